@@ -32,6 +32,7 @@ CROSS_CUTTING = {
     "serving/test_api_clients.py": "clients of other projects",
     "serving/test_api_limits.py": "limits of the running server",
     "train/test_device.py": "the loop on a GPU",
+    "video_dataset/annotation/test_page_browser.py": "the annotation page in a browser",
 }
 """Test files that belong to no single module, with the reason."""
 INDIRECT = {

@@ -41,6 +41,7 @@ COMMANDS = {
         "convert": "models.convert",
         "export": "models.export",
     },
+    "Video datasets": {"annotate": "video_dataset.annotate", "video-dataset": "video_dataset.group"},
     "Train and evaluate": {
         "train": "train.train",
         "data": "data.group",

@@ -10,8 +10,8 @@ import typer
 
 from perception_encoder.errors import ConfigError
 
-QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN, MEDIA, ANSWER = (
-    *("Query", "Dataset", "Model", "Head", "Video", "Output", "Speed", "Plan", "Media", "Answer"),
+QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN, MEDIA, ANSWER, NETWORK = (
+    *("Query", "Dataset", "Model", "Head", "Video", "Output", "Speed", "Plan", "Media", "Answer", "Network"),
 )
 """The panels of the help texts."""
 NAME = "Name, alias or checkpoint"
@@ -67,6 +67,19 @@ Prompts = Annotated[str, option("Prompt templates: photo (25), imagenet (80), ki
 Size = Annotated[str | None, option("Squash images to a size such as 518 or 480x640 [default: the model's].", "SIZE")]
 PerMetre = Annotated[float, option("Depth units per metre in the files: NYU and scenes 1000, TUM 5000.", least=1)]
 FinalNorm = Annotated[bool, flag("--final-norm", "Apply the final norm to the last layer.")]
+Lan = Annotated[
+    bool, flag("--lan", "Let devices on your network open the page; makes a key unless --key gives one.", NETWORK)
+]
+Host = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        rich_help_panel=NETWORK,
+        help="Address to listen on.",
+        show_default="127.0.0.1, or all addresses with --lan",
+    ),
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")]
 Jobs = Annotated[int | None, option("Processes [default: one per core].", least=1)]
 
 

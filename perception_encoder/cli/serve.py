@@ -27,18 +27,9 @@ if TYPE_CHECKING:
 
     from perception_encoder.serving.generation import GenerationQueue
 
-NETWORK = "Network"
-PORT = typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")
 KEY_HELP = "Key that other devices need: in the page's address, or for the API as `Authorization: Bearer KEY`."
-KEY = typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=NETWORK, help=KEY_HELP)
-LAN = "Let devices on your network open the page; makes a key unless --key gives one."
+KEY = typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=options.NETWORK, help=KEY_HELP)
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index of its own."
-HOST = typer.Option(
-    metavar="ADDRESS",
-    rich_help_panel=NETWORK,
-    help="Address to listen on.",
-    show_default="127.0.0.1, or all addresses with --lan",
-)
 
 
 def serve(
@@ -46,9 +37,9 @@ def serve(
     api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/models, /health, /metrics.")] = False,
     model: options.IndexModel = None,
     home: options.IndexHome = None,
-    lan: Annotated[bool, flag("--lan", LAN, NETWORK)] = False,
-    host: Annotated[str | None, HOST] = None,
-    port: Annotated[int, PORT] = 8000,
+    lan: options.Lan = False,
+    host: options.Host = None,
+    port: options.Port = 8000,
     key: Annotated[str | None, KEY] = None,
     waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", least=1)] = 4096,
     chat_model: ChatModel = None,

@@ -20,6 +20,7 @@ from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.layer_features import EMBEDDING, EmbeddingRows, EncoderInputs, content_digest
 from perception_encoder.formats.media_directory import Clip, MediaSource
+from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.media import open_media, resolve
 from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
 from perception_encoder.preprocess.frames import VideoFrames
@@ -139,7 +140,7 @@ def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list
     if isinstance(source, Clip):
         media = resolve(source.path, key, start=source.start, end=source.end)
     else:
-        media = resolve(source, key)
+        media = resolve(source.read(key) if isinstance(source, TarMember) else source, key)
     opened = open_media(media, frames)
     assert not isinstance(opened, str)
     images = opened.images if isinstance(opened, VideoFrames) else [opened]

@@ -15,8 +15,16 @@ from PIL import Image
 
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.dense_prediction.head_fitting import Maps
-from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
+from perception_encoder.errors import (
+    ConfigError,
+    DataError,
+    InputError,
+    MediaDecodeError,
+    MediaNotFoundError,
+    ModelError,
+)
 from perception_encoder.formats.media_directory import Clip, MediaSource
+from perception_encoder.formats.tars import TarMember
 from perception_encoder.models.protocols import ImageEncoder, LayerEncoder
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows
@@ -265,10 +273,12 @@ def content_digest(sources: Sequence[MediaSource]) -> str:
     return digest.hexdigest()[:20]
 
 
-def _read(source: Path | Clip) -> bytes:
+def _read(source: Path | Clip | TarMember) -> bytes:
     try:
+        if isinstance(source, TarMember):
+            return source.read(str(source.tar))
         return (source.path if isinstance(source, Clip) else source).read_bytes()
-    except OSError:
+    except (OSError, MediaDecodeError, MediaNotFoundError):
         return b""
 
 

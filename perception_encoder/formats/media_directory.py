@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from perception_encoder.errors import DataError
+from perception_encoder.formats.tars import TarMember
 from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
 
 
@@ -21,8 +22,8 @@ class Clip:
     end: float | None = None
 
 
-MediaSource = bytes | Path | Clip
-"""The content of an image or video, its file, or a part of it; a missing file is noticed when it is opened."""
+MediaSource = bytes | Path | Clip | TarMember
+"""The content of an image or video, its file, or a part of a file; a missing file is noticed when it is opened."""
 
 
 class MediaDirectory:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
-from perception_encoder.errors import DataError, one_line
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.errors import DataError, MediaDecodeError, one_line
+from perception_encoder.preprocess.source import escape_name, open_source
 
 MOST_BYTES = 1 << 30
 """The largest member that is read: all of it has to fit in memory."""
@@ -43,6 +44,24 @@ class TarEntry:
         if self.size > MOST_BYTES:
             return f"has {self.size:,} bytes; at most {MOST_BYTES:,} are read from a tar: unpack it"
         return None
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A file inside a tar: where its bytes are."""
+
+    tar: Path
+    offset: int
+    size: int
+
+    def read(self, name: str) -> bytes:
+        """Its bytes; MediaDecodeError if the tar ends before they do."""
+        with open_source(self.tar) as (stream, _):
+            stream.seek(self.offset)
+            data = stream.read(self.size)
+        if len(data) < self.size:
+            raise MediaDecodeError(name, "is cut off: the archive ends early")
+        return data
 
 
 class _Headers:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError, one_line
 from perception_encoder.formats.tables import TABLE_SUFFIXES, Row, read_rows
-from perception_encoder.formats.tars import walk_tar
+from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import HEAD, Media, resolve, sniff, split_range
 from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
@@ -23,24 +23,6 @@ from perception_encoder.preprocess.source import escape_name, open_source
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _DOUBTFUL_SUFFIXES = frozenset({"", ".ts"})
 """Suffixes that both media and other files have: in a directory, the first bytes decide."""
-
-
-@dataclass(frozen=True)
-class TarMember:
-    """A file inside a tar: where its bytes are."""
-
-    tar: Path
-    offset: int
-    size: int
-
-    def read(self, name: str) -> bytes:
-        """Its bytes; MediaDecodeError if the tar ends before they do."""
-        with open_source(self.tar) as (stream, _):
-            stream.seek(self.offset)
-            data = stream.read(self.size)
-        if len(data) < self.size:
-            raise MediaDecodeError(name, "is cut off: the archive ends early")
-        return data
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from weakref import ReferenceType, ref
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,25 @@ class LanguageModel(TextModel):
         self.model, self.media = model.eval(), media
         self.encoded = 0
         self._tokens: OrderedDict[tuple[int, bool], tuple[ReferenceType[MediaPart], Tensor]] = OrderedDict()
+
+    @torch.inference_mode()
+    def yes_probabilities(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
+        """Return how probable "yes" is as the beginning of each answer, against "no": (B,) float64.
+
+        The probabilities of the words' first tokens are added up over capitals and a space before them; other answers
+        are ignored.
+        """
+        encode = self.decoder.tokenizer.encode
+        forms = [(word, f" {word}", word.title(), f" {word.title()}") for word in ("yes", "no")]
+        words = [sorted({encode(form, add_special_tokens=False)[0] for form in each}) for each in forms]
+        both = set(words[0]) & set(words[1])  # such as a space that is a token of its own
+        yes, no = ([token for token in each if token not in both] for each in words)
+        shares = []
+        for conversation in conversations:
+            embeddings, _ = self._prompt(conversation, Sampling(max_tokens=1))
+            logits = self.model.decoder(inputs_embeds=embeddings[None], use_cache=False).logits[0, -1].double()
+            shares.append(float(torch.sigmoid(logits[yes].logsumexp(0) - logits[no].logsumexp(0))))
+        return np.array(shares)
 
     @torch.inference_mode()
     def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:

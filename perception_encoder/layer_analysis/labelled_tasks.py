@@ -32,6 +32,7 @@ from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, with_head_seeds
 from perception_encoder.formats.media_directory import Clip
+from perception_encoder.formats.tars import TarMember
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
@@ -86,7 +87,7 @@ def _open(images: LabelledImages, row: int) -> list[Image.Image]:
     source, key = images.images[row], images.keys[row]
     if isinstance(source, Clip):
         raise InputError(key, "is a part of a video; this task takes images")
-    return [open_image(source, key)]
+    return [open_image(source.read(key) if isinstance(source, TarMember) else source, key)]
 
 
 @dataclass(frozen=True, kw_only=True)

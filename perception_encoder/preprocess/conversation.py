@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
@@ -129,4 +130,17 @@ class Generator(Protocol):
 
         Closing the iterator ends the generation. Raises what `generate` raises, before the first piece.
         """
+        ...
+
+
+class YesNoModel(Protocol):
+    """A model that answers yes/no questions about images and videos with probabilities."""
+
+    @property
+    def name(self) -> str:
+        """The name that results carry."""
+        ...
+
+    def yes_probabilities(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
+        """Return how probable "yes" is as the beginning of each answer, against "no": (B,) float64, from 0 to 1."""
         ...

@@ -32,15 +32,9 @@ from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.guard import HANG_UP, HOSTS, check_key, guard
 from perception_encoder.serving.inputs import count_tokens, embed_inputs
 from perception_encoder.serving.metrics import ApiMetrics
+from perception_encoder.serving.parsing import ApiError
 from perception_encoder.serving.reading import MediaReader
-from perception_encoder.serving.requests import (
-    ApiConfig,
-    ApiError,
-    EmbeddingRequest,
-    check_model,
-    check_request,
-    parse_request,
-)
+from perception_encoder.serving.requests import ApiConfig, EmbeddingRequest, check_model, check_request, parse_request
 from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:

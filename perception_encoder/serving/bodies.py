@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from perception_encoder.serving.requests import ApiError
+from perception_encoder.serving.parsing import ApiError
 
 if TYPE_CHECKING:
     from fastapi import Request

@@ -20,8 +20,9 @@ from perception_encoder.serving.chat_requests import ALLOWED, ChatRequest, check
 from perception_encoder.serving.generation import GenerationQueue, Hold
 from perception_encoder.serving.guard import check_key
 from perception_encoder.serving.metrics import ApiMetrics
+from perception_encoder.serving.parsing import ApiError, parse_body
 from perception_encoder.serving.reading import MediaReader, input_refused, is_address, too_slow
-from perception_encoder.serving.requests import ApiConfig, ApiError, ChatMessage, Input, parse_body
+from perception_encoder.serving.requests import ApiConfig, ChatMessage, Input
 from perception_encoder.serving.streaming import first_piece, stream_response, unless_gone
 
 if TYPE_CHECKING:

@@ -9,16 +9,14 @@ from typing import Annotated, Any, ClassVar
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.preprocess.conversation import ROLES, Sampling
+from perception_encoder.serving.parsing import ApiError, FirstError, shortened
 from perception_encoder.serving.requests import (
     ApiConfig,
-    ApiError,
     ChatMessage,
-    FirstError,
     Input,
     MediaAddress,
     MessagePart,
     is_named,
-    shortened,
     unknown_model,
 )
 

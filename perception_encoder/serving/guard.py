@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from perception_encoder.serving.requests import ApiError
+from perception_encoder.serving.parsing import ApiError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -26,7 +26,7 @@ _KEY_NEEDED = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>Key needed</title>
 <h1>This page needs its key</h1>
-<p>Open the address that <code>pe serve</code> printed, or enter the key from that address.</p>
+<p>Open the address that the server printed, or enter the key from that address.</p>
 <form action="/"><label>Key <input name="key" type="password" autocomplete="off" required autofocus></label>
 <button>Open</button></form>
 <p>Did you follow a link to that address? <a href="/">Continue</a></p>
@@ -107,7 +107,7 @@ def _require_key(app: FastAPI, key: str) -> None:
             return response
         if "text/html" in request.headers.get("accept", ""):
             return HTMLResponse(_KEY_NEEDED, 401, _REFUSED)
-        return JSONResponse({"error": "a key is needed; open the address that pe serve printed"}, 401, _REFUSED)
+        return JSONResponse({"error": "a key is needed; open the address that the server printed"}, 401, _REFUSED)
 
 
 def _is_foreign(request: Request) -> bool:

@@ -14,8 +14,9 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.serving.batching import Batcher, QueueFullError
+from perception_encoder.serving.parsing import ApiError
 from perception_encoder.serving.reading import MediaReader, input_refused, is_address, too_slow
-from perception_encoder.serving.requests import ApiError, Input
+from perception_encoder.serving.requests import Input
 
 
 async def embed_inputs(inputs: Sequence[Input], batcher: Batcher, reader: MediaReader) -> Float[np.ndarray, "n D"]:

@@ -16,7 +16,7 @@ from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.preprocess.budget import ByteBudget
 from perception_encoder.preprocess.source import escape_name
-from perception_encoder.serving.requests import ApiError
+from perception_encoder.serving.parsing import ApiError
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from perception_encoder.serving.requests import ApiError
+from perception_encoder.serving.parsing import ApiError
 
 if TYPE_CHECKING:
     from fastapi import Request, Response

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from perception_encoder.inference.listing import Item, TarMember
+from perception_encoder.formats.tars import TarMember
+from perception_encoder.inference.listing import Item
 
 PROBE, FRAMES, VIDEO_CAPTION, FRAME_CAPTIONS, SUMMARY = "probe", "frames", "video_caption", "frame_captions", "summary"
 STAGES = (PROBE, FRAMES, VIDEO_CAPTION, FRAME_CAPTIONS, SUMMARY)

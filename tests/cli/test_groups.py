@@ -39,6 +39,7 @@ def test_the_groups_of_commands(run_pe) -> None:
         "Ask",
         "Dense prediction",
         "Models",
+        "Video datasets",
         "Train and evaluate",
     ]
     for names in main.COMMANDS.values():

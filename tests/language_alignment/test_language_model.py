@@ -111,3 +111,17 @@ def test_a_stop_ends_the_answer_and_is_not_part_of_it(length: int) -> None:
 def test_an_answer_says_whether_it_was_finished() -> None:
     answer = tiny_language_model().generate([ask("what?", [WIDE])], Sampling(max_tokens=3))[0]
     assert (answer.tokens, answer.finished) == (3, False)
+
+
+def test_the_probability_of_yes_is_that_of_the_next_token() -> None:
+    model = tiny_language_model()
+    conversations = [ask("Is it red?", [NOISE]), ask("Is it red?", [WIDE]), ask("Is it red?")]
+    shares = model.yes_probabilities(conversations)
+    assert shares.shape == (3,) and len(set(shares)) == 3 and (shares > 0).all() and (shares < 1).all()
+    for conversation, share in zip(conversations, shares, strict=True):
+        with torch.inference_mode():
+            embeddings, _ = model._prompt(conversation, Sampling(max_tokens=1))
+            logits = model.model.decoder(inputs_embeds=embeddings[None]).logits[0, -1].softmax(-1)
+        ids = [model.decoder.tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "yYnN"]
+        yes, no = logits[ids[:2]].sum(), logits[ids[2:]].sum()  # the tiny model's tokens are bytes
+        assert share == pytest.approx(float(yes / (yes + no)), abs=1e-4)

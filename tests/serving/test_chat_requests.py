@@ -11,7 +11,8 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.chat_requests import ALLOWED, ChatRequest, check_chat
 from perception_encoder.serving.generation import GenerationQueue
-from perception_encoder.serving.requests import ApiConfig, parse_body
+from perception_encoder.serving.parsing import parse_body
+from perception_encoder.serving.requests import ApiConfig
 from tests.serving.generators import EchoGenerator
 
 HELLO = [{"role": "user", "content": "hello"}]

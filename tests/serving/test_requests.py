@@ -9,7 +9,8 @@ from fastapi.testclient import TestClient
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.requests import ApiConfig, ApiError, parse_request
+from perception_encoder.serving.parsing import ApiError
+from perception_encoder.serving.requests import ApiConfig, parse_request
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
-from perception_encoder.serving.requests import ApiError
+from perception_encoder.serving.parsing import ApiError
 from perception_encoder.serving.streaming import pieces_from, stream_response, unless_gone
 from tests.serving.servers import served
 

@@ -23,6 +23,7 @@ from perception_encoder.evaluation.statistics.bootstrap import resample
 from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.formats.table_images import TableImage
+from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.conversation.media import open_part
 from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.conversation import Generator, MediaPart, Sampling, ask
@@ -179,6 +180,8 @@ def open_media_of(question: Question, frames: int = FRAMES) -> list[MediaPart]:
 def _open(source: QuestionMedia, name: str, frames: int) -> MediaPart:
     if isinstance(source, Clip):
         return open_part(resolve(source.path, name, start=source.start, end=source.end), frames)
+    if isinstance(source, TarMember):
+        return open_part(resolve(source.read(name), name), frames)
     return open_part(resolve(source.read() if isinstance(source, TableImage) else source, name), frames)
 
 

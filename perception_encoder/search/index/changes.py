@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import cast
 
 from perception_encoder.errors import InputError, MediaNotFoundError
-from perception_encoder.inference.listing import Item, TarMember, list_items
+from perception_encoder.formats.tars import TarMember
+from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.search.index.rows import FileState
 

@@ -17,7 +17,7 @@ from perception_encoder.search.web.responses import LINES, Get, error_response, 
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.search.web.tracked_videos import SECONDS, TrackedVideo, TrackProgress, VideoTracker
 from perception_encoder.serving.batching import QueueFullError
-from perception_encoder.serving.requests import ApiError
+from perception_encoder.serving.parsing import ApiError
 from perception_encoder.serving.streaming import first_piece, stream_response, unless_gone
 
 if TYPE_CHECKING:

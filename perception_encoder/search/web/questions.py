@@ -19,7 +19,7 @@ from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.bodies import BodyReader
 from perception_encoder.serving.generation import GenerationQueue
-from perception_encoder.serving.requests import ApiError, parse_body
+from perception_encoder.serving.parsing import ApiError, parse_body
 from perception_encoder.serving.streaming import first_piece, stream_response, unless_gone
 
 if TYPE_CHECKING:

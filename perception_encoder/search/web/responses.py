@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import InputError
 from perception_encoder.serving.batching import QueueFullError
-from perception_encoder.serving.requests import ApiError
+from perception_encoder.serving.parsing import ApiError
 
 if TYPE_CHECKING:
     from fastapi import Request, Response

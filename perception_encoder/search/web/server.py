@@ -23,7 +23,7 @@ from perception_encoder.search.web.thumbnails import Thumbnails
 from perception_encoder.serving.bodies import BodyReader
 from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
-from perception_encoder.serving.requests import ApiError
+from perception_encoder.serving.parsing import ApiError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from perception_encoder.errors import DataError
-from perception_encoder.formats.tars import walk_tar
-from perception_encoder.inference.listing import Item, TarMember, list_items
+from perception_encoder.formats.tars import TarMember, walk_tar
+from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
 from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.video_data_engine.record import ClipRecord

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import InputError
-from perception_encoder.inference.listing import TarMember
+from perception_encoder.formats.tars import TarMember
 
 FIELDS = {
     "title": ("title", "video_title", "fulltitle"),

@@ -9,7 +9,7 @@ import pytest
 from perception_encoder.errors import ConfigError, MediaDecodeError, SearchIndexError
 from perception_encoder.search.web.responses import error_response, json_line
 from perception_encoder.serving.batching import QueueFullError
-from perception_encoder.serving.requests import ApiError
+from perception_encoder.serving.parsing import ApiError
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.inference.listing import TarMember, list_items
+from perception_encoder.formats.tars import TarMember
+from perception_encoder.inference.listing import list_items
 from perception_encoder.video_data_engine.videos.listing import list_videos, make_key, restore_item, store_source
 
 

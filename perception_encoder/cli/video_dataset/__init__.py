@@ -1,0 +1,1 @@
+"""`pe annotate` and `pe video-dataset`."""

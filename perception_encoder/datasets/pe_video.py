@@ -1,0 +1,185 @@
+"""The PE Video Dataset in its published layout: `SPLIT/*.tar` of KEY.mp4 and KEY.json (section 2.3).
+
+The fields are read leniently. `category` may be a code beside `category_name`, and rendered scenes give `duration`
+and `rate` for `video_duration_in_s` and `fps`. Other members of a tar are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.datasets.captioned import CaptionedMedia
+from perception_encoder.errors import DataError
+from perception_encoder.formats.shards import split_member
+from perception_encoder.formats.tars import TarMember, read_entry, walk_tar
+from perception_encoder.preprocess.media_types import SHARD_VIDEOS
+
+PE_VIDEO_SPLITS = ("train", "val", "test", "extended")
+"""Directories of tars; `val` is only of rendered scenes."""
+REFINED_BY = ("human", "simulated")
+"""Where refined captions are from; those of `simulated` annotators are never in `human_caption`."""
+
+
+@dataclass(frozen=True)
+class VideoTar:
+    """A tar of the dataset."""
+
+    split: str
+    """Empty if neither its directory nor its name is one."""
+    path: Path
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """A video and its metadata."""
+
+    key: str
+    split: str
+    extension: str
+    """Of the video, such as mp4."""
+    video: TarMember
+    metadata: dict[str, Any]
+    """The whole of KEY.json."""
+
+    @property
+    def where(self) -> str:
+        """Its tar and key, as errors name it."""
+        return f"{self.video.tar}: {self.key}"
+
+    @property
+    def model_caption(self) -> str:
+        """The model's caption; empty if it has none."""
+        return self._text("model_caption")
+
+    @cached_property
+    def refined_caption(self) -> str:
+        """The caption that a person, or a simulated annotator, has refined; empty if there is none."""
+        return self._text("human_caption") or self._text("refined_caption")
+
+    @property
+    def refined_by(self) -> str:
+        """One of `REFINED_BY`; empty without a refined caption."""
+        if not self.refined_caption:
+            return ""
+        return "human" if self._text("human_caption") else self._text("refined_by")
+
+    @property
+    def category(self) -> str:
+        """The category's name, such as "Water Scenes"; empty if it has none."""
+        return self._text("category_name") or self._text("category")
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds."""
+        return self._number("video_duration_in_s", "duration")
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames a second."""
+        return self._number("fps", "rate")
+
+    def _text(self, name: str) -> str:
+        value = self.metadata.get(name)
+        return value.strip() if isinstance(value, str) else ""
+
+    def _number(self, *names: str) -> float | None:
+        values = (self.metadata.get(name) for name in names)
+        numbers = (float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool))
+        return next((number for number in numbers if 0 < number < 1e9), None)
+
+
+def list_video_tars(path: Path) -> list[VideoTar]:
+    """Return the tars of a dataset: of its split directories, else of the directory itself; or `path`, if it is one.
+
+    Raises DataError if there are none.
+    """
+    if path.is_file():
+        return [VideoTar(_split_of(path), path)]
+    tars = [
+        VideoTar(split, tar)
+        for split in PE_VIDEO_SPLITS
+        for tar in [*sorted(path.glob(f"{split}.tar")), *sorted(path.glob(f"{split}/*.tar"))]
+    ]
+    tars = tars or [VideoTar(_split_of(tar), tar) for tar in sorted(path.glob("*.tar"))]
+    if not tars:
+        layout = ", ".join(f"{split}/*.tar" for split in PE_VIDEO_SPLITS)
+        raise DataError(f"{path} holds no videos; give a tar, or a directory of {layout} or *.tar")
+    return tars
+
+
+def read_videos_of(path: Path, split: str | None = None) -> Iterator[VideoRecord]:
+    """Yield the videos of a dataset in order, of one split or of all, without reading the videos.
+
+    Raises DataError if a tar or a JSON is damaged, if a video lacks its JSON or a JSON its video, and if the split does
+    not exist.
+    """
+    tars = list_video_tars(path)
+    if split is not None:
+        present = sorted({tar.split for tar in tars})
+        tars = [tar for tar in tars if tar.split == split]
+        if not tars:
+            raise DataError(f"{path} has no split {split!r}; it has {', '.join(map(repr, present))}")
+    for tar in tars:
+        yield from read_video_tar(tar)
+
+
+def read_video_tar(tar: VideoTar) -> Iterator[VideoRecord]:
+    """Yield the videos of one tar in order: see `read_videos_of`."""
+    videos: dict[str, tuple[str, TarMember]] = {}
+    metadata: dict[str, dict[str, Any]] = {}
+    try:
+        with tar.path.open("rb") as stream:
+            for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
+                key, extension = split_member(entry.name)
+                if extension == "json":
+                    metadata[key] = _object(read_entry(stream, entry), f"{tar.path}: {key}")
+                elif extension in SHARD_VIDEOS and not entry.problem:
+                    videos[key] = (extension, TarMember(tar.path, entry.offset, entry.size))
+                if key in videos and key in metadata:
+                    yield VideoRecord(key, tar.split, *videos.pop(key), metadata.pop(key))
+    except OSError as error:
+        raise DataError(f"{tar.path} cannot be read: {error.strerror or error}") from error
+    except DataError as error:
+        message = str(error)
+        raise DataError(message if message.startswith(str(tar.path)) else f"{tar.path}: {message}") from error
+    if lonely := [*videos, *metadata]:
+        raise DataError(f"{tar.path}: {len(lonely)} samples lack a video or a .json; the first is {lonely[0]}")
+
+
+def load_benchmark(path: Path, split: str = "test") -> CaptionedMedia:
+    """Return PVD-Bench: the videos of `test` with a refined caption, each with that caption.
+
+    Raises DataError if fewer than two have one.
+    """
+    records = [record for record in read_videos_of(path, split) if record.refined_caption]
+    if len(records) < 2:
+        raise DataError(
+            f"{path}: {len(records)} videos of {split} have a refined caption; retrieval needs at least two"
+        )
+    return CaptionedMedia(
+        name=f"{path.name} {split}",
+        keys=tuple(record.key for record in records),
+        media=tuple(record.video for record in records),
+        captions=tuple(record.refined_caption for record in records),
+        owners=tuple(range(len(records))),
+    )
+
+
+def _split_of(tar: Path) -> str:
+    return next((name for name in (tar.parent.name, tar.stem) if name in PE_VIDEO_SPLITS), "")
+
+
+def _object(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}.json is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}.json is not a JSON object")
+    return value

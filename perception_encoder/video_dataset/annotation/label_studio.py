@@ -1,0 +1,174 @@
+"""Exchange of annotations with Label Studio, in its JSON format of annotated tasks.
+
+A task's `data` has the video's file name, its key and split, and the model's caption, which is also a prediction. An
+annotation has a text area `caption` and a rating `rating`. Label Studio knows its users by number, so ours carry a name
+as `annotator` too. An approved caption is `ground_truth`, with the reviewer's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from perception_encoder.errors import DataError
+from perception_encoder.files import write_json
+from perception_encoder.formats.entries import list_objects, quoted, read_json
+from perception_encoder.video_dataset.annotation.project import AnnotationProject, add_person, check_name
+from perception_encoder.video_dataset.annotation.work import Edit, add_finished
+
+LABELING_CONFIG = """<View>
+  <Video name="video" value="$video"/>
+  <TextArea name="caption" toName="video" value="$caption" rows="6" maxSubmissions="1" editable="true"/>
+  <Rating name="rating" toName="video" maxRating="5"/>
+</View>"""
+"""The interface of a Label Studio project for these tasks."""
+_SKIPPED = "skipped in Label Studio"
+
+
+@dataclass(frozen=True)
+class ImportCounts:
+    """What was read from a file of Label Studio."""
+
+    added: int
+    known: int
+    """Annotations that the project has already."""
+
+
+def export_tasks(project: AnnotationProject, path: Path, prefix: str = "") -> int:
+    """Write every video with its annotations as a file that Label Studio imports; returns the number of videos.
+
+    `prefix`: of the videos' addresses, before KEY.mp4. Unfinished annotations are left out.
+    """
+    with project.database.reading() as connection:
+        clips = connection.execute(
+            "SELECT clips.*, tars.split, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.size > 0 "
+            "ORDER BY clips.id"
+        ).fetchall()
+        rows = connection.execute(
+            "SELECT annotations.*, reviews.caption AS approved FROM annotations LEFT JOIN reviews "
+            "ON reviews.annotation = annotations.id AND reviews.state = 'done' WHERE annotations.state != 'draft' "
+            "ORDER BY annotations.id"
+        ).fetchall()
+    annotations: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        annotations.setdefault(row["clip"], []).append(_annotation(row))
+    tasks = []
+    for clip in clips:
+        names = {name: clip[name] for name in ("key", "split", "caption", "category")}
+        data = {"video": f"{prefix}{clip['key']}.{clip['extension']}", **names, "tar": clip["path"]}
+        prediction = {"model_version": "model", "result": _result(clip["caption"], None)}
+        predictions = [prediction] if clip["caption"] else []
+        tasks.append(
+            {
+                "id": clip["id"],
+                "data": data,
+                "annotations": annotations.get(clip["id"], []),
+                "predictions": predictions,
+            }
+        )
+    write_json(path, tasks)
+    return len(tasks)
+
+
+def import_tasks(project: AnnotationProject, path: Path, annotator: str | None = None) -> ImportCounts:
+    """Add the annotations of a file that Label Studio exported as JSON; all or nothing.
+
+    `annotator`: the name of those that do not say whose they are. Raises DataError for a file of another form, and for
+    a task whose video the project does not have.
+    """
+    tasks = read_json(path)
+    if not isinstance(tasks, list):
+        raise DataError(f"{path} is {quoted(tasks)}; it must be a list of tasks, as Label Studio exports with JSON")
+    added = known = 0
+    with project.database.transaction() as connection:
+        rows = connection.execute(
+            "SELECT clips.id, clips.key, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.size > 0"
+        ).fetchall()
+        clips = _Clips([(row["id"], row["key"], row["path"]) for row in rows])
+        for number, task in enumerate(tasks):
+            where = f"{path}: task {number}"
+            if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
+                raise DataError(f"{where} is not an object with `data`")
+            for person, edit, reason in _read_annotations(task, where, annotator):
+                clip = clips.find(task["data"], where)
+                add_person(connection, person)
+                if add_finished(connection, project.now(), clip, person, edit, reason):
+                    added += 1
+                else:
+                    known += 1
+    return ImportCounts(added, known)
+
+
+class _Clips:
+    """A project's videos by tar and key, and by key alone where that is enough."""
+
+    def __init__(self, rows: Sequence[tuple[int, str, str]]) -> None:
+        self._by_tar = {(tar, key): clip for clip, key, tar in rows}
+        self._by_key: dict[str, list[int]] = {}
+        for clip, key, _ in rows:
+            self._by_key.setdefault(key, []).append(clip)
+
+    def find(self, data: Mapping[str, Any], where: str) -> int:
+        tar, key = data.get("tar"), data.get("key")
+        if not isinstance(key, str):
+            key = PurePosixPath(unquote(urlsplit(str(data.get("video", ""))).path)).stem
+        if isinstance(tar, str) and (tar, key) in self._by_tar:
+            return self._by_tar[tar, key]
+        clips = self._by_key.get(key, [])
+        if len(clips) != 1:
+            raise DataError(f"{where}: {len(clips)} videos of this dataset have the key {quoted(key)}")
+        return clips[0]
+
+
+def _annotation(row: Any) -> dict[str, Any]:
+    caption = row["caption"] if row["approved"] is None else row["approved"]
+    return {
+        "annotator": row["person"],
+        "result": [] if row["state"] == "skipped" else _result(caption, row["rating"]),
+        "was_cancelled": row["state"] == "skipped",
+        "ground_truth": row["approved"] is not None,
+        "lead_time": row["seconds"],
+    }
+
+
+def _result(caption: str, rating: int | None) -> list[dict[str, Any]]:
+    text = {"from_name": "caption", "to_name": "video", "type": "textarea", "value": {"text": [caption]}}
+    stars = {"from_name": "rating", "to_name": "video", "type": "rating", "value": {"rating": rating}}
+    return [text] if rating is None else [text, stars]
+
+
+def _read_annotations(task: Mapping[str, Any], where: str, annotator: str | None) -> Iterator[tuple[str, Edit, str]]:
+    """Yield each finished or skipped annotation: whose it is, what was written, and why it was skipped."""
+    for number, annotation in enumerate(list_objects(task, "annotations", where)):
+        entry = f"{where}: annotations[{number}]"
+        person = _person(annotation, annotator, entry)
+        seconds = annotation.get("lead_time")
+        seconds = float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < 1e6 else 0.0
+        if annotation.get("was_cancelled") is True:
+            yield person, Edit(caption="", seconds=seconds), _SKIPPED
+            continue
+        values: dict[str, Any] = {}
+        for part in list_objects(annotation, "result", entry):
+            value = part.get("value")
+            if isinstance(value, dict):
+                values[str(part.get("type"))] = value.get("text" if part.get("type") == "textarea" else "rating")
+        text, rating = values.get("textarea"), values.get("rating")
+        text = "\n".join(map(str, text)) if isinstance(text, list) else text
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{entry} has no text of a text area")
+        stars = rating if isinstance(rating, int) and not isinstance(rating, bool) else None
+        yield person, Edit(caption=text, rating=stars, seconds=seconds), ""
+
+
+def _person(annotation: Mapping[str, Any], annotator: str | None, where: str) -> str:
+    by = annotation.get("completed_by")
+    names = [annotation.get("annotator"), by.get("email") if isinstance(by, dict) else None, annotator]
+    if isinstance(by, int) and not isinstance(by, bool):
+        names.insert(2, f"label-studio-{by}")
+    name = next((name for name in names if isinstance(name, str) and name), None)
+    if name is None:
+        raise DataError(f"{where} does not say whose it is; give --annotator")
+    return check_name(name)

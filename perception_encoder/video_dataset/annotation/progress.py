@@ -1,0 +1,208 @@
+"""Counts and pace of a project, agreement of double annotations, and the captions that came of it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+from perception_encoder.video_dataset.annotation.project import AnnotationProject
+from perception_encoder.video_dataset.annotation.word_diff import diff_words, surviving_words, word_similarity
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonProgress:
+    """What one person has done."""
+
+    name: str
+    origin: str
+    done: int
+    skipped: int
+    reviewed: int
+    last_hour: int
+    """Videos submitted in the last hour."""
+    seconds: float | None
+    """Mean working time of a submitted video; None without any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectProgress:
+    """The state of a project."""
+
+    videos: int
+    done: int
+    """Videos with as many annotations as they need."""
+    begun: int
+    """Videos with some annotation, a draft too, but fewer finished ones than they need."""
+    skipped: int
+    """Videos that people skipped and nobody annotated."""
+    reviewed: int
+    """Videos with an approved annotation."""
+    people: tuple[PersonProgress, ...]
+
+    @property
+    def hours_left(self) -> float | None:
+        """Working hours for the videos that are left, at the mean pace so far; None before any is done."""
+        times = [(person.seconds, person.done) for person in self.people if person.seconds is not None]
+        if not times:
+            return None
+        mean = sum(seconds * done for seconds, done in times) / sum(done for _, done in times)
+        return (self.videos - self.done - self.skipped) * mean / HOUR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far two people agree on one video, over all double annotations; None where nothing can be compared."""
+
+    videos: int
+    similarity: float | None
+    """Mean share of words in common: see `word_similarity`."""
+    words: float | None
+    """Cohen's kappa on each word of the model's captions: removed, or not."""
+    ratings: float | None
+    """Krippendorff's alpha of the ratings, with squared differences."""
+    within_one: float | None
+    """Share of videos whose two ratings differ by at most 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """A video's refined caption."""
+
+    tar: str
+    key: str
+    original: str
+    caption: str
+    rating: int | None
+    origin: str
+    """Of the annotator: human or simulated."""
+    reviewed: bool
+    removed: int
+    """Words."""
+    added: int
+
+
+def count_progress(project: AnnotationProject) -> ProjectProgress:
+    """Count a project's videos by state, and what each person has done."""
+    with project.database.reading() as connection:
+        rows = connection.execute(
+            "SELECT clips.needed, sum(state = 'done') AS done, sum(state = 'draft') AS drafts, "
+            "sum(state = 'skipped') AS skips, sum(EXISTS (SELECT 1 FROM reviews WHERE annotation = annotations.id "
+            "AND reviews.state = 'done')) AS reviewed FROM annotations JOIN clips ON clips.id = annotations.clip "
+            "WHERE clips.size > 0 GROUP BY clips.id"
+        ).fetchall()
+        (videos,) = connection.execute("SELECT count(*) FROM clips WHERE size > 0").fetchone()
+        names = connection.execute("SELECT * FROM people ORDER BY name").fetchall()
+        people = tuple(_count_person(connection, row, project.now()) for row in names)
+    return ProjectProgress(
+        videos=videos,
+        done=sum(row["done"] >= row["needed"] for row in rows),
+        begun=sum(row["done"] < row["needed"] and row["done"] + row["drafts"] > 0 for row in rows),
+        skipped=sum(row["skips"] == row["skips"] + row["done"] + row["drafts"] for row in rows),
+        reviewed=sum(row["reviewed"] > 0 for row in rows),
+        people=people,
+    )
+
+
+def measure_agreement(project: AnnotationProject) -> Agreement:
+    """Compare the two first annotations of every video that has two."""
+    with project.database.reading() as connection:
+        rows = connection.execute(
+            "SELECT clip, clips.caption AS original, annotations.caption, rating FROM annotations "
+            "JOIN clips ON clips.id = clip WHERE state = 'done' ORDER BY clip, annotations.id"
+        ).fetchall()
+    groups = [list(group) for _, group in groupby(rows, key=lambda row: row["clip"])]
+    pairs = [(group[0], group[1]) for group in groups if len(group) > 1]
+    ratings = [(a["rating"], b["rating"]) for a, b in pairs if None not in (a["rating"], b["rating"])]
+    fates = [
+        fate
+        for a, b in pairs
+        for fate in zip(*(surviving_words(row["original"], row["caption"]) for row in (a, b)), strict=True)
+    ]
+    return Agreement(
+        videos=len(pairs),
+        similarity=fmean(word_similarity(a["caption"], b["caption"]) for a, b in pairs) if pairs else None,
+        words=cohen_kappa(fates),
+        ratings=interval_alpha(ratings),
+        within_one=fmean(abs(a - b) <= 1 for a, b in ratings) if ratings else None,
+    )
+
+
+def read_refinements(project: AnnotationProject) -> Iterator[Refinement]:
+    """Yield the refined caption of each video that has one: of an approved annotation first, else of the earliest."""
+    with project.database.reading() as connection:
+        rows = connection.execute(
+            "SELECT clip, tars.path AS tar, clips.key, clips.caption AS original, annotations.rating, people.origin, "
+            "coalesce(reviews.caption, annotations.caption) AS caption, reviews.annotation IS NOT NULL AS reviewed "
+            "FROM annotations JOIN clips ON clips.id = clip JOIN tars ON tars.id = clips.tar "
+            "JOIN people ON people.name = annotations.person LEFT JOIN reviews ON reviews.annotation = annotations.id "
+            "AND reviews.state = 'done' WHERE annotations.state = 'done' ORDER BY clip, reviewed DESC, annotations.id"
+        ).fetchall()
+    for _, group in groupby(rows, key=lambda row: row["clip"]):
+        yield _refinement(next(group))
+
+
+def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
+    """Return Cohen's kappa of two people's yes/no decisions; None without decisions, or if all are the same."""
+    if not pairs:
+        return None
+    observed = fmean(a == b for a, b in pairs)
+    first, second = fmean(a for a, _ in pairs), fmean(b for _, b in pairs)
+    chance = first * second + (1 - first) * (1 - second)
+    return None if chance == 1 else (observed - chance) / (1 - chance)
+
+
+def interval_alpha(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Return Krippendorff's alpha of two values for each item, on the interval scale; None if they are all equal."""
+    values = [value for pair in pairs for value in pair]
+    if len(set(values)) < 2:
+        return None
+    count, total = len(values), sum(values)
+    expected = 2 * (count * sum(value**2 for value in values) - total**2) / (count * (count - 1))
+    observed = fmean((a - b) ** 2 for a, b in pairs)
+    return 1 - observed / expected
+
+
+def _count_person(connection: sqlite3.Connection, row: Any, now: float) -> PersonProgress:
+    name = row["name"]
+    counts = connection.execute(
+        "SELECT sum(state = 'done') AS done, sum(state = 'skipped') AS skipped, "
+        "avg(CASE WHEN state = 'done' THEN seconds END) AS seconds FROM annotations WHERE person = ?",
+        (name,),
+    ).fetchone()
+    (reviewed,) = connection.execute(
+        "SELECT count(*) FROM reviews WHERE person = ? AND state = 'done'", (name,)
+    ).fetchone()
+    (last_hour,) = connection.execute(
+        "SELECT count(*) FROM decisions WHERE person = ? AND action = 'submit' AND NOT undone AND time > ?",
+        (name, now - HOUR),
+    ).fetchone()
+    return PersonProgress(
+        name=name,
+        origin=row["origin"],
+        done=counts["done"] or 0,
+        skipped=counts["skipped"] or 0,
+        reviewed=reviewed,
+        last_hour=last_hour,
+        seconds=counts["seconds"],
+    )
+
+
+def _refinement(row: Any) -> Refinement:
+    runs = diff_words(row["original"], row["caption"])
+    return Refinement(
+        tar=row["tar"],
+        key=row["key"],
+        original=row["original"],
+        caption=row["caption"],
+        rating=row["rating"],
+        origin=row["origin"],
+        reviewed=bool(row["reviewed"]),
+        removed=sum(len(run.words) for run in runs if run.change == "removed"),
+        added=sum(len(run.words) for run in runs if run.change == "added"),
+    )

@@ -1,0 +1,222 @@
+"""An annotation project: the videos of a dataset, the people who refine their captions, and who gets which video.
+
+The videos' bytes stay in their tars: the project stores where they are. A model's caption is stored when its video is
+first seen, and never changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.datasets.pe_video import VideoTar, list_video_tars, read_video_tar
+from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.formats.tars import TarMember
+from perception_encoder.progress import Track, untracked
+from perception_encoder.video_dataset.annotation.database import Database
+
+FILE_NAME = "annotations.sqlite"
+LONGEST_NAME = 40
+DOUBLE = 0.1
+"""Default share of the videos that two people annotate."""
+CLIP_COLUMNS = "clips.id AS clip, clips.key, tars.split, clips.extension, clips.caption AS original, clips.category, "
+CLIP_COLUMNS += "clips.duration, clips.rate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectClip:
+    """A video of a project."""
+
+    id: int
+    key: str
+    split: str
+    extension: str
+    original: str
+    """The model's caption."""
+    category: str
+    duration: float | None
+    rate: float | None
+    """Frames a second, if the dataset says it."""
+
+
+class AnnotationProject:
+    """A dataset and the database of its annotations."""
+
+    def __init__(self, data: Path, file: Path | None = None, now: Callable[[], float] = time.time) -> None:
+        """`data`: a tar or a directory of tars; `file`: the database, by default in that directory.
+
+        Raises what `Database` and `list_video_tars` raise.
+        """
+        self.data, self.now = data, now
+        directory = data if data.is_dir() else data.parent
+        self.tars = {tar.path.relative_to(directory).as_posix(): tar for tar in list_video_tars(data)}
+        self.database = Database(file or directory / FILE_NAME)
+        self._clips: dict[int, tuple[TarMember, str]] = {}
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+    def update(self, track: Track = untracked) -> int:
+        """Read new and changed tars, and return the number of videos.
+
+        A video that has gone is no longer offered; what was written about it stays.
+        """
+        with self.database.transaction() as connection:
+            known = {row["path"]: row for row in connection.execute("SELECT * FROM tars")}
+            statuses = {name: tar.path.stat() for name, tar in self.tars.items()}
+            changed = [
+                name
+                for name, status in statuses.items()
+                if name not in known or (known[name]["size"], known[name]["modified"]) != _stamp(status)
+            ]
+            for name in track(changed, "reading the dataset", len(changed)):
+                _read_tar(connection, name, self.tars[name], _stamp(statuses[name]))
+            gone = [known[name]["id"] for name in known.keys() - self.tars.keys()]
+            connection.executemany("UPDATE clips SET size = 0 WHERE tar = ?", [(tar,) for tar in gone])
+            connection.executemany("UPDATE tars SET size = -1 WHERE id = ?", [(tar,) for tar in gone])
+            if changed:
+                _choose_doubles(connection, float(_setting(connection, "double", str(DOUBLE))))
+            (count,) = connection.execute("SELECT count(*) FROM clips WHERE size > 0").fetchone()
+        self._clips.clear()
+        return int(count)
+
+    def set_double(self, share: float) -> None:
+        """Set the share of videos that two people annotate; a larger share includes those of a smaller one."""
+        if not 0 <= share <= 1:
+            raise ConfigError(f"the share of double annotations is {share:g}; it must be from 0 to 1")
+        with self.database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO settings VALUES ('double', ?)", (repr(share),))
+            _choose_doubles(connection, share)
+
+    def set_team(self, names: Sequence[str]) -> None:
+        """Let only these people annotate and review; without names, everyone."""
+        checked = [check_name(name) for name in names]
+        if len(set(checked)) < len(checked):
+            raise ConfigError(f"the team is {', '.join(checked)}; a name is twice in it")
+        with self.database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO settings VALUES ('team', ?)", ("\n".join(checked),))
+            for name in checked:
+                add_person(connection, name)
+
+    def team(self) -> list[str]:
+        """Return the people who may annotate; empty if everyone may."""
+        with self.database.reading() as connection:
+            return _setting(connection, "team", "").splitlines()
+
+    def assign(self, names: Sequence[str]) -> dict[str, int]:
+        """Deal the videos that nobody has begun to these people, two different ones to a double annotation.
+
+        Earlier assignments of those videos are replaced. Returns the number of each person's videos.
+        """
+        checked = list(dict.fromkeys(check_name(name) for name in names))
+        with self.database.transaction() as connection:
+            free = connection.execute(
+                "SELECT id, needed FROM clips WHERE size > 0 AND id NOT IN (SELECT clip FROM annotations) ORDER BY id"
+            ).fetchall()
+            if not checked or max((row["needed"] for row in free), default=1) > len(checked):
+                raise ConfigError(f"{len(checked)} people; double annotations need at least two, or --double 0")
+            for name in checked:
+                add_person(connection, name)
+            connection.executemany("DELETE FROM assignments WHERE clip = ?", [(row["id"],) for row in free])
+            turns = [(row["id"], n) for row in free for n in range(row["needed"])]
+            dealt = [(clip, checked[turn % len(checked)]) for turn, (clip, _) in enumerate(turns)]
+            connection.executemany("INSERT INTO assignments VALUES (?, ?)", dealt)
+        return {name: sum(person == name for _, person in dealt) for name in checked}
+
+    def video(self, clip: int) -> tuple[TarMember, str]:
+        """Return where a video is, and its extension; InputError if it does not exist or has gone.
+
+        Only members of the tars that were listed when the project was opened are returned.
+        """
+        if clip not in self._clips:
+            query = "SELECT clips.*, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.id = ?"
+            with self.database.reading() as connection:
+                row = connection.execute(query, (clip,)).fetchone()
+            tar = self.tars.get(row["path"]) if row is not None and row["size"] > 0 else None
+            if tar is None:
+                raise InputError(f"video {clip}", "does not exist, or its tar has gone")
+            self._clips[clip] = TarMember(tar.path, row["offset"], row["size"]), row["extension"]
+        return self._clips[clip]
+
+
+def check_name(name: str) -> str:
+    """Return a person's name without surrounding spaces; ConfigError unless it is 1 to 40 printable characters."""
+    name = name.strip()
+    if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
+        raise ConfigError(f"the name is {name[:60]!r}; it must have 1 to {LONGEST_NAME} printable characters")
+    return name
+
+
+def add_person(connection: sqlite3.Connection, name: str, origin: str = "human") -> None:
+    """Add a person, or a simulated annotator; ConfigError if the name is of the other origin already."""
+    connection.execute("INSERT OR IGNORE INTO people VALUES (?, ?)", (name, origin))
+    (known,) = connection.execute("SELECT origin FROM people WHERE name = ?", (name,)).fetchone()
+    if known != origin:
+        raise ConfigError(f"the name {name!r} is of a {known} annotator; choose another one")
+
+
+def admit(connection: sqlite3.Connection, name: str) -> str:
+    """Return a person's checked name; ConfigError if there is a team and the person is not in it."""
+    name = check_name(name)
+    team = _setting(connection, "team", "").splitlines()
+    if team and name not in team:
+        raise ConfigError(f"{name!r} is not in the team: {', '.join(team)}")
+    add_person(connection, name)
+    return name
+
+
+def clip_of_row(row: sqlite3.Row) -> ProjectClip:
+    """Return the video of a row of `CLIP_COLUMNS`."""
+    names = ("key", "split", "extension", "original", "category", "duration", "rate")
+    return ProjectClip(id=row["clip"], **{name: row[name] for name in names})
+
+
+def _stamp(status: Any) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def _setting(connection: sqlite3.Connection, name: str, default: str) -> str:
+    row = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+    return default if row is None else str(row["value"])
+
+
+def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, stamp: tuple[int, int]) -> None:
+    """Add a tar's videos; of those already known only what the tar says about their bytes and length is updated."""
+    size, modified = stamp
+    (tar_id,) = connection.execute(
+        "INSERT INTO tars (path, split, size, modified) VALUES (?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET "
+        "size = excluded.size, modified = excluded.modified RETURNING id",
+        (name, tar.split, size, modified),
+    ).fetchone()
+    connection.execute("UPDATE clips SET size = 0 WHERE tar = ?", (tar_id,))
+    rows = []
+    for record in read_video_tar(tar):
+        video = (record.extension, record.video.offset, record.video.size)
+        about = (record.model_caption, record.category, record.duration, record.frame_rate)
+        rows.append((tar_id, record.key, *video, *about))
+    if len({key for _, key, *_ in rows}) < len(rows):
+        raise DataError(f"{tar.path}: two videos have one key")
+    connection.executemany(
+        "INSERT INTO clips (tar, key, extension, offset, size, caption, category, duration, rate) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tar, key) DO UPDATE SET extension = excluded.extension, "
+        "offset = excluded.offset, size = excluded.size, duration = excluded.duration, rate = excluded.rate",
+        rows,
+    )
+
+
+def _choose_doubles(connection: sqlite3.Connection, share: float) -> None:
+    """Choose the videos for two people by a hash of their keys, so that the choice depends on nothing else."""
+    keys = connection.execute("SELECT id, key, needed FROM clips").fetchall()
+    needed = [(2 if _fraction(row["key"]) < share else 1, row["id"], row["needed"]) for row in keys]
+    changes = [(number, clip) for number, clip, before in needed if number != before]
+    connection.executemany("UPDATE clips SET needed = ? WHERE id = ?", changes)
+
+
+def _fraction(key: str) -> float:
+    return int.from_bytes(hashlib.sha256(key.encode(errors="replace")).digest()[:8], "big") / 2**64

@@ -1,0 +1,193 @@
+"""Review by a second person: approve a finished caption, corrected or as it is, or return it with a note."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from perception_encoder.errors import ConfigError, InputError
+from perception_encoder.video_dataset.annotation.project import (
+    CLIP_COLUMNS,
+    AnnotationProject,
+    ProjectClip,
+    admit,
+    clip_of_row,
+)
+from perception_encoder.video_dataset.annotation.work import (
+    HOLD_SECONDS,
+    AnnotationConflictError,
+    Edit,
+    check_session,
+    record_decision,
+    tidy_caption,
+)
+
+_LONGEST_NOTE = 500
+_REVIEW = f"""
+SELECT reviews.*, annotations.person AS annotator, annotations.caption AS annotated, annotations.rating, {CLIP_COLUMNS}
+FROM reviews JOIN annotations ON annotations.id = reviews.annotation JOIN clips ON clips.id = annotations.clip
+JOIN tars ON tars.id = clips.tar WHERE reviews.annotation = ?
+"""
+_FREE = """
+SELECT annotations.id, annotations.caption FROM annotations JOIN clips ON clips.id = annotations.clip
+LEFT JOIN reviews ON reviews.annotation = annotations.id
+WHERE annotations.state = 'done' AND annotations.person != :person AND clips.size > 0
+    AND (reviews.annotation IS NULL OR reviews.state = 'draft' AND reviews.updated < :stale)
+ORDER BY annotations.id LIMIT 1
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewTask:
+    """A finished annotation that a reviewer has open."""
+
+    id: int
+    """Of the annotation."""
+    clip: ProjectClip
+    annotator: str
+    annotated: str
+    """The annotator's caption."""
+    caption: str
+    """The same, as the reviewer has corrected it so far."""
+    rating: int | None
+    """Of the model's caption, by the annotator."""
+    seconds: float
+
+
+def next_review(project: AnnotationProject, person: str, session: str) -> ReviewTask | None:
+    """Open the reviewer's unfinished review, else a finished annotation of someone else; None without any."""
+    with project.database.transaction() as connection:
+        person = admit(connection, person)
+        row = connection.execute(
+            "SELECT annotation FROM reviews WHERE person = ? AND state = 'draft' ORDER BY opened LIMIT 1", (person,)
+        ).fetchone()
+        if row is not None:
+            return _open(connection, row["annotation"], session)
+        now = project.now()
+        free = connection.execute(_FREE, {"person": person, "stale": now - HOLD_SECONDS}).fetchone()
+        if free is None:
+            return None
+        _begin(connection, free["id"], person, free["caption"], now)
+        return _open(connection, free["id"], session)
+
+
+def save_review(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
+    """Store an unfinished correction; errors as those of `work.save`."""
+    with project.database.transaction() as connection:
+        row = _own_review(connection, person, annotation)
+        if row["session"] == edit.session and edit.sequence <= row["sequence"]:
+            return
+        check_session(row, edit.session)
+        _store(connection, project.now(), annotation, edit)
+
+
+def approve(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
+    """Approve the caption as the reviewer has left it. ConfigError if it is empty; else as `work.save`."""
+    with project.database.transaction() as connection:
+        row = _own_review(connection, person, annotation)
+        caption = tidy_caption(edit.caption)
+        if row["state"] == "done" and row["session"] == edit.session and row["caption"] == caption:
+            return
+        check_session(row, edit.session)
+        if not edit.caption.strip():
+            raise ConfigError("the caption is empty; write one, or return the video with a note")
+        _store(connection, project.now(), annotation, edit)
+        connection.execute(
+            "UPDATE reviews SET state = 'done', caption = ? WHERE annotation = ?",
+            (caption, annotation),
+        )
+        record_decision(connection, project.now(), person, annotation, "approve")
+
+
+def return_to_annotator(project: AnnotationProject, person: str, annotation: int, note: str, session: str) -> None:
+    """Let the annotator work on it again. ConfigError without a note; else as `work.save`."""
+    note = note.strip()
+    if not 1 <= len(note) <= _LONGEST_NOTE:
+        raise ConfigError(f"the note has {len(note)} characters; it must have 1 to {_LONGEST_NOTE}")
+    with project.database.transaction() as connection:
+        if _is_returned(connection, person, annotation, note):
+            return
+        check_session(_own_review(connection, person, annotation), session)
+        connection.execute("DELETE FROM reviews WHERE annotation = ?", (annotation,))
+        connection.execute(
+            "UPDATE annotations SET state = 'draft', note = ?, opened = 0, session = '', sequence = 0 WHERE id = ?",
+            (note, annotation),
+        )
+        record_decision(connection, project.now(), person, annotation, "return")
+
+
+def undo_review(project: AnnotationProject, person: str, session: str) -> ReviewTask | None:
+    """Open the review again that the person finished last; None if there is none to undo.
+
+    AnnotationConflictError if the annotator has opened a returned video.
+    """
+    with project.database.transaction() as connection:
+        person = admit(connection, person)
+        decision = connection.execute(
+            "SELECT * FROM decisions WHERE person = ? AND NOT undone AND action IN ('approve', 'return') "
+            "ORDER BY id DESC LIMIT 1",
+            (person,),
+        ).fetchone()
+        if decision is None:
+            return None
+        annotation, now = decision["annotation"], project.now()
+        if decision["action"] == "return":
+            row = connection.execute("SELECT * FROM annotations WHERE id = ?", (annotation,)).fetchone()
+            if row["state"] != "draft" or row["session"]:
+                raise AnnotationConflictError("the annotator has this video open already; it cannot be undone any more")
+            connection.execute("UPDATE annotations SET state = 'done', note = '' WHERE id = ?", (annotation,))
+            _begin(connection, annotation, person, row["caption"], now)
+        connection.execute("UPDATE decisions SET undone = 1 WHERE id = ?", (decision["id"],))
+        connection.execute(
+            "UPDATE reviews SET state = 'draft', opened = 0, updated = ? WHERE annotation = ?", (now, annotation)
+        )
+        return _open(connection, annotation, session)
+
+
+def _begin(connection: sqlite3.Connection, annotation: int, person: str, caption: str, now: float) -> None:
+    """Reserve an annotation for a reviewer, who takes over an abandoned review as it is."""
+    connection.execute(
+        "INSERT INTO reviews (annotation, person, state, caption, opened, updated) VALUES (?, ?, 'draft', ?, ?, ?) "
+        "ON CONFLICT (annotation) DO UPDATE SET person = excluded.person, updated = excluded.updated",
+        (annotation, person, caption, now, now),
+    )
+
+
+def _open(connection: sqlite3.Connection, annotation: int, session: str) -> ReviewTask:
+    connection.execute("UPDATE reviews SET session = ?, sequence = 0 WHERE annotation = ?", (session, annotation))
+    row = connection.execute(_REVIEW, (annotation,)).fetchone()
+    return ReviewTask(
+        id=annotation,
+        clip=clip_of_row(row),
+        annotator=row["annotator"],
+        annotated=row["annotated"],
+        caption=row["caption"],
+        rating=row["rating"],
+        seconds=row["seconds"],
+    )
+
+
+def _own_review(connection: sqlite3.Connection, person: str, annotation: int) -> Any:
+    person = admit(connection, person)
+    row = connection.execute(_REVIEW, (annotation,)).fetchone()
+    if row is None:
+        raise InputError(f"review of annotation {annotation}", "does not exist")
+    if row["person"] != person:
+        raise AnnotationConflictError(f"{row['person']} reviews this video now, not {person}")
+    return row
+
+
+def _is_returned(connection: sqlite3.Connection, person: str, annotation: int, note: str) -> bool:
+    """Whether the same request came before, and its answer was lost."""
+    query = "SELECT 1 FROM annotations JOIN decisions ON decisions.annotation = annotations.id "
+    query += "WHERE annotations.id = ? AND state = 'draft' AND note = ? "
+    query += "AND action = 'return' AND decisions.person = ? AND NOT undone"
+    return connection.execute(query, (annotation, note, person)).fetchone() is not None
+
+
+def _store(connection: sqlite3.Connection, now: float, annotation: int, edit: Edit) -> None:
+    connection.execute(
+        "UPDATE reviews SET caption = ?, seconds = max(seconds, ?), updated = ?, sequence = ? WHERE annotation = ?",
+        (edit.caption, edit.seconds, now, edit.sequence, annotation),
+    )

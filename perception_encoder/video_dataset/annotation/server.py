@@ -1,0 +1,228 @@
+"""Serve the annotation page: the page, its API and the videos."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from perception_encoder.errors import InputError, MissingExtraError, PerceptionEncoderError
+from perception_encoder.serving.bodies import BodyReader
+from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
+from perception_encoder.serving.parsing import ApiError, parse_body
+from perception_encoder.video_dataset.annotation.progress import count_progress, measure_agreement
+from perception_encoder.video_dataset.annotation.project import AnnotationProject
+from perception_encoder.video_dataset.annotation.review import (
+    ReviewTask,
+    approve,
+    next_review,
+    return_to_annotator,
+    save_review,
+    undo_review,
+)
+from perception_encoder.video_dataset.annotation.video_parts import send_video
+from perception_encoder.video_dataset.annotation.work import (
+    AnnotationConflictError,
+    AnnotationTask,
+    Edit,
+    next_task,
+    save,
+    skip,
+    submit,
+    undo,
+    upcoming_clip,
+)
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request, Response
+
+_POLICY = "default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'self'; script-src 'self'; "
+_POLICY += "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_BODY_BYTES, _BODY_SECONDS, _THREADS = 1 << 20, 10.0, 8
+_SCRIPTS = ("page", "differences", "element", "player", "saving")
+_TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
+
+
+@dataclass(kw_only=True)
+class WorkRequest:
+    """The JSON of every change: who, in which tab, and what."""
+
+    __pydantic_config__: ClassVar = {"strict": True}
+    person: str
+    session: str
+    id: int = 0
+    """Of the annotation."""
+    caption: str = ""
+    rating: int | None = None
+    seconds: float = 0.0
+    sequence: int = 0
+    note: str = ""
+    """The reason to skip a video, or to return it to its annotator."""
+
+    def edit(self) -> Edit:
+        """Return the state of the editor."""
+        return Edit(
+            caption=self.caption,
+            rating=self.rating,
+            seconds=self.seconds,
+            session=self.session,
+            sequence=self.sequence,
+        )
+
+
+_ALLOWED = {
+    "": "the body must be a JSON object",
+    "person": "it must be a text",
+    "session": "it must be a text",
+    "id": "it must be an integer",
+    "caption": "it must be a text",
+    "rating": "it must be an integer or null",
+    "seconds": "it must be a number",
+    "sequence": "it must be an integer",
+    "note": "it must be a text",
+}
+_Action = Callable[[AnnotationProject, WorkRequest], AnnotationTask | ReviewTask | None]
+
+
+def _save(project: AnnotationProject, request: WorkRequest) -> None:
+    save(project, request.person, request.id, request.edit())
+
+
+def _submit(project: AnnotationProject, request: WorkRequest) -> None:
+    submit(project, request.person, request.id, request.edit())
+
+
+def _skip(project: AnnotationProject, request: WorkRequest) -> None:
+    skip(project, request.person, request.id, request.note, request.edit())
+
+
+def _save_review(project: AnnotationProject, request: WorkRequest) -> None:
+    save_review(project, request.person, request.id, request.edit())
+
+
+def _approve(project: AnnotationProject, request: WorkRequest) -> None:
+    approve(project, request.person, request.id, request.edit())
+
+
+def _return(project: AnnotationProject, request: WorkRequest) -> None:
+    return_to_annotator(project, request.person, request.id, request.note, request.session)
+
+
+ACTIONS: dict[str, _Action] = {
+    "annotate/next": lambda project, request: next_task(project, request.person, request.session),
+    "annotate/save": _save,
+    "annotate/submit": _submit,
+    "annotate/skip": _skip,
+    "annotate/undo": lambda project, request: undo(project, request.person, request.session),
+    "review/next": lambda project, request: next_review(project, request.person, request.session),
+    "review/save": _save_review,
+    "review/submit": _approve,
+    "review/return": _return,
+    "review/undo": lambda project, request: undo_review(project, request.person, request.session),
+}
+"""What `POST /api/NAME` does; `next` and `undo` answer with a task, or null."""
+
+
+def create_annotation_page(
+    project: AnnotationProject, hosts: tuple[str, ...] = HOSTS, key: str | None = None
+) -> FastAPI:
+    """Create the server of a project under some host names; `key`: see `guard`. Raises MissingExtraError."""
+    try:
+        import fastapi
+        import jinja2
+        from fastapi.responses import HTMLResponse, JSONResponse, Response
+    except ImportError as error:
+        raise MissingExtraError(error.name or "fastapi", "search") from None
+    app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
+    assets = files("perception_encoder.video_dataset.annotation") / "page"
+    template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
+    threads = ThreadPoolExecutor(_THREADS, "annotation")
+
+    def get(path: str, answer: Callable[[Request], Response]) -> None:
+        async def safely(request: Request) -> Response:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(threads, answer, request)
+            except (ApiError, PerceptionEncoderError) as error:
+                return JSONResponse({"error": str(error)}, _status(error))
+
+        app.router.add_route(path, safely, methods=["GET"])
+
+    def page(request: Request) -> Response:
+        about = {"dataset": project.data.resolve().name, "team": project.team()}
+        return HTMLResponse(template.render(about), headers={"Cache-Control": "no-store"})
+
+    def asset(request: Request) -> Response:
+        if (name := request.path_params["name"]) not in _TYPES:
+            return JSONResponse({"error": "no such file"}, 404)
+        return Response((assets / name).read_bytes(), media_type=_TYPES[name])
+
+    get("/", page)
+    get("/static/{name}", asset)
+    get("/video/{id:int}", lambda request: _video(project, request))
+    get("/api/rate/{id:int}", lambda request: JSONResponse({"rate": _frame_rate(project, request.path_params["id"])}))
+    get("/api/progress", lambda request: JSONResponse(_progress(project)))
+    _add_work_route(app, project, threads)
+    guard(app, _HEADERS, hosts, key)
+    return app
+
+
+def _add_work_route(app: FastAPI, project: AnnotationProject, threads: ThreadPoolExecutor) -> None:
+    from fastapi.responses import JSONResponse
+
+    bodies = BodyReader(_BODY_BYTES, _BODY_SECONDS)
+
+    def work(name: str, request: WorkRequest) -> dict[str, Any]:
+        task = ACTIONS[name](project, request)
+        upcoming = upcoming_clip(project, request.person) if isinstance(task, AnnotationTask) else None
+        return {"task": task and asdict(task), "upcoming": upcoming}
+
+    async def respond(request: Request) -> Response:
+        name = f"{request.path_params['mode']}/{request.path_params['action']}"
+        try:
+            if name not in ACTIONS:
+                raise ApiError(404, "no such action")
+            async with bodies.read(request) as body:
+                content = parse_body(bytes(body), WorkRequest, _ALLOWED)
+            answer = await asyncio.get_running_loop().run_in_executor(threads, work, name, content)
+            return JSONResponse(answer)
+        except (ApiError, PerceptionEncoderError) as error:
+            headers = HANG_UP if isinstance(error, ApiError) else None
+            return JSONResponse({"error": str(error)}, _status(error), headers)
+
+    app.router.add_route("/api/{mode}/{action}", respond, methods=["POST"])
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, ApiError):
+        return error.status
+    return 409 if isinstance(error, AnnotationConflictError) else 404 if isinstance(error, InputError) else 400
+
+
+def _video(project: AnnotationProject, request: Request) -> Response:
+    member, extension = project.video(request.path_params["id"])
+    return send_video(member, extension, request.headers.get("range"))
+
+
+def _frame_rate(project: AnnotationProject, clip: int) -> float | None:
+    """Read a video's frames a second from its header, for datasets that do not say it."""
+    from perception_encoder.preprocess.video_file import open_container  # torch, which the page does not need
+
+    member, _ = project.video(clip)
+    with open_container(io.BytesIO(member.read(f"video {clip}")), f"video {clip}") as (_, video):
+        rate = video.average_rate or video.guessed_rate
+    return None if rate is None else float(rate)
+
+
+def _progress(project: AnnotationProject) -> dict[str, Any]:
+    progress = count_progress(project)
+    agreement = asdict(measure_agreement(project))
+    return {**asdict(progress), "hours_left": progress.hours_left, "agreement": agreement}

@@ -1,0 +1,268 @@
+"""One person's work: the next video, autosave, submit, skip with a reason, undo.
+
+A video is offered until it has as many annotations as it needs. Who opens it holds it for a day after the last
+change; a video that two people skipped is not offered any more. Each tab of a browser has a session: the one that
+opened the video last may save, so that two tabs do not overwrite each other. A request that is sent twice, because the
+answer was lost, is done once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError
+from perception_encoder.video_dataset.annotation.project import (
+    CLIP_COLUMNS,
+    AnnotationProject,
+    ProjectClip,
+    admit,
+    clip_of_row,
+)
+
+HOLD_SECONDS = 24 * 3600.0
+"""How long a video is held, after the last change, for the person who opened it."""
+MOST_SKIPS = 2
+LONGEST_CAPTION = 20_000
+_LONGEST_REASON = 500
+_MOST_SECONDS = 24 * 3600.0
+_TASK = f"SELECT annotations.*, {CLIP_COLUMNS} FROM annotations JOIN clips ON clips.id = annotations.clip "
+_TASK += "JOIN tars ON tars.id = clips.tar WHERE annotations.id = ?"
+_OPEN = """
+SELECT clips.id, clips.caption FROM clips {assigned} WHERE clips.size > 0
+    AND NOT EXISTS (SELECT 1 FROM annotations WHERE clip = clips.id AND person = :person)
+    AND clips.needed > (
+        SELECT count(*) FROM annotations WHERE clip = clips.id
+        AND (state = 'done' OR state = 'draft' AND updated > :stale)
+    )
+    AND :most_skips > (SELECT count(*) FROM annotations WHERE clip = clips.id AND state = 'skipped')
+ORDER BY clips.id LIMIT 1
+"""
+_MINE = _OPEN.format(assigned="JOIN assignments ON assignments.clip = clips.id AND assignments.person = :person")
+_ANYONES = _OPEN.format(assigned="").replace(
+    "WHERE", "WHERE NOT EXISTS (SELECT 1 FROM assignments WHERE clip = clips.id) AND", 1
+)
+
+
+class AnnotationConflictError(PerceptionEncoderError):
+    """A change that someone else, or another tab, has made impossible."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """The state of the editor when it is saved."""
+
+    caption: str
+    rating: int | None = None
+    """Of the model's caption, 1 to 5."""
+    seconds: float = 0.0
+    """Time that the person has worked on it so far."""
+    session: str = ""
+    sequence: int = 0
+    """Grows with each save of a session; one that arrives late is ignored."""
+
+    def __post_init__(self) -> None:
+        if self.rating is not None and not 1 <= self.rating <= 5:
+            raise ConfigError(f"rating is {self.rating}; it must be 1 to 5")
+        if len(self.caption) > LONGEST_CAPTION:
+            raise ConfigError(f"the caption has {len(self.caption):,} characters; the limit is {LONGEST_CAPTION:,}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationTask:
+    """A video that a person has open."""
+
+    id: int
+    clip: ProjectClip
+    caption: str
+    rating: int | None
+    note: str
+    """Of a reviewer who returned it."""
+    seconds: float
+
+
+def next_task(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
+    """Open the person's unfinished video, else an assigned one, else the first that is free; None without any."""
+    with project.database.transaction() as connection:
+        person = admit(connection, person)
+        query = "SELECT id FROM annotations WHERE person = ? AND state = 'draft' AND clip IN "
+        query += "(SELECT id FROM clips WHERE size > 0) ORDER BY opened LIMIT 1"
+        row = connection.execute(query, (person,)).fetchone()
+        if row is None:
+            clip = _find_open(connection, project.now(), person)
+            if clip is None:
+                return None
+            now = project.now()
+            row = connection.execute(
+                "INSERT INTO annotations (clip, person, state, caption, opened, updated) "
+                "VALUES (?, ?, 'draft', ?, ?, ?) RETURNING id",
+                (clip["id"], person, clip["caption"], now, now),
+            ).fetchone()
+        return _open(connection, row["id"], session)
+
+
+def upcoming_clip(project: AnnotationProject, person: str) -> int | None:
+    """Return the video that the person would get next, so that it can be loaded ahead; nothing is reserved."""
+    with project.database.reading() as connection:
+        row = _find_open(connection, project.now(), person)
+        return None if row is None else int(row["id"])
+
+
+def save(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
+    """Store an unfinished caption; see `Edit` for saves that arrive twice or late.
+
+    Raises InputError for an unknown id, and AnnotationConflictError if the video is another person's, is finished, or
+    is open in another tab.
+    """
+    with project.database.transaction() as connection:
+        row = _own_row(connection, person, annotation)
+        if row["session"] == edit.session and edit.sequence <= row["sequence"]:
+            return
+        check_session(row, edit.session)
+        _store(connection, project.now(), annotation, edit)
+
+
+def submit(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
+    """Store a finished caption. ConfigError if it is empty, or if the model's caption is not rated; else as `save`."""
+    with project.database.transaction() as connection:
+        row = _own_row(connection, person, annotation)
+        caption = tidy_caption(edit.caption)
+        if row["state"] == "done" and row["session"] == edit.session and row["caption"] == caption:
+            return
+        check_session(row, edit.session)
+        if not edit.caption.strip():
+            raise ConfigError("the caption is empty; write one, or skip the video with a reason")
+        if edit.rating is None and row["original"]:
+            raise ConfigError("the model's caption has no rating; rate it from 1 to 5")
+        _store(connection, project.now(), annotation, edit)
+        connection.execute(
+            "UPDATE annotations SET state = 'done', caption = ?, note = '' WHERE id = ?",
+            (caption, annotation),
+        )
+        record_decision(connection, project.now(), person, annotation, "submit")
+
+
+def skip(project: AnnotationProject, person: str, annotation: int, reason: str, edit: Edit) -> None:
+    """Skip a video; what was typed stays. ConfigError without a reason; else as `save`."""
+    reason = reason.strip()
+    if not 1 <= len(reason) <= _LONGEST_REASON:
+        raise ConfigError(f"the reason has {len(reason)} characters; it must have 1 to {_LONGEST_REASON}")
+    with project.database.transaction() as connection:
+        row = _own_row(connection, person, annotation)
+        if row["state"] == "skipped" and row["session"] == edit.session and row["reason"] == reason:
+            return
+        check_session(row, edit.session)
+        _store(connection, project.now(), annotation, edit)
+        connection.execute("UPDATE annotations SET state = 'skipped', reason = ? WHERE id = ?", (reason, annotation))
+        record_decision(connection, project.now(), person, annotation, "skip")
+
+
+def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
+    """Open the video again that the person submitted or skipped last, as it was; None if there is none to undo.
+
+    Called again, it goes further back. AnnotationConflictError if someone has reviewed it or is reviewing it.
+    """
+    with project.database.transaction() as connection:
+        person = admit(connection, person)
+        decision = connection.execute(
+            "SELECT * FROM decisions WHERE person = ? AND NOT undone AND action IN ('submit', 'skip') "
+            "ORDER BY id DESC LIMIT 1",
+            (person,),
+        ).fetchone()
+        if decision is None:
+            return None
+        annotation = decision["annotation"]
+        if connection.execute("SELECT 1 FROM reviews WHERE annotation = ?", (annotation,)).fetchone():
+            raise AnnotationConflictError("this video is being reviewed, or has been; it cannot be undone any more")
+        connection.execute("UPDATE decisions SET undone = 1 WHERE id = ?", (decision["id"],))
+        # opened 0: it comes before the video that is open now
+        connection.execute(
+            "UPDATE annotations SET state = 'draft', reason = '', opened = 0, updated = ? WHERE id = ?",
+            (project.now(), annotation),
+        )
+        return _open(connection, annotation, session)
+
+
+def add_finished(
+    connection: sqlite3.Connection, now: float, clip: int, person: str, edit: Edit, skip_reason: str = ""
+) -> bool:
+    """Add a caption, or a skip with its reason, that was made elsewhere; False if it is here already.
+
+    AnnotationConflictError if the person has another one of this video, which is not a draft.
+    """
+    caption, state = tidy_caption(edit.caption), "skipped" if skip_reason else "done"
+    row = connection.execute("SELECT * FROM annotations WHERE clip = ? AND person = ?", (clip, person)).fetchone()
+    if row is not None and row["state"] != "draft":
+        if (row["state"], row["caption"], row["rating"]) == (state, caption, edit.rating):
+            return False
+        raise AnnotationConflictError(f"{person} has finished video {clip} already, with another result")
+    values = (clip, person, state, caption, edit.rating, skip_reason, edit.seconds, now, now)
+    (annotation,) = connection.execute(
+        "INSERT INTO annotations (clip, person, state, caption, rating, reason, seconds, opened, updated) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (clip, person) DO UPDATE SET state = excluded.state, "
+        "caption = excluded.caption, rating = excluded.rating, reason = excluded.reason, seconds = excluded.seconds, "
+        "updated = excluded.updated, session = '' RETURNING id",
+        values,
+    ).fetchone()
+    record_decision(connection, now, person, annotation, "skip" if skip_reason else "submit")
+    return True
+
+
+def _find_open(connection: sqlite3.Connection, now: float, person: str) -> Any:
+    values = {"person": person, "stale": now - HOLD_SECONDS, "most_skips": MOST_SKIPS}
+    mine = connection.execute(_MINE, values).fetchone()
+    return mine or connection.execute(_ANYONES, values).fetchone()
+
+
+def _open(connection: sqlite3.Connection, annotation: int, session: str) -> AnnotationTask:
+    """Give the video to a tab; the saves of others are refused from now on."""
+    connection.execute("UPDATE annotations SET session = ?, sequence = 0 WHERE id = ?", (session, annotation))
+    row = connection.execute(_TASK, (annotation,)).fetchone()
+    return AnnotationTask(
+        id=annotation,
+        clip=clip_of_row(row),
+        caption=row["caption"],
+        rating=row["rating"],
+        note=row["note"],
+        seconds=row["seconds"],
+    )
+
+
+def _own_row(connection: sqlite3.Connection, person: str, annotation: int) -> Any:
+    person = admit(connection, person)
+    row = connection.execute(_TASK, (annotation,)).fetchone()
+    if row is None:
+        raise InputError(f"annotation {annotation}", "does not exist")
+    if row["person"] != person:
+        raise AnnotationConflictError(f"annotation {annotation} is of another person, not of {person}")
+    return row
+
+
+def tidy_caption(text: str) -> str:
+    """Return a caption without white space around it and at the ends of its lines."""
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def check_session(row: Any, session: str) -> None:
+    """Raise AnnotationConflictError unless an annotation or a review is unfinished, and open in this tab."""
+    if row["state"] != "draft":
+        raise AnnotationConflictError("this video is finished already, perhaps in another tab; reload the page")
+    if row["session"] != session:
+        raise AnnotationConflictError("this video was opened in another tab; go on there, or reload the page")
+
+
+def _store(connection: sqlite3.Connection, now: float, annotation: int, edit: Edit) -> None:
+    connection.execute(
+        "UPDATE annotations SET caption = ?, rating = ?, seconds = max(seconds, ?), updated = ?, sequence = ? "
+        "WHERE id = ?",
+        (edit.caption, edit.rating, min(edit.seconds, _MOST_SECONDS), now, edit.sequence, annotation),
+    )
+
+
+def record_decision(connection: sqlite3.Connection, now: float, person: str, annotation: int, action: str) -> None:
+    """Note that a person has submitted, skipped, approved or returned an annotation."""
+    connection.execute(
+        "INSERT INTO decisions (person, annotation, action, time) VALUES (?, ?, ?, ?)",
+        (person, annotation, action, now),
+    )

@@ -1,0 +1,191 @@
+"""Build a released dataset of rendered videos in the PE Video Dataset's layout, the same bytes for the same seed.
+
+    OUT/train/000000.tar …, OUT/test/…    KEY.mp4 and KEY.json with model and refined captions, category and score
+    OUT/extended/…                        keywords and a description only, as in the published dataset
+    OUT/README.md                         the data card
+    OUT/ATTRIBUTION.txt                   authors and licences of the objects
+
+Objects of `test` are in no other split. Refined captions are of the simulated annotator, and labelled so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perception_encoder import __version__
+from perception_encoder.datasets.pe_video import read_videos_of
+from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.files import write_text
+from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Generator, Sampling, ask
+from perception_encoder.preprocess.video import read_frames
+from perception_encoder.progress import Track, untracked
+from perception_encoder.scenes.objects.models import ObjectLibrary
+from perception_encoder.scenes.rendering.motion import FRAME_RATE
+from perception_encoder.scenes.samples.production import make_samples
+from perception_encoder.scenes.samples.sample import SceneSample, ScenesConfig
+from perception_encoder.video_dataset.simulation import SceneTruth, SimulatedAnnotator, simulate_caption
+from perception_encoder.video_dataset.statistics import DatasetStatistics, describe_dataset
+from perception_encoder.video_dataset.tars import OutputVideo, refined_fields, write_dataset
+
+CLOSE = 0.25
+"""Share of the frame that an object's largest box takes in a close-up."""
+_CAPTION_FRAMES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Settings of a released dataset."""
+
+    count: int = 2000
+    """Videos of all splits together."""
+    seed: int = 0
+    side: int = 128
+    """Side of the frames, in pixels; even."""
+    frames: int = 24
+    """Frames of a video, 8 a second."""
+    test: float = 0.15
+    """Share of the videos in `test`."""
+    extended: float = 0.15
+    """Share in `extended`."""
+
+    def __post_init__(self) -> None:
+        if self.count < 10:
+            raise ConfigError(f"count is {self.count}; it must be at least 10, for three splits")
+        if min(self.test, self.extended) <= 0 or self.test + self.extended >= 1:
+            raise ConfigError(f"the shares {self.test:g} and {self.extended:g} leave no videos for one of three splits")
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """The number of videos of each split."""
+        test, extended = max(1, round(self.count * self.test)), max(1, round(self.count * self.extended))
+        return {"train": self.count - test - extended, "extended": extended, "test": test}
+
+
+def build_dataset(
+    library: ObjectLibrary,
+    out: Path,
+    config: BuildConfig,
+    captioner: Generator | None = None,
+    jobs: int | None = None,
+    track: Track = untracked,
+) -> DatasetStatistics:
+    """Render, caption, refine and write a dataset; `captioner`: without one, the model's captions are simulated too.
+
+    Raises OutputError if `out` is not new or empty, and what `make_samples` raises.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} exists and is not empty; choose another directory, or remove it")
+    authors: set[str] = set()
+    classes = sorted({info.class_name for info in library.info.values()})
+    maker = _VideoMaker(classes, config, captioner)
+
+    def videos() -> Iterator[OutputVideo]:
+        for split, sample in _render(library, config, jobs):
+            authors.update(sample.metadata["attribution"])
+            yield maker.video(split, sample)
+
+    write_dataset(out, track(videos(), "building", config.count))
+    statistics = describe_dataset(read_videos_of(out))
+    write_text(out / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in sorted(authors)))
+    write_text(out / "README.md", data_card(config, statistics, maker.captions_by))
+    return statistics
+
+
+class _VideoMaker:
+    """Makes the videos of a dataset, each from its seed and number alone."""
+
+    def __init__(self, classes: Sequence[str], config: BuildConfig, captioner: Generator | None) -> None:
+        self.classes, self.config, self.captioner = classes, config, captioner
+        self.annotator = SimulatedAnnotator(classes)
+        self.captions_by = captioner.name if captioner else "simulated"
+
+    def video(self, split: str, sample: SceneSample) -> OutputVideo:
+        mp4 = dict(sample.files)["mp4"]
+        truth = SceneTruth.of(sample.metadata)
+        fields = common_fields(sample.metadata, self.config)
+        if split != "extended":
+            caption = self._caption(sample.key, mp4, truth)
+            refinement = self.annotator.refine(caption, truth)
+            fields |= {"model_caption": caption, "model_caption_by": self.captions_by, "description": None}
+            fields = refined_fields(fields, refinement.caption, "simulated")
+        return OutputVideo(sample.key, "mp4", lambda: mp4, fields, split)
+
+    def _caption(self, key: str, mp4: bytes, truth: SceneTruth) -> str:
+        if self.captioner is None:
+            words = [self.config.seed, *key.encode()]
+            return simulate_caption(truth, self.classes, np.random.default_rng(words))
+        conversation = ask(CAPTION_PROMPT, [read_frames(mp4, key, _CAPTION_FRAMES)])
+        (reply,) = self.captioner.generate([conversation], Sampling(max_tokens=64))
+        return reply.text.strip()
+
+
+def common_fields(metadata: dict[str, Any], config: BuildConfig) -> dict[str, Any]:
+    """Return the published fields of a rendered video without captions, and its score and events."""
+    category = "Close-up Shots" if largest_box(metadata) >= CLOSE else "Object Interactions"
+    actions = {event["action"] for event in metadata["events"]}
+    return {
+        "category": category.lower().replace(" ", "_").replace("-", "_"),
+        "category_name": category,
+        "category_by": "rule",
+        "video_duration_in_s": metadata["duration"],
+        "fps": float(FRAME_RATE),
+        "num_frames": config.frames,
+        "height": config.side,
+        "width": config.side,
+        "keywords": metadata["keywords"],
+        "description": f"A rendered scene with {', '.join(sorted({each['kind'] for each in metadata['objects']}))}.",
+        "has_face": False,
+        "interest_score": min(5, len(metadata["events"]) + (len(actions) > 1)),
+        "interest_score_by": "rule",
+        "events": metadata["events"],
+        "objects": [{name: each[name] for name in ("id", "kind", "colour")} for each in metadata["objects"]],
+    }
+
+
+def largest_box(metadata: dict[str, Any]) -> float:
+    """Return the largest share of a frame that an object's box takes in any frame."""
+    boxes = [box for track in metadata["tracks"] for box in track["boxes"] if box is not None]
+    area = metadata["width"] * metadata["height"]
+    return max(((right - left) * (bottom - top) / area for left, top, right, bottom in boxes), default=0.0)
+
+
+def data_card(config: BuildConfig, statistics: DatasetStatistics, captions_by: str) -> str:
+    """Return the README of a dataset."""
+    template = (files("perception_encoder.video_dataset") / "data_card.md").read_text(encoding="utf-8")
+    rows = [
+        f"| {split} | {table.videos:,} | {table.refined:,} | {table.hours:.2f} | {table.model_words.mean:.1f} | "
+        f"{table.refined_words.mean:.1f} |".replace("nan", "–")
+        for split, table in statistics.splits.items()
+    ]
+    categories = [f"| {row.category} | {row.videos:,} | {row.words:.1f} |" for row in statistics.categories]
+    values = {
+        "SPLITS": "\n".join(rows),
+        "CATEGORIES": "\n".join(categories),
+        "COMMAND": f"pe video-dataset build -o OUT --count {config.count} --seed {config.seed} --size {config.side} "
+        f"--frames {config.frames}",
+        "CAPTIONER": "simulated from the scene's truth, with mistakes"
+        if captions_by == "simulated"
+        else f"by the model {captions_by}",
+        "VERSION": __version__,
+    }
+    for name, value in values.items():
+        template = template.replace(f"${name}$", value)
+    return template
+
+
+def _render(library: ObjectLibrary, config: BuildConfig, jobs: int | None) -> Iterator[tuple[str, SceneSample]]:
+    """Yield each split's videos; `extended` has the same objects as `train`."""
+    counts = config.splits
+    shared = ScenesConfig(side=config.side, frames=config.frames, seed=config.seed, videos=True)
+    train = replace(shared, count=counts["train"] + counts["extended"], split="train")
+    for number, sample in enumerate(make_samples(library, train, jobs)):
+        yield "train" if number < counts["train"] else "extended", sample
+    test = replace(shared, count=counts["test"], split="test")
+    for sample in make_samples(library, test, jobs):
+        yield "test", sample

@@ -1,0 +1,146 @@
+"""Features of every video, from which an interest score is learned (section 2.3, A.2): motion, frames, answers.
+
+They are Parquet files, one for each tar, so that a run that was interrupted goes on at the next tar.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from perception_encoder.datasets.pe_video import VideoTar, list_video_tars, read_video_tar
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.files import replacing, writing
+from perception_encoder.models.protocols import ImageEncoder
+from perception_encoder.preprocess.conversation import YesNoModel
+from perception_encoder.preprocess.video import read_frames
+from perception_encoder.progress import Track, untracked
+from perception_encoder.video_dataset.motion import MotionFeatures, measure_motion
+from perception_encoder.video_dataset.questions import answer_columns, answer_questions
+from perception_encoder.video_dataset.tars import table_key
+
+FRAMES = 3
+"""Uniform frames that are encoded."""
+QUESTION_FRAMES = 8
+"""Uniform frames that a language model sees."""
+MOTION = tuple(f"motion_{field.name}" for field in fields(MotionFeatures) if field.name != "source")
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """The features of many videos."""
+
+    keys: tuple[str, ...]
+    """SPLIT/KEY."""
+    names: tuple[str, ...]
+    """Of the columns of `values`."""
+    values: np.ndarray
+    """(n, m) float64: motion, then the frames' embeddings, then the answers if there are any."""
+    embeddings: np.ndarray
+    """(n, D) float32: the mean of the frames' embeddings, unit length."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class FeatureRun:
+    """What `extract_features` did."""
+
+    videos: int
+    failures: tuple[InputError, ...]
+    """Videos that cannot be decoded; they have no row."""
+
+
+def extract_features(
+    data: Path, out: Path, encoder: ImageEncoder, model: YesNoModel | None = None, track: Track = untracked
+) -> FeatureRun:
+    """Write OUT/SPLIT-TAR.parquet for each tar that has none yet; `model` answers the questions.
+
+    Rows are made anew if the tar, the encoder or the model is another. Raises DataError for a damaged tar.
+    """
+    videos, failures = 0, list[InputError]()
+    tars = list_video_tars(data)
+    for tar in track(tars, "reading features", len(tars)):
+        path = out / f"{tar.split or 'videos'}-{tar.path.stem}.parquet"
+        status = tar.path.stat()
+        made_by = f"{status.st_size} {status.st_mtime_ns} {encoder.name} {model.name if model else ''}"
+        if _made_by(path) == made_by:
+            videos += pq.ParquetFile(path).metadata.num_rows
+            continue
+        rows = list(_rows(tar, encoder, model, failures))
+        table = pa.Table.from_pylist(rows, schema=_schema(rows, model is not None))
+        with writing(path), replacing(path) as temporary:
+            pq.write_table(table.replace_schema_metadata({"made_by": made_by}), temporary)
+        videos += len(rows)
+    return FeatureRun(videos, tuple(failures))
+
+
+def read_features(directory: Path) -> FeatureTable:
+    """Read the files of `extract_features`. Raises DataError if there are none, or if they differ in their columns."""
+    paths = sorted(directory.glob("*.parquet"))
+    tables = [pq.read_table(path) for path in paths]
+    tables = [table for table in tables if table.num_rows]
+    if not tables:
+        raise DataError(f"{directory} has no features; write them with: pe video-dataset features DATA -o {directory}")
+    if any(table.column_names != tables[0].column_names for table in tables):
+        raise DataError(f"{directory}: some features have answers and some not; write them all in one way")
+    table = pa.concat_tables(tables)
+    frames = np.array(table["frames"].to_pylist(), np.float32)  # (n, 3, D)
+    answers = [name for name in table.column_names if name.startswith("answer_")]
+    columns = [np.array(table[name], np.float64)[:, None] for name in (*MOTION, *answers)]
+    names = [*MOTION, *(f"frame{frame}_{n}" for frame in range(FRAMES) for n in range(frames.shape[2])), *answers]
+    flat = frames.reshape(len(frames), -1)
+    values = np.concatenate([*columns[: len(MOTION)], flat, *columns[len(MOTION) :]], axis=1)
+    means = frames.mean(axis=1)
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return FeatureTable(tuple(table["key"].to_pylist()), tuple(names), values, means)
+
+
+def _rows(
+    tar: VideoTar, encoder: ImageEncoder, model: YesNoModel | None, failures: list[InputError]
+) -> Iterator[dict[str, Any]]:
+    for record in read_video_tar(tar):
+        try:
+            content = record.video.read(record.where)
+            motion = measure_motion(content, record.where)
+            images = read_frames(content, record.where, FRAMES).images
+            answers = np.zeros(0)
+            if model is not None:
+                answers = answer_questions(model, read_frames(content, record.where, QUESTION_FRAMES))
+        except InputError as error:
+            failures.append(error)
+            continue
+        row: dict[str, Any] = {"key": table_key(record), "digest": hashlib.sha256(content).hexdigest()}
+        row |= {f"motion_{name}": value for name, value in vars(motion).items()}
+        row |= {"frames": encoder.encode_images(images).tolist()}
+        yield row | dict(zip(answer_columns() if model else [], answers.tolist(), strict=True))
+
+
+def _schema(rows: list[dict[str, Any]], answered: bool) -> pa.Schema:
+    motion = [(name, pa.float64()) for name in MOTION]
+    answers = [(name, pa.float64()) for name in answer_columns()] if answered else []
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("digest", pa.string()),
+            *motion,
+            ("motion_source", pa.string()),
+            ("frames", pa.list_(pa.list_(pa.float32()))),
+            *answers,
+        ]
+    )
+
+
+def _made_by(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    metadata = pq.read_schema(path).metadata or {}
+    return metadata.get(b"made_by", b"").decode()

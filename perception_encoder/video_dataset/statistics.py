@@ -1,0 +1,97 @@
+"""Statistics of a dataset as in the paper's tables 3 and 16: lengths, caption words, and categories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception_encoder.datasets.pe_video import VideoRecord
+from perception_encoder.video_dataset.annotation.word_diff import count_words
+
+UNKNOWN = "without a category"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean and a standard deviation; NaN of nothing."""
+
+    mean: float
+    deviation: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Summarise values."""
+        if not values:
+            return cls(float("nan"), float("nan"), 0)
+        return cls(float(np.mean(values)), float(np.std(values)), len(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitStatistics:
+    """Table 3, of one split or of the whole dataset."""
+
+    videos: int
+    refined: int
+    """Videos with a refined caption."""
+    simulated: int
+    """Those whose refined caption is of a simulated annotator."""
+    seconds: Spread
+    """Length of a video, where the dataset says it."""
+    hours: float
+    model_words: Spread
+    """Words of a model's caption."""
+    refined_words: Spread
+
+
+@dataclass(frozen=True)
+class CategoryStatistics:
+    """A row of table 16: videos with a refined caption, and its mean words."""
+
+    category: str
+    videos: int
+    words: float
+
+
+@dataclass(frozen=True)
+class DatasetStatistics:
+    """Both tables."""
+
+    splits: dict[str, SplitStatistics]
+    """By split; "all" is the whole dataset."""
+    categories: tuple[CategoryStatistics, ...]
+    """The largest first."""
+
+
+def describe_dataset(records: Iterable[VideoRecord]) -> DatasetStatistics:
+    """Compute the statistics of a dataset."""
+    everything = list(records)
+    splits = {split: [record for record in everything if record.split == split] for split in _splits(everything)}
+    words: dict[str, list[int]] = {}
+    for record in everything:
+        if record.refined_caption:
+            words.setdefault(record.category or UNKNOWN, []).append(count_words(record.refined_caption))
+    rows = [CategoryStatistics(name, len(counts), float(np.mean(counts))) for name, counts in words.items()]
+    rows.sort(key=lambda row: (-row.videos, row.category))
+    tables = {split: _describe(members) for split, members in splits.items()}
+    return DatasetStatistics({**tables, "all": _describe(everything)}, tuple(rows))
+
+
+def _splits(records: Sequence[VideoRecord]) -> list[str]:
+    return list(dict.fromkeys(record.split for record in records))
+
+
+def _describe(records: Sequence[VideoRecord]) -> SplitStatistics:
+    seconds = [record.duration for record in records if record.duration is not None]
+    refined = [record for record in records if record.refined_caption]
+    return SplitStatistics(
+        videos=len(records),
+        refined=len(refined),
+        simulated=sum(record.refined_by == "simulated" for record in refined),
+        seconds=Spread.of(seconds),
+        hours=sum(seconds) / 3600,
+        model_words=Spread.of([count_words(record.model_caption) for record in records if record.model_caption]),
+        refined_words=Spread.of([count_words(record.refined_caption) for record in refined]),
+    )

@@ -1,0 +1,95 @@
+"""Write a dataset in the PE Video Dataset's layout: `SPLIT/000000.tar` and so on, of KEY.mp4 and KEY.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.datasets.pe_video import VideoRecord
+from perception_encoder.errors import OutputError
+from perception_encoder.formats.shards import json_bytes, write_members
+
+PUBLISHED_FIELDS = (
+    *("human_caption", "model_caption", "category", "category_name", "video_duration_in_s", "fps", "num_frames"),
+    *("height", "width", "keywords", "description", "has_face"),
+)
+"""The fields of the published JSON; one that a video lacks is null."""
+PER_TAR = 500
+
+
+@dataclass(frozen=True)
+class OutputVideo:
+    """A video as it is written."""
+
+    key: str
+    extension: str
+    read: Callable[[], bytes]
+    """Gives the video's bytes when they are written."""
+    metadata: Mapping[str, Any]
+    split: str
+
+    @classmethod
+    def of(cls, record: VideoRecord, metadata: Mapping[str, Any], split: str) -> OutputVideo:
+        """A video of another dataset, with other metadata."""
+        return cls(record.key, record.extension, lambda: record.video.read(record.where), metadata, split)
+
+
+def refined_fields(metadata: Mapping[str, Any], caption: str, origin: str) -> dict[str, Any]:
+    """Return a video's metadata with a refined caption; only that of a person is a `human_caption`."""
+    if origin == "human":
+        return {**metadata, "human_caption": caption, "refined_by": origin}
+    return {**metadata, "human_caption": None, "refined_caption": caption, "refined_by": origin}
+
+
+def table_key(record: VideoRecord) -> str:
+    """Return a video's name in tables: SPLIT/KEY."""
+    return f"{record.split}/{record.key}" if record.split else record.key
+
+
+def describe_record(record: VideoRecord) -> dict[str, Any]:
+    """Return what a dataset says about a video, as a row of a table."""
+    return {
+        "key": table_key(record),
+        "tar": str(record.video.tar),
+        "offset": record.video.offset,
+        "size": record.video.size,
+        "model_caption": record.model_caption,
+        "refined_caption": record.refined_caption,
+        "refined_by": record.refined_by,
+        "category": record.category,
+        "seconds": record.duration,
+        "frame_rate": record.frame_rate,
+    }
+
+
+def write_dataset(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
+    """Write videos, ordered by split, and return the number of each split's videos.
+
+    The same videos make the same bytes. Raises OutputError if `out` is not new or empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} exists and is not empty; choose another directory, or remove it")
+    counts: dict[str, int] = {}
+    numbered = _number_by_split(videos)
+    for (split, tar), group in groupby(numbered, key=lambda item: (item[1].split, item[0] // per_tar)):
+        path = out / (split or "train") / f"{tar:06}.tar"
+        counts[split] = counts.get(split, 0) + write_members(path, _members(video for _, video in group)) // 2
+    return counts
+
+
+def _number_by_split(videos: Iterable[OutputVideo]) -> Iterator[tuple[int, OutputVideo]]:
+    """Number the videos of each split from 0."""
+    numbers: dict[str, int] = {}
+    for video in videos:
+        number = numbers.get(video.split, 0)
+        numbers[video.split] = number + 1
+        yield number, video
+
+
+def _members(videos: Iterable[OutputVideo]) -> Iterator[tuple[str, bytes]]:
+    for video in videos:
+        yield f"{video.key}.{video.extension}", video.read()
+        yield f"{video.key}.json", json_bytes({**dict.fromkeys(PUBLISHED_FIELDS), **video.metadata})

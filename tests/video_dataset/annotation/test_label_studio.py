@@ -1,0 +1,143 @@
+"""Label Studio's JSON: what is exported, that it comes back, and files that Label Studio itself wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from perception_encoder.errors import DataError
+from perception_encoder.video_dataset.annotation.label_studio import (
+    LABELING_CONFIG,
+    ImportCounts,
+    export_tasks,
+    import_tasks,
+)
+from perception_encoder.video_dataset.annotation.progress import count_progress, read_refinements
+from perception_encoder.video_dataset.annotation.project import AnnotationProject
+from perception_encoder.video_dataset.annotation.review import approve, next_review
+from perception_encoder.video_dataset.annotation.work import AnnotationConflictError, Edit, next_task, skip
+from tests.video_dataset.annotation.conftest import Annotate
+
+
+def of_label_studio(**changes: Any) -> list[dict[str, Any]]:
+    """A task as Label Studio 1.x exports it."""
+    result = [
+        {
+            "id": "uA1",
+            "from_name": "caption",
+            "to_name": "video",
+            "type": "textarea",
+            "origin": "manual",
+            "value": {"text": ["A boat\non a lake."]},
+        },
+        {"id": "uA2", "from_name": "rating", "to_name": "video", "type": "rating", "value": {"rating": 4}},
+    ]
+    annotation = {
+        "id": 1001,
+        "completed_by": 10,
+        "result": result,
+        "was_cancelled": False,
+        "ground_truth": False,
+        "created_at": "2026-03-09T22:16:08.728353Z",
+        "lead_time": 4.288,
+        "task": 1,
+        **changes,
+    }
+    data = {"video": "/data/local-files/?d=clips/x.mp4", "key": "v1"}
+    return [{"id": 1, "project": 83, "data": data, "annotations": [annotation], "predictions": []}]
+
+
+def write(path: Path, value: object) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_annotations_come_back(project: AnnotationProject, annotate: Annotate, data: Path, tmp_path: Path) -> None:
+    annotate("anna", "A boot.", rating=4, seconds=30)
+    skipped = next_task(project, "anna", "tab")
+    skip(project, "anna", skipped.id, "dark", Edit(caption="half", session="tab", sequence=1))
+    next_task(project, "anna", "tab")  # unfinished
+    task = next_review(project, "ben", "r")
+    approve(project, "ben", task.id, Edit(caption="A boat.", session="r", sequence=1))
+    path = tmp_path / "labels.json"
+    assert export_tasks(project, path, "http://files/") == 3
+    first, second, third = json.loads(path.read_text())
+    assert first["data"]["video"] == "http://files/v0.mp4" and first["data"]["tar"] == "train/000000.tar"
+    assert first["predictions"][0]["result"][0]["value"]["text"] == ["A red boat number 0 drifts on a lake."]
+    assert first["annotations"][0]["ground_truth"] and second["annotations"][0]["was_cancelled"]
+    assert third["annotations"] == []
+    other = AnnotationProject(data, tmp_path / "other.sqlite")
+    other.update()
+    assert import_tasks(other, path) == ImportCounts(2, 0)
+    (refinement,) = read_refinements(other)
+    assert (refinement.key, refinement.caption, refinement.rating) == ("v0", "A boat.", 4)
+    (anna,) = count_progress(other).people
+    assert (anna.name, anna.done, anna.skipped, anna.seconds) == ("anna", 1, 1, 30)
+    assert import_tasks(other, path) == ImportCounts(0, 2)
+
+
+def test_the_labeling_interface_has_the_names_of_the_results() -> None:
+    tags = {tag.get("name"): tag for tag in ElementTree.fromstring(LABELING_CONFIG)}
+    assert {name: tag.tag for name, tag in tags.items()} == {
+        "video": "Video",
+        "caption": "TextArea",
+        "rating": "Rating",
+    }
+    assert tags["caption"].get("toName") == tags["rating"].get("toName") == "video"
+
+
+def test_a_file_of_label_studio(project: AnnotationProject, tmp_path: Path) -> None:
+    path = write(tmp_path / "project-1.json", of_label_studio())
+    assert import_tasks(project, path) == ImportCounts(1, 0)
+    (refinement,) = read_refinements(project)
+    assert (refinement.key, refinement.caption, refinement.rating) == ("v1", "A boat\non a lake.", 4)
+    assert refinement.origin == "human" and count_progress(project).people[0].name == "label-studio-10"
+
+
+@pytest.mark.parametrize(
+    ("by", "annotator", "name"),
+    [({"email": "anna@example.org"}, None, "anna@example.org"), (None, "ben", "ben"), (7, "ben", "label-studio-7")],
+)
+def test_whose_it_is(project: AnnotationProject, tmp_path: Path, by: object, annotator: str | None, name: str) -> None:
+    path = write(tmp_path / "a.json", of_label_studio(completed_by=by))
+    import_tasks(project, path, annotator)
+    assert [person.name for person in count_progress(project).people] == [name]
+
+
+def test_videos_are_found_by_their_files_names(project: AnnotationProject, tmp_path: Path) -> None:
+    tasks = of_label_studio()
+    tasks[0]["data"] = {"video": "https://files.example/clips/v2.mp4?token=1"}
+    import_tasks(project, write(tmp_path / "a.json", tasks))
+    assert [refinement.key for refinement in read_refinements(project)] == ["v2"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({}, "must be a list of tasks"),
+        ([3], "task 0 is not an object with `data`"),
+        ([{"data": {}}], "`annotations` is missing or null"),
+        (of_label_studio(result=[]), "has no text of a text area"),
+        (of_label_studio(completed_by=None), "does not say whose it is; give --annotator"),
+        ([{**of_label_studio()[0], "data": {"key": "nowhere"}}], "0 videos of this dataset have the key 'nowhere'"),
+    ],
+)
+def test_files_of_another_form_change_nothing(
+    project: AnnotationProject, tmp_path: Path, tasks: object, message: str
+) -> None:
+    both = [*of_label_studio(), *tasks] if isinstance(tasks, list) else tasks
+    with pytest.raises(DataError, match=message.replace("task 0", "task 1")):
+        import_tasks(project, write(tmp_path / "a.json", both))
+    assert list(read_refinements(project)) == []
+
+
+def test_another_result_of_the_same_person_is_refused(project: AnnotationProject, tmp_path: Path) -> None:
+    import_tasks(project, write(tmp_path / "a.json", of_label_studio()))
+    tasks = of_label_studio()
+    tasks[0]["annotations"][0]["result"][1]["value"]["rating"] = 1
+    with pytest.raises(AnnotationConflictError, match="has finished video 2 already"):
+        import_tasks(project, write(tmp_path / "b.json", tasks))

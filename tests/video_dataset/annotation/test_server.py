@@ -1,0 +1,153 @@
+"""The page's server: what it answers, what it refuses, and that nothing outside the dataset is served."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from perception_encoder.video_dataset.annotation.project import AnnotationProject
+from perception_encoder.video_dataset.annotation.server import ACTIONS, create_annotation_page
+from tests.video_dataset.clips import fields, short_clip, write_dataset
+
+Post = Callable[..., Any]
+
+
+@pytest.fixture
+def client(project: AnnotationProject) -> Iterator[TestClient]:
+    with TestClient(create_annotation_page(project), base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.fixture
+def post(client: TestClient) -> Post:
+    """`post("annotate/next", "anna")` returns the answer's JSON, and checks its status."""
+
+    def post(action: str, person: str, status: int = 200, **content: Any) -> Any:
+        answer = client.post(f"/api/{action}", json={"person": person, "session": person, **content})
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    return post
+
+
+def test_the_page_and_its_parts(client: TestClient, project: AnnotationProject) -> None:
+    page = client.get("/")
+    assert page.status_code == 200 and "Annotate data" in page.text and '<input id="person"' in page.text
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    for name in re.findall(r'(?:from|import) "\./(\w+\.js)"', client.get("/static/page.js").text):
+        assert "javascript" in client.get(f"/static/{name}").headers["content-type"]
+    assert client.get("/static/page.css").headers["content-type"].startswith("text/css")
+    assert not re.search(r"style=|\son\w+=|<script>|<style", page.text)  # or the policy would forbid it
+    assert client.get("/static/page.html").status_code == client.get("/static/..%2fserver.py").status_code == 404
+    project.set_team(["anna", "<b>ben</b>"])
+    assert "<option>&lt;b&gt;ben&lt;/b&gt;</option>" in client.get("/").text
+
+
+def test_a_caption_is_refined_and_reviewed(post: Post) -> None:
+    answer = post("annotate/next", "anna")
+    task = answer["task"]
+    assert answer["upcoming"] == 2 and task["clip"]["original"] == "A red boat number 0 drifts on a lake."
+    edit = {"id": task["id"], "caption": "A boat.", "rating": 4, "seconds": 7, "sequence": 1}
+    assert post("annotate/save", "anna", **edit) == {"task": None, "upcoming": None}
+    post("annotate/submit", "anna", **{**edit, "sequence": 2})
+    review = post("review/next", "ben")["task"]
+    assert (review["annotator"], review["annotated"], review["rating"]) == ("anna", "A boat.", 4)
+    post("review/return", "ben", id=review["id"], note="which colour?")
+    assert post("review/undo", "ben")["task"]["annotated"] == "A boat."
+    post("review/save", "ben", id=review["id"], caption="A red", sequence=1)
+    post("review/submit", "ben", id=review["id"], caption="A red boat.", sequence=2)
+    post("annotate/skip", "ben", 404, id=99, note="dark")
+    second = post("annotate/next", "anna")["task"]
+    post("annotate/skip", "anna", id=second["id"], note="dark", caption="", sequence=1)
+    assert post("annotate/undo", "anna")["task"]["id"] == second["id"]
+
+
+def test_progress(client: TestClient, post: Post) -> None:
+    task = post("annotate/next", "anna")["task"]
+    post("annotate/submit", "anna", id=task["id"], caption="A boat.", rating=4, seconds=30, sequence=1)
+    progress = client.get("/api/progress").json()
+    assert (progress["videos"], progress["done"], progress["agreement"]["videos"]) == (3, 1, 0)
+    assert progress["people"][0]["name"] == "anna" and progress["hours_left"] == pytest.approx(60 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        ({"person": " "}, 400, "1 to 40 printable characters"),
+        ({"person": 3}, 400, "person is 3; it must be a text"),
+        ({"rating": "4"}, 400, "rating is '4'; it must be an integer or null"),
+        ({"rating": 9}, 400, "rating is 9; it must be 1 to 5"),
+        ({"caption": "x" * 20_001}, 400, "the limit is 20,000"),
+        ({"id": 77}, 404, "annotation 77: does not exist"),
+        ({"session": "another"}, 409, "opened in another tab"),
+        ({"person": "ben"}, 409, "of another person"),
+    ],
+)
+def test_what_is_refused(client: TestClient, post: Post, content: dict[str, Any], status: int, message: str) -> None:
+    task = post("annotate/next", "anna")["task"]
+    body = {"person": "anna", "session": "anna", "id": task["id"], "caption": "x", "sequence": 1, **content}
+    answer = client.post("/api/annotate/save", json=body)
+    assert answer.status_code == status and message in answer.json()["error"]
+
+
+def test_bodies_and_actions_that_do_not_exist(client: TestClient) -> None:
+    assert client.post("/api/annotate/next", content=b"[").status_code == 400
+    assert client.post("/api/annotate/next", content=b"x" * (1 << 21)).status_code == 413
+    assert client.post("/api/annotate/drop", json={"person": "a", "session": "s"}).status_code == 404
+    for action in ACTIONS:
+        assert client.get(f"/api/{action}").status_code == 405
+
+
+def test_other_pages_are_refused(client: TestClient) -> None:
+    body = {"person": "anna", "session": "s"}
+    foreign = client.post("/api/annotate/next", json=body, headers={"Origin": "http://evil.example"})
+    assert foreign.status_code == 403
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    assert client.get("/video/1", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+
+
+def test_a_key_is_needed_when_there_is_one(project: AnnotationProject) -> None:
+    with TestClient(create_annotation_page(project, key="secret"), base_url="http://localhost") as client:
+        for address in ("/", "/video/1", "/api/progress", "/static/page.js"):
+            assert client.get(address).status_code == 401
+        assert client.post("/api/annotate/next", json={"person": "a", "session": "s"}).status_code == 401
+        assert client.get("/?key=secret&as=anna").url.query == b"as=anna"
+        assert client.get("/video/1").content == short_clip()
+
+
+def test_videos_are_sent_whole_and_in_parts(client: TestClient) -> None:
+    whole = client.get("/video/2")
+    assert whole.content == short_clip() and whole.headers["accept-ranges"] == "bytes"
+    part = client.get("/video/2", headers={"Range": "bytes=100-199"})
+    assert part.status_code == 206 and part.content == short_clip()[100:200]
+    assert client.get("/video/2", headers={"Range": "bytes=99999999-"}).status_code == 416
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/video/99",
+        "/video/0",
+        "/video/-1",
+        "/video/..%2f..%2fetc%2fpasswd",
+        "/video/1/../../data",
+        "/annotations.sqlite",
+    ],
+)
+def test_nothing_else_is_served(client: TestClient, address: str) -> None:
+    assert client.get(address).status_code == 404
+
+
+def test_the_frame_rate_is_read_where_the_dataset_does_not_say_it(tmp_path: Path) -> None:
+    videos = [("a", fields("x", fps=None))]
+    project = AnnotationProject(write_dataset(tmp_path, {"train": [videos]}))
+    project.update()
+    with TestClient(create_annotation_page(project), base_url="http://localhost") as client:
+        task = client.post("/api/annotate/next", json={"person": "a", "session": "s"}).json()["task"]
+        assert task["clip"]["rate"] is None and client.get("/api/rate/1").json() == {"rate": 10.0}
+        assert client.get("/api/rate/9").status_code == 404

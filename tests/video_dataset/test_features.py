@@ -1,0 +1,61 @@
+"""Tables of features: what is in them, that a run goes on, and that bad videos are reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.errors import DataError
+from perception_encoder.formats.shards import json_bytes, write_members
+from perception_encoder.video_dataset.features import MOTION, extract_features, read_features
+from tests.video_dataset.clips import fields, small_dataset, write_dataset
+from tests.video_dataset.models import CountingModel, NumberEncoder
+
+
+def test_motion_frames_and_answers(tmp_path: Path) -> None:
+    data = small_dataset(tmp_path / "data", 2)
+    run = extract_features(data, tmp_path / "out", NumberEncoder(), CountingModel())
+    assert (run.videos, run.failures) == (2, ())
+    table = read_features(tmp_path / "out")
+    assert table.keys == ("train/v0", "train/v1") and len(table) == 2
+    assert table.values.shape == (2, len(table.names)) == (2, 5 + 3 * 2 + 26)
+    row = dict(zip(table.names, table.values[0], strict=True))
+    assert (row["motion_rate"], row["motion_frames"], row["motion_key_frames"]) == (10, 20, 2)
+    assert [row[f"frame{n}_0"] for n in range(3)] == [0, 9, 19]  # the numbers of three uniform frames
+    assert row["answer_hidden_view"] == 0.25 and MOTION[-1] == "motion_variance"
+    assert np.allclose(table.embeddings[0], np.array([28 / 3, 1]) / np.hypot(28 / 3, 1))
+
+
+def test_an_interrupted_run_goes_on_at_the_next_tar(tmp_path: Path) -> None:
+    tars = [[(f"{tar}{n}", fields("x")) for n in range(2)] for tar in "ab"]
+    data = write_dataset(tmp_path / "data", {"train": tars})
+    extract_features(data, tmp_path / "out", NumberEncoder())
+    (tmp_path / "out" / "train-000001.parquet").unlink()
+    again = NumberEncoder()
+    assert extract_features(data, tmp_path / "out", again).videos == 4 and again.images == 2 * 3
+    other = NumberEncoder()
+    other.name = "another model"
+    extract_features(data, tmp_path / "out", other)
+    assert other.images == 4 * 3  # all anew
+
+
+def test_a_video_that_cannot_be_decoded_is_reported(tmp_path: Path) -> None:
+    small_dataset(tmp_path / "data", 1)
+    bad = [("bad.mp4", b"no video" * 100), ("bad.json", json_bytes({}))]
+    write_members(tmp_path / "data" / "train" / "000001.tar", bad)
+    run = extract_features(tmp_path / "data", tmp_path / "out", NumberEncoder())
+    assert run.videos == 1 and "bad" in run.failures[0].source
+    assert read_features(tmp_path / "out").keys == ("train/v0",)
+
+
+def test_tables_that_are_missing_or_differ(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no features"):
+        read_features(tmp_path)
+    data = write_dataset(tmp_path / "data", {"train": [[("a", fields("x"))]], "test": [[("b", fields("x"))]]})
+    extract_features(data, tmp_path / "out", NumberEncoder())
+    (tmp_path / "out" / "test-000000.parquet").unlink()
+    extract_features(data / "test", tmp_path / "out", NumberEncoder(), CountingModel())
+    with pytest.raises(DataError, match="some features have answers and some not"):
+        read_features(tmp_path / "out")
