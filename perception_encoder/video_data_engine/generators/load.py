@@ -19,7 +19,7 @@ def is_endpoint(name: str) -> bool:
     return _ADDRESS.fullmatch(name) is not None
 
 
-def check_name(name: str) -> None:
+def check_generator_name(name: str) -> None:
     """ConfigError for an address without a model's name, and for a function that is not named in full."""
     if name.startswith(("http://", "https://")) and not is_endpoint(name):
         raise ConfigError(f"{name} names no model; add it, as in {name.rstrip('#')}#qwen3-8b")
@@ -36,7 +36,7 @@ def load_engine_model(name: str, sees: bool, timeout: float = 120.0) -> Generato
     decoder-only models by `hf:NAME`. `timeout`: seconds for an answer of an endpoint. Raises ConfigError,
     UnknownModelError, WeightsUnavailableError and MissingExtraError.
     """
-    check_name(name)
+    check_generator_name(name)
     if match := _ADDRESS.fullmatch(name):
         from perception_encoder.video_data_engine.generators.endpoint import EndpointModel
 

@@ -11,7 +11,7 @@ from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.video_data_engine.generators.load import (
-    check_name,
+    check_generator_name,
     describe_generator,
     is_endpoint,
     load_engine_model,
@@ -30,7 +30,7 @@ def test_endpoints_have_an_address_and_a_model() -> None:
 @pytest.mark.parametrize("name", ["https://example.org/v1", "https://example.org/v1#", "python:module", "python::f"])
 def test_incomplete_names_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"names no model|is not of the form"):
-        check_name(name)
+        check_generator_name(name)
 
 
 def test_a_function_of_ones_own() -> None:
