@@ -78,5 +78,8 @@ def _predict_file(path: Path, out: Path, predict: Predict, every: float) -> int:
     first, count = next(frames), 0
     with write_video(out / f"{path.stem}.mp4", first.size, 1 / every if every else frame_rate(path)) as add:
         for count, frame in enumerate(chain([first], frames), start=1):
+            if frame.size != first.size:
+                own, other = (f"{width}x{height}" for width, height in (frame.size, first.size))
+                raise InputError(path.name, f"frame {count - 1} is of {own} pixels, the first of {other}")
             add(predict(frame, f"{path.stem}/{count - 1:05d}"))
     return count
