@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import tempfile
 from collections.abc import Iterable
@@ -96,3 +97,19 @@ def trimmed(mp4: bytes, first: int, last: int) -> bytes:
     duration, begin, rate = struct.unpack(">Iii", mp4[start : start + 12])
     edit = struct.pack(">Iii", duration * (last - first) // 60, begin + 512 * first, rate)
     return mp4[:start] + edit + mp4[start + 12 :]
+
+
+def of_two_sizes(*sizes: tuple[int, int]) -> bytes:
+    """A raw H.264 stream of four grey frames of each size (width, height): what a camera that is switched sends."""
+    stream = b""
+    for width, height in sizes:
+        part = io.BytesIO()
+        with av.open(part, "w", format="h264") as container:
+            video = container.add_stream("libx264", rate=10)
+            video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+            for _ in range(4):
+                grey = np.full((height, width, 3), 120, np.uint8)
+                container.mux(video.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+            container.mux(video.encode(None))
+        stream += part.getvalue()
+    return stream

@@ -2,6 +2,7 @@
 
     PATH/annotations/instances_{train,val}2017.json  PATH/{train,val}2017/*.jpg        COCO
     PATH/[annotations/]lvis_v1_{train,val}.json  PATH/{train,val}2017/*.jpg            LVIS
+    PATH/[annotations/]zhiyuan_objv2_{train,val}.json  PATH/{train,val}/patch*/*.jpg   Objects365
     PATH/{train,test}/instances.json  PATH/{train,test}/*.tar                          rendered scenes
     PATH/annotations.json  PATH/*.jpg                                                  one set, cut by three fifths
 
@@ -11,11 +12,9 @@ set that is cut, images without a box are left out, for it does not say whether 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -23,15 +22,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from PIL import Image
 
 from perception_encoder.datasets.class_masks import OBJECT
-from perception_encoder.datasets.image_set import ImageSet
-from perception_encoder.errors import DataError, MissingExtraError
-from perception_encoder.formats.entries import are_numbers, integer_field, list_objects, quoted, text_field
+from perception_encoder.datasets.coco_annotations import (
+    Problems,
+    check_annotations,
+    decode_mask,
+    has_area,
+    read_annotations,
+    warn_of_gaps,
+)
+from perception_encoder.datasets.image_set import ImageSet, Stored
+from perception_encoder.datasets.objects365 import OBJECTS365, image_finder, objects365_files, without_gaps
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.shards import read_members
-from perception_encoder.preprocess.image import MAX_PIXELS
 from perception_encoder.preprocess.media_types import SHARD_IMAGES
-from perception_encoder.progress import Track
+from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
 
@@ -76,28 +84,35 @@ class InstanceSet(ImageSet):
         """Return height and width of an image."""
         return self.records[index]["height"], self.records[index]["width"]
 
+    def open(self, index: int) -> Image.Image:
+        """Open an image, RGB; InputError if it cannot be decoded, or has not the size that its annotations are for."""
+        image, (height, width) = super().open(index), self.size(index)
+        if image.size != (width, height):
+            own = f"{image.width}x{image.height}"
+            raise InputError(self.keys[index], f"is of {own} pixels, and its annotations are for {width}x{height}")
+        return image
+
     def instances(self, index: int, masks: bool = True) -> Instances:
-        """Return the objects of an image, with masks or without; DataError for a category that is not in the list."""
+        """Return the objects of an image, with masks or without; boxes are cut at its edges."""
         number = {category["id"]: row for row, category in enumerate(self.categories, start=1)}
-        objects = [each for each in self.annotations.get(self.records[index]["id"], []) if not each.get("iscrowd")]
-        for each in objects:
-            if each.get("category_id") not in number:
-                raise DataError(f"{self.keys[index]}: annotation {each.get('id')} has no category that is in the list")
-        objects = [each for each in objects if _has_area(each)]
+        height, width = self.size(index)
+        every = self.annotations.get(self.records[index]["id"], [])
+        objects = [each for each in every if not each.get("iscrowd") and has_area(each)]
         boxes = np.array([each["bbox"] for each in objects], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        boxes = boxes.clip(0, [width, height, width, height]).astype(np.float32)
         labels = np.array([number[each["category_id"]] for each in objects], dtype=np.int64)
         if not (masks and self.has_masks):
             return Instances(boxes, labels, None)
-        pixels = [_to_mask(each, *self.size(index), self.keys[index]) for each in objects]
-        return Instances(boxes, labels, np.array(pixels, dtype=bool).reshape(len(objects), *self.size(index)))
+        pixels = [decode_mask(each["segmentation"], height, width) for each in objects]
+        return Instances(boxes, labels, np.array(pixels, dtype=bool).reshape(len(objects), height, width))
 
     def truth(self, rows: Sequence[int] | np.ndarray) -> dict[str, Any]:
         """Return COCO's JSON of these images, for the evaluation; boxes without area are in it, as in COCO's own."""
         records = [self.records[int(row)] for row in rows]
         annotations = [dict(each) for record in records for each in self.annotations.get(record["id"], [])]
         for number, each in enumerate(annotations, start=1):
-            each.update(id=each.get("id", number), iscrowd=each.get("iscrowd", 0))
+            each.update(id=number, iscrowd=each.get("iscrowd", 0))
             each.setdefault("area", each["bbox"][2] * each["bbox"][3])
         return {"images": records, "annotations": annotations, "categories": [dict(each) for each in self.categories]}
 
@@ -141,29 +156,6 @@ class InstanceSet(ImageSet):
         return self
 
 
-def _has_area(annotation: dict[str, Any]) -> bool:
-    return min(annotation["bbox"][2:]) > 0
-
-
-def _to_mask(annotation: dict[str, Any], height: int, width: int, key: str) -> np.ndarray:
-    """Decode COCO's polygons or run lengths, plain or compressed, as bool (H, W); DataError if that fails."""
-    try:
-        from faster_coco_eval.core import mask
-    except ImportError:
-        raise MissingExtraError("faster-coco-eval", "eval") from None
-    segmentation = annotation["segmentation"]
-    try:
-        if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
-            runs: Any = segmentation
-        elif isinstance(segmentation, dict):
-            runs = mask.frPyObjects(segmentation, height, width)
-        else:
-            runs = mask.merge(mask.frPyObjects(segmentation, height, width))
-        return np.asarray(mask.decode(runs), dtype=bool)
-    except (ValueError, RuntimeError) as error:
-        raise DataError(f"{key}: the mask of annotation {annotation.get('id')} cannot be decoded: {error}") from error
-
-
 def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
     """Read the training and the test set: see the module; DataError if annotations are missing or damaged."""
     if path.suffix == ".json":
@@ -171,7 +163,11 @@ def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
         train = path.with_name(path.name.replace("val", "train"))
         if train == path:
             raise DataError(f"{path}: give the annotations of val, beside those of train")
+        if path.name.startswith(OBJECTS365):
+            return _read_objects365(root, {"train": train, "val": path})
         return _checked(read_instances(train, root), read_instances(path, root))
+    if published := objects365_files(path):
+        return _read_objects365(path, published)
     files = [
         [directory / stem.format(split) for split in ("train", "val")]
         for directory in (path / "annotations", path)
@@ -187,7 +183,10 @@ def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
         return _checked(*(read_instances(each / "instances.json", each) for each in directories))
     whole = path / "annotations.json"
     if not whole.is_file():
-        raise DataError(f"{path}: no annotations/instances_val2017.json, lvis_v1_val.json, test/ or annotations.json")
+        raise DataError(
+            f"{path}: no annotations/instances_val2017.json, lvis_v1_val.json, zhiyuan_objv2_val.json, test/ or "
+            "annotations.json"
+        )
     every = read_instances(whole, path)
     rows = [row for row, record in enumerate(every.records) if every.annotations.get(record["id"])]
     return _checked(*every.select(rows).cut())
@@ -203,114 +202,79 @@ def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, Instan
     if train.has_masks != test.has_masks:
         masked = train if train.has_masks else test
         logger.warning("only %s has masks; only boxes are learned and evaluated", masked.name)
+    _warn_of_classes(train, test)
     return train, test
+
+
+def _warn_of_classes(train: InstanceSet, test: InstanceSet) -> None:
+    """Log the classes of one set that the other has no object of."""
+    names = {each["id"]: each.get("name", each["id"]) for each in train.categories}
+    trained, tested = train.seen_classes(untracked), test.seen_classes(untracked)
+    if untrained := sorted(tested - trained):
+        text = "%s: classes without a training example: %d, %r first; their objects can only be missed"
+        logger.warning(text, test.name, len(untrained), names[untrained[0]])
+    if untested := sorted(trained - tested):
+        text = "%s: classes without a test object: %d, %r first; they are not scored"
+        logger.info(text, test.name, len(untested), names[untested[0]])
+
+
+def _read_objects365(path: Path, files: Mapping[str, Path]) -> tuple[InstanceSet, InstanceSet]:
+    """Read Objects365; the names of classes, which have typing errors, are those of the training set."""
+    train, test = (
+        instance_set(
+            without_gaps(read_annotations(file), str(file)),
+            Problems(file),
+            f"{path.name}/{file.stem}",
+            image_finder(path, split),
+        )
+        for split, file in files.items()
+    )
+    if [each["id"] for each in train.categories] == [each["id"] for each in test.categories]:
+        test = replace(test, categories=train.categories)
+    return _checked(train, test)
 
 
 def read_instances(file: Path, directory: Path) -> InstanceSet:
     """Read annotations, whose images lie in a directory, in directories in it, or in tar files in it.
 
-    DataError, with the file and the entry, for anything that does not follow COCO's format.
+    DataError that lists what does not follow COCO's format, and the images that do not exist.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read as annotations in COCO's format ({error!r})") from error
-    if not isinstance(content, dict):
-        raise DataError(
-            f"{file} cannot be read as annotations in COCO's format: it is {quoted(content)}, not an object"
-        )
-    records = _records(content, file)
-    annotations = _annotations(content, records, file)
-    categories = list_objects(content, "categories", file)
-    for index, category in enumerate(categories):
-        integer_field(category, "id", f"{file}: categories[{index}]")
-    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in annotations:
-        by_image[annotation["image_id"]].append(annotation)
-    keys = tuple(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]) for image in records)
     split = file.stem.rpartition("_")[2] if file.stem.startswith(("instances_", "lvis")) else ""
-    _warn_of_gaps(file, annotations)
+    directories = [directory, directory / split, directory / f"{split}2017", directory / "images"]
     packed = {
         name: content for tar in sorted(directory.glob("*.tar")) for name, content in read_members(tar, SHARD_IMAGES)
     }
-    directories = [directory, directory / split, directory / f"{split}2017", directory / "images"]
-    return InstanceSet(
-        name=f"{directory.name}/{file.stem}",
-        keys=keys,
-        images=tuple(packed.get(key) or _find(key, directories) for key in keys),
-        records=tuple(records),
-        annotations=dict(by_image),
-        categories=tuple(sorted(categories, key=lambda category: category["id"])),
+    return instance_set(
+        read_annotations(file),
+        Problems(file),
+        f"{directory.name}/{file.stem}",
+        lambda key: packed[key] if key in packed else _find(key, directories),
     )
 
 
-def _records(content: dict[str, Any], file: Path) -> list[dict[str, Any]]:
-    """Return the images' entries, ascending by id; DataError for one that lacks a field, or has another type there."""
-    images = list_objects(content, "images", file)
-    for index, image in enumerate(images):
-        where = f"{file}: images[{index}]"
-        integer_field(image, "id", where)
-        text_field(image, "file_name" if image.get("file_name") or not image.get("coco_url") else "coco_url", where)
-        if integer_field(image, "width", where, 1) * integer_field(image, "height", where, 1) > MAX_PIXELS:
-            raise DataError(f"{where}: has {image['width']} x {image['height']} pixels; the limit is {MAX_PIXELS:,}")
-        for name in ("neg_category_ids", "not_exhaustive_category_ids"):
-            if name in image and not are_numbers(image[name]):
-                raise DataError(f"{where}: `{name}` is {quoted(image[name])}; it must be a list of integers")
-    return sorted(images, key=lambda image: image["id"])
+def instance_set(
+    content: Mapping[str, Any], problems: Problems, name: str, find: Callable[[str], Stored | None]
+) -> InstanceSet:
+    """Check annotations and find their images; `find`: an image's file name to the image, None if it does not exist.
+
+    DataError that lists all problems.
+    """
+    checked = check_annotations(content, problems)
+    images = [find(key) for key in checked.keys]
+    for key, image in zip(checked.keys, images, strict=True):
+        if image is None:
+            problems.add(f"the image {quoted(key)} does not exist")
+    problems.check()
+    warn_of_gaps(problems.file, checked)
+    return InstanceSet(
+        name=name,
+        keys=checked.keys,
+        images=tuple(image for image in images if image is not None),
+        records=checked.records,
+        annotations=checked.objects,
+        categories=checked.categories,
+    )
 
 
-def _annotations(content: dict[str, Any], records: Sequence[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
-    """Return the annotations; DataError for one with a field of another type, or a mask of another size."""
-    sizes = {image["id"]: [image["height"], image["width"]] for image in records}
-    annotations = list_objects(content, "annotations", file)
-    for index, each in enumerate(annotations):
-        where = f"{file}: annotations[{index}]"
-        size = sizes.get(integer_field(each, "image_id", where))
-        for name in ("id", "category_id"):
-            if each.get(name) is not None:
-                integer_field(each, name, where)
-        if not are_numbers(each.get("bbox")) or len(each["bbox"]) != 4:
-            raise DataError(f"{where}: `bbox` is {quoted(each.get('bbox'))}; it must be [left, top, width, height]")
-        if each.get("iscrowd", 0) not in (0, 1):
-            raise DataError(f"{where}: `iscrowd` is {quoted(each['iscrowd'])}; it must be 0 or 1")
-        if not are_numbers([each.get("area", 0)], least=0, most=MAX_PIXELS):
-            raise DataError(f"{where}: `area` is {quoted(each['area'])}; it must be a number of pixels")
-        if each.get("segmentation") and not _is_segmentation(each["segmentation"], size):
-            raise DataError(
-                f"{where}: `segmentation` is {quoted(each['segmentation'])}; it must be a list of polygons "
-                f"[x, y, x, y, x, y, …], or run lengths with `counts` and the `size` of the image, {size}"
-            )
-    return annotations
-
-
-def _is_segmentation(value: Any, size: list[int] | None) -> bool:
-    if isinstance(value, dict):
-        counts = value.get("counts")
-        runs = isinstance(counts, str) or are_numbers(counts, least=0, most=MAX_PIXELS)
-        return runs and (size is None or value.get("size") == size)
-    if not isinstance(value, list):
-        return False
-    return all(are_numbers(each) and len(each) >= 6 and len(each) % 2 == 0 for each in value)
-
-
-def _warn_of_gaps(file: Path, annotations: Sequence[dict[str, Any]]) -> None:
-    """Log which annotations lack a box or a mask."""
-    empty = [each for each in annotations if not each.get("iscrowd") and not _has_area(each)]
-    if empty:
-        logger.warning(
-            "%s: boxes without area: %d, annotation %s of image %s first; nothing is learned from them, and no "
-            "detection can match them",
-            *(file, len(empty), empty[0].get("id"), empty[0]["image_id"]),
-        )
-    bare = [each for each in annotations if not each.get("segmentation")]
-    if 0 < len(bare) < len(annotations):
-        logger.warning(
-            "%s: annotations without a mask: %d of %d, annotation %s of image %s first; only boxes are learned and "
-            "evaluated",
-            *(file, len(bare), len(annotations), bare[0].get("id"), bare[0]["image_id"]),
-        )
-
-
-def _find(key: str, directories: Sequence[Path]) -> Path:
-    """Return the path of an image, or where it should be."""
-    return next((each / key for each in directories if os.path.isfile(each / key)), directories[0] / key)
+def _find(key: str, directories: Sequence[Path]) -> Path | None:
+    return next((each / key for each in directories if os.path.isfile(each / key)), None)

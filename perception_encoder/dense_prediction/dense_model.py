@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
@@ -55,6 +56,19 @@ class WindowConfig:
     patch_size: int = 16
     tile: int | None = None
     """Patches along the side of the position table, which is tiled, after resampling; by default the encoder's own."""
+    span: int | None = None
+    """Rotary positions along a window's side, and along the image's; by default one a patch of a window."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """How images are given to a detector that others trained: padded to a square, to the right and below, with 0."""
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+    """Of values from 0 to 1, for each channel."""
+    margin: int = 0
+    """Pixels of the square's side that no image fills."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,24 +104,36 @@ class LayerBackbone(nn.Module):
     deviation: Tensor
 
     def __init__(
-        self, tower: Tower, layer: int, frozen: bool, windows: WindowConfig | None = None, image_size: int = 0
+        self,
+        tower: Tower,
+        layer: int,
+        frozen: bool,
+        windows: WindowConfig | None = None,
+        image_size: int = 0,
+        inputs: InputConfig | None = None,
     ) -> None:
         """`layer`: 0-based; of this package's towers later blocks are dropped, in place. A frozen tower takes no
         gradient and stays in eval mode. `windows`: most blocks attend within windows, on images of `image_size`;
-        ConfigError for a tower of another library."""
+        ConfigError for a tower of another library. `inputs`: images are padded to squares of `image_size`, or larger
+        ones if they need it."""
         super().__init__()
         self.patch_size, self.width = tower.patch_size, tower.width
         """Pixels along a patch's side, and channels of the map."""
         self.layer, self.frozen, self._tower = layer, frozen, tower
-        self.register_buffer("mean", torch.tensor(tower.mean)[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(tower.deviation)[:, None, None], persistent=False)
+        self.image_size, self.inputs = image_size, inputs
+        mean, deviation = (tower if inputs is None else inputs).mean, (tower if inputs is None else inputs).deviation
+        cpu = torch.device("cpu")  # even if the weights are to come later, on the meta device
+        self.register_buffer("mean", torch.tensor(mean, device=cpu)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation, device=cpu)[:, None, None], persistent=False)
         self.model = tower.model
         if isinstance(tower, OwnTower):
             self.model = own = tower.model.truncate(layer)
             if windows is not None:
                 if windows.tile is not None:
                     own.set_image_size(windows.tile * own.config.patch_size)
-                self.model = vitdet_backbone(own, image_size, windows.size, windows.global_blocks, windows.patch_size)
+                self.model = vitdet_backbone(
+                    own, image_size, windows.size, windows.global_blocks, windows.patch_size, windows.span
+                )
                 self.patch_size = windows.patch_size
         elif windows is not None:
             raise ConfigError("windows need a model of this package; set windows=null for one of another library")
@@ -135,11 +161,15 @@ class LayerBackbone(nn.Module):
     def forward(
         self, images: UInt8[Tensor, "B 3 H W"], branches: Float[Tensor, "L 2 B"] | None = None
     ) -> Float[Tensor, "B h w D"]:
-        """The layer's patch tokens as a map; H and W are multiples of the patch.
+        """The layer's patch tokens as a map; H and W are multiples of the patch, unless images are padded here.
 
         `branches`: factors of the residual branches, drawn by `drop_path`; towers of other libraries have their own.
         """
         scaled = (images.float() / 255 - self.mean) / self.deviation
+        if self.inputs is not None:
+            whole = 2 * self.patch_size
+            side = max(self.image_size, -(-max(images.shape[-2:]) // whole) * whole)
+            scaled = F.pad(scaled, (0, side - scaled.shape[-1], 0, side - scaled.shape[-2]))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if isinstance(self.model, ViTDetBackbone):
                 return self.model(scaled, branches).permute(0, 2, 3, 1)
@@ -147,7 +177,7 @@ class LayerBackbone(nn.Module):
                 tokens = self.model.forward_features(scaled, norm=False, branches=branches)
             else:
                 (tokens,) = self._tower.run(scaled, [self.layer])
-        h, w = (side // self.patch_size for side in images.shape[-2:])
+        h, w = (side // self.patch_size for side in scaled.shape[-2:])
         return tokens[:, tokens.shape[1] - h * w :].unflatten(1, (h, w))
 
 
@@ -166,11 +196,26 @@ class DenseModel(nn.Module):
 
     @torch.no_grad()
     def map_of(self, image: Image.Image, image_size: int) -> Float[Tensor, "1 h w D"]:
-        """The backbone's map of an image whose longer side is scaled to `image_size`, the other to whole patches."""
-        patch = self.backbone.patch_size
-        sides = [max(1, round(side * image_size / max(image.size) / patch)) * patch for side in image.size]
-        pixels = ImageTransform((sides[1], sides[0])).pixels(image)
+        """The backbone's map of an image whose longer side is scaled to `image_size`, the other to whole patches.
+
+        Images that are padded are scaled to whole pixels.
+        """
+        pixels = ImageTransform(self._sides(image.size, image_size)).pixels(image)
         return self.backbone(pixels[None].to(next(self.parameters()).device))
+
+    def inside(self, size: tuple[int, int], image_size: int) -> list[tuple[int, int]] | None:
+        """Return what a detector's `detect` takes as `inside` for the map of an image of `size` (width, height)."""
+        return None if self.backbone.inputs is None else [self._sides(size, image_size)]
+
+    def _sides(self, size: tuple[int, int], image_size: int) -> tuple[int, int]:
+        """Height and width at which an image of `size` (width, height) is encoded."""
+        patch, inputs = self.backbone.patch_size, self.backbone.inputs
+        if inputs is None:
+            width, height = (max(1, round(side * image_size / max(size) / patch)) * patch for side in size)
+        else:
+            scale = (image_size - inputs.margin) / max(size)
+            width, height = (max(1, int(side * scale + 0.5)) for side in size)
+        return height, width
 
 
 def make_head(info: HeadInfo, width: int) -> Head:
@@ -194,7 +239,7 @@ def make_head(info: HeadInfo, width: int) -> Head:
 def write_head(path: Path, model: DenseModel, info: HeadInfo, half: bool = True) -> None:
     """Write a head, and a finetuned encoder's weights, as safetensors; OutputError if that fails."""
     tensors = model.state_dict() if info.finetuned else {f"head.{k}": v for k, v in model.head.state_dict().items()}
-    copies = {  # of a DETR some share memory, which safetensors refuses
+    copies = {
         name: each.to(torch.float16 if half and each.is_floating_point() else each.dtype, copy=True).contiguous()
         for name, each in tensors.items()
     }
@@ -207,11 +252,16 @@ def find_head(name: str | Path) -> Path:
 
 
 def read_head_info(path: Path, task: str | None = None) -> tuple[HeadInfo, dict[str, Tensor]]:
-    """Read what a file holds; CheckpointError if it is not a head's, and ConfigError if it is one for another task.
-
-    A DETR's task is detection.
-    """
+    """Read what a file holds; raises what `head_info` does."""
     tensors, metadata = read_checkpoint(path)
+    return head_info(path, metadata, task), tensors
+
+
+def head_info(path: Path, metadata: Mapping[str, str], task: str | None = None) -> HeadInfo:
+    """Read the description of a head in a file's metadata.
+
+    Raises CheckpointError if there is none, and ConfigError for a head for another task. A DETR's task is detection.
+    """
     if METADATA not in metadata:
         raise CheckpointError(f"{path} is not the file of a head: `pe train depth`, segmenter and detector write those")
     fields = json.loads(metadata[METADATA])
@@ -221,7 +271,7 @@ def read_head_info(path: Path, task: str | None = None) -> tuple[HeadInfo, dict[
     info = HeadInfo(**{**fields, "classes": tuple(fields["classes"]), "windows": windows})
     if task not in (None, info.task) and (info.task, task) != ("detr", "detection"):
         raise ConfigError(f"{path} is a head for {info.task}, not for {task}")
-    return info, tensors
+    return info
 
 
 def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], tower: Tower) -> DenseModel:

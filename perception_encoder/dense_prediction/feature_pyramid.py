@@ -1,12 +1,15 @@
-"""A feature pyramid of one layer of a plain ViT: maps of 4, 2, 1 and 1/2 times the grid, and a coarser one.
+"""Feature pyramids of one layer of a plain ViT: maps of several sizes, all of them made of the same map.
 
-The simple pyramid of ViTDet (Li et al., 2022): every level is made of the same map, by transposed convolutions or
-pooling, and projected to one width by two convolutions with layer norms.
+The simple pyramid of ViTDet (Li et al., 2022) has 4, 2, 1 and 1/2 times the grid and a coarser level, by transposed
+convolutions or pooling, projected to one width by two convolutions with layer norms. That of the paper's DETA has 2, 1
+and 1/2 times the grid, projected by one convolution, and two coarser levels by convolutions of stride 2.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import cast
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -20,9 +23,9 @@ SCALES = (4.0, 2.0, 1.0, 0.5)
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of maps (B, C, h, w)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -31,12 +34,13 @@ class ChannelNorm(nn.Module):
 class SimplePyramid(nn.Module):
     """Features (B, h, w, D) to maps (B, C, …) by level, "0" the finest, "4" the coarsest."""
 
-    def __init__(self, width: int, channels: int) -> None:
+    def __init__(self, width: int, channels: int, eps: float = 1e-5) -> None:
+        """`eps`: of the layer norms."""
         super().__init__()
         self.out_channels = channels
         self.standardize = Standardize(width)
         half, quarter = max(channels, width // 2), max(channels, width // 4)  # a norm of few channels would level them
-        finest = [nn.ConvTranspose2d(width, half, 2, 2), ChannelNorm(half), nn.GELU()]
+        finest = [nn.ConvTranspose2d(width, half, 2, 2), ChannelNorm(half, eps), nn.GELU()]
         resize = [
             nn.Sequential(*finest, nn.ConvTranspose2d(half, quarter, 2, 2)),
             nn.ConvTranspose2d(width, half, 2, 2),
@@ -48,9 +52,9 @@ class SimplePyramid(nn.Module):
             nn.Sequential(
                 own,
                 nn.Conv2d(wide, channels, 1, bias=False),
-                ChannelNorm(channels),
+                ChannelNorm(channels, eps),
                 nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-                ChannelNorm(channels),
+                ChannelNorm(channels, eps),
             )
             for own, wide in zip(resize, widths, strict=True)
         )
@@ -60,3 +64,39 @@ class SimplePyramid(nn.Module):
         levels = OrderedDict((str(number), level(maps)) for number, level in enumerate(self.levels))
         levels[str(len(self.levels))] = F.max_pool2d(levels[str(len(self.levels) - 1)], 1, 2)
         return levels
+
+
+class DetaPyramid(nn.Module):
+    """Features (B, h, w, D) to five maps (B, C, …) of 2, 1, 1/2, 1/4 and 1/8 times the grid."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.standardize = Standardize(width)
+        self.finest = nn.ConvTranspose2d(width, width // 2, 2, 2)
+        convolutions = [
+            nn.Conv2d(width // 2, channels, 1),
+            nn.Conv2d(width, channels, 1),
+            nn.Conv2d(width, channels, 1),
+            nn.Conv2d(width, channels, 3, 2, 1),
+            nn.Conv2d(channels, channels, 3, 2, 1),
+        ]
+        for each in convolutions:
+            nn.init.xavier_uniform_(each.weight)
+            nn.init.zeros_(cast(Tensor, each.bias))
+        self.project = nn.ModuleList(
+            nn.Sequential(each, nn.GroupNorm(channels // 8, channels)) for each in convolutions
+        )
+
+    def forward(self, features: Float[Tensor, "B h w D"]) -> list[Tensor]:
+        maps = self.standardize(features)
+        coarse = F.max_pool2d(maps, 2, 2, ceil_mode=True)
+        sources = [self.finest(maps), maps, coarse, coarse]
+        levels = [project(source) for project, source in zip(self.project, sources, strict=False)]
+        return [*levels, self.project[-1](levels[-1])]
+
+    def sizes(self, grid: Sequence[int]) -> list[tuple[int, int]]:
+        """Height and width of each level of a grid of patches."""
+        sizes = [(2 * grid[0], 2 * grid[1])]
+        for _ in range(len(self.project) - 1):
+            sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+        return sizes

@@ -47,8 +47,9 @@ def detect_objects(model: DenseModel, image: Image.Image, image_size: int, views
     results = []
     for scale in views.scales:
         side = max(1, round(scale * image_size))
-        results += model.head.detect(model.map_of(image, side), size)
+        inside = model.inside(image.size, side)
+        results += model.head.detect(model.map_of(image, side), size, inside)
         if views.flip:
-            (turned,) = model.head.detect(model.map_of(ImageOps.mirror(image), side), size)
+            (turned,) = model.head.detect(model.map_of(ImageOps.mirror(image), side), size, inside)
             results.append(mirrored(turned, image.width))
     return results[0] if len(results) == 1 and not views.soft else join_views(results, OVERLAP, views.soft, MOST)

@@ -29,10 +29,18 @@ class ViTDetBackbone(nn.Module):
     Parameters have the published names of Lang and Spatial models.
     """
 
-    def __init__(self, config: VisionConfig, image_size: int, window_size: int, global_blocks: Sequence[int]) -> None:
+    def __init__(
+        self,
+        config: VisionConfig,
+        image_size: int,
+        window_size: int,
+        global_blocks: Sequence[int],
+        span: int | None = None,
+    ) -> None:
         """`config`: the pretrained tower, whose `image_size` fixes the tile of positions. `image_size`: pixels of the
         square that is trained on. `window_size`: patches along a window's side. `global_blocks`: those that attend to
-        all patches, 0-based.
+        all patches, 0-based. `span`: rotary positions along a window's side, and along the image's; by default one a
+        patch of a window.
 
         Raises ConfigError for sizes that are not whole patches, and for a block that does not exist.
         """
@@ -47,6 +55,7 @@ class ViTDetBackbone(nn.Module):
         self.config = dataclasses.replace(config, attention_pool=False, final_norm=False, output_dim=None)
         self.image_size, self.window_size = image_size, window_size
         self.global_blocks = frozenset(global_blocks)
+        self.span = window_size if span is None else span
         width, patch = config.width, config.patch_size
         self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
         self.positional_embedding = nn.Parameter(torch.empty(int(config.class_token) + config.grid**2, width))
@@ -87,10 +96,11 @@ class ViTDetBackbone(nn.Module):
         """One block on maps (B, h, w, D)."""
         tokens, normed = maps.flatten(1, 2), block.ln_1(maps)
         if window is None:
-            attended = block.attn(normed.flatten(1, 2), self._rope(maps.shape[1], maps.shape[2], maps.device))
+            step = self.span * self.config.patch_size / self.image_size
+            attended = block.attn(normed.flatten(1, 2), self._rope(maps.shape[1], maps.shape[2], step, maps.device))
         else:
             parts = to_windows(normed, window)
-            inside = block.attn(parts.flatten(1, 2), self._rope(window, window, maps.device))
+            inside = block.attn(parts.flatten(1, 2), self._rope(window, window, self.span / window, maps.device))
             attended = from_windows(inside.unflatten(1, (window, window)), maps.shape[1], maps.shape[2]).flatten(1, 2)
         attended = block.ls_1(attended)
         tokens = tokens + (attended if branches is None else attended * branches[0, :, None, None])
@@ -98,19 +108,20 @@ class ViTDetBackbone(nn.Module):
         tokens = tokens + (mlp if branches is None else mlp * branches[1, :, None, None])
         return tokens.unflatten(1, maps.shape[1:3])
 
-    def _rope(self, rows: int, columns: int, device: torch.device) -> Tensor | None:
-        """Rotary positions of a grid, scaled so that the training image's side spans a window's."""
-        config = self.config
-        if not config.rope:
+    def _rope(self, rows: int, columns: int, step: float, device: torch.device) -> Tensor | None:
+        """Rotary positions of a grid; `step`: from a patch to the next."""
+        if not self.config.rope:
             return None
-        step = 1.0
-        if (rows, columns) != (self.window_size, self.window_size):
-            step = self.window_size * config.patch_size / self.image_size
-        return rope_table((rows, columns), config.width // config.heads, False, device, step)
+        return rope_table((rows, columns), self.config.width // self.config.heads, False, device, step)
 
 
 def vitdet_backbone(
-    tower: VisionTransformer, image_size: int, window_size: int, global_blocks: Sequence[int], patch_size: int = 16
+    tower: VisionTransformer,
+    image_size: int,
+    window_size: int,
+    global_blocks: Sequence[int],
+    patch_size: int = 16,
+    span: int | None = None,
 ) -> ViTDetBackbone:
     """Make the backbone of a pretrained tower, with copies of its weights.
 
@@ -118,7 +129,7 @@ def vitdet_backbone(
     32 x 32 patches of 14 px is the tile of 512 px with patches of 16. Raises what `ViTDetBackbone` does.
     """
     config = dataclasses.replace(tower.config, patch_size=patch_size, image_size=tower.config.grid * patch_size)
-    backbone = ViTDetBackbone(config, image_size, window_size, global_blocks)
+    backbone = ViTDetBackbone(config, image_size, window_size, global_blocks, span)
     weights = {name: each for name, each in tower.state_dict().items() if name in backbone.state_dict()}
     kernel = weights["conv1.weight"]
     if kernel.shape[-1] != patch_size:

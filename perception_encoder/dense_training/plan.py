@@ -101,13 +101,14 @@ def _flops(config: DenseConfig, backbone: LayerBackbone, head: nn.Module) -> tup
 
 def _detr_flops(head: DetrHead, side: int, features: Tensor) -> float:
     """Operations of a DETR's pyramid, of its linear layers, and of its queries' attention; sampling is not counted."""
-    model = head.model.model
-    tokens = sum(h * w for h, w in model.backbone.sizes((side, side)))
+    tokens = sum(h * w for h, w in head.pyramid.sizes((side, side)))
     queries, channels = head.config.queries, head.config.channels
-    linear = tokens * (_count(model.encoder) + _count(model.input_proj)) + queries * _count(model.decoder)
+    linear = tokens * (_count(head.encoder) + _count(head.proposal)) + queries * _count(head.decoder)
     values = tokens * head.config.layers * channels**2  # of the decoder's cross attention, for every token
     attention = 2 * head.config.layers * queries**2 * channels
-    return _counted(model.backbone.pyramid, features) + 2.0 * (linear + values + attention)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        head.pyramid(features)
+    return float(counter.get_total_flops()) + 2.0 * (linear + values + attention)
 
 
 def _counted(module: nn.Module, inputs: Tensor | list[Tensor]) -> float:

@@ -100,7 +100,7 @@ def frozen_vitdet(name: str) -> DetectorConfig:
         warmup=250,
         drops=DROPS,
         optimizer=OptimizerConfig(name="adamw", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
-        head=DetectorHeadConfig(),
+        head=DetectorHeadConfig(vitdet=True),
         validation=ValidationConfig(every=5_000, size=5_000),
         checkpoint_every=1_000,
         half=False,
@@ -111,7 +111,7 @@ def vitdet_lvis(name: str) -> DetectorConfig:
     """The same on LVIS: sigmoids and the federated loss, rarer classes more often, 300 detections of 0.02 and above."""
     config = vitdet(name)
     steps = round(config.steps / COCO * LVIS)
-    head = DetectorHeadConfig(federated=50, least_score=0.02, most=300)
+    head = DetectorHeadConfig(vitdet=True, federated=50, least_score=0.02, most=300)
     return dataclasses.replace(config, steps=steps, head=head, repeat_threshold=1e-3)
 
 

@@ -6,7 +6,7 @@ import json
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from perception_encoder.errors import DataError, one_line
 
@@ -60,9 +60,14 @@ def id_field(entry: Mapping[str, Any], name: str, where: str) -> int | str:
 def integer_field(entry: Mapping[str, Any], name: str, where: str, least: int = 0) -> int:
     """An integer of at least `least`; DataError if it is anything else."""
     value = entry.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not is_integer(value, least):
         raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be an integer of at least {least}")
     return value
+
+
+def is_integer(value: Any, least: int = 0) -> TypeGuard[int]:
+    """Whether a value is an integer of at least `least`; true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def text_list(value: Any, where: str) -> list[str]:

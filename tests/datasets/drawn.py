@@ -76,6 +76,41 @@ def write_instances(place: Path, counts: dict[str, int], masks: bool = True) -> 
     return place
 
 
+def write_whole(place: Path, content: Any, count: int = 3) -> Path:
+    """Write annotations.json, and `count` images of those that `described` makes; return the annotations' path."""
+    for number, pixels in enumerate(described(count)[1], start=1):
+        (place / f"{number}.jpg").write_bytes(png(pixels))
+    (place / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    return place / "annotations.json"
+
+
+def objects365(count: int, seed: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Objects365's annotations of `count` images, without masks, and the images by their name in the annotations."""
+    content, samples = described(count, masks=False, seed=seed)
+    images = {}
+    for number, (record, pixels) in enumerate(zip(content["images"], samples, strict=True)):
+        version, patch = (1, 8) if number % 2 else (2, 16)
+        name = f"images/v{version}/patch{patch}/objects365_v{version}_{seed:04d}{number:04d}.jpg"
+        record |= {"file_name": name, "license": 5, "url": ""}
+        images[name] = png(pixels)
+    for each in content["annotations"]:
+        each |= {"isfake": 0, "isreflected": 0}
+    return content, images
+
+
+def write_objects365(place: Path, counts: dict[str, int], directory: str = "{split}", parts: int = 2) -> Path:
+    """Write Objects365's layout; `parts`: of an image's name in the annotations, this many last ones are its path."""
+    (place / "annotations").mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate(counts.items()):
+        content, images = objects365(count, seed)
+        (place / "annotations" / f"zhiyuan_objv2_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+        for name, image in images.items():
+            path = place / directory.format(split=split) / "/".join(name.split("/")[-parts:])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image)
+    return place
+
+
 def label_maps(count: int, seed: int) -> list[np.ndarray]:
     """Labels (24, 32) of a floor, a rectangle of class 1 and one of class 2, along the grid of patches of 4."""
     rng = np.random.default_rng(seed)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
 from perception_encoder.datasets.instances import read_instance_splits, read_instances
-from perception_encoder.errors import DataError, MediaNotFoundError
-from tests.datasets.drawn import described, write_instances
+from perception_encoder.errors import DataError, InputError, MediaNotFoundError
+from perception_encoder.progress import untracked
+from tests.datasets.drawn import described, write_instances, write_whole
 from tests.evaluation.layers import png
 
 pytest.importorskip("faster_coco_eval")
@@ -27,16 +29,17 @@ def test_objects_are_read(tmp_path: Path) -> None:
 
 
 def test_run_lengths_of_scenes_and_crowds(tmp_path: Path) -> None:
-    said, _ = described(1)
-    said["annotations"] = said["annotations"][:1]
-    said["annotations"][0]["segmentation"] = {"size": [48, 64], "counts": [48, 2, 48 * 63 - 2]}
-    crowd = {**said["annotations"][0], "id": 7, "iscrowd": 1}
-    (tmp_path / "annotations.json").write_text(
-        json.dumps({**said, "annotations": [*said["annotations"], crowd]}), encoding="utf-8"
-    )
-    dataset = read_instances(tmp_path / "annotations.json", tmp_path)
+    content, _ = described(1)
+    content["annotations"] = content["annotations"][:1]
+    content["annotations"][0]["segmentation"] = {"size": [48, 64], "counts": [48, 2, 48 * 63 - 2]}
+    crowd = {**content["annotations"][0], "id": 7, "iscrowd": 1}
+    file = write_whole(tmp_path, {**content, "annotations": [*content["annotations"], crowd]})
+    dataset = read_instances(file, tmp_path)
     masks = dataset.instances(0).masks
     assert masks.shape == (1, 48, 64) and masks[0, :2, 1].all() and masks.sum() == 2
+    assert dataset.seen_classes(untracked) == {content["annotations"][0]["category_id"]}
+    assert [each["iscrowd"] for each in dataset.truth([0])["annotations"]] == [0, 1]
+    (tmp_path / "1.jpg").unlink()
     with pytest.raises(MediaNotFoundError, match=r"1\.jpg"):
         dataset.open(0)
 
@@ -64,41 +67,42 @@ def test_coco_and_lvis_directories(tmp_path: Path) -> None:
     assert test.lvis and test.keys[0] == "train2017/1.jpg" and train.open(0).size == (64, 48)
 
 
-@pytest.mark.parametrize(
-    ("part", "field", "value", "said"),
-    [
-        ("images", "file_name", 7, r"images\[1\]: `file_name` is 7; it must be a text that is not empty"),
-        ("images", "file_name", None, r"images\[1\]: `file_name` is missing or null"),
-        ("images", "file_name", ["a"], r"images\[1\]: `file_name` is \['a'\]"),
-        ("images", "id", "2", r"images\[1\]: `id` is '2'; it must be an integer of at least 0"),
-        ("images", "width", 0, r"images\[1\]: `width` is 0; it must be an integer of at least 1"),
-        ("images", "height", 10**9, r"images\[1\]: has 64 x 1000000000 pixels; the limit is"),
-        ("categories", "id", None, r"categories\[1\]: `id` is missing or null"),
-        ("annotations", "image_id", [1], r"annotations\[1\]: `image_id` is \[1\]; it must be an integer"),
-        ("annotations", "category_id", {}, r"annotations\[1\]: `category_id` is {}; it must be an integer"),
-        ("annotations", "bbox", [1, 2, "3", 4], r"annotations\[1\]: `bbox` is \[1, 2, '3', 4\]; it must be \[left"),
-        ("annotations", "bbox", [1, 2, 3], r"annotations\[1\]: `bbox` is \[1, 2, 3\]"),
-        ("annotations", "bbox", [0, 0, 1, float("nan")], r"annotations\[1\]: `bbox` is \[0, 0, 1, nan\]"),
-        ("annotations", "iscrowd", "no", r"annotations\[1\]: `iscrowd` is 'no'; it must be 0 or 1"),
-        ("annotations", "area", "big", r"annotations\[1\]: `area` is 'big'; it must be a number of pixels"),
-        ("annotations", "segmentation", [[1, 2, 3]], r"annotations\[1\]: `segmentation` is \[\[1, 2, 3\]\]; it must"),
-        ("annotations", "segmentation", {"size": [9, 9], "counts": "0"}, r"and the `size` of the image, \[48, 64\]"),
-    ],
-)
-def test_a_field_of_another_type_is_named(tmp_path: Path, part: str, field: str, value: Any, said: str) -> None:
-    content, _ = described(3)
-    content[part][1][field] = value
-    (tmp_path / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DataError, match=r"annotations\.json: " + said if "size" not in said else said):
-        read_instances(tmp_path / "annotations.json", tmp_path)
-
-
-def test_a_mask_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+def test_boxes_are_cut_at_the_edges_of_their_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content, _ = described(2)
-    content["annotations"][0]["segmentation"] = {"size": [48, 64], "counts": "zzzz~~~@@@"}
-    (tmp_path / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DataError, match=r"1\.jpg: the mask of annotation 1 cannot be decoded"):
-        read_instances(tmp_path / "annotations.json", tmp_path).instances(0)
+    content["annotations"][0]["bbox"] = [-5, 40, 90, 30]
+    content["annotations"][1]["bbox"] = [-0.5, 0, 64.9, 48]
+    dataset = read_instances(write_whole(tmp_path, content), tmp_path)
+    assert dataset.instances(0).boxes.tolist() == [[0, 40, 64, 48], [0, 0, 64, 48]]
+    assert dataset.truth([0])["annotations"][0]["bbox"] == [-5, 40, 90, 30]
+    (line,) = caplog.messages
+    assert "boxes that reach beyond their image: 1, annotation 1 of image 1 first; what is learned is cut" in line
+
+
+def test_an_image_of_another_size_than_its_annotations(tmp_path: Path) -> None:
+    content, _ = described(1)
+    dataset = read_instances(write_whole(tmp_path, content), tmp_path)
+    (tmp_path / "1.jpg").write_bytes(png(np.zeros((64, 48, 3), np.uint8)))
+    with pytest.raises(InputError, match=r"1\.jpg: is of 48x64 pixels, and its annotations are for 64x48"):
+        dataset.open(0)
+
+
+def test_classes_of_one_set_alone_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = write_instances(tmp_path, {"train": 3, "test": 3})
+    for split, own, other in (("train", 4, 9), ("test", 9, 4)):
+        file = place / split / "instances.json"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for each in content["annotations"]:
+            each |= {"category_id": own} | ({"category_id": other, "iscrowd": 1} if each["id"] == 1 else {})
+        file.write_text(json.dumps(content), encoding="utf-8")
+    with caplog.at_level(logging.INFO, "perception_encoder.datasets.instances"):
+        train, test = read_instance_splits(place)
+    missed, unscored = caplog.messages
+    assert (
+        missed
+        == "test/instances: classes without a training example: 1, 'blue' first; their objects can only be missed"
+    )
+    assert unscored == "test/instances: classes without a test object: 1, 'red' first; they are not scored"
+    assert len(train.categories) == len(test.categories) == 2
 
 
 def test_annotations_are_chosen_by_their_file(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from perception_encoder.dense_prediction.depth import DepthConfig, DepthHead, scale_invariant_loss
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, DataError
 
 
 def test_the_loss_forgives_a_common_error_in_scale() -> None:
@@ -16,6 +16,24 @@ def test_the_loss_forgives_a_common_error_in_scale() -> None:
     strict, lenient = DepthConfig(scale_invariance=0.0), DepthConfig(scale_invariance=1.0)
     assert float(scale_invariant_loss(twice, target, strict)) == pytest.approx(np.log(2), abs=1e-3)
     assert float(scale_invariant_loss(twice, target, lenient)) == pytest.approx(1e-3, abs=1e-3)
+
+
+def test_holes_in_depth_are_not_learned_from() -> None:
+    """Zeros, NaN, infinity and depths out of the range neither count nor spoil a gradient."""
+    config = DepthConfig()
+    predicted = torch.zeros(2, 1, 6, requires_grad=True)
+    target = torch.tensor([[[2.0, 0.0, torch.nan, torch.inf, -1.0, 99.0]], [[0.0, torch.nan, 0.0, 0.0, 0.0, 0.0]]])
+    loss = scale_invariant_loss(predicted, target, config)
+    alone = scale_invariant_loss(torch.zeros(1, 1, 1), torch.tensor([[[2.0]]]), config)
+    assert loss.item() == pytest.approx((alone.item() + 1e-3) / 2, rel=1e-4)
+    loss.backward()
+    assert torch.isfinite(predicted.grad).all() and predicted.grad[0, 0, 0] < 0
+    assert predicted.grad.count_nonzero() == 1
+    head = DepthHead(4, config)
+    head.begin_with(target[:, 0])
+    assert head.out[-1].bias.item() == pytest.approx(np.log(2))
+    with pytest.raises(DataError, match=r"no training image has a depth of 0\.001 to 10 m"):
+        head.begin_with(target[1:, 0])
 
 
 def test_the_head_takes_any_grid() -> None:

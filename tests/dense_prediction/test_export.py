@@ -27,11 +27,11 @@ HEADS = {
 }
 
 
-def make(task: str) -> tuple[DenseModel, HeadInfo]:
+def make(task: str, **changes: object) -> tuple[DenseModel, HeadInfo]:
     tower = OwnTower.of(create_model("builtin"))
     info = HeadInfo(
         task=task, encoder="random:builtin", weights=tower.weight_hash, layer=1, image_size=64,
-        head=asdict(HEADS[task]), classes=("a", "b", "c"), masks=task == "detection",
+        head=asdict(HEADS[task]) | changes, classes=("a", "b", "c"), masks=task == "detection",
     )  # fmt: skip
     torch.manual_seed(0)
     model = DenseModel(LayerBackbone(tower, 1, frozen=True), make_head(info, 192)).eval().requires_grad_(False)
@@ -61,8 +61,9 @@ def test_maps(task: str, tmp_path: Path) -> None:
     assert json.loads(about["head"])["task"] == task and about["weights"] == info.weights
 
 
-def test_detections(tmp_path: Path) -> None:
-    model, info = make("detection")
+@pytest.mark.parametrize("vitdet", [False, True])
+def test_detections(vitdet: bool, tmp_path: Path) -> None:
+    model, info = make("detection", vitdet=vitdet)
     difference = export_head(model, info, tmp_path / "head.onnx")
     assert difference is not None and difference < 1e-4
     boxes, labels, scores, masks = run(tmp_path / "head.onnx", images(1, (64, 64)))

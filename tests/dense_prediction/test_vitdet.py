@@ -93,10 +93,24 @@ def test_positions_are_tiled() -> None:
 
 def test_rotary_positions_of_the_whole_grid_span_a_window() -> None:
     model, device = backbone(4, [0], side=128), torch.device("cpu")  # 8x8 patches, windows of 4
-    everywhere, inside = model._rope(8, 8, device), model._rope(4, 4, device)
+    everywhere, inside = model._rope(8, 8, 4 / 8, device), model._rope(4, 4, 1.0, device)
     assert everywhere is not None and inside is not None
     torch.testing.assert_close(everywhere.view(2, 8, 8, -1)[:, ::2, ::2].flatten(1, 2), inside)
     torch.testing.assert_close(inside, rope_table((4, 4), 16, False, device))
+
+
+@torch.no_grad()
+def test_positions_of_another_span() -> None:
+    """Half as many rotary positions in all blocks: as if the frequencies were halved."""
+    usual, half = backbone(4, [1], side=128), backbone(4, [1], side=128)
+    half.span = 2
+    pixels = golden_image(1, 1, 3, 128, 128)
+    assert not torch.allclose(usual(pixels), half(pixels), atol=1e-3)
+    steps: list[float] = []
+    rope = ViTDetBackbone._rope
+    half._rope = lambda rows, columns, step, device: steps.append(step) or rope(half, rows, columns, step, device)  # type: ignore[method-assign,func-returns-value]
+    half(pixels)
+    assert steps == [0.5, 0.25, 0.5]
 
 
 def test_gradients_flow_with_recomputation_and_stochastic_depth() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
+from perception_encoder.dense_training.recipes import debug_dense, deta
 from perception_encoder.dense_training.run import train_dense
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.inference.open_model import open_model
@@ -22,6 +23,7 @@ from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.train.best import BEST
 from perception_encoder.train.optimizer import OptimizerConfig
 from tests import processes
+from tests.datasets.drawn import write_objects365
 from tests.dense_training.datasets import HEADS, SMALL, small_config, write_dataset
 from tests.processes import pe
 from tests.train.toys import Interrupted, interrupt_at
@@ -137,6 +139,18 @@ def test_a_detr_goes_on_from_one_of_other_classes(
     depth = train_dense(small_config("depth", "steps=1"), [datasets["depth"]], tmp_path / "depth")
     with pytest.raises(CheckpointError, match="has no weights that fit this head"):
         train_dense(replace(config, initial=str(depth)), [datasets["detector"]], tmp_path / "third")
+
+
+def test_the_first_stage_of_the_system_level_detector_in_small(tmp_path: Path) -> None:
+    """Objects365 as it is published, by the recipe of its stage, at debug size."""
+    data = write_objects365(tmp_path / "objects365", {"train": 4, "val": 2})
+    config = replace(debug_dense(deta(1)), steps=2, batch_size=2, half=False)
+    small = replace(config, head=DetrHeadConfig(channels=32, layers=1, hidden=16, queries=8))
+    info, tensors = read_head_info(train_dense(small, [data], tmp_path / "run"))
+    assert (info.task, info.classes, info.masks, info.finetuned) == ("detr", ("red", "blue"), False, True)
+    assert all(each.isfinite().all() for each in tensors.values())
+    losses = [row for row in rows_of(tmp_path / "run") if "proposal_class" in row]
+    assert len(losses) == 2 and all(np.isfinite(row["box"]) for row in losses)
 
 
 def test_depth_goes_on_where_another_head_stopped(datasets: dict[str, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,26 @@ def test_objects_of_a_dataset(tmp_path: Path) -> None:
     _, targets = ObjectSamples(train).read(0)
     assert targets["masks"].shape[1:] == (48, 64) and len(targets["masks"]) == len(targets["boxes"]) == 2
     assert "masks" not in ObjectSamples(train, masks=False).read(0)[1]
+
+
+def test_crowds_are_not_learned(tmp_path: Path) -> None:
+    place = write_instances(tmp_path, {"train": 1, "test": 1})
+    file = place / "train" / "instances.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["annotations"][0]["iscrowd"] = 1
+    file.write_text(json.dumps(content), encoding="utf-8")
+    train, _ = read_instance_splits(place)
+    _, targets = ObjectSamples(train).read(0)
+    assert [len(targets[name]) for name in ("boxes", "labels", "masks")] == [1, 1, 1]
+    left, top, width, height = content["annotations"][1]["bbox"]
+    assert targets["boxes"].tolist() == [[left, top, left + width, top + height]]
+
+
+def test_holes_in_depth_stay_holes() -> None:
+    depths = rooms(1, 0)
+    depths[0, 4:9, 6:12] = 0
+    image, targets = DepthSamples(pairs("room", depths)).read(0)
+    assert (targets["depth"][4:9, 6:12] == 0).all()
+    _, moved = Augmenter(32, (1.0, 1.0), 0)(image, targets, generator())
+    known = moved["depth"][moved["depth"] > 0]
+    assert (moved["depth"] == 0).any() and known.min() >= depths[depths > 0].min() - 1e-3  # nothing is interpolated

@@ -16,12 +16,13 @@ from perception_encoder.cli.options import HEAD, flag, numbers, option, out_opti
 def detect(
     files: options.Paths,
     out: Annotated[Path, out_option("Directory for drawn images, and detections.json.", "DIR")],
-    head: Annotated[str, option("builtin-detector, or a file of pe train.", "HEAD", HEAD)] = "builtin-detector",
+    head: Annotated[str, option("builtin-detector, or a detector's file.", "HEAD", HEAD)] = "builtin-detector",
     model: Annotated[str | None, shared.model_option("the detector's own")] = None,
     score: Annotated[float, option("Least score of a detection.", "SCORE", HEAD, least=0)] = 0.5,
     scales: Annotated[str, option("Also at these factors of the detector's size.", "N,N,...", HEAD)] = "1",
     flip: Annotated[bool, flag("--flip", "Also mirrored.", HEAD)] = False,
     soft: Annotated[bool, flag("--soft-nms", "Lower the scores of doubles, rather than drop them.", HEAD)] = False,
+    classes: Annotated[Path | None, option("Names for a published detector of other classes.", "FILE", HEAD)] = None,
     every: options.Every = 0.0,
     json: shared.Json = False,
     strict: shared.Strict = False,
@@ -31,13 +32,15 @@ def detect(
     Writes OUT/NAME.png with boxes, names and masks (of a video OUT/NAME.mp4), and OUT/detections.json in COCO's format:
     images, categories, and annotations with box, score and mask as run lengths. Prints each object's image, class,
     score and box. --scales and --flip detect in several views of an image and join what they show, without masks.
-    Inputs that cannot be read are skipped and listed.
+    Inputs that cannot be read are skipped and listed. --head may be a detector of facebook/PE-Detection, which brings
+    its encoder; --classes names the classes of one for LVIS, by LVIS's annotations or a list.
 
     Examples:
 
         pe detect photo.jpg -o detected
         pe train detector --data coco -o runs/detector
         pe detect photos/ clip.mp4 --head runs/detector/head.safetensors --every 0.5 -o detected
+        pe detect photo.jpg --head deta_coco_1824pix.pth -o detected
         pe detect photos/ --head runs/detr/head.safetensors --scales 0.8,1,1.2 --flip -o detected
     """
     import torch
@@ -49,7 +52,7 @@ def detect(
     from perception_encoder.dense_prediction.views import Views, detect_objects
 
     media = heads.find_files(files)
-    loaded, info = heads.load_head(head, "detection", model)
+    loaded, info = heads.load_head(head, "detection", model, classes)
     views, results = Views(numbers(scales), flip, soft), CocoResults(info.classes)
 
     def predict(image: Image.Image, name: str) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from perception_encoder.cli import output
 from perception_encoder.cli.progress import track
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import ConfigError, DataError, InputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,19 +20,42 @@ Predict = Callable[["Image.Image", str], "Image.Image"]
 """An image and its name, NAME or of a video's frame NAME/00000, to what is drawn of it."""
 
 
-def load_head(head: str | Path, task: str, model: str | None) -> tuple[DenseModel, HeadInfo]:
+def load_head(
+    head: str | Path, task: str, model: str | None, classes: Path | None = None
+) -> tuple[DenseModel, HeadInfo]:
     """Load a head for a task (a DETR is one for detection), with the encoder that it names, or with `model`.
 
-    `head`: a file, or a built-in head's name.
-
-    Raises ConfigError for a head of another task, or of another encoder.
+    `head`: a file, or a built-in head's name. A published detector brings its own encoder, and `classes` names its
+    classes. Raises ConfigError for a head of another task or of another encoder, and CheckpointError.
     """
-    from perception_encoder.dense_prediction.dense_model import find_head, load_dense_model, read_head_info
+    from perception_encoder.dense_prediction.dense_model import METADATA, find_head, head_info, load_dense_model
+    from perception_encoder.dense_prediction.published.detectors import published_detector
     from perception_encoder.inference.open_model import open_model
+    from perception_encoder.models.checkpoints.files import read_checkpoint
 
     path = find_head(head)
-    info, tensors = read_head_info(path, task)
+    tensors, metadata = read_checkpoint(path)
+    if METADATA not in metadata and task == "detection":
+        if model is not None:
+            raise ConfigError(f"{path} has an encoder of its own; leave out --model")
+        return published_detector(path, tensors, () if classes is None else read_names(classes))
+    info = head_info(path, metadata, task)
+    if classes is not None:
+        raise ConfigError(f"{path} names its classes itself; leave out --classes")
     return load_dense_model(path, info, tensors, open_model(model or info.encoder).tower()), info
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Read names of classes in order: of annotations in COCO's format, or a list; DataError for anything else."""
+    from perception_encoder.datasets.class_names import read_class_names
+    from perception_encoder.formats.entries import integer_field, list_objects, read_json, text_field
+
+    value = read_json(path) if path.suffix.lower() == ".json" else None
+    if not isinstance(value, dict) or "categories" not in value:
+        return read_class_names(str(path)).names
+    entries = list_objects(value, "categories", path)
+    entries.sort(key=lambda each: integer_field(each, "id", f"{path}: categories"))
+    return tuple(text_field(each, "name", f"{path}: categories") for each in entries)
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
@@ -79,5 +102,8 @@ def _predict_file(path: Path, out: Path, predict: Predict, every: float) -> int:
     first, count = next(frames), 0
     with write_video(out / f"{path.stem}.mp4", first.size, 1 / every if every else frame_rate(path)) as add:
         for count, frame in enumerate(chain([first], frames), start=1):
+            if frame.size != first.size:
+                own, other = (f"{width}x{height}" for width, height in (frame.size, first.size))
+                raise InputError(path.name, f"frame {count - 1} is of {own} pixels, the first of {other}")
             add(predict(frame, f"{path.stem}/{count - 1:05d}"))
     return count

@@ -1,8 +1,8 @@
-"""Boxes of objects by a deformable DETR whose queries are assigned as DETA does, over a pyramid of one layer.
+"""Boxes of objects by DETA, the paper's system-level detector (appendix B.3.5), over a pyramid of one layer.
 
-The transformer is transformers' (Zhu et al., 2021), in two stages: all pyramid patches propose boxes, and the best
-become queries. Both stages assign several predictions to an object by their overlap and suppress doubles afterwards
-(Ouyang-Zhang et al., "NMS Strikes Back", 2022), as in the paper's system-level detector (appendix B.3.5).
+It is a deformable DETR, whose encoder and decoder are transformers' (Zhu et al., 2021), in two stages: all pyramid
+patches propose boxes, and the best become queries. Both stages assign several predictions to an object by their overlap
+and suppress doubles (Ouyang-Zhang et al., "NMS Strikes Back", 2022).
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detected
+from perception_encoder.dense_prediction.detection.proposals import anchors, choose_proposals
 from perception_encoder.dense_prediction.detection.suppression import suppress
-from perception_encoder.dense_prediction.feature_pyramid import SimplePyramid
+from perception_encoder.dense_prediction.feature_pyramid import DetaPyramid
 from perception_encoder.errors import ConfigError, MissingExtraError
 
 LEVELS = 5
-SMALLEST_ANCHOR = 0.05
-"""Share of the image's sides of an anchor of the finest level; each level doubles it, as in transformers."""
+EDGE = 0.01
+"""Anchors with a centre or a side nearer to 0 or 1 are not used."""
+CANDIDATES = 10_000
+"""The best pairs of a query and a class that are compared with each other."""
 PROPOSAL_OVERLAPS, QUERY_OVERLAP = (0.3, 0.7), 0.6
 """From the higher IoU with an object on, an anchor or a query is its; below the lower one an anchor is background."""
 PRIOR = 0.01
@@ -71,92 +74,133 @@ class DetrHead(nn.Module):
         """`classes`: without a background. MissingExtraError without transformers."""
         super().__init__()
         try:
-            from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+            from transformers.models.deformable_detr import modeling_deformable_detr as library
         except ImportError:
             raise MissingExtraError("transformers", "lang") from None
         self.config, self.classes = config, classes
-        channels = config.channels
-        make, make_unused = cast(Any, DeformableDetrConfig), cast(Any, ResNetConfig)
-        unused = make_unused(
-            embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", out_features=["stage1"]
-        )
-        own = make(
-            backbone_config=unused, num_labels=classes, d_model=channels, num_feature_levels=LEVELS,
-            encoder_layers=config.layers, decoder_layers=config.layers, num_queries=config.queries,
-            encoder_ffn_dim=config.hidden, decoder_ffn_dim=config.hidden, dropout=0.0,
-            two_stage=True, two_stage_num_proposals=config.queries, with_box_refine=True, auxiliary_loss=True,
-            encoder_attention_heads=8, decoder_attention_heads=8, disable_custom_kernels=True,
-        )  # fmt: skip
-        self.model: Any = DeformableDetrForObjectDetection(own)
-        self.model.model.backbone = _Pyramid(width, channels)
-        self.model.model.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, channels, 1), nn.GroupNorm(channels // 8, channels))
-            for _ in range(LEVELS)
-        )
-        self.model.loss_function = self._remember
-        for embed in (*self.model.class_embed, *self.model.model.decoder.class_embed):
-            nn.init.constant_(embed.bias, -math.log((1 - PRIOR) / PRIOR))
-        self._predicted: list[tuple[Tensor, Tensor]] = []
-
-    def _remember(self, *arguments: Any, **rest: Any) -> tuple[Tensor, dict[str, Tensor], None]:
-        """Instead of transformers' loss: take the scores and boxes of all decoder layers."""
-        classes, boxes = arguments[5], arguments[6]
-        self._predicted = list(zip(classes, boxes, strict=True))
-        return classes.sum() * 0, {}, None
+        channels, own = config.channels, _library_config(config, classes)
+        self.pyramid = DetaPyramid(width, channels)
+        self.level_embed = nn.Parameter(torch.randn(LEVELS, channels))
+        parts = cast(Any, library)
+        self.positions = parts.DeformableDetrSinePositionEmbedding(channels // 2, normalize=True)
+        self.encoder, self.decoder = parts.DeformableDetrEncoder(own), parts.DeformableDetrDecoder(own)
+        self.proposal = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
+        self.from_box = nn.Sequential(nn.Linear(2 * channels, 2 * channels), nn.LayerNorm(2 * channels))
+        self.from_patch = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
+        stages = range(config.layers + 1)  # the last one is that of the proposals
+        self.class_embed = nn.ModuleList(nn.Linear(channels, classes) for _ in stages)
+        self.decoder.bbox_embed = nn.ModuleList(_box_mlp(channels) for _ in stages)
+        for embed in self.class_embed:
+            nn.init.constant_(cast(nn.Linear, embed).bias, -math.log((1 - PRIOR) / PRIOR))
 
     def forward(
-        self, features: Float[Tensor, "B h w D"], targets: list[dict[str, Tensor]] | None = None
+        self,
+        features: Float[Tensor, "B h w D"],
+        targets: list[dict[str, Tensor]] | None = None,
+        inside: Sequence[tuple[int, int]] | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """Return scores (B, Q, K), before the sigmoid, and boxes (B, Q, 4), from 0 to 1; in training also the losses.
 
-        Boxes of targets are in the head's own pixels: a patch has 16 by 16.
+        Boxes of targets, and `inside`, heights and widths of images that do not fill their maps, are in the head's own
+        pixels: a patch has 16 by 16.
         """
-        output = self.model(features.permute(0, 3, 1, 2), labels=[] if targets is not None else None)
-        predictions = output.logits, output.pred_boxes
+        tokens = self._encode(features, inside)
+        proposals = self._propose(tokens)
+        layers = self._decode(tokens, proposals)
         if targets is None:
-            return predictions, {}
+            return layers[-1], {}
         sides = torch.tensor([features.shape[2], features.shape[1]] * 2, device=features.device) * PATCH
         truth = [(to_centers(each["boxes"] / sides), each["labels"] - 1) for each in targets]
-        layers, self._predicted = self._predicted, []
         pairs = [
             assign(to_corners(each), to_corners(boxes), QUERY_OVERLAP, self.config.matches)
-            for each, (boxes, _) in zip(output.init_reference_points, truth, strict=True)
+            for each, (boxes, _) in zip(proposals.references, truth, strict=True)
         ]
         total: dict[str, Tensor] = {}
         for scores, boxes in layers:
             for name, value in _losses(scores, boxes, truth, pairs, torch.ones_like(scores[..., 0])).items():
                 total[name] = total.get(name, 0) + value
-        return predictions, {**total, **self._proposal_losses(output, truth, features.shape[1:3])}
+        return layers[-1], {**total, **_proposal_losses(proposals, truth, self.config.matches)}
 
-    def _proposal_losses(
-        self, output: Any, truth: list[tuple[Tensor, Tensor]], grid: Sequence[int]
-    ) -> dict[str, Tensor]:
-        """The first stage: whether an anchor is of any object, and its box."""
-        boxes, scores = output.enc_outputs_coord_logits.sigmoid(), output.enc_outputs_class[..., :1]
-        own = to_corners(anchors(self.model.model.backbone.sizes(grid)).to(boxes.device))
-        low, high = PROPOSAL_OVERLAPS
-        pairs = [assign(own, to_corners(each), high, self.config.matches) for each, _ in truth]
-        counted = torch.stack([_is_clear(own, to_corners(each), low) for each, _ in truth])
-        for row, (index, _) in enumerate(pairs):
-            counted[row, index] = 1.0
-        counted = counted * output.enc_outputs_coord_logits.isfinite().all(-1)
-        agnostic = [(each, torch.zeros_like(labels)) for each, labels in truth]
-        losses = _losses(scores, boxes, agnostic, pairs, counted)
-        return {f"proposal_{name}": value for name, value in losses.items()}
+    def _encode(self, features: Tensor, inside: Sequence[tuple[int, int]] | None) -> _Tokens:
+        """The pyramid's patches, after the encoder."""
+        levels = self.pyramid(features)
+        pixels = features.new_ones(len(features), features.shape[1] * PATCH, features.shape[2] * PATCH)
+        for row, (height, width) in enumerate(inside or ()):
+            pixels[row, height:], pixels[row, :, width:] = 0, 0
+        masks = [F.interpolate(pixels[None], level.shape[-2:])[0].bool() for level in levels]
+        positions = [
+            self.positions(shape=level.shape, device=level.device, dtype=torch.float32, mask=mask).to(level.dtype)
+            for level, mask in zip(levels, masks, strict=True)
+        ]
+        sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        shapes = torch.tensor(sizes, device=features.device)
+        covered = torch.stack([torch.stack([each[:, :, 0].sum(1), each[:, 0].sum(1)], dim=-1) for each in masks], dim=1)
+        where = _Where(
+            sizes=sizes,
+            shapes=shapes,
+            starts=torch.cat([shapes.new_zeros(1), shapes.prod(dim=1).cumsum(0)[:-1]]),
+            is_inside=torch.cat([each.flatten(1) for each in masks], dim=1),
+            covered=covered.float(),
+        )
+        embedded = [each + own[:, None, None] for each, own in zip(positions, self.level_embed, strict=True)]
+        memory = self.encoder(
+            inputs_embeds=_flat(levels), attention_mask=where.is_inside, spatial_position_embeddings=_flat(embedded),
+            **where.arguments(),
+        ).last_hidden_state  # fmt: skip
+        return _Tokens(memory, where)
+
+    def _propose(self, tokens: _Tokens) -> _Proposals:
+        """The first stage: every patch proposes a box, and the best become queries."""
+        own = anchors(tokens.where.sizes, tokens.where.covered)
+        usable = ((own > EDGE) & (own < 1 - EDGE)).all(dim=-1) & tokens.where.is_inside
+        patches = self.proposal(tokens.memory * usable[..., None])
+        scores = self.class_embed[-1](patches)[..., :1]
+        logits = self.decoder.bbox_embed[-1](patches) + own.logit().masked_fill(~usable[..., None], torch.inf)
+        boxes = to_corners(logits.detach().float().sigmoid()).clamp(0, 1)
+        level = torch.repeat_interleave(torch.arange(LEVELS, device=own.device), tokens.where.shapes.prod(dim=1))
+        best = torch.stack(
+            [
+                choose_proposals(each, score, level, self.config.queries)
+                for each, score in zip(boxes, scores.detach()[..., 0], strict=True)
+            ]
+        )
+        rows = torch.arange(len(best), device=best.device)[:, None]
+        chosen = logits.detach()[rows, best]
+        queries, target = self.from_box(sine_embedding(chosen.sigmoid(), self.config.channels // 2)).chunk(2, dim=-1)
+        target = target + self.from_patch(patches.detach()[rows, best])
+        return _Proposals(scores, logits, own, chosen.sigmoid(), queries, target)
+
+    def _decode(self, tokens: _Tokens, proposals: _Proposals) -> list[tuple[Tensor, Tensor]]:
+        """The second stage: scores and boxes of the queries after each layer."""
+        decoded = self.decoder(
+            inputs_embeds=proposals.targets, object_queries_position_embeddings=proposals.queries,
+            encoder_hidden_states=tokens.memory, encoder_attention_mask=tokens.where.is_inside,
+            reference_points=proposals.references, **tokens.where.arguments(),
+        )  # fmt: skip
+        hidden, refined = decoded.intermediate_hidden_states, decoded.intermediate_reference_points  # (B, L, Q, …)
+        layers = []
+        for number in range(self.config.layers):
+            before = refined[:, number - 1] if number else proposals.references
+            box = self.decoder.bbox_embed[number](hidden[:, number]) + before.logit(eps=1e-5)
+            layers.append((self.class_embed[number](hidden[:, number]), box.sigmoid()))
+        return layers
 
     @torch.no_grad()
-    def detect(self, features: Float[Tensor, "B h w D"], sizes: Sequence[tuple[int, int]]) -> list[Detected]:
-        """Detect objects in images that are stored with these heights and widths."""
-        (scores, boxes), _ = self(features)
+    def detect(
+        self,
+        features: Float[Tensor, "B h w D"],
+        sizes: Sequence[tuple[int, int]],
+        inside: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Detected]:
+        """Detect objects in images that are stored with these heights and widths; `inside`: see `forward`."""
+        (scores, boxes), _ = self(features, inside=inside)
         results = []
         images = zip(scores.float().sigmoid(), to_corners(boxes.float()), sizes, strict=True)
         for own, corners, (height, width) in images:
-            count = min(10 * self.config.most, own.numel())
-            best, index = own.flatten().topk(count)
+            best, index = own.flatten().topk(min(CANDIDATES, own.numel()))
             query, label = index // self.classes, index % self.classes
-            pixels = (corners[query] * torch.tensor([width, height] * 2, device=own.device)).clamp_min(0)
             limit = torch.tensor([width, height] * 2, device=own.device)
-            pixels, config = torch.minimum(pixels, limit), self.config
+            pixels, config = torch.minimum((corners[query] * limit).clamp_min(0), limit), self.config
             rows, lowered = suppress(pixels, best, label, config.overlap, config.soft, config.least_score)
             rows, lowered = rows[: config.most].cpu(), lowered[: config.most].cpu()
             labels = label.cpu()[rows] + 1
@@ -164,32 +208,97 @@ class DetrHead(nn.Module):
         return results
 
 
-class _Pyramid(nn.Module):
-    """Stands for transformers' backbone: a map (B, D, h, w) to the levels of a pyramid, with their masks."""
+@dataclass(frozen=True)
+class _Where:
+    """Where patches of a pyramid are, as transformers' layers take it."""
 
-    def __init__(self, width: int, channels: int) -> None:
-        super().__init__()
-        self.pyramid = SimplePyramid(width, channels)
+    sizes: list[tuple[int, int]]
+    shapes: Tensor
+    """The same as a tensor, (L, 2)."""
+    starts: Tensor
+    """Index of each level's first patch, (L,)."""
+    is_inside: Tensor
+    """Whether a patch is in the image, rather than in its padding, (B, N)."""
+    covered: Tensor
+    """Rows and columns of each level that the image covers, (B, L, 2)."""
 
-    def forward(self, maps: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        levels = self.pyramid(maps.permute(0, 2, 3, 1)).values()
-        return [(level, level.new_ones(len(level), *level.shape[-2:], dtype=torch.bool)) for level in levels]
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that the encoder and the decoder share."""
+        return {
+            "spatial_shapes": self.shapes,
+            "spatial_shapes_list": self.sizes,
+            "level_start_index": self.starts,
+            "valid_ratios": (self.covered / self.shapes).flip(-1),
+        }
 
-    def sizes(self, grid: Sequence[int]) -> list[tuple[int, int]]:
-        """Height and width of each level of a grid of patches."""
-        h, w = grid
-        half = -(-h // 2), -(-w // 2)
-        return [(4 * h, 4 * w), (2 * h, 2 * w), (h, w), half, (-(-half[0] // 2), -(-half[1] // 2))]
+
+@dataclass(frozen=True)
+class _Tokens:
+    memory: Tensor
+    """The patches of all levels, (B, N, C)."""
+    where: _Where
 
 
-def anchors(sizes: Sequence[tuple[int, int]]) -> Float[Tensor, "N 4"]:
-    """Return the boxes (x, y of the centre, width, height, from 0 to 1) that the patches of levels propose from."""
-    boxes = []
-    for level, (h, w) in enumerate(sizes):
-        y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
-        side = torch.full_like(x, SMALLEST_ANCHOR * 2.0**level)
-        boxes.append(torch.stack([x, y, side, side], dim=-1).flatten(0, 1))
-    return torch.cat(boxes)
+@dataclass(frozen=True)
+class _Proposals:
+    scores: Tensor
+    """Of any object, for each patch, (B, N, 1)."""
+    logits: Tensor
+    """Of the patches' boxes, infinite if they count for nothing, (B, N, 4)."""
+    anchors: Tensor
+    """(B, N, 4)."""
+    references: Tensor
+    """The boxes of the best, (B, Q, 4)."""
+    queries: Tensor
+    targets: Tensor
+    """What the decoder begins with, (B, Q, C)."""
+
+
+def _library_config(config: DetrHeadConfig, classes: int) -> Any:
+    from transformers import DeformableDetrConfig
+
+    make = cast(Any, DeformableDetrConfig)
+    return make(
+        num_labels=classes, d_model=config.channels, num_feature_levels=LEVELS, num_queries=config.queries,
+        encoder_layers=config.layers, decoder_layers=config.layers, encoder_ffn_dim=config.hidden,
+        decoder_ffn_dim=config.hidden, dropout=0.0, encoder_attention_heads=8, decoder_attention_heads=8,
+        two_stage=True, with_box_refine=True, disable_custom_kernels=True,
+    )  # fmt: skip
+
+
+def _box_mlp(channels: int) -> nn.Sequential:
+    """Three layers that give no change of a box at first."""
+    last = nn.Linear(channels, 4)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU(), last)
+
+
+def _flat(levels: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, h, w) to their patches (B, N, C)."""
+    return torch.cat([each.flatten(2).transpose(1, 2) for each in levels], dim=1)
+
+
+def sine_embedding(values: Float[Tensor, "B Q 4"], size: int) -> Float[Tensor, "B Q E"]:
+    """Return each of the values, from 0 to 1, as `size` sines and cosines."""
+    step = torch.arange(size, dtype=torch.float32, device=values.device)
+    angles = values.float()[..., None] * 2 * math.pi / 10_000 ** (2 * (step // 2) / size)
+    return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(2).to(values.dtype)
+
+
+def _proposal_losses(proposals: _Proposals, truth: list[tuple[Tensor, Tensor]], most: int) -> dict[str, Tensor]:
+    """The first stage: whether an anchor is of any object, and its box."""
+    low, high = PROPOSAL_OVERLAPS
+    pairs, counted = [], proposals.logits.isfinite().all(-1).float()
+    for row, (own, (boxes, _)) in enumerate(zip(to_corners(proposals.anchors), truth, strict=True)):
+        index, objects = assign(own, to_corners(boxes), high, most)
+        clear = _is_clear(own, to_corners(boxes), low)
+        clear[index] = 1.0
+        counted[row] *= clear
+        pairs.append((index, objects))
+    agnostic = [(each, torch.zeros_like(labels)) for each, labels in truth]
+    losses = _losses(proposals.scores, proposals.logits.sigmoid(), agnostic, pairs, counted)
+    return {f"proposal_{name}": value for name, value in losses.items()}
 
 
 def assign(

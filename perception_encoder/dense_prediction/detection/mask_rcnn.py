@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from perception_encoder.datasets.instances import Instances, InstanceSet
 from perception_encoder.dense_prediction.detection.federated import federate
+from perception_encoder.dense_prediction.detection.vitdet_heads import EPS, vitdet_settings
 from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePyramid
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
@@ -46,6 +47,8 @@ class DetectorHeadConfig:
     """Detections of an image; by default as many as count: 100, in LVIS 300."""
     federated: int | None = None
     """Classes that a batch is learned from, with sigmoids, for LVIS (50 in ViTDet); None: all, with a softmax."""
+    vitdet: bool = False
+    """ViTDet's deeper heads with layer norms, as the paper's; `hidden` is then that of one layer."""
 
     def __post_init__(self) -> None:
         if min(self.channels, self.hidden, self.regions, 1 if self.most is None else self.most) < 1:
@@ -92,59 +95,55 @@ class Detector(nn.Module):
         super().__init__()
         try:
             from torchvision.models.detection import FasterRCNN, MaskRCNN
-            from torchvision.models.detection.anchor_utils import AnchorGenerator
-            from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-            from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-            from torchvision.ops import MultiScaleRoIAlign
         except ImportError:
             raise MissingExtraError("torchvision", "eval") from None
         self.masks, self.regions = masks, config.regions
-        channels, levels = config.channels, [str(number) for number in range(len(SCALES))]
+        levels = [str(number) for number in range(len(SCALES))]
         least_score, most = config.limits(lvis)
         strides = [PATCH / scale for scale in (*SCALES, SCALES[-1] / 2)]
-        settings: dict[str, Any] = {
-            "backbone": SimplePyramid(width, channels),
-            "rpn_anchor_generator": AnchorGenerator(
-                tuple((int(8 * stride),) for stride in strides), ((0.5, 1.0, 2.0),) * len(strides)
-            ),
-            "box_roi_pool": MultiScaleRoIAlign(levels, 7, 2),
-            "box_head": TwoMLPHead(channels * 7**2, config.hidden),
-            "box_predictor": FastRCNNPredictor(config.hidden, classes + 1),
+        make, eps = (vitdet_settings, EPS) if config.vitdet else (_usual_settings, 1e-5)
+        settings = make(config.channels, config.hidden, classes, masks, levels, strides) | {
+            "backbone": SimplePyramid(width, config.channels, eps),
             "box_batch_size_per_image": config.regions,
             "box_score_thresh": least_score,
             "box_detections_per_img": most,
         }
-        if masks:
-            settings["mask_roi_pool"] = MultiScaleRoIAlign(levels, 14, 2)
-            settings["mask_head"] = MaskRCNNHeads(channels, (channels,) * 4, 1)
-            settings["mask_predictor"] = MaskRCNNPredictor(channels, channels, classes + 1)
         self.model: Any = MaskRCNN(**settings) if masks else FasterRCNN(**settings)
         if config.federated is not None:
             federate(self.model.roi_heads, classes, config.federated)
 
     def forward(
-        self, features: Tensor, targets: list[dict[str, Tensor]] | None = None
+        self,
+        features: Tensor,
+        targets: list[dict[str, Tensor]] | None = None,
+        inside: Sequence[tuple[int, int]] | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Return detections, in pixels of which a patch has 16 by 16, and in training the losses."""
+        """Return detections, in pixels of which a patch has 16 by 16, and in training the losses.
+
+        `inside`: heights and widths, in these pixels, of images that do not fill their maps.
+        """
         from torchvision.models.detection.image_list import ImageList
 
         size = _pixels(features)
-        images = ImageList(features.new_zeros(1).expand(len(features), 3, *size), [size] * len(features))
+        sizes = [size] * len(features) if inside is None else list(inside)
+        images = ImageList(features.new_zeros(1).expand(len(features), 3, *size), sizes)
         maps = self.model.backbone(features)
         proposals, proposing = self.model.rpn(images, maps, targets)
         detections, losses = self.model.roi_heads(maps, proposals, images.image_sizes, targets)
         return detections, {**proposing, **losses}
 
     @torch.no_grad()
-    def detect(self, features: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detected]:
-        """Detect objects in images that are stored with these heights and widths."""
+    def detect(
+        self, features: Tensor, sizes: Sequence[tuple[int, int]], inside: Sequence[tuple[int, int]] | None = None
+    ) -> list[Detected]:
+        """Detect objects in images that are stored with these heights and widths; `inside`: see `forward`."""
         from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-        detections, _ = self(features)
-        encoded = _pixels(features)
+        detections, _ = self(features, inside=inside)
+        encoded = inside or [_pixels(features)] * len(sizes)
         results = []
-        for each, (height, width) in zip(detections, sizes, strict=True):
-            boxes = each["boxes"].float().cpu() * _scale(encoded, (height, width))
+        for each, own, (height, width) in zip(detections, encoded, sizes, strict=True):
+            boxes = each["boxes"].float().cpu() * _scale(own, (height, width))
             masks = None
             if "masks" in each:
                 pasted = paste_masks_in_image(each["masks"].float().cpu(), boxes, (height, width))[:, 0]
@@ -152,6 +151,30 @@ class Detector(nn.Module):
             labels, scores = each["labels"].cpu().numpy(), each["scores"].float().cpu().numpy()
             results.append(Detected(boxes.numpy(), labels, scores, masks))
         return results
+
+
+def _usual_settings(
+    channels: int, hidden: int, classes: int, masks: bool, levels: Sequence[str], strides: Sequence[float]
+) -> dict[str, Any]:
+    """The arguments of torchvision's `MaskRCNN` that make its usual heads."""
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+    from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+    from torchvision.ops import MultiScaleRoIAlign
+
+    settings: dict[str, Any] = {
+        "rpn_anchor_generator": AnchorGenerator(
+            tuple((int(8 * stride),) for stride in strides), ((0.5, 1.0, 2.0),) * len(strides)
+        ),
+        "box_roi_pool": MultiScaleRoIAlign(list(levels), 7, 2),
+        "box_head": TwoMLPHead(channels * 7**2, hidden),
+        "box_predictor": FastRCNNPredictor(hidden, classes + 1),
+    }
+    if masks:
+        settings["mask_roi_pool"] = MultiScaleRoIAlign(list(levels), 14, 2)
+        settings["mask_head"] = MaskRCNNHeads(channels, (channels,) * 4, 1)
+        settings["mask_predictor"] = MaskRCNNPredictor(channels, channels, classes + 1)
+    return settings
 
 
 def _pixels(features: Maps) -> tuple[int, int]:

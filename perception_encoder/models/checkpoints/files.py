@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import warnings
@@ -35,7 +36,7 @@ def read_checkpoint(path: Path, text_alone: bool = False) -> tuple[StateDict, di
                 state = {name: file.get_tensor(name) for name in shapes if name not in unread}
                 state |= {name: torch.empty(shapes[name], device="meta") for name in unread}
                 return _expand_rows(state), file.metadata() or {}
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # a trainer's options
             warnings.simplefilter("ignore")  # torch's guesses about damaged files
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:

@@ -107,7 +107,7 @@ def _projection_from_head(weight: Tensor, bias: Tensor) -> Tensor:
 
 def unwrap(state: object) -> StateDict:
     """Undo what trainers wrap around a state dict: a nesting level or two, a `module.` prefix."""
-    for key in ("state_dict", "weights"):
+    for key in ("state_dict", "weights", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict):

@@ -28,3 +28,13 @@ def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, 
         assert drawn.size == (64, 48)
     run = run_pe("detect", tmp_path / "photo.png", "--head", detector, "--score", "1", "-o", out)
     assert (run.status, run.stdout) == (0, "")
+
+
+def test_a_head_of_another_encoder_or_task(
+    run_pe: Callable[..., Run], detector: Path, depth_head: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "photo.png")
+    run = run_pe("detect", tmp_path / "photo.png", "--head", detector, "-m", "random:builtin", "-o", tmp_path / "out")
+    assert run.status == 2 and "belongs to PE-Core-N16-128, layer 11, with weights" in run.stderr
+    run = run_pe("detect", tmp_path / "photo.png", "--head", depth_head, "-o", tmp_path / "out")
+    assert run.status == 2 and "is a head for depth, not for detection" in run.stderr

@@ -9,6 +9,7 @@ from PIL import Image
 
 from perception_encoder.cli.dense.heads import find_files, predict_files
 from perception_encoder.errors import DataError
+from tests.clips import of_two_sizes
 
 
 def test_directories_are_listed_and_names_must_differ(tmp_path: Path) -> None:
@@ -29,3 +30,10 @@ def test_files_that_cannot_be_read_are_failures(tmp_path: Path) -> None:
     files = [tmp_path / "good.png", tmp_path / "bad.mp4", tmp_path / "missing.png"]
     count, failures = predict_files(files, tmp_path / "out", lambda image, name: image, 0)
     assert count == 1 and len(failures) == 2 and (tmp_path / "out" / "good.png").is_file()
+
+
+def test_a_video_whose_frame_size_changes_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "clip.h264").write_bytes(of_two_sizes((96, 64), (64, 48)))
+    count, (failure,) = predict_files([tmp_path / "clip.h264"], tmp_path / "out", lambda image, name: image, 0)
+    assert count == 0 and not (tmp_path / "out" / "clip.mp4").exists()
+    assert str(failure) == "clip.h264: frame 4 is of 64x48 pixels, the first of 96x64"

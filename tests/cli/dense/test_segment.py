@@ -43,6 +43,11 @@ def test_classes_by_a_head(run_pe: Callable[..., Run], square: Path, segmenter: 
     assert {each["name"] for each in regions} <= {"chair", "lamp"} and sum(each["area"] for each in regions) <= 120**2
 
 
+def test_a_head_of_another_encoder(run_pe: Callable[..., Run], square: Path, segmenter: Path, tmp_path: Path) -> None:
+    run = run_pe("segment", square, "--head", segmenter, "-m", "random:builtin", "-o", tmp_path / "out.png")
+    assert run.status == 2 and "belongs to PE-Core-N16-128, layer 11, with weights" in run.stderr
+
+
 def test_clear_errors(run_pe: Callable[..., Run], square: Path, tmp_path: Path) -> None:
     run = run_pe("segment", square, "--like", "130,5", "-o", tmp_path / "out.png")
     assert run.status == 2 and "--like is '130,5', which is not inside the image of 120x120 pixels" in run.stderr

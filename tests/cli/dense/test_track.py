@@ -12,6 +12,7 @@ from PIL import Image
 
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.preprocess.video_writing import write_video
+from tests.clips import of_two_sizes
 from tests.conftest import Run
 
 COUNT = 5
@@ -79,6 +80,35 @@ def test_boxes_and_points_of_a_video(run_pe: Callable[..., Run], clip: Path, tmp
     assert first[0]["bbox"] == pytest.approx([8, 16, 32, 32], abs=8) and len(masks_of(out / "clip")) == COUNT
 
 
+def test_an_object_that_leaves_the_video(run_pe: Callable[..., Run], tmp_path: Path) -> None:
+    frames, out = tmp_path / "leaving", tmp_path / "out"
+    frames.mkdir()
+    noise = np.random.default_rng(0).integers(0, 30, (96, 128, 3))
+    for number, left in enumerate((60, 75, 90, 105, 120, 140, 140)):
+        pixels = (np.array([20, 120, 30]) + noise).astype(np.uint8)
+        pixels[30:70, left : left + 40] = (220, 30, 30)
+        Image.fromarray(pixels).save(frames / f"{number}.png")
+    first = np.zeros((96, 128), np.uint8)
+    first[30:70, 60:100] = 1
+    Image.fromarray(first).save(tmp_path / "first.png")
+    run = run_pe("track", frames, "--mask", tmp_path / "first.png", "-o", out, "--short-side", 128, "--no-overlay")
+    assert run.status == 0 and run.stdout.startswith("1 object in 7 frames; 1 not in the last one")
+    areas = [
+        sum(one["area"] for one in each["objects"]) for each in json.loads((out / "leaving.json").read_text())["frames"]
+    ]
+    assert areas[1] > 1000 > areas[3] > areas[4] > 0 and areas[5:] == [0, 0]
+    assert not masks_of(out / "leaving")[-1].any()
+
+
+def test_a_video_whose_frame_size_changes(run_pe: Callable[..., Run], frames: Path, tmp_path: Path) -> None:
+    frame(2).resize((48, 32)).save(frames / "00012.png")
+    run = run_pe("track", frames, "--box", "4,12,44,52", "-o", tmp_path / "out", "--short-side", 64)
+    assert run.status == 2 and "frame 2: is of 48x32 pixels, the first frame of 96x64" in run.stderr
+    (tmp_path / "clip.h264").write_bytes(of_two_sizes((96, 64), (64, 48)))
+    run = run_pe("track", tmp_path / "clip.h264", "--box", "0,0,1,1", "-o", tmp_path / "out", "--short-side", 64)
+    assert run.status == 2 and "frame 4: is of 64x48 pixels, the first frame of 96x64" in run.stderr
+
+
 def test_clear_errors(run_pe: Callable[..., Run], clip: Path, tmp_path: Path) -> None:
     def error(*arguments: object) -> str:
         run = run_pe("track", *arguments, "-o", tmp_path / "out", "--short-side", 128)
@@ -88,6 +118,8 @@ def test_clear_errors(run_pe: Callable[..., Run], clip: Path, tmp_path: Path) ->
     assert "say what to follow: --mask FILE, or --box or --point" in error(clip)
     assert "--box is '1,2,3'; it must be LEFT,TOP,RIGHT,BOTTOM" in error(clip, "--box", "1,2,3")
     assert "not inside the image of 96x64 pixels" in error(clip, "--box", "10,10,200,50")
+    assert "--box is '-4,10,20,30', which is not inside the image" in error(clip, "--box=-4,10,20,30")
+    assert "an area" in error(clip, "--box", "10,10,10,50") and "an area" in error(clip, "--box", "50,10,10,50")
     Image.new("L", (96, 64)).save(tmp_path / "empty.png")
     assert "empty.png is empty: no pixel has an object's number" in error(clip, "--mask", tmp_path / "empty.png")
     Image.fromarray(mask()).resize((48, 32)).save(tmp_path / "small.png")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,11 +11,12 @@ from perception_encoder.dense_prediction.detection.detr import (
     LEVELS,
     DetrHead,
     DetrHeadConfig,
-    anchors,
     assign,
+    sine_embedding,
     to_centers,
     to_corners,
 )
+from perception_encoder.dense_prediction.detection.proposals import anchors
 from perception_encoder.errors import ConfigError
 
 SMALL = DetrHeadConfig(channels=32, layers=2, hidden=32, queries=20)
@@ -43,19 +46,39 @@ def test_an_object_has_several_boxes_and_at_least_its_best() -> None:
     assert len(assign(boxes, truth[:0], 0.6, 4)[0]) == 0
 
 
+def library() -> Any:
+    """transformers' own two-stage deformable DETR: DETA's first stage is the same but for the choice of the best."""
+    from transformers import DeformableDetrConfig, DeformableDetrModel, ResNetConfig
+
+    backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", out_features=["stage1"])
+    config = DeformableDetrConfig(
+        backbone_config=backbone, d_model=32, num_feature_levels=LEVELS, encoder_layers=1, decoder_layers=1,
+        two_stage=True, with_box_refine=True,
+    )  # fmt: skip
+    return DeformableDetrModel(config)
+
+
 def test_anchors_are_the_libraries() -> None:
     own = head().eval()
-    sizes = own.model.model.backbone.sizes((3, 5))
-    assert [
-        tuple(level.shape[-2:]) for level in own.model.model.backbone.pyramid(torch.rand(1, 3, 5, 16)).values()
-    ] == sizes
-    assert len(sizes) == LEVELS
+    sizes = own.pyramid.sizes((3, 5))
+    assert [tuple(level.shape[-2:]) for level in own.pyramid(torch.rand(1, 3, 5, 16))] == sizes
+    assert len(sizes) == LEVELS and sizes[:3] == [(6, 10), (3, 5), (2, 3)]
     count = sum(h * w for h, w in sizes)
-    _, logits = own.model.model.gen_encoder_output_proposals(
-        torch.rand(1, count, 32), torch.zeros(1, count, dtype=torch.bool), sizes
-    )
+    padding = torch.zeros(1, count, dtype=torch.bool)
+    padding[0, 3:10] = True  # of the first level's columns the first three are inside
+    for row in range(1, 6):
+        padding[0, 10 * row + 3 : 10 * row + 10] = True
+    _, logits = library().gen_encoder_output_proposals(torch.rand(1, count, 32), padding, sizes)
     inside = logits[0].isfinite().all(dim=1)
-    assert torch.allclose(logits[0][inside].sigmoid(), anchors(sizes)[inside], atol=1e-5)
+    covered = torch.tensor([[[6, 3], *sizes[1:]]], dtype=torch.float32)
+    assert torch.allclose(logits[0][inside].sigmoid(), anchors(sizes, covered)[0, inside], atol=1e-5)
+    assert torch.equal(anchors(sizes)[0, 60:], anchors(sizes, covered)[0, 60:])
+
+
+def test_the_embedding_of_boxes_is_the_libraries() -> None:
+    boxes = torch.rand(2, 3, 4)
+    expected = library().get_proposal_pos_embed(boxes.logit())
+    assert torch.allclose(sine_embedding(boxes, 16), expected, atol=1e-4)
 
 
 def test_boxes_there_and_back() -> None:
@@ -71,7 +94,6 @@ def test_all_weights_are_trained() -> None:
     assert all(each.isfinite() for each in losses.values())
     sum(losses.values(), torch.zeros(())).backward()
     assert not [name for name, each in own.named_parameters() if each.grad is None]
-    assert not own._predicted
 
 
 def test_an_image_is_learned() -> None:
@@ -90,6 +112,25 @@ def test_an_image_is_learned() -> None:
         assert box == pytest.approx(expected[int(label)].numpy(), abs=8)
     assert first.scores[1] > 2 * first.scores[2] and len(second.boxes) <= 100
     assert second.scores[:1].max(initial=0) < first.scores[1]
+
+
+def test_an_image_that_does_not_fill_its_map() -> None:
+    """What lies in the padding has no effect, and boxes are those of the image alone."""
+    own = head().eval()
+    features = torch.randn(1, 4, 6, 16, generator=torch.Generator().manual_seed(0))
+    changed = features.clone()
+    changed[:, :, 4:] = 5.0
+    sizes, inside = [(64, 64)], [(64, 64)]
+    with torch.no_grad():
+        (scores, boxes), _ = own(features, inside=inside)
+        (other, others), _ = own(features)
+    assert not torch.allclose(boxes, others, atol=1e-3) and scores.shape == other.shape
+    own.pyramid.project[3][0].weight.data.zero_()  # the coarse levels' kernels reach beyond the edge
+    own.pyramid.project[4][0].weight.data.zero_()
+    for each in own.pyramid.project:
+        each[1] = torch.nn.Identity()  # and its norms are over the whole map
+    first, second = own.detect(features, sizes, inside)[0], own.detect(changed, sizes, inside)[0]
+    assert torch.allclose(torch.from_numpy(first.scores), torch.from_numpy(second.scores), atol=1e-5)
 
 
 def test_bad_sizes() -> None:

@@ -166,3 +166,28 @@ def test_lvis_looks_only_where_categories_were_looked_for(kind) -> None:
     assert "box APf" not in {each.metric for each in measured.scores("box", ["1", "2"])}
     truth["images"][1]["neg_category_ids"] = [1]  # somebody did
     assert average_precision(truth, results, kind, lvis=True).values["APr"] == pytest.approx(0.5)
+
+
+def test_crowds_and_classes_without_objects() -> None:
+    """Detections in a crowd neither count nor hurt; a class without objects is not scored, one that is missed is 0."""
+    boxes = {1: [2.0, 2.0, 20.0, 20.0], 2: [30.0, 30.0, 20.0, 20.0]}
+    truth = {
+        "images": [{"id": 1, "width": SIDE, "height": SIDE}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": boxes[1], "area": 400, "iscrowd": 0},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": boxes[2], "area": 400, "iscrowd": 1},
+        ],
+        "categories": [{"id": number, "name": str(number)} for number in (1, 2, 3)],
+    }
+    right = {"image_id": 1, "category_id": 1, "bbox": boxes[1], "score": 0.5}
+    in_crowd = {**right, "bbox": [31.0, 31.0, 8.0, 8.0], "score": 0.9}
+    foreign = {**right, "category_id": 3, "score": 0.9}
+
+    def precision(*results: dict[str, Any]) -> float:
+        return average_precision(truth, results, "bbox", resamples=0).values["AP"]
+
+    assert precision(right, in_crowd, {**in_crowd, "score": 0.8}, foreign) == pytest.approx(1)
+    truth["annotations"][1]["iscrowd"] = 0
+    assert precision(right, in_crowd) < 1
+    truth["annotations"][1] |= {"category_id": 2}
+    assert precision(right) == pytest.approx(0.5)

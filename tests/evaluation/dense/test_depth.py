@@ -36,6 +36,10 @@ def test_results_by_hand() -> None:
     assert result["RMSE"] == pytest.approx(1) and result["abs rel"] == pytest.approx((1 / 2 + 1 / 4) / 2)
     assert [result[f"delta{n}"] for n in (1, 2, 3)] == [0, 0.5, 0.5]  # ratios 2 and 1.25; the bound is not within
     assert depth_errors("a", truth, truth, DepthProtocol())["delta1"] == 1
+    holes = np.array([[2.0, 4.0, np.nan, np.inf]])
+    assert depth_errors("a", guess, holes, DepthProtocol()) == result
+    with pytest.raises(InputError, match=r"a: no pixel has a known depth of 0\.001 to 10 m"):
+        depth_errors("a", guess, np.array([[0.0, np.nan, np.inf, 20.0]]), DepthProtocol())
 
 
 def test_the_eigen_crop_is_that_of_published_results() -> None:

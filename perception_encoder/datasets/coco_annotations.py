@@ -1,0 +1,284 @@
+"""Annotations in COCO's format or LVIS's, checked as a whole: all that is wrong with a file is listed at once."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.formats.entries import are_numbers, is_integer, quoted, read_json
+from perception_encoder.preprocess.image import MAX_PIXELS
+
+logger = logging.getLogger(__name__)
+
+LISTED, ROOM = 10, 700
+"""The most problems of a file that an error lists, and the characters that they may take."""
+BEYOND = 1.0
+"""Pixels by which a box may reach beyond its image without a warning, as some of COCO's do."""
+
+Find = Callable[[dict[str, Any]], Iterable[str]]
+"""An entry to what is wrong with it."""
+
+
+@dataclass
+class Problems:
+    """What is wrong with a file, collected."""
+
+    file: Path
+    texts: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        """Add a problem, in one line."""
+        self.texts.append(text)
+
+    def check(self) -> None:
+        """Raise DataError, with the first problems and the number of the rest, if there are any."""
+        if not self.texts:
+            return
+        listed, room = list[str](), ROOM
+        for text in self.texts[:LISTED]:
+            room -= len(text)
+            if room < 0 and listed:
+                break
+            listed.append(text)
+        if len(self.texts) == 1:
+            raise DataError(f"{self.file}: {listed[0]}")
+        rest = len(self.texts) - len(listed)
+        lines = [f"{self.file} has {len(self.texts)} problems:", *listed, *([f"and {rest} more"] if rest else [])]
+        raise DataError("\n  ".join(lines))
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The content of a file."""
+
+    records: tuple[dict[str, Any], ...]
+    """The images' entries, ascending by id."""
+    keys: tuple[str, ...]
+    """Their file names."""
+    objects: dict[int, list[dict[str, Any]]]
+    """The annotations, by the image's id."""
+    categories: tuple[dict[str, Any], ...]
+    """Ascending by id."""
+
+
+def read_annotations(file: Path) -> dict[str, Any]:
+    """Read a file's JSON, unchecked; DataError if it is not an object."""
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{file} cannot be read as annotations in COCO's format: it is {quoted(content)}, not an object"
+        )
+    return content
+
+
+def check_annotations(content: Mapping[str, Any], problems: Problems) -> Annotations:
+    """Check the images, categories and annotations of a file, and return those without problems."""
+    records, images = _sound(content, "images", problems, _image_problems, lambda each: f" ({_name(each)})")
+    categories, numbers = _sound(content, "categories", problems, lambda each: ())
+    known = {record["id"]: record for record in records}
+    objects, ids = _sound(
+        content,
+        "annotations",
+        problems,
+        lambda each: _object_problems(each, known, images, numbers),
+        lambda each: f" of {_name(known[each['image_id']])}" if _owner(each) in known else "",
+        optional_id=True,
+    )
+    bare = [each for each in objects if each.get("id") is None]
+    if ids and bare:
+        problems.add(f"`id` is missing in {len(bare)} annotations, and not in others")
+    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for each in objects:
+        by_image[each["image_id"]].append(each)
+    records.sort(key=lambda record: record["id"])
+    categories.sort(key=lambda category: category["id"])
+    return Annotations(tuple(records), tuple(map(file_name, records)), dict(by_image), tuple(categories))
+
+
+def file_name(image: Mapping[str, Any]) -> str:
+    """Return the path of an image below the directories that hold images; LVIS has it as the end of an address."""
+    return str(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]))
+
+
+def has_area(annotation: Mapping[str, Any]) -> bool:
+    """Return whether a box has a width and a height."""
+    return min(annotation["bbox"][2:]) > 0
+
+
+def overlaps_image(box: Sequence[float], height: int, width: int) -> bool:
+    """Return whether a part of a box lies inside the image."""
+    left, top, wide, high = box
+    return left < width and top < height and left + wide > 0 and top + high > 0
+
+
+def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Decode COCO's polygons or run lengths, plain or compressed, as bool (H, W).
+
+    ValueError or RuntimeError if that fails, MissingExtraError without faster-coco-eval.
+    """
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError:
+        raise MissingExtraError("faster-coco-eval", "eval") from None
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+        runs: Any = segmentation
+    elif isinstance(segmentation, dict):
+        runs = mask.frPyObjects(segmentation, height, width)
+    else:
+        runs = mask.merge(mask.frPyObjects(segmentation, height, width))
+    return np.asarray(mask.decode(runs), dtype=bool)
+
+
+def _sound(
+    content: Mapping[str, Any],
+    name: str,
+    problems: Problems,
+    find: Find,
+    label: Callable[[dict[str, Any]], str] = lambda each: "",
+    optional_id: bool = False,
+) -> tuple[list[dict[str, Any]], set[int]]:
+    """Return a list's entries without problems, and the ids of all; problems of the others are added.
+
+    `label`: tells which entry it is, besides its number.
+    """
+    entries, sound, ids = content.get(name), list[dict[str, Any]](), set[int]()
+    if not isinstance(entries, list):
+        problems.add(f"`{name}` is {quoted(entries)}; it must be a list of objects")
+        return sound, ids
+    for index, each in enumerate(entries):
+        if not isinstance(each, dict):
+            problems.add(f"{name}[{index}] is {quoted(each)}; it must be an object")
+            continue
+        texts, own = list(find(each)), each.get("id")
+        if own is not None or not optional_id:
+            if not is_integer(own):
+                texts.insert(0, f"`id` is {quoted(own)}; it must be an integer of at least 0")
+            elif own in ids:
+                texts.insert(0, f"`id` is {own}, which an entry before has as well")
+            else:
+                ids.add(own)
+        for text in texts:
+            problems.add(f"{name}[{index}]{label(each)}: {text}")
+        if not texts:
+            sound.append(each)
+    return sound, ids
+
+
+def _name(image: Mapping[str, Any]) -> str:
+    """Return an image's name for an error, short whatever it is."""
+    name = image.get("file_name") or image.get("coco_url")
+    return (name if len(name) <= 60 else f"{name[:28]}…{name[-28:]}") if isinstance(name, str) else "without a name"
+
+
+def _owner(annotation: Mapping[str, Any]) -> int | None:
+    """Return the id of an annotation's image, if it is one."""
+    image = annotation.get("image_id")
+    return image if is_integer(image) else None
+
+
+def _image_problems(image: dict[str, Any]) -> Iterator[str]:
+    name = "file_name" if image.get("file_name") or not image.get("coco_url") else "coco_url"
+    if not isinstance(image.get(name), str) or not image[name]:
+        yield f"`{name}` is {quoted(image.get(name))}; it must be a text that is not empty"
+    wrong = [side for side in ("width", "height") if not is_integer(image.get(side), 1)]
+    for side in wrong:
+        yield f"`{side}` is {quoted(image.get(side))}; it must be an integer of at least 1"
+    if not wrong and image["width"] * image["height"] > MAX_PIXELS:
+        yield f"has {quoted(image['width'])} x {quoted(image['height'])} pixels; the limit is {MAX_PIXELS:,}"
+    for name in ("neg_category_ids", "not_exhaustive_category_ids"):
+        if name in image and not are_numbers(image[name]):
+            yield f"`{name}` is {quoted(image[name])}; it must be a list of integers"
+
+
+def _object_problems(
+    annotation: dict[str, Any],
+    known: Mapping[int, dict[str, Any]],
+    images: Collection[int],
+    categories: Collection[int],
+) -> Iterator[str]:
+    """`known`: images without problems; `images`: the ids of all."""
+    for name, ids, owner in (("image_id", images, "image"), ("category_id", categories, "category")):
+        value = annotation.get(name)
+        if not is_integer(value):
+            yield f"`{name}` is {quoted(value)}; it must be an integer of at least 0"
+        elif value not in ids:
+            yield f"`{name}` is {quoted(value)}, and no {owner} has this id"
+    image = known.get(owner_id) if (owner_id := _owner(annotation)) is not None else None
+    size = None if image is None else (image["height"], image["width"])
+    yield from _box_problems(annotation.get("bbox"), size)
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        yield f"`iscrowd` is {quoted(annotation['iscrowd'])}; it must be 0 or 1"
+    if not are_numbers([annotation.get("area", 0)], least=0, most=MAX_PIXELS):
+        yield f"`area` is {quoted(annotation['area'])}; it must be a number of pixels"
+    if annotation.get("segmentation"):
+        yield from _mask_problems(annotation["segmentation"], size)
+
+
+def _box_problems(box: Any, size: tuple[int, int] | None) -> Iterator[str]:
+    """`size`: height and width of the image, if they are known."""
+    if not are_numbers(box) or len(box) != 4:
+        yield f"`bbox` is {quoted(box)}; it must be [left, top, width, height]"
+        return
+    if min(box[2:]) < 0:
+        yield f"`bbox` is {quoted(box)}; width and height must be at least 0"
+    elif size is not None and min(box[2:]) > 0 and not overlaps_image(box, *size):
+        yield f"`bbox` is {quoted(box)}, outside the image of {size[1]}x{size[0]} pixels"
+
+
+def _mask_problems(mask: Any, size: tuple[int, int] | None) -> Iterator[str]:
+    own = None if size is None else list(size)
+    if not _is_segmentation(mask, own):
+        yield (
+            f"`segmentation` is {quoted(mask)}; it must be a list of polygons [x, y, x, y, x, y, …], or run lengths "
+            f"with `counts` and the `size` of the image, {own}"
+        )
+    elif isinstance(mask, dict) and size is not None:
+        try:
+            if isinstance(mask["counts"], str):
+                decode_mask(mask, *size)
+            elif sum(mask["counts"]) != size[0] * size[1]:
+                raise ValueError(f"its runs have {sum(mask['counts'])} pixels, the image {size[0] * size[1]}")
+        except (ValueError, RuntimeError) as error:
+            yield f"`segmentation` cannot be decoded: {error}"
+
+
+def _is_segmentation(value: Any, size: list[int] | None) -> bool:
+    if isinstance(value, dict):
+        counts = value.get("counts")
+        runs = isinstance(counts, str) or are_numbers(counts, least=0, most=MAX_PIXELS)
+        return runs and (size is None or value.get("size") == size)
+    if not isinstance(value, list):
+        return False
+    return all(are_numbers(each) and len(each) >= 6 and len(each) % 2 == 0 for each in value)
+
+
+def warn_of_gaps(file: Path, annotations: Annotations) -> None:
+    """Log which annotations lack a box or a mask, and which boxes are cut."""
+
+    def warn(text: str, some: list[dict[str, Any]], consequence: str, of: str = "") -> None:
+        which = f"annotation {some[0].get('id')} of image {some[0]['image_id']}"
+        logger.warning("%s: %s: %d%s, %s first; %s", file, text, len(some), of, which, consequence)
+
+    sizes = {record["id"]: record for record in annotations.records}
+    objects = [each for some in annotations.objects.values() for each in some]
+    plain = [each for each in objects if not each.get("iscrowd")]
+    if empty := [each for each in plain if not has_area(each)]:
+        warn("boxes without area", empty, "nothing is learned from them, and no detection can match them")
+    if wide := [each for each in plain if _reaches_beyond(each["bbox"], sizes[each["image_id"]])]:
+        warn("boxes that reach beyond their image", wide, "what is learned is cut at its edges")
+    bare = [each for each in objects if not each.get("segmentation")]
+    if 0 < len(bare) < len(objects):
+        warn("annotations without a mask", bare, "only boxes are learned and evaluated", f" of {len(objects)}")
+
+
+def _reaches_beyond(box: list[float], image: Mapping[str, Any]) -> bool:
+    left, top, width, height = box
+    over = (-left, -top, left + width - image["width"], top + height - image["height"])
+    return max(over) > BEYOND

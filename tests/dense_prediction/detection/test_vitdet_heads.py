@@ -1,0 +1,78 @@
+"""ViTDet's heads: anchors, aligned regions, and a detector that learns with them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.ops import roi_align
+
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
+from perception_encoder.dense_prediction.detection.vitdet_heads import EPS, aligned_pooling, exact_anchors
+from perception_encoder.dense_prediction.feature_pyramid import ChannelNorm
+
+
+def test_anchors_are_not_rounded() -> None:
+    """As detectron2's: of the size's area, of heights half, once and twice the widths."""
+    anchors = exact_anchors(32)
+    sides = anchors[:, 2:] - anchors[:, :2]
+    assert torch.allclose(sides[:, 1] / sides[:, 0], torch.tensor([0.5, 1.0, 2.0]))
+    assert torch.allclose(sides.prod(dim=1), torch.full((3,), 1024.0)) and torch.allclose(
+        anchors[:, :2], -anchors[:, 2:]
+    )
+    assert anchors[0].tolist() == pytest.approx([-22.627417, -11.313708, 22.627417, 11.313708])
+
+
+def test_regions_are_aligned_to_the_centres_of_pixels() -> None:
+    """A map of its own columns: the mean of a region is the column of its middle, half a pixel before its edge."""
+    columns = torch.arange(16.0).expand(1, 1, 16, 16)
+    maps = {str(level): columns[..., : 16 >> level, : 16 >> level].contiguous() for level in range(4)}
+    pooled = aligned_pooling(["0", "1", "2", "3"], 2)(maps, [torch.tensor([[16.0, 16, 32, 32]])], [(64, 64)])
+    assert pooled.shape == (1, 1, 2, 2)
+    assert pooled[0, 0, 0].tolist() == pytest.approx([4.5, 6.5])  # patches 4 to 8, of 4 pixels
+
+
+def test_regions_are_pooled_from_the_level_of_their_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = {str(level): torch.randn(2, 3, 64 >> level, 64 >> level, generator=generator) for level in range(4)}
+    boxes = [torch.tensor([[0.0, 0, 20, 20], [0, 0, 250, 250], [3, 3, 120, 130]]), torch.tensor([[0.0, 0, 230, 220]])]
+    pooled = aligned_pooling(["0", "1", "2", "3"], 7)(maps, boxes, [(256, 256)] * 2)
+    regions = ((0, boxes[0][0], 0), (0, boxes[0][1], 2), (0, boxes[0][2], 1), (1, boxes[1][0], 2))
+    for own, (image, box, level) in zip(pooled, regions, strict=True):
+        region = torch.tensor([[float(image), *box.tolist()]])
+        assert torch.equal(own, roi_align(maps[str(level)], region, 7, 1 / (4 << level), -1, aligned=True)[0])
+    assert aligned_pooling(["0"], 7)({"0": maps["0"]}, [torch.zeros(0, 4)] * 2, []).shape == (0, 3, 7, 7)
+
+
+def test_the_heads_are_those_of_vitdet() -> None:
+    head = Detector(32, 3, True, DetectorHeadConfig(vitdet=True, channels=8, hidden=16)).model
+    assert len(head.rpn.head.conv) == 2 and len(head.roi_heads.box_head) == 4 + 3 and len(head.roi_heads.mask_head) == 4
+    norms = [each for each in head.modules() if isinstance(each, ChannelNorm)]
+    assert len(norms) == 9 + 4 + 4 and all(each.norm.eps == EPS for each in norms)
+    assert torch.equal(head.rpn.anchor_generator.cell_anchors[4], exact_anchors(512))
+
+
+def test_an_image_is_learned() -> None:
+    torch.manual_seed(0)
+    head = Detector(16, 2, True, DetectorHeadConfig(vitdet=True, channels=16, hidden=32, regions=32)).train()
+    features = torch.randn(1, 4, 6, 16, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(1, 64, 96, dtype=torch.uint8)
+    masks[:, 10:50, 20:60] = 1
+    target = {"boxes": torch.tensor([[20.0, 10, 60, 50]]), "labels": torch.tensor([2]), "masks": masks}
+    optimizer = torch.optim.AdamW(head.parameters(), 2e-3)
+    for _ in range(60):
+        loss = sum(head(features, [target])[1].values(), torch.zeros(()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    (found,) = head.eval().detect(features, [(64, 96)])
+    assert found.labels[0] == 2 and found.boxes[0] == pytest.approx([20, 10, 60, 50], abs=6) and found.scores[0] > 0.5
+    assert found.masks is not None and (found.masks[0] == (masks[0].numpy() > 0)).mean() > 0.9
+
+
+def test_an_image_that_does_not_fill_its_map() -> None:
+    torch.manual_seed(0)
+    head = Detector(16, 2, True, DetectorHeadConfig(vitdet=True, channels=8, hidden=16, least_score=0.0)).eval()
+    features = torch.randn(1, 4, 6, 16)
+    (whole,), (part,) = head.detect(features, [(64, 96)]), head.detect(features, [(200, 100)], [(64, 32)])
+    assert whole.boxes[:, 2].max() > 40 and len(part.boxes) > 3
+    assert part.boxes[:, 2].max() <= 100 and part.boxes[:, 3].max() <= 200

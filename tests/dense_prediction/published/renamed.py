@@ -1,0 +1,196 @@
+"""Small detectors with random weights, and their tensors as the authors of the paper store them.
+
+The tables here are written apart from the package's, after detectron2's and DETA's modules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perception_encoder.dense_prediction.dense_model import DenseModel, InputConfig, LayerBackbone, WindowConfig
+from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
+from perception_encoder.models.config import VisionConfig
+from perception_encoder.models.tower import OwnTower
+from perception_encoder.models.vision_transformer import VisionTransformer
+
+SIDE = 128
+"""Pixels of the square that images are padded to: 8x8 patches, in windows of 4x4."""
+DEPTH, HEADS, WIDTH, WINDOW = 3, 2, 32, 4
+VISION = VisionConfig(
+    image_size=64, patch_size=16, width=WIDTH, depth=DEPTH, heads=HEADS, mlp_width=48, class_token=False,
+    attention_pool=False, final_norm=False, layer_scale=0.1,
+)  # fmt: skip
+NEAR_HALF = InputConfig(mean=(127 / 255,) * 3, deviation=(127 / 255,) * 3)
+IMAGENET = InputConfig(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225), margin=32)
+
+
+def randomize(model: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, each in model.named_parameters():
+            scale = 0.3 if "positional" in name else 0.7 / max(1.0, each[0].numel()) ** 0.5 if each.ndim > 1 else 0.1
+            each.copy_(
+                torch.randn(each.shape, generator=generator) * scale + float(each.ndim == 1 and "weight" in name)
+            )
+
+
+def backbone(span: int, inputs: InputConfig, layer_scale: bool = True) -> LayerBackbone:
+    vision = VISION if layer_scale else replace(VISION, layer_scale=None)
+    tower = VisionTransformer(vision)
+    own = OwnTower(
+        model=tower, norm=tower.ln_post, depth=DEPTH, patch_size=16, image_size=(64, 64), width=WIDTH, weight_hash=""
+    )
+    windows = WindowConfig(size=WINDOW, global_blocks=(1,), patch_size=16, span=span)
+    return LayerBackbone(own, DEPTH - 1, True, windows, SIDE, inputs)
+
+
+def vitdet(classes: int = 5, masks: bool = True, lvis: bool = False, layer_scale: bool = True) -> DenseModel:
+    config = DetectorHeadConfig(
+        vitdet=True, channels=8, hidden=16, federated=50 if lvis else None, least_score=0.02 if lvis else 0.05,
+        most=300 if lvis else 100,
+    )  # fmt: skip
+    model = DenseModel(backbone(WINDOW, NEAR_HALF, layer_scale), Detector(WIDTH, classes, masks, config))
+    randomize(model, 1)
+    if lvis:
+        model.head.model.roi_heads.class_weights.copy_(torch.rand(classes))
+    return model.eval()
+
+
+def deta(classes: int = 4, queries: int = 900) -> DenseModel:
+    config = DetrHeadConfig(channels=32, layers=2, hidden=24, queries=queries, least_score=0.0)
+    model = DenseModel(backbone(3, IMAGENET), DetrHead(WIDTH, classes, config))
+    randomize(model, 2)
+    return model.eval()
+
+
+def rope_tables(side: int, span: int, head_width: int = WIDTH // HEADS) -> dict[str, Tensor]:
+    """Cosines and sines of a square grid, positions from 1, x in the first half of a head's channels."""
+    half = head_width // 2
+    angles = np.outer(np.arange(side) / side * span + 1, 10_000.0 ** (-np.arange(0, half, 2) / half)).repeat(2, axis=1)
+    x, y = np.broadcast_to(angles[None], (side, side, half)), np.broadcast_to(angles[:, None], (side, side, half))
+    both = torch.from_numpy(np.concatenate([x, y], axis=-1).reshape(side**2, 2 * half)).float()
+    return {"freqs_cos": both.cos(), "freqs_sin": both.sin()}
+
+
+def published_tower(model: DenseModel, prefix: str, span: int) -> dict[str, Tensor]:
+    """The tower's tensors, and the tables that the reference stores with every block."""
+    own = model.backbone.model.state_dict()
+    state = {f"{prefix}{name}": each[None] if name == "positional_embedding" else each for name, each in own.items()}
+    window, whole = rope_tables(WINDOW, span), rope_tables(SIDE // 16, span)
+    for part in ("freqs_cos", "freqs_sin"):
+        state[f"{prefix}rope_win.{part}"], state[f"{prefix}rope_glb.{part}"] = window[part], whole[part]
+        for number in range(DEPTH):
+            table = whole if number == 1 else window
+            state[f"{prefix}transformer.resblocks.{number}.attn.rope.{part}"] = table[part]
+    return state
+
+
+DETECTRON2: Sequence[tuple[str, str]] = (
+    (r"backbone\.levels\.0\.0\.0\.", r"backbone.simfp_2.0."),
+    (r"backbone\.levels\.0\.0\.1\.norm\.", r"backbone.simfp_2.1."),
+    (r"backbone\.levels\.0\.0\.3\.", r"backbone.simfp_2.3."),
+    (r"backbone\.levels\.0\.1\.", r"backbone.simfp_2.4."),
+    (r"backbone\.levels\.0\.2\.", r"backbone.simfp_2.4."),
+    (r"backbone\.levels\.0\.[34]\.", r"backbone.simfp_2.5."),
+    (r"backbone\.levels\.1\.0\.", r"backbone.simfp_3.0."),
+    (r"backbone\.levels\.1\.[12]\.", r"backbone.simfp_3.1."),
+    (r"backbone\.levels\.1\.[34]\.", r"backbone.simfp_3.2."),
+    (r"backbone\.levels\.2\.[12]\.", r"backbone.simfp_4.0."),
+    (r"backbone\.levels\.2\.[34]\.", r"backbone.simfp_4.1."),
+    (r"backbone\.levels\.3\.[12]\.", r"backbone.simfp_5.1."),
+    (r"backbone\.levels\.3\.[34]\.", r"backbone.simfp_5.2."),
+    (r"rpn\.head\.conv\.(\d)\.0\.", r"proposal_generator.rpn_head.conv.conv\1."),
+    (r"rpn\.head\.cls_logits\.", r"proposal_generator.rpn_head.objectness_logits."),
+    (r"rpn\.head\.bbox_pred\.", r"proposal_generator.rpn_head.anchor_deltas."),
+    (r"roi_heads\.box_head\.0\.[01]\.", r"roi_heads.box_head.conv1."),
+    (r"roi_heads\.box_head\.1\.[01]\.", r"roi_heads.box_head.conv2."),
+    (r"roi_heads\.box_head\.2\.[01]\.", r"roi_heads.box_head.conv3."),
+    (r"roi_heads\.box_head\.3\.[01]\.", r"roi_heads.box_head.conv4."),
+    (r"roi_heads\.box_head\.5\.", r"roi_heads.box_head.fc1."),
+    (r"roi_heads\.box_predictor\.", r"roi_heads.box_predictor."),
+    (r"roi_heads\.class_weights", r"roi_heads.box_predictor.fed_loss_cls_weights"),
+    (r"roi_heads\.mask_head\.0\.[01]\.", r"roi_heads.mask_head.mask_fcn1."),
+    (r"roi_heads\.mask_head\.1\.[01]\.", r"roi_heads.mask_head.mask_fcn2."),
+    (r"roi_heads\.mask_head\.2\.[01]\.", r"roi_heads.mask_head.mask_fcn3."),
+    (r"roi_heads\.mask_head\.3\.[01]\.", r"roi_heads.mask_head.mask_fcn4."),
+    (r"roi_heads\.mask_predictor\.conv5_mask\.", r"roi_heads.mask_head.deconv."),
+    (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", r"roi_heads.mask_head.predictor."),
+)
+
+DETA: Sequence[tuple[str, str]] = (
+    (r"level_embed", "transformer.level_embed"),
+    (r"pyramid\.finest\.", "backbone.0.body.fpn1.0."),
+    (r"pyramid\.project\.", "input_proj."),
+    (r"proposal\.0\.", "transformer.enc_output."),
+    (r"proposal\.1\.", "transformer.enc_output_norm."),
+    (r"from_box\.0\.", "transformer.pos_trans."),
+    (r"from_box\.1\.", "transformer.pos_trans_norm."),
+    (r"from_patch\.0\.", "transformer.pix_trans."),
+    (r"from_patch\.1\.", "transformer.pix_trans_norm."),
+    (r"encoder\.layers\.(\d)\.self_attn_layer_norm\.", r"transformer.encoder.layers.\1.norm1."),
+    (r"encoder\.layers\.(\d)\.final_layer_norm\.", r"transformer.encoder.layers.\1.norm2."),
+    (r"encoder\.layers\.(\d)\.mlp\.fc(\d)\.", r"transformer.encoder.layers.\1.linear\2."),
+    (r"encoder\.layers\.(\d)\.self_attn\.", r"transformer.encoder.layers.\1.self_attn."),
+    (r"decoder\.layers\.(\d)\.self_attn\.o_proj\.", r"transformer.decoder.layers.\1.self_attn.out_proj."),
+    (r"decoder\.layers\.(\d)\.encoder_attn_layer_norm\.", r"transformer.decoder.layers.\1.norm1."),
+    (r"decoder\.layers\.(\d)\.self_attn_layer_norm\.", r"transformer.decoder.layers.\1.norm2."),
+    (r"decoder\.layers\.(\d)\.final_layer_norm\.", r"transformer.decoder.layers.\1.norm3."),
+    (r"decoder\.layers\.(\d)\.mlp\.fc(\d)\.", r"transformer.decoder.layers.\1.linear\2."),
+    (r"decoder\.layers\.(\d)\.encoder_attn\.", r"transformer.decoder.layers.\1.cross_attn."),
+    (r"decoder\.bbox_embed\.(\d)\.0\.", r"bbox_embed.\1.layers.0."),
+    (r"decoder\.bbox_embed\.(\d)\.2\.", r"bbox_embed.\1.layers.1."),
+    (r"decoder\.bbox_embed\.(\d)\.4\.", r"bbox_embed.\1.layers.2."),
+    (r"class_embed\.", "class_embed."),
+)
+
+
+def renamed(state: dict[str, Tensor], table: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    result = {}
+    for name, each in state.items():
+        (pattern, other), *more = [(own, other) for own, other in table if re.match(own, name)]
+        assert not more
+        result[re.sub(f"^{pattern}", other, name)] = each
+    return result
+
+
+def to_detectron2(model: DenseModel) -> dict[str, Tensor]:
+    """ViTDet's layout: the background is the last class, and has neither a box nor a mask."""
+    own = {name: each for name, each in model.head.model.state_dict().items() if "standardize" not in name}
+    for name in list(own):
+        if ".cls_score." in name:
+            own[name] = torch.cat([own[name][1:], own[name][:1]])
+        elif "box_predictor.bbox_pred." in name:
+            own[name] = own[name][4:]
+        elif ".mask_fcn_logits." in name:
+            own[name] = own[name][1:]
+    return renamed(own, DETECTRON2) | published_tower(model, "backbone.net.", WINDOW)
+
+
+def to_deta(model: DenseModel, numbers: Sequence[int], total: int) -> dict[str, Tensor]:
+    """DETA's layout; `numbers`: the rows of our classes among `total`."""
+    own = {name: each for name, each in model.head.state_dict().items() if "standardize" not in name}
+    stages = model.head.config.layers
+    for number in range(stages + 1):
+        for part in ("weight", "bias"):
+            name = f"class_embed.{number}.{part}"
+            wide = torch.randn(total, *own[name].shape[1:], generator=torch.Generator().manual_seed(number))
+            wide[list(numbers) if number < stages else [0]] = own[name] if number < stages else own[name][:1]
+            own[name] = wide
+    fused = {}
+    for number in range(stages):
+        for part in ("weight", "bias"):
+            prefix = f"decoder.layers.{number}.self_attn"
+            parts = [own.pop(f"{prefix}.{letter}_proj.{part}") for letter in "qkv"]
+            fused[f"transformer.{prefix}.in_proj_{part}"] = torch.cat(parts)
+    state = renamed(own, DETA) | fused | published_tower(model, "backbone.0.body.", 3)
+    doubled = {
+        f"transformer.decoder.{name}": each for name, each in state.items() if re.match("(bbox|class)_embed", name)
+    }
+    return state | doubled

@@ -1,0 +1,156 @@
+"""Published detectors: their layouts load back to equal detections, and what does not fit is listed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from perception_encoder.dense_prediction.dense_model import DenseModel
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
+from perception_encoder.dense_prediction.published.coco_classes import coco_classes
+from perception_encoder.dense_prediction.published.detectors import load_detector
+from perception_encoder.dense_prediction.views import Views, detect_objects
+from perception_encoder.errors import CheckpointError, ConfigError
+from tests.dense_prediction.published.renamed import SIDE, deta, to_deta, to_detectron2, vitdet
+
+IMAGE = Image.fromarray(np.random.default_rng(3).integers(0, 255, (90, 160, 3), np.uint8))
+
+
+def detected(model: DenseModel, views: Views | None = None) -> Detected:
+    with torch.inference_mode():
+        return detect_objects(model, IMAGE, SIDE, views)
+
+
+def agree(one: Detected, other: Detected) -> None:
+    assert len(one.boxes) > 3
+    assert np.array_equal(one.labels, other.labels)
+    assert np.allclose(one.scores, other.scores, atol=1e-6) and np.allclose(one.boxes, other.boxes, atol=1e-3)
+    assert (one.masks is None) == (other.masks is None)
+    assert one.masks is None or np.mean(one.masks == other.masks) > 0.9999
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_mask_rcnn_of_vitdet(masks: bool, tmp_path: Path) -> None:
+    model = vitdet(masks=masks)
+    save_file(
+        {name: each.clone().contiguous() for name, each in to_detectron2(model).items()}, tmp_path / "a.safetensors"
+    )
+    loaded, info = load_detector(tmp_path / "a.safetensors")
+    agree(detected(model), detected(loaded))
+    agree(detected(model, Views(flip=True)), detected(loaded, Views(flip=True)))
+    assert (info.task, info.masks, info.classes) == ("detection", masks, ("1", "2", "3", "4", "5"))
+    assert info.windows is not None and (info.windows.size, info.windows.span) == (4, 4)
+    assert info.windows.global_blocks == (1,) and (info.image_size, info.layer) == (SIDE, 2)
+    assert not loaded.training and not any(each.requires_grad for each in loaded.parameters())
+    box = detected(loaded).boxes
+    assert box.min() >= 0 and box[:, 2].max() <= 160 and box[:, 3].max() <= 90
+
+
+def test_lvis_and_a_tower_without_layer_scale(tmp_path: Path) -> None:
+    """As PE-Core's: sigmoids, and the weights of the federated loss."""
+    model = vitdet(lvis=True, layer_scale=False)
+    torch.save({"model": to_detectron2(model), "iteration": 3}, tmp_path / "a.pth")
+    loaded, info = load_detector(tmp_path / "a.pth", ["a", "b", "c", "d", "e"])
+    agree(detected(model), detected(loaded))
+    assert info.head["federated"] == 50 and (info.head["least_score"], info.head["most"]) == (0.02, 300)
+    own, other = (each.head.model.roi_heads.class_weights for each in (model, loaded))
+    assert torch.equal(own, other) and info.classes == ("a", "b", "c", "d", "e")
+
+
+def test_deta_of_objects365(tmp_path: Path) -> None:
+    """The file of a training run, which has its options too."""
+    model = deta()
+    state = to_deta(model, range(1, 5), 5)
+    options = argparse.Namespace(lr=1e-4, backbone="pev1")
+    torch.save({"model": state, "args": options, "epoch": 2}, tmp_path / "deta.pth")
+    loaded, info = load_detector(tmp_path / "deta.pth")
+    agree(detected(model), detected(loaded))
+    assert (info.task, info.classes, info.image_size) == ("detr", ("1", "2", "3", "4"), SIDE)
+    assert info.windows is not None and info.windows.span == 3 and loaded.backbone.inputs.margin == 32
+    box = detected(loaded).boxes
+    assert box.min() >= 0 and box[:, 2].max() <= 160 and box[:, 3].max() <= 90
+
+
+def test_deta_of_coco_has_gaps_in_its_numbers(tmp_path: Path) -> None:
+    model = deta(80, queries=900)
+    state = to_deta(model, list(coco_classes()), 91)
+    torch.save(state, tmp_path / "deta.pth")
+    loaded, info = load_detector(tmp_path / "deta.pth")
+    agree(detected(model), detected(loaded))
+    assert (info.classes[0], info.classes[11], info.classes[79]) == ("person", "stop sign", "toothbrush")
+
+
+def spoilt(state: dict[str, Tensor], name: str, value: Tensor | None) -> dict[str, Tensor]:
+    rest = {own: each for own, each in state.items() if own != name}
+    return rest if value is None else {**rest, name: value}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("roi_heads.box_head.conv1.norm.bias", None, r"missing roi_heads\.box_head\.conv1\.norm\.bias"),
+        ("roi_heads.keypoint_head.weight", torch.ones(2, 3), r"unexpected roi_heads\.keypoint_head\.weight \(2, 3\)"),
+        ("backbone.simfp_5.1.weight", torch.ones(8, 9, 1, 1), r"backbone\.simfp_5\.1\.weight becomes \(8, 9, 1, 1\)"),
+        ("backbone.net.conv1.weight", None, r"missing backbone\.net\.conv1\.weight; only towers of Perception Encoder"),
+        ("roi_heads.box_head.fc1.weight", None, r"missing roi_heads\.box_head\.fc1\.weight"),
+        ("roi_heads.box_head.0.conv1.weight", torch.ones(1), r"a cascade of box heads is not supported"),
+        ("backbone.net.blocks.0.attn.qkv.weight", torch.ones(1), r"a ViT that is not Perception Encoder's is not supp"),
+        ("backbone.net.transformer.resblocks.0.attn.rel_pos_h", torch.ones(1), r"relative positions is not supported"),
+        ("backbone.net.rope_glb.freqs_sin", torch.zeros(64, 16), r"rotary positions of windows span 4\.00, those of"),
+    ],
+)
+def test_what_does_not_fit_vitdet_is_named(name: str, value: Tensor | None, message: str, tmp_path: Path) -> None:
+    torch.save(spoilt(to_detectron2(vitdet()), name, value), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"a\.pth: [^!]*{message}"):
+        load_detector(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("transformer.enc_output_norm.bias", None, r"missing transformer\.enc_output_norm\.bias"),
+        ("query_embed.weight", torch.ones(2, 3), r"unexpected query_embed\.weight \(2, 3\)"),
+        ("transformer.pix_trans.weight", None, "of deformable DETRs only DETA is supported"),
+        ("backbone.0.body.conv1.weight", None, r"there are 0 tensors backbone\.0\."),
+        ("class_embed.0.weight", None, r"missing class_embed\.0\.weight"),
+        ("class_embed.1.bias", torch.ones(7), r"class_embed\.1\.bias becomes \(7,\), must become \(4,\)"),
+        (
+            "transformer.encoder.layers.2.norm1.bias",
+            torch.ones(32),
+            "the encoder has 3 layers, the decoder 2",
+        ),
+    ],
+)
+def test_what_does_not_fit_deta_is_named(name: str, value: Tensor | None, message: str, tmp_path: Path) -> None:
+    torch.save(spoilt(to_deta(deta(), range(1, 5), 5), name, value), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"a\.pth: [^!]*{message}"):
+        load_detector(tmp_path / "a.pth")
+
+
+def test_all_misfits_are_listed(tmp_path: Path) -> None:
+    state = {name: each for name, each in to_detectron2(vitdet()).items() if "mask_fcn" not in name}
+    torch.save({**state, "extra": torch.ones(1)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError) as raised:
+        load_detector(tmp_path / "a.pth")
+    lines = str(raised.value).splitlines()
+    assert sum("missing roi_heads.mask_head.mask_fcn" in line for line in lines) == 12 and "and 1 more" in lines[-1]
+
+
+def test_other_files_and_names(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "a.pth")
+    with pytest.raises(
+        CheckpointError, match=r"a\.pth is neither a detector that `pe train` wrote, nor .* it has a, b"
+    ):
+        load_detector(tmp_path / "a.pth")
+    torch.save(to_detectron2(vitdet()), tmp_path / "b.pth")
+    with pytest.raises(ConfigError, match=r"b\.pth has 5 classes, and 2 names were given"):
+        load_detector(tmp_path / "b.pth", ["cat", "dog"])
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_detector(tmp_path / "c.pth")
