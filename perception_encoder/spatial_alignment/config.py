@@ -30,8 +30,8 @@ class SpatialConfig(TrainingConfig):
     pairs_weight: float = 0.0
     """Of the loss to the similarities of the teacher's own tokens, by which smaller models are distilled."""
     masks: str | None = None
-    """Mask teacher: "scenes", the masks of rendered scenes; "segments", regions of similar colour; a SAM 2.1, a
-    directory or its name on the hub; or a file that `pe data masks` wrote. None leaves the loss out."""
+    """Mask teacher: "scenes", the masks of rendered scenes; a SAM 2.1, a directory or its name on the hub; or a file
+    that `pe data masks` wrote. None leaves the loss out."""
     masks_weight: float = 1.0
     temperature: float = TEMPERATURE
     """Of the mask teacher's similarities."""

@@ -25,7 +25,6 @@ from perception_encoder.spatial_alignment.batches import (
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import AlignmentImage, open_images
-from perception_encoder.spatial_alignment.mask_teachers import Segments
 from perception_encoder.spatial_alignment.teacher_cache import TeacherCache
 from tests.spatial_alignment.conftest import encoded
 
@@ -87,11 +86,21 @@ def test_images_that_cannot_be_used_are_replaced_and_named(
     assert len(held_out_batches(CONFIG, [*bad, good[0]], IMAGES, lambda items, *_: items)) == 1
 
 
+class Thirds:
+    """A mask teacher whose masks are the dark, the middle and the light pixels."""
+
+    identity = "thirds"
+
+    def masks(self, image: torch.Tensor) -> torch.Tensor:
+        lightness = image.float().mean(0)
+        return torch.stack([lightness < 85, (lightness >= 85) & (lightness < 170), lightness >= 170], dim=-1).float()
+
+
 def test_cached_masks_are_those_of_the_replayed_augmentations(scenes: Path, tmp_path: Path) -> None:
     images, announced = open_images(scenes)[:10], []
-    teacher = Segments()
+    teacher = Thirds()
     augmented = replace(IMAGES, teacher=teacher)
-    config = replace(CONFIG, masks="segments", copies=2)
+    config = replace(CONFIG, masks="thirds", copies=2)
     path = tmp_path / "masks.sqlite"
     fill_cache(config, images[:6], augmented, path, announce=announced.append)
     assert len(announced) == 1 and announced[0].startswith("12 augmented images, about 0.00 GB")
@@ -105,11 +114,11 @@ def test_cached_masks_are_those_of_the_replayed_augmentations(scenes: Path, tmp_
 
 
 def test_a_cache_belongs_to_its_settings(scenes: Path, tmp_path: Path) -> None:
-    config = replace(CONFIG, masks="segments", copies=1)
-    augmented = replace(IMAGES, teacher=Segments())
+    config = replace(CONFIG, masks="thirds", copies=1)
+    augmented = replace(IMAGES, teacher=Thirds())
     fill_cache(config, open_images(scenes)[:1], augmented, tmp_path / "m.sqlite")
     for other, name in ((replace(config, seed=9), "seed"), (replace(config, copies=2), "copies")):
         with pytest.raises(ConfigError, match=f"was made with {name}"):
-            TeacherCache(tmp_path / "m.sqlite", cache_settings(other, augmented, Segments.identity))
+            TeacherCache(tmp_path / "m.sqlite", cache_settings(other, augmented, Thirds.identity))
     with pytest.raises(ConfigError, match="set copies"):
         fill_cache(replace(config, copies=0), [], augmented, tmp_path / "n.sqlite")

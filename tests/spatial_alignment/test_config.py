@@ -24,4 +24,4 @@ def test_settings_out_of_range(settings: dict[str, object], message: str) -> Non
 
 
 def test_masks_alone_are_a_loss() -> None:
-    assert SpatialConfig(core_weight=0.0, masks="segments").masks_weight == 1
+    assert SpatialConfig(core_weight=0.0, masks="scenes").masks_weight == 1

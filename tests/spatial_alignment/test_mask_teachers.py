@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from perception_encoder.errors import ShapeError
 from perception_encoder.spatial_alignment.mask_teachers import (
     SCENES,
-    SEGMENTS,
-    Segments,
     find_mask_teacher,
     mask_tokens,
     one_hot_masks,
 )
-from tests.spatial_alignment.conftest import scene
 
 
 def test_a_patch_has_the_shares_of_its_masks() -> None:
@@ -36,18 +32,5 @@ def test_logits_of_any_resolution_are_brought_to_the_grid() -> None:
             mask_tokens(wrong, (2, 2))
 
 
-def test_segments_tell_two_colours_apart() -> None:
-    pixels, mask = scene(2)
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
-    masks = Segments().masks(image)
-    assert masks.shape[:2] == (64, 64)
-    tokens = torch.nn.functional.normalize(masks[:, :, :].flatten(0, 1), dim=-1)
-    first, background = (np.argwhere(mask.ravel() == identity)[5, 0] for identity in (2, 0))
-    inside = np.argwhere(mask.ravel() == 2)[-5, 0]
-    assert tokens[first] @ tokens[inside] > tokens[first] @ tokens[background]
-
-
-def test_teachers_by_name() -> None:
+def test_scenes_have_masks_of_their_own() -> None:
     assert find_mask_teacher(SCENES, torch.device("cpu")) is None
-    teacher = find_mask_teacher(SEGMENTS, torch.device("cpu"))
-    assert isinstance(teacher, Segments) and "felzenszwalb" in teacher.identity

@@ -37,7 +37,7 @@ def test_the_planned_towers_are_those_that_are_trained() -> None:
     trainee = SpatialTrainee(config)
     assert trainee.teacher is not None
     assert student_tower(config) == trainee.student.vision.config and teacher_tower(config) == trainee.teacher.config
-    assert teacher_tower(replace(config, core_weight=0.0, masks="segments")) is None
+    assert teacher_tower(replace(config, core_weight=0.0, masks="sam")) is None
 
 
 def test_a_teacher_adds_its_pass_and_masks_their_products() -> None:

@@ -26,8 +26,7 @@ def masks(
 
     Examples:
 
-        pe data masks --data photos -o masks.sqlite --set masks=segments --set copies=2
-        pe data masks --data photos -o masks.sqlite --set masks=facebook/sam2.1-hiera-large --set copies=1
+        pe data masks --data photos -o masks.sqlite --set masks=facebook/sam2.1-hiera-large --set copies=2
         pe train spatial_builtin --data photos --set masks=masks.sqlite --set copies=2
     """
     from perception_encoder.errors import ConfigError
