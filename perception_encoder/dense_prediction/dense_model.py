@@ -121,10 +121,9 @@ class LayerBackbone(nn.Module):
         """Pixels along a patch's side, and channels of the map."""
         self.layer, self.frozen, self._tower = layer, frozen, tower
         self.image_size, self.inputs = image_size, inputs
-        mean, deviation = (tower if inputs is None else inputs).mean, (tower if inputs is None else inputs).deviation
-        cpu = torch.device("cpu")  # even if the weights are to come later, on the meta device
-        self.register_buffer("mean", torch.tensor(mean, device=cpu)[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(deviation, device=cpu)[:, None, None], persistent=False)
+        values = tower if inputs is None else inputs
+        self.register_buffer("mean", torch.tensor(values.mean)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(values.deviation)[:, None, None], persistent=False)
         self.model = tower.model
         if isinstance(tower, OwnTower):
             self.model = own = tower.model.truncate(layer)

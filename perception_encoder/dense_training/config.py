@@ -25,7 +25,8 @@ class DenseConfig(TrainingConfig, ABC):
     encoder: str = BUILTIN
     """Any model, `timm:NAME` and `hf:NAME` too."""
     initial: str | None = None
-    """A head's file to go on from: what fits is loaded, the rest, such as other classes, begins with random weights."""
+    """A head's file, or a published detector, to go on from: what fits is loaded, the rest, such as other classes,
+    begins with random weights. A frozen encoder stays as it is."""
     layer: int = -1
     """Whose features the head reads, 0-based, negative from the end."""
     frozen: bool = True
@@ -96,12 +97,12 @@ class SegmenterConfig(DenseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig(DenseConfig):
-    """Boxes and masks of objects; `--data` as `pe eval detection` reads it: COCO, LVIS, rendered scenes."""
+    """Boxes and masks of objects; `--data` as `pe eval detection` reads it: COCO, LVIS, Objects365, scenes."""
 
     head: DetectorHeadConfig | DetrHeadConfig = field(
         default_factory=lambda: DetectorHeadConfig(channels=128, hidden=512, regions=128)
     )
-    """Mask R-CNN's, or a deformable DETR's, which has no masks."""
+    """Mask R-CNN's, or DETA's, which has no masks."""
     masks: bool = True
     """Learn masks, if all annotations have them."""
     class_agnostic: bool = False

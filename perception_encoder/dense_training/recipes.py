@@ -116,7 +116,7 @@ def vitdet_lvis(name: str) -> DetectorConfig:
 
 
 def deformable_detr() -> DetectorConfig:
-    """Boxes of objects by a deformable DETR with DETA's assignment, small, on a frozen encoder."""
+    """Boxes of objects by DETA, a deformable DETR with several queries an object, small, on a frozen encoder."""
     return DetectorConfig(
         masks=False,
         head=DetrHeadConfig(channels=128, layers=3, hidden=512, queries=100),

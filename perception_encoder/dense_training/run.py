@@ -14,11 +14,11 @@ from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.dense_prediction.dense_model import (
+    METADATA,
     DenseModel,
     HeadInfo,
     LayerBackbone,
     make_head,
-    read_head_info,
     write_head,
 )
 from perception_encoder.dense_prediction.depth import DepthHead
@@ -26,6 +26,7 @@ from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.detection.federated import class_frequencies, repeat_factors
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.head_fitting import Standardize
+from perception_encoder.dense_prediction.published.detectors import published_detector
 from perception_encoder.dense_training.batches import DenseBatches
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
 from perception_encoder.dense_training.samples import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
@@ -33,6 +34,8 @@ from perception_encoder.dense_training.task import DenseTask, trained_part
 from perception_encoder.dense_training.validation import DenseValidation
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.open_model import open_model
+from perception_encoder.models.checkpoints.files import read_checkpoint
+from perception_encoder.models.checkpoints.layouts import StateDict
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.registry import portable_name
@@ -87,7 +90,7 @@ class DenseRun:
         self.info = describe_head(config, self.tower, layer, samples, classes)
         keys = [f"procedure {PROCEDURE}", self.tower.weight_hash, *samples.keys, *classes]
         if config.initial is not None:
-            keys.append(state_hash(read_head_info(Path(config.initial))[1]))
+            keys.append(state_hash(read_initial(Path(config.initial))))
         self.fingerprint = config.fingerprint(keys)
         check_run(out, self.fingerprint)
         self.record = describe_run(config, self.fingerprint, {str(data[0]): len(samples.keys)})
@@ -235,10 +238,20 @@ def describe_head(
     )
 
 
+def read_initial(path: Path) -> StateDict:
+    """Read the tensors of a head's file, or of a published detector; CheckpointError for any other."""
+    tensors, metadata = read_checkpoint(path)
+    return tensors if METADATA in metadata else dict(published_detector(path, tensors)[0].state_dict())
+
+
 def load_initial(model: DenseModel, path: Path) -> None:
-    """Load what fits of another head's file, and log what does not; CheckpointError if nothing fits."""
-    _, tensors = read_head_info(path)
-    own = model.state_dict()
+    """Load what fits of another head, and log what does not; CheckpointError if nothing fits.
+
+    The weights of a frozen encoder stay its own, for the file that is written will not have them.
+    """
+    tensors, own = read_initial(path), model.state_dict()
+    if model.backbone.frozen:
+        tensors = {name: each for name, each in tensors.items() if name.startswith("head.")}
     fitting = {name: each.float() for name, each in tensors.items() if name in own and each.shape == own[name].shape}
     if not fitting:
         raise CheckpointError(f"{path} has no weights that fit this head")

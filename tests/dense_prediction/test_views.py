@@ -43,7 +43,7 @@ def test_every_view_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A detector that finds the brightest column of patches, in all scales and mirrored."""
     own, sizes = model(), []
 
-    def see(features: torch.Tensor, stored: list[tuple[int, int]]) -> list[Detected]:
+    def see(features: torch.Tensor, stored: list[tuple[int, int]], inside: None) -> list[Detected]:
         sizes.append(tuple(features.shape[1:3]))
         left = 10.0 if len(sizes) % 2 else 40.0  # the second view of each scale is mirrored
         return [

@@ -16,7 +16,7 @@ from PIL import Image
 from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_training.recipes import debug_dense, deta
-from perception_encoder.dense_training.run import train_dense
+from perception_encoder.dense_training.run import load_initial, train_dense
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.inference.open_model import open_model
 from perception_encoder.models.checkpoints.files import read_checkpoint
@@ -24,6 +24,7 @@ from perception_encoder.train.best import BEST
 from perception_encoder.train.optimizer import OptimizerConfig
 from tests import processes
 from tests.datasets.drawn import write_objects365
+from tests.dense_prediction.published.renamed import randomize, to_detectron2, vitdet
 from tests.dense_training.datasets import HEADS, SMALL, small_config, write_dataset
 from tests.processes import pe
 from tests.train.toys import Interrupted, interrupt_at
@@ -130,10 +131,10 @@ def test_a_detr_goes_on_from_one_of_other_classes(
     with caplog.at_level(logging.INFO, "perception_encoder.dense_training.run"):
         second = train_dense(again, [datasets["detector"]], tmp_path / "second")
     states = [read_head_info(path)[1] for path in (first, second)]
-    pyramid = "head.model.model.backbone.pyramid.levels.2.1.weight"
+    pyramid = "head.pyramid.project.1.0.weight"
     assert torch.equal(states[0][pyramid], states[1][pyramid])
     (line,) = (record.getMessage() for record in caplog.records if "do not fit" in record.getMessage())
-    assert "head.model.class_embed.0.weight" in line and pyramid not in line
+    assert "head.class_embed.0.weight" in line and pyramid not in line
     with pytest.raises(ConfigError, match="a DETR has no masks; set masks=false"):
         replace(config, masks=True)
     depth = train_dense(small_config("depth", "steps=1"), [datasets["depth"]], tmp_path / "depth")
@@ -151,6 +152,24 @@ def test_the_first_stage_of_the_system_level_detector_in_small(tmp_path: Path) -
     assert all(each.isfinite().all() for each in tensors.values())
     losses = [row for row in rows_of(tmp_path / "run") if "proposal_class" in row]
     assert len(losses) == 2 and all(np.isfinite(row["box"]) for row in losses)
+
+
+def test_a_published_detector_is_gone_on_from(tmp_path: Path) -> None:
+    """All weights of one of the same classes are loaded, or those of the head alone if the encoder is frozen."""
+    published = vitdet()
+    torch.save({"model": to_detectron2(published)}, tmp_path / "a.pth")
+    expected = published.state_dict()
+    for frozen in (False, True):
+        model = vitdet()
+        randomize(model, 7)
+        before = {name: each.clone() for name, each in model.state_dict().items()}
+        model.backbone.frozen = frozen
+        load_initial(model, tmp_path / "a.pth")
+        own = model.state_dict()
+        for name in own:
+            source = before if frozen and name.startswith("backbone.") else expected
+            rows = 4 if "bbox_pred" in name else 1 if "mask_fcn_logits" in name else 0  # of the background
+            assert torch.equal(own[name][rows:], source[name][rows:])
 
 
 def test_depth_goes_on_where_another_head_stopped(datasets: dict[str, Path], tmp_path: Path) -> None:

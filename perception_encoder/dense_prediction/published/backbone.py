@@ -45,7 +45,11 @@ class Published:
                 model=model, norm=model.ln_post, depth=self.vision.depth, patch_size=self.vision.patch_size,
                 image_size=(side, side), width=self.vision.width, weight_hash="",
             )  # fmt: skip
-            return LayerBackbone(tower, self.vision.depth - 1, True, self.windows, self.image_size, inputs)
+            backbone = LayerBackbone(tower, self.vision.depth - 1, True, self.windows, self.image_size, inputs)
+        backbone.mean, backbone.deviation = (
+            torch.tensor(each)[:, None, None] for each in (inputs.mean, inputs.deviation)
+        )
+        return backbone
 
     def rows(self, backbone: LayerBackbone) -> list[Row]:
         """Return where the tower's tensors go in a detector; their names are those of Lang and Spatial models."""

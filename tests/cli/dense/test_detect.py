@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from tests.conftest import Run
 from tests.datasets.drawn import described
+from tests.dense_prediction.published.renamed import to_detectron2, vitdet
 
 
 def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, tmp_path: Path) -> None:
@@ -38,3 +40,40 @@ def test_a_head_of_another_encoder_or_task(
     assert run.status == 2 and "belongs to PE-Core-N16-128, layer 11, with weights" in run.stderr
     run = run_pe("detect", tmp_path / "photo.png", "--head", depth_head, "-o", tmp_path / "out")
     assert run.status == 2 and "is a head for depth, not for detection" in run.stderr
+
+
+def test_a_published_detector(run_pe: Callable[..., Run], tmp_path: Path) -> None:
+    """It brings its encoder; the names of its classes are COCO's, or given."""
+    torch.save({"model": to_detectron2(vitdet())}, tmp_path / "mask_rcnn.pth")
+    Image.fromarray(described(1)[1][0]).save(tmp_path / "photo.png")
+    said, _ = described(1)
+    names = [{"id": 9 - number, "name": name} for number, name in enumerate("edcba")]
+    (tmp_path / "lvis.json").write_text(json.dumps({**said, "categories": names}), encoding="utf-8")
+    (tmp_path / "names.txt").write_text("one\ntwo\n", encoding="utf-8")
+
+    def detect(*rest: object) -> Run:
+        words = ("detect", tmp_path / "photo.png", "--head", tmp_path / "mask_rcnn.pth", "-o", tmp_path / "out")
+        return run_pe(*words, "--score", 0.1, *rest)
+
+    run = detect("--json")
+    assert run.status == 0, run
+    value = json.loads(run.stdout)
+    assert [each["name"] for each in value["categories"]] == ["1", "2", "3", "4", "5"]
+    assert value["annotations"] and value["annotations"][0]["segmentation"]["size"] == [48, 64]
+    run = detect("--classes", tmp_path / "lvis.json")
+    assert run.status == 0 and {line.split("\t")[1] for line in run.stdout.splitlines()} <= set("abcde")
+    run = detect("--classes", tmp_path / "names.txt")
+    assert run.status == 2 and "has 5 classes, and 2 names were given" in run.stderr
+    run = detect("-m", "builtin")
+    assert run.status == 2 and "has an encoder of its own; leave out --model" in run.stderr
+
+
+def test_other_files_are_refused(run_pe: Callable[..., Run], detector: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "photo.png")
+    torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
+    run = run_pe("detect", tmp_path / "photo.png", "--head", tmp_path / "other.pth", "-o", tmp_path / "out")
+    assert run.status == 2 and "is neither a detector that `pe train` wrote, nor in the layout of" in run.stderr
+    (tmp_path / "names.txt").write_text("one\ntwo\n", encoding="utf-8")
+    words = ("detect", tmp_path / "photo.png", "--head", detector, "-o", tmp_path / "out")
+    run = run_pe(*words, "--classes", tmp_path / "names.txt")
+    assert run.status == 2 and "names its classes itself; leave out --classes" in run.stderr
