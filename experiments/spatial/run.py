@@ -19,14 +19,16 @@ from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_json
 from perception_encoder.formats.scene_tars import read_scene_tars
 from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.inference.samples import write_samples
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.plots import write_image
 from perception_encoder.layer_analysis.side_by_side import Column, features_side_by_side
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_task
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
-from perception_encoder.spatial_alignment.images import open_images
 
+PHOTOGRAPHS = ("chelsea.png", "rocket.jpg")
+"""Of scikit-image, in the public domain."""
 LAYERS = [5, 8, 11]
 """Evaluated ones, 0-based: the last, and the one that the alignments learn from, among them."""
 TASKS = {
@@ -93,15 +95,14 @@ def reproduce_spatial(
 def draw_examples(
     runs: Path, data: SpatialData, path: Path, sizes: Sizes | None = None, track: Track = untracked
 ) -> None:
-    """Draw a test scene's, a frame's and a photograph's features by the encoders of `reproduce_spatial`."""
+    """Draw the features of a test scene and two sample photographs by the encoders of `reproduce_spatial`."""
     sizes = sizes or Sizes()
     sources = [data.photos, data.scenes]
     files = [find_encoder(name, runs, sources, sizes.alignments, track) for name in (CORE, *ALIGNED)]
     encoders = [load_layer_encoder(file) for file in files]
     (scene,) = islice(read_scene_tars(sorted((data.scenes / "test").glob("*.tar"))), 1)
-    photo = open_images(data.photos)[0]
-    images = [open_image(scene.image, scene.where), read_videos(data.clips)[0].open(0)]
-    images.append(open_image(photo.image.read(), photo.key))
+    gallery = write_samples(runs / "samples").gallery
+    images = [open_image(scene.image, scene.where), *(open_image(gallery / name) for name in PHOTOGRAPHS)]
     columns = [Column(encoder, encoder.depth - 1) for encoder in encoders]
     write_image(features_side_by_side(columns, images, cell=200), path)
 
