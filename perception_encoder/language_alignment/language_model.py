@@ -13,6 +13,7 @@ from torch import Tensor
 from perception_encoder.language_alignment.media import MediaConfig, media_pixels
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.text.decoder import Decoder
+from perception_encoder.language_alignment.text.generation import next_token_logits
 from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.preprocess.conversation import MediaPart, Message, Sampling
 
@@ -47,11 +48,9 @@ class LanguageModel(TextModel):
         words = [sorted({encode(form, add_special_tokens=False)[0] for form in each}) for each in forms]
         both = set(words[0]) & set(words[1])  # such as a space that is a token of its own
         yes, no = ([token for token in each if token not in both] for each in words)
-        shares = []
-        for conversation in conversations:
-            embeddings, _ = self._prompt(conversation, Sampling(max_tokens=1))
-            logits = self.model.decoder(inputs_embeds=embeddings[None], use_cache=False).logits[0, -1].double()
-            shares.append(float(torch.sigmoid(logits[yes].logsumexp(0) - logits[no].logsumexp(0))))
+        prompts = [self._prompt(conversation, Sampling(max_tokens=1))[0] for conversation in conversations]
+        logits = (each.double() for each in next_token_logits(self.model.decoder, prompts))
+        shares = [float(torch.sigmoid(each[yes].logsumexp(0) - each[no].logsumexp(0))) for each in logits]
         return np.array(shares)
 
     @torch.inference_mode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -71,6 +72,28 @@ def _generate_one(
         yield [token]
         if number + 1 < sampling.max_tokens:
             logits = step(token)
+
+
+@torch.inference_mode()
+def next_token_logits(decoder: Any, prompts: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the logits (vocabulary,) of the token after each prompt (T, dim).
+
+    What all of them begin with, such as one video, is read once.
+    """
+    name, start = _cache_name(decoder), _common_length(prompts)
+    cache = decoder(inputs_embeds=prompts[0][None, :start], use_cache=True, logits_to_keep=1)[name] if start else None
+    for prompt in prompts:
+        inputs = {"inputs_embeds": prompt[None, start:], name: deepcopy(cache)}
+        yield decoder(**inputs, use_cache=start > 0, logits_to_keep=1).logits[0, -1]
+
+
+def _common_length(prompts: Sequence[Tensor]) -> int:
+    """How many tokens all prompts (T, dim) begin with; each has at least one of its own."""
+    length = min((len(prompt) for prompt in prompts), default=1) - 1
+    for prompt in prompts[1:]:
+        same = (prompt[:length] == prompts[0][:length]).all(-1)
+        length = int(same.long().cumprod(0).sum())
+    return length
 
 
 def _cache_name(decoder: Any) -> str:

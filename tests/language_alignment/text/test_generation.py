@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perception_encoder.language_alignment.text.generation import choose, generate_tokens
+from perception_encoder.language_alignment.text.generation import choose, generate_tokens, next_token_logits
 from perception_encoder.preprocess.conversation import Sampling
 from tests.language_models import tiny_llama
 
@@ -53,3 +53,14 @@ def test_draws_follow_the_probabilities_of_the_top() -> None:
     assert abs(float(share) - 0.6 / 0.85) < 0.04
     cold = {choose(logits, Sampling(temperature=0.02), generator) for _ in range(50)}
     assert cold == {0}
+
+
+def test_the_next_token_after_prompts_that_begin_alike() -> None:
+    decoder = MODEL
+    embeddings = torch.randn(9, 32, generator=torch.Generator().manual_seed(0))
+    prompts = [embeddings, embeddings[:6], torch.cat([embeddings[:4], embeddings[:3]])]
+    together = list(next_token_logits(decoder, prompts))
+    for logits, prompt in zip(together, prompts, strict=True):
+        alone = decoder(inputs_embeds=prompt[None]).logits[0, -1]
+        torch.testing.assert_close(logits, alone.detach(), atol=1e-4, rtol=1e-4)
+    assert list(next_token_logits(decoder, [])) == []
