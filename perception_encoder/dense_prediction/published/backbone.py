@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from perception_encoder.dense_prediction.dense_model import InputConfig, LayerBackbone, WindowConfig
-from perception_encoder.dense_prediction.published.layout import Row
+from perception_encoder.dense_prediction.published.layout import KeyRow
 from perception_encoder.errors import CheckpointError
 from perception_encoder.models.checkpoints.layouts import StateDict
 from perception_encoder.models.config import VisionConfig
@@ -51,11 +51,11 @@ class Published:
         )
         return backbone
 
-    def rows(self, backbone: LayerBackbone) -> list[Row]:
+    def rows(self, backbone: LayerBackbone) -> list[KeyRow]:
         """Return where the tower's tensors go in a detector; their names are those of Lang and Spatial models."""
         names = [name for name in backbone.model.state_dict() if name != POSITIONS]
-        rows = [Row(f"backbone.model.{name}", f"{self.prefix}{name}") for name in names]
-        return [*rows, Row(f"backbone.model.{POSITIONS}", f"{self.prefix}{POSITIONS}", _without_batch)]
+        rows = [KeyRow(f"backbone.model.{name}", f"{self.prefix}{name}") for name in names]
+        return [*rows, KeyRow(f"backbone.model.{POSITIONS}", f"{self.prefix}{POSITIONS}", _without_batch)]
 
 
 def _without_batch(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from perception_encoder.dense_prediction.dense_model import InputConfig, WindowConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.published.coco_classes import coco_classes
-from perception_encoder.dense_prediction.published.layout import Row, rows_of
+from perception_encoder.dense_prediction.published.layout import KeyRow, rows_of
 from perception_encoder.errors import CheckpointError
 from perception_encoder.models.checkpoints.layouts import StateDict
 
@@ -77,10 +77,10 @@ def _count(state: StateDict, pattern: str) -> int:
     return 1 + max((int(match[1]) for name in state if (match := re.match(pattern, name))), default=-1)
 
 
-def deta_rows(prefix: str, layers: int, classes: ClassRows) -> list[Row]:
+def deta_rows(prefix: str, layers: int, classes: ClassRows) -> list[KeyRow]:
     """Return where the tensors of the head go."""
     there = "transformer"
-    rows = [Row("head.level_embed", f"{there}.level_embed"), *rows_of("head.pyramid.finest", f"{prefix}fpn1.0")]
+    rows = [KeyRow("head.level_embed", f"{there}.level_embed"), *rows_of("head.pyramid.finest", f"{prefix}fpn1.0")]
     for level in range(5):
         for layer in (0, 1):
             rows += rows_of(f"head.pyramid.project.{level}.{layer}", f"input_proj.{level}.{layer}")
@@ -92,24 +92,24 @@ def deta_rows(prefix: str, layers: int, classes: ClassRows) -> list[Row]:
     for number in range(layers + 1):
         choose = classes.choose if number < layers else classes.begin
         for part in ("weight", "bias"):
-            rows.append(Row(f"head.class_embed.{number}.{part}", f"class_embed.{number}.{part}", choose))
+            rows.append(KeyRow(f"head.class_embed.{number}.{part}", f"class_embed.{number}.{part}", choose))
         for layer in range(3):  # ours have activations between them
             rows += rows_of(f"head.decoder.bbox_embed.{number}.{2 * layer}", f"bbox_embed.{number}.layers.{layer}")
     return rows
 
 
-def _encoder_rows(own: str, there: str) -> list[Row]:
+def _encoder_rows(own: str, there: str) -> list[KeyRow]:
     rows = [row for name in _ATTENTION for row in rows_of(f"{own}.self_attn.{name}", f"{there}.self_attn.{name}")]
     names = {"self_attn_layer_norm": "norm1", "mlp.fc1": "linear1", "mlp.fc2": "linear2", "final_layer_norm": "norm2"}
     return rows + [row for name, other in names.items() for row in rows_of(f"{own}.{name}", f"{there}.{other}")]
 
 
-def _decoder_rows(own: str, there: str) -> list[Row]:
+def _decoder_rows(own: str, there: str) -> list[KeyRow]:
     rows = [row for name in _ATTENTION for row in rows_of(f"{own}.encoder_attn.{name}", f"{there}.cross_attn.{name}")]
     for third, name in enumerate("qkv"):
         for part in ("weight", "bias"):
             at, choose = f"{own}.self_attn.{name}_proj.{part}", partial(_third, number=third)
-            rows.append(Row(at, f"{there}.self_attn.in_proj_{part}", choose))
+            rows.append(KeyRow(at, f"{there}.self_attn.in_proj_{part}", choose))
     names = {
         "self_attn.o_proj": "self_attn.out_proj", "self_attn_layer_norm": "norm2", "encoder_attn_layer_norm": "norm1",
         "mlp.fc1": "linear1", "mlp.fc2": "linear2", "final_layer_norm": "norm3",

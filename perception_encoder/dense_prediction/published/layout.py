@@ -22,7 +22,7 @@ def _same(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Row:
+class KeyRow:
     """Where a published tensor goes."""
 
     own: str
@@ -30,12 +30,12 @@ class Row:
     convert: Callable[[Tensor], Tensor] = _same
 
 
-def rows_of(own: str, published: str, parts: Sequence[str] = ("weight", "bias")) -> list[Row]:
+def rows_of(own: str, published: str, parts: Sequence[str] = ("weight", "bias")) -> list[KeyRow]:
     """Return the rows of a module's tensors."""
-    return [Row(f"{own}.{part}", f"{published}.{part}") for part in parts]
+    return [KeyRow(f"{own}.{part}", f"{published}.{part}") for part in parts]
 
 
-def load_rows(model: nn.Module, state: StateDict, rows: Sequence[Row], unused: Iterable[str]) -> None:
+def load_rows(model: nn.Module, state: StateDict, rows: Sequence[KeyRow], unused: Iterable[str]) -> None:
     """Load published tensors, as float32; they may become the model's own, without a copy.
 
     `unused`: patterns of names that need no row. CheckpointError that lists what is missing, unexpected, or of another

@@ -14,7 +14,7 @@ from torch import Tensor
 from perception_encoder.dense_prediction.dense_model import InputConfig, WindowConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
 from perception_encoder.dense_prediction.detection.vitdet_heads import CONVOLUTIONS
-from perception_encoder.dense_prediction.published.layout import Row, rows_of
+from perception_encoder.dense_prediction.published.layout import KeyRow, rows_of
 from perception_encoder.errors import CheckpointError
 from perception_encoder.models.checkpoints.layouts import StateDict
 
@@ -55,7 +55,7 @@ def vitdet_config(state: StateDict) -> tuple[DetectorHeadConfig, int, bool]:
     return config, classes - 1, "roi_heads.mask_head.predictor.weight" in state
 
 
-def vitdet_rows(state: StateDict, masks: bool) -> list[Row]:
+def vitdet_rows(state: StateDict, masks: bool) -> list[KeyRow]:
     """Return where the tensors of the heads go."""
     own, heads = "head.model", "head.model.roi_heads"
     rows = [*_pyramid_rows(f"{own}.backbone.levels"), *_proposal_rows(f"{own}.rpn.head", "proposal_generator.rpn_head")]
@@ -64,25 +64,25 @@ def vitdet_rows(state: StateDict, masks: bool) -> list[Row]:
     for name, convert in (("cls_score", _background_first), ("bbox_pred", _with_background_box)):
         for part in ("weight", "bias"):
             at = f"box_predictor.{name}.{part}"
-            rows.append(Row(f"{heads}.{at}", f"roi_heads.{at}", convert))
+            rows.append(KeyRow(f"{heads}.{at}", f"roi_heads.{at}", convert))
     if FEDERATED in state:
-        rows.append(Row(f"{heads}.class_weights", FEDERATED))
+        rows.append(KeyRow(f"{heads}.class_weights", FEDERATED))
     if masks:
         rows += _convolutions(f"{heads}.mask_head", "roi_heads.mask_head.mask_fcn")
         rows += rows_of(f"{heads}.mask_predictor.conv5_mask", "roi_heads.mask_head.deconv")
         for part in ("weight", "bias"):
             logits = f"{heads}.mask_predictor.mask_fcn_logits.{part}"
-            rows.append(Row(logits, f"roi_heads.mask_head.predictor.{part}", _with_background_mask))
+            rows.append(KeyRow(logits, f"roi_heads.mask_head.predictor.{part}", _with_background_mask))
     return rows
 
 
-def _pyramid_rows(own: str) -> list[Row]:
+def _pyramid_rows(own: str) -> list[KeyRow]:
     rows = []
     for level, first in enumerate((4, 1, 0, 1)):  # of its layers there, that of the first convolution
         there = f"backbone.simfp_{level + 2}"
         for number in (0, 1):
             convolution = f"{there}.{first + number}"
-            rows.append(Row(f"{own}.{level}.{1 + 2 * number}.weight", f"{convolution}.weight"))
+            rows.append(KeyRow(f"{own}.{level}.{1 + 2 * number}.weight", f"{convolution}.weight"))
             rows += rows_of(f"{own}.{level}.{2 + 2 * number}.norm", f"{convolution}.norm")
     rows += rows_of(f"{own}.0.0.0", "backbone.simfp_2.0")
     rows += rows_of(f"{own}.0.0.1.norm", "backbone.simfp_2.1")
@@ -91,17 +91,17 @@ def _pyramid_rows(own: str) -> list[Row]:
     return rows
 
 
-def _proposal_rows(own: str, there: str) -> list[Row]:
+def _proposal_rows(own: str, there: str) -> list[KeyRow]:
     rows = [row for number in (0, 1) for row in rows_of(f"{own}.conv.{number}.0", f"{there}.conv.conv{number}")]
     rows += rows_of(f"{own}.cls_logits", f"{there}.objectness_logits")
     return rows + rows_of(f"{own}.bbox_pred", f"{there}.anchor_deltas")
 
 
-def _convolutions(own: str, there: str) -> list[Row]:
+def _convolutions(own: str, there: str) -> list[KeyRow]:
     """Rows of convolutions with norms; there they are numbered from 1."""
     rows = []
     for number in range(CONVOLUTIONS):
-        rows.append(Row(f"{own}.{number}.0.weight", f"{there}{number + 1}.weight"))
+        rows.append(KeyRow(f"{own}.{number}.0.weight", f"{there}{number + 1}.weight"))
         rows += rows_of(f"{own}.{number}.1.norm", f"{there}{number + 1}.norm")
     return rows
 
