@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WAIT = 20_000
+"""Milliseconds that an expectation is waited for: two workers share two cores, and the model runs on one of them."""
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 
@@ -20,6 +22,7 @@ def running_browser() -> Iterator[Browser]:
     """Run chromium; skips the test without one."""
     if CHROMIUM is None:
         pytest.skip("no chromium: on Debian, apt-get install chromium")
+    expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser:
         yield browser
 
