@@ -10,30 +10,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.dense_tasks import read_dense_tasks
 from experiments.differences import gain
 from experiments.layers.evaluation import evaluate_tasks, unpack
 from experiments.layers.run import curve_rows
-from perception_encoder.errors import DataError
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_json
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.layer_analysis.curve import LayerCurve
-from perception_encoder.layer_analysis.tasks import TaskOptions, make_task
 from perception_encoder.models.registry import BUILTIN, BUILTIN_SPATIAL
 from perception_encoder.progress import Track, untracked
 
 CORE, SPATIAL = "Core", "Spatial"
 LAST, BEST = "Core's last", "Core's best"
 TRACKING = "tracking of real videos"
-TASKS = {
-    TRACKING: ("tracking", "clips"),
-    "segmentation": ("foreground", "scenes"),
-    "depth": ("relative-depth", "scenes"),
-    "depth of a room": ("depth", "room"),
-    "detection": ("objects", "scenes"),
-}
-"""The page's name, to the name of `pe layers` and the data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +81,14 @@ def compare_features(
 
 def read_tasks(data: DenseData, sizes: Sizes) -> list[LayerEvaluator]:
     """Read the tasks' data; DataError for what is missing."""
-    options = TaskOptions(items=sizes.items, image_size=(sizes.side, sizes.side), short_side=sizes.short_side)
-    tasks = []
-    for name, (kind, source) in TASKS.items():
-        path: Path | None = getattr(data, source)
-        if path is None:
-            continue
-        if not path.exists():
-            raise DataError(f"{name}: {path} does not exist")
-        task = make_task(kind, path, options)
-        task.name = name
-        tasks.append(task)
-    return tasks
+    tasks = {
+        TRACKING: ("tracking", data.clips),
+        "segmentation": ("foreground", data.scenes),
+        "depth": ("relative-depth", data.scenes),
+        "depth of a room": ("depth", data.room),
+        "detection": ("objects", data.scenes),
+    }
+    return read_dense_tasks(tasks, sizes.items, sizes.side, sizes.short_side)
 
 
 def differences(task: str, curves: Mapping[str, Mapping[str, LayerCurve]]) -> Iterator[dict[str, Any]]:

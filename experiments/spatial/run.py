@@ -8,13 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from experiments.dense_tasks import read_dense_tasks
 from experiments.differences import gain
 from experiments.layers.evaluation import evaluate_tasks, unpack
 from experiments.layers.run import curve_rows
 from experiments.spatial.alignments import ALIGNED, CORE, Alignments, find_encoder
-from perception_encoder.datasets.masked_videos import read_videos
-from perception_encoder.errors import DataError
-from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_json
 from perception_encoder.formats.scene_tars import read_scene_tars
@@ -23,7 +21,6 @@ from perception_encoder.inference.samples import write_samples
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.plots import write_image
 from perception_encoder.layer_analysis.side_by_side import Column, features_side_by_side
-from perception_encoder.layer_analysis.tasks import TaskOptions, make_task
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 
@@ -31,14 +28,6 @@ PHOTOGRAPHS = ("chelsea.png", "rocket.jpg")
 """Of scikit-image, in the public domain."""
 LAYERS = [5, 8, 11]
 """Evaluated ones, 0-based: the last, and the one that the alignments learn from, among them."""
-TASKS = {
-    "tracking": "tracking of real videos",
-    "rendered": "tracking of rendered videos",
-    "foreground": "segmentation",
-    "relative-depth": "depth",
-    "objects": "detection",
-}
-"""By the name of `pe layers`, or "rendered"; and the page's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,22 +98,14 @@ def draw_examples(
 
 def read_tasks(data: SpatialData, sizes: Sizes) -> list[LayerEvaluator]:
     """Read the tasks' data; DataError for what is missing."""
-    paths = {"tracking": data.clips, "rendered": data.videos}
-    options = TaskOptions(items=sizes.items, image_size=(sizes.side, sizes.side), short_side=sizes.short_side)
-    tasks: list[LayerEvaluator] = []
-    for name in TASKS:
-        path = paths.get(name, data.scenes)
-        if path is None:
-            continue
-        if not path.exists():
-            raise DataError(f"{TASKS[name]}: {path} does not exist")
-        if name == "rendered":
-            task: LayerEvaluator = TrackingEvaluator(read_videos(path), TrackingConfig(short_side=sizes.short_side))
-        else:
-            task = make_task(name, path, options)
-        task.name = TASKS[name]
-        tasks.append(task)
-    return tasks
+    tasks = {
+        "tracking of real videos": ("tracking", data.clips),
+        "tracking of rendered videos": ("tracking", data.videos),
+        "segmentation": ("foreground", data.scenes),
+        "depth": ("relative-depth", data.scenes),
+        "detection": ("objects", data.scenes),
+    }
+    return read_dense_tasks(tasks, sizes.items, sizes.side, sizes.short_side)
 
 
 def compare(task: str, curves: Mapping[str, Mapping[str, LayerCurve]]) -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ class DetaPyramid(nn.Module):
         maps = self.standardize(features)
         coarse = F.max_pool2d(maps, 2, 2, ceil_mode=True)
         sources = [self.finest(maps), maps, coarse, _with_edge(coarse)]
-        levels = [project(source) for project, source in zip(self.project, sources, strict=False)]
+        levels = [project(source) for project, source in zip(self.project[:-1], sources, strict=True)]
         return [*levels, self.project[-1](_with_edge(levels[-1]))]
 
     def sizes(self, grid: Sequence[int]) -> list[tuple[int, int]]:

@@ -90,7 +90,7 @@ def _rank(features: FeatureTable, scores: np.ndarray, rows: np.ndarray, duplicat
 def _without_duplicates(
     videos: Sequence[SelectedVideo], features: FeatureTable, duplicate: float
 ) -> list[SelectedVideo]:
-    """Leave out near-duplicates across clusters too, of which the one that comes later."""
+    """Leave out the later one of two near-duplicates, across clusters too."""
     rows = {key: row for row, key in enumerate(features.keys)}
     chosen: list[SelectedVideo] = []
     used = np.zeros((0, features.embeddings.shape[1]), np.float32)

@@ -118,7 +118,7 @@ class Detector(nn.Module):
         targets: list[dict[str, Tensor]] | None = None,
         inside: Sequence[tuple[int, int]] | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Return detections, in pixels of which a patch has 16 by 16, and in training the losses.
+        """Return detections, in pixels of 16 by 16 a patch, and in training the losses.
 
         `inside`: heights and widths, in these pixels, of images that do not fill their maps.
         """

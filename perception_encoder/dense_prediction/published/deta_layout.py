@@ -1,7 +1,7 @@
 """PE's DETA as its authors store it: the pyramid, the deformable transformer, and the heads of its layers.
 
-Its classes are numbered by COCO's ids, some of which do not exist, or by those of Objects365 or LVIS, which begin with
-1. Of the last class layer the first row alone is used: it scores proposals of any class.
+Its classes are numbered by COCO's ids, which have gaps, or by those of Objects365 or LVIS, which begin with 1. Of the
+last class layer the first row alone is used: it scores proposals of any class.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ClassRows:
 
 
 def find_prefix(state: StateDict) -> str:
-    """Return what the names of the tower's tensors begin with; CheckpointError if there is no tower."""
+    """Return what the names of the tower's tensors begin with; CheckpointError without a tower."""
     ends = "conv1.weight"
     names = [name.removesuffix(ends) for name in state if name.startswith("backbone.0.") and name.endswith(ends)]
     if len(names) != 1:

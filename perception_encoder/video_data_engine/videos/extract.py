@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -79,7 +80,7 @@ def _packets(reader: InputContainer, video: VideoStream, begin: int, end: float 
 def _timed(packets: list[Any]) -> list[Any]:
     """Give packets without a decoding time one, as Matroska's first: evenly before the next that has one."""
     step = next((packet.duration for packet in packets if packet.duration), 1)
-    for later, packet in zip(reversed(packets), reversed(packets[:-1]), strict=False):
+    for later, packet in pairwise(reversed(packets)):
         if packet.dts is None:
             packet.dts = (later.pts if later.dts is None else later.dts) - step
     return [packet for packet in packets if packet.dts is not None]

@@ -27,7 +27,7 @@ def read_metadata_fields(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the `FIELDS` that are known, and what is wrong with the sidecar.
 
-    A sidecar comes before the container's tags; `text`, a table's, is the description if there is no other.
+    A sidecar comes before the container's tags; `text`, a table's, is the description if the others lack one.
     """
     problems: list[str] = []
     sources: list[Mapping[str, Any]] = []

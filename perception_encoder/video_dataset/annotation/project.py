@@ -65,7 +65,7 @@ class AnnotationProject:
     def update(self, track: Track = untracked) -> int:
         """Read new and changed tars, and return the number of videos.
 
-        A video that has gone is no longer offered; what was written about it stays.
+        A missing video is not offered; its annotations stay.
         """
         with self.database.transaction() as connection:
             known = {row["path"]: row for row in connection.execute("SELECT * FROM tars")}

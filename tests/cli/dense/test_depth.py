@@ -35,6 +35,13 @@ def test_images_and_videos(run_pe: Callable[..., Run], depth_head: Path, tmp_pat
     assert printed[0] == f"{depth.min() / 1000:.2f} m" and printed[2] == f"{depth.max() / 1000:.2f} m"
 
 
+def test_the_built_in_head(run_pe: Callable[..., Run], tmp_path: Path) -> None:
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "photo.png")
+    run = run_pe("depth", tmp_path / "photo.png", "-o", tmp_path / "out")
+    assert run.status == 0, run.stderr
+    assert np.asarray(Image.open(tmp_path / "out" / "photo.depth.png")).shape == (256, 256)
+
+
 def test_clear_errors(run_pe: Callable[..., Run], depth_head: Path, segmenter: Path, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     Image.new("RGB", (60, 40)).save(photo)

@@ -77,3 +77,15 @@ def test_other_files_are_refused(run_pe: Callable[..., Run], detector: Path, tmp
     words = ("detect", tmp_path / "photo.png", "--head", detector, "-o", tmp_path / "out")
     run = run_pe(*words, "--classes", tmp_path / "names.txt")
     assert run.status == 2 and "names its classes itself; leave out --classes" in run.stderr
+
+
+def test_the_built_in_detector(run_pe: Callable[..., Run], tmp_path: Path) -> None:
+    scene = Image.new("RGB", (224, 224), (150, 140, 130))
+    scene.paste((200, 20, 20), (70, 90, 140, 170))
+    scene.save(tmp_path / "scene.png")
+    run = run_pe("detect", tmp_path / "scene.png", "-o", tmp_path / "out", "--json")
+    assert run.status == 0, run.stderr
+    value = json.loads(run.stdout)
+    assert value["categories"] == [{"id": 1, "name": "object"}]
+    left, top, width, height = max(value["annotations"], key=lambda each: each["score"])["bbox"]
+    assert abs(left + width / 2 - 105) < 20 and abs(top + height / 2 - 130) < 20

@@ -27,6 +27,19 @@ def running_browser() -> Iterator[Browser]:
         yield browser
 
 
+@contextmanager
+def opened_page(browser: Browser, address: str, refused: str) -> Iterator[Page]:
+    """Open a page; errors in its console fail the test, but for those that begin with `refused`, told on the page."""
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    yield page
+    page.close()
+    assert [error for error in errors if not error.startswith(refused)] == []
+
+
 def wait_until(page: Page, condition: str) -> None:
     """Wait for a JavaScript expression to hold (the page's own policy forbids Playwright's way, which is eval)."""
     deadline = time.monotonic() + 20

@@ -16,7 +16,7 @@ from perception_encoder.search.web import dense_routes, tracked_videos
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
 from tests.search.indexes import make_library, wait_for
-from tests.search.web.browsing import contrast, wait_until
+from tests.search.web.browsing import contrast, opened_page, wait_until
 from tests.serving.servers import served
 
 pytestmark = pytest.mark.browser
@@ -40,15 +40,8 @@ def address(library: MediaLibrary, depth_head: Path) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
     """The page of a server with a depth head; errors in the console fail the test."""
-    page = browser.new_page(viewport={"width": 1200, "height": 800})
-    errors: list[str] = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(address)
-    yield page
-    page.close()
-    told = "Failed to load resource: the server responded with a status of 4"  # on the page, too
-    assert [error for error in errors if not error.startswith(told)] == []
+    with opened_page(browser, address, "Failed to load resource: the server responded with a status of 4") as page:
+        yield page
 
 
 def open_tab(page: Page, title: str, tab: str) -> Locator:

@@ -19,7 +19,7 @@ from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.generation import GenerationQueue
 from tests.clips import clip
 from tests.search.indexes import make_library, update_folder, wait_for
-from tests.search.web.browsing import contrast, wait_until
+from tests.search.web.browsing import contrast, opened_page, wait_until
 from tests.serving.generators import ENDLESS, TOO_LONG, EchoGenerator
 from tests.serving.servers import served
 
@@ -43,16 +43,10 @@ def address(library: MediaLibrary) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
     """The page, opened; whatever it complains of in the console fails the test."""
-    page = browser.new_page(viewport={"width": 1200, "height": 800})
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-    refused = "Failed to load resource: the server responded with a status of 400 (Bad Request)"  # is said on the page
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(address)
-    expect(page.locator("#grid button.tile").first).to_be_visible()
-    yield page
-    page.close()
-    assert [each for each in said if each != refused] == []
+    refused = "Failed to load resource: the server responded with a status of 400 (Bad Request)"
+    with opened_page(browser, address, refused) as page:
+        expect(page.locator("#grid button.tile").first).to_be_visible()
+        yield page
 
 
 def names(page: Page) -> list[str]:
