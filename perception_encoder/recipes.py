@@ -43,6 +43,7 @@ RECIPES: dict[str, str] = {
     "video_finetune_b16": "PE-Core-B, video finetuning: 22 million videos",
     "video_finetune_l14": "PE-Core-L, video finetuning: 22 million videos",
     "video_finetune_g14": "PE-Core-G, video finetuning: 22 million videos",
+    "video_finetune_builtin": "the built-in model on a thousand clips: ten minutes",
     "ablation_1": "ViT-L/14, step 1: the CLIP baseline",
     "ablation_2": "ViT-L/14, steps 1 to 2: progressive resolution",
     "ablation_3": "ViT-L/14, steps 1 to 3: twice the batch and the pairs",
@@ -119,7 +120,7 @@ def find_recipe(name: str) -> TrainingConfig:
     from perception_encoder.pretraining.builtin.recipe import builtin, builtin_second
     from perception_encoder.pretraining.recipes import LAST_STEP, ablation, cooldown, core, scaling
     from perception_encoder.spatial_alignment.recipes import spatial_recipe
-    from perception_encoder.video_finetuning.recipes import video_finetune
+    from perception_encoder.video_finetuning.recipes import video_finetune, video_finetune_builtin
 
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.5)
@@ -134,6 +135,8 @@ def find_recipe(name: str) -> TrainingConfig:
             return core(size)
         case ["core", size, "cooldown"]:
             return cooldown(size)
+        case ["video", "finetune", "builtin"]:
+            return video_finetune_builtin()
         case ["video", "finetune", size]:
             return video_finetune(size)
         case ["ablation", step]:

@@ -93,14 +93,14 @@ def _activation_memory(config: PretrainingConfig, stage: Stage, devices: int) ->
     vision, text = tower_configs(config)
     pairs = -(-(stage.batch_size or config.batch_size) // devices)
     masked = 0 if config.masking is None else -(-pairs // config.masking.every)
-    at_once = min(config.parallel.chunk or pairs, pairs)
-    checkpointing, frames = config.parallel.checkpointing, config.frames or 1
-    of_image = frames * vision_activations(vision, stage.image_size, BFLOAT16).total(checkpointing)
+    images = pairs * (config.frames or 1)
+    chunk, checkpointing = config.parallel.chunk or images, config.parallel.checkpointing
+    of_image = vision_activations(vision, stage.image_size, BFLOAT16).total(checkpointing)
     of_text = text_activations(text, size=BFLOAT16).total(checkpointing)
     parts = [
-        at_once * of_image if config.locked != "visual" else 0,
-        at_once * of_text if config.locked != "text" else 0,
-        min(at_once, masked) * of_image,
+        min(chunk, images) * of_image if config.locked != "visual" else 0,
+        min(chunk, pairs) * of_text if config.locked != "text" else 0,
+        min(chunk, masked) * of_image,
     ]
     return float(sum(parts) if config.parallel.chunk is None else max(parts))
 

@@ -34,8 +34,8 @@ class TowerOutputs(NamedTuple):
 class Towers(nn.Module):
     """A CLIP model as it is trained, by all ranks at once: each runs it on as many rows, so that each runs as often.
 
-    `masked`: with a mask token, which does not belong to the model that comes out. `chunk`: images or captions whose
-    activations are held at a time; None for all. `cached`: embeddings of all captions, of a locked text tower.
+    `masked`: with a mask token, which does not belong to the model that comes out. `chunk`: images, frames or captions
+    whose activations are held at a time; None for all. `cached`: embeddings of all captions, of a locked text tower.
     """
 
     def __init__(
@@ -52,8 +52,7 @@ class Towers(nn.Module):
 
         Videos (b, F, 3, H, W) get the means of their frames' embeddings, and no mask loss.
         """
-        encode = self.clip.encode_video if images.dim() == 5 else self.clip.encode_image
-        encoded = in_chunks(lambda some: encode(to_float(some)), pad_rows(images), self.chunk)[: len(images)]
+        encoded = self._encode_images(pad_rows(images))[: len(images)]
         texts = self._encode_texts(tokens)
         loss = None
         if self.mask_token is not None and masked is not None and masks is not None:
@@ -62,6 +61,12 @@ class Towers(nn.Module):
         # copies, not views of the padded rows, which FSDP's hooks would not follow
         encoded, texts = encoded.to(torch.float32, copy=True), texts.to(torch.float32, copy=True)
         return TowerOutputs(encoded, texts, self.clip.logit_scale.exp(), loss)
+
+    def _encode_images(self, images: Tensor) -> Tensor:
+        """Return embeddings (b, D) of images or videos; frames are encoded in chunks as images are."""
+        frames = images.flatten(0, 1) if images.dim() == 5 else images
+        encoded = in_chunks(lambda some: self.clip.encode_image(to_float(some)), frames, self.chunk)
+        return encoded.unflatten(0, images.shape[:2]).mean(dim=1) if images.dim() == 5 else encoded
 
     def _encode_texts(self, tokens: Tensor) -> Tensor:
         """Return embeddings (u, D) of token ids (u, T)."""

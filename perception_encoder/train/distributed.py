@@ -34,7 +34,7 @@ class ParallelConfig:
     """"ddp": every rank holds the model. "fsdp": transformer blocks, with their optimizer state, are shared out
     (FSDP2) and whole only while they compute; all else is held by every rank."""
     chunk: int | None = None
-    """Images or captions whose activations are held at a time; None for all."""
+    """Images, frames or captions whose activations are held at a time; None for all."""
     checkpointing: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""
     compile: bool = False

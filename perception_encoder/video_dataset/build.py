@@ -29,9 +29,10 @@ from perception_encoder.scenes.objects.models import ObjectLibrary
 from perception_encoder.scenes.rendering.motion import FRAME_RATE
 from perception_encoder.scenes.samples.production import make_samples
 from perception_encoder.scenes.samples.sample import SceneSample, ScenesConfig
-from perception_encoder.video_dataset.simulation import SceneTruth, SimulatedAnnotator, simulate_caption
+from perception_encoder.video_dataset.simulation import SimulatedAnnotator, simulate_caption
 from perception_encoder.video_dataset.statistics import DatasetStatistics, describe_dataset
 from perception_encoder.video_dataset.tars import OutputVideo, refined_fields, write_dataset
+from perception_encoder.video_dataset.truth import SceneTruth
 
 CLOSE = 0.25
 """Share of the frame that an object's largest box takes in a close-up."""

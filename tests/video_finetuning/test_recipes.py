@@ -18,3 +18,8 @@ def test_one_run_begins_where_another_ends() -> None:
     assert video.initial == "runs/distill_l14/model.safetensors"
     assert (video.frames, video.optimizer.lr, video.warmup, video.masking) == (8, 1e-6, 2_000, None)
     assert video.optimizer.name == "lamb" and cooldown.frames is None
+
+
+def test_the_recipe_in_small_begins_with_the_built_in_model() -> None:
+    config = config_of("video_finetune_builtin")
+    assert (config.model, config.initial, config.frames) == ("PE-Core-N16-128", "PE-Core-N16-128", 4)

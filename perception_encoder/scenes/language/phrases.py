@@ -22,7 +22,7 @@ OPENINGS = ("", "a photo of ", "a picture of ", "a rendering of ", "a view of ")
 def image_captions(graph: SceneGraph, generator: np.random.Generator) -> list[str]:
     """Return three captions: the objects, one relation (if any can be told), and a description."""
     opening = OPENINGS[int(generator.integers(len(OPENINGS)))]
-    objects = f"{opening}{_join(count_phrases(graph))}{_floor_phrase(graph)}"
+    objects = f"{opening}{join_phrases(count_phrases(graph))}{_floor_phrase(graph)}"
     relation = _relation_caption(graph, generator)
     return [objects, *([relation] if relation else []), describe_graph(graph)]
 
@@ -40,7 +40,7 @@ def _relation_caption(graph: SceneGraph, generator: np.random.Generator) -> str:
 
 def describe_graph(graph: SceneGraph, opening: str = "The picture shows") -> str:
     """Return several sentences: the objects and the floor, the relations, the colours, and the counts."""
-    sentences = [f"{opening} {_join(count_phrases(graph))}{_floor_phrase(graph)}."]
+    sentences = [f"{opening} {join_phrases(count_phrases(graph))}{_floor_phrase(graph)}."]
     names = {node.id: name for node, name in graph.named()}
     for first, relation, second in graph.relations:
         if relation in ("on", "left of", "behind") and first in names and second in names:
@@ -49,7 +49,7 @@ def describe_graph(graph: SceneGraph, opening: str = "The picture shows") -> str
     sentences += [f"The {node.label} is {node.colour}." for node in coloured if node.colour not in node.label]
     if max(graph.counts.values()) > 1:
         counts = [f"{NUMBERS[n]} {plural_of(name) if n > 1 else name}" for name, n in graph.counts.items()]
-        sentences.append(f"In all there {'are' if len(graph.nodes) > 1 else 'is'} {_join(counts)}.")
+        sentences.append(f"In all there {'are' if len(graph.nodes) > 1 else 'is'} {join_phrases(counts)}.")
     return " ".join(sentences)
 
 
@@ -68,7 +68,7 @@ def noun_phrase(node: Node) -> str:
     return f"{node.colour} {node.label}" if node.colour and not coloured else node.label
 
 
-def _join(phrases: list[str]) -> str:
+def join_phrases(phrases: list[str]) -> str:
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 

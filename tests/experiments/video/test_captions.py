@@ -1,0 +1,39 @@
+"""The captioners of the experiment in the engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.video import captions as module
+from experiments.video.captions import NOTHING, Captions, caption, first_captioner, refinement_of
+from experiments.video.clips import write_clips
+from perception_encoder.language_alignment.load import load_language_model
+from perception_encoder.language_alignment.weights import read_trained
+from perception_encoder.video_data_engine.config import EngineConfig
+from tests.experiments.video.test_run import video
+from tests.video_dataset.clips import write_dataset
+
+
+def test_the_engine_s_captions_are_those_of_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = write_clips(write_dataset(tmp_path / "data", {"test": [[video(0), video(1)]]}), "test", tmp_path / "clips")
+    config = EngineConfig
+    monkeypatch.setattr(module, "EngineConfig", lambda **fields: config(**{**fields, "captioner": NOTHING}))
+    found = caption(clips, tmp_path / "out", tmp_path / "captioner")
+    assert list(found) == ["v00", "v01"]
+    assert found["v00"] == Captions(found["v00"].video_id, "nothing", ("nothing",), "nothing")
+    assert found["v00"].video_id.startswith("v00-")
+
+
+def test_the_first_captioner_is_the_built_in_one_with_fewer_tokens(tmp_path: Path) -> None:
+    path = first_captioner(tmp_path)
+    model, whole = load_language_model(path), load_language_model()
+    parts, _ = read_trained(path)
+    assert (model.model.projector.pool, parts) == (2, dataclasses.replace(parts, pool=2))
+    ours, theirs = model.model.state_dict(), whole.model.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    config = refinement_of(path, 7)
+    assert (config.pool, config.frames, config.steps, config.initial) == (2, 4, 7, str(path))

@@ -1,0 +1,99 @@
+"""Table 2 and figure 6 in small, on a few plain clips with captioners that know the truth: all is run and written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.video import finetuning
+from experiments.video import run as experiment
+from experiments.video.captions import Captions
+from experiments.video.clips import Clip
+from experiments.video.page import draw, page
+from experiments.video.run import ALL, ARMS, FIRST, NEW_CLIPS, NEW_OBJECTS, NOTHING, REFINED, Sizes, reproduce_video
+from perception_encoder.data.pairs import Stage
+from perception_encoder.errors import DataError
+from perception_encoder.video_finetuning.recipes import video_finetune_builtin
+from tests.video_dataset.clips import fields, write_dataset
+
+SIZES = Sizes(refined=4, refinement_steps=1, train=8, growth=(4,), summaries=2, steps=1)
+ACTIONS = ("falls", "rolls", "is pushed", "tips over")
+
+
+def video(number: int) -> tuple[str, dict[str, Any]]:
+    """A clip of a lamp or a crate, on which something happens."""
+    kind, other = (("lamp", "crate"), ("crate", "lamp"))[number % 2]
+    objects = [{"id": 1, "kind": kind, "colour": "red"}, {"id": 2, "kind": other, "colour": ""}]
+    events = [{"action": ACTIONS[number % 4], "object": 1, "start": 0.0, "end": 1.0}]
+    return f"v{number:02}", fields(None, objects=objects, events=events)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    splits = {"train": [[video(n) for n in range(12)]], "test": [[video(n) for n in range(12, 16)]]}
+    return write_dataset(tmp_path_factory.mktemp("dataset"), splits)
+
+
+def told(clips: Sequence[Clip], out: Path, captioner: Path, *rest: object) -> dict[str, Captions]:
+    """Captions of the objects, and of the first event if the captioner was refined."""
+    captions = {}
+    for clip in clips:
+        name, action = clip.truth.events[0]
+        video = f"A red {name} {action}." if captioner.name == "second" else "A photo of a dog"
+        captions[clip.key] = Captions(clip.key, video, ("a lamp", "a lamp") if rest else (), "a summary")
+    return captions
+
+
+@pytest.fixture(scope="module")
+def result(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The experiment, run once and then again from its cache."""
+    directory = tmp_path_factory.mktemp("video")
+    small = dataclasses.replace(video_finetune_builtin(), stages=(Stage(image_size=32, steps=1),), batch_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "caption", told)
+        patch.setattr(experiment, "first_captioner", lambda out: Path("first"))
+        patch.setattr(experiment, "refined_captioner", lambda *_: Path("second"))
+        patch.setattr(finetuning, "video_finetune_builtin", lambda: small)
+        arguments = directory / "video.json", directory / "runs", dataset, None, SIZES
+        first = reproduce_video(*arguments)
+        patch.setattr(finetuning.VideoEvaluation, "run", None)
+        assert reproduce_video(*arguments) == first, "a finished run is read from its cache"
+    return first
+
+
+def test_captions_are_scored_against_the_truth(result: dict[str, Any]) -> None:
+    rows = {(row["set"], row["captions"], row["metric"]): row["value"] for row in result["captions"]}
+    for name in (NEW_CLIPS, NEW_OBJECTS):
+        assert rows[name, FIRST, "objects recall"] == rows[name, FIRST, "events recall"] == 0
+        assert rows[name, REFINED, "objects precision"] == rows[name, REFINED, "events precision"] == 1
+        assert rows[name, REFINED, "objects recall"] == 0.5
+
+
+def test_every_arm_has_scores_over_two_seeds(result: dict[str, Any]) -> None:
+    assert result["clips"] == {NEW_CLIPS: 4, NEW_OBJECTS: 4}
+    names = [row["name"] for row in result["table"]]
+    assert f"{NEW_CLIPS}: video actions" in names and f"{NEW_OBJECTS}: text to image R@5" in names and len(names) == 14
+    for row in result["table"]:
+        assert list(row["scores"]) == [NOTHING, *ARMS]
+        assert all(len(score["by_seed"]) == 2 for score in row["scores"].values())
+    for row in result["growth"]:
+        assert row["clips"] == [0, 4, 8] and len(row["values"]) == 3
+        (whole,) = (each for each in result["table"] if each["name"] == row["name"])
+        assert row["values"][-1] == whole["scores"][ALL]
+
+
+def test_the_page(result: dict[str, Any], tmp_path: Path) -> None:
+    text = page(json.loads(json.dumps(result)), "video.png")
+    assert text.count("\n|") == 2 + 14 and "events 100 (" in text
+    draw(result, tmp_path / "video.png")
+    assert (tmp_path / "video.png").stat().st_size > 5000
+
+
+def test_too_few_clips(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has 12 clips in train; give it more than 1000"):
+        reproduce_video(tmp_path / "video.json", tmp_path / "runs", dataset, None)
