@@ -15,8 +15,8 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.formats.shards import json_bytes
 from perception_encoder.video_dataset.truth import SceneTruth
 
-NAMED, DESCRIBED, TOLD = 0.6, 0.5, 0.15
-"""How often a title names an object, a description others, and either what happens."""
+OBJECT_IN_TITLE, OBJECTS_IN_DESCRIPTION, EVENT_IN_TITLE = 0.6, 0.5, 0.15
+"""How often a title names an object, a description others; and how often such a title tells an event instead."""
 TITLES = ("my {} on camera", "{} test", "new {}", "look at this {}", "{} for sale", "{} in the studio")
 EMPTY_TITLES = ("untitled", "clip {}", "MOV_{:04}", "watch this", "part {}", "test {}")
 DESCRIPTIONS = ("Filmed with {}.", "With {}, in case you wonder.", "You can see {} too.")
@@ -70,12 +70,12 @@ def upload_text(truth: SceneTruth, generator: np.random.Generator) -> tuple[str,
     names = [str(name) for name in generator.permutation(sorted(truth.colours))]
     number = int(generator.integers(1, 1000))
     title = _draw(generator, EMPTY_TITLES).format(number)
-    if generator.random() < NAMED:
+    if generator.random() < OBJECT_IN_TITLE:
         title = _draw(generator, TITLES).format(names[0])
-        if generator.random() < TOLD and truth.events:
+        if generator.random() < EVENT_IN_TITLE and truth.events:
             title = " ".join(truth.events[0])
     description = _draw(generator, EMPTY_DESCRIPTIONS)
-    if generator.random() < DESCRIBED:
+    if generator.random() < OBJECTS_IN_DESCRIPTION:
         others = " and ".join(with_article(name) for name in names[1:3] or names)
         description = f"{_draw(generator, DESCRIPTIONS).format(others)} {description}".strip()
     return title, description

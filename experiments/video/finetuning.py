@@ -16,7 +16,8 @@ from perception_encoder.evaluation.statistics.scores import ItemScores
 from perception_encoder.files import write_json
 from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.inference.encoder import load
-from perception_encoder.models.checkpoints.weights import load_model, weight_hash
+from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
+from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.metrics import Listener
@@ -60,15 +61,25 @@ def train_arm(
     return finetune_on_videos(finetuning(steps, seed), [Shards(str(shard))], out, track, listener)
 
 
+def before_finetuning(out: Path) -> Path:
+    """Write the built-in model at the resolution of the finetuning, unless it is there; return the file."""
+    path = out / "builtin.safetensors"
+    if not path.is_file():
+        model = load_model(BUILTIN)
+        assert isinstance(model, CLIP)
+        model.visual.set_image_size(finetuning(1, 0).stages[0].image_size)
+        write_checkpoint(model, path, half=False)
+    return path
+
+
 def evaluate_arm(
-    weights: Path | None, evaluation: VideoEvaluation, cache: Path, track: Track = untracked
+    weights: Path, evaluation: VideoEvaluation, cache: Path, track: Track = untracked
 ) -> dict[str, list[ItemScores]]:
-    """Return the scores of a finetuned model, or of the built-in one, by set; from `cache` if they are there."""
-    name = str(weights or BUILTIN)
-    depends = json.dumps([FORMAT, evaluation.digest, weight_hash(load_model(name))])
+    """Return the scores of a model by set; from `cache` if they are there."""
+    depends = json.dumps([FORMAT, evaluation.digest, weight_hash(load_model(weights))])
     path = cache / f"{hashlib.sha256(depends.encode()).hexdigest()[:20]}.json"
     if not path.is_file():
-        scores = evaluation.run(load(name), track)
+        scores = evaluation.run(load(weights), track)
         write_json(
             path, {name: [dataclasses.asdict(each) for each in own] for name, own in scores.items()}, indent=None
         )

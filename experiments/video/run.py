@@ -18,7 +18,7 @@ from experiments.video.blending import Blender
 from experiments.video.captions import Captions, caption, first_captioner, refined_captioner
 from experiments.video.clips import Clip, write_clips
 from experiments.video.evaluation import ClipTasks, VideoEvaluation
-from experiments.video.finetuning import evaluate_arm, train_arm, write_arm
+from experiments.video.finetuning import before_finetuning, evaluate_arm, train_arm, write_arm
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate
 from perception_encoder.files import write_json
@@ -179,7 +179,8 @@ class _Experiment:
             name = f"arm{ARMS.index(arm)}-{count}"
             shard = write_arm(clips, {clip.key: [texts[arm][clip.key]] for clip in clips}, self.runs / f"{name}.tar")
             planned += [((arm, count), shard, seed) for seed in sizes.seeds]
-        scores: Scores = {(NOTHING, 0): self._of_seeds([self._evaluate(None)] * len(sizes.seeds))}
+        before = self._evaluate(before_finetuning(self.runs))
+        scores: Scores = {(NOTHING, 0): self._of_seeds([before] * len(sizes.seeds))}
         tasks = [(shard, self.runs / f"{shard.stem}-{seed}", sizes.steps, seed) for _, shard, seed in planned]
         by_arm: dict[Trained, list[dict[str, ItemScores]]] = {}
         for (each, _, _), own in self.track(zip(planned, self._outcomes(tasks), strict=True), "finetuning", len(tasks)):
@@ -197,7 +198,7 @@ class _Experiment:
     def _train_and_evaluate(self, task: Task) -> dict[str, ItemScores]:
         return self._evaluate(train_arm(*task))
 
-    def _evaluate(self, weights: Path | None) -> dict[str, ItemScores]:
+    def _evaluate(self, weights: Path) -> dict[str, ItemScores]:
         frames = self.runs / "last_frames"
         sets = {
             NEW_CLIPS: ClipTasks(self.held_out, self.classes, frames),

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import numpy as np
 from perception_encoder import __version__
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.evaluation.statistics.scores import ItemScores, estimate
 from perception_encoder.files import write_text
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Generator, Sampling, ask
 from perception_encoder.preprocess.video import read_frames
@@ -29,6 +32,7 @@ from perception_encoder.scenes.objects.models import ObjectLibrary
 from perception_encoder.scenes.rendering.motion import FRAME_RATE
 from perception_encoder.scenes.samples.production import make_samples
 from perception_encoder.scenes.samples.sample import SceneSample, ScenesConfig
+from perception_encoder.video_dataset.caption_accuracy import KINDS, SHARES, score_captions
 from perception_encoder.video_dataset.simulation import SimulatedAnnotator, simulate_caption
 from perception_encoder.video_dataset.statistics import DatasetStatistics, describe_dataset
 from perception_encoder.video_dataset.tars import OutputVideo, refined_fields, write_dataset
@@ -36,7 +40,7 @@ from perception_encoder.video_dataset.truth import SceneTruth
 
 CLOSE = 0.25
 """Share of the frame that an object's largest box takes in a close-up."""
-_CAPTION_FRAMES = 8
+_CAPTION_FRAMES, _BATCH = 4, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +91,16 @@ def build_dataset(
     maker = _VideoMaker(classes, config, captioner)
 
     def videos() -> Iterator[OutputVideo]:
-        for split, sample in _render(library, config, jobs):
-            authors.update(sample.metadata["attribution"])
-            yield maker.video(split, sample)
+        rendered = _render(library, config, jobs)
+        while batch := list(islice(rendered, _BATCH)):
+            for _, sample in batch:
+                authors.update(sample.metadata["attribution"])
+            yield from maker.videos(batch)
 
     write_dataset(out, track(videos(), "building", config.count))
     statistics = describe_dataset(read_videos_of(out))
     write_text(out / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in sorted(authors)))
-    write_text(out / "README.md", data_card(config, statistics, maker.captions_by))
+    write_text(out / "README.md", data_card(config, statistics, maker.captions_by, maker.accuracy()))
     return statistics
 
 
@@ -105,25 +111,37 @@ class _VideoMaker:
         self.classes, self.config, self.captioner = classes, config, captioner
         self.annotator = SimulatedAnnotator(classes)
         self.captions_by = captioner.name if captioner else "simulated"
+        self._written: dict[str, tuple[str, SceneTruth]] = {}
 
-    def video(self, split: str, sample: SceneSample) -> OutputVideo:
-        mp4 = dict(sample.files)["mp4"]
-        truth = SceneTruth.of(sample.metadata)
-        fields = common_fields(sample.metadata, self.config)
-        if split != "extended":
-            caption = self._caption(sample.key, mp4, truth)
-            refinement = self.annotator.refine(caption, truth)
-            fields |= {"model_caption": caption, "model_caption_by": self.captions_by, "description": None}
-            fields = refined_fields(fields, refinement.caption, "simulated")
-        return OutputVideo(sample.key, "mp4", lambda: mp4, fields, split)
+    def videos(self, batch: Sequence[tuple[str, SceneSample]]) -> Iterator[OutputVideo]:
+        """Make videos of samples, each with its split; those of `extended` have no captions."""
+        captions = iter(self._captions([sample for split, sample in batch if split != "extended"]))
+        for split, sample in batch:
+            mp4 = dict(sample.files)["mp4"]
+            fields = common_fields(sample.metadata, self.config)
+            if split != "extended":
+                caption, truth = next(captions), SceneTruth.of(sample.metadata)
+                self._written[sample.key] = caption, truth
+                refined = self.annotator.refine(caption, truth).caption
+                fields |= {"model_caption": caption, "model_caption_by": self.captions_by, "description": None}
+                fields = refined_fields(fields, refined, "simulated")
+            yield OutputVideo(sample.key, "mp4", partial(bytes, mp4), fields, split)
 
-    def _caption(self, key: str, mp4: bytes, truth: SceneTruth) -> str:
+    def accuracy(self) -> list[ItemScores]:
+        """Return precision and recall of all model captions so far."""
+        captions = {key: caption for key, (caption, _) in self._written.items()}
+        return score_captions(captions, {key: truth for key, (_, truth) in self._written.items()}, self.classes)
+
+    def _captions(self, samples: Sequence[SceneSample]) -> list[str]:
         if self.captioner is None:
-            words = [self.config.seed, *key.encode()]
-            return simulate_caption(truth, self.classes, np.random.default_rng(words))
-        conversation = ask(CAPTION_PROMPT, [read_frames(mp4, key, _CAPTION_FRAMES)])
-        (reply,) = self.captioner.generate([conversation], Sampling(max_tokens=64))
-        return reply.text.strip()
+            seeds = ([self.config.seed, *sample.key.encode()] for sample in samples)
+            return [
+                simulate_caption(SceneTruth.of(sample.metadata), self.classes, np.random.default_rng(seed))
+                for sample, seed in zip(samples, seeds, strict=True)
+            ]
+        videos = [read_frames(dict(sample.files)["mp4"], sample.key, _CAPTION_FRAMES) for sample in samples]
+        replies = self.captioner.generate([ask(CAPTION_PROMPT, [video]) for video in videos], Sampling(max_tokens=64))
+        return [reply.text.strip() for reply in replies]
 
 
 def common_fields(metadata: dict[str, Any], config: BuildConfig) -> dict[str, Any]:
@@ -156,8 +174,10 @@ def largest_box(metadata: dict[str, Any]) -> float:
     return max(((right - left) * (bottom - top) / area for left, top, right, bottom in boxes), default=0.0)
 
 
-def data_card(config: BuildConfig, statistics: DatasetStatistics, captions_by: str) -> str:
-    """Return the README of a dataset."""
+def data_card(
+    config: BuildConfig, statistics: DatasetStatistics, captions_by: str, accuracy: Sequence[ItemScores]
+) -> str:
+    """Return the README of a dataset; `accuracy`: of the model's captions, of `score_captions`."""
     template = (files("perception_encoder.video_dataset") / "data_card.md").read_text(encoding="utf-8")
     rows = [
         f"| {split} | {table.videos:,} | {table.refined:,} | {table.hours:.2f} | {table.model_words.mean:.1f} | "
@@ -165,7 +185,10 @@ def data_card(config: BuildConfig, statistics: DatasetStatistics, captions_by: s
         for split, table in statistics.splits.items()
     ]
     categories = [f"| {row.category} | {row.videos:,} | {row.words:.1f} |" for row in statistics.categories]
+    shares = {score.metric: f"{100 * estimate([score]).value:.1f} %" for score in accuracy}
+    accuracies = [f"| {each} | {' | '.join(shares.get(f'{each} {s}', '–') for s in SHARES)} |" for each in KINDS]
     values = {
+        "ACCURACY": "\n".join(accuracies),
         "SPLITS": "\n".join(rows),
         "CATEGORIES": "\n".join(categories),
         "COMMAND": f"pe video-dataset build -o OUT --count {config.count} --seed {config.seed} --size {config.side} "

@@ -13,24 +13,26 @@ from perception_encoder.video_dataset.truth import SceneTruth
 OBJECTS, COLOURS, ACTIONS, EVENTS = "objects", "colours", "actions", "events"
 KINDS = (OBJECTS, COLOURS, ACTIONS, EVENTS)
 """Classes; pairs of class and colour; actions; pairs of class and action."""
+SHARES = PRECISION, RECALL = "precision", "recall"
+"""Of what is said, the share that is true; of what is true, the share that is said."""
 
-Said = dict[str, set[tuple[str, ...]]]
+Claims = dict[str, set[tuple[str, ...]]]
 """By kind."""
 
 
-def said_in(caption: str, reader: MentionReader) -> Said:
+def claims_of(caption: str, reader: MentionReader) -> Claims:
     """Return what a caption says, of each of `KINDS`; the first object of a sentence is the one that does something."""
-    said: Said = {kind: set() for kind in KINDS}
+    claims: Claims = {kind: set() for kind in KINDS}
     for sentence in split_sentences(caption):
         mentions, actions = reader.find(sentence), find_actions(sentence)
-        said[OBJECTS] |= {(mention.name,) for mention in mentions}
-        said[COLOURS] |= {(mention.name, mention.colour) for mention in mentions if mention.colour}
-        said[ACTIONS] |= {(action,) for action in actions}
-        said[EVENTS] |= {(mention.name, action) for mention in mentions[:1] for action in actions[:1]}
-    return said
+        claims[OBJECTS] |= {(mention.name,) for mention in mentions}
+        claims[COLOURS] |= {(mention.name, mention.colour) for mention in mentions if mention.colour}
+        claims[ACTIONS] |= {(action,) for action in actions}
+        claims[EVENTS] |= {(mention.name, action) for mention in mentions[:1] for action in actions[:1]}
+    return claims
 
 
-def true_of(truth: SceneTruth) -> Said:
+def facts_of(truth: SceneTruth) -> Claims:
     """Return what is true of a video, of each of `KINDS`."""
     return {
         OBJECTS: {(name,) for name in truth.colours},
@@ -49,11 +51,11 @@ def score_captions(
     to count, such as the precision of colours in captions without colours, is left out.
     """
     reader, names = MentionReader(classes), list(captions)
-    said = [said_in(captions[name], reader) for name in names]
-    true = [true_of(truths[name]) for name in names]
+    claims = [claims_of(captions[name], reader) for name in names]
+    facts = [facts_of(truths[name]) for name in names]
     scores = []
     for kind in KINDS:
-        for share, counted, other in (("precision", said, true), ("recall", true, said)):
+        for share, counted, other in ((PRECISION, claims, facts), (RECALL, facts, claims)):
             entries = [
                 (owner, each in theirs[kind])
                 for owner, (own, theirs) in enumerate(zip(counted, other, strict=True))

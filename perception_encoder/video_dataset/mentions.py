@@ -43,8 +43,8 @@ def split_sentences(caption: str) -> list[str]:
 
 def find_actions(sentence: str) -> list[str]:
     """Return the actions of `VERBS` that a sentence tells, in its order."""
-    matches = {action: pattern.search(sentence) for action, pattern in _ACTIONS.items()}
-    return sorted((action for action, match in matches.items() if match), key=lambda action: matches[action].start())
+    starts = {action: match.start() for action, pattern in _ACTIONS.items() if (match := pattern.search(sentence))}
+    return sorted(starts, key=starts.__getitem__)
 
 
 class MentionReader:

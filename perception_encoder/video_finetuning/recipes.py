@@ -41,6 +41,6 @@ def video_finetune_builtin() -> VideoFinetuningConfig:
         frames=4,
         batch_size=32,
         warmup=16,
-        optimizer=OptimizerConfig(name="adamw", lr=2e-4),
+        optimizer=OptimizerConfig(name="adamw", lr=3e-4),
         parallel=ParallelConfig(chunk=16),
     )

@@ -73,6 +73,8 @@ def test_the_card_and_the_attribution(built: tuple[Path, DatasetStatistics]) -> 
     card = (out / "README.md").read_text()
     assert "pe video-dataset build -o OUT --count 10 --seed 3 --size 32 --frames 16" in card
     assert re.search(r"\| extended \| 2 \| 0 \| [\d.]+ \| – \| – \|", card) and "simulated, not human" in card
+    (precision, recall) = re.findall(r"\| events \| ([\d.]+) % \| ([\d.]+) % \|", card)[0]
+    assert 0 < float(precision) < 100 and 0 < float(recall) < 100
     assert not re.search(r"\$[A-Z]+\$", card) and (out / "ATTRIBUTION.txt").read_text().count("\n") > 1
 
 
@@ -89,7 +91,8 @@ def test_a_models_captions_are_refined_too(library, tmp_path: Path) -> None:
     record = next(read_videos_of(tmp_path / "out", "test"))
     assert record.model_caption == "A dog chases a cat." and record.metadata["model_caption_by"] == "same"
     assert record.refined_caption and record.refined_by == "simulated"
-    assert "by the model same" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "by the model same" in card and "| objects | – | 0.0 % |" in card
 
 
 @pytest.mark.parametrize("settings", [{"count": 9}, {"test": 0}, {"test": 0.6, "extended": 0.4}])

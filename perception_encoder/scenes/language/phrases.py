@@ -69,6 +69,7 @@ def noun_phrase(node: Node) -> str:
 
 
 def join_phrases(phrases: list[str]) -> str:
+    """Return phrases as a list in a sentence: "a cup, a lamp and two chairs"."""
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
