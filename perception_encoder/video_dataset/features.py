@@ -26,6 +26,8 @@ from perception_encoder.video_dataset.motion import MotionFeatures, measure_moti
 from perception_encoder.video_dataset.questions import answer_columns, answer_questions
 from perception_encoder.video_dataset.tars import table_key
 
+FORMAT = 2
+"""Rises when the same video gets other features."""
 FRAMES = 3
 """Uniform frames that are encoded."""
 QUESTION_FRAMES = 8
@@ -71,7 +73,7 @@ def extract_features(
     for tar in track(tars, "reading features", len(tars)):
         path = out / f"{tar.split or 'videos'}-{tar.path.stem}.parquet"
         status = tar.path.stat()
-        made_by = f"{status.st_size} {status.st_mtime_ns} {encoder.name} {model.name if model else ''}"
+        made_by = f"{FORMAT} {status.st_size} {status.st_mtime_ns} {encoder.name} {model.name if model else ''}"
         if _made_by(path) == made_by:
             videos += pq.ParquetFile(path).metadata.num_rows
             continue

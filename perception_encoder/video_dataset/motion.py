@@ -1,5 +1,7 @@
 """Motion features of a video: frame rate, frames, I-frames, and how far its blocks move (section 2.3, A.2, step 1).
 
+The paper's are those, the mean and the variance. How often something begins to move, and for how long, is ours.
+
 The codec's own motion vectors cost nothing but the decoding. A codec whose decoder does not give them (VP9, AV1, MJPEG
 and others) has its frames compared block by block instead. Either way a vector's length is a share of the frame's
 diagonal. The codec's vectors may point two or more frames back, so the two sources are alike, not equal: the table of
@@ -23,6 +25,8 @@ from perception_encoder.preprocess.video_file import decoding, open_container
 
 _WIDTH, _BLOCK, _REACH = 160, 8, 5
 """Of block matching: the frames' width, the blocks' side, and the farthest shift, in pixels."""
+_MOVES, _MOVING = 0.004, 0.005
+"""A block moves if its vector is longer than this share of the diagonal, a frame if more of it than this does."""
 _NOISE = 2.0
 """Grey levels that another position must be better by, or the block has not moved."""
 
@@ -40,6 +44,10 @@ class MotionFeatures:
     """Mean length of the vectors, weighted by the area of their blocks, as a share of the frame's diagonal."""
     variance: float
     """Variance of those lengths."""
+    moving: float
+    """Share of the frames in which something moves."""
+    starts: int
+    """How often something begins to move while all is still."""
     source: Literal["codec", "blocks"]
 
 
@@ -70,7 +78,11 @@ def measure_motion(source: Source, name: str | None = None) -> MotionFeatures:
         weights = np.concatenate(areas) if areas else np.ones(1)
         mean = float(np.average(values, weights=weights))
         variance = float(np.average((values - mean) ** 2, weights=weights))
-        return MotionFeatures(rate, frames, key_frames, mean, variance, kind)
+        pairs = zip(lengths, areas, strict=True)
+        moves = [bool(len(own)) and np.average(own > _MOVES, weights=area) > _MOVING for own, area in pairs]
+        starts = sum(now and not before for before, now in pairwise([False, *moves]))
+        share = sum(moves) / len(moves) if moves else 0.0
+        return MotionFeatures(rate, frames, key_frames, mean, variance, share, starts, kind)
 
 
 def shift_lengths(before: UInt8[np.ndarray, "H W"], after: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "n"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
 from perception_encoder.train import loop
-from perception_encoder.train.distributed import gather, in_chunks, this_rank
+from perception_encoder.train.distributed import gather, in_chunks, process_group, this_rank
 from tests.models.small import CORE, SIZE, TEXT, randomize
 from tests.train.toys import ToyConfig
 
@@ -55,14 +56,13 @@ def loss_and_gradients(dtype: torch.dtype, chunk: int | None) -> dict[str, torch
 
 def write(out: Path, chunks: Sequence[int | None]) -> None:
     """By each rank, in both types."""
-    dist.init_process_group("gloo")
-    results = {
-        str(dtype): {chunk: loss_and_gradients(dtype, chunk) for chunk in chunks}
-        for dtype in (torch.float64, torch.float32)
-    }
-    if dist.get_rank() == 0:
-        torch.save(results, out)
-    dist.destroy_process_group()
+    with process_group() as rank:
+        results = {
+            str(dtype): {chunk: loss_and_gradients(dtype, chunk) for chunk in chunks}
+            for dtype in (torch.float64, torch.float32)
+        }
+        if rank.number == 0:
+            torch.save(results, out)
 
 
 class Sum:
@@ -86,8 +86,7 @@ class Sum:
 
 def train_by_own_clocks(out: Path) -> None:
     """Nine steps; the first rank's clock goes three minutes a step, the others' stand still."""
-    dist.init_process_group("gloo")
-    now, pace = [0.0], 180.0 if dist.get_rank() == 0 else 0.0
+    now, pace = [0.0], 180.0 if os.environ["RANK"] == "0" else 0.0
 
     def batch(step: int) -> torch.Tensor:
         return torch.ones(2, 4)
@@ -97,5 +96,5 @@ def train_by_own_clocks(out: Path) -> None:
         return now[0]
 
     loop.time = SimpleNamespace(perf_counter=time.perf_counter, monotonic=tick)
-    loop.train(Sum(), batch, ToyConfig(steps=9, warmup=1, checkpoint_minutes=5.0, keep=9), out, "a")
-    dist.destroy_process_group()
+    with process_group():
+        loop.train(Sum(), batch, ToyConfig(steps=9, warmup=1, checkpoint_minutes=5.0, keep=9), out, "a")

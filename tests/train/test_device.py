@@ -43,9 +43,11 @@ def test_ranks_with_gpus_talk_by_nccl_each_on_its_own(gpus: list, monkeypatch: p
     started: list = []
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setattr(dist, "init_process_group", lambda backend, device_id: started.append((backend, device_id)))
-    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(dist, "barrier", lambda: started.append("all are done"))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: started.append("ended"))
     with process_group():
         assert started == [("nccl", GPU)] and gpus == [GPU]
+    assert started[1:] == ["all are done", "ended"]
 
 
 def small_batch() -> ImageTextBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Container
 from pathlib import Path
 
 import av
@@ -16,8 +17,9 @@ from tests.clips import clip
 SIDE = 160
 
 
-def film(shift: int, codec: str, count: int = 16, group: int = 250) -> bytes:
-    """A video of noise that moves `shift` pixels to the right in each frame."""
+def film(shift: int, codec: str, count: int = 16, group: int = 250, still: Container[int] = ()) -> bytes:
+    """A video of noise that moves `shift` pixels to the right in each frame, but not in those of `still`."""
+    offsets = np.cumsum([0 if number in still else shift for number in range(count)])
     noise = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8).repeat(8, 0).repeat(8, 1)
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4" if codec == "libx264" else "matroska") as container:
@@ -27,7 +29,7 @@ def film(shift: int, codec: str, count: int = 16, group: int = 250) -> bytes:
         video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         video.options = {"bf": "0", "refs": "1"} if codec == "libx264" else {}
         for number in range(count):
-            grey = np.roll(noise, shift * number, axis=1)
+            grey = np.roll(noise, offsets[number], axis=1)
             container.mux(video.encode(av.VideoFrame.from_ndarray(grey.repeat(3).reshape(SIDE, SIDE, 3))))
         container.mux(video.encode())
     return stream.getvalue()
@@ -46,6 +48,13 @@ def test_blocks_tell_the_same_where_the_codec_has_no_vectors(shift: int) -> None
     motion = measure_motion(film(shift, "mjpeg"))
     assert motion.source == "blocks" and motion.key_frames == motion.frames == 16
     assert motion.magnitude == pytest.approx(shift / np.hypot(SIDE, SIDE), rel=0.2)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+def test_how_often_something_begins_to_move(codec: str) -> None:
+    motion = measure_motion(film(4, codec, still=(0, 1, 2, 3, 7, 8, 9, 12, 13, 14, 15)))
+    assert (motion.starts, motion.moving) == (2, pytest.approx(5 / 15))
+    assert measure_motion(film(4, codec)).starts == 1 and measure_motion(film(0, codec)).starts == 0
 
 
 def test_key_frames_are_counted() -> None:
