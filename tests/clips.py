@@ -7,6 +7,7 @@ import struct
 import tempfile
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -44,9 +45,24 @@ def clip(
     **options: str,
 ) -> bytes:
     """A video of `count` numbered frames, a key frame each `group`; `ticks`: their times, in hundredths of a second."""
+    times = None if ticks is None else tuple(ticks)
+    return _encoded(count, format, codec, rate, group, times, sound, tuple(options.items()))
+
+
+@lru_cache(maxsize=64)
+def _encoded(
+    count: int,
+    format: str,
+    codec: str,
+    rate: int,
+    group: int,
+    ticks: tuple[int, ...] | None,
+    sound: bool,
+    options: tuple[tuple[str, str], ...],
+) -> bytes:
     with tempfile.TemporaryDirectory() as directory:  # a file, since moving an mp4's index to the front reads it again
         path = Path(directory, "clip")
-        _write(path, count, format, codec, rate, group, None if ticks is None else list(ticks), sound, options)
+        _write(path, count, format, codec, rate, group, ticks, sound, dict(options))
         return path.read_bytes()
 
 
@@ -57,7 +73,7 @@ def _write(
     codec: str,
     rate: int,
     group: int,
-    ticks: list[int] | None,
+    ticks: tuple[int, ...] | None,
     sound: bool,
     options: dict[str, str],
 ) -> None:

@@ -93,3 +93,21 @@ class LanguageConfig(TrainingConfig):
             lora=self.lora,
             media=MediaConfig(image_size=size, tiles=self.tiles),
         )
+
+    @classmethod
+    def of_parts(cls, parts: Parts) -> LanguageConfig:
+        """Return the settings of a model with these `parts`; adapters, if it has any, are trained on."""
+        return cls(
+            encoder=parts.encoder,
+            layer=parts.layer,
+            layer_scale=parts.layer_scale,
+            decoder=parts.decoder,
+            context=parts.context,
+            chat_template=parts.chat_template,
+            pool=parts.pool,
+            linear=parts.linear,
+            lora=parts.lora,
+            train_decoder=parts.lora is not None,
+            image_size=parts.media.image_size,
+            tiles=parts.media.tiles,
+        )

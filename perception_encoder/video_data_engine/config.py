@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.language_alignment.load import BUILTIN_LANG
 from perception_encoder.preprocess.shot_changes import SHOT_CHANGE
-from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, VIDEO_CAPTION
+from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, VIDEO_CAPTION, VIDEO_CAPTION_SHORT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +36,15 @@ class CutConfig:
 class EngineConfig:
     """What is made of each video."""
 
-    captioner: str = "builtin-lang"
+    captioner: str = BUILTIN_LANG
     """The model that captions videos; see `load_engine_model` for its forms."""
-    frame_captioner: str = "builtin-lang"
+    frame_captioner: str = BUILTIN_LANG
     """The model that captions single frames."""
     llm: str = "smollm2"
     """The language model that writes the summary."""
-    video_prompt: str = VIDEO_CAPTION
-    """The prompt of the video's caption: a name of `pe engine prompts`, or a file."""
+    video_prompt: str = ""
+    """The prompt of the video's caption: a name of `pe engine prompts`, or a file. If empty it becomes the short one
+    for the built-in captioner, which follows no other, else the detailed one."""
     frame_prompt: str = FRAME_CAPTION
     summary_prompt: str = SUMMARY
     cut: CutConfig = field(default_factory=CutConfig)
@@ -59,6 +61,9 @@ class EngineConfig:
     """Most tokens of a summary: its prompt asks for about 120."""
 
     def __post_init__(self) -> None:
+        if not self.video_prompt:
+            prompt = VIDEO_CAPTION_SHORT if self.captioner == BUILTIN_LANG else VIDEO_CAPTION
+            object.__setattr__(self, "video_prompt", prompt)
         counts = ("frames", "captioned_frames", "side", "video_tokens", "frame_tokens", "summary_tokens")
         if small := [name for name in counts if getattr(self, name) < 1]:
             raise ConfigError(f"{small[0]} is {getattr(self, small[0])}; it must be at least 1")

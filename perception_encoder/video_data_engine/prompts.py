@@ -14,6 +14,8 @@ from perception_encoder.errors import ConfigError
 
 VIDEO_CAPTION, FRAME_CAPTION, SUMMARY = "video_caption_v1", "frame_caption_v1", "summary_v1"
 """The newest version of each."""
+VIDEO_CAPTION_SHORT = "video_caption_short_v1"
+"""Asks for one sentence, in the words of the captions that `pe train language_…` reads."""
 FIELDS = ("metadata", "title", "description", "keywords", "video_caption", "frame_captions")
 """What a prompt of the summary may hold, such as `$title`; `$metadata` is a line for each of the next three."""
 

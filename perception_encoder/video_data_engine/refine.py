@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,8 @@ def refinement(captioner: str) -> LanguageConfig:
     if not initial.is_file():
         raise ConfigError(f"{captioner} was not trained by this package; refine builtin-lang or a run of `pe train`")
     parts, _ = read_trained(initial)
-    return LanguageConfig(
-        encoder=parts.encoder,
-        layer=parts.layer,
-        layer_scale=parts.layer_scale,
-        decoder=parts.decoder,
-        context=parts.context,
-        chat_template=parts.chat_template,
-        pool=parts.pool,
-        linear=parts.linear,
-        image_size=parts.media.image_size,
+    return replace(
+        LanguageConfig.of_parts(parts),
         initial=str(initial),
         train_decoder=True,
         lora=parts.lora or DecoderLoRA(),
@@ -62,6 +55,13 @@ def refinement(captioner: str) -> LanguageConfig:
         validation=ValidationConfig(every=100, share=0.05, size=64),
         checkpoint_every=100,
     )
+
+
+def find_video_prompt(engine: Path) -> str:
+    """Return the prompt of an engine's video captions, a name or a file; DataError if `engine` is not its output."""
+    if not (engine / SETTINGS).is_file():
+        raise DataError(f"{engine} is not an output of `pe engine run`: it has no {SETTINGS}")
+    return str(read_json(engine / SETTINGS)["config"]["video_prompt"])
 
 
 def refine_captioner(
@@ -78,10 +78,8 @@ def refine_captioner(
     Clips and conversations are written to `out` beside the weights. Raises what `align_language` does, and DataError
     for captions of clips that the engine does not have.
     """
-    if not (engine / SETTINGS).is_file():
-        raise DataError(f"{engine} is not an output of `pe engine run`: it has no {SETTINGS}")
-    settings = read_json(engine / SETTINGS)
-    prompt = settings["prompts"][Path(settings["config"]["video_prompt"]).stem]
+    prompt_name = Path(find_video_prompt(engine)).stem
+    prompt = read_json(engine / SETTINGS)["prompts"][prompt_name]
     rows = read_table(captions)
     key = find_column(rows, KEYS, captions, "clips")
     caption = find_column(rows, CAPTIONS, captions, "captions")

@@ -211,8 +211,9 @@ def _summary_fields(record: ClipRecord) -> dict[str, str]:
 
 
 def _one_line(text: str) -> str:
-    """A caption on one line, without quotes around it."""
-    line = " ".join(text.split())
+    """A caption on one line, without quotes around it; letters that a server cut into two surrogates are joined."""
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    line = " ".join(whole.split())
     return line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] and line[0] in "\"'" else line
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.media import MediaConfig
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
+from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.recipes import override
 
 
@@ -16,6 +20,26 @@ def test_the_parts_are_those_of_the_settings() -> None:
     assert (parts.layer, parts.pool, parts.linear, parts.decoder) == (5, 1, True, "smollm2")
     assert (parts.media.image_size, parts.media.tiles) == (128, 4)
     assert LanguageConfig(image_size=224).parts.media.image_size == 224
+
+
+@pytest.mark.parametrize("lora", [None, DecoderLoRA(rank=4)])
+def test_settings_of_parts_have_these_parts(lora: DecoderLoRA | None) -> None:
+    parts = Parts(
+        encoder="PE-Core-S16-384",
+        layer=5,
+        layer_scale=0.1,
+        decoder="fresh",
+        context=64,
+        chat_template="{{ messages }}",
+        pool=1,
+        linear=True,
+        lora=lora,
+        media=MediaConfig(image_size=224, tiles=9),
+    )
+    defaults = [field.name for field in fields(Parts) if getattr(parts, field.name) == field.default]
+    assert defaults == ([] if lora else ["lora"]), "the test would not see that these are left out"
+    config = LanguageConfig.of_parts(parts)
+    assert config.parts == parts and config.train_decoder == (lora is not None)
 
 
 def test_settings_can_be_overridden_by_name() -> None:

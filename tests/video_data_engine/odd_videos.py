@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import av
@@ -38,6 +39,18 @@ def sound_alone() -> bytes:
         return path.read_bytes()
 
 
+def without_frames() -> bytes:
+    """An MP4 with a video stream that was ended before its first frame."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "clip.mp4")
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            container.start_encoding()
+        return path.read_bytes()
+
+
+@cache
 def bad_videos() -> dict[str, tuple[bytes, str]]:
     """Files that cannot be used, each with a part of the reason."""
     return {
@@ -45,9 +58,11 @@ def bad_videos() -> dict[str, tuple[bytes, str]]:
         "words": (b"not a video at all" * 9, "is not a video"),
         "cut": (clip()[:-200], "is not a video"),
         "sound": (sound_alone(), "holds no video"),
+        "no_frames": (without_frames(), "holds no video that can be decoded"),
     }
 
 
+@cache
 def odd_videos() -> dict[str, tuple[bytes, tuple[int, int], int]]:
     """Videos that can be used, with their size as shown and their number of frames."""
     return {

@@ -8,6 +8,12 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
 
 
+def test_the_video_prompt_is_one_that_the_captioner_follows() -> None:
+    assert EngineConfig().video_prompt == "video_caption_short_v1"
+    assert EngineConfig(captioner="http://x/v1#m").video_prompt == "video_caption_v1"
+    assert EngineConfig(video_prompt="video_caption_v1").to_json()["video_prompt"] == "video_caption_v1"
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "reason"),
     [

@@ -12,6 +12,7 @@ import pytest
 
 from perception_encoder.data.rules import HeldOut
 from perception_encoder.data.shard_index import summarize_shard
+from perception_encoder.formats.shards import read_members
 from perception_encoder.video_data_engine.journal import Journal
 from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
 from perception_encoder.video_data_engine.record import StageFailure
@@ -27,6 +28,10 @@ def journal(add_video, tmp_path: Path) -> Journal:
     """The journal of three finished videos."""
     for number in range(3):
         add_video(f"{number}", title=f"title {number}")
+    return finished_journal(tmp_path)
+
+
+def finished_journal(tmp_path: Path) -> Journal:
     journal = Journal(tmp_path / "out")
     for record in list_videos([tmp_path / "videos"]):
         for stage in make_stages(ECHOES, QUICK):
@@ -60,6 +65,21 @@ def test_a_file_that_has_gone_is_left_out_of_the_shards(
     rows = pq.read_table(write_captions(tmp_path / "out", journal, MODELS)).to_pylist()
     assert [row["title"] for row in rows] == [f"title {number}" for number in range(3)]
     assert json.loads(rows[0]["models"]) == MODELS
+
+
+def test_captions_in_every_script_are_written_and_read(add_video, tmp_path: Path) -> None:
+    titles = ["чашка на столе", "كوب على الطاولة", "桌上的杯子", "मेज पर कप", "می\u200cخواهم"]
+    titles += ["ถ้วยบนโต๊ะ", "👩\u200d🍳 ☕"]
+    for number, title in enumerate(titles):
+        add_video(f"{number}", title=title)
+    journal, out = finished_journal(tmp_path), tmp_path / "out"
+    rows = pq.read_table(write_captions(out, Journal(out), MODELS)).to_pylist()
+    assert [(row["title"], row["summary"]) for row in rows] == [(each, f"{each}: frames 0 30 59") for each in titles]
+    assert write_shards(out, journal, MODELS, 10) == 1
+    members = dict(read_members(out / "shards" / "00000.tar", ("txt", "json")))
+    texts = [content.decode() for name, content in members.items() if name.endswith("txt")]
+    facts = [json.loads(content)["summary"] for name, content in members.items() if name.endswith("json")]
+    assert texts == facts == [row["summary"] for row in rows]
 
 
 def test_the_quarantine_has_a_line_for_each_failure(journal: Journal, tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.preprocess.conversation import CAPTION_PROMPT
 from perception_encoder.video_data_engine.prompts import (
     FIELDS,
     FRAME_CAPTION,
     SUMMARY,
     VIDEO_CAPTION,
+    VIDEO_CAPTION_SHORT,
     list_prompts,
     load_prompt,
 )
@@ -28,8 +30,14 @@ def test_the_summary_says_what_the_paper_asks_for() -> None:
 
 def test_every_prompt_is_listed_with_a_hash_of_its_own() -> None:
     prompts = {prompt.name: prompt.hash for prompt in list_prompts()}
-    assert prompts.keys() >= {VIDEO_CAPTION, FRAME_CAPTION, SUMMARY} and len(set(prompts.values())) == len(prompts)
+    assert prompts.keys() >= {VIDEO_CAPTION, VIDEO_CAPTION_SHORT, FRAME_CAPTION, SUMMARY}
+    assert len(set(prompts.values())) == len(prompts)
     assert prompts[FRAME_CAPTION] == "494392f0754c0f3a", "a changed text gets a new version, and so a new file"
+
+
+def test_one_sentence_is_asked_for_in_the_words_of_the_training_data() -> None:
+    assert load_prompt(FRAME_CAPTION).text == CAPTION_PROMPT
+    assert load_prompt(VIDEO_CAPTION_SHORT).text == CAPTION_PROMPT.replace("image", "video")
 
 
 def test_a_prompt_of_ones_own(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,30 @@ def test_every_model_behind_an_endpoint(add_video, tmp_path: Path) -> None:
     assert after.results["video_caption"]["text"].startswith("4 images: DESCRIBE THIS VIDEO")
     assert len(after.results["frame_captions"]["captions"]) == 2
     assert "ЧАШКА НА СТОЛЕ" in after.results["summary"]["text"] and len(requests) == 6
+
+
+def test_an_endpoint_that_fails_in_every_way_is_asked_again(add_video, tmp_path: Path) -> None:
+    pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
+    add_video("a")
+    (record,) = list_videos([tmp_path / "videos"])
+    wrong = (
+        servers.mute, servers.failing(500), servers.garbage, servers.other, servers.half, servers.cut, servers.page,
+    )  # fmt: skip
+    with servers.endpoint(*wrong, servers.well) as (address, requests):
+        config = replace(ECHOES, llm=f"{address}#any")
+        after = through(make_stages(config, WorkConfig(pause=0.0, timeout=1.5, tries=20)), record)
+    assert isinstance(after, ClipRecord) and "FRAMES 0 30 59" in after.results["summary"]["text"]
+    assert len(requests) >= len(wrong) + 1
+
+
+def test_a_letter_in_two_pieces_is_joined(add_video, tmp_path: Path) -> None:
+    pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
+    add_video("a")
+    (record,) = list_videos([tmp_path / "videos"])
+    pieces = (servers.chunk("चाय \ud83c"), servers.chunk("\udf75 \ud83c"), servers.chunk(reason="stop"))
+    with servers.endpoint(lambda handler, _: servers.stream(handler, *pieces)) as (address, _):
+        after = through(make_stages(replace(ECHOES, llm=f"{address}#any"), QUICK), record)
+    assert isinstance(after, ClipRecord) and after.results["summary"]["text"] == "चाय 🍵 \ufffd"
 
 
 def test_an_endpoint_that_stays_down_is_a_failure_of_the_service(add_video, tmp_path: Path) -> None:

@@ -30,14 +30,16 @@ def refine(
 
         pe engine refine captioned/ --captions corrected.csv -o runs/refined
         pe engine refine captioned/ --captions corrected.csv -o runs/refined --set steps=100 --set optimizer.lr=5e-5
-        pe engine run --videos clips/ -o again/ --captioner runs/refined
+        pe engine run --videos clips/ -o again/ --captioner runs/refined --video-prompt video_caption_short_v1
     """
     from perception_encoder.recipes import override
-    from perception_encoder.video_data_engine.refine import refine_captioner, refinement
+    from perception_encoder.video_data_engine.refine import find_video_prompt, refine_captioner, refinement
 
+    video_prompt = find_video_prompt(engine)
     config = override(refinement(model), set_ or [])
     logging.getLogger("perception_encoder.train.loop").setLevel(logging.INFO)  # it reports that a run resumes
     with progress("training", config.steps) as advance:
         path = refine_captioner(engine, captions, config, out, track, reporter(advance))
     output.print_line(f"weights: {path}")
-    output.print_line(f"try it: pe engine run --videos VIDEOS -o OUT --captioner {path.parent}")
+    options = f"--captioner {path.parent} --video-prompt {video_prompt}"
+    output.print_line(f"try it: pe engine run --videos VIDEOS -o OUT {options}")

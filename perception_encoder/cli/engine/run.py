@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from perception_encoder.video_data_engine.report import EngineReport
 
 ENGINE, ENDPOINT = "builtin-lang", "; http://HOST/v1#MODEL; hf:NAME"
+VIDEO_PROMPT = """Prompt of video captions, or a file. By default video_caption_short_v1 for builtin-lang, else
+video_caption_v1."""
 
 
 def run(
@@ -24,7 +26,7 @@ def run(
     captioner: Annotated[str, option(f"Captioner of videos: a name{ENDPOINT}.", "MODEL", MODEL)] = ENGINE,
     frame_captioner: Annotated[str, option("Captioner of frames, likewise.", "MODEL", MODEL)] = ENGINE,
     llm: Annotated[str, option(f"Model of the summary: a name{ENDPOINT}.", "MODEL", MODEL)] = "smollm2",
-    video_prompt: Annotated[str, option("Prompt of video captions, or a file.", "NAME", MODEL)] = "video_caption_v1",
+    video_prompt: Annotated[str | None, option(VIDEO_PROMPT, "NAME", MODEL)] = None,
     frame_prompt: Annotated[str, option("Prompt of frame captions, or a file.", "NAME", MODEL)] = "frame_caption_v1",
     summary_prompt: Annotated[str, option("Prompt of summaries, or a file.", "NAME", MODEL)] = "summary_v1",
     frames: Annotated[int, option("Frames that the captioner sees.", panel=MEDIA, least=1)] = 8,
@@ -63,7 +65,7 @@ def run(
 
     config = EngineConfig(
         captioner=captioner, frame_captioner=frame_captioner, llm=llm,
-        video_prompt=video_prompt, frame_prompt=frame_prompt, summary_prompt=summary_prompt,
+        video_prompt=video_prompt or "", frame_prompt=frame_prompt, summary_prompt=summary_prompt,
         frames=frames, captioned_frames=captioned_frames, cut=CutConfig(longest=longest),
     )  # fmt: skip
     work = WorkConfig(

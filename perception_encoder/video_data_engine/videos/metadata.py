@@ -20,6 +20,8 @@ FIELDS = {
 LONGEST = 2000
 """Characters of a text; the rest of a longer one is cut off."""
 MOST_BYTES = 16 << 20
+_JOINERS = "\u200c\u200d"
+"""Unprintable, but part of words in Persian and Hindi, and of emoji."""
 
 
 def read_metadata_fields(
@@ -64,5 +66,5 @@ def _as_text(value: Any) -> str:
         value = ", ".join(value)
     if not isinstance(value, str):
         return ""
-    text = " ".join("".join(c if c.isprintable() or c.isspace() else " " for c in value).split())
+    text = " ".join("".join(c if c.isprintable() or c.isspace() or c in _JOINERS else " " for c in value).split())
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -21,10 +21,13 @@ def test_options_reach_training(run_pe, language_run: Path, tmp_path: Path, monk
         return out / "language.safetensors"
 
     monkeypatch.setattr(refine, "refine_captioner", train)
-    arguments = ("engine", "refine", "captioned", "--captions", "fixed.csv", "-o", tmp_path / "run", "-m", language_run)
+    engine = tmp_path / "captioned"
+    engine.mkdir()
+    (engine / "settings.json").write_text('{"config": {"video_prompt": "mine.txt"}}')
+    arguments = ("engine", "refine", engine, "--captions", "fixed.csv", "-o", tmp_path / "run", "-m", language_run)
     run = run_pe(*arguments, "--set", "steps=7")
     assert run.status == output.OK and calls[0][:3] == ("captioned", "fixed.csv", 7)
-    assert f"--captioner {tmp_path / 'run'}" in run.stdout
+    assert f"--captioner {tmp_path / 'run'} --video-prompt mine.txt" in run.stdout
     assert run_pe(*arguments, "--set", "stepps=7").status == output.ERROR
 
 

@@ -25,6 +25,11 @@ def test_a_file_comes_before_the_container_and_the_table(tmp_path: Path) -> None
     assert read_metadata_fields(None, {}, "a cat")[0] == {"description": "a cat"}
 
 
+@pytest.mark.parametrize("title", ["می\u200cخواهم", "क्\u200dष", "👩\u200d🍳 ขนมปัง", "图书馆", "عنوان فيديو"])
+def test_words_of_all_scripts_stay_whole(title: str) -> None:
+    assert read_metadata_fields(None, {"title": f"{title}\u202e"}, None) == ({"title": title}, [])
+
+
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"null", b"[" * 100_000])
 def test_a_bad_file_is_noted_and_the_rest_is_used(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"

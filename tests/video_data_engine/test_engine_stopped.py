@@ -1,0 +1,105 @@
+"""An engine that a full disk, its endpoint or another engine stops loses nothing, and goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.errors import EndpointError, OutputError
+from perception_encoder.video_data_engine.record import STAGES
+from perception_encoder.video_data_engine.run import run_engine
+from tests import processes
+from tests.video_data_engine import servers
+from tests.video_data_engine.conftest import ECHOES, QUICK
+from tests.video_data_engine.models import notes
+from tests.video_data_engine.test_engine_kill import lines, start_run
+from tests.video_data_engine.test_run import rows
+
+DISK = 1 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a mebibyte; skips the test where none may be mounted."""
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount command")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk may be mounted: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def stored(out: Path) -> list[dict[str, object]]:
+    return lines(out) if (out / "journal.jsonl").exists() else []
+
+
+def assert_each_once(out: Path, videos: int) -> None:
+    """Every stage of every video has one result."""
+    count = Counter((line["key"], line["stage"]) for line in stored(out))
+    assert len(count) == videos * len(STAGES) and set(count.values()) == {1}
+
+
+def test_a_full_disk_stops_the_run_until_there_is_room(add_video, tmp_path: Path, small_disk: Path) -> None:
+    for number in range(6):
+        add_video(f"{number}", title=f"title {number}")
+    out, filler, before = small_disk / "out", small_disk / "filler", list[dict[str, object]]()
+    for room in (0, 50_000, 90_000):
+        used = sum(path.stat().st_blocks * 512 for path in out.rglob("*") if path.is_file()) if out.exists() else 0
+        filler.unlink(missing_ok=True)
+        filler.write_bytes(bytes(DISK - used - room))
+        with pytest.raises(OutputError, match=r"could not be written: No space left on device"):
+            run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+        assert stored(out)[: len(before)] == before
+        before = stored(out)
+    assert 0 < len(before) < 6 * len(STAGES)
+    filler.unlink()
+    report = run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    assert report.clips == 6 and stored(out)[: len(before)] == before
+    assert_each_once(out, 6)
+    assert rows(out).keys() == {f"title {number}" for number in range(6)}
+
+
+def test_a_run_that_its_endpoint_stopped_goes_on(add_video, tmp_path: Path) -> None:
+    pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
+    for name in "abc":
+        add_video(name)
+    out, work = tmp_path / "out", replace(QUICK, batch_size=1, tries=1, failures_in_a_row=2)
+    with servers.endpoint(servers.failing(500), servers.garbage, servers.well) as (address, requests):
+        config = replace(ECHOES, llm=f"{address}#any")
+        with pytest.raises(EndpointError, match="summary failed for 2 clips in a row"):
+            run_engine([tmp_path / "videos"], out, config, work)
+        failed = [line for line in stored(out) if "reason" in line]
+        report = run_engine([tmp_path / "videos"], out, config, work)
+    assert [line["cause"] for line in failed] == ["service"]
+    assert (report.clips, report.quarantine, len(requests)) == (3, [], 5)
+    results = [line for line in stored(out) if "value" in line]
+    assert len(results) == len({(line["key"], line["stage"]) for line in results}) == 3 * len(STAGES)
+    assert json.loads((out / "settings.json").read_text())["models"]["summary"]["address"] == address
+
+
+def test_a_second_engine_is_refused_and_the_first_one_ends_well(add_video, log: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        add_video(f"{number}", title=f"title {number}")
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    environment = {"ENGINE_LOG": str(log), "ENGINE_PAUSE": "0.5"}
+    first = processes.start(start_run, videos, out, log=tmp_path / "output", environment=environment)
+    while not stored(out):
+        assert first.running(), first.output()
+        time.sleep(0.02)
+    with pytest.raises(OutputError, match=r"another run is writing .*; wait for it, or choose another output"):
+        run_engine([videos], out, ECHOES, QUICK)
+    assert first.statuses() == [0], first.output()
+    assert_each_once(out, 3)
+    assert len(notes("summary")) == 3
