@@ -137,16 +137,19 @@ class _Experiment:
         return {FIRST: train | test, REFINED: whole | others, SUMMARY: summaries}
 
     def caption_rows(self, captions: Mapping[str, Mapping[str, Captions]]) -> list[dict[str, Any]]:
-        """Precision and recall of the captions of clips that were not refined, by set and kind."""
-        clips = {NEW_CLIPS: self.train[self.sizes.refined :], NEW_OBJECTS: self.test}
+        """Precision and recall by set and kind; the refined captioner's, without the clips that it was refined on."""
         blender = Blender(self.classes)
         rows = []
-        for name, own in clips.items():
+        refined = {clip.key for clip in self.train[: self.sizes.refined]}
+        for name, own in ((NEW_CLIPS, self.train), (NEW_OBJECTS, self.test)):
             texts: dict[str, dict[str, str]] = {FIRST: {}, REFINED: {}, FRAMES: {}, BLEND: {}, SUMMARY: {}}
             for clip in own:
-                for kind in (FIRST, REFINED):
-                    if each := captions[kind].get(clip.key):
-                        texts[kind][clip.key] = each.video
+                if each := captions[FIRST].get(clip.key):
+                    texts[FIRST][clip.key] = each.video
+                if clip.key in refined:
+                    continue
+                if each := captions[REFINED].get(clip.key):
+                    texts[REFINED][clip.key] = each.video
                 if (each := captions[REFINED].get(clip.key)) and len(each.frames) > 1:
                     texts[FRAMES][clip.key] = ". ".join(each.frames)
                     texts[BLEND][clip.key] = blender.blend(clip.metadata, each.video, each.frames)
@@ -205,7 +208,11 @@ class _Experiment:
             NEW_OBJECTS: ClipTasks(self.test, self.classes, frames),
         }
         scores = evaluate_arm(weights, VideoEvaluation(sets, self.photos), self.runs / "scores")
-        return {f"{name}: {each.metric}": each for name, own in scores.items() for each in own}
+        return {
+            each.metric if each.metric == name else f"{name}: {each.metric}": each
+            for name, own in scores.items()
+            for each in own
+        }
 
     def _of_seeds(self, several: Sequence[Mapping[str, ItemScores]]) -> dict[str, list[ItemScores]]:
         seeds = self.sizes.seeds

@@ -18,6 +18,7 @@ from benchmarks.train import contents as train
     [
         ("calibration", calibration),
         ("dense_speed", dense),
+        ("engine_speed", engine),
         ("encode", encode),
         ("language_speed", language),
         ("memory", memory),

@@ -17,6 +17,7 @@ from experiments.recipe import page as recipe_page
 from experiments.recipe.run import POINTS, SEEDS
 from experiments.recipe.steps import nano_step
 from experiments.spatial import page as spatial_page
+from experiments.video import page as video_page
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -85,4 +86,11 @@ def test_dense_tasks_in_small(root: Path) -> None:
     results = root / "docs" / "results" / "dense.json"
     result = json.loads(results.read_text(encoding="utf-8"))
     assert results.with_suffix(".md").read_text(encoding="utf-8") == dense_page.page(result, "dense.png")
+    assert results.with_suffix(".png").is_file()
+
+
+def test_video_finetuning_in_small(root: Path) -> None:
+    results = root / "docs" / "results" / "video.json"
+    result = json.loads(results.read_text(encoding="utf-8"))
+    assert results.with_suffix(".md").read_text(encoding="utf-8") == video_page.page(result, "video.png")
     assert results.with_suffix(".png").is_file()

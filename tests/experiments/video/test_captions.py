@@ -11,7 +11,7 @@ import torch
 from experiments.video import captions as module
 from experiments.video.captions import NOTHING, Captions, caption, first_captioner, refinement_of
 from experiments.video.clips import write_clips
-from perception_encoder.language_alignment.load import load_language_model
+from perception_encoder.language_alignment.load import BUILTIN_LANG, find_language_model
 from perception_encoder.language_alignment.weights import read_trained
 from perception_encoder.video_data_engine.config import EngineConfig
 from tests.experiments.video.test_run import video
@@ -30,10 +30,8 @@ def test_the_engine_s_captions_are_those_of_the_clips(tmp_path: Path, monkeypatc
 
 def test_the_first_captioner_is_the_built_in_one_with_fewer_tokens(tmp_path: Path) -> None:
     path = first_captioner(tmp_path)
-    model, whole = load_language_model(path), load_language_model()
-    parts, _ = read_trained(path)
-    assert (model.model.projector.pool, parts) == (2, dataclasses.replace(parts, pool=2))
-    ours, theirs = model.model.state_dict(), whole.model.state_dict()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    (ours, state), (theirs, whole) = (read_trained(each) for each in (path, Path(find_language_model(BUILTIN_LANG))))
+    assert (theirs.pool, ours) == (1, dataclasses.replace(theirs, pool=2))
+    assert state.keys() == whole.keys() and all(torch.equal(state[name], whole[name]) for name in whole)
     config = refinement_of(path, 7)
     assert (config.pool, config.frames, config.steps, config.initial) == (2, 4, 7, str(path))

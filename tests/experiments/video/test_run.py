@@ -89,7 +89,7 @@ def test_every_arm_has_scores_over_two_seeds(result: dict[str, Any]) -> None:
 
 def test_the_page(result: dict[str, Any], tmp_path: Path) -> None:
     text = page(json.loads(json.dumps(result)), "video.png")
-    assert text.count("\n|") == 2 + 14 and "events 100 (" in text
+    assert text.count("\n|") == 2 + 7 + 2 + 14 and "| 100 (100–100) / " in text
     draw(result, tmp_path / "video.png")
     assert (tmp_path / "video.png").stat().st_size > 5000
 
