@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import split_member
 from perception_encoder.formats.tars import TarMember, read_entry, walk_tar
 from perception_encoder.preprocess.media_types import SHARD_VIDEOS
+
+if TYPE_CHECKING:
+    from perception_encoder.datasets.captioned import CaptionedMedia
 
 PE_VIDEO_SPLITS = ("train", "val", "test", "extended")
 """Directories of tars; `val` is only of rendered scenes."""
@@ -157,6 +159,8 @@ def load_benchmark(path: Path, split: str = "test") -> CaptionedMedia:
 
     Raises DataError if fewer than two have one.
     """
+    from perception_encoder.datasets.captioned import CaptionedMedia  # pyarrow, which `pe annotate` does not need
+
     records = [record for record in read_videos_of(path, split) if record.refined_caption]
     if len(records) < 2:
         raise DataError(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import av
+import numpy as np
 
 from perception_encoder.formats.shards import json_bytes, write_members
 from tests.clips import clip
@@ -17,6 +21,23 @@ Videos = Sequence[tuple[str, Mapping[str, Any]]]
 def short_clip(count: int = 20, rate: int = 10) -> bytes:
     """An mp4, encoded once for all tests."""
     return clip(count, rate=rate)
+
+
+def long_clip(minutes: int = 5) -> bytes:
+    """An mp4 of some minutes, several MiB each: five seconds of noise, encoded once, again and again."""
+    noise, output = np.random.default_rng(0).integers(0, 256, (50, 64, 128, 3), np.uint8), io.BytesIO()
+    with av.open(output, "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=10, options={"bf": "0"})
+        video.width, video.height, video.pix_fmt, video.gop_size = 128, 64, "yuv420p", len(noise)
+        frames = [*map(av.VideoFrame.from_ndarray, noise), None]
+        packets = [packet for frame in frames for packet in video.encode(frame)]
+        for number in range(12 * minutes * len(packets)):
+            packet = packets[number % len(packets)]
+            copy = av.Packet(bytes(packet))
+            copy.stream, copy.time_base, copy.is_keyframe = video, packet.time_base, packet.is_keyframe
+            copy.pts = copy.dts = number
+            container.mux(copy)
+    return output.getvalue()
 
 
 def fields(caption: str | None, **others: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Exchange of annotations with Label Studio, in its JSON format of annotated tasks.
 
 A task's `data` has the video's file name, its key and split, and the model's caption, which is also a prediction. An
-annotation has a text area `caption` and a rating `rating`. Label Studio knows its users by number, so ours carry a name
-as `annotator` too. An approved caption is `ground_truth`, with the reviewer's text.
+annotation has a text area `caption`, a rating `rating`, and its annotator's name. Label Studio drops the name when it
+imports an annotation, and calls its `id` `import_id`; so `data` has the names too, as `annotators` by that id. An
+approved caption is `ground_truth`, with the reviewer's text.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from perception_encoder.video_dataset.annotation.work import Edit, add_finished
 
 LABELING_CONFIG = """<View>
   <Video name="video" value="$video"/>
-  <TextArea name="caption" toName="video" value="$caption" rows="6" maxSubmissions="1" editable="true"/>
-  <Rating name="rating" toName="video" maxRating="5"/>
+  <TextArea name="caption" toName="video" value="$caption" rows="6" maxSubmissions="1" editable="true" required="true"/>
+  <Rating name="rating" toName="video" maxRating="5" required="true"/>
 </View>"""
 """The interface of a Label Studio project for these tasks."""
 _SKIPPED = "skipped in Label Studio"
@@ -53,12 +54,19 @@ def export_tasks(project: AnnotationProject, path: Path, prefix: str = "") -> in
             "ORDER BY annotations.id"
         ).fetchall()
     annotations: dict[int, list[dict[str, Any]]] = {}
+    annotators: dict[int, dict[str, str]] = {}
     for row in rows:
         annotations.setdefault(row["clip"], []).append(_annotation(row))
+        annotators.setdefault(row["clip"], {})[str(row["id"])] = row["person"]
     tasks = []
     for clip in clips:
         names = {name: clip[name] for name in ("key", "split", "caption", "category")}
-        data = {"video": f"{prefix}{clip['key']}.{clip['extension']}", **names, "tar": clip["path"]}
+        data = {
+            "video": f"{prefix}{clip['key']}.{clip['extension']}",
+            **names,
+            "tar": clip["path"],
+            "annotators": annotators.get(clip["id"], {}),
+        }
         prediction = {"model_version": "model", "result": _result(clip["caption"], None)}
         predictions = [prediction] if clip["caption"] else []
         tasks.append(
@@ -126,6 +134,7 @@ class _Clips:
 def _annotation(row: Any) -> dict[str, Any]:
     caption = row["caption"] if row["approved"] is None else row["approved"]
     return {
+        "id": row["id"],
         "annotator": row["person"],
         "result": [] if row["state"] == "skipped" else _result(caption, row["rating"]),
         "was_cancelled": row["state"] == "skipped",
@@ -144,7 +153,7 @@ def _read_annotations(task: Mapping[str, Any], where: str, annotator: str | None
     """Yield each finished or skipped annotation: whose it is, what was written, and why it was skipped."""
     for number, annotation in enumerate(list_objects(task, "annotations", where)):
         entry = f"{where}: annotations[{number}]"
-        person = _person(annotation, annotator, entry)
+        person = _person(annotation, task["data"], annotator, entry)
         seconds = annotation.get("lead_time")
         seconds = float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < 1e6 else 0.0
         if annotation.get("was_cancelled") is True:
@@ -163,11 +172,15 @@ def _read_annotations(task: Mapping[str, Any], where: str, annotator: str | None
         yield person, Edit(caption=text, rating=stars, seconds=seconds), ""
 
 
-def _person(annotation: Mapping[str, Any], annotator: str | None, where: str) -> str:
-    by = annotation.get("completed_by")
-    names = [annotation.get("annotator"), by.get("email") if isinstance(by, dict) else None, annotator]
-    if isinstance(by, int) and not isinstance(by, bool):
-        names.insert(2, f"label-studio-{by}")
+def _person(annotation: Mapping[str, Any], data: Mapping[str, Any], annotator: str | None, where: str) -> str:
+    own, by = data.get("annotators"), annotation.get("completed_by")
+    names = [
+        annotation.get("annotator"),
+        own.get(str(annotation.get("import_id"))) if isinstance(own, dict) else None,
+        by.get("email") if isinstance(by, dict) else None,
+        f"label-studio-{by}" if isinstance(by, int) and not isinstance(by, bool) else None,
+        annotator,
+    ]
     name = next((name for name in names if isinstance(name, str) and name), None)
     if name is None:
         raise DataError(f"{where} does not say whose it is; give --annotator")

@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from perception_encoder.errors import ConfigError, InputError
+from perception_encoder.errors import ConfigError
 from perception_encoder.video_dataset.annotation.project import (
     CLIP_COLUMNS,
     AnnotationProject,
@@ -19,6 +19,7 @@ from perception_encoder.video_dataset.annotation.work import (
     AnnotationConflictError,
     Edit,
     check_session,
+    own_row,
     record_decision,
     tidy_caption,
 )
@@ -169,13 +170,7 @@ def _open(connection: sqlite3.Connection, annotation: int, session: str) -> Revi
 
 
 def _own_review(connection: sqlite3.Connection, person: str, annotation: int) -> Any:
-    person = admit(connection, person)
-    row = connection.execute(_REVIEW, (annotation,)).fetchone()
-    if row is None:
-        raise InputError(f"review of annotation {annotation}", "does not exist")
-    if row["person"] != person:
-        raise AnnotationConflictError(f"{row['person']} reviews this video now, not {person}")
-    return row
+    return own_row(connection, _REVIEW, person, annotation, "review of annotation")
 
 
 def _is_returned(connection: sqlite3.Connection, person: str, annotation: int, note: str) -> bool:

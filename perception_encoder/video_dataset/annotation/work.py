@@ -116,7 +116,7 @@ def save(project: AnnotationProject, person: str, annotation: int, edit: Edit) -
     is open in another tab.
     """
     with project.database.transaction() as connection:
-        row = _own_row(connection, person, annotation)
+        row = own_row(connection, _TASK, person, annotation)
         if row["session"] == edit.session and edit.sequence <= row["sequence"]:
             return
         check_session(row, edit.session)
@@ -126,7 +126,7 @@ def save(project: AnnotationProject, person: str, annotation: int, edit: Edit) -
 def submit(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
     """Store a finished caption. ConfigError if it is empty, or if the model's caption is not rated; else as `save`."""
     with project.database.transaction() as connection:
-        row = _own_row(connection, person, annotation)
+        row = own_row(connection, _TASK, person, annotation)
         caption = tidy_caption(edit.caption)
         if row["state"] == "done" and row["session"] == edit.session and row["caption"] == caption:
             return
@@ -149,7 +149,7 @@ def skip(project: AnnotationProject, person: str, annotation: int, reason: str, 
     if not 1 <= len(reason) <= _LONGEST_REASON:
         raise ConfigError(f"the reason has {len(reason)} characters; it must have 1 to {_LONGEST_REASON}")
     with project.database.transaction() as connection:
-        row = _own_row(connection, person, annotation)
+        row = own_row(connection, _TASK, person, annotation)
         if row["state"] == "skipped" and row["session"] == edit.session and row["reason"] == reason:
             return
         check_session(row, edit.session)
@@ -189,12 +189,19 @@ def add_finished(
 ) -> bool:
     """Add a caption, or a skip with its reason, that was made elsewhere; False if it is here already.
 
-    AnnotationConflictError if the person has another one of this video, which is not a draft.
+    The text of an approved caption may be the annotator's or the reviewer's. AnnotationConflictError if the person has
+    another one of this video, which is not a draft.
     """
     caption, state = tidy_caption(edit.caption), "skipped" if skip_reason else "done"
-    row = connection.execute("SELECT * FROM annotations WHERE clip = ? AND person = ?", (clip, person)).fetchone()
+    row = connection.execute(
+        "SELECT annotations.*, reviews.caption AS approved FROM annotations LEFT JOIN reviews "
+        "ON reviews.annotation = annotations.id AND reviews.state = 'done' WHERE clip = ? AND annotations.person = ?",
+        (clip, person),
+    ).fetchone()
     if row is not None and row["state"] != "draft":
-        if (row["state"], row["caption"], row["rating"]) == (state, caption, edit.rating):
+        if row["state"] == state == "skipped":
+            return False
+        if row["state"] == state and caption in (row["caption"], row["approved"]) and row["rating"] == edit.rating:
             return False
         raise AnnotationConflictError(f"{person} has finished video {clip} already, with another result")
     values = (clip, person, state, caption, edit.rating, skip_reason, edit.seconds, now, now)
@@ -229,13 +236,16 @@ def _open(connection: sqlite3.Connection, annotation: int, session: str) -> Anno
     )
 
 
-def _own_row(connection: sqlite3.Connection, person: str, annotation: int) -> Any:
-    person = admit(connection, person)
-    row = connection.execute(_TASK, (annotation,)).fetchone()
+def own_row(
+    connection: sqlite3.Connection, query: str, person: str, annotation: int, subject: str = "annotation"
+) -> Any:
+    """Return the row of an annotation, or of its review, if the person may change it; errors as those of `save`."""
+    person, name = admit(connection, person), f"{subject} {annotation}"
+    row = connection.execute(query, (annotation,)).fetchone()
     if row is None:
-        raise InputError(f"annotation {annotation}", "does not exist")
+        raise InputError(name, "does not exist")
     if row["person"] != person:
-        raise AnnotationConflictError(f"annotation {annotation} is of another person, not of {person}")
+        raise AnnotationConflictError(f"{name} belongs to {row['person']}, not to {person}")
     return row
 
 

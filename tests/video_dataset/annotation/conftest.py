@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.work import AnnotationTask, Edit, next_task, submit
-from tests.video_dataset.clips import small_dataset
+from tests.video_dataset.clips import fields, short_clip, small_dataset
 
 
 class Clock:
@@ -30,6 +31,18 @@ def clock() -> Clock:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return small_dataset(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def many_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of ten thousand videos in ten tars."""
+    directory = tmp_path_factory.mktemp("many")
+    for part in range(10):
+        members = []
+        for key in (f"{part}-{number}" for number in range(1000)):
+            members += [(f"{key}.mp4", short_clip()), (f"{key}.json", json_bytes(fields(f"caption {key} " * 10)))]
+        write_members(directory / "train" / f"{part:06}.tar", members)
+    return directory
 
 
 @pytest.fixture

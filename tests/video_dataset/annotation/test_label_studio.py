@@ -78,16 +78,51 @@ def test_annotations_come_back(project: AnnotationProject, annotate: Annotate, d
     (anna,) = count_progress(other).people
     assert (anna.name, anna.done, anna.skipped, anna.seconds) == ("anna", 1, 1, 30)
     assert import_tasks(other, path) == ImportCounts(0, 2)
+    assert import_tasks(project, path) == ImportCounts(0, 2)  # approved and skipped as they are there
 
 
-def test_the_labeling_interface_has_the_names_of_the_results() -> None:
+def through_label_studio(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tasks as Label Studio exports them again: their annotations are those of the user who imported them."""
+    names = ("result", "was_cancelled", "ground_truth", "lead_time")
+    for number, task in enumerate(tasks, 101):
+        imported = [{name: each[name] for name in names} | {"import_id": each["id"]} for each in task["annotations"]]
+        task["annotations"] = [{"id": 200 + n, "completed_by": 1, **each} for n, each in enumerate(imported)]
+        task["id"] = number
+    return tasks
+
+
+def test_two_annotations_of_a_video_come_back_from_label_studio(
+    project: AnnotationProject, annotate: Annotate, data: Path, tmp_path: Path
+) -> None:
+    project.set_double(1)
+    annotate("anna", "A boat.", rating=4)
+    annotate("ben", "A ship.", rating=5)
+    export_tasks(project, tmp_path / "labels.json")
+    tasks = through_label_studio(json.loads((tmp_path / "labels.json").read_text()))
+    tasks[1]["annotations"] = of_label_studio(import_id=None, completed_by=1)[0]["annotations"]
+    path = write(tmp_path / "project-1.json", tasks)
+    assert import_tasks(project, path) == ImportCounts(1, 2)
+    other = AnnotationProject(data, tmp_path / "other.sqlite")
+    other.update()
+    assert import_tasks(other, path) == ImportCounts(3, 0)
+    assert [person.name for person in count_progress(other).people] == ["anna", "ben", "label-studio-1"]
+
+
+def test_the_labeling_interface_fits_the_tasks(
+    project: AnnotationProject, annotate: Annotate, root: Path, tmp_path: Path
+) -> None:
+    annotate("anna", "A boat.", rating=4)
+    export_tasks(project, tmp_path / "labels.json")
+    task = json.loads((tmp_path / "labels.json").read_text())[0]
     tags = {tag.get("name"): tag for tag in ElementTree.fromstring(LABELING_CONFIG)}
-    assert {name: tag.tag for name, tag in tags.items()} == {
-        "video": "Video",
-        "caption": "TextArea",
-        "rating": "Rating",
-    }
-    assert tags["caption"].get("toName") == tags["rating"].get("toName") == "video"
+    assert tags["video"].tag == "Video"
+    results = [*task["predictions"][0]["result"], *task["annotations"][0]["result"]]
+    assert {result["from_name"] for result in results} == {"caption", "rating"} == tags.keys() - {"video"}
+    for result in results:
+        tag = tags[result["from_name"]]
+        assert (tag.tag.lower(), tag.get("toName")) == (result["type"], result["to_name"])
+    assert {tag.get("value", "$key")[1:] for tag in tags.values()} <= task["data"].keys()
+    assert LABELING_CONFIG in (root / "docs" / "video_dataset.md").read_text(encoding="utf-8")
 
 
 def test_a_file_of_label_studio(project: AnnotationProject, tmp_path: Path) -> None:

@@ -21,9 +21,8 @@ from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.video_dataset.annotation.progress import count_progress, read_refinements
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.server import create_annotation_page
-from tests.clips import clip
 from tests.serving.servers import served
-from tests.video_dataset.clips import fields, short_clip, small_dataset, write_dataset
+from tests.video_dataset.clips import fields, long_clip, short_clip, small_dataset, write_dataset
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -222,6 +221,8 @@ def test_two_people_at_once(open_page: Open, project: AnnotationProject) -> None
     pages["ben"].keyboard.press("p")
     expect(pages["ben"].locator("#counts")).to_contain_text("2 of 3 videos done, 1 begun")
     expect(pages["ben"].locator("#people tr")).to_have_count(2)
+    assert pages["ben"].locator("#people tr").first.locator("td").all_text_contents()[:3] == ["anna", "1", "1"]
+    expect(pages["ben"].locator("#agreement")).to_have_text("No video has two annotations yet.")
 
 
 def test_a_second_person_reviews(open_page: Open, project: AnnotationProject, annotate) -> None:
@@ -325,7 +326,7 @@ def test_a_killed_server_loses_nothing(open_page: Open, data: Path) -> None:
 
 
 def test_several_minutes_play_without_a_stall(browser: Browser, tmp_path: Path) -> None:
-    film = clip(3000, rate=10, group=50)
+    film = long_clip()
     members = [("film.mp4", film), ("film.json", json_bytes(fields("A film.", video_duration_in_s=300.0)))]
     write_members(tmp_path / "train" / "0.tar", [*members, ("next.mp4", short_clip()), ("next.json", b"{}")])
     project = AnnotationProject(tmp_path)
@@ -338,10 +339,11 @@ def test_several_minutes_play_without_a_stall(browser: Browser, tmp_path: Path) 
         wait_until(page, PLAYS)
         for second in (290, 150, 299):
             page.evaluate(f"() => {{ document.getElementById('video').currentTime = {second}; }}")
-            wait_until(page, f"!video.seeking && (video.currentTime > {second}.05 || video.currentTime < 1)")
+            wait_until(page, f"!video.seeking && (video.currentTime > {second}.05 || video.currentTime < 100)")
         wait_until(page, "video.currentTime < 100")  # the loop
         wait_until(page, PLAYS)
-        assert any(ranges)  # parts, not the whole each time
+        starts = {int(each.split()[1].split("-")[0]) for each in ranges if each.endswith(f"/{len(film)}")}
+        assert any(0.4 * len(film) < start < 0.99 * len(film) for start in starts)  # parts, not all that is before them
         assert page.locator("#ahead").get_attribute("src") == "/video/2"
 
 
@@ -370,27 +372,22 @@ def test_the_frame_rate_of_the_file_is_used(browser: Browser, tmp_path: Path) ->
         expect(page.locator("#time")).to_contain_text("frame 10")
 
 
-def opening_seconds(browser: Browser, data: Path) -> float:
-    """The shortest of five times in which the page of a known project opens, with its video's name and caption."""
-    AnnotationProject(data).update()
-    project, times = AnnotationProject(data), []
+def opening_seconds(browser: Browser, data: Path, store: Path) -> float:
+    """The shortest of five times in which the page of a known project opens and shows a frame of its first video."""
+    AnnotationProject(data, store).update()
+    project, times = AnnotationProject(data, store), []
     with served(create_annotation_page(project)) as address, browser.new_context() as context:
         page = context.new_page()
         for number in range(6):
             start = time.monotonic()
             page.goto(f"{address}/?as=anna{number if number else ''}")
             expect(page.locator("#about")).to_contain_text("train", timeout=20_000)
+            wait_until(page, "video.readyState >= 2")
             times.append(time.monotonic() - start)
     return min(times[1:])  # the browser itself starts slowly
 
 
-def test_ten_thousand_videos_open_in_under_a_second(browser: Browser, tmp_path: Path) -> None:
-    few, tmp_path = small_dataset(tmp_path / "few", 10), small_dataset(tmp_path / "many", 1)
-    for part in range(10):
-        members = []
-        for number in range(1000):
-            key = f"{part}-{number}"
-            members += [(f"{key}.mp4", short_clip()), (f"{key}.json", json_bytes(fields(f"caption {key} " * 10)))]
-        write_members(tmp_path / "train" / f"{part + 1:06}.tar", members)
-    seconds = opening_seconds(browser, tmp_path)
-    assert seconds < 1 or seconds < 1.5 * opening_seconds(browser, few)  # on a machine that is busy with other work
+def test_ten_thousand_videos_open_in_under_a_second(browser: Browser, many_videos: Path, tmp_path: Path) -> None:
+    seconds = opening_seconds(browser, many_videos, tmp_path / "many.sqlite")
+    few = small_dataset(tmp_path / "few", 10)
+    assert seconds < 1 or seconds < 1.5 * opening_seconds(browser, few, tmp_path / "few.sqlite")  # if it is busy

@@ -136,15 +136,9 @@ def test_a_person_cannot_take_the_name_of_a_simulated_annotator(project: Annotat
         next_task(project, "robot", "tab")
 
 
-def test_ten_thousand_videos_open_in_under_a_second(tmp_path: Path) -> None:
-    for part in range(10):
-        members = []
-        for number in range(1000):
-            key = f"{part}-{number}"
-            members += [(f"{key}.mp4", b"x" * 100), (f"{key}.json", json_bytes(fields(f"caption {key} " * 10)))]
-        write_members(tmp_path / "train" / f"{part}.tar", members)
-    assert AnnotationProject(tmp_path).update() == 10_000
+def test_ten_thousand_videos_open_in_under_a_second(many_videos: Path, tmp_path: Path) -> None:
+    assert AnnotationProject(many_videos, tmp_path / "a.sqlite").update() == 10_000
     start = time.process_time()  # this process's own time: the machine may be busy
-    project = AnnotationProject(tmp_path)
+    project = AnnotationProject(many_videos, tmp_path / "a.sqlite")
     assert project.update() == 10_000 and next_task(project, "anna", "tab") is not None
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 0.1

@@ -106,7 +106,7 @@ def test_an_abandoned_review_is_taken_over(project: AnnotationProject, annotate:
     save_review(project, "ben", task.id, edit("Uno"))
     clock.time += HOLD_SECONDS + 1
     assert review(project, "cleo").caption == "Uno"
-    with pytest.raises(AnnotationConflictError, match="cleo reviews this video now, not ben"):
+    with pytest.raises(AnnotationConflictError, match="review of annotation 1 belongs to cleo, not to ben"):
         approve(project, "ben", task.id, edit("Uno.", 2))
 
 

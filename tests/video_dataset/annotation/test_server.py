@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +88,7 @@ def test_progress(client: TestClient, post: Post) -> None:
         ({"caption": "x" * 20_001}, 400, "the limit is 20,000"),
         ({"id": 77}, 404, "annotation 77: does not exist"),
         ({"session": "another"}, 409, "opened in another tab"),
-        ({"person": "ben"}, 409, "of another person"),
+        ({"person": "ben"}, 409, "belongs to anna, not to ben"),
     ],
 )
 def test_what_is_refused(client: TestClient, post: Post, content: dict[str, Any], status: int, message: str) -> None:
@@ -151,3 +154,19 @@ def test_the_frame_rate_is_read_where_the_dataset_does_not_say_it(tmp_path: Path
         task = client.post("/api/annotate/next", json={"person": "a", "session": "s"}).json()["task"]
         assert task["clip"]["rate"] is None and client.get("/api/rate/1").json() == {"rate": 10.0}
         assert client.get("/api/rate/9").status_code == 404
+
+
+def test_the_command_starts_in_under_a_second_without_torch(many_videos: Path, tmp_path: Path) -> None:
+    AnnotationProject(many_videos, tmp_path / "a.sqlite").update()
+    code = "import sys; from unittest.mock import patch; from perception_encoder.cli.main import main\n"
+    code += "with patch('perception_encoder.serving.server.run_server'):\n"
+    code += "    try: main(sys.argv[1:])\n    except SystemExit as end: print(end.code)\n"
+    code += "print(sorted({'torch', 'numpy', 'PIL', 'av', 'pyarrow'} & sys.modules.keys()))"
+    command = [sys.executable, "-c", code, "annotate", many_videos, "--store", tmp_path / "a.sqlite", "--port", "0"]
+    before = os.times()
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    after = os.times()  # of the processor: others are at work
+    address, status, modules = run.stdout.splitlines()
+    assert address.startswith(f"10,000 videos of {many_videos} at http://127.0.0.1:"), run.stderr
+    assert (status, modules) == ("0", "[]")
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 1

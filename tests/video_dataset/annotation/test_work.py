@@ -160,7 +160,7 @@ def test_an_abandoned_video_is_offered_after_a_day(project: AnnotationProject, c
 
 def test_others_cannot_write(project: AnnotationProject) -> None:
     task = next_task(project, "anna", "tab")
-    with pytest.raises(AnnotationConflictError, match="is of another person, not of ben"):
+    with pytest.raises(AnnotationConflictError, match="annotation 1 belongs to anna, not to ben"):
         save(project, "ben", task.id, edit("x"))
     with pytest.raises(InputError, match="annotation 99: does not exist"):
         submit(project, "anna", 99, edit("x"))

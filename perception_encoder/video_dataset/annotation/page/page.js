@@ -34,9 +34,9 @@ function show(upcoming) {
   ratings.forEach((each) => { [each.checked, each.disabled] = [Number(each.value) === stars, review]; });
   $("rating").classList.remove("needed");
   $("rating").hidden = $("original").hidden = !original();
-  $("submit").firstChild.textContent = review ? "Approve " : "Submit ";
-  $("refuse").textContent = review ? "Return" : "Skip";
-  $("restore").textContent = review ? "Annotator's text" : "Start over";
+  $("submit").firstElementChild.textContent = review ? "Approve" : "Submit";
+  $("refuse").firstElementChild.textContent = review ? "Return" : "Skip";
+  $("restore").firstElementChild.textContent = review ? "Annotator's text" : "Start over";
   const note = backup ? ["Restored:", "text that had not been saved"] : review ? ["Annotated by", task.annotator] : ["Returned:", task.note];
   $("note").hidden = !note[1];
   [$("note").firstElementChild.textContent, $("note").lastElementChild.textContent] = note;

@@ -57,7 +57,7 @@ export function toggleSound() { video.muted = !video.muted; }
 function show() {
   const duration = Number.isFinite(video.duration) ? video.duration : 0;
   [timeline.max, timeline.value] = [duration, video.currentTime];
-  $("play").textContent = video.paused ? "Play" : "Pause";
+  $("play").firstElementChild.textContent = video.paused ? "Play" : "Pause";
   $("speed").textContent = `${speed}×`;
   $("time").textContent = `${video.currentTime.toFixed(2)} / ${duration.toFixed(2)} s, frame ${frame()}`;
 }
