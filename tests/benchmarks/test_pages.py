@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import calibration, dense, encode, language, memory, oracles, scenes, server_memory, spatial
+from benchmarks import calibration, dense, encode, engine, language, memory, oracles, scenes, server_memory, spatial
 from benchmarks.search import contents as search
 from benchmarks.train import contents as train
 
