@@ -29,6 +29,7 @@ CROSS_CUTTING = {
     "search/web/test_dense_browser.py": "regions, tracking and depth in a browser",
     "search/web/test_page_browser.py": "the page in a browser",
     "video_data_engine/test_engine_kill.py": "a killed engine goes on",
+    "video_data_engine/test_engine_stopped.py": "so does one that a full disk, an endpoint or another engine stopped",
     "serving/test_api_clients.py": "clients of other projects",
     "serving/test_api_limits.py": "limits of the running server",
     "train/test_device.py": "the loop on a GPU",

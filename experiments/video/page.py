@@ -101,12 +101,12 @@ def _share(row: Mapping[str, Any] | None) -> str:
 def _claims(result: Mapping[str, Any]) -> Iterator[str]:
     """What the differences of each pair show."""
     for pair, words in PAIRS.items():
-        shown = []
+        verdicts = []
         for sign, verdict in ((1, "better"), (-1, "worse")):
             names = [row["name"] for row in result["table"] if sign_of(row["differences"][pair]) == sign]
             if names:
-                shown.append(f"{verdict} in {', '.join(names)}")
-        yield f"{words.capitalize()}: {'; '.join(shown) or 'no difference is shown'}."
+                verdicts.append(f"{verdict} in {', '.join(names)}")
+        yield f"{words.capitalize()}: {'; '.join(verdicts) or 'no difference is shown'}."
 
 
 def _decision(result: Mapping[str, Any]) -> str:
