@@ -7,7 +7,6 @@ from typing import Any
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment.load import BUILTIN_LANG
-from perception_encoder.preprocess.shot_changes import SHOT_CHANGE
 from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, VIDEO_CAPTION, VIDEO_CAPTION_SHORT
 
 
@@ -21,8 +20,8 @@ class CutConfig:
     """Seconds. A shorter shot joins the one before it."""
     every: float = 0.25
     """Seconds between the frames in which shot changes are looked for."""
-    shot_change: float = SHOT_CHANGE
-    """Share of the image whose colours must change for a cut, in 0–1."""
+    shot_change: float = 0.4
+    """Share of the image whose colours must change from one frame to the next for a cut, in 0–1."""
 
     def __post_init__(self) -> None:
         if not 0 < 2 * self.shortest <= self.longest:

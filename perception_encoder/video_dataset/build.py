@@ -100,7 +100,8 @@ def build_dataset(
     write_dataset(out, track(videos(), "building", config.count))
     statistics = describe_dataset(read_videos_of(out))
     write_text(out / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in sorted(authors)))
-    write_text(out / "README.md", data_card(config, statistics, maker.captions_by, maker.accuracy()))
+    card = data_card(config, statistics, maker.captions_by, maker.accuracy(), len(library.info), len(classes))
+    write_text(out / "README.md", card)
     return statistics
 
 
@@ -175,9 +176,14 @@ def largest_box(metadata: dict[str, Any]) -> float:
 
 
 def data_card(
-    config: BuildConfig, statistics: DatasetStatistics, captions_by: str, accuracy: Sequence[ItemScores]
+    config: BuildConfig,
+    statistics: DatasetStatistics,
+    captions_by: str,
+    accuracy: Sequence[ItemScores],
+    models: int,
+    classes: int,
 ) -> str:
-    """Return the README of a dataset; `accuracy`: of the model's captions, of `score_captions`."""
+    """Return the README of a dataset; `accuracy`: of `score_captions`; `models`, `classes`: numbers of the library's."""
     template = (files("perception_encoder.video_dataset") / "data_card.md").read_text(encoding="utf-8")
     rows = [
         f"| {split} | {table.videos:,} | {table.refined:,} | {table.hours:.2f} | {table.model_words.mean:.1f} | "
@@ -192,10 +198,12 @@ def data_card(
         "SPLITS": "\n".join(rows),
         "CATEGORIES": "\n".join(categories),
         "COMMAND": f"pe video-dataset build -o OUT --count {config.count} --seed {config.seed} --size {config.side} "
-        f"--frames {config.frames}",
+        f"--frames {config.frames}" + ("" if captions_by == "simulated" else f" --captioner {captions_by}"),
         "CAPTIONER": "simulated from the scene's truth, with mistakes"
         if captions_by == "simulated"
         else f"by the model {captions_by}",
+        "MODELS": f"{models:,}",
+        "CLASSES": f"{classes:,}",
         "VERSION": __version__,
     }
     for name, value in values.items():

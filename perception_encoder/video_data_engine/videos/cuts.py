@@ -20,7 +20,8 @@ _REFINED = 16
 def find_shot_changes(source: Path | bytes, name: str, config: CutConfig) -> list[float]:
     """Return the seconds at which a new shot begins, the video's own beginning not included.
 
-    Frames are compared at a steady rate; between two that differ, the first frame of the new shot is looked for.
+    Frames are compared at a steady rate; between two that differ, the first frame of a new shot is looked for. Without
+    one, something has moved.
     """
     changes: list[float] = []
     before = None
@@ -28,17 +29,23 @@ def find_shot_changes(source: Path | bytes, name: str, config: CutConfig) -> lis
     for frame in sample_frames(source, name, config.every, side=_SIDE):
         colours = colour_histogram(frame.image)
         if before is not None and colour_change(before, colours) > config.shot_change:
-            changes.append(_refine(source, name, last, frame.time))
+            change = _refine(source, name, last, frame.time, config.shot_change)
+            changes += [] if change is None else [change]
         before, last = colours, frame.time
     return changes
 
 
-def _refine(source: Path | bytes, name: str, start: float, end: float) -> float:
-    """The time of the frame, after `start` and up to `end`, that differs most from the one before it."""
+def _refine(source: Path | bytes, name: str, start: float, end: float, least: float) -> float | None:
+    """The time of the frame, after `start` and up to `end`, that differs most from the one before it.
+
+    None if it differs by less than `least`.
+    """
     frames = read_frames(source, name, _REFINED, start, math.nextafter(end + 1e-3, math.inf), side=_SIDE)
     colours = [colour_histogram(image) for image in frames.images]
     changes = [colour_change(first, second) for first, second in itertools.pairwise(colours)]
-    return frames.times[1 + changes.index(max(changes))] if changes else end
+    if not changes:
+        return end
+    return frames.times[1 + changes.index(max(changes))] if max(changes) > least else None
 
 
 def split_clips(duration: float, changes: Sequence[float], config: CutConfig) -> list[tuple[float, float]]:

@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perception_encoder.preprocess.shot_changes import colour_change, colour_histogram
+from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.video_data_engine.config import CutConfig
 from perception_encoder.video_data_engine.videos.cuts import find_shot_changes, split_clips
 
 CONFIG = CutConfig(longest=10.0, shortest=2.0)
 
 
-def shots(*lengths: int) -> bytes:
-    """A video of shots of so many frames, 25 a second, of noise that moves."""
+def shots(*lengths: int, speed: float = 0.25) -> bytes:
+    """A video of shots of so many frames, 25 a second, of noise that moves `speed` pixels a frame."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "clip.mp4")
         with av.open(str(path), "w") as container:
@@ -29,7 +31,7 @@ def shots(*lengths: int) -> bytes:
                 tiles = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
                 view = tiles.repeat(8, 0).repeat(8, 1)
                 for number in range(length):
-                    frame = av.VideoFrame.from_ndarray(np.roll(view, number // 4, 1), format="rgb24")
+                    frame = av.VideoFrame.from_ndarray(np.roll(view, int(number * speed), 1), format="rgb24")
                     container.mux(stream.encode(frame))
             container.mux(stream.encode())
         return path.read_bytes()
@@ -39,6 +41,18 @@ def test_shot_changes_are_found_to_the_frame() -> None:
     video = shots(33, 60, 41)
     assert find_shot_changes(video, "clip.mp4", CONFIG) == pytest.approx([33 / 25, 93 / 25], abs=0.02)
     assert find_shot_changes(shots(60), "clip.mp4", CONFIG) == []
+
+
+def test_a_fast_movement_is_no_cut() -> None:
+    """In a quarter of a second its colours change as they do in a cut, but not from one frame to the next."""
+    still, fast = ([frame.image for frame in sample_frames(shots(40, speed=v), "a", 0.25)] for v in (0, 2.0))
+    changes = [
+        [colour_change(colour_histogram(one), colour_histogram(two)) for one, two in itertools.pairwise(images)]
+        for images in (still, fast)
+    ]
+    assert max(changes[0]) < 0.1 < CONFIG.shot_change < min(changes[1])
+    assert find_shot_changes(shots(40, speed=2.0), "clip.mp4", CONFIG) == []
+    assert find_shot_changes(shots(40, 30, speed=2.0), "clip.mp4", CONFIG) == pytest.approx([40 / 25], abs=0.02)
 
 
 @pytest.mark.parametrize(
