@@ -183,7 +183,7 @@ def data_card(
     models: int,
     classes: int,
 ) -> str:
-    """Return the README of a dataset; `accuracy`: of `score_captions`; `models`, `classes`: numbers of the library's."""
+    """Return the README of a dataset; `accuracy`: of `score_captions`; `models`, `classes`: how many there are."""
     template = (files("perception_encoder.video_dataset") / "data_card.md").read_text(encoding="utf-8")
     rows = [
         f"| {split} | {table.videos:,} | {table.refined:,} | {table.hours:.2f} | {table.model_words.mean:.1f} | "
