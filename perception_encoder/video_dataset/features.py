@@ -26,7 +26,7 @@ from perception_encoder.video_dataset.motion import MotionFeatures, measure_moti
 from perception_encoder.video_dataset.questions import answer_columns, answer_questions
 from perception_encoder.video_dataset.tars import table_key
 
-FORMAT = 2
+FORMAT = 3
 """Rises when the same video gets other features."""
 FRAMES = 3
 """Uniform frames that are encoded."""

@@ -1,6 +1,7 @@
 """Motion features of a video: frame rate, frames, I-frames, and how far its blocks move (section 2.3, A.2, step 1).
 
-The paper's are those, the mean and the variance. How often something begins to move, and for how long, is ours.
+The paper's are those, the mean and the variance. How long and how often something moves, and in how many regions, is
+ours.
 
 The codec's own motion vectors cost nothing but the decoding. A codec whose decoder does not give them (VP9, AV1, MJPEG
 and others) has its frames compared block by block instead. Either way a vector's length is a share of the frame's
@@ -10,6 +11,7 @@ features says which one it was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -19,7 +21,7 @@ from av.codec.context import Flags2
 from av.video.frame import PictureType, VideoFrame
 from jaxtyping import Float, UInt8
 
-from perception_encoder.errors import MediaDecodeError
+from perception_encoder.errors import MediaDecodeError, MissingExtraError
 from perception_encoder.preprocess.source import Source, open_source
 from perception_encoder.preprocess.video_file import decoding, open_container
 
@@ -27,6 +29,8 @@ _WIDTH, _BLOCK, _REACH = 160, 8, 5
 """Of block matching: the frames' width, the blocks' side, and the farthest shift, in pixels."""
 _MOVES, _MOVING = 0.004, 0.005
 """A block moves if its vector is longer than this share of the diagonal, a frame if more of it than this does."""
+_CELLS, _REGION, _MOVES_FAR = 20, 10, 0.008
+"""Cells of the frame's sides in which regions are looked for, the cells of the smallest one, and how far they move."""
 _NOISE = 2.0
 """Grey levels that another position must be better by, or the block has not moved."""
 
@@ -48,14 +52,15 @@ class MotionFeatures:
     """Share of the frames in which something moves."""
     starts: int
     """How often something begins to move while all is still."""
+    regions: int
+    """Regions that move, each connected in the image and in time."""
     source: Literal["codec", "blocks"]
 
 
 def measure_motion(source: Source, name: str | None = None) -> MotionFeatures:
-    """Decode a video and measure its motion. Raises what `read_frames` raises."""
+    """Decode a video and measure its motion. Raises what `read_frames` raises, and MissingExtraError without scipy."""
     with open_source(source, name) as (stream, name), decoding(name):
-        lengths: list[np.ndarray] = []
-        areas: list[np.ndarray] = []
+        moves: list[_FrameMotion] = []
         frames = key_frames = 0
         with open_container(stream, name) as (container, video):
             video.codec_context.flags2 |= Flags2.export_mvs
@@ -63,29 +68,86 @@ def measure_motion(source: Source, name: str | None = None) -> MotionFeatures:
             for frame in container.decode(video):
                 frames += 1
                 key_frames += frame.pict_type == PictureType.I
-                if (vectors := _codec_vectors(frame)) is not None:
-                    lengths.append(vectors[0])
-                    areas.append(vectors[1])
+                if (vectors := frame.side_data.get("MOTION_VECTORS")) is not None:
+                    moves.append(_codec_motion(vectors.to_ndarray(), frame.width, frame.height))
         if not frames:
             raise MediaDecodeError(name, "holds no frame that decodes")
         kind: Literal["codec", "blocks"] = "codec"
-        if not lengths and frames > 1:
+        if not moves and frames > 1:
             kind = "blocks"
             with open_container(stream, name) as (container, video):
-                lengths = [shift_lengths(*pair) for pair in pairwise(_small_grey(f) for f in container.decode(video))]
-            areas = [np.ones_like(each) for each in lengths]
-        values = np.concatenate(lengths) if lengths else np.zeros(1)
-        weights = np.concatenate(areas) if areas else np.ones(1)
-        mean = float(np.average(values, weights=weights))
-        variance = float(np.average((values - mean) ** 2, weights=weights))
-        pairs = zip(lengths, areas, strict=True)
-        moves = [bool(len(own)) and np.average(own > _MOVES, weights=area) > _MOVING for own, area in pairs]
-        starts = sum(now and not before for before, now in pairwise([False, *moves]))
-        share = sum(moves) / len(moves) if moves else 0.0
-        return MotionFeatures(rate, frames, key_frames, mean, variance, share, starts, kind)
+                pairs = pairwise(_small_grey(frame) for frame in container.decode(video))
+                moves = [_block_motion(shift_lengths(*pair)) for pair in pairs]
+    moves = moves or [_block_motion(np.zeros((1, 1)))]
+    area = sum(each.area for each in moves) or 1.0
+    mean = sum(each.length for each in moves) / area
+    variance = max(0.0, sum(each.square for each in moves) / area - mean**2)
+    moving = [each.share > _MOVING for each in moves]
+    return MotionFeatures(
+        rate=rate,
+        frames=frames,
+        key_frames=key_frames,
+        magnitude=mean,
+        variance=variance,
+        moving=sum(moving) / len(moving),
+        starts=sum(now and not before for before, now in pairwise([False, *moving])),
+        regions=_count_regions([each.cells for each in moves]),
+        source=kind,
+    )
 
 
-def shift_lengths(before: UInt8[np.ndarray, "H W"], after: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "n"]:
+@dataclass(frozen=True)
+class _FrameMotion:
+    """The motion of one frame."""
+
+    area: float
+    """Of all blocks."""
+    length: float
+    """The sum of the vectors' lengths, each times its block's area."""
+    square: float
+    """The same of their squares."""
+    share: float
+    """Of the area that moves."""
+    cells: np.ndarray
+    """bool (h, w): the cells that move far."""
+
+    @classmethod
+    def of(cls, lengths: np.ndarray, areas: np.ndarray, cells: np.ndarray) -> _FrameMotion:
+        """From the vectors' lengths, as shares of the frame's diagonal, and their blocks' areas, (n,) each."""
+        area = float(areas.sum())
+        share = float(areas[lengths > _MOVES].sum()) / area if area else 0.0
+        return cls(area, float((areas * lengths).sum()), float((areas * lengths**2).sum()), share, cells)
+
+
+def _codec_motion(vectors: np.ndarray, width: int, height: int) -> _FrameMotion:
+    """The motion that the codec's vectors tell."""
+    scale = np.maximum(vectors["motion_scale"], 1) * np.hypot(width, height)
+    lengths = np.hypot(vectors["motion_x"], vectors["motion_y"]) / scale
+    w, h = vectors["w"].astype(float), vectors["h"].astype(float)
+    cells = np.zeros((_CELLS, _CELLS), bool)
+    left, top = vectors["dst_x"] - w / 2, vectors["dst_y"] - h / 2
+    edges = np.stack([left / width, (left + w) / width, top / height, (top + h) / height], axis=1) * _CELLS
+    for x, right, y, bottom in edges[lengths > _MOVES_FAR].clip(0, _CELLS):
+        cells[int(y) : int(np.ceil(bottom)), int(x) : int(np.ceil(right))] = True
+    return _FrameMotion.of(lengths, w * h, cells)
+
+
+def _block_motion(lengths: np.ndarray) -> _FrameMotion:
+    """The motion of the blocks of a frame, (h, w)."""
+    return _FrameMotion.of(lengths.ravel(), np.ones(lengths.size), lengths > _MOVES_FAR)
+
+
+def _count_regions(cells: Sequence[np.ndarray]) -> int:
+    """Count the regions of cells (F, h, w) that touch, in a frame or in frames that follow one another."""
+    try:
+        from scipy.ndimage import label
+    except ImportError:
+        raise MissingExtraError("scipy", "eval") from None
+    labels, _ = label(np.stack(cells), np.ones((3, 3, 3)))
+    return int((np.bincount(labels.ravel())[1:] >= _REGION).sum())
+
+
+def shift_lengths(before: UInt8[np.ndarray, "H W"], after: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"]:
     """Match the blocks of a frame to the frame before, and return how far each moved, as a share of the diagonal."""
     height, width = (side - side % _BLOCK for side in after.shape)
     padded = np.pad(before.astype(np.int16), _REACH, mode="edge")
@@ -99,17 +161,7 @@ def shift_lengths(before: UInt8[np.ndarray, "H W"], after: UInt8[np.ndarray, "H 
         error = np.abs(target - shifted).reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK).mean(axis=(1, 3))
         better = error < best - (_NOISE if (dy, dx) != (0, 0) else 0)
         best, length = np.where(better, error, best), np.where(better, np.hypot(dy, dx), length)
-    return (length / np.hypot(*after.shape)).ravel()
-
-
-def _codec_vectors(frame: VideoFrame) -> tuple[np.ndarray, np.ndarray] | None:
-    """The lengths of a frame's motion vectors, as a share of its diagonal, and their blocks' areas."""
-    data = frame.side_data.get("MOTION_VECTORS")
-    if data is None:
-        return None
-    vectors = data.to_ndarray()
-    scale = np.maximum(vectors["motion_scale"], 1) * np.hypot(frame.width, frame.height)
-    return np.hypot(vectors["motion_x"], vectors["motion_y"]) / scale, vectors["w"].astype(float) * vectors["h"]
+    return length / np.hypot(*after.shape)
 
 
 def _small_grey(frame: VideoFrame) -> np.ndarray:

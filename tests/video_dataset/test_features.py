@@ -20,11 +20,11 @@ def test_motion_frames_and_answers(tmp_path: Path) -> None:
     assert (run.videos, run.failures) == (2, ())
     table = read_features(tmp_path / "out")
     assert table.keys == ("train/v0", "train/v1") and len(table) == 2
-    assert table.values.shape == (2, len(table.names)) == (2, 7 + 3 * 2 + 26)
+    assert table.values.shape == (2, len(table.names)) == (2, 8 + 3 * 2 + 26)
     row = dict(zip(table.names, table.values[0], strict=True))
     assert (row["motion_rate"], row["motion_frames"], row["motion_key_frames"]) == (10, 20, 2)
     assert [row[f"frame{n}_0"] for n in range(3)] == [0, 9, 19]  # the numbers of three uniform frames
-    assert row["answer_hidden_view"] == 0.25 and MOTION[-1] == "motion_starts"
+    assert row["answer_hidden_view"] == 0.25 and MOTION[-1] == "motion_regions"
     assert np.allclose(table.embeddings[0], np.array([28 / 3, 1]) / np.hypot(28 / 3, 1))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import av
@@ -57,6 +57,40 @@ def test_how_often_something_begins_to_move(codec: str) -> None:
     assert measure_motion(film(4, codec)).starts == 1 and measure_motion(film(0, codec)).starts == 0
 
 
+def squares(moving: Sequence[range], codec: str) -> bytes:
+    """A video of two squares of noise, far apart on grey; each moves down in the frames of its range."""
+    noise = np.random.default_rng(0).integers(0, 256, (3, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4" if codec == "libx264" else "matroska") as container:
+        video = container.add_stream(codec, rate=8)
+        video.width = video.height = SIDE
+        video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        video.options = {"bf": "0", "refs": "1"} if codec == "libx264" else {}
+        for number in range(16):
+            grey = np.full((SIDE, SIDE), 128, np.uint8)
+            for left, frames in zip((16, 112), moving, strict=True):
+                top = 16 + 4 * sum(each <= number for each in frames)
+                grey[top : top + 24, left : left + 24] = noise
+            container.mux(video.encode(av.VideoFrame.from_ndarray(grey.repeat(3).reshape(SIDE, SIDE, 3))))
+        container.mux(video.encode())
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+@pytest.mark.parametrize(
+    ("moving", "regions"),
+    [
+        ((range(3, 8), range(0)), 1),
+        ((range(3, 8), range(3, 8)), 2),
+        ((range(2, 6), range(9, 14)), 2),
+        ((range(0), range(0)), 0),
+    ],
+)
+def test_regions_that_move(moving: Sequence[range], regions: int, codec: str) -> None:
+    """Two objects that move at once, or one after the other, are two."""
+    assert measure_motion(squares(moving, codec)).regions == regions
+
+
 def test_key_frames_are_counted() -> None:
     motion = measure_motion(clip(60, group=12))
     assert (motion.frames, motion.key_frames, motion.rate) == (60, 5, 25)
@@ -67,7 +101,7 @@ def test_a_flat_block_does_not_move_and_a_shift_is_found() -> None:
     assert not shift_lengths(flat, flat + 1).any()
     noise = np.random.default_rng(1).integers(0, 256, (64, 64), np.uint8)
     moved = np.roll(noise, (3, -4), (0, 1))
-    inner = shift_lengths(noise, moved).reshape(8, 8)[1:-1, 1:-1]
+    inner = shift_lengths(noise, moved)[1:-1, 1:-1]
     assert inner == pytest.approx(5 / np.hypot(64, 64))
 
 
