@@ -24,6 +24,7 @@ async function open(action = "next") {
   showError(null);
   $("work").hidden = !task;
   $("empty").hidden = Boolean(task);
+  document.activeElement?.blur();
   if (task) show(answer.upcoming); else showEmpty();
 }
 
@@ -44,7 +45,6 @@ function show(upcoming) {
   load(clip);
   if (clip.rate === null) findRate(clip.id);
   loadAhead(upcoming);
-  document.activeElement?.blur();
   caption.scrollTop = 0;
   compare();
   if (backup) change();
