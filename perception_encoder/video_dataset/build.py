@@ -201,7 +201,7 @@ def data_card(
         f"--frames {config.frames}" + ("" if captions_by == "simulated" else f" --captioner {captions_by}"),
         "CAPTIONER": "simulated from the scene's truth, with mistakes"
         if captions_by == "simulated"
-        else f"by the model {captions_by}",
+        else f"by the model `{captions_by}`",
         "MODELS": f"{models:,}",
         "CLASSES": f"{classes:,}",
         "VERSION": __version__,

@@ -92,7 +92,9 @@ def test_a_models_captions_are_refined_too(library, tmp_path: Path) -> None:
     assert record.model_caption == "A dog chases a cat." and record.metadata["model_caption_by"] == "same"
     assert record.refined_caption and record.refined_by == "simulated"
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "by the model same" in card and "--frames 16 --captioner same" in card and "| objects | – | 0.0 % |" in card
+    assert (
+        "by the model `same`" in card and "--frames 16 --captioner same" in card and "| objects | – | 0.0 % |" in card
+    )
 
 
 @pytest.mark.parametrize("settings", [{"count": 9}, {"test": 0}, {"test": 0.6, "extended": 0.4}])
