@@ -27,7 +27,8 @@ class Blender:
         of the uploader if there are no frame captions."""
         named = Counter(name for text in (metadata, *frames) for name in self._names(text))
         least = AGREED if frames else 1
-        missing = [name for name in named if named[name] >= least and name not in self._names(video)]
+        known = self._names(video)
+        missing = [name for name in named if named[name] >= least and name not in known]
         caption = video if video.endswith(".") else f"{video}."
         return f"{caption} With {join_phrases([with_article(name) for name in missing])}." if missing else caption
 

@@ -48,7 +48,7 @@ def page(result: Mapping[str, Any], plot: str) -> str:
 
 
 def _text(result: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what is said before each table."""
+    """Return the paragraph before each table."""
     sizes, clips = result["sizes"], result["clips"]
     captions = (
         "Written by `python -m experiments.video`: table 2 and figure 6 of the paper in small, on rendered clips of "
@@ -172,7 +172,7 @@ def _draw_growth(axes: Any, result: Mapping[str, Any], prefix: str, kind: str) -
         for row in result["growth"]
         if (row["name"].startswith(prefix) and kind in row["name"]) or (kind == "image" and row["name"] == PHOTOGRAPHS)
     ]
-    for row, hue in zip(rows, LINES, strict=False):
+    for row, hue in zip(rows, LINES[: len(rows)], strict=True):
         values = [100 * each["value"] for each in row["values"]]
         axes.plot(row["clips"], values, marker="o", markersize=3, color=hue, label=row["name"].removeprefix(prefix))
     axes.set_title(f"{kind}s, all captions", loc="left", fontsize=10)

@@ -1,4 +1,4 @@
-"""How much of what captions say is true of their rendered videos, and how much of what is true they say."""
+"""Precision and recall of captions against the truth of their rendered videos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OBJECTS, COLOURS, ACTIONS, EVENTS = "objects", "colours", "actions", "events"
 KINDS = (OBJECTS, COLOURS, ACTIONS, EVENTS)
 """Classes; pairs of class and colour; actions; pairs of class and action."""
 SHARES = PRECISION, RECALL = "precision", "recall"
-"""Of what is said, the share that is true; of what is true, the share that is said."""
+"""The share of a caption's claims that are true, and the share of the true facts that the caption mentions."""
 
 Claims = dict[str, set[tuple[str, ...]]]
 """By kind."""
@@ -45,10 +45,10 @@ def facts_of(truth: SceneTruth) -> Claims:
 def score_captions(
     captions: Mapping[str, str], truths: Mapping[str, SceneTruth], classes: Sequence[str]
 ) -> list[ItemScores]:
-    """Return "objects precision", "objects recall" and so on: shares of all that is said, or is true, in all videos.
+    """Return "objects precision", "objects recall" and so on, counted over all videos.
 
-    `captions`, `truths`: by the video's key. `classes`: all that a caption may name. A score of which there is nothing
-    to count, such as the precision of colours in captions without colours, is left out.
+    `captions`, `truths`: by the video's key. `classes`: all that a caption may name. A score with
+    nothing to count, such as the precision of colours in captions without colours, is left out.
     """
     reader, names = MentionReader(classes), list(captions)
     claims = [claims_of(captions[name], reader) for name in names]

@@ -109,7 +109,7 @@ def add_track_routes(app: FastAPI, get: Get, ids: SignedIds, tracker: VideoTrack
     def tracked(request: Request) -> Response:
         content = videos.pop(request.path_params["id"], None)
         if content is None:
-            raise ConfigError("this video is no longer stored; track the regions again")
+            raise ConfigError("this video has been deleted; track the regions again")
         return Response(content, media_type="video/mp4", headers={"Cache-Control": "no-store"})
 
     app.router.add_route("/api/track/{id}", track, methods=["POST"])

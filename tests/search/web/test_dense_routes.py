@@ -139,7 +139,7 @@ def test_a_video_is_tracked_and_handed_over_once(client: TestClient) -> None:
     assert video.headers["content-type"] == "video/mp4" and video.headers["cache-control"] == "no-store"
     assert "media-src 'self' blob:;" in video.headers["content-security-policy"]
     assert len(list(sample_frames(video.content, every=0))) == total
-    assert refusal(client.get(end["video"])) == (400, "this video is no longer stored; track the regions again")
+    assert refusal(client.get(end["video"])) == (400, "this video has been deleted; track the regions again")
     guessed = client.get("/api/tracked/0123456789abcdef")
     assert guessed.status_code == 400
 
