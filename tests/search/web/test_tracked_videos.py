@@ -62,7 +62,9 @@ def library(
 
 @pytest.fixture
 def tracker(library: MediaLibrary) -> Iterator[VideoTracker]:
-    yield VideoTracker(library, FeatureImages(library))
+    tracker = VideoTracker(library, FeatureImages(library))
+    yield tracker
+    tracker._thread.shutdown()  # a closed generator's work ends after its next frame
     assert library.budget._held == 0
 
 
