@@ -361,6 +361,36 @@ def test_typing_on_makes_one_entry(page: Page, address: str) -> None:
     assert page.url == f"{address}/"
 
 
+def test_a_press_beside_the_viewer_closes_it_and_a_drag_out_of_it_does_not(page: Page) -> None:
+    viewer = page.locator("#viewer")
+    page.locator('#grid button[title="04\'s <b>.jpg"]').click()
+    tab = page.get_by_role("tab", name="Features").bounding_box()
+    assert tab is not None
+    page.mouse.move(tab["x"] + 5, tab["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(2, 300)
+    page.mouse.up()
+    expect(viewer).to_be_visible()
+    page.mouse.click(2, 300)
+    expect(viewer).to_be_hidden()
+
+
+def test_the_tabs_stay_where_they_are_while_an_image_opens(page: Page) -> None:
+    """Else a press that begins on one may end elsewhere."""
+    waiting: list[Route] = []
+    page.route("**/api/around/*", lambda route: waiting.append(route))
+    page.locator('#grid button[title="04\'s <b>.jpg"]').click()
+    tabs, around = page.get_by_role("tablist"), page.locator("#around button")
+    before = tabs.bounding_box()
+    expect(around).to_have_count(0)
+    waiting[0].continue_()
+    expect(around.first).to_be_visible()
+    assert tabs.bounding_box() == before
+    for name in ("Features", "Depth", "Ask"):
+        page.get_by_role("tab", name=name).click()
+        assert tabs.bounding_box() == before, name
+
+
 def test_back_closes_the_viewer(page: Page) -> None:
     page.locator("#words").fill("a cat")
     page.wait_for_url("**/?q=text%3Aa%20cat")

@@ -22,9 +22,13 @@ addEventListener("keydown", (event) => {
   }
 });
 $("show-help").addEventListener("click", () => help.showModal());
-document.querySelectorAll("dialog").forEach((dialog) => dialog.addEventListener("click", (event) => {
-  if (event.target === dialog || event.target.matches(".close")) dialog.close();
-}));
+document.querySelectorAll("dialog").forEach((dialog) => {
+  let outside = false;   // a drag that begins inside, as to select text, and ends outside does not close it
+  dialog.addEventListener("pointerdown", (event) => { outside = event.target === dialog; });
+  dialog.addEventListener("click", (event) => {
+    if ((outside && event.target === dialog) || event.target.matches(".close")) dialog.close();
+  });
+});
 
 // ---- the index
 
