@@ -10,11 +10,10 @@ from __future__ import annotations
 import bisect
 import logging
 import math
-import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import av
 import av.error
@@ -29,7 +28,7 @@ from perception_encoder.preprocess.budget import Admit
 from perception_encoder.preprocess.frames import FrameChoice, VideoFrames, frame_indices
 from perception_encoder.preprocess.image import DECODED_BYTES, MAX_PIXELS
 from perception_encoder.preprocess.source import Source, open_source
-from perception_encoder.preprocess.video_file import check_size, decoding, open_container
+from perception_encoder.preprocess.video_file import FrameImages, decoding, open_container
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +37,6 @@ INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
 _SEEK_OVER = 12
 """Frames that decode sooner than a seek takes."""
-
-_UPRIGHT = {
-    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
-    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
-    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
-    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
-    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
-    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
-    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
-}
-"""Upper left of the display matrix (a, b, c, d), by signs → what makes the frame upright."""
 
 
 def read_frames(
@@ -200,12 +188,13 @@ def _sample(
             _warn_of_damage(timeline, name)
             return
     damaged = not timeline.complete
+    images = FrameImages(name, side)
     with open_container(stream, name, side) as (container, video):
         for number, frame in enumerate(_decode(container, video)):
             time = times[number] if number < len(times) else times[-1] + (number - len(times) + 1) * timeline.last
             damaged |= frame is None or frame.is_corrupt
             if frame is not None and time >= due:
-                yield time, _image(frame, name, side)
+                yield time, images.convert(frame)
                 due = _next_due(time, every)
     _warn_of_damage(replace(timeline, complete=not damaged), name)
 
@@ -287,7 +276,7 @@ def _by_seeking(
 ) -> Iterator[tuple[int, Image.Image]]:
     """Decode the wanted frames only, from the key frame before each; ends early if the file differs from its index."""
     needed = {timeline.ticks[number] for number in numbers}
-    frames = _decode(container, video, needed)
+    frames, images = _decode(container, video, needed), FrameImages(name, side)
     position = -1  # number of the frame decoded last
     for number in numbers:
         tick = timeline.ticks[number]
@@ -300,7 +289,7 @@ def _by_seeking(
             if frame is None or frame.pts is None or frame.pts > tick or (frame.pts == tick and frame.is_corrupt):
                 return
             if frame.pts == tick:
-                yield number, _image(frame, name, side)
+                yield number, images.convert(frame)
                 break
         else:
             return
@@ -315,6 +304,7 @@ def _by_counting(
         numbers = _frame_numbers(timeline, name, selection)
         images: dict[int, Image.Image] = {}
         ticks: list[int | None] = []
+        converter = FrameImages(name, selection.side)
         with open_container(stream, name, selection.side) as (container, video):
             for frame in _decode(container, video):
                 if frame is None or frame.is_corrupt:
@@ -322,7 +312,7 @@ def _by_counting(
                 if frame is None:
                     continue
                 if len(ticks) in numbers:
-                    images[len(ticks)] = _image(frame, name, selection.side)
+                    images[len(ticks)] = converter.convert(frame)
                 ticks.append(frame.pts)
             if not ticks:
                 raise MediaDecodeError(name, "holds no frame that decodes")
@@ -365,19 +355,3 @@ def _packets(packets: Iterator[Packet]) -> Iterator[Packet | None]:
         except av.error.FFmpegError:
             yield None
             return
-
-
-def _image(frame: VideoFrame, name: str, side: int | None) -> Image.Image:
-    check_size(frame.width, frame.height, name)
-    short = min(frame.width, frame.height)
-    if side is not None and short > side:
-        width, height = (max(side, round(each * side / short)) for each in (frame.width, frame.height))
-        image = frame.to_image(width=width, height=height, interpolation="AREA")
-    else:
-        image = frame.to_image()
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return image
-    a, b, _, c, d = ((value > 0) - (value < 0) for value in struct.unpack("=5i", bytes(matrix)[:20]))
-    turn = _UPRIGHT.get((a, b, c, d))
-    return image if turn is None else image.transpose(turn)

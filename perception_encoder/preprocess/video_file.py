@@ -1,8 +1,12 @@
-"""Open a video file with FFmpeg: safe containers only, nothing else on this machine, and errors that name the file."""
+"""Open a video file with FFmpeg: safe containers only, nothing else on this machine, and errors that name the file.
+
+Its frames become upright images.
+"""
 
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
@@ -10,7 +14,10 @@ from typing import Any, BinaryIO, cast
 import av
 import av.error
 from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
+from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError, one_line
 from perception_encoder.preprocess.image import MAX_PIXELS
@@ -21,6 +28,17 @@ FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 """Titles in other encodings than UTF-8 are not damage; PyAV 19 accepts them anyway."""
 
+
+_UPRIGHT = {
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+}
+"""Upper left of the display matrix (a, b, c, d), by signs → what makes the frame upright."""
 
 _REDUCED = frozenset({"mjpeg", "mpeg1video", "mpeg2video", "mpeg4"})
 """Codecs that FFmpeg decodes to a half, a quarter or an eighth of the size."""
@@ -55,6 +73,39 @@ def open_container(
             context.options |= {"lowres": str(max(0, min(3, halvings)))}
         context.thread_count = 1  # with more, what a damaged stream decodes to depends on their timing
         yield container, videos[0]
+
+
+class FrameImages:
+    """Makes images of the frames of one file."""
+
+    def __init__(self, name: str, side: int | None = None) -> None:
+        """`side`: larger frames are reduced to this short side."""
+        self._name, self._side, self._reformatter = name, side, VideoReformatter()
+        self._turns: dict[int, Image.Transpose | None] = {}  # by the rotation
+
+    def convert(self, frame: VideoFrame) -> Image.Image:
+        """Return a frame as an upright RGB image. Raises MediaTooLargeError."""
+        check_size(frame.width, frame.height, self._name)
+        size: dict[str, Any] = {}
+        short = min(frame.width, frame.height)
+        if self._side is not None and short > self._side:
+            width, height = (max(self._side, round(each * self._side / short)) for each in (frame.width, frame.height))
+            size = {"width": width, "height": height, "interpolation": "AREA"}
+        # a reformatter of its own for each frame, as of `frame.to_image`, takes twice the time
+        image = Image.fromarray(self._reformatter.reformat(frame, format="rgb24", threads=1, **size).to_ndarray())
+        rotation = frame.rotation
+        if rotation not in self._turns:  # once: a frame whose side data was read stays in memory until Python collects
+            self._turns[rotation] = _upright(frame)
+        turn = self._turns[rotation]
+        return image if turn is None else image.transpose(turn)
+
+
+def _upright(frame: VideoFrame) -> Image.Transpose | None:
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return None
+    a, b, _, c, d = ((value > 0) - (value < 0) for value in struct.unpack("=5i", bytes(matrix)[:20]))
+    return _UPRIGHT.get((a, b, c, d))
 
 
 class _Seekable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import math
@@ -25,6 +26,7 @@ from perception_encoder.errors import (
 from perception_encoder.preprocess import video
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices, plm_frame_indices
 from perception_encoder.preprocess.video import read_frames, sample_frames
+from perception_encoder.preprocess.video_file import FrameImages
 from tests.clips import clip, number_of, numbered, trimmed, with_display_matrix
 
 CONTAINERS = [
@@ -174,6 +176,27 @@ def test_frames_stand_upright(matrix: tuple[int, int, int, int], turn: Image.Tra
     expected = numbered(0) if turn is None else numbered(0).transpose(turn)
     assert image.size == expected.size
     assert np.abs(np.asarray(image, int) - np.asarray(expected, int)).mean() < 8
+
+
+def test_frames_do_not_stay_in_memory() -> None:
+    """A long video must not wait for the garbage collector to free its frames, and the threads that scaled them."""
+    gc.collect()
+    gc.disable()
+    try:
+        threads = count_threads()
+        for _ in sample_frames(clip(), every=0):
+            pass
+        read_frames(clip(), frames=30)
+        left = sum(type(each) is av.VideoFrame for each in gc.get_objects())
+        assert left <= 2 and count_threads() <= threads + 4
+    finally:
+        gc.enable()
+
+
+def count_threads() -> int:
+    """Threads of this process, FFmpeg's too; 0 where the system does not list them."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else 0
 
 
 def test_sound_changes_nothing() -> None:
@@ -339,8 +362,8 @@ def test_sampling_begins_at_the_frame_on_screen(format: str, codec: str, start: 
 
 def test_sampling_begins_with_a_seek(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    image_of = video._image
-    monkeypatch.setattr(video, "_image", lambda *frame: (decoded.append(1), image_of(*frame))[1])
+    convert = FrameImages.convert
+    monkeypatch.setattr(FrameImages, "convert", lambda *given: (decoded.append(1), convert(*given))[1])
     frames = list(sample_frames(clip(), every=0.08, start=2.0))
     assert [number_of(frame.image) for frame in frames] == [50, 52, 54, 56, 58] and len(decoded) == 5
 
@@ -385,14 +408,14 @@ def test_sampling_errors() -> None:
 
 def test_sampling_holds_few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Image.Image]] = []
-    image_of = video._image
+    convert = FrameImages.convert
 
     def watched(*arguments: Any) -> Image.Image:
-        image = image_of(*arguments)
+        image = convert(*arguments)
         made.append(weakref.ref(image))
         return image
 
-    monkeypatch.setattr(video, "_image", watched)
+    monkeypatch.setattr(FrameImages, "convert", watched)
     for _ in sample_frames(clip(), every=0.1):
         assert sum(ref() is not None for ref in made) <= 4
 
