@@ -23,16 +23,20 @@ from perception_encoder.preprocess.conversation import YesNoModel
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.motion import MotionFeatures, measure_motion
+from perception_encoder.video_dataset.object_motion import NO_MOTION, measure_object_motion
 from perception_encoder.video_dataset.questions import answer_columns, answer_questions
 from perception_encoder.video_dataset.tars import table_key
 
-FORMAT = 3
+FORMAT = 4
 """Rises when the same video gets other features."""
 FRAMES = 3
 """Uniform frames that are encoded."""
 QUESTION_FRAMES = 8
 """Uniform frames that a language model sees."""
-MOTION = tuple(f"motion_{field.name}" for field in fields(MotionFeatures) if field.name != "source")
+MOTION = (
+    *(f"motion_{field.name}" for field in fields(MotionFeatures) if field.name != "source"),
+    *(f"objects_{name}" for name in NO_MOTION.columns()),
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,10 @@ def extract_features(
 
 
 def read_features(directory: Path) -> FeatureTable:
-    """Read the files of `extract_features`. Raises DataError if there are none, or if they differ in their columns."""
+    """Read the files of `extract_features`.
+
+    Raises DataError if there are none, if they differ in their columns, or if they are of an older version.
+    """
     paths = sorted(directory.glob("*.parquet"))
     tables = [pq.read_table(path) for path in paths]
     tables = [table for table in tables if table.num_rows]
@@ -95,6 +102,10 @@ def read_features(directory: Path) -> FeatureTable:
     if any(table.column_names != tables[0].column_names for table in tables):
         raise DataError(f"{directory}: some features have answers and some not; write them all in one way")
     table = pa.concat_tables(tables)
+    if not set(MOTION) <= set(table.column_names):
+        raise DataError(
+            f"{directory} is of an older version; write it again: pe video-dataset features DATA -o {directory}"
+        )
     frames = np.array(table["frames"].to_pylist(), np.float32)  # (n, 3, D)
     answers = [name for name in table.column_names if name.startswith("answer_")]
     columns = [np.array(table[name], np.float64)[:, None] for name in (*MOTION, *answers)]
@@ -113,6 +124,7 @@ def _rows(
         try:
             content = record.video.read(record.where)
             motion = measure_motion(content, record.where)
+            objects = measure_object_motion(content, record.where)
             images = read_frames(content, record.where, FRAMES).images
             answers = np.zeros(0)
             if model is not None:
@@ -122,6 +134,7 @@ def _rows(
             continue
         row: dict[str, Any] = {"key": table_key(record), "digest": hashlib.sha256(content).hexdigest()}
         row |= {f"motion_{name}": value for name, value in vars(motion).items()}
+        row |= {f"objects_{name}": value for name, value in objects.columns().items()}
         row |= {"frames": encoder.encode_images(images).tolist()}
         yield row | dict(zip(answer_columns() if model else [], answers.tolist(), strict=True))
 

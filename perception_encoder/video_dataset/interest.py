@@ -19,6 +19,8 @@ from perception_encoder.formats.tables import read_table
 from perception_encoder.video_dataset.features import FeatureTable
 
 TREES = 500
+FRAME_COMPONENTS = 16
+"""Principal components of the frames' embeddings, whose own numbers would outnumber all else."""
 LEAST = 20
 """The fewest hand scores that a forest is fitted on."""
 HIGHEST = 5.0
@@ -39,7 +41,7 @@ class ForestReport:
     rank_correlation: float
     """Spearman's, of predictions and hand scores."""
     importances: dict[str, float]
-    """By feature, the largest first; the numbers of a frame's embedding are added up. They sum to 1."""
+    """By feature, the largest first; those of the frames' embeddings are added up. They sum to 1."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ def score_videos(features: FeatureTable, hand: Mapping[str, float], seed: int = 
     forest = RandomForestRegressor(
         TREES, oob_score=True, max_features=1 / 3, min_samples_leaf=2, random_state=seed, n_jobs=jobs
     )
-    forest.fit(features.values[scored], targets)
-    values = forest.predict(features.values)
+    names, inputs = _reduce_frames(features, seed)
+    forest.fit(inputs[scored], targets)
+    values = forest.predict(inputs)
     out_of_bag = forest.oob_prediction_
     values[scored] = out_of_bag
     residual = float(((out_of_bag - targets) ** 2).sum())
@@ -101,13 +104,27 @@ def score_videos(features: FeatureTable, hand: Mapping[str, float], seed: int = 
         baseline_error=float(np.abs(targets - targets.mean()).mean()),
         explained=1 - residual / spread if spread else 0.0,
         rank_correlation=float(spearmanr(out_of_bag, targets).statistic) if spread else 0.0,
-        importances=group_importances(features.names, forest.feature_importances_),
+        importances=group_importances(names, forest.feature_importances_),
     )
     return InterestScores(features.keys, values, report)
 
 
+def _reduce_frames(features: FeatureTable, seed: int) -> tuple[list[str], np.ndarray]:
+    """Put principal components in place of the numbers of the frames' embeddings; return the names and the values."""
+    from sklearn.decomposition import PCA
+
+    of_frames = np.array([name.startswith("frame") for name in features.names])
+    names = [name for name in features.names if not name.startswith("frame")]
+    frames, others = features.values[:, of_frames], features.values[:, ~of_frames]
+    count = min(FRAME_COMPONENTS, *frames.shape)
+    if not count:
+        return names, others
+    components = PCA(count, random_state=seed).fit_transform(frames)
+    return [*names, *(f"frames_{n}" for n in range(count))], np.concatenate([others, components], axis=1)
+
+
 def group_importances(names: Sequence[str], importances: np.ndarray) -> dict[str, float]:
-    """Add up the importances of the numbers of one frame's embedding, and sort them."""
+    """Add up the importances of the components of the frames' embeddings, and sort them."""
     groups: dict[str, float] = {}
     for name, value in zip(names, importances.tolist(), strict=True):
         group = name.partition("_")[0] if name.startswith("frame") else name

@@ -1,8 +1,5 @@
 """Motion features of a video: frame rate, frames, I-frames, and how far its blocks move (section 2.3, A.2, step 1).
 
-The paper's are those, the mean and the variance. How long and how often something moves, and in how many regions, is
-ours.
-
 The codec's own motion vectors cost nothing but the decoding. A codec whose decoder does not give them (VP9, AV1, MJPEG
 and others) has its frames compared block by block instead. Either way a vector's length is a share of the frame's
 diagonal. The codec's vectors may point two or more frames back, so the two sources are alike, not equal: the table of
@@ -11,7 +8,7 @@ features says which one it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -19,18 +16,17 @@ from typing import Literal
 import numpy as np
 from av.codec.context import Flags2
 from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
-from perception_encoder.errors import MediaDecodeError, MissingExtraError
+from perception_encoder.errors import MediaDecodeError
 from perception_encoder.preprocess.source import Source, open_source
 from perception_encoder.preprocess.video_file import decoding, open_container
 
 _WIDTH, _BLOCK, _REACH = 160, 8, 5
 """Of block matching: the frames' width, the blocks' side, and the farthest shift, in pixels."""
-_MOVES, _MOVING = 0.004, 0.005
-"""A block moves if its vector is longer than this share of the diagonal, a frame if more of it than this does."""
-_CELLS, _REGION, _MOVES_FAR = 20, 10, 0.008
-"""Cells of the frame's sides in which regions are looked for, the cells of the smallest one, and how far they move."""
+_COLLECT = 16
+"""Frames after which memory is freed: PyAV's frames and their side data refer to each other."""
 _NOISE = 2.0
 """Grey levels that another position must be better by, or the block has not moved."""
 
@@ -48,17 +44,11 @@ class MotionFeatures:
     """Mean length of the vectors, weighted by the area of their blocks, as a share of the frame's diagonal."""
     variance: float
     """Variance of those lengths."""
-    moving: float
-    """Share of the frames in which something moves."""
-    starts: int
-    """How often something begins to move while all is still."""
-    regions: int
-    """Regions that move, each connected in the image and in time."""
     source: Literal["codec", "blocks"]
 
 
 def measure_motion(source: Source, name: str | None = None) -> MotionFeatures:
-    """Decode a video and measure its motion. Raises what `read_frames` raises, and MissingExtraError without scipy."""
+    """Decode a video and measure its motion. Raises what `read_frames` raises."""
     with open_source(source, name) as (stream, name), decoding(name):
         moves: list[_FrameMotion] = []
         frames = key_frames = 0
@@ -70,30 +60,22 @@ def measure_motion(source: Source, name: str | None = None) -> MotionFeatures:
                 key_frames += frame.pict_type == PictureType.I
                 if (vectors := frame.side_data.get("MOTION_VECTORS")) is not None:
                     moves.append(_codec_motion(vectors.to_ndarray(), frame.width, frame.height))
+                del frame, vectors
+                if frames % _COLLECT == 0:
+                    gc.collect(0)
         if not frames:
             raise MediaDecodeError(name, "holds no frame that decodes")
         kind: Literal["codec", "blocks"] = "codec"
         if not moves and frames > 1:
             kind = "blocks"
             with open_container(stream, name) as (container, video):
-                pairs = pairwise(_small_grey(frame) for frame in container.decode(video))
-                moves = [_block_motion(shift_lengths(*pair)) for pair in pairs]
-    moves = moves or [_block_motion(np.zeros((1, 1)))]
+                reformatter = VideoReformatter()
+                pairs = pairwise(_small_grey(frame, reformatter) for frame in container.decode(video))
+                moves = [_FrameMotion.of(shift_lengths(*pair)) for pair in pairs]
     area = sum(each.area for each in moves) or 1.0
     mean = sum(each.length for each in moves) / area
     variance = max(0.0, sum(each.square for each in moves) / area - mean**2)
-    moving = [each.share > _MOVING for each in moves]
-    return MotionFeatures(
-        rate=rate,
-        frames=frames,
-        key_frames=key_frames,
-        magnitude=mean,
-        variance=variance,
-        moving=sum(moving) / len(moving),
-        starts=sum(now and not before for before, now in pairwise([False, *moving])),
-        regions=_count_regions([each.cells for each in moves]),
-        source=kind,
-    )
+    return MotionFeatures(rate, frames, key_frames, mean, variance, kind)
 
 
 @dataclass(frozen=True)
@@ -106,45 +88,19 @@ class _FrameMotion:
     """The sum of the vectors' lengths, each times its block's area."""
     square: float
     """The same of their squares."""
-    share: float
-    """Of the area that moves."""
-    cells: np.ndarray
-    """bool (h, w): the cells that move far."""
 
     @classmethod
-    def of(cls, lengths: np.ndarray, areas: np.ndarray, cells: np.ndarray) -> _FrameMotion:
-        """From the vectors' lengths, as shares of the frame's diagonal, and their blocks' areas, (n,) each."""
-        area = float(areas.sum())
-        share = float(areas[lengths > _MOVES].sum()) / area if area else 0.0
-        return cls(area, float((areas * lengths).sum()), float((areas * lengths**2).sum()), share, cells)
+    def of(cls, lengths: np.ndarray, areas: float | np.ndarray = 1.0) -> _FrameMotion:
+        """From the vectors' lengths, as shares of the frame's diagonal, and their blocks' areas."""
+        areas = np.broadcast_to(areas, lengths.shape)
+        return cls(float(areas.sum()), float((areas * lengths).sum()), float((areas * lengths**2).sum()))
 
 
 def _codec_motion(vectors: np.ndarray, width: int, height: int) -> _FrameMotion:
     """The motion that the codec's vectors tell."""
     scale = np.maximum(vectors["motion_scale"], 1) * np.hypot(width, height)
     lengths = np.hypot(vectors["motion_x"], vectors["motion_y"]) / scale
-    w, h = vectors["w"].astype(float), vectors["h"].astype(float)
-    cells = np.zeros((_CELLS, _CELLS), bool)
-    left, top = vectors["dst_x"] - w / 2, vectors["dst_y"] - h / 2
-    edges = np.stack([left / width, (left + w) / width, top / height, (top + h) / height], axis=1) * _CELLS
-    for x, right, y, bottom in edges[lengths > _MOVES_FAR].clip(0, _CELLS):
-        cells[int(y) : int(np.ceil(bottom)), int(x) : int(np.ceil(right))] = True
-    return _FrameMotion.of(lengths, w * h, cells)
-
-
-def _block_motion(lengths: np.ndarray) -> _FrameMotion:
-    """The motion of the blocks of a frame, (h, w)."""
-    return _FrameMotion.of(lengths.ravel(), np.ones(lengths.size), lengths > _MOVES_FAR)
-
-
-def _count_regions(cells: Sequence[np.ndarray]) -> int:
-    """Count the regions of cells (F, h, w) that touch, in a frame or in frames that follow one another."""
-    try:
-        from scipy.ndimage import label
-    except ImportError:
-        raise MissingExtraError("scipy", "eval") from None
-    labels, _ = label(np.stack(cells), np.ones((3, 3, 3)))
-    return int((np.bincount(labels.ravel())[1:] >= _REGION).sum())
+    return _FrameMotion.of(lengths, vectors["w"].astype(float) * vectors["h"])
 
 
 def shift_lengths(before: UInt8[np.ndarray, "H W"], after: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"]:
@@ -164,6 +120,6 @@ def shift_lengths(before: UInt8[np.ndarray, "H W"], after: UInt8[np.ndarray, "H 
     return length / np.hypot(*after.shape)
 
 
-def _small_grey(frame: VideoFrame) -> np.ndarray:
+def _small_grey(frame: VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     height = max(_BLOCK, round(_WIDTH * frame.height / frame.width))
-    return frame.reformat(width=_WIDTH, height=height, format="gray").to_ndarray()
+    return reformatter.reformat(frame, width=_WIDTH, height=height, format="gray", threads=1).to_ndarray()

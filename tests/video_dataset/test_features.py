@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import DataError
@@ -20,11 +21,12 @@ def test_motion_frames_and_answers(tmp_path: Path) -> None:
     assert (run.videos, run.failures) == (2, ())
     table = read_features(tmp_path / "out")
     assert table.keys == ("train/v0", "train/v1") and len(table) == 2
-    assert table.values.shape == (2, len(table.names)) == (2, 8 + 3 * 2 + 26)
+    assert table.values.shape == (2, len(table.names)) == (2, 5 + 11 + 3 * 2 + 26)
     row = dict(zip(table.names, table.values[0], strict=True))
     assert (row["motion_rate"], row["motion_frames"], row["motion_key_frames"]) == (10, 20, 2)
     assert [row[f"frame{n}_0"] for n in range(3)] == [0, 9, 19]  # the numbers of three uniform frames
-    assert row["answer_hidden_view"] == 0.25 and MOTION[-1] == "motion_regions"
+    assert row["answer_hidden_view"] == 0.25 and MOTION[-1] == "objects_area_p100"
+    assert row["objects_moving"] > 0
     assert np.allclose(table.embeddings[0], np.array([28 / 3, 1]) / np.hypot(28 / 3, 1))
 
 
@@ -48,6 +50,15 @@ def test_a_video_that_cannot_be_decoded_is_reported(tmp_path: Path) -> None:
     run = extract_features(tmp_path / "data", tmp_path / "out", NumberEncoder())
     assert run.videos == 1 and "bad" in run.failures[0].source
     assert read_features(tmp_path / "out").keys == ("train/v0",)
+
+
+def test_features_of_an_older_version_are_refused(tmp_path: Path) -> None:
+    extract_features(small_dataset(tmp_path / "data", 1), tmp_path / "out", NumberEncoder())
+    (path,) = (tmp_path / "out").iterdir()
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["objects_moving"]), path)
+    with pytest.raises(DataError, match="is of an older version; write it again: pe video-dataset features DATA -o"):
+        read_features(tmp_path / "out")
 
 
 def test_tables_that_are_missing_or_differ(tmp_path: Path) -> None:

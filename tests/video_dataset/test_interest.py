@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -48,10 +49,22 @@ def test_the_error_is_out_of_bag() -> None:
     assert report.explained < 0.1 and abs(report.rank_correlation) < 0.25
 
 
-def test_importances_of_a_frame_are_added_up() -> None:
-    names = ["motion_rate", "frame0_0", "frame0_1", "frame1_0", "answer_x"]
-    groups = group_importances(names, np.array([0.1, 0.2, 0.3, 0.15, 0.25]))
-    assert list(groups) == ["frame0", "answer_x", "frame1", "motion_rate"] and groups["frame0"] == pytest.approx(0.5)
+def test_importances_of_the_frames_are_added_up() -> None:
+    names = ["motion_rate", "answer_x", "frames_0", "frames_1"]
+    groups = group_importances(names, np.array([0.15, 0.35, 0.2, 0.3]))
+    assert list(groups) == ["frames", "answer_x", "motion_rate"] and groups["frames"] == pytest.approx(0.5)
+
+
+def test_long_embeddings_do_not_outnumber_the_rest() -> None:
+    """One number tells the score, beside 1,800 of embeddings that do not."""
+    rng = np.random.default_rng(3)
+    truth = rng.uniform(0, 5, 150)
+    values = np.concatenate([(truth + rng.normal(0, 0.5, 150))[:, None], rng.normal(size=(150, 1800))], axis=1)
+    names = ("motion_rate", *(f"frame{n // 600}_{n % 600}" for n in range(1800)))
+    table = dataclasses.replace(table_of(np.ones((150, 2)), values), names=names)
+    report = score_videos(table, {f"train/{n}": float(truth[n]) for n in range(150)}).report
+    assert set(report.importances) == {"motion_rate", "frames"}
+    assert report.rank_correlation > 0.9 and report.importances["motion_rate"] > 0.55
 
 
 def test_too_few_or_unknown_hand_scores() -> None:

@@ -25,8 +25,9 @@ def features(
     """Compute features of videos.
 
     Frame rate, frames and I-frames; the motion vectors' length and variance, from the codec or, if it has none, by
-    matching blocks; embeddings of three uniform frames; and with --ask-model the probability of yes for 26 questions on
-    the camera, the scene, motion, actions, content and obstruction. An interrupted run goes on at the next tar.
+    matching blocks; how much moves besides the camera, how often and in how many regions; embeddings of three uniform
+    frames; and with --ask-model the probability of yes for 26 questions on the camera, the scene, motion, actions,
+    content and obstruction. An interrupted run goes on at the next tar.
 
     Examples:
 

@@ -1,0 +1,127 @@
+"""`python -m experiments.video.interest`: how well the interest score tells how much happens in a rendered video.
+
+The number of events, an orbit of the camera among them, stands for a hand score: the forest is fitted on some
+videos of `train` and ranks all others. Those of `test` have objects that are in no video of `train`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from experiments.command_line import Out, run_experiment, write_page
+from perception_encoder.cli.options import option
+from perception_encoder.datasets.pe_video import list_video_tars, read_video_tar
+from perception_encoder.errors import DataError
+from perception_encoder.evaluation.statistics.bootstrap import PERCENTILES, RESAMPLES
+from perception_encoder.files import write_json
+from perception_encoder.video_dataset.features import read_features
+from perception_encoder.video_dataset.interest import HIGHEST, report_as_json, score_videos
+from perception_encoder.video_dataset.tars import table_key
+
+ROWS = 8
+"""Of importances on the page."""
+
+
+def reproduce_interest(clips: Path, features: Path, scored: int) -> dict[str, Any]:
+    """Fit on the number of events of the first `scored` videos of `train`; correlate the scores of the others with it.
+
+    Raises DataError if no other videos are left.
+    """
+    events, orbits = {}, {}
+    for tar in list_video_tars(clips):
+        for record in read_video_tar(tar):
+            listed = record.metadata["events"]
+            events[table_key(record)] = min(HIGHEST, float(len(listed)))
+            orbits[table_key(record)] = any(event["object"] is None for event in listed)
+    table = read_features(features)
+    hand = {key: events[key] for key in [key for key in table.keys if key.startswith("train/")][:scored]}
+    scores = score_videos(table, hand)
+    others = [row for row, key in enumerate(table.keys) if key not in hand]
+    if not others:
+        raise DataError(f"all {len(table)} videos are scored; none is left to evaluate on")
+    keys, values = [table.keys[row] for row in others], scores.values[others]
+    truth, moving = np.array([events[key] for key in keys]), np.array([orbits[key] for key in keys])
+    unseen = np.array([key.startswith("test/") for key in keys])
+    groups = {
+        "all": np.ones(len(keys), bool),
+        "the camera is still": ~moving,
+        "the camera moves": moving,
+        "objects of the training videos": ~unseen,
+        "unseen objects": unseen,
+    }
+    rows = [{"videos": name, **_correlate(values[of], truth[of])} for name, of in groups.items() if of.sum() > 2]
+    return {"rows": rows, "forest": report_as_json(scores.report)}
+
+
+def _correlate(scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    from scipy.stats import bootstrap, spearmanr
+
+    def correlation(one: np.ndarray, other: np.ndarray) -> float:
+        return float(spearmanr(one, other).statistic)
+
+    drawn = bootstrap(
+        (scores, truth),
+        correlation,
+        n_resamples=RESAMPLES,
+        confidence_level=(PERCENTILES[1] - PERCENTILES[0]) / 100,
+        method="percentile",
+        paired=True,
+        vectorized=False,
+        rng=np.random.default_rng(0),
+    )
+    interval = [float(end) for end in drawn.confidence_interval]
+    return {"n": len(scores), "correlation": correlation(scores, truth), "interval": interval}
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """Return the result as Markdown."""
+    forest = result["forest"]
+    lines = [
+        "# Interest scores of rendered videos",
+        "",
+        f"A forest is fitted on the number of events of {forest['videos']:,} videos and scores the others. Spearman's",
+        "correlation of the score with the number of events, with 95 % intervals from resampled videos:",
+        "",
+        "| videos | n | correlation | interval |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['videos']} | {row['n']:,} | {row['correlation']:.2f} | {row['interval'][0]:.2f} to "
+            f"{row['interval'][1]:.2f} |"
+            for row in result["rows"]
+        ),
+        "",
+        f"Out of bag, the correlation is {forest['rank_correlation']:.2f}, and the mean error "
+        f"{forest['mean_error']:.2f} events ({forest['baseline_error']:.2f} if every video gets the mean).",
+        "",
+        "| feature | importance |",
+        "|---|---|",
+        *(f"| `{name}` | {share:.2f} |" for name, share in list(forest["importances"].items())[:ROWS]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def interest(
+    clips: Annotated[Path, option("Dataset of `pe video-dataset build`.", "DIR")],
+    features: Annotated[Path, option("Directory of `pe video-dataset features`.", "DIR")],
+    scored: Annotated[int, option("Videos of train that the forest is fitted on.", least=20)] = 1000,
+    out: Out = Path("video_interest.json"),
+) -> None:
+    """Evaluate the interest score on rendered videos.
+
+    Examples:
+
+        pe video-dataset features clips -o features
+        python -m experiments.video.interest --clips clips --features features
+    """
+    result = reproduce_interest(clips, features, scored)
+    write_json(out, result)
+    write_page(out, page, result)
+
+
+if __name__ == "__main__":
+    run_experiment("video.interest", interest)

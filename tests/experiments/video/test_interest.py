@@ -1,0 +1,88 @@
+"""The interest score of rendered videos, on features that tell the number of events unless the camera moves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from experiments.video.interest import interest, page, reproduce_interest
+from perception_encoder.errors import DataError
+from perception_encoder.video_dataset.features import MOTION
+from tests.video_dataset.clips import fields, write_dataset
+
+TRAIN, TEST = 60, 30
+
+
+def happening(number: int) -> tuple[str, dict[str, Any]]:
+    """A video of one to four events; in some the last is an orbit of the camera."""
+    count = 1 + number % 4
+    events = [{"action": "falls", "object": 1, "start": 0.0, "end": 1.0}] * count
+    if number % 3 == 0:
+        events = [*events[1:], {"action": "orbits", "object": None, "start": 0.0, "end": 2.0}]
+    return f"v{number:02}", fields(None, objects=[], events=events)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A dataset, and features whose first tells the number of events unless the camera moves."""
+    root = tmp_path_factory.mktemp("interest")
+    videos = {"train": [happening(n) for n in range(TRAIN)], "test": [happening(n) for n in range(TEST)]}
+    data = write_dataset(root / "data", {split: [each] for split, each in videos.items()})
+    rng = np.random.default_rng(0)
+    (root / "features").mkdir()
+    for split, each in videos.items():
+        values = rng.normal(size=(len(each), len(MOTION)))
+        told = [len(fields["events"]) if n % 3 else 2.5 for n, (_, fields) in enumerate(each)]
+        values[:, 0] = told + rng.normal(0, 0.1, len(each))
+        columns = {"key": [f"{split}/{key}" for key, _ in each]}
+        columns |= {"frames": rng.normal(size=(len(each), 3, 4)).astype(np.float32).tolist()}
+        columns |= {name: values[:, n].tolist() for n, name in enumerate(MOTION)}
+        pq.write_table(pa.table(columns), root / "features" / f"{split}-000000.parquet")
+    return data, root / "features"
+
+
+def test_videos_that_were_not_scored_are_correlated(paths: tuple[Path, Path]) -> None:
+    result = reproduce_interest(*paths, scored=50)
+    rows = {row["videos"]: row for row in result["rows"]}
+    assert {name: row["n"] for name, row in rows.items()} == {
+        "all": TRAIN - 50 + TEST,
+        "the camera is still": 27,
+        "the camera moves": 13,
+        "objects of the training videos": TRAIN - 50,
+        "unseen objects": TEST,
+    }
+    still, moving = rows["the camera is still"], rows["the camera moves"]
+    assert still["correlation"] > 0.8 > 0.5 > abs(moving["correlation"])
+    assert all(row["interval"][0] <= row["correlation"] <= row["interval"][1] for row in rows.values())
+    assert result["forest"]["videos"] == 50 and next(iter(result["forest"]["importances"])) == MOTION[0]
+
+
+def test_the_page_says_what_was_measured(
+    paths: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    result = reproduce_interest(*paths, scored=50)
+    text = page(json.loads(json.dumps(result)))
+    first = result["rows"][0]
+    assert f"| all | 40 | {first['correlation']:.2f} |" in text and f"| `{MOTION[0]}` |" in text
+    interest(*paths, scored=50, out=tmp_path / "score.json")
+    assert json.loads((tmp_path / "score.json").read_text()) == json.loads(json.dumps(result))
+    assert (tmp_path / "score.md").read_text() == text and text.splitlines()[0] in capsys.readouterr().out
+
+
+def test_none_is_left(paths: tuple[Path, Path]) -> None:
+    with pytest.raises(DataError, match="all 60 videos are scored; none is left to evaluate on"):
+        reproduce_interest(paths[0], only_train(paths[1]), scored=60)
+
+
+def only_train(features: Path) -> Path:
+    """Features without those of the test split."""
+    directory = features.parent / "train"
+    directory.mkdir()
+    (directory / "a.parquet").write_bytes((features / "train-000000.parquet").read_bytes())
+    return directory
