@@ -83,14 +83,16 @@ def page(result: Mapping[str, Any]) -> str:
     lines = [
         "# Interest scores of rendered videos",
         "",
-        f"A forest is fitted on the number of events of {forest['videos']:,} videos and scores the others. Spearman's",
-        "correlation of the score with the number of events, with 95 % intervals from resampled videos:",
+        "Written by `python -m experiments.video.interest`. The number of events of a rendered video stands for a hand",
+        "score; an orbit of the camera is an event too. A forest is fitted on",
+        f"{forest['videos']:,} videos and scores the others. Spearman's correlation of the score with the number of events,",
+        "with 95 % intervals from resampled videos:",
         "",
         "| videos | n | correlation | interval |",
         "|---|---|---|---|",
         *(
-            f"| {row['videos']} | {row['n']:,} | {row['correlation']:.2f} | {row['interval'][0]:.2f} to "
-            f"{row['interval'][1]:.2f} |"
+            f"| {row['videos']} | {row['n']:,} | {row['correlation']:.3f} | {row['interval'][0]:.3f} to "
+            f"{row['interval'][1]:.3f} |"
             for row in result["rows"]
         ),
         "",

@@ -69,7 +69,7 @@ def test_the_page_says_what_was_measured(
     result = reproduce_interest(*paths, scored=50)
     text = page(json.loads(json.dumps(result)))
     first = result["rows"][0]
-    assert f"| all | 40 | {first['correlation']:.2f} |" in text and f"| `{MOTION[0]}` |" in text
+    assert f"| all | 40 | {first['correlation']:.3f} |" in text and f"| `{MOTION[0]}` |" in text
     interest(*paths, scored=50, out=tmp_path / "score.json")
     assert json.loads((tmp_path / "score.json").read_text()) == json.loads(json.dumps(result))
     assert (tmp_path / "score.md").read_text() == text and text.splitlines()[0] in capsys.readouterr().out
