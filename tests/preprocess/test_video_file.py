@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+from typing import Any
 
 import av
 import numpy as np
@@ -17,6 +18,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess import video_file
 from perception_encoder.preprocess.video import read_frames
+from perception_encoder.preprocess.video_file import FrameImages
 from tests.clips import clip
 
 
@@ -76,3 +78,23 @@ def test_sound_alone_is_no_video() -> None:
         container.mux(audio.encode())
     with pytest.raises(MediaDecodeError, match=r"song\.mp4: holds no video that can be decoded"):
         read_frames(buffer.getvalue(), "song.mp4")
+
+
+@pytest.mark.parametrize("side", [None, 24])
+def test_frames_of_changing_sizes_and_formats_are_converted_as_each_alone(side: int | None) -> None:
+    noise, images = np.random.default_rng(0), FrameImages("clip.mp4", side)
+    kinds = [
+        (64, 48, "yuv420p"),
+        (96, 128, "yuv420p"),
+        (64, 48, "yuv444p"),
+        (64, 48, "yuv420p10le"),
+        (64, 48, "yuv420p"),
+    ]
+    for width, height, format in kinds:
+        pixels = noise.integers(0, 256, (height, width, 3), np.uint8)
+        frame = av.VideoFrame.from_ndarray(pixels).reformat(format=format)
+        size: dict[str, Any] = {}
+        if side is not None:
+            scale = side / min(width, height)
+            size = {"width": round(width * scale), "height": round(height * scale), "interpolation": "AREA"}
+        assert np.array_equal(np.asarray(images.convert(frame)), np.asarray(frame.to_image(**size)))
