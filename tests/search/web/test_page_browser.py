@@ -478,6 +478,18 @@ def test_rescan_says_what_came_of_it(page: Page) -> None:
     expect(page.get_by_role("button", name="Rescan")).to_be_enabled()
 
 
+def test_a_rescan_before_the_first_status_says_the_same(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/api/status", lambda route: held.append(route))
+    page.reload()
+    with page.expect_request("**/api/status"):
+        page.get_by_role("button", name="Rescan").click()
+    for route in held:
+        route.continue_()
+    page.unroute("**/api/status")
+    expect(page.locator("#scan")).to_have_text("No changes", timeout=20_000)
+
+
 def test_help_is_behind_a_button_and_a_key(page: Page) -> None:
     opener, dialog = page.get_by_role("button", name="Query syntax and keys"), page.locator("#help")
     expect(dialog).to_be_hidden()

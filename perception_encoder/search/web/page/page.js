@@ -34,13 +34,14 @@ document.querySelectorAll("dialog").forEach((dialog) => {
 
 async function watch() {
   clearTimeout(next);
+  const asked = rescan;   // a status from before a rescan says nothing about it
   try {
     const status = await fetchJson("/api/status");
     const changed = version !== undefined && version !== status.version, lost = shownError() === UNREACHABLE;
     showProgress(status);
     showFailed(status);
     [running, version] = [status.running, status.version];
-    if (rescan && !running) {
+    if (asked && asked === rescan && !running) {
       $("scan").textContent = rescan.version === version ? "No changes" : "Index updated";
       rescan = null;
     }
@@ -73,10 +74,13 @@ function showFailed({ failures, failed }) {
 }
 
 $("rescan").addEventListener("click", async () => {
-  rescan = { version };
   $("scan").textContent = "";
   showProgress({ running: true, done: 0, total: 0 });
-  try { await fetchJson("/api/rescan", { method: "POST" }); } catch (error) { showError(error); }
+  try {
+    const before = version ?? (await fetchJson("/api/status")).version;   // the page may be too new to know it
+    await fetchJson("/api/rescan", { method: "POST" });
+    rescan = { version: before };
+  } catch (error) { showError(error); }
   watch();
 });
 
