@@ -21,6 +21,7 @@ from perception_encoder.files import write_json
 from perception_encoder.video_dataset.features import read_features
 from perception_encoder.video_dataset.interest import HIGHEST, report_as_json, score_videos
 from perception_encoder.video_dataset.tars import table_key
+from perception_encoder.video_dataset.truth import SceneTruth
 
 ROWS = 8
 """Of importances on the page."""
@@ -34,9 +35,9 @@ def reproduce_interest(clips: Path, features: Path, scored: int) -> dict[str, An
     events, orbits = {}, {}
     for tar in list_video_tars(clips):
         for record in read_video_tar(tar):
-            listed = record.metadata["events"]
-            events[table_key(record)] = min(HIGHEST, float(len(listed)))
-            orbits[table_key(record)] = any(event["object"] is None for event in listed)
+            truth = SceneTruth.of(record.metadata)
+            events[table_key(record)] = min(HIGHEST, float(len(truth.events) + truth.orbits))
+            orbits[table_key(record)] = truth.orbits
     table = read_features(features)
     hand = {key: events[key] for key in [key for key in table.keys if key.startswith("train/")][:scored]}
     scores = score_videos(table, hand)
@@ -44,7 +45,7 @@ def reproduce_interest(clips: Path, features: Path, scored: int) -> dict[str, An
     if not others:
         raise DataError(f"all {len(table)} videos are scored; none is left to evaluate on")
     keys, values = [table.keys[row] for row in others], scores.values[others]
-    truth, moving = np.array([events[key] for key in keys]), np.array([orbits[key] for key in keys])
+    counts, moving = np.array([events[key] for key in keys]), np.array([orbits[key] for key in keys])
     unseen = np.array([key.startswith("test/") for key in keys])
     groups = {
         "all": np.ones(len(keys), bool),
@@ -53,7 +54,7 @@ def reproduce_interest(clips: Path, features: Path, scored: int) -> dict[str, An
         "objects of the training videos": ~unseen,
         "unseen objects": unseen,
     }
-    rows = [{"videos": name, **_correlate(values[of], truth[of])} for name, of in groups.items() if of.sum() > 2]
+    rows = [{"videos": name, **_correlate(values[of], counts[of])} for name, of in groups.items() if of.sum() > 2]
     return {"rows": rows, "forest": report_as_json(scores.report)}
 
 

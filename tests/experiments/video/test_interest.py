@@ -25,7 +25,7 @@ def happening(number: int) -> tuple[str, dict[str, Any]]:
     events = [{"action": "falls", "object": 1, "start": 0.0, "end": 1.0}] * count
     if number % 3 == 0:
         events = [*events[1:], {"action": "orbits", "object": None, "start": 0.0, "end": 2.0}]
-    return f"v{number:02}", fields(None, objects=[], events=events)
+    return f"v{number:02}", fields(None, objects=[{"id": 1, "kind": "lamp", "colour": ""}], events=events)
 
 
 @pytest.fixture(scope="module")
