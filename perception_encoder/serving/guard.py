@@ -44,8 +44,8 @@ def guard(
 
     Otherwise another page could have the browser post here, learn from an answer's status or size what exists, or reach
     this server under its own host name and read it. It may only link to this page. `hosts`: None for an API with a
-    key, which clients reach under any name and other pages do not know. `key`: for a page that others can reach;
-    every request needs it.
+    key, which clients reach under any name and other pages do not know. `key`: every request needs it, on this machine
+    too, as a proxy may pass on requests of others.
     """
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from fastapi.responses import JSONResponse

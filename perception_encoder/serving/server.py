@@ -10,6 +10,7 @@ import socket
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.models.memory import limit_memory
@@ -56,7 +57,9 @@ def reachable_names(host: str) -> tuple[str, ...]:
 
 
 def choose_key(host: str, lan: bool, key: str | None) -> str | None:
-    """Return the given key, or a new one for --lan; ConfigError if other devices could do without one."""
+    """Return the given key, which is always needed, or a new one for --lan; ConfigError if others could do without."""
+    if key == "":
+        raise ConfigError("the key is empty; give one, or leave out --key")
     if is_loopback(host):
         if lan:
             raise ConfigError(f"only this machine can reach {host}; leave out --lan or --host")
@@ -64,6 +67,12 @@ def choose_key(host: str, lan: bool, key: str | None) -> str | None:
     if not key and not lan:
         raise ConfigError(f"other devices can reach {host}; set a --key, or let --lan make one")
     return key or secrets.token_urlsafe(16)
+
+
+def page_address(name: str, listener: socket.socket, key: str | None) -> str:
+    """Return the address at which a browser opens a page, with its key; see `guard`."""
+    path = f"/?key={quote(key, safe='')}" if key else ""
+    return f"http://{name}:{listener.getsockname()[1]}{path}"
 
 
 def is_loopback(host: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
@@ -12,7 +11,7 @@ from perception_encoder.cli.options import option
 from perception_encoder.cli.progress import track
 from perception_encoder.cli.video_dataset.options import Data, Store
 
-KEY_HELP = "Key that other devices need, in the page's address."
+KEY_HELP = "Key that every browser needs once, in the page's address."
 KEY = typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=options.NETWORK, help=KEY_HELP)
 DOUBLE = "Share of the videos that two people annotate [default: the project's, first 0.1]."
 
@@ -46,7 +45,7 @@ def annotate(
         pe annotate clips --lan      # open http://192.168.1.5:8010/?key=… on other machines
     """
     from perception_encoder.serving.guard import HOSTS
-    from perception_encoder.serving.server import choose_key, is_loopback, listen, reachable_names, run_server
+    from perception_encoder.serving.server import choose_key, listen, page_address, reachable_names, run_server
     from perception_encoder.video_dataset.annotation.project import AnnotationProject
     from perception_encoder.video_dataset.annotation.server import create_annotation_page
 
@@ -60,9 +59,7 @@ def annotate(
         if double is not None:
             project.set_double(double)
         names = reachable_names(host)
-        guarded = key is not None and not is_loopback(host)
-        page = create_annotation_page(project, (*names, host, *HOSTS), key if guarded else None)
-        path = f"/?key={quote(str(key), safe='')}" if guarded else ""
-        output.print_line(f"{count:,} videos of {data} at http://{names[0]}:{listener.getsockname()[1]}{path}")
+        page = create_annotation_page(project, (*names, host, *HOSTS), key)
+        output.print_line(f"{count:,} videos of {data} at {page_address(names[0], listener, key)}")
         run_server(page, listener)
         project.close()

@@ -46,10 +46,21 @@ def test_the_page_for_the_network_has_a_key(run_pe, apps: list[FastAPI], tmp_pat
     assert apps[0].state.answer.status_code == 401
 
 
+def test_a_given_key_is_needed_on_this_machine_too(run_pe, apps: list[FastAPI], tmp_path: Path) -> None:
+    run = run_pe("annotate", small_dataset(tmp_path), "--port", "0", "--key", "a secret")  # behind a reverse proxy
+    assert re.search(r"at http://127\.0\.0\.1:\d+/\?key=a%20secret\n", run.stdout), run.stderr
+    assert apps[0].state.answer.status_code == 401
+    with TestClient(apps[0], base_url="http://localhost") as client:
+        assert client.get("/static/page.css").status_code == 401
+        client.get("/", params={"key": "a secret"}, follow_redirects=False)  # which sets a cookie
+        assert client.get("/static/page.css").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--host", "0.0.0.0"), "set a --key"),
+        (("--key", ""), "the key is empty"),
         (("--double", "2"), "must be from 0 to 1"),
         (("--team", "anna,anna"), "a name is twice in it"),
     ],
