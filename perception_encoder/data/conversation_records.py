@@ -34,6 +34,7 @@ from perception_encoder.preprocess.conversation import (
     Role,
     split_at_placeholders,
 )
+from perception_encoder.preprocess.frames import plm_frame_indices
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.preprocess.video import read_frames
@@ -90,12 +91,14 @@ class SampleMedia:
     """The directory of media, or the content inside a table or a shard."""
 
     def open(self, name: str, frames: int) -> MediaPart:
-        """Decode the image, or frames of the video; InputError under `name` if that fails."""
+        """Decode the image, or the frames of the video that PLM reads; InputError under `name` if that fails."""
         try:
             content = self.source / self.name if isinstance(self.source, Path) else self.source.read()
         except InputError as error:
             raise type(error)(name, str(error)) from error
-        return open_image(content, name) if self.kind == "image" else read_frames(content, name, frames)
+        if self.kind == "image":
+            return open_image(content, name)
+        return read_frames(content, name, frames, choose=plm_frame_indices)
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class ConversationSample:
     """Samples of the same images and videos have the same one."""
 
     def messages(self, frames: int = 8) -> list[Message]:
-        """Return the turns with the media opened, `frames` frames of each video.
+        """Return the turns with the media opened, of each video at most `frames` frames, by `plm_frame_indices`.
 
         Raises InputError (MediaNotFoundError, MediaDecodeError, …), named after the sample and the file.
         """

@@ -1,4 +1,4 @@
-"""Features of a frozen tower on the disk: each conversation's images are encoded once, when they are first needed."""
+"""Features of a frozen tower on the disk: each image or video is encoded once, when it is first needed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureFile:
-    """A growing file of float16 features, N · P · width a conversation, and an index beside it.
+    """A growing file of float16 features, N · P · width an entry, and an index beside it.
 
-    A line of the index is written after its features, so that a killed run loses at most its last conversation.
+    A key must hold all that its features depend on beside the tower's weights and the size of the images, which the
+    file's name holds. A line of the index is written after its features: a killed run loses at most its last entry.
     """
 
     def __init__(self, path: Path, tokens: int, width: int) -> None:
@@ -53,7 +54,7 @@ class FeatureFile:
                 file.write("\n")
 
     def get(self, key: str) -> Float[Tensor, "N P width"] | None:
-        """The features of a conversation, or None if it has none yet."""
+        """The features of a key, or None if it has none yet."""
         if key not in self._rows:
             return None
         first, count = self._rows[key]
@@ -64,7 +65,7 @@ class FeatureFile:
         return torch.from_numpy(np.array(np.memmap(self._data_path, np.float16, "r", offset, shape)))
 
     def put(self, key: str, features: Float[Tensor, "N P width"]) -> None:
-        """Add the features of a conversation; OutputError if the disk is full."""
+        """Add the features of a key; OutputError if the disk is full."""
         values = features.detach().to("cpu", torch.float16).numpy()
         with writing(self._data_path):
             with self._data_path.open("r+b") as file:

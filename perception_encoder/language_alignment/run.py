@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from perception_encoder.data.conversation_records import ConversationSample
@@ -32,7 +33,9 @@ from perception_encoder.language_alignment.weights import (
 )
 from perception_encoder.models.checkpoints.weights import weight_hash
 from perception_encoder.models.precision import fast_autocast
+from perception_encoder.preprocess.conversation import MediaPart
 from perception_encoder.preprocess.frames import spread_indices
+from perception_encoder.preprocess.image import content_key
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.train.best import write_best
@@ -45,7 +48,7 @@ from perception_encoder.train.validation import choose_metric
 
 FRESH_SAMPLES = 4000
 """Conversations of each source from which the vocabulary of a fresh language model is made."""
-PROCEDURE = 1
+PROCEDURE = 2
 """Rises when the same configuration and data give another result."""
 
 
@@ -116,7 +119,7 @@ class LanguageRun:
             return None
         vision, media = self.trainee.model.vision, self.trainee.parts.media
         rows, columns = vision.grid_of(media.image_size, media.image_size)
-        name = f"{weight_hash(vision)}-{media.image_size}-{media.tiles}-{self.config.frames}-{self.rank.number}"
+        name = f"{weight_hash(vision)}-{media.image_size}-{self.rank.number}"
         return FeatureFile(self.out / "features" / name, rows * columns, vision.config.width)
 
     def train(self, listener: Listener | None) -> None:
@@ -227,24 +230,31 @@ class Examples:
         """One conversation; InputError, named by the sample, for a damaged image, ConfigError if it does not fit."""
         messages = sample.messages(self.config.frames)
         media = [item for message in messages for item in message.media]
-        alone = len(media) == 1
-        pixels = [media_pixels(item, self.media, alone) for item in media]
+        alone, features = len(media) == 1, self.features
+        if features is None:
+            images = [media_pixels(item, self.media, alone) for item in media]
+        else:
+            images = [self._encoded(item, alone, features) for item in media]
         try:
             make = self.prompts.apart if self.config.apart else self.prompts.training_prompt
-            prompt = make(messages, [len(each) * self._tokens for each in pixels])
+            prompt = make(messages, [len(each) * self._tokens for each in images])
         except ConfigError as error:
             raise ConfigError(f"{sample.key}: {error}") from None
         size = self.media.image_size
-        images = torch.cat(pixels) if pixels else torch.zeros(0, 3, size, size)
-        return Example(prompt, images if self.features is None else self._encoded(sample.key, images, self.features))
+        none = torch.zeros(0, 3, size, size) if features is None else torch.zeros(0, features.tokens, features.width)
+        return Example(prompt, torch.cat(images or [none]))
 
     @torch.no_grad()
-    def _encoded(self, key: str, pixels: Tensor, features: FeatureFile) -> Tensor:
+    def _encoded(self, item: MediaPart, alone: bool, features: FeatureFile) -> Tensor:
+        """The features of an image or a video, from the file if an item of the same pixels was encoded before."""
+        images = [item] if isinstance(item, Image.Image) else item.images
+        key = content_key(images, self.media, alone)
         cached = features.get(key)
         if cached is None:
             device = next(self.model.vision.parameters()).device
             with fast_autocast(device):
-                cached = self.model.image_features(pixels.to(device)).to("cpu", torch.float16)
+                pixels = media_pixels(item, self.media, alone).to(device)
+                cached = self.model.image_features(pixels).to("cpu", torch.float16)
             features.put(key, cached)
         return cached.float()
 

@@ -43,7 +43,7 @@ def plm_frame_indices(
 ) -> list[int]:
     """Indices of the frames that the published PLM reads of `total` frames at `fps` a second: `count` uniform ones.
 
-    They are chosen from the frames at whole seconds if there are more than `count` of those, else from all frames;
+    They are chosen from the frames at whole seconds if there are at least `count` of those, else from all frames;
     a video of fewer frames gives all. `start`, `end`: seconds that limit the part that is read. Raises ConfigError for
     a number out of range and for a part without frames.
     """
@@ -55,7 +55,7 @@ def plm_frame_indices(
     if not 0 <= first <= last:
         raise ConfigError(f"no frame lies between {start} and {end} s; the video has {total / fps:.1f} s")
     seconds = range(first, last + 1, max(1, round(fps)))
-    chosen = seconds if len(seconds) > count else range(first, last + 1)
+    chosen = seconds if len(seconds) >= count else range(first, last + 1)
     count = min(count, len(chosen))
     return [chosen[round(i * (len(chosen) - 1) / max(1, count - 1))] for i in range(count)]
 

@@ -7,10 +7,11 @@ interpolation, and 16-bit and float images, which it clips) is brought to 8 bits
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -152,6 +153,14 @@ def plain_image(image: Image.Image) -> Image.Image:
     """
     image.load()  # or a damaged file would be noticed later only, or never
     return _eight_bit(_upright(image))
+
+
+def content_key(images: Iterable[Image.Image], *settings: object) -> str:
+    """Return a cache's key for values that depend on the images' pixels and on `settings`, not on any name."""
+    digest = hashlib.blake2b(repr(settings).encode(errors="surrogatepass"), digest_size=16)
+    for image in images:
+        digest.update(f"{image.size}".encode() + image.convert("RGB").tobytes())
+    return digest.hexdigest()
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -21,6 +21,8 @@ from PIL import Image
 from perception_encoder.data import conversations as module
 from perception_encoder.data.conversations import Conversations, open_conversations
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.inference.conversation.media import open_part
+from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.frames import VideoFrames
 from tests.clips import clip, number_of
 from tests.data.tars import image_bytes, write_tar
@@ -197,7 +199,16 @@ def test_videos(tmp_path: Path) -> None:
         assert sample.turns == (("user", "<video>What?"), ("assistant", "A clip."))
         frames, text = sample.messages(frames=4)[0].content
         assert isinstance(frames, VideoFrames) and text == "What?"
-        assert [number_of(image) for image in frames.images] == [0, 9, 19, 29]
+        assert [number_of(image) for image in frames.images] == [0, 10, 19, 29]
+
+
+def test_a_video_is_trained_on_by_the_frames_that_it_is_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(clip(150, rate=25))  # six seconds
+    row = {"video": "a.mp4", "question": "What?", "answer": "A clip."}
+    message = open_conversations(write_lines(tmp_path / "a.jsonl", [row]))[0].messages(frames=4)[0]
+    trained, asked = message.media[0], open_part(resolve(tmp_path / "a.mp4", "a"), 4)
+    assert isinstance(trained, VideoFrames) and isinstance(asked, VideoFrames)
+    assert trained.times == asked.times == [0, 2, 3, 5]
 
 
 def turns(*texts: str) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from PIL import Image
 from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import CheckpointError, ConfigError, DataError, InputError
 from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.feature_file import FeatureFile
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee, align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
@@ -81,6 +82,30 @@ def test_cached_features_train_as_pixels_do(tmp_path: Path, data: Path, decoder:
         align_language(config(decoder, cached=cached), [data], tmp_path / str(cached))
     of_features, of_pixels = ([row["next_token"] for row in rows_of(tmp_path / name)] for name in ("True", "False"))
     assert of_features == pytest.approx(of_pixels, rel=1e-2)
+
+
+def write_sample(directory: Path, name: str, image: Image.Image) -> Path:
+    """A dataset of one question, in a directory of its own."""
+    directory.mkdir()
+    image.save(directory / name)
+    turns = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": "it"}]
+    line = json.dumps({"id": "0", "image": name, "conversations": turns})
+    (directory / "train.jsonl").write_text(line + "\n")
+    return directory / "train.jsonl"
+
+
+def test_sources_with_equal_ids_and_file_names_keep_their_own_features(tmp_path: Path, decoder: str) -> None:
+    own = config(decoder)
+    trainee = LanguageTrainee(own)
+    cached = Examples(own, trainee, FeatureFile(tmp_path / "features", 4, trainee.model.vision.config.width))
+    samples = [
+        open_conversations(write_sample(tmp_path / colour, "0.png", Image.new("RGB", (40, 40), COLOURS[colour])))[0]
+        for colour in ("red", "green")
+    ]
+    assert samples[0].key == samples[1].key
+    for sample in (*samples, *samples):
+        expected = trainee.model.image_features(Examples(own, trainee, None).example(sample).images)
+        assert torch.allclose(cached.example(sample).images, expected, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("lora", [None, DecoderLoRA(rank=2)])

@@ -11,7 +11,11 @@ import pytest
 from perception_encoder.errors import ConfigError
 from perception_encoder.preprocess.frames import frame_indices, plm_frame_indices, spread_indices
 
-PLM_FRAMES = json.loads((Path(__file__).parent.parent / "golden" / "plm.json").read_text())["video_frames"]
+GOLDEN = Path(__file__).parent.parent / "golden"
+PLM_FRAMES = [
+    *json.loads((GOLDEN / "plm.json").read_text())["video_frames"],
+    *json.loads((GOLDEN / "plm_frames.json").read_text()),
+]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from perception_encoder.errors import (
 from perception_encoder.preprocess.image import (
     DECODED_BYTES,
     ImageTransform,
+    content_key,
     date_taken,
     image_transform,
     open_image,
@@ -394,3 +395,12 @@ def test_an_image_is_admitted_by_its_header_before_it_is_decoded(tmp_path: Path)
     path.write_bytes(path.read_bytes()[:1000])  # nothing to decode
     with pytest.raises(MediaTooLargeError, match=str(3000 * 2000 * DECODED_BYTES)):
         open_image(path, admit=refuse)
+
+
+def test_a_content_key_depends_on_pixels_shape_and_settings() -> None:
+    red, palette = Image.new("RGB", (4, 2), "red"), Image.new("P", (4, 2))
+    palette.putpalette((255, 0, 0))
+    assert content_key([red]) == content_key([red.copy()]) == content_key([palette])
+    blue, tall = Image.new("RGB", (4, 2), "blue"), Image.new("RGB", (2, 4), "red")
+    keys = {content_key([red]), content_key([red], 2), *(content_key(each) for each in ([red, red], [blue], [tall]))}
+    assert len(keys) == 5
