@@ -34,7 +34,7 @@ from perception_encoder.scenes.samples.production import make_samples
 from perception_encoder.scenes.samples.sample import SceneSample, ScenesConfig
 from perception_encoder.video_dataset.caption_accuracy import KINDS, SHARES, score_captions
 from perception_encoder.video_dataset.simulation import SimulatedAnnotator, simulate_caption
-from perception_encoder.video_dataset.statistics import DatasetStatistics, describe_dataset
+from perception_encoder.video_dataset.statistics import ALL, DatasetStatistics, describe_dataset
 from perception_encoder.video_dataset.tars import OutputVideo, refined_fields, write_dataset
 from perception_encoder.video_dataset.truth import SceneTruth
 
@@ -190,7 +190,7 @@ def data_card(
         f"{table.refined_words.mean:.1f} |".replace("nan", "–")
         for split, table in statistics.splits.items()
     ]
-    categories = [f"| {row.category} | {row.videos:,} | {row.words:.1f} |" for row in statistics.categories]
+    categories = [f"| {row.category} | {row.videos:,} | {row.words:.1f} |" for row in statistics.categories[ALL]]
     shares = {score.metric: f"{100 * estimate([score]).value:.1f} %" for score in accuracy}
     accuracies = [f"| {each} | {' | '.join(shares.get(f'{each} {s}', '–') for s in SHARES)} |" for each in KINDS]
     values = {

@@ -1,4 +1,4 @@
-"""Statistics of a dataset as in the paper's tables 3 and 16: lengths, caption words, and categories."""
+"""Statistics of a dataset as in the paper's tables 3 (lengths and caption words) and 16 (the benchmark's categories)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from perception_encoder.datasets.pe_video import VideoRecord
 from perception_encoder.video_dataset.annotation.word_diff import count_words
 
 UNKNOWN = "without a category"
+BENCHMARK, ALL = "test", "all"
+"""The split of table 16, and the name of the whole dataset."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitStatistics:
-    """Table 3, of one split or of the whole dataset."""
+    """A row of table 3: one split, or the whole dataset."""
 
     videos: int
     refined: int
@@ -61,26 +63,30 @@ class DatasetStatistics:
 
     splits: dict[str, SplitStatistics]
     """By split; "all" is the whole dataset."""
-    categories: tuple[CategoryStatistics, ...]
-    """The largest first."""
+    categories: dict[str, tuple[CategoryStatistics, ...]]
+    """By split; of each the largest first. Table 16 is that of `BENCHMARK`."""
 
 
 def describe_dataset(records: Iterable[VideoRecord]) -> DatasetStatistics:
     """Compute the statistics of a dataset."""
     everything = list(records)
-    splits = {split: [record for record in everything if record.split == split] for split in _splits(everything)}
-    words: dict[str, list[int]] = {}
+    splits: dict[str, list[VideoRecord]] = {}
     for record in everything:
+        splits.setdefault(record.split, []).append(record)
+    splits[ALL] = everything
+    return DatasetStatistics(
+        {split: _describe(members) for split, members in splits.items()},
+        {split: _categories(members) for split, members in splits.items()},
+    )
+
+
+def _categories(records: Sequence[VideoRecord]) -> tuple[CategoryStatistics, ...]:
+    words: dict[str, list[int]] = {}
+    for record in records:
         if record.refined_caption:
             words.setdefault(record.category or UNKNOWN, []).append(count_words(record.refined_caption))
     rows = [CategoryStatistics(name, len(counts), float(np.mean(counts))) for name, counts in words.items()]
-    rows.sort(key=lambda row: (-row.videos, row.category))
-    tables = {split: _describe(members) for split, members in splits.items()}
-    return DatasetStatistics({**tables, "all": _describe(everything)}, tuple(rows))
-
-
-def _splits(records: Sequence[VideoRecord]) -> list[str]:
-    return list(dict.fromkeys(record.split for record in records))
+    return tuple(sorted(rows, key=lambda row: (-row.videos, row.category)))
 
 
 def _describe(records: Sequence[VideoRecord]) -> SplitStatistics:
