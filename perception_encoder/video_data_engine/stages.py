@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ DECODING = "decoding"
 """The group of the stages that decode."""
 Models = dict[str, Generator]
 """The models of a process by name, so that two stages share one."""
+_QUOTED = re.compile(r"""\"([^"]+)\"|'((?:[^']|(?<=\w)'(?=\w))+)'""")
+"""A text in quotes with none inside; an apostrophe in a word is not one."""
 
 
 class EngineStage(Protocol):
@@ -211,10 +214,11 @@ def _summary_fields(record: ClipRecord) -> dict[str, str]:
 
 
 def _one_line(text: str) -> str:
-    """A caption on one line, without quotes around it; letters that a server cut into two surrogates are joined."""
+    """A caption on one line, without quotes around the whole of it; letters that a server cut into two surrogates are joined."""
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     line = " ".join(whole.split())
-    return line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] and line[0] in "\"'" else line
+    match = _QUOTED.fullmatch(line)
+    return (match[1] or match[2]).strip() if match else line
 
 
 def _each(stage: str, work: Callable[[ClipRecord], tuple[dict[str, Any], tuple[bytes, ...]]]) -> Handler:

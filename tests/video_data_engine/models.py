@@ -12,6 +12,7 @@ from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from tests.clips import number_of
 
 ECHO = "python:tests.video_data_engine.models:echo"
+SLEEPER = "python:tests.video_data_engine.models:sleeper"
 
 
 class Echo:
@@ -58,6 +59,16 @@ class Echo:
 
 def echo() -> Echo:
     """Make the model."""
+    return Echo()
+
+
+echo_again = echo
+"""The same under another name, which gives it a process of its own."""
+
+
+def sleeper() -> Echo:
+    """Make the model, in a minute."""
+    time.sleep(60)
     return Echo()
 
 

@@ -6,9 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch.nn import Linear
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.listing import Item
+from perception_encoder.language_alignment.text import decoder
+from perception_encoder.preprocess.conversation import Reply
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
+from perception_encoder.video_data_engine.generators import transformers_model
 from perception_encoder.video_data_engine.record import STAGES, ClipRecord, StageFailure, StageResult
 from perception_encoder.video_data_engine.stages import EngineStage, Models, make_stages
 from perception_encoder.video_data_engine.videos.listing import list_videos
@@ -35,6 +40,46 @@ def test_a_record_goes_through_all_stages(add_video, tmp_path: Path) -> None:
     assert isinstance(after, ClipRecord) and tuple(after.results) == STAGES
     assert after.results["summary"]["text"] == "A cup: frames 0 30 59"
     assert [stage.group for stage in stages] == ["decoding", "decoding", *[ECHOES.llm] * 3]
+
+
+def test_captioners_see_and_the_language_model_need_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[str, str]] = []
+
+    def load(loader: str, model: str) -> Fake:
+        loaded.append((loader, model))
+        return Fake()
+
+    monkeypatch.setattr(transformers_model, "load_transformers_model", lambda model: load("sees", model))
+    monkeypatch.setattr(decoder, "load_decoder", lambda model, _: load("reads", model))
+    models: Models = {}
+    for stage in make_stages(EngineConfig(captioner="hf:a", frame_captioner="hf:b", llm="hf:c"), QUICK):
+        stage.open(models)
+    assert loaded == [("sees", "a"), ("sees", "b"), ("reads", "c")]
+
+
+class Fake:
+    """A model of transformers, or a decoder."""
+
+    name = "fake"
+    model = Linear(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "caption"),
+    [
+        ('"A cup falls."', "A cup falls."),
+        ("'It\'s a cup.'", "It's a cup."),
+        ('"STOP" is on a sign beside the road.', '"STOP" is on a sign beside the road.'),
+        ('"STOP" is on one sign, and on the other "GO"', '"STOP" is on one sign, and on the other "GO"'),
+        ("'80s cars in a row, one of them 'new'", "'80s cars in a row, one of them 'new'"),
+        ("A cup\n with a 6\"", 'A cup with a 6"'),
+        ('"', '"'),
+    ],
+)
+def test_only_quotes_around_a_whole_caption_go(answer: str, caption: str) -> None:
+    (stage,) = (stage for stage in make_stages(ECHOES, QUICK) if stage.name == "summary")
+    record = ClipRecord(key="a", item=Item("a", "a"))
+    assert stage._outcome(record, [Reply(answer, 1, 1, True)], 0.0).value["text"] == caption
 
 
 def test_every_model_behind_an_endpoint(add_video, tmp_path: Path) -> None:

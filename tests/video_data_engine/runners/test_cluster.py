@@ -8,15 +8,17 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import ClusterError, ConfigError
-from perception_encoder.video_data_engine.config import WorkConfig
+from perception_encoder.video_data_engine.config import CutConfig, WorkConfig
 from perception_encoder.video_data_engine.run import run_engine
 from perception_encoder.video_data_engine.runners.cluster import run_on_cluster
+from tests.clips import clip
 from tests.conftest import ROOT
 from tests.video_data_engine.conftest import ECHOES, QUICK
 from tests.video_data_engine.models import notes
@@ -62,6 +64,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(add_video, log: Path, tmp_pat
     for title in titles:
         add_video(title, title=title)
     add_video("bad", b"not a video" * 9)
+    add_video("long", clip(120), title="long")
     killed: list[int] = []
     done = threading.Event()
 
@@ -75,20 +78,22 @@ def test_a_killed_worker_loses_and_doubles_nothing(add_video, log: Path, tmp_pat
     killer = threading.Thread(target=kill_one)
     killer.start()
     out, work = tmp_path / "out", WorkConfig(workers=1, batch_size=2, tries=1)
+    config = replace(ECHOES, cut=CutConfig(longest=3.0, shortest=1.0))  # which cuts the long one into two clips
     try:
-        report = run_engine([tmp_path / "videos"], out, ECHOES, work, ray="local")
+        report = run_engine([tmp_path / "videos"], out, config, work, ray="local")
     finally:
         done.set()
         killer.join()
     assert killed
     rows = pq.read_table(out / "captions.parquet").to_pylist()
-    assert sorted(row["summary"] for row in rows) == sorted(
-        f"{title}: frames 0 30 59" for title in titles if title not in ("broken", "deadly")
-    )
+    whole = [f"{title}: frames 0 30 59" for title in titles if title not in ("broken", "deadly")]
+    assert sorted(row["summary"] for row in rows) == sorted([*whole, "long: frames 0 30 59", "long: frames 60 90 119"])
+    clips = sorted((row["start"], row["end"]) for row in rows if row["title"] == "long")
+    assert clips == [(0.0, 2.4), (2.4, 4.8)]
     assert {Path(failure.source).stem for failure in report.quarantine} == {"bad", "broken", "deadly"}
     lines = (out / "journal.jsonl").read_text().splitlines()
-    assert len(lines) == 1 + 5 * 4 + 2 * 5  # one outcome for each stage of each video
-    assert run_engine([tmp_path / "videos"], out, ECHOES, QUICK).skipped == len(titles) + 1
+    assert len(lines) == 1 + 5 * 4 + 2 * 5 + 1 + 2 * 4  # one outcome for each stage of each video and clip
+    assert run_engine([tmp_path / "videos"], out, config, QUICK).skipped == len(titles) + 2
 
 
 def test_addresses_that_are_not_clusters() -> None:
