@@ -65,16 +65,17 @@ def describe_clip(journal: Journal, key: str, models: Mapping[str, Any]) -> dict
 
 
 def write_captions(out: Path, journal: Journal, models: Mapping[str, Any]) -> Path:
-    """Write `OUT/captions.parquet`, a row for each finished clip; OutputError if that fails."""
+    """Write `OUT/captions.parquet`, a row for each finished clip, by path and time; OutputError if that fails."""
     path = out / CAPTIONS
+    rows = [describe_clip(journal, key, models) for key in journal.finished]
+    rows.sort(key=lambda row: (row["path"], row["start"] or 0.0, row["video_id"]))
     with (
         writing(path, also=(pa.ArrowException,)),
         replacing(path) as temporary,
         pq.ParquetWriter(temporary, _SCHEMA) as writer,
     ):
-        for keys in _groups(journal.finished, _ROWS):
-            rows = [describe_clip(journal, key, models) for key in keys]
-            writer.write_table(pa.Table.from_pylist([{**r, "models": json.dumps(r["models"])} for r in rows], _SCHEMA))
+        for group in _groups(rows, _ROWS):
+            writer.write_table(pa.Table.from_pylist([{**r, "models": json.dumps(r["models"])} for r in group], _SCHEMA))
     return path
 
 

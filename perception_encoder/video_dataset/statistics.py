@@ -1,4 +1,4 @@
-"""Statistics of a dataset as in the paper's tables 3 (lengths and caption words) and 16 (the benchmark's categories)."""
+"""Statistics of a dataset: the paper's tables 3 (lengths and caption words) and 16 (categories of the benchmark)."""
 
 from __future__ import annotations
 

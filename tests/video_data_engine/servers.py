@@ -46,6 +46,18 @@ def well(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
     )
 
 
+def whole(text: str, reason: str = "stop") -> Answer:
+    """Ignore `stream`, and answer with one JSON object."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
+    body = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}).encode()
+    return lambda handler, _: send(handler, 200, "application/json; charset=utf-8", body)
+
+
+def odd(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+    """Send a JSON object of another protocol."""
+    send(handler, 200, "application/json", b'{"response": "a cup"}')
+
+
 def failing(status: int, message: str = "sorry", **headers: str) -> Answer:
     """Answer with an error."""
     body = json.dumps({"error": {"message": message}}).encode()
@@ -94,6 +106,17 @@ def dripping(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
     handler.end_headers()
     for _ in range(30):
         handler.wfile.write(chunk("a "))
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+def dripping_json(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+    """Send a JSON object for ever."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.end_headers()
+    for _ in range(30):
+        handler.wfile.write(b" ")
         handler.wfile.flush()
         time.sleep(0.1)
 

@@ -44,5 +44,5 @@ def test_killed_runs_end_with_every_result_once(add_video, log: Path, tmp_path: 
     done = Counter((line["key"], line["stage"]) for line in lines(out))
     assert len(done) == 30 and set(done.values()) == {1}
     rows = pq.read_table(out / "captions.parquet").to_pylist()
-    assert sorted(row["summary"] for row in rows) == [f"title {number}: frames 0 30 59" for number in range(6)]
+    assert sorted(row["summary"] for row in rows) == [f"title {number}: frames 0 25 50" for number in range(6)]
     assert (report.clips, sum(report.done.values())) == (6, 30 - stored)

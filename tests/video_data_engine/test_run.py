@@ -33,8 +33,8 @@ def test_captions_with_everything_between(add_video, tmp_path: Path) -> None:
     report = run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
     assert (report.videos, report.clips, report.quarantine) == (2, 2, [])
     first = rows(out)["First"]
-    assert first["summary"] == "First: frames 0 30 59" and first["video_caption"] == "frames 0 30 59"
-    assert first["frame_captions"] == ["frames 0", "frames 59"] and first["captioned_times"] == [0.0, 2.36]
+    assert first["summary"] == "First: frames 0 25 50" and first["video_caption"] == "frames 0 25 50"
+    assert first["frame_captions"] == ["frames 0", "frames 50"] and first["captioned_times"] == [0.0, 2.0]
     assert (first["description"], first["keywords"]) == ("二つ目の説明", "cup, чашка")
     assert (first["width"], first["height"], first["num_frames"], first["fps"]) == (128, 64, 60, 25)
     models = json.loads(str(first["models"]))
@@ -81,11 +81,11 @@ def test_a_run_goes_on_from_the_stage_it_had_reached(add_video, tmp_path: Path) 
     journal.write_text("".join(lines[:3]) + lines[3][:40])  # cut off in the middle of a line
     seen = len(notes("seen"))
     assert run_engine([tmp_path / "videos"], out, ECHOES, QUICK).clips == 1
-    assert notes("seen")[seen:] == ["frames 0", "frames 59"]  # of the stored frames; the video's caption stays
+    assert notes("seen")[seen:] == ["frames 0", "frames 50"]  # of the stored frames; the video's caption stays
     next((out / "frames").glob("*.tar")).write_bytes(b"damaged")
     journal.write_text("".join(lines[:3]))
     assert run_engine([tmp_path / "videos"], out, ECHOES, QUICK).clips == 1
-    assert rows(out)["First"]["summary"] == "First: frames 0 30 59"
+    assert rows(out)["First"]["summary"] == "First: frames 0 25 50"
 
 
 def test_failures_of_one_clip_leave_the_others(add_video, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_record_goes_through_all_stages(add_video, tmp_path: Path) -> None:
     stages = make_stages(ECHOES, QUICK)
     after = through(stages, record)
     assert isinstance(after, ClipRecord) and tuple(after.results) == STAGES
-    assert after.results["summary"]["text"] == "A cup: frames 0 30 59"
+    assert after.results["summary"]["text"] == "A cup: frames 0 25 50"
     assert [stage.group for stage in stages] == ["decoding", "decoding", *[ECHOES.llm] * 3]
 
 
@@ -106,7 +106,7 @@ def test_an_endpoint_that_fails_in_every_way_is_asked_again(add_video, tmp_path:
     with servers.endpoint(*wrong, servers.well) as (address, requests):
         config = replace(ECHOES, llm=f"{address}#any")
         after = through(make_stages(config, WorkConfig(pause=0.0, timeout=1.5, tries=20)), record)
-    assert isinstance(after, ClipRecord) and "FRAMES 0 30 59" in after.results["summary"]["text"]
+    assert isinstance(after, ClipRecord) and "FRAMES 0 25 50" in after.results["summary"]["text"]
     assert len(requests) >= len(wrong) + 1
 
 

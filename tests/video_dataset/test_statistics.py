@@ -28,9 +28,9 @@ def test_tables_3_and_16(tmp_path: Path) -> None:
     assert table.hours == pytest.approx(30 / 3600)
     assert (table.model_words.mean, table.refined_words.mean, table.refined_words.deviation) == (2, 3, 1)
     assert statistics.splits["all"].videos == 5 and statistics.splits["test"].simulated == 0
-    rows = {name: [(row.category, row.videos, row.words) for row in each] for name, each in statistics.categories.items()}
+    rows = {split: [tuple(vars(row).values()) for row in each] for split, each in statistics.categories.items()}
     assert rows["all"] == [("Water Scenes", 2, 3), ("Animals", 1, 2), (UNKNOWN, 1, 1)]
-    assert rows["test"] == [("Animals", 1, 2), (UNKNOWN, 1, 1)]  # table 16 is of the benchmark: its videos sum to 15,000
+    assert rows["test"] == [("Animals", 1, 2), (UNKNOWN, 1, 1)]  # table 16: its videos sum to the 15,000 of the benchmark
     assert rows["train"] == [("Water Scenes", 2, 3)]
 
 

@@ -1,7 +1,7 @@
 """Caption and summarize with a model behind an endpoint of OpenAI's chat protocol, by OpenAI's own client.
 
-Answers are streamed, so that one that breaks off is told from one that ends. The client makes one attempt; the engine
-makes the others.
+Answers are streamed, so that one that breaks off is told from one that ends; a server that ignores that may answer with
+one JSON object. The client makes one attempt; the engine makes the others.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import collections.abc
 import io
+import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any, Literal
 
 from PIL import Image
@@ -69,7 +71,7 @@ class EndpointModel:
         text, count, reason, usage = "", 0, None, None
         try:
             options = {"stop": list(sampling.stop)} if sampling.stop else {}
-            chunks = self._client.chat.completions.create(
+            response = self._client.chat.completions.with_raw_response.create(
                 model=self.name,
                 messages=[_message(each) for each in conversation],
                 max_tokens=sampling.max_tokens,
@@ -79,10 +81,13 @@ class EndpointModel:
                 stream=True,
                 **options,
             )
-            with chunks:
-                for chunk in chunks:
-                    if time.monotonic() > deadline:
-                        raise EndpointError(f"{self.address} took longer than {self.timeout:g} s for an answer")
+            if response.headers.get("content-type", "").startswith("application/json"):
+                with closing(response.http_response) as whole:
+                    reply = _read_whole(self._in_time(whole.iter_bytes(), deadline))
+                yield reply.text
+                return reply
+            with response.parse() as chunks:
+                for chunk in self._in_time(chunks, deadline):
                     usage = chunk.usage or usage
                     for choice in chunk.choices[:1]:
                         reason = choice.finish_reason or reason
@@ -104,6 +109,21 @@ class EndpointModel:
             raise EndpointError(f"{self.address} broke off its answer")
         prompt_tokens, tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, count)
         return Reply(text, prompt_tokens, tokens, reason != "length")
+
+    def _in_time(self, pieces: Iterable[Any], deadline: float) -> Iterator[Any]:
+        for piece in pieces:
+            if time.monotonic() > deadline:
+                raise EndpointError(f"{self.address} took longer than {self.timeout:g} s for an answer")
+            yield piece
+
+
+def _read_whole(pieces: Iterable[bytes]) -> Reply:
+    """The reply of a server that answers in one JSON object; KeyError, TypeError and so on for another object."""
+    value = json.loads(b"".join(pieces))
+    choice, usage = value["choices"][0], value.get("usage") or {}
+    tokens = [int(usage.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")]
+    text = "".join(choice["message"]["content"] or "")
+    return Reply(text, tokens[0], tokens[1], choice.get("finish_reason") != "length")
 
 
 def _message(message: Message) -> dict[str, Any]:

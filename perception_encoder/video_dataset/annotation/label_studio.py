@@ -98,6 +98,8 @@ def import_tasks(project: AnnotationProject, path: Path, annotator: str | None =
         clips = _Clips([(row["id"], row["key"], row["path"]) for row in rows])
         for number, task in enumerate(tasks):
             where = f"{path}: task {number}"
+            if isinstance(task, dict) and task.keys() >= {"video", "annotator"}:
+                raise DataError(f"{path} is Label Studio's JSON-MIN; export as JSON, which keeps every annotation")
             if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
                 raise DataError(f"{where} is not an object with `data`")
             for person, edit, reason in _read_annotations(task, where, annotator):

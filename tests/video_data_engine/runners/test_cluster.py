@@ -86,8 +86,8 @@ def test_a_killed_worker_loses_and_doubles_nothing(add_video, log: Path, tmp_pat
         killer.join()
     assert killed
     rows = pq.read_table(out / "captions.parquet").to_pylist()
-    whole = [f"{title}: frames 0 30 59" for title in titles if title not in ("broken", "deadly")]
-    assert sorted(row["summary"] for row in rows) == sorted([*whole, "long: frames 0 30 59", "long: frames 60 90 119"])
+    whole = [f"{title}: frames 0 25 50" for title in titles if title not in ("broken", "deadly")]
+    assert sorted(row["summary"] for row in rows) == sorted([*whole, "long: frames 0 25 50", "long: frames 60 85 110"])
     clips = sorted((row["start"], row["end"]) for row in rows if row["title"] == "long")
     assert clips == [(0.0, 2.4), (2.4, 4.8)]
     assert {Path(failure.source).stem for failure in report.quarantine} == {"bad", "broken", "deadly"}

@@ -155,6 +155,10 @@ def test_videos_are_found_by_their_files_names(project: AnnotationProject, tmp_p
     [
         ({}, "must be a list of tasks"),
         ([3], "task 0 is not an object with `data`"),
+        (
+            [{"video": "/data/x.mp4", "key": "v1", "id": 1, "caption": "A boat.", "rating": 4, "annotator": 1}],
+            "is Label Studio's JSON-MIN; export as JSON",
+        ),
         ([{"data": {}}], "`annotations` is missing or null"),
         (of_label_studio(result=[]), "has no text of a text area"),
         (of_label_studio(completed_by=None), "does not say whose it is; give --annotator"),
