@@ -214,7 +214,7 @@ def _summary_fields(record: ClipRecord) -> dict[str, str]:
 
 
 def _one_line(text: str) -> str:
-    """A caption on one line, without quotes around all of it; letters that a server cut in two surrogates are joined."""
+    """A caption on one line, without quotes around all of it; letters that a server cut in two are joined."""
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     line = " ".join(whole.split())
     match = _QUOTED.fullmatch(line)

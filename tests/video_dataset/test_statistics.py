@@ -30,7 +30,7 @@ def test_tables_3_and_16(tmp_path: Path) -> None:
     assert statistics.splits["all"].videos == 5 and statistics.splits["test"].simulated == 0
     rows = {split: [tuple(vars(row).values()) for row in each] for split, each in statistics.categories.items()}
     assert rows["all"] == [("Water Scenes", 2, 3), ("Animals", 1, 2), (UNKNOWN, 1, 1)]
-    assert rows["test"] == [("Animals", 1, 2), (UNKNOWN, 1, 1)]  # table 16: its videos sum to the 15,000 of the benchmark
+    assert rows["test"] == [("Animals", 1, 2), (UNKNOWN, 1, 1)]  # table 16: its videos sum to 15,000
     assert rows["train"] == [("Water Scenes", 2, 3)]
 
 
