@@ -79,6 +79,16 @@ Host = Annotated[
         show_default="127.0.0.1, or all addresses with --lan",
     ),
 ]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PE_API_KEY",
+        metavar="KEY",
+        rich_help_panel=NETWORK,
+        help="Key that every request needs: a browser once, in the printed address; programs as "
+        "`Authorization: Bearer KEY`.",
+    ),
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")]
 Jobs = Annotated[int | None, option("Processes [default: one per core].", least=1)]
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import quote
-
-import typer
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import argument, flag, option
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
 
     from perception_encoder.serving.generation import GenerationQueue
 
-KEY_HELP = "Key that other devices need: in the page's address, or for the API as `Authorization: Bearer KEY`."
-KEY = typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=options.NETWORK, help=KEY_HELP)
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index of its own."
 
 
@@ -40,7 +35,7 @@ def serve(
     lan: options.Lan = False,
     host: options.Host = None,
     port: options.Port = 8000,
-    key: Annotated[str | None, KEY] = None,
+    key: options.Key = None,
     waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", least=1)] = 4096,
     chat_model: ChatModel = None,
     ask_model: AskModel = None,
@@ -52,8 +47,8 @@ def serve(
     Search by text, by an image or a video, or for similar hits, with filters. New, changed and deleted files are picked
     up every ten seconds, or at once with the Rescan button. Click an opened image in the tab Features to segment what
     looks like a point, and track that through a video. By default only this machine can open the page. With --lan,
-    or with --host and --key, other devices can too: open the printed address there. Each browser needs the key once.
-    The connection is not encrypted, so use it only in a network that you trust.
+    or with --host and --key, other devices can too: open the printed address there. A given key is always required,
+    once by each browser. The connection is not encrypted, so use it only in a network that you trust.
 
     The API accepts OpenAI's embedding requests (with infinity's `modality` for images and videos) and vLLM's
     `messages`; images are data URIs or public addresses, never paths. Put a public server behind a proxy with TLS and
@@ -71,7 +66,7 @@ def serve(
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
-    from perception_encoder.serving.server import choose_key, is_loopback, listen, reachable_names, run_server
+    from perception_encoder.serving.server import choose_key, listen, page_address, reachable_names, run_server
 
     directory = directory or home
     check_models(directory, api, chat_model, ask_model, features_model, depth_head)
@@ -84,10 +79,10 @@ def serve(
         chat, ask = language_queues(chat_model, ask_model)
         others = chat, ask, features_model or "", depth_head
         server, source, name = make_server(directory, home, api, model, waiting, key, host, names, *others)
-        subject, path = ("", "/v1/embeddings") if directory is None else (f" over {directory}", "")
-        if directory is not None and key and not is_loopback(host):
-            path = f"/?key={quote(key, safe='')}"
-        output.print_line(f"{name}{subject} at http://{names[0]}:{listener.getsockname()[1]}{path}")
+        if directory is None:
+            output.print_line(f"{name} at {page_address(names[0], listener, None)}/v1/embeddings")
+        else:
+            output.print_line(f"{name} over {directory} at {page_address(names[0], listener, key)}")
         if directory is None and key and not own_key:
             output.print_line(f"clients send: Authorization: Bearer {key}")
         default_model.print_demo(source, model)
@@ -116,7 +111,6 @@ def make_server(
     from perception_encoder.serving.api import create_app
     from perception_encoder.serving.guard import HOSTS
     from perception_encoder.serving.requests import ApiConfig
-    from perception_encoder.serving.server import is_loopback
 
     hosts = (*names, host, *HOSTS)
     if directory is None:
@@ -127,9 +121,7 @@ def make_server(
     library = open_library(directory, model, home, default_model.default_model)
     source, encoder = library.index.settings["source"], library.encoder
     note = default_model.demo_line(source, model)
-    page = create_page(
-        library, hosts, note, None if is_loopback(host) else key, ask, features_model, find_head(depth_head)
-    )
+    page = create_page(library, hosts, note, key, ask, features_model, find_head(depth_head))
     library.watch()
     if not api:
         return page, source, encoder.name

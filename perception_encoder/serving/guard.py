@@ -1,4 +1,4 @@
-"""Protect a server from other web pages and, if others can reach it, from everyone without its key."""
+"""Protect a server from other web pages and, if it has a key, from everyone without it."""
 
 from __future__ import annotations
 

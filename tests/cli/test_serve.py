@@ -47,7 +47,8 @@ def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
         ((), "nothing to serve: name a directory, or add --api"),
         (("--api", "--host", "0.0.0.0"), "set a --key"),
         ((".", "--host", "0.0.0.0"), "set a --key"),
-        ((".", "--host", "0.0.0.0", "--key", ""), "set a --key"),
+        ((".", "--host", "0.0.0.0", "--key", ""), "the key is empty"),
+        (("--api", "--key", ""), "the key is empty"),
         ((".", "--lan", "--host", "127.0.0.1"), "leave out --lan or --host"),
         (("missing",), "missing is not a directory"),
         (("--api", "--model", "PE-Core-XXL"), "PE-Core-XXL"),
@@ -84,6 +85,22 @@ def test_a_page_for_the_network_has_a_key(
     assert run.status == 0 and statuses == {"address": "0.0.0.0", "none": 401, "wrong": 401}
     assert len(re.findall("key=", run.stdout)) == 1
     assert re.search(rf"over {re.escape(str(tmp_path))} at http://[\w.-]+:\d+/\?key={key}\n", run.stdout)
+
+
+@pytest.mark.parametrize("api", [(), ("--api",)], ids=["page", "page and API"])
+def test_a_given_key_is_required_on_this_machine_too(
+    run_pe, checkpoint: Path, tmp_path: Path, api: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a reverse proxy every request comes from this machine."""
+    apps: list[FastAPI] = []
+    monkeypatch.setattr("perception_encoder.serving.server.run_server", lambda app, listener: apps.append(app))
+    run = run_pe("serve", tmp_path, *api, "--model", checkpoint, "--port", "0", "--key", "a b")
+    assert re.search(r"at http://127\.0\.0\.1:\d+/\?key=a%20b\n", run.stdout), run.stderr
+    with TestClient(apps[0], base_url="http://localhost") as client:
+        for address in ("/", "/api/hits", "/api/status", "/file/x", "/static/page.js"):
+            assert client.get(address).status_code == 401, address
+        page = client.get("/", params={"key": "a b"})  # once: the cookie stays
+        assert page.status_code == 200 and client.get("/api/status").status_code == 200
 
 
 def test_an_api_for_the_network_prints_the_key_that_was_made(

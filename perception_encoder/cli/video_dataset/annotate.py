@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import option
 from perception_encoder.cli.progress import track
 from perception_encoder.cli.video_dataset.options import Data, Store
 
-KEY_HELP = "Key that every browser needs once, in the page's address."
-KEY = typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=options.NETWORK, help=KEY_HELP)
 DOUBLE = "Share of the videos that two people annotate [default: the project's, first 0.1]."
 
 
@@ -24,7 +20,7 @@ def annotate(
     lan: options.Lan = False,
     host: options.Host = None,
     port: options.Port = 8010,
-    key: Annotated[str | None, KEY] = None,
+    key: options.Key = None,
 ) -> None:
     """Refine captions of videos in the browser.
 
