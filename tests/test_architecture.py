@@ -23,7 +23,7 @@ NAME = "perception_encoder"
 
 LAYERS = [
     {"errors"},
-    {"files", "ranks", "progress", "ray_cluster", "vectors"},
+    {"files", "ranks", "progress", "ray_cluster", "records", "vectors"},
     {"losses"},
     {"models", "preprocess"},
     {"formats", "planning"},

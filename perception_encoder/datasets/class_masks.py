@@ -41,6 +41,8 @@ class ClassMasks(ImageSet):
     classes: tuple[str, ...]
     numbers: tuple[dict[int, int], ...]
     """Of each mask: its values to indices of `classes`, or to `UNSCORED`."""
+    numbers_of: str = "its KEY.json"
+    """What says so, as errors name it."""
 
     def labels(self, index: int) -> Int[np.ndarray, "H W"]:
         """Decode the class of each pixel, an index of `classes`, int16, or `UNSCORED`.
@@ -50,7 +52,9 @@ class ClassMasks(ImageSet):
         name = f"{self.keys[index]} (mask)"
         mask, known = read_object_mask(self.masks[index], name, binary=False), self.numbers[index]
         if foreign := set(np.unique(mask).tolist()) - known.keys():
-            raise DataError(f"{name}: {min(foreign)} is in the mask, but not among its {len(known)} numbers")
+            raise DataError(
+                f"{name}: {min(foreign)} is in the mask, but {self.numbers_of} names {len(known)} numbers without it"
+            )
         table = np.full(256, UNSCORED, np.int16)
         for value, number in known.items():
             table[value] = number
@@ -176,4 +180,5 @@ def _read_ade(root: Path, split: str) -> ClassMasks:
         masks=tuple(masks.values()),
         classes=names,
         numbers=({0: UNSCORED, **{number: number - 1 for number in range(1, len(names) + 1)}},) * len(masks),
+        numbers_of=str(names_file),
     )

@@ -38,6 +38,7 @@ from perception_encoder.evaluation.layer_features import (
 from perception_encoder.files import holding, replacing, write_json, writing
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import from_fields
 
 logger = logging.getLogger(__name__)
 
@@ -344,7 +345,6 @@ def _read_progress(directory: Path) -> _Progress:
         return _Progress()
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        failures = [(int(index), str(name), str(reason)) for index, name, reason in value["failures"]]
-        return _Progress(**{**value, "failures": failures})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return from_fields(_Progress, value)
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); delete its directory to encode again") from None

@@ -7,13 +7,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from perception_encoder.errors import DataError
+from perception_encoder.errors import DataError, one_line
 from perception_encoder.evaluation.comparison import Difference
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.statistics.bootstrap import Metric
-from perception_encoder.evaluation.statistics.scores import ItemScores, ResampledScores
+from perception_encoder.records import from_fields
 
 OLD_KEYS = {"ci": "interval"}
 """Keys that earlier versions wrote, to today's."""
@@ -49,9 +48,14 @@ def classification_table(result: Result) -> Table:
     for task in dict.fromkeys(m.task for m in zero_shot):
         own = [m for m in zero_shot if m.task == task]
         accuracies = [_percent(m.metrics[0]) for m in own]
-        chance = f"{100 / own[0].classes:.1f}"
+        chance = _chance(own[0], 1)
         rows.append((task, str(own[0].classes), chance, *accuracies, probes.get(task, "–")))
     return Table(("task", "classes", "chance", *transforms, "linear probe"), tuple(rows))
+
+
+def _chance(measurement: Measurement, digits: int) -> str:
+    """The accuracy of guessing, in %."""
+    return f"{100 / measurement.classes:.{digits}f}" if measurement.classes > 0 else "–"
 
 
 def first_prompts(result: Result) -> str:
@@ -62,7 +66,7 @@ def first_prompts(result: Result) -> str:
 def retrieval_table(result: Result) -> Table:
     """Return every R@1 of retrieval beside chance."""
     rows = tuple(
-        (each.task, metric.name, f"{metric.n:,}", f"{100 / each.classes:.2f}", _percent(metric))
+        (each.task, metric.name, f"{metric.n:,}", _chance(each, 2), _percent(metric))
         for each in result.measurements
         if each.method == "retrieval"
         for metric in each.metrics
@@ -172,29 +176,20 @@ def from_json(text: str, name: str) -> Result:
     """Read what `to_json` wrote, in this version or an earlier one; `DataError` under `name` for anything else."""
     try:
         value = json.loads(text)
-        measurements = (_measurement(each) for each in value.pop("measurements"))
-        failures = tuple(value.pop("failures"))
-        return Result(measurements=tuple(measurements), failures=failures, **value)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{name} is not a result that `pe eval` wrote with -o ({error!r})") from error
-
-
-def _measurement(value: dict[str, Any]) -> Measurement:
-    metrics, scores = value.pop("metrics"), value.pop("scores", ())
-    return Measurement(
-        metrics=tuple(_metric({OLD_KEYS.get(key, key): each for key, each in metric.items()}) for metric in metrics),
-        scores=tuple(
-            (ResampledScores if "draws" in each else ItemScores)(**{**each, "metric": _metric_name(each["metric"])})
-            for each in scores
-        ),
-        **value,
-    )
-
-
-def _metric(value: dict[str, Any]) -> Metric:
-    ends = value["interval"]
-    interval = None if ends is None else (ends[0], ends[1])
-    return Metric(**{**value, "name": _metric_name(value["name"]), "interval": interval})
+        for measurement in value["measurements"]:
+            for metric in measurement["metrics"]:
+                for old in OLD_KEYS.keys() & metric.keys():
+                    metric[OLD_KEYS[old]] = metric.pop(old)
+                metric["name"] = _metric_name(metric["name"])
+            for scores in measurement.get("scores", ()):
+                scores["metric"] = _metric_name(scores["metric"])
+        result = from_fields(Result, value)
+        for each in result.measurements:
+            if not each.metrics:
+                raise ValueError(f"{each.task} has no metrics")
+        return result
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DataError(f"{name} is not a result that `pe eval` wrote with -o ({one_line(error)})") from error
 
 
 def _metric_name(name: str) -> str:

@@ -225,7 +225,7 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
         if not pa.types.is_fixed_size_list(vectors.type):
             return None
         flat = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        vectors = flat.astype(np.float32).reshape(len(rows), -1)
+        vectors = flat.astype(np.float32).reshape(len(rows), vectors.type.list_size)
     return rows, unit_rows(vectors), settings
 
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from perception_encoder.evaluation.statistics.bootstrap import Estimate, Metric
 from perception_encoder.evaluation.statistics.scores import Scores, estimate
+from perception_encoder.records import from_fields
 
 DIGITS = 6
 """Of a draw in JSON."""
@@ -53,9 +52,8 @@ class LayerScore(Estimate):
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> LayerScore:
-        """Read what `to_dict` returned, in this version or an earlier one; TypeError or KeyError for anything else."""
-        fields = {OLD_KEYS.get(key, key): each for key, each in value.items()}
-        return cls(**{**fields, "draws": np.array(fields["draws"]), "by_seed": tuple(fields["by_seed"])})
+        """Read what `to_dict` returned, in this version or an earlier one; ValueError for anything else."""
+        return from_fields(cls, {OLD_KEYS.get(key, key): each for key, each in value.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,6 +112,9 @@ def _evaluate(
         write_json(path, [score.to_dict() for score in computed], indent=None)
     try:  # also after writing, for the same digits in every run
         scores = map(LayerScore.from_dict, json.loads(path.read_text(encoding="utf-8")))
-        return {score.name: score for score in scores}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        found = {score.name: score for score in scores}
+        if not found or len({score.draws.shape for score in found.values()}) > 1:
+            raise ValueError("it holds no scores, or not all resamples")
+        return found
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it, and the layer is evaluated again") from None

@@ -19,6 +19,7 @@ from torch import Tensor, nn, optim
 
 from perception_encoder.errors import CheckpointError, one_line
 from perception_encoder.files import holding, remove, sync, writing
+from perception_encoder.records import from_fields
 from perception_encoder.train.distributed import this_rank
 
 logger = logging.getLogger(__name__)
@@ -107,8 +108,8 @@ def find_checkpoints(directory: Path) -> list[tuple[Path, RunState]]:
     checkpoints = []
     for path in sorted((directory / CHECKPOINTS).glob("step-*"), reverse=True):
         try:
-            checkpoints.append((path, RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))))
-        except (OSError, ValueError, TypeError) as error:
+            checkpoints.append((path, from_fields(RunState, json.loads((path / _STATE).read_text(encoding="utf-8")))))
+        except (OSError, ValueError, RecursionError) as error:
             logger.warning("%s is not a whole checkpoint (%s); an older one is used if there is one", path, error)
     return checkpoints
 

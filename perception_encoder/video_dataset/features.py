@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.datasets.pe_video import VideoTar, list_video_tars, read_video_tar
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.protocols import ImageEncoder
 from perception_encoder.preprocess.conversation import YesNoModel
@@ -92,29 +92,42 @@ def extract_features(
 def read_features(directory: Path) -> FeatureTable:
     """Read the files of `extract_features`.
 
-    Raises DataError if there are none, if they differ in their columns, or if they are of an older version.
+    Raises DataError if there are none, if one is damaged, if they differ in their columns, or if they are of an older
+    version.
     """
+    again = f"write it again: pe video-dataset features DATA -o {directory}"
     paths = sorted(directory.glob("*.parquet"))
-    tables = [pq.read_table(path) for path in paths]
+    tables = [_read_table(path) for path in paths]
     tables = [table for table in tables if table.num_rows]
     if not tables:
         raise DataError(f"{directory} has no features; write them with: pe video-dataset features DATA -o {directory}")
     if any(table.column_names != tables[0].column_names for table in tables):
         raise DataError(f"{directory}: some features have answers and some not; write them all in one way")
     table = pa.concat_tables(tables)
-    if not set(MOTION) <= set(table.column_names):
-        raise DataError(
-            f"{directory} is of an older version; write it again: pe video-dataset features DATA -o {directory}"
-        )
-    frames = np.array(table["frames"].to_pylist(), np.float32)  # (n, 3, D)
+    if not {*MOTION, "key", "frames"} <= set(table.column_names):
+        raise DataError(f"{directory} is of an older version; {again}")
     answers = [name for name in table.column_names if name.startswith("answer_")]
-    columns = [np.array(table[name], np.float64)[:, None] for name in (*MOTION, *answers)]
+    try:
+        frames = np.array(table["frames"].to_pylist(), np.float32)  # (n, 3, D)
+        columns = [np.array(table[name], np.float64)[:, None] for name in (*MOTION, *answers)]
+        if frames.ndim != 3 or frames.shape[1] != FRAMES or None in (keys := table["key"].to_pylist()):
+            raise ValueError(f"frames are {frames.shape}")
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{directory} holds other values than features have ({one_line(error)}); {again}") from None
     names = [*MOTION, *(f"frame{frame}_{n}" for frame in range(FRAMES) for n in range(frames.shape[2])), *answers]
     flat = frames.reshape(len(frames), -1)
     values = np.concatenate([*columns[: len(MOTION)], flat, *columns[len(MOTION) :]], axis=1)
     means = frames.mean(axis=1)
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return FeatureTable(tuple(table["key"].to_pylist()), tuple(names), values, means)
+    return FeatureTable(tuple(map(str, keys)), tuple(names), values, means)
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        remedy = "delete it and run `pe video-dataset features` again"
+        raise DataError(f"{path} is damaged ({one_line(error)}); {remedy}") from None
 
 
 def _rows(
@@ -155,7 +168,9 @@ def _schema(rows: list[dict[str, Any]], answered: bool) -> pa.Schema:
 
 
 def _made_by(path: Path) -> str | None:
-    if not path.is_file():
+    """Return what a file was made of; None if it is missing or damaged."""
+    try:
+        metadata = pq.read_table(path).schema.metadata or {}
+        return metadata.get(b"made_by", b"").decode()
+    except (OSError, ValueError, pa.ArrowException):
         return None
-    metadata = pq.read_schema(path).metadata or {}
-    return metadata.get(b"made_by", b"").decode()

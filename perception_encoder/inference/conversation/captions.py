@@ -20,6 +20,7 @@ from perception_encoder.inference.conversation.media import MediaOptions, open_i
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import detached
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Generator, Message, Reply, Sampling, ask
+from perception_encoder.records import from_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +112,9 @@ class CaptionFile:
         self.rows: dict[str, CaptionRow] = {}
         for cells in (cells for table in tables for cells in table):
             try:
-                row = CaptionRow(**cells)
-            except TypeError:
-                raise OutputError(f"{out} has other columns than captions have; choose another name") from None
+                row = from_fields(CaptionRow, cells)
+            except ValueError as wrong:
+                raise OutputError(f"{out} has other columns than captions have ({wrong}); choose another") from None
             if (row.model, row.prompt) != (model, prompt):
                 raise OutputError(
                     f"{out} has captions by {row.model!r} for {row.prompt!r}, not by {model!r} for {prompt!r}; "

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import (
+    CheckpointError,
     ConfigError,
     MissingExtraError,
     ModelError,
@@ -84,8 +85,14 @@ class ExternalEncoder(ABC):
     """Embeddings of images and, if the model has a text tower, of texts, on a CUDA GPU if there is one."""
 
     def __init__(self, name: str, model: Any, transform: Callable[[Image.Image], Tensor]) -> None:
-        """`transform`: the library's, an RGB image to pixels (3, H, W)."""
+        """`transform`: the library's, an RGB image to pixels (3, H, W); CheckpointError if it fails on any image."""
         self.name, self.transform, self.device = name, transform, choose_device()
+        try:
+            if transform(Image.new("RGB", (8, 8))).ndim != 3:
+                raise ValueError("it gives no pixels")
+        except Exception as error:  # what a damaged configuration makes a library raise is open-ended
+            reason = one_line(error, first=True)
+            raise CheckpointError(f"{name}: the preprocessing in its configuration is damaged ({reason})") from error
         self.model = model.eval().to(self.device)
 
     @abstractmethod

@@ -15,16 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.errors import CheckpointError, ConfigError, one_line
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.external.external_model import ExternalModel
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.tower import Tower
+from perception_encoder.records import from_fields
 
 CLASS_TOKENS = ("cls_token", "class_embedding")
 """Names of the class token's parameter; the token stands first."""
 FINAL_NORMS = ("layernorm", "norm", "post_layernorm")
 """Names of the norm after the blocks."""
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
 
 
 class TransformersModel(ExternalModel):
@@ -60,8 +67,10 @@ class TransformersModel(ExternalModel):
             raise ConfigError(f"{self.name} is a {kind}, not a plain vision transformer") from None
         try:
             processor, _ = ImageProcessingMixin.get_image_processor_dict(self.listed)
-        except OSError:
-            raise ConfigError(f"{self.name} has no preprocessor_config.json with the pixels' mean; add it") from None
+            pixels = from_fields(_Pixels, {name: processor[name] for name in ("image_mean", "image_std")})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            wanted = "no preprocessor_config.json with the pixels' mean and deviation, three numbers each"
+            raise ConfigError(f"{self.name} has {wanted}; add it ({one_line(error)})") from None
         return TransformersTower(
             model=vision,
             blocks=blocks,
@@ -71,8 +80,8 @@ class TransformersModel(ExternalModel):
             image_size=(side, side),
             width=width,
             weight_hash=state_hash(vision.state_dict()),
-            mean=tuple(processor["image_mean"]),
-            deviation=tuple(processor["image_std"]),
+            mean=pixels.image_mean,
+            deviation=pixels.image_std,
             class_token=any(n.rpartition(".")[2] in CLASS_TOKENS for n, _ in vision.named_parameters()),
         )
 

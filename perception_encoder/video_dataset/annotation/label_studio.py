@@ -14,11 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from perception_encoder.errors import DataError
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.files import write_json
 from perception_encoder.formats.entries import list_objects, quoted, read_json
 from perception_encoder.video_dataset.annotation.project import AnnotationProject, add_person, check_name
-from perception_encoder.video_dataset.annotation.work import Edit, add_finished
+from perception_encoder.video_dataset.annotation.work import AnnotationConflictError, Edit, add_finished
 
 LABELING_CONFIG = """<View>
   <Video name="video" value="$video"/>
@@ -104,11 +104,12 @@ def import_tasks(project: AnnotationProject, path: Path, annotator: str | None =
                 raise DataError(f"{where} is not an object with `data`")
             for person, edit, reason in _read_annotations(task, where, annotator):
                 clip = clips.find(task["data"], where)
-                add_person(connection, person)
-                if add_finished(connection, project.now(), clip, person, edit, reason):
-                    added += 1
-                else:
-                    known += 1
+                try:
+                    add_person(connection, person)
+                    new = add_finished(connection, project.now(), clip, person, edit, reason)
+                except (ConfigError, AnnotationConflictError) as error:
+                    raise type(error)(f"{where}: {error}") from None
+                added, known = added + new, known + (not new)
     return ImportCounts(added, known)
 
 

@@ -1,0 +1,846 @@
+"""Damaged files of every format that is read: each works, or gives one line that names the file and what to do.
+
+A format is a good example and how it is read. `PE_DAMAGED_INPUTS=300` damages each so often; whoever reads a new
+format adds a line to `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.errors import InputError, PerceptionEncoderError
+from tests.damage import copy_tree, damage
+from tests.data.tars import image_bytes, write_pairs
+from tests.datasets import annotation_files
+
+INPUTS = int(os.environ.get("PE_DAMAGED_INPUTS", "14"))
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of files."""
+
+    write: Callable[[Path], object]
+    """Write a good example into an empty directory."""
+    read: Callable[[Path], object]
+    """Read and use all of it; errors of single rows may be returned."""
+    files: str = "*"
+    """Pattern of the files that are damaged, however deep."""
+    needs: tuple[str, ...] = ()
+    """Modules without which the test is skipped."""
+    few: bool = False
+    """Damage half as many, because reading takes long."""
+    broken: str = ""
+    """What is known to fail; the mark goes with the mistake."""
+
+
+# ---- what is read
+
+
+def embed_parquet(directory: Path, name: str = "out.parquet") -> None:
+    from tests.inference.test_output import write
+
+    write(directory / name)
+
+
+def read_vectors(name: str) -> Callable[[Path], object]:
+    from perception_encoder.inference.output_formats import read_embeddings
+
+    return lambda directory: read_embeddings(directory / name)
+
+
+def unfinished(directory: Path) -> None:
+    from tests.inference.test_output import stop
+
+    stop(directory / "out.parquet", 4)
+
+
+def resume_embedding(directory: Path) -> None:
+    from tests.inference.test_output import write
+
+    write(directory / "out.parquet")
+
+
+def write_index(directory: Path) -> None:
+    from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+    from tests.search.indexes import update_folder
+
+    write_checkpoint(create_model("PE-Core-N16-128"), directory / "nano.safetensors")
+    (directory / "photos").mkdir()
+    for number in range(3):
+        (directory / "photos" / f"{number}.png").write_bytes(image_bytes(60 * number))
+    update_folder(directory / "photos", directory / "nano.safetensors")
+
+
+def read_index(directory: Path) -> None:
+    from perception_encoder.search.index.calibration import read_calibration
+    from perception_encoder.search.index.index import Index
+
+    index = Index.open(directory / "photos")
+    len(list(index.rows()))
+    vector = np.full(index.settings["dimension"], 1, np.float32)
+    index.nearest(vector / np.linalg.norm(vector), 2)
+    if (curve := read_calibration(index)) is not None:
+        curve.probabilities(np.zeros(3))
+
+
+def write_weights(name: str) -> Callable[[Path], object]:
+    def write(directory: Path) -> None:
+        from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+
+        write_checkpoint(create_model("PE-Core-N16-128"), directory / name, half=True)
+
+    return write
+
+
+def load_weights(name: str) -> Callable[[Path], object]:
+    from perception_encoder.models.checkpoints.weights import load_model
+
+    return lambda directory: load_model(directory / name)
+
+
+def write_run(directory: Path) -> None:
+    from tests.train.test_checkpoint import write_checkpoint
+
+    write_checkpoint(directory)
+
+
+def resume_run(directory: Path) -> None:
+    from perception_encoder.train import checkpoint
+    from tests.train.test_checkpoint import model_and_optimizer
+
+    model, optimizer = model_and_optimizer()
+    checkpoint.resume_run(directory, model, optimizer, "a")
+    checkpoint.load_weights(directory, 1, model)
+
+
+def write_metrics(directory: Path) -> None:
+    (directory / "metrics.jsonl").write_text("".join(f'{{"step": {n}, "loss": {1 / n}}}\n' for n in range(1, 5)))
+
+
+def resume_metrics(directory: Path) -> None:
+    from perception_encoder.ranks import ALONE
+    from perception_encoder.train.metrics import Metrics
+
+    metrics = Metrics(directory, 3, ALONE)
+    metrics.write({"step": 4, "loss": 1.0})
+    metrics.close()
+
+
+def write_head(directory: Path) -> None:
+    from perception_encoder.dense_prediction import dense_model
+    from tests.dense_prediction.test_dense_model import info, model
+
+    dense_model.write_head(directory / "head.safetensors", model(), info())
+
+
+def load_head(directory: Path) -> None:
+    from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
+    from tests.dense_prediction.test_dense_model import tower
+
+    path = directory / "head.safetensors"
+    info, tensors = read_head_info(path)
+    load_dense_model(path, info, tensors, tower())
+
+
+def write_masks(directory: Path) -> None:
+    from perception_encoder.spatial_alignment.teacher_cache import TeacherCache
+
+    cache = TeacherCache(directory / "masks.sqlite", {"teacher": "t", "seed": 0})
+    for copy in range(2):
+        cache.put("a.jpg", copy, torch.ones(4, 3))
+    cache._file.close()
+
+
+def read_masks(directory: Path) -> None:
+    from perception_encoder.spatial_alignment.teacher_cache import TeacherCache
+
+    cache = TeacherCache(directory / "masks.sqlite")
+    try:
+        cache.check({"teacher": "t", "seed": 0})
+        assert ("b.jpg", 0) not in cache and len(cache) >= 0
+        for copy in range(2):
+            cache.get("a.jpg", copy)
+    finally:
+        cache._file.close()
+
+
+def write_features(directory: Path) -> None:
+    from perception_encoder.language_alignment.feature_file import FeatureFile
+
+    file = FeatureFile(directory / "features", 4, 3)
+    for key in "abc":
+        file.put(key, torch.ones(2, 4, 3))
+
+
+def read_features(directory: Path) -> None:
+    from perception_encoder.language_alignment.feature_file import FeatureFile
+
+    file = FeatureFile(directory / "features", 4, 3)
+    for key in "abcd":
+        file.get(key)
+    file.put("d", torch.ones(1, 4, 3))
+
+
+def write_layers(directory: Path) -> None:
+    from perception_encoder.evaluation.feature_cache import FeatureCache
+    from tests.layer_analysis.toys import ToyEncoder, greys
+
+    FeatureCache(directory=directory).encode_layers(ToyEncoder(), greys(4, broken=(1,)), [0, 2])
+
+
+def read_layers(directory: Path) -> None:
+    from perception_encoder.evaluation.feature_cache import FeatureCache
+    from tests.layer_analysis.toys import ToyEncoder, greys
+
+    stored = FeatureCache(directory=directory).encode_layers(ToyEncoder(), greys(4, broken=(1,)), [0, 2])
+    stored.read(2).mean()
+
+
+def write_result(directory: Path) -> None:
+    from perception_encoder.evaluation.report import to_json
+    from tests.evaluation.test_report import RESULT
+
+    (directory / "result.json").write_text(to_json(RESULT))
+
+
+def read_result(directory: Path) -> None:
+    from perception_encoder.evaluation.report import from_json, page, read_text, to_json
+
+    result = from_json(read_text(directory / "result.json"), "result.json")
+    page(result, "result.json", None, "pe eval page")
+    to_json(result)
+
+
+def write_engine(directory: Path) -> None:
+    from perception_encoder.video_data_engine.config import EngineConfig
+    from perception_encoder.video_data_engine.journal import Journal
+    from perception_encoder.video_data_engine.record import FRAMES, PROBE, SUMMARY, StageFailure
+    from perception_encoder.video_data_engine.settings import EngineSettings
+    from tests.video_data_engine.test_journal import result
+    from tests.video_data_engine.test_settings import PROMPTS
+
+    journal = Journal(directory)
+    journal.add(result(PROBE, clips=[[None, None]], title="cup"))
+    journal.add(StageFailure(key="b", stage=PROBE, source="b.mp4", reason="is empty", cause="video"))
+    journal.add(result(FRAMES, (b"first", b"second"), times=[0.0, 1.0]))
+    journal.add(result(SUMMARY, text="a cup"))
+    EngineSettings(directory, EngineConfig(), PROMPTS).add_model("summary", {"name": "llm", "weights": "12ab"})
+
+
+def read_engine(directory: Path) -> None:
+    from perception_encoder.video_data_engine.config import EngineConfig
+    from perception_encoder.video_data_engine.journal import Journal
+    from perception_encoder.video_data_engine.settings import EngineSettings
+    from tests.video_data_engine.test_journal import RECORD
+    from tests.video_data_engine.test_settings import PROMPTS
+
+    EngineSettings(directory, EngineConfig(), PROMPTS).add_model("summary", {"name": "llm", "weights": "12ab"})
+    Journal(directory).restore(RECORD)
+
+
+def write_project(directory: Path) -> None:
+    from perception_encoder.video_dataset.annotation.project import AnnotationProject
+    from perception_encoder.video_dataset.annotation.work import Edit, next_task, submit
+    from tests.video_dataset.clips import small_dataset
+
+    project = AnnotationProject(small_dataset(directory), now=lambda: 1e9)
+    project.set_double(0)
+    project.set_team(["anna", "ben"])
+    project.update()
+    project.assign(["anna", "ben"])
+    task = next_task(project, "anna", "tab")
+    assert task is not None
+    submit(project, "anna", task.id, Edit(caption="A boat.", rating=2, session="tab", sequence=1))
+    project.close()
+
+
+def use_project(directory: Path) -> None:
+    from perception_encoder.video_dataset.annotation.export import export_dataset
+    from perception_encoder.video_dataset.annotation.progress import count_progress, measure_agreement
+    from perception_encoder.video_dataset.annotation.project import AnnotationProject
+    from perception_encoder.video_dataset.annotation.work import next_task
+
+    project = AnnotationProject(directory, now=lambda: 1e9)
+    try:
+        project.update()
+        project.team()
+        next_task(project, "ben", "tab")
+        count_progress(project)
+        measure_agreement(project)
+        export_dataset(project, directory / "exported")
+    finally:
+        project.close()
+
+
+def write_videos(directory: Path) -> None:
+    from tests.video_dataset.clips import fields, write_dataset
+
+    videos = [(f"v{n}", fields(f"A boat {n}.", human_caption=f"A red boat {n}.")) for n in range(3)]
+    write_dataset(directory, {"test": [videos]})
+
+
+def read_videos(directory: Path) -> None:
+    from perception_encoder.datasets.pe_video import load_benchmark, read_videos_of
+    from perception_encoder.video_dataset.statistics import describe_dataset
+
+    load_benchmark(directory)
+    describe_dataset(read_videos_of(directory))
+    for record in read_videos_of(directory):
+        record.video.read(record.where)
+
+
+def write_shard(directory: Path) -> None:
+    write_pairs(directory / "train.tar", range(4), n1_json=b'{"caption": "one", "label": "x"}')
+
+
+def stream_shard(directory: Path) -> None:
+    from perception_encoder.data.shard_index import load_table
+
+    table = load_table(str(directory / "train.tar"), ("txt", "json"))
+    for row in range(len(table.keys)):
+        table.read(row, ("txt", "json"))
+
+
+def write_labelled(directory: Path) -> None:
+    from perception_encoder.formats.shards import ShardSample, write_shard
+
+    images = [ShardSample(f"k{n}", "png", image_bytes(n), {"source": "toys", "label": f"l{n % 2}"}) for n in range(4)]
+    write_shard(directory / "test.tar", images)
+
+
+def read_labelled(directory: Path) -> None:
+    from perception_encoder.datasets.classified import load_tasks
+    from perception_encoder.formats.shards import read_shard
+
+    list(read_shard(directory / "test.tar"))
+    load_tasks(directory, "test")
+
+
+def write_conversations(name: str) -> Callable[[Path], object]:
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cup."}]
+    rows = [{"id": str(n), "image": "a.png", "conversations": turns} for n in range(3)]
+
+    def write(directory: Path) -> None:
+        (directory / "a.png").write_bytes(image_bytes(1))
+        if name.endswith(".tar"):
+            from tests.data.tars import write_tar
+
+            members = {f"k{n}.png": image_bytes(n) for n in range(3)}
+            members |= {f"k{n}.json": json.dumps({"conversations": turns}).encode() for n in range(3)}
+            write_tar(directory / name, dict(sorted(members.items())))
+        elif name.endswith(".csv"):
+            (directory / name).write_text("image,question,answer\na.png,What?,A cup.\na.png,Who?,Nobody.\n")
+        elif name.endswith(".parquet"):
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            cells = [
+                {"images": [{"bytes": image_bytes(n)}], "texts": [{"user": "q", "assistant": "a"}]} for n in (1, 2)
+            ]
+            pq.write_table(pa.Table.from_pylist(cells), directory / name)
+        else:
+            lines = [json.dumps(row) for row in rows]
+            (directory / name).write_text("\n".join(lines) if name.endswith("l") else f"[{','.join(lines)}]")
+
+    return write
+
+
+def read_conversations(name: str) -> Callable[[Path], object]:
+    def read(directory: Path) -> None:
+        from perception_encoder.data.conversations import open_conversations
+
+        for sample in open_conversations(directory / name if not name.endswith(".tar") else directory, skip_bad=True):
+            for media in sample.media:
+                media.read() if hasattr(media, "read") else media
+
+    return read
+
+
+def write_captions(name: str) -> Callable[[Path], object]:
+    rows = [{"path": f"{n}.png", "caption": f"number {n}"} for n in range(3)]
+
+    def write(directory: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        for number in range(3):
+            (directory / f"{number}.png").write_bytes(image_bytes(number))
+        if name.endswith(".parquet"):
+            pq.write_table(pa.Table.from_pylist(rows), directory / name)
+        elif name.endswith(".jsonl"):
+            (directory / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            lines = ["path,caption", *(",".join(row.values()) for row in rows)]
+            text = "".join(line + "\n" for line in lines)
+            (directory / name).write_text(text.replace(",", "\t") if name.endswith(".tsv") else text)
+
+    return write
+
+
+def read_captions(name: str) -> Callable[[Path], object]:
+    def read(directory: Path) -> None:
+        from perception_encoder.datasets.captioned import load_captions
+        from perception_encoder.formats.tables import read_rows
+        from perception_encoder.pretraining.training_files import has_split, read_files
+
+        rows = [row for row in read_rows(directory / name) if isinstance(row, PerceptionEncoderError)]
+        has_split(directory / name, "val")
+        read_files(directory / name)
+        load_captions(directory / name)
+        if rows:
+            raise rows[0]
+
+    return read
+
+
+def write_pdf(directory: Path) -> None:
+    from tests.pdfs import pdf
+
+    (directory / "a.pdf").write_bytes(pdf([(60, 40), (40, 60)]))
+
+
+def read_pdf(directory: Path) -> None:
+    from perception_encoder.preprocess.documents import open_pdf_pages
+
+    open_pdf_pages(directory / "a.pdf", tile=28)
+
+
+def write_media(directory: Path) -> None:
+    from tests.clips import clip
+
+    (directory / "a.mp4").write_bytes(clip(12))
+    for kind in ("png", "jpeg", "webp", "gif", "tiff", "bmp"):
+        (directory / f"a.{kind}").write_bytes(image_bytes(3, kind))
+
+
+def read_media(directory: Path) -> None:
+    from perception_encoder.preprocess.image import open_image
+    from perception_encoder.preprocess.video import read_frames
+
+    for path in sorted(directory.iterdir()):
+        read_frames(path, frames=3) if path.suffix == ".mp4" else open_image(path)
+
+
+def write_scores(directory: Path) -> None:
+    (directory / "scores.csv").write_text("key,score\ntrain/1,2.5\ntrain/2,5\n")
+    (directory / "names.csv").write_text("key,category\ntrain/1,Water\ntrain/2,Sport\n")
+
+
+def read_scores(directory: Path) -> None:
+    from perception_encoder.video_dataset.interest import read_hand_scores
+    from perception_encoder.video_dataset.outcomes import read_outcomes
+
+    read_hand_scores(directory / "scores.csv")
+    read_outcomes(directory / "names.csv")
+
+
+def write_video_features(directory: Path) -> None:
+    from perception_encoder.video_dataset.features import extract_features
+    from tests.video_dataset.clips import small_dataset
+    from tests.video_dataset.models import NumberEncoder
+
+    extract_features(small_dataset(directory / "data", 2), directory / "out", NumberEncoder())
+
+
+def read_video_features(directory: Path) -> None:
+    from perception_encoder.video_dataset.features import extract_features, read_features
+    from tests.video_dataset.models import NumberEncoder
+
+    read_features(directory / "out")
+    extract_features(directory / "data", directory / "out", NumberEncoder())
+
+
+def write_tasks(directory: Path) -> None:
+    from perception_encoder.video_dataset.annotation.label_studio import export_tasks
+    from perception_encoder.video_dataset.annotation.project import AnnotationProject
+
+    write_project(directory)
+    project = AnnotationProject(directory)
+    export_tasks(project, directory / "tasks.json")
+    project.close()
+
+
+def import_tasks(directory: Path) -> None:
+    from perception_encoder.video_dataset.annotation import label_studio
+    from perception_encoder.video_dataset.annotation.project import AnnotationProject
+
+    project = AnnotationProject(directory)
+    try:
+        label_studio.import_tasks(project, directory / "tasks.json")
+    finally:
+        project.close()
+
+
+CAPTION: Any = {"path": "a", "start": None, "end": 1.5, "caption": "x", "finished": True, "model": "m", "prompt": "p"}
+
+
+def write_written_captions(directory: Path) -> None:
+    from perception_encoder.inference.conversation.captions import CaptionFile, CaptionRow
+
+    file = CaptionFile(directory / "captions.jsonl", "m", "p")
+    file.add([CaptionRow(**CAPTION, id=name) for name in "ab"])
+
+
+def read_written_captions(directory: Path) -> None:
+    from perception_encoder.inference.conversation.captions import CaptionFile
+    from perception_encoder.inference.listing import Item
+
+    file = CaptionFile(directory / "captions.jsonl", "m", "p")
+    list(file.missing([Item("a", "a")]))
+
+
+def write_layout(layout: str) -> Callable[[Path], object]:
+    def write(directory: Path) -> None:
+        from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
+        from tests.models.small import small_clip
+
+        model = small_clip()
+        model.name = "PE-Core-N16-128"
+        write_layout_directory(model, directory / "model", layout)
+
+    return write
+
+
+def load_timm(directory: Path) -> None:
+    from perception_encoder.models.external.timm_models import TimmModel
+
+    model = TimmModel(f"timm:local-dir:{directory / 'model'}", f"local-dir:{directory / 'model'}")
+    model.encoder("crop").encode_images([Image.new("RGB", (20, 20))])
+
+
+def load_decoder(directory: Path) -> None:
+    from perception_encoder.language_alignment.text import decoder
+
+    decoder.load_decoder(directory)
+
+
+def write_decoder(directory: Path) -> None:
+    from tests.language_models import write_tiny_decoder
+
+    write_tiny_decoder(directory)
+
+
+def write_perception_lm(directory: Path) -> None:
+    from tests.language_alignment.test_perception_lm import perception_lm
+    from tests.language_models import byte_tokenizer
+
+    perception_lm().save_pretrained(directory / "plm")
+    byte_tokenizer().save_pretrained(directory / "plm")
+
+
+def load_perception_lm(directory: Path) -> None:
+    from perception_encoder.language_alignment.load import load_language_model
+
+    load_language_model(directory / "plm", "cpu", torch.float32)
+
+
+def write_language(directory: Path) -> None:
+    from perception_encoder.language_alignment.weights import build_language_model, write_language_model
+    from tests.language_alignment.test_weights import parts
+
+    own = parts(directory)
+    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
+    write_language_model(directory / "model.safetensors", own, model, vision=False, decoder=False)
+
+
+def load_language(directory: Path) -> None:
+    from perception_encoder.language_alignment.load import load_language_model
+
+    load_language_model(directory / "model.safetensors", "cpu", torch.float32)
+
+
+def write_depths(directory: Path) -> None:
+    from perception_encoder.formats.shards import write_members
+    from tests.evaluation.layers import png
+
+    depth = png(np.full((10, 12), 1500, np.uint16))
+    members = [
+        (f"a/{n}.{kind}", image_bytes(n) if kind == "png" else depth) for n in range(3) for kind in ("png", "depth.png")
+    ]
+    for split in ("train", "test"):
+        write_members(directory / f"{split}.tar", members)
+
+
+def read_depths(directory: Path) -> None:
+    from perception_encoder.datasets.rgbd import read_depth_splits
+
+    for part in read_depth_splits(directory):
+        for index in range(len(part.keys)):
+            part.depth(index)
+
+
+def write_choice(directory: Path) -> None:
+    (directory / "perception-encoder").mkdir()
+    (directory / "perception-encoder" / "config.json").write_text('{"model": "builtin"}')
+
+
+def read_choice(directory: Path) -> None:
+    from perception_encoder.cli.default_model import default_model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(directory))
+        default_model()
+
+
+def write_shard_index(directory: Path) -> None:
+    write_shard(directory)
+    read_shard_index(directory)
+
+
+def read_shard_index(directory: Path) -> None:
+    from perception_encoder.data.shard_index import load_table
+
+    load_table.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
+        stream_shard(directory)
+
+
+def sweep(directory: Path) -> None:
+    from perception_encoder.evaluation.feature_cache import FeatureCache
+    from perception_encoder.layer_analysis.recommendation import recommend
+    from perception_encoder.layer_analysis.sweep import run_sweep
+    from tests.layer_analysis.toys import LightnessTask, ToyEncoder
+
+    task = LightnessTask(broken=(3,))
+    for curve in run_sweep(ToyEncoder(), [task], FeatureCache(directory=directory), [2]).curves:
+        recommend(curve).text()
+
+
+def write_words(directory: Path) -> None:
+    (directory / "labels.txt").write_text("cat\ndog\n")
+    (directory / "prompt.txt").write_text("Describe $title in one sentence.\n")
+    (directory / "clip.info.json").write_text('{"title": "A cup", "tags": ["red", "cup"], "description": "x"}')
+
+
+def read_words(directory: Path) -> None:
+    from perception_encoder.evaluation.classification.labels import read_labels
+    from perception_encoder.video_data_engine.prompts import load_prompt
+    from perception_encoder.video_data_engine.videos.metadata import read_metadata_fields
+
+    read_labels(f"@{directory / 'labels.txt'}")
+    load_prompt(str(directory / "prompt.txt"))
+    read_metadata_fields(directory / "clip.info.json", {}, "text")
+
+
+def write_open_clip(directory: Path) -> None:
+    import open_clip
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8}
+    text = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
+    model = open_clip.CLIP(8, open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text))
+    (directory / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3}})
+    )
+    save_file(model.state_dict(), directory / "open_clip_model.safetensors")
+
+
+def load_open_clip(directory: Path) -> None:
+    from perception_encoder.models.external.open_clip_models import OpenClipModel
+
+    model = OpenClipModel(f"open_clip:local-dir:{directory}", f"local-dir:{directory}").encoder("squash")
+    model.encode_images([Image.new("RGB", (20, 20))])
+    model.encode_texts(["a cup"])
+
+
+def write_transformers(directory: Path) -> None:
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(**sizes, image_size=16, patch_size=8)).save_pretrained(directory / "vit")
+    ViTImageProcessor().save_pretrained(directory / "vit")
+
+
+def load_transformers(directory: Path) -> None:
+    from perception_encoder.inference.open_model import load_layer_encoder
+
+    load_layer_encoder(f"hf:{directory / 'vit'}", "cpu").encode_layers([Image.new("RGB", (20, 20))], [0], (16, 16))
+
+
+def write_gguf(directory: Path) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(str(directory / "tiny.gguf"), "llama")
+    for name, value in {
+        "block_count": 1,
+        "context_length": 32,
+        "embedding_length": 8,
+        "feed_forward_length": 8,
+    }.items():
+        getattr(writer, f"add_{name}")(value)
+    writer.add_head_count(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    words = ["<unk>", "<s>", "</s>", "a", "b", "ab"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_types([1] * len(words))
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template("{{ messages[0].content }}")
+    square = {"attn_q": (8, 8), "attn_k": (8, 8), "attn_v": (8, 8), "attn_output": (8, 8)}
+    wide = {"ffn_gate": (8, 8), "ffn_up": (8, 8), "ffn_down": (8, 8), "attn_norm": (8,), "ffn_norm": (8,)}
+    tensors = {f"blk.0.{name}": shape for name, shape in {**square, **wide}.items()}
+    for name, shape in {**tensors, "token_embd": (6, 8), "output_norm": (8,), "output": (6, 8)}.items():
+        writer.add_tensor(f"{name}.weight", np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def load_gguf(directory: Path) -> None:
+    from perception_encoder.language_alignment.text.decoder import load_decoder
+
+    load_decoder(directory / "tiny.gguf")
+
+
+FORMATS: dict[str, Format] = {
+    "embeddings, Parquet": Format(embed_parquet, read_vectors("out.parquet")),
+    "embeddings, clip-retrieval": Format(lambda path: embed_parquet(path, "out"), read_vectors("out")),
+    "embeddings, Lance": Format(
+        lambda path: embed_parquet(path, "out.lance"), read_vectors("out.lance"), needs=("lancedb",)
+    ),
+    "embeddings, unfinished": Format(unfinished, resume_embedding, "*.*"),
+    "index": Format(write_index, read_index, "photos/.pe-index/**/*", needs=("lancedb",), few=True),
+    "weights, safetensors": Format(write_weights("a.safetensors"), load_weights("a.safetensors"), few=True),
+    "weights, pt": Format(write_weights("a.pt"), load_weights("a.pt"), few=True),
+    "checkpoint of a run": Format(write_run, resume_run, few=True),
+    "metrics of a run": Format(
+        write_metrics, resume_metrics, "metrics.jsonl", needs=("tensorboard",), broken="rows of other types"
+    ),
+    "head": Format(write_head, load_head, broken="values in a head's description"),
+    "masks of a teacher": Format(write_masks, read_masks, broken="settings of other types"),
+    "features of conversations": Format(write_features, read_features, broken="rows of other types"),
+    "features of layers": Format(write_layers, read_layers, "*.*"),
+    "scores of layers": Format(sweep, sweep, "scores/*"),
+    "result of an evaluation": Format(write_result, read_result),
+    "engine": Format(write_engine, read_engine, broken="values of other types"),
+    "annotation project": Format(write_project, use_project, "*.sqlite", broken="tables without rows or columns"),
+    "tasks of Label Studio": Format(write_tasks, import_tasks, "*.json"),
+    "videos": Format(write_videos, read_videos),
+    "features of videos": Format(write_video_features, read_video_features, "out/*"),
+    "scores of videos": Format(write_scores, read_scores),
+    "shard": Format(write_shard, stream_shard),
+    "table of a shard": Format(write_shard_index, read_shard_index, "cache/**/*.parquet"),
+    "labelled shard": Format(write_labelled, read_labelled),
+    "images and depths": Format(write_depths, read_depths),
+    **{
+        f"conversations, {name}": Format(write_conversations(name), read_conversations(name), name)
+        for name in ("a.jsonl", "a.json", "a.csv", "train.parquet", "train.tar")
+    },
+    **{
+        f"captions, {name}": Format(write_captions(name), read_captions(name), name)
+        for name in ("a.csv", "a.tsv", "a.jsonl", "a.parquet")
+    },
+    "captions that a model wrote": Format(write_written_captions, read_written_captions),
+    "PDF": Format(write_pdf, read_pdf, needs=("pypdfium2",)),
+    "images and videos": Format(write_media, read_media),
+    "directory of timm": Format(write_layout("timm"), load_timm, needs=("timm",)),
+    "language model of transformers": Format(write_decoder, load_decoder, needs=("transformers",)),
+    "Perception-LM": Format(write_perception_lm, load_perception_lm, needs=("transformers", "timm")),
+    "directory of open_clip": Format(write_open_clip, load_open_clip, needs=("open_clip",)),
+    "directory of transformers": Format(write_transformers, load_transformers, needs=("transformers",)),
+    "GGUF": Format(write_gguf, load_gguf, needs=("transformers", "gguf", "accelerate"), broken="any damage"),
+    "language model": Format(
+        write_language,
+        load_language,
+        "model.safetensors",
+        needs=("transformers",),
+        few=True,
+        broken="values of another type",
+    ),
+    "words": Format(write_words, read_words),
+    "chosen model": Format(write_choice, read_choice),
+}
+
+
+def annotations() -> Iterator[tuple[str, Format]]:
+    def add(name: str, content: bytes, read: Callable[[Path], object]) -> Format:
+        files = name.replace(".json", ".tar") if name == "val.json" else "*.tar" if name == "objects.json" else name
+        needs = ("faster_coco_eval",) if name == "annotations.json" else ()
+        return Format(lambda path: annotation_files.prepare(path, name, content), read, files, needs)
+
+    for kind, (name, value, read) in annotation_files.JSON.items():
+        yield f"annotations, {kind}", add(name, annotation_files.encoded(name, value), read)
+    for kind, (name, text, read) in annotation_files.TEXT.items():
+        yield f"text, {kind}", add(name, text.encode(), read)
+
+
+FORMATS |= dict(annotations())
+
+
+# ---- the test
+
+
+def problem(error: BaseException, path: Path, root: Path) -> str | None:
+    """What is wrong with an error over a damaged file, if anything."""
+    if not isinstance(error, PerceptionEncoderError):
+        frames = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if "perception_encoder" in frame.filename
+        ]
+        last = frames[-1] if frames else None
+        where = f"{Path(last.filename).name}:{last.lineno}" if last else "?"
+        return f"{type(error).__name__} at {where}: {str(error)[:150]}"
+    first, *more = str(error).split("\n")
+    if any(not line.startswith("  ") for line in more):
+        return f"more than one line: {str(error)[:300]}"
+    relative = path.relative_to(root)
+    names = {root.name, relative.name, relative.stem, *relative.parts[:-1]}
+    if not any(name in str(error) for name in names) and not isinstance(error, InputError):
+        return f"does not name {relative}: {type(error).__name__}: {first[:200]}"
+    return None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.xfail(reason=each.broken, raises=AssertionError)] * bool(each.broken))
+        for name, each in FORMATS.items()
+    ],
+)
+def test_damaged_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = FORMATS[name]
+    for module in known.needs:
+        pytest.importorskip(module)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    good, root = tmp_path / "good", tmp_path / "example"
+    good.mkdir()
+    known.write(good)
+    files = sorted(path.relative_to(good) for path in good.rglob(known.files) if path.is_file())
+    assert files, known.files
+    copy_tree(good, root)
+    known.read(root)
+    problems = {}
+    for number in range(INPUTS // 2 if known.few else INPUTS):
+        draw = random.Random(f"{name} {number}")
+        copy_tree(good, root)
+        path = root / draw.choice(files)
+        kind = damage(path, draw, number)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                known.read(root)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic of another library is one, too
+            if found := problem(error, path, root):
+                problems[f"{number} {path.relative_to(root)} {kind}"] = found
+    assert not problems, f"{len(problems)} of {INPUTS}:\n" + "\n".join(f"{k}: {v}" for k, v in problems.items())
