@@ -26,15 +26,21 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def timm_pair(name: str, depth: int | None = None) -> tuple[VisionTransformer, nn.Module]:
-    """Our vision tower and timm's, of the same weights (in the same memory); of `depth` blocks where that is given."""
+def timm_pair(
+    name: str, depth: int | None = None, image_size: int | None = None
+) -> tuple[VisionTransformer, nn.Module]:
+    """Our vision tower and timm's with the same weights (in the same memory), by default at the model's own size."""
     entry = find_model(name)
-    config = replace(entry.vision, depth=depth or entry.vision.depth)
+    config = replace(
+        entry.vision, depth=depth or entry.vision.depth, image_size=image_size or entry.vision.image_size
+    )
+    grid = config.image_size // config.patch_size
+    sizes = {"img_size": config.image_size, "ref_feat_shape": (grid, grid)}  # timm scales RoPE at any other grid
     with torch.device("meta"):
         ours = VisionTransformer(config, name)
-        theirs = timm.create_model(entry.timm, **({"depth": depth} if depth else {}))
+        theirs = timm.create_model(entry.timm, depth=config.depth, **sizes)
     theirs.load_state_dict(from_published(fill(ours), config, "timm"), assign=True)
-    theirs.rope = timm.create_model(entry.timm, depth=1).rope  # tables that no checkpoint holds
+    theirs.rope = timm.create_model(entry.timm, depth=1, **sizes).rope  # tables that no checkpoint holds
     return ours, theirs.requires_grad_().eval()
 
 
