@@ -263,7 +263,7 @@ def dependencies() -> tuple[set[str], set[str]]:
 
 def test_optional_dependencies_are_declared_and_imported_late() -> None:
     base, extras = dependencies()
-    for path, (module, deferred) in ((path, found) for path in SOURCES for found in imports(path)):
+    for path, (module, deferred) in ((source, found) for source in SOURCES for found in imports(source)):
         head = module.partition(".")[0]
         if head == NAME or head in sys.stdlib_module_names:
             continue
@@ -285,7 +285,7 @@ def test_only_the_command_line_prints() -> None:
 
 
 def test_loading_is_strict_and_runs_no_code() -> None:
-    for path, (name, call) in ((path, found) for path in SOURCES for found in calls(path)):
+    for path, (name, call) in ((source, found) for source in SOURCES for found in calls(source)):
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         if name.endswith("load_state_dict"):
             assert keywords.get("strict") != "False", path

@@ -117,9 +117,8 @@ def test_indices_may_be_a_tensor(shallow: tuple[VisionTransformer, nn.Module, Te
 @torch.no_grad()
 def test_forward_intermediates_is_timms_features_only(shallow: tuple[VisionTransformer, nn.Module, Tensor]) -> None:
     ours, theirs, x = shallow
-    features = timm.create_model(
-        "vit_pe_core_tiny_patch16_384", img_size=64, ref_feat_shape=(4, 4), depth=5, features_only=True, out_indices=(1, 3)
-    ).eval()
+    sizes = {"img_size": 64, "ref_feat_shape": (4, 4), "depth": 5}
+    features = timm.create_model("vit_pe_core_tiny_patch16_384", features_only=True, out_indices=(1, 3), **sizes).eval()
     states = theirs.state_dict()
     features.model.load_state_dict({name: states[name] for name in features.model.state_dict()})
     mine = ours.forward_intermediates(x, [1, 3], intermediates_only=True)
