@@ -69,12 +69,22 @@ RECIPES: dict[str, str] = {
     "distill_t16": "PE-Core-G into PE-Core-T: 4.4 billion pairs",
     "distill_builtin": "a model, --set teacher=…, into the built-in one",
     "finetune": "weights, --set initial=…, on your own pairs",
-    "language_g14_warmup": "PE-Lang-G, stage 1: the projector, 4 million pairs",
-    "language_l14_warmup": "PE-Lang-L, stage 1: the projector, 4 million pairs",
-    "language_g14": "PE-Lang-G, stage 2: everything, 72 million conversations",
-    "language_l14": "PE-Lang-L, stage 2: everything, 72 million conversations",
-    "language_g14_frozen": "PE-Core-G, the benchmark of a frozen encoder",
-    "language_l14_frozen": "PE-Core-L, the benchmark of a frozen encoder",
+    "language_g14_warmup": "PLM, stage 1, on PE-Core-G: the projector, 4 million samples",
+    "language_l14_warmup": "PLM, stage 1, on PE-Core-L: the projector, 4 million samples",
+    "language_g14": "PE-Lang-G with tiles (PLM, stage 2): everything, 72 million samples",
+    "language_l14": "PE-Lang-L with tiles (PLM, stage 2): everything, 72 million samples",
+    "language_g14_untiled": "PE-Lang-G without tiles: everything, 72 million samples",
+    "language_l14_untiled": "PE-Lang-L without tiles: everything, 72 million samples",
+    "language_g14_stage3": "PLM, stage 3, on PE-Lang-G: 36 tiles, 32 frames, 22 million samples",
+    "language_l14_stage3": "PLM, stage 3, on PE-Lang-L: 36 tiles, 32 frames, 22 million samples",
+    "language_g14_frozen_llama_warmup": "PE-Core-G, frozen, Llama-3.1-8B: the projector, 1 million samples",
+    "language_l14_frozen_llama_warmup": "PE-Core-L, frozen, Llama-3.1-8B: the projector, 1 million samples",
+    "language_g14_frozen_llama": "PE-Core-G, frozen, Llama-3.1-8B: the benchmark, 3 million samples",
+    "language_l14_frozen_llama": "PE-Core-L, frozen, Llama-3.1-8B: the benchmark, 3 million samples",
+    "language_g14_frozen_qwen_warmup": "PE-Core-G, frozen, Qwen2.5-7B: the projector, 1 million samples",
+    "language_l14_frozen_qwen_warmup": "PE-Core-L, frozen, Qwen2.5-7B: the projector, 1 million samples",
+    "language_g14_frozen_qwen": "PE-Core-G, frozen, Qwen2.5-7B: the benchmark, 3 million samples",
+    "language_l14_frozen_qwen": "PE-Core-L, frozen, Qwen2.5-7B: the benchmark, 3 million samples",
     "language_own": "PE-Core-L and SmolLM2-1.7B by LoRA on your own questions",
     "language_builtin": "the built-in language model: two hours on 2 cores",
     "spatial_g14": "PE-Spatial-G: PE-Core-G, its own layer 41 and SAM 2.1, 300 million images",
@@ -114,7 +124,10 @@ def find_recipe(name: str) -> TrainingConfig:
         alignment,
         builtin_alignment,
         frozen,
+        frozen_warmup,
         own_questions,
+        third_stage,
+        untiled,
         warmup,
     )
     from perception_encoder.pretraining.builtin.recipe import builtin, builtin_second
@@ -162,8 +175,14 @@ def find_recipe(name: str) -> TrainingConfig:
             return alignment(size)
         case ["language", size, "warmup"]:
             return warmup(size)
-        case ["language", size, "frozen"]:
-            return frozen(size)
+        case ["language", size, "untiled"]:
+            return untiled(size)
+        case ["language", size, "stage3"]:
+            return third_stage(size)
+        case ["language", size, "frozen", decoder]:
+            return frozen(size, decoder)
+        case ["language", size, "frozen", decoder, "warmup"]:
+            return frozen_warmup(size, decoder)
     raise AssertionError(f"{name} has no configuration")
 
 

@@ -61,9 +61,9 @@ def tiny_decoder(context: int | None = None) -> Decoder:
     return make_decoder("tiny", tiny_llama(), byte_tokenizer(), context)
 
 
-def write_tiny_decoder(directory: Path) -> Path:
+def write_tiny_decoder(directory: Path, context: int = 512) -> Path:
     """Write the tiny Llama in transformers' layout."""
-    tiny_llama().save_pretrained(directory)
+    tiny_llama(context=context).save_pretrained(directory)
     byte_tokenizer().save_pretrained(directory)
     return directory
 

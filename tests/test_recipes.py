@@ -60,6 +60,7 @@ def chain(name: str) -> list[str]:
     before = find_recipe(match[1])
     model = "model" if match[2] == "model" else "encoder"
     assert getattr(before, model) == getattr(config, model) and not (before.half and not config.half)
+    assert getattr(before, "decoder", None) == getattr(config, "decoder", None)
     return [*chain(match[1]), name]
 
 

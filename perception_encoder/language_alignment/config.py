@@ -35,20 +35,20 @@ class LanguageConfig(TrainingConfig):
     training_context: int | None = None
     """Most tokens of a conversation that is trained on, if they are fewer than `context`."""
     chat_template: str | None = None
-    """A Jinja template, by default the language model's own."""
+    """A Jinja template, by default that of `initial`, else the language model's own."""
     initial: str | None = None
     """A file that an earlier stage wrote; its encoder and layer are taken, and its projector and language model if
     `decoder` is the same."""
     image_size: int | None = None
-    """Side of an image, tile or frame, in pixels; by default the encoder's own."""
+    """Side of an image, tile or frame, in pixels; by default that of `initial`, else the encoder's own."""
     tiles: int = 0
     """Most tiles of an image beside its thumbnail; 0 for the thumbnail alone."""
     frames: int = 8
     """Frames of a video."""
-    pool: int = 2
-    """Tokens along a side that are averaged into one, after the projector."""
-    linear: bool = False
-    """A linear projector instead of two layers."""
+    pool: int | None = None
+    """Tokens along a side that are averaged into one, after the projector; by default that of `initial`, else 2."""
+    linear: bool | None = None
+    """A linear projector instead of two layers; by default that of `initial`, else two layers."""
     train_vision: bool = False
     train_decoder: bool = False
     """Train the whole language model, or with `lora` its adapters."""
@@ -88,8 +88,8 @@ class LanguageConfig(TrainingConfig):
             decoder=self.decoder,
             context=self.context,
             chat_template=self.chat_template,
-            pool=self.pool,
-            linear=self.linear,
+            pool=self.pool or 2,
+            linear=bool(self.linear),
             lora=self.lora,
             media=MediaConfig(image_size=size, tiles=self.tiles),
         )

@@ -96,6 +96,12 @@ SHAPES = {
     "meta-llama/Llama-3.2-3B-Instruct": DecoderShape(
         hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24,
         num_key_value_heads=8, head_dim=128, vocab_size=128256, tied=True),
+    "meta-llama/Llama-3.1-8B-Instruct": DecoderShape(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=128, vocab_size=128256, tied=False),
+    "Qwen/Qwen2.5-7B-Instruct": DecoderShape(
+        hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+        num_key_value_heads=4, head_dim=128, vocab_size=152064, tied=False),
     FRESH: DecoderShape(
         hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=WIDTH // 64,
         num_key_value_heads=WIDTH // 64, head_dim=64, vocab_size=TOKENS, tied=True),
@@ -160,9 +166,9 @@ def plan_language(config: LanguageConfig, cluster: Cluster) -> TrainingPlan:
         executed=samples * executed,
         memory=_memory(config, vision, decoder, cluster.devices),
     )
-    assumed = f"each conversation has one image of {images} tiles and fills {tokens:,} tokens, all with a loss"
+    assumed = f"each conversation has one image of {images} tiles and {tokens:,} tokens in all, each with a loss"
     return TrainingPlan(
-        parameters=vision.parameters + decoder.parameters + _projector(vision, decoder, config.linear),
+        parameters=vision.parameters + decoder.parameters + _projector(vision, decoder, bool(config.linear)),
         stages=(stage,),
         cluster=cluster,
         assumed=assumed,
@@ -221,9 +227,14 @@ def _images(config: LanguageConfig) -> int:
 
 
 def _tokens(config: LanguageConfig, vision: VisionConfig) -> int:
-    """Tokens of a conversation: the context, or all of its images and as much text again."""
-    of_images = _images(config) * max(1, vision.grid // config.pool) ** 2
-    return config.context or 2 * of_images
+    """Tokens of a conversation: an image with its tiles, and the text that the largest image or video leaves room for.
+
+    Without a limit there is as much text as image.
+    """
+    each = max(1, vision.grid // (config.pool or 2)) ** 2
+    images, context = each * _images(config), config.training_context or config.context
+    largest = each * max(_images(config), config.frames)
+    return images + (images if context is None else max(1, context - largest))
 
 
 def _projector(vision: VisionConfig, decoder: DecoderShape, linear: bool) -> int:
@@ -234,7 +245,7 @@ def _projector(vision: VisionConfig, decoder: DecoderShape, linear: bool) -> int
 def _memory(config: LanguageConfig, vision: VisionConfig, decoder: DecoderShape, devices: int) -> dict[str, float]:
     """Bytes that a step holds on a device, by what they are, each at its peak; leave a tenth free."""
     share = 1 / devices if config.parallel.kind == "fsdp" else 1.0
-    projector = _projector(vision, decoder, config.linear)
+    projector = _projector(vision, decoder, bool(config.linear))
     adapters = 0 if config.lora is None else decoder.adapters(config.lora)
     trained = projector + adapters
     trained += vision.parameters if config.train_vision else 0

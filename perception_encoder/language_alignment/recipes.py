@@ -1,4 +1,4 @@
-"""Recipes of language alignment: the paper's stages, the benchmark of frozen encoders, own questions, the built-in."""
+"""Recipes of language alignment: PLM's three stages, the benchmark of frozen encoders, own questions, the built-in."""
 
 from __future__ import annotations
 
@@ -16,34 +16,54 @@ from perception_encoder.train.validation import ValidationConfig
 LAYERS = {"g14": ("PE-Core-G14-448", 46), "l14": ("PE-Core-L14-336", 22)}
 """The encoder of each size and the layer that is read, 0-based: 47 of 50 for G, 23 of 24 for L."""
 DECODER = "meta-llama/Llama-3.2-3B-Instruct"
-WARMUP = "runs/language_{size}_warmup/language.safetensors"
+BENCHMARK_DECODERS = {"llama": "meta-llama/Llama-3.1-8B-Instruct", "qwen": "Qwen/Qwen2.5-7B-Instruct"}
+"""The benchmark's language models by what its recipes call them."""
+
+
+def adamw(lr: float, weight_decay: float = 0.01) -> OptimizerConfig:
+    """AdamW; the weight decay is PLM-1B's and 3B's, 0.05 that of PLM-8B."""
+    return OptimizerConfig(name="adamw", lr=lr, weight_decay=weight_decay)
+
+
+def _weights(recipe: str) -> str:
+    """The file that `pe train RECIPE` writes."""
+    return f"runs/{recipe}/language.safetensors"
 
 
 def warmup(size: str) -> LanguageConfig:
-    """The warm-up of PE-Lang ("g14", "l14"): the projector alone, a million image-text pairs."""
+    """PLM's stage 1 ("g14", "l14"): the projector alone, on 4.1 million samples (8,000 steps of 512).
+
+    The paper's text has a million image-text pairs, so they are seen four times. A video gives one frame: eight, as in
+    the released configuration, would take 8,192 of 1,280 tokens.
+    """
     encoder, layer = LAYERS[size]
     return LanguageConfig(
         encoder=encoder,
         layer=layer,
         image_size=448,
         decoder=DECODER,
-        context=1280,
+        context=1_280,
         pool=1,
         tiles=1,
+        frames=1,
         steps=8_000,
         batch_size=512,
         warmup=20,
-        optimizer=OptimizerConfig(name="adamw", lr=1e-4),
+        optimizer=adamw(1e-4),
         parallel=ParallelConfig(kind="fsdp", checkpointing=True),
         checkpoint_every=1_000,
     )
 
 
 def alignment(size: str) -> LanguageConfig:
-    """The alignment of PE-Lang: everything trains, with LayerScale and DropPath on the encoder; 70 million samples."""
+    """PLM's stage 2, PE-Lang with tiles: everything trains, with LayerScale and DropPath on the encoder.
+
+    71.7 million samples (35,000 steps of 2,048). For PLM-1B and 8B give each stage its `decoder`, and 8B
+    `optimizer.weight_decay=0.05`.
+    """
     return dataclasses.replace(
         warmup(size),
-        initial=WARMUP.format(size=size),
+        initial=_weights(f"language_{size}_warmup"),
         context=6_144,
         pool=2,
         tiles=16,
@@ -55,34 +75,77 @@ def alignment(size: str) -> LanguageConfig:
         steps=35_000,
         batch_size=2_048,
         warmup=120,
-        optimizer=OptimizerConfig(name="adamw", lr=4e-5),
+        optimizer=adamw(4e-5),
     )
 
 
-def frozen(size: str) -> LanguageConfig:
-    """The benchmark of a frozen encoder (appendix B.2): projector and language model, 2.6 million samples, no pooling.
+def untiled(size: str) -> LanguageConfig:
+    """PE-Lang without tiles, as published beside the one with tiles: stage 2 with each image as one square of 448 px.
 
-    It begins with the projector of `language_SIZE_warmup --set batch_size=128 --set warmup=120`.
+    71.7 million samples, as in stage 2; the paper gives no settings of its own for it.
+    """
+    return dataclasses.replace(alignment(size), tiles=1)
+
+
+def third_stage(size: str) -> LanguageConfig:
+    """PLM's stage 3: everything trains on, with 36 tiles and 32 frames; 21.5 million samples (21,000 steps of 1,024).
+
+    PLM-8B has `optimizer.lr=1e-5`.
     """
     return dataclasses.replace(
+        alignment(size),
+        initial=_weights(f"language_{size}"),
+        context=11_520,
+        tiles=36,
+        frames=32,
+        steps=21_000,
+        batch_size=1_024,
+    )
+
+
+def frozen_warmup(size: str, decoder: str) -> LanguageConfig:
+    """The warm-up of `frozen`: the projector alone, on 1.02 million samples (8,000 steps of 128)."""
+    return dataclasses.replace(
         warmup(size),
-        initial=WARMUP.format(size=size),
-        context=2_048,
+        decoder=BENCHMARK_DECODERS[decoder],
+        batch_size=128,
+        warmup=120,
+        optimizer=adamw(1e-4, weight_decay=0.05),
+    )
+
+
+def frozen(size: str, decoder: str) -> LanguageConfig:
+    """The benchmark of a frozen encoder (appendix B.2) with a `decoder`, "llama" or "qwen": it and the projector train.
+
+    3.2 million samples (12,500 steps of 256); the paper has 2.6 million, so some are seen twice. No pooling, no tiles;
+    2,048 tokens of text beside a video's 8 frames of 1,024. Another encoder: give both recipes its `encoder` and
+    `layer`, -1 for a PE-Lang.
+    """
+    return dataclasses.replace(
+        frozen_warmup(size, decoder),
+        initial=_weights(f"language_{size}_frozen_{decoder}_warmup"),
+        context=10_240,
+        frames=8,
         train_decoder=True,
         steps=12_500,
         batch_size=256,
         warmup=300,
-        optimizer=OptimizerConfig(name="adamw", lr=1e-5),
+        optimizer=adamw(1e-5, weight_decay=0.05),
     )
 
 
 def own_questions() -> LanguageConfig:
-    """One's own questions and answers on one GPU: a PE encoder, any language model, LoRA."""
+    """Your own questions and answers on one GPU: a PE encoder, any language model, LoRA.
+
+    4,000 samples (500 steps of 8). The context has 2,048 tokens of text beside a video's 8 frames of 256.
+    """
     return LanguageConfig(
         encoder="PE-Core-L14-336",
         layer=22,
         image_size=448,
         decoder="HuggingFaceTB/SmolLM2-1.7B-Instruct",
+        context=4_096,
+        pool=2,
         tiles=4,
         train_decoder=True,
         lora=DecoderLoRA(),
@@ -98,8 +161,9 @@ def own_questions() -> LanguageConfig:
 def builtin_alignment() -> LanguageConfig:
     """The built-in language model: projector and adapters of SmolLM2-135M, on the features of the aligned encoder.
 
-    It begins with what `python -m experiments.language.words` wrote. Questions are set apart, so that one pass over an
-    image's tokens serves them all, as many as a row of 400 tokens has room for.
+    6,000 samples (1,000 steps of 6), images alone. It begins with what `python -m experiments.language.words` wrote.
+    Questions are set apart, so that one pass over an image's tokens serves them all, as many as a row of 400 tokens has
+    room for; a video gives one frame.
     """
     return LanguageConfig(
         encoder=BUILTIN,
@@ -107,6 +171,7 @@ def builtin_alignment() -> LanguageConfig:
         training_context=400,
         image_size=224,
         pool=1,
+        frames=1,
         initial="runs/language_builtin_words/language.safetensors",
         train_decoder=True,
         lora=DecoderLoRA(rank=8, alpha=16),
@@ -132,7 +197,7 @@ def debug_language(config: LanguageConfig) -> LanguageConfig:
         context=512,
         initial=None,
         tiles=min(config.tiles, 2),
-        frames=2,
+        frames=min(config.frames, 2),
         lora=lora,
         steps=4,
     )

@@ -22,7 +22,7 @@ from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.media import media_pixels
 from perception_encoder.language_alignment.plan import LanguageCost, shape_of
 from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageAlignmentTask
-from perception_encoder.language_alignment.text.adapters import add_decoder_adapters
+from perception_encoder.language_alignment.text.adapters import add_decoder_adapters, merge_decoder_adapters
 from perception_encoder.language_alignment.text.fresh_decoder import FRESH, write_fresh_decoder
 from perception_encoder.language_alignment.weights import (
     Parts,
@@ -165,13 +165,14 @@ class LanguageTrainee:
                 tower = {name: getattr(earlier, name) for name in ("encoder", "layer", "layer_scale")}
                 earlier = dataclasses.replace(self.parts, lora=None, **tower)
                 state = {name: value for name, value in state.items() if name.startswith("vision.")}
-            self.parts = _continued(self.parts, earlier, config)
-            self.model, self.decoder = build_language_model(
-                dataclasses.replace(earlier, context=config.context), generator
-            )
+            self.parts = _continued(config, self.parts, earlier)
+            before = dataclasses.replace(self.parts, layer_scale=earlier.layer_scale)
+            self.model, self.decoder = build_language_model(before, generator)
             load_trained(initial, earlier, state, self.model)
-            if config.layer_scale is not None and self.model.vision.config.layer_scale is None:
-                self.model.vision.add_layer_scale(config.layer_scale)
+            if self.parts.lora is None:
+                merge_decoder_adapters(self.model.decoder)
+            if self.parts.layer_scale is not None and self.model.vision.config.layer_scale is None:
+                self.model.vision.add_layer_scale(self.parts.layer_scale)
         else:
             self.model, self.decoder = build_language_model(self.parts, generator)
         self.vision_trained = config.train_vision or any(name.startswith("vision.") for name in state)
@@ -194,25 +195,36 @@ class LanguageTrainee:
             model.vision.set_grad_checkpointing(config.parallel.checkpointing)
         if config.parallel.checkpointing:
             decoder: Any = model.decoder
-            decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable = getattr(decoder, "activation_checkpointing_enable", None)  # its name since transformers 5
+            (enable or decoder.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def write(self, path: Path) -> None:
         """Write what was trained."""
         write_language_model(path, self.parts, self.model, self.vision_trained, self.decoder_trained, self.config.half)
 
 
-def _continued(own: Parts, earlier: Parts, config: LanguageConfig) -> Parts:
-    """The parts of a run that goes on from an earlier stage's."""
-    if earlier.lora is not None and own.lora not in (None, earlier.lora):
-        raise ConfigError(f"initial has adapters of {earlier.lora}; they cannot become {own.lora}")
+def _continued(config: LanguageConfig, own: Parts, earlier: Parts) -> Parts:
+    """Return the parts of a run that continues an earlier one: what the configuration gives, else what that one had.
+
+    `own`: the configuration's, with the defaults. Raises ConfigError for what cannot change.
+    """
+    if config.lora is not None and earlier.lora not in (None, config.lora):
+        raise ConfigError(f"initial has adapters of {earlier.lora}; they cannot become {config.lora}")
+    if config.linear not in (None, earlier.linear):
+        kinds = {True: "is linear", False: "has two layers"}
+        raise ConfigError(
+            f"linear is {str(config.linear).lower()}, but the projector of {config.initial} {kinds[earlier.linear]}; "
+            "leave `linear` out, or take another `initial`"
+        )
+    size = config.image_size or earlier.media.image_size
     return dataclasses.replace(
         earlier,
         layer_scale=own.layer_scale if earlier.layer_scale is None else earlier.layer_scale,
         context=own.context,
-        lora=earlier.lora or own.lora,
-        media=dataclasses.replace(
-            own.media, image_size=config.image_size or earlier.media.image_size, tiles=config.tiles
-        ),
+        chat_template=config.chat_template or earlier.chat_template,
+        pool=config.pool or earlier.pool,
+        lora=config.lora if config.train_decoder else earlier.lora,
+        media=dataclasses.replace(own.media, image_size=size),
     )
 
 

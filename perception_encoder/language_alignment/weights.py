@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class Parts:
 
 
 def load_vision(parts: Parts) -> VisionTransformer:
-    """The vision tower, cut at its layer, at the size that images are brought to."""
+    """The vision tower, cut at its layer, its position table resampled to the size that images are brought to."""
     model = load_model(parts.encoder)
     visual = model.visual if isinstance(model, CLIP) else model
     visual.truncate(parts.layer)
@@ -72,6 +73,7 @@ def load_vision(parts: Parts) -> VisionTransformer:
         raise ConfigError(f"image_size is {size}; it must be a multiple of the encoder's patch, {patch}")
     if parts.layer_scale is not None and visual.config.layer_scale is None:
         visual.add_layer_scale(parts.layer_scale)
+    visual.set_image_size(parts.media.image_size)
     return visual
 
 
@@ -121,8 +123,7 @@ def read_tower(path: Path) -> VisionTransformer:
     parts, state = read_trained(path)
     tower = load_vision(parts)
     if own := _under("vision.", state):
-        _load(tower, own, path)
-    tower.set_image_size(parts.media.image_size)
+        _load_tower(tower, own, path)
     tower.name = next((e.name for e in MODELS.values() if e.vision == tower.config), PE_LANG)
     return tower
 
@@ -138,9 +139,10 @@ def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
 
 def load_trained(path: Path, parts: Parts, state: Mapping[str, Tensor], model: PerceptionLanguageModel) -> None:
     """Put what a file holds into a model of its parts, in place; adapters are put in, but not merged."""
-    for name, module in (("vision", model.vision), ("projector", model.projector)):
-        if own := _under(f"{name}.", state):
-            _load(module, own, path)
+    if own := _under("vision.", state):
+        _load_tower(model.vision, own, path)
+    if own := _under("projector.", state):
+        _load(model.projector, own, path)
     if weights := _under("decoder.", state):
         if parts.lora is not None:
             load_adapters(model.decoder, parts.lora, weights)
@@ -156,6 +158,15 @@ def parts_of(fields: dict[str, Any]) -> Parts:
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _load_tower(tower: VisionTransformer, state: Mapping[str, Tensor], path: Path) -> None:
+    """Put weights into a tower, whose image size stays; the position table may be of another size."""
+    size, table = tower.config.image_size, state.get("positional_embedding")
+    if table is not None and len(table) > tower.num_prefix_tokens:
+        tower.set_image_size(math.isqrt(len(table) - tower.num_prefix_tokens) * tower.config.patch_size)
+    _load(tower, state, path)
+    tower.set_image_size(size)
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -21,7 +21,14 @@ from perception_encoder.language_alignment.plan import (
     plan_language,
     shape_of,
 )
-from perception_encoder.language_alignment.recipes import alignment, own_questions, warmup
+from perception_encoder.language_alignment.recipes import (
+    alignment,
+    builtin_alignment,
+    frozen,
+    own_questions,
+    third_stage,
+    warmup,
+)
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.planning.cluster import Cluster
@@ -82,6 +89,18 @@ def test_training_everything_costs_more_than_the_projector_alone() -> None:
     assert second.memory["optimizer"] > 100 * first.memory["optimizer"]
     assert second.parameters == pytest.approx(4.97e9, rel=0.05)
     assert "17 tiles" in second.assumed
+
+
+def test_a_plan_has_the_text_that_the_largest_image_or_video_leaves_room_for() -> None:
+    cluster = Cluster(device=find_device("h100"), devices=1)
+    tokens = {
+        frozen("l14", "llama"): 1_024 + 2_048,  # beside 8 frames of 1,024
+        builtin_alignment(): 400,  # a row is shorter than the context
+        third_stage("l14"): 11_520,
+        dataclasses.replace(own_questions(), context=None): 2 * 5 * 256,
+    }
+    for config, count in tokens.items():
+        assert f"{count:,} tokens in all" in plan_language(config, cluster).assumed
 
 
 def test_own_questions_fit_a_gpu_and_too_small_a_batch_is_refused() -> None:

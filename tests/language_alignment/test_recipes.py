@@ -1,33 +1,136 @@
-"""Recipes of language alignment, against the paper's section 4 and appendix B.2."""
+"""Recipes of language alignment, against the paper's section 4 and appendix B.2 and the released configurations."""
 
 from __future__ import annotations
 
-import pytest
+import json
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.data.conversations import open_conversations
+from perception_encoder.language_alignment import weights
+from perception_encoder.language_alignment.batch import collate
+from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.plan import SHAPES
 from perception_encoder.language_alignment.recipes import (
     LAYERS,
     alignment,
     builtin_alignment,
     debug_language,
     frozen,
+    frozen_warmup,
     own_questions,
+    third_stage,
+    untiled,
     warmup,
 )
-from perception_encoder.models.registry import find_model
+from perception_encoder.language_alignment.run import Examples, LanguageTrainee
+from perception_encoder.models.config import VisionConfig
+from perception_encoder.models.initialization import initialize
+from perception_encoder.models.registry import BUILTIN, find_model
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.recipes import RECIPES, find_recipe
+from tests.clips import clip
+from tests.language_models import write_tiny_decoder
+
+LANGUAGE = [name for name in RECIPES if name.startswith("language_")]
 
 
 @pytest.mark.parametrize("size", LAYERS)
-def test_the_papers_stages(size: str) -> None:
-    first, second, benchmark = warmup(size), alignment(size), frozen(size)
+def test_the_stages_of_the_released_model(size: str) -> None:
+    first, second, third = warmup(size), alignment(size), third_stage(size)
     assert (first.steps, first.batch_size, first.optimizer.lr, first.warmup) == (8_000, 512, 1e-4, 20)
     assert (first.train_vision, first.train_decoder, first.pool, first.context) == (False, False, 1, 1_280)
     assert (second.steps, second.batch_size, second.optimizer.lr, second.warmup) == (35_000, 2_048, 4e-5, 120)
     assert (second.tiles, second.frames, second.pool, second.context) == (16, 16, 2, 6_144)
-    assert (second.layer_scale, second.drop_path) == (0.1, 0.1)
-    assert second.train_vision and second.train_decoder and second.lora is None
-    assert (benchmark.steps, benchmark.batch_size, benchmark.optimizer.lr) == (12_500, 256, 1e-5)
-    assert benchmark.train_decoder and not benchmark.train_vision
-    assert (benchmark.pool, benchmark.context) == (1, 2_048)
+    assert (third.steps, third.batch_size, third.optimizer.lr, third.warmup) == (21_000, 1_024, 4e-5, 120)
+    assert (third.tiles, third.frames, third.pool, third.context) == (36, 32, 2, 11_520)
+    for each in (second, third):
+        assert (each.layer_scale, each.drop_path) == (0.1, 0.1)
+        assert each.train_vision and each.train_decoder and each.lora is None
+    assert {each.optimizer.weight_decay for each in (first, second, third)} == {0.01}
+    assert replace(untiled(size), tiles=16) == second and untiled(size).tiles == 1
+
+
+@pytest.mark.parametrize("decoder", ["llama", "qwen"])
+@pytest.mark.parametrize("size", LAYERS)
+def test_the_benchmark_of_a_frozen_encoder(size: str, decoder: str) -> None:
+    first, second = frozen_warmup(size, decoder), frozen(size, decoder)
+    assert (first.steps, first.batch_size, first.optimizer.lr, first.warmup) == (8_000, 128, 1e-4, 120)
+    assert (second.steps, second.batch_size, second.optimizer.lr, second.warmup) == (12_500, 256, 1e-5, 300)
+    assert not first.train_decoder and second.train_decoder and not first.train_vision and not second.train_vision
+    assert (second.pool, second.tiles, second.frames) == (1, 1, 8)
+    assert second.context == 8 * 1_024 + 2_048, "the text is cut at 2,048 tokens"
+    assert first.decoder == second.decoder
+    billions = {"llama": 8.03, "qwen": 7.62}[decoder]
+    assert SHAPES[second.decoder].parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_decoder(tmp_path_factory.mktemp("decoder"), context=16_384))
+
+
+@pytest.fixture(scope="module")
+def largest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image that fills any budget of tiles, and a video of more frames than any recipe takes."""
+    directory = tmp_path_factory.mktemp("largest")
+    Image.new("RGB", (448, 448), "red").save(directory / "a.png")
+    (directory / "a.mp4").write_bytes(clip(40))
+    rows = [
+        {"image": "a.png", "question": "What?", "answer": "it"},
+        {"video": "a.mp4", "question": "What?", "answer": "it"},
+    ]
+    (directory / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return directory / "train.jsonl"
+
+
+def tiny_tower(patch: int) -> VisionTransformer:
+    config = VisionConfig(
+        image_size=2 * patch, patch_size=patch, width=8, depth=1, heads=1, mlp_width=8, class_token=True,
+        attention_pool=False, final_norm=False,
+    )  # fmt: skip
+    tower = VisionTransformer(config, "tiny")
+    initialize(tower, torch.Generator().manual_seed(0))
+    return tower
+
+
+def trainee_of(config: LanguageConfig, decoder: str, directory: Path) -> LanguageTrainee:
+    """The model of a recipe, in small, after those of the recipes that it begins with."""
+    initial = None
+    if config.initial is not None and (name := Path(config.initial).parent.name) in RECIPES:
+        initial = directory / f"{name}.safetensors"
+        trainee_of(find_recipe(name), decoder, directory).write(initial)
+    return LanguageTrainee(replace(config, decoder=decoder, layer=-1, initial=initial and str(initial)))
+
+
+@pytest.mark.parametrize("name", [name for name in LANGUAGE if "g14" not in name])
+@torch.no_grad()
+def test_the_largest_image_and_video_of_a_recipe_fit_its_context(
+    name: str, tmp_path: Path, decoder: str, largest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = find_recipe(name)
+    patch = 16 if config.encoder == BUILTIN else 14
+    monkeypatch.setattr(weights, "load_model", lambda _: tiny_tower(patch))
+    trainee = trainee_of(config, decoder, tmp_path)
+    examples = Examples(config, trainee, None)
+    made = [examples.example(sample) for sample in open_conversations(largest)]
+    side = config.image_size // patch // config.pool
+    counts = [side**2 * (1 + config.tiles if config.tiles > 1 else 1), side**2 * config.frames]
+    assert [sum(each.prompt.is_image) for each in made] == counts
+    assert all(each.prompt.cut == 0 and each.answer_tokens == len("it") + 1 for each in made)
+    batch = collate(made, 0)
+    assert trainee.aligned.embed(batch.ids, batch.is_image, batch.images).isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in LANGUAGE if "g14" in name])
+def test_both_sizes_differ_in_the_encoder_alone(name: str) -> None:
+    large, own = find_recipe(name.replace("g14", "l14")), find_recipe(name)
+    initial = large.initial and large.initial.replace("l14", "g14")
+    assert replace(large, encoder=LAYERS["g14"][0], layer=LAYERS["g14"][1], initial=initial) == own
 
 
 @pytest.mark.parametrize("size", LAYERS)

@@ -16,13 +16,13 @@ from perception_encoder.language_alignment.feature_file import FeatureFile
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee, align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
-from perception_encoder.language_alignment.weights import read_trained
+from perception_encoder.language_alignment.weights import load_vision, read_tower, read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.train.best import BEST
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.validation import ValidationConfig
 from tests import processes
-from tests.language_models import write_tiny_decoder
+from tests.language_models import TEMPLATE, write_tiny_decoder
 from tests.processes import pe
 from tests.train.toys import Interrupted, interrupt_at
 
@@ -175,6 +175,57 @@ def test_a_later_stage_goes_on_from_an_earlier_one(tmp_path: Path, data: Path, d
     with pytest.raises(ConfigError, match="initial has adapters of"):
         other = config(decoder, initial=str(third), train_decoder=True, lora=DecoderLoRA(rank=3))
         align_language(other, [data], tmp_path / "other")
+
+
+def test_settings_hold_after_initial_and_those_that_are_not_given_are_its_own(
+    tmp_path: Path, data: Path, decoder: str
+) -> None:
+    template = TEMPLATE.replace("<|start|>", "<|start|> ")
+    first = align_language(config(decoder, pool=1, chat_template=template, image_size=64), [data], tmp_path / "first")
+    given = config(decoder, initial=str(first), pool=2, chat_template=TEMPLATE, image_size=96)
+    trainee = LanguageTrainee(given)
+    assert trainee.model.projector.pool == trainee.parts.pool == 2
+    assert trainee.decoder.prompts.template == trainee.parts.chat_template == TEMPLATE
+    assert trainee.model.vision.config.image_size == 96
+    kept = LanguageTrainee(config(decoder, initial=str(first), pool=None, image_size=None))
+    assert kept.model.projector.pool == kept.parts.pool == 1
+    assert kept.decoder.prompts.template == template and kept.parts.media.image_size == 64
+    again = LanguageTrainee(config(decoder, initial=str(align_language(given, [data], tmp_path / "second"))))
+    assert again.model.projector.pool == 1, "pool=1 of `config`"
+    for name, value in weights_of(first).items():
+        if name.startswith("projector."):
+            assert torch.equal(value, kept.model.state_dict()[name].half())
+
+
+def test_the_kind_of_projector_cannot_change_after_initial(tmp_path: Path, data: Path, decoder: str) -> None:
+    first = align_language(config(decoder, linear=True), [data], tmp_path / "first")
+    assert LanguageTrainee(config(decoder, initial=str(first))).parts.linear
+    with pytest.raises(ConfigError, match=r"linear is false, but the projector of .* is linear"):
+        LanguageTrainee(config(decoder, initial=str(first), linear=False))
+
+
+def test_the_whole_language_model_trains_after_adapters(tmp_path: Path, data: Path, decoder: str) -> None:
+    adapted = config(decoder, train_decoder=True, lora=DecoderLoRA(rank=2))
+    first = align_language(adapted, [data], tmp_path / "first")
+    whole = LanguageTrainee(config(decoder, initial=str(first), train_decoder=True))
+    assert whole.parts.lora is None and all(each.requires_grad for each in whole.model.decoder.parameters())
+    image = Image.new("RGB", (40, 40), "red")
+    expected = load_language_model(first, "cpu", torch.float32).generate(
+        [ask("What?", [image])], Sampling(max_tokens=8)
+    )
+    whole.write(tmp_path / "whole.safetensors")
+    model = load_language_model(tmp_path / "whole.safetensors", "cpu", torch.float32)
+    assert model.generate([ask("What?", [image])], Sampling(max_tokens=8)) == expected
+
+
+def test_the_position_table_is_trained_at_the_images_size(tmp_path: Path, data: Path, decoder: str) -> None:
+    own = config(decoder, image_size=64, train_vision=True)
+    table = load_vision(own.parts).positional_embedding
+    assert len(table) == 16 + 1  # 4 x 4 patches of 16 px, and the class token
+    path = align_language(own, [data], tmp_path)
+    assert weights_of(path)["vision.positional_embedding"].shape == table.shape
+    assert read_tower(path).config.image_size == 64
+    assert LanguageTrainee(config(decoder, initial=str(path), image_size=96)).model.vision.config.image_size == 96
 
 
 def test_another_language_model_takes_the_encoder_alone(tmp_path: Path, data: Path, decoder: str) -> None:

@@ -66,7 +66,10 @@ class PromptFormat:
         end = self.context
         if any(prompt.is_image[end:]) or all(label == IGNORED for label in prompt.labels[:end]):
             count = sum(prompt.is_image)
-            raise ConfigError(f"{count} image tokens leave no room for an answer in a context of {self.context}")
+            raise ConfigError(
+                f"{count} image tokens leave no room for an answer in a context of {self.context}; raise `context`, or "
+                "take fewer `tiles` or `frames`"
+            )
         logger.warning("a conversation of %d tokens was cut to %d", len(prompt.ids), end)
         return Prompt(prompt.ids[:end], prompt.labels[:end], prompt.is_image[:end], cut=excess)
 
