@@ -7,18 +7,24 @@ written whole before their line.
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import DataError
+from perception_encoder.formats.entries import is_integer, quoted
 from perception_encoder.formats.shards import read_members, write_members
 from perception_encoder.formats.tables import append_json_lines, read_appended_lines
 from perception_encoder.video_data_engine.record import (
+    FRAME_CAPTIONS,
     FRAMES,
+    PROBE,
     STAGES,
     SUMMARY,
+    VIDEO_CAPTION,
     ClipRecord,
     Outcome,
     StageFailure,
@@ -28,6 +34,9 @@ from perception_encoder.video_data_engine.record import (
 logger = logging.getLogger(__name__)
 
 JOURNAL, FRAMES_DIRECTORY = "journal.jsonl", "frames"
+KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
+"""What a clip's key may be; files are named by it."""
+_REMEDY = "restore a copy, or choose another output"
 
 
 class Journal:
@@ -46,8 +55,14 @@ class Journal:
         for where, line in read_appended_lines(self._path):
             try:
                 self._take(_outcome(line))
-            except (KeyError, TypeError):
-                raise DataError(f"{where} is not a line of the engine's journal") from None
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{where} is not a line of the engine's journal: {error}; {_REMEDY}") from None
+        for key in self.finished:
+            if missing := [stage for stage in STAGES[1:] if stage not in self.results[key]]:
+                raise DataError(f"{self._path} has a summary of {key}, but no {missing[0]}; {_REMEDY}")
+            video = self.results[key][FRAMES]["video"]
+            if PROBE not in self.results.get(video, {}):
+                raise DataError(f"{self._path} has clips of {video}, but no {PROBE}; {_REMEDY}")
 
     def add(self, outcome: Outcome) -> None:
         """Store an outcome; OutputError if that fails, and then the next run does that work again."""
@@ -90,6 +105,73 @@ class Journal:
 
 
 def _outcome(line: dict[str, Any]) -> Outcome:
-    if "value" in line:
-        return StageResult(**line)
-    return StageFailure(**line)
+    """The outcome of a line; ValueError or TypeError says what is wrong with it."""
+    outcome = StageResult(**line) if "value" in line else StageFailure(**line)
+    if not isinstance(outcome.key, str) or not KEY.fullmatch(outcome.key):
+        raise ValueError(f"`key` is {quoted(outcome.key)}; it must be letters, digits, - and _")
+    if outcome.stage not in STAGES:
+        raise ValueError(f"`stage` is {quoted(outcome.stage)}; it must be one of {', '.join(STAGES)}")
+    if not _is_number(outcome.seconds):
+        raise ValueError(f"`seconds` is {quoted(outcome.seconds)}; it must be a number")
+    if isinstance(outcome, StageFailure):
+        _check_fields(vars(outcome), {"source": _is_text, "reason": _is_text, "cause": _is_text})
+    elif not isinstance(outcome.value, dict):
+        raise ValueError(f"`value` is {quoted(outcome.value)}; it must be an object")
+    else:
+        _check_fields(outcome.value, _FIELDS[outcome.stage])
+    return outcome
+
+
+def _check_fields(values: Mapping[str, Any], checks: Mapping[str, Callable[[Any], bool]]) -> None:
+    for name, check in checks.items():
+        if name not in values or not check(values[name]):
+            raise ValueError(f"`{name}` is {quoted(values.get(name))}, which it cannot be")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _is_time(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str) and KEY.fullmatch(value) is not None
+
+
+def _list_of(check: Callable[[Any], bool], least: int = 0) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) >= least and all(map(check, value))
+
+
+def _is_span(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_time, value))
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+_ANSWER: dict[str, Callable[[Any], bool]] = {"text": _is_text, "finished": _is_flag}
+_FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    PROBE: {
+        **dict.fromkeys(("path", "codec", "sha256"), _is_text),
+        **dict.fromkeys(("duration", "fps"), _is_number),
+        **dict.fromkeys(("frames", "width", "height"), is_integer),
+        "metadata": _are_texts,
+        "clips": _list_of(_is_span, 1),
+    },
+    FRAMES: {"video": _is_key, "start": _is_time, "end": _is_time, "times": _list_of(_is_number, 1)},
+    VIDEO_CAPTION: _ANSWER,
+    FRAME_CAPTIONS: {"times": _list_of(_is_number), "captions": _list_of(_is_text), "finished": _is_flag},
+    SUMMARY: _ANSWER,
+}
+"""What later stages and the outputs read of each stage's result."""

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.files import replacing, write_text, writing
-from perception_encoder.formats.shards import json_bytes, write_members
-from perception_encoder.formats.tars import walk_tar
-from perception_encoder.video_data_engine.journal import Journal
+from perception_encoder.formats.shards import json_bytes, split_member, write_members
+from perception_encoder.formats.tars import TarMember, walk_tar
+from perception_encoder.inference.listing import Item
+from perception_encoder.preprocess.media_types import SHARD_VIDEOS
+from perception_encoder.preprocess.source import open_source
+from perception_encoder.video_data_engine.journal import KEY, Journal
 from perception_encoder.video_data_engine.record import FRAME_CAPTIONS, FRAMES, PROBE, SUMMARY, VIDEO_CAPTION
 from perception_encoder.video_data_engine.videos.extract import extract_clip
-from perception_encoder.video_data_engine.videos.listing import restore_item
+from perception_encoder.video_data_engine.videos.probe import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +39,14 @@ def describe_clip(journal: Journal, key: str, models: Mapping[str, Any]) -> dict
     results = journal.results[key]
     frames, captions = results[FRAMES], results[FRAME_CAPTIONS]
     probe = journal.results[frames["video"]][PROBE]
-    start, end = frames["start"], frames["end"]
+    start, end = float(frames["start"] or 0), frames["end"]
     stop = probe["duration"] if end is None else min(end, probe["duration"])
     return {
         "video_id": key,
         "path": probe["path"],
         "start": start,
-        "end": end,
-        "video_duration_in_s": round(stop - (start or 0.0), 6),
+        "end": stop,
+        "video_duration_in_s": round(stop - start, 6),
         "fps": probe["fps"],
         "num_frames": probe["frames"],
         "width": probe["width"],
@@ -68,7 +71,7 @@ def write_captions(out: Path, journal: Journal, models: Mapping[str, Any]) -> Pa
     """Write `OUT/captions.parquet`, a row for each finished clip, by path and time; OutputError if that fails."""
     path = out / CAPTIONS
     rows = [describe_clip(journal, key, models) for key in journal.finished]
-    rows.sort(key=lambda row: (row["path"], row["start"] or 0.0, row["video_id"]))
+    rows.sort(key=lambda row: (row["path"], row["start"], row["video_id"]))
     with (
         writing(path, also=(pa.ArrowException,)),
         replacing(path) as temporary,
@@ -79,47 +82,125 @@ def write_captions(out: Path, journal: Journal, models: Mapping[str, Any]) -> Pa
     return path
 
 
-def write_shards(out: Path, journal: Journal, models: Mapping[str, Any], size: int, whole_only: bool = False) -> int:
+def write_shards(
+    out: Path,
+    journal: Journal,
+    models: Mapping[str, Any],
+    size: int,
+    videos: Mapping[str, Item],
+    whole_only: bool = False,
+) -> int:
     """Write the WebDataset shards that are missing or were not full; return how many there are.
 
-    A sample is `KEY.mp4` (or another suffix), `KEY.json` and `KEY.txt`, the summary. `whole_only`: leave the last
-    shard, if it is not full, for later. A clip whose file has gone is left out, with a warning.
+    A sample is `KEY.mp4` (or another suffix), `KEY.json` and `KEY.txt`, the summary. `videos`: what was listed, by key:
+    only these are read, and only if they are what was captioned; other clips are taken from the shards of an earlier
+    run. A clip that neither has is left out, with a warning. `whole_only`: leave the last shard, if it is not full, for
+    later.
     """
-    count = 0
-    for number, keys in enumerate(_groups(journal.finished, size)):
-        path = out / SHARDS / f"{number:05}.tar"
-        if len(keys) < size and whole_only:
-            break
-        if _samples(path) != len(keys):
-            write_members(path, _members(journal, keys, models))
-        count += 1
-    return count
+    directory, groups = out / SHARDS, list(_groups(journal.finished, size))
+    shards = {f"{number:05}.tar": list(keys) for number, keys in enumerate(groups)}
+    stored = read_shard_clips(out)
+    present: dict[str, list[str]] = {path.name: [] for path in directory.glob("*.tar")}
+    for key, clip in stored.items():
+        present[clip.video.tar.name].append(key)
+    reader = _ClipReader(journal, videos, stored)
+    if any(name not in shards or not set(keys) <= set(shards[name]) for name, keys in present.items()):  # other sizes
+        with writing(directory), replacing(directory) as temporary:
+            temporary.mkdir()
+            for name, keys in shards.items():
+                write_members(temporary / name, _members(journal, keys, models, reader))
+        return len(shards)
+    if whole_only and groups and len(groups[-1]) < size:
+        shards.popitem()
+    for name, keys in shards.items():
+        if present.get(name) != keys:
+            write_members(directory / name, _members(journal, keys, models, reader))
+    return len(shards)
 
 
-def _groups(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    yield from (keys[start : start + size] for start in range(0, len(keys), size))
+@dataclass(frozen=True)
+class ShardClip:
+    """A clip of a run's shards."""
+
+    suffix: str
+    video: TarMember
+    facts: TarMember
+    """Its JSON."""
+
+    def shows(self, facts: Mapping[str, Any]) -> bool:
+        """Whether it is the same part of the same file."""
+        try:
+            own = json.loads(self.facts.read(self.suffix))
+            return all(own[name] == facts[name] for name in ("sha256", "start", "end"))
+        except (InputError, ValueError, LookupError, TypeError, RecursionError):
+            return False
 
 
-def _samples(path: Path) -> int:
-    """How many samples a shard has; 0 if it is missing or damaged."""
-    try:
-        with path.open("rb") as stream:
-            return sum(entry.name.endswith(".txt") for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size))
-    except (OSError, DataError):
-        return 0
+def read_shard_clips(out: Path) -> dict[str, ShardClip]:
+    """Return the clips of a run's shards by key; a damaged shard has none."""
+    clips: dict[str, ShardClip] = {}
+    for path in sorted((out / SHARDS).glob("*.tar")):
+        members: dict[str, dict[str, TarMember]] = {}
+        try:
+            with path.open("rb") as stream:
+                for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
+                    key, suffix = split_member(entry.name)
+                    if KEY.fullmatch(key):
+                        members.setdefault(key, {})[suffix] = TarMember(path, entry.offset, entry.size)
+        except (OSError, DataError):
+            continue
+        for key, parts in members.items():
+            if (found := [suffix for suffix in SHARD_VIDEOS if suffix in parts]) and "json" in parts:
+                clips[key] = ShardClip(found[0], parts[found[0]], parts["json"])
+    return clips
 
 
-def _members(journal: Journal, keys: Sequence[str], models: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+class _ClipReader:
+    """Reads the clips of the videos that were listed, or of the shards of an earlier run.
+
+    The journal does not say where a video is: whoever wrote it could have any file packed.
+    """
+
+    def __init__(self, journal: Journal, videos: Mapping[str, Item], stored: Mapping[str, ShardClip]) -> None:
+        self._journal, self._videos, self._stored = journal, videos, stored
+        self._digest = "", ""
+
+    def read(self, key: str, facts: Mapping[str, Any]) -> tuple[str, bytes]:
+        """Return the suffix and the file of a clip of these facts; InputError if it cannot be had."""
+        if (clip := self._stored.get(key)) is not None and clip.shows(facts):
+            return clip.suffix, clip.video.read(key)
+        frames = self._journal.results[key][FRAMES]
+        item = self._videos.get(frames["video"])
+        if item is None:
+            raise InputError(str(facts["path"]), "is not one of the videos that this run was given")
+        if self._digest_of(frames["video"], item) != facts["sha256"]:
+            raise InputError(item.name, "has changed since it was captioned")
+        return extract_clip(replace(item, start=frames["start"], end=frames["end"]))
+
+    def _digest_of(self, key: str, item: Item) -> str:
+        if self._digest[0] != key:
+            with open_source(item.open(), item.name) as (stream, _):
+                self._digest = key, file_digest(stream)
+        return self._digest[1]
+
+
+def _groups(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _members(
+    journal: Journal, keys: Sequence[str], models: Mapping[str, Any], reader: _ClipReader
+) -> Iterator[tuple[str, bytes]]:
     for key in keys:
         facts = describe_clip(journal, key, models)
-        probe = journal.results[journal.results[key][FRAMES]["video"]][PROBE]
         try:
-            suffix, content = extract_clip(restore_item(probe, facts["start"], facts["end"]))
+            suffix, content = reader.read(key, facts)
         except InputError as error:
             logger.warning("left out of the shards: %s", error)
             continue
         yield f"{key}.{suffix}", content
-        yield f"{key}.json", json_bytes(facts)
+        caption = {"model_caption": facts["video_caption"]}  # as PE Video Dataset calls what people refine
+        yield f"{key}.json", json_bytes({**facts, **caption})
         yield f"{key}.txt", facts["summary"].encode()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.files import holding, replacing, write_text, writing
-from perception_encoder.formats.entries import read_json
+from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.tables import find_column, read_table
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import find_language_model
@@ -21,11 +21,8 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.validation import ValidationConfig
-from perception_encoder.video_data_engine.journal import Journal
-from perception_encoder.video_data_engine.record import FRAMES, PROBE
-from perception_encoder.video_data_engine.settings import SETTINGS
-from perception_encoder.video_data_engine.videos.extract import extract_clip
-from perception_encoder.video_data_engine.videos.listing import restore_item
+from perception_encoder.video_data_engine.outputs import ShardClip, read_shard_clips
+from perception_encoder.video_data_engine.settings import SETTINGS, read_settings
 
 KEYS = ("video_id", "key", "id")
 CAPTIONS = ("human_caption", "refined_caption", "caption", "text")
@@ -59,14 +56,15 @@ def refinement(captioner: str) -> LanguageConfig:
 
 def find_video_prompt(engine: Path) -> str:
     """Return the prompt of an engine's video captions, a name or a file; DataError if `engine` is not its output."""
-    if not (engine / SETTINGS).is_file():
-        raise DataError(f"{engine} is not an output of `pe engine run`: it has no {SETTINGS}")
-    return str(read_json(engine / SETTINGS)["config"]["video_prompt"])
+    prompt = read_settings(engine)["config"].get("video_prompt")
+    if not isinstance(prompt, str):
+        raise DataError(f"{engine / SETTINGS}: `video_prompt` is {quoted(prompt)}; it must be a prompt: restore a copy")
+    return prompt
 
 
 def refine_captioner(
     engine: Path,
-    captions: Path,
+    captions: Path | Mapping[str, str],
     config: LanguageConfig,
     out: Path,
     track: Track = untracked,
@@ -74,41 +72,47 @@ def refine_captioner(
 ) -> Path:
     """Finetune a captioner on corrected captions of an engine's clips, or resume that; return the weights it wrote.
 
-    `engine`: a directory of `run_engine`. `captions`: a table with the clips' `video_id` and their `human_caption`.
-    Clips and conversations are written to `out` beside the weights. Raises what `align_language` does, and DataError
-    for captions of clips that the engine does not have.
+    `engine`: a directory of `run_engine`, whose shards have the clips. `captions`: by `video_id`, or a table for
+    `read_captions`. Clips and conversations are written to `out` beside the weights. Raises what `align_language` does,
+    and DataError for captions of clips that the engine does not have.
     """
-    prompt_name = Path(find_video_prompt(engine)).stem
-    prompt = read_json(engine / SETTINGS)["prompts"][prompt_name]
-    rows = read_table(captions)
-    key = find_column(rows, KEYS, captions, "clips")
-    caption = find_column(rows, CAPTIONS, captions, "captions")
+    name = Path(find_video_prompt(engine)).stem
+    prompt = read_settings(engine)["prompts"].get(name)
+    if not isinstance(prompt, str):
+        raise DataError(f"{engine / SETTINGS} has no text of the prompt {name}: restore a copy")
+    texts = read_captions(captions) if isinstance(captions, Path) else captions
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with holding(out / "data.lock", f"another run is writing {out}; wait for it, or choose another directory"):
-        journal = Journal(engine)
-        texts = {str(row[key]): text for row in rows if (text := str(row[caption] or "").strip())}
+        clips = read_shard_clips(engine)
         lines = [
-            _conversation(journal, name, texts[name], prompt, out)
-            for name in track(list(texts), "copying clips", len(texts))
+            _conversation(clips, key, texts[key], prompt, out)
+            for key in track(list(texts), "copying clips", len(texts))
         ]
-        if not lines:
-            raise DataError(f"{captions} has no caption in its column {caption!r}")
         write_text(out / CONVERSATIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return align_language(config, [out / CONVERSATIONS], out, track, listener)
 
 
-def _conversation(journal: Journal, key: str, caption: str, prompt: str, out: Path) -> Mapping[str, Any]:
+def read_captions(table: Path) -> dict[str, str]:
+    """Read corrected captions by clip from a table with `video_id` and `human_caption`; DataError without any."""
+    rows = read_table(table)
+    key = find_column(rows, KEYS, table, "clips")
+    caption = find_column(rows, CAPTIONS, table, "captions")
+    texts = {str(row[key]): text for row in rows if (text := str(row[caption] or "").strip())}
+    if not texts:
+        raise DataError(f"{table} has no caption in its column {caption!r}")
+    return texts
+
+
+def _conversation(
+    clips: Mapping[str, ShardClip], key: str, caption: str, prompt: str, out: Path
+) -> Mapping[str, Any]:
     """A conversation to train on; its clip is copied unless it is there."""
-    if FRAMES not in journal.results.get(key, {}):
-        raise DataError(f"there is a caption of {key}, but the engine has no such clip")
-    clip = next(iter(sorted((out / "videos").glob(f"{key}.*"))), None)
-    if clip is None:
-        frames = journal.results[key][FRAMES]
-        probe = journal.results[frames["video"]][PROBE]
-        suffix, content = extract_clip(restore_item(probe, frames["start"], frames["end"]))
-        clip = out / "videos" / f"{key}.{suffix}"
-        with writing(clip), replacing(clip) as temporary:
+    if key not in clips:
+        raise DataError(f"there is a caption of {key}, but the engine's shards have no such clip")
+    path, content = out / "videos" / f"{key}.{clips[key].suffix}", clips[key].video.read(key)
+    if not path.is_file() or path.read_bytes() != content:
+        with writing(path), replacing(path) as temporary:
             temporary.write_bytes(content)
     turns = [{"from": "human", "value": f"<video>\n{prompt}"}, {"from": "gpt", "value": caption}]
-    return {"id": key, "video": f"videos/{clip.name}", "conversations": turns}
+    return {"id": key, "video": f"videos/{path.name}", "conversations": turns}

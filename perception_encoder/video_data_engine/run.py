@@ -54,7 +54,7 @@ def run_engine(
         prompts = [stage.prompt for stage in stages if isinstance(stage, AnswerStage)]
         settings = EngineSettings(out, config, prompts)
         journal, report = Journal(out), EngineReport(len(listed))
-        records = _pending(listed, journal, report, retry)
+        records, items = _pending(listed, journal, report, retry), {record.key: record.item for record in listed}
         guard = _ServiceGuard(work.failures_in_a_row)
         for outcome in _outcomes(ray, stages, records, work, settings.add_model):
             guard.check(outcome)
@@ -62,12 +62,12 @@ def run_engine(
             report.add(outcome)
             report.clips = len(journal.finished)
             if report.clips and report.clips % work.shard_samples == 0:
-                write_shards(out, journal, settings.values["models"], work.shard_samples, whole_only=True)
+                write_shards(out, journal, settings.values["models"], work.shard_samples, items, whole_only=True)
             if listener is not None:
                 listener(report)
         report.clips, report.quarantine = len(journal.finished), list(journal.failures.values())
         write_captions(out, journal, settings.values["models"])
-        write_shards(out, journal, settings.values["models"], work.shard_samples)
+        write_shards(out, journal, settings.values["models"], work.shard_samples, items)
         write_quarantine(out, journal)
     return report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,26 +10,48 @@ import pytest
 from perception_encoder.errors import DataError
 from perception_encoder.inference.listing import Item
 from perception_encoder.video_data_engine.journal import Journal
-from perception_encoder.video_data_engine.record import FRAMES, PROBE, SUMMARY, ClipRecord, StageFailure, StageResult
+from perception_encoder.video_data_engine.record import (
+    FRAME_CAPTIONS,
+    FRAMES,
+    PROBE,
+    SUMMARY,
+    VIDEO_CAPTION,
+    ClipRecord,
+    StageFailure,
+    StageResult,
+)
 
 RECORD = ClipRecord(key="a", item=Item("a.mp4", "a.mp4"))
+NUMBERS = dict.fromkeys(("duration", "fps", "frames", "width", "height"), 1)
+VALUES: dict[str, dict[str, object]] = {
+    PROBE: {**NUMBERS, "path": "a.mp4", "codec": "h264", "sha256": "ab", "metadata": {}, "clips": [[None, None]]},
+    FRAMES: {"video": "a", "start": None, "end": None, "times": [0.0, 1.0]},
+    VIDEO_CAPTION: {"text": "a cup", "finished": True},
+    FRAME_CAPTIONS: {"times": [0.0], "captions": ["a cup"], "finished": True},
+    SUMMARY: {"text": "a cup", "finished": True},
+}
 
 
 def result(stage: str, frames: tuple[bytes, ...] = (), **value: object) -> StageResult:
-    return StageResult(key="a", stage=stage, value=value, seconds=1.5, frames=frames)
+    return StageResult(key="a", stage=stage, value={**VALUES[stage], **value}, seconds=1.5, frames=frames)
+
+
+def line(key: str, stage: str, **value: object) -> str:
+    return json.dumps({"key": key, "stage": stage, "seconds": 0, "value": {**VALUES.get(stage, {}), **value}})
 
 
 def test_results_and_frames_are_restored(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.add(result(PROBE, clips=[[None, None]], title="чашка"))
-    journal.add(result(FRAMES, (b"first", b"second"), times=[0.0, 1.0]))
+    journal.add(result(PROBE, title="чашка"))
+    journal.add(result(FRAMES, (b"first", b"second")))
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(b'{"key": "a", "stage": "sum')
     again = Journal(tmp_path)
     record = again.restore(RECORD)
     assert record.frames == (b"first", b"second") and record.next_stage == "video_caption"
     assert record.results[PROBE]["title"] == "чашка"
-    again.add(result(SUMMARY, text="a cup"))
+    for stage in (VIDEO_CAPTION, FRAME_CAPTIONS, SUMMARY):
+        again.add(result(stage))
     assert Journal(tmp_path).finished == ["a"] and again.restore(RECORD).frames == ()
 
 
@@ -37,12 +60,24 @@ def test_a_failure_lasts_until_a_result(tmp_path: Path) -> None:
     failure = StageFailure(key="a", stage=PROBE, source="a.mp4", reason="is empty", cause="video")
     journal.add(failure)
     assert Journal(tmp_path).failures == {"a": failure}
-    journal.add(result(PROBE, clips=[]))
+    journal.add(result(PROBE))
     assert Journal(tmp_path).failures == {}
 
 
-@pytest.mark.parametrize("line", ['{"key": "a"}\n', "[]\n", "words\n"])
-def test_a_damaged_journal_is_an_error(tmp_path: Path, line: str) -> None:
-    (tmp_path / "journal.jsonl").write_text(line)
-    with pytest.raises(DataError, match=r"journal\.jsonl"):
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"key": "a"}', "is not a line of the engine's journal"),
+        ("[]", "is not a JSON object"),
+        ("words", "is not JSON"),
+        (line("../../x", FRAMES), "`key` is '../../x'; it must be letters, digits, - and _"),
+        (line("a", "dream"), "`stage` is 'dream'; it must be one of probe, frames"),
+        (line("a", PROBE, clips=[[0]]), r"`clips` is \[\[0\]\], which it cannot be"),
+        (line("a", FRAMES, video="../x"), "`video` is '../x', which it cannot be"),
+        (line("a", SUMMARY), "has a summary of a, but no frames; restore a copy, or choose another output"),
+    ],
+)
+def test_a_damaged_journal_is_one_line_that_names_the_remedy(tmp_path: Path, line: str, reason: str) -> None:
+    (tmp_path / "journal.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=rf"journal\.jsonl.*{reason}"):
         Journal(tmp_path)

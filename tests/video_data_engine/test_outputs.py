@@ -13,11 +13,13 @@ import pytest
 from perception_encoder.data.rules import HeldOut
 from perception_encoder.data.shard_index import summarize_shard
 from perception_encoder.formats.shards import read_members
+from perception_encoder.inference.listing import Item
 from perception_encoder.video_data_engine.journal import Journal
 from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
 from perception_encoder.video_data_engine.record import StageFailure
 from perception_encoder.video_data_engine.stages import make_stages
 from perception_encoder.video_data_engine.videos.listing import list_videos
+from tests.clips import clip
 from tests.video_data_engine.conftest import ECHOES, QUICK
 
 MODELS = {"summary": {"name": "echo"}}
@@ -31,6 +33,15 @@ def journal(add_video, tmp_path: Path) -> Journal:
     return finished_journal(tmp_path)
 
 
+def listed(tmp_path: Path) -> dict[str, Item]:
+    return {record.key: record.item for record in list_videos([tmp_path / "videos"])}
+
+
+def samples(out: Path) -> list[list[str]]:
+    """The samples of each shard, by the names of their texts."""
+    return [[name for name, _ in read_members(shard, ("txt",))] for shard in sorted((out / "shards").iterdir())]
+
+
 def finished_journal(tmp_path: Path) -> Journal:
     journal = Journal(tmp_path / "out")
     for record in list_videos([tmp_path / "videos"]):
@@ -42,23 +53,59 @@ def finished_journal(tmp_path: Path) -> Journal:
 
 
 def test_shards_are_what_training_reads(journal: Journal, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert write_shards(out, journal, MODELS, 2, whole_only=True) == 1
+    out, videos = tmp_path / "out", listed(tmp_path)
+    assert write_shards(out, journal, MODELS, 2, videos, whole_only=True) == 1
     whole = (out / "shards" / "00000.tar").stat()
-    assert write_shards(out, journal, MODELS, 2) == 2
+    assert write_shards(out, journal, MODELS, 2, videos) == 2
     assert (out / "shards" / "00000.tar").stat() == whole  # a full shard stays
     summaries = [summarize_shard(str(out / "shards" / f"0000{number}.tar"), HeldOut()) for number in range(2)]
     assert [summary.pairs(["txt"], "video") for summary in summaries] == [2, 1]
-    assert write_shards(out, journal, MODELS, 3) == 1
+    assert write_shards(out, journal, MODELS, 3, videos) == 1
     assert summarize_shard(str(out / "shards" / "00000.tar"), HeldOut()).pairs(["txt"], "video") == 3
 
+
+def test_other_sizes_of_shards_neither_drop_nor_double_a_clip(journal: Journal, tmp_path: Path) -> None:
+    out, names = tmp_path / "out", [f"{key}.txt" for key in journal.finished]
+    for size in (2, 1, 3, 2):
+        write_shards(out, journal, MODELS, size, listed(tmp_path))
+        assert samples(out) == [names[start : start + size] for start in range(0, 3, size)]
+    videos = dict(read_members(out / "shards" / "00001.tar", ("mp4",)))
+    write_shards(out, journal, MODELS, 1, {})  # of other videos: these are in the shards
+    assert [name for shard in samples(out) for name in shard] == names
+    assert dict(read_members(out / "shards" / "00002.tar", ("mp4",))) == videos
+    (out / "shards" / "00002.tar").write_bytes(b"damaged")
+    write_shards(out, journal, MODELS, 1, listed(tmp_path))
+    assert dict(read_members(out / "shards" / "00002.tar", ("mp4",))) == videos
+
+
+def test_only_given_videos_are_packed_and_only_as_they_were_captioned(
+    journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, (first, second, third) = tmp_path / "out", journal.finished
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(b"private")
+    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    for line in lines:
+        if (line["key"], line["stage"]) == (second, "probe"):
+            line["value"] |= {"source": {"file": str(secret)}, "path": str(secret)}
+    (out / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    foreign, videos = Journal(out), listed(tmp_path)
+    del videos[second]
+    (tmp_path / "videos" / "2.mp4").write_bytes(clip(30))
+    with caplog.at_level(logging.WARNING):
+        write_shards(out, foreign, MODELS, 3, videos)
+    assert samples(out) == [[f"{first}.txt"]] and len(caplog.messages) == 2
+    assert "secret.mp4: is not one of the videos that this run was given" in caplog.text
+    assert "2.mp4: has changed since it was captioned" in caplog.text
+    assert third in foreign.results
 
 def test_a_file_that_has_gone_is_left_out_of_the_shards(
     journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    videos = listed(tmp_path)
     (tmp_path / "videos" / "1.mp4").unlink()
     with caplog.at_level(logging.WARNING):
-        write_shards(tmp_path / "out", journal, MODELS, 10)
+        write_shards(tmp_path / "out", journal, MODELS, 10, videos)
     assert "left out of the shards" in caplog.text and "1.mp4: no such file" in caplog.text
     with tarfile.open(tmp_path / "out" / "shards" / "00000.tar") as tar:
         assert len(tar.getnames()) == 6
@@ -82,7 +129,7 @@ def test_captions_in_every_script_are_written_and_read(add_video, tmp_path: Path
     journal, out = finished_journal(tmp_path), tmp_path / "out"
     rows = pq.read_table(write_captions(out, Journal(out), MODELS)).to_pylist()
     assert [(row["title"], row["summary"]) for row in rows] == [(each, f"{each}: frames 0 25 50") for each in titles]
-    assert write_shards(out, journal, MODELS, 10) == 1
+    assert write_shards(out, journal, MODELS, 10, listed(tmp_path)) == 1
     members = dict(read_members(out / "shards" / "00000.tar", ("txt", "json")))
     texts = [content.decode() for name, content in members.items() if name.endswith("txt")]
     facts = [json.loads(content)["summary"] for name, content in members.items() if name.endswith("json")]

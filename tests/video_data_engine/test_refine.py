@@ -52,7 +52,7 @@ def test_what_cannot_be_refined(add_video, tmp_path: Path, language_run: Path) -
     with pytest.raises(DataError, match="is not an output of `pe engine run`"):
         refine_captioner(tmp_path, table, config, tmp_path / "run")
     run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
-    with pytest.raises(DataError, match="caption of other, but the engine has no such clip"):
+    with pytest.raises(DataError, match="caption of other, but the engine's shards have no such clip"):
         refine_captioner(out, table, config, tmp_path / "run")
     table.write_text("video_id,human_caption\nother,\n")
     with pytest.raises(DataError, match="has no caption in its column 'human_caption'"):

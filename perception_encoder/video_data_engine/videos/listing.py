@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from perception_encoder.errors import DataError
 from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
-from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.video_data_engine.record import ClipRecord
 
 SIDECARS = (".json", ".info.json")
@@ -43,29 +41,6 @@ def make_key(item: Item) -> str:
     path = os.path.abspath(item.source) if isinstance(item.source, Path) else item.path
     digest = hashlib.sha256(f"{path}\0{item.start}\0{item.end}".encode("utf-8", "surrogateescape")).hexdigest()[:10]
     return f"{stem or 'video'}-{digest}"
-
-
-def store_source(item: Item) -> dict[str, Any]:
-    """Return where an item's bytes are, ready for JSON."""
-    if isinstance(item.source, TarMember):
-        tar = escape_name(os.path.abspath(item.source.tar))
-        return {"tar": tar, "offset": item.source.offset, "size": item.source.size}
-    if isinstance(item.source, Path):
-        return {"file": escape_name(os.path.abspath(item.source))}
-    return {"url": item.source}
-
-
-def restore_item(probe: Mapping[str, Any], start: float | None, end: float | None) -> Item:
-    """Return the item of a clip, by what `store_source` made of its video's."""
-    source: Path | TarMember | str
-    match probe["source"]:
-        case {"tar": tar, "offset": offset, "size": size}:
-            source = TarMember(Path(unescape_name(tar)), offset, size)
-        case {"file": file}:
-            source = Path(unescape_name(file))
-        case other:
-            source = other["url"]
-    return Item(probe["path"], probe["path"], source, start, end)
 
 
 def _sidecar(item: Item) -> Path | TarMember | None:

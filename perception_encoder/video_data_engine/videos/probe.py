@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from perception_encoder.errors import InputError, MediaDecodeError
 from perception_encoder.preprocess.source import open_source
@@ -13,7 +13,6 @@ from perception_encoder.preprocess.video_file import decoding, open_container
 from perception_encoder.video_data_engine.config import CutConfig
 from perception_encoder.video_data_engine.record import ClipRecord
 from perception_encoder.video_data_engine.videos.cuts import find_shot_changes, split_clips
-from perception_encoder.video_data_engine.videos.listing import store_source
 from perception_encoder.video_data_engine.videos.metadata import read_metadata_fields
 
 _BLOCK = 1 << 20
@@ -28,14 +27,11 @@ def probe_video(record: ClipRecord, config: CutConfig) -> dict[str, Any]:
     item = record.item
     source, name = item.open(), item.name
     with open_source(source, name) as (stream, _), decoding(name):
-        digest, size = hashlib.sha256(), 0
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
+        digest, size = file_digest(stream), stream.tell()
         with open_container(stream, name) as (container, video):
             context = video.codec_context
             facts: dict[str, Any] = {
-                "sha256": digest.hexdigest(),
+                "sha256": digest,
                 "bytes": size,
                 "container": container.format.name,
                 "codec": context.name,
@@ -53,8 +49,16 @@ def probe_video(record: ClipRecord, config: CutConfig) -> dict[str, Any]:
         "complete": first.complete,
     }
     fields, problems = read_metadata_fields(record.sidecar, tags, item.text)
-    facts |= {"path": item.path, "source": store_source(item)}
-    return {**facts, "metadata": fields, "problems": problems, "clips": _clips(record, source, first.duration, config)}
+    facts |= {"path": item.path, "metadata": fields, "problems": problems}
+    return {**facts, "clips": _clips(record, source, first.duration, config)}
+
+
+def file_digest(stream: BinaryIO) -> str:
+    """Return the SHA-256 of a stream, which is read to its end."""
+    digest = hashlib.sha256()
+    while block := stream.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _clips(

@@ -10,7 +10,7 @@ import pytest
 
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.listing import list_items
-from perception_encoder.video_data_engine.videos.listing import list_videos, make_key, restore_item, store_source
+from perception_encoder.video_data_engine.videos.listing import list_videos, make_key
 
 
 def test_only_videos_are_listed_each_once(tmp_path: Path) -> None:
@@ -39,24 +39,11 @@ def test_what_cannot_be_listed_is_a_record_that_raises(tmp_path: Path) -> None:
     assert record.item.problem is not None
 
 
-def test_sources_are_restored(tmp_path: Path) -> None:
-    (tmp_path / "a\\b.mp4").write_bytes(b"whole")
+def test_a_video_in_a_tar_has_the_json_beside_it(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         for name, content in (("c.mp4", b"member"), ("c.json", b"{}")):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    file, member = list_videos([tmp_path])
+    (member,) = list_videos([tmp_path])
     assert isinstance(member.sidecar, TarMember) and member.sidecar.read("c.json") == b"{}"
-    contents = []
-    for record in (file, member):
-        probe = {"path": record.item.path, "source": store_source(record.item)}
-        item = restore_item(probe, 1.0, 2.0)
-        opened = item.open()
-        contents.append(opened.read_bytes() if isinstance(opened, Path) else opened)
-        assert (item.start, item.end) == (1.0, 2.0)
-    assert contents == [b"whole", b"member"]
-    (url,) = list_videos(["https://example.org/a.mp4"])
-    assert (
-        restore_item({"path": "x", "source": store_source(url.item)}, None, None).source == "https://example.org/a.mp4"
-    )
