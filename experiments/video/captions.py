@@ -13,8 +13,9 @@ from experiments.video.clips import Clip
 from perception_encoder.files import write_text
 from perception_encoder.formats.tables import read_table
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.load import BUILTIN_LANG, WEIGHTS, find_language_model
+from perception_encoder.language_alignment.load import WEIGHTS, find_language_model
 from perception_encoder.language_alignment.weights import read_trained
+from perception_encoder.models.catalogue import BUILTIN_LANG
 from perception_encoder.models.checkpoints.files import write_tensors
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.progress import Track, untracked

@@ -61,11 +61,11 @@ def classify(
         columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
         output.print_table(columns, (_as_row(*row)[: len(columns)] for row in zip(media.items, guesses, strict=True)))
     if html is not None:
-        demo = default_model.demo_line(source, model)
+        demo = default_model.demo_line(source)
         note = f"{len(media.items)} files, {len(names)} labels, by {encoder.name}" + (f"; {demo}" if demo else "")
         sections = Naming(encoder, media, guesses, namer.class_vectors).sections(html)
         write_contact_sheet(html, "Classified", note, sections)
-    default_model.print_demo(source, model, json)
+    default_model.print_demo(source)
     raise typer.Exit(output.input_status(media.failures, media.total, strict))
 
 

@@ -1,4 +1,8 @@
-"""The default model: PE_MODEL, else the one that `pe models use` stored, else the built-in demo model."""
+"""The default models: those that `pe models use` stored, one for each kind; and the line that calls a model a demo.
+
+Encoders of images and texts, spatial towers and heads have a built-in demo as the last resort. Language models have
+none: an answer in whole sentences would look like a real one.
+"""
 
 from __future__ import annotations
 
@@ -6,83 +10,192 @@ import json
 import os
 import shlex
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 from perception_encoder.cli import output
-from perception_encoder.errors import ConfigError, UnknownModelError
-from perception_encoder.models.registry import BUILTIN, canonical_name, find_model, portable_name
+from perception_encoder.errors import CheckpointError, ConfigError, UnknownModelError
+from perception_encoder.models.catalogue import (
+    BUILTIN_DEPTH,
+    BUILTIN_DETECTOR,
+    BUILTIN_LANG,
+    SMALL_LANG,
+    choose_command,
+    demo_note,
+)
+from perception_encoder.models.registry import canonical_name, find_model, portable_name, shown_name
 
 VARIABLE = "PE_MODEL"
-REAL = "PE-Core-L14-336"
-"""The model that the line about the demo model recommends."""
+Kind = Literal["model", "spatial", "language", "depth", "detection", "segmentation"]
+USED_BY: dict[Kind, str] = {
+    "model": "search, classify, embed and every other command that compares images and texts",
+    "spatial": "track and segment",
+    "language": "ask, caption and engine run",
+    "depth": "depth",
+    "detection": "detect",
+    "segmentation": "segment",
+}
+"""The commands that use the default of each kind."""
+_BUILTIN: dict[Kind, str] = {
+    "model": "builtin",
+    "spatial": "builtin-spatial",
+    "depth": BUILTIN_DEPTH,
+    "detection": BUILTIN_DETECTOR,
+}
+_LANGUAGE_FORMS = ("http://", "https://", "hf:")
 
 
-def chosen_model() -> str | None:
-    """Return the model that the user chose by PE_MODEL or `pe models use`, or None. ConfigError for a damaged file."""
-    return _choice()[0]
+def chosen_model(kind: Kind = "model") -> str | None:
+    """Return the user's choice: PE_MODEL for "model", else what `pe models use` stored; ConfigError for a damaged file.
+
+    Raises UnknownModelError if a stored path is gone.
+    """
+    model, origin = _choice(kind)
+    if kind != "model" and model is not None and Path(model).is_absolute() and not Path(model).exists():
+        raise UnknownModelError(f"{origin} names {model!r}, which does not exist; choose another: pe models use NAME")
+    return model
 
 
-def _choice() -> tuple[str | None, str]:
+def _choice(kind: Kind) -> tuple[str | None, str]:
     """Return the model that the user chose, and where the choice comes from."""
-    from_environment = os.environ.get(VARIABLE)
+    from_environment = os.environ.get(VARIABLE) if kind == "model" else None
+    if from_environment:
+        return from_environment, f"the environment variable {VARIABLE}"
+    return _stored().get(kind), str(_path())
+
+
+def _stored() -> dict[str, str]:
     path = _path()
-    if from_environment or not path.is_file():
-        return from_environment or None, f"the environment variable {VARIABLE}"
+    if not path.is_file():
+        return {}
     try:
-        model = json.loads(path.read_text(encoding="utf-8"))["model"]
-    except (OSError, ValueError, KeyError, TypeError):
-        model = None
-    if not isinstance(model, str):
+        stored: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        stored = None
+    names = stored if isinstance(stored, dict) else {}
+    if not names or not all(isinstance(name, str) for name in names.values()):
         raise ConfigError(f"{path} does not name a model; choose one with: pe models use NAME")
-    return model, str(path)
+    return names
 
 
 def unchecked_default() -> str:
     """Return the model of a command without `-m`, without checking that it exists."""
-    return chosen_model() or "builtin"
+    return chosen_model() or _BUILTIN["model"]
 
 
-def default_model() -> str:
+def default_model(kind: Kind = "model") -> str:
     """Return the model of a command without `-m`; UnknownModelError, with the origin of the name, if it is unknown."""
-    model, origin = _choice()
+    if kind != "model":
+        return chosen_model(kind) or _BUILTIN[kind]
+    model, origin = _choice(kind)
     if model is not None and canonical_name(model) is None and not Path(model).exists():
         raise UnknownModelError(
             f"{origin} names {model!r}, which is neither a model nor a file; `pe models` lists all models"
         )
-    return model or "builtin"
+    return model or _BUILTIN[kind]
 
 
-def choose_model(name: str) -> str:
-    """Make a model the default, downloaded if needed; returns the stored canonical name or absolute path.
+def language_model(option: str | None) -> str:
+    """Return the language model of a command, from `-m` (`option`) or `pe models use`; ConfigError without a choice."""
+    model = option or chosen_model("language")
+    if model is None:
+        raise ConfigError(
+            f"no language model is chosen; choose one for every command, such as: {choose_command(SMALL_LANG)}; "
+            f"or for this one with -m MODEL (-m {BUILTIN_LANG} is a small offline demo)"
+        )
+    return model
 
-    Raises ConfigError for a model without a text tower, and what `load_model` raises.
+
+def choose_model(name: str) -> tuple[Kind, str]:
+    """Make a model the default of its kind, an encoder downloaded if needed.
+
+    Returns the kind, and the stored name or absolute path. Raises what loading the model raises.
     """
     from perception_encoder.files import write_json
-    from perception_encoder.models.checkpoints.weights import find_entry, find_weights
+    from perception_encoder.models.checkpoints.weights import find_weights
 
-    if find_entry(name).text is None:
-        raise ConfigError(f"{name} has no text tower, which search and classify need; choose a Core model")
-    find_weights(name)
-    full_name = canonical_name(name) or portable_name(name)
-    write_json(_path(), {"model": full_name})
-    return full_name
+    kind = kind_of(name)
+    if kind in ("model", "spatial"):
+        find_weights(name)
+    stored_name = shown_name(name) or portable_name(name)
+    try:
+        earlier = _stored()
+    except ConfigError:
+        earlier = {}
+    write_json(_path(), {**{key: value for key, value in earlier.items() if key in get_args(Kind)}, kind: stored_name})
+    return kind, stored_name
 
 
-def demo_line(source: str, option: str | None) -> str:
-    """Return a line about the demo model if it was used but neither `-m` (`option`) nor the user chose it, else ""."""
+def kind_of(name: str) -> Kind:
+    """Return what a model is for; UnknownModelError and CheckpointError for what is no model."""
+    builtin: dict[str, Kind] = {model: kind for kind, model in _BUILTIN.items()} | {BUILTIN_LANG: "language"}
+    if name in builtin:
+        return builtin[name]
+    if canonical_name(name) is not None:
+        return "model" if find_model(name).text is not None else "spatial"
+    path = Path(name)
+    if name.startswith(_LANGUAGE_FORMS) or (not path.exists() and "perception-lm" in name.lower()):
+        return "language"
+    return _kind_of_directory(path) if path.is_dir() else _kind_of_file(path)
+
+
+def _kind_of_directory(path: Path) -> Kind:
+    from perception_encoder.language_alignment.load import WEIGHTS
+    from perception_encoder.models.checkpoints.weights import find_entry
+
+    if (path / WEIGHTS).is_file():
+        return "language"
+    try:
+        settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        settings = None
+    if isinstance(settings, dict) and settings.get("model_type") == "perception_lm":
+        return "language"
+    return "model" if find_entry(path).text is not None else "spatial"
+
+
+def _kind_of_file(path: Path) -> Kind:
+    from perception_encoder.dense_prediction import dense_model
+    from perception_encoder.dense_prediction.published.detectors import published_detector
+    from perception_encoder.language_alignment import weights as language_weights
+    from perception_encoder.models.checkpoints.files import SUFFIXES, read_checkpoint
+    from perception_encoder.models.checkpoints.weights import find_entry
+
+    if path.suffix not in SUFFIXES and not path.exists():
+        find_model(str(path))  # raises, with near matches
+    tensors, metadata = read_checkpoint(path)
+    if dense_model.METADATA in metadata:
+        kinds: dict[str, Kind] = {"depth": "depth", "segmentation": "segmentation"}
+        return kinds.get(dense_model.head_info(path, metadata).task, "detection")
+    if language_weights.METADATA in metadata:
+        return "language"
+    try:
+        return "model" if find_entry(path).text is not None else "spatial"
+    except CheckpointError as error:
+        try:
+            published_detector(path, tensors, ())
+        except (CheckpointError, ConfigError):
+            raise error from None
+        return "detection"
+
+
+def demo_line(source: str, option: str | None = None) -> str:
+    """Return `demo_note` of a model, or how to use the user's choice in an index that was made with the demo.
+
+    `option`: what `-m` said.
+    """
     choice = chosen_model()
-    if canonical_name(source) != BUILTIN or BUILTIN in {canonical_name(name) for name in (option, choice) if name}:
-        return ""
-    if choice is not None:
+    name = shown_name(source) or source
+    if option is None and choice is not None and name == "builtin" != shown_name(choice):
         rebuild = shlex.join(["pe", "index", "--rebuild", "-m", choice, "DIR"])
-        return f"this index uses the built-in model, a small demo; to use {choice}: {rebuild}"
-    size = find_model(REAL).download_bytes / 1e9
-    return f"the built-in model is a small offline demo; for a full model ({size:.1f} GB): pe models use {REAL}"
+        return f"this index uses builtin, a small demo model; to use {choice}: {rebuild}"
+    return demo_note(name)
 
 
-def print_demo(source: str, option: str | None, json: bool = False) -> None:
-    """Print `demo_line`, if there is one: below the results, or on stderr if they are JSON or piped."""
-    if line := demo_line(source, option):
-        (output.print_note if json else output.print_remark)(line)
+def print_demo(*sources: str | Path | None, option: str | None = None) -> None:
+    """Warn of each built-in demo among the models of a command, on stderr; `option`: what `-m` said."""
+    for line in dict.fromkeys(demo_line(str(source), option) for source in sources if source is not None):
+        if line:
+            output.print_warning(line)
 
 
 def _path() -> Path:

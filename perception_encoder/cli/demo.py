@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import options, output
+from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.progress import progress
+from perception_encoder.models.catalogue import SMALL_CORE
 
 LITTLE = (
     "The built-in model knows flowers, clothes, groceries, Caltech's objects and emoji, and little else.",
@@ -32,7 +33,7 @@ def demo(
     Examples:
 
         pe demo
-        pe demo -m PE-Core-L14-336 -o demo-large
+        pe demo -m PE-Core-S16-384 -o demo-small
     """
     from perception_encoder.evaluation.classification.labels import Namer
     from perception_encoder.inference import samples
@@ -77,6 +78,7 @@ def demo(
     if canonical_name(model) == BUILTIN:
         for line in LITTLE:
             output.print_line(line)
+    default_model.print_demo(model)
     _print_next_steps(sample_files.gallery)
     raise typer.Exit(output.report_skipped(media.failures, media.total))
 
@@ -90,6 +92,6 @@ def _print_next_steps(gallery: Path) -> None:
         f'  {pe} search "old coins" {directory}',
         f'  {pe} classify {directory} --labels "moon,motorbike,ginger cat"',
         f'  {pe} search "a red bicycle" YOUR_PHOTOS --html hits.html',
-        f"  {pe} demo -m PE-Core-L14-336 -o demo-large    # downloads the published weights",
+        f"  {pe} demo -m {SMALL_CORE} -o demo-small    # downloads the published weights, 0.3 GB",
     ):
         output.print_line(line)

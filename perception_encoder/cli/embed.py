@@ -76,5 +76,5 @@ def embed(
     speed = (writer.done - earlier) / (time.perf_counter() - started)
     summary = f"{rows} embeddings in {out}, {speed:.1f} items/s" if rows else f"no embeddings; {out} was not written"
     output.print_line(summary)
-    default_model.print_demo(source, model)
+    default_model.print_demo(source)
     raise typer.Exit(output.input_status(writer.failures, rows + len(writer.failures), strict))

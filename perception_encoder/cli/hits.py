@@ -30,7 +30,7 @@ class Printing:
     html: Path | None
     """Also write this contact sheet."""
     remark: str
-    """A line about the model, printed after the hits."""
+    """A line about the model, for the contact sheet."""
 
 
 def show_answer(answer: Answer, printing: Printing) -> None:
@@ -54,8 +54,6 @@ def show_answer(answer: Answer, printing: Printing) -> None:
             output.print_line(name)
             columns = [column for column in range(6) if column < 2 or any(row[column] for row in rows)]
             output.print_table([COLUMNS[each] for each in columns], ([row[each] for each in columns] for row in rows))
-    if printing.remark:
-        (output.print_note if printing.json else output.print_remark)(printing.remark)
 
 
 def _rows(hits: Sequence[Hit]) -> Iterator[tuple[object, ...]]:
@@ -91,19 +89,20 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
     return entry
 
 
-def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, printing: Printing) -> None:
-    """Print the `top` largest groups of near-duplicates."""
+def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, printing: Printing) -> None:
+    """Print the `top` largest groups of near-duplicates, by the embeddings of `model`."""
     from perception_encoder.search.web.pages import write_contact_sheet
     from perception_encoder.search.web.sheets import duplicate_sections
 
     largest = groups[:top]
     if printing.html is not None:
         sections = duplicate_sections(largest, printing.html)
-        write_contact_sheet(printing.html, "Near-duplicates", f"{len(groups)} groups", sections)
+        note = "; ".join(filter(None, (f"{len(groups)} groups", printing.remark)))
+        write_contact_sheet(printing.html, "Near-duplicates", note, sections)
     if printing.paths or printing.null:
         return output.print_paths((hit.item.path for hit in chain(*largest)), printing.null)
     if printing.json:
-        return output.print_json({"groups": [list(map(_hit_as_json, group)) for group in largest]})
+        return output.print_json({"model": model, "groups": [list(map(_hit_as_json, group)) for group in largest]})
     rows = [
         (number, f"{hit.score:.3f}", hit.item.path, _time(hit), hit.row.id if hit.row else "")
         for number, group in enumerate(largest, 1)

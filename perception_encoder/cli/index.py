@@ -55,7 +55,7 @@ def index(
     check_paths(directories)
     if home is not None and len(directories) > 1:
         raise typer.BadParameter("--index is for one directory; index the others one by one")
-    source = ""
+    sources: list[str] = []
     reports: dict[str, dict[str, Any]] = {}
     failures: list[InputError] = []
     total = 0
@@ -64,18 +64,19 @@ def index(
             lock = writable_index(directory, model, every, rebuild, home, default_model.default_model)
             with lock as parts, late_progress(f"{directory}") as begin:
                 started = time.perf_counter()
-                source = source or str(parts[0].settings["source"])
+                settings = parts[0].settings
                 report = update_index(*parts, begin, read)
                 speed = report.added / (time.perf_counter() - started)
             failures += report.failures
             total += report.added + report.moved + report.unchanged + len(report.failures)
             counts = {name: getattr(report, name) for name in ("added", "moved", "gone", "unchanged", "rows")}
-            reports[str(directory)] = counts
+            reports[str(directory)] = {"model": settings["model"], **counts}
+            sources.append(settings["source"])
             if not json:
                 changes = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "rows")
                 output.print_line(f"{directory}: {changes}; {report.rows} images and moments ({speed:.1f} files/s)")
     if json:
         skipped = [{"path": failure.source, "reason": failure.reason} for failure in failures]
         output.print_json({"folders": reports, "skipped": skipped})
-    default_model.print_demo(source, model, json)
+    default_model.print_demo(*sources, option=model)
     raise typer.Exit(output.input_status(failures, total, strict))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import options, output
+from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import DATASET, OUTPUT, option
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import ConfigError
@@ -73,6 +73,7 @@ def layers(
     for note in report.notes:
         output.print_warning(note)
     output.print_line(f"written: {', '.join(str(path) for path in report_files)}")
+    default_model.print_demo(model, *others)
     raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].images))
 
 

@@ -64,7 +64,9 @@ def search(
     source = model or (indexes[0].settings["source"] if indexes else default_model.default_model())
     printing = hits.Printing(json, paths_only, print0, html, default_model.demo_line(source, model))
     if indexes and near_duplicates:
-        return hits.show_duplicates(find_duplicates(indexes, where, html is not None), top, printing)
+        groups = find_duplicates(indexes, where, html is not None)
+        hits.show_duplicates(groups, top, indexes[0].settings["model"], printing)
+        return default_model.print_demo(source, option=model)
     if indexes:
         queries += [row_query(answers.find_row(indexes, like))] if like else []
         answer = answers.search_indexes(indexes, queries, model, top, where, html is not None)
@@ -76,6 +78,7 @@ def search(
         hits.show_answer(answer, printing)
     if answer.total and (directories := " ".join(answers.directories_to_index(files))):
         output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
+    default_model.print_demo(source, option=model)
     raise typer.Exit(output.input_status(answer.failures, answer.total, strict))
 
 

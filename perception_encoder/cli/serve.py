@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import argument, flag, option
 from perception_encoder.cli.served_models import (
-    DEFAULT_DEPTH_HEAD,
     AskModel,
     ChatModel,
     DepthHeadName,
@@ -40,7 +39,7 @@ def serve(
     chat_model: ChatModel = None,
     ask_model: AskModel = None,
     features_model: FeaturesModel = None,
-    depth_head: DepthHeadName = DEFAULT_DEPTH_HEAD,
+    depth_head: DepthHeadName = None,
 ) -> None:
     """Search in the browser, or embed over HTTP.
 
@@ -77,7 +76,7 @@ def serve(
     with listen(host, port) as listener:  # before anything that takes long
         names = reachable_names(host)
         chat, ask = language_queues(chat_model, ask_model)
-        others = chat, ask, features_model or "", depth_head
+        others = chat, ask, features_model or "", depth_head or default_model.default_model("depth")
         server, source, name = make_server(directory, home, api, model, waiting, key, host, names, *others)
         if directory is None:
             output.print_line(f"{name} at {page_address(names[0], listener, None)}/v1/embeddings")
@@ -85,7 +84,7 @@ def serve(
             output.print_line(f"{name} over {directory} at {page_address(names[0], listener, key)}")
         if directory is None and key and not own_key:
             output.print_line(f"clients send: Authorization: Bearer {key}")
-        default_model.print_demo(source, model)
+        default_model.print_demo(source, chat_model, ask_model, option=model)
         run_server(server, listener)
 
 

@@ -21,14 +21,12 @@ ASK = """Answer questions on the page with this language model, loaded at the fi
 takes about 1 GB of memory. On a CPU an answer takes seconds, and slows down searches meanwhile."""
 FEATURES = """Show the last layer of this model, such as a PE-Spatial, beside the features of the index's own. It is
 loaded when an image's features are first looked at [default: none]."""
-DEPTH = """builtin-depth, or a file of pe train depth. The page shows depth by it; it is loaded, with an encoder of its
-own, when an image's depth is first looked at."""
-DEFAULT_DEPTH_HEAD = "builtin-depth"
-"""The head without `--depth-head`."""
+DEPTH = """A file of pe train depth, or builtin-depth, a demo. The page shows depth by it; it is loaded, with an encoder
+of its own, when an image's depth is first looked at [default: see `pe models use`]."""
 ChatModel = Annotated[str | None, option(CHAT, "NAME", MODELS)]
 AskModel = Annotated[str | None, option(ASK, "NAME", MODELS)]
 FeaturesModel = Annotated[str | None, option(FEATURES, "NAME", MODELS)]
-DepthHeadName = Annotated[str, option(DEPTH, "HEAD", MODELS)]
+DepthHeadName = Annotated[str | None, option(DEPTH, "HEAD", MODELS)]
 
 
 def check_models(
@@ -37,7 +35,7 @@ def check_models(
     chat_model: str | None,
     ask_model: str | None,
     features_model: str | None,
-    depth_head: str,
+    depth_head: str | None,
 ) -> None:
     """Check what is served before anything is loaded.
 
@@ -53,14 +51,14 @@ def check_models(
         raise typer.BadParameter("--chat-model needs --api, and --ask-model needs a directory")
     if directory is None and features_model:
         raise typer.BadParameter("--features-model needs a directory")
-    if directory is None and depth_head != DEFAULT_DEPTH_HEAD:
+    if directory is None and depth_head:
         raise typer.BadParameter("--depth-head needs a directory")
     if features_model:
         find_weights(features_model)
-    if depth_head != DEFAULT_DEPTH_HEAD:
-        from perception_encoder.dense_prediction.dense_model import read_head_info
+    if depth_head:
+        from perception_encoder.dense_prediction.dense_model import find_head, read_head_info
 
-        read_head_info(Path(depth_head), "depth")
+        read_head_info(find_head(depth_head), "depth")
 
 
 def language_queues(*names: str | None) -> list[GenerationQueue | None]:

@@ -25,6 +25,7 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, De
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, SegmentationHeadConfig
 from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_backbone
 from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.models.catalogue import BUILTIN_DEPTH, BUILTIN_DETECTOR
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
 from perception_encoder.models.checkpoints.weights import packaged_weights
 from perception_encoder.models.tower import OwnTower, Tower
@@ -41,8 +42,6 @@ TASKS: Mapping[str, type[HeadConfig]] = {
 }
 METADATA = "perception_encoder_head"
 """The field of a file's metadata that describes the head."""
-BUILTIN_DEPTH, BUILTIN_DETECTOR = "builtin-depth", "builtin-detector"
-"""Heads of the built-in Spatial model, trained by this project and shipped inside the package."""
 
 
 @dataclass(frozen=True, kw_only=True)

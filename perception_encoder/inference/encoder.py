@@ -22,6 +22,7 @@ from perception_encoder.inference.sentence_interface import SentenceInterface, a
 from perception_encoder.models.checkpoints.weight_hashes import CachedHash
 from perception_encoder.models.checkpoints.weights import TowerChoice, find_weights, load_model
 from perception_encoder.models.precision import choose_device, fast_dtype
+from perception_encoder.models.registry import shown_name
 from perception_encoder.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -48,8 +49,9 @@ class EncodeOptions(TypedDict, total=False):
 class Encoder(Embedder, SentenceInterface):
     """A model that encodes media and texts; threads may share one.
 
-    Attributes: `model` (the torch module, in `dtype`), `name` (canonical), `device`, `dtype`, `transform`, `tokenizer`
-    (None without a text tower), `fetch_limits` (what a URL may cost, and whether private addresses are allowed).
+    Attributes: `model` (the torch module, in `dtype`), `name` (canonical; of the demo "builtin"), `device`, `dtype`,
+    `transform`, `tokenizer` (None without a text tower), `fetch_limits` (what a URL may cost, and whether private
+    addresses are allowed).
     """
 
     @overload
@@ -253,5 +255,6 @@ def load(
         if not parameter.is_meta:
             parameter.data = parameter.data.to(device, dtype)
     encoder = Encoder(model, device, dtype)
+    encoder.name = shown_name(str(name)) or encoder.name
     encoder.cache_hash(name, cached_hash)
     return encoder

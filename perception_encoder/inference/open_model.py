@@ -23,7 +23,7 @@ from perception_encoder.models.external.open_clip_models import OpenClipModel
 from perception_encoder.models.external.timm_models import TimmModel
 from perception_encoder.models.external.transformers_models import TransformersModel
 from perception_encoder.models.initialization import initialize
-from perception_encoder.models.registry import canonical_name
+from perception_encoder.models.registry import canonical_name, shown_name
 from perception_encoder.models.tower import OwnTower, Tower
 
 RANDOM = "random:"
@@ -36,7 +36,7 @@ class OwnModel:
     def __init__(self, source: str, random: bool = False) -> None:
         """`source`: as `load` takes it. `random`: random weights of seed 0; such a model is a tower alone."""
         self.source, self.random = source, random
-        self.name = (RANDOM if random else "") + (canonical_name(source) or Path(source).stem)
+        self.name = (RANDOM if random else "") + (shown_name(source) or Path(source).stem)
 
     @cached_property
     def _encoder(self) -> Encoder:

@@ -8,6 +8,7 @@ of several. lmms-eval is imported only when it asks for the plug-in.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -18,11 +19,14 @@ from PIL import Image
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.conversation.media import FRAMES, MediaOptions, open_item_media
 from perception_encoder.inference.listing import list_items
-from perception_encoder.language_alignment.load import BUILTIN_LANG, load_language_model
+from perception_encoder.language_alignment.load import load_language_model
+from perception_encoder.models.catalogue import demo_note
 from perception_encoder.preprocess.conversation import ContentPart, Message, Sampling
 
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
+
+logger = logging.getLogger(__name__)
 
 NAME = "perception_encoder"
 """What `--model` of lmms-eval takes."""
@@ -38,7 +42,7 @@ class _Answers:
 
     def __init__(
         self,
-        pretrained: str = BUILTIN_LANG,
+        pretrained: str,
         device: str | None = None,
         batch_size: int | str = 1,
         tiles: int | None = None,
@@ -48,6 +52,8 @@ class _Answers:
         """`pretrained`, `device`, `tiles`: see `load_language_model`. `frames`: most frames of a video."""
         super().__init__()
         self.generator = load_language_model(pretrained, device, tiles=tiles)
+        if note := demo_note(self.generator.name):
+            logger.warning(note)
         self.batch_size = int(batch_size)
         media = self.generator.media
         self.media = MediaOptions(frames=frames, tile=media.image_size, tiles=media.tiles)

@@ -10,17 +10,16 @@ from perception_encoder.errors import UnknownModelError
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.perception_lm import Convention, read_perception_lm
 from perception_encoder.language_alignment.weights import read_language_model
+from perception_encoder.models.catalogue import BUILTIN_LANG, SMALL_LANG
 from perception_encoder.models.checkpoints.weights import packaged_weights
 from perception_encoder.models.precision import choose_device, fast_dtype
 
-BUILTIN_LANG = "builtin-lang"
-"""The built-in encoder with SmolLM2-135M, aligned by this project; what was trained is in the package."""
 WEIGHTS = "language.safetensors"
 """The file that a run of language alignment writes into its directory."""
 
 
 def load_language_model(
-    name: str | Path = BUILTIN_LANG,
+    name: str | Path,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     *,
@@ -60,5 +59,5 @@ def find_language_model(name: str | Path) -> str | Path:
         return name
     raise UnknownModelError(
         f"no language model is called {str(name)!r}; give {BUILTIN_LANG}, a file or directory that `pe train` wrote, "
-        "or facebook/Perception-LM-1B"
+        f"or {SMALL_LANG}"
     )

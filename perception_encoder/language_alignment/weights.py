@@ -35,6 +35,8 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import MODELS
 from perception_encoder.models.vision_transformer import VisionTransformer
 
+METADATA = "language"
+"""The field of a file's metadata that describes a language model."""
 PE_LANG = "PE-Lang-L14-448"
 """The published model after which towers of other sizes are named."""
 
@@ -98,7 +100,7 @@ def write_language_model(
         state |= {f"decoder.{name}": value for name, value in weights.items()}
     dtype = torch.float16 if half else torch.float32
     tensors = {name: value.detach().to("cpu", dtype).contiguous().clone() for name, value in state.items()}
-    write_tensors(tensors, path, {"language": json.dumps(dataclasses.asdict(parts))})
+    write_tensors(tensors, path, {METADATA: json.dumps(dataclasses.asdict(parts))})
 
 
 def read_language_model(
@@ -132,7 +134,7 @@ def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
     """What a file of `write_language_model` says and holds; CheckpointError if it is not one."""
     state, metadata = read_checkpoint(path)
     try:
-        return parts_of(json.loads(metadata["language"])), state
+        return parts_of(json.loads(metadata[METADATA])), state
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a language model of this package ({error!r})") from None
 

@@ -62,6 +62,15 @@ class ModelEntry:
     licence: str = "Apache-2.0"
 
     @property
+    def purpose(self) -> str:
+        """What it is for, in a few words."""
+        if self.text is not None:
+            return "demo: search" if self.builtin else "search, classify"
+        if "-Lang-" in self.name:
+            return "language models"
+        return "demo: track, segment" if self.builtin else "track, segment"
+
+    @property
     def repository(self) -> str:
         """Hub repository of the published weights."""
         return f"facebook/{self.name}"
@@ -202,6 +211,20 @@ def list_models() -> list[str]:
 def canonical_name(name: str) -> str | None:
     """The canonical name behind any alias (case does not matter; `hf-hub:` may lead); None if there is none."""
     return _NAMES.get(name.lower().removeprefix("hf-hub:").removeprefix("hf_hub:"))
+
+
+def shown_name(name: str) -> str | None:
+    """The name that results carry: the canonical one, or "builtin" for a demo, which must not look published.
+
+    None for what is not a name, such as a path.
+    """
+    canonical = canonical_name(name)
+    return None if canonical is None else MODELS[canonical].builtin or canonical
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names are of one architecture."""
+    return (canonical_name(one) or one) == (canonical_name(other) or other)
 
 
 def portable_name(model: str) -> str:

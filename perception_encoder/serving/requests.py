@@ -11,7 +11,7 @@ from perception_encoder.errors import InputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.media import Kind
-from perception_encoder.models.registry import canonical_name
+from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.tokenizer import END, START, Tokenizer
 from perception_encoder.serving.parsing import ApiError, FirstError, parse_body, shortened
 
@@ -121,7 +121,7 @@ def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig
 def check_model(name: Any, encoder: Encoder, config: ApiConfig) -> None:
     """Raise ApiError 404 unless a name is missing or the model's."""
     if not is_named(name, encoder.name, config.source) and not (
-        isinstance(name, str) and canonical_name(name) == encoder.name
+        isinstance(name, str) and same_name(name, encoder.name)
     ):
         raise unknown_model(name, encoder.name)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment.load import BUILTIN_LANG
+from perception_encoder.models.catalogue import BUILTIN_LANG
 from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, VIDEO_CAPTION, VIDEO_CAPTION_SHORT
 
 

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from perception_encoder.cli.default_model import USED_BY
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.registry import MODELS, find_model
 
-LINE = "the built-in model is a small offline demo; for a full model (2.7 GB): pe models use PE-Core-L14-336"
+LINE = (
+    "warning: builtin is a small demo model, and its results are often wrong; "
+    "choose a published model: pe models use PE-Core-S16-384 (0.3 GB)\n"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,21 +38,27 @@ def directory(tmp_path: Path, draw: Callable[[int], Image.Image]) -> Path:
 def test_results_of_the_demo_say_so(run_pe, directory: Path, tmp_path: Path, terminal) -> None:
     labels, page = ("--labels", "cat,dog"), tmp_path / "page.html"
     for command in (("search", "a cat", directory), ("classify", directory, *labels), ("index", directory)):
-        assert run_pe(*command).stdout.splitlines()[-1] == LINE
+        assert LINE in run_pe(*command).stderr
         run = run_pe(*command, "--json")
-        assert json.loads(run.stdout) and f"note: {LINE}\n" in run.stderr
-        assert LINE not in run_pe(*command, "--model", "builtin").stdout
-    assert run_pe("search", "a cat", directory, "--html", page).stdout.splitlines()[-1] == LINE  # by its index
-    assert LINE in page.read_text(encoding="utf-8")
+        assert json.loads(run.stdout) and LINE in run.stderr
+        assert LINE in run_pe(*command, "--model", "builtin").stderr  # even if it was chosen
+    assert LINE in run_pe("search", "a cat", directory, "--html", page).stderr  # by its index
+    on_page = LINE.removeprefix("warning: ").rstrip()
+    assert on_page in page.read_text(encoding="utf-8")
+    assert LINE in run_pe("search", "--near-duplicates", directory, "--html", page).stderr
+    assert on_page in page.read_text(encoding="utf-8")
     assert run_pe("classify", directory, *labels, "--html", page).status == 0
-    assert LINE in page.read_text(encoding="utf-8")
+    assert on_page in page.read_text(encoding="utf-8")
+    reports = json.loads(run_pe("index", directory, "--json").stdout)["folders"]
+    assert [report["model"] for report in reports.values()] == ["builtin"]
+    assert json.loads(run_pe("search", "--near-duplicates", directory, "--json").stdout)["model"] == "builtin"
 
 
 def test_a_model_of_one_s_own_is_no_demo(run_pe, directory: Path, checkpoint: Path) -> None:
     for command in (("search", "a cat", directory), ("index", directory)):
         run = run_pe(*command, "--model", checkpoint)
         assert run.status == 0 and "demo" not in run.stdout + run.stderr
-    assert "demo" not in run_pe("search", "a cat", directory).stdout
+    assert "demo" not in run_pe("search", "a cat", directory).stderr
 
 
 @pytest.mark.parametrize("way", ["use", "PE_MODEL"])
@@ -58,10 +68,10 @@ def test_a_chosen_model_is_that_of_every_command(
     if way == "use":
         for flag in ([], ["-m"], ["--model"]):
             run = run_pe("models", "use", *flag, checkpoint)
-            assert run.status == 0 and run.stdout == f"default: {checkpoint}\n"
+            assert run.status == 0 and run.stdout == f"default of {USED_BY['model']}: {checkpoint}\n"
     else:
         monkeypatch.setenv("PE_MODEL", str(checkpoint))
-    assert run_pe("models").stderr == f"note: default: {checkpoint}\n"
+    assert run_pe("models").stderr == f"note: default of {USED_BY['model']}: {checkpoint}\n"
     own = json.loads(run_pe("search", "a cat", directory, "--model", checkpoint, "--json").stdout)
     default = run_pe("search", "a cat", directory, "--json")
     assert json.loads(default.stdout) == own and "demo" not in default.stderr
@@ -78,7 +88,7 @@ def test_the_variable_overrides_the_choice(run_pe, checkpoint: Path, monkeypatch
     monkeypatch.setenv("PE_MODEL", "builtin")
     run = run_pe("models", "use", checkpoint)
     assert run.status == 0 and "PE_MODEL overrides it: builtin" in run.stderr
-    assert run_pe("models").stderr == "note: default: builtin\n"
+    assert run_pe("models").stderr == f"note: default of {USED_BY['model']}: builtin\n"
 
 
 def test_an_index_keeps_its_model(run_pe, directory: Path, checkpoint: Path, terminal) -> None:
@@ -86,21 +96,27 @@ def test_an_index_keeps_its_model(run_pe, directory: Path, checkpoint: Path, ter
     assert run_pe("models", "use", checkpoint).status == 0
     run = run_pe("search", "a cat", directory)
     assert run.status == 0
-    last = run.stdout.splitlines()[-1]
     rebuild = f"pe index --rebuild -m {checkpoint} DIR"
-    assert last == f"this index uses the built-in model, a small demo; to use {checkpoint}: {rebuild}"
+    line = f"warning: this index uses builtin, a small demo model; to use {checkpoint}: {rebuild}\n"
+    assert line in run.stderr
     assert run_pe("index", directory, "--rebuild").status == 0
-    assert run_pe("search", "a cat", directory).stdout.splitlines()[-1] == last  # a rebuild keeps the model
+    assert line in run_pe("search", "a cat", directory).stderr  # a rebuild keeps the model
     assert run_pe("index", directory, "--rebuild", "--model", checkpoint).status == 0
-    assert "demo" not in run_pe("search", "a cat", directory).stdout
+    assert "demo" not in run_pe("search", "a cat", directory).stderr
 
 
-def test_only_what_can_be_loaded_and_reads_texts_is_chosen(run_pe, tmp_path: Path, config: Path) -> None:
+def test_a_spatial_model_is_not_that_of_searches(run_pe, tmp_path: Path, config: Path) -> None:
     write_checkpoint(create_model("PE-Spatial-T16-512"), tmp_path / "spatial.safetensors")
+    assert run_pe("models", "use", tmp_path / "spatial.safetensors").status == 0
+    assert json.loads(config.read_text()) == {"spatial": str(tmp_path / "spatial.safetensors")}
+
+
+def test_only_what_can_be_loaded_is_chosen(run_pe, tmp_path: Path, config: Path) -> None:
+    (tmp_path / "empty").mkdir()
     for name, message in (
         ("PE-Core-L14-224", "did you mean PE-Core-B16-224, PE-Core-L14-336"),
         ("PE-Core-L14-336", "could not be fetched"),
-        (tmp_path / "spatial.safetensors", "has no text tower"),
+        (tmp_path / "empty", "a directory, not a checkpoint"),
         (tmp_path / "gone.pt", "no such file"),
     ):
         run = run_pe("models", "use", name)
@@ -115,15 +131,15 @@ def test_a_damaged_choice_is_one_line(run_pe, config: Path, directory: Path) -> 
         config.write_text(content)
         run = run_pe("search", "a cat", directory)
         assert run.status == 2 and f"{config} does not name a model; choose one with: pe models use NAME" in run.stderr
-    assert run_pe("models", "use", "builtin").status == 0
-    assert "demo" not in run_pe("search", "a cat", directory).stdout
+    assert run_pe("models", "use", "builtin").status == run_pe("search", "a cat", directory).status == 0
 
 
 def test_models_show_the_default_and_the_size_of_a_download(run_pe, terminal) -> None:
-    assert run_pe("models").stdout.splitlines()[-1].startswith("default: builtin, a small offline demo")
+    last = run_pe("models").stdout.splitlines()[-1]
+    assert last == "default: builtin, a small demo; choose another: pe models use PE-Core-S16-384 (0.3 GB)"
     entries = {entry["name"]: entry for entry in json.loads(run_pe("models", "--json").stdout)}
     assert [name for name, entry in entries.items() if entry["default"]] == ["PE-Core-N16-128"]
-    assert {name: entry["download_bytes"] for name, entry in entries.items()} == {
+    assert {name: entry["download_bytes"] for name, entry in entries.items() if name in MODELS} == {
         name: entry.download_bytes for name, entry in MODELS.items()
     }
     assert find_model("builtin").download_bytes == 0

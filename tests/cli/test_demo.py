@@ -26,7 +26,7 @@ def test_demo_classifies_and_searches_real_photographs(run_pe, checkpoint: Path,
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.count("<section>") == 2 + len(samples.QUERIES) == 7
     assert page.count("<li class") == len(samples.IMAGES) + 1 + 6 * 4
-    assert "PE-Core-L14-336" in run.stdout and "and little else" not in run.stdout
+    assert "PE-Core-S16-384" in run.stdout and "and little else" not in run.stdout
     assert "search" in run.stdout and shlex.quote(str(out / "images")) in run.stdout
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import typer
 
-from perception_encoder.cli.served_models import DEFAULT_DEPTH_HEAD, check_models, language_queues
+from perception_encoder.cli.served_models import check_models, language_queues
 from perception_encoder.errors import CheckpointError, UnknownModelError
 
 
 @pytest.mark.parametrize(
     ("directory", "api", "models", "message"),
     [
-        (None, False, (None, None, None, DEFAULT_DEPTH_HEAD), "nothing to serve: name a directory, or add --api"),
-        (Path(), False, ("a", None, None, DEFAULT_DEPTH_HEAD), "--chat-model needs --api"),
-        (None, True, (None, "a", None, DEFAULT_DEPTH_HEAD), "--ask-model needs a directory"),
-        (None, True, (None, None, "builtin", DEFAULT_DEPTH_HEAD), "--features-model needs a directory"),
+        (None, False, (None, None, None, None), "nothing to serve: name a directory, or add --api"),
+        (Path(), False, ("a", None, None, None), "--chat-model needs --api"),
+        (None, True, (None, "a", None, None), "--ask-model needs a directory"),
+        (None, True, (None, None, "builtin", None), "--features-model needs a directory"),
         (None, True, (None, None, None, "head.safetensors"), "--depth-head needs a directory"),
     ],
 )
@@ -30,9 +30,9 @@ def test_a_model_that_nothing_would_use(
 
 
 def test_models_are_known_before_anything_starts() -> None:
-    check_models(Path(), True, "a", "b", "builtin", DEFAULT_DEPTH_HEAD)
+    check_models(Path(), True, "a", "b", "builtin", None)
     with pytest.raises(UnknownModelError):
-        check_models(Path(), False, None, None, "no-such-model", DEFAULT_DEPTH_HEAD)
+        check_models(Path(), False, None, None, "no-such-model", None)
     with pytest.raises(CheckpointError, match="no such file"):
         check_models(Path(), False, None, None, None, "no-such-head.safetensors")
     assert language_queues(None, None) == [None, None]

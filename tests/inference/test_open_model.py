@@ -24,10 +24,10 @@ def images() -> list[Image.Image]:
 @pytest.mark.parametrize(
     ("name", "kind", "shown"),
     [
-        ("builtin", "OwnModel", "PE-Core-N16-128"),
+        ("builtin", "OwnModel", "builtin"),
         ("PE-Core-B-16", "OwnModel", "PE-Core-B16-224"),
         ("runs/best.safetensors", "OwnModel", "best"),
-        ("random:builtin", "OwnModel", "random:PE-Core-N16-128"),
+        ("random:builtin", "OwnModel", "random:builtin"),
         ("timm:test_vit", "TimmModel", "timm:test_vit"),
         ("random:timm:test_vit", "TimmModel", "random:timm:test_vit"),
         ("open_clip:ViT-B-32,openai", "OpenClipModel", "open_clip:ViT-B-32,openai"),

@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
-from perception_encoder.cli import output
 from perception_encoder.cli.dense import options
 from perception_encoder.cli.options import HEAD, option, out_option
+
+HEAD_HELP = "A file of `pe train depth`, or builtin-depth, a demo [default: see `pe models use`]."
 
 
 def depth(
     files: options.Paths,
     out: Annotated[Path, out_option("Directory for colour maps and depths.", "DIR")],
-    head: Annotated[str, option("builtin-depth, or a file of pe train depth.", "HEAD", HEAD)] = "builtin-depth",
+    head: Annotated[str | None, option(HEAD_HELP, "HEAD", HEAD)] = None,
     model: Annotated[str | None, shared.model_option("the head's own")] = None,
     every: options.Every = 0.0,
     strict: shared.Strict = False,
@@ -43,7 +45,7 @@ def depth(
     from perception_encoder.dense_prediction.drawing import depth_colours, depth_png
     from perception_encoder.files import writing
 
-    media = heads.find_files(files)
+    head, media = head or default_model.default_model("depth"), heads.find_files(files)
     loaded, info = heads.load_head(head, "depth", model)
     assert isinstance(loaded.head, DepthHead)
     predictor = loaded.head
@@ -61,4 +63,5 @@ def depth(
 
     with torch.inference_mode():
         count, failures = heads.predict_files(media, out, predict, every)
+    heads.print_head_demo(head, model, info)
     raise typer.Exit(output.input_status(failures, count + len(failures), strict))

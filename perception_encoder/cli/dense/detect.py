@@ -7,16 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
-from perception_encoder.cli import output
 from perception_encoder.cli.dense import options
 from perception_encoder.cli.options import HEAD, flag, numbers, option, out_option
+
+HEAD_HELP = "A detector's file, or builtin-detector, a demo [default: see `pe models use`]."
 
 
 def detect(
     files: options.Paths,
     out: Annotated[Path, out_option("Directory for drawn images, and detections.json.", "DIR")],
-    head: Annotated[str, option("builtin-detector, or a detector's file.", "HEAD", HEAD)] = "builtin-detector",
+    head: Annotated[str | None, option(HEAD_HELP, "HEAD", HEAD)] = None,
     model: Annotated[str | None, shared.model_option("the detector's own")] = None,
     score: Annotated[float, option("Least score of a detection.", "SCORE", HEAD, least=0)] = 0.5,
     scales: Annotated[str, option("Also at these factors of the detector's size.", "N,N,...", HEAD)] = "1",
@@ -51,7 +53,7 @@ def detect(
     from perception_encoder.dense_prediction.drawing import draw_detections
     from perception_encoder.dense_prediction.views import Views, detect_objects
 
-    media = heads.find_files(files)
+    head, media = head or default_model.default_model("detection"), heads.find_files(files)
     loaded, info = heads.load_head(head, "detection", model, classes)
     views, results = Views(numbers(scales), flip, soft), CocoResults(info.classes)
 
@@ -69,4 +71,5 @@ def detect(
     value = results.write(out / "detections.json")
     if json:
         output.print_json(value)
+    heads.print_head_demo(head, model, info)
     raise typer.Exit(output.input_status(failures, count + len(failures), strict))

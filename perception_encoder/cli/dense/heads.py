@@ -7,9 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception_encoder.cli import output
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.models.catalogue import demo_note
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,6 +44,12 @@ def load_head(
     if classes is not None:
         raise ConfigError(f"{path} names its classes itself; leave out --classes")
     return load_dense_model(path, info, tensors, open_model(model or info.encoder).tower()), info
+
+
+def print_head_demo(head: str, model: str | None, info: HeadInfo) -> None:
+    """Warn of a built-in head, or of a built-in encoder under the user's own head; `model`: what `-m` said."""
+    own = not demo_note(head)
+    default_model.print_demo((None if info.finetuned else model or info.encoder) if own else head)
 
 
 def read_names(path: Path) -> tuple[str, ...]:

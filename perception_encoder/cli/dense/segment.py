@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
-from perception_encoder.cli import output
 from perception_encoder.cli.dense import options
 from perception_encoder.cli.options import HEAD, QUERY, argument, option, out_option
 from perception_encoder.errors import ConfigError
+from perception_encoder.models.registry import shown_name
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-DEFAULT = "builtin-spatial"
+    from perception_encoder.dense_prediction.dense_model import HeadInfo
+
 LIKE = "A point, X,Y in pixels or from 0 to 1; repeat for several regions."
 THRESHOLD = "Least cosine with the point [default: what divides the image's patches best]."
 
@@ -25,8 +27,8 @@ def segment(
     out: Annotated[Path, out_option("PNG: the regions over the image; OUT.mask.png: their numbers.")],
     like: Annotated[list[str] | None, option(LIKE, "X,Y", QUERY)] = None,
     threshold: Annotated[float | None, option(THRESHOLD, "COSINE", QUERY)] = None,
-    head: Annotated[Path | None, option("Head's file, as `pe train segmenter` writes it.", "FILE", HEAD)] = None,
-    model: Annotated[str | None, shared.model_option(f"the head's own, or {DEFAULT}", "timm:NAME; hf:NAME")] = None,
+    head: Annotated[str | None, option("Head's file, as `pe train segmenter` writes it.", "FILE", HEAD)] = None,
+    model: Annotated[str | None, shared.model_option("see `pe models use`", "timm:NAME; hf:NAME")] = None,
     layer: options.Layer = -1,
     short_side: Annotated[int, option("Pixels of the short side for the encoder.", least=16)] = 480,
     json: shared.Json = False,
@@ -50,20 +52,25 @@ def segment(
     from perception_encoder.layer_analysis.plots import write_image
     from perception_encoder.preprocess.image import open_image
 
+    head = head or (None if like else default_model.chosen_model("segmentation"))
     if bool(like) == bool(head):
         raise ConfigError("say what to segment: --like X,Y (as often as there are regions), or --head FILE")
     opened = open_image(image).convert("RGB")
     if head is not None:
-        labels, names = segment_classes(opened, head, model)
+        labels, names, info = segment_classes(opened, head, model)
+        name = model or info.encoder
     else:
-        labels, names = segment_regions(opened, like or [], threshold, model or DEFAULT, layer, short_side), {}
+        name = model or default_model.default_model("spatial")
+        labels, names = segment_regions(opened, like or [], threshold, name, layer, short_side), {}
     write_image(draw_objects(opened, labels), out)
     mask = out.with_suffix(".mask.png")
     with writing(mask):
         mask.write_bytes(mask_png(labels))
     regions = [{**each, "name": names.get(each["id"], str(each["id"]))} for each in describe_objects(labels)]
+    default_model.print_demo(None if head is not None and info.finetuned else name)
     if json:
-        output.print_json({"image": str(image), "regions": regions})
+        about = {"image": str(image), "model": shown_name(name) or name}
+        output.print_json({**about, **({} if head is None else {"head": head}), "regions": regions})
         return
     for each in regions:
         output.print_fields(each["name"], f"{100 * each['area'] / labels.size:.1f} %")
@@ -81,8 +88,8 @@ def segment_regions(
     return label_regions(chosen.maps([image], short_side)[0], positions, image.size, threshold)
 
 
-def segment_classes(image: Image.Image, head: Path, model: str | None) -> tuple[np.ndarray, dict[int, str]]:
-    """Return each pixel's class, and the classes' names; a class called background is 0."""
+def segment_classes(image: Image.Image, head: str, model: str | None) -> tuple[np.ndarray, dict[int, str], HeadInfo]:
+    """Return each pixel's class, the classes' names, and what the head is; a class called background is 0."""
     import numpy as np
 
     from perception_encoder.cli.dense.heads import load_head
@@ -93,4 +100,4 @@ def segment_classes(image: Image.Image, head: Path, model: str | None) -> tuple[
     assert isinstance(loaded.head, SegmentationHead)
     predicted = loaded.head.predict(loaded.map_of(image, info.image_size), (image.height, image.width))[0].cpu().numpy()
     first = 0 if info.classes[0] == BACKGROUND else 1
-    return np.asarray(predicted + first), dict(enumerate(info.classes, start=first))
+    return np.asarray(predicted + first), dict(enumerate(info.classes, start=first)), info

@@ -7,8 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
-from perception_encoder.cli import output
 from perception_encoder.cli.dense import options
 from perception_encoder.cli.options import QUERY, VIDEO, argument, flag, option, out_option
 from perception_encoder.cli.progress import track as show_progress
@@ -29,7 +29,7 @@ def track(
     mask: Annotated[Path | None, option("PNG of the first frame's objects, numbered.", "FILE", QUERY)] = None,
     box: Annotated[list[str] | None, option(BOX, "BOX", QUERY)] = None,
     point: Annotated[list[str] | None, option("Object at X,Y of the first frame; repeat.", "X,Y", QUERY)] = None,
-    model: Annotated[str, shared.model_option(others="timm:NAME; hf:NAME")] = "builtin-spatial",
+    model: Annotated[str | None, shared.model_option("see `pe models use`", "timm:NAME; hf:NAME")] = None,
     layer: options.Layer = -1,
     short_side: Annotated[
         int, option("Pixels of the frames' short side for the encoder.", panel=VIDEO, least=16)
@@ -62,12 +62,14 @@ def track(
     first = next(frames, None)
     if first is None:
         raise DataError(f"{video} has no frames")
+    model = model or default_model.default_model("spatial")
     chosen = options.load_layer(model, layer)
     labels = read_mask(mask) if mask else label_positions(first, chosen, short_side, box or [], point or [])
     tracked = track_objects(chain([first], frames), labels, chosen, short_side)
     about = {"video": video.name, "model": chosen.encoder.name, "layer": chosen.layer}
     total = None if names is None else len(names)
     described = write_tracking(show_progress(tracked, "tracking", total), out, video.stem, rate, about, overlay, names)
+    default_model.print_demo(model)
     if json:
         output.print_json(described)
         return

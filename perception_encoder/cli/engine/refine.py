@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli.options import argument, model_option, option, out_option
 from perception_encoder.cli.progress import progress, reporter, track
 
@@ -17,7 +17,9 @@ def refine(
     engine: Annotated[Path, argument("DIR", "A directory of `pe engine run`.")],
     captions: Annotated[Path, option("Table: video_id and human_caption.", "FILE")],
     out: Annotated[Path, out_option("Directory of the run: checkpoints and weights.", "DIR")],
-    model: Annotated[str, model_option(others="a run of `pe train` or `pe engine refine`")] = "builtin-lang",
+    model: Annotated[
+        str | None, model_option("see `pe models use`", "a run of `pe train` or `pe engine refine`; builtin-lang")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")] = None,
 ) -> None:
     """Finetune a captioner on refined captions.
@@ -36,7 +38,9 @@ def refine(
     from perception_encoder.video_data_engine.refine import find_video_prompt, refine_captioner, refinement
 
     video_prompt = find_video_prompt(engine)
-    config = override(refinement(model), set_ or [])
+    captioner = default_model.language_model(model)
+    default_model.print_demo(captioner)
+    config = override(refinement(captioner), set_ or [])
     logging.getLogger("perception_encoder.train.loop").setLevel(logging.INFO)  # it reports that a run resumes
     with progress("training", config.steps) as advance:
         path = refine_captioner(engine, captions, config, out, track, reporter(advance))

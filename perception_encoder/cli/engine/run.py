@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
-from perception_encoder.cli import output
 from perception_encoder.cli.options import MEDIA, MODEL, OUTPUT, SPEED, flag, option, out_option
 from perception_encoder.errors import InputError
 
 if TYPE_CHECKING:
     from perception_encoder.video_data_engine.report import EngineReport
 
-ENGINE, ENDPOINT = "builtin-lang", "; http://HOST/v1#MODEL; hf:NAME"
+ENDPOINT = "; http://HOST/v1#MODEL; hf:NAME"
+CAPTIONER = f"Captioner of videos: a name{ENDPOINT}; builtin-lang, a demo [default: see `pe models use`]."
 VIDEO_PROMPT = """Prompt of video captions, or a file. By default video_caption_short_v1 for builtin-lang, else
 video_caption_v1."""
 
@@ -23,8 +24,10 @@ video_caption_v1."""
 def run(
     videos: Annotated[list[str], option("Video, directory, glob, tar or table; repeatable.", "PATH")],
     out: Annotated[Path, out_option("Directory of the results; the same command completes it.", "DIR")],
-    captioner: Annotated[str, option(f"Captioner of videos: a name{ENDPOINT}.", "MODEL", MODEL)] = ENGINE,
-    frame_captioner: Annotated[str, option("Captioner of frames, likewise.", "MODEL", MODEL)] = ENGINE,
+    captioner: Annotated[str | None, option(CAPTIONER, "MODEL", MODEL)] = None,
+    frame_captioner: Annotated[
+        str | None, option("Captioner of frames [default: that of videos].", "MODEL", MODEL)
+    ] = None,
     llm: Annotated[str, option(f"Model of the summary: a name{ENDPOINT}.", "MODEL", MODEL)] = "smollm2",
     video_prompt: Annotated[str | None, option(VIDEO_PROMPT, "NAME", MODEL)] = None,
     frame_prompt: Annotated[str, option("Prompt of frame captions, or a file.", "NAME", MODEL)] = "frame_caption_v1",
@@ -53,7 +56,7 @@ def run(
 
     Examples:
 
-        pe engine run --videos clips/ -o captioned/
+        pe engine run --videos clips/ -o captioned/ --captioner facebook/Perception-LM-1B
         pe engine run --videos "clips/*.mp4" -o captioned/ --llm http://127.0.0.1:8000/v1#qwen3-8b
         pe engine run --videos shard.tar -o captioned/ --captioner facebook/Perception-LM-1B
         pe train video_finetune_b16 --shards captioned/shards
@@ -63,8 +66,10 @@ def run(
     from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
     from perception_encoder.video_data_engine.run import run_engine
 
+    check_paths(videos)
+    captioner = default_model.language_model(captioner)
     config = EngineConfig(
-        captioner=captioner, frame_captioner=frame_captioner, llm=llm,
+        captioner=captioner, frame_captioner=frame_captioner or captioner, llm=llm,
         video_prompt=video_prompt or "", frame_prompt=frame_prompt, summary_prompt=summary_prompt,
         frames=frames, captioned_frames=captioned_frames, cut=CutConfig(longest=longest),
     )  # fmt: skip
@@ -72,7 +77,7 @@ def run(
         workers=workers, batch_size=batch_size, timeout=timeout, tries=tries, gpu_share=gpu_share,
         shard_samples=shard_size,
     )  # fmt: skip
-    check_paths(videos)
+    default_model.print_demo(config.captioner, config.frame_captioner, config.llm)
     try:
         with live_table() as show:
             report = run_engine(videos, out, config, work, ray=ray, retry=retry, listener=show)

@@ -11,6 +11,7 @@ import typer
 from perception_encoder.cli import output
 from perception_encoder.cli.options import BY_POSITION, DATASET, HEAD, argument, model_option, option, out_option
 from perception_encoder.cli.progress import track
+from perception_encoder.models.catalogue import demo_note
 
 if TYPE_CHECKING:
     from perception_encoder.datasets.classified import ClassOptions
@@ -71,7 +72,7 @@ def finish(
 ) -> None:
     """Run evaluators, write the JSON, print the table, list undecodable items, and exit.
 
-    `models`: one model under each of its transforms, by name.
+    `models`: one model under each of its transforms, by name of the transform.
     """
     from perception_encoder.evaluation.report import full_table, to_json
     from perception_encoder.evaluation.results import Result, evaluate
@@ -85,5 +86,7 @@ def finish(
         write_text(out, to_json(result))
     table = full_table(result).filled()
     output.print_table(table.columns, table.rows, title=f"{model}, {split}")
+    if note := demo_note(model):
+        output.print_warning(note)
     evaluated = max((metric.n for each in measurements for metric in each.metrics), default=0)
     raise typer.Exit(output.report_skipped(list(failures.values()), evaluated + len(failures)))

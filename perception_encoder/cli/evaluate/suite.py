@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
-from perception_encoder.cli import output
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.progress import track
 
@@ -52,5 +52,6 @@ def suite(
     for table in (classification_table(result), retrieval_table(result)):
         if table.rows:
             output.print_table(table.columns, table.rows, title=f"{result.model}, {split}")
+    default_model.print_demo(model)
     (encoder,) = evaluation.first.values()
     raise typer.Exit(output.report_skipped(encoder.failures, encoder.count))

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
-from perception_encoder.cli import output
 from perception_encoder.cli.language import options
 from perception_encoder.cli.options import ANSWER, MEDIA, argument, flag, option
 from perception_encoder.errors import ConfigError
@@ -24,7 +24,7 @@ MISSING = 'give a question after the images and videos: pe ask photo.jpg "What i
 def ask(
     media: Annotated[list[str] | None, argument("MEDIA", "Images, videos, PDFs, directories, URLs.")] = None,
     question: Annotated[str | None, argument("QUESTION", "The question; with -i it may be missing.")] = None,
-    model: options.Model = "builtin-lang",
+    model: options.Model = None,
     tiles: options.Tiles = None,
     frames: options.Frames = 8,
     start: Annotated[float | None, option("First second of a video.", panel=MEDIA, least=0)] = None,
@@ -45,6 +45,7 @@ def ask(
 
     Examples:
 
+        pe models use facebook/Perception-LM-1B
         pe ask photo.jpg "How many cups are on the table?"
         pe ask report.pdf "What is the total?" --pages 1-3
         pe ask clip.mp4 "What happens at the end?" --start 20 -m runs/lang
@@ -60,11 +61,12 @@ def ask(
     if interactive and json:
         raise ConfigError("--interactive prints answers as they arrive; leave out --json")
     sampling = conversations.Sampling(max_tokens=max_tokens, temperature=temperature)
-    chosen = options.read_pages(pages)
+    chosen, name = options.read_pages(pages), default_model.language_model(model)
     check_paths(paths)
-    generator, opening = options.load_generator(model, tiles, frames, chosen, private, start, end)
+    generator, opening = options.load_generator(name, tiles, frames, chosen, private, start, end)
     items = list(list_items(paths))
     parts = [part for item in items for part in open_item_media(item, opening)]
+    default_model.print_demo(name)
     if interactive:
         _chat(generator, parts, question, system, sampling)
         return

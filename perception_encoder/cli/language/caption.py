@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
-from perception_encoder.cli import output
 from perception_encoder.cli.language import options
 from perception_encoder.cli.options import ANSWER, SPEED, option, out_option
 from perception_encoder.cli.progress import progress
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def caption(
     paths: shared.Files,
     out: Annotated[Path | None, out_option("A .jsonl or .parquet file; captions in it are left as they are.")] = None,
-    model: options.Model = "builtin-lang",
+    model: options.Model = None,
     tiles: options.Tiles = None,
     frames: options.Frames = 8,
     pages: options.Pages = None,
@@ -43,6 +43,7 @@ def caption(
 
     Examples:
 
+        pe models use facebook/Perception-LM-1B
         pe caption photos/
         pe caption photos/ "clips/*.mp4" -o captions.jsonl -m runs/lang
         pe caption photo.jpg --prompt "List the objects." --json
@@ -52,10 +53,12 @@ def caption(
     from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Sampling
 
     sampling, chosen = Sampling(max_tokens=max_tokens, temperature=temperature), options.read_pages(pages)
+    name = default_model.language_model(model)
     check_paths(paths)
     if next(list_items(paths), None) is None:
         raise DataError(f"no images or videos in {', '.join(paths)}")
-    generator, media = options.load_generator(model, tiles, frames, chosen, private)
+    generator, media = options.load_generator(name, tiles, frames, chosen, private)
+    default_model.print_demo(name)
     file = None if out is None else CaptionFile(out, generator.name, prompt or CAPTION_PROMPT)
     items = list_items(paths) if file is None else file.missing(list_items(paths))
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None

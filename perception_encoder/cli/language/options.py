@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from perception_encoder.inference.conversation.media import MediaOptions
     from perception_encoder.language_alignment.language_model import LanguageModel
 
-Model = Annotated[str, model_option(others="a run of `pe train`; facebook/Perception-LM-1B")]
+Model = Annotated[
+    str | None, model_option("see `pe models use`", "a run of `pe train`; facebook/Perception-LM-1B; builtin-lang")
+]
 Tiles = Annotated[int | None, option("Most tiles of an image; 0: none [default: the model's].", "N", MODEL, least=0)]
 MaxTokens = Annotated[int, option("Most tokens of an answer.", panel=ANSWER, least=1)]
 Temperature = Annotated[float, option("0: the most probable token; up to 2: draw.", panel=ANSWER, least=0)]

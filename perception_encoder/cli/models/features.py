@@ -46,9 +46,11 @@ def features(
     layers = options.read_layers(layer) if layer else None
     if bare and (layers is None or len(layers) != 1):
         raise ConfigError("--bare draws one layer; choose it with --layer")
+    model = model or default_model.unchecked_default()
     if baseline:
-        return draw_side_by_side(image, out, [model or default_model.unchecked_default(), *baseline], layers, patches)
-    encoder = load_layer_encoder(model or default_model.unchecked_default())
+        draw_side_by_side(image, out, [model, *baseline], layers, patches)
+        return default_model.print_demo(model, *baseline)
+    encoder = load_layer_encoder(model)
     analysis = analyse_image(encoder, open_image(image), layers, patches, read_point(at))
     if bare:
         write_colours(analysis, out)
@@ -59,6 +61,7 @@ def features(
         f"{analysis.model}: " + ("no global tokens" if start is None else f"global tokens from layer {start}")
     )
     output.print_line(f"written: {out}")
+    default_model.print_demo(model)
 
 
 def draw_side_by_side(image: Path, out: Path, models: list[str], layers: list[int] | None, patches: int | None) -> None:

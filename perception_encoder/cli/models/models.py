@@ -10,7 +10,8 @@ from typer.core import TyperGroup
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import argument
-from perception_encoder.models.registry import MODELS, ModelEntry, canonical_name, find_model, list_models
+from perception_encoder.models.catalogue import OTHER_MODELS, SMALL_CORE, ListedModel, choose_command
+from perception_encoder.models.registry import ModelEntry, canonical_name, find_model, list_models
 
 
 class _ListByDefault(TyperGroup):
@@ -23,7 +24,7 @@ class _ListByDefault(TyperGroup):
 
 app = typer.Typer(cls=_ListByDefault, subcommand_metavar="[list] [NAME]... | use MODEL")
 
-COLUMNS = ("model", "GB", "px", "patch", "width", "layers", "dim", "text", "IN-1k", "K400", "COCO")
+COLUMNS = ("model", "purpose", "GB", "licence", "px", "dim", "IN-1k", "K400", "COCO")
 
 
 @app.callback()
@@ -36,7 +37,7 @@ def models() -> None:
 
         pe models
         pe models builtin PE-Core-L-14-336 --json
-        pe models use PE-Core-L14-336
+        pe models use PE-Core-S16-384
     """
 
 
@@ -47,52 +48,66 @@ def list_(
 ) -> None:
     """List the models and their published scores.
 
-    Columns: download in GB; side of the image and of a patch in pixels; width and number of layers; dimension of the
-    embedding; text length in tokens; published zero-shot scores in percent: top-1 on ImageNet and on Kinetics-400,
-    text-to-image R@1 on COCO (very probably with dual softmax). Names of timm, open_clip and the hub are accepted too;
-    --json lists them.
+    Encoders, language models and heads. Columns: purpose; download in GB (0: a demo in the package); licence; side of
+    the image in pixels; dimension of the embedding; published zero-shot scores in percent: top-1 on ImageNet and on
+    Kinetics-400, text-to-image R@1 on COCO (very probably with dual softmax). Perception-LM's licence is the FAIR
+    Noncommercial Research License. Names of timm, open_clip and the hub are accepted too; --json lists them, with
+    layers, widths and patches.
 
     Examples:
 
         pe models list
         pe models list builtin PE-Core-L-14-336 --json
     """
-    entries = [find_model(name) for name in names] if names else [MODELS[name] for name in list_models()]
+    listed = names or [*list_models(), *OTHER_MODELS]
+    entries = [OTHER_MODELS.get(name) or find_model(name) for name in listed]
     if json:
         output.print_json([_as_json(entry) for entry in entries])
         return
     output.print_table(COLUMNS, map(_as_row, entries))
-    demo = "builtin, a small offline demo; choose another with: pe models use NAME"
-    output.print_remark(f"default: {default_model.chosen_model() or demo}")
+    for kind in default_model.USED_BY:
+        if model := default_model.chosen_model(kind):
+            output.print_remark(f"default of {default_model.USED_BY[kind]}: {model}")
+    if default_model.chosen_model() is None:
+        output.print_remark(f"default: builtin, a small demo; choose another: {choose_command(SMALL_CORE)}")
 
 
 @app.command()
 def use(model: options.OwnModel) -> None:
-    """Download a model and make it the default.
+    """Make a model the default.
 
-    It is then the model of every command without -m. The environment variable PE_MODEL overrides it; an index is always
-    searched by its own model.
+    An encoder is downloaded now, a Perception-LM when it is first used. A model with a text tower is then used by every
+    command without -m that compares images and texts; a Spatial model by track and segment; a language model by ask,
+    caption and engine run; a head by depth, detect or segment. MODEL may be a name, a file, or the directory of a run.
+    The environment variable PE_MODEL overrides a model with a text tower; an index is always searched by its own model.
 
     Examples:
 
-        pe models use PE-Core-L14-336
-        pe models use checkpoints/model.safetensors
+        pe models use PE-Core-S16-384
+        pe models use facebook/Perception-LM-1B
+        pe models use runs/depth/head.safetensors
     """
-    new_default = default_model.choose_model(model)
-    output.print_line(f"default: {new_default}")
-    if (now := default_model.chosen_model()) != new_default:
+    kind, new_default = default_model.choose_model(model)
+    output.print_line(f"default of {default_model.USED_BY[kind]}: {new_default}")
+    if (now := default_model.chosen_model(kind)) != new_default:
         output.print_warning(f"the environment variable {default_model.VARIABLE} overrides it: {now}")
 
 
-def _as_json(entry: ModelEntry) -> dict[str, Any]:
-    derived = {"repository": entry.repository, "download_bytes": entry.download_bytes, "aliases": entry.aliases}
+def _as_json(entry: ModelEntry | ListedModel) -> dict[str, Any]:
+    if isinstance(entry, ListedModel):
+        chosen = [default_model.chosen_model(kind) for kind in default_model.USED_BY]
+        return {**asdict(entry), "default": entry.name in chosen}
+    derived = {name: getattr(entry, name) for name in ("purpose", "repository", "download_bytes", "aliases")}
     default = canonical_name(default_model.unchecked_default()) == entry.name
     return {**asdict(entry), **derived, "default": default}
 
 
-def _as_row(entry: ModelEntry) -> tuple[object, ...]:
-    vision, text, none = entry.vision, entry.text, output.NONE
-    sizes = (vision.image_size, vision.patch_size, vision.width, vision.depth)
+def _as_row(entry: ModelEntry | ListedModel) -> tuple[object, ...]:
+    none = output.NONE
+    size = entry.download_bytes
+    about = (entry.purpose, none if size is None else f"{size / 1e9:.2f}", entry.licence)
+    if isinstance(entry, ListedModel):
+        return (entry.name, *about, *[none] * 5)
     scores = (entry.published.get(key, none) for key in ("imagenet", "kinetics400", "coco_t2i"))
-    download = f"{entry.download_bytes / 1e9:.2f}" if entry.download_bytes else none
-    return (entry.name, download, *sizes, vision.output_dim or none, text.context_length if text else none, *scores)
+    name = entry.builtin or entry.name
+    return (name, *about, entry.vision.image_size, entry.vision.output_dim or none, *scores)

@@ -32,7 +32,8 @@ def categorise(
 
     check_outcome_path(out)
     table = read_features(features)
-    categories = categorise_videos(table, load(model or default_model.default_model()))
+    categories = categorise_videos(table, load(model := model or default_model.default_model()))
     write_outcomes(out, [dict(vars(each)) for each in categories])
     counts = Counter(each.category for each in categories)
+    default_model.print_demo(model)
     output.print_table(("category", "videos"), counts.most_common())

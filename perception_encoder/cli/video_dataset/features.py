@@ -12,7 +12,7 @@ from perception_encoder.cli.options import option
 from perception_encoder.cli.progress import track
 from perception_encoder.cli.video_dataset.options import Data
 
-ASK = "Language model that answers 26 questions, such as builtin-lang or facebook/Perception-LM-1B."
+ASK = "Language model that answers 26 questions, such as facebook/Perception-LM-1B; builtin-lang is a demo."
 
 
 def features(
@@ -38,8 +38,9 @@ def features(
     from perception_encoder.language_alignment.load import load_language_model
     from perception_encoder.video_dataset.features import extract_features
 
-    encoder = load(model or default_model.default_model())
+    encoder = load(model := model or default_model.default_model())
     language_model = load_language_model(ask_model) if ask_model else None
     run = extract_features(data, out, encoder, language_model, track)
     output.print_line(f"features of {run.videos:,} videos: {out}")
+    default_model.print_demo(model, ask_model)
     raise typer.Exit(output.input_status(run.failures, run.videos + len(run.failures), strict))

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
 from perception_encoder.files import holding, remove, restrict, writing
 from perception_encoder.formats.lance import connect, without_panics
-from perception_encoder.models.registry import canonical_name
+from perception_encoder.models.registry import canonical_name, same_name
 from perception_encoder.search.index import approximate
 from perception_encoder.search.index.rows import FileState, IndexRow, among, column_names, schema_of, to_rows
 from perception_encoder.search.index.seal import TABLE, SealedFiles, remove_seal
@@ -144,7 +144,7 @@ class Index:
             self._compare({"model": name}, model)
 
     def _compare(self, expected: Mapping[str, object], model: str | None) -> None:
-        other = [name for name in expected if self.settings.get(name) != expected[name]]
+        other = [name for name in expected if not _is_same(name, self.settings.get(name), expected[name])]
         if other:
             changes = ", ".join(f"{name} {self.settings.get(name)}, not {expected[name]}" for name in other)
             option = () if model is None else ("--model", model)
@@ -324,6 +324,10 @@ class Index:
             with self._files.changing():
                 checksum = write_snapshot(store, rows)
         self._files.seal(self.table.version, complete=True, snapshot=checksum)
+
+
+def _is_same(setting: str, one: object, other: object) -> bool:
+    return same_name(str(one), str(other)) if setting == "model" else one == other
 
 
 @contextmanager

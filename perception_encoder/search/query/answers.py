@@ -14,7 +14,7 @@ from perception_encoder.errors import InputError, SearchIndexError
 from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import load
 from perception_encoder.inference.media import Media
-from perception_encoder.models.registry import canonical_name, portable_name
+from perception_encoder.models.registry import canonical_name, portable_name, same_name
 from perception_encoder.search.index.index import Index
 from perception_encoder.search.index.location import limit_index, nearest_index
 from perception_encoder.search.index.rows import IndexRow
@@ -78,7 +78,7 @@ def _nearest_indexes(files: Sequence[str], model: str | None) -> list[Index]:
 def _has_other_model(index: Index, model: str) -> bool:
     """Whether an index is of another model than the given one."""
     name = canonical_name(model)
-    if name not in (None, index.settings["model"]):
+    if name is not None and not same_name(name, index.settings["model"]):
         return True
     if (name or portable_name(model)) in (index.settings["source"], canonical_name(index.settings["source"])):
         return False
@@ -147,7 +147,8 @@ def search_files(
     """
     archive = read_collection(Path(files[0])) if len(files) == 1 else None
     items = [] if archive else list_media_items(files)
-    if archive is not None and (name := canonical_name(model)) not in (None, archive[1].get("model", name)):
+    name = canonical_name(model)
+    if archive is not None and name is not None and not same_name(name, archive[1].get("model", name)):
         raise _other_model(files[0], model, archive[1]["model"])
     encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
     encoder = load(model, towers="all" if encodes_images else _towers(queries))

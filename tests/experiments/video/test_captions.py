@@ -11,8 +11,9 @@ import torch
 from experiments.video import captions as module
 from experiments.video.captions import NOTHING, Captions, caption, first_captioner, refinement_of
 from experiments.video.clips import write_clips
-from perception_encoder.language_alignment.load import BUILTIN_LANG, find_language_model
+from perception_encoder.language_alignment.load import find_language_model
 from perception_encoder.language_alignment.weights import read_trained
+from perception_encoder.models.catalogue import BUILTIN_LANG
 from perception_encoder.video_data_engine.config import EngineConfig
 from tests.experiments.video.test_run import video
 from tests.video_dataset.clips import write_dataset

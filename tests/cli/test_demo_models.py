@@ -1,0 +1,178 @@
+"""Demo models never look like real ones: no command answers with one unasked in words, or without saying so."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from PIL import Image
+
+from perception_encoder.cli import main
+from perception_encoder.cli.groups import adapt
+from perception_encoder.language_alignment import load
+from perception_encoder.models.catalogue import demo_note
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from tests.cli.language.conftest import language_run, media
+from tests.conftest import Run
+
+__all__ = ["language_run", "media"]
+
+DEMO = "is a small demo model, and its results are often wrong"
+ENCODER = f"warning: builtin {DEMO}; choose a published model: pe models use PE-Core-S16-384 (0.3 GB)\n"
+SPATIAL = f"warning: builtin-spatial {DEMO}; choose a published model: pe models use PE-Spatial-S16-512 (0.1 GB)\n"
+LANGUAGE = f"warning: builtin-lang {DEMO}; choose a published model: pe models use facebook/Perception-LM-1B (3.1 GB)\n"
+MODELS = {"model", "head", "captioner", "frame_captioner", "ask_model", "chat_model", "llm", "baseline"}
+"""Parameters that name a model."""
+ANSWER_NOT = {
+    "pe convert": "converts",
+    "pe export onnx": "converts",
+    "pe export head": "converts",
+    "pe models use": "chooses",
+}
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who has chosen nothing."""
+    monkeypatch.delenv("PE_MODEL", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config" / "perception-encoder" / "config.json"
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    Image.linear_gradient("L").convert("RGB").resize((64, 64)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def tiny_lang(language_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A tiny language model in the place of the built-in one."""
+    (tmp_path / "package").mkdir()
+    file = tmp_path / "package" / "builtin-lang.safetensors"
+    file.write_bytes((language_run / load.WEIGHTS).read_bytes())
+    monkeypatch.setattr(load, "packaged_weights", lambda name: file)
+
+
+def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield every command below one, by its words."""
+    context = typer.main.click.Context(command) if hasattr(typer.main, "click") else command.context_class(command)
+    if not hasattr(command, "list_commands"):
+        yield name, command
+        return
+    for child in command.list_commands(context):
+        yield from commands(command.get_command(context, child), f"{name} {child}")
+
+
+def test_every_command_that_takes_a_model_says_when_it_is_a_demo() -> None:
+    command = typer.main.get_command(main.app)
+    adapt(command)
+    silent = set()
+    for name, each in commands(command, "pe"):
+        if MODELS & {parameter.name for parameter in each.params}:
+            source = inspect.getsource(importlib.import_module(each.callback.__module__))
+            if not any(call in source for call in ("print_demo(", "print_head_demo(", "options.finish(")):
+                silent.add(name)
+    assert silent == set(ANSWER_NOT)
+
+
+@pytest.mark.parametrize("command", [("ask", "PHOTO", "what?"), ("caption", "PHOTO"), ("engine", "run", "-o", "OUT")])
+def test_language_models_have_to_be_chosen(
+    run_pe: Callable[..., Run], photo: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    words = [{"PHOTO": photo, "OUT": tmp_path / "out"}.get(word, word) for word in command]
+    if "engine" in words:
+        words += ["--videos", tmp_path]
+    run = run_pe(*words)
+    assert run.status == 2 and run.stdout == ""
+    assert run.stderr == (
+        "error: no language model is chosen; choose one for every command, such as: pe models use "
+        "facebook/Perception-LM-1B (3.1 GB); or for this one with -m MODEL (-m builtin-lang is a small offline demo)\n"
+    )
+
+
+@pytest.mark.usefixtures("tiny_lang")
+def test_the_demo_answers_when_it_is_asked_by_name(run_pe: Callable[..., Run], media: Path) -> None:
+    ask = ("ask", media / "0.png", "what?", "--max-tokens", "2")
+    run = run_pe(*ask, "-m", "builtin-lang", "--json")
+    assert run.status == 0 and json.loads(run.stdout)["model"] == "builtin-lang" and run.stderr == LANGUAGE
+    assert run_pe("models", "use", "builtin-lang").status == 0
+    assert run_pe(*ask).stderr == LANGUAGE
+    run = run_pe("caption", media / "0.png", "--max-tokens", "2", "--json")
+    assert json.loads(run.stdout)[0]["model"] == "builtin-lang" and run.stderr == LANGUAGE
+
+
+def test_a_chosen_language_model_is_used(
+    run_pe: Callable[..., Run], media: Path, language_run: Path, config: Path
+) -> None:
+    assert run_pe("models", "use", language_run).stdout == f"default of ask, caption and engine run: {language_run}\n"
+    assert run_pe("models", "use", "builtin").status == 0  # choices of other kinds stay
+    assert json.loads(config.read_text()) == {"language": str(language_run), "model": "builtin"}
+    run = run_pe("ask", media / "0.png", "what?", "--json", "--max-tokens", "2")
+    assert json.loads(run.stdout)["model"] == language_run.name and run.stderr == ""
+    config.write_text(json.dumps({"language": "/gone/run"}))
+    run = run_pe("ask", media / "0.png", "what?")
+    assert run.status == 2 and f"{config} names '/gone/run', which does not exist" in run.stderr
+
+
+def test_embeddings_name_the_demo(run_pe: Callable[..., Run], photo: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    run = run_pe("embed", photo, "-o", tmp_path / "v.parquet")
+    assert run.stderr == ENCODER and pq.read_table(tmp_path / "v.parquet")["model"].to_pylist() == ["builtin"]
+    run = run_pe("search", "a cat", tmp_path / "v.parquet", "--json", "-m", "PE-Core-N16-128")  # by another name
+    assert run.stderr == ENCODER and json.loads(run.stdout)["model"] == "builtin"
+
+
+def test_a_user_s_own_model_of_the_demo_s_size_is_no_demo(run_pe: Callable[..., Run], photo: Path) -> None:
+    path = photo.with_name("mine.safetensors")
+    write_checkpoint(create_model("builtin"), path)
+    run = run_pe("classify", photo, "--labels", "cat,dog", "-m", path, "--json")
+    assert run.stderr == "" and json.loads(run.stdout)["model"] == "PE-Core-N16-128"
+
+
+def test_dense_commands_name_the_demo(run_pe: Callable[..., Run], photo: Path, tmp_path: Path) -> None:
+    segment = ("segment", photo, "--like", "0.5,0.5", "-o", tmp_path / "out.png", "--short-side", 64, "--json")
+    run = run_pe(*segment)
+    assert json.loads(run.stdout)["model"] == "builtin-spatial" and run.stderr == SPATIAL
+    assert run_pe("models", "use", "builtin").status == 0
+    assert run_pe(*segment).stderr == SPATIAL  # the model for searches is not that of segments
+    run = run_pe(*segment, "-m", "builtin")
+    assert json.loads(run.stdout)["model"] == "builtin" and run.stderr == ENCODER
+    run = run_pe("features", photo, "-o", tmp_path / "f.png", "--layer", "3", "--bare", "--patches", "4")
+    assert run.stderr == ENCODER and run.stdout.startswith("builtin: ")
+
+
+def test_heads_are_demos_and_can_be_chosen(run_pe: Callable[..., Run], photo: Path, tmp_path: Path) -> None:
+    run = run_pe("depth", photo, "-o", tmp_path / "depths")
+    assert f"warning: builtin-depth {DEMO}; no depth head is published" in run.stderr
+    for name, used_by in (("builtin-depth", "depth"), ("builtin-detector", "detect"), ("builtin-spatial", "track and")):
+        run = run_pe("models", "use", name)
+        assert run.status == 0 and run.stdout.startswith(f"default of {used_by}") and name in run.stdout
+    assert demo_note("builtin-detector").endswith("facebook/PE-Detection, then pe models use FILE")
+    assert demo_note("PE-Core-S16-384") == ""
+
+
+def test_evaluations_name_the_demo(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    run = run_pe("eval", "classification", "builtin", "--data", photos, "--transform", "squash", "-o", out)
+    assert run.status == 0 and ENCODER in run.stderr
+    assert json.loads(out.read_text())["model"] == "builtin"
+
+
+def test_models_lists_everything_with_size_licence_and_purpose(run_pe: Callable[..., Run]) -> None:
+    rows = {line.split("\t")[0]: line.split("\t")[1:4] for line in run_pe("models").stdout.splitlines()}
+    assert rows["model"] == ["purpose", "GB", "licence"]
+    assert rows["builtin"] == ["demo: search", "0.00", "Apache-2.0"]
+    assert rows["builtin-lang"] == ["demo: ask, caption", "0.00", "Apache-2.0"]
+    assert rows["builtin-depth"][0] == "demo: depth" and rows["builtin-detector"][0] == "demo: detect"
+    assert rows["PE-Core-S16-384"] == ["search, classify", "0.35", "Apache-2.0"]
+    assert rows["facebook/Perception-LM-1B"] == ["ask, caption", "3.10", "noncommercial"]
+    (entry,) = json.loads(run_pe("models", "builtin-lang", "--json").stdout)
+    assert entry["licence"] == "Apache-2.0" and entry["default"] is False
