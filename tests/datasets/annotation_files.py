@@ -26,6 +26,7 @@ from tests.evaluation.layers import png
 Read = Callable[[Path], object]
 """Read all that a directory holds, and use it."""
 
+
 def captions(name: str) -> Read:
     return lambda directory: load_captions(directory / name)
 

@@ -31,9 +31,7 @@ def timm_pair(
 ) -> tuple[VisionTransformer, nn.Module]:
     """Our vision tower and timm's with the same weights (in the same memory), by default at the model's own size."""
     entry = find_model(name)
-    config = replace(
-        entry.vision, depth=depth or entry.vision.depth, image_size=image_size or entry.vision.image_size
-    )
+    config = replace(entry.vision, depth=depth or entry.vision.depth, image_size=image_size or entry.vision.image_size)
     grid = config.image_size // config.patch_size
     sizes = {"img_size": config.image_size, "ref_feat_shape": (grid, grid)}  # timm scales RoPE at any other grid
     with torch.device("meta"):

@@ -68,11 +68,11 @@ class Fake:
     ("answer", "caption"),
     [
         ('"A cup falls."', "A cup falls."),
-        ("'It\'s a cup.'", "It's a cup."),
+        ("'It's a cup.'", "It's a cup."),
         ('"STOP" is on a sign beside the road.', '"STOP" is on a sign beside the road.'),
         ('"STOP" is on one sign, and on the other "GO"', '"STOP" is on one sign, and on the other "GO"'),
         ("'80s cars in a row, one of them 'new'", "'80s cars in a row, one of them 'new'"),
-        ("A cup\n with a 6\"", 'A cup with a 6"'),
+        ('A cup\n with a 6"', 'A cup with a 6"'),
         ('"', '"'),
     ],
 )

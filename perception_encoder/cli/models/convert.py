@@ -30,6 +30,7 @@ def convert(
 
     For timm and open_clip, an OUT without a suffix is a directory of the weights and the library's configuration file
     with the published preprocessing. Both libraries load it as local-dir:OUT. A weights file holds no configuration.
+    In timm's, README.md says how transformers gets a Core model's embeddings: AutoModel leaves its projection out.
 
     Examples:
 

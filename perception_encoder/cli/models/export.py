@@ -72,8 +72,8 @@ def lang(
 ) -> None:
     """Write an aligned encoder as a PE-Lang.
 
-    A directory holds model.safetensors and config.json: timm loads it as `local-dir:OUT`, and transformers by
-    AutoModel.from_pretrained("OUT"). A file has the published PE-Lang's names, which `pe` and the reference load.
+    A directory holds model.safetensors, config.json and README.md: timm loads it as `local-dir:OUT`, and transformers
+    by AutoModel.from_pretrained("OUT"). A file has the published PE-Lang's names, which `pe` and the reference load.
 
     Examples:
 

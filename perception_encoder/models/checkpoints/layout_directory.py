@@ -6,17 +6,19 @@ bilinear, mean and deviation 0.5). By a model's name alone, both libraries prepr
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.files import write_json, writing
+from perception_encoder.files import write_json, write_text, writing
 from perception_encoder.models.checkpoints.weights import Model, write_layout
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import MODELS, find_model
 
 CONFIG_FILES = {"timm": "config.json", "open_clip": "open_clip_config.json"}
+CARD = "README.md"
 WEIGHT_FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}
 
 _CARRIER = "PE-Core-T16-384"  # timm's architecture for models that timm does not list; `_timm_arguments` says the rest
@@ -26,17 +28,67 @@ _PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
 def write_layout_directory(model: Model, directory: Path, layout: str, half: bool = False) -> int:
     """Write weights and configuration for `local-dir:`; returns how many tensors the layout does not have.
 
-    `layout`: "timm" or "open_clip". Other files of an existing directory stay. Raises ConfigError (a layout without
+    `layout`: "timm" or "open_clip". Other files of an existing directory stay; timm's gets a card, README.md, unless
+    there is one. Raises ConfigError (a layout without
     configuration), CheckpointError (a model that the library cannot build), OutputError.
     """
     if layout not in CONFIG_FILES:
         raise ConfigError(f"the {layout} layout has no configuration file; name a weights file, model.safetensors say")
+    if layout == "timm":
+        model = _with_scale(model)
     config = timm_config(model) if layout == "timm" else open_clip_config(model)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     left_out = write_layout(model, directory / WEIGHT_FILES[layout], layout, half)
     write_json(directory / CONFIG_FILES[layout], config)
+    if layout == "timm" and not (directory / CARD).exists():
+        write_text(directory / CARD, _card(model))
     return left_out
+
+
+def _with_scale(model: Model) -> Model:
+    """Return a tower without LayerScale with one of 1 if timm's architecture of its name has LayerScale.
+
+    transformers leaves `init_values: null` out of what it gives timm, builds LayerScale, and finds no weights for it.
+    """
+    if isinstance(model, CLIP) or model.config.layer_scale is not None or not find_model(model.name).vision.layer_scale:
+        return model
+    shared = {id(parameter): parameter for parameter in model.parameters()}
+    return copy.deepcopy(model, shared).add_layer_scale(1.0)
+
+
+def _card(model: Model) -> str:
+    """The card of timm's layout."""
+    config = model.visual.config if isinstance(model, CLIP) else model.config
+    card = f"""---
+library_name: timm
+---
+# {model.name}
+
+A vision tower of {config.depth} layers of width {config.width}, for RGB images of {config.image_size} px, in timm's
+layout. `PATH` is this directory.
+
+```python
+import timm
+from transformers import AutoModel
+
+model = timm.create_model("local-dir:PATH", pretrained=True)
+features = AutoModel.from_pretrained("PATH")(pixels).last_hidden_state
+```
+"""
+    if config.output_dim is None:
+        return card
+    return f"""{card}
+Embeddings have {config.output_dim} values and end with a projection, which timm calls the classifier. **`AutoModel` of
+transformers and `SentenceTransformer` leave it out without a message: their vectors are not this model's embeddings.**
+timm's `model(pixels)` gives the embeddings, and so does, in transformers:
+
+```python
+from transformers import AutoModelForImageClassification
+
+embeddings = AutoModelForImageClassification.from_pretrained("PATH")(pixels).logits
+```
+"""
 
 
 def timm_config(model: Model) -> dict[str, Any]:

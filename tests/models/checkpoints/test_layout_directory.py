@@ -12,6 +12,7 @@ import timm
 import timm.data
 import torch
 from PIL import Image
+from transformers import AutoModel, AutoModelForImageClassification
 
 from perception_encoder.errors import CheckpointError, ConfigError, OutputError
 from perception_encoder.models.checkpoints.layout_directory import open_clip_config, write_layout_directory
@@ -76,6 +77,54 @@ def test_timm_builds_towers_it_does_not_list(config: VisionConfig, photograph: I
     theirs = load_timm(tower, tmp_path / "out")
     pixels = preprocess_with_timm(theirs, photograph)
     assert relative_error(tower(image_transform(tower)(photograph)[None]), theirs(pixels)) < TOLERANCE
+
+
+TOKENS = replace(NANO, attention_pool=False, final_norm=False, output_dim=None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("PE-Lang-L14-448", TOKENS),
+        ("PE-Lang-L14-448", replace(TOKENS, layer_scale=0.1)),
+        ("PE-Lang-G14-448", replace(TOKENS, class_token=False)),
+        ("PE-Spatial-G14-448", replace(TOKENS, class_token=False)),
+        ("PE-Spatial-T16-512", TOKENS),
+        ("PE-Spatial-T16-512", replace(TOKENS, layer_scale=0.1)),
+        ("PE-Core-N16-128", NANO),
+        ("PE-Core-N16-128", replace(NANO, attention_pool=False)),
+    ],
+)
+def test_transformers_loads_every_kind_of_exported_encoder(
+    name: str, config: VisionConfig, half: bool, tmp_path: Path
+) -> None:
+    with torch.device("meta"):
+        tower = VisionTransformer(replace(config, depth=2), name)
+    fill(tower)
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    write_layout_directory(tower, tmp_path, "timm", half)
+    assert before.keys() == tower.state_dict().keys(), "the model is not changed"
+    if half:
+        tower.half().float()
+    pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    theirs, report = AutoModel.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
+    assert not report["missing_keys"]
+    tokens = theirs.eval()(pixels).last_hidden_state
+    assert relative_error(tower.forward_features(pixels), tokens) < TOLERANCE
+    card = (tmp_path / "README.md").read_text()
+    assert ("AutoModelForImageClassification" in card) == (config.output_dim is not None)
+    if config.output_dim is not None:
+        assert {key.rsplit(".", 1)[0] for key in report["unexpected_keys"]} == {"timm_model.head"}
+        classifier = AutoModelForImageClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
+        assert relative_error(tower(pixels), classifier(pixels).logits) < TOLERANCE
+
+
+def test_a_card_that_is_there_already_stays(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    write_layout_directory(create_model("builtin"), tmp_path, "timm")
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 @torch.no_grad()
