@@ -26,10 +26,10 @@ from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augm
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.spatial_alignment.images import AlignmentImage
+from perception_encoder.spatial_alignment.images import AlignmentImage, StoredFile
 from perception_encoder.spatial_alignment.mask_teachers import MaskTeacher, mask_tokens, one_hot_masks
 from perception_encoder.spatial_alignment.task import SpatialBatch
-from perception_encoder.spatial_alignment.teacher_cache import TeacherCache
+from perception_encoder.spatial_alignment.teacher_cache import FORMAT, TeacherCache
 from perception_encoder.train.seed import torch_generator
 
 logger = logging.getLogger(__name__)
@@ -54,26 +54,40 @@ class AugmentedImages:
     """None for the masks that images have themselves."""
     cache: TeacherCache | None = None
     """Its masks are taken instead of a teacher's."""
+    seed: int = 0
+    """Of the copies' augmentations."""
 
     @property
     def grid(self) -> tuple[int, int]:
         """Patches along the sides."""
         return self.size // self.patch, self.size // self.patch
 
+    @property
+    def identity(self) -> str:
+        """What tells the masks of its teacher, or of the teacher of its cache, from others; empty without one."""
+        if self.cache is not None:
+            return str(self.cache.settings.get("teacher", ""))
+        return "" if self.teacher is None else self.teacher.identity
+
     def has_masks(self, image: AlignmentImage) -> bool:
         """Whether there are masks of an image."""
         return self.teacher is not None or self.cache is not None or image.mask is not None
 
     def make(
-        self, image: AlignmentImage, draw: Sequence[float], masks: bool = True, copy: int = 0
+        self, image: AlignmentImage, draw: Sequence[float] | int, masks: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Return the image (3, S, S), uint8, and the mask teacher's tokens (N, P) if `masks` and it has any.
 
-        `copy`: which of an image's fixed augmentations `draw` is, for the cache.
-        Raises InputError for an image or mask that cannot be decoded, and an image smaller than a patch.
+        `draw`: the numbers by which it is augmented, or the number of a copy, whose numbers depend on the seed and on
+        the image's content alone. Cached masks are those of copies. Raises InputError for an image or mask that cannot
+        be decoded, and for an image smaller than a patch.
         """
         own_masks = masks and self.teacher is None and self.cache is None
-        pixels, ids = image.open(own_masks)
+        content = image.image.read()
+        digest, copy = content_digest(content), draw if isinstance(draw, int) else 0
+        if isinstance(draw, int):
+            draw = copy_draw(self.seed, digest, copy)
+        pixels, ids = image.open(own_masks, content)
         height, width = pixels.shape[1:]
         if min(height, width) < self.patch:
             raise InputError(str(image.image), f"is {width}x{height} pixels, smaller than a patch of {self.patch}")
@@ -81,7 +95,7 @@ class AugmentedImages:
         if not (masks and self.has_masks(image)):
             return augmented, None
         if self.cache is not None:
-            return augmented, self.cache.get(image.key, copy)
+            return augmented, self.cache.get(digest, copy, self.grid[0] * self.grid[1], str(image.image))
         if self.teacher is not None:
             return augmented, mask_tokens(self.teacher.masks(augmented), self.grid)
         assert ids is not None
@@ -103,7 +117,7 @@ class SpatialBatches:
         self.sampler = WeightedSampler(sizes, sizes, config.batch_size, config.seed)
         self.config, self.sources, self.augmented, self.rank = config, sources, augmented, rank
         self.depth = vision.depth
-        self._bad = set[str]()
+        self._bad = set[StoredFile]()
 
     def __call__(self, step: int) -> SpatialBatch:
         config, drawn = self.config, self.sampler.positions(step)
@@ -127,31 +141,34 @@ class SpatialBatches:
 
     def _make(self, position: Position, draw: Sequence[float]) -> tuple[Tensor, Tensor | None]:
         """The image at a position; if it cannot be used, the one whose turn it would be a step later, and so on."""
-        config, used, copy = self.config, bool(self.config.masks and self.config.masks_weight), 0
+        config, used = self.config, bool(self.config.masks and self.config.masks_weight)
+        chosen = int(draw[DRAWS] * config.copies) if config.copies else draw[:DRAWS]
         for later in range(TRIES):
             image = self._image(position, later)
-            if config.copies:
-                copy = int(draw[DRAWS] * config.copies)
-                draw = [*copy_draw(config.seed, image, copy), draw[DRAWS]]
             try:
-                return self.augmented.make(image, draw[:DRAWS], used, copy)
+                return self.augmented.make(image, chosen, used)
             except InputError as error:
-                if image.key not in self._bad:
-                    self._bad.add(image.key)
+                if image.image not in self._bad:
+                    self._bad.add(image.image)
                     logger.warning("left out %s", error)
         raise DataError(f"{TRIES} images in a row could not be used; the last was {image.image}")
 
 
-def copy_draw(seed: int, image: AlignmentImage, copy: int) -> list[float]:
-    """The numbers by which a copy of an image is augmented, in every epoch alike."""
-    digest = hashlib.blake2b(image.key.encode(errors="surrogatepass"), digest_size=8).digest()
-    return np.random.default_rng([seed, 5, int.from_bytes(digest), copy]).random(DRAWS).tolist()
+def content_digest(content: bytes) -> str:
+    """Return what tells an image from all others: a hash of its file's bytes."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def copy_draw(seed: int, digest: str, copy: int) -> list[float]:
+    """Return the numbers by which a copy of an image of this digest is augmented, the same in every epoch."""
+    return np.random.default_rng([seed, 5, int(digest, 16), copy]).random(DRAWS).tolist()
 
 
 def cache_settings(config: SpatialConfig, augmented: AugmentedImages, teacher: str) -> dict[str, Any]:
     """What a cache of masks belongs to; it replays the same augmentations."""
     augmentation = None if config.augmentation is None else asdict(config.augmentation)
     return {
+        "format": FORMAT,
         "teacher": teacher,
         "image_size": augmented.size,
         "patch": augmented.patch,
@@ -176,18 +193,20 @@ def fill_cache(
     if not config.copies or augmented.teacher is None:
         raise ConfigError("to cache masks, set copies to the augmentations of each image, and masks to a teacher")
     cache = TeacherCache(path, cache_settings(config, augmented, augmented.teacher.identity))
-    todo = [(image, copy) for image in images for copy in range(config.copies) if (image.key, copy) not in cache]
-    sizes: list[int] = []
-    for number, (image, copy) in enumerate(track(todo, "caching masks", len(todo))):
+    count, sizes = len(images) * config.copies, list[int]()
+    for image in track(images, "caching masks", len(images)):
         try:
-            _, tokens = augmented.make(image, copy_draw(config.seed, image, copy))
+            digest = content_digest(image.image.read())
+            for copy in range(config.copies):
+                if (digest, copy) in cache:
+                    continue
+                _, tokens = augmented.make(image, copy)
+                assert tokens is not None
+                sizes.append(cache.put(digest, copy, tokens))
+                if len(sizes) == min(ANNOUNCED, count):
+                    announce(f"{count:,} augmented images, about {np.mean(sizes) * count / 1e9:.2f} GB in {path}")
         except InputError as error:
             logger.warning("left out %s", error)
-            continue
-        assert tokens is not None
-        sizes.append(cache.put(image.key, copy, tokens))
-        if number + 1 == min(ANNOUNCED, len(todo)):
-            announce(f"{len(todo):,} augmented images, about {np.mean(sizes) * len(todo) / 1e9:.2f} GB in {path}")
     return cache
 
 
@@ -203,7 +222,7 @@ def held_out_batches(
         made = []
         for image in some:
             try:
-                made.append(whole.make(image, copy_draw(config.seed, image, 0), used))
+                made.append(whole.make(image, 0, used))
             except InputError as error:
                 logger.warning("left out %s", error)
         if made:

@@ -39,6 +39,16 @@ class StoredFile:
         except (OSError, DataError) as error:
             raise InputError(str(self), f"cannot be read: {error}") from None
 
+    @property
+    def size(self) -> int:
+        """Its bytes; 0 of a file that is missing."""
+        if self.entry is not None:
+            return self.entry.size
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
     def __str__(self) -> str:
         return str(self.path) if self.entry is None else f"{self.path}/{self.entry.name}"
 
@@ -48,7 +58,7 @@ class AlignmentImage:
     """An image, and the mask of its objects if it has one."""
 
     key: str
-    """The same wherever the dataset lies."""
+    """Its name in its dataset; images of two datasets may have the same one."""
     image: StoredFile
     mask: StoredFile | None = None
 
@@ -57,9 +67,15 @@ class AlignmentImage:
         digest = hashlib.blake2b(self.key.encode(errors="surrogatepass"), digest_size=4).digest()
         return int.from_bytes(digest) < share * 2**32
 
-    def open(self, with_mask: bool = True) -> tuple[UInt8[Tensor, "3 H W"], Int[Tensor, "H W"] | None]:
-        """Decode the image and, if `with_mask`, its mask; InputError if that fails, or if they differ in size."""
-        pixels = np.array(open_image(self.image.read(), str(self.image)).convert("RGB"))
+    def open(
+        self, with_mask: bool = True, content: bytes | None = None
+    ) -> tuple[UInt8[Tensor, "3 H W"], Int[Tensor, "H W"] | None]:
+        """Decode the image and, if `with_mask`, its mask; InputError if that fails, or if they differ in size.
+
+        `content`: the image's bytes, if they are read already.
+        """
+        content = self.image.read() if content is None else content
+        pixels = np.array(open_image(content, str(self.image)).convert("RGB"))
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         if self.mask is None or not with_mask:
             return image, None

@@ -44,7 +44,7 @@ from perception_encoder.train.validation import choose_metric
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
-PROCEDURE = 1
+PROCEDURE = 2
 """Rises when the same configuration and data give another result."""
 
 
@@ -89,9 +89,9 @@ class SpatialRun:
         training = {name: [each for each in source if not each.held_out(share)] for name, source in sources.items()}
         if config.masks and not any(augmented.has_masks(each) for source in training.values() for each in source):
             raise DataError(f"masks is {config.masks!r}, but no image has a mask; give rendered scenes, or another one")
-        keys = [f"{image.key} {image.mask is not None}" for source in sources.values() for image in source]
+        keys = [f"{image.key} {image.image.size} {image.mask is not None}" for source in sources.values() for image in source]
         names = [f"procedure {PROCEDURE}", weight_hash(trainee.student.vision)]
-        self.fingerprint = config.fingerprint([*names, trainee.teacher_hash, *keys])
+        self.fingerprint = config.fingerprint([*names, trainee.teacher_hash, augmented.identity, *keys])
         check_run(out, self.fingerprint)
         self.record = describe_run(config, self.fingerprint, {name: len(each) for name, each in training.items()})
         if rank.number == 0:
@@ -160,7 +160,7 @@ class SpatialTrainee:
     def augmented(self, device: torch.device) -> AugmentedImages:
         """How images are made, with their masks by the teacher, from its cache, or their own; raises as those do."""
         config = self.config
-        made = AugmentedImages(self.image_size, self.patch_size, config.augmentation)
+        made = AugmentedImages(self.image_size, self.patch_size, config.augmentation, seed=config.seed)
         if config.masks is None:
             return made
         if config.masks.endswith(SUFFIX):

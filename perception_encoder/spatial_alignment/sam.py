@@ -5,6 +5,7 @@ All masks count: bad ones and duplicates are not filtered out.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from perception_encoder.errors import MissingExtraError, WeightsUnavailableError, one_line
+from perception_encoder.models.checkpoints.weights import state_hash
 
 POINTS = 32
 """Along each side of the image: 1,024 prompts."""
@@ -45,10 +47,10 @@ class Sam:
         model.to(device)  # type: ignore[arg-type]  # its decorator hides the argument
         return cls(name, model, points)
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Its name and the number of its prompts."""
-        return f"sam {self.name} {self.points}"
+        """The hash of its weights, and the number of its prompts."""
+        return f"sam {state_hash(self.model.state_dict())} {self.points}"
 
     @torch.no_grad()
     def masks(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w P"]:

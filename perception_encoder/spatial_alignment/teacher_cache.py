@@ -1,7 +1,8 @@
 """Keep a mask teacher's tokens of a dataset on the disk, for a fixed number of augmentations of each image.
 
 A file of SQLite holds them, compressed and in half precision, so that an interrupted pass goes on where it stopped and
-nothing half-written is ever read. It belongs to one teacher, size, seed, augmentation and number of copies.
+nothing half-written is ever read. It belongs to one teacher, size, seed, augmentation and number of copies. Images are
+told apart by the content of their files, so that datasets with equal file names can share a cache.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.errors import ConfigError, DataError, InputError, one_line
+from perception_encoder.files import writing
 
 LEVEL = 1
 """Of zlib: higher ones are slower and hardly smaller."""
-
-
+FORMAT = 2
+"""Rises when images are told apart in another way."""
 SUFFIX = ".sqlite"
 
 
 class TeacherCache:
-    """Tokens (N, P) by image and copy."""
+    """Tokens (N, P) by the digest of an image's content, and by copy."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any] | None = None) -> None:
         """Open a file; with `settings` it is made if it does not exist, and must belong to the same ones if it does.
@@ -39,7 +42,7 @@ class TeacherCache:
             raise DataError(f"{path} does not exist; `pe data masks` makes it")
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with self._checked():
             self._file = sqlite3.connect(path, check_same_thread=False)
             self._file.execute("CREATE TABLE IF NOT EXISTS settings (json TEXT)")
             self._file.execute(
@@ -50,11 +53,20 @@ class TeacherCache:
             if row is None and settings is not None:
                 self._file.execute("INSERT INTO settings VALUES (?)", (json.dumps(settings),))
                 self._file.commit()
-        except sqlite3.Error as error:
-            raise DataError(f"{path} is not a cache of masks, or is damaged ({error}); delete it") from None
-        self.settings: dict[str, Any] = json.loads(row[0] if row else json.dumps(settings or {}))
+            self.settings: dict[str, Any] = json.loads(row[0] if row else json.dumps(settings or {}))
+            if not isinstance(self.settings, dict):
+                raise ValueError("its settings are not a JSON object")
         if settings is not None:
             self.check(settings)
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        """Turn errors over a damaged file into a DataError."""
+        try:
+            yield
+        except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
+            reason = f"is not a cache of masks, or is damaged ({one_line(error)})"
+            raise DataError(f"{self.path} {reason}; delete it and run `pe data masks` again") from None
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raise ConfigError unless the cache was made with these settings."""
@@ -66,29 +78,36 @@ class TeacherCache:
                 )
 
     def __len__(self) -> int:
-        return int(self._file.execute("SELECT COUNT(*) FROM tokens").fetchone()[0])
+        with self._checked():
+            return int(self._file.execute("SELECT COUNT(*) FROM tokens").fetchone()[0])
 
     def __contains__(self, key: tuple[str, int]) -> bool:
-        return self._file.execute("SELECT 1 FROM tokens WHERE image = ? AND copy = ?", key).fetchone() is not None
+        with self._checked():
+            return self._file.execute("SELECT 1 FROM tokens WHERE image = ? AND copy = ?", key).fetchone() is not None
 
-    def get(self, image: str, copy: int) -> Float[Tensor, "N P"]:
-        """The tokens of an image's copy; InputError if the cache lacks them or they are damaged."""
+    def get(self, digest: str, copy: int, count: int, name: str) -> Float[Tensor, "N P"]:
+        """Return the `count` tokens of an image's copy; InputError, of its `name`, if they are missing or damaged."""
         try:
             row = self._file.execute(
-                "SELECT rows, content FROM tokens WHERE image = ? AND copy = ?", (image, copy)
+                "SELECT rows, content FROM tokens WHERE image = ? AND copy = ?", (digest, copy)
             ).fetchone()
             if row is None:
-                raise InputError(image, f"has no masks in {self.path}; run `pe data masks` to the end")
-            values = np.frombuffer(zlib.decompress(row[1]), np.float16)
-            return torch.from_numpy(values.reshape(row[0], -1).astype(np.float32))
-        except (sqlite3.Error, zlib.error, ValueError) as error:
-            raise InputError(image, f"its masks in {self.path} are damaged ({error})") from None
+                raise InputError(name, f"has no masks in {self.path}; run `pe data masks` to the end")
+            values = np.frombuffer(zlib.decompress(row[1]), np.float16).reshape(row[0], -1)
+            if len(values) != count or not values.size:
+                raise ValueError(f"they are {values.shape[0]}x{values.shape[1]}, not {count} tokens")
+            return torch.from_numpy(values.astype(np.float32))
+        except (sqlite3.Error, zlib.error, ValueError, TypeError) as error:
+            reason = f"its masks in {self.path} are damaged ({one_line(error)})"
+            raise InputError(name, f"{reason}; delete that file and run `pe data masks` again") from None
 
-    def put(self, image: str, copy: int, tokens: Float[Tensor, "N P"]) -> int:
-        """Write tokens, all or nothing; return their compressed bytes."""
+    def put(self, digest: str, copy: int, tokens: Float[Tensor, "N P"]) -> int:
+        """Write tokens, all or nothing, and return their compressed bytes; OutputError if that fails."""
         content = compress(tokens)
-        with self._file:
-            self._file.execute("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?, ?)", (image, copy, len(tokens), content))
+        with writing(self.path, "if it is damaged, delete it", also=(sqlite3.Error,)), self._file:
+            self._file.execute(
+                "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?, ?)", (digest, copy, len(tokens), content)
+            )
         return len(content)
 
 

@@ -26,7 +26,7 @@ from perception_encoder.spatial_alignment.batches import (
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import AlignmentImage, open_images
 from perception_encoder.spatial_alignment.teacher_cache import TeacherCache
-from tests.spatial_alignment.conftest import encoded
+from tests.spatial_alignment.conftest import encoded, scene
 
 VISION = find_model(BUILTIN).vision
 CONFIG = SpatialConfig(masks="scenes", batch_size=8, image_size=64, seed=3)
@@ -44,7 +44,7 @@ def test_the_mask_is_cut_and_mirrored_as_its_image(scenes: Path) -> None:
     ids[:, 32:] = 1
 
     class Fixed(AlignmentImage):
-        def open(self, with_mask=True):
+        def open(self, with_mask=True, content=None):
             return (200 * ids).to(torch.uint8).expand(3, 64, 64), ids
 
     own = Fixed(image.key, image.image, image.mask)
@@ -99,18 +99,57 @@ class Thirds:
 def test_cached_masks_are_those_of_the_replayed_augmentations(scenes: Path, tmp_path: Path) -> None:
     images, announced = open_images(scenes)[:10], []
     teacher = Thirds()
-    augmented = replace(IMAGES, teacher=teacher)
+    augmented = replace(IMAGES, teacher=teacher, seed=CONFIG.seed)
     config = replace(CONFIG, masks="thirds", copies=2)
     path = tmp_path / "masks.sqlite"
     fill_cache(config, images[:6], augmented, path, announce=announced.append)
     assert len(announced) == 1 and announced[0].startswith("12 augmented images, about 0.00 GB")
     cache = fill_cache(config, images, augmented, path, announce=announced.append)
-    assert len(cache) == 20 and announced[1].startswith("8 augmented images")
-    cached = SpatialBatches(config, VISION, [images], replace(IMAGES, cache=cache), ALONE)(2)
+    assert len(cache) == 20 and announced[1].startswith("20 augmented images")
+    cached = SpatialBatches(config, VISION, [images], replace(augmented, teacher=None, cache=cache), ALONE)(2)
     live = SpatialBatches(config, VISION, [images], augmented, ALONE)(2)
     assert torch.equal(cached.images, live.images)
     torch.testing.assert_close(cached.masks, live.masks, atol=1e-3, rtol=1e-3)
-    assert copy_draw(0, images[0], 0) != copy_draw(0, images[0], 1) != copy_draw(1, images[0], 1)
+    assert copy_draw(0, "0a", 0) != copy_draw(0, "0a", 1) != copy_draw(1, "0a", 1) != copy_draw(1, "0b", 1)
+
+
+@pytest.mark.parametrize("layout", ["directory", "tar"])
+def test_images_of_equal_names_have_their_own_masks(tmp_path: Path, layout: str) -> None:
+    """Two datasets with an image of one name; a third has the first's image under another name."""
+    sources = []
+    for directory, name, number in (("one", "a", 1), ("two", "a", 2), ("three", "b", 1)):
+        (tmp_path / directory).mkdir()
+        content = encoded(scene(number)[0], "PNG")
+        if layout == "tar":
+            write_members(tmp_path / directory / "0.tar", [(f"{name}.png", content)])
+        else:
+            (tmp_path / directory / f"{name}.png").write_bytes(content)
+        sources.append(open_images(tmp_path / directory))
+    augmented = replace(IMAGES, teacher=Thirds(), seed=3)
+    config = replace(CONFIG, masks="thirds", copies=2)
+    cache = fill_cache(config, [image for source in sources for image in source], augmented, tmp_path / "m.sqlite")
+    assert len(cache) == 4, "two contents, two copies each"
+    cached = replace(augmented, teacher=None, cache=cache)
+    made = [[each.make(source[0], copy) for each in (augmented, cached)] for source in sources for copy in range(2)]
+    for (image, live), (again, stored) in made:
+        assert torch.equal(image, again)
+        torch.testing.assert_close(stored, live, atol=1e-3, rtol=1e-3)
+    assert torch.equal(made[0][0][0], made[4][0][0]), "a copy is augmented by its content alone"
+    assert not torch.equal(made[0][0][0], made[2][0][0])
+
+
+def test_bad_images_of_equal_names_are_both_reported(
+    scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"no image")
+    images = [*open_images(scenes)[:4], *open_images(tmp_path / "one"), *open_images(tmp_path / "two")]
+    own = batches(images)
+    with caplog.at_level(logging.WARNING):
+        for step in range(8):
+            own(step)
+    assert caplog.text.count("one/a.png") == 1 and caplog.text.count("two/a.png") == 1
 
 
 def test_a_cache_belongs_to_its_settings(scenes: Path, tmp_path: Path) -> None:

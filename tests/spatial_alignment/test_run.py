@@ -23,6 +23,7 @@ from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.validation import ValidationConfig
 from tests import processes
 from tests.processes import pe
+from tests.spatial_alignment.conftest import encoded, scene
 from tests.train.toys import Interrupted, interrupt_at
 
 CONFIG = SpatialConfig(
@@ -56,6 +57,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(scenes: Path, tmp_path: Path)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     with pytest.raises(CheckpointError, match="other settings"):
         align_spatially(replace(CONFIG, seed=1), [scenes], tmp_path / "cut")
+
+
+def test_a_run_is_not_resumed_with_other_images_of_the_same_names(tmp_path: Path) -> None:
+    config, out = replace(CONFIG, masks=None, steps=2, checkpoint_every=1), tmp_path / "run"
+    for directory, number in (("one", 1), ("two", 2)):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "a.png").write_bytes(encoded(scene(number)[0], "PNG"))
+    with pytest.raises(Interrupted):
+        align_spatially(config, [tmp_path / "one"], out, listener=interrupt_at(2))
+    with pytest.raises(CheckpointError, match="other data"):
+        align_spatially(config, [tmp_path / "two"], out)
 
 
 def test_quality_is_reported_while_it_trains(scenes: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,12 @@ def test_a_directory_is_loaded(model: Any, tmp_path: Path) -> None:
     assert isinstance(teacher, Sam) and teacher.points == 32 and "32" in teacher.identity
     with pytest.raises(WeightsUnavailableError, match=r"no SAM 2\.1 can be loaded from"):
         find_mask_teacher(str(tmp_path / "none"), torch.device("cpu"))
+
+
+def test_a_teacher_is_told_by_its_weights(model: Any) -> None:
+    """Two directories of one name, such as `sam`, are different teachers for a cache of masks."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    assert Sam("sam", model).identity == Sam("elsewhere/sam", model).identity
+    assert len({Sam("sam", model).identity, Sam("sam", other).identity, Sam("sam", model, points=3).identity}) == 3
