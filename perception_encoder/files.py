@@ -7,13 +7,19 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache, update_wrapper
 from pathlib import Path
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import platformdirs
 
 from perception_encoder.errors import OutputError, one_line
+
+AnyPath = TypeVar("AnyPath", bound=str | Path)
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
 
 
 @contextmanager
@@ -122,6 +128,49 @@ def restrict(directory: Path, *like: Path) -> None:
 def cache_directory(name: str) -> Path:
     """A directory in the user's cache of this package, which need not exist."""
     return platformdirs.user_cache_path("perception-encoder") / name
+
+
+def file_state(path: str | Path) -> str:
+    """Return what tells a file's content from that of another file and of another time: path, size, time and inode.
+
+    The path alone if there is no such file, as of a URL.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return str(path)
+    return f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+
+
+class CachedByFile(Generic[AnyPath, Parameters, Returned]):
+    """A function of a file whose latest results are cached while the file is unchanged.
+
+    The path alone would not do: another file may take its place, and a relative one means another file elsewhere.
+    """
+
+    def __init__(self, function: Callable[Concatenate[AnyPath, Parameters], Returned], size: int) -> None:
+        """`size`: the most results that are cached."""
+
+        def compute(state: str, path: AnyPath, *args: Any, **options: Any) -> Returned:
+            return function(path, *args, **options)
+
+        cached = lru_cache(size)(compute)
+        self._cached: Callable[..., Returned] = cached
+        self.cache_clear = cached.cache_clear
+        update_wrapper(self, function)
+
+    def __call__(self, path: AnyPath, *args: Parameters.args, **options: Parameters.kwargs) -> Returned:
+        """Return the function's value for the file as it is now."""
+        return self._cached(file_state(path), path, *args, **options)
+
+
+def cached_by_file(
+    size: int,
+) -> Callable[
+    [Callable[Concatenate[AnyPath, Parameters], Returned]], CachedByFile[AnyPath, Parameters, Returned]
+]:
+    """Decorate a function whose first argument is a path, so that its `size` latest results are cached."""
+    return lambda function: CachedByFile(function, size)
 
 
 def remove(path: Path) -> None:

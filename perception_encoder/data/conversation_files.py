@@ -11,7 +11,6 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +30,7 @@ from perception_encoder.data.conversation_records import (
 from perception_encoder.data.rules import HeldOut
 from perception_encoder.data.shard_index import ShardTable, load_table, summarize_shard
 from perception_encoder.errors import DataError, InputError, one_line
+from perception_encoder.files import cached_by_file
 from perception_encoder.formats.table_images import TableImage
 from perception_encoder.formats.tables import iterate_table
 from perception_encoder.preprocess.source import escape_name
@@ -274,7 +274,7 @@ def _is_list(column: pa.DataType) -> bool:
     return any(check(column) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
-@lru_cache(maxsize=4)
+@cached_by_file(4)
 def _read_group(path: Path, group: int, columns: tuple[str, ...]) -> pa.Table:
     return pq.ParquetFile(path).read_row_group(group, columns=list(columns))
 

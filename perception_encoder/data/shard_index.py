@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -27,7 +26,7 @@ import pyarrow.parquet as pq
 from perception_encoder.data.captions import concept
 from perception_encoder.data.rules import HeldOut
 from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError, one_line
-from perception_encoder.files import cache_directory, replacing, writing
+from perception_encoder.files import cache_directory, cached_by_file, replacing, writing
 from perception_encoder.formats.shards import split_member
 from perception_encoder.formats.tars import TarEntry, read_entry, walk_tar
 from perception_encoder.preprocess.media_types import SHARD_IMAGES, SHARD_VIDEOS
@@ -121,7 +120,7 @@ def summarize_shard(url: str, held_out: HeldOut) -> ShardSummary:
         return ShardSummary(url=url, problem=str(error))
 
 
-@lru_cache(maxsize=OPEN)
+@cached_by_file(OPEN)
 def load_table(
     url: str, texts: tuple[str, ...], medium: str = "image", held_out: HeldOut | None = None, without: bool = False
 ) -> ShardTable:

@@ -41,8 +41,8 @@ class Teacher:
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "U D"]]:
         """Return unit embeddings of images and of texts, float32, on the CPU."""
         pil_images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
-        of_images = self._encode(pil_images, Image.Image.tobytes, self.encoder.encode_images)
-        return of_images, self._encode(list(texts), str.encode, self.encoder.encode_texts)
+        of_images = self._encode(pil_images, _image_content, self.encoder.encode_images)
+        return of_images, self._encode(list(texts), _text_content, self.encoder.encode_texts)
 
     def _encode(
         self, inputs: list[T], content: Callable[[T], bytes], encode: Callable[[Sequence[T]], np.ndarray]
@@ -59,6 +59,14 @@ class Teacher:
                     self._cache[key] = row
             rows.append(row)
         return torch.from_numpy(np.stack(rows))
+
+
+def _image_content(image: Image.Image) -> bytes:
+    return f"image {image.width}x{image.height} ".encode() + image.tobytes()
+
+
+def _text_content(text: str) -> bytes:
+    return f"text {text}".encode()
 
 
 def load_teacher(name: str, remember: int = 0) -> Teacher:

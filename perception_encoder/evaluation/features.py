@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +17,13 @@ from PIL import Image
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_features import EMBEDDING, EmbeddingRows, EncoderInputs, content_digest
+from perception_encoder.evaluation.layer_features import (
+    EMBEDDING,
+    EmbeddingRows,
+    EncoderInputs,
+    content_digest,
+    settings_digest,
+)
 from perception_encoder.formats.media_directory import Clip, MediaSource
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.media import open_media, resolve
@@ -41,6 +46,8 @@ class Features:
     labels: tuple[str, ...]
     failures: tuple[InputError, ...] = ()
     """The items that could not."""
+    rows: tuple[int, ...] = ()
+    """Where each is in the dataset, in which two items may have one name."""
 
     def targets(self, classes: Sequence[str]) -> np.ndarray:
         """Return the index of each label among `classes`, (n,) int64."""
@@ -87,9 +94,8 @@ class CachingEncoder:
         known = (images.keys, images.images, images.trim, frames)
         if known not in self._images:
             self._images[known] = _encode_dataset(self.encoder, images, track, frames)
-        labels = dict(zip(images.keys, images.labels, strict=True))
         features = self._images[known]
-        return replace(features, labels=tuple(labels[key] for key in features.keys))
+        return replace(features, labels=tuple(images.labels[row] for row in features.rows))
 
 
 def cache_features(encoders: Mapping[str, ImageEncoder]) -> dict[str, CachingEncoder]:
@@ -116,8 +122,9 @@ def _encode_dataset(encoder: ImageEncoder, images: LabelledImages, track: Track,
     if not len(cached.rows):
         first = f"; the first: {cached.failures[0]}" if cached.failures else ": it is empty"
         raise DataError(f"{images.name}: no image can be decoded{first}")
-    decodable = images.select(cached.rows.tolist())
-    return Features(np.asarray(cached.arrays[EMBEDDING]), decodable.keys, decodable.labels, cached.failures)
+    rows = cached.rows.tolist()
+    decodable, vectors = images.select(rows), np.asarray(cached.arrays[EMBEDDING])
+    return Features(vectors, decodable.keys, decodable.labels, cached.failures, tuple(rows))
 
 
 def inputs_of(images: LabelledImages, frames: int = FRAMES) -> EncoderInputs:
@@ -126,7 +133,7 @@ def inputs_of(images: LabelledImages, frames: int = FRAMES) -> EncoderInputs:
         name=images.name,
         keys=images.keys,
         open=media_opener(images, frames),
-        compute_digest=partial(content_digest, images.images),
+        compute_digest=lambda: settings_digest(content_digest(images.images), images.trim, frames),
     )
 
 

@@ -265,11 +265,16 @@ def check_finite(features: np.ndarray, model: str, inputs: str, keys: Sequence[s
 
 
 def content_digest(sources: Sequence[MediaSource]) -> str:
-    """Return a SHA-256 of the content of files, in order; a missing one counts as empty, for it is reported later."""
+    """Return a SHA-256 of the content of files and of the ranges of clips, in order.
+
+    A missing file counts as empty, for it is reported later.
+    """
     digest = hashlib.sha256()
     for source in sources:
         content = source if isinstance(source, bytes) else _read(source)
         digest.update(len(content).to_bytes(8, "little") + content)
+        if isinstance(source, Clip):
+            digest.update(f"{source.start} {source.end}".encode())
     return digest.hexdigest()[:20]
 
 

@@ -89,9 +89,9 @@ class RetrievalEvaluator:
         features = encode_images(encoder, items, track, self.frames)
         if len(features.keys) < 2:
             raise DataError(f"{data.name} has a single item that can be decoded; retrieval needs at least two")
-        index = {key: number for number, key in enumerate(features.keys)}
-        rows = [row for row, owner in enumerate(data.owners) if data.keys[owner] in index]
-        owners = np.array([index[data.keys[data.owners[row]]] for row in rows])
+        index = {item: number for number, item in enumerate(features.rows)}
+        rows = [row for row, owner in enumerate(data.owners) if owner in index]
+        owners = np.array([index[data.owners[row]] for row in rows])
         ways = "text to item", "item to text"
         measurement = Measurement(
             task=data.name,

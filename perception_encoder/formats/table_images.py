@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError, MediaDecodeError, one_line
+from perception_encoder.files import cached_by_file
 from perception_encoder.preprocess.source import escape_name
 
 _LOCK = threading.Lock()
@@ -48,7 +48,7 @@ class TableImage:
         return content
 
 
-@lru_cache(maxsize=2)
+@cached_by_file(2)
 def _read_column(path: Path, row_group: int, column: str) -> pa.ChunkedArray:
     return pq.ParquetFile(path).read_row_group(row_group, columns=[column]).column(column)
 

@@ -23,7 +23,8 @@ import pyarrow as pa
 
 from perception_encoder import errors
 from perception_encoder.errors import InputError, OutputError, one_line
-from perception_encoder.files import holding, remove, replacing, write_json, writing
+from perception_encoder.files import file_state, holding, remove, replacing, write_json, writing
+from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.output_formats import (
     check_target,
@@ -226,8 +227,15 @@ def _failure(kind: str, source: str, reason: str) -> InputError:
 
 
 def _digest_of(items: Iterable[Item]) -> str:
-    """Identifies items by their names and paths."""
+    """Identifies items by their names and paths, and their files by size and time: a name may get another content."""
     digest = hashlib.sha256()
     for item in items:
-        digest.update(json.dumps([item.id, item.path, item.start, item.end, item.text]).encode())
+        fields = [item.id, item.path, item.start, item.end, item.text, _state_of(item.source)]
+        digest.update(json.dumps(fields).encode())
     return digest.hexdigest()
+
+
+def _state_of(source: Path | TarMember | str | None) -> str:
+    if isinstance(source, TarMember):
+        return f"{file_state(source.tar)} {source.offset} {source.size}"
+    return file_state(source) if isinstance(source, Path) else source or ""

@@ -10,7 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -256,13 +256,12 @@ def _column_means(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
     return np.divide(np.nansum(values, axis=0), count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-@lru_cache(maxsize=1)
 def read_label_splits(path: Path, items: int = 1000, held_out: FindHeldOut | None = None) -> Splits:
     """Read the classification tasks of a path as one, with the same number of images of each class (smallest hashes).
 
     The test split is `test`, or `val` if `test` has no labels. At most `items` test images, twice as many to train on
     and half as many to validate on, but two of each class. Coarse labels of the same images, and `held_out` classes,
-    are left out. Cached, because several tasks read it. Errors as those of `load_splits`.
+    are left out. Errors as those of `load_splits`.
     """
     split = "test" if has_labels(path, "test") else "val"
     splits = load_splits(path, split, options=ClassOptions(held_out=held_out))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
@@ -78,6 +80,7 @@ def make_tasks(
         if name not in names:
             raise ConfigError(f"data are given for {name}, which is not among the tasks; add it to --tasks")
     tasks = []
+    read_labels = cache(read_label_splits)  # several tasks read the same ones
     for name in dict.fromkeys(names):
         path = paths.get(name, default)
         if path is None:
@@ -88,20 +91,22 @@ def make_tasks(
             if name in others:
                 tasks.append(others[name](path, options.items, options.image_size))
             else:
-                tasks.append(make_task(name, path, options))
+                tasks.append(make_task(name, path, options, read_labels))
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
     return tasks
 
 
-def make_task(name: str, path: Path, options: TaskOptions) -> LayerEvaluator:
+def make_task(
+    name: str, path: Path, options: TaskOptions, read_labels: Callable[[Path, int], Splits] = read_label_splits
+) -> LayerEvaluator:
     """Read a task from a path; DataError if the path lacks what it needs, ConfigError for an unknown name."""
     items, size = options.items, options.image_size
     match name:
         case "classification":
-            return ClassificationTask(read_label_splits(path, items), LabelledConfig(items=items), size)
+            return ClassificationTask(read_labels(path, items), LabelledConfig(items=items), size)
         case "retrieval":
-            return RetrievalTask(read_label_splits(path, items).test, size)
+            return RetrievalTask(read_labels(path, items).test, size)
         case "captions":
             return read_caption_task(path, items, size)
         case "tracking":

@@ -89,7 +89,8 @@ class SpatialRun:
         training = {name: [each for each in source if not each.held_out(share)] for name, source in sources.items()}
         if config.masks and not any(augmented.has_masks(each) for source in training.values() for each in source):
             raise DataError(f"masks is {config.masks!r}, but no image has a mask; give rendered scenes, or another one")
-        keys = [f"{image.key} {image.image.size} {image.mask is not None}" for source in sources.values() for image in source]
+        images = [image for source in sources.values() for image in source]
+        keys = [f"{image.key} {image.image.size} {image.mask is not None}" for image in images]
         names = [f"procedure {PROCEDURE}", weight_hash(trainee.student.vision)]
         self.fingerprint = config.fingerprint([*names, trainee.teacher_hash, augmented.identity, *keys])
         check_run(out, self.fingerprint)

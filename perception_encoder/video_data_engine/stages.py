@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from perception_encoder.errors import EndpointError, InputError, PerceptionEncoderError
+from perception_encoder.inference.conversation.identity import describe_generator
 from perception_encoder.preprocess.conversation import Generator, Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.video_data_engine.answers import Attempts, answer_each
 from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.generators.load import describe_generator, is_endpoint, load_engine_model
+from perception_encoder.video_data_engine.generators.load import is_endpoint, load_engine_model
 from perception_encoder.video_data_engine.prompts import EnginePrompt, load_prompt
 from perception_encoder.video_data_engine.record import (
     FRAME_CAPTIONS,

@@ -6,6 +6,7 @@ They are Parquet files, one for each tar, so that a run that was interrupted goe
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 
 from perception_encoder.datasets.pe_video import VideoTar, list_video_tars, read_video_tar
 from perception_encoder.errors import DataError, InputError, one_line
-from perception_encoder.files import replacing, writing
+from perception_encoder.files import file_state, replacing, writing
+from perception_encoder.inference.conversation.identity import generator_digest
 from perception_encoder.models.protocols import ImageEncoder
 from perception_encoder.preprocess.conversation import YesNoModel
 from perception_encoder.preprocess.video import read_frames
@@ -73,11 +75,12 @@ def extract_features(
     Rows are made anew if the tar, the encoder or the model is another. Raises DataError for a damaged tar.
     """
     videos, failures = 0, list[InputError]()
+    models = [encoder.name, getattr(encoder, "weight_hash", ""), model.name if model else ""]
+    models += [generator_digest(model) if model else ""]
     tars = list_video_tars(data)
     for tar in track(tars, "reading features", len(tars)):
         path = out / f"{tar.split or 'videos'}-{tar.path.stem}.parquet"
-        status = tar.path.stat()
-        made_by = f"{FORMAT} {status.st_size} {status.st_mtime_ns} {encoder.name} {model.name if model else ''}"
+        made_by = json.dumps([FORMAT, file_state(tar.path), *models])
         if _made_by(path) == made_by:
             videos += pq.ParquetFile(path).metadata.num_rows
             continue

@@ -49,6 +49,7 @@ def caption(
         pe caption photo.jpg --prompt "List the objects." --json
     """
     from perception_encoder.inference.conversation.captions import CaptionFile, caption_items
+    from perception_encoder.inference.conversation.identity import generator_digest
     from perception_encoder.inference.listing import check_paths, list_items
     from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Sampling
 
@@ -59,10 +60,11 @@ def caption(
         raise DataError(f"no images or videos in {', '.join(paths)}")
     generator, media = options.load_generator(name, tiles, frames, chosen, private)
     default_model.print_demo(name)
-    file = None if out is None else CaptionFile(out, generator.name, prompt or CAPTION_PROMPT)
+    digest = "" if out is None else generator_digest(generator)
+    file = None if out is None else CaptionFile(out, generator.name, digest, prompt or CAPTION_PROMPT)
     items = list_items(paths) if file is None else file.missing(list_items(paths))
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None
-    batches = caption_items(generator, items, prompt or CAPTION_PROMPT, sampling, media, batch_size)
+    batches = caption_items(generator, items, prompt or CAPTION_PROMPT, sampling, media, batch_size, digest)
     rows, failures = _collect(batches, total, file, json)
     count = len(rows)
     if file is not None:

@@ -18,12 +18,14 @@ from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of
 from perception_encoder.evaluation.language.records import AnswerRecord, append_records, read_records
 from perception_encoder.evaluation.language.tasks import TASKS
 from perception_encoder.evaluation.language.yes_or_no import parse_yes_no, yes_no_answer
+from perception_encoder.evaluation.layer_features import content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import resample
 from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.formats.table_images import TableImage
 from perception_encoder.formats.tars import TarMember
+from perception_encoder.inference.conversation.identity import generator_digest
 from perception_encoder.inference.conversation.media import open_part
 from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.conversation import Generator, MediaPart, Sampling, ask
@@ -65,9 +67,10 @@ class QuestionEvaluator:
 
     def run(self, model: Generator, track: Track = untracked) -> list[Measurement]:
         """Return the task's metrics: see `Evaluator`. A question that the model refuses (ConfigError) is a failure."""
-        known = self._recorded(model)
+        digest = "" if self.records is None else generator_digest(model)
+        known = self._recorded(model, digest)
         failures: list[InputError] = []
-        for record in self._ask(model, [each for each in self.questions if each.id not in known], track):
+        for record in self._ask(model, digest, [each for each in self.questions if each.id not in known], track):
             if isinstance(record, InputError):
                 failures.append(record)
             else:
@@ -88,20 +91,34 @@ class QuestionEvaluator:
             )
         ]
 
-    def _recorded(self, model: Generator) -> dict[str, AnswerRecord]:
-        """Return the answers of the file of records to these questions, put in these words."""
+    def _recorded(self, model: Generator, digest: str) -> dict[str, AnswerRecord]:
+        """Return the answers of the file of records to these questions, put in these words about these media."""
         if self.records is None:
             return {}
-        records = read_records(self.records, model.name, self._label)
-        prompts = {question.id: self.task.prompt(question) for question in self.questions}
-        return {identity: each for identity, each in records.items() if prompts.get(identity) == each.prompt}
+        records = read_records(self.records, model.name, digest, self._label)
+        asked = ((question, records[question.id]) for question in self.questions if question.id in records)
+        return {
+            question.id: record
+            for question, record in asked
+            if record.prompt == self.task.prompt(question) and record.media == self._media_digest(question)
+        }
+
+    def _media_digest(self, question: Question) -> str:
+        """Return a digest of what a model sees with a question; another dataset may have the same ids and questions."""
+        if self.blind:
+            return ""
+        try:
+            sources = [source.read() if isinstance(source, TableImage) else source for source in question.media]
+        except InputError:  # reported when it is opened
+            return ""
+        return settings_digest(content_digest(sources), self.frames)
 
     @property
     def _label(self) -> str:
         return f"{self.name}, no image" if self.blind else self.name
 
     def _ask(
-        self, model: Generator, questions: Sequence[Question], track: Track
+        self, model: Generator, digest: str, questions: Sequence[Question], track: Track
     ) -> Iterator[AnswerRecord | InputError]:
         """Put questions in order; yield an InputError for one whose media cannot be decoded, or that is refused."""
         opened = decode_ahead(lambda row: open_media_of(questions[row], self.frames), range(len(questions)), AHEAD)
@@ -110,11 +127,13 @@ class QuestionEvaluator:
                 yield media
                 continue
             try:
-                yield self._put(model, question, media)
+                yield self._put(model, digest, question, media)
             except ConfigError as error:
                 yield InputError(f"question {question.id}", str(error))
 
-    def _put(self, model: Generator, question: Question, media: Sequence[MediaPart]) -> AnswerRecord:
+    def _put(
+        self, model: Generator, digest: str, question: Question, media: Sequence[MediaPart]
+    ) -> AnswerRecord:
         prompt, task = self.task.prompt(question), self.task
         conversation = ask(prompt, () if self.blind else media)
         prediction = model.generate([conversation], Sampling(max_tokens=task.max_tokens))[0].text
@@ -124,9 +143,11 @@ class QuestionEvaluator:
         answers = question.answers if question.correct is None else (question.choices[question.correct],)
         return AnswerRecord(
             model=model.name,
+            digest=digest,
             task=self._label,
             id=question.id,
             prompt=prompt,
+            media="" if self.records is None else self._media_digest(question),
             prediction=prediction,
             answers=answers,
             box=box,

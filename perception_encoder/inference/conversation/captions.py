@@ -37,6 +37,13 @@ class CaptionRow:
     """False if it was cut off at the most tokens."""
     model: str
     prompt: str
+    digest: str = ""
+    """Of the model's weights and of how it sees, by `generator_digest`: two models may have one name."""
+
+    @property
+    def key(self) -> tuple[str, str, float | None, float | None]:
+        """What tells its item from all others: two tables may give one id to two files."""
+        return self.id, self.path, self.start, self.end
 
 
 def caption_items(
@@ -46,8 +53,12 @@ def caption_items(
     sampling: Sampling | None = None,
     media: MediaOptions | None = None,
     batch_size: int = 8,
+    digest: str = "",
 ) -> Iterator[list[CaptionRow | InputError]]:
-    """Yield the captions of items in order, a list a batch, with an InputError for an item that cannot be described."""
+    """Yield the captions of items in order, a list a batch, with an InputError for an item that cannot be described.
+
+    `digest`: of the model, for rows that are stored.
+    """
     items = iter(items)
     while batch := list(islice(items, batch_size)):
         opened = [_conversation(item, prompt, media) for item in batch]
@@ -71,6 +82,7 @@ def caption_items(
                         finished=reply.finished,
                         model=generator.name,
                         prompt=prompt,
+                        digest=digest,
                     )
                 )
         yield results
@@ -98,18 +110,18 @@ def _replies(
 class CaptionFile:
     """Captions in a JSONL or Parquet file, those of earlier runs included.
 
-    Attributes: `rows` (by id), `out`. Raises OutputError for captions by another model or prompt, and ConfigError for
-    another suffix.
+    Attributes: `rows` (by `CaptionRow.key`), `out`. Raises OutputError for captions by another model, by other weights
+    of it or for another prompt, and ConfigError for another suffix.
     """
 
-    def __init__(self, out: Path, model: str, prompt: str) -> None:
+    def __init__(self, out: Path, model: str, digest: str, prompt: str) -> None:
         if out.suffix not in (".jsonl", ".parquet"):
             raise ConfigError(f"{out} must end in .jsonl or .parquet")
         self.out = out
         self._lines = out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.jsonl")
         tables = [read_table(out)] if out.suffix == ".parquet" and out.exists() else []
         tables.append([cells for _, cells in read_appended_lines(self._lines)])
-        self.rows: dict[str, CaptionRow] = {}
+        self.rows: dict[tuple[str, str, float | None, float | None], CaptionRow] = {}
         for cells in (cells for table in tables for cells in table):
             try:
                 row = from_fields(CaptionRow, cells)
@@ -120,16 +132,18 @@ class CaptionFile:
                     f"{out} has captions by {row.model!r} for {row.prompt!r}, not by {model!r} for {prompt!r}; "
                     "choose another name"
                 )
-            self.rows[row.id] = row
+            if row.digest != digest:
+                raise OutputError(f"{out} has captions by other weights of {model!r}; choose another name")
+            self.rows[row.key] = row
 
     def missing(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items that have no caption so far."""
-        return (item for item in items if item.id not in self.rows)
+        return (item for item in items if (item.id, item.path, item.start, item.end) not in self.rows)
 
     def add(self, rows: Sequence[CaptionRow]) -> None:
         """Write captions; OutputError if that fails."""
         append_json_lines(self._lines, map(asdict, rows))
-        self.rows |= {row.id: row for row in rows}
+        self.rows |= {row.key: row for row in rows}
 
     def finish(self) -> None:
         """Write the Parquet file, if that is what `out` is."""
@@ -145,6 +159,6 @@ _SCHEMA = pa.schema(
         **dict.fromkeys(("start", "end"), pa.float64()),
         "caption": pa.string(),
         "finished": pa.bool_(),
-        **dict.fromkeys(("model", "prompt"), pa.string()),
+        **dict.fromkeys(("model", "prompt", "digest"), pa.string()),
     }
 )

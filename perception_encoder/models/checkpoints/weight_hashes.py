@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import cache_directory, write_text
+from perception_encoder.files import cache_directory, file_state, write_text
 
 _SETTLED = 2_000_000_000
 """Nanoseconds since the last change after which a file's time tells its content: a later write has another time."""
@@ -21,7 +21,8 @@ class CachedHash:
     """The hash of a weight file as it is now; path, size, time and inode identify its content."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._state = path, _state(path)
+        path.stat()  # raises if there is no such file
+        self._path, self._state = path, file_state(path)
 
     def get(self, compute: Callable[[], str]) -> str:
         """The cached hash, else `compute()`, which is then cached unless the file has changed meanwhile."""
@@ -33,12 +34,6 @@ class CachedHash:
                 return cached
         value = compute()
         with suppress(OSError, OutputError):
-            if _state(self._path) == self._state and time.time_ns() - self._path.stat().st_mtime_ns > _SETTLED:
+            if file_state(self._path) == self._state and time.time_ns() - self._path.stat().st_mtime_ns > _SETTLED:
                 write_text(entry, value)
         return value
-
-
-def _state(path: Path) -> str:
-    """Tells one content of a file from another; OSError if there is no such file."""
-    status = path.stat()
-    return f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"

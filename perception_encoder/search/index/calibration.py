@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 _FILE = "calibration.json"
 _BEST = 3  # hits of a name that the curve is fitted to
 _STEPS, _RIDGE = 100, 1e-6
-_CHANGED = 0.1  # share of the rows that may come or go before the curve is fitted again
+_CHANGED = 0.1  # share of the rows that may come, go or change before the curve is fitted again
+_SAMPLED = 256  # rows whose contents are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def _fit_logistic(scores: Float[np.ndarray, " n"], chances: Float[np.ndarray, " 
 
 
 def renew_calibration(index: Index, encoder: Encoder) -> None:
-    """Fit and store the curve of an index if it has none, or if a tenth of its rows came or went since.
+    """Fit and store the curve of an index if it has none, or if a tenth of its rows came, went or changed since.
 
     `index` is locked for writing. The built-in model and models without a text tower have no curve. A failure is only
     logged: an index works without a curve.
@@ -115,8 +116,11 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
         return
     try:
         rows, record = len(index), _read(index)
-        if record is not None and abs(rows - record[1]) <= _CHANGED * record[1]:
-            return
+        sample = _sample_contents(index)
+        if record is not None:
+            _, before, contents = record
+            if abs(rows - before) <= _CHANGED * before and _share_of_others(sample, contents) <= _CHANGED:
+                return
         logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
         curve = (
             fit_calibration(_vectors(index), encoder.encode_texts(background_names()), logit_scale) if rows else None
@@ -124,7 +128,7 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
         if curve is None:
             remove(_path(index))
         else:
-            content = {**asdict(curve), "rows": rows, "weight_hash": index.settings["weight_hash"]}
+            content = {**asdict(curve), "rows": rows, "contents": sample, "weight_hash": index.settings["weight_hash"]}
             write_json(_path(index), content, through_link=False)
             restrict(index.directory / STORE, index.directory, index.root)
     except (OSError, ValueError, RuntimeError, PerceptionEncoderError) as error:
@@ -137,15 +141,32 @@ def read_calibration(index: Index) -> Calibration | None:
     return None if record is None else record[0]
 
 
-def _read(index: Index) -> tuple[Calibration, int] | None:
-    """Return the stored curve and the rows it was fitted to; None if it is missing, damaged or of other weights."""
+def _read(index: Index) -> tuple[Calibration, int, list[str]] | None:
+    """Return the stored curve, the number of rows that it was fitted to, and their `_sample_contents`.
+
+    None if it is missing, damaged or of other weights.
+    """
     try:
         content = json.loads(_path(index).read_text(encoding="utf-8"))
         curve, rows = Calibration(slope=float(content["slope"]), midpoint=float(content["midpoint"])), content["rows"]
-        usable = curve.slope > 0 and math.isfinite(curve.slope) and math.isfinite(curve.midpoint)
-        return (curve, int(rows)) if usable and content["weight_hash"] == index.settings["weight_hash"] else None
+        contents = [str(digest) for digest in content["contents"]]
+        usable = curve.slope > 0 and math.isfinite(curve.slope) and math.isfinite(curve.midpoint) and rows > 0
+        usable = usable and content["weight_hash"] == index.settings["weight_hash"]
+        return (curve, int(rows), contents) if usable else None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _sample_contents(index: Index) -> list[str]:
+    """Return the rows with the smallest digests: a random sample of the index's contents, always the same one."""
+    rows = index.table.search().limit(None).select(["digest", "start"]).to_arrow().sort_by("digest")
+    return sorted(f"{row['digest']} {row['start']}" for row in rows.slice(0, _SAMPLED).to_pylist())
+
+
+def _share_of_others(now: Sequence[str], before: Sequence[str]) -> float:
+    """Return the share of the contents of two samples that only one of the two indexes has, about."""
+    union = sorted({*now, *before})[:_SAMPLED]
+    return 1 - len({*now} & {*before} & {*union}) / max(1, len(union))
 
 
 def is_builtin(index: Index) -> bool:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.files import file_state
 from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import open_image
@@ -51,11 +52,12 @@ class Thumbnails:
     def large(self, row_id: str, version: str) -> bytes:
         """Return a large thumbnail, or the stored one if the file cannot be opened; arguments and errors as `row`."""
         try:
-            return self._large(row_id, version)
+            return self._large(row_id, file_state(self._library.file(row_id)))
         except PerceptionEncoderError:
             return self.row(row_id, version).thumbnail
 
-    def _make_large(self, row_id: str, version: str) -> bytes:
+    def _make_large(self, row_id: str, state: str) -> bytes:
+        """Make a large thumbnail; the file's state is part of the cache's key."""
         media, path = self._library.media(row_id)
         with self._library.budget.admission() as admit:
             if media.kind == "image":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from typing import Any
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.preprocess.conversation import Generator
@@ -58,18 +57,3 @@ def load_engine_model(name: str, sees: bool, timeout: float = 120.0) -> Generato
         decoder.model.to(device)
         return TextModel(decoder.name, decoder)
     return load_language_model(name)
-
-
-def describe_generator(generator: Generator) -> dict[str, Any]:
-    """Return what is stored of a model: its name, and the hash of its weights or its address."""
-    from torch import nn
-
-    from perception_encoder.models.checkpoints.weights import state_hash
-
-    module = getattr(generator, "model", None) or getattr(getattr(generator, "decoder", None), "model", None)
-    facts: dict[str, Any] = {"name": generator.name}
-    if isinstance(module, nn.Module):
-        facts["weights"] = state_hash(module.state_dict())
-    if address := getattr(generator, "address", None):
-        facts["address"] = address
-    return facts

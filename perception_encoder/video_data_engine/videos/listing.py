@@ -6,10 +6,10 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from perception_encoder.errors import DataError
+from perception_encoder.files import cached_by_file
 from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
@@ -38,7 +38,11 @@ def list_videos(paths: Iterable[str | Path]) -> Iterator[ClipRecord]:
 def make_key(item: Item) -> str:
     """Return a name that tells an item from all others: of its file, and a hash of its whole path and its range."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(item.path).stem)[:40].strip("_")
-    path = os.path.abspath(item.source) if isinstance(item.source, Path) else item.path
+    path = item.path
+    if isinstance(item.source, Path):
+        path = os.path.abspath(item.source)
+    elif isinstance(item.source, TarMember):  # a relative tar may be another one elsewhere
+        path = f"{os.path.abspath(item.source.tar)}\0{item.path}"
     digest = hashlib.sha256(f"{path}\0{item.start}\0{item.end}".encode("utf-8", "surrogateescape")).hexdigest()[:10]
     return f"{stem or 'video'}-{digest}"
 
@@ -48,20 +52,22 @@ def _sidecar(item: Item) -> Path | TarMember | None:
         candidates = (item.source.with_name(item.source.stem + suffix) for suffix in SIDECARS)
         return next((path for path in candidates if path.is_file()), None)
     if isinstance(item.source, TarMember):
-        return _json_members(item.source.tar).get(PurePosixPath(item.path).stem)
+        return _json_members(item.source.tar).get(str(PurePosixPath(item.path).with_suffix("")))
     return None
 
 
-@lru_cache(maxsize=1)
+@cached_by_file(1)
 def _json_members(tar: Path) -> dict[str, TarMember]:
-    """The JSON files of a tar by the stem of their names; one that is damaged is reported by its items."""
+    """Return the JSON files of a tar by `Item.path` without suffix; a damaged one is reported by its items."""
     members: dict[str, TarMember] = {}
     try:
         with tar.open("rb") as stream:
             for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
                 name = PurePosixPath(entry.name)
                 if name.suffix.lower() == ".json" and entry.problem is None:
-                    members.setdefault(name.stem.removesuffix(".info"), TarMember(tar, entry.offset, entry.size))
+                    stem = escape_name(str(name.with_suffix("")).removesuffix(".info"))
+                    path = str(PurePosixPath(f"{escape_name(tar)}/{stem}"))
+                    members.setdefault(path, TarMember(tar, entry.offset, entry.size))
     except (DataError, OSError):
         pass
     return members

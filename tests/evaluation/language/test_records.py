@@ -12,16 +12,16 @@ from perception_encoder.evaluation.language.records import AnswerRecord, append_
 
 
 def record(number: int, **fields: object) -> AnswerRecord:
-    base = {"model": "m", "task": "vqav2", "id": str(number), "prompt": "What?\nIn short.", "prediction": f"é {number}"}
-    return AnswerRecord(**{**base, **fields})
+    base = {"model": "m", "digest": "d", "media": "i", "task": "vqav2", "id": str(number)}
+    return AnswerRecord(**{**base, "prompt": "What?\nIn short.", "prediction": f"é {number}", **fields})
 
 
 def test_answers_are_added_and_read(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "answers.jsonl"
-    assert read_records(path, "m", "vqav2") == {}
+    assert read_records(path, "m", "d", "vqav2") == {}
     append_records(path, [record(1, answers=("a", "b"), score=0.3), record(2, box=(1.0, 2.0, 3.0, 4.5))])
     append_records(path, [record(1, prediction="")])  # put again; the later one counts
-    records = read_records(path, "m", "vqav2")
+    records = read_records(path, "m", "d", "vqav2")
     assert records == {"1": record(1, prediction=""), "2": record(2, box=(1.0, 2.0, 3.0, 4.5))}
     first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
     assert first["answers"] == ["a", "b"] and first["score"] == 0.3
@@ -31,11 +31,14 @@ def test_a_last_line_that_was_cut_off_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     append_records(path, [record(1), record(2)])
     path.write_bytes(path.read_bytes()[:-10])
-    assert list(read_records(path, "m", "vqav2")) == ["1"]
+    assert list(read_records(path, "m", "d", "vqav2")) == ["1"]
     append_records(path, [record(3)])
-    assert list(read_records(path, "m", "vqav2")) == ["1", "3"]
+    assert list(read_records(path, "m", "d", "vqav2")) == ["1", "3"]
     path.write_bytes(b'{"model": "m"')
-    assert read_records(path, "m", "vqav2") == {} and path.read_bytes() == b""
+    assert read_records(path, "m", "d", "vqav2") == {} and path.read_bytes() == b""
+
+
+KNOWN = '{"model": "m", "task": "vqav2", "digest": "d", '
 
 
 @pytest.mark.parametrize(
@@ -44,9 +47,10 @@ def test_a_last_line_that_was_cut_off_is_removed(tmp_path: Path) -> None:
         ("{", r"answers\.jsonl:2 is not JSON"),
         ('{"model": "n", "task": "vqav2"}', r"answers\.jsonl:2: answers of the model 'n', not 'm'; give another file"),
         ('{"model": "m", "task": "coco"}', r"answers\.jsonl:2: answers of the task 'coco', not 'vqav2'"),
-        ('{"model": "m", "task": "vqav2", "id": "1", "prompt": "x"}', r"answers\.jsonl:2: `prediction` must be a text"),
-        ('{"model": "m", "task": "vqav2", "prompt": "x", "prediction": "y"}', r"answers\.jsonl:2: `id` is missing"),
-        ('{"model": "m", "task": "vqav2", "id": "1", "prompt": "x", "prediction": "y", "box": [1]}', "four numbers"),
+        ('{"model": "m", "task": "vqav2"}', r"answers\.jsonl:2: answers of 'm' with other weights or other tiles"),
+        (KNOWN + '"id": "1", "prompt": "x"}', r"answers\.jsonl:2: `prediction` must be a text"),
+        (KNOWN + '"prompt": "x", "prediction": "y"}', r"answers\.jsonl:2: `id` is missing"),
+        (KNOWN + '"id": "1", "prompt": "x", "prediction": "y", "box": [1]}', "four numbers"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -55,7 +59,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     with path.open("a") as file:
         file.write(line + "\n")
     with pytest.raises(DataError, match=message):
-        read_records(path, "m", "vqav2")
+        read_records(path, "m", "d", "vqav2")
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:

@@ -72,14 +72,14 @@ def test_captions_are_in_order_with_failures_in_their_place(tmp_path: Path) -> N
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_a_file_grows_and_is_read_again(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"out{suffix}"
-    first = CaptionFile(out, "m", "p")
+    first = CaptionFile(out, "m", "", "p")
     first.add([row("a"), row("b", start=1.0, end=2.0)])
     lines = out if suffix == ".jsonl" else tmp_path / "out.parquet.jsonl"
     with lines.open("a") as file:
         file.write('{"id": "c", "pa')  # cut off by a kill
-    second = CaptionFile(out, "m", "p")
+    second = CaptionFile(out, "m", "", "p")
     assert list(second.rows.values()) == [row("a"), row("b", start=1.0, end=2.0)]
-    items = [Item(name, name) for name in ("a", "c", "b")]
+    items = [Item("a", "a"), Item("c", "c"), Item("b", "b", None, 1.0, 2.0)]
     assert [item.id for item in second.missing(items)] == ["c"]
     second.add([row("c")])
     second.finish()
@@ -88,21 +88,21 @@ def test_a_file_grows_and_is_read_again(tmp_path: Path, suffix: str) -> None:
         pq.read_table(out).to_pylist() if suffix == ".parquet" else list(map(json.loads, out.read_text().splitlines()))
     )
     assert [each["id"] for each in rows] == ["a", "b", "c"] and rows[1]["end"] == 2.0
-    third = CaptionFile(out, "m", "p")
+    third = CaptionFile(out, "m", "", "p")
     third.finish()
     assert third.rows == second.rows
 
 
 def test_captions_of_another_model_or_prompt_are_not_mixed(tmp_path: Path) -> None:
-    CaptionFile(tmp_path / "out.jsonl", "m", "p").add([row("a")])
+    CaptionFile(tmp_path / "out.jsonl", "m", "", "p").add([row("a")])
     for model, prompt in (("n", "p"), ("m", "q")):
         with pytest.raises(OutputError, match=f"has captions by 'm' for 'p', not by '{model}' for '{prompt}'"):
-            CaptionFile(tmp_path / "out.jsonl", model, prompt)
+            CaptionFile(tmp_path / "out.jsonl", model, "", prompt)
     (tmp_path / "bad.jsonl").write_text("no JSON\n")
     with pytest.raises(DataError, match=r"bad\.jsonl:1 is not JSON"):
-        CaptionFile(tmp_path / "bad.jsonl", "m", "p")
+        CaptionFile(tmp_path / "bad.jsonl", "m", "", "p")
     (tmp_path / "other.jsonl").write_text('{"name": 1}\n')
     with pytest.raises(OutputError, match="has other columns than captions have"):
-        CaptionFile(tmp_path / "other.jsonl", "m", "p")
+        CaptionFile(tmp_path / "other.jsonl", "m", "", "p")
     with pytest.raises(ConfigError, match=r"must end in \.jsonl or \.parquet"):
-        CaptionFile(tmp_path / "out.csv", "m", "p")
+        CaptionFile(tmp_path / "out.csv", "m", "", "p")

@@ -218,6 +218,20 @@ def test_the_curve_is_drawn_anew_when_a_tenth_of_the_rows_changed(
     assert json.loads(stored(index).read_text())["rows"] == 23
 
 
+def test_the_curve_is_drawn_anew_for_other_images_of_the_same_names(
+    index: Index, copied: Path, draw: Callable[[int], object]
+) -> None:
+    sound, names = stored(index).read_text(), sorted(index.directory.rglob("*.jpg"))
+    draw(70).save(names[0])
+    make_index(index.directory, copied)
+    assert stored(index).read_text() == sound
+    for number, path in enumerate(names):
+        draw(80 + number).save(path)
+    make_index(index.directory, copied)
+    fresh, earlier = json.loads(stored(index).read_text()), json.loads(sound)
+    assert fresh["rows"] == earlier["rows"] and fresh["midpoint"] != earlier["midpoint"]
+
+
 def test_an_update_does_not_fail_for_it(
     builtin: Encoder, index: Index, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

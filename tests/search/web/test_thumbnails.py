@@ -83,8 +83,9 @@ def test_large_thumbnails_are_cached_within_bounds(
         own.large(id, "digest")
     assert len(decoded) == 3
     own.large(second, "digest")  # the one unused for the longest time made room for the third
-    own.large(first, "another digest")  # the file has changed
-    assert len(decoded) == 5
+    assert len(decoded) == 4
+    Image.new("RGB", (200, 100), "red").save(decoded[0])  # the first, under the name and address that it had
+    assert opened(own.large(first, "digest")).size == (200, 100) and len(decoded) == 5
 
 
 def test_ids_of_large_thumbnails_are_signed(client: TestClient, library: MediaLibrary) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import ConfigError, UnknownModelError
+from perception_encoder.inference.conversation.identity import describe_generator
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.video_data_engine.generators.load import (
     check_generator_name,
-    describe_generator,
     is_endpoint,
     load_engine_model,
 )

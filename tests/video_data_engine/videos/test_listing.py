@@ -11,6 +11,7 @@ import pytest
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.listing import list_items
 from perception_encoder.video_data_engine.videos.listing import list_videos, make_key
+from tests.data.tars import write_tar
 
 
 def test_only_videos_are_listed_each_once(tmp_path: Path) -> None:
@@ -31,6 +32,20 @@ def test_keys_are_plain_and_tell_files_apart(tmp_path: Path, monkeypatch: pytest
     assert [record.key for record in list_videos(["x"])] == [first]
     part, other = list_items(["x/Кот & dog.mp4@1s-2s", "x/Кот & dog.mp4@2s-3s"])
     assert len({make_key(part), make_key(other), first}) == 3
+
+
+def test_members_of_equal_names_have_their_own_keys_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two tars of one name below two directories, and of two directories in a tar."""
+    keys = []
+    for directory in ("x", "y"):
+        members = {f"{part}/c.{kind}": f"{directory}{part}".encode() for part in "ab" for kind in ("mp4", "json")}
+        write_tar(tmp_path / directory / "t.tar", members)
+        monkeypatch.chdir(tmp_path / directory)
+        records = list(list_videos(["t.tar"]))
+        assert [record.item.path for record in records] == ["t.tar/a/c.mp4", "t.tar/b/c.mp4"]
+        assert [record.sidecar.read("c.json").decode() for record in records] == [f"{directory}a", f"{directory}b"]
+        keys += [record.key for record in records]
+    assert len(set(keys)) == 4
 
 
 def test_what_cannot_be_listed_is_a_record_that_raises(tmp_path: Path) -> None:
