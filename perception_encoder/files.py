@@ -151,8 +151,8 @@ class CachedByFile(Generic[AnyPath, Parameters, Returned]):
     def __init__(self, function: Callable[Concatenate[AnyPath, Parameters], Returned], size: int) -> None:
         """`size`: the most results that are cached."""
 
-        def compute(state: str, path: AnyPath, *args: Any, **options: Any) -> Returned:
-            return function(path, *args, **options)
+        def compute(state: str, path: AnyPath, args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Returned:
+            return function(path, *args, **dict(options))
 
         cached = lru_cache(size)(compute)
         self._cached: Callable[..., Returned] = cached
@@ -161,7 +161,7 @@ class CachedByFile(Generic[AnyPath, Parameters, Returned]):
 
     def __call__(self, path: AnyPath, *args: Parameters.args, **options: Parameters.kwargs) -> Returned:
         """Return the function's value for the file as it is now."""
-        return self._cached(file_state(path), path, *args, **options)
+        return self._cached(file_state(path), path, args, tuple(options.items()))
 
 
 def cached_by_file(

@@ -174,7 +174,7 @@ def read_masks(directory: Path) -> None:
         cache.check({"teacher": "t", "seed": 0})
         assert ("b.jpg", 0) not in cache and len(cache) >= 0
         for copy in range(2):
-            cache.get("a.jpg", copy)
+            cache.get("a.jpg", copy, 4, "a.jpg")
     finally:
         cache._file.close()
 
@@ -492,7 +492,7 @@ CAPTION: Any = {"path": "a", "start": None, "end": 1.5, "caption": "x", "finishe
 def write_written_captions(directory: Path) -> None:
     from perception_encoder.inference.conversation.captions import CaptionFile, CaptionRow
 
-    file = CaptionFile(directory / "captions.jsonl", "m", "p")
+    file = CaptionFile(directory / "captions.jsonl", "m", "", "p")
     file.add([CaptionRow(**CAPTION, id=name) for name in "ab"])
 
 
@@ -500,7 +500,7 @@ def read_written_captions(directory: Path) -> None:
     from perception_encoder.inference.conversation.captions import CaptionFile
     from perception_encoder.inference.listing import Item
 
-    file = CaptionFile(directory / "captions.jsonl", "m", "p")
+    file = CaptionFile(directory / "captions.jsonl", "m", "", "p")
     list(file.missing([Item("a", "a")]))
 
 
@@ -723,11 +723,9 @@ FORMATS: dict[str, Format] = {
     "weights, safetensors": Format(write_weights("a.safetensors"), load_weights("a.safetensors"), few=True),
     "weights, pt": Format(write_weights("a.pt"), load_weights("a.pt"), few=True),
     "checkpoint of a run": Format(write_run, resume_run, few=True),
-    "metrics of a run": Format(
-        write_metrics, resume_metrics, "metrics.jsonl", needs=("tensorboard",), broken="rows of other types"
-    ),
+    "metrics of a run": Format(write_metrics, resume_metrics, "metrics.jsonl", needs=("tensorboard",)),
     "head": Format(write_head, load_head, broken="values in a head's description"),
-    "masks of a teacher": Format(write_masks, read_masks, broken="settings of other types"),
+    "masks of a teacher": Format(write_masks, read_masks),
     "features of conversations": Format(write_features, read_features, broken="rows of other types"),
     "features of layers": Format(write_layers, read_layers, "*.*"),
     "scores of layers": Format(sweep, sweep, "scores/*"),

@@ -84,7 +84,7 @@ class AugmentedImages:
         """
         own_masks = masks and self.teacher is None and self.cache is None
         content = image.image.read()
-        digest, copy = content_digest(content), draw if isinstance(draw, int) else 0
+        digest, copy = bytes_digest(content), draw if isinstance(draw, int) else 0
         if isinstance(draw, int):
             draw = copy_draw(self.seed, digest, copy)
         pixels, ids = image.open(own_masks, content)
@@ -154,7 +154,7 @@ class SpatialBatches:
         raise DataError(f"{TRIES} images in a row could not be used; the last was {image.image}")
 
 
-def content_digest(content: bytes) -> str:
+def bytes_digest(content: bytes) -> str:
     """Return what tells an image from all others: a hash of its file's bytes."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
@@ -196,7 +196,7 @@ def fill_cache(
     count, sizes = len(images) * config.copies, list[int]()
     for image in track(images, "caching masks", len(images)):
         try:
-            digest = content_digest(image.image.read())
+            digest = bytes_digest(image.image.read())
             for copy in range(config.copies):
                 if (digest, copy) in cache:
                     continue

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.files import write_json, write_text
+from perception_encoder.formats.entries import quoted
+from perception_encoder.formats.tables import read_appended_lines
 from perception_encoder.ranks import Rank
 from perception_encoder.train.config import TrainingConfig
 
@@ -38,7 +40,8 @@ def write_record(out: Path, record: Mapping[str, Any]) -> None:
 class Metrics:
     """Appends rows to `DIR/metrics.jsonl` and DIR/tensorboard; a resumed run first drops what was after `step`.
 
-    The first rank reports, the others do nothing. MissingExtraError without TensorBoard.
+    The first rank reports, the others do nothing. Raises MissingExtraError without TensorBoard, and DataError, with the
+    line, for a damaged file.
     """
 
     def __init__(self, directory: Path, step: int, rank: Rank, listener: Listener | None = None) -> None:
@@ -51,9 +54,8 @@ class Metrics:
             raise MissingExtraError("tensorboard", "train") from None
         directory.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            rows = self.path.read_text().splitlines(keepends=True)
-            whole = [row for row in rows if row.endswith("\n")]  # a killed run may have cut the last one
-            write_text(self.path, "".join(row for row in whole if json.loads(row)["step"] <= step))
+            rows = [row for where, row in read_appended_lines(self.path) if _step(row, where) <= step]
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self._board = SummaryWriter(str(directory / BOARD), purge_step=step + 1)
 
     def write(self, row: dict[str, float], record: bool = True) -> None:
@@ -73,3 +75,10 @@ class Metrics:
         """Have all of it on the disk."""
         if self._reports:
             self._board.close()
+
+
+def _step(row: Mapping[str, Any], where: str) -> float:
+    step = row.get("step")
+    if isinstance(step, bool) or not isinstance(step, int | float):
+        raise DataError(f"{where}: `step` is {quoted(step)}; it must be a number: remove the line, or the file")
+    return step
