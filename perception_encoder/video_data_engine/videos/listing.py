@@ -13,6 +13,7 @@ from perception_encoder.files import cached_by_file
 from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.video_data_engine.record import ClipRecord
 
 SIDECARS = (".json", ".info.json")
@@ -42,7 +43,7 @@ def make_key(item: Item) -> str:
     if isinstance(item.source, Path):
         path = os.path.abspath(item.source)
     elif isinstance(item.source, TarMember):  # a relative tar may be another one elsewhere
-        path = f"{os.path.abspath(item.source.tar)}\0{item.path}"
+        path = os.path.abspath(item.source.tar) + item.path.removeprefix(escape_name(item.source.tar))
     digest = hashlib.sha256(f"{path}\0{item.start}\0{item.end}".encode("utf-8", "surrogateescape")).hexdigest()[:10]
     return f"{stem or 'video'}-{digest}"
 
