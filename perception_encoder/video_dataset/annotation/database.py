@@ -5,10 +5,12 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 
 from perception_encoder.errors import DataError, OutputError, one_line
+from perception_encoder.files import writing
 
 VERSION = 1
 _BUSY_SECONDS = 10.0
@@ -53,6 +55,31 @@ CREATE INDEX decisions_of_person ON decisions (person, undone);
 """`clips.caption` is the model's and never changes. `session` and `sequence` tell the tab and its last autosave."""
 
 
+_NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CANTOPEN")
+"""Errors that are of the disk, of permissions or of other processes."""
+
+
+@cache
+def _columns() -> dict[str, dict[str, str]]:
+    """The types that `typeof` may tell of each column, by table."""
+    kinds = {"TEXT": "'text'", "INTEGER": "'integer'", "REAL": "'real', 'integer'"}
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(SCHEMA)
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {
+            table: {
+                name: kinds[kind] + ("" if is_needed or is_key else ", 'null'")
+                for _, name, kind, is_needed, _, is_key in connection.execute(f"PRAGMA table_info({table})")
+            }
+            for table in tables
+        }
+
+
+def fits(number: int) -> bool:
+    """Return whether the database can hold an integer, of 64 bits; no row has another id."""
+    return -(2**63) <= number < 2**63
+
+
 class Database:
     """A connection that threads share; each transaction holds it alone, and writers wait for other processes."""
 
@@ -61,21 +88,16 @@ class Database:
         and OutputError if it cannot be made."""
         self.path = path
         self._lock = threading.RLock()
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+        with self._readable():
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
             )
             self._connection.row_factory = sqlite3.Row
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
-            self._prepare()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise OutputError(f"{path} could not be opened: {one_line(error)}") from error
-            raise DataError(f"{path} is not an annotation project: {one_line(error)}; choose another file") from error
-        except OSError as error:
-            raise OutputError(f"{path} could not be made: {error.strerror or error}") from error
+        self._prepare()
 
     def close(self) -> None:
         """Close the connection; the log is merged into the file."""
@@ -85,7 +107,7 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection for changes that are all on the disk when the block ends, or not made at all."""
-        with self._lock:
+        with self._lock, self._readable():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -97,12 +119,34 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection for reading; all queries of the block see one state."""
-        with self._lock:
+        with self._lock, self._readable():
             self._connection.execute("BEGIN")
             try:
                 yield self._connection
             finally:
                 self._connection.execute("ROLLBACK")
+
+    def damage(self, what: str) -> DataError:
+        """Return the error of a damaged file."""
+        remedy = "restore a copy, or save what is readable: sqlite3 FILE .recover"
+        return DataError(f"{self.path} is damaged ({what}); {remedy}")
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Turn errors of SQLite into one line that names the file; an IntegrityError is a mistake of ours."""
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            name = getattr(error, "sqlite_errorname", "")  # the module's own errors have none
+            if name == "SQLITE_NOTADB":
+                raise DataError(f"{self.path} is not an annotation project; choose another file") from error
+            if name.startswith(_NOT_DAMAGE):
+                raise OutputError(f"{self.path} could not be written: {one_line(error)}") from error
+            raise self.damage(one_line(error)) from error
+        except UnicodeDecodeError as error:  # of a text, or of SQLite's message
+            raise self.damage("a text is not UTF-8") from error
 
     def _prepare(self) -> None:
         with self.transaction() as connection:
@@ -114,3 +158,18 @@ class Database:
                 connection.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION or not tables:
                 raise DataError(f"{self.path} is not an annotation project of version {VERSION}; choose another file")
+            else:
+                self._check(connection)
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Raise DataError for pages that are damaged, values of other types, and rows that refer to nothing."""
+        (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if state != "ok":
+            raise self.damage(" ".join(str(state).split())[:100])
+        for table, columns in _columns().items():
+            for column, kind in columns.items():
+                query = f"SELECT 1 FROM {table} WHERE typeof({column}) NOT IN ({kind}) LIMIT 1"
+                if connection.execute(query).fetchone():
+                    raise self.damage(f"a value of {table}.{column}")
+        if connection.execute("PRAGMA foreign_key_check").fetchone():
+            raise self.damage("a row refers to one that is missing")

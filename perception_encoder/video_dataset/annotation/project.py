@@ -18,7 +18,7 @@ from perception_encoder.datasets.pe_video import VideoTar, list_video_tars, read
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.progress import Track, untracked
-from perception_encoder.video_dataset.annotation.database import Database
+from perception_encoder.video_dataset.annotation.database import Database, fits
 
 FILE_NAME = "annotations.sqlite"
 LONGEST_NAME = 40
@@ -137,7 +137,7 @@ class AnnotationProject:
         if clip not in self._clips:
             query = "SELECT clips.*, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.id = ?"
             with self.database.reading() as connection:
-                row = connection.execute(query, (clip,)).fetchone()
+                row = connection.execute(query, (clip,)).fetchone() if fits(clip) else None
             tar = self.tars.get(row["path"]) if row is not None and row["size"] > 0 else None
             if tar is None:
                 raise InputError(f"video {clip}", "does not exist, or its tar has gone")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.video_dataset.annotation.database import fits
 from perception_encoder.video_dataset.annotation.project import (
     CLIP_COLUMNS,
     AnnotationProject,
@@ -178,7 +179,7 @@ def _is_returned(connection: sqlite3.Connection, person: str, annotation: int, n
     query = "SELECT 1 FROM annotations JOIN decisions ON decisions.annotation = annotations.id "
     query += "WHERE annotations.id = ? AND state = 'draft' AND note = ? "
     query += "AND action = 'return' AND decisions.person = ? AND NOT undone"
-    return connection.execute(query, (annotation, note, person)).fetchone() is not None
+    return fits(annotation) and connection.execute(query, (annotation, note, person)).fetchone() is not None
 
 
 def _store(connection: sqlite3.Connection, now: float, annotation: int, edit: Edit) -> None:

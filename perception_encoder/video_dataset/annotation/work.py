@@ -8,11 +8,13 @@ answer was lost, is done once.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError
+from perception_encoder.video_dataset.annotation.database import fits
 from perception_encoder.video_dataset.annotation.project import (
     CLIP_COLUMNS,
     AnnotationProject,
@@ -65,6 +67,10 @@ class Edit:
     def __post_init__(self) -> None:
         if self.rating is not None and not 1 <= self.rating <= 5:
             raise ConfigError(f"rating is {self.rating}; it must be 1 to 5")
+        if not 0 <= self.seconds < math.inf:
+            raise ConfigError(f"seconds is {self.seconds}; it must be a number from 0")
+        if not fits(self.sequence):
+            raise ConfigError(f"sequence is {self.sequence}; it must be an integer of 64 bits")
         if len(self.caption) > LONGEST_CAPTION:
             raise ConfigError(f"the caption has {len(self.caption):,} characters; the limit is {LONGEST_CAPTION:,}")
 
@@ -241,7 +247,7 @@ def own_row(
 ) -> Any:
     """Return the row of an annotation, or of its review, if the person may change it; errors as those of `save`."""
     person, name = admit(connection, person), f"{subject} {annotation}"
-    row = connection.execute(query, (annotation,)).fetchone()
+    row = connection.execute(query, (annotation,)).fetchone() if fits(annotation) else None
     if row is None:
         raise InputError(name, "does not exist")
     if row["person"] != person:

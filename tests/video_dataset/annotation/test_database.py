@@ -61,5 +61,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         other.execute("CREATE TABLE birds (name TEXT)")
     with pytest.raises(DataError, match="not an annotation project of version 1"):
         Database(tmp_path / "other")
-    with pytest.raises(OutputError, match="could not be made"):
+    with pytest.raises(OutputError, match="could not be written"):
         Database(tmp_path / "text" / "a.sqlite")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -68,6 +69,26 @@ def test_a_caption_is_refined_and_reviewed(post: Post) -> None:
     second = post("annotate/next", "anna")["task"]
     post("annotate/skip", "anna", id=second["id"], note="dark", caption="", sequence=1)
     assert post("annotate/undo", "anna")["task"]["id"] == second["id"]
+
+
+@pytest.mark.parametrize("action", sorted(ACTIONS))
+def test_numbers_that_the_database_cannot_hold(client: TestClient, post: Post, action: str) -> None:
+    task = post("annotate/next", "anna")["task"]
+    good = {"id": task["id"], "caption": "A boat.", "rating": 4, "seconds": 7, "sequence": 1, "note": "dark"}
+    for name, value in (("id", str(2**63)), ("id", str(-(2**70))), ("sequence", str(2**64)), ("rating", str(2**65))):
+        values = ", ".join(f'"{key}": {json.dumps(each)}' for key, each in good.items() if key != name)
+        body = f'{{"person": "anna", "session": "anna", {values}, "{name}": {value}}}'
+        assert client.post(f"/api/{action}", content=body).status_code in (200, 400, 404, 409)
+    for seconds in ("NaN", "Infinity", "1e400", "-5"):
+        body = f'{{"person": "anna", "session": "anna", "id": {task["id"]}, "caption": "x", "seconds": {seconds}}}'
+        assert client.post(f"/api/{action}", content=body).status_code in (200, 400, 404, 409)
+    assert post("annotate/next", "anna")["task"] is not None
+
+
+def test_videos_that_do_not_exist(client: TestClient) -> None:
+    for number in ("99", str(2**63), "9" * 60):
+        assert client.get(f"/video/{number}").status_code == 404
+        assert client.get(f"/api/rate/{number}").status_code == 404
 
 
 def test_progress(client: TestClient, post: Post) -> None:
