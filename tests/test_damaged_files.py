@@ -229,28 +229,37 @@ def read_result(directory: Path) -> None:
 def write_engine(directory: Path) -> None:
     from perception_encoder.video_data_engine.config import EngineConfig
     from perception_encoder.video_data_engine.journal import Journal
-    from perception_encoder.video_data_engine.record import FRAMES, PROBE, SUMMARY, StageFailure
+    from perception_encoder.video_data_engine.record import FRAMES, PROBE, STAGES, StageFailure
     from perception_encoder.video_data_engine.settings import EngineSettings
     from tests.video_data_engine.test_journal import result
     from tests.video_data_engine.test_settings import PROMPTS
 
     journal = Journal(directory)
-    journal.add(result(PROBE, clips=[[None, None]], title="cup"))
     journal.add(StageFailure(key="b", stage=PROBE, source="b.mp4", reason="is empty", cause="video"))
-    journal.add(result(FRAMES, (b"first", b"second"), times=[0.0, 1.0]))
-    journal.add(result(SUMMARY, text="a cup"))
+    for stage in STAGES:
+        journal.add(result(stage, (b"first", b"second") if stage == FRAMES else ()))
     EngineSettings(directory, EngineConfig(), PROMPTS).add_model("summary", {"name": "llm", "weights": "12ab"})
 
 
 def read_engine(directory: Path) -> None:
     from perception_encoder.video_data_engine.config import EngineConfig
     from perception_encoder.video_data_engine.journal import Journal
+    from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
+    from perception_encoder.video_data_engine.record import PROBE, clips_of
+    from perception_encoder.video_data_engine.refine import find_video_prompt
     from perception_encoder.video_data_engine.settings import EngineSettings
     from tests.video_data_engine.test_journal import RECORD
     from tests.video_data_engine.test_settings import PROMPTS
 
+    find_video_prompt(directory)
     EngineSettings(directory, EngineConfig(), PROMPTS).add_model("summary", {"name": "llm", "weights": "12ab"})
-    Journal(directory).restore(RECORD)
+    journal = Journal(directory)
+    record = journal.restore(RECORD)
+    if PROBE in record.results:
+        clips_of(record)
+    write_captions(directory, journal, {})
+    write_quarantine(directory, journal)
+    write_shards(directory, journal, {}, 2, {})
 
 
 def write_project(directory: Path) -> None:
@@ -730,8 +739,8 @@ FORMATS: dict[str, Format] = {
     "features of layers": Format(write_layers, read_layers, "*.*"),
     "scores of layers": Format(sweep, sweep, "scores/*"),
     "result of an evaluation": Format(write_result, read_result),
-    "engine": Format(write_engine, read_engine, broken="values of other types"),
-    "annotation project": Format(write_project, use_project, "*.sqlite", broken="tables without rows or columns"),
+    "engine": Format(write_engine, read_engine),
+    "annotation project": Format(write_project, use_project, "*.sqlite"),
     "tasks of Label Studio": Format(write_tasks, import_tasks, "*.json"),
     "videos": Format(write_videos, read_videos),
     "features of videos": Format(write_video_features, read_video_features, "out/*"),

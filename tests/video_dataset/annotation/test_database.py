@@ -63,3 +63,31 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         Database(tmp_path / "other")
     with pytest.raises(OutputError, match="could not be written"):
         Database(tmp_path / "text" / "a.sqlite")
+
+
+def test_damage_is_named_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    Database(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO tars VALUES (1, 'a.tar', 'test', 'long', 0)")
+    connection.close()
+    remedy = "restore a copy, or save what is readable: sqlite3 FILE .recover"
+    with pytest.raises(DataError, match=rf"a\.sqlite is damaged \(a value of tars\.size\); {remedy}"):
+        Database(path)
+
+
+def test_a_project_that_another_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.video_dataset.annotation.database._BUSY_SECONDS", 0.01)
+    path = tmp_path / "a.sqlite"
+    database, other = Database(path), sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with (
+        pytest.raises(OutputError, match=r"a\.sqlite could not be written: database is locked"),
+        database.transaction(),
+    ):
+        pass
+    other.execute("ROLLBACK")
+    other.close()
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO people VALUES ('eve', 'human')")
+    database.close()
