@@ -41,7 +41,7 @@ _BUILTIN: dict[Kind, str] = {
     "depth": BUILTIN_DEPTH,
     "detection": BUILTIN_DETECTOR,
 }
-_LANGUAGE_FORMS = ("http://", "https://", "hf:")
+_LANGUAGE_FORMS = ("http://", "https://", "hf:", "python:")
 
 
 def chosen_model(kind: Kind = "model") -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.catalogue import BUILTIN_LANG
 from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, VIDEO_CAPTION, VIDEO_CAPTION_SHORT
 
@@ -37,10 +38,10 @@ class EngineConfig:
 
     captioner: str = BUILTIN_LANG
     """The model that captions videos; see `load_engine_model` for its forms."""
-    frame_captioner: str = BUILTIN_LANG
-    """The model that captions single frames."""
-    llm: str = "smollm2"
-    """The language model that writes the summary."""
+    frame_captioner: str = ""
+    """The model that captions single frames; if empty, that of videos."""
+    llm: str = ""
+    """The model that writes the summary; if empty, the captioner of videos, and SmolLM2 with the built-in one."""
     video_prompt: str = ""
     """The prompt of the video's caption: a name of `pe engine prompts`, or a file. If empty it becomes the short one
     for the built-in captioner, which follows no other, else the detailed one."""
@@ -60,6 +61,17 @@ class EngineConfig:
     """Most tokens of a summary: its prompt asks for about 120."""
 
     def __post_init__(self) -> None:
+        for name, value in (("frame_captioner", self.captioner), ("llm", self.captioner)):
+            if not getattr(self, name):
+                value = SMOLLM2 if (name, value) == ("llm", BUILTIN_LANG) else value
+                object.__setattr__(self, name, value)
+        models = {self.captioner, self.frame_captioner, self.llm} - {SMOLLM2}
+        if BUILTIN_LANG in models and len(models) > 1:
+            other = min(models - {BUILTIN_LANG})
+            raise ConfigError(
+                f"{BUILTIN_LANG} is a demo model, and {other} is not; give both captioners and the language model "
+                f"without {BUILTIN_LANG}, or try the engine with {BUILTIN_LANG} alone"
+            )
         if not self.video_prompt:
             prompt = VIDEO_CAPTION_SHORT if self.captioner == BUILTIN_LANG else VIDEO_CAPTION
             object.__setattr__(self, "video_prompt", prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from perception_encoder.errors import EndpointError
@@ -26,6 +26,9 @@ class Echo:
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         return [Reply(self._answer(conversation[-1]), 1, 1, True) for conversation in conversations]
+
+    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Iterator[str]:
+        yield self._answer(conversation[-1])
 
     def _answer(self, message: Message) -> str:
         text = str(message.content[-1])

@@ -14,6 +14,21 @@ def test_the_video_prompt_is_one_that_the_captioner_follows() -> None:
     assert EngineConfig(video_prompt="video_caption_v1").to_json()["video_prompt"] == "video_caption_v1"
 
 
+def test_one_model_does_all_unless_others_are_named() -> None:
+    real = EngineConfig(captioner="facebook/Perception-LM-1B")
+    assert (real.frame_captioner, real.llm) == (real.captioner, real.captioner)
+    demo = EngineConfig()
+    assert (demo.captioner, demo.frame_captioner, demo.llm) == ("builtin-lang", "builtin-lang", "smollm2")
+    assert EngineConfig(captioner="a", frame_captioner="b", llm="smollm2").frame_captioner == "b"
+
+
+@pytest.mark.parametrize("name", ["captioner", "frame_captioner", "llm"])
+def test_a_demo_model_is_not_mixed_with_others(name: str) -> None:
+    models = {"captioner": "http://x/v1#m", "frame_captioner": "hf:b", "llm": "http://x/v1#m", name: "builtin-lang"}
+    with pytest.raises(ConfigError, match=r"builtin-lang is a demo model, and h\S+ is not; give both captioners"):
+        EngineConfig(**models)
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "reason"),
     [

@@ -17,7 +17,7 @@ from perception_encoder.video_data_engine.config import CutConfig, EngineConfig,
 from perception_encoder.video_data_engine.run import run_engine
 from tests.clips import clip, number_of
 from tests.video_data_engine.conftest import ECHOES, QUICK
-from tests.video_data_engine.models import attempts, notes
+from tests.video_data_engine.models import ECHO, attempts, notes
 from tests.video_data_engine.odd_videos import bad_videos, odd_videos
 
 
@@ -174,7 +174,7 @@ def test_nothing_to_do_and_nothing_that_can_be_done(add_video, tmp_path: Path) -
         run_engine([tmp_path / "videos"], tmp_path / "out")
     add_video("a")
     with pytest.raises(ConfigError, match="names no model; add it, as in http://x/v1#"):
-        run_engine([tmp_path / "videos"], tmp_path / "out", EngineConfig(llm="http://x/v1"))
+        run_engine([tmp_path / "videos"], tmp_path / "out", EngineConfig(captioner=ECHO, llm="http://x/v1"))
     assert not (tmp_path / "out").exists()
 
 

@@ -31,5 +31,5 @@ def test_another_prompt_model_or_configuration_is_refused(tmp_path: Path) -> Non
         settings.add_model("summary", {"name": "llm", "weights": "34cd"})
     with pytest.raises(OutputError, match=r"was made with another mine, 'Describe it\.' and not 'Look\.'"):
         EngineSettings(tmp_path, EngineConfig(), [EnginePrompt("mine", "Look.")])
-    with pytest.raises(OutputError, match="another llm, 'smollm2' and not 'hf:other'; give the same"):
-        EngineSettings(tmp_path, EngineConfig(llm="hf:other"), PROMPTS)
+    with pytest.raises(OutputError, match="another captioner, 'builtin-lang' and not 'hf:other'; give the same"):
+        EngineSettings(tmp_path, EngineConfig(captioner="hf:other"), PROMPTS)

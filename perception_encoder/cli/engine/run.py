@@ -9,14 +9,15 @@ import typer
 
 from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
+from perception_encoder.cli.language.options import FORMS
 from perception_encoder.cli.options import MEDIA, MODEL, OUTPUT, SPEED, flag, option, out_option
 from perception_encoder.errors import InputError
 
 if TYPE_CHECKING:
     from perception_encoder.video_data_engine.report import EngineReport
 
-ENDPOINT = "; http://HOST/v1#MODEL; hf:NAME"
-CAPTIONER = f"Captioner of videos: a name{ENDPOINT}; builtin-lang, a demo [default: see `pe models use`]."
+CAPTIONER = f"Captioner of videos: {FORMS} [default: see `pe models use`]."
+LLM = "Model of the summary: the same forms, and smollm2 or a GGUF file [default: the captioner of videos]."
 VIDEO_PROMPT = """Prompt of video captions, or a file. By default video_caption_short_v1 for builtin-lang, else
 video_caption_v1."""
 
@@ -28,7 +29,7 @@ def run(
     frame_captioner: Annotated[
         str | None, option("Captioner of frames [default: that of videos].", "MODEL", MODEL)
     ] = None,
-    llm: Annotated[str, option(f"Model of the summary: a name{ENDPOINT}.", "MODEL", MODEL)] = "smollm2",
+    llm: Annotated[str | None, option(LLM, "MODEL", MODEL)] = None,
     video_prompt: Annotated[str | None, option(VIDEO_PROMPT, "NAME", MODEL)] = None,
     frame_prompt: Annotated[str, option("Prompt of frame captions, or a file.", "NAME", MODEL)] = "frame_caption_v1",
     summary_prompt: Annotated[str, option("Prompt of summaries, or a file.", "NAME", MODEL)] = "summary_v1",
@@ -50,15 +51,16 @@ def run(
 
     Long videos are cut at shot changes. Each clip gets a video caption, captions of single frames, and a summary that a
     language model makes of them and of the title and description (in the file, or in clip.json or clip.info.json beside
-    clip.mp4). DIR gets captions.parquet, WebDataset shards, every intermediate result, and quarantine.jsonl with the
-    videos that failed and why. A run that was stopped or killed goes on when the same command is repeated. The key of
-    an endpoint is read from OPENAI_API_KEY.
+    clip.mp4). One model may do all three; the demo model cannot be mixed with others. DIR gets captions.parquet,
+    WebDataset shards, every intermediate result, and quarantine.jsonl with the videos that failed and why. A run that
+    was stopped or killed goes on when the same command is repeated. The key of an endpoint is read from OPENAI_API_KEY.
 
     Examples:
 
         pe engine run --videos clips/ -o captioned/ --captioner facebook/Perception-LM-1B
-        pe engine run --videos "clips/*.mp4" -o captioned/ --llm http://127.0.0.1:8000/v1#qwen3-8b
-        pe engine run --videos shard.tar -o captioned/ --captioner facebook/Perception-LM-1B
+        pe engine run --videos "clips/*.mp4" -o captioned/ --captioner http://127.0.0.1:8000/v1#qwen3-vl
+        pe engine run --videos shard.tar -o captioned/ --captioner hf:HuggingFaceTB/SmolVLM2-2.2B-Instruct
+        pe annotate captioned/
         pe train video_finetune_b16 --shards captioned/shards
     """
     from perception_encoder.cli.engine.table import live_table
@@ -69,7 +71,7 @@ def run(
     check_paths(videos)
     captioner = default_model.language_model(captioner)
     config = EngineConfig(
-        captioner=captioner, frame_captioner=frame_captioner or captioner, llm=llm,
+        captioner=captioner, frame_captioner=frame_captioner or "", llm=llm or "",
         video_prompt=video_prompt or "", frame_prompt=frame_prompt, summary_prompt=summary_prompt,
         frames=frames, captioned_frames=captioned_frames, cut=CutConfig(longest=longest),
     )  # fmt: skip

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-from perception_encoder.cli.options import ANSWER, MEDIA, MODEL, items_of, model_option, option
+import typer
+
+from perception_encoder.cli.options import ANSWER, MEDIA, MODEL, items_of, option
 from perception_encoder.errors import ConfigError
 
 if TYPE_CHECKING:
     from perception_encoder.inference.conversation.media import MediaOptions
-    from perception_encoder.language_alignment.language_model import LanguageModel
+    from perception_encoder.preprocess.conversation import Generator
 
+FORMS = (
+    "facebook/Perception-LM-1B; a run of `pe train`; http://HOST/v1#MODEL, an endpoint; hf:NAME of transformers; "
+    "python:MODULE:FUNCTION; builtin-lang, a demo"
+)
+"""Every form of a model that answers about images and videos."""
 Model = Annotated[
-    str | None, model_option("see `pe models use`", "a run of `pe train`; facebook/Perception-LM-1B; builtin-lang")
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", rich_help_panel=MODEL, help=f"{FORMS} [default: see `pe models use`]."
+    ),
 ]
 Tiles = Annotated[int | None, option("Most tiles of an image; 0: none [default: the model's].", "N", MODEL, least=0)]
 MaxTokens = Annotated[int, option("Most tokens of an answer.", panel=ANSWER, least=1)]
@@ -43,20 +54,22 @@ def load_generator(
     private: bool,
     start: float | None = None,
     end: float | None = None,
-) -> tuple[LanguageModel, MediaOptions]:
-    """Load a language model, and return how its media are opened."""
+) -> tuple[Generator, MediaOptions]:
+    """Load a model of any of `FORMS`, and return how its media are opened.
+
+    ConfigError for tiles of a model that is not ours.
+    """
     from perception_encoder.inference.conversation.media import MediaOptions
     from perception_encoder.inference.fetch import FetchLimits
-    from perception_encoder.language_alignment.load import load_language_model
+    from perception_encoder.language_alignment.language_model import LanguageModel
+    from perception_encoder.video_data_engine.generators.load import load_engine_model
 
-    generator = load_language_model(model, tiles=tiles)
+    generator = load_engine_model(model, tiles=tiles)
     options = MediaOptions(
-        frames=frames,
-        start=start,
-        end=end,
-        pages=pages,
-        tile=generator.media.image_size,
-        tiles=generator.media.tiles,
-        limits=FetchLimits(allow_private=private),
+        frames=frames, start=start, end=end, pages=pages, limits=FetchLimits(allow_private=private)
     )
+    if isinstance(generator, LanguageModel):
+        options = replace(options, tile=generator.media.image_size, tiles=generator.media.tiles)
+    elif tiles is not None:
+        raise ConfigError(f"--tiles is {tiles}, but {generator.name} cuts its images itself; leave it out")
     return generator, options

@@ -32,12 +32,12 @@ def build(
         pe video-dataset build -o clips --models datasets/scenes/furniture.tar
         pe video-dataset build -o clips --count 100 --captioner builtin-lang
     """
-    from perception_encoder.language_alignment.load import load_language_model
     from perception_encoder.scenes.samples.production import load_object_library
+    from perception_encoder.video_data_engine.generators.load import load_engine_model
     from perception_encoder.video_dataset.build import BuildConfig, build_dataset
 
     config = BuildConfig(count=count, seed=seed, side=size, frames=frames)
-    model = load_language_model(captioner) if captioner else None
+    model = load_engine_model(captioner) if captioner else None
     statistics = build_dataset(load_object_library(models), out, config, model, jobs, track)
     default_model.print_demo(captioner)
     table = statistics.splits["all"]

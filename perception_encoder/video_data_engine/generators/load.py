@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, UnknownModelError
 from perception_encoder.preprocess.conversation import Generator
 
 _ADDRESS = re.compile(r"(?P<url>https?://[^#]+)#(?P<model>.+)")
@@ -26,14 +26,14 @@ def check_generator_name(name: str) -> None:
         raise ConfigError(f"{name!r} is not of the form python:package.module:function")
 
 
-def load_engine_model(name: str, sees: bool, timeout: float = 120.0) -> Generator:
+def load_engine_model(name: str, sees: bool = True, timeout: float = 120.0, tiles: int | None = None) -> Generator:
     """Load a model.
 
     `name`: `https://host/v1#MODEL`, an endpoint that speaks OpenAI's chat protocol; `hf:NAME`, a model of transformers
     by its directory or hub name; `python:MODULE:FUNCTION`, a function that returns a `Generator`; else what
     `load_language_model` takes, such as `builtin-lang`. If it need not see (`sees`), also `smollm2`, a GGUF file and
-    decoder-only models by `hf:NAME`. `timeout`: seconds for an answer of an endpoint. Raises ConfigError,
-    UnknownModelError, WeightsUnavailableError and MissingExtraError.
+    decoder-only models by `hf:NAME`. `timeout`: seconds for an answer of an endpoint. `tiles`: see
+    `load_language_model`. Raises ConfigError, UnknownModelError, WeightsUnavailableError and MissingExtraError.
     """
     check_generator_name(name)
     if match := _ADDRESS.fullmatch(name):
@@ -56,4 +56,7 @@ def load_engine_model(name: str, sees: bool, timeout: float = 120.0) -> Generato
         decoder = load_decoder(name.removeprefix(HUB), fast_dtype(device))
         decoder.model.to(device)
         return TextModel(decoder.name, decoder)
-    return load_language_model(name)
+    try:
+        return load_language_model(name, tiles=tiles)
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{error}, http://HOST/v1#MODEL, hf:NAME or python:MODULE:FUNCTION") from None

@@ -66,6 +66,21 @@ def test_ctrl_c_ends_a_run_that_goes_on_later(run_engine, monkeypatch: pytest.Mo
     assert run_engine().status == output.OK
 
 
+def test_the_captioner_does_all_unless_others_are_named(run_pe, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(clip(30))
+    command = ("engine", "run", "--videos", tmp_path / "a.mp4", "--workers", "1")
+    assert run_pe(*command, "-o", tmp_path / "out", "--captioner", ECHO).status == output.OK
+    config = json.loads((tmp_path / "out" / "settings.json").read_text())["config"]
+    assert config["captioner"] == config["frame_captioner"] == config["llm"] == ECHO
+    mixed = run_pe(*command, "-o", tmp_path / "mixed", "--captioner", ECHO, "--frame-captioner", "builtin-lang")
+    assert mixed.status == output.ERROR and "builtin-lang is a demo model" in mixed.stderr
+    assert not (tmp_path / "mixed").exists()
+    unknown = run_pe(*command, "-o", tmp_path / "out2", "--captioner", "gpt")
+    assert unknown.status == output.ERROR
+    for form in ("facebook/Perception-LM-1B", "http://HOST/v1#MODEL", "hf:NAME", "python:MODULE:FUNCTION"):
+        assert form in unknown.stderr and form in " ".join(run_pe("engine", "run", "--help").stdout.split())
+
+
 def test_usage_errors(run_engine, run_pe, tmp_path: Path) -> None:
     run = run_pe("engine", "run", "--videos", tmp_path / "none", "-o", tmp_path / "out")
     assert run.status == output.ERROR and "no such file or directory" in run.stderr

@@ -15,6 +15,8 @@ from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.image import open_image
 from tests.pdfs import pdf
+from tests.video_data_engine import servers
+from tests.video_data_engine.models import ECHO
 from tests.web import serving
 
 
@@ -50,6 +52,21 @@ def test_json_tells_all_about_the_answer(run_ask, language_run: Path, media: Pat
     assert isinstance(answer, str) and 0 < tokens <= 8 and finished == (tokens < 8)
     inputs = [str(media / "0.png"), str(media / "clip.mp4")]
     assert value == {"question": "what?", "model": language_run.name, "inputs": inputs, "cut": 0}
+
+
+def test_models_of_every_form_answer(run_pe, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_pe("ask", "-m", ECHO, media / "clip.mp4", "what?", "--frames", "2")
+    assert (run.status, run.stdout) == (output.OK, "frames 0 50\n"), run.stderr
+    run = run_pe("ask", "-m", "http://127.0.0.1:9/v1", media / "0.png", "what?")
+    assert run.status == output.ERROR and "names no model; add it" in run.stderr
+    run = run_pe("ask", "-m", ECHO, media / "0.png", "what?", "--tiles", "4")
+    assert run.status == output.ERROR and "echo cuts its images itself" in run.stderr
+    pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
+    with servers.endpoint(servers.well) as (address, requests):
+        run = run_pe("ask", "-m", f"{address}#any", media / "0.png", "what is it?")
+        assert (run.status, run.stdout) == (output.OK, "1 images: WHAT IS IT?\n") and requests[0]["model"] == "any"
+        run = run_pe("caption", "-m", f"{address}#any", media / "0.png", media / "clip.mp4", "--prompt", "say")
+        assert [line.split("\t")[1] for line in run.stdout.splitlines()] == ["1 images: SAY", "8 images: SAY"]
 
 
 def prompt_tokens(run) -> int:
