@@ -25,10 +25,13 @@ from __future__ import annotations
 
 import json
 import os
+import typing
 from importlib import metadata
 from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+_E = typing.TypeVar("_E", bound=BaseException)
 
 _LONGEST = 1000
 """Characters of a message, which may quote a file or a value of any length."""
@@ -47,6 +50,12 @@ def one_line(error: BaseException, first: bool = False) -> str:
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = lines[0] if first else " ".join(lines)
     return text if len(text) <= 200 else text[:199] + "…"
+
+
+def detached(error: _E) -> _E:
+    """The error without its traceback and causes: their frames hold the input, and hold the error in a cycle."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def install_command(extra: str) -> str:

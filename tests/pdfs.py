@@ -18,17 +18,37 @@ def pdf(sizes: Sequence[tuple[int, int]], encrypted: bool = False) -> bytes:
         box = f"/MediaBox [0 0 {width} {height}]"
         objects.append(f"<< /Type /Page /Parent 2 0 R {box} /Contents {4 + 2 * number} 0 R >>")
         objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
-    trailer = f"/Size {len(objects) + 1} /Root 1 0 R"
+    trailer = ""
     if encrypted:
-        trailer += f" /Encrypt << /Filter /Standard /V 1 /R 2 /O <{'41' * 32}> /U <{'42' * 32}> /P -4 >>"
+        trailer = f"/Encrypt << /Filter /Standard /V 1 /R 2 /O <{'41' * 32}> /U <{'42' * 32}> /P -4 >>"
         trailer += f" /ID [<{'43' * 16}> <{'43' * 16}>]"
+    return _file([text.encode() for text in objects], trailer)
+
+
+def pdf_of_image(jpeg_2000: bytes, side: int) -> bytes:
+    """A PDF of a page that a JPEG 2000 fills, which says that it has this width and height."""
+    content, resources = "200 0 0 200 0 0 cm /I Do", "/Resources << /XObject << /I 5 0 R >> >>"
+    texts = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 200] /Contents 4 0 R {resources} >>",
+        f"<< /Length {len(content)} >>\nstream\n{content}\nendstream",
+        f"<< /Type /XObject /Subtype /Image /Width {side} /Height {side} /ColorSpace /DeviceRGB /BitsPerComponent 8 "
+        f"/Filter /JPXDecode /Length {len(jpeg_2000)} >>\nstream\n",
+    ]
+    objects = [text.encode() for text in texts]
+    objects[-1] += jpeg_2000 + b"\nendstream"
+    return _file(objects, "")
+
+
+def _file(objects: Sequence[bytes], trailer: str) -> bytes:
     stream, offsets = io.BytesIO(), []
     stream.write(b"%PDF-1.4\n")
-    for number, text in enumerate(objects, 1):
+    for number, content in enumerate(objects, 1):
         offsets.append(stream.tell())
-        stream.write(f"{number} 0 obj\n{text}\nendobj\n".encode())
+        stream.write(f"{number} 0 obj\n".encode() + content + b"\nendobj\n")
     start = stream.tell()
     table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
     stream.write(f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}".encode())
-    stream.write(f"trailer\n<< {trailer} >>\nstartxref\n{start}\n%%EOF\n".encode())
+    stream.write(f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R {trailer} >>\nstartxref\n{start}\n%%EOF\n".encode())
     return stream.getvalue()

@@ -13,7 +13,7 @@ import numpy as np
 
 from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.formats.entries import are_numbers, is_integer, quoted, read_json
-from perception_encoder.preprocess.image import MAX_PIXELS
+from perception_encoder.preprocess.budget import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 

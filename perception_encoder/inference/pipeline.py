@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perception_encoder.errors import InputError
+from perception_encoder.errors import InputError, detached
 from perception_encoder.inference.embedder import Embedder, Feature
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.listing import Item
@@ -178,12 +178,6 @@ def encode_decoded(encoder: Embedder, inputs: Sequence[Decoded], feature: Featur
         batch.add(position, decoded)
     vectors = batch.vectors()
     return [vectors[position].numpy() for position in range(len(inputs))]
-
-
-def detached(error: InputError) -> InputError:
-    """The error without its traceback and causes: their frames hold the input, and hold the error in a cycle."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
 
 
 def _encode_batch(

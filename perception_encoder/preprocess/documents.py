@@ -10,8 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaDecodeError, MissingExtraError, one_line
-from perception_encoder.preprocess.image import MAX_PIXELS
+from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError, MissingExtraError, one_line
+from perception_encoder.preprocess.budget import MAX_PIXELS
+from perception_encoder.preprocess.image import count_pixels
 from perception_encoder.preprocess.source import Source, open_source
 from perception_encoder.preprocess.tiling import tile_grid
 
@@ -21,6 +22,10 @@ PDF_HEAD = b"%PDF-"
 """A PDF's first bytes, possibly after a few others."""
 PAGES = 8
 """Pages that are read unless the caller chooses."""
+MAX_SIDE = 14_400
+"""Points of a page's longer side at most, as in Acrobat: five metres."""
+MAX_RATIO = 100
+"""Of a page's sides at most; a receipt of two metres has 25."""
 _LARGE = 1000
 """Pixels a point that no grid of tiles holds."""
 _LOCK = threading.Lock()
@@ -38,7 +43,8 @@ def open_pdf_pages(
     """Render pages of a PDF as RGB images that fill their tiles: see `tile_grid` for `tile` and `budget`.
 
     `pages`: numbers from 1, in any order; by default the first `PAGES`, and a logged warning if there are more. Raises
-    MediaDecodeError for an encrypted or damaged file, InputError for a page that does not exist, and MissingExtraError.
+    MediaDecodeError for an encrypted or damaged file, InputError for a page that does not exist, MediaTooLargeError for
+    a page of more than `MAX_SIDE` or `MAX_RATIO`, and MissingExtraError.
     """
     try:
         import pypdfium2
@@ -48,7 +54,7 @@ def open_pdf_pages(
         try:
             with pypdfium2.PdfDocument(stream.read()) as document:
                 numbers = _numbers(len(document), name, pages)
-                return [_render(document[number - 1], tile, budget) for number in numbers]
+                return [_render(document[number - 1], tile, budget, f"page {number} of {name}") for number in numbers]
         except pypdfium2.PdfiumError as error:
             if "password" in str(error).lower() or "security" in str(error).lower():
                 raise MediaDecodeError(name, "is encrypted; save it without a password first") from None
@@ -67,11 +73,27 @@ def _numbers(total: int, name: str, pages: Sequence[int] | None) -> Iterable[int
     return pages
 
 
-def _render(page: Any, tile: int, budget: int) -> Image.Image:
+def _render(page: Any, tile: int, budget: int, name: str) -> Image.Image:
     """A page at the least scale at which it covers the tiles that it is cut into."""
     width, height = page.get_size()  # points
+    if not max(width, height) <= min(MAX_SIDE, MAX_RATIO * min(width, height)):
+        limits = f"a side has at most {MAX_SIDE:,}, and {MAX_RATIO} times the other"
+        raise MediaTooLargeError(name, f"has {width:,.6g} x {height:,.6g} points; {limits}")
+    _check_images(page, name)
     columns, rows = tile_grid(math.ceil(width * _LARGE), math.ceil(height * _LARGE), tile, max(1, budget))
     scale = max(columns * tile / width, rows * tile / height)
     scale = min(scale, math.sqrt(MAX_PIXELS / (width * height)))
     image: Image.Image = page.render(scale=scale).to_pil()
     return image.convert("RGB")
+
+
+def _check_images(page: Any, name: str) -> None:
+    """MediaTooLargeError for a JPEG 2000 that is too large: PDFium decodes it whole, by the size that it really has.
+
+    PDFium decodes other images a line at a time. It does not list those in patterns, masks and fonts.
+    """
+    import pypdfium2.raw as pdfium
+
+    for image in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE]):
+        if "JPXDecode" in image.get_filters():
+            count_pixels(bytes(image.get_data()), name)

@@ -31,16 +31,12 @@ from perception_encoder.errors import (
     install_command,
     one_line,
 )
-from perception_encoder.preprocess.budget import Admit
+from perception_encoder.preprocess.budget import MAX_BYTES, MAX_PIXELS, PIXEL_BYTES, Admit, check_pixels
 from perception_encoder.preprocess.media_types import is_heif
 from perception_encoder.preprocess.source import Source, open_source
 
-MAX_PIXELS = 178_956_970
-"""Pixels of the largest image that is opened: Pillow's own limit, 512 MiB as RGB."""
-
-DECODED_BYTES = 8
-"""Bytes of memory that a pixel takes at most while an image is opened: four as stored, four of a turned or converted
-copy."""
+_DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
+"""Bytes of memory that a pixel takes at most in the decoders of some formats, which are more than `PIXEL_BYTES`."""
 _STRIPE = 1 << 20  # pixels that are scaled to 8 bits at a time, in floats
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "JPEG2000", "TIFF", "BMP", "ICO", "ICNS", "PPM", "PSD")
@@ -78,22 +74,43 @@ def open_image(
     At twice the transform's size, 12 megapixels then open 3 to 4 times as fast, but pixels move by 1/255 on average
     (7/255 on the most finely textured of 85 photographs), so it is not the default. `admit` is called with the bytes
     that the image takes once its header is read and before it is decoded: see `ByteBudget`. Raises MediaNotFoundError,
-    MediaDecodeError (empty, truncated, not an image) and MediaTooLargeError (over `max_pixels`), named `name`.
+    MediaDecodeError (empty, truncated, not an image) and MediaTooLargeError (over `max_pixels`, or over `MAX_BYTES` of
+    memory), named `name`.
     """
+    with _opened_header(source, name) as (image, name):
+        pixel_bytes = _pixel_bytes(image)
+        check_pixels(name, *image.size, pixel_bytes, max_pixels)
+        if reduce_to:
+            least = reduce_to(*image.size) if callable(reduce_to) else reduce_to
+            factor = least / min(image.size)
+            image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
+        if admit is not None:  # an icon may hold a larger image than its header says
+            admit(MAX_BYTES if image.format in ("ICO", "ICNS") else check_pixels(name, *image.size, pixel_bytes))
+        return plain_image(image.copy() if getattr(image, "is_animated", False) else image)
+
+
+def count_pixels(source: Source, name: str | None = None) -> int:
+    """Return an image's pixels by its header, without decoding it; raises what `open_image` raises."""
+    with _opened_header(source, name) as (image, name):
+        check_pixels(name, *image.size, _pixel_bytes(image))
+        return image.width * image.height
+
+
+def _pixel_bytes(image: Image.Image) -> int:
+    """Bytes of memory that a pixel takes at most while an image is opened."""
+    if image.format == "JPEG2000":
+        return PIXEL_BYTES * len(image.getbands())
+    return _DECODER_BYTES.get(image.format or "", 2 * PIXEL_BYTES if image.mode in ("I", "F") else PIXEL_BYTES)
+
+
+@contextmanager
+def _opened_header(source: Source, name: str | None) -> Iterator[tuple[Image.Image, str]]:
+    """Yield an image whose header alone has been read, and its name; errors within the block are named."""
     with open_source(source, name) as (stream, name), _quiet_pillow():
         _prepare_heif(stream, name)
         try:
             with Image.open(stream, formats=_known_formats()) as image:
-                if image.width * image.height > max_pixels:
-                    pixels = image.width * image.height
-                    raise MediaTooLargeError(name, f"has {pixels:,} pixels; the limit is {max_pixels:,}")
-                if reduce_to:
-                    least = reduce_to(*image.size) if callable(reduce_to) else reduce_to
-                    factor = least / min(image.size)
-                    image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
-                if admit is not None:
-                    admit(image.width * image.height * DECODED_BYTES)
-                return plain_image(image.copy() if getattr(image, "is_animated", False) else image)
+                yield image, name
         except (MediaDecodeError, MediaTooLargeError):
             raise
         except UnidentifiedImageError:

@@ -24,9 +24,8 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, MediaDecodeError
-from perception_encoder.preprocess.budget import Admit
+from perception_encoder.preprocess.budget import MAX_BYTES, MAX_PIXELS, PIXEL_BYTES, Admit
 from perception_encoder.preprocess.frames import FrameChoice, VideoFrames, frame_indices
-from perception_encoder.preprocess.image import DECODED_BYTES, MAX_PIXELS
 from perception_encoder.preprocess.source import Source, open_source
 from perception_encoder.preprocess.video_file import FrameImages, decoding, open_container
 
@@ -35,6 +34,7 @@ logger = logging.getLogger(__name__)
 INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers with an index to seek by and with a presentation time on each frame."""
 
+_STORED_BYTES = 4  # of a decoded pixel
 _SEEK_OVER = 12
 """Frames that decode sooner than a seek takes."""
 
@@ -55,8 +55,9 @@ def read_frames(
     a short video gives frames twice. A file that ends early or is damaged gives what is there, and a logged warning.
     `admit` is called with the bytes that the frames take before they are decoded: see `ByteBudget`. `choose`: another
     choice of frames, such as `plm_frame_indices`. `side`: larger frames are reduced to this short side, which takes a
-    fraction of the time of a later resize. Raises MediaNotFoundError, MediaDecodeError (no video, no frames),
-    MediaTooLargeError and InputError (a range outside the video).
+    fraction of the time of a later resize; frames that have more than `MAX_PIXELS` together are reduced too. Raises
+    MediaNotFoundError, MediaDecodeError (no video, no frames), MediaTooLargeError and InputError (a range outside the
+    video).
     """
     with open_source(source, name) as (stream, name):
         if not 0 <= (start or 0) <= (float("inf") if end is None else end):
@@ -114,6 +115,12 @@ def sample_frames(
         yield SampledFrame(waiting[1], waiting[0], max(duration, waiting[0]))
 
 
+def frame_pixels(source: Source, name: str | None = None) -> int:
+    """Return the pixels of a video's frame, by the header; raises what `read_frames` does."""
+    with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as (_, video):
+        return video.width * video.height
+
+
 def frame_rate(source: Source, name: str | None = None) -> float:
     """Return a video's mean frames a second, 1 of a single frame; raises what `read_frames` does."""
     with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as opened:
@@ -145,8 +152,9 @@ class _Timeline:
 
 def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | None) -> VideoFrames:
     with open_container(stream, name) as (container, video):
+        selection = _within_budget(selection, video)
         if admit is not None:
-            admit(min(video.width * video.height, MAX_PIXELS) * selection.count * DECODED_BYTES)
+            admit(min(video.width * video.height * selection.count * PIXEL_BYTES, MAX_BYTES))
         timeline = _scan(container, video)
     if not timeline.ticks:
         raise MediaDecodeError(name, "holds no frames")
@@ -154,7 +162,8 @@ def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | Non
     images: dict[int, Image.Image] = {}
     if numbers:
         with open_container(stream, name, selection.side) as (container, video):
-            images = dict(_by_seeking(container, video, timeline, sorted(set(numbers)), name, selection.side))
+            converter = FrameImages(name, selection.side, MAX_BYTES // _STORED_BYTES)
+            images = dict(_by_seeking(container, video, timeline, sorted(set(numbers)), converter))
     if not numbers or images.keys() != set(numbers):
         timeline, numbers, images = _by_counting(stream, name, timeline, selection)
     _warn_of_damage(timeline, name)
@@ -166,6 +175,15 @@ def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | Non
         frame_count=len(times),
         complete=timeline.complete,
     )
+
+
+def _within_budget(selection: _Selection, video: VideoStream) -> _Selection:
+    """Reduce frames that together have more than `MAX_PIXELS`, such as sixteen of 8K."""
+    together = video.width * video.height * selection.count
+    if together <= MAX_PIXELS:
+        return selection
+    side = max(1, int(min(video.width, video.height) * math.sqrt(MAX_PIXELS / together)))
+    return replace(selection, side=min(side, selection.side or side))
 
 
 def _sample(
@@ -181,7 +199,7 @@ def _sample(
                 due = _next_due(time, every)
         due = first
         with open_container(stream, name, side) as (container, video):
-            for number, image in _by_seeking(container, video, timeline, numbers, name, side):
+            for number, image in _by_seeking(container, video, timeline, numbers, FrameImages(name, side)):
                 yield times[number], image
                 due = _next_due(times[number], every)
         if due > times[numbers[-1]]:
@@ -271,12 +289,11 @@ def _by_seeking(
     video: VideoStream,
     timeline: _Timeline,
     numbers: list[int],
-    name: str,
-    side: int | None,
+    images: FrameImages,
 ) -> Iterator[tuple[int, Image.Image]]:
     """Decode the wanted frames only, from the key frame before each; ends early if the file differs from its index."""
     needed = {timeline.ticks[number] for number in numbers}
-    frames, images = _decode(container, video, needed), FrameImages(name, side)
+    frames = _decode(container, video, needed)
     position = -1  # number of the frame decoded last
     for number in numbers:
         tick = timeline.ticks[number]
@@ -304,7 +321,7 @@ def _by_counting(
         numbers = _frame_numbers(timeline, name, selection)
         images: dict[int, Image.Image] = {}
         ticks: list[int | None] = []
-        converter = FrameImages(name, selection.side)
+        converter = FrameImages(name, selection.side, MAX_BYTES // _STORED_BYTES)
         with open_container(stream, name, selection.side) as (container, video):
             for frame in _decode(container, video):
                 if frame is None or frame.is_corrupt:

@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError, one_line
-from perception_encoder.preprocess.image import MAX_PIXELS
+from perception_encoder.preprocess.budget import MAX_PIXELS, check_pixels
 
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,ivf,yuv4mpegpipe,mxf,dv,gif"
 """Containers that are opened, by FFmpeg's names: none that refers to other files or addresses, as playlists do."""
@@ -66,7 +66,7 @@ def open_container(
         context = videos[0].codec_context if videos else None
         if context is None:  # so it is for a codec that FFmpeg does not know
             raise MediaDecodeError(name, "holds no video that can be decoded")
-        check_size(context.width, context.height, name)
+        check_pixels(name, context.width, context.height, what="frames of")
         context.options = {"max_pixels": str(MAX_PIXELS)}
         if side is not None and context.name in _REDUCED:
             halvings = (min(context.width, context.height) // side).bit_length() - 1
@@ -78,19 +78,23 @@ def open_container(
 class FrameImages:
     """Makes images of the frames of one file."""
 
-    def __init__(self, name: str, side: int | None = None) -> None:
-        """`side`: larger frames are reduced to this short side."""
-        self._name, self._side, self._reformatter = name, side, VideoReformatter()
+    def __init__(self, name: str, side: int | None = None, limit: int | None = None) -> None:
+        """`side`: larger frames are reduced to this short side. `limit`: pixels of all images together."""
+        self._name, self._side, self._reformatter, self._left = name, side, VideoReformatter(), limit
         self._turns: dict[int, Image.Transpose | None] = {}  # by the rotation
 
     def convert(self, frame: VideoFrame) -> Image.Image:
         """Return a frame as an upright RGB image. Raises MediaTooLargeError."""
-        check_size(frame.width, frame.height, self._name)
+        check_pixels(self._name, frame.width, frame.height, what="frames of")
         size: dict[str, Any] = {}
         short = min(frame.width, frame.height)
         if self._side is not None and short > self._side:
             width, height = (max(self._side, round(each * self._side / short)) for each in (frame.width, frame.height))
             size = {"width": width, "height": height, "interpolation": "AREA"}
+        if self._left is not None:  # of frames that are larger than the file's header says
+            self._left -= size.get("width", frame.width) * size.get("height", frame.height)
+            if self._left < 0:
+                raise MediaTooLargeError(self._name, f"holds frames of over {MAX_PIXELS:,} pixels together, the limit")
         # a reformatter of its own for each frame, as of `frame.to_image`, takes twice the time
         image = Image.fromarray(self._reformatter.reformat(frame, format="rgb24", threads=1, **size).to_ndarray())
         rotation = frame.rotation
@@ -124,12 +128,6 @@ class _Seekable:
 
 def _refuse_other_files(url: str, flags: int, options: dict[str, Any]) -> BinaryIO:
     raise PermissionError(f"a video may not open {url}")
-
-
-def check_size(width: int, height: int, name: str) -> None:
-    """MediaTooLargeError if frames have more pixels than an image may have."""
-    if width * height > MAX_PIXELS:
-        raise MediaTooLargeError(name, f"has frames of {width * height:,} pixels; the limit is {MAX_PIXELS:,}")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import MissingExtraError, detached
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
 from perception_encoder.serving.batching import Batcher, quiet
@@ -85,7 +85,7 @@ def create_app(
 
     @app.exception_handler(ApiError)
     async def refuse(request: Request, error: ApiError) -> Response:
-        return JSONResponse(error.body(), error.status, _HEADERS.get(error.status))
+        return JSONResponse(detached(error).body(), error.status, _HEADERS.get(error.status))
 
     add_embeddings(app, encoder, batcher, reader, bodies, metrics, config)
     chat_api = ChatApi(chat, reader, bodies, metrics, config)

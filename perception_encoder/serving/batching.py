@@ -16,7 +16,6 @@ from jaxtyping import Float
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Media
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
-from perception_encoder.preprocess.budget import ByteBudget
 
 Waiting = tuple[Decoded, "asyncio.Future[np.ndarray]"]
 
@@ -71,9 +70,9 @@ class Batcher:
         finally:
             self.reserved -= inputs
 
-    def decode(self, media: Media, budget: ByteBudget) -> Decoded:
+    def decode(self, media: Media) -> Decoded:
         """Decode an image or video and resize it, in any thread; raises InputError."""
-        return decode(self._encoder, media, self._feature, budget)
+        return decode(self._encoder, media, self._feature)
 
     async def encode(self, inputs: Sequence[Decoded]) -> Float[np.ndarray, "n D"]:
         """Return unit vectors, in order; call it under `reserve`."""

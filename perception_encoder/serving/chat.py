@@ -8,12 +8,14 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import ConfigError, ContextLengthError, InputError, PerceptionEncoderError
-from perception_encoder.inference.media import Media, open_media
-from perception_encoder.preprocess.budget import ByteBudget
-from perception_encoder.preprocess.conversation import ContentPart, MediaPart, Message, Reply, Sampling
+from perception_encoder.inference.media import Kind, Media, open_media
+from perception_encoder.preprocess.budget import DECODING, MAX_PIXELS
+from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Sampling
+from perception_encoder.preprocess.image import count_pixels
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.bodies import BodyReader, parse_content
 from perception_encoder.serving.chat_requests import ALLOWED, ChatRequest, check_chat, part_name
@@ -21,8 +23,8 @@ from perception_encoder.serving.generation import GenerationQueue, Hold
 from perception_encoder.serving.guard import check_key
 from perception_encoder.serving.metrics import ApiMetrics
 from perception_encoder.serving.parsing import ApiError, parse_body
-from perception_encoder.serving.reading import MediaReader, input_refused, is_address, too_slow
-from perception_encoder.serving.requests import ApiConfig, ChatMessage, Input
+from perception_encoder.serving.reading import MediaReader, gather_results, input_refused, is_address, too_slow
+from perception_encoder.serving.requests import ApiConfig, Input
 from perception_encoder.serving.streaming import first_piece, stream_response, unless_gone
 
 if TYPE_CHECKING:
@@ -58,7 +60,10 @@ class ChatApi:
             parsed = await parse_content(content, lambda body: parse_body(body, ChatRequest, ALLOWED))
             del content
             parts, sampling = check_chat(parsed, self._config, *self._model.names)
-            pieces = self._pieces(self._model, parsed.messages, parts, sampling)
+            roles = [message.role for message in parsed.messages]
+            parsed.messages = []  # with their data URIs
+            pieces = self._pieces(self._model, roles, parts, sampling)
+            del parts
             if not parsed.stream:
                 reply = await unless_gone(request, _last(pieces))
                 return JSONResponse(_completion(self._model.name, reply))
@@ -69,19 +74,18 @@ class ChatApi:
     async def _pieces(
         self,
         model: GenerationQueue,
-        messages: Sequence[ChatMessage],
+        roles: Sequence[str],
         parts: Sequence[Sequence[Input]],
         sampling: Sampling,
     ) -> AsyncGenerator[str | Reply, None]:
         """Yield the pieces of an answer and, last, the whole; raises ApiError."""
         try:
             with model.reserve() as hold:
-                contents = await read_parts(parts, self._reader, self._config.frames, hold)
-                conversation = [
-                    Message(message.role, content)  # type: ignore[arg-type]  # a checked role
-                    for message, content in zip(messages, contents, strict=True)
-                ]
-                async with aclosing(model.stream(conversation, sampling)) as stream:
+                frames = self._config.frames
+                contents = await read_parts(parts, self._reader, frames, hold)
+                del parts
+                stream_of = model.stream(partial(open_conversation, roles, contents, frames), sampling)
+                async with aclosing(stream_of) as stream:
                     async for piece in stream:
                         if isinstance(piece, Reply):
                             self._metrics.chat_tokens.labels("prompt").inc(piece.prompt_tokens)
@@ -99,42 +103,64 @@ class ChatApi:
 
 async def read_parts(
     parts: Sequence[Sequence[Input]], reader: MediaReader, frames: int, hold: Hold
-) -> list[tuple[ContentPart, ...]]:
-    """Read the images and videos of each message's parts, all at the same time; ApiError names a part that is bad.
+) -> list[list[str | Media]]:
+    """Read the images and videos of each message's parts, all at the same time, and count their pixels undecoded.
 
-    `frames`: uniform frames of a video. Raises what `hold` raises.
+    `frames`: uniform frames of a video. ApiError names a part that is bad. Raises what `hold` raises.
     """
     deadline = time.monotonic() + reader.limits.seconds
 
-    def decode(media: Media, budget: ByteBudget) -> MediaPart:
-        with budget.admission() as admit:
-            opened = open_media(media, frames, admit)
-        assert not isinstance(opened, str)
-        return opened
-
-    async def read(row: int, column: int) -> ContentPart:
-        kind, value = parts[row][column]
+    async def read(kind: Kind, value: str, name: str) -> str | Media:
         if kind == "text":
             return value
         try:
             left = max(0.0, deadline - time.monotonic()) if is_address(kind, value) else None
             async with asyncio.timeout(left):
-                return hold(await reader.read(kind, value, deadline, decode))
+                media, size, pixels = await reader.read(kind, value, deadline, partial(_measure, frames=frames))
+            hold(size, pixels)
+            return media
         except TimeoutError:
-            raise too_slow(reader.limits, part_name(row, column)) from None
+            raise too_slow(reader.limits, name) from None
         except InputError as error:
-            refused = input_refused(error, part_name(row, column))
-            raise ApiError(refused.status, f"{refused.parameter}: {error}", refused.parameter) from None
+            raise _bad_part(error, name) from None
 
-    try:
-        async with asyncio.TaskGroup() as group:  # it cancels the others if one fails
-            tasks = [
-                [group.create_task(read(row, column)) for column in range(len(message))]
-                for row, message in enumerate(parts)
-            ]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [tuple(task.result() for task in message) for message in tasks]
+    works = [
+        read(*part, part_name(row, column)) for row, message in enumerate(parts) for column, part in enumerate(message)
+    ]
+    contents = iter(await gather_results(works))
+    return [[next(contents) for _ in message] for message in parts]
+
+
+def _measure(media: Media, frames: int) -> tuple[Media, int, int]:
+    """Return an image or video, its bytes, and its pixels, those of a video's frames together, by the header."""
+    assert isinstance(media.payload, bytes)
+    if media.kind == "image":
+        return media, len(media.payload), count_pixels(media.payload, media.name)
+    from perception_encoder.preprocess.video import frame_pixels  # FFmpeg, which images do not need
+
+    return media, len(media.payload), min(frame_pixels(media.payload, media.name) * frames, MAX_PIXELS)
+
+
+def open_conversation(roles: Sequence[str], contents: Sequence[Sequence[str | Media]], frames: int) -> list[Message]:
+    """Decode the images and videos of messages; ApiError names a part that is bad."""
+
+    def opened(part: str | Media, name: str) -> ContentPart:
+        if isinstance(part, str):
+            return part
+        try:
+            with DECODING.admission() as admit:
+                return open_media(part, frames, admit)
+        except InputError as error:
+            raise _bad_part(error, name) from None
+
+    return [
+        Message(role, tuple(opened(part, part_name(row, column)) for column, part in enumerate(parts)))  # type: ignore[arg-type]  # a checked role
+        for row, (role, parts) in enumerate(zip(roles, contents, strict=True))
+    ]
+
+
+def _bad_part(error: InputError, name: str) -> ApiError:
+    return ApiError(input_refused(error, name).status, f"{name}: {error}", name)
 
 
 async def _last(pieces: AsyncGenerator[str | Reply, None]) -> Reply:

@@ -9,13 +9,13 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 
 from perception_encoder.errors import MediaTooLargeError
-from perception_encoder.preprocess.conversation import Generator, MediaPart, Message, Reply, Sampling
-from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.budget import MAX_PIXELS
+from perception_encoder.preprocess.conversation import Generator, Message, Reply, Sampling
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.streaming import pieces_from
 
-Hold = Callable[[MediaPart], MediaPart]
-"""Counts an image or video until the conversation ends, and returns it; MediaTooLargeError or QueueFullError."""
+Hold = Callable[[int, int], None]
+"""Counts the bytes and pixels of an image or video until the conversation ends; MediaTooLargeError, QueueFullError."""
 
 
 class GenerationQueue:
@@ -23,7 +23,7 @@ class GenerationQueue:
 
     `name`: what clients call the model; `source`: another name, the one that the user gave. `load` makes it when the
     first conversation comes. `limit`: conversations that are read, wait or are answered. `media_bytes`: of their
-    decoded images and videos together.
+    images and videos together, which are decoded when a conversation's turn comes.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class GenerationQueue:
         *,
         source: str = "",
         limit: int = 16,
-        media_bytes: int = 1 << 30,
+        media_bytes: int = 256 << 20,
     ) -> None:
         self.name, self.names, self.limit, self.reserved = name, (name, source or name), limit, 0
         self._load, self._media_bytes, self._held = load, media_bytes, 0
@@ -45,18 +45,17 @@ class GenerationQueue:
         """Reserve room for a conversation until the block ends; raises QueueFullError."""
         if self.reserved >= self.limit:
             raise QueueFullError(f"{self.reserved} conversations wait already; the limit is {self.limit}")
-        own = 0
+        own, shown = 0, 0
 
-        def hold(item: MediaPart) -> MediaPart:
-            nonlocal own
-            size = decoded_bytes(item)
-            if own + size > self._media_bytes:
-                reason = f"take more than {self._media_bytes:,} bytes decoded, the limit"
+        def hold(size: int, pixels: int) -> None:
+            nonlocal own, shown
+            shown += pixels
+            if shown > MAX_PIXELS:
+                reason = f"have more than {MAX_PIXELS:,} pixels together, the limit"
                 raise MediaTooLargeError("the conversation's images and videos", reason)
             if self._held + size > self._media_bytes:
                 raise QueueFullError(f"the images and videos of {self.reserved} conversations fill the memory")
             own, self._held = own + size, self._held + size
-            return item
 
         self.reserved += 1
         try:
@@ -65,26 +64,23 @@ class GenerationQueue:
             self.reserved -= 1
             self._held -= own
 
-    async def stream(self, conversation: Sequence[Message], sampling: Sampling) -> AsyncGenerator[str | Reply, None]:
+    async def stream(
+        self, open_conversation: Callable[[], Sequence[Message]], sampling: Sampling
+    ) -> AsyncGenerator[str | Reply, None]:
         """Yield an answer piece by piece and, last, as a whole; call it under `reserve`.
 
-        Closing the iterator, or cancelling its task, ends the generation at the next token. Raises what loading the
-        model and `Generator.stream` raise.
+        `open_conversation` opens the images and videos when their turn comes, so that those of one conversation alone
+        are in memory. Closing the iterator, or cancelling its task, ends the generation at the next token. Raises what
+        loading the model, `open_conversation` and `Generator.stream` raise.
         """
-        pieces = pieces_from(self._thread, partial(self._answer, conversation, sampling))
+        pieces = pieces_from(self._thread, partial(self._answer, open_conversation, sampling))
         async with aclosing(pieces):
             async for piece in pieces:
                 yield piece
 
     def _answer(
-        self, conversation: Sequence[Message], sampling: Sampling
+        self, open_conversation: Callable[[], Sequence[Message]], sampling: Sampling
     ) -> collections.abc.Generator[str | Reply, None, None]:
         if self._model is None:  # if loading fails, the next conversation tries again
             self._model = self._load()
-        yield (yield from self._model.stream(conversation, sampling))
-
-
-def decoded_bytes(item: MediaPart) -> int:
-    """Bytes of a decoded image, or of a video's frames."""
-    images = item.images if isinstance(item, VideoFrames) else [item]
-    return sum(len(image.getbands()) * image.width * image.height for image in images)
+        yield (yield from self._model.stream(open_conversation(), sampling))

@@ -15,7 +15,7 @@ from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.serving.batching import Batcher, QueueFullError
 from perception_encoder.serving.parsing import ApiError
-from perception_encoder.serving.reading import MediaReader, input_refused, is_address, too_slow
+from perception_encoder.serving.reading import MediaReader, gather_results, input_refused, is_address, too_slow
 from perception_encoder.serving.requests import Input
 
 
@@ -32,7 +32,7 @@ async def embed_inputs(inputs: Sequence[Input], batcher: Batcher, reader: MediaR
                 part = inputs[start : start + size]
                 left = max(0.0, end - time.monotonic()) if any(is_address(*each) for each in part) else None
                 async with asyncio.timeout(left):
-                    decoded = await asyncio.gather(*(_decode(*each, batcher, reader, end) for each in part))
+                    decoded = await gather_results([_decode(*each, batcher, reader, end) for each in part])
                 vectors.append(await batcher.encode(decoded))
     except TimeoutError:
         raise too_slow(reader.limits, "input") from None

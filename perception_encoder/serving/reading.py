@@ -6,34 +6,32 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from perception_encoder.errors import InputError, MediaTooLargeError
+from perception_encoder.errors import InputError, MediaTooLargeError, detached
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Kind, Media, resolve
-from perception_encoder.preprocess.budget import ByteBudget
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.serving.parsing import ApiError
 
 T = TypeVar("T")
 
 _FETCHERS, _DECODERS = 16, 2  # threads: downloads take seconds, decoding takes a core
-_DECODING_BYTES = 256 << 20  # of images decoded at once; a larger one is decoded alone
 
 
 class MediaReader:
     """Downloads and decodes images and videos in threads; all its methods belong to one event loop."""
 
     def __init__(self, limits: FetchLimits) -> None:
-        self.limits, self.budget = limits, ByteBudget(_DECODING_BYTES)
+        self.limits = limits
         self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetch")
         self._fetching = asyncio.Semaphore(_FETCHERS)
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
 
-    async def read(self, kind: Kind, value: str, deadline: float, decode: Callable[[Media, ByteBudget], T]) -> T:
+    async def read(self, kind: Kind, value: str, deadline: float, decode: Callable[[Media], T]) -> T:
         """Return what `decode` makes of the image or video at an address or in a data URI; raises InputError.
 
         An address is fetched until `deadline`, of `time.monotonic`.
@@ -46,9 +44,22 @@ class MediaReader:
             # bytes: never a path, whatever the address looks like
             return await self._decode(lambda: resolve(content, escape_name(value), kind=kind), decode)
 
-    async def _decode(self, resolved: Callable[[], Media], decode: Callable[[Media, ByteBudget], T]) -> T:
-        work = asyncio.get_running_loop().run_in_executor(self._decoders, lambda: decode(resolved(), self.budget))
-        return await work
+    async def _decode(self, resolved: Callable[[], Media], decode: Callable[[Media], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, lambda: decode(resolved()))
+
+
+async def gather_results(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the results of all, in order; the first error cancels the others, and keeps none of their results."""
+    tasks: list[asyncio.Task[T]] = []
+    failed: list[Exception] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks += [group.create_task(work) for work in works]
+        return [task.result() for task in tasks]
+    except ExceptionGroup as errors:
+        failed.append(detached(errors.exceptions[0]))
+    tasks.clear()  # an error holds this frame
+    raise failed.pop()
 
 
 def is_address(kind: Kind, value: str) -> bool:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from perception_encoder.errors import PerceptionEncoderError, detached
 from perception_encoder.serving.parsing import ApiError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ async def pieces_from(
                     if gone.is_set():
                         return
         except Exception as error:
-            send(error)
+            send(detached(error) if isinstance(error, (PerceptionEncoderError, ApiError)) else error)
         else:
             send(None)
 
@@ -72,6 +73,7 @@ async def pieces_from(
                 raise piece
             yield piece[0]
     finally:
+        piece = None  # an error holds this frame
         gone.set()
         waiting.cancel()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaDecodeError, MissingExtraError
+from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError, MissingExtraError
 from perception_encoder.preprocess.documents import PAGES, is_pdf, open_pdf_pages
 from perception_encoder.preprocess.tiling import tile_grid
-from tests.pdfs import pdf
+from tests.pdfs import pdf, pdf_of_image
 
 A4 = (595, 842)
 
@@ -60,6 +61,29 @@ def test_a_long_document_gives_its_first_pages_and_a_warning(caplog: pytest.LogC
 def test_bad_files_are_clear_errors(content: bytes, message: str) -> None:
     with pytest.raises(MediaDecodeError, match=f"a.pdf: {message}"):
         open_pdf_pages(content, "a.pdf")
+
+
+@pytest.mark.parametrize("size", [(1, 99_999_999), (14_401, 14_401), (1, 101)])
+def test_a_page_of_absurd_size_is_refused(size: tuple[int, int]) -> None:
+    """Before: a side of 99,999,999 points took 4.3 GB."""
+    with pytest.raises(MediaTooLargeError, match=r"page 1 of a\.pdf: has .* points; a side has at most 14,400"):
+        open_pdf_pages(pdf([size]), "a.pdf")
+
+
+@pytest.mark.parametrize("size", [(14_400, 14_400), (10, 1000)])
+def test_a_page_of_any_usual_size_is_rendered(size: tuple[int, int]) -> None:
+    (page,) = open_pdf_pages(pdf([size]), tile=28)
+    assert page.width * page.height < 1_000_000
+
+
+def test_a_jpeg_2000_within_a_page_is_measured_by_its_own_header() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (0, 200, 0)).save(stream, "JPEG2000", no_jp2=True)
+    image = bytearray(stream.getvalue())
+    assert colours(open_pdf_pages(pdf_of_image(bytes(image), 8))) == [(0, 200, 0)]
+    image[8:16] = (12_000).to_bytes(4, "big") * 2  # the codestream's own width and height
+    with pytest.raises(MediaTooLargeError, match=r"page 1 of a\.pdf: has 144,000,000 pixels"):
+        open_pdf_pages(pdf_of_image(bytes(image), 8), "a.pdf")
 
 
 def test_pages_are_rendered_from_any_thread() -> None:

@@ -27,10 +27,11 @@ from perception_encoder.errors import (
     MediaTooLargeError,
     ShapeError,
 )
+from perception_encoder.preprocess.budget import MAX_BYTES, PIXEL_BYTES
 from perception_encoder.preprocess.image import (
-    DECODED_BYTES,
     ImageTransform,
     content_key,
+    count_pixels,
     date_taken,
     image_transform,
     open_image,
@@ -393,8 +394,33 @@ def test_an_image_is_admitted_by_its_header_before_it_is_decoded(tmp_path: Path)
     path = tmp_path / "large.png"
     Image.new("L", (3000, 2000)).save(path)
     path.write_bytes(path.read_bytes()[:1000])  # nothing to decode
-    with pytest.raises(MediaTooLargeError, match=str(3000 * 2000 * DECODED_BYTES)):
+    with pytest.raises(MediaTooLargeError, match=str(3000 * 2000 * PIXEL_BYTES)):
         open_image(path, admit=refuse)
+
+
+@pytest.mark.parametrize(
+    ("format", "mode", "pixel_bytes"),
+    [
+        ("PNG", "RGB", 8), ("WEBP", "RGB", 16), ("JPEG2000", "RGB", 24), ("JPEG2000", "L", 8), ("TIFF", "F", 16),
+        ("ICO", "RGB", MAX_BYTES // 1600),
+    ],
+)  # fmt: skip
+def test_the_bytes_of_a_pixel_depend_on_the_decoder(format: str, mode: str, pixel_bytes: int) -> None:
+    """Measured: WebP 16.1, JPEG 2000 19.4 of RGB; an icon's header may name another size than its image has."""
+    admitted: list[int] = []
+    open_image(encoded(Image.new(mode, (40, 40)), format), admit=admitted.append)
+    assert admitted[0] // 1600 == pixel_bytes
+
+
+def test_the_limit_of_pixels_is_one_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before: a WebP of 164 million pixels in 256 KB took 2.2 GB."""
+    monkeypatch.setattr("perception_encoder.preprocess.budget.MAX_BYTES", 8 * 1000)
+    webp = [encoded(Image.new("RGB", (25, height)), "WEBP", lossless=True) for height in (20, 21)]
+    assert open_image(webp[0]).size == (25, 20)
+    for refused in (open_image, count_pixels):
+        with pytest.raises(MediaTooLargeError, match="has 525 pixels; the limit is 500"):
+            refused(webp[1])
+    assert count_pixels(webp[0]) == 500
 
 
 def test_a_content_key_depends_on_pixels_shape_and_settings() -> None:

@@ -22,6 +22,7 @@ from perception_encoder.errors import (
     InputError,
     MediaDecodeError,
     MediaNotFoundError,
+    MediaTooLargeError,
 )
 from perception_encoder.preprocess import video
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices, plm_frame_indices
@@ -437,3 +438,19 @@ def test_a_small_or_turned_video_is_reduced_upright() -> None:
     assert read_frames(clip(3), side=64).images[0].size == (128, 64)
     turned = with_display_matrix(clip(3), 0, 1, -1, 0)
     assert read_frames(turned, side=16).images[0].size == (16, 32)
+
+
+def test_frames_that_are_too_large_together_are_reduced(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = clip(20)
+    assert {image.size for image in read_frames(content, frames=4).images} == {(128, 64)}
+    monkeypatch.setattr(video, "MAX_PIXELS", 4 * 64 * 32)
+    admitted: list[int] = []
+    frames = read_frames(content, frames=4, admit=admitted.append)
+    assert {image.size for image in frames.images} == {(64, 32)} and admitted == [4 * 128 * 64 * 8]
+    assert {image.size for image in read_frames(content, frames=1).images} == {(128, 64)}
+
+
+def test_frames_that_are_larger_than_the_header_says_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "MAX_BYTES", 4 * 3 * 128 * 64 - 1)
+    with pytest.raises(MediaTooLargeError, match="holds frames of over 178,956,970 pixels together"):
+        read_frames(clip(20), frames=3)

@@ -12,7 +12,6 @@ from perception_encoder.errors import InputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Media
 from perception_encoder.inference.pipeline import Decoded
-from perception_encoder.preprocess.budget import ByteBudget
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.batching import Batcher, QueueFullError
 from perception_encoder.serving.requests import ApiConfig
@@ -47,7 +46,7 @@ def test_too_much_that_waits_is_refused_and_a_bad_input_harms_no_other(encoder: 
                 pass
             first = asyncio.create_task(batcher.encode([good, good]))
             with pytest.raises(InputError, match="bad"):
-                batcher.decode(bad, ByteBudget(1 << 20))
+                batcher.decode(bad)
             assert (await first).shape == (2, 256)
         with batcher.reserve(3):
             assert (await batcher.encode([good])).shape == (1, 256)

@@ -42,7 +42,7 @@ def test_a_video_is_not_an_image() -> None:
 
 def test_an_address_is_never_a_path_and_a_private_one_is_not_fetched() -> None:
     async def read(value: str) -> object:
-        return await MediaReader(FetchLimits()).read("image", value, time.monotonic() + 5, lambda media, budget: media)
+        return await MediaReader(FetchLimits()).read("image", value, time.monotonic() + 5, lambda media: media)
 
     with pytest.raises(UrlRefusedError, match="not a public address"):
         asyncio.run(read("http://127.0.0.1:9/a.png"))

@@ -13,12 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.errors import ConfigError, InputError, OutputError
+from perception_encoder.errors import ConfigError, InputError, OutputError, detached
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.tables import append_json_lines, read_appended_lines, read_table
 from perception_encoder.inference.conversation.media import MediaOptions, open_item_media
 from perception_encoder.inference.listing import Item
-from perception_encoder.inference.pipeline import detached
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Generator, Message, Reply, Sampling, ask
 from perception_encoder.records import from_fields
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perception_encoder.errors import InputError
+from perception_encoder.errors import InputError, detached
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Media, open_media
-from perception_encoder.inference.pipeline import detached, guess_kind
+from perception_encoder.inference.pipeline import guess_kind
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.image import date_taken
 from perception_encoder.preprocess.shot_changes import colour_histogram

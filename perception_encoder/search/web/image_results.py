@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from PIL import Image
 
 from perception_encoder.inference.media import open_media
+from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.search.web.library import MediaLibrary
 
@@ -46,7 +47,7 @@ class ImageResults(Generic[V]):
         key = (path, media.start, status.st_mtime_ns, status.st_size, variant)
         with self._lock:  # one at a time, so that nothing is computed twice
             if key not in self._cache:
-                with self._library.budget.admission() as admit:
+                with DECODING.admission() as admit:
                     opened = open_media(media, admit=admit)
                     image = opened.images[0] if isinstance(opened, VideoFrames) else opened
                     assert isinstance(image, Image.Image)  # rows are not texts

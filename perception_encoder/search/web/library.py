@@ -24,7 +24,6 @@ from perception_encoder.errors import ConfigError, InputError, PerceptionEncoder
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
-from perception_encoder.preprocess.budget import ByteBudget
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.index.calibration import is_builtin
 from perception_encoder.search.index.index import Index
@@ -43,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
 _CACHED = 64  # texts and images whose vectors are cached, so that a page further down costs no encoding
-_DECODERS, _DECODING_BYTES = 2, 256 << 20  # threads, and bytes of images decoded at once
+_DECODERS = 2  # threads
 _ELSEWHERE = "to put the index into another directory, give --index DIR"
 
 
@@ -107,8 +106,6 @@ class MediaLibrary:
         self.model_thread = ThreadPoolExecutor(1, "model")
         """Does all model work for the page: torch and the C library keep memory for each thread that computes."""
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
-        self.budget = ByteBudget(_DECODING_BYTES)
-        """Limits the images that are decoded at once."""
 
     def compute(self, work: Callable[[], T]) -> T:
         """Run model work in `model_thread`."""
@@ -169,7 +166,7 @@ class MediaLibrary:
         return f"image:{image_id}"
 
     def _decode(self, content: bytes) -> Decoded:
-        return decode(self.encoder, resolve(content, "the image"), self.encoder.feature(), self.budget)
+        return decode(self.encoder, resolve(content, "the image"), self.encoder.feature())
 
     def _encode_uncached(self, text: str) -> Float[np.ndarray, " D"]:
         return self.compute(lambda: query_vectors(self.encoder, [text_query(text)])[0])

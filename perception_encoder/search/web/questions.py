@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError
 from perception_encoder.inference.media import open_media
+from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import LINES, error_response, json_line
@@ -52,8 +51,8 @@ _ALLOWED = {
 class Questions:
     """Answers questions about a library's images by the model of `queue`."""
 
-    def __init__(self, library: MediaLibrary, queue: GenerationQueue, threads: ThreadPoolExecutor) -> None:
-        self._library, self._queue, self._threads = library, queue, threads
+    def __init__(self, library: MediaLibrary, queue: GenerationQueue) -> None:
+        self._library, self._queue = library, queue
         self._opened = lru_cache(_CACHED)(self._open)
 
     async def answer(self, row_id: str, request: AskRequest) -> AsyncGenerator[str | Reply, None]:
@@ -62,16 +61,17 @@ class Questions:
         Raises what `MediaLibrary.media` raises, the InputError of a file that cannot be decoded, QueueFullError, and
         what `GenerationQueue.stream` raises.
         """
-        with self._queue.reserve() as hold:
-            item = hold(await asyncio.get_running_loop().run_in_executor(self._threads, self._find, row_id))
-            turns = [*request.before, (request.question, None)]
-            conversation = []
-            for number, (question, answer) in enumerate(turns):
-                conversation.append(Message("user", (question,) if number else (item, question)))
-                conversation += [Message("assistant", (answer,))] if answer is not None else []
-            async with aclosing(self._queue.stream(conversation, _SAMPLING)) as stream:
+        with self._queue.reserve():
+            async with aclosing(self._queue.stream(partial(self._conversation, row_id, request), _SAMPLING)) as stream:
                 async for piece in stream:
                     yield piece
+
+    def _conversation(self, row_id: str, request: AskRequest) -> list[Message]:
+        item, turns, conversation = self._find(row_id), [*request.before, (request.question, None)], []
+        for number, (question, answer) in enumerate(turns):
+            conversation.append(Message("user", (question,) if number else (item, question)))
+            conversation += [Message("assistant", (answer,))] if answer is not None else []
+        return conversation
 
     def _find(self, row_id: str) -> MediaPart:
         status = self._library.file(row_id).stat()
@@ -80,20 +80,18 @@ class Questions:
     def _open(self, row_id: str, modified: int, size: int) -> MediaPart:
         """Open a row's image, or frames of its whole moment; the file's time and size are part of the cache's key."""
         media, _ = self._library.media(row_id, whole=True)
-        with self._library.budget.admission() as admit:
+        with DECODING.admission() as admit:
             opened = open_media(media, admit=admit)
         assert not isinstance(opened, str)  # rows are not texts
         return opened
 
 
-def add_ask_route(
-    app: FastAPI, library: MediaLibrary, ids: SignedIds, threads: ThreadPoolExecutor, queue: GenerationQueue | None
-) -> None:
+def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: GenerationQueue | None) -> None:
     """Add `POST /api/ask/ID`, answered by lines of JSON: `{"text"}` for each piece, then `{"finished", "cut"}`."""
     from fastapi.responses import JSONResponse
 
     bodies = BodyReader(_BODY_BYTES, _BODY_SECONDS)
-    questions = Questions(library, queue, threads) if queue else None
+    questions = Questions(library, queue) if queue else None
 
     async def respond(request: Request) -> Response:
         if questions is None:

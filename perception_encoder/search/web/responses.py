@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import InputError
+from perception_encoder.errors import InputError, detached
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.parsing import ApiError
 
@@ -29,7 +29,7 @@ def error_response(error: Exception) -> Response:
         status = error.status
     elif isinstance(error, (QueueFullError, InputError)):
         status = 429 if isinstance(error, QueueFullError) else 404
-    return JSONResponse({"error": str(error)}, status)
+    return JSONResponse({"error": str(detached(error))}, status)
 
 
 def json_line(content: dict[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import MissingExtraError, PerceptionEncoderError
+from perception_encoder.errors import MissingExtraError, PerceptionEncoderError, detached
 from perception_encoder.inference.media import Media
 from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.query.terms import Term, UploadedImage, parse_lines
@@ -102,7 +102,7 @@ def create_page(
     add_file_routes(get, get_slowly, library, thumbnails, ids)
     add_dense_routes(app, get, library, ids, features_model, depth_head)
     add_upload_route(app, library, threads)
-    add_ask_route(app, library, ids, threads, ask)
+    add_ask_route(app, library, ids, ask)
     guard(app, _HEADERS, hosts, key)
     return app
 
@@ -181,7 +181,7 @@ def add_upload_route(app: FastAPI, library: MediaLibrary, threads: ThreadPoolExe
         except ApiError as error:
             return JSONResponse({"error": error.message}, error.status, HANG_UP)
         except PerceptionEncoderError as error:
-            return JSONResponse({"error": str(error)}, 400)
+            return JSONResponse({"error": str(detached(error))}, 400)
 
     app.router.add_route("/api/image", upload, methods=["POST"])
 

@@ -10,6 +10,7 @@ from typing import Any
 from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.files import file_state
 from perception_encoder.inference.media import open_media
+from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.search.index.rows import IndexRow, among
@@ -59,7 +60,7 @@ class Thumbnails:
     def _make_large(self, row_id: str, state: str) -> bytes:
         """Make a large thumbnail; the file's state is part of the cache's key."""
         media, path = self._library.media(row_id)
-        with self._library.budget.admission() as admit:
+        with DECODING.admission() as admit:
             if media.kind == "image":
                 image = open_image(path, media.name, reduce_to=_needed_side, admit=admit)
             else:

@@ -22,7 +22,7 @@ from perception_encoder.dense_prediction.tracking.video_tracking import LayerOf,
 from perception_encoder.errors import ConfigError, DataError, MediaTooLargeError
 from perception_encoder.inference.feature_map import map_grid
 from perception_encoder.inference.layer_encoder import TowerEncoder, resolve_layers
-from perception_encoder.preprocess.image import DECODED_BYTES
+from perception_encoder.preprocess.budget import DECODING, PIXEL_BYTES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_writing import AddFrame, write_video_to
 from perception_encoder.search.index.rows import IndexRow
@@ -108,7 +108,7 @@ class VideoTracker:
         stream = io.BytesIO()
         with ExitStack() as stack:
             add: AddFrame | None = None
-            frames = self._decode(_sample(path, row, step / rate), DECODED_BYTES * pixels)
+            frames = self._decode(_sample(path, row, step / rate), PIXEL_BYTES * pixels)
             for done, (frame, labels) in enumerate(self._label(frames, features, layer, points), start=1):
                 if add is None:
                     add = stack.enter_context(write_video_to(stream, frame.size, rate / step))
@@ -119,7 +119,7 @@ class VideoTracker:
     def _decode(self, frames: Iterator[Image.Image], size: int) -> Iterator[Image.Image]:
         """Yield frames, each decoded when the library's budget has `size` bytes."""
         while True:
-            with self._library.budget.holding(size):
+            with DECODING.holding(size):
                 frame = next(frames, None)
             if frame is None:
                 return

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, MediaDecodeError
+from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.search.web.image_results import ImageResults
 from perception_encoder.search.web.library import MediaLibrary
 from tests.clips import number_of
@@ -64,7 +65,7 @@ def test_what_was_used_longest_ago_leaves_the_cache(library: MediaLibrary, ids: 
     none.get(ids[FIRST], compute)
     none.get(ids[FIRST], compute)
     assert len(compute.sizes) == 5  # one is always cached
-    assert library.budget._held == 0
+    assert DECODING._held == 0
 
 
 def test_a_changed_file_is_computed_anew_and_a_bad_one_is_an_error(

@@ -18,6 +18,7 @@ from perception_encoder.dense_prediction.tracking.label_propagation import Label
 from perception_encoder.errors import ConfigError, DataError, MediaTooLargeError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_writing import write_video
 from perception_encoder.search.index.index import Index
@@ -65,7 +66,7 @@ def tracker(library: MediaLibrary) -> Iterator[VideoTracker]:
     tracker = VideoTracker(library, FeatureImages(library))
     yield tracker
     tracker._thread.shutdown()  # a closed generator's work ends after its next frame
-    assert library.budget._held == 0
+    assert DECODING._held == 0
 
 
 def moment(library: MediaLibrary, path: str, number: int = 0) -> IndexRow:
