@@ -78,6 +78,15 @@ def json_bytes(metadata: Mapping[str, Any]) -> bytes:
     return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()
 
 
+def present_fields(metadata: Mapping[str, Any], texts: Iterable[str]) -> dict[str, Any]:
+    """Return metadata that `load_dataset("webdataset")` reads: a text that is absent is empty, other absent fields go.
+
+    It takes the types from the first samples: a field that is null or an empty list in these may not be another later.
+    """
+    present = {name: value for name, value in metadata.items() if value is not None and value != []}
+    return {**dict.fromkeys(texts, ""), **present}
+
+
 def read_shard(path: Path) -> Iterator[ShardSample]:
     """Read a shard's samples in order; members that are neither images nor JSON are skipped.
 

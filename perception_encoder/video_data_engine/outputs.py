@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.files import replacing, write_text, writing
-from perception_encoder.formats.shards import json_bytes, split_member, write_members
+from perception_encoder.formats.shards import json_bytes, present_fields, split_member, write_members
 from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.listing import Item
 from perception_encoder.preprocess.media_types import SHARD_VIDEOS
@@ -30,6 +30,7 @@ from perception_encoder.video_data_engine.videos.probe import file_digest
 
 logger = logging.getLogger(__name__)
 
+_TEXT_FIELDS = ("title", "description", "keywords", "category_name")
 CAPTIONS, SHARDS, QUARANTINE = "captions.parquet", "shards", "quarantine.jsonl"
 _ROWS = 1000
 
@@ -200,7 +201,7 @@ def _members(
             continue
         yield f"{key}.{suffix}", content
         caption = {"model_caption": facts["video_caption"]}  # as PE Video Dataset calls what people refine
-        yield f"{key}.json", json_bytes({**facts, **caption})
+        yield f"{key}.json", json_bytes(present_fields({**facts, **caption}, _TEXT_FIELDS))
         yield f"{key}.txt", facts["summary"].encode()
 
 

@@ -22,7 +22,7 @@ from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.validation import ValidationConfig
 from perception_encoder.video_data_engine.outputs import ShardClip, read_shard_clips
-from perception_encoder.video_data_engine.settings import SETTINGS, read_settings
+from perception_encoder.video_data_engine.settings import SETTINGS, read_engine_settings
 
 KEYS = ("video_id", "key", "id")
 CAPTIONS = ("human_caption", "refined_caption", "caption", "text")
@@ -56,7 +56,7 @@ def refinement(captioner: str) -> LanguageConfig:
 
 def find_video_prompt(engine: Path) -> str:
     """Return the prompt of an engine's video captions, a name or a file; DataError if `engine` is not its output."""
-    prompt = read_settings(engine)["config"].get("video_prompt")
+    prompt = read_engine_settings(engine)["config"].get("video_prompt")
     if not isinstance(prompt, str):
         raise DataError(f"{engine / SETTINGS}: `video_prompt` is {quoted(prompt)}; it must be a prompt: restore a copy")
     return prompt
@@ -77,7 +77,7 @@ def refine_captioner(
     and DataError for captions of clips that the engine does not have.
     """
     name = Path(find_video_prompt(engine)).stem
-    prompt = read_settings(engine)["prompts"].get(name)
+    prompt = read_engine_settings(engine)["prompts"].get(name)
     if not isinstance(prompt, str):
         raise DataError(f"{engine / SETTINGS} has no text of the prompt {name}: restore a copy")
     texts = read_captions(captions) if isinstance(captions, Path) else captions

@@ -32,7 +32,7 @@ class EngineSettings:
         own = {"config": config.to_json(), "prompts": {prompt.name: prompt.text for prompt in prompts}}
         self.values: dict[str, Any] = {**own, "models": {}, "runs": []}
         if self._path.exists():
-            self.values = read_settings(out)
+            self.values = read_engine_settings(out)
             for name in own:
                 _compare(out, self.values[name], own[name])
         self.values["runs"].append({"started": datetime.now(UTC).isoformat(timespec="seconds"), **_versions()})
@@ -51,7 +51,7 @@ class EngineSettings:
         write_json(self._path, self.values)
 
 
-def read_settings(out: Path) -> dict[str, Any]:
+def read_engine_settings(out: Path) -> dict[str, Any]:
     """Return what an output was made with; DataError if `out` is not one, or its settings are damaged."""
     path = out / SETTINGS
     if not path.is_file():

@@ -10,13 +10,12 @@ from typing import Any
 
 from perception_encoder.datasets.pe_video import VideoRecord
 from perception_encoder.errors import OutputError
-from perception_encoder.formats.shards import json_bytes, write_members
+from perception_encoder.formats.shards import json_bytes, present_fields, write_members
 
-PUBLISHED_FIELDS = (
-    *("human_caption", "model_caption", "category", "category_name", "video_duration_in_s", "fps", "num_frames"),
-    *("height", "width", "keywords", "description", "has_face"),
+TEXT_FIELDS = (
+    *("human_caption", "refined_caption", "refined_by", "model_caption", "category", "category_name", "description"),
 )
-"""The fields of the published JSON; one that a video lacks is null."""
+"""Fields of the JSON that are texts, in every video; one that a video lacks is empty."""
 PER_TAR = 500
 
 
@@ -41,7 +40,7 @@ def refined_fields(metadata: Mapping[str, Any], caption: str, origin: str) -> di
     """Return a video's metadata with a refined caption; only that of a person is a `human_caption`."""
     if origin == "human":
         return {**metadata, "human_caption": caption, "refined_by": origin}
-    return {**metadata, "human_caption": None, "refined_caption": caption, "refined_by": origin}
+    return {**metadata, "human_caption": "", "refined_caption": caption, "refined_by": origin}
 
 
 def table_key(record: VideoRecord) -> str:
@@ -92,4 +91,4 @@ def _number_by_split(videos: Iterable[OutputVideo]) -> Iterator[tuple[int, Outpu
 def _members(videos: Iterable[OutputVideo]) -> Iterator[tuple[str, bytes]]:
     for video in videos:
         yield f"{video.key}.{video.extension}", video.read()
-        yield f"{video.key}.json", json_bytes({**dict.fromkeys(PUBLISHED_FIELDS), **video.metadata})
+        yield f"{video.key}.json", json_bytes(present_fields(video.metadata, TEXT_FIELDS))

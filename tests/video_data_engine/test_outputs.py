@@ -20,6 +20,7 @@ from perception_encoder.video_data_engine.record import StageFailure
 from perception_encoder.video_data_engine.stages import make_stages
 from perception_encoder.video_data_engine.videos.listing import list_videos
 from tests.clips import clip
+from tests.data.webdatasets import load_webdataset
 from tests.video_data_engine.conftest import ECHOES, QUICK
 
 MODELS = {"summary": {"name": "echo"}}
@@ -62,6 +63,18 @@ def test_shards_are_what_training_reads(journal: Journal, tmp_path: Path) -> Non
     assert [summary.pairs(["txt"], "video") for summary in summaries] == [2, 1]
     assert write_shards(out, journal, MODELS, 3, videos) == 1
     assert summarize_shard(str(out / "shards" / "00000.tar"), HeldOut()).pairs(["txt"], "video") == 3
+
+
+def test_datasets_loads_what_later_clips_alone_have(add_video, tmp_path: Path) -> None:
+    for number in range(6):
+        add_video(f"{number}")
+    add_video("last", title="A cup", tags=["cup"], description="It falls.")
+    journal = finished_journal(tmp_path)
+    write_shards(tmp_path / "out", journal, MODELS, 10, listed(tmp_path))
+    rows = load_webdataset(tmp_path / "out" / "shards", tmp_path)
+    assert [row["title"] for row in rows] == [*[""] * 6, "A cup"] and rows[-1]["keywords"] == "cup"
+    assert {(row["start"], row["end"]) for row in rows} == {(0.0, 2.4)}
+    assert [row["model_caption"] for row in rows] == ["frames 0 25 50"] * 7
 
 
 def test_other_sizes_of_shards_neither_drop_nor_double_a_clip(journal: Journal, tmp_path: Path) -> None:

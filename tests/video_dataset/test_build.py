@@ -52,7 +52,7 @@ def test_splits_and_fields(built: tuple[Path, DatasetStatistics]) -> None:
     }
     records = list(read_videos_of(out))
     for record in records:
-        assert record.metadata["human_caption"] is None and record.duration == 2 and record.frame_rate == 8
+        assert record.metadata["human_caption"] == "" and record.duration == 2 and record.frame_rate == 8
         assert record.metadata["category_name"] in ("Close-up Shots", "Object Interactions")
         assert 0 <= record.metadata["interest_score"] <= 5 and record.metadata["keywords"]
         described = record.split != "extended"

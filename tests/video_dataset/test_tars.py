@@ -9,13 +9,14 @@ import pytest
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import OutputError
 from perception_encoder.video_dataset.tars import (
-    PUBLISHED_FIELDS,
+    TEXT_FIELDS,
     OutputVideo,
     describe_record,
     refined_fields,
     table_key,
     write_dataset,
 )
+from tests.data.webdatasets import load_webdataset
 from tests.video_dataset.clips import short_clip, small_dataset
 
 
@@ -32,11 +33,28 @@ def test_splits_and_tars(tmp_path: Path) -> None:
         *(("train", "v0"), ("train", "v1"), ("train", "v2"), ("test", "v3"), ("test", "v4")),
     ]
     assert again[4].video.read("v4") == short_clip()
-    assert list(again[0].metadata) == sorted(PUBLISHED_FIELDS) and again[0].metadata["fps"] is None
+    assert again[0].metadata == {**dict.fromkeys(TEXT_FIELDS, ""), "keywords": ["x"]}
     write_dataset(tmp_path / "twice", videos, per_tar=2)
     assert all((tmp_path / "out" / n).read_bytes() == (tmp_path / "twice" / n).read_bytes() for n in names)
     with pytest.raises(OutputError, match="is not empty"):
         write_dataset(tmp_path / "out", videos)
+
+
+def test_datasets_loads_what_later_videos_alone_have(tmp_path: Path) -> None:
+    (record,) = read_videos_of(small_dataset(tmp_path / "in", 1))
+    bare = {"human_caption": None, "keywords": [], "fps": None}
+    described = {"human_caption": "A boat.", "keywords": ["x"], "fps": 10.0, "category": "water", "refined_by": "human"}
+    metadata = [bare] * 8 + [described]
+    videos = [
+        OutputVideo(f"v{n}", "mp4", lambda: record.video.read("v"), each, split)
+        for split in ("train", "test")
+        for n, each in enumerate(metadata)
+    ]
+    write_dataset(tmp_path / "out", videos)
+    for split in ("train", "test"):
+        rows = load_webdataset(tmp_path / "out" / split, tmp_path)
+        assert [row["human_caption"] for row in rows] == [*[""] * 8, "A boat."]
+        assert (rows[-1]["category"], rows[-1]["refined_by"], rows[0]["category"]) == ("water", "human", "")
 
 
 def test_a_record_as_a_row(tmp_path: Path) -> None:
@@ -53,7 +71,7 @@ def test_only_a_person_writes_a_human_caption(tmp_path: Path) -> None:
     (record,) = read_videos_of(small_dataset(tmp_path, 1))
     human, simulated = (refined_fields(record.metadata, "A boat.", origin) for origin in ("human", "simulated"))
     assert (human["human_caption"], human["refined_by"], "refined_caption" in human) == ("A boat.", "human", False)
-    assert (simulated["human_caption"], simulated["refined_caption"]) == (None, "A boat.")
+    assert (simulated["human_caption"], simulated["refined_caption"]) == ("", "A boat.")
     assert (
         simulated["refined_by"] == "simulated"
         and simulated["model_caption"] == human["model_caption"] == record.model_caption

@@ -26,11 +26,7 @@ def test_refined_captions_are_written_back(project: AnnotationProject, annotate:
     assert first.metadata["caption_rating"] == 2 and first.metadata["caption_reviewed"] is True
     assert first.model_caption == "A red boat number 0 drifts on a lake." and first.category == "Water Scenes"
     assert first.video.read("v0") == short_clip()
-    assert (second.metadata["human_caption"], second.refined_caption, second.refined_by) == (
-        None,
-        "A ship.",
-        "simulated",
-    )
+    assert (second.metadata["human_caption"], second.refined_caption, second.refined_by) == ("", "A ship.", "simulated")
     assert second.metadata["caption_reviewed"] is False and third.refined_caption == ""
     assert b"secret" not in (tmp_path / "out" / "train" / "000000.tar").read_bytes()
     assert export_dataset(project, tmp_path / "few", ExportChoice(refined_only=True)) == ExportCounts(2, 2)
