@@ -99,7 +99,7 @@ class VideoRecord:
 def list_video_tars(path: Path) -> list[VideoTar]:
     """Return the tars of a dataset: of its split directories, else of the directory itself; or `path`, if it is one.
 
-    Raises DataError if there are none.
+    An output of `pe engine run` has its clips in `shards/*.tar`. Raises DataError if there are none.
     """
     if path.is_file():
         return [VideoTar(_split_of(path), path)]
@@ -108,10 +108,12 @@ def list_video_tars(path: Path) -> list[VideoTar]:
         for split in PE_VIDEO_SPLITS
         for tar in [*sorted(path.glob(f"{split}.tar")), *sorted(path.glob(f"{split}/*.tar"))]
     ]
-    tars = tars or [VideoTar(_split_of(tar), tar) for tar in sorted(path.glob("*.tar"))]
+    tars = tars or [
+        VideoTar(_split_of(tar), tar) for tar in sorted(path.glob("*.tar")) or sorted(path.glob("shards/*.tar"))
+    ]
     if not tars:
         layout = ", ".join(f"{split}/*.tar" for split in PE_VIDEO_SPLITS)
-        raise DataError(f"{path} holds no videos; give a tar, or a directory of {layout} or *.tar")
+        raise DataError(f"{path} holds no videos; give a tar, or a directory of {layout}, *.tar or shards/*.tar")
     return tars
 
 

@@ -29,7 +29,8 @@ def annotate(
     page. Each change is stored at once, so that a crash loses nothing. The dataset is not changed:
     `pe video-dataset export` writes a new one with the refined captions.
 
-    DATA has the layout of the PE Video Dataset: tars of KEY.mp4 and KEY.json, whose `model_caption` is refined. By
+    DATA has the layout of the PE Video Dataset: tars of KEY.mp4 and KEY.json, whose `model_caption` is refined; or it
+    is an output of `pe engine run`, whose captioner `pe engine refine` then finetunes on the refined captions. By
     default only this machine can open the page. With --lan, or with --host and --key, other devices can too; the
     connection is not encrypted, so use it only in a network that you trust. People say who they are, without a
     password.
@@ -37,6 +38,7 @@ def annotate(
     Examples:
 
         pe annotate clips
+        pe annotate captioned            # of pe engine run
         pe annotate PE-Video --team anna,ben --double 0.2
         pe annotate clips --lan      # open http://192.168.1.5:8010/?key=… on other machines
     """

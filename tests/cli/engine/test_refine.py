@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from perception_encoder.cli import output
+from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.video_data_engine import refine
 from tests.cli.language.conftest import language_run
 
@@ -16,17 +18,19 @@ __all__ = ["language_run"]
 def test_options_reach_training(run_pe, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def train(engine: Path, captions: Path, config: object, out: Path, *others: object) -> Path:
-        calls.append((engine.name, captions.name, config.steps, config.decoder))
+    def train(engine: Path, captions: dict[str, str], config: LanguageConfig, out: Path, *others: object) -> Path:
+        calls.append((engine.name, captions, config.steps))
         return out / "language.safetensors"
 
     monkeypatch.setattr(refine, "refine_captioner", train)
     engine = tmp_path / "captioned"
     engine.mkdir()
-    (engine / "settings.json").write_text('{"config": {"video_prompt": "mine.txt"}}')
-    arguments = ("engine", "refine", engine, "--captions", "fixed.csv", "-o", tmp_path / "run", "-m", language_run)
-    run = run_pe(*arguments, "--set", "steps=7")
-    assert run.status == output.OK and calls[0][:3] == ("captioned", "fixed.csv", 7)
+    settings = {"config": {"video_prompt": "mine.txt", "captioner": str(language_run)}, "prompts": {}, "models": {}}
+    (engine / "settings.json").write_text(json.dumps({**settings, "runs": []}))
+    (tmp_path / "fixed.csv").write_text("video_id,human_caption\na,a cup\n")
+    arguments = ("engine", "refine", engine, "--captions", tmp_path / "fixed.csv", "-o", tmp_path / "run")
+    run = run_pe(*arguments, "--set", "steps=7")  # the captioner is the engine's own
+    assert run.status == output.OK and calls == [("captioned", {"a": "a cup"}, 7)], run.stderr
     assert f"--captioner {tmp_path / 'run'} --video-prompt mine.txt" in run.stdout
     assert run_pe(*arguments, "--set", "stepps=7").status == output.ERROR
 
