@@ -41,9 +41,7 @@ OTHER_MODELS: dict[str, ListedModel] = {
             licence=_NONCOMMERCIAL,
             download_bytes=7_100_000_000,
         ),
-        ListedModel(
-            name=SMALL_LANG, purpose="ask, caption", licence=_NONCOMMERCIAL, download_bytes=3_100_000_000
-        ),
+        ListedModel(name=SMALL_LANG, purpose="ask, caption", licence=_NONCOMMERCIAL, download_bytes=3_100_000_000),
         ListedModel(name="facebook/PE-Detection", purpose="detect", licence="Apache-2.0", download_bytes=None),
         ListedModel(name=BUILTIN_LANG, purpose="demo: ask, caption", licence="Apache-2.0", download_bytes=0),
         ListedModel(name=BUILTIN_DEPTH, purpose="demo: depth", licence="Apache-2.0", download_bytes=0),

@@ -104,9 +104,7 @@ def read_captions(table: Path) -> dict[str, str]:
     return texts
 
 
-def _conversation(
-    clips: Mapping[str, ShardClip], key: str, caption: str, prompt: str, out: Path
-) -> Mapping[str, Any]:
+def _conversation(clips: Mapping[str, ShardClip], key: str, caption: str, prompt: str, out: Path) -> Mapping[str, Any]:
     """A conversation to train on; its clip is copied unless it is there."""
     if key not in clips:
         raise DataError(f"there is a caption of {key}, but the engine's shards have no such clip")

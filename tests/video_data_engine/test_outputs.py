@@ -112,6 +112,7 @@ def test_only_given_videos_are_packed_and_only_as_they_were_captioned(
     assert "2.mp4: has changed since it was captioned" in caplog.text
     assert third in foreign.results
 
+
 def test_a_file_that_has_gone_is_left_out_of_the_shards(
     journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

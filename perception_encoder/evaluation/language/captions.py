@@ -1,8 +1,8 @@
-"""Caption metrics over a corpus: CIDEr-D and BLEU, equal to pycocoevalcap's on the same words.
+"""Caption metrics over a corpus: CIDEr-D and BLEU, equal to pycocoevalcap's on equal words.
 
 Sources: Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation", CVPR 2015 (CIDEr-D: clipped counts, a
 Gaussian on the difference of lengths); Papineni et al., "BLEU", ACL 2002. pycocoevalcap calls its CIDEr-D "CIDEr", as
-papers do. Its tokenizer needs Java; see `caption_tokens` for this one.
+papers do. Its tokenizer needs Java; `caption_tokens` says how near this one is.
 """
 
 from __future__ import annotations
