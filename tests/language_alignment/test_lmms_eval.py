@@ -47,7 +47,7 @@ from lmms_eval.tasks import TaskManager
 
 tasks = TaskManager(include_path=".", include_defaults=False)
 found = simple_evaluate(
-    model="perception_encoder", model_args="pretrained=model.safetensors,device=cpu", tasks=["local"], task_manager=tasks
+    "perception_encoder", model_args="pretrained=model.safetensors,device=cpu", tasks=["local"], task_manager=tasks
 )
 answers = [sample["resps"][0][0] for sample in sorted(found["samples"]["local"], key=lambda each: each["doc_id"])]
 with open("results.json", "w") as file:
