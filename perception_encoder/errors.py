@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import typing
 from importlib import metadata
 from typing import Literal
@@ -45,9 +46,17 @@ def shorten(text: str) -> str:
     return f"{head} … ({len(text) - len(head) - len(tail):,} characters left out) … {tail}"
 
 
+_FOREIGN = re.compile(
+    r"\[Errno -?\d+\] "
+    r"|[, ]*(?:\b(?:Exception )?(?:from|at) )?(?:[\w.@~+-]*/)+[\w.+-]+\.(?:rs|c|cc|cpp|cxx|cu|h|hpp|py|pyx)(?::\d+)+:?"
+)
+"""A number of the operating system, and a line of the source of another library, on the machine that built it."""
+
+
 def one_line(error: BaseException, first: bool = False) -> str:
     """What a foreign error says, or the `first` line of it, in one line of at most 200 characters."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = [" ".join(line.split()) for line in _FOREIGN.sub("", str(error)).splitlines() if line.strip()]
+    lines = lines or [type(error).__name__]
     text = lines[0] if first else " ".join(lines)
     return text if len(text) <= 200 else text[:199] + "…"
 

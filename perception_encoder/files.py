@@ -106,6 +106,24 @@ def holding(path: Path, message: str) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def new_directory(path: Path) -> Iterator[None]:
+    """Make a directory and hold it while the block writes it; OutputError unless it is new or empty and nobody else
+    holds it."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file; choose another directory")
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    lock = path / ".lock"
+    with holding(lock, f"another process is writing {path}; wait for it, or choose another directory"):
+        try:
+            if any(each != lock for each in path.iterdir()):
+                raise OutputError(f"{path} exists and is not empty; choose another directory, or remove it")
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
 def restrict(directory: Path, *like: Path) -> None:
     """Remove from a directory and its contents the permissions that not all of `like` have; the owner's stay.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -809,6 +810,8 @@ def problem(error: BaseException, path: Path, root: Path) -> str | None:
     first, *more = str(error).split("\n")
     if any(not line.startswith("  ") for line in more):
         return f"more than one line: {str(error)[:300]}"
+    if re.search(r"\[Errno|/[\w.-]+\.(?:rs|c|cc|cpp|h):\d", str(error)):
+        return f"quotes a number of the system, or another machine's source: {str(error)[:300]}"
     relative = path.relative_to(root)
     names = {root.name, relative.name, relative.stem, *relative.parts[:-1]}
     if not any(name in str(error) for name in names) and not isinstance(error, InputError):

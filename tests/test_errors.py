@@ -106,3 +106,17 @@ def test_a_foreign_error_is_told_in_one_line() -> None:
     assert one_line(OSError("\nbroken data\nadvice"), first=True) == "broken data"
     assert one_line(KeyError()) == "KeyError"
     assert len(one_line(OSError("x" * 500))) == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "a.tar"), "No such file or directory: 'a.tar'"),
+        (RuntimeError("<urlopen error [Errno -2] Name not known>"), "<urlopen error Name not known>"),
+        (ValueError("LanceError(IO): no file, /home/runner/work/lance/src/store.rs:61:37"), "LanceError(IO): no file"),
+        (RuntimeError("Exception from src/inference/src/cpp/core.cpp:92:\nbad model"), "bad model"),
+        (ValueError("a b: /data/a.c is 3:4, and/or c.py"), "a b: /data/a.c is 3:4, and/or c.py"),
+    ],
+)
+def test_neither_numbers_of_the_system_nor_other_machines_sources_are_quoted(error: Exception, text: str) -> None:
+    assert one_line(error) == text

@@ -32,7 +32,7 @@ from perception_encoder.data.captions import (
     wrong_field,
 )
 from perception_encoder.data.rules import SourceRules
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import ShardSample, find_shards, read_shard, shards_below
 from perception_encoder.preprocess.image import NeededSide, open_image
@@ -216,4 +216,4 @@ def _open(sample: ShardSample | FileSample, image_side: int) -> Image.Image:
         with Image.open(io.BytesIO(sample.image)) as image:
             return image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(sample.key, f"its image cannot be decoded ({error})") from error
+        raise InputError(sample.key, f"its image cannot be decoded ({one_line(error)})") from error

@@ -31,6 +31,7 @@ from perception_encoder.errors import (
     MediaDecodeError,
     MissingExtraError,
     PerceptionEncoderError,
+    one_line,
 )
 from perception_encoder.formats.shards import split_problem
 from perception_encoder.preprocess.image import NeededSide, open_image
@@ -101,7 +102,7 @@ class Shards:
         except PerceptionEncoderError:
             raise
         except Exception as error:  # each kind of storage raises its own
-            raise DataError(f"{self.location}: cannot be listed: {error}") from error
+            raise DataError(f"{self.location}: cannot be listed: {one_line(error)}") from error
         if not urls:
             raise DataError(f"{self.location}: no tar files there")
         return urls

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import MediaDecodeError
+from perception_encoder.errors import MediaDecodeError, one_line
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 
@@ -87,4 +87,4 @@ def read_integers(stored: Stored, name: str, modes: tuple[str, ...], requirement
                 raise MediaDecodeError(name, f"has the mode {image.mode}; {requirement}")
             return np.asarray(image), image.mode
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MediaDecodeError(name, f"cannot be decoded: {error}") from error
+        raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error

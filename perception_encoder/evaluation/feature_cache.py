@@ -25,7 +25,15 @@ from typing import Literal, TypeVar, cast
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, ModelError, OutputError
+from perception_encoder.errors import (
+    ConfigError,
+    DataError,
+    InputError,
+    MediaDecodeError,
+    ModelError,
+    OutputError,
+    one_line,
+)
 from perception_encoder.evaluation.layer_features import (
     ComputedTokens,
     EmbeddingRows,
@@ -336,7 +344,8 @@ def _open(path: Path, mode: Literal["r", "r+"]) -> np.memmap:
     try:
         return cast(np.memmap, np.load(path, mmap_mode=mode))
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is missing or damaged ({error}); delete its directory to encode again") from None
+        reason = one_line(error)
+        raise DataError(f"{path} is missing or damaged ({reason}); delete its directory to encode again") from None
 
 
 def _read_progress(directory: Path) -> _Progress:
@@ -347,4 +356,4 @@ def _read_progress(directory: Path) -> _Progress:
         value = json.loads(path.read_text(encoding="utf-8"))
         return from_fields(_Progress, value)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete its directory to encode again") from None
+        raise DataError(f"{path} is damaged ({one_line(error)}); delete its directory to encode again") from None

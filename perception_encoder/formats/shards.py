@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from perception_encoder.errors import DataError
+from perception_encoder.errors import DataError, one_line
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.entries import id_field
 from perception_encoder.formats.tars import read_entry, walk_tar
@@ -122,7 +122,7 @@ def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str,
                 if split_member(entry.name)[1] in extensions:
                     yield entry.name, read_entry(stream, entry)
     except (OSError, DataError) as error:
-        raise DataError(f"{path}: not a readable tar file ({error})") from error
+        raise DataError(f"{path}: not a readable tar file ({one_line(error)})") from error
 
 
 def split_member(name: str) -> tuple[str, str]:

@@ -27,7 +27,7 @@ _DAMAGE = (tarfile.TarError, ValueError, TypeError, LookupError, ArithmeticError
 
 @dataclass(frozen=True)
 class TarEntry:
-    """A regular file inside a tar."""
+    """A file inside a tar."""
 
     name: str
     offset: int
@@ -35,10 +35,14 @@ class TarEntry:
     size: int
     sparse: bool
     """Stored without its zeros, so that its bytes do not lie together."""
+    other: str = ""
+    """What it is if it has no bytes of its own: a link, or a device."""
 
     @property
     def problem(self) -> str | None:
         """Why its bytes are not read."""
+        if self.other:
+            return f"is {self.other}; make the tar anew with --dereference"
         if self.sparse:
             return "is stored sparse; make the tar anew without --sparse"
         if self.size > MOST_BYTES:
@@ -77,9 +81,10 @@ class _Headers:
 
 
 def walk_tar(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
-    """Yield the regular files of a plain tar of `size` bytes, in order; directories, links and devices are skipped.
+    """Yield the files of a plain tar of `size` bytes, in order; only directories are skipped.
 
-    Raises DataError, after the members before it, if the tar is damaged: it says at which byte, and what is wrong.
+    A member of an unknown type is a file, as POSIX has it; a link or a device is an entry with a problem. Raises
+    DataError, after the members before it, if the tar is damaged: it says at which byte, and what is wrong.
     """
     try:
         tar = tarfile.TarFile(fileobj=_Headers(stream))  # type: ignore[arg-type]  # it needs no more than this
@@ -88,14 +93,18 @@ def walk_tar(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
     while (member := _next(tar)) is not None:
         tar.members = []  # type: ignore[attr-defined]  # it would keep them all
         sparse, rest = member.issparse(), max(0, size - member.offset_data)
-        beyond = (member.isreg() and not sparse and member.size > rest) or _offset(tar) >= size + tarfile.BLOCKSIZE
+        is_file = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
+        beyond = (is_file and not sparse and member.size > rest) or _offset(tar) >= size + tarfile.BLOCKSIZE
         if beyond or member.size < 0:
             raise DataError(
                 f"damaged at byte {member.offset:,}: a member of {member.size:,} bytes, but {rest:,} follow; "
                 f"it and what comes after it are lost: {escape_name(member.name)[:80]}"
             )
-        if member.isreg():
+        if is_file:
             yield TarEntry(member.name, member.offset_data, member.size, sparse)
+        elif not member.isdir():
+            other = f"a link to {escape_name(member.linkname)[:80]}" if member.linkname else "a device"
+            yield TarEntry(member.name, member.offset_data, 0, False, other)
     _check_end(stream, _offset(tar), size)
 
 

@@ -175,7 +175,7 @@ def _list_tar(path: Path) -> Iterator[Item]:
                 problem = MediaDecodeError(name, entry.problem) if entry.problem else None
                 yield Item(name, name, TarMember(path, entry.offset, entry.size), problem=problem)
     except (DataError, OSError) as error:
-        yield _problem(path, f"cannot be read as a tar: {error}")
+        yield _problem(path, f"cannot be read as a tar: {one_line(error)}")
 
 
 def _list_table(path: Path) -> Iterator[Item]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perception_encoder.errors import DataError, InputError, ModelError
+from perception_encoder.errors import DataError, InputError, ModelError, one_line
 from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureCache
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.statistics.scores import by_metric
@@ -117,4 +117,4 @@ def _evaluate(
             raise ValueError("it holds no scores, or not all resamples")
         return found
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it, and the layer is evaluated again") from None
+        raise DataError(f"{path} is damaged ({one_line(error)}); delete it, and the layer is evaluated again") from None

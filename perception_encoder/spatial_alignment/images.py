@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.formats.scene_tars import MASK
 from perception_encoder.formats.shards import split_member
@@ -37,7 +37,7 @@ class StoredFile:
             with self.path.open("rb") as stream:
                 return stream.read() if self.entry is None else read_entry(stream, self.entry)
         except (OSError, DataError) as error:
-            raise InputError(str(self), f"cannot be read: {error}") from None
+            raise InputError(str(self), f"cannot be read: {one_line(error)}") from None
 
     @property
     def size(self) -> int:
@@ -113,5 +113,5 @@ def _of_tar(tar: Path) -> list[AlignmentImage]:
                 elif extension == MASK:
                     masks[key] = StoredFile(tar, entry)
     except (OSError, DataError) as error:
-        raise DataError(f"{tar}: not a readable tar file ({error})") from error
+        raise DataError(f"{tar}: not a readable tar file ({one_line(error)})") from error
     return [AlignmentImage(f"{tar.stem}/{key}", image, masks.get(key)) for key, image in images.items()]

@@ -146,7 +146,7 @@ def read_shard_clips(out: Path) -> dict[str, ShardClip]:
             with path.open("rb") as stream:
                 for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
                     key, suffix = split_member(entry.name)
-                    if KEY.fullmatch(key):
+                    if KEY.fullmatch(key) and entry.problem is None:
                         members.setdefault(key, {})[suffix] = TarMember(path, entry.offset, entry.size)
         except (OSError, DataError):
             continue

@@ -22,9 +22,9 @@ import numpy as np
 
 from perception_encoder import __version__
 from perception_encoder.datasets.pe_video import read_videos_of
-from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.statistics.scores import ItemScores, estimate
-from perception_encoder.files import write_text
+from perception_encoder.files import new_directory, write_text
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Generator, Sampling, ask
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
@@ -35,7 +35,7 @@ from perception_encoder.scenes.samples.sample import SceneSample, ScenesConfig
 from perception_encoder.video_dataset.caption_accuracy import KINDS, SHARES, score_captions
 from perception_encoder.video_dataset.simulation import SimulatedAnnotator, simulate_caption
 from perception_encoder.video_dataset.statistics import ALL, DatasetStatistics, describe_dataset
-from perception_encoder.video_dataset.tars import OutputVideo, refined_fields, write_dataset
+from perception_encoder.video_dataset.tars import OutputVideo, refined_fields, write_tars
 from perception_encoder.video_dataset.truth import SceneTruth
 
 CLOSE = 0.25
@@ -82,10 +82,8 @@ def build_dataset(
 ) -> DatasetStatistics:
     """Render, caption, refine and write a dataset; `captioner`: without one, the model's captions are simulated too.
 
-    Raises OutputError if `out` is not new or empty, and what `make_samples` raises.
+    Raises OutputError if `out` is not new or empty or in use, and what `make_samples` raises.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} exists and is not empty; choose another directory, or remove it")
     authors: set[str] = set()
     classes = sorted({info.class_name for info in library.info.values()})
     maker = _VideoMaker(classes, config, captioner)
@@ -97,11 +95,12 @@ def build_dataset(
                 authors.update(sample.metadata["attribution"])
             yield from maker.videos(batch)
 
-    write_dataset(out, track(videos(), "building", config.count))
-    statistics = describe_dataset(read_videos_of(out))
-    write_text(out / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in sorted(authors)))
-    card = data_card(config, statistics, maker.captions_by, maker.accuracy(), len(library.info), len(classes))
-    write_text(out / "README.md", card)
+    with new_directory(out):
+        write_tars(out, track(videos(), "building", config.count))
+        statistics = describe_dataset(read_videos_of(out))
+        write_text(out / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in sorted(authors)))
+        card = data_card(config, statistics, maker.captions_by, maker.accuracy(), len(library.info), len(classes))
+        write_text(out / "README.md", card)
     return statistics
 
 

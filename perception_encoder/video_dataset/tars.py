@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.datasets.pe_video import VideoRecord
-from perception_encoder.errors import OutputError
+from perception_encoder.files import new_directory
 from perception_encoder.formats.shards import json_bytes, present_fields, write_members
 
 TEXT_FIELDS = (
@@ -65,12 +65,16 @@ def describe_record(record: VideoRecord) -> dict[str, Any]:
 
 
 def write_dataset(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
+    """Do what `write_tars` does in a directory that is new or empty; OutputError for another, and if it is in use."""
+    with new_directory(out):
+        return write_tars(out, videos, per_tar)
+
+
+def write_tars(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
     """Write videos, ordered by split, and return the number of each split's videos.
 
-    The same videos make the same bytes. Raises OutputError if `out` is not new or empty.
+    The same videos make the same bytes.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} exists and is not empty; choose another directory, or remove it")
     counts: dict[str, int] = {}
     numbered = _number_by_split(videos)
     for (split, tar), group in groupby(numbered, key=lambda item: (item[1].split, item[0] // per_tar)):

@@ -44,6 +44,27 @@ def test_members_in_order(whole: bytes) -> None:
     assert read(whole) == (list(MEMBERS.items()), "")
 
 
+@pytest.mark.parametrize("kind", [b"9", b"?", b"Z", tarfile.AREGTYPE, tarfile.CONTTYPE])
+def test_a_member_of_an_unknown_type_is_a_file(whole: bytes, headers: list[int], kind: bytes) -> None:
+    assert read(with_type(whole, headers[0], kind)) == (list(MEMBERS.items()), "")
+
+
+@pytest.mark.parametrize(("kind", "what"), [(tarfile.SYMTYPE, "a link to b.jpg"), (tarfile.FIFOTYPE, "a device")])
+def test_links_and_devices_are_reported(whole: bytes, headers: list[int], kind: bytes, what: str) -> None:
+    content = with_type(whole, headers[2], kind, b"b.jpg" if kind == tarfile.SYMTYPE else b"")  # which is empty
+    entries = {entry.name: entry.problem for entry in walk_tar(io.BytesIO(content), len(content))}
+    problem = f"is {what}; make the tar anew with --dereference"
+    assert entries == {**dict.fromkeys(MEMBERS), "c.png": problem}
+
+
+def with_type(whole: bytes, at: int, kind: bytes, link: bytes = b"") -> bytes:
+    """The tar with another type in a member's header."""
+    header = bytearray(whole[at : at + 512])
+    header[156:157], header[157 : 157 + len(link)] = kind, link
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+    return whole[:at] + header + whole[at + 512 :]
+
+
 def test_every_bit_of_every_header_counts(whole: bytes, headers: list[int]) -> None:
     for at in headers:
         for byte in range(at, at + 512):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from perception_encoder.errors import DataError
+from perception_encoder.errors import DataError, one_line
 from perception_encoder.pretraining.builtin.sources import DrawingSource
 
 PEN_WIDTH = 1 / 40  # of the longer side
@@ -106,7 +106,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path.name} is missing or damaged in the fetched package: {error}") from error
+        raise DataError(f"{path.name} is missing or damaged in the fetched package: {one_line(error)}") from error
 
 
 def _plain_code(code: str) -> str:

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import MediaDecodeError, MissingExtraError
+from perception_encoder.errors import MediaDecodeError, MissingExtraError, one_line
 
 MARGIN = 0.04  # of the side, on each side
 FIRST_SCALE = 2  # the first rendering, by which the inked box is found, in multiples of the side
@@ -53,7 +53,7 @@ def _render(svg: bytes, side: int, name: str) -> Image.Image:
         with Image.open(io.BytesIO(png)) as image:
             return image.convert("RGB")
     except Exception as error:  # cairosvg raises whatever the damaged file leads it to
-        raise MediaDecodeError(name, f"cannot be drawn ({type(error).__name__}: {error})") from error
+        raise MediaDecodeError(name, f"cannot be drawn ({type(error).__name__}: {one_line(error)})") from error
 
 
 def _inked_box(image: Image.Image) -> tuple[int, int, int, int] | None:

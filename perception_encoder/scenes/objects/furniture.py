@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from perception_encoder.errors import DataError, MediaDecodeError
+from perception_encoder.errors import DataError, MediaDecodeError, one_line
 from perception_encoder.formats.packages import fetch_debian
 from perception_encoder.progress import Track, untracked
 from perception_encoder.scenes.objects.meshes import bake, stand_upright
@@ -89,7 +89,7 @@ def read_catalogue(archive: Path) -> list[dict[str, str]]:
         with zipfile.ZipFile(archive) as files:
             text = files.read(CATALOGUE).decode("latin-1")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{archive.name}: not an archive of models ({error})") from error
+        raise DataError(f"{archive.name}: not an archive of models ({one_line(error)})") from error
     text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
     entries: dict[int, dict[str, str]] = {}
     for name, number, value in re.findall(r"^(\w+)#(\d+)\s*=[ \t]*(.*?)\s*$", text, flags=re.MULTILINE):

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.data.captions import name_colours
-from perception_encoder.errors import DataError
+from perception_encoder.errors import DataError, one_line
 from perception_encoder.formats.shards import json_bytes, read_members, write_members
 from perception_encoder.scenes.objects.meshes import Mesh
 
@@ -182,4 +182,4 @@ def _read_mesh(key: str, files: dict[str, bytes]) -> Mesh:
                 texture=np.asarray(image.convert("RGB")),
             )
     except (KeyError, ValueError, OSError) as error:
-        raise DataError(f"the model {key} is damaged ({error}); make its library anew") from error
+        raise DataError(f"the model {key} is damaged ({one_line(error)}); make its library anew") from error

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import MediaDecodeError, MissingExtraError
+from perception_encoder.errors import MediaDecodeError, MissingExtraError, one_line
 
 OpenFile = Callable[[str], bytes]
 """Returns the content of a file beside the OBJ file; KeyError or OSError if it does not exist."""
@@ -51,7 +51,7 @@ def read_obj(name: str, read: OpenFile) -> Triangles:
         parts = load_obj(io.BytesIO(read(name)), resolver=resolver, group_material=False).get("geometry")
         return _join(list(parts.values())[::-1] if parts else [])  # trimesh returns the last part first
     except (ValueError, IndexError, KeyError, OSError) as error:
-        raise MediaDecodeError(name, f"not a readable OBJ file ({error})") from error
+        raise MediaDecodeError(name, f"not a readable OBJ file ({one_line(error)})") from error
 
 
 class _Resolver:

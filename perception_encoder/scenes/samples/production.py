@@ -20,8 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.errors import OutputError
-from perception_encoder.files import write_text
+from perception_encoder.files import new_directory, write_text
 from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.progress import Track, untracked
 from perception_encoder.scenes.objects.bundled import bundled_models
@@ -62,8 +61,13 @@ def make_scenes(
     Raises DataError if the models do not allow a scene, OutputError if the dataset cannot be written.
     """
     directory = out / config.split
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise OutputError(f"{directory} exists and is not empty; choose another directory, or remove it")
+    with new_directory(directory):
+        return _write_scenes(library, directory, config, jobs, track)
+
+
+def _write_scenes(
+    library: ObjectLibrary, directory: Path, config: ScenesConfig, jobs: int | None, track: Track
+) -> WrittenScenes:
     samples = iter(track(make_samples(library, config, jobs), "rendering", config.count))
     summaries: list[SceneSample] = []
     tars = -(-config.count // config.shard)

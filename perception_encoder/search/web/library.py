@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float
 
-from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError
+from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, one_line
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
@@ -248,7 +248,7 @@ class MediaLibrary:
             self.progress.error = _with_remedy(error)
         except Exception as error:  # nothing else reports it
             logger.exception("the index could not be brought up to date")
-            self.progress.error = f"the index could not be brought up to date: {error}"
+            self.progress.error = f"the index could not be brought up to date: {one_line(error)}"
         finally:
             self.progress.running = False
 

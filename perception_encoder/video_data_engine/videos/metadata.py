@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.errors import InputError
+from perception_encoder.errors import InputError, one_line
 from perception_encoder.formats.tars import TarMember
 
 FIELDS = {
@@ -37,7 +37,7 @@ def read_metadata_fields(
         try:
             sources.append(_read(sidecar))
         except (OSError, ValueError, RecursionError, InputError) as error:
-            problems.append(f"its JSON file cannot be read: {error}"[:300])
+            problems.append(f"its JSON file cannot be read: {one_line(error)}"[:300])
     sources += [{name.lower(): value for name, value in tags.items()}, {"description": text}]
     fields = {}
     for field, names in FIELDS.items():

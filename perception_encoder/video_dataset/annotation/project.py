@@ -137,7 +137,7 @@ class AnnotationProject:
         if clip not in self._clips:
             query = "SELECT clips.*, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.id = ?"
             with self.database.reading() as connection:
-                row = connection.execute(query, (clip,)).fetchone() if fits(clip) else None
+                row: Any = connection.execute(query, (clip,)).fetchone() if fits(clip) else None
             tar = self.tars.get(row["path"]) if row is not None and row["size"] > 0 else None
             if tar is None:
                 raise InputError(f"video {clip}", "does not exist, or its tar has gone")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+import pytest
 
 from perception_encoder.datasets.pe_video import read_videos_of
+from perception_encoder.errors import OutputError
 from perception_encoder.video_dataset.annotation.export import ExportChoice, ExportCounts, export_dataset
 from perception_encoder.video_dataset.annotation.project import AnnotationProject, add_person
 from perception_encoder.video_dataset.annotation.review import approve, next_review
@@ -12,6 +17,7 @@ from perception_encoder.video_dataset.annotation.work import Edit, add_finished
 from tests.video_dataset.annotation.conftest import Annotate
 from tests.video_dataset.clips import short_clip
 
+T = TypeVar("T")
 
 def test_refined_captions_are_written_back(project: AnnotationProject, annotate: Annotate, tmp_path: Path) -> None:
     annotate("anna secret", "A boot.", rating=2)
@@ -31,6 +37,18 @@ def test_refined_captions_are_written_back(project: AnnotationProject, annotate:
     assert b"secret" not in (tmp_path / "out" / "train" / "000000.tar").read_bytes()
     assert export_dataset(project, tmp_path / "few", ExportChoice(refined_only=True)) == ExportCounts(2, 2)
     assert [record.key for record in read_videos_of(tmp_path / "few")] == ["v0", "v1"]
+
+
+def test_two_at_once_do_not_write_one_directory(project: AnnotationProject, tmp_path: Path) -> None:
+    def track(videos: Iterable[T], *_: object) -> Iterator[T]:
+        with pytest.raises(OutputError, match=r"another process is writing .*out; wait for it, or choose another"):
+            export_dataset(project, tmp_path / "out")
+        yield from videos
+
+    assert export_dataset(project, tmp_path / "out", track=track).videos == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train"]
+    with pytest.raises(OutputError, match="exists and is not empty"):
+        export_dataset(project, tmp_path / "out")
 
 
 def test_a_selection_with_categories_and_scores(project: AnnotationProject, annotate: Annotate, tmp_path: Path) -> None:
