@@ -103,7 +103,7 @@ def walk_tar(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
         if is_file:
             yield TarEntry(member.name, member.offset_data, member.size, sparse)
         elif not member.isdir():
-            other = f"a link to {escape_name(member.linkname)[:80]}" if member.linkname else "a device"
+            other = f"a link to {escape_name(member.linkname)[:80]}" if member.issym() or member.islnk() else "a device"
             yield TarEntry(member.name, member.offset_data, 0, False, other)
     _check_end(stream, _offset(tar), size)
 

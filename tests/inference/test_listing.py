@@ -235,7 +235,7 @@ def test_tars_in_a_directory(here: Path) -> None:
     assert ids("d") == ["d/a.jpg", "d/train.tar/1.jpg", "d/z.jpg"]
 
 
-def test_links_and_directories_in_a_tar_are_passed_over(here: Path) -> None:
+def test_links_in_a_tar_are_reported_and_lead_nowhere(here: Path) -> None:
     with tarfile.open("t.tar", "w") as tar:
         for name, kind in [
             ("folder.jpg", tarfile.DIRTYPE),
@@ -245,7 +245,9 @@ def test_links_and_directories_in_a_tar_are_passed_over(here: Path) -> None:
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
-    assert ids("t.tar") == []
+    link, pipe = list_items(["t.tar"])
+    assert str(link.problem) == "t.tar/link.jpg: is a link to /etc/passwd; make the tar anew with --dereference"
+    assert str(pipe.problem) == "t.tar/pipe.jpg: is a device; make the tar anew with --dereference"
 
 
 def test_a_damaged_tar_gives_what_it_holds(here: Path) -> None:
