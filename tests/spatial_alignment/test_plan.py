@@ -52,3 +52,5 @@ def test_a_teacher_adds_its_pass_and_masks_their_products() -> None:
 def test_a_batch_is_shared_by_all_devices() -> None:
     with pytest.raises(ConfigError, match="a batch of 2 cannot be shared by 4 devices"):
         plan_spatial(SpatialConfig(batch_size=2), CLUSTER)
+    (stage,) = plan_spatial(SpatialConfig(batch_size=4, steps=10), CLUSTER).stages
+    assert (stage.samples, stage.steps) == (40, 10), "an image for each device will do"

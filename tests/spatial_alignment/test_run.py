@@ -122,6 +122,15 @@ def test_published_architectures_keep_their_names(name: str) -> None:
         assert spatial_name(VisionTransformer(find_model(name).vision)) == name
 
 
+@pytest.mark.parametrize(
+    ("width", "name"), [(200, "T16"), (384, "S16"), (512, "S16"), (700, "B16"), (1000, "L14"), (1400, "G14")]
+)
+def test_another_architecture_takes_the_name_of_the_nearest_width(width: int, name: str) -> None:
+    config = replace(find_model("PE-Spatial-T16-512").vision, width=width, heads=1, depth=1)
+    with torch.device("meta"):
+        assert spatial_name(VisionTransformer(config)).split("-")[2] == name
+
+
 def test_timm_loads_a_published_layout(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     from perception_encoder.models.checkpoints.weights import write_layout

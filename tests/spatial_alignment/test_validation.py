@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 
-from perception_encoder.spatial_alignment.validation import area_under_curve, neighbours
+from perception_encoder.spatial_alignment.task import SpatialBatch
+from perception_encoder.spatial_alignment.validation import SpatialValidation, area_under_curve, neighbours
 
 
 def test_the_area_is_scikit_learns() -> None:
@@ -27,3 +29,50 @@ def test_neighbours_are_compared_to_the_right_and_below() -> None:
     half = 2**-0.5
     expected = torch.tensor([[0.0, half, 1.0, half]])  # ab, cd, ac, bd
     torch.testing.assert_close(neighbours(tokens, (2, 2)), expected)
+
+
+class Known(nn.Module):
+    """A student whose tokens are its pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = images.flatten(2).transpose(1, 2)
+        return tokens, tokens
+
+
+class KnownLosses:
+    """A task whose loss is the brightness of the images, or of those with masks."""
+
+    def losses(self, batch: SpatialBatch) -> dict[str, Tensor]:
+        core = batch.images.float().mean()
+        if batch.rows is None:
+            return {"core": core, "masks": torch.zeros(())}
+        return {"core": core, "masks": batch.images[batch.rows].float().mean()}
+
+
+def validation_batch(values: list[int], masked: list[int], tokens: list[list[float]]) -> SpatialBatch:
+    images = torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2).clone()
+    images[:, 0, :, 1] = 0  # left and right differ in colour
+    masks = torch.tensor(tokens)[None].expand(len(masked), 4, 2) if masked else None
+    return SpatialBatch(images, None, None, masks, torch.tensor(masked) if masked else None, 1.0, 1.0)
+
+
+def test_losses_are_means_over_all_images_and_over_those_with_masks() -> None:
+    """Batches of several sizes, one without masks; the mean of an image of v is 5 v / 6."""
+    sides = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+    batches = [
+        validation_batch([12, 24, 36], [1], sides),
+        validation_batch([60], [0], sides),
+        validation_batch([120, 0], [], sides),
+    ]
+    validation = SpatialValidation(KnownLosses(), Known(), batches, (2, 2))
+    scores = validation.validate("loss")
+    core, masks = 5 / 6 * (12 + 24 + 36 + 60 + 120 + 0) / 6, 5 / 6 * (24 + 60) / 2
+    assert scores["core"] == pytest.approx(core) and scores["masks"] == pytest.approx(masks)
+    assert scores["loss"] == pytest.approx(core + masks)
+    assert scores["boundary"] == 1, "all pairs across the edge are less alike than those on one side"
+    alone = SpatialValidation(KnownLosses(), Known(), batches[2:], (2, 2)).validate("loss")
+    assert alone["masks"] == 0 and alone["core"] == pytest.approx(50) and "boundary" not in alone

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from perception_encoder.errors import OutputError
+from perception_encoder.train import checkpoint
 from perception_encoder.train.checkpoint import (
     RunState,
     find_checkpoints,
@@ -74,3 +75,31 @@ def test_a_language_models_frozen_parameters_are_not_saved_and_stay_what_they_ar
     again, _ = make(2.0)
     load_weights(tmp_path, 1, again)
     assert torch.equal(again[1].weight, model[1].weight)
+
+
+class Words(nn.Module):
+    """A language model of transformers: a table that its head shares, and a block with an adapter."""
+
+    _no_split_modules = ("Block",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(8, 4), nn.Linear(4, 8, bias=False)
+        self.head.weight = self.table.weight
+        self.block, self.adapter = nn.Linear(4, 4), nn.Linear(4, 4)
+        for module in (self.table, self.block):
+            module.requires_grad_(False)
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "as DDP has it"])
+def test_of_a_language_model_what_is_trained_is_saved_and_what_is_frozen_is_not(wrapped: bool) -> None:
+    model = nn.ModuleDict({"language": Words(), "projector": nn.Linear(4, 4), "vision": nn.Linear(4, 4)})
+    model["vision"].requires_grad_(False)  # frozen, but not a language model's: no file of its own has it
+    whole = nn.ModuleDict({"module": model}) if wrapped else model
+    frozen = {f"language.{name}" for name in ("table.weight", "head.weight", "block.weight", "block.bias")}
+    assert checkpoint._frozen(whole) == frozen
+    if not wrapped:
+        optimizer = build_optimizer(model, OptimizerConfig(name="adamw"))
+        saved = {name.removeprefix("model/") for name in checkpoint._tensors(model, optimizer) if "model/" in name[:6]}
+        parts = ("language.adapter", "projector", "vision")
+        assert saved == {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}

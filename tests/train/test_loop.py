@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, DataError, OutputError
+from perception_encoder.ranks import Rank
 from perception_encoder.train import loop
 from perception_encoder.train.checkpoint import find_checkpoints
 from perception_encoder.train.loop import prefetch, train
@@ -193,3 +194,17 @@ def test_an_error_in_a_batch_reaches_the_caller() -> None:
     with pytest.raises(DataError, match="step 3"):
         seen.extend(step for step, _, _ in prefetch(broken, 0, 10))
     assert [step for step, _, _ in prefetch(lambda step: step, 4, 9)] == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_ranks_part_of_the_loss_is_scaled_by_the_ranks(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are averaged over ranks, while their losses are parts that add up to the batch's."""
+    monkeypatch.setattr(loop, "this_rank", lambda: Rank(number=0, of=ranks))
+    task = Regression()
+    losses = loop._backward(task, batch(0))
+    grad = task.model.weight.grad.clone()
+    task.model.zero_grad()
+    expected = task.losses(batch(0))["error"]
+    (gradient,) = torch.autograd.grad(expected, [task.model.weight])
+    torch.testing.assert_close(grad, ranks * gradient, rtol=0.02, atol=1e-3)  # bfloat16 where that is fast
+    assert losses == {"error": pytest.approx(expected.item(), rel=0.02)}

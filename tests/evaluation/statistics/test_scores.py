@@ -179,3 +179,12 @@ def test_the_seeds_of_a_head_are_in_the_interval() -> None:
         difference(seeded(unlike, names), seeded(unlike[:2], names))
     with pytest.raises(ConfigError, match="number of head seeds is 0"):
         with_head_seeds(0, lambda seed: ())
+
+
+def test_a_class_that_a_resample_lacks_is_left_out_of_its_mean() -> None:
+    """Only the first image shows the second class, and all is right: without it, too, the mean over classes is 1."""
+    owners, groups = np.array([0, 0, 1, 2]), np.array([0, 1, 0, 0])
+    scores = ItemScores.of("mIoU", np.ones(4), ["a", "b", "c"], owners=owners, groups=groups)
+    assert set(estimate([scores]).draws.tolist()) == {1.0}
+    half = ItemScores.of("mIoU", np.array([0.5, 1.0, 0.5, 0.5]), ["a", "b", "c"], owners=owners, groups=groups)
+    assert set(estimate([half]).draws.tolist()) == {0.5, 0.75}

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from perception_encoder.models.checkpoints import hub
 from perception_encoder.models.checkpoints.hub import fetch_weights
 from perception_encoder.models.registry import find_model
 
@@ -59,3 +61,25 @@ def test_a_hub_that_cannot_be_reached_is_one_line_within_three_seconds(answering
 def test_a_cached_file_is_taken_without_asking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: str(tmp_path / file))
     assert fetch_weights(L14) == tmp_path / "PE-Core-L14-336.pt"
+
+
+def test_a_question_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread must not keep the program from ending."""
+    answered, before = threading.Event(), set(threading.enumerate())
+    monkeypatch.delenv("HF_HUB_ETAG_TIMEOUT", raising=False)
+    monkeypatch.setattr(hub, "_PATIENCE", 0.05)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: answered.wait(20))
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
+        hub._check_answer("https://example.org/a")
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.daemon
+    answered.set()
+    thread.join(20)
+    assert hub._check_answer("https://example.org/a") is None, "it answers at once now"
+
+    def refuse(url: str, timeout: float) -> None:
+        raise ValueError("gated")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    with pytest.raises(ValueError, match="gated"):
+        hub._check_answer("https://example.org/a")

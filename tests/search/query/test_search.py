@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from perception_encoder.errors import ConfigError, MediaDecodeError
 from perception_encoder.inference.collection import Collection, encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.listing import Item
 from perception_encoder.search.query.galleries import FileGallery, IndexGallery
 from perception_encoder.search.query.search import Hit, query_vectors, search
 from perception_encoder.search.query.terms import Query, media_query, parse_words, row_query, text_query
@@ -133,3 +135,44 @@ def test_only_the_hits_that_are_returned_are_looked_for_on_the_disk(
     monkeypatch.setattr(Path, "exists", lambda path, **options: (checks.append(path), exists(path, **options))[1])
     (hits,) = search([IndexGallery(index)], queries, query_vectors(encoder, queries), 20, offset=18)
     assert len(hits) == 2 and [path for path in checks if path.parent == folder] == [hit.item.source for hit in hits]
+
+
+class Listed:
+    """A gallery of known hits, best first; it notes how many were requested."""
+
+    def __init__(self, *hits: tuple[str, float]) -> None:
+        self.hits = [Hit(item=Item(name, name, Path(name)), score=score) for name, score in hits]
+        self.requested: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def nearest(self, vector: np.ndarray, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
+        self.requested.append(top)
+        return self.hits[:top]
+
+    def completer(self, query: Query, vector: np.ndarray) -> Callable[[Hit], Hit]:
+        return lambda hit: hit
+
+
+class Own(Query):
+    """A query that consists of the files whose names begin with "own"."""
+
+    def contains(self, item: Item, row: object) -> bool:
+        return item.id.startswith("own")
+
+
+@pytest.mark.parametrize("owned", [0, 1, 3, 4, 9, 40])
+def test_several_parts_give_the_top_hits_however_many_are_the_query_s_own(owned: int) -> None:
+    parts = [Listed(*((f"own {n}", 0.9) for n in range(owned)), *((f"{part}{n}", 0.8 - 0.1 * n) for n in range(5)))
+             for part in "ab"]  # fmt: skip
+    query = Own(**vars(text_query("x")))
+    (hits,) = search(parts, [query], np.ones((1, 2)), top=6)
+    assert [hit.item.id for hit in hits] == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    (few,) = search([Listed(("a", 0.5), ("own", 0.4)), Listed(("b", 0.6))], [query], np.ones((1, 2)), top=6)
+    assert [hit.item.id for hit in few] == ["b", "a"], "there are no more"
+    (with_own,) = search(parts, [query], np.ones((1, 2)), top=2, own=True)
+    assert [hit.item.id.startswith("own") for hit in with_own] == [owned > 0] * 2
+    alone = Listed(*((f"a{n}", 0.1) for n in range(50)))
+    search([alone], [query], np.ones((1, 2)), top=6)
+    assert alone.requested == [7], "no more is read than may be needed: one term, one own item"
