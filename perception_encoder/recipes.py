@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 import types
 import typing
@@ -302,19 +303,44 @@ def override(config: Config, settings: Sequence[str]) -> Config:
 
     A name leads into dataclasses by field, into tuples by number (from 0) and into mappings by key:
     "optimizer.lr=1e-3", "stages.0.steps=100", "weights.flowers=0.2"; `null` is None if that is allowed, and a
-    setting inside of what is None begins with its defaults. A JSON object replaces a whole mapping:
-    'streams.captions={"alt_text": 1}'. Raises ConfigError for a name that does not exist (near matches shown), or a
-    value of another type or out of range.
+    setting inside of what is None begins with its defaults. "lr" and "steps" are the peak rate and the steps of a whole
+    run in every recipe; a run in stages shares its steps out as before. A JSON object replaces a whole mapping:
+    'streams.captions={"alt_text": 1}'; lists of texts are JSON too, or separated by commas. Raises ConfigError for a
+    name that does not exist (near matches shown), or a value of another type or out of range.
     """
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set {setting}: write name=value")
+        names, text = path.strip().split("."), text.strip()
         try:
-            config = _replace(config, type(config), path.strip().split("."), text.strip())
+            if names == ["steps"] and not _has_field(config, "steps") and hasattr(config, "stages"):
+                config = _with_steps(config, _parse(0, int, text))
+            else:
+                shortcut = names == ["lr"] and not _has_field(config, "lr")
+                config = _replace(config, type(config), ["optimizer", "lr"] if shortcut else names, text)
         except ConfigError as error:
             raise ConfigError(f"--set {setting}: {error}") from None
     return config
+
+
+def _has_field(config: Any, name: str) -> bool:
+    return name in {field.name for field in dataclasses.fields(config)}
+
+
+def _with_steps(config: Any, steps: int) -> Any:
+    """Return a run in stages with so many steps in all, shared out as they were."""
+    stages, whole = config.stages, sum(stage.steps for stage in config.stages)
+    if steps < len(stages):
+        raise ConfigError(f"steps is {steps}; the run has {len(stages)} stages of at least one step each")
+    ends = [0]
+    for number, stage in enumerate(stages, 1):
+        wanted = ends[-1] + max(1, round(steps * stage.steps / whole))
+        ends.append(min(wanted, steps - (len(stages) - number)) if number < len(stages) else steps)
+    shares = (end - start for start, end in itertools.pairwise(ends))
+    return dataclasses.replace(
+        config, stages=tuple(dataclasses.replace(stage, steps=own) for stage, own in zip(stages, shares, strict=True))
+    )
 
 
 def _replace(old: Any, kind: Any, path: Sequence[str], text: str) -> Any:
@@ -348,27 +374,38 @@ def _check(name: str, names: Iterable[str]) -> None:
 
 
 def _parse(old: Any, kind: Any, text: str) -> Any:
-    """Parse a value of `kind`: number, text, true/false, null, or a JSON list or object."""
+    """Parse a value of `kind`: number, text, true/false, null, or a JSON list or object; texts may lack quotes."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if text == "null" and types.NoneType in kinds:
         return None
     if str in kinds:
         return text
-    allowed = " or ".join(getattr(each, "__name__", str(each)) for each in kinds)
+    if tuple[str, ...] in kinds and not text.startswith("["):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
-        raise ConfigError(f"{text!r} is not of type {allowed}") from None
+    except (json.JSONDecodeError, RecursionError):
+        raise ConfigError(f"{text!r} is not of type {_type_name(kinds)}") from None
+    return _convert(old, kinds, value)
+
+
+def _convert(old: Any, kinds: Sequence[Any], value: Any) -> Any:
+    """Return JSON as a value of one of some types; `old` is the value so far, if there is one."""
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(old, Mapping) and isinstance(value, dict):
-        of = typing.get_args(kind)[1]
-        return {name: _parse(None, of, json.dumps(each)) for name, each in value.items()}
+        of = (typing.get_args(kinds[0])[1],)
+        return {name: _convert(None, of, each) for name, each in value.items()}
     of_any_length = [typing.get_args(each)[0] for each in kinds if typing.get_args(each)[1:] == (...,)]
     if of_any_length and isinstance(value, list):
-        return tuple(_parse(None, of_any_length[0], json.dumps(each)) for each in value)
+        return tuple(_convert(None, of_any_length[:1], each) for each in value)
     if isinstance(old, tuple) and isinstance(value, list) and len(value) == len(old):
-        return tuple(_parse(o, type(o), json.dumps(v)) for o, v in zip(old, value, strict=True))
+        return tuple(_convert(o, (type(o),), v) for o, v in zip(old, value, strict=True))
     if type(value) not in kinds:
-        raise ConfigError(f"{text} is not of type {allowed}, such as {old!r}")
+        such = "" if old is None else f", such as {old!r}"
+        raise ConfigError(f"{json.dumps(value)} is not of type {_type_name(kinds)}{such}")
     return value
+
+
+def _type_name(kinds: Sequence[Any]) -> str:
+    return " or ".join(each.__name__ if isinstance(each, type) else str(each) for each in kinds)

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 
@@ -15,9 +16,11 @@ from perception_encoder.models.registry import BUILTIN, canonical_name, find_mod
 from perception_encoder.planning.cluster import Cluster
 from perception_encoder.planning.devices import find_device
 from perception_encoder.pretraining.builtin.recipe import builtin, debug
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.recipes import RECIPES, debug_form, find_recipe, override, plan_recipe
 from perception_encoder.spatial_alignment.config import SpatialConfig
+from perception_encoder.train.settings import describe_settings
 
 PAPER = [name for name in RECIPES if not re.search("builtin|finetune$", name)]
 
@@ -110,6 +113,69 @@ def test_settings_are_changed_in_a_copy() -> None:
     assert changed.weights == {**config.weights, "flowers": 0.5} and changed.optimizer.plain_lr is None
     assert override(changed, ["optimizer.plain_lr=1"]).optimizer.plain_lr == 1.0
     assert changed.fingerprint() != config.fingerprint() != config.fingerprint(["one more sample"])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_rate_steps_and_batch_size_are_set_in_every_recipe(name: str) -> None:
+    """And every setting that is printed has a meaning, and can be set to what is printed."""
+    config = find_recipe(name)
+    changed = override(config, ["lr=0.125", "steps=40", "batch_size=96"])
+    assert (changed.optimizer.lr, changed.steps, changed.batch_size) == (0.125, 40, 96)
+    described = describe_settings(changed)
+    values = {each.name: each.value for each in described}
+    assert (values["lr"], values["steps"], values["batch_size"]) == ("0.125", "40", "96")
+    assert [each.name for each in described if not each.meaning] == []
+    assert len(values) == len(described) > 25
+    on = [each for each in described if each.value and getattr(config, each.name.partition(".")[0], 0) is not None]
+    assert override(changed, [f"{each.name}={each.value}" for each in on]) == changed
+
+
+def test_stages_share_the_steps_as_they_did() -> None:
+    def steps_of(config: PretrainingConfig) -> list[int]:
+        return [stage.steps for stage in config.stages]
+
+    config = find_recipe("core_g14")
+    assert steps_of(override(config, [f"steps={config.steps}"])) == steps_of(config)
+    assert steps_of(override(config, ["steps=25"])) == [10, 8, 4, 2, 1]
+    assert steps_of(override(config, ["steps=5"])) == [1] * 5
+    for steps in range(5, 60):
+        shares = steps_of(override(config, [f"steps={steps}"]))
+        assert sum(shares) == steps and min(shares) >= 1
+    with pytest.raises(ConfigError, match="--set steps=4: steps is 4; the run has 5 stages of at least one step each"):
+        override(config, ["steps=4"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """Settings of texts in lists."""
+
+    names: tuple[str, ...] = ()
+    pair: tuple[str, str] = ("a", "b")
+    words: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    maybe: tuple[str, ...] | None = None
+
+
+@pytest.mark.parametrize(
+    ("setting", "field", "value"),
+    [
+        ('names=["a b", "c"]', "names", ("a b", "c")),
+        ("names=txt, caption", "names", ("txt", "caption")),
+        ("names=txt", "names", ("txt",)),
+        ("names=[]", "names", ()),
+        ('pair=["x", "y"]', "pair", ("x", "y")),
+        ('words={"a": "b, c"}', "words", {"a": "b, c"}),
+        ('maybe=["1", "null"]', "maybe", ("1", "null")),
+        ("maybe=null", "maybe", None),
+    ],
+)
+def test_lists_of_texts(setting: str, field: str, value: object) -> None:
+    assert getattr(override(Lists(), [setting]), field) == value
+
+
+@pytest.mark.parametrize("setting", ["names=[1]", 'names=["a", null]', "names=[", 'words={"a": 1}', "pair=[[1], 2]"])
+def test_lists_of_other_values_are_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match="is not of type"):
+        override(Lists(), [setting])
 
 
 def test_a_mapping_is_replaced_as_a_whole() -> None:

@@ -16,6 +16,9 @@ LABELS = {"samples_per_second": "samples/s", "mfu": "MFU"}
 @contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Show a bar while the block runs; yields `advance(items)`."""
+    if output.console.quiet:
+        yield lambda items: None
+        return
     with progress_bar(description, total, output.error_console) as advance:
         yield advance
 

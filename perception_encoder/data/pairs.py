@@ -99,6 +99,7 @@ class Stage:
     image_size: int
     """Side of the square training image, in pixels."""
     steps: int
+    """Optimizer steps."""
     batch_size: int | None = None
     """Pairs a step; by default the run's."""
 

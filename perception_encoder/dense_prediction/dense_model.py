@@ -53,6 +53,7 @@ class WindowConfig:
     global_blocks: tuple[int, ...] = (12, 24, 36, 49)
     """Blocks that attend to all patches, 0-based."""
     patch_size: int = 16
+    """Pixels that patches are resampled to."""
     tile: int | None = None
     """Patches along the side of the position table, which is tiled, after resampling; by default the encoder's own."""
     span: int | None = None

@@ -37,6 +37,7 @@ class DepthHeadConfig:
     channels: int = 256
     """Of the maps that are joined; DPT's."""
     nearest: float = 1e-3
+    """Metres: see `farthest`."""
     farthest: float = 10.0
     """Metres: depths outside are not learned from, and predictions are clipped to it (NYU's range)."""
     scale_invariance: float = 0.85

@@ -42,6 +42,7 @@ class DenseConfig(TrainingConfig, ABC):
     flip: float = 0.5
     """Share of images that are mirrored."""
     steps: int = 2_000
+    """Optimizer steps of the whole run."""
     batch_size: int = 16
     warmup: int = 50
     optimizer: OptimizerConfig = field(

@@ -22,6 +22,7 @@ class FinetuningConfig(PairConfig):
     initial: str = BUILTIN
     """Name, alias or path of a two-tower model."""
     steps: int = 300
+    """Optimizer steps of the whole run."""
     image_size: int | None = None
     """Side of the training images, in pixels; by default the model's own."""
     batch_size: int = 128

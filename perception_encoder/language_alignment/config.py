@@ -50,6 +50,7 @@ class LanguageConfig(TrainingConfig):
     linear: bool | None = None
     """A linear projector instead of two layers; by default that of `initial`, else two layers."""
     train_vision: bool = False
+    """Train the encoder."""
     train_decoder: bool = False
     """Train the whole language model, or with `lora` its adapters."""
     lora: DecoderLoRA | None = None
@@ -61,6 +62,7 @@ class LanguageConfig(TrainingConfig):
     skip_bad: bool = False
     """Leave out bad records of the data, and report them; else the first one is an error."""
     steps: int = 1000
+    """Optimizer steps of the whole run."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(name="adamw", lr=1e-4))
     validation: ValidationConfig | None = field(default_factory=ValidationConfig)
     half: bool = True

@@ -30,7 +30,9 @@ class Augmentation:
     aspect: tuple[float, float] = (0.75, 1.33)
     """Width over height of a crop, before it is squashed to a square."""
     brightness: float = 0.32
+    """Brightness is multiplied by 1 minus this to 1 plus this."""
     saturation: float = 0.32
+    """Saturation likewise."""
     flip: float = 0.5
     """Probability of a mirror image."""
 

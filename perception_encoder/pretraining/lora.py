@@ -29,6 +29,7 @@ class LoRA:
     """Which adapters are trained."""
 
     rank: int = 8
+    """Width of an adapter."""
     alpha: int = 16
     """What they add is scaled by alpha / rank."""
     targets: str = "all"

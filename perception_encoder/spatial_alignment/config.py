@@ -33,21 +33,25 @@ class SpatialConfig(TrainingConfig):
     """Mask teacher: "scenes", the masks of rendered scenes; a SAM 2.1, a directory or its name on the hub; or a file
     that `pe data masks` wrote. None leaves the loss out."""
     masks_weight: float = 1.0
+    """Of the loss to the mask teacher's similarities; 0 leaves it out."""
     temperature: float = TEMPERATURE
     """Of the mask teacher's similarities."""
     image_size: int | None = None
     """Pixels of an image's side, by default the model's own."""
     augmentation: Augmentation | None = field(default_factory=Augmentation)
-    """All models see the same augmented image."""
+    """All models see the same augmented image. The paper tells no crop scale: the default is that of pretraining."""
     copies: int = 0
     """The number of augmentations of each image, so that the teachers' outputs can be cached; 0 draws new ones."""
     masking: BlockMasking | None = field(default_factory=BlockMasking)
+    """Patches that are hidden from the student."""
     drop_path: float = 0.4
+    """Probability that a residual branch of the student is left out for a sample."""
     layer_scale: float | None = 0.1
     """LayerScale that is put into the tower; features are the same at first. None, and of a tower that has it, none."""
     videos: str | None = None
     """Videos with masks, as `pe eval tracking` reads them, that are tracked at each validation."""
     steps: int = 1_000
+    """Optimizer steps of the whole run."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-4))
     validation: ValidationConfig | None = field(default_factory=ValidationConfig)
     half: bool = True

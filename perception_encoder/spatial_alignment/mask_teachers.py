@@ -2,6 +2,8 @@
 
 scenes      the exact masks that rendered scenes come with
 a SAM 2.1   the paper's, for one prompt at each point of a grid (`sam.py`)
+
+Where the paper interpolates mask logits to the student's grid, they are averaged over each patch: see `mask_tokens`.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ class MaskTeacher(Protocol):
 def mask_tokens(masks: Float[Tensor, "h w P"], grid: tuple[int, int]) -> Float[Tensor, "N P"]:
     """Bring masks to a patch grid, N = rows · columns: means over patches, or interpolated if the grid is finer.
 
+    The paper says that masks are interpolated to the student's grid. Interpolation would read a few pixels of each
+    patch and miss thin objects between them; a mean counts every pixel.
     Raises ShapeError unless they are (h, w, P).
     """
     if masks.ndim != 3 or not masks.numel():

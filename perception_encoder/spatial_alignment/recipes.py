@@ -31,7 +31,12 @@ def spatial_recipe(size: str) -> SpatialConfig:
 
 
 def spatial_g() -> SpatialConfig:
-    """PE-Spatial-G as published: PE-Core-G's own layer 41 and SAM 2.1's masks, 300 million images at 448 px."""
+    """PE-Spatial-G as the paper tells it: PE-Core-G's own layer 41 and SAM 2.1's masks, 300 million images at 448 px.
+
+    Not told: the crop scale of the augmentation (here that of pretraining, 0.08 to 1), the optimizer's betas and decay,
+    and what stands in for a hidden patch (here the zero vector). Different: masks are averaged over patches, not
+    interpolated (`mask_tokens`).
+    """
     return SpatialConfig(
         model=CORE["g14"],
         teacher_layer=CORE_LAYER,

@@ -24,6 +24,7 @@ class TrainingConfig(ABC):
     """
 
     batch_size: int = 256
+    """Samples of a step, over all processes."""
     warmup: int = 200
     """Steps of linear warm-up."""
     drops: tuple[float, ...] = ()
@@ -37,10 +38,13 @@ class TrainingConfig(ABC):
     skip_bad_losses: int = 0
     """Steps in a row whose loss is not finite that are left out; one more ends the run."""
     log_every: int = 20
+    """Steps between reports."""
     checkpoint_every: int = 200
+    """Steps between checkpoints."""
     checkpoint_minutes: float = 5.0
     """A checkpoint is also written so long after the last one."""
     seed: int = 0
+    """Of all that is drawn at random: data, augmentation, new weights."""
 
     @property
     @abstractmethod

@@ -34,6 +34,7 @@ class OptimizerConfig:
     plain_lr: float | None = None
     """Peak rate of what does not decay, by default `lr`; it takes Adam's plain steps, not steps scaled to its norm."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Shares of the former means of gradients and of their squares that a step keeps."""
     weight_decay: float = 0.05
     """Of matrices; at 0 LAMB still scales their steps."""
     decay_tables: bool = False

@@ -157,6 +157,9 @@ def train_by_ranks(data: Path, out: Path, ranks: int, kind: str) -> list[list[fl
     in_float32 = {"PE_DTYPE": "float32"}
     started = processes.start(pe, *words, log=log, ranks=None if ranks == 1 else ranks, environment=in_float32)
     assert not any(started.statuses()), started.output()
+    text = log.read_text()
+    counts = {word: text.count(word) for word in ("step 1 ", "step 4 ", "weights:", "try it:")}
+    assert counts == dict.fromkeys(counts, 1), "of torchrun's processes the first one prints"
     return [[row["core"], row["masks"]] for row in rows_of(out) if "core" in row]
 
 

@@ -1,4 +1,4 @@
-"""`pe train --list` and `pe train RECIPE --plan`."""
+"""`pe train --list`, and `pe train RECIPE` with `--settings` or `--plan`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def show_recipes(listing: bool) -> None:
 
         output.print_table(("recipe", "trains"), list(RECIPES.items()))
         raise typer.Exit(output.OK)
+
+
+def show_settings(config: TrainingConfig) -> None:
+    """Print every setting of a configuration, with its value and its meaning."""
+    from perception_encoder.train.settings import describe_settings
+
+    rows = [(each.name, each.value, each.meaning) for each in describe_settings(config)]
+    output.print_table(("setting", "default", "meaning"), rows)
 
 
 def show_plan(config: TrainingConfig, devices: int, device: str, utilization: float) -> None:

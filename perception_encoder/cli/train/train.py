@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,7 @@ def train(
     list_: Annotated[
         bool, typer.Option("--list", callback=planning.show_recipes, is_eager=True, help="List the recipes and exit.")
     ] = False,
+    settings: Annotated[bool, flag("--settings", "Print all settings with default and meaning, and exit.")] = False,
     plan: Annotated[bool, flag("--plan", "Print the cost on a cluster and exit.", PLAN)] = False,
     devices: Annotated[int, option("Number of devices.", "N", PLAN)] = 8,
     device: Annotated[str, option("h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)] = "h100",
@@ -40,7 +42,8 @@ def train(
 ) -> None:
     """Train a model from a recipe.
 
-    An interrupted run resumes from its last checkpoint. --data is read into memory: `DIR/CLASS/*.jpg` or
+    An interrupted run resumes from its last checkpoint if the command is repeated. --set changes a setting: lr, steps
+    and batch_size in every recipe, and all that --settings prints. --data is read into memory: `DIR/CLASS/*.jpg` or
     `DIR/train/CLASS/*.jpg`; a CSV, TSV, JSONL or Parquet file with `path` and `label` or `caption`; or tars of KEY.jpg
     with KEY.json (`source`, `label`, optionally `coarse`, `description`, `kids`, `tags`).
 
@@ -50,8 +53,9 @@ def train(
     Examples:
 
         pe train --list
+        pe train finetune --settings
         pe data prepare datasets && pe train builtin --photos photos --drawings datasets
-        pe train builtin --data photos -o runs/short --set optimizer.lr=3e-3 --set batch_size=128
+        pe train builtin --data photos -o runs/short --set lr=3e-3 --set steps=500 --set batch_size=128
         pe train finetune --data photos/ --data more.csv --set initial=PE-Core-B16-224
         pe train builtin --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/train.tar
         pe train core_g14 --plan --devices 512 --device h100
@@ -65,6 +69,8 @@ def train(
 
     config = find_recipe(recipe)
     config = override(debug_form(config) if debug else config, set_ or [])
+    if settings:
+        return planning.show_settings(config)
     if plan:
         return planning.show_plan(config, devices, device, utilization)
     datasets: list[Path | Shards] = [*(data or []), *(path for path in (photos, drawings) if path is not None)]
@@ -72,14 +78,33 @@ def train(
     if not datasets:
         raise DataError(f"no data: give --data or --shards; {LAYOUTS}")
     keep_freed_memory()
-    for name in ("train.loop", "dense_training.run"):  # they report that a run resumes, and what is loaded and frozen
-        logging.getLogger(f"perception_encoder.{name}").setLevel(logging.INFO)
-    with progress("training", config.steps) as advance:
-        path = run_recipe(config, datasets, out or Path("runs") / recipe, track, reporter(advance))
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first one prints
+        output.console.quiet = True
+    else:
+        for name in ("train.loop", "dense_training.run"):  # they report what is resumed, loaded and frozen
+            logging.getLogger(f"perception_encoder.{name}").setLevel(logging.INFO)
+    out = out or Path("runs") / recipe
+    try:
+        with progress("training", config.steps) as advance:
+            path = run_recipe(config, datasets, out, track, reporter(advance))
+    except KeyboardInterrupt:
+        if not output.console.quiet:
+            output.print_warning(how_to_resume(out))
+        raise typer.Exit(output.INTERRUPTED) from None
     output.print_line(f"weights: {path}")
     if (best := path.with_name(BEST)).exists():
         output.print_line(f"weights of the best validated step: {best}")
     output.print_line(f"try it: {command_of(config, path)}")
+
+
+def how_to_resume(out: Path) -> str:
+    """Return what a stopped run is told."""
+    from perception_encoder.train.checkpoint import find_checkpoints
+
+    checkpoints = find_checkpoints(out)
+    if not checkpoints:
+        return f"stopped before the first checkpoint in {out}; the same command starts anew"
+    return f"stopped; the same command resumes from step {checkpoints[0][1].step} in {out}"
 
 
 def command_of(config: TrainingConfig, path: Path) -> str:

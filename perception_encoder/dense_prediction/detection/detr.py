@@ -51,6 +51,7 @@ class DetrHeadConfig:
     matches: int = 4
     """Queries that an object has, at most."""
     least_score: float = 0.01
+    """Of a detection."""
     most: int = 100
     """Detections of an image."""
     overlap: float = 0.7

@@ -24,6 +24,7 @@ class DecoderLoRA:
     """Which adapters of the language model are trained."""
 
     rank: int = 16
+    """Width of an adapter."""
     alpha: int = 32
     """What they add is scaled by alpha / rank."""
     targets: str = "all"

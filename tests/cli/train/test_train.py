@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +16,10 @@ from PIL import Image
 from perception_encoder.cli.train.train import command_of
 from perception_encoder.recipes import find_recipe
 from perception_encoder.train.checkpoint import run_directory
+from tests import processes
 from tests.conftest import Run
 from tests.dense_training.datasets import write_dataset
+from tests.processes import pe
 
 
 def test_trains_and_says_where_the_weights_are(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
@@ -107,3 +112,41 @@ def test_without_data_nothing_begins(run_pe: Callable[..., Run]) -> None:
 )
 def test_the_command_to_try_fits_the_stage(recipe: str, command: str) -> None:
     assert command_of(find_recipe(recipe), Path("w.safetensors")).startswith(command)
+
+
+def test_every_setting_is_printed_with_its_default_and_meaning(run_pe: Callable[..., Run]) -> None:
+    run = run_pe("train", "spatial_builtin", "--settings", "--set", "lr=3e-3", "--set", "masking.block=4")
+    assert run.status == 0, run.stderr
+    header, *lines = (line.split("\t") for line in run.stdout.splitlines())
+    assert header == ["setting", "default", "meaning"]
+    settings = {name: (value, meaning) for name, value, meaning in lines}
+    assert settings["lr"][0] == settings["optimizer.lr"][0] == "0.003"
+    assert settings["masking.block"][0] == "4" and "blocks at the right" in settings["masking.block"][1]
+    assert settings["augmentation.scale"] == ("[0.3, 1.0]", "Share of the image's area that a crop keeps.")
+    assert settings["teacher"][0] == "null" and settings["parallel.compile"][0] == "false"
+
+
+def test_ctrl_c_says_how_to_resume(photos: Path, tmp_path: Path) -> None:
+    """Before the first checkpoint and after it; without a traceback."""
+    out, log = tmp_path / "run", tmp_path / "log"
+    arguments = ["train", "builtin", "--photos", str(photos), "--out", str(out), "--debug", "--set", "batch_size=4"]
+    for shown, every, told in (
+        (1, 10**6, f"warning: stopped before the first checkpoint in {out}; the same command starts anew"),
+        (2, 1, "warning: stopped; the same command resumes from step"),
+    ):
+        settings = ["--set", "steps=1000000", "--set", f"checkpoint_every={every}"]
+        started = processes.start(interruptible, *arguments, *settings, log=log)
+        deadline = time.monotonic() + 100
+        while f"step {shown} " not in started.output() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(started.processes[0].pid, signal.SIGINT)
+        assert started.statuses() == [130], started.output()
+        message = " ".join(started.output().split())
+        assert told in message and "Traceback" not in message and "Error" not in message
+        shutil.rmtree(out)
+        log.unlink()
+
+
+def interruptible(*arguments: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
+    pe(*arguments)
