@@ -41,7 +41,8 @@ def describe_settings(config: TrainingConfig) -> list[Setting]:
 
 
 def _settings(config: Any, prefix: str) -> Iterator[Setting]:
-    hints, meanings = typing.get_type_hints(type(config)), field_meanings(type(config))
+    hints = typing.get_type_hints(type(config))
+    meanings = field_meanings(type(config))  # type: ignore[arg-type]  # a class is hashable
     for field in dataclasses.fields(config):
         name, value, meaning = f"{prefix}{field.name}", getattr(config, field.name), meanings.get(field.name, "")
         inner = _inner(hints[field.name])

@@ -173,6 +173,7 @@ def test_several_parts_give_the_top_hits_however_many_are_the_query_s_own(owned:
     assert [hit.item.id for hit in few] == ["b", "a"], "there are no more"
     (with_own,) = search(parts, [query], np.ones((1, 2)), top=2, own=True)
     assert [hit.item.id.startswith("own") for hit in with_own] == [owned > 0] * 2
-    alone = Listed(*((f"a{n}", 0.1) for n in range(50)))
-    search([alone], [query], np.ones((1, 2)), top=6)
-    assert alone.requested == [7], "no more is read than may be needed: one term, one own item"
+    for first in ([], [("own", 0.9)]):
+        alone = Listed(*first, *((f"a{n}", 0.1) for n in range(50)))
+        search([alone], [query], np.ones((1, 2)), top=6)
+        assert alone.requested == [7], "no more is read than may be needed: one term, one own item"
