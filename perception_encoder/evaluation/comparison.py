@@ -1,18 +1,18 @@
 """Two results compared: whether a difference is real, paired over the items and the seeds of fitted heads.
 
-A difference is called real if its 95 % interval excludes zero, and never without an interval. Of twenty metrics that do
-not differ, one will be called so by chance; the more metrics are compared, the larger a difference must be to be
-believed.
+A difference is called real if its p-value is at most 0.05 after Holm's correction for the number of metrics that are
+compared, and never without an interval. Of results that do not differ in any metric, one pair of twenty is then called
+different in some metric; without the correction it would be one metric of twenty.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.evaluation.statistics.bootstrap import Metric
-from perception_encoder.evaluation.statistics.scores import by_metric, difference
+from perception_encoder.evaluation.statistics.bootstrap import SIGNIFICANT, Metric, holm
+from perception_encoder.evaluation.statistics.scores import as_difference, by_metric, estimate_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,13 @@ class Difference:
     theirs: Metric
     difference: Metric
     """Ours less theirs."""
+    p_value: float = 1.0
+    """Corrected for the number of metrics that are compared."""
 
     @property
     def real(self) -> bool:
-        """Whether there is an interval that excludes zero."""
-        ends = self.difference.interval
-        return ends is not None and (ends[0] > 0 or ends[1] < 0)
+        """Whether the corrected p-value is small."""
+        return self.p_value <= SIGNIFICANT
 
     @property
     def winner(self) -> int | None:
@@ -58,22 +59,28 @@ def compare(ours: Result, theirs: Result) -> list[Difference]:
             f"the results share no metric with per-item scores (first: {labels[0] or 'none'}; "
             f"{labels[1] or 'none'}); evaluate both with the same task, data, transform and prompts"
         )
-    return differences
+    corrected = holm([each.p_value for each in differences])
+    return [replace(each, p_value=p) for each, p in zip(differences, corrected, strict=True)]
 
 
 def _compare(ours: Measurement, theirs: Measurement) -> list[Difference]:
     others = by_metric(theirs.scores)
     values = [{metric.name: metric for metric in measurement.metrics} for measurement in (ours, theirs)]
     try:
-        return [
-            Difference(
-                measurement=ours,
-                ours=values[0][name],
-                theirs=values[1][name],
-                difference=difference(scores, others[name]),
-            )
+        gaps = {
+            name: (scores[0], estimate_difference(scores, others[name]))
             for name, scores in by_metric(ours.scores).items()
             if name in others
-        ]
+        }
     except DataError as error:
         raise DataError(f"{ours.task}, {ours.method}: {error}") from error
+    return [
+        Difference(
+            measurement=ours,
+            ours=values[0][name],
+            theirs=values[1][name],
+            difference=as_difference(first, gap),
+            p_value=gap.p_value(),
+        )
+        for name, (first, gap) in gaps.items()
+    ]

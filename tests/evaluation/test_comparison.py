@@ -43,6 +43,18 @@ def test_a_large_difference_is_real_and_a_small_one_is_not() -> None:
     assert (small.real, small.winner) == (False, None)
 
 
+def test_of_many_metrics_one_that_differs_by_chance_is_not_real() -> None:
+    """A difference whose own interval excludes zero is believed of one metric, not of twenty."""
+    slightly = np.concatenate([np.arange(210), np.arange(202, 400)[-1:]])
+    ours = np.isin(np.arange(400), slightly) & (np.arange(400) != 0)
+    (alone,) = compare(result("a", top1(ours)), result("b", top1(RIGHT)))
+    assert alone.real and alone.p_value < 0.05
+    others = [ItemScores.of(f"other {number}", RIGHT, NAMES) for number in range(19)]
+    every = compare(result("a", top1(ours), *others), result("b", top1(RIGHT), *others))
+    assert every[0].difference == alone.difference
+    assert every[0].p_value == pytest.approx(min(1, 20 * alone.p_value)) and not any(each.real for each in every)
+
+
 def test_less_error_is_better() -> None:
     errors = [ItemScores.of("RMSE", np.full(400, e) + RIGHT, NAMES, unit="m", lower_is_better=True) for e in (0.2, 0.3)]
     (outcome,) = compare(result("a", errors[0]), result("b", errors[1]))

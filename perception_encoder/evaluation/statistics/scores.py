@@ -192,7 +192,27 @@ def measure_all(scores: Sequence[Scores]) -> tuple[Metric, ...]:
 
 
 def difference(ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores], seed: int = SEED) -> Metric:
-    """Return ours less theirs, with its 95 % interval: the same blocks and the same head seeds for both.
+    """Return ours less theirs, with its 95 % interval; see `estimate_difference`."""
+    first = ours if isinstance(ours, ItemScores | ResampledScores) else ours[0]
+    return as_difference(first, estimate_difference(ours, theirs, seed))
+
+
+def as_difference(first: Scores, gap: Estimate) -> Metric:
+    """Return an estimated difference as a metric with the name, items and unit of a score."""
+    return Metric(
+        name=first.metric,
+        value=gap.value,
+        n=first.items,
+        interval=gap.interval(),
+        unit=first.unit,
+        lower_is_better=first.lower_is_better,
+    )
+
+
+def estimate_difference(
+    ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores], seed: int = SEED
+) -> Estimate:
+    """Estimate ours less theirs, on the same blocks and with the same head seeds for both.
 
     Each is one metric, of one or several seeds. Raises DataError unless both are of the same items, in the same groups
     and blocks, with as many seeds.
@@ -208,17 +228,9 @@ def difference(ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores
         counts = f"{first.items:,} and {second.items:,}"
         raise DataError(f"{first.metric}: the two were not evaluated on the same items ({counts}); use the same data")
     try:
-        gap = estimate(one, seed).less(estimate(other, seed))
+        return estimate(one, seed).less(estimate(other, seed))
     except DataError as error:
         raise DataError(f"{first.metric}: {error}") from error
-    return Metric(
-        name=first.metric,
-        value=gap.value,
-        n=first.items,
-        interval=gap.interval(),
-        unit=first.unit,
-        lower_is_better=first.lower_is_better,
-    )
 
 
 def estimate(scores: Sequence[Scores], seed: int = SEED) -> Estimate:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from perception_encoder.evaluation.statistics.bootstrap import contributions, student_interval
+from perception_encoder.evaluation.statistics.bootstrap import (
+    Estimate,
+    contributions,
+    holm,
+    p_value,
+    student_ends,
+)
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate, measure
 from perception_encoder.layer_analysis.curve import LayerScore
 
@@ -52,18 +58,55 @@ def test_few_blocks_take_the_interval_of_the_paired_t_test() -> None:
     )
 
 
-def test_the_variances_of_blocks_and_of_seeds_are_added() -> None:
+def test_seeds_alone_or_blocks_alone_give_the_interval_of_the_t_test() -> None:
     by_seed = (0.1, 0.2, 0.6)
-    ends = student_interval(0.3, 0.0, 50, by_seed)
-    assert ends == pytest.approx(tuple(stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)))
-    both = student_interval(0.3, 0.04, 50, by_seed)
-    seeds = np.var(by_seed, ddof=1) / 3
-    freedom = (0.04 + seeds) ** 2 / (0.04**2 / 49 + seeds**2 / 2)
-    width = stats.t.ppf(0.975, freedom) * (0.04 + seeds) ** 0.5
+    of_seeds = float(np.var(by_seed, ddof=1)) / 3
+    wanted = tuple(stats.ttest_1samp(by_seed, 0).confidence_interval(0.95))
+    assert student_ends(0.3, [(of_seeds, 2)]) == pytest.approx(wanted)
+    both = student_ends(0.3, [(0.04, 49), (of_seeds, 2)])
+    width = (0.04 * stats.t.ppf(0.975, 49) ** 2 + of_seeds * stats.t.ppf(0.975, 2) ** 2) ** 0.5
     assert both == pytest.approx((0.3 - width, 0.3 + width))
-    several = student_interval(0.3, 0.04, 50, by_seed, comparisons=7)
-    assert several is not None and both is not None and several[1] - several[0] > both[1] - both[0]
-    assert student_interval(0.3, 0.04, 1, ()) is None and student_interval(0.3, 0.04, 50, (0.3,)) is None
+    several = student_ends(0.3, [(0.04, 49), (of_seeds, 2)], comparisons=7)
+    assert several[1] - several[0] > both[1] - both[0]
+    draws = np.random.default_rng(0).normal(size=50)
+    one_block = Estimate(value=0.3, draws=draws, blocks=1)
+    one_seed = Estimate(value=0.3, draws=draws, blocks=50, by_seed=(0.3,))
+    assert one_block.interval() is one_seed.interval() is None
+    assert one_block.p_value() == one_seed.p_value() == 1
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize("of_seeds", [0.1, 0.7, 1.5, 2.5, 7.0])
+def test_an_interval_over_few_seeds_holds_the_value_in_95_of_100_cases(seeds: int, of_seeds: float) -> None:
+    """`of_seeds`: their standard error in that of the items. By Welch and Satterthwaite: 88 to 95 of 100."""
+    rng, trials = np.random.default_rng(0), 2000
+    values = of_seeds * seeds**0.5 * rng.normal(size=(trials, seeds))
+    item_errors = rng.normal(size=trials)
+    inside = 0
+    for by_seed, error in zip(values, item_errors, strict=True):
+        draws = np.array([-1.0, 1.0])  # their variance is 1
+        own = tuple(float(value) for value in by_seed + error)
+        ends = Estimate(value=float(np.mean(own)), draws=draws, blocks=300, by_seed=own).interval()
+        assert ends is not None
+        inside += ends[0] <= 0 <= ends[1]
+    assert inside / trials >= 0.945
+
+
+def test_the_p_value_is_that_of_the_t_test_and_belongs_to_the_interval() -> None:
+    by_seed = (0.1, 0.2, 0.6)
+    of_seeds = float(np.var(by_seed, ddof=1)) / 3
+    assert p_value(0.3, [(of_seeds, 2)]) == pytest.approx(stats.ttest_1samp(by_seed, 0).pvalue, rel=1e-6)
+    for value in (0.61, 0.62, 0.63, 0.8):
+        parts = [(0.01, 49), (0.002, 2)]
+        low, _ = student_ends(value, parts, comparisons=3)
+        assert (low > 0) == (p_value(value, parts) < 0.05 / 3)
+    assert p_value(0.0, [(0.1, 5)]) == 1 and p_value(9.0, [(1e-9, 50)]) <= 1e-11
+    assert p_value(0.1, [(0.0, 5)]) == 0 and p_value(0.0, [(0.0, 5)]) == 1
+
+
+def test_p_values_are_corrected_as_holm_does() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1, 1] and holm([0.02]) == [0.02] and holm([]) == []
 
 
 def test_the_interval_of_a_share_stays_within_0_and_1_and_that_of_its_difference_does_not() -> None:
