@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from textwrap import wrap
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from benchmarks.results import report, with_new_words
 from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.features import encode_images
+from perception_encoder.evaluation.statistics.bootstrap import SIGNIFICANT
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.clip import CLIP
 from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
@@ -313,17 +315,26 @@ def findings(measured: Sequence[dict[str, Any]]) -> Iterator[str]:
     largest = measured[-1]["hits"]
     far = max(largest, key=lambda part: abs(part["predicted"] - part["observed"]))
     yield (
-        f"For hits in the largest gallery it is {_signed(bias(largest))}: their probabilities are too "
-        f"{'low' if bias(largest) < 0 else 'high'} (in the worst bin {far['predicted']:.2f} predicted, "
-        f"{far['observed']:.2f} observed)."
+        f"For hits in the largest gallery it is {_signed(bias(largest))} (in the bin that is farthest off "
+        f"{far['predicted']:.2f} predicted, {far['observed']:.2f} observed). These means have no interval, so they "
+        "describe these images and claim nothing."
     )
-    worse = [
-        one["gallery"]
-        for one in measured
-        if one["scores"]["queries: Brier"]["interval"][0] > one["scores"]["queries: constant"]["interval"][1]
-    ]
+    z = NormalDist().inv_cdf(1 - SIGNIFICANT / (2 * len(measured)))
+    worse = [one["gallery"] for one in measured if _is_worse(one["scores"], z)]
     if worse:
-        yield f"For queries the Brier score is worse than that of the best constant in {' and '.join(worse)}."
+        yield (
+            f"For queries the Brier score is worse than that of the best constant in {' and '.join(worse)}: the two "
+            f"intervals are apart, also when widened for the {len(measured)} galleries (Bonferroni)."
+        )
+
+
+def _is_worse(scores: Mapping[str, Any], z: float) -> bool:
+    """Return whether the Brier score of queries is worse than the constant's, with intervals of z standard errors."""
+    ends = []
+    for part, end in (("Brier", 0), ("constant", 1)):
+        score = scores[f"queries: {part}"]
+        ends.append(score["value"] + (score["interval"][end] - score["value"]) * z / NormalDist().inv_cdf(0.975))
+    return bool(ends[0] > ends[1])
 
 
 def _signed(value: float) -> str:

@@ -1,37 +1,129 @@
-"""Differences of two scores with their intervals: as rows of JSON, and as pages print them."""
+"""Differences of two scores: as rows of JSON, with the effect of seeds, and as pages claim and print them.
+
+A row holds the difference and its standard error over items. The effect of seeds is the variance among the seeds of one
+kind of run, pooled over all kinds on the page, because two seeds that happen to agree would show none; if the two
+compared runs differ more among their own seeds, it is theirs. A page claims what is significant after Holm's correction
+for the number of its comparisons.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import numpy as np
+
+from perception_encoder.evaluation.statistics.bootstrap import (
+    SIGNIFICANT,
+    Estimate,
+    Interval,
+    Part,
+    holm,
+    p_value,
+    student_ends,
+)
 from perception_encoder.layer_analysis.curve import LayerScore
 from perception_encoder.layer_analysis.recommendation import format_difference
 
 DIGITS = 5
+BySeed = Sequence[float]
+"""A score with each seed of a kind of run; empty if nothing is fitted."""
+Key = TypeVar("Key")
+RECOVERED = (
+    "Standard errors over items were recovered from intervals that an earlier version stored; where two values fit, "
+    "the larger was taken."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """A difference of two scores, and its uncertainty."""
+
+    value: float
+    unit: str
+    parts: tuple[Part, ...] = ()
+    """Its variances, over items and over seeds; empty if they are not known, and then nothing is claimed."""
+    choices: int = 1
+    """How many it is the largest of (Bonferroni)."""
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % interval."""
+        return student_ends(self.value, self.parts, self.choices) if self.parts else None
+
+    @property
+    def p_value(self) -> float:
+        """Against zero, not corrected for other differences."""
+        return min(1.0, self.choices * p_value(self.value, self.parts)) if self.parts else 1.0
+
+
+def item_error(own: Estimate) -> dict[str, Any]:
+    """Return the standard error of a value over its blocks of items, as rows hold it; None for one block."""
+    variance = own.of_blocks()
+    return {"standard_error": None if variance is None else variance**0.5, "blocks": own.blocks}
 
 
 def gain(own: LayerScore, other: LayerScore) -> dict[str, Any]:
-    """Return how much better one score is than another: its unit, value and interval; of errors the sign is turned."""
+    """Return how much better one score is than another: its unit, value and standard error; of errors sign-reversed."""
     value = other.less(own) if own.lower_is_better else own.less(other)
-    ends = value.interval()
-    interval = None if ends is None else [round(end, DIGITS) for end in ends]
-    return {"unit": own.unit, "value": round(value.value, DIGITS), "interval": interval}
+    error = item_error(value)
+    if error["standard_error"] is not None:
+        error["standard_error"] = round(error["standard_error"], DIGITS)
+    return {"unit": own.unit, "value": round(value.value, DIGITS), **error}
 
 
-def sign_of(row: Mapping[str, Any]) -> int:
-    """Return 1 or −1 if the interval excludes zero, else 0."""
-    low, high = row["interval"] or (0, 0)
-    return int(low > 0) - int(high < 0)
+def to_gap(
+    row: Mapping[str, Any],
+    ours: BySeed = (),
+    theirs: BySeed = (),
+    kinds: Iterable[BySeed] = (),
+    choices: int = 1,
+    unit: str = "%",
+) -> Gap:
+    """Return a row's difference with the effect of seeds on it.
+
+    `ours`, `theirs`: the two scores by seed. `kinds`: the same of every kind of run on the page.
+    """
+    value, unit = row["value"], row.get("unit", unit)
+    nothing = Gap(value=value, unit=unit, choices=choices)
+    if row["standard_error"] is None:
+        return nothing
+    parts = [(row["standard_error"] ** 2, row["blocks"] - 1.0)]
+    fitted = [each for each in (ours, theirs) if each]
+    if fitted:
+        several = [each for each in kinds if len(each) > 1]
+        if not several:
+            return nothing
+        freedom = sum(len(each) - 1 for each in several)
+        pooled = sum((len(each) - 1) * np.var(each, ddof=1) for each in several) / freedom
+        own = np.var(np.subtract(*fitted) if len(fitted) == 2 else fitted[0], ddof=1)
+        parts.append((float(max(own, len(fitted) * pooled)) / len(fitted[0]), float(freedom)))
+    return Gap(value=value, unit=unit, parts=tuple(parts), choices=choices)
 
 
-def format_gain(row: Mapping[str, Any] | None) -> str:
-    """Return a difference with its interval, bold if that excludes zero; nothing for None."""
-    if row is None:
+def find_signs(gaps: Mapping[Key, Gap]) -> dict[Key, int]:
+    """Return 1 or −1 for each difference that is significant among all of them (Holm), else 0."""
+    corrected = holm([gap.p_value for gap in gaps.values()])
+    pairs = zip(gaps.items(), corrected, strict=True)
+    return {key: int(np.sign(gap.value)) * (p <= SIGNIFICANT) for (key, gap), p in pairs}
+
+
+def describe_correction(count: int, recovered: bool = False) -> str:
+    """Return what a page says of its claims; `recovered`: the standard errors are not those of a run."""
+    text = (
+        "Intervals are of 95 %, each for itself, and wide enough for the few seeds; the effect of seeds on a "
+        "difference is pooled over the page. Differences in bold are significant after Holm's correction for the "
+        f"{count} comparisons on this page; only they are claims, and what is not shown may still exist."
+    )
+    return f"{text} {RECOVERED}" if recovered else text
+
+
+def format_gap(gap: Gap | None, sign: int = 0) -> str:
+    """Return a difference with its interval, bold if it has a sign; nothing for None."""
+    if gap is None:
         return ""
-    text = format_difference(row["value"], None, row["unit"])
-    if row["interval"] is None:
-        return text
-    low, high = row["interval"]
-    text += f" ({format_difference(low, high, row['unit'])})"
-    return f"**{text}**" if sign_of(row) else text
+    text = format_difference(gap.value, None, gap.unit)
+    if gap.interval is not None:
+        text += f" ({format_difference(*gap.interval, gap.unit)})"
+    return f"**{text}**" if sign else text

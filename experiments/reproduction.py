@@ -13,12 +13,11 @@ from pathlib import Path
 from statistics import NormalDist, median
 from typing import Any
 
-import numpy as np
 import torch
 
+from experiments.differences import Gap, to_gap
 from experiments.outcomes import PHOTOS, HeldOut, Outcome, Outcomes
 from perception_encoder.evaluation.report import read_text
-from perception_encoder.evaluation.statistics.bootstrap import student_ends
 from perception_encoder.files import write_text
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import load_model
@@ -184,32 +183,24 @@ def points(difference: Mapping[str, Any]) -> str:
     return text.replace("-", "−")
 
 
-def over_seeds(differences: Rows, by_seed: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Return the mean of a difference over training seeds, with an interval that includes the seeds.
+def over_seeds(differences: Rows, ours: Rows, theirs: Rows, kinds: Sequence[Rows]) -> Gap:
+    """Return the mean of a difference over training seeds, with the effect of seeds.
 
-    `by_seed`: the score of every kind of run on the page, each with all seeds. The effect of seeds on a difference of
-    two kinds is pooled over all kinds, because two seeds that happen to agree would show none. All differences are of
-    the same images, so averaging them does not shrink the effect of images: their variance is the mean of the seeds'
-    own. The interval is Student's, with the degrees of freedom of the seeds alone, which are fewer than those of the
-    images; Welch and Satterthwaite's would claim too much if seeds have more effect than images. None for one seed.
+    `differences`, `ours`, `theirs`: rows, one for each seed; `kinds`: those of every kind of run on the page. All
+    differences are of the same images, so averaging them does not shrink the effect of images: their variance is the
+    mean of the seeds' own.
     """
-    values = [each["value"] for each in differences]
     widths = [(each["interval"][1] - each["interval"][0]) / (2 * NormalDist().inv_cdf(0.975)) for each in differences]
-    of_images = sum(width**2 for width in widths) / len(widths)
-    value = sum(values) / len(values)
-    table = np.array(by_seed)  # (kinds, seeds)
-    kinds, seeds = table.shape
-    freedom = (kinds - 1) * (seeds - 1)
-    if freedom == 0:
-        return {"value": value, "interval": None}
-    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + table.mean()
-    of_seeds = 2 * float((rest**2).sum()) / freedom / seeds
-    return {"value": value, "interval": student_ends(value, of_images + of_seeds, freedom)}
+    row = {
+        "value": sum(each["value"] for each in differences) / len(differences),
+        "standard_error": (sum(width**2 for width in widths) / len(widths)) ** 0.5,
+        "blocks": differences[0]["n"],
+    }
+    values = [[each["value"] for each in rows] for rows in (ours, theirs, *kinds)]
+    return to_gap(row, values[0], values[1], values[2:])
 
 
-def claim(differences: Rows, by_seed: Sequence[Sequence[float]]) -> str:
-    """Return "better" or "worse" if the interval that includes the training seeds excludes zero, else "none"."""
-    ends = over_seeds(differences, by_seed)["interval"]
-    if ends is None:
-        return "none"
-    return "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "none"
+def points_over_seeds(gap: Gap, sign: int) -> str:
+    """Return what `over_seeds` found, bold if it has a sign."""
+    text = points({"value": gap.value, "interval": gap.interval})
+    return f"**{text}**" if sign else text

@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import Any
 
 from experiments.dense.run import BEST, CORE, LAST, SPATIAL
-from experiments.differences import format_gain, sign_of
+from experiments.differences import Gap, describe_correction, find_signs, format_gap, to_gap
 from perception_encoder.evaluation.report import Table, format_value
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.plots import GREY, bare_axes, empty_figure, write_png
@@ -36,17 +36,20 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Intervals are of 95 %, over images, or whole videos, and {heads} seeds of each head. The room is one video, "
         "so it has no interval. Core's best layer is chosen on the same test images, which favours it. Each encoder "
-        "was trained with one seed: this compares the two built-in models, not methods. Bold differences exclude zero."
+        "was trained with one seed: this compares the two built-in models, not methods. "
+        + describe_correction(len(result["differences"]), result.get("recovered", False))
     )
+    signs = find_signs(_gaps(result))
     for name, sign, word in ((LAST, 1, "better"), (LAST, -1, "worse"), (BEST, 1, "better"), (BEST, -1, "worse")):
-        tasks = [row["task"] for row in result["differences"] if row["against"] == name and sign_of(row) == sign]
+        tasks = [task for task, against in signs if against == name and signs[task, against] == sign]
         if tasks:
             yield f"Spatial's last layer is shown to be {word} than {name} in {', '.join(tasks)}."
 
 
 def _table(result: Mapping[str, Any]) -> Table:
     columns = ("task", COLOURS, LAST, BEST, "Spatial's last", f"Spatial against {LAST}", f"against {BEST}")
-    gains = {(row["task"], row["against"]): row for row in result["differences"]}
+    gaps = _gaps(result)
+    signs = find_signs(gaps)
     rows = []
     for task, scores in by_task(result).items():
         cells = []
@@ -55,19 +58,33 @@ def _table(result: Mapping[str, Any]) -> Table:
             layer = f" (layer {score['layer']})" if score and name == BEST else ""
             cells.append("" if score is None else format_value(score["value"], score["unit"]) + layer)
         metric = scores[SPATIAL]["metric"]
-        rows.append((f"{task}: {metric}", *cells, *(format_gain(gains[task, name]) for name in (LAST, BEST))))
+        keys = [(task, name) for name in (LAST, BEST)]
+        rows.append((f"{task}: {metric}", *cells, *(format_gap(gaps[key], signs[key]) for key in keys)))
     return Table(columns, tuple(rows))
 
 
+def _gaps(result: Mapping[str, Any]) -> dict[tuple[str, str], Gap]:
+    """Return how much better Spatial's last layer is, by task and by what it is compared with."""
+    scores = by_task(result)
+    gaps = {}
+    for row in result["differences"]:
+        task = row["task"]
+        kinds = [each for curve in result["curves"] if curve["task"] == task for each in curve["by_seed"]]
+        ours, theirs = (scores[task][name]["by_seed"] for name in (SPATIAL, row["against"]))
+        gaps[task, row["against"]] = to_gap(row, ours, theirs, kinds)
+    return gaps
+
+
 def by_task(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return by task, and by column of the table, a score with its layer, interval, metric and unit."""
+    """Return by task, and by column of the table, a score with its layer, interval, seeds, metric and unit."""
     tasks: dict[str, dict[str, dict[str, Any]]] = {}
     for row in result["curves"]:
         layers = {CORE: {LAST: row["layers"][-1], BEST: row["best"]}}.get(row["model"], {row["model"]: row["best"]})
         for name, layer in layers.items():
             at = row["layers"].index(layer)
             shared = {key: row[key] for key in ("metric", "unit", "lower_is_better")}
-            score = {"layer": layer, "value": row["values"][at], "interval": row["interval"][at]}
+            score = {"layer": layer, "value": row["values"][at]}
+            score |= {"interval": row["interval"][at], "by_seed": row["by_seed"][at]}
             tasks.setdefault(row["task"], {})[name] = {**shared, **score}
     return tasks
 

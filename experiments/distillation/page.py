@@ -6,17 +6,18 @@ from textwrap import wrap
 from typing import Any
 
 from benchmarks.results import with_new_words
+from experiments.differences import describe_correction, find_signs
 from experiments.distillation.run import ALONE, SEEDS, TAUGHT, TEACHER
 from experiments.outcomes import PHOTOS
 from experiments.reproduction import (
     ROBUST,
     Rows,
-    claim,
     earlier_procedure,
     find_rows,
     over_seeds,
     percent,
     points,
+    points_over_seeds,
 )
 from perception_encoder.evaluation.report import Table
 
@@ -36,9 +37,9 @@ def page(result: dict[str, Any]) -> str:
         f"*{PHOTOS}* is the mean class accuracy on the test photographs, "
         f"zero-shot, averaged over the tasks; *{ROBUST}* the average over test sets unlike the training data: "
         "photographs changed in five ways, and drawings in a style that is never trained on, by their names. Percent ± "
-        "half the width of the 95 % interval over images, differences in points; the interval of all seeds includes "
-        "the seeds of training, and only one that excludes zero is a claim, in bold. Minutes are those of training, "
-        "with the teacher's own computations."
+        "half the width of the 95 % interval over images, differences in points; only the interval of all seeds "
+        f"includes the seeds of training. {describe_correction(2)} Minutes are those of training, with the teacher's "
+        "own computations."
     )
     table = _table(runs, result["scores"], result["differences"]).markdown()
     return "\n".join(["# Distillation in small", "", *wrap(text, 118, break_on_hyphens=False), "", table])
@@ -72,11 +73,13 @@ def _table(runs: Rows, scores: Rows, differences: Rows) -> Table:
             cells = [percent(each) for each in by_seed] + ["–"] * (len(SEEDS) - len(by_seed))
             mean = f"{100 * sum(each['value'] for each in by_seed) / len(by_seed):.1f}"
             rows.append((role, f"{own[0]['samples']:,}", f"{minutes:.0f}", name, *cells, mean))
+    gaps = {}
     for name in (PHOTOS, ROBUST):
-        gaps = find_rows(differences, name=name)
-        values = [[each["value"] for each in find_rows(scores, role=role, name=name)] for role in (ALONE, TAUGHT)]
-        whole = points(over_seeds(gaps, values))
-        whole = whole if claim(gaps, values) == "none" else f"**{whole}**"
-        rows.append((DIFFERENCE, "", "", name, *map(points, gaps), whole))
+        alone, taught = (find_rows(scores, role=role, name=name) for role in (ALONE, TAUGHT))
+        gaps[name] = over_seeds(find_rows(differences, name=name), taught, alone, (alone, taught))
+    signs = find_signs(gaps)
+    for name, gap in gaps.items():
+        by_seed = map(points, find_rows(differences, name=name))
+        rows.append((DIFFERENCE, "", "", name, *by_seed, points_over_seeds(gap, signs[name])))
     columns = ("run", "pairs", "minutes", "score", *(f"seed {seed}" for seed in SEEDS), "all seeds")
     return Table(columns, tuple(rows))

@@ -14,19 +14,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.differences import gain, item_error
 from experiments.language.alignment import Alignment, align, pretrained_decoder
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.datasets.questions.read import read_questions
 from perception_encoder.datasets.questions.rendered import GROUNDING
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate
+from perception_encoder.evaluation.statistics.scores import ItemScores, estimate, estimate_difference
 from perception_encoder.files import write_json
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.language_alignment.probing.answer_head import AnswerHeadConfig
 from perception_encoder.language_alignment.probing.question_task import QuestionTask, QuestionTaskConfig
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
-from perception_encoder.layer_analysis.recommendation import recommend
 from perception_encoder.progress import Track, untracked
 
 QUESTIONS, BOXES, CAPTIONS = "questions", "boxes", "captions"
@@ -99,13 +99,13 @@ def reproduce_language(
     metrics = QUESTIONS, BOXES, CAPTIONS
     before, after = ({layer: probes.layer(layer, aligned) for layer in LAYERS} for aligned in (False, True))
     curves = [_curve(metric, by, when) for when, by in (("before", before), ("after", after)) for metric in metrics]
-    gains = {metric: difference(after[LAST][metric], before[LAST][metric]) for metric in metrics}
+    gains = {metric: _gap(after[LAST][metric], before[LAST][metric]) for metric in metrics}
     value = {
         "sizes": asdict(sizes),
         "seeds": len(SEEDS),
         "table": table,
         "curves": curves,
-        "gains": {metric: {"value": gain.value, "interval": gain.interval} for metric, gain in gains.items()},
+        "gains": gains,
     }
     write_json(result, value, indent=1)
     return value
@@ -176,23 +176,27 @@ def _table_row(row: Row, scores: Mapping[str, Scores]) -> dict[str, Any]:
         seeds = list(whole.by_seed)
         values[name] = {"value": whole.value, "by_seed": seeds, "interval": whole.interval(), "n": own[0].items}
         if row.compared != row.name:
-            gap = difference(own, theirs[name])
-            gaps[name] = {"value": gap.value, "interval": gap.interval}
+            gaps[name] = _gap(own, theirs[name])
     return {"name": row.name, "compared": row.compared, "scores": values, "differences": gaps}
+
+
+def _gap(ours: Sequence[ItemScores], theirs: Sequence[ItemScores]) -> dict[str, Any]:
+    gap = estimate_difference(ours, theirs)
+    by_seed = [list(estimate(each).by_seed) for each in (ours, theirs)]
+    return {"value": gap.value, **item_error(gap), "by_seed": by_seed}
 
 
 def _curve(metric: str, by_layer: Mapping[int, Scores], when: str) -> dict[str, Any]:
     scores = {layer: LayerScore.of(own[metric], "tokens") for layer, own in by_layer.items()}
     curve = LayerCurve(model=when, task=metric, metric=metric, depth=LAST + 1, scores=scores)
-    result = recommend(curve)
     return {
         "when": when,
         "metric": metric,
         "unit": curve.unit,
         "layers": list(scores),
         "values": [score.value for score in scores.values()],
+        "by_seed": [list(score.by_seed) for score in scores.values()],
         "interval": [score.as_metric().interval for score in scores.values()],
-        "best": result.best,
-        "gap": {"value": result.gain.value, "interval": result.gain.interval},
-        "as_good": list(result.as_good),
+        "best": curve.best,
+        "gap": gain(scores[curve.best], scores[LAST]),
     }

@@ -11,12 +11,12 @@ from textwrap import wrap
 from typing import Any
 
 from benchmarks.results import with_new_words
+from experiments.differences import Gap, describe_correction, find_signs, format_gap, to_gap
 from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED
 from experiments.layers.tasks import ONE_SIZE, SIZE
 from perception_encoder.evaluation.report import Table, format_value
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.plots import GREY, INK, bare_axes, empty_figure, write_png
-from perception_encoder.layer_analysis.recommendation import format_difference
 
 WIDTH = 118
 LINES = {FIRST: "#E69F00", LAST: "#0072B2", BUILTIN: "#009E73"}
@@ -61,19 +61,19 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
         f"in the reference's `forward_features`{_normed(result)}."
     )
     yield (
-        "Intervals are of 95 %, hold for all layers at once, and include the images, or whole videos and sequences, "
-        f"and {seeds} seeds of each fitted head; for few blocks they use Student's t. A layer is as good as the best "
-        "if no such interval shows it to be worse."
+        "Intervals are over the images, or whole videos and sequences, "
+        f"and {seeds} seeds of each fitted head; those of the best layer over the output hold for all layers at once."
     )
-    single = sorted({row["task"] for row in rows if row["gap"]["interval"] is None and len(row["layers"]) > 1})
+    single = sorted({row["task"] for row in rows if row["gap"]["standard_error"] is None and len(row["layers"]) > 1})
     if single:
         yield f"No interval, and so no claim, for {', '.join(single)}: its test frames are of one sequence."
-    behind = [row for row in _rows(result) if _is_real(row)]
-    names = "; ".join(f"{row['task']}, {row['model']}" for row in behind)
+    signs = find_signs(_gaps(result))
+    yield describe_correction(len(signs), result.get("recovered", False))
+    behind = [f"{task}, {model}" for (task, model), sign in signs.items() if sign]
+    names = "; ".join(behind)
     count = f"{len(behind)} of {len(_rows(result))} rows"
     yield f"The output is shown to be worse than the best layer in {count}" + (f" (bold): {names}." if names else ".")
     yield (
-        "One of twenty such intervals excludes zero by chance, and a difference that is not shown may still exist. "
         "Each model was trained with one seed, so the page shows nothing about depth, pooling, the recipe or longer "
         "training, and does not compare models."
     )
@@ -92,16 +92,17 @@ def _normed(result: Mapping[str, Any]) -> str:
 
 
 def _table(result: Mapping[str, Any]) -> Table:
-    columns = ("task", "model", "as good as the best", "best", "output", "best over output", "random weights' best")
-    cells, before = [], ""
+    columns = ("task", "model", "best layer", "best", "output", "best over output", "random weights' best")
+    cells, before, gaps = [], "", _gaps(result)
+    signs = find_signs(gaps)
     for row in _rows(result):
         unit, task = row["unit"], row["task"]
         heading = f"{task}: {row['metric']}, {DATA[task]}; {_count(row)}" if task != before else ""
-        layers = sorted([row["best"], *row["as_good"]])
-        good = "all" if len(layers) == len(row["layers"]) else ", ".join(map(str, layers))
         best, output = (format_value(_value(row, layer), unit) for layer in (row["best"], row["layers"][-1]))
         random = "–" if "random_best" not in row else format_value(row["random_best"], unit)
-        cells.append((heading, row["model"], good, best, output, _gap(row), random))
+        key = task, row["model"]
+        gap = "no layer scores better" if row["best"] == row["layers"][-1] else format_gap(gaps[key], signs[key])
+        cells.append((heading, row["model"], str(row["best"]), best, output, gap, random))
         before = task
     return Table(columns, tuple(cells))
 
@@ -111,16 +112,15 @@ def _count(row: Mapping[str, Any]) -> str:
     return f"{items:,} items" + (f" in {blocks:,} block{'s' * (blocks > 1)}" if blocks != items else "")
 
 
-def _gap(row: Mapping[str, Any]) -> str:
-    if row["best"] == row["layers"][-1]:
-        return "no layer scores better"
-    value = format_difference(row["gap"]["value"], None, row["unit"])
-    if row["gap"]["interval"] is None:
-        return value
-    low, high = row["gap"]["interval"]
-    ends = format_difference(low, high, row["unit"]).removesuffix(" points").removesuffix(f" {row['unit']}")
-    text = f"{value} ({ends})"
-    return f"**{text}**" if _is_real(row) else text
+def _gaps(result: Mapping[str, Any]) -> dict[tuple[str, str], Gap]:
+    """Return how much better the best layer is than the output, by task and trained model."""
+    gaps = {}
+    for row in _rows(result):
+        kinds = [each for other in result["curves"] if other["task"] == row["task"] for each in other["by_seed"]]
+        best, output = (row["by_seed"][row["layers"].index(layer)] for layer in (row["best"], row["layers"][-1]))
+        difference = {**row["gap"], "unit": row["unit"], "blocks": row["blocks"]}
+        gaps[row["task"], row["model"]] = to_gap(difference, best, output, kinds, len(row["layers"]) - 1)
+    return gaps
 
 
 def _rows(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -128,11 +128,6 @@ def _rows(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     trained = {model["name"] for model in result["models"] if model["baseline"] is not None}
     tasks = dict.fromkeys(row["task"] for row in result["curves"] if row["model"] != COLOURS)
     return [row for task in tasks for row in result["curves"] if row["task"] == task and row["model"] in trained]
-
-
-def _is_real(row: Mapping[str, Any]) -> bool:
-    """Return whether the gap has an interval that excludes zero."""
-    return row["gap"]["interval"] is not None and row["gap"]["interval"][0] > 0
 
 
 def _value(row: Mapping[str, Any], layer: int) -> float:

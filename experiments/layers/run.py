@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from experiments.differences import gain
 from experiments.layers.evaluation import Model, evaluate_model, unpack
 from experiments.layers.tasks import LayerData, Sizes, make_layer_tasks
 from experiments.reproduction import side_by_side
@@ -21,7 +22,6 @@ from perception_encoder.files import write_json
 from perception_encoder.inference.open_model import RANDOM
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.curve import LayerCurve
-from perception_encoder.layer_analysis.recommendation import recommend
 from perception_encoder.progress import Track, untracked
 
 BUILTIN, FIRST, LAST = "built-in", "step 1", "steps 1–9"
@@ -93,16 +93,14 @@ def _evaluate(
 def curve_rows(
     curves: Mapping[str, Mapping[str, LayerCurve]], baselines: Mapping[str, str | None]
 ) -> list[dict[str, Any]]:
-    """Return every curve: its scores, the layers as good as the best, the gap of the output, and the baseline's best.
+    """Return every curve: its scores, how much better its best layer is than its last, and the baseline's best.
 
-    `curves`: by model and task. `baselines`: by model, the one with random weights; None for a baseline. The interval
-    of a gap is that of `recommend`: it holds for all layers at once, and includes the seeds of fitted heads.
+    `curves`: by model and task. `baselines`: by model, the one with random weights; None for a baseline.
     """
     rows = []
     for model, by_task in curves.items():
         for task, curve in by_task.items():
             scores = list(curve.scores.values())
-            result = recommend(curve)
             row = {
                 "model": model,
                 "task": task,
@@ -114,9 +112,8 @@ def curve_rows(
                 "values": [round(score.value, DIGITS) for score in scores],
                 "interval": [_ends(score.as_metric()) for score in scores],
                 "by_seed": [[round(value, DIGITS) for value in score.by_seed] for score in scores],
-                "best": result.best,
-                "gap": {"value": round(result.gain.value, DIGITS), "interval": _ends(result.gain)},
-                "as_good": list(result.as_good),
+                "best": curve.best,
+                "gap": gain(curve.scores[curve.best], curve.scores[curve.last]),
             }
             baseline = curves.get(baselines.get(model) or "", {}).get(task)
             if baseline is not None:

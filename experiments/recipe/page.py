@@ -7,17 +7,18 @@ from textwrap import wrap
 from typing import Any
 
 from benchmarks.results import with_new_words
+from experiments.differences import Gap, describe_correction, find_signs
 from experiments.outcomes import PHOTOS
 from experiments.recipe.run import POINTS, SEEDS
 from experiments.reproduction import (
     ROBUST,
     Rows,
-    claim,
     earlier_procedure,
     find_rows,
     over_seeds,
     percent,
     points,
+    points_over_seeds,
 )
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.report import Table
@@ -38,9 +39,9 @@ def page(result: dict[str, Any], plot: str) -> str:
         f"*{PHOTOS}* is the mean class accuracy on the test photographs, zero-shot, averaged over the tasks; "
         f"*{ROBUST}* the average over test sets unlike the training data: photographs changed in five ways, and "
         "drawings in a style that is never trained on, by their names. Percent ± half the width of the 95 % interval "
-        "over images; differences in points. The interval of both seeds includes the seeds of training, and only one "
-        "that excludes zero is a claim, in bold; the effect of seeds is pooled over the points. "
-        f"{earlier_procedure(runs)}{_settings(result)}Only these points were run, not single steps: a "
+        "over images; differences in points. Only the interval of both seeds includes the seeds of training. "
+        f"{describe_correction(len(_gaps(result)))} {earlier_procedure(runs)}{_settings(result)}"
+        "Only these points were run, not single steps: a "
         "claim is about all steps between two points together, in runs as short as these and with these rates."
     )
     lines = ["# The recipe in small", "", *wrap(text, 118, break_on_hyphens=False), ""]
@@ -81,17 +82,28 @@ def _table(result: dict[str, Any], runs: Rows) -> Table:
             mean = sum(each["value"] for each in by_seed) / len(by_seed)
             cells += [*map(percent, by_seed), f"{100 * mean:.1f}"]
         rows.append((_steps(step), f"{samples:,}", *cells, *(f"{value:.1f}" for value in PAPER[step])))
-    for first in result["differences"][:: len(SEEDS) * 2]:
-        before, after = first["before"], first["after"]
+    gaps = _gaps(result)
+    signs = find_signs(gaps)
+    for before, after in dict.fromkeys((before, after) for before, after, _ in gaps):
         cells = []
         for name in names:
-            gaps = find_rows(result["differences"], before=before, after=after, name=name)
-            values = [[row["value"] for row in find_rows(result["scores"], step=step, name=name)] for step in POINTS]
-            whole = points(over_seeds(gaps, values))
-            cells += [*map(points, gaps), whole if claim(gaps, values) == "none" else f"**{whole}**"]
+            by_seed = find_rows(result["differences"], before=before, after=after, name=name)
+            key = before, after, name
+            cells += [*map(points, by_seed), points_over_seeds(gaps[key], signs[key])]
         paper = (f"{ours - theirs:+.1f}" for ours, theirs in zip(PAPER[after], PAPER[before], strict=True))
         rows.append((f"{_steps(before)} → {_steps(after)}", "", *cells, *paper))
     return Table(("steps", "pairs", *seeds, "paper: ImageNet", "paper: robustness"), tuple(rows))
+
+
+def _gaps(result: dict[str, Any]) -> dict[tuple[int, int, str], Gap]:
+    """Return the differences over both seeds, by the two points and the score."""
+    gaps = {}
+    for row in result["differences"]:
+        before, after, name = row["before"], row["after"], row["name"]
+        by_seed = find_rows(result["differences"], before=before, after=after, name=name)
+        scores = {step: find_rows(result["scores"], step=step, name=name) for step in POINTS}
+        gaps[before, after, name] = over_seeds(by_seed, scores[after], scores[before], list(scores.values()))
+    return gaps
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

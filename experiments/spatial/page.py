@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from experiments.differences import format_gain, sign_of
+from experiments.differences import Gap, describe_correction, find_signs, format_gap, to_gap
 from experiments.spatial.alignments import ALIGNED, BOTH, CORE, MASKS, OWN
 from perception_encoder.evaluation.report import Table, format_value
 from perception_encoder.layer_analysis.plots import GREY, bare_axes, empty_figure, write_png
@@ -38,29 +38,42 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
     heads = max(row["head_seeds"] for row in result["curves"])
     yield (
         f"Intervals are of 95 %, over images or whole videos and {heads} seeds of each fitted head; of few videos they "
-        "are Student's. Each alignment has one seed, so the page compares these four encoders, not methods. Bold "
-        "differences exclude zero."
+        "are Student's. Each alignment has one seed, so the page compares these four encoders, not methods. "
+        + describe_correction(len(result["differences"]), result.get("recovered", False))
     )
-    better = [row for row in result["differences"] if row["against"] == "last" and sign_of(row) > 0]
-    names = "; ".join(f"{row['task']}, {row['model']}" for row in better)
-    yield f"The last layer is shown to be better than Core's last for: {names or 'none'}."
-    worse = [row for row in result["differences"] if row["against"] == "best" and sign_of(row) < 0]
-    names = "; ".join(f"{row['task']}, {row['model']}" for row in worse)
-    yield f"It is shown to be worse than Core's best layer for: {names or 'none'}."
+    signs = find_signs(_gaps(result))
+    better = [f"{task}, {model}" for (task, model, against), sign in signs.items() if against == "last" and sign > 0]
+    yield f"The last layer is shown to be better than Core's last for: {'; '.join(better) or 'none'}."
+    worse = [f"{task}, {model}" for (task, model, against), sign in signs.items() if against == "best" and sign < 0]
+    yield f"It is shown to be worse than Core's best layer for: {'; '.join(worse) or 'none'}."
 
 
 def _table(result: Mapping[str, Any]) -> Table:
     columns = ("task", "encoder", "best layer", "best", "last", "last against Core's last", "against Core's best")
-    gaps = {(row["task"], row["model"], row["against"]): row for row in result["differences"]}
+    gaps = _gaps(result)
+    signs = find_signs(gaps)
     rows, before = [], ""
     for row in sorted(result["curves"], key=lambda row: [each["task"] for each in result["curves"]].index(row["task"])):
         task, unit, model = row["task"], row["unit"], row["model"]
         heading = f"{task}: {row['metric']}" if task != before else ""
         best, last = (format_value(_value(row, layer), unit) for layer in (row["best"], row["layers"][-1]))
-        differences = [format_gain(gaps.get((task, model, against))) for against in ("last", "best")]
+        keys = [(task, model, against) for against in ("last", "best")]
+        differences = [format_gap(gaps.get(key), signs.get(key, 0)) for key in keys]
         rows.append((heading, model, str(row["best"]), best, last, *differences))
         before = task
     return Table(columns, tuple(rows))
+
+
+def _gaps(result: Mapping[str, Any]) -> dict[tuple[str, str, str], Gap]:
+    """Return how much better the last layer is, by task, encoder, and the layer of Core that it is compared with."""
+    curves = {(row["task"], row["model"]): row for row in result["curves"]}
+    gaps = {}
+    for row in result["differences"]:
+        task, own, core = row["task"], curves[row["task"], row["model"]], curves[row["task"], CORE]
+        kinds = [each for (name, _), curve in curves.items() if name == task for each in curve["by_seed"]]
+        theirs = core["by_seed"][core["layers"].index(row["layer"])]
+        gaps[task, row["model"], row["against"]] = to_gap(row, own["by_seed"][-1], theirs, kinds)
+    return gaps
 
 
 def _value(row: Mapping[str, Any], layer: int) -> float:

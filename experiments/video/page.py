@@ -7,12 +7,13 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from experiments.differences import format_gain, sign_of
+from experiments.differences import Gap, describe_correction, find_signs, format_gap, to_gap
 from experiments.video.evaluation import PHOTOGRAPHS
 from experiments.video.run import (
     ALL,
     ARMS,
     BLEND,
+    COMPARED,
     FIRST,
     FRAMES,
     METADATA,
@@ -35,19 +36,23 @@ PAIRS = {
     f"{ALL} − {VIDEO}": "all against video caption",
     f"{ALL} − {UNREFINED}": "all against captioner not refined",
 }
+Signs = Mapping[tuple[str, str], int]
+"""By metric and pair of arms: 1 if the first is shown to be better, −1 if worse."""
 HUES = {FIRST: GREY, REFINED: "#0072B2"}
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 
 
 def page(result: Mapping[str, Any], plot: str) -> str:
     """Return the page in Markdown; `plot` is the file name of its plot."""
-    before, after = (["\n".join(wrap(text, WIDTH, break_on_hyphens=False)), ""] for text in _text(result))
+    signs = find_signs(_gaps(result))
+    before, after = (["\n".join(wrap(text, WIDTH, break_on_hyphens=False)), ""] for text in _text(result, signs))
     lines = ["# Video finetuning in small", "", *before, _accuracies(result).markdown(), *after]
-    lines += [_table(result).markdown(), f"![accuracy of captions, and scores by the number of clips]({plot})", ""]
+    image = f"![accuracy of captions, and scores by the number of clips]({plot})"
+    lines += [_table(result, signs).markdown(), image, ""]
     return "\n".join(lines)
 
 
-def _text(result: Mapping[str, Any]) -> tuple[str, str]:
+def _text(result: Mapping[str, Any], signs: Signs) -> tuple[str, str]:
     """Return the paragraph before each table."""
     sizes, clips = result["sizes"], result["clips"]
     captions = (
@@ -68,8 +73,8 @@ def _text(result: Mapping[str, Any]) -> tuple[str, str]:
         f"{clips[NEW_CLIPS]} new clips and {clips[NEW_OBJECTS]} clips of new objects. Retrieval is of videos, or of "
         f"their last frames, by true descriptions. Zero-shot classes are the {result['classes']} objects, where any "
         "that is there counts, and four actions. Photographs are those of the built-in model's own tests. Intervals "
-        "are of 95 %, over clips and seeds; bold differences exclude zero, and what is not shown may still exist. "
-        f"{' '.join(_claims(result))} {_decision(result)}"
+        f"are over clips and seeds. {describe_correction(len(signs), result.get('recovered', False))} "
+        f"{' '.join(_claims(result, signs))} {_decision(result, signs)}"
     )
     return captions, arms
 
@@ -98,37 +103,53 @@ def _share(row: Mapping[str, Any] | None) -> str:
     return f"{100 * row['value']:.0f} ({100 * low:.0f}–{100 * high:.0f})"
 
 
-def _claims(result: Mapping[str, Any]) -> Iterator[str]:
+def _claims(result: Mapping[str, Any], signs: Signs) -> Iterator[str]:
     """What the differences of each pair show."""
     for pair, words in PAIRS.items():
         verdicts = []
         for sign, verdict in ((1, "better"), (-1, "worse")):
-            names = [row["name"] for row in result["table"] if sign_of(row["differences"][pair]) == sign]
+            names = [row["name"] for row in result["table"] if signs[row["name"], pair] == sign]
             if names:
                 verdicts.append(f"{verdict} in {', '.join(names)}")
         yield f"{words.capitalize()}: {'; '.join(verdicts) or 'no difference is shown'}."
 
 
-def _decision(result: Mapping[str, Any]) -> str:
+def _decision(result: Mapping[str, Any], signs: Signs) -> str:
     """Whether the finetuned model is better on videos and not worse on photographs, so that it would ship."""
-    rows = {row["name"]: row["differences"][f"{ALL} − {NOTHING}"] for row in result["table"]}
-    if PHOTOGRAPHS not in rows:
+    pair = f"{ALL} − {NOTHING}"
+    if (PHOTOGRAPHS, pair) not in signs:
         return ""
-    photographs = format_gain({"unit": "%", **rows[PHOTOGRAPHS]})
-    signs = [sign_of(row) for name, row in rows.items() if "video" in name]
-    keep = "so the built-in model stays what it was" if sign_of(rows[PHOTOGRAPHS]) < 0 else "so it may replace it"
+    photographs = signs[PHOTOGRAPHS, pair]
+    difference = format_gap(_gaps(result)[PHOTOGRAPHS, pair], photographs)
+    on_videos = [sign for (name, each), sign in signs.items() if each == pair and "video" in name]
+    keep = "so the built-in model stays what it was" if photographs < 0 else "so it may replace it"
     return (
-        f"Finetuned on all captions, the model is better than before in {signs.count(1)} of {len(signs)} video "
-        f"tasks; on photographs it differs by {photographs}, {keep}."
+        f"Finetuned on all captions, the model is better than before in {on_videos.count(1)} of {len(on_videos)} video "
+        f"tasks; on photographs it differs by {difference}, {keep}."
     )
 
 
-def _table(result: Mapping[str, Any]) -> Table:
+def _gaps(result: Mapping[str, Any]) -> dict[tuple[str, str], Gap]:
+    """Return the differences by metric and pair of arms; the model that was not finetuned has no seeds."""
+    growth = {row["name"]: [each["by_seed"] for each in row["values"][1:-1]] for row in result["growth"]}
+    gaps = {}
+    for row in result["table"]:
+        by_arm = {arm: row["scores"][arm]["by_seed"] for arm in ARMS}
+        kinds = [*by_arm.values(), *growth[row["name"]]]
+        for ours, theirs in COMPARED:
+            pair = f"{ours} − {theirs}"
+            difference = row["differences"][pair]
+            gap = to_gap(difference, by_arm[ours], by_arm.get(theirs, ()), kinds, unit=row["unit"])
+            gaps[row["name"], pair] = gap
+    return gaps
+
+
+def _table(result: Mapping[str, Any], signs: Signs) -> Table:
     columns = ("", NOTHING, *ARMS, *PAIRS.values())
-    rows = []
+    rows, differences = [], _gaps(result)
     for row in result["table"]:
         cells = [format_value(row["scores"][arm]["value"], row["unit"]) for arm in (NOTHING, *ARMS)]
-        gaps = [format_gain({"unit": row["unit"], **row["differences"][pair]}) for pair in PAIRS]
+        gaps = [format_gap(differences[row["name"], pair], signs[row["name"], pair]) for pair in PAIRS]
         rows.append((row["name"], *cells, *gaps))
     return Table(columns, tuple(rows))
 

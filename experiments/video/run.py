@@ -14,13 +14,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from experiments.differences import item_error
 from experiments.video.blending import Blender
 from experiments.video.captions import Captions, caption, first_captioner, refined_captioner
 from experiments.video.clips import Clip, write_clips
 from experiments.video.evaluation import ClipTasks, VideoEvaluation
 from experiments.video.finetuning import before_finetuning, evaluate_arm, train_arm, write_arm
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate
+from perception_encoder.evaluation.statistics.scores import ItemScores, estimate, estimate_difference
 from perception_encoder.files import write_json
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.memory import keep_freed_memory
@@ -234,13 +235,13 @@ def _row(name: str, scores: Scores) -> dict[str, Any]:
     """The scores of a metric by arm, all clips, and the differences of `COMPARED`."""
     most = {arm: max(count for other, count in scores if other == arm) for arm, _ in scores}
     own = {arm: scores[arm, count][name] for arm, count in most.items()}
-    gaps = {f"{ours} − {theirs}": difference(own[ours], own[theirs]) for ours, theirs in COMPARED}
+    gaps = {f"{ours} − {theirs}": estimate_difference(own[ours], own[theirs]) for ours, theirs in COMPARED}
     return {
         "name": name,
         "n": own[NOTHING][0].items,
         "unit": own[NOTHING][0].unit,
         "scores": {arm: _estimated(each) for arm, each in own.items()},
-        "differences": {each: {"value": gap.value, "interval": gap.interval} for each, gap in gaps.items()},
+        "differences": {each: {"value": gap.value, **item_error(gap)} for each, gap in gaps.items()},
     }
 
 

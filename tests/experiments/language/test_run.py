@@ -76,7 +76,14 @@ def test_rows_and_curves(result: dict[str, Any]) -> None:
 
 def test_the_page(result: dict[str, Any], tmp_path: Path) -> None:
     text = page(json.loads(json.dumps(result)), "language.png")
-    assert text.count("\n|") == 2 + len(NAMES) and "![" in text
-    assert "After alignment, boxes: " in text
+    frozen, aligned = text.split("The encoder is frozen:")[1].split("The encoder was aligned before")
+    assert text.count("\n|") == 4 + len(NAMES) and "![" in text
+    assert frozen.count("\n|") == 2 + len(NAMES) - 1 and "the paper" not in frozen
+    rows = [line.split(" | ") for line in (frozen + aligned).splitlines() if line.startswith("| ")]
+    compared = {row.name: row.compared for row in ROWS}
+    named = [row for row in rows if row[0].removeprefix("| ") in NAMES]
+    assert all(row[3] == ("" if row[0] == f"| {BASE}" else compared[row[0].removeprefix("| ")]) for row in named)
+    assert len(named) == len(NAMES)
+    assert "alignment changes the last layer's scores by: questions" in " ".join(text.split())
     draw(result, tmp_path / "language.png")
     assert (tmp_path / "language.png").read_bytes().startswith(b"\x89PNG")

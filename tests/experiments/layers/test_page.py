@@ -77,11 +77,11 @@ def test_rows_have_seeds_and_blocks(result: dict[str, Any]) -> None:
     rows = {(row["model"], row["task"]): row for row in result["curves"]}
     depth = rows[LAST, "depth of rooms"]
     assert (depth["blocks"], depth["head_seeds"], depth["items"], depth["best"]) == (1, 3, 20, 1)
-    assert depth["gap"] == {"value": pytest.approx(0.3), "interval": None} and depth["interval"] == [None] * 4
-    assert depth["as_good"] == [0, 2, 3] and depth["random_best"] == pytest.approx(0.3)
+    assert depth["gap"] == {"unit": "m", "value": pytest.approx(0.3), "standard_error": None, "blocks": 1}
+    assert depth["interval"] == [None] * 4 and depth["random_best"] == pytest.approx(0.3)
     tracking = rows[LAST, "tracking"]
-    assert tracking["gap"]["interval"][0] > 0 and tracking["as_good"] == [] and tracking["head_seeds"] == 0
-    assert rows[LAST, "classification"]["as_good"] == [2] and "random_best" not in rows[UNTRAINED, "tracking"]
+    assert tracking["gap"]["value"] > 0 and tracking["gap"]["blocks"] == 5 and tracking["head_seeds"] == 0
+    assert "random_best" not in rows[UNTRAINED, "tracking"]
 
 
 def test_the_page_claims_what_an_interval_shows(result: dict[str, Any]) -> None:
@@ -94,8 +94,7 @@ def test_the_page_claims_what_an_interval_shows(result: dict[str, Any]) -> None:
     assert "with the final norm the built-in model's output has tracking 44.0 % instead of 40.0 %" in joined
     assert "Each model was trained with one seed" in joined and "peak" not in text
     assert row_of(text, LAST, 0)[2:5] == ["1", "60.0 %", "40.0 %"] and row_of(text, LAST, 0)[5].startswith("**20.0 poi")
-    assert row_of(text, LAST, 1)[2:] == ["all", "0.300 m", "0.600 m", "0.300 m", "0.300 m"]
-    assert row_of(text, LAST, 2)[2] == "2, 3"
+    assert row_of(text, LAST, 1)[2:] == ["1", "0.300 m", "0.600 m", "0.300 m", "0.300 m"]
     assert text.count("| depth of rooms: RMSE") == 1 and "20 items in 1 block |" in text
 
 
