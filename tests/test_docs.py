@@ -192,6 +192,14 @@ def test_paper_map_names_files_that_exist() -> None:
         assert any((base / name).is_file() for base in (ROOT, ROOT / "perception_encoder")), name
 
 
+def test_paper_map_lists_every_table_and_figure() -> None:
+    text = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
+    for heading, count in (("Tables", 33), ("Figures", 20)):
+        part = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        rows = re.findall(r"^\| (\d+) \| [^|]+ \| [^|]+ \|$", part, re.MULTILINE)
+        assert [int(number) for number in rows] == list(range(1, count + 1)), heading
+
+
 def test_command_reference_is_current(tmp_path: Path) -> None:
     made = tmp_path / "cli.md"
     command = [sys.executable, "-m", "typer", "perception_encoder.cli.main", "utils", "docs", "--name", "pe"]
