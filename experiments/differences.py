@@ -97,7 +97,8 @@ def to_gap(
             return nothing
         freedom = sum(len(each) - 1 for each in several)
         pooled = sum((len(each) - 1) * np.var(each, ddof=1) for each in several) / freedom
-        own = np.var(np.subtract(*fitted) if len(fitted) == 2 else fitted[0], ddof=1)
+        signs = np.array([1, -1])[: len(fitted), None]
+        own = np.var((signs * np.array(fitted)).sum(axis=0), ddof=1)  # of their difference
         parts.append((float(max(own, len(fitted) * pooled)) / len(fitted[0]), float(freedom)))
     return Gap(value=value, unit=unit, parts=tuple(parts), choices=choices)
 

@@ -79,7 +79,7 @@ def _table(runs: Rows, scores: Rows, differences: Rows) -> Table:
         gaps[name] = over_seeds(find_rows(differences, name=name), taught, alone, (alone, taught))
     signs = find_signs(gaps)
     for name, gap in gaps.items():
-        by_seed = map(points, find_rows(differences, name=name))
-        rows.append((DIFFERENCE, "", "", name, *by_seed, points_over_seeds(gap, signs[name])))
+        cells = [*map(points, find_rows(differences, name=name)), points_over_seeds(gap, signs[name])]
+        rows.append((DIFFERENCE, "", "", name, *cells))
     columns = ("run", "pairs", "minutes", "score", *(f"seed {seed}" for seed in SEEDS), "all seeds")
     return Table(columns, tuple(rows))

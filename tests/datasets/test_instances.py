@@ -44,6 +44,17 @@ def test_run_lengths_of_scenes_and_crowds(tmp_path: Path) -> None:
         dataset.open(0)
 
 
+def test_only_classes_that_are_kept_stay(tmp_path: Path) -> None:
+    content, _ = described(3)
+    whole = read_instances(write_whole(tmp_path, content), tmp_path)
+    first = content["categories"][0]["id"]
+    kept = whole.keep_classes({first})
+    assert len(whole.categories) > 1 and [category["id"] for category in kept.categories] == [first]
+    objects = [each for some in kept.annotations.values() for each in some]
+    assert objects and {each["category_id"] for each in objects} == {first}
+    assert len(objects) == sum(each["category_id"] == first for each in content["annotations"])
+
+
 def test_coco_and_lvis_directories(tmp_path: Path) -> None:
     said, samples = described(2)
     for name, directory in (("instances_{}2017", "coco"), ("lvis_v1_{}", "lvis")):

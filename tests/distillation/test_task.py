@@ -41,6 +41,8 @@ def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -
     assert noted.seen[1] == list(TEXTS)
     small = F.interpolate(inputs.images.float(), size=(32, 32), mode="bilinear", antialias=True).round().byte()
     assert (scale_down(inputs.images, 32).int() - small.int()).abs().max() <= 1
+    integers = F.interpolate(inputs.images, size=(32, 32), mode="bilinear", antialias=True)
+    assert torch.equal(scale_down(inputs.images, 32), integers)  # on the CPU, which scales uint8 itself
     images = plain.encode_image(to_float(scale_down(inputs.images, 32)), normalize=True)
     texts = plain.encode_text(Tokenizer(32)(TEXTS), normalize=True)
     shown = torch.from_numpy(noted.encode_images(noted.seen[0])), torch.from_numpy(noted.encode_texts(TEXTS))

@@ -87,6 +87,17 @@ def test_a_tar_that_is_cut_anywhere_says_so(whole: bytes) -> None:
     assert seen == {0, 1, 2, 3, 4}
 
 
+def test_a_member_that_is_cut_has_fewer_bytes_than_its_header_says(whole: bytes, headers: list[int]) -> None:
+    """Also by less than the padding behind it, and with the number of bytes that are there."""
+    for last in range(1, 5):
+        end = headers[-1] + 512 + 4  # of the last member, b"last"
+        members, problem = read(whole[: end - last])
+        assert members == list(MEMBERS.items())[:3]
+        assert problem.startswith(f"damaged at byte {headers[-1]:,}: a member of 4 bytes, but {4 - last} follow; ")
+    members, problem = read(whole[: headers[1] - 600])
+    assert members == [] and "a member of 1,000 bytes, but 424 follow; " in problem
+
+
 def test_a_tar_behind_a_tar_or_zeros_in_its_midst_are_no_end(whole: bytes, headers: list[int]) -> None:
     members, problem = read(whole + whole)
     assert members == list(MEMBERS.items()) and "content after the end of the archive" in problem

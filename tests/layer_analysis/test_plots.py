@@ -29,6 +29,17 @@ def test_a_model_keeps_its_colour() -> None:
     assert colours["random:a"] == colours["colours"] and len(set(colours.values())) == 3
 
 
+def test_each_layer_and_each_row_is_named_once() -> None:
+    analysis = analyse_image(tower(3), dark(8), [0, 5, 7])
+    axes = plot_image(analysis, ["features", "norms"]).axes
+    assert [each.get_title() for each in axes if each.get_title().startswith("layer ")] == [
+        "layer 0", "layer 5", "layer 7",
+    ]  # fmt: skip
+    named = [each for each in axes if each.get_ylabel()]
+    columns = [each.get_subplotspec().colspan.start for each in named[:2]]
+    assert len(columns) == 2 and columns == [1, 1]
+
+
 def test_an_image_is_drawn(tmp_path: Path) -> None:
     analysis = analyse_image(tower(3), dark(8), [0, 7])
     write_png(plot_image(analysis), tmp_path / "x.png", dots=40)

@@ -29,8 +29,9 @@ def test_endpoints_have_an_address_and_a_model() -> None:
 
 @pytest.mark.parametrize("name", ["https://example.org/v1", "https://example.org/v1#", "python:module", "python::f"])
 def test_incomplete_names_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"names no model|is not of the form"):
-        check_generator_name(name)
+    for check in (check_generator_name, lambda name: load_engine_model(name, True)):
+        with pytest.raises(ConfigError, match=r"names no model|is not of the form"):
+            check(name)
 
 
 def test_a_function_of_ones_own() -> None:
