@@ -18,7 +18,7 @@ from perception_encoder.evaluation.statistics.bootstrap import (
     SIGNIFICANT,
     Estimate,
     Interval,
-    Part,
+    Variance,
     holm,
     p_value,
     student_ends,
@@ -42,7 +42,7 @@ class Gap:
 
     value: float
     unit: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Variance, ...] = ()
     """Its variances, over items and over seeds; empty if they are not known, and then nothing is claimed."""
     choices: int = 1
     """How many it is the largest of (Bonferroni)."""

@@ -35,7 +35,7 @@ _LEAST = 1e-12
 """The smallest p-value that is told from zero."""
 
 Interval = tuple[float, float] | None
-Part = tuple[float, float]
+Variance = tuple[float, float]
 """A variance of a value, and the degrees of freedom that it was estimated with."""
 
 
@@ -94,7 +94,7 @@ class Estimate:
             return float(low), float(high)
         return student_ends(self.value, parts, comparisons)
 
-    def parts(self) -> list[Part] | None:
+    def parts(self) -> list[Variance] | None:
         """Return the variances over blocks and over the seeds, None for one block or one seed."""
         of_blocks = self.of_blocks()
         if of_blocks is None or len(self.by_seed) == 1:
@@ -157,7 +157,7 @@ def contributions(whole: float, without: np.ndarray) -> np.ndarray:
     return np.asarray(whole + (len(less) - 1) * (less.mean() - less))
 
 
-def student_ends(value: float, parts: Sequence[Part], comparisons: int = 1) -> tuple[float, float]:
+def student_ends(value: float, parts: Sequence[Variance], comparisons: int = 1) -> tuple[float, float]:
     """Return the ends of the 95 % interval of a value whose variance is the sum of independent parts.
 
     `comparisons`: how many intervals are to hold at once (Bonferroni).
@@ -166,7 +166,7 @@ def student_ends(value: float, parts: Sequence[Part], comparisons: int = 1) -> t
     return value - width, value + width
 
 
-def p_value(value: float, parts: Sequence[Part]) -> float:
+def p_value(value: float, parts: Sequence[Variance]) -> float:
     """Return the smallest p-value at which the interval of `student_ends` excludes zero, at least 1e-12; 0 if exact."""
     if not any(variance for variance, _ in parts):
         return float(value == 0)
@@ -186,7 +186,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _width(parts: Sequence[Part], outside: float) -> float:
+def _width(parts: Sequence[Variance], outside: float) -> float:
     """Return half the width of an interval that a value is outside of with this probability."""
     return sum(variance * _quantile(outside, freedom) ** 2 for variance, freedom in parts) ** 0.5
 
