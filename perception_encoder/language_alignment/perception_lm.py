@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError
+from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.media import MediaConfig
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
@@ -63,7 +63,7 @@ def read_perception_lm(
                 str(source), dtype=dtype, local_files_only=local
             )
     except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise WeightsUnavailableError(f"{source} could not be loaded: {reason}") from error
     return wrap_perception_lm(Path(source).name, whole.to(device), tokenizer, tiles, like)
 

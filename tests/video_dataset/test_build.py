@@ -15,6 +15,7 @@ from perception_encoder.preprocess.conversation import Message, Reply
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.video_dataset.build import BuildConfig, build_dataset, largest_box
 from perception_encoder.video_dataset.statistics import DatasetStatistics
+from tests.data.webdatasets import load_webdataset
 
 pytestmark = pytest.mark.skipif(find_spec("pybullet") is None, reason="pybullet is not installed")
 CONFIG = BuildConfig(count=10, side=32, frames=16, seed=3, test=0.2, extended=0.2)
@@ -42,8 +43,10 @@ def built(library, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Data
     return out, build_dataset(library, out, CONFIG, jobs=1)
 
 
-def test_splits_and_fields(built: tuple[Path, DatasetStatistics]) -> None:
+def test_splits_and_fields(built: tuple[Path, DatasetStatistics], tmp_path: Path) -> None:
     out, statistics = built
+    for split in ("train", "test", "extended"):
+        load_webdataset(out / split, tmp_path)
     assert {split: table.videos for split, table in statistics.splits.items()} == {
         "train": 6,
         "test": 2,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from perception_encoder.errors import ConfigError, DataError, MissingExtraError, WeightsUnavailableError
+from perception_encoder.errors import ConfigError, DataError, MissingExtraError, WeightsUnavailableError, one_line
 from perception_encoder.files import cache_directory, replacing
 from perception_encoder.formats.packages import fetch_pypi
 from perception_encoder.language_alignment.text.prompt import PromptFormat
@@ -79,7 +79,7 @@ def load_decoder(
                 str(source), dtype=dtype, local_files_only=local, trust_remote_code=False
             )
     except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise WeightsUnavailableError(f"the language model {name} could not be loaded: {reason}") from error
     return make_decoder(str(name), model, tokenizer, context, chat_template)
 

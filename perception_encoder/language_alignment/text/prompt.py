@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perception_encoder.errors import ConfigError, ContextLengthError
+from perception_encoder.errors import ConfigError, ContextLengthError, one_line
 from perception_encoder.preprocess.conversation import Message
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class PromptFormat:
                 rows, chat_template=self.template, tokenize=False, add_generation_prompt=answer_next
             )
         except Exception as error:  # templates raise what they like, over an order of roles for example
-            raise ConfigError(f"the chat template refuses this conversation: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"the chat template refuses this conversation: {one_line(error)}") from None
 
     def _render_with_answers(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         """The whole text, and where in it each answer begins and ends, its end-of-turn token included."""

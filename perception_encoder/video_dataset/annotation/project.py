@@ -65,7 +65,7 @@ class AnnotationProject:
     def update(self, track: Track = untracked) -> int:
         """Read new and changed tars, and return the number of videos.
 
-        A missing video is not offered; its annotations stay.
+        A missing video is not offered; its annotations stay, and are those of the same key and caption in another tar.
         """
         with self.database.transaction() as connection:
             known = {row["path"]: row for row in connection.execute("SELECT * FROM tars")}
@@ -81,6 +81,7 @@ class AnnotationProject:
             connection.executemany("UPDATE clips SET size = 0 WHERE tar = ?", [(tar,) for tar in gone])
             connection.executemany("UPDATE tars SET size = -1 WHERE id = ?", [(tar,) for tar in gone])
             if changed:
+                _follow_moved(connection)
                 _choose_doubles(connection, float(_setting(connection, "double", str(DOUBLE))))
             (count,) = connection.execute("SELECT count(*) FROM clips WHERE size > 0").fetchone()
         self._clips.clear()
@@ -208,6 +209,18 @@ def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, stamp: t
         "offset = excluded.offset, size = excluded.size, duration = excluded.duration, rate = excluded.rate",
         rows,
     )
+
+
+def _follow_moved(connection: sqlite3.Connection) -> None:
+    """Give the annotations of missing videos to those of the same key and caption that nobody has begun elsewhere."""
+    moved = connection.execute(
+        "SELECT new.id AS new, old.id AS old FROM clips AS old JOIN clips AS new ON new.key = old.key "
+        "AND new.caption = old.caption WHERE old.size = 0 AND new.size > 0 "
+        "AND NOT EXISTS (SELECT 1 FROM annotations WHERE clip = new.id) GROUP BY new.id"
+    ).fetchall()
+    pairs = [tuple(row) for row in moved]
+    for table in ("annotations", "assignments"):
+        connection.executemany(f"UPDATE OR IGNORE {table} SET clip = ? WHERE clip = ?", pairs)
 
 
 def _choose_doubles(connection: sqlite3.Connection, share: float) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.formats.shards import json_bytes, write_members
+from perception_encoder.video_dataset.annotation.progress import read_refinements
 from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject, add_person, check_name
 from perception_encoder.video_dataset.annotation.work import Edit, next_task, submit
 from tests.video_dataset.clips import fields, short_clip, small_dataset, write_dataset
@@ -37,6 +38,18 @@ def test_a_changed_tar_is_read_again_and_work_stays(data: Path, project: Annotat
         rows = connection.execute("SELECT clips.caption, key FROM clips JOIN annotations ON clip = clips.id").fetchall()
     assert ("A red boat number 0 drifts on a lake.", "v0") in [tuple(row) for row in rows]  # the original stays
     assert project.video(1)[0].read("v") == short_clip()
+
+
+def test_annotations_follow_videos_that_move_to_other_tars(data: Path, project: AnnotationProject) -> None:
+    task = next_task(project, "anna", "tab")
+    submit(project, "anna", task.id, Edit(caption="A boat.", rating=2, session="tab", sequence=1))
+    (data / "train" / "000000.tar").unlink()
+    videos = [(f"v{n}", fields(f"A red boat number {n} drifts on a lake.")) for n in range(3)]
+    write_dataset(data, {"train": [[], [videos[1]], [videos[2], videos[0]]]})  # as another --shard-size has it
+    again = AnnotationProject(data)
+    assert again.update() == 3 and next_task(again, "ben", "tab").clip.key == "v1"
+    (refinement,) = read_refinements(again)
+    assert (refinement.tar, refinement.key, refinement.caption) == ("train/000002.tar", "v0", "A boat.")
 
 
 def test_a_tar_that_has_gone_is_not_offered(data: Path, project: AnnotationProject) -> None:
