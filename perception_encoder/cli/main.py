@@ -17,7 +17,7 @@ import typer
 from perception_encoder import __version__
 from perception_encoder.cli import output
 from perception_encoder.cli.groups import adapt, lazy_group
-from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.errors import PerceptionEncoderError, one_line
 
 COMMANDS = {
     "Search": {
@@ -116,5 +116,5 @@ def run_program(program: typer.Typer, arguments: Sequence[str] | None = None, na
     try:
         command(arguments, prog_name=name)
     except (PerceptionEncoderError, OSError) as error:
-        output.print_error(error)
+        output.print_error(one_line(error) if isinstance(error, OSError) else error)
         raise SystemExit(output.ERROR) from None

@@ -110,7 +110,8 @@ def find_checkpoints(directory: Path) -> list[tuple[Path, RunState]]:
         try:
             checkpoints.append((path, from_fields(RunState, json.loads((path / _STATE).read_text(encoding="utf-8")))))
         except (OSError, ValueError, RecursionError) as error:
-            logger.warning("%s is not a whole checkpoint (%s); an older one is used if there is one", path, error)
+            reason = one_line(error)
+            logger.warning("%s is not a whole checkpoint (%s); an older one is used if there is one", path, reason)
     return checkpoints
 
 

@@ -61,7 +61,7 @@ def test_an_unknown_option_is_a_usage_error(run_pe) -> None:
     [
         (ShapeError("size 225x224\nis [no] multiple of 14"), "error: size 225x224 is [no] multiple of 14\n"),
         (MediaDecodeError("a\x1b[31m\udcff.jpg", "empty"), "error: a\\x1b[31m\\udcff.jpg: empty\n"),
-        (OSError(errno.ENOSPC, "No space left on device", "o.npy"), "[Errno 28] No space left on device: 'o.npy'\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "o.npy"), "error: No space left on device: 'o.npy'\n"),
     ],
 )
 def test_a_typed_error_is_one_line(run_pe, add_command, error: Exception, message: str) -> None:

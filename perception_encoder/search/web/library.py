@@ -289,7 +289,8 @@ def open_library(
 def _with_remedy(error: Exception) -> str:
     """Return an error in one line, with the remedy if an index cannot be written."""
     unwritable = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
-    return f"{error}; {_ELSEWHERE}" if unwritable else str(error)
+    text = one_line(error) if isinstance(error, OSError) else str(error)
+    return f"{text}; {_ELSEWHERE}" if unwritable else text
 
 
 def _as_dict(hit: Hit) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.errors import PerceptionEncoderError, one_line
 from perception_encoder.search.index.changes import find_changes
 from perception_encoder.search.index.index import Index
 
@@ -36,7 +36,7 @@ class Rescan:
                 if (changed or first) and update():
                     self._tried, first = candidates, False
             except (PerceptionEncoderError, OSError) as error:  # for example a disk that is not mounted
-                logger.info("the directory cannot be listed: %s", error)
+                logger.info("the directory cannot be listed: %s", one_line(error))
                 spent = time.monotonic() - began
             time.sleep(max(seconds, spent / _SHARE))
 
