@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from perception_encoder.ranks import Rank
 from perception_encoder.train.checkpoint import find_checkpoints
-from perception_encoder.train.distributed import in_chunks
+from perception_encoder.train.distributed import in_chunks, whole_model
 from tests import processes
 from tests.train.ranks import loss_and_gradients, train_by_own_clocks, write
 
@@ -73,3 +74,13 @@ def test_ranks_save_when_the_first_one_s_clock_says(tmp_path: Path) -> None:
     """By its own clock the other rank would never save, and the first would wait for it for ever."""
     processes.run(train_by_own_clocks, tmp_path / "run", ranks=2, log=tmp_path / "log")
     assert [state.step for _, state in find_checkpoints(tmp_path / "run")] == [9, 8, 6, 4, 2]
+
+
+def test_a_model_that_is_whole_on_the_cpu_stays_as_it_is() -> None:
+    """Its parameters stay the same objects, as an optimizer holds them."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model[0].bias.requires_grad_(False)
+    before = dict(model.named_parameters())
+    assert whole_model(model) is model
+    after = dict(model.named_parameters())
+    assert before.keys() == after.keys() and all(after[name] is before[name] for name in before)

@@ -60,7 +60,7 @@ def caption(
         raise DataError(f"no images or videos in {', '.join(paths)}")
     generator, media = options.load_generator(name, tiles, frames, chosen, private)
     default_model.print_demo(name)
-    digest = "" if out is None else generator_digest(generator)
+    digest = generator_digest(generator) if json or out is not None else ""
     file = None if out is None else CaptionFile(out, generator.name, digest, prompt or CAPTION_PROMPT)
     items = list_items(paths) if file is None else file.missing(list_items(paths))
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None

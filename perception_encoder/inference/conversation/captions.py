@@ -125,7 +125,8 @@ class CaptionFile:
             try:
                 row = from_fields(CaptionRow, cells)
             except ValueError as wrong:
-                raise OutputError(f"{out} has other columns than captions have ({wrong}); choose another") from None
+                reason = f"has other columns than captions have ({wrong})"
+                raise OutputError(f"{out} {reason}; choose another name") from None
             if (row.model, row.prompt) != (model, prompt):
                 raise OutputError(
                     f"{out} has captions by {row.model!r} for {row.prompt!r}, not by {model!r} for {prompt!r}; "

@@ -88,7 +88,11 @@ def test_a_conversation_that_does_not_fit_leaves_the_others(run_caption, media: 
         (["empty"], "no images or videos in empty"),
         (["gone.png"], "gone.png: no such file or directory"),
         (["0.png", "-o", "out.csv"], "out.csv must end in .jsonl or .parquet"),
-        (["0.png", "-o", "other.jsonl"], "other.jsonl has other columns than captions have; choose another name"),
+        (
+            ["0.png", "-o", "other.jsonl"],
+            "other.jsonl has other columns than captions have (name is unknown; known: id, path, start, end, caption, "
+            "finished, model, prompt, digest); choose another name",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_error(
