@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,6 +48,23 @@ class LabelledImages:
             images=tuple(self.images[row] for row in rows),
             labels=tuple(self.labels[row] for row in rows),
         )
+
+
+HELD_OUT_SHARE = 0.2
+"""The share of a dataset without splits that is evaluated on, and not trained on."""
+
+
+def held_out_rows(keys: Sequence[str], labels: Sequence[str], share: float = HELD_OUT_SHARE) -> list[int]:
+    """Return the rows of a dataset without splits to evaluate on: of each class those with the smallest hashes of keys.
+
+    Evaluations and training with the same `validation.share` hold out the same rows; of two or more of a class, one at
+    least and never all.
+    """
+    of_class: dict[str, list[int]] = {}
+    for row in sorted(range(len(keys)), key=lambda row: hashlib.sha256(os.fsencode(keys[row])).digest()):
+        of_class.setdefault(labels[row], []).append(row)
+    counts = {label: max(1, round(share * len(rows))) if len(rows) > 1 else 0 for label, rows in of_class.items()}
+    return sorted(row for label, rows in of_class.items() for row in rows[: min(counts[label], len(rows) - 1)])
 
 
 def load_labelled(path: Path, split: str = "test", held_out: FindHeldOut | None = None) -> dict[str, LabelledImages]:

@@ -14,11 +14,12 @@ from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, lo
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.classification.linear_probe import LinearEvaluator
 from perception_encoder.evaluation.classification.prompts import find_templates
-from perception_encoder.evaluation.classification.splits import Splits
+from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
 from perception_encoder.evaluation.features import CachingEncoder, cache_features
 from perception_encoder.evaluation.results import Measurement, Result, evaluate
 from perception_encoder.evaluation.retrieval import NamedRetrievalEvaluator
+from perception_encoder.formats.shards import shards_below
 from perception_encoder.models.protocols import ImageTextEncoder
 from perception_encoder.progress import Track, untracked
 
@@ -50,11 +51,13 @@ class Suite:
         return dict([next(iter(self.encoders.items()))])
 
     def classify(self, path: Path, split: str = "test", held_out: FindHeldOut | None = None) -> None:
-        """Evaluate every classification task of a directory of labelled images (see `load_labelled`)."""
+        """Evaluate every classification task of a dataset: shards (see `load_labelled`), class directories or a table.
+
+        A dataset without splits is cut as by `load_splits`.
+        """
         if split not in SPLITS:
             raise ConfigError(f"the suite evaluates the split {' or '.join(SPLITS)}, not {split!r}")
-        tasks, train = (load_labelled(path, each, held_out) for each in (split, "train"))
-        val = load_labelled(path, "val", held_out) if split == "test" else {}
+        tasks, train, val = self._read(path, split, held_out)
         for name, task in tasks.items():
             classes = {*task.labels, *(train[name].labels if name in train else ())}
             whole = replace(task, choices=tuple(sorted(classes)))
@@ -63,6 +66,17 @@ class Suite:
             if name in train and name in val:
                 probe = LinearEvaluator(Splits(train=train[name], val=val[name], test=task))
                 self.measurements += evaluate([probe], self.first, self.track)
+
+    @staticmethod
+    def _read(path: Path, split: str, held_out: FindHeldOut | None) -> tuple[dict[str, LabelledImages], ...]:
+        """Return the tasks to test on, to train on, and to choose the probe's strength on; the last for `test` only."""
+        if path.suffix == ".tar" or shards_below(path, split):
+            val = load_labelled(path, "val", held_out) if split == "test" else {}
+            return load_labelled(path, split, held_out), load_labelled(path, "train", held_out), val
+        parts = load_splits(path, split)
+        val = {name: each.val for name, each in parts.items()} if split == "test" else {}
+        tests, trains = ({name: getattr(each, part) for name, each in parts.items()} for part in ("test", "train"))
+        return tests, trains, val
 
     def retrieve_drawings(self, path: Path) -> None:
         """Evaluate the never-trained drawings of a directory that `pe data prepare` made: each by its name."""

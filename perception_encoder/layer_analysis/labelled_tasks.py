@@ -7,6 +7,7 @@ Retrieval needs no training: each test image is a query for the others of its cl
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -296,7 +297,7 @@ def _join(parts: Sequence[LabelledImages], name: str, several: bool) -> Labelled
 def _balance(task: LabelledImages, items: int, classes: int) -> LabelledImages:
     """Return at most `items` images, the same number of each class, but at least two; always the same ones."""
     by_label: dict[str, list[int]] = defaultdict(list)
-    for row in sorted(range(len(task.keys)), key=lambda row: hashlib.sha256(task.keys[row].encode()).digest()):
+    for row in sorted(range(len(task.keys)), key=lambda row: hashlib.sha256(os.fsencode(task.keys[row])).digest()):
         by_label[task.labels[row]].append(row)
     each = max(2, items // classes)
     return task.select(sorted(row for rows in by_label.values() for row in rows[:each]))

@@ -16,6 +16,7 @@ from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairSource, SourcePart
 from perception_encoder.data.rules import SourceRules
 from perception_encoder.data.streams import Shards, open_shards
+from perception_encoder.datasets.labelled import held_out_rows
 from perception_encoder.errors import DataError
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.tokenizer import tokenizer
@@ -78,8 +79,9 @@ def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: 
     if config.validation is not None:
         held_out = _validation_sets(config, config.validation, paths, used, track)
         if not held_out and (every := _every(config.validation, sum(len(by_source[source]) for source in used))):
-            held_out = [by_source[source].every(every) for source in used]
-            by_source |= {source: by_source[source].every(every, others=True) for source in used}
+            parts = {source: _hold_out(by_source[source], config.validation, every) for source in used}
+            held_out = [part for part, _ in parts.values()]
+            by_source |= {source: rest for source, (_, rest) in parts.items()}
             used = _weigh(config.weights, by_source)
     texts = {text for source in used for sample in by_source[source] for text in sample.captions}
     names = [f"{source}/{sample.key}" for source in used for sample in by_source[source]]
@@ -113,6 +115,19 @@ def _validation_sets(
         if sample.source in used and concept(sample.metadata) not in classes and sample.source not in held_out.sources
     ]
     return [ImageTextSet(samples).every(max(1, -(-len(samples) // validation.size)))] if samples else []
+
+
+def _hold_out(samples: ImageTextSet, validation: ValidationConfig, every: int) -> tuple[ImageTextSet, ImageTextSet]:
+    """Return the samples to validate on and those to train on.
+
+    Of class directories and tables the former are those that evaluations hold out, too: see `held_out_rows`.
+    """
+    if samples[0].of_shard:
+        return samples.every(every), samples.every(every, others=True)
+    rows = {*held_out_rows([each.key for each in samples], [each.label for each in samples], validation.share)}
+    both = ([each for row, each in enumerate(samples) if (row in rows) == chosen] for chosen in (True, False))
+    held_out, rest = map(ImageTextSet, both)
+    return held_out.every(max(1, -(-len(held_out) // validation.size))), rest
 
 
 def _every(validation: ValidationConfig, count: int) -> int | None:

@@ -189,3 +189,15 @@ def test_a_run_that_is_killed_has_the_best_of_an_uninterrupted_one(photos: Path,
     assert best(broken) == best(whole)
     ours, theirs = (load_model(out / "best.safetensors").state_dict() for out in (whole, broken))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_of_a_directory_training_leaves_out_what_evaluation_holds_out(tmp_path: Path) -> None:
+    from perception_encoder.evaluation.classification.splits import load_splits
+    from tests.evaluation.classification.test_splits import directories
+
+    directories(tmp_path, "photos", ["red", "green"] * 10)
+    config = dataclasses.replace(debug(), rules=None, weights={}, validation=ValidationConfig(share=0.2))
+    sources = sources_of(config, tmp_path / "photos")
+    held_out = {source[index].key for source, index in sources.validation}
+    assert held_out == {*load_splits(tmp_path / "photos", "test")["photos"].test.keys} and len(held_out) == 4
+    assert not any(name.removeprefix("photos/") in held_out for name in sources.names)

@@ -15,19 +15,20 @@ from perception_encoder.cli.progress import track
 
 def suite(
     model: shared.OwnModel,
-    photos: Annotated[Path, options.data_option("Labelled photographs: train, val and test shards.", "DIR")],
+    photos: Annotated[Path, options.data_option("Labelled photographs: shards, class directories, or a table.")],
     drawings: Annotated[Path | None, options.data_option("Directory that `pe data prepare` made.", "DIR")] = None,
     split: Annotated[str, options.data_option("test, or val (zero-shot only).", "NAME")] = "test",
     prompts: options.Prompts = "photo,imagenet",
     out: options.Out = None,
 ) -> None:
-    """Run the evaluation of the built-in model.
+    """Evaluate zero-shot and by a probe.
 
-    Zero-shot and by a linear probe: mean class accuracy in percent, with half the width of its 95 % interval, for both
-    transforms (squash and centre crop) and the first of the prompts, next to chance; the JSON has all results. With
-    drawings, also retrieval by name in the style that was never trained on. Shards hold KEY.jpg with KEY.json
-    (`source`, `label`, optionally `coarse`). Status 1: some images could not be decoded; they are listed and left out
-    of every result.
+    The evaluation of the built-in model. Zero-shot and by a linear probe: mean class accuracy in percent, with half the
+    width of its 95 % interval, for both transforms (squash and centre crop) and the first of the prompts, next to
+    chance; the JSON has all results. With drawings, also retrieval by name in the style that was never trained on.
+    Shards hold KEY.jpg with KEY.json (`source`, `label`, optionally `coarse`). Of class directories or a table without
+    splits, a fifth of each class is held out and evaluated; `pe train --set validation.share=0.2` does not train on it.
+    Status 1: some images could not be decoded; they are listed and left out of every result.
 
     Examples:
 

@@ -7,14 +7,18 @@ of which each class keeps at least one to be learned from; never on the test ite
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perception_encoder.datasets.classified import ClassOptions, load_tasks
-from perception_encoder.datasets.labelled import LabelledImages
+from perception_encoder.datasets.labelled import LabelledImages, held_out_rows
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.zero_shot import check_classes
+
+logger = logging.getLogger(__name__)
 
 HELD_OUT = 10  # one in so many
 
@@ -43,16 +47,19 @@ def load_splits(
 ) -> dict[str, Splits]:
     """Read the tasks of a path by name (see `load_tasks`), tested on `split`.
 
-    `train`: the path of the split `train`, by default the same. Settings are chosen on the split `val` beside it, if it
-    exists and is not the tested one; else some training items are held out, or none if `choosing` is false: `val` is
-    empty then. Raises DataError for a task that train lacks, for one of a single class, for a class that train lacks,
-    and for items that are in both.
+    `train`: the path of the split `train`, by default the same. If the path has no splits, a fifth of each class is
+    held out to be tested on (`held_out_rows`), and the task's name says so. Settings are chosen on the split `val`
+    beside it, if it exists and is not the tested one; else some training items are held out, or none if `choosing` is
+    false: `val` is empty then. Raises DataError for a task that train lacks, for one of a single class, for a class that
+    train lacks, and for items that are in both.
     """
     tests, trains = load_tasks(path, split, options), load_tasks(train or path, "train", options)
     vals = {} if split == "val" else _optional_val(train or path, trains, options)
     tasks = {}
     for name, test in tests.items():
         training = trains.get(name) or (next(iter(trains.values())) if len(trains) == len(tests) == 1 else None)
+        if training is not None and train is None and len(_shared(training, test)) == len(test.keys):
+            training, test = cut(training)
         if training is not None:
             val = vals.get(training.name, training.select([]))
             whole = Splits(train=training, val=val, test=test)
@@ -62,12 +69,25 @@ def load_splits(
     return tasks
 
 
+def cut(whole: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
+    """Return the training and the test part of a task without splits, and log how large they are."""
+    held_out = held_out_rows(whole.keys, whole.labels)
+    rest = sorted({*range(len(whole.keys))} - {*held_out})
+    logger.warning(
+        "%s has no splits: %d of its %d items, a fifth of each class, are held out to be evaluated on",
+        whole.name,
+        len(held_out),
+        len(whole.keys),
+    )
+    return whole.select(rest), replace(whole.select(held_out), name=f"{whole.name}, held-out fifth")
+
+
 def hold_out(train: LabelledImages, test: LabelledImages) -> Splits:
     """Return splits whose `val` is a tenth of `train`, always the same one; DataError if no item can be spared.
 
     The last item of a class is not held out.
     """
-    order = sorted(range(len(train.keys)), key=lambda row: hashlib.sha256(train.keys[row].encode()).digest())
+    order = sorted(range(len(train.keys)), key=lambda row: hashlib.sha256(os.fsencode(train.keys[row])).digest())
     tenth, left = len(order) // HELD_OUT, Counter(train.labels)
     val_rows: set[int] = set()
     for rank, row in enumerate(order):

@@ -67,3 +67,15 @@ def test_a_directory_without_photographs_is_one_line(run_pe, colours, tmp_path: 
     run = run_pe("eval", "suite", "any", "--photos", tmp_path)
     assert run.status == output.ERROR
     assert "no test.tar" in run.stderr
+
+
+def test_a_directory_of_classes_is_enough(run_pe, colours, tmp_path: Path) -> None:
+    from tests.evaluation.classification.test_splits import directories
+
+    directories(tmp_path, "photos", ["red", "green", "blue"] * 10)
+    run = run_pe("eval", "suite", "any", "--photos", tmp_path / "photos", "-o", tmp_path / "results.json")
+    assert run.status == output.OK, run.stderr
+    assert "photos has no splits: 6 of its 30 items, a fifth of each class, are held out" in run.stderr
+    measured = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["measurements"]
+    assert {each["task"] for each in measured} == {"photos, held-out fifth"}
+    assert [each["method"] for each in measured][-1] == "linear probe"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.datasets.labelled import LabelledImages
+from perception_encoder.datasets.labelled import LabelledImages, held_out_rows
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.splits import hold_out, load_splits
 from tests.evaluation.colours import image_bytes, write_colours
@@ -44,10 +44,13 @@ def test_shards_hold_several_tasks(tmp_path: Path) -> None:
 def test_what_is_learned_is_not_measured(tmp_path: Path) -> None:
     rows = ["path,label", *(f"{i}.png,{label}" for i, label in enumerate(["red", "green"] * 10))]
     (tmp_path / "t.csv").write_text("\n".join(rows), encoding="utf-8")
+    (splits,) = load_splits(tmp_path / "t.csv", "test").values()
+    assert len(splits.test.keys) == 4 and not {*splits.test.keys} & {*splits.train.keys, *splits.val.keys}
+    (tmp_path / "u.csv").write_text("\n".join(rows[:-1]), encoding="utf-8")
     with pytest.raises(
-        DataError, match=r"t: 20 items are in both the training and the test split, 0\.png first; give --train"
+        DataError, match=r"t: 19 items are in both the training and the test split, 0\.png first; give --train"
     ):
-        load_splits(tmp_path / "t.csv", "test")
+        load_splits(tmp_path / "t.csv", "test", tmp_path / "u.csv")
 
 
 def test_classes_that_cannot_be_learned(tmp_path: Path) -> None:
@@ -107,3 +110,35 @@ def test_nothing_is_held_out_where_nothing_is_chosen(tmp_path: Path) -> None:
     assert (len(splits.train.keys), splits.val.keys, splits.classes) == (3, (), ("green", "red"))
     with pytest.raises(DataError, match="3 training items; at least 10 are needed"):
         load_splits(tmp_path, "test")
+
+
+def plain(place: Path, counts: dict[str, int]) -> Path:
+    """Write a directory of class directories, without splits."""
+    for label, count in counts.items():
+        directories(place.parent, place.name, [label] * count, shade=count)
+    return place
+
+
+def test_a_fifth_of_a_directory_without_splits_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    photos = plain(tmp_path / "photos", {"red": 20, "green": 10, "blue": 1})
+    (splits,) = load_splits(photos, "test", choosing=False).values()
+    assert splits.test.name == "photos, held-out fifth" and splits.classes == ("blue", "green", "red")
+    assert sorted(splits.test.labels) == ["green"] * 2 + ["red"] * 4
+    assert {*splits.test.keys} | {*splits.train.keys} == {f"red/{n}.png" for n in range(20)} | {
+        *(f"green/{n}.png" for n in range(10)),
+        "blue/0.png",
+    }
+    assert not {*splits.test.keys} & {*splits.train.keys}
+    assert "photos has no splits: 6 of its 31 items, a fifth of each class, are held out" in caplog.text
+    assert load_splits(photos, "val", choosing=False)["photos"].test == splits.test
+    (chosen,) = load_splits(photos, "test").values()
+    assert chosen.test == splits.test and {*chosen.val.keys} < {*splits.train.keys}
+
+
+def test_training_leaves_out_what_evaluation_holds_out() -> None:
+    keys, labels = [f"{n}" for n in range(50)], ["a", "b"] * 25
+    rows = held_out_rows(keys, labels)
+    assert len(rows) == 10 and {*held_out_rows(keys, labels, 0.1)} < {*rows}
+    shuffled = held_out_rows(keys[::-1], labels[::-1])
+    assert {keys[::-1][row] for row in shuffled} == {keys[row] for row in rows}
+    assert held_out_rows(["a", "b"], ["x", "y"]) == []
