@@ -59,9 +59,12 @@ def replacing(path: Path, temporary: Path | None = None, through_link: bool = Tr
 
 
 def write_text(path: Path, text: str, through_link: bool = True) -> None:
-    """Write a file whole or not at all, as `replacing` does; OutputError if that fails."""
+    """Write a file whole or not at all, as `replacing` does; OutputError if that fails.
+
+    Bytes of file names that are not UTF-8 are written as escapes, which JSON reads back.
+    """
     with writing(path), replacing(path, through_link=through_link) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: Path, value: object, indent: int | None = 2, through_link: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,7 +47,8 @@ def classify(
     from perception_encoder.search.web.sheets import Naming
 
     check_paths(files)
-    names, items = read_labels(labels), list_media_items(files)
+    left_out: Counter[str] = Counter()
+    names, items = read_labels(labels), list_media_items(files, left_out)
     source = model or default_model.default_model()
     encoder = load(source)
     namer = Namer(encoder, names, prompts)
@@ -56,7 +58,7 @@ def classify(
     if json:
         entries = list(map(_as_json, media.items, guesses))
         head = {"model": encoder.name, "prompts": prompts, "labels": names}
-        output.print_json({**head, "files": entries, "skipped": media.skipped})
+        output.print_json({**head, "files": entries, "skipped": media.skipped, "left_out": dict(left_out)})
     elif media.items:
         columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
         output.print_table(columns, (_as_row(*row)[: len(columns)] for row in zip(media.items, guesses, strict=True)))
@@ -65,6 +67,7 @@ def classify(
         note = f"{len(media.items)} files, {len(names)} labels, by {encoder.name}" + (f"; {demo}" if demo else "")
         sections = Naming(encoder, media, guesses, namer.class_vectors).sections(html)
         write_contact_sheet(html, "Classified", note, sections)
+    output.report_left_out(left_out)
     default_model.print_demo(source)
     raise typer.Exit(output.input_status(media.failures, media.total, strict))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated
@@ -59,9 +60,9 @@ def embed(
     encoder.fetch_limits = replace(encoder.fetch_limits, allow_private=private)
     feature = encoder.feature(layer, pool, normalize, frames)
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None
-    started = time.perf_counter()
+    started, left_out = time.perf_counter(), Counter[str]()
     with EmbeddingWriter(out, encoder.describe(feature), overwrite=overwrite) as writer:
-        earlier, items = writer.done, writer.resume(list_items(paths))
+        earlier, items = writer.done, writer.resume(list_items(paths, left_out))
         try:
             with progress("embedding", total) as advance:
                 advance(earlier)
@@ -76,5 +77,6 @@ def embed(
     speed = (writer.done - earlier) / (time.perf_counter() - started)
     summary = f"{rows} embeddings in {out}, {speed:.1f} items/s" if rows else f"no embeddings; {out} was not written"
     output.print_line(summary)
+    output.report_left_out(left_out)
     default_model.print_demo(source)
     raise typer.Exit(output.input_status(writer.failures, rows + len(writer.failures), strict))

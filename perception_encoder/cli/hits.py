@@ -51,9 +51,14 @@ def show_answer(answer: Answer, printing: Printing) -> None:
         output.print_table(COLUMNS, ((*row, name) for name, rows in tables.items() for row in rows))
     else:
         for name, rows in tables.items():
+            if not rows:
+                continue
             output.print_line(name)
             columns = [column for column in range(6) if column < 2 or any(row[column] for row in rows)]
             output.print_table([COLUMNS[each] for each in columns], ([row[each] for each in columns] for row in rows))
+    for name, rows in tables.items():
+        if not rows:
+            output.print_note(f"no hits for {name}")
 
 
 def _rows(hits: Sequence[Hit]) -> Iterator[tuple[object, ...]]:
@@ -78,7 +83,7 @@ def _answer_as_json(answer: Answer) -> dict[str, Any]:
         for query, hits in zip(answer.queries, answer.hits, strict=True)
     ]
     skipped = [{"path": failure.source, "reason": failure.reason} for failure in answer.failures]
-    return {"model": answer.model, "queries": queries, "skipped": skipped}
+    return {"model": answer.model, "queries": queries, "skipped": skipped, "left_out": dict(answer.left_out)}
 
 
 def _hit_as_json(hit: Hit) -> dict[str, Any]:
@@ -95,6 +100,8 @@ def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, print
     from perception_encoder.search.web.sheets import duplicate_sections
 
     largest = groups[:top]
+    if not groups:
+        output.print_note("no near-duplicates")
     if printing.html is not None:
         sections = duplicate_sections(largest, printing.html)
         note = "; ".join(filter(None, (f"{len(groups)} groups", printing.remark)))

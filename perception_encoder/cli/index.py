@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,7 +59,7 @@ def index(
     sources: list[str] = []
     reports: dict[str, dict[str, Any]] = {}
     failures: list[InputError] = []
-    total = 0
+    total, left_out = 0, Counter[str]()
     with on_cluster(ray) if ray else nullcontext(read_here) as read:
         for directory in directories:
             lock = writable_index(directory, model, every, rebuild, home, default_model.default_model)
@@ -70,7 +71,8 @@ def index(
             failures += report.failures
             total += report.added + report.moved + report.unchanged + len(report.failures)
             counts = {name: getattr(report, name) for name in ("added", "moved", "gone", "unchanged", "rows")}
-            reports[str(directory)] = {"model": settings["model"], **counts}
+            reports[str(directory)] = {"model": settings["model"], **counts, "left_out": dict(report.left_out)}
+            left_out += report.left_out
             sources.append(settings["source"])
             if not json:
                 changes = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "rows")
@@ -78,5 +80,6 @@ def index(
     if json:
         skipped = [{"path": failure.source, "reason": failure.reason} for failure in failures]
         output.print_json({"folders": reports, "skipped": skipped})
+    output.report_left_out(left_out)
     default_model.print_demo(*sources, option=model)
     raise typer.Exit(output.input_status(failures, total, strict))

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -108,6 +108,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     for row in cells:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def report_left_out(left_out: Mapping[str, int]) -> None:
+    """Say how many files of directories are neither images nor videos, by type, on stderr."""
+    if total := sum(left_out.values()):
+        types = ", ".join(f"{left_out[kind]} {kind}" for kind in ("RAW", "SVG", "other") if left_out.get(kind))
+        print_note(f"{total} files are not images or videos that can be read, and were left out: {types}")
 
 
 def report_skipped(failures: Sequence[InputError], total: int) -> int:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
 
+THRESHOLD = "Minimum cosine similarity of near-duplicates [default: 0.97]."
+ALL_BUT_ONE = "With --near-duplicates: of each group, list all images but the one with the most pixels."
+
 
 def search(
     words: Annotated[list[str] | None, argument("[QUERY] [FILES]...", WORDS)] = None,
@@ -24,6 +27,8 @@ def search(
     video: Annotated[list[str] | None, option("Search by a video, or a moment: clip.mp4@12s.", "FILE", QUERY)] = None,
     like: Annotated[str | None, option("Search by an indexed image or moment.", "ID", QUERY)] = None,
     near_duplicates: Annotated[bool, flag("--near-duplicates", "List near-duplicates instead.", QUERY)] = False,
+    threshold: Annotated[float | None, option(THRESHOLD, "COSINE", QUERY, least=0)] = None,
+    all_but_one: Annotated[bool, flag("--all-but-one", ALL_BUT_ONE, QUERY)] = False,
     where: Annotated[str | None, option("Search only indexed rows that match this condition.", "SQL", QUERY)] = None,
     top: Annotated[int, option("Number of hits.", panel=OUTPUT, least=1)] = 10,
     paths_only: Annotated[bool, flag("--paths-only", "Print only the paths of the hits.", OUTPUT)] = False,
@@ -50,21 +55,27 @@ def search(
         pe search --video clip.mp4@12s videos --where "kind = 'video' AND date >= '2024'"
         pe search --text "a cat" --text "a dog" photos 'clips/*.mp4' -m PE-Core-L14-336
         pe search --near-duplicates photos --html twice.html
+        pe search --near-duplicates --threshold 0.99 --all-but-one photos -0 | xargs -0 mv -t duplicates
         pe search "a red mug" photos -0 | xargs -0 cp -t mugs
     """
     from perception_encoder.search.query import answers
-    from perception_encoder.search.query.duplicates import find_duplicates
+    from perception_encoder.search.query.duplicates import SIMILAR, all_but_largest, find_duplicates
     from perception_encoder.search.query.terms import row_query
 
     if json and (paths_only or print0):
         raise typer.BadParameter("--json cannot be combined with --paths-only or --print0")
+    if not near_duplicates and (all_but_one or threshold is not None):
+        raise typer.BadParameter("--threshold and --all-but-one need --near-duplicates")
     only_files = near_duplicates or like is not None
     queries, files = read_words(words or [], text or [], [*(image or []), *(video or [])], only_files)
     indexes = answers.find_indexes(files, home, model)
     source = model or (indexes[0].settings["source"] if indexes else default_model.default_model())
     printing = hits.Printing(json, paths_only, print0, html, default_model.demo_line(source, model))
     if indexes and near_duplicates:
-        groups = find_duplicates(indexes, where, html is not None)
+        groups = find_duplicates(indexes, where, html is not None, SIMILAR if threshold is None else threshold)
+        if all_but_one:
+            groups = [spare for group in groups if (spare := all_but_largest(group))]
+            top = max(1, len(groups))
         hits.show_duplicates(groups, top, indexes[0].settings["model"], printing)
         return default_model.print_demo(source, option=model)
     if indexes:
@@ -78,6 +89,7 @@ def search(
         hits.show_answer(answer, printing)
     if answer.total and (directories := " ".join(answers.directories_to_index(files))):
         output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
+    output.report_left_out(answer.left_out)
     default_model.print_demo(source, option=model)
     raise typer.Exit(output.input_status(answer.failures, answer.total, strict))
 

@@ -153,7 +153,7 @@ def open_conversations(
         for row, record in track(file.scan(), f"checking {escape_name(file.path.name)}", file.count):
             check.add(number * _ROWS + row, record, file.path.parent)
     if check.bad:
-        logger.warning("%s: left out %d bad samples of %d", path, check.bad, check.bad + len(check.rows))
+        logger.warning("%s: left out %d bad samples of %d", escape_name(path), check.bad, check.bad + len(check.rows))
     if not check.rows:
         raise DataError(f"{escape_name(path)} has no valid conversation" + (f", but {check.bad} bad" * bool(check.bad)))
     return check.result(files)

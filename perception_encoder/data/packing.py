@@ -86,7 +86,7 @@ def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, trac
 
     def samples() -> Iterator[list[tuple[str, bytes]]]:
         nonlocal done
-        read = track(_read_all(shuffled, side), f"packing {source.name}", len(shuffled))
+        read = track(_read_all(shuffled, side), f"packing {escape_name(source.name)}", len(shuffled))
         for sample in read:
             if isinstance(sample, InputError):
                 failures.append(sample)
@@ -150,8 +150,8 @@ def _directory_pairs(directory: Path) -> Iterator[Candidate | InputError]:
         texts: tuple[tuple[str, bytes | Path], ...]
         texts = tuple((text.suffix[1:], text) for text in beside if text in there)
         if not texts and path.parent != directory:
-            label = re.sub(r"[_\s]+", " ", path.parent.name).strip()
-            texts = (("json", json_bytes({"source": directory.resolve().name, "label": label})),)
+            label = re.sub(r"[_\s]+", " ", escape_name(path.parent.name)).strip()
+            texts = (("json", json_bytes({"source": escape_name(directory.resolve().name), "label": label})),)
         if texts:
             yield Candidate(path, texts)
         else:

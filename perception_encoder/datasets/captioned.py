@@ -13,6 +13,7 @@ from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
 from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, TEXT_COLUMNS, find_column, read_table
+from perception_encoder.preprocess.source import escape_name
 
 VIDEO_COLUMN = "video_id"
 
@@ -54,7 +55,7 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
         raise DataError(f"{path}: {empty[0]} has no caption, or an empty one; leave it out")
     index = {key: number for number, key in enumerate(pairs)}
     return CaptionedMedia(
-        name=path.stem,
+        name=escape_name(path.stem),
         keys=tuple(pairs),
         media=tuple(directory.find(key, Path(key).name) for key in pairs),
         captions=tuple(text for _, text in captions),

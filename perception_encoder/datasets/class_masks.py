@@ -23,6 +23,7 @@ from perception_encoder.datasets.rgbd import find_split
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import integer_field, list_objects, read_lines, text_field
 from perception_encoder.formats.scene_tars import StoredScene, read_scene_tars
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track
 
 UNSCORED = -1
@@ -109,8 +110,8 @@ def read_class_splits(path: Path, any_class: bool = False) -> tuple[ClassMasks, 
     if not names and not any_class:
         raise DataError(f"{path}: the training images show no object; a single class cannot be learned")
     classes = (BACKGROUND, *(names or [OBJECT]))
-    train = _to_masks(f"{path.name}/train", train_scenes, classes)
-    return train, _to_masks(f"{path.name}/test", test_scenes, classes).check()
+    train = _to_masks(f"{escape_name(path.name)}/train", train_scenes, classes)
+    return train, _to_masks(f"{escape_name(path.name)}/test", test_scenes, classes).check()
 
 
 class _Scene(NamedTuple):
@@ -174,7 +175,7 @@ def _read_ade(root: Path, split: str) -> ClassMasks:
     else:
         names = tuple(f"class {number}" for number in range(1, 151))
     return ClassMasks(
-        name=f"{root.name}/{split}",
+        name=f"{escape_name(root.name)}/{split}",
         keys=tuple(masks),
         images=tuple(images[key] for key in masks),
         masks=tuple(masks.values()),

@@ -19,6 +19,7 @@ from perception_encoder.formats.entries import id_field, text_field
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
 from perception_encoder.formats.shards import ALIKE, SPLITS, find_shards, split_names
 from perception_encoder.formats.tables import LABEL_COLUMNS, PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
+from perception_encoder.preprocess.source import escape_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +97,9 @@ def _read_directories(path: Path, split: str) -> LabelledImages:
             f"{root} holds no labelled images: no {split}.tar, no {split}/*.tar, and no directory for each class with "
             "images or videos in it"
         )
-    keys = tuple(file.relative_to(root).as_posix() for file, _ in files)
-    return LabelledImages(path.name, keys, tuple(file for file, _ in files), tuple(label for _, label in files))
+    keys = tuple(escape_name(file.relative_to(root)) for file, _ in files)
+    labels = tuple(escape_name(label) for _, label in files)
+    return LabelledImages(escape_name(path.name), keys, tuple(file for file, _ in files), labels)
 
 
 def _read_table(path: Path, split: str, options: ClassOptions) -> LabelledImages:
@@ -117,7 +119,7 @@ def _read_table(path: Path, split: str, options: ClassOptions) -> LabelledImages
         keys.append(key)
         sources.append(source)
         labels.append(value)
-    return LabelledImages(path.stem, tuple(keys), tuple(sources), tuple(labels))
+    return LabelledImages(escape_name(path.stem), tuple(keys), tuple(sources), tuple(labels))
 
 
 def rows_of_split(rows: Iterable[Mapping[str, Any]], split: str, path: Path) -> list[tuple[int, Mapping[str, Any]]]:

@@ -14,6 +14,7 @@ import numpy as np
 from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.formats.entries import are_numbers, is_integer, quoted, read_json
 from perception_encoder.preprocess.budget import MAX_PIXELS
+from perception_encoder.preprocess.source import escape_name
 
 logger = logging.getLogger(__name__)
 
@@ -264,7 +265,7 @@ def warn_of_gaps(file: Path, annotations: Annotations) -> None:
 
     def warn(text: str, some: list[dict[str, Any]], consequence: str, of: str = "") -> None:
         which = f"annotation {some[0].get('id')} of image {some[0]['image_id']}"
-        logger.warning("%s: %s: %d%s, %s first; %s", file, text, len(some), of, which, consequence)
+        logger.warning("%s: %s: %d%s, %s first; %s", escape_name(file), text, len(some), of, which, consequence)
 
     sizes = {record["id"]: record for record in annotations.records}
     objects = [each for some in annotations.objects.values() for each in some]

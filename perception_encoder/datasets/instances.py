@@ -39,6 +39,7 @@ from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.shards import read_members
 from perception_encoder.preprocess.media_types import SHARD_IMAGES
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
@@ -224,7 +225,7 @@ def _read_objects365(path: Path, files: Mapping[str, Path]) -> tuple[InstanceSet
         instance_set(
             without_gaps(read_annotations(file), str(file)),
             Problems(file),
-            f"{path.name}/{file.stem}",
+            escape_name(f"{path.name}/{file.stem}"),
             image_finder(path, split),
         )
         for split, file in files.items()
@@ -247,7 +248,7 @@ def read_instances(file: Path, directory: Path) -> InstanceSet:
     return instance_set(
         read_annotations(file),
         Problems(file),
-        f"{directory.name}/{file.stem}",
+        escape_name(f"{directory.name}/{file.stem}"),
         lambda key: packed[key] if key in packed else _find(key, directories),
     )
 

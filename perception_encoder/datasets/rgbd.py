@@ -25,6 +25,7 @@ from perception_encoder.datasets.image_set import ImageSet, Stored, read_integer
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import read_members, split_member
 from perception_encoder.preprocess.media_types import SHARD_IMAGES
+from perception_encoder.preprocess.source import escape_name
 
 MILLIMETRES = 1000.0
 
@@ -59,8 +60,9 @@ def read_depth_splits(path: Path, per_metre: float = MILLIMETRES) -> tuple[Depth
     if bool(train) != bool(test):
         raise DataError(f"{path}: has one of train and test, and needs both or none")
     if train:
-        return _read(train, f"{path.name}/train", per_metre), _read(test, f"{path.name}/test", per_metre)
-    train_set, test_set = _read([path], path.stem, per_metre, one_sequence=True).cut()
+        name = escape_name(path.name)
+        return _read(train, f"{name}/train", per_metre), _read(test, f"{name}/test", per_metre)
+    train_set, test_set = _read([path], escape_name(path.stem), per_metre, one_sequence=True).cut()
     if not train_set.keys:
         raise DataError(f"{path}: {len(test_set.keys)} images are too few to train on some and test on others")
     return train_set, test_set

@@ -40,6 +40,7 @@ from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.registry import portable_name
 from perception_encoder.models.tower import Tower
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import ALONE, Rank
 from perception_encoder.train.best import write_best
@@ -258,7 +259,7 @@ def load_initial(model: DenseModel, path: Path) -> None:
     model.load_state_dict({**own, **fitting})
     other = sorted(name for name in tensors if name not in fitting)
     rest = f"; random, because they do not fit: {', '.join(other)}" if other else ""
-    logger.info("loaded: %d tensors of %s%s", len(fitting), path, rest)
+    logger.info("loaded: %d tensors of %s%s", len(fitting), escape_name(path), rest)
 
 
 def freeze_unused(backbone: LayerBackbone, image_size: int) -> None:

@@ -75,7 +75,7 @@ def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
 
 def json_bytes(metadata: Mapping[str, Any]) -> bytes:
     """Metadata as a shard stores them: the same bytes for the same metadata."""
-    return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()
+    return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode(errors="backslashreplace")
 
 
 def present_fields(metadata: Mapping[str, Any], texts: Iterable[str]) -> dict[str, Any]:

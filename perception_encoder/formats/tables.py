@@ -104,7 +104,7 @@ def append_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Add objects to a JSONL file, whose directory is made; OutputError if it cannot be written."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()

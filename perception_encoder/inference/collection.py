@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,13 +63,13 @@ def read_collection(path: Path) -> tuple[Collection, dict[str, Any]] | None:
     return Collection(items=items, vectors=vectors, is_video=is_video, failures=[]), settings
 
 
-def list_media_items(paths: Iterable[str | Path]) -> list[Item]:
+def list_media_items(paths: Iterable[str | Path], left_out: Counter[str] | None = None) -> list[Item]:
     """The images and videos that the paths hold; a table's texts are not media, and raise when they are opened.
 
-    Raises DataError if there are none.
+    `left_out`: see `list_items`. Raises DataError if there are none.
     """
     paths = list(paths)
-    items = [replace(item, text=None) for item in list_items(paths)]
+    items = [replace(item, text=None) for item in list_items(paths, left_out)]
     if not items:
         raise DataError(f"no images or videos in {', '.join(map(str, paths))}")
     return items

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from perception_encoder.formats.tables import TABLE_SUFFIXES, Row, read_rows
 from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import HEAD, Media, resolve, sniff, split_range
-from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
+from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES, unsupported_type
 from perception_encoder.preprocess.source import escape_name, open_source
 
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -67,8 +68,8 @@ class Item:
         return resolve(self.open(limits), self.name, start=self.start, end=self.end)
 
 
-def list_items(paths: Iterable[str | Path]) -> Iterator[Item]:
-    """Yield what the paths hold, in order.
+def list_items(paths: Iterable[str | Path], left_out: Counter[str] | None = None) -> Iterator[Item]:
+    """Yield what the paths hold, in order; `left_out` counts other files of directories by type: RAW, SVG, other.
 
     A file is one item, whatever its suffix. A directory gives the images, videos and plain tars in and below it, sorted
     by name, hidden ones skipped; a glob gives what it matches. A table (CSV, TSV, Parquet, JSONL) gives its
@@ -80,9 +81,9 @@ def list_items(paths: Iterable[str | Path]) -> Iterator[Item]:
         if isinstance(path, str) and is_url(path):
             yield Item(escape_name(path), escape_name(path), path)
         elif glob.has_magic(os.fspath(path)) and not os.path.lexists(split_range(Path(path))[0]):
-            yield from _list_glob(os.fspath(path))
+            yield from _list_glob(os.fspath(path), left_out)
         else:
-            yield from _list_path(Path(path))
+            yield from _list_path(Path(path), left_out)
 
 
 def check_paths(paths: Iterable[str | Path]) -> None:
@@ -94,14 +95,14 @@ def check_paths(paths: Iterable[str | Path]) -> None:
             continue
         if not glob.has_magic(os.fspath(path)):
             raise MediaNotFoundError(escape_name(path), "no such file or directory")
-        if next(glob.iglob(os.fspath(path), recursive=True), None) is None:
+        if next(_match(os.fspath(path)), None) is None:
             raise MediaNotFoundError(escape_name(path), "matches no file")
 
 
-def _list_path(path: Path) -> Iterator[Item]:
+def _list_path(path: Path, left_out: Counter[str] | None) -> Iterator[Item]:
     name, is_file = path.name.lower(), os.path.isfile(path)
     if os.path.isdir(path):
-        yield from _list_directory(path)
+        yield from _list_directory(path, left_out)
     elif is_file and name.endswith(".tar"):
         yield from _list_tar(path)
     elif is_file and name.endswith(_COMPRESSED_TARS):
@@ -118,17 +119,49 @@ def _problem(path: Path, reason: str) -> Item:
     return Item(name, name, problem=MediaDecodeError(name, reason))
 
 
-def _list_glob(pattern: str) -> Iterator[Item]:
-    matches = sorted(glob.iglob(pattern, recursive=True), key=os.fsencode)
+def _list_glob(pattern: str, left_out: Counter[str] | None) -> Iterator[Item]:
+    matches = sorted(set(_match(pattern)), key=os.fsencode)
     if not matches:
         name = escape_name(pattern)
         yield Item(name, name, problem=MediaNotFoundError(name, "matches no file"))
     for match in matches:
         if "**" not in pattern or not os.path.isdir(match):  # the contents of such a directory match as well
-            yield from _list_path(Path(match))
+            yield from _list_path(Path(match), left_out)
 
 
-def _list_directory(directory: Path) -> Iterator[Item]:
+def _match(pattern: str) -> Iterator[str]:
+    """Yield what a glob matches, as `glob.iglob` does; `**` visits each real directory once: links may be circles."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    at = parts.index("**")
+    before, after = os.sep.join(parts[:at]), parts[at + 1 :] or ["*"]
+    start = os.sep if at and not before else ""
+    for base in glob.iglob(before + os.sep) if before else [start]:
+        for directory in _directories(base):
+            yield from _match(os.path.join(glob.escape(directory), *after))
+
+
+def _directories(base: str) -> Iterator[str]:
+    """Yield a directory (empty: the current one) and those below it without hidden ones, each real one once."""
+    visited: set[tuple[int, int]] = set()
+    waiting = [base]
+    while waiting:
+        directory = waiting.pop()
+        try:
+            status, names = os.stat(directory or os.curdir), os.listdir(directory or os.curdir)
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) not in visited:
+            visited.add((status.st_dev, status.st_ino))
+            yield directory
+            visible = sorted((name for name in names if not name.startswith(".")), key=os.fsencode, reverse=True)
+            below = (os.path.join(directory, name) for name in visible)
+            waiting += [path for path in below if os.path.isdir(path)]
+
+
+def _list_directory(directory: Path, left_out: Counter[str] | None) -> Iterator[Item]:
     visited: set[tuple[int, int]] = set()  # each real directory is listed once, so links may run in circles
     open_directories: list[Iterator[Path]] = [iter([directory])]
     while open_directories:
@@ -150,6 +183,8 @@ def _list_directory(directory: Path) -> Iterator[Item]:
         elif _is_media(path):
             name = escape_name(path)
             yield Item(name, name, path)
+        elif left_out is not None and os.path.isfile(path):
+            left_out[unsupported_type(path.suffix)] += 1
 
 
 def _is_media(path: Path) -> bool:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from perception_encoder.files import writing
+from perception_encoder.preprocess.source import escape_name
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class FeatureFile:
             try:
                 key, first, count = json.loads(line)
             except ValueError:
-                logger.warning("%s:%d is damaged; those features are encoded again", self._index_path, number)
+                name = escape_name(self._index_path)
+                logger.warning("%s:%d is damaged; those features are encoded again", name, number)
                 continue
             if first + count <= size:
                 self._rows[key] = (first, count)

@@ -33,3 +33,15 @@ def is_heif(head: bytes) -> bool:
     """Whether a file's first bytes say that it is HEIC or HEIF, and not AVIF, which names some of the same brands."""
     brands = file_brands(head) or set()
     return bool(brands & HEIF_BRANDS) and not brands & AVIF_BRANDS
+# fmt: off
+_RAW = frozenset({
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".iiq", ".kdc", ".mrw", ".nef", ".nrw", ".orf", ".pef",
+    ".raf", ".raw", ".rw2", ".sr2", ".srf", ".srw", ".x3f",
+})
+# fmt: on
+
+
+def unsupported_type(suffix: str) -> str:
+    """Return what a file that is neither an image nor a video is counted as, by its suffix: RAW, SVG or other."""
+    suffix = suffix.lower()
+    return "RAW" if suffix in _RAW else "SVG" if suffix in (".svg", ".svgz") else "other"

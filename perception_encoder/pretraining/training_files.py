@@ -11,6 +11,7 @@ from perception_encoder.errors import DataError
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.formats.shards import shards_below, split_names
 from perception_encoder.formats.tables import TABLE_SUFFIXES, TEXT_COLUMNS, read_table
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.preprocess.tokenizer import clean
 
 LAYOUTS = (
@@ -33,7 +34,7 @@ def read_files(path: Path, split: str = "train") -> list[FileSample]:
         if path.suffix.lower() in TABLE_SUFFIXES:
             raise
         raise DataError(f"{_reason(path)}; {LAYOUTS}") from error
-    source = path.resolve().stem if path.is_file() else path.resolve().name
+    source = escape_name(path.resolve().stem if path.is_file() else path.resolve().name)
     return [
         FileSample(key, image, {"source": source, "label": task.names.get(label, label)})
         for key, image, label in zip(task.keys, task.images, task.labels, strict=True)
@@ -57,7 +58,7 @@ def _read_captioned(path: Path, split: str) -> list[FileSample]:
     texts: list[list[str]] = [[] for _ in loaded.keys]
     for text, owner in zip(loaded.captions, loaded.owners, strict=True):
         texts[owner].append(clean(text))
-    metadata = {"source": path.stem, "label": ""}
+    metadata = {"source": escape_name(path.stem), "label": ""}
     return [
         FileSample(key, image, metadata, tuple(dict.fromkeys(own)))
         for key, image, own in zip(loaded.keys, loaded.media, texts, strict=True)

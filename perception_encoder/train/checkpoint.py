@@ -19,6 +19,7 @@ from torch import Tensor, nn, optim
 
 from perception_encoder.errors import CheckpointError, one_line
 from perception_encoder.files import holding, remove, sync, writing
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.records import from_fields
 from perception_encoder.train.distributed import this_rank
 
@@ -110,8 +111,8 @@ def find_checkpoints(directory: Path) -> list[tuple[Path, RunState]]:
         try:
             checkpoints.append((path, from_fields(RunState, json.loads((path / _STATE).read_text(encoding="utf-8")))))
         except (OSError, ValueError, RecursionError) as error:
-            reason = one_line(error)
-            logger.warning("%s is not a whole checkpoint (%s); an older one is used if there is one", path, reason)
+            text = "%s is not a whole checkpoint (%s); an older one is used if there is one"
+            logger.warning(text, escape_name(path), one_line(error))
     return checkpoints
 
 
@@ -142,9 +143,8 @@ def resume_run(
         except CheckpointError:
             raise
         except Exception as error:  # torch raises many kinds for a damaged file
-            logger.warning(
-                "%s cannot be read (%s); an older one is used if there is one", path, one_line(error, first=True)
-            )
+            text = "%s cannot be read (%s); an older one is used if there is one"
+            logger.warning(text, escape_name(path), one_line(error, first=True))
     if checkpoints or any((directory / CHECKPOINTS).glob("step-*")):
         raise CheckpointError(f"no checkpoint in {directory / CHECKPOINTS} can be read; delete them to start anew")
     return RunState(step=0, fingerprint=fingerprint)

@@ -64,7 +64,7 @@ class TrainingConfig(ABC):
         """
         digest = hashlib.sha256(json.dumps(_chosen(self), sort_keys=True).encode())
         for name in data:
-            digest.update(b"\0" + name.encode())
+            digest.update(b"\0" + name.encode(errors="surrogatepass"))
         return digest.hexdigest()[:16]
 
 

@@ -102,6 +102,18 @@ def test_links_in_a_circle_come_to_an_end(here: Path) -> None:
 
 
 @posix_names
+def test_a_glob_over_links_in_circles_comes_to_an_end(here: Path) -> None:
+    write(["d/a.jpg", "d/e/b.jpg", "d/.hidden/c.jpg"])
+    for name in ("d/e/up", "d/self", "d/e/top"):
+        Path(name).symlink_to(here / "d")
+    assert ids("d/**/*.jpg") == ["d/a.jpg", "d/e/b.jpg"]  # through d/e/up/e/up/… there are 3^40 paths
+    assert ids("**/b.jpg") == ["d/e/b.jpg"] and ids(f"{here}/d/**/e/*.jpg") == [f"{here}/d/e/b.jpg"]
+    assert [name for name in ids("d/**") if name.endswith(".jpg")] == ["d/a.jpg", "d/e/b.jpg"]
+    with pytest.raises(MediaNotFoundError, match="matches no file"):
+        listing.check_paths(["d/**/*.gif"])
+
+
+@posix_names
 def test_a_pipe_is_not_waited_for(here: Path) -> None:
     Path("d").mkdir()
     for name in ("pipe", "pipe.tar", "pipe.jpg"):

@@ -50,8 +50,8 @@ def load_splits(
     `train`: the path of the split `train`, by default the same. If the path has no splits, a fifth of each class is
     held out to be tested on (`held_out_rows`), and the task's name says so. Settings are chosen on the split `val`
     beside it, if it exists and is not the tested one; else some training items are held out, or none if `choosing` is
-    false: `val` is empty then. Raises DataError for a task that train lacks, for one of a single class, for a class that
-    train lacks, and for items that are in both.
+    false: `val` is empty then. Raises DataError for a task that train lacks, for one of a single class, for a class
+    that train lacks, and for items that are in both.
     """
     tests, trains = load_tasks(path, split, options), load_tasks(train or path, "train", options)
     vals = {} if split == "val" else _optional_val(train or path, trains, options)

@@ -30,6 +30,7 @@ from perception_encoder.files import remove, restrict, write_json
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN, canonical_name
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.index.index import STORE, Index
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
             write_json(_path(index), content, through_link=False)
             restrict(index.directory / STORE, index.directory, index.root)
     except (OSError, ValueError, RuntimeError, PerceptionEncoderError) as error:
-        logger.warning("the index of %s gives no probabilities: %s", index.directory, one_line(error))
+        logger.warning("the index of %s gives no probabilities: %s", escape_name(index.directory), one_line(error))
 
 
 def read_calibration(index: Index) -> Calibration | None:

@@ -7,6 +7,7 @@ only moved.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BufferedReader
@@ -54,6 +55,8 @@ class Changes:
     unchanged: int
     failures: list[InputError]
     """What could not be listed; no file below it counts as gone."""
+    left_out: Counter[str]
+    """Files that are neither images nor videos, by type: see `list_items`."""
 
 
 def find_changes(root: Path, indexed: Mapping[str, FileState]) -> Changes:
@@ -61,8 +64,9 @@ def find_changes(root: Path, indexed: Mapping[str, FileState]) -> Changes:
     candidates: dict[str, File] = {}  # of a tar's members of one name the last counts, as for tar itself
     failures: list[InputError] = []
     listed: set[str] = set()
+    left_out: Counter[str] = Counter()
     base = escape_name(root.absolute()).rstrip("/") + "/"
-    for item in list_items([root.absolute()]):
+    for item in list_items([root.absolute()], left_out):
         path = item.path.removeprefix(base)
         try:
             size, modified = _status(item)
@@ -77,7 +81,8 @@ def find_changes(root: Path, indexed: Mapping[str, FileState]) -> Changes:
     hidden = tuple(f"{failure.source}/".removeprefix(base) for failure in failures)  # all, if it is the directory
     gone = [path for path in indexed if path not in listed and not f"{path}/".startswith(hidden)]
     unchanged = len(listed) - len(candidates)
-    return Changes(candidates=list(candidates.values()), gone=gone, unchanged=unchanged, failures=failures)
+    files = list(candidates.values())
+    return Changes(candidates=files, gone=gone, unchanged=unchanged, failures=failures, left_out=left_out)
 
 
 def _status(item: Item) -> tuple[int, int]:

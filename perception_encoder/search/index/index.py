@@ -27,7 +27,9 @@ from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, remove, restrict, writing
 from perception_encoder.formats.lance import connect, without_panics
 from perception_encoder.models.registry import canonical_name, same_name
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.index import approximate
+from perception_encoder.search.index.conditions import check_dates
 from perception_encoder.search.index.rows import FileState, IndexRow, among, column_names, schema_of, to_rows
 from perception_encoder.search.index.seal import TABLE, SealedFiles, remove_seal
 from perception_encoder.search.index.settings import LAYOUT, SETTINGS, read_settings, salvage_settings, write_settings
@@ -237,6 +239,8 @@ class Index:
             ) from error
 
     def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
+        if where:
+            check_dates(where)
         condition = self._within(where)
         with self._reading():
             try:
@@ -304,7 +308,7 @@ class Index:
                         self.table.create_scalar_index("id")
                 approximate.compress_vectors(self.table)
         except (OSError, ValueError, RuntimeError) as error:
-            logger.warning("the index of %s could not be compacted: %s", self.directory, one_line(error))
+            logger.warning("the index of %s could not be compacted: %s", escape_name(self.directory), one_line(error))
         self._files.seal(self.table.version)
 
     def finish(self) -> None:

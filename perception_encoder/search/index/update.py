@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -43,6 +44,8 @@ class Report:
     rows: int = 0
     """In the index, after the update."""
     failures: list[InputError] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Files that are neither images nor videos, by type: RAW, SVG, other."""
 
 
 @contextmanager
@@ -107,6 +110,7 @@ def update_index(
     indexed = index.files()
     changes = find_changes(index.root, indexed)
     report = Report(gone=len(changes.gone), unchanged=changes.unchanged, failures=list(changes.failures))
+    report.left_out = changes.left_out
     digests = {state.digest for state in indexed.values()}
     if changes.candidates or changes.gone:
         index.begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from perception_encoder.inference.collection import encode_media, list_media_ite
 from perception_encoder.inference.encoder import load
 from perception_encoder.inference.media import Media
 from perception_encoder.models.registry import canonical_name, portable_name, same_name
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.index.index import Index
 from perception_encoder.search.index.location import limit_index, nearest_index
 from perception_encoder.search.index.rows import IndexRow
@@ -37,6 +39,8 @@ class Answer:
     failures: list[InputError] = field(default_factory=list)
     total: int = 0
     """Files that were encoded for it."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Files of directories that are neither images nor videos, by type: RAW, SVG, other."""
 
 
 def find_indexes(files: Sequence[str], directory: Path | None = None, model: str | None = None) -> list[Index]:
@@ -57,8 +61,9 @@ def find_indexes(files: Sequence[str], directory: Path | None = None, model: str
     indexes = _without_overlap(indexes)
     for index in indexes:
         if index.unfinished:
-            remedy = f"finish it with: pe index {shlex.quote(str(index.directory))}"
-            logger.warning("the index of %s is unfinished, so files may be missing; %s", index.root, remedy)
+            remedy = f"finish it with: pe index {shlex.quote(escape_name(index.directory))}"
+            root = escape_name(index.root)
+            logger.warning("the index of %s is unfinished, so files may be missing; %s", root, remedy)
     return indexes
 
 
@@ -146,7 +151,8 @@ def search_files(
     embeddings. `begin` gets the number of files and returns a function that gets the numbers of files done.
     """
     archive = read_collection(Path(files[0])) if len(files) == 1 else None
-    items = [] if archive else list_media_items(files)
+    left_out: Counter[str] = Counter()
+    items = [] if archive else list_media_items(files, left_out)
     name = canonical_name(model)
     if archive is not None and name is not None and not same_name(name, archive[1].get("model", name)):
         raise _other_model(files[0], model, archive[1]["model"])
@@ -166,6 +172,7 @@ def search_files(
         hits=search([FileGallery(encoder, collection)], queries, vectors, top),
         failures=collection.failures,
         total=0 if archive else collection.total,
+        left_out=left_out,
     )
 
 

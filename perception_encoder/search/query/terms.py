@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, MediaNotFoundError
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, resolve, split_range
 from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.index.rows import IndexRow
 
 _MOST_WEIGHT = 10_000.0
@@ -122,7 +123,10 @@ def parse_words(words: Sequence[str], media: bool = True) -> Query:
         if abs(weight) > _MOST_WEIGHT:
             raise ConfigError(f"the weight of {source[:60]!r} is over {_MOST_WEIGHT:,.0f}, the limit")
         path = split_range(Path(source))[0]
-        is_media = media and (is_url(source) or (path.suffix.lower() in MEDIA_SUFFIXES and path.is_file()))
+        named = path.suffix.lower() in MEDIA_SUFFIXES
+        if media and named and not is_url(source) and not path.exists():
+            raise MediaNotFoundError(escape_name(source), f"no such file; search for the text with --text {source!r}")
+        is_media = media and (is_url(source) or (named and path.is_file()))
         resolved = resolve(source if is_url(source) else Path(source)) if is_media else _text(source)
         terms.append(Term(source=resolved, weight=-weight if sign == "-" else weight))
     return Query(name=" ".join(words), terms=tuple(terms))

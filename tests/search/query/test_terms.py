@@ -118,10 +118,12 @@ def test_an_empty_text_is_an_error() -> None:
         text_query("  ")
 
 
-def test_a_missing_image_is_a_text_and_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_image_is_an_error_and_a_folder_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cat").mkdir()
-    assert [parse_words([word]).kind for word in ("cat", "missing.jpg")] == ["text", "text"]
+    assert parse_words(["cat"]).kind == parse_words(["missing.jpg"], media=False).kind == "text"
+    with pytest.raises(MediaNotFoundError, match="missing.jpg: no such file; search for the text with --text"):
+        parse_words(["missing.jpg"])
 
 
 @pytest.mark.parametrize(("path", "error"), [("missing.jpg", MediaNotFoundError), ("empty.jpg", MediaDecodeError)])
