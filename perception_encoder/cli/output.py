@@ -114,7 +114,8 @@ def report_left_out(left_out: Mapping[str, int]) -> None:
     """Say how many files of directories are neither images nor videos, by type, on stderr."""
     if total := sum(left_out.values()):
         types = ", ".join(f"{left_out[kind]} {kind}" for kind in ("RAW", "SVG", "other") if left_out.get(kind))
-        print_note(f"{total} files are not images or videos that can be read, and were left out: {types}")
+        files = "1 file is" if total == 1 else f"{total} files are"
+        print_note(f"{files} of a type that cannot be read, and left out: {types}")
 
 
 def report_skipped(failures: Sequence[InputError], total: int) -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.conftest import Run
 
-NOTE = "note: 5 files are not images or videos that can be read, and were left out: 2 RAW, 1 SVG, 2 other\n"
+NOTE = "note: 5 files are of a type that cannot be read, and left out: 2 RAW, 1 SVG, 2 other\n"
 COUNTS = {"RAW": 2, "SVG": 1, "other": 2}
 
 

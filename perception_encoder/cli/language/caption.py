@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -63,9 +62,7 @@ def caption(
     default_model.print_demo(name)
     digest = generator_digest(generator) if json or out is not None else ""
     file = None if out is None else CaptionFile(out, generator.name, digest, prompt or CAPTION_PROMPT)
-    left_out: Counter[str] = Counter()
-    listed = list_items(paths, left_out)
-    items = listed if file is None else file.missing(listed)
+    items = list_items(paths) if file is None else file.missing(list_items(paths))
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None
     batches = caption_items(generator, items, prompt or CAPTION_PROMPT, sampling, media, batch_size, digest)
     rows, failures = _collect(batches, total, file, json)
@@ -76,7 +73,6 @@ def caption(
         output.print_line(f"{count} captions in {out}, {len(rows)} of them new")
     elif json:
         output.print_json([asdict(row) for row in rows])
-    output.report_left_out(left_out)
     raise typer.Exit(output.input_status(failures, count + len(failures), strict))
 
 
