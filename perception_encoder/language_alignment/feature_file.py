@@ -13,6 +13,7 @@ from torch import Tensor
 
 from perception_encoder.files import writing
 from perception_encoder.preprocess.source import escape_name
+from perception_encoder.records import from_fields
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class FeatureFile:
         self._end = 0
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._data_path.touch()
+            self._data_path.open("ab").close()
             self._read_index()
 
     def __len__(self) -> int:
@@ -40,15 +41,15 @@ class FeatureFile:
 
     def _read_index(self) -> None:
         size = self._data_path.stat().st_size // (2 * self.tokens * self.width)
-        lines = self._index_path.read_text(encoding="utf-8").splitlines() if self._index_path.is_file() else []
+        lines = self._index_path.read_bytes().splitlines() if self._index_path.exists() else []
         for number, line in enumerate(lines, 1):
             try:
-                key, first, count = json.loads(line)
-            except ValueError:
+                key, first, count = from_fields(tuple[str, int, int], json.loads(line))
+            except (ValueError, RecursionError):
                 name = escape_name(self._index_path)
                 logger.warning("%s:%d is damaged; those features are encoded again", name, number)
                 continue
-            if first + count <= size:
+            if min(first, count) >= 0 and first + count <= size:
                 self._rows[key] = (first, count)
                 self._end = max(self._end, first + count)
         if lines and not self._index_path.read_bytes().endswith(b"\n"):

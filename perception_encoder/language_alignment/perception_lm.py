@@ -17,7 +17,7 @@ from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.media import MediaConfig
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.projector import Projector
-from perception_encoder.language_alignment.text.decoder import make_decoder, quiet_loading
+from perception_encoder.language_alignment.text.decoder import check_complete, make_decoder, quiet_loading
 from perception_encoder.models.checkpoints.layouts import to_published
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -56,6 +56,8 @@ def read_perception_lm(
     except ImportError:
         raise MissingExtraError("transformers", "lang") from None
     local = Path(source).is_dir()
+    if local:
+        check_complete(Path(source))
     try:
         with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=local, trust_remote_code=False)

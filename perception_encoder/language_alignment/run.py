@@ -28,6 +28,7 @@ from perception_encoder.language_alignment.weights import (
     Parts,
     build_language_model,
     load_trained,
+    naming,
     read_trained,
     write_language_model,
 )
@@ -167,7 +168,8 @@ class LanguageTrainee:
                 state = {name: value for name, value in state.items() if name.startswith("vision.")}
             self.parts = _continued(config, self.parts, earlier)
             before = dataclasses.replace(self.parts, layer_scale=earlier.layer_scale)
-            self.model, self.decoder = build_language_model(before, generator)
+            with naming(initial):
+                self.model, self.decoder = build_language_model(before, generator)
             load_trained(initial, earlier, state, self.model)
             if self.parts.lora is None:
                 merge_decoder_adapters(self.model.decoder)

