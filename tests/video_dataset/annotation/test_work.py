@@ -13,6 +13,7 @@ from perception_encoder.video_dataset.annotation.review import next_review
 from perception_encoder.video_dataset.annotation.work import (
     HOLD_SECONDS,
     AnnotationConflictError,
+    AnnotationTask,
     Edit,
     next_task,
     save,
@@ -122,6 +123,26 @@ def test_a_skipped_video_goes_to_one_more_person(project: AnnotationProject) -> 
     assert other.clip.key == "v0"
     skip(project, "ben", other.id, "black", edit(""))
     assert next_task(project, "cleo", "tab").clip.key == "v2"
+
+
+@pytest.mark.parametrize("change", ["save", "submit", "skip"])
+def test_what_is_finished_or_open_in_another_tab_is_not_changed(
+    project: AnnotationProject, annotate: Annotate, change: str
+) -> None:
+    def attempt(task: AnnotationTask, session: str) -> None:
+        state = edit("Another.", sequence=9, session=session)
+        if change == "skip":
+            skip(project, "anna", task.id, "dark", state)
+        else:
+            {"save": save, "submit": submit}[change](project, "anna", task.id, state)
+
+    done, task = annotate("anna", "One."), next_task(project, "anna", "tab")
+    with pytest.raises(AnnotationConflictError, match="is finished already"):
+        attempt(done, "tab")
+    with pytest.raises(AnnotationConflictError, match="opened in another tab"):
+        attempt(task, "other")
+    assert next_task(project, "anna", "tab").caption == task.clip.original
+    attempt(next_task(project, "anna", "other"), "other")
 
 
 def test_undo_goes_back_step_by_step(project: AnnotationProject, annotate: Annotate) -> None:
