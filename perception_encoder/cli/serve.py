@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from perception_encoder.serving.generation import GenerationQueue
+    from perception_encoder.serving.requests import ApiConfig
 
+ORIGINS = "Origins of web pages that may use the API (CORS), such as https://app.example [default: none]."
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index of its own."
 
 
@@ -35,6 +38,7 @@ def serve(
     host: options.Host = None,
     port: options.Port = 8000,
     key: options.Key = None,
+    origins: Annotated[str | None, option(ORIGINS, "URL,URL,...", options.NETWORK)] = None,
     waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", least=1)] = 4096,
     chat_model: ChatModel = None,
     ask_model: AskModel = None,
@@ -65,19 +69,23 @@ def serve(
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
+    from perception_encoder.serving.requests import ApiConfig, check_origins
     from perception_encoder.serving.server import choose_key, listen, page_address, reachable_names, run_server
 
     directory = directory or home
+    if origins and not api:
+        raise typer.BadParameter("--origins needs --api")
     check_models(directory, api, chat_model, ask_model, features_model, depth_head)
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     own_key, key = key, choose_key(host, lan, key)
+    config = ApiConfig(key=key, waiting=waiting, origins=check_origins(options.items_of(origins or "")))
     if importlib.util.find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "search")
     with listen(host, port) as listener:  # before anything that takes long
         names = reachable_names(host)
         chat, ask = language_queues(chat_model, ask_model)
         others = chat, ask, features_model or "", depth_head or default_model.default_model("depth")
-        server, source, name = make_server(directory, home, api, model, waiting, key, host, names, *others)
+        server, source, name = make_server(directory, home, api, model, config, host, names, *others)
         if directory is None:
             output.print_line(f"{name} at {page_address(names[0], listener, None)}/v1/embeddings")
         else:
@@ -93,8 +101,7 @@ def make_server(
     home: Path | None,
     api: bool,
     model: str | None,
-    waiting: int,
-    key: str | None,
+    config: ApiConfig,
     host: str,
     names: tuple[str, ...],
     chat: GenerationQueue | None,
@@ -109,21 +116,19 @@ def make_server(
     from perception_encoder.search.web.server import create_page
     from perception_encoder.serving.api import create_app
     from perception_encoder.serving.guard import HOSTS
-    from perception_encoder.serving.requests import ApiConfig
 
     hosts = (*names, host, *HOSTS)
     if directory is None:
         source = model or default_model.default_model()
         encoder = load(source)
-        config = ApiConfig(key=key, waiting=waiting, source=source)
-        return create_app(encoder, config, hosts, chat=chat), source, encoder.name
+        return create_app(encoder, replace(config, source=source), hosts, chat=chat), source, encoder.name
     library = open_library(directory, model, home, default_model.default_model)
     source, encoder = library.index.settings["source"], library.encoder
     note = default_model.demo_line(source, model)
-    page = create_page(library, hosts, note, key, ask, features_model, find_head(depth_head))
+    page = create_page(library, hosts, note, config.key, ask, features_model, find_head(depth_head))
     library.watch()
     if not api:
         return page, source, encoder.name
-    both = create_app(encoder, ApiConfig(key=key, waiting=waiting, source=source), hosts, library.model_thread, chat)
+    both = create_app(encoder, replace(config, source=source), hosts, library.model_thread, chat)
     both.mount("/", page)
     return both, source, encoder.name

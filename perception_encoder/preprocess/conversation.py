@@ -78,11 +78,16 @@ class Sampling:
     """0 takes the most probable token each time (greedy); 1 draws by the model's own probabilities."""
     top_p: float = 1.0
     """Draw from the most probable tokens that together have this probability."""
+    presence_penalty: float = 0.0
+    """What the logit of a token loses if the answer has it already; as OpenAI's."""
+    frequency_penalty: float = 0.0
+    """What the logit of a token loses for each time that the answer has it."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer; they are not part of it."""
     seed: int = 0
     cut: bool = True
-    """Cut the middle of the longest text if the context is full; False refuses such a conversation."""
+    """Cut the middle of the longest text to leave room for `max_tokens`; False takes what room there is, and refuses a
+    conversation without any."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -91,6 +96,9 @@ class Sampling:
             raise ConfigError(f"temperature is {self.temperature}; it must be from 0 to 2")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be from -2 to 2")
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ def create_app(
     try:
         import fastapi
         from fastapi.responses import JSONResponse
+        from starlette.exceptions import HTTPException
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "search") from None
 
@@ -81,11 +82,20 @@ def create_app(
     app = fastapi.FastAPI(
         title="perception-encoder", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    guard(app, hosts=hosts if config.key is None else None)
+    guard(app, hosts=hosts if config.key is None else None, origins=config.origins)
 
     @app.exception_handler(ApiError)
     async def refuse(request: Request, error: ApiError) -> Response:
         return JSONResponse(detached(error).body(), error.status, _HEADERS.get(error.status))
+
+    @app.exception_handler(HTTPException)
+    async def refuse_route(request: Request, error: HTTPException) -> Response:
+        refused = ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}"[:200])
+        return JSONResponse(refused.body(), refused.status, error.headers)
+
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> Response:
+        return JSONResponse(ApiError(500, "the server failed; its log says why").body(), 500)
 
     add_embeddings(app, encoder, batcher, reader, bodies, metrics, config)
     chat_api = ChatApi(chat, reader, bodies, metrics, config)

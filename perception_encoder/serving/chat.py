@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from perception_encoder.errors import ConfigError, ContextLengthError, InputError, PerceptionEncoderError
 from perception_encoder.inference.media import Kind, Media, open_media
 from perception_encoder.preprocess.budget import DECODING, MAX_PIXELS
-from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Sampling
+from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Role, Sampling
 from perception_encoder.preprocess.image import count_pixels
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.bodies import BodyReader, parse_content
-from perception_encoder.serving.chat_requests import ALLOWED, ChatRequest, check_chat, part_name
+from perception_encoder.serving.chat_requests import ALLOWED, ROLES, ChatRequest, check_chat, part_name
 from perception_encoder.serving.generation import GenerationQueue, Hold
 from perception_encoder.serving.guard import check_key
 from perception_encoder.serving.metrics import ApiMetrics
@@ -60,7 +60,7 @@ class ChatApi:
             parsed = await parse_content(content, lambda body: parse_body(body, ChatRequest, ALLOWED))
             del content
             parts, sampling = check_chat(parsed, self._config, *self._model.names)
-            roles = [message.role for message in parsed.messages]
+            roles = [ROLES[message.role] for message in parsed.messages]
             parsed.messages = []  # with their data URIs
             pieces = self._pieces(self._model, roles, parts, sampling)
             del parts
@@ -74,7 +74,7 @@ class ChatApi:
     async def _pieces(
         self,
         model: GenerationQueue,
-        roles: Sequence[str],
+        roles: Sequence[Role],
         parts: Sequence[Sequence[Input]],
         sampling: Sampling,
     ) -> AsyncGenerator[str | Reply, None]:
@@ -141,7 +141,7 @@ def _measure(media: Media, frames: int) -> tuple[Media, int, int]:
     return media, len(media.payload), min(frame_pixels(media.payload, media.name) * frames, MAX_PIXELS)
 
 
-def open_conversation(roles: Sequence[str], contents: Sequence[Sequence[str | Media]], frames: int) -> list[Message]:
+def open_conversation(roles: Sequence[Role], contents: Sequence[Sequence[str | Media]], frames: int) -> list[Message]:
     """Decode the images and videos of messages; ApiError names a part that is bad."""
 
     def opened(part: str | Media, name: str) -> ContentPart:
@@ -154,7 +154,7 @@ def open_conversation(roles: Sequence[str], contents: Sequence[Sequence[str | Me
             raise _bad_part(error, name) from None
 
     return [
-        Message(role, tuple(opened(part, part_name(row, column)) for column, part in enumerate(parts)))  # type: ignore[arg-type]  # a checked role
+        Message(role, tuple(opened(part, part_name(row, column)) for column, part in enumerate(parts)))
         for row, (role, parts) in enumerate(zip(roles, contents, strict=True))
     ]
 

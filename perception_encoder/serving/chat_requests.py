@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.preprocess.conversation import ROLES, Sampling
+from perception_encoder.preprocess.conversation import Role, Sampling
 from perception_encoder.serving.parsing import ApiError, FirstError, shortened
 from perception_encoder.serving.requests import (
     ApiConfig,
@@ -21,6 +21,15 @@ from perception_encoder.serving.requests import (
 )
 
 _STOPS = 4  # as many as OpenAI takes
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "user",
+    "function": "user",
+}
+"""Each role of a request, and the role that the model knows; what a tool answered is told as the user's."""
 _PARTS = "a part is a text, an image_url {url} or a video_url {url}"
 
 
@@ -49,13 +58,15 @@ class ChatRequest:
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     tools: Any = None
+    tool_choice: Any = None
     functions: Any = None
+    function_call: Any = None
     response_format: Any = None
     logprobs: Any = None
     logit_bias: Any = None
-    presence_penalty: Any = None
-    frequency_penalty: Any = None
 
 
 ALLOWED = {
@@ -65,6 +76,8 @@ ALLOWED = {
     "max_completion_tokens": "it must be a whole number, at least 1",
     "temperature": "it must be from 0 to 2",
     "top_p": "it must be above 0 and at most 1",
+    "presence_penalty": "it must be from -2 to 2",
+    "frequency_penalty": "it must be from -2 to 2",
     "stop": f"it must be a text, or a list of at most {_STOPS} texts",
     "seed": "it must be a whole number",
     "n": "it must be 1",
@@ -74,12 +87,12 @@ ALLOWED = {
 """What each field of a request must be: see `parse_body`."""
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
+    "tool_choice": ("none", "auto"),
     "functions": ([],),
-    "response_format": ({"type": "text"},),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"}, "text"),
     "logprobs": (False,),
     "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
 }
 """Fields that would change the answer if they were supported, and the values that do not."""
 
@@ -91,9 +104,11 @@ def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[li
     """
     if not is_named(request.model, *names):
         raise unknown_model(request.model, names[0])
+    unused = {"tools"} if request.tool_choice == "none" else set[str]()
+    unused |= {"functions"} if request.function_call == "none" else set()
     for name, harmless in _UNSUPPORTED.items():
         value = getattr(request, name)
-        if value is not None and value not in harmless:
+        if name not in unused and value is not None and value not in harmless:
             raise ApiError(400, f"{name} is {shortened(value)}; this server does not support it", name)
     if request.n not in (None, 1):
         raise ApiError(400, f"n is {request.n}; {ALLOWED['n']}", "n")
@@ -109,7 +124,8 @@ def _sampling(request: ChatRequest) -> Sampling:
         raise ApiError(400, f"seed is {shortened(seed)}; it must have at most 64 bits", "seed")
     limits = ("max_completion_tokens", "max_tokens")
     limit = next((name for name in limits if getattr(request, name) is not None), None)
-    fields: dict[str, Any] = {"temperature": request.temperature, "top_p": request.top_p}
+    penalties = {name: getattr(request, name) for name in ("presence_penalty", "frequency_penalty")}
+    fields: dict[str, Any] = {"temperature": request.temperature, "top_p": request.top_p, **penalties}
     if limit is not None:
         fields["max_tokens"] = getattr(request, limit)
     chosen = {name: value for name, value in fields.items() if value is not None}
@@ -130,16 +146,16 @@ def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[
         if message.role not in ROLES:
             reason = f"it must be one of {', '.join(ROLES)}"
             raise ApiError(400, f"{name}.role is {shortened(message.role)}; {reason}", f"{name}.role")
-        if message.content is None:
-            raise ApiError(400, f"{name} has no content; give a text or a list of parts", f"{name}.content")
-        if isinstance(message.content, str):
-            checked.append([("text", message.content)])
+        if message.content is None or isinstance(message.content, str):
+            checked.append([("text", message.content)] if message.content else [])
             continue
         parts = [_check_part(part, part_name(row, column)) for column, part in enumerate(message.content)]
-        if message.role != "user" and any(kind != "text" for kind, _ in parts):
+        if ROLES[message.role] != "user" and any(kind != "text" for kind, _ in parts):
             raise ApiError(400, f"{name} is of the {message.role}; only the user's may hold images or videos", name)
         checked.append(parts)
     kinds = [kind for parts in checked for kind, _ in parts]
+    if not kinds:
+        raise ApiError(400, f"the messages have no content; {ALLOWED['messages']}", "messages")
     files = len(kinds) - kinds.count("text")
     if files > config.files:
         reason = f"{files} images or videos; a conversation takes at most {config.files}"
@@ -160,8 +176,8 @@ def _check_part(part: MessagePart, name: str) -> Input:
     match part:
         case MessagePart(type="text", text=str(text)):
             return "text", text
-        case MessagePart(type="image_url", image_url=MediaAddress(url=url)):
+        case MessagePart(type="image_url", image_url=MediaAddress(url=url) | str(url)):
             return "image", url
-        case MessagePart(type="video_url", video_url=MediaAddress(url=url)):
+        case MessagePart(type="video_url", video_url=MediaAddress(url=url) | str(url)):
             return "video", url
     raise ApiError(400, f"{name} is of type {shortened(part.type)}; {_PARTS}", name)

@@ -39,14 +39,16 @@ def guard(
     headers: Mapping[str, str] | None = None,
     hosts: tuple[str, ...] | None = HOSTS,
     key: str | None = None,
+    origins: tuple[str, ...] = (),
 ) -> None:
     """Answer only under some host names, refuse requests of other pages, and add `headers` to every answer.
 
     Otherwise another page could have the browser post here, learn from an answer's status or size what exists, or reach
     this server under its own host name and read it. It may only link to this page. `hosts`: None for an API with a
     key, which clients reach under any name and other pages do not know. `key`: every request needs it, on this machine
-    too, as a proxy may pass on requests of others.
+    too, as a proxy may pass on requests of others. `origins`: of pages that may send requests and read the answers.
     """
+    from fastapi.middleware.cors import CORSMiddleware
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from fastapi.responses import JSONResponse
 
@@ -58,11 +60,14 @@ def guard(
 
     @app.middleware("http")  # the outermost
     async def refuse(request: Request, call_next: Any) -> Response:
-        if hosts is not None and _is_foreign(request):
+        if hosts is not None and request.headers.get("origin") not in origins and _is_foreign(request):
             return JSONResponse({"error": "requested by another page"}, 403, every)
         response: Response = await call_next(request)
         response.headers.update(every)
         return response
+
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=[*origins], allow_methods=["GET", "POST"], allow_headers=["*"])
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:

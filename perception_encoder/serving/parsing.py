@@ -14,16 +14,20 @@ T = TypeVar("T")
 _MOST_VALUES, _MOST_LISTS = 500_000, 20_000  # of a body: they determine how long parsing it blocks everything else
 
 
+_TYPES = {429: "requests", 500: "server_error"}
+_CODES = {401: "invalid_api_key", 404: "unknown_url", 405: "method_not_supported", 429: "rate_limit_exceeded"}
+
+
 class ApiError(Exception):
     """A request that cannot be answered, with OpenAI's fields."""
 
     def __init__(self, status: int, message: str, parameter: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.message, self.parameter, self.code = status, message, parameter, code or status
+        self.status, self.message, self.parameter, self.code = status, message, parameter, code or _CODES.get(status)
 
     def body(self) -> dict[str, Any]:
         """Return the answer's JSON."""
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        kind = _TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.parameter, "code": self.code}}
 
 

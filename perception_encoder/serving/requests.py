@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from perception_encoder.errors import InputError
+from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.media import Kind
 from perception_encoder.models.registry import same_name
+from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from perception_encoder.preprocess.tokenizer import END, START, Tokenizer
 from perception_encoder.serving.parsing import ApiError, FirstError, parse_body, shortened
 
 _UNNAMED = (None, "", "default/not-specified")  # the last is infinity's
 _CHARACTERS, _ALL_CHARACTERS = 20_000, 2_000_000  # of one text, and of all texts of a request
+_DATA_URI = re.compile(r"\s*data:(?:([\w.+-]+)/[\w.+-]+[;,]|;base64,)", re.IGNORECASE)
+_DATA_KINDS: dict[str, Kind] = {"image": "image", "video": "video"}
+_ADDRESS = re.compile(r"\s*https?://\S+\s*", re.IGNORECASE)
 Input = tuple[Kind, str]
 """What an input is, and the text, address or data URI."""
 
@@ -27,6 +34,8 @@ class ApiConfig:
 
     key: str | None = None
     """Clients must send it as `Authorization: Bearer KEY`; None requires nothing."""
+    origins: tuple[str, ...] = ()
+    """Origins whose pages may use the API (CORS), such as "https://app.example"."""
     source: str = ""
     """Another name for the model: the one that the user gave."""
     body_bytes: int = 32 << 20
@@ -62,8 +71,8 @@ class MessagePart:
 
     type: str
     text: str = ""
-    image_url: MediaAddress | None = None
-    video_url: MediaAddress | None = None
+    image_url: MediaAddress | str | None = None
+    video_url: MediaAddress | str | None = None
 
 
 @dataclass(kw_only=True)
@@ -81,7 +90,7 @@ class EmbeddingRequest:
     __pydantic_config__: ClassVar = {"strict": True}
     model: Any = None
     input: str | Annotated[list[str | int | Annotated[list[int], FirstError()]], FirstError()] | None = None
-    """A text, texts, or token ids; or with `modality` addresses and data URIs."""
+    """A text, texts, or token ids; or addresses and data URIs of images and videos, with `modality` or without."""
     messages: Annotated[list[ChatMessage], FirstError()] | None = None
     modality: Kind | None = None
     encoding_format: Literal["float", "base64"] = "float"
@@ -96,6 +105,15 @@ _ALLOWED = {
     "modality": "it must be 'text', 'image' or 'video'",
     "encoding_format": "it must be 'float' or 'base64'",
 }
+
+
+def check_origins(values: Sequence[str]) -> tuple[str, ...]:
+    """Return origins as browsers send them; ConfigError for one that is not an origin."""
+    origins = tuple(value.strip().rstrip("/").lower() for value in values if value.strip())
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^/?#@\s*]+", origin):
+            raise ConfigError(f"{origin!r} is not an origin; give a scheme and a host, such as https://app.example")
+    return origins
 
 
 def parse_request(body: bytes) -> EmbeddingRequest:
@@ -113,9 +131,25 @@ def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig
     if request.messages is not None:
         inputs = [_only_part(request.messages)]
     else:
-        inputs = [(request.modality or kind, value) for value in _values(request.input, encoder.tokenizer)]
+        values = _values(request.input, encoder.tokenizer)
+        kinds = [request.modality or _media_kind(value) or kind for value in values]
+        inputs = [(kind, value if kind == "text" else value.strip()) for kind, value in zip(kinds, values, strict=True)]
+    for number, (asked, value) in enumerate(inputs):
+        if asked == "text" and (_DATA_URI.match(value) or _media_kind(value)):
+            what = f"input {number} is a data URI or the address of a file, not a text"
+            raise ApiError(400, f"{what}; set modality to 'image' or 'video'", "modality")
     _check_limits(inputs, encoder, config)
     return inputs
+
+
+def _media_kind(value: str) -> Kind | None:
+    """Return what the data URI or address of an image or video is, by its type or suffix; None for anything else."""
+    if match := _DATA_URI.match(value):
+        return _DATA_KINDS.get((match[1] or "").lower())
+    if not _ADDRESS.fullmatch(value):
+        return None
+    suffix = PurePosixPath(urlsplit(value.strip()).path).suffix.lower()
+    return "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
 
 
 def check_model(name: Any, encoder: Encoder, config: ApiConfig) -> None:
@@ -146,9 +180,9 @@ def _only_part(messages: Sequence[ChatMessage]) -> Input:
     match [part for part in parts if part.type != "text" or part.text.strip()]:
         case [MessagePart(type="text", text=text)]:
             return "text", text
-        case [MessagePart(type="image_url", image_url=MediaAddress(url=url))]:
+        case [MessagePart(type="image_url", image_url=MediaAddress(url=url) | str(url))]:
             return "image", url
-        case [MessagePart(type="video_url", video_url=MediaAddress(url=url))]:
+        case [MessagePart(type="video_url", video_url=MediaAddress(url=url) | str(url))]:
             return "video", url
     raise ApiError(400, _ALLOWED["messages"], "messages")
 
@@ -184,7 +218,7 @@ def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig) 
     files, longest, total = len(inputs) - len(lengths), max(lengths, default=0), sum(lengths)
     checks = (
         (1 <= len(inputs) <= config.inputs, f"{len(inputs)} inputs; a request takes 1 to {config.inputs}"),
-        (all(value.strip() for _, value in inputs), "an input is empty"),
+        (all(value.strip() for kind, value in inputs if kind != "text"), "an input is empty"),
         (files <= config.files, f"{files} images or videos; a request takes at most {config.files}"),
         (not lengths or encoder.tokenizer, f"{encoder.name} has no text tower; it takes images and videos"),
         (longest <= _CHARACTERS, f"a text has more than {_CHARACTERS:,} characters, the limit"),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 HEAD_SECONDS = 10.0
 """For the head of a request to arrive."""
+STOP_SECONDS = 5
+"""For requests in progress to end once the server is stopped; streams are cut off then."""
 MOST_CONNECTIONS = 1000
 """Open at the same time; beyond it the connection without a request for the longest time is closed."""
 _FILES = 4096  # descriptors of a server: connections, and files
@@ -97,8 +99,16 @@ def limited_server(app: Any) -> uvicorn.Server:
         import uvicorn
     except ImportError:
         raise MissingExtraError("uvicorn", "search") from None
-    config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, access_log=False, http=_limited_protocol())
-    return uvicorn.Server(config)
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            access_log=False,
+            http=_limited_protocol(),
+        )
+    )
 
 
 def _limited_protocol() -> type[asyncio.Protocol]:

@@ -41,11 +41,11 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def pieces_from(
-    thread: ThreadPoolExecutor, work: Callable[[], Generator[T, None, None]]
+    thread: ThreadPoolExecutor, work: Callable[[], Generator[T, None, None]], waiting: tuple[T, float] | None = None
 ) -> AsyncGenerator[T, None]:
     """Yield what `work()` yields in a thread; closing this, or cancelling its task, ends the work after its next piece.
 
-    Raises what the work raises.
+    `waiting`: a piece to yield whenever no other has come for so many seconds. Raises what the work raises.
     """
     loop, gone = asyncio.get_running_loop(), threading.Event()
     pieces: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue()
@@ -66,16 +66,24 @@ async def pieces_from(
         else:
             send(None)
 
-    waiting = thread.submit(run)
+    submitted = thread.submit(run)
     try:
-        while (piece := await pieces.get()) is not None:
+        while True:
+            try:
+                piece = await asyncio.wait_for(pieces.get(), waiting[1] if waiting else None)
+            except TimeoutError:
+                assert waiting is not None
+                yield waiting[0]
+                continue
+            if piece is None:
+                return
             if isinstance(piece, Exception):
                 raise piece
             yield piece[0]
     finally:
         piece = None  # an error holds this frame
         gone.set()
-        waiting.cancel()
+        submitted.cancel()
 
 
 async def first_piece(pieces: AsyncGenerator[T, None]) -> T:

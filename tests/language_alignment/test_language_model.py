@@ -81,9 +81,19 @@ def test_a_conversation_is_refused_instead_of_cut() -> None:
     model, long = tiny_language_model(context=100), ask("x" * 100)
     assert model.generate([long], SAMPLING)[0].cut > 0
     refusing = Sampling(max_tokens=12, cut=False)
-    with pytest.raises(ContextLengthError, match=r"tokens and 12 for the answer do not fit the context of 100"):
+    with pytest.raises(ContextLengthError, match=r"tokens leave no room for an answer in the context of 100"):
         next(model.stream(long, refusing))
     assert model.generate([ask("hello")], refusing)[0].cut == 0
+
+
+def test_an_answer_is_clipped_to_what_fits() -> None:
+    """Before: `max_tokens` that did not fit beside the prompt refused the conversation."""
+    model = tiny_language_model(context=100)
+    asked = Sampling(max_tokens=10_000, cut=False)
+    (whole,) = model.generate([ask("hello")], asked)
+    assert streamed(model, ask("hello"), asked)[1] == whole
+    assert whole.prompt_tokens + whole.tokens <= 100
+    assert whole.finished or whole.prompt_tokens + whole.tokens == 100
 
 
 def test_frames_of_a_video_follow_one_another() -> None:

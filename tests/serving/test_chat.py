@@ -209,7 +209,7 @@ def test_what_cannot_be_answered_is_a_bad_request(
         client.chat.completions.create(model="echo", messages=messages, stream=stream)
     assert caught.value.param == parameter and message in caught.value.message
     assert caught.value.type == "invalid_request_error"
-    assert caught.value.code == ("context_length_exceeded" if message.startswith("does not") else "400")
+    assert caught.value.code == ("context_length_exceeded" if message.startswith("does not") else None)
     assert client.chat.completions.create(model="echo", messages=[user("a")]).choices[0].message.content == "a "
 
 
@@ -309,6 +309,6 @@ def test_a_language_model_answers_as_without_a_server(encoder: Encoder) -> None:
         )
         chunks = client.chat.completions.create(model="tiny", messages=messages, max_tokens=12, stream=True)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected.text
-        with pytest.raises(openai.BadRequestError, match="do not fit the context of 512") as caught:
+        with pytest.raises(openai.BadRequestError, match="leave no room for an answer in the context of 512") as caught:
             client.chat.completions.create(model="tiny", messages=[user("x" * 600)])
         assert caught.value.code == "context_length_exceeded"

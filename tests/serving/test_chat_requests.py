@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.serving.api import create_app
@@ -14,6 +15,7 @@ from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.parsing import parse_body
 from perception_encoder.serving.requests import ApiConfig
 from tests.serving.generators import EchoGenerator
+from tests.serving.servers import data_uri
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -40,8 +42,9 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
         ({}, "messages", "messages must be a list"),
         ({"messages": []}, "messages", "messages must be a list"),
         ({"messages": "hello"}, "messages", "messages must be a list"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content", "messages[0] has no content"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "one of system, user, assistant"),
+        ({"messages": [{"role": "user"}]}, "messages", "the messages have no content; messages must be"),
+        ({"messages": [{"role": "judge", "content": "x"}]}, "messages[0].role", "one of system, developer, user"),
+        ({"messages": [{"role": "developer", "content": [IMAGE]}]}, "messages[0]", "only the user's may hold images"),
         (of_user({"type": "text", "text": "a"}, {"type": "input_audio"}), "messages[0].content[1]", "'input_audio'"),
         (of_user({"type": "image_url"}), "messages[0].content[0]", "an image_url {url}"),
         (of_user({"type": "image_url", "image_url": {"href": "x"}}), "messages", "messages must be a list"),
@@ -64,7 +67,9 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
         ({"messages": HELLO, "tools": [{"type": "function"}]}, "tools", "this server does not support it"),
         ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format", "does not support it"),
         ({"messages": HELLO, "logprobs": True}, "logprobs", "logprobs is True; this server does not support it"),
-        ({"messages": HELLO, "frequency_penalty": 0.5}, "frequency_penalty", "does not support it"),
+        ({"messages": HELLO, "tool_choice": "required"}, "tool_choice", "does not support it"),
+        ({"messages": HELLO, "frequency_penalty": 3}, "frequency_penalty", "is 3.0; it must be from -2 to 2"),
+        ({"messages": HELLO, "presence_penalty": "x"}, "presence_penalty", "'x'; it must be from -2 to 2"),
     ],
 )
 def test_bad_requests_are_reported_in_openais_form(
@@ -75,11 +80,13 @@ def test_bad_requests_are_reported_in_openais_form(
     error = response.json()["error"]
     assert message in error["message"] and error["param"] == parameter and len(error["message"]) < 300
     assert error["type"] == "invalid_request_error"
+    assert error["code"] == ("context_length_exceeded" if "characters" in message else None)
 
 
 def test_values_that_change_nothing_and_unknown_fields_are_accepted(chat: TestClient) -> None:
     extra = {
-        "tools": [],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "tool_choice": "none",
         "response_format": {"type": "text"},
         "logprobs": False,
         "logit_bias": {},
@@ -93,11 +100,35 @@ def test_values_that_change_nothing_and_unknown_fields_are_accepted(chat: TestCl
     assert response.status_code == 200 and response.json()["choices"][0]["message"]["content"] == "hello "
 
 
+def test_clients_messages_of_every_role_are_read(encoder: Encoder) -> None:
+    echo = EchoGenerator()
+    image = data_uri(Image.new("RGB", (4, 3)))
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": image}]},  # not the usual {"url": …}
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "1", "content": "42"},
+    ]
+    with TestClient(create_app(encoder, ApiConfig(), chat=GenerationQueue("echo", lambda: echo))) as client:
+        client.base_url = "http://localhost"
+        answer = client.post("/v1/chat/completions", json={"messages": messages})
+    assert answer.status_code == 200, answer.text
+    (conversation,) = echo.conversations
+    assert [message.role for message in conversation] == ["system", "user", "assistant", "user"]
+    assert (
+        conversation[1].media[0].size == (4, 3) and conversation[2].content == () and conversation[3].content == ("42",)
+    )
+
+
 def test_sampling_is_the_requests() -> None:
     body = b'{"messages": [{"content": "a"}], "stop": "x", "temperature": 1, "top_p": 0.5, "seed": -3, "max_tokens": 9}'
     _, first = check_chat(parse_body(body, ChatRequest, ALLOWED), ApiConfig(), "echo")
     assert (first.stop, first.temperature, first.top_p, first.seed, first.max_tokens) == (("x",), 1, 0.5, -3, 9)
-    assert not first.cut
+    assert not first.cut and first.presence_penalty == first.frequency_penalty == 0
+    penalties = b'{"messages": [{"content": "a"}], "presence_penalty": 1, "frequency_penalty": -0.5}'
+    _, penalised = check_chat(parse_body(penalties, ChatRequest, ALLOWED), ApiConfig(), "echo")
+    assert (penalised.presence_penalty, penalised.frequency_penalty) == (1, -0.5)
     both = b'{"messages": [{"content": "a"}], "max_tokens": 9, "max_completion_tokens": 5}'
     seeds = set()
     for _ in range(2):

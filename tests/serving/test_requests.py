@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.serving import api
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.parsing import ApiError
 from perception_encoder.serving.requests import ApiConfig, parse_request
+from tests.serving.servers import data_uri
 
 
 @pytest.mark.parametrize(
@@ -27,7 +31,19 @@ from perception_encoder.serving.requests import ApiConfig, parse_request
         ({"input": "x", "model": 7}, 404, "no model 7"),
         ({"input": "x", "dimensions": int("9" * 400)}, 400, "1 to 256"),
         ({"input": "x", "dimensions": True}, 400, "1 to 256"),
-        ({"input": " "}, 400, "empty"),
+        ({"input": " ", "modality": "image"}, 400, "empty"),
+        ({"input": "data:application/pdf;base64,aGVsbG8="}, 400, "input 0 is a data URI or the address of a file"),
+        (
+            {"input": ["a", " https://example.com/A.JPG "], "modality": "text"},
+            400,
+            "input 1 is a data URI or the address",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "data:;base64,aGVsbG8="}]},
+            400,
+            "set modality to 'image' or 'video'",
+        ),
+        ({"input": "http://127.0.0.1:9/a.png?x"}, 400, "not a public address"),
         ({"input": "x", "modality": "sound"}, 400, "modality"),
         ({"input": "x", "encoding_format": "hex"}, 400, "encoding_format"),
         ({"input": "x", "dimensions": 257}, 400, "1 to 256"),
@@ -51,9 +67,63 @@ def test_bad_requests_are_reported_in_openais_form(client: TestClient, body: obj
     response = client.post("/v1/embeddings", json=body)
     assert response.status_code == status
     error = response.json()["error"]
-    assert said in error["message"] and error["code"] == (status if status != 404 else "model_not_found")
+    assert said in error["message"] and error["code"] == ("model_not_found" if status == 404 else None)
     assert len(error["message"]) < 300
     assert client.get("/health").json()["status"] == "ok"
+
+
+def test_media_are_never_taken_for_texts(client: TestClient) -> None:
+    """Before: without a modality the base64 of an image was embedded as a text, at status 200."""
+    image = data_uri(Image.new("RGB", (40, 30), "red"))
+    expected = client.post("/v1/embeddings", json={"input": image, "modality": "image"}).json()["data"]
+    found = client.post("/v1/embeddings", json={"input": ["a red wall", f" {image}\n", "data: what is it?", ""]})
+    assert found.status_code == 200, found.text
+    text, found_image, *_ = found.json()["data"]
+    assert found_image["embedding"] == expected[0]["embedding"] != text["embedding"]
+
+
+def test_an_empty_text_has_an_embedding_and_fails_no_batch(client: TestClient) -> None:
+    alone, together = (client.post("/v1/embeddings", json={"input": each}) for each in ("", ["a cat", "", " "]))
+    assert alone.status_code == together.status_code == 200
+    np.testing.assert_allclose(together.json()["data"][1]["embedding"], alone.json()["data"][0]["embedding"], atol=1e-5)
+
+
+def test_errors_have_openais_types_and_codes(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ApiConfig(key="secret", waiting=1)
+    with TestClient(create_app(encoder, config), base_url="http://localhost", raise_server_exceptions=False) as client:
+
+        def error(path: str, body: object = None, key: str = "secret") -> tuple[int, str, str | None]:
+            headers = {"Authorization": f"Bearer {key}"}
+            answer = (
+                client.get(path, headers=headers) if body is None else client.post(path, json=body, headers=headers)
+            )
+            return answer.status_code, answer.json()["error"]["type"], answer.json()["error"]["code"]
+
+        assert error("/v1/models", key="wrong") == (401, "invalid_request_error", "invalid_api_key")
+        assert error("/v1/embeddings", {"input": ["a", "b"]}) == (429, "requests", "rate_limit_exceeded")
+        assert error("/v1/nothing") == (404, "invalid_request_error", "unknown_url")
+        assert error("/v1/embeddings") == (405, "invalid_request_error", "method_not_supported")
+        assert error("/v1/embeddings", {"input": 7}) == (400, "invalid_request_error", None)
+        monkeypatch.setattr(api, "check_request", None)
+        assert error("/v1/embeddings", {"input": "a"}) == (500, "server_error", None)
+
+
+def test_pages_of_named_origins_may_use_the_api(encoder: Encoder) -> None:
+    config = ApiConfig(origins=("https://app.example",))
+    with TestClient(create_app(encoder, config), base_url="http://localhost") as client:
+        asked = {
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type",
+        }
+        for origin, preflight, status in (("https://app.example", 200, 200), ("https://evil.example", 400, 403)):
+            headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
+            answers = [
+                client.options("/v1/embeddings", headers=headers | asked),
+                client.post("/v1/embeddings", json={"input": "a"}, headers=headers),
+            ]
+            assert [answer.status_code for answer in answers] == [preflight, status]
+            allowed = {answer.headers.get("access-control-allow-origin") for answer in answers}
+            assert allowed == ({origin} if status == 200 else {None})
 
 
 @pytest.mark.parametrize(

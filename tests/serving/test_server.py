@@ -16,7 +16,9 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.serving import server
 from perception_encoder.serving.api import create_app
+from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
+from tests.serving.generators import ENDLESS, EchoGenerator
 from tests.serving.servers import served
 
 HALF = b"GET /health HTTP/1.1\r\nHost: loc"
@@ -92,3 +94,20 @@ def test_names_under_which_others_reach_a_server(monkeypatch: pytest.MonkeyPatch
     assert (name, local) == ("mill", "mill.local") and all(each.count(".") == 3 for each in address)
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: (_ for _ in ()).throw(OSError("no network")))
     assert server.reachable_names("::") == ("mill", "mill.local")
+
+
+def test_streams_end_soon_after_the_server_is_stopped(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before: a stream went on until it ended by itself, four minutes and more."""
+    monkeypatch.setattr(server, "STOP_SECONDS", 1)
+    echo = EchoGenerator(pause=0.05)
+    app = create_app(encoder, ApiConfig(), chat=GenerationQueue("echo", lambda: echo))
+    body = {"messages": [{"role": "user", "content": ENDLESS}], "max_tokens": 1000, "stream": True}
+    with ExitStack() as stack:
+        with served(app) as address:
+            response = stack.enter_context(
+                httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=60)
+            )
+            next(response.iter_bytes())
+            stopped = time.monotonic()
+        assert time.monotonic() - stopped < 5
+    assert echo.tokens < 200

@@ -129,3 +129,24 @@ def test_a_closed_reader_ends_the_work_and_a_waiting_one_never_begins() -> None:
     with ThreadPoolExecutor(1) as thread:
         asyncio.run(run())
     assert ends == ["first"]
+
+
+def test_a_piece_that_does_not_come_is_told() -> None:
+    async def collect() -> list[str]:
+        gate = threading.Event()
+
+        def work() -> Generator[str, None, None]:
+            gate.wait(10)
+            yield "piece"
+
+        found: list[str] = []
+        with ThreadPoolExecutor(1) as thread:
+            async with aclosing(pieces_from(thread, work, ("waiting", 0.02))) as pieces:
+                async for piece in pieces:
+                    found.append(piece)
+                    if len(found) == 2:
+                        gate.set()
+        return found
+
+    found = asyncio.run(collect())
+    assert found[:2] == ["waiting", "waiting"] and found[-1] == "piece"

@@ -13,6 +13,9 @@ from torch import Tensor
 from perception_encoder.language_alignment.text.fast_llama import FastLlama
 from perception_encoder.preprocess.conversation import Sampling
 
+_COLDEST = 1e-5
+"""A temperature below it takes the most probable token, as 0 does: logits that are divided by it have no softmax."""
+
 
 @torch.inference_mode()
 def generate_tokens(
@@ -43,12 +46,15 @@ def generate_tokens(
     generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
     feed: dict[str, Tensor] = {"inputs_embeds": inputs}
     cache_name = _cache_name(decoder)
-    cache, open_rows = None, [True] * count
+    cache, open_rows, given = None, [True] * count, [list[int]() for _ in prompts]
     for _ in range(sampling.max_tokens):
         extra = {"attention_mask": mask, "position_ids": positions} if padded else {}
         output = decoder(**feed, **extra, **{cache_name: cache}, use_cache=True, logits_to_keep=1)
         cache = output[cache_name]
-        tokens = [choose(logits, sampling, own) for logits, own in zip(output.logits[:, -1], generators, strict=True)]
+        rows = zip(output.logits[:, -1], generators, given, strict=True)
+        tokens = [choose(logits, sampling, own, earlier) for logits, own, earlier in rows]
+        for token, earlier in zip(tokens, given, strict=True):
+            earlier.append(token)
         open_rows = [is_open and token not in end_tokens for is_open, token in zip(open_rows, tokens, strict=True)]
         if not any(open_rows):
             return
@@ -65,10 +71,12 @@ def _generate_one(
     output = decoder(inputs_embeds=prompt[None], use_cache=True, logits_to_keep=1)
     step = fast.continue_from(output[_cache_name(decoder)], sampling.max_tokens)
     logits, generator = output.logits[0, -1], torch.Generator().manual_seed(sampling.seed)
+    given: list[int] = []
     for number in range(sampling.max_tokens):
-        token = choose(logits, sampling, generator)
+        token = choose(logits, sampling, generator, given)
         if token in end_tokens:
             return
+        given.append(token)
         yield [token]
         if number + 1 < sampling.max_tokens:
             logits = step(token)
@@ -100,9 +108,15 @@ def _cache_name(decoder: Any) -> str:
     return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
-def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Choose a token by its logits (V): the greatest, or one drawn under the temperature from the top of them."""
-    if sampling.temperature == 0:
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, given: Sequence[int] = ()) -> int:
+    """Choose a token by its logits (V): the greatest, or one drawn under the temperature from the top of them.
+
+    `given`: the answer's earlier tokens, for the penalties.
+    """
+    if given and (sampling.presence_penalty or sampling.frequency_penalty):
+        tokens, counts = torch.tensor(given, device=logits.device).unique(return_counts=True)
+        logits = logits.float().index_add(0, tokens, counts * -sampling.frequency_penalty - sampling.presence_penalty)
+    if sampling.temperature < _COLDEST:
         return int(logits.argmax())
     probabilities = (logits.float().cpu() / sampling.temperature).softmax(0)
     if sampling.top_p < 1:

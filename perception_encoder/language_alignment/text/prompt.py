@@ -107,17 +107,19 @@ class PromptFormat:
         """Return the conversation up to where the next answer begins, with `room` tokens left for it.
 
         If the context is full, the longest text loses its middle, and that is logged; images are never cut. Raises
-        ContextLengthError if the images alone leave no room, or without `cut_text`; ConfigError for a wrong number of
-        `image_tokens`.
+        ContextLengthError if the images alone leave no room; ConfigError for a wrong number of `image_tokens`. Without
+        `cut_text` nothing is cut, and a token of room is enough.
         """
         limit = self.context - room
         prompt = self._tokenize(self._render(messages, True), [], image_tokens)
         length, cut = len(prompt.ids), 0
-        if length > limit and not cut_text:
-            raise ContextLengthError(
-                f"the conversation's {length} tokens and {room} for the answer do not fit the context of "
-                f"{self.context}; send less, or take a shorter answer"
-            )
+        if not cut_text:
+            if length >= self.context:
+                raise ContextLengthError(
+                    f"the conversation's {length} tokens leave no room for an answer in the context of {self.context}; "
+                    "send less"
+                )
+            return prompt
         while len(prompt.ids) > limit:
             shorter = self._without_middle(messages, len(prompt.ids) - limit)
             if shorter is None:

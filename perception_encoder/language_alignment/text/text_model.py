@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -38,6 +39,7 @@ class TextModel:
         """Yield the answer to one conversation piece by piece, whole characters at a time, and return all of it."""
         sampling = sampling or Sampling()
         prompt, cut = self._prompt(conversation, sampling)
+        sampling = self._within_context(sampling, prompt)
         tokens: list[int] = []
         streamed = ""
         for (token,) in self._generate([prompt], sampling):
@@ -57,6 +59,7 @@ class TextModel:
 
     def _answer(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> list[Reply]:
         prompts, cuts = zip(*(self._prompt(each, sampling) for each in conversations), strict=True)
+        sampling = self._within_context(sampling, *prompts)
         tokens: list[list[int]] = [[] for _ in prompts]
         ended = [False] * len(prompts)
         for row in self._generate(prompts, sampling):
@@ -72,6 +75,11 @@ class TextModel:
             Reply(self._text(own, sampling)[0], len(prompt), len(own), end or len(own) < sampling.max_tokens, cut)
             for own, prompt, cut, end in zip(tokens, prompts, cuts, ended, strict=True)
         ]
+
+    def _within_context(self, sampling: Sampling, *prompts: Tensor) -> Sampling:
+        """Clip the length of the answers to what the context has room for; see `Sampling.cut`."""
+        room = self.decoder.prompts.context - max(len(prompt) for prompt in prompts)
+        return replace(sampling, max_tokens=min(sampling.max_tokens, room))
 
     @cached_property
     def _fast(self) -> FastLlama | None:

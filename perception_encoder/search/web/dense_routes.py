@@ -15,7 +15,7 @@ from perception_encoder.search.web.feature_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import LINES, Get, error_response, json_line
 from perception_encoder.search.web.signed_ids import SignedIds
-from perception_encoder.search.web.tracked_videos import SECONDS, TrackedVideo, TrackProgress, VideoTracker
+from perception_encoder.search.web.tracked_videos import SECONDS, TrackedVideo, TrackPiece, VideoTracker
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.parsing import ApiError
 from perception_encoder.serving.streaming import first_piece, stream_response, unless_gone
@@ -71,7 +71,8 @@ def add_feature_routes(get: Get, features: FeatureImages) -> None:
 
 
 def add_track_routes(app: FastAPI, get: Get, ids: SignedIds, tracker: VideoTracker) -> None:
-    """Add `POST /api/track/ID?layer=N&at=X,Y&at=…`, answered by lines of JSON: `{"done", "total"}` for each frame,
+    """Add `POST /api/track/ID?layer=N&at=X,Y&at=…`, answered by lines of JSON: `{"waiting": true}` every ten seconds
+    while other videos are tracked, `{"done", "total"}` for each frame,
     then `{"video", "limit"}`: its address, which answers once, and the seconds after which it ends too early."""
     from fastapi.responses import Response
 
@@ -86,9 +87,7 @@ def add_track_routes(app: FastAPI, get: Get, ids: SignedIds, tracker: VideoTrack
             return error_response(error)
         return stream_response(lines(first, pieces), pieces, LINES)
 
-    async def lines(
-        piece: TrackProgress | TrackedVideo, pieces: AsyncGenerator[TrackProgress | TrackedVideo, None]
-    ) -> AsyncIterator[bytes]:
+    async def lines(piece: TrackPiece, pieces: AsyncGenerator[TrackPiece, None]) -> AsyncIterator[bytes]:
         try:
             while not isinstance(piece, TrackedVideo):
                 yield json_line(vars(piece))

@@ -37,6 +37,7 @@ _RATE = 15.0  # frames a second at most, so that they are 300 at most
 _SIDE, _LEAST_SIDE = 640, 16  # pixels of a drawn frame's longer side at most, and of its shorter one at least
 _PIXELS = 4096 * 2304  # of a video's frame at most; two are in memory
 _JOBS = 4  # that wait or run
+_WAITING_SECONDS = 10.0  # after which a job that waits says so
 _ELSEWHERE = "track it with: pe track"
 
 
@@ -50,6 +51,13 @@ class TrackProgress:
 
 
 @dataclass(frozen=True)
+class TrackWaiting:
+    """Nothing new yet: other videos are tracked first."""
+
+    waiting: bool = True
+
+
+@dataclass(frozen=True)
 class TrackedVideo:
     """A video with the regions drawn in."""
 
@@ -57,6 +65,9 @@ class TrackedVideo:
     """MP4."""
     complete: bool
     """Whether it ends where the original does, not at the limit of `SECONDS`."""
+
+
+TrackPiece = TrackWaiting | TrackProgress | TrackedVideo
 
 
 class VideoTracker:
@@ -72,7 +83,7 @@ class VideoTracker:
 
     async def track(
         self, row_id: str, layer: int, points: Sequence[tuple[float, float]]
-    ) -> AsyncGenerator[TrackProgress | TrackedVideo, None]:
+    ) -> AsyncGenerator[TrackPiece, None]:
         """Yield the progress of tracking what looks like points of a moment's frame, and last the video.
 
         Closing the generator ends the work. Raises QueueFullError; ConfigError for an image and for a layer that does
@@ -82,7 +93,8 @@ class VideoTracker:
             raise QueueFullError(f"{self._jobs} videos are tracked or wait already; try again later")
         self._jobs += 1
         try:
-            pieces = pieces_from(self._thread, partial(self._track, row_id, layer, points))
+            work = partial(self._track, row_id, layer, points)
+            pieces = pieces_from(self._thread, work, (TrackWaiting(), _WAITING_SECONDS))
             async with aclosing(pieces):
                 async for piece in pieces:
                     yield piece
@@ -91,7 +103,7 @@ class VideoTracker:
 
     def _track(
         self, row_id: str, layer: int, points: Sequence[tuple[float, float]]
-    ) -> Generator[TrackProgress | TrackedVideo, None, None]:
+    ) -> Generator[TrackPiece, None, None]:
         row = self._library.index.row(row_id)
         if row.kind != "video":
             raise ConfigError(f"{row.path} is an image; regions can only be followed through a video")

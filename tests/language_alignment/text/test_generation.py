@@ -53,6 +53,24 @@ def test_draws_follow_the_probabilities_of_the_top() -> None:
     assert abs(float(share) - 0.6 / 0.85) < 0.04
     cold = {choose(logits, Sampling(temperature=0.02), generator) for _ in range(50)}
     assert cold == {0}
+    assert choose(100 * logits, Sampling(temperature=1e-300), generator) == 0  # before: no probabilities, HTTP 500
+
+
+def test_penalties_lower_the_logits_of_earlier_tokens() -> None:
+    logits, generator = torch.tensor([3.0, 2.0, 1.0]), torch.Generator()
+    given = [0, 0, 1]
+    assert choose(logits, Sampling(), generator, given) == 0
+    assert choose(logits, Sampling(presence_penalty=1.5), generator, given) == 0
+    assert choose(logits, Sampling(presence_penalty=2.0), generator, [0]) == 1
+    assert choose(logits, Sampling(frequency_penalty=0.9), generator, given) == 0  # 1.2, 1.1, 1
+    assert choose(logits, Sampling(frequency_penalty=1.1), generator, given) == 2  # 0.8, 0.9, 1
+    assert choose(logits, Sampling(presence_penalty=-2.0), generator, [2]) == 0
+    assert logits.tolist() == [3, 2, 1]
+    plain, penalised = (
+        tokens_of(PROMPTS[:1], Sampling(max_tokens=12, **penalty))[0]
+        for penalty in ({}, {"frequency_penalty": 2.0})
+    )
+    assert plain[0] == penalised[0] and max(map(penalised.count, penalised)) <= max(map(plain.count, plain))
 
 
 def test_the_next_token_after_prompts_that_begin_alike() -> None:

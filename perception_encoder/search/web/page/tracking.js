@@ -24,6 +24,7 @@ async function run(address, say) {
   try {
     for await (const line of fetchLines(address, { method: "POST", signal })) {
       if (line.error) throw new Error(line.error);
+      say(line.waiting ? "Waiting for other videos …" : "Tracking …");
       if (line.video) end = line; else showProgress(line);
     }
     if (!end) throw new Error(UNREACHABLE);
