@@ -199,6 +199,11 @@ def print_demo(*sources: str | Path | None, option: str | None = None) -> None:
 
 
 def _path() -> Path:
+    return config_directory() / "config.json"
+
+
+def config_directory() -> Path:
+    """Return the directory of the user's settings."""
     import platformdirs
 
-    return platformdirs.user_config_path("perception-encoder") / "config.json"
+    return platformdirs.user_config_path("perception-encoder")

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import argument, flag, option
 from perception_encoder.cli.served_models import (
@@ -114,6 +116,7 @@ def make_server(
     from perception_encoder.inference.encoder import load
     from perception_encoder.search.web.library import open_library
     from perception_encoder.search.web.server import create_page
+    from perception_encoder.search.web.signed_ids import stored_secret
     from perception_encoder.serving.api import create_app
     from perception_encoder.serving.guard import HOSTS
 
@@ -124,8 +127,11 @@ def make_server(
         return create_app(encoder, replace(config, source=source), hosts, chat=chat), source, encoder.name
     library = open_library(directory, model, home, default_model.default_model)
     source, encoder = library.index.settings["source"], library.encoder
-    note = default_model.demo_line(source, model)
-    page = create_page(library, hosts, note, config.key, ask, features_model, find_head(depth_head))
+    note, secret = (
+        default_model.demo_line(source, model),
+        stored_secret(default_model.config_directory() / "page-secret"),
+    )
+    page = create_page(library, hosts, note, config.key, ask, features_model, find_head(depth_head), secret)
     library.watch()
     if not api:
         return page, source, encoder.name

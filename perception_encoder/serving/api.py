@@ -25,6 +25,7 @@ from jaxtyping import Float
 from perception_encoder.errors import MissingExtraError, detached
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
+from perception_encoder.models.catalogue import demo_note
 from perception_encoder.serving.batching import Batcher, quiet
 from perception_encoder.serving.bodies import BodyReader, parse_content
 from perception_encoder.serving.chat import ChatApi
@@ -209,6 +210,7 @@ def _about_model(name: str, capabilities: list[str], waiting: int, limit: int, b
     return {
         "id": name,
         "object": "model",
+        **({"note": note} if (note := demo_note(name)) else {}),
         "owned_by": "infinity",  # the only owner that infinity's client takes
         "created": 0,
         "backend": "torch",
@@ -227,5 +229,6 @@ def encode_answer(vectors: Float[np.ndarray, "n D"], request: EmbeddingRequest, 
             encoded = base64.b64encode(vector.tobytes()).decode()
         rows.append(json.dumps({"object": "embedding", "index": index, "embedding": encoded}))
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    head = json.dumps({"object": "list", "model": model, "usage": usage})
+    note = demo_note(model)
+    head = json.dumps({"object": "list", "model": model, **({"note": note} if note else {}), "usage": usage})
     return f'{head[:-1]}, "data": [{", ".join(rows)}]}}'.encode()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import ConfigError, ContextLengthError, InputError, PerceptionEncoderError
 from perception_encoder.inference.media import Kind, Media, open_media
+from perception_encoder.models.catalogue import demo_note
 from perception_encoder.preprocess.budget import DECODING, MAX_PIXELS
 from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Role, Sampling
 from perception_encoder.preprocess.image import count_pixels
@@ -172,7 +173,9 @@ async def _last(pieces: AsyncGenerator[str | Reply, None]) -> Reply:
 
 
 def _head(model: str, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+    note = demo_note(model)
+    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+    return {**head, **({"note": note} if note else {})}
 
 
 def _usage(reply: Reply) -> dict[str, int]:
@@ -201,6 +204,7 @@ async def _events(
         return _encode({**head, "choices": [choice]})
 
     yield event({"role": "assistant", "content": ""})
+    head.pop("note", None)  # once is enough
     piece = first
     try:
         while not isinstance(piece, Reply):

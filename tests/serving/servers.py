@@ -18,9 +18,9 @@ from perception_encoder.serving.server import limited_server, listen
 
 
 @contextmanager
-def served(app: Any) -> Iterator[str]:
-    """Serve an app on a free port; yields its address."""
-    listener, server = listen("127.0.0.1", 0), limited_server(app)
+def served(app: Any, port: int = 0) -> Iterator[str]:
+    """Serve an app on a port, by default a free one; yields its address."""
+    listener, server = listen("127.0.0.1", port), limited_server(app)
     port = listener.getsockname()[1]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError
+from perception_encoder.models.catalogue import BUILTIN_DEPTH
 from perception_encoder.search.web.depth_maps import DepthMap, DepthMaps
 from perception_encoder.search.web.feature_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.responses import LINES, Get, error_response, json_line
+from perception_encoder.search.web.responses import LINES, Get, error_response, json_line, model_fields
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.search.web.tracked_videos import SECONDS, TrackedVideo, TrackPiece, VideoTracker
 from perception_encoder.serving.batching import QueueFullError
@@ -96,7 +97,8 @@ def add_track_routes(app: FastAPI, get: Get, ids: SignedIds, tracker: VideoTrack
             yield json_line({"error": str(error)})
         else:
             address = f"/api/tracked/{ids.signed(store(piece.content))}"
-            yield json_line({"video": address, "limit": None if piece.complete else SECONDS})
+            end = {"video": address, "limit": None if piece.complete else SECONDS}
+            yield json_line({**end, **model_fields(tracker.model)})
 
     def store(content: bytes) -> str:
         video_id = secrets.token_hex(8)
@@ -116,18 +118,25 @@ def add_track_routes(app: FastAPI, get: Get, ids: SignedIds, tracker: VideoTrack
 
 
 def add_depth_routes(get: Get, depth: DepthMaps | None) -> None:
-    """Add `/api/depth/ID`, `{"nearest", "farthest"}` in metres, and with `at=X,Y` also the `metres` there;
-    `/api/depth/ID/image`, and `/api/depth/ID/colours`, the depth map. Without a head they answer 404."""
+    """Add `/api/depth/ID`, `{"nearest", "farthest", "unit", "model"}`, and with `at=X,Y` also the `depth` there;
+    `/api/depth/ID/image`, and `/api/depth/ID/colours`, the depth map. Without a head they answer 404.
+
+    The unit is "m"; of the built-in head, which learnt no scale, "relative": the farthest point has 1.
+    """
     from fastapi.responses import JSONResponse, Response
 
     def about(request: Request) -> Response:
         params = request.query_params
         points = read_points([params["at"]]) if "at" in params else []
         depth_map = map_of(request)
-        content = {"nearest": float(depth_map.metres.min()), "farthest": float(depth_map.metres.max())}
+        assert depth is not None
+        relative, farthest = depth.name == BUILTIN_DEPTH, float(depth_map.metres.max())
+        values = {"nearest": float(depth_map.metres.min()), "farthest": farthest}
         if points:
-            content["metres"] = depth_map.at(*points[0])
-        return JSONResponse(content)
+            values["depth"] = depth_map.at(*points[0])
+        if relative:
+            values = {name: value / farthest for name, value in values.items()}
+        return JSONResponse({**values, "unit": "relative" if relative else "m", **model_fields(depth.name)})
 
     def map_of(request: Request) -> DepthMap:
         if depth is None:

@@ -16,6 +16,7 @@ from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.drawing import depth_colours
 from perception_encoder.inference.open_model import open_model
+from perception_encoder.models.catalogue import BUILTIN_DEPTH
 from perception_encoder.search.web.image_results import ImageResults
 from perception_encoder.search.web.library import MediaLibrary
 
@@ -44,12 +45,17 @@ class DepthMap:
         return float(self.metres[min(int(y * height), height - 1), min(int(x * width), width - 1)])
 
 
+def head_name(head: Path | None) -> str:
+    """Return the name of a depth head: the built-in one's, or its file's."""
+    return "" if head is None else BUILTIN_DEPTH if head.stem == BUILTIN_DEPTH else head.name
+
+
 class DepthMaps:
     """Estimates the depth of a library's images; threads may share one."""
 
     def __init__(self, library: MediaLibrary, head: Path) -> None:
         """`head`: a file that `pe train depth` wrote; it and its encoder are loaded for the first image."""
-        self._path, self._lock = head, threading.Lock()
+        self._path, self._lock, self.name = head, threading.Lock(), head_name(head)
         self._model: tuple[DenseModel, HeadInfo] | None = None
         self._results: ImageResults[DepthMap] = ImageResults(library, _BUDGET)
 

@@ -13,7 +13,7 @@ from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.responses import LINES, error_response, json_line
+from perception_encoder.search.web.responses import LINES, error_response, json_line, model_fields
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.bodies import BodyReader
@@ -24,7 +24,7 @@ from perception_encoder.serving.streaming import first_piece, stream_response, u
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
-NO_MODEL = "this page has no language model; start it with: pe serve DIR --ask-model builtin-lang"
+NO_MODEL = "this page has no language model; start it with: pe serve DIR --ask-model facebook/Perception-LM-1B"
 _BODY_BYTES, _BODY_SECONDS = 1 << 20, 10.0
 _CHARACTERS = 50_000  # of a conversation
 _CACHED = 2  # opened images and moments, so that the model encodes each once for several questions
@@ -52,7 +52,7 @@ class Questions:
     """Answers questions about a library's images by the model of `queue`."""
 
     def __init__(self, library: MediaLibrary, queue: GenerationQueue) -> None:
-        self._library, self._queue = library, queue
+        self._library, self._queue, self.model = library, queue, queue.name
         self._opened = lru_cache(_CACHED)(self._open)
 
     async def answer(self, row_id: str, request: AskRequest) -> AsyncGenerator[str | Reply, None]:
@@ -87,7 +87,7 @@ class Questions:
 
 
 def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: GenerationQueue | None) -> None:
-    """Add `POST /api/ask/ID`, answered by lines of JSON: `{"text"}` for each piece, then `{"finished", "cut"}`."""
+    """Add `POST /api/ask/ID`, answered by lines of JSON: `{"text"}` for each piece, then `{"finished", "cut", "model"}`."""
     from fastapi.responses import JSONResponse
 
     bodies = BodyReader(_BODY_BYTES, _BODY_SECONDS)
@@ -103,7 +103,7 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
             first = await unless_gone(request, first_piece(pieces))
         except (ApiError, QueueFullError, PerceptionEncoderError) as error:
             return error_response(error)
-        return stream_response(_lines(first, pieces), pieces, LINES)
+        return stream_response(_lines(questions.model, first, pieces), pieces, LINES)
 
     app.router.add_route("/api/ask/{id}", respond, methods=["POST"])
 
@@ -119,7 +119,7 @@ def read_question(body: bytes) -> AskRequest:
     return request
 
 
-async def _lines(first: str | Reply, pieces: AsyncGenerator[str | Reply, None]) -> AsyncIterator[bytes]:
+async def _lines(model: str, first: str | Reply, pieces: AsyncGenerator[str | Reply, None]) -> AsyncIterator[bytes]:
     """Yield the lines of an answer; an error becomes the last one."""
     piece = first
     try:
@@ -129,4 +129,4 @@ async def _lines(first: str | Reply, pieces: AsyncGenerator[str | Reply, None]) 
     except PerceptionEncoderError as error:
         yield json_line({"error": str(error)})
     else:
-        yield json_line({"finished": piece.finished, "cut": piece.cut})
+        yield json_line({"finished": piece.finished, "cut": piece.cut, **model_fields(model)})

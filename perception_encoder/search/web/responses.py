@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import InputError, detached
+from perception_encoder.models.catalogue import demo_note
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.parsing import ApiError
 
@@ -30,6 +31,12 @@ def error_response(error: Exception) -> Response:
     elif isinstance(error, (QueueFullError, InputError)):
         status = 429 if isinstance(error, QueueFullError) else 404
     return JSONResponse({"error": str(detached(error))}, status)
+
+
+def model_fields(name: str) -> dict[str, str]:
+    """Return the fields of an answer that name its model and, of a demo, say how to choose a published one."""
+    note = demo_note(name)
+    return {"model": name, **({"note": note} if note else {})}
 
 
 def json_line(content: dict[str, Any]) -> bytes:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import MissingExtraError, PerceptionEncoderError, detached
 from perception_encoder.inference.media import Media
+from perception_encoder.models.catalogue import demo_note
 from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.query.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.dense_routes import MOST_POINTS, add_dense_routes
+from perception_encoder.search.web.depth_maps import head_name
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.questions import add_ask_route
-from perception_encoder.search.web.responses import Get, error_response
+from perception_encoder.search.web.responses import Get, error_response, model_fields
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.search.web.thumbnails import Thumbnails
 from perception_encoder.serving.bodies import BodyReader
@@ -53,10 +55,12 @@ def create_page(
     ask: GenerationQueue | None = None,
     features_model: str = "",
     depth_head: Path | None = None,
+    secret: bytes | None = None,
 ) -> FastAPI:
     """Create the server for some host names of this machine; `note` is text on the page. Raises MissingExtraError.
 
     `key`: see `guard`. `ask`: answers questions. `features_model`: see `FeatureImages`. `depth_head`: see `DepthMaps`.
+    `secret`: see `SignedIds`.
     """
     try:
         import fastapi
@@ -66,7 +70,7 @@ def create_page(
         raise MissingExtraError(error.name or "fastapi", "search") from None
     app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
     assets = files("perception_encoder.search.web") / "page"
-    thumbnails, ids = Thumbnails(library), SignedIds()
+    thumbnails, ids = Thumbnails(library), SignedIds(secret)
     threads, slow = ThreadPoolExecutor(_THREADS, "page"), ThreadPoolExecutor(_THUMBNAIL_THREADS, "thumbnails")
     template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
 
@@ -87,6 +91,8 @@ def create_page(
         about: dict[str, Any] = {"directory": library.index.root.resolve().name, "model": library.encoder.name}
         about |= {"last_layer": library.encoder.visual.config.depth - 1, "ask_model": ask.name if ask else ""}
         about |= {"features_model": Path(features_model).stem, "depth_head": depth_head, "most_points": MOST_POINTS}
+        about |= {"demo": demo_note(library.encoder.name), "features_demo": demo_note(Path(features_model).stem)}
+        about |= {"ask_demo": demo_note(ask.name) if ask else "", "depth_demo": demo_note(head_name(depth_head))}
         return HTMLResponse(template.render(about, note=note, upload_bytes=_UPLOAD_BYTES))
 
     def asset(request: Request) -> Response:
@@ -124,7 +130,7 @@ def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, i
             about: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
             about["total"] = library.count(limits)
             doubt = library.low_confidence(query, rows) if offset == 0 else None
-            about |= {"more": len(rows) == count, "low_confidence": doubt}
+            about |= {"more": len(rows) == count, "low_confidence": doubt, **model_fields(library.encoder.name)}
             return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **about})
         rows, total = library.newest(limits, offset, count)
         tiles = ids.sign(thumbnails.tiles(rows))

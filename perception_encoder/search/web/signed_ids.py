@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import SearchIndexError
 
-_SIGNATURE_BYTES = 8
+_SIGNATURE_BYTES, _SECRET_BYTES = 8, 32
+
+
+def stored_secret(path: Path) -> bytes | None:
+    """Return the secret in a file, which is made if it is missing; None if the file cannot be read or written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(_SECRET_BYTES))
+        secret = path.read_bytes()
+    except OSError:
+        return None
+    return secret if len(secret) == _SECRET_BYTES else None
 
 
 class SignedIds:
-    """Signs ids with a secret of this run: an index's ids are hashes of the files' paths, which others may guess."""
+    """Signs ids with a secret, by default of this run: an index's ids are hashes of paths, which others may guess."""
 
-    def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
+    def __init__(self, secret: bytes | None = None) -> None:
+        self._secret = secret or secrets.token_bytes(32)
 
     def signed(self, row_id: str) -> str:
         """Return an id with its signature."""

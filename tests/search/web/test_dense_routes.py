@@ -197,9 +197,10 @@ def test_depth_is_read_at_points(client: TestClient, library: MediaLibrary, dept
     depth = DepthMaps(library, depth_head).map(row_id(library, PHOTO))
     image_id = id_of(client, PHOTO)
     about = call(client, "depth", image_id).json()
-    assert about == {"nearest": float(depth.metres.min()), "farthest": float(depth.metres.max())}
+    ends = {"nearest": float(depth.metres.min()), "farthest": float(depth.metres.max())}
+    assert about == {**ends, "unit": "m", "model": depth_head.name}
     reading = call(client, "depth", image_id, {"at": "0.5,0.25"}).json()
-    assert reading == {**about, "metres": depth.at(0.5, 0.25)} and 0 < reading["metres"] < 100
+    assert reading == {**about, "depth": depth.at(0.5, 0.25)} and 0 < reading["depth"] < 100
     image, colours = (call(client, f"depth/{part}", image_id) for part in ("image", "colours"))
     assert image.headers["content-type"] == "image/jpeg" and image.content == depth.image
     assert colours.headers["content-type"] == "image/png" and colours.content == depth.colours

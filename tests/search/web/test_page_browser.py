@@ -414,6 +414,40 @@ def test_back_closes_the_viewer(page: Page) -> None:
     expect(page.locator("#viewer")).to_be_hidden()
 
 
+def test_an_opened_image_has_an_address(page: Page) -> None:
+    url = page.url
+    tiles = page.locator("#grid button.tile")
+    tiles.first.click()
+    expect(page.locator("#viewer")).to_be_visible()
+    assert f"open={tiles.first.get_attribute('data-id')}" in page.url
+    page.keyboard.press("ArrowRight")
+    second = tiles.nth(1).get_attribute("data-id")
+    wait_until(page, f"location.search.includes('{second}')")
+    name = page.locator("#about h2").text_content()
+    page.reload()
+    expect(page.locator("#viewer")).to_be_visible()
+    expect(page.locator("#about h2")).to_have_text(str(name))
+    page.go_back()
+    expect(page.locator("#viewer")).to_be_hidden()
+    assert urlparse(page.url).query == urlparse(url).query
+    page.go_forward()
+    expect(page.locator("#about h2")).to_have_text(str(name))
+
+
+def test_a_dismissed_note_stays_dismissed_until_it_says_something_else(browser: Browser, library: MediaLibrary) -> None:
+    context = browser.new_context()
+    for note, visible in (("a demo", True), ("a demo", False), ("another", True)):
+        with served(create_page(library, note=note), 18_437) as address:  # what a browser stores is by host and port
+            page = context.new_page()
+            page.goto(address)
+            expect(page.locator("#note")).to_be_visible(visible=visible)
+            if visible:
+                page.get_by_role("button", name="Dismiss this note").click()
+                expect(page.locator("#note")).to_be_hidden()
+            page.close()
+    context.close()
+
+
 def test_escape_leaves_the_field_and_its_text(page: Page) -> None:
     page.locator("#words").fill("a cat")
     page.keyboard.press("Escape")
@@ -749,7 +783,7 @@ def test_a_page_without_a_language_model_says_how_to_start_one(page: Page) -> No
     page.locator('#grid button[title="04\'s <b>.jpg"]').click()
     open_ask(page)
     expect(page.get_by_role("heading", name="No language model")).to_be_visible()
-    expect(page.locator("#talk code")).to_have_text("pe serve DIR --ask-model builtin-lang")
+    expect(page.locator("#talk code")).to_have_text("pe serve DIR --ask-model facebook/Perception-LM-1B")
     expect(page.locator("#question")).to_have_count(0)
 
 

@@ -48,7 +48,7 @@ def lines(response: httpx.Response) -> list[dict]:
 
 
 PHOTO = "00's <b>.jpg"
-END = {"finished": True, "cut": 0}
+END = {"finished": True, "cut": 0, "model": "echo"}
 
 
 def test_an_answer_is_lines_of_json(client: TestClient, echo: EchoGenerator) -> None:
@@ -73,12 +73,12 @@ def test_a_video_is_asked_about_by_its_whole_moment(client: TestClient, library:
 
 def test_a_text_that_was_cut_is_reported(client: TestClient) -> None:
     answer = lines(client.post(address_of(client, PHOTO), json={"question": TOO_LONG}))
-    assert answer[-1] == {"finished": True, "cut": 7}
+    assert answer[-1] == {**END, "cut": 7}
 
 
 def test_the_longest_answer_ends(client: TestClient) -> None:
     answer = lines(client.post(address_of(client, PHOTO), json={"question": ENDLESS}))
-    assert len(answer) == 257 and answer[-1] == {"finished": False, "cut": 0}
+    assert len(answer) == 257 and answer[-1] == {**END, "finished": False}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_page_without_a_language_model_says_how_to_start_one(library: MediaLib
         refused = without.post(address, json={"question": "what?"})
         assert refused.status_code == 404 and refused.json()["error"] == NO_MODEL
         page = without.get("/").text
-        assert "pe serve DIR --ask-model builtin-lang" in page and 'id="question"' not in page
+        assert "pe serve DIR --ask-model facebook/Perception-LM-1B" in page and 'id="question"' not in page
     page = client.get("/").text
     assert "--ask-model" not in page and "Answers are by echo" in page
 
@@ -164,4 +164,4 @@ def test_a_language_model_answers_about_a_file(library: MediaLibrary, folder: Pa
     with Image.open(folder / PHOTO) as image:
         expected: Reply = model.generate([ask("what?", [image.convert("RGB")])], Sampling(max_tokens=256))[0]
     assert "".join(line.get("text", "") for line in answer) == expected.text
-    assert answer[-1] == {"finished": expected.finished, "cut": 0}
+    assert answer[-1] == {**END, "finished": expected.finished, "model": "tiny"}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fastapi.testclient import TestClient
 
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
+from perception_encoder.search.web.signed_ids import stored_secret
 
 
 def test_ids_cannot_be_told_from_names(library: MediaLibrary) -> None:
@@ -18,3 +21,17 @@ def test_ids_cannot_be_told_from_names(library: MediaLibrary) -> None:
                 for address in ("thumbnail", "file", "api/around", "api/inside"):
                     assert client.get(f"/{address}/{row.id}").status_code == 400
     assert len(ids[0]) == len(ids[1]) == len(library.index) and not ids[0] & ids[1]
+
+
+def test_a_stored_secret_keeps_addresses_over_runs(library: MediaLibrary, tmp_path: Path) -> None:
+    path = tmp_path / "settings" / "secret"
+    first, second = stored_secret(path), stored_secret(path)
+    assert first == second and first is not None and len(first) == 32 and path.stat().st_mode & 0o777 == 0o600
+    assert stored_secret(tmp_path / "other") != first
+    pages = [create_page(library, secret=first) for _ in range(2)]
+    with TestClient(pages[0], base_url="http://localhost") as client:
+        tile = client.get("/api/hits").json()["tiles"][0]
+    with TestClient(pages[1], base_url="http://localhost") as client:
+        assert client.get(f"/file/{tile['id']}").status_code == 200
+    path.write_bytes(b"short")
+    assert stored_secret(path) is None and stored_secret(path / "below") is None

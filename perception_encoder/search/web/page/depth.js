@@ -1,4 +1,4 @@
-// Depth: an image and its depth beside a boundary that moves, and the depth in metres under the pointer.
+// Depth: an image and its depth beside a boundary that moves, and the depth under the pointer.
 
 import { $, fetchJson, latest, pointIn, putImage, showMark, stepBy, pointParameter } from "./element.js";
 
@@ -7,18 +7,18 @@ const slider = $("boundary"), reading = $("metres"), problem = $("depth-problem"
 let tile = null, position = null;   // position: [x, y], 0–1
 
 const address = () => `/api/depth/${tile.id}`;
-const metres = (value) => `${value.toFixed(2)} m`;
+const shown = (value, unit) => (unit === "m" ? `${value.toFixed(2)} m` : value.toFixed(2));   // relative: the farthest is 1
 
 const draw = latest(async () => {
   const mine = tile;
   if (!mine) return;
   try {
     if (panel.dataset.id !== mine.id) {
-      const { nearest, farthest } = await fetchJson(address());
+      const { nearest, farthest, unit } = await fetchJson(address());
       if (tile !== mine) return;
       await Promise.all([putImage($("scene"), `${address()}/image`), putImage($("depth-map"), `${address()}/colours`)]);
       panel.style.setProperty("--ratio", $("scene").naturalWidth / $("scene").naturalHeight);
-      [$("nearest").textContent, $("farthest").textContent] = [nearest, farthest].map(metres);
+      [$("nearest").textContent, $("farthest").textContent] = [nearest, farthest].map((value) => shown(value, unit));
       panel.dataset.id = mine.id;
     }
     panel.ariaBusy = "false";
@@ -36,7 +36,7 @@ const read = latest(async () => {
   const mine = position;
   if (!tile || !mine) return;
   const answer = await fetchJson(`${address()}?${pointParameter(mine)}`).catch(() => null);
-  if (position && answer) reading.textContent = metres(answer.metres);
+  if (position && answer) reading.textContent = shown(answer.depth, answer.unit);
 });
 
 export function showDepth(given) {

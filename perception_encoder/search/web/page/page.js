@@ -1,11 +1,11 @@
 // The page: its parts put together, its keys, and the index as it grows.
 
-import { readAddress, writeAddress } from "./address.js";
+import { parameters, readAddress, writeAddress } from "./address.js";
 import { $, element, fetchJson, showError, shownError, UNREACHABLE } from "./element.js";
 import { onFilter } from "./filters.js";
 import { focusTile, isEmpty, move, search, showEmpty } from "./grid.js";
 import { onQuery } from "./query.js";
-import { close, isOpen, onClose, step } from "./viewer.js";
+import { close, isOpen, onClose, openById, step } from "./viewer.js";
 
 const words = $("words"), help = $("help");
 let version, running = false, rescan = null, next;
@@ -84,6 +84,15 @@ $("rescan").addEventListener("click", async () => {
   watch();
 });
 
+// ---- the note, which stays away once it is dismissed
+
+const note = $("note"), text = note?.querySelector("span").textContent;
+if (note && localStorage.getItem("dismissed-note") === text) note.hidden = true;
+note?.querySelector("button").addEventListener("click", () => {
+  note.hidden = true;
+  localStorage.setItem("dismissed-note", text);
+});
+
 // ---- the parts together
 
 function changed(by) {
@@ -98,8 +107,11 @@ onClose(focusTile);
 addEventListener("popstate", (event) => {
   if (isOpen() && !event.state?.viewer) close();
   if (readAddress()) search();
+  if (!isOpen() && event.state?.viewer) openById(event.state.viewer, false).catch(showError);
 });
-history.replaceState(null, "");
 readAddress();
+const opened = new URLSearchParams(location.search).get("open");
+history.replaceState(null, "", `?${parameters()}`);   // Back from the opened image leads to the results
 search();
+if (opened) openById(opened).catch(showError);
 watch();

@@ -1,5 +1,6 @@
 // The viewer: one image or moment, those around it, its features, and searches by it.
 
+import { parameters } from "./address.js";
 import { hideAsk, showAsk } from "./ask.js";
 import { hideDepth, showDepth } from "./depth.js";
 import { $, clock, element, fetchJson } from "./element.js";
@@ -14,14 +15,18 @@ let shown = null, list = [], closed = () => {};
 export const isOpen = () => viewer.open;
 export const onClose = (call) => { closed = call; };
 
-// Opens a tile, or goes on to it; `among` is what the arrow keys step through. Back closes the viewer.
-export async function open(tile, among = list) {
+// Opens a tile, or goes on to it; `among` is what the arrow keys step through. The address names the tile, and Back
+// closes the viewer; `entry`: whether the history needs a new entry for it.
+export async function open(tile, among = list, entry = true) {
   [shown, list] = [tile, among];
   describe(tile);
-  if (viewer.open) select(tabs.findIndex((tab) => tab.ariaSelected === "true"));
-  else {
+  const state = [{ viewer: tile.id }, "", `?${[parameters(), `open=${tile.id}`].filter(Boolean).join("&")}`];
+  if (viewer.open) {
+    history.replaceState(...state);
+    select(tabs.findIndex((tab) => tab.ariaSelected === "true"));
+  } else {
     viewer.showModal();
-    history.pushState({ viewer: true }, "");
+    if (entry) history.pushState(...state);
     select(0);
   }
   try {
@@ -32,6 +37,12 @@ export async function open(tile, among = list) {
     current?.setAttribute("aria-current", "true");
     current?.scrollIntoView({ inline: "center", block: "nearest" });
   } catch { $("around").replaceChildren(); }
+}
+
+// Opens what an address or the history names.
+export async function openById(id, entry) {
+  const { tiles } = await fetchJson(`/api/around/${id}`), tile = tiles.find((each) => each.id === id);
+  if (tile) open(tile, tiles, entry);
 }
 
 export const close = () => viewer.close();

@@ -1,0 +1,68 @@
+"""A built-in model says that it is a demo wherever it answers; see also tests/cli/test_demo_models.py."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.catalogue import demo_note
+from perception_encoder.search.web.server import create_page
+from perception_encoder.serving.api import create_app
+from perception_encoder.serving.generation import GenerationQueue
+from perception_encoder.serving.requests import ApiConfig
+from tests.search.indexes import make_library
+from tests.search.web.heads import write_depth_head
+from tests.serving.generators import EchoGenerator
+
+
+@pytest.fixture
+def demo(encoder: Encoder) -> Encoder:
+    demo = copy.copy(encoder)
+    demo.name = "builtin"
+    return demo
+
+
+HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+def test_the_apis_say_that_a_demo_answers(demo: Encoder, encoder: Encoder) -> None:
+    queue = GenerationQueue("builtin-lang", EchoGenerator)
+    with TestClient(create_app(demo, ApiConfig(), chat=queue), base_url="http://localhost") as client:
+        vectors = client.post("/v1/embeddings", json={"input": "a"}).json()
+        answer = client.post("/v1/chat/completions", json=HELLO).json()
+        stream = client.post("/v1/chat/completions", json={**HELLO, "stream": True}).text
+        models = {model["id"]: model["note"] for model in client.get("/v1/models").json()["data"]}
+    for found, name in ((vectors, "builtin"), (answer, "builtin-lang")):
+        assert found["model"] == name and found["note"] == models[name] == demo_note(name) != ""
+    first, *rest = [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
+    assert first["note"] == demo_note("builtin-lang") and all("note" not in event for event in rest)
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        assert "note" not in client.post("/v1/embeddings", json={"input": "a"}).json()
+
+
+def test_every_tab_of_the_page_says_that_a_demo_answers(
+    tmp_path: Path, checkpoint: Path, encoder: Encoder, demo: Encoder, draw: Callable[[int], Image.Image]
+) -> None:
+    library = make_library(tmp_path / "photos", checkpoint, encoder, draw)
+    head = write_depth_head(tmp_path / "builtin-depth.safetensors", checkpoint)
+    library.encoder = demo
+    page = create_page(library, ask=GenerationQueue("builtin-lang", EchoGenerator), depth_head=head)
+    with TestClient(page, base_url="http://localhost") as client:
+        text = client.get("/").text
+        for name in ("builtin", "builtin-lang", "builtin-depth"):
+            assert demo_note(name) in text
+        hits = client.get("/api/hits?q=text:a").json()
+        assert hits["model"] == "builtin" and hits["note"] == demo_note("builtin")
+        image = next(tile["id"] for tile in hits["tiles"] if tile["kind"] == "image")
+        *_, end = client.post(f"/api/ask/{image}", json={"question": "what?"}).text.splitlines()
+        assert json.loads(end)["note"] == demo_note("builtin-lang")
+        depth = client.get(f"/api/depth/{image}?at=0.5,0.5").json()
+        assert depth["model"] == "builtin-depth" and depth["note"] == demo_note("builtin-depth")
+        assert depth["unit"] == "relative" and depth["farthest"] == 1 >= depth["depth"] >= depth["nearest"] > 0
