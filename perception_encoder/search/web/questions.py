@@ -87,7 +87,7 @@ class Questions:
 
 
 def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: GenerationQueue | None) -> None:
-    """Add `POST /api/ask/ID`, answered by lines of JSON: `{"text"}` for each piece, then `{"finished", "cut", "model"}`."""
+    """Add `POST /api/ask/ID`, answered by lines of JSON: `{"text"}` for each piece, then its end and model."""
     from fastapi.responses import JSONResponse
 
     bodies = BodyReader(_BODY_BYTES, _BODY_SECONDS)

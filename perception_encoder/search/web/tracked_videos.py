@@ -94,8 +94,8 @@ class VideoTracker:
             raise QueueFullError(f"{self._jobs} videos are tracked or wait already; try again later")
         self._jobs += 1
         try:
-            work = partial(self._track, row_id, layer, points)
-            pieces = pieces_from(self._thread, work, (TrackWaiting(), _WAITING_SECONDS))
+            waiting: tuple[TrackPiece, float] = TrackWaiting(), _WAITING_SECONDS
+            pieces = pieces_from(self._thread, partial(self._track, row_id, layer, points), waiting)
             async with aclosing(pieces):
                 async for piece in pieces:
                     yield piece

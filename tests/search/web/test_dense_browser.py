@@ -276,7 +276,7 @@ def test_the_boundary_moves_and_the_depth_is_read(page: Page, address: str) -> N
         tile for tile in page.request.get(f"{address}/api/hits?count=200").json()["tiles"] if tile["path"] == PHOTO
     )
     about = page.request.get(f"{address}/api/depth/{tile['id']}?at=0.7,0.25").json()
-    expect(page.get_by_label("Depth at the pointer")).to_have_text(f"{about['metres']:.2f} m")
+    expect(page.get_by_label("Depth at the pointer")).to_have_text(f"{about['depth']:.2f} m")
     expect(page.locator("#nearest")).to_have_text(f"{about['nearest']:.2f} m")
     expect(page.locator("#farthest")).to_have_text(f"{about['farthest']:.2f} m")
     page.locator("#viewer h2").hover()
