@@ -24,9 +24,7 @@ from perception_encoder.dense_prediction.dense_model import (
     BUILTIN_DEPTH,
     BUILTIN_DETECTOR,
     DenseModel,
-    find_head,
-    load_dense_model,
-    read_head_info,
+    open_head,
 )
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.regions import region_like, to_mask
@@ -44,9 +42,8 @@ FRAMES = 10
 
 def load_head(name: str) -> tuple[DenseModel, int]:
     """Return a built-in head on its encoder, and the size of its images."""
-    path = find_head(name)
-    info, tensors = read_head_info(path)
-    return load_dense_model(path, info, tensors, open_model(info.encoder).tower()), info.image_size
+    model, info = open_head(name, lambda encoder: open_model(encoder).tower())
+    return model, info.image_size
 
 
 def list_calls() -> dict[str, tuple[Callable[[], object], int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHea
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, SegmentationHeadConfig
 from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_backbone
-from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.errors import CheckpointError, ConfigError, DataError, PerceptionEncoderError, one_line
+from perception_encoder.formats.entries import is_integer, quoted
 from perception_encoder.models.catalogue import BUILTIN_DEPTH, BUILTIN_DETECTOR
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
 from perception_encoder.models.checkpoints.weights import packaged_weights
+from perception_encoder.models.registry import canonical_name
 from perception_encoder.models.tower import OwnTower, Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform
@@ -42,6 +44,10 @@ TASKS: Mapping[str, type[HeadConfig]] = {
 }
 METADATA = "perception_encoder_head"
 """The field of a file's metadata that describes the head."""
+MOST_SIDE = 4096
+"""Pixels of `image_size`, at most: a square of 17 million pixels. The paper's largest detector has 1824."""
+MOST_LAYERS, MOST_PATCHES = 1000, 1024
+"""Limits of a file's other numbers: an encoder's layers, and patches along a side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +95,22 @@ class HeadInfo:
     """The head's config."""
     classes: tuple[str, ...] = ()
     """Names of the classes, without the background of a detector."""
+    class_ids: tuple[int, ...] = ()
+    """The classes' ids in the dataset, such as COCO's, which have gaps; by default they are counted from 1."""
+    relative: bool = False
+    """Whether depth is known up to a factor only, not in metres."""
     masks: bool = False
     """Whether a detector has masks."""
     finetuned: bool = False
     """Whether the file has the encoder's weights, too."""
     windows: WindowConfig | None = None
     """Of an encoder that was trained with windows."""
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """The classes as COCO's JSON lists them: `id` and `name`."""
+        ids = self.class_ids or range(1, len(self.classes) + 1)
+        return [{"id": number, "name": name} for number, name in zip(ids, self.classes, strict=True)]
 
 
 class LayerBackbone(nn.Module):
@@ -221,10 +237,11 @@ def make_head(info: HeadInfo, width: int) -> Head:
     """Make a head with random weights; ConfigError for an unknown task, or settings that the head does not have."""
     if info.task not in TASKS:
         raise ConfigError(f"a head for {info.task!r} is unknown; known: {', '.join(TASKS)}")
-    try:
-        config = TASKS[info.task](**info.head)
-    except TypeError as error:
-        raise ConfigError(f"the head's settings do not fit its task, {info.task}: {error}") from None
+    kinds = {each.name: str(each.type) for each in dataclasses.fields(TASKS[info.task])}
+    for name, value in info.head.items():
+        if type(value).__name__.replace("NoneType", "None") not in kinds.get(name, "").replace("float", "float int"):
+            raise ConfigError(f"the head's settings do not fit its task, {info.task}: `{name}` is {quoted(value)}")
+    config = TASKS[info.task](**info.head)
     match config:
         case DepthHeadConfig():
             return DepthHead(width, config)
@@ -259,18 +276,97 @@ def read_head_info(path: Path, task: str | None = None) -> tuple[HeadInfo, dict[
 def head_info(path: Path, metadata: Mapping[str, str], task: str | None = None) -> HeadInfo:
     """Read the description of a head in a file's metadata.
 
-    Raises CheckpointError if there is none, and ConfigError for a head for another task. A DETR's task is detection.
+    Raises CheckpointError if it is missing or damaged, and ConfigError for a head for another task. A DETR's task is
+    detection.
     """
     if METADATA not in metadata:
         raise CheckpointError(f"{path} is not the file of a head: `pe train depth`, segmenter and detector write those")
-    fields = json.loads(metadata[METADATA])
-    windows = fields.get("windows")
-    if windows is not None:
-        windows = WindowConfig(**{**windows, "global_blocks": tuple(windows["global_blocks"])})
-    info = HeadInfo(**{**fields, "classes": tuple(fields["classes"]), "windows": windows})
+    try:
+        info = _parse_info(json.loads(metadata[METADATA]))
+    except (ValueError, RecursionError, PerceptionEncoderError) as error:
+        raise CheckpointError(
+            f"{path}: the description of the head is damaged ({one_line(error)}); train the head again, or fetch the "
+            "file again"
+        ) from None
+    if path.name == f"{BUILTIN_DEPTH}.safetensors":
+        info = dataclasses.replace(info, relative=True)  # its file is older than the field
     if task not in (None, info.task) and (info.task, task) != ("detr", "detection"):
         raise ConfigError(f"{path} is a head for {info.task}, not for {task}")
     return info
+
+
+_TEXTS, _FLAGS, _LISTS = ("task", "encoder", "weights"), ("masks", "finetuned", "relative"), ("classes", "class_ids")
+
+
+def _parse_info(fields: Any) -> HeadInfo:
+    """Check the fields of a description; DataError or ConfigError for one of another type, or beyond the limits."""
+    names = {each.name for each in dataclasses.fields(HeadInfo)}
+    if not isinstance(fields, dict) or not fields.keys() <= names:
+        raise DataError(f"it is {quoted(fields)}; it must be an object of {', '.join(sorted(names))}")
+    for name in _TEXTS:
+        if not isinstance(fields.get(name), str):
+            raise DataError(f"`{name}` is {quoted(fields.get(name))}; it must be a text")
+    for name in _FLAGS:
+        if not isinstance(fields.get(name, False), bool):
+            raise DataError(f"`{name}` is {quoted(fields[name])}; it must be true or false")
+    for name, most in {"layer": MOST_LAYERS, "image_size": MOST_SIDE}.items():
+        _integer(fields, name, int(name == "image_size"), most)
+    head, windows = fields.get("head"), fields.get("windows")
+    if not isinstance(head, dict) or not all(isinstance(each, int | float | bool | None) for each in head.values()):
+        raise DataError(f"`head` is {quoted(head)}; it must be an object of numbers")
+    classes, ids = (fields.get(name, []) for name in _LISTS)
+    if not isinstance(classes, list) or not all(isinstance(each, str) for each in classes):
+        raise DataError(f"`classes` is {quoted(classes)}; it must be a list of texts")
+    if not isinstance(ids, list) or not all(map(is_integer, ids)) or len(ids) not in (0, len(classes)):
+        raise DataError(f"`class_ids` is {quoted(ids)}; it must be a list of {len(classes)} integers")
+    lists = {"classes": tuple(classes), "class_ids": tuple(ids)}
+    return HeadInfo(**{**fields, **lists, "windows": None if windows is None else _parse_windows(windows)})
+
+
+def _parse_windows(windows: Any) -> WindowConfig:
+    names = {each.name for each in dataclasses.fields(WindowConfig)}
+    if not isinstance(windows, dict) or not windows.keys() <= names:
+        raise DataError(f"`windows` is {quoted(windows)}; it must be an object of {', '.join(sorted(names))}")
+    for name in names - {"global_blocks"}:
+        if windows.get(name) is not None:
+            _integer(windows, name, 1, MOST_PATCHES)
+    blocks = windows.get("global_blocks")
+    if not isinstance(blocks, list) or not all(map(is_integer, blocks)):
+        raise DataError(f"`global_blocks` is {quoted(blocks)}; it must be a list of integers of at least 0")
+    return WindowConfig(**{**windows, "global_blocks": tuple(blocks)})
+
+
+def _integer(fields: Mapping[str, Any], name: str, least: int, most: int) -> None:
+    value = fields.get(name)
+    if not is_integer(value, least) or value > most:
+        raise DataError(f"`{name}` is {quoted(value)}; it must be an integer from {least} to {most}")
+
+
+def open_head(
+    name: str | Path,
+    open_tower: Callable[[str], Tower],
+    task: str | None = None,
+    model: str | None = None,
+) -> tuple[DenseModel, HeadInfo]:
+    """Load a head for a task on the encoder that it names, or on `model`; `name`: a built-in head's, or a file.
+
+    Without `model` a file may name only a model of this package, for a name of another library or a path could lead to
+    foreign code or files: ConfigError. Raises also what `read_head_info` and `load_dense_model` do.
+    """
+    path = find_head(name)
+    return load_read_head(path, *read_head_info(path, task), open_tower, model)
+
+
+def load_read_head(
+    path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], open_tower: Callable[[str], Tower], model: str | None
+) -> tuple[DenseModel, HeadInfo]:
+    """Load what `read_head_info` read of a file; see `open_head`."""
+    if model is None and canonical_name(info.encoder) is None:
+        raise ConfigError(
+            f"{path} names the encoder {quoted(info.encoder)}, which is not a model of this package; if you trust it, "
+            "name it yourself with --model"
+        )
+    return load_dense_model(path, info, tensors, open_tower(model or info.encoder)), info
 
 
 def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], tower: Tower) -> DenseModel:
@@ -284,11 +380,24 @@ def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], 
             f"{path} belongs to {info.encoder}, layer {info.layer}, with weights {info.weights[:12]}; the encoder that "
             f"was given has weights {tower.weight_hash[:12]}"
         )
-    backbone = LayerBackbone(tower, info.layer, True, info.windows, info.image_size)
-    model = DenseModel(backbone, make_head(info, backbone.width))
-    whole = tensors if info.finetuned else {**model.state_dict(), **tensors}
     try:
+        if info.layer >= tower.depth:
+            raise ConfigError(f"layer {info.layer} does not exist; {info.encoder} has layers 0 to {tower.depth - 1}")
+        _check_shapes(info, tensors, tower.width)
+        backbone = LayerBackbone(tower, info.layer, True, info.windows, info.image_size)
+        model = DenseModel(backbone, make_head(info, backbone.width))
+        whole = tensors if info.finetuned else {**model.state_dict(), **tensors}
         model.load_state_dict({name: each.float() for name, each in whole.items()})
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit its own settings: {error}") from None
+    except (ConfigError, RuntimeError, TypeError, ValueError, OverflowError) as error:  # torch's, for impossible sizes
+        raise CheckpointError(f"{path} does not fit its own settings: {one_line(error)}") from None
     return model.train(False).requires_grad_(False)
+
+
+def _check_shapes(info: HeadInfo, tensors: Mapping[str, Tensor], width: int) -> None:
+    """Compare a file's tensors with its settings before memory is taken for them; ConfigError if they differ."""
+    with torch.device("meta"):
+        expected = {f"head.{name}": each.shape for name, each in make_head(info, width).state_dict().items()}
+    own = {name: each.shape for name, each in tensors.items() if name.startswith("head.")}
+    if wrong := sorted(name for name in own.keys() | expected.keys() if own.get(name) != expected.get(name)):
+        shapes = [tuple(each[wrong[0]]) if wrong[0] in each else "missing" for each in (own, expected)]
+        raise ConfigError(f"{wrong[0]} is {shapes[0]} in the file, and {shapes[1]} by its settings")

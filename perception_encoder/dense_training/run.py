@@ -233,10 +233,19 @@ def describe_head(
         image_size=config.image_size,
         head=head,
         classes=classes,
+        class_ids=_class_ids(samples),
+        relative=isinstance(config, DepthTrainingConfig) and config.head.scale_invariance == 1,
         masks=isinstance(samples, ObjectSamples) and samples.masks,
         finetuned=not config.frozen,
         windows=config.windows,
     )
+
+
+def _class_ids(samples: DenseSamples) -> tuple[int, ...]:
+    """The classes' ids in the dataset, if they have some."""
+    if not isinstance(samples, ObjectSamples):
+        return ()
+    return tuple(category["id"] for category in samples.dataset.categories)
 
 
 def read_initial(path: Path) -> StateDict:

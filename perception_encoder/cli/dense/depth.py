@@ -50,15 +50,15 @@ def depth(
     assert isinstance(loaded.head, DepthHead)
     predictor = loaded.head
 
-    def predict(image: Image.Image, name: str) -> Image.Image:
+    def predict(image: Image.Image, shown: heads.Shown) -> Image.Image:
         features = loaded.map_of(image, info.image_size)
         metres = predictor.predict(features, (image.height, image.width))[0].cpu().numpy()
-        path = out / f"{name}.depth.png"
+        path = out / f"{shown.out}.depth.png"
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(depth_png(metres))
         low, middle, high = np.percentile(metres, (0, 50, 100))
-        output.print_fields(name, f"{low:.2f} m", f"{middle:.2f} m", f"{high:.2f} m")
+        output.print_fields(shown.name, f"{low:.2f} m", f"{middle:.2f} m", f"{high:.2f} m")
         return Image.fromarray(depth_colours(metres))
 
     with torch.inference_mode():

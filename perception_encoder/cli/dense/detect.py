@@ -13,11 +13,13 @@ from perception_encoder.cli.dense import options
 from perception_encoder.cli.options import HEAD, flag, numbers, option, out_option
 
 HEAD_HELP = "A detector's file, or builtin-detector, a demo [default: see `pe models use`]."
+ANNOTATIONS = """A dataset's annotations, in COCO's format, whose image ids results.json then has [default: the numbers
+that all images are named by, as COCO's are, or else counted from 1]."""
 
 
 def detect(
     files: options.Paths,
-    out: Annotated[Path, out_option("Directory for drawn images, and detections.json.", "DIR")],
+    out: Annotated[Path, out_option("Directory for drawn images, detections.json and results.json.", "DIR")],
     head: Annotated[str | None, option(HEAD_HELP, "HEAD", HEAD)] = None,
     model: Annotated[str | None, shared.model_option("the detector's own")] = None,
     score: Annotated[float, option("Least score of a detection.", "SCORE", HEAD, least=0)] = 0.5,
@@ -25,14 +27,17 @@ def detect(
     flip: Annotated[bool, flag("--flip", "Also mirrored.", HEAD)] = False,
     soft: Annotated[bool, flag("--soft-nms", "Lower the scores of doubles, rather than drop them.", HEAD)] = False,
     classes: Annotated[Path | None, option("Names for a published detector of other classes.", "FILE", HEAD)] = None,
+    annotations: Annotated[Path | None, option(ANNOTATIONS, "FILE")] = None,
     every: options.Every = 0.0,
     json: shared.Json = False,
     strict: shared.Strict = False,
 ) -> None:
     """Detect objects in images and videos.
 
-    Writes OUT/NAME.png with boxes, names and masks (of a video OUT/NAME.mp4), and OUT/detections.json in COCO's format:
-    images, categories, and annotations with box, score and mask as run lengths. Prints each object's image, class,
+    Writes OUT/NAME.png with boxes, names and masks (of a video OUT/NAME.mp4). OUT/detections.json has images,
+    categories and annotations in COCO's format, as supervision reads it; OUT/results.json is the plain list that
+    pycocotools' loadRes reads: set --score 0 to evaluate. Files are named relative to the directory that all inputs
+    share, and categories have the ids of the dataset that the detector learned from. Prints each object's image, class,
     score and box. --scales and --flip detect in several views of an image and join what they show, without masks.
     Inputs that cannot be read are skipped and listed. --head may be a detector of facebook/PE-Detection, which brings
     its encoder; --classes names the classes of one for LVIS, by LVIS's annotations or a list.
@@ -49,26 +54,27 @@ def detect(
     from PIL import Image
 
     from perception_encoder.cli.dense import heads
-    from perception_encoder.dense_prediction.detection.coco_results import CocoResults
+    from perception_encoder.dense_prediction.detection.coco_results import CocoResults, numbered_names, read_image_ids
     from perception_encoder.dense_prediction.drawing import draw_detections
     from perception_encoder.dense_prediction.views import Views, detect_objects
 
     head, media = head or default_model.default_model("detection"), heads.find_files(files)
+    ids = numbered_names([each.name for each in media]) if annotations is None else read_image_ids(annotations)
     loaded, info = heads.load_head(head, "detection", model, classes)
-    views, results = Views(numbers(scales), flip, soft), CocoResults(info.classes)
+    views, results = Views(numbers(scales), flip, soft), CocoResults(info.categories, ids)
 
-    def predict(image: Image.Image, name: str) -> Image.Image:
+    def predict(image: Image.Image, shown: heads.Shown) -> Image.Image:
         detected = detect_objects(loaded, image, info.image_size, views)
         detected = detected.above(score)
-        rows: list[dict[str, Any]] = results.add(name, image.size, detected)
-        for row in () if json else rows:
+        rows: list[dict[str, Any]] = results.add(shown.name, image.size, detected)
+        for row, label in () if json else zip(rows, detected.labels, strict=True):
             box = ",".join(f"{number:g}" for number in row["bbox"])
-            output.print_fields(name, info.classes[row["category_id"] - 1], f"{row['score']:.2f}", box)
+            output.print_fields(shown.name, info.classes[label - 1], f"{row['score']:.2f}", box)
         return draw_detections(image, detected, info.classes)
 
     with torch.inference_mode():
         count, failures = heads.predict_files(media, out, predict, every)
-    value = results.write(out / "detections.json")
+    value = results.write(out / "detections.json", out / "results.json")
     if json:
         output.print_json(value)
     heads.print_head_demo(head, model, info)

@@ -10,7 +10,7 @@ from perception_encoder.cli.options import BY_POSITION, argument, option
 
 
 def head(
-    file: Annotated[Path, argument("HEAD", "Head's file, as `pe train depth`, segmenter or detector writes it.")],
+    file: Annotated[str, argument("HEAD", "builtin-depth, builtin-detector, or a file of `pe train`.")],
     out: Annotated[Path, options.out_option("ONNX file to write.", "OUT"), BY_POSITION],
     model: Annotated[str | None, options.model_option("the head's own")] = None,
     size: Annotated[str | None, option("Image size in pixels [default: a square of the head's].", "HxW")] = None,
@@ -24,16 +24,16 @@ def head(
 
     Examples:
 
+        pe export head builtin-depth depth.onnx
         pe export head runs/depth/head.safetensors depth.onnx
         pe export head runs/detector/head.safetensors detector.onnx --size 480x640
     """
-    from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
+    from perception_encoder.cli.dense.heads import open_tower
+    from perception_encoder.dense_prediction.dense_model import open_head
     from perception_encoder.dense_prediction.export import export_head
-    from perception_encoder.inference.open_model import open_model
     from perception_encoder.models.export import parse_size
 
-    info, tensors = read_head_info(file)
-    loaded = load_dense_model(file, info, tensors, open_model(model or info.encoder).tower())
+    loaded, info = open_head(file, open_tower, model=model)
     with output.error_console.status(f"Writing {out}"):
         difference = export_head(loaded, info, out, parse_size(size) if size else None)
     checked = "not compared: onnxruntime is not installed" if difference is None else f"{difference:.1e} from torch"

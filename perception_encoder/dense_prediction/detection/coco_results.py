@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from perception_encoder.datasets.coco_annotations import file_name, read_annotations
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
 from perception_encoder.files import write_json
+from perception_encoder.formats.entries import integer_field, list_objects, text_field
 from perception_encoder.formats.run_lengths import run_lengths
+
+RESULTS = ("image_id", "category_id", "bbox", "score", "segmentation")
+"""Fields of an entry in COCO's list of results."""
 
 
 class CocoResults:
-    """Images, categories and annotations with scores, as COCO's JSON; ids begin with 1."""
+    """Images, categories and annotations with scores, as COCO's JSON, and as its plain list of results."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    def __init__(self, categories: Sequence[dict[str, Any]], image_ids: Mapping[str, int] | None = None) -> None:
+        """`categories`: `id` and `name`, in the order of a detector's labels. `image_ids`: of the dataset's images, by
+        their file names; other images, and all images without it, are numbered."""
+        self.categories, self.image_ids = list(categories), image_ids
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
+        self._next = 1 + max((image_ids or {}).values(), default=0)
 
     def add(self, name: str, size: tuple[int, int], detected: Detected) -> list[dict[str, Any]]:
         """Add an image of `size` (width, height) with its detections; return the annotations."""
-        image = len(self.images) + 1
+        image = self._image_id(name)
         self.images.append({"id": image, "file_name": name, "width": size[0], "height": size[1]})
         rows: list[dict[str, Any]] = []
         for number, (box, label, score) in enumerate(
@@ -31,10 +39,10 @@ class CocoResults:
             row = {
                 "id": len(self.annotations) + len(rows) + 1,
                 "image_id": image,
-                "category_id": label,
+                "category_id": self.categories[label - 1]["id"],
                 "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
                 "area": round((right - left) * (bottom - top), 2),
-                "score": round(score, 4),
+                "score": round(score, 6),
                 "iscrowd": 0,
             }
             if detected.masks is not None:
@@ -45,8 +53,42 @@ class CocoResults:
         self.annotations += rows
         return rows
 
-    def write(self, path: Path) -> dict[str, Any]:
-        """Write and return the whole; OutputError if it cannot be written."""
+    def _image_id(self, name: str) -> int:
+        known = self.image_ids or {}
+        own = known.get(name, known.get(PurePosixPath(name).name))
+        if own is None:
+            own, self._next = self._next, self._next + 1
+        return own
+
+    def write(self, path: Path, results: Path) -> dict[str, Any]:
+        """Write the whole to `path` and the list to `results`; return the former. OutputError if that fails."""
         value = {"images": self.images, "categories": self.categories, "annotations": self.annotations}
         write_json(path, value, indent=None)
+        rows = [{name: each[name] for name in RESULTS if name in each} for each in self.annotations]
+        write_json(results, rows, indent=None)
         return value
+
+
+def read_image_ids(file: Path) -> dict[str, int]:
+    """Return the ids of the images of annotations, by their file names, and by those without directories if each has
+    its own; DataError for other files."""
+    ids: dict[str, int] = {}
+    names: dict[str, list[int]] = {}
+    for index, image in enumerate(list_objects(read_annotations(file), "images", file)):
+        where = f"{file}: images[{index}]"
+        if not image.get("file_name"):
+            text_field(image, "coco_url", where)  # LVIS's
+        key = file_name(image)
+        ids[key] = integer_field(image, "id", where)
+        names.setdefault(PurePosixPath(key).name, []).append(ids[key])
+    return {name: own[0] for name, own in names.items() if len(own) == 1} | ids
+
+
+def numbered_names(names: Sequence[str]) -> dict[str, int] | None:
+    """Return the numbers that images are named by, as COCO's are by their ids; None if one is not, or two are equal."""
+    stems = [PurePosixPath(name).stem for name in names]
+    if not all(stem.isascii() and stem.isdecimal() for stem in stems) or len({int(stem) for stem in stems}) < len(
+        stems
+    ):
+        return None
+    return {name: int(stem) for name, stem in zip(names, stems, strict=True)}

@@ -24,6 +24,7 @@ from perception_encoder.dense_prediction.feature_pyramid import DetaPyramid
 from perception_encoder.errors import ConfigError, MissingExtraError
 
 LEVELS = 5
+MOST_LAYERS = 100
 EDGE = 0.01
 """Anchors with a centre or a side nearer to 0 or 1 are not used."""
 CANDIDATES = 10_000
@@ -64,6 +65,8 @@ class DetrHeadConfig:
             raise ConfigError(f"channels is {self.channels}; it must be a multiple of 32")
         if min(self.layers, self.hidden, self.queries, self.matches, self.most) < 1:
             raise ConfigError("layers, hidden, queries, matches and most must each be at least 1")
+        if self.layers > MOST_LAYERS:
+            raise ConfigError(f"layers is {self.layers}; it must be at most {MOST_LAYERS}")
 
 
 class DetrHead(nn.Module):

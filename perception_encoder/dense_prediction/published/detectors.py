@@ -23,16 +23,18 @@ from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.layouts import StateDict
 
 
-def load_detector(path: Path, classes: Sequence[str] = ()) -> tuple[DenseModel, HeadInfo]:
+def load_detector(path: Path, classes: Sequence[str | tuple[int, str]] = ()) -> tuple[DenseModel, HeadInfo]:
     """Load a published detector with its encoder, in eval mode; detect with it by `detect_objects`.
 
-    `classes`: their names; by default COCO's, or their numbers. Raises CheckpointError, which lists what does not fit,
-    or names the part that is not supported; ConfigError for another number of names.
+    `classes`: their names, or ids and names; by default COCO's, or their numbers. Raises CheckpointError, which lists
+    what does not fit, or names the part that is not supported; ConfigError for another number of names.
     """
     return published_detector(path, read_checkpoint(path)[0], classes)
 
 
-def published_detector(path: Path, state: StateDict, classes: Sequence[str] = ()) -> tuple[DenseModel, HeadInfo]:
+def published_detector(
+    path: Path, state: StateDict, classes: Sequence[str | tuple[int, str]] = ()
+) -> tuple[DenseModel, HeadInfo]:
     """Make the detector of a file's tensors: see `load_detector`."""
     try:
         if "transformer.level_embed" in state:
@@ -47,10 +49,10 @@ def published_detector(path: Path, state: StateDict, classes: Sequence[str] = ()
     )
 
 
-def _vitdet(path: Path, state: StateDict, classes: Sequence[str]) -> tuple[DenseModel, HeadInfo]:
+def _vitdet(path: Path, state: StateDict, classes: Sequence[str | tuple[int, str]]) -> tuple[DenseModel, HeadInfo]:
     vitdet_layout.check_vitdet(state)
     config, count, masks = vitdet_layout.vitdet_config(state)
-    names = _names(path, classes, count)
+    ids, names = _categories(path, classes, count)
     tower = describe_backbone(state, vitdet_layout.PREFIX, vitdet_layout.WINDOWS, vitdet_layout.IMAGE_SIZE)
     backbone = tower.build(vitdet_layout.INPUTS)
     model = DenseModel(backbone, Detector(tower.vision.width, count, masks, config))
@@ -58,14 +60,14 @@ def _vitdet(path: Path, state: StateDict, classes: Sequence[str]) -> tuple[Dense
     load_rows(model, state, rows, (TABLES, *vitdet_layout.UNUSED))
     info = HeadInfo(
         task="detection", encoder=path.name, weights="", layer=tower.vision.depth - 1, image_size=tower.image_size,
-        head=asdict(config), classes=names, masks=masks, finetuned=True, windows=tower.windows,
+        head=asdict(config), classes=names, class_ids=ids, masks=masks, finetuned=True, windows=tower.windows,
     )  # fmt: skip
     return model.train(False).requires_grad_(False), info
 
 
-def _deta(path: Path, state: StateDict, classes: Sequence[str]) -> tuple[DenseModel, HeadInfo]:
+def _deta(path: Path, state: StateDict, classes: Sequence[str | tuple[int, str]]) -> tuple[DenseModel, HeadInfo]:
     config, numbered = deta_layout.deta_config(state)
-    names = _names(path, classes, len(numbered.numbers))
+    ids, names = _categories(path, classes, len(numbered.numbers))
     prefix = deta_layout.find_prefix(state)
     tower = describe_backbone(state, prefix, deta_layout.WINDOWS, deta_layout.IMAGE_SIZE)
     backbone = tower.build(deta_layout.INPUTS)
@@ -74,13 +76,22 @@ def _deta(path: Path, state: StateDict, classes: Sequence[str]) -> tuple[DenseMo
     load_rows(model, state, rows, (TABLES, *deta_layout.UNUSED))
     info = HeadInfo(
         task="detr", encoder=path.name, weights="", layer=tower.vision.depth - 1, image_size=tower.image_size,
-        head=asdict(config), classes=names, finetuned=True, windows=tower.windows,
+        head=asdict(config), classes=names, class_ids=ids, finetuned=True, windows=tower.windows,
     )  # fmt: skip
     return model.train(False).requires_grad_(False), info
 
 
-def _names(path: Path, classes: Sequence[str], count: int) -> tuple[str, ...]:
+def _categories(
+    path: Path, classes: Sequence[str | tuple[int, str]], count: int
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The classes' ids and names."""
     if classes and len(classes) != count:
         raise ConfigError(f"{path} has {count} classes, and {len(classes)} names were given")
-    usual = tuple(coco_classes().values())
-    return tuple(classes) or (usual if count == len(usual) else tuple(map(str, range(1, count + 1))))
+    usual = coco_classes()
+    known = list(usual.items()) if count == len(usual) else [(number, str(number)) for number in range(1, count + 1)]
+    pairs = (
+        [(own, each) if isinstance(each, str) else each for (own, _), each in zip(known, classes, strict=True)]
+        if classes
+        else known
+    )
+    return tuple(number for number, _ in pairs), tuple(name for _, name in pairs)

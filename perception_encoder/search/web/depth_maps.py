@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, load_dense_model, read_head_info
+from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, open_head
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.drawing import depth_colours
 from perception_encoder.inference.open_model import open_model
@@ -53,25 +53,25 @@ def head_name(head: Path | None) -> str:
 class DepthMaps:
     """Estimates the depth of a library's images; threads may share one."""
 
-    def __init__(self, library: MediaLibrary, head: Path) -> None:
-        """`head`: a file that `pe train depth` wrote; it and its encoder are loaded for the first image."""
-        self._path, self._lock, self.name = head, threading.Lock(), head_name(head)
+    def __init__(self, library: MediaLibrary, head: Path, encoder: str | None = None) -> None:
+        """`head`: a file that `pe train depth` wrote; it and its encoder, by default the one that it names, are loaded
+        for the first image."""
+        self._path, self._encoder, self._lock = head, encoder, threading.Lock()
+        self.name = head_name(head)
         self._model: tuple[DenseModel, HeadInfo] | None = None
         self._results: ImageResults[DepthMap] = ImageResults(library, _BUDGET)
 
     def map(self, row_id: str) -> DepthMap:
         """Return a row's depth.
 
-        Raises what `ImageResults.get`, `read_head_info` and `open_model` raise, and ConfigError for a head of an
-        encoder with other weights than its name has now.
+        Raises what `ImageResults.get`, `open_head` and `open_model` raise.
         """
         return self._results.get(row_id, partial(_estimate, *self._load()))
 
     def _load(self) -> tuple[DenseModel, HeadInfo]:
         with self._lock:
             if self._model is None:
-                info, tensors = read_head_info(self._path, "depth")
-                self._model = load_dense_model(self._path, info, tensors, open_model(info.encoder).tower()), info
+                self._model = open_head(self._path, lambda name: open_model(name).tower(), "depth", self._encoder)
             return self._model
 
 

@@ -23,8 +23,8 @@ def test_images_and_videos(run_pe: Callable[..., Run], depth_head: Path, tmp_pat
     run = run_pe("depth", media, "--head", depth_head, "-o", out)
     assert run.status == 0
     assert [line.split("\t")[0] for line in run.stdout.splitlines()] == [
-        *(f"clip/0000{number}" for number in range(3)),
-        "photo",
+        *(f"clip.mp4/0000{number}" for number in range(3)),
+        "photo.png",
     ]
     depth = np.asarray(Image.open(out / "photo.depth.png"))
     assert depth.shape == (40, 60) and depth.dtype == np.uint16 and 1 <= depth.min() <= depth.max() <= 10_000

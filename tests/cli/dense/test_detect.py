@@ -6,9 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
 from tests.conftest import Run
 from tests.datasets.drawn import described
 from tests.dense_prediction.published.renamed import to_detectron2, vitdet
@@ -21,8 +26,8 @@ def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, 
     assert run.status == 0
     value = json.loads((out / "detections.json").read_text())
     assert json.loads(run.stdout) == value
-    assert value["images"] == [{"id": 1, "file_name": "photo", "width": 64, "height": 48}]
-    assert value["categories"] == [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]
+    assert value["images"] == [{"id": 1, "file_name": "photo.png", "width": 64, "height": 48}]
+    assert value["categories"] == [{"id": 4, "name": "red"}, {"id": 9, "name": "blue"}]
     assert value["annotations"] and all(each["score"] >= 0.06 for each in value["annotations"])
     for each in value["annotations"]:
         assert each["segmentation"]["size"] == [48, 64] and each["bbox"][2] > 0
@@ -30,6 +35,44 @@ def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, 
         assert drawn.size == (64, 48)
     run = run_pe("detect", tmp_path / "photo.png", "--head", detector, "--score", "1", "-o", out)
     assert (run.status, run.stdout) == (0, "")
+
+
+def test_perfect_boxes_score_perfectly_in_pycocotools(
+    run_pe: Callable[..., Run], detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Categories 4 and 9 were renumbered to 1 and 2, and images had no ids: AP 0, and 14.4 for COCO's 80 classes."""
+    content, images = described(4)
+    for record, pixels in zip(content["images"], images, strict=True):
+        record |= {"id": 100 + record["id"], "file_name": f"{'ab'[record['id'] % 2]}/{record['id'] // 3}.png"}
+        (tmp_path / "images" / record["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / record["file_name"])
+    for each in content["annotations"]:
+        each["image_id"] += 100
+    (tmp_path / "coco.json").write_text(json.dumps(content), encoding="utf-8")
+    shown = {np.asarray(pixels).tobytes(): number for number, pixels in enumerate(images)}
+
+    def detect(model: object, image: Image.Image, *rest: object) -> Detected:
+        boxes = [
+            each for each in content["annotations"] if each["image_id"] == 101 + shown[np.asarray(image).tobytes()]
+        ]
+        corners = np.array([each["bbox"] for each in boxes], np.float32)
+        corners[:, 2:] += corners[:, :2]
+        labels = np.array([{4: 1, 9: 2}[each["category_id"]] for each in boxes])
+        return Detected(corners, labels, np.full(len(boxes), 0.9, np.float32), None)
+
+    monkeypatch.setattr("perception_encoder.dense_prediction.views.detect_objects", detect)
+    words = ("detect", tmp_path / "images", "--head", detector, "-o", tmp_path / "out")
+    assert run_pe(*words, "--annotations", tmp_path / "coco.json").status == 0
+    truth = COCO(str(tmp_path / "coco.json"))
+    scored = COCOeval(truth, truth.loadRes(str(tmp_path / "out" / "results.json")), "bbox")
+    scored.evaluate()
+    scored.accumulate()
+    scored.summarize()
+    assert scored.stats[0] == 1
+    value = json.loads((tmp_path / "out" / "detections.json").read_text())
+    names = sorted(each["file_name"] for each in value["images"])
+    assert names == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+    assert all((tmp_path / "images" / name).is_file() and (tmp_path / "out" / name).is_file() for name in names)
 
 
 def test_a_head_of_another_encoder_or_task(
@@ -58,10 +101,12 @@ def test_a_published_detector(run_pe: Callable[..., Run], tmp_path: Path) -> Non
     run = detect("--json")
     assert run.status == 0, run
     value = json.loads(run.stdout)
-    assert [each["name"] for each in value["categories"]] == ["1", "2", "3", "4", "5"]
+    assert value["categories"] == [{"id": number, "name": str(number)} for number in range(1, 6)]
     assert value["annotations"] and value["annotations"][0]["segmentation"]["size"] == [48, 64]
     run = detect("--classes", tmp_path / "lvis.json")
     assert run.status == 0 and {line.split("\t")[1] for line in run.stdout.splitlines()} <= set("abcde")
+    value = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert value["categories"] == [{"id": 5 + number, "name": name} for number, name in enumerate("abcde")]
     run = detect("--classes", tmp_path / "names.txt")
     assert run.status == 2 and "has 5 classes, and 2 names were given" in run.stderr
     run = detect("-m", "builtin")
