@@ -29,12 +29,14 @@ EDGE = 0.01
 """Anchors with a centre or a side nearer to 0 or 1 are not used."""
 CANDIDATES = 10_000
 """The best pairs of a query and a class that are compared with each other."""
-PROPOSAL_OVERLAPS, QUERY_OVERLAP = (0.3, 0.7), 0.6
-"""From the higher IoU with an object on, an anchor or a query is its; below the lower one an anchor is background."""
+PROPOSAL_OVERLAP, QUERY_OVERLAP = 0.7, 0.6
+"""From this IoU with an object on, an anchor or a query is its."""
+PROPOSAL_SAMPLE, QUERY_SHARE = 128, 0.25
+"""Of an image's anchors, or as a share of its queries, so many that are some object's are drawn at most."""
 PRIOR = 0.01
 """Score of every class at first."""
-COSTS = {"class": 2.0, "box": 5.0, "giou": 2.0}
-"""Weights of the losses, deformable DETR's."""
+COSTS = {"class": 1.0, "box": 5.0, "giou": 2.0}
+"""Weights of the losses, those of the published scripts (the code's default for classes, 2, is used by none of them)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +117,13 @@ class DetrHead(nn.Module):
             return layers[-1], {}
         sides = torch.tensor([features.shape[2], features.shape[1]] * 2, device=features.device) * PATCH
         truth = [(to_centers(each["boxes"] / sides), each["labels"] - 1) for each in targets]
-        pairs = [
-            assign(to_corners(each), to_corners(boxes), QUERY_OVERLAP, self.config.matches)
-            for each, (boxes, _) in zip(proposals.references, truth, strict=True)
-        ]
         total: dict[str, Tensor] = {}
-        for scores, boxes in layers:
-            for name, value in _losses(scores, boxes, truth, pairs, torch.ones_like(scores[..., 0])).items():
-                total[name] = total.get(name, 0) + value
-        return layers[-1], {**total, **_proposal_losses(proposals, truth, self.config.matches)}
+        for name, value in query_losses(layers, proposals.references, truth, self.config.matches).items():
+            total[name] = COSTS[name] * value
+        own = proposal_losses(
+            proposals.scores, proposals.logits.sigmoid(), proposals.anchors, truth, self.config.matches
+        )
+        return layers[-1], {**total, **{f"proposal_{name}": COSTS[name] * value for name, value in own.items()}}
 
     def _encode(self, features: Tensor, inside: Sequence[tuple[int, int]] | None) -> _Tokens:
         """The pyramid's patches, after the encoder."""
@@ -158,20 +158,21 @@ class DetrHead(nn.Module):
         own = anchors(tokens.where.sizes, tokens.where.covered)
         usable = ((own > EDGE) & (own < 1 - EDGE)).all(dim=-1) & tokens.where.is_inside
         patches = self.proposal(tokens.memory * usable[..., None])
-        scores = self.class_embed[-1](patches)[..., :1]
+        scores = self.class_embed[-1](patches)
         logits = self.decoder.bbox_embed[-1](patches) + own.logit().masked_fill(~usable[..., None], torch.inf)
         boxes = to_corners(logits.detach().float().sigmoid()).clamp(0, 1)
         level = torch.repeat_interleave(torch.arange(LEVELS, device=own.device), tokens.where.shapes.prod(dim=1))
         best = torch.stack(
             [
                 choose_proposals(each, score, level, self.config.queries)
-                for each, score in zip(boxes, scores.detach()[..., 0], strict=True)
+                for each, score in zip(boxes, scores.detach()[..., 0], strict=True)  # the others mean nothing
             ]
         )
         rows = torch.arange(len(best), device=best.device)[:, None]
         chosen = logits.detach()[rows, best]
         queries, target = self.from_box(sine_embedding(chosen.sigmoid(), self.config.channels // 2)).chunk(2, dim=-1)
         target = target + self.from_patch(patches.detach()[rows, best])
+        own = own.masked_fill(~usable[..., None], 1.0)
         return _Proposals(scores, logits, own, chosen.sigmoid(), queries, target)
 
     def _decode(self, tokens: _Tokens, proposals: _Proposals) -> list[tuple[Tensor, Tensor]]:
@@ -246,11 +247,11 @@ class _Tokens:
 @dataclass(frozen=True)
 class _Proposals:
     scores: Tensor
-    """Of any object, for each patch, (B, N, 1)."""
+    """For each patch, (B, N, K); the first is that of any object, the others are learned to be low."""
     logits: Tensor
     """Of the patches' boxes, infinite if they count for nothing, (B, N, 4)."""
     anchors: Tensor
-    """(B, N, 4)."""
+    """(B, N, 4), of 1 if they count for nothing."""
     references: Tensor
     """The boxes of the best, (B, Q, 4)."""
     queries: Tensor
@@ -290,27 +291,56 @@ def sine_embedding(values: Float[Tensor, "B Q 4"], size: int) -> Float[Tensor, "
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(2).to(values.dtype)
 
 
-def _proposal_losses(proposals: _Proposals, truth: list[tuple[Tensor, Tensor]], most: int) -> dict[str, Tensor]:
-    """The first stage: whether an anchor is of any object, and its box."""
-    low, high = PROPOSAL_OVERLAPS
-    pairs, counted = [], proposals.logits.isfinite().all(-1).float()
-    for row, (own, (boxes, _)) in enumerate(zip(to_corners(proposals.anchors), truth, strict=True)):
-        index, objects = assign(own, to_corners(boxes), high, most)
-        clear = _is_clear(own, to_corners(boxes), low)
-        clear[index] = 1.0
-        counted[row] *= clear
-        pairs.append((index, objects))
-    agnostic = [(each, torch.zeros_like(labels)) for each, labels in truth]
-    losses = _losses(proposals.scores, proposals.logits.sigmoid(), agnostic, pairs, counted)
-    return {f"proposal_{name}": value for name, value in losses.items()}
+Truth = Sequence[tuple[Tensor, Tensor]]
+"""Of each image: the objects' boxes (m, 4), centre, width and height from 0 to 1, and their classes (m,) from 0."""
+Pairs = tuple[Int[Tensor, " p"], Int[Tensor, " p"]]
+"""Predictions of an image, and the objects that they are assigned to."""
 
 
-def assign(
-    boxes: Float[Tensor, "Q 4"], truth: Float[Tensor, "m 4"], overlap: float, most: int
-) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
-    """Return pairs of boxes and objects (corners): each object has its best box, and at most `most`.
+def query_losses(
+    layers: Sequence[tuple[Tensor, Tensor]], references: Float[Tensor, "B Q 4"], truth: Truth, most: int
+) -> dict[str, Tensor]:
+    """Return the second stage's losses without their weights: of classes and boxes, summed over the decoder's layers.
 
-    A box is the object's that it overlaps most, if by `overlap` (IoU) or more, or if it is the object's best.
+    `layers`: scores (B, Q, K) and boxes (B, Q, 4). Queries are assigned once, by the boxes that they begin with.
+    """
+    sample = int(QUERY_SHARE * references.shape[1])
+    pairs = _assign_images(references, truth, QUERY_OVERLAP, most, sample)
+    total: dict[str, Tensor] = {}
+    for scores, boxes in layers:
+        for name, value in _losses(scores, boxes, truth, pairs).items():
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
+def proposal_losses(
+    scores: Float[Tensor, "B N K"],
+    boxes: Float[Tensor, "B N 4"],
+    anchors: Float[Tensor, "B N 4"],
+    truth: Truth,
+    most: int,
+) -> dict[str, Tensor]:
+    """Return the first stage's losses without their weights: whether an anchor is of any object, and its box.
+
+    Any object is class 0; every anchor that is no object's is background, however much it overlaps one.
+    """
+    pairs = _assign_images(anchors, truth, PROPOSAL_OVERLAP, most, PROPOSAL_SAMPLE)
+    return _losses(scores, boxes, [(each, torch.zeros_like(labels)) for each, labels in truth], pairs)
+
+
+def _assign_images(boxes: Tensor, truth: Truth, overlap: float, most: int, sample: int) -> list[Pairs]:
+    return [
+        assign(to_corners(own), to_corners(objects), overlap, most, sample)
+        for own, (objects, _) in zip(boxes, truth, strict=True)
+    ]
+
+
+def assign(boxes: Float[Tensor, "Q 4"], truth: Float[Tensor, "m 4"], overlap: float, most: int, sample: int) -> Pairs:
+    """Return pairs of boxes and objects (corners), as DETA assigns them.
+
+    A box is the object's that it overlaps most, if by `overlap` (IoU) or more, or if no box overlaps some object more.
+    Of these, `sample` are drawn at most, by torch's generator. An object has as many as were drawn for it, `most` at
+    most: those that overlap it most, whosever they are.
     """
     from torchvision.ops import box_iou
 
@@ -319,48 +349,47 @@ def assign(
         return empty, empty
     overlaps = box_iou(truth, boxes)  # (m, Q)
     best, owner = overlaps.max(dim=0)
-    is_own = best >= overlap
-    first = overlaps.argmax(dim=1)
-    objects = torch.arange(len(truth), device=boxes.device)
-    is_own[first], owner[first] = True, objects
-    own = torch.where(is_own[None] & (owner[None] == objects[:, None]), overlaps, -1)
-    values, index = own.topk(min(most, own.shape[1]), dim=1)
-    chosen = values >= 0
-    return index[chosen], objects[:, None].expand_as(index)[chosen]
-
-
-def _is_clear(boxes: Float[Tensor, "Q 4"], truth: Float[Tensor, "m 4"], low: float) -> Float[Tensor, " Q"]:
-    """1 for boxes that are background for sure."""
-    from torchvision.ops import box_iou
-
-    if not len(truth):
-        return torch.ones(len(boxes), device=boxes.device)
-    return (box_iou(truth, boxes).amax(dim=0) < low).float()
+    is_best = (overlaps == overlaps.amax(dim=1, keepdim=True)).any(dim=0)
+    positive = torch.nonzero((best >= overlap) | is_best)[:, 0]
+    drawn = positive[torch.randperm(len(positive), device=positive.device)[:sample]]
+    counts = torch.bincount(owner[drawn], minlength=len(truth)).clamp_max(most)
+    index = overlaps.topk(min(most, len(boxes)), dim=1).indices
+    chosen = torch.arange(index.shape[1], device=index.device) < counts[:, None]
+    objects = torch.arange(len(truth), device=index.device)[:, None].expand_as(index)
+    return index[chosen], objects[chosen]
 
 
 def _losses(
-    scores: Float[Tensor, "B Q K"],
-    boxes: Float[Tensor, "B Q 4"],
-    truth: list[tuple[Tensor, Tensor]],
-    pairs: list[tuple[Tensor, Tensor]],
-    counted: Float[Tensor, "B Q"],
+    scores: Float[Tensor, "B Q K"], boxes: Float[Tensor, "B Q 4"], truth: Truth, pairs: Sequence[Pairs]
 ) -> dict[str, Tensor]:
-    """Focal loss of the classes of counted predictions, L1 and GIoU of the boxes of pairs; sums over pairs' number."""
+    """Focal loss of all predictions' classes, L1 and GIoU of the boxes of pairs: sums, over the number of objects."""
     from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-    count = max(1, sum(len(index) for index, _ in pairs))
+    count = _object_count(truth, scores.device)
     labels = torch.zeros_like(scores)
     for row, ((index, target), (_, own)) in enumerate(zip(pairs, truth, strict=True)):
-        labels[row, index, own[target]] = 1.0
-    focal = sigmoid_focal_loss(scores.float(), labels.float(), alpha=0.25, gamma=2.0) * counted[..., None]
+        classes = torch.full_like(labels[row, :, 0], -1, dtype=torch.int64)
+        classes[index] = own[target]  # a box of two objects has the class of one
+        known = torch.nonzero(classes >= 0)[:, 0]
+        labels[row, known, classes[known]] = 1.0
+    focal = sigmoid_focal_loss(scores.float(), labels.float(), alpha=0.25, gamma=2.0)
     predicted = torch.cat([own[index] for own, (index, _) in zip(boxes, pairs, strict=True)]).float()
     true_boxes = torch.cat([own[target] for (own, _), (_, target) in zip(truth, pairs, strict=True)])
-    giou = generalized_box_iou_loss(to_corners(predicted), to_corners(true_boxes), reduction="sum")
+    giou = generalized_box_iou_loss(to_corners(predicted), to_corners(true_boxes), reduction="sum", eps=1e-12)
     return {
-        "class": COSTS["class"] * focal.sum() / count,
-        "box": COSTS["box"] * F.l1_loss(predicted, true_boxes, reduction="sum") / count,
-        "giou": COSTS["giou"] * giou / count,
+        "class": focal.sum() / count,
+        "box": F.l1_loss(predicted, true_boxes, reduction="sum") / count,
+        "giou": giou / count,
     }
+
+
+def _object_count(truth: Truth, device: torch.device) -> Tensor:
+    """The number of a batch's objects, at least 1; of several processes their mean, so that all weigh objects alike."""
+    count = torch.tensor(float(sum(len(labels) for _, labels in truth)), device=device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        count = count / torch.distributed.get_world_size()
+    return count.clamp_min(1.0)
 
 
 def to_corners(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
