@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
 from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, SegmentationHeadConfig
 from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_backbone
 from perception_encoder.errors import CheckpointError, ConfigError, DataError, PerceptionEncoderError, one_line
@@ -68,13 +67,15 @@ class WindowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InputConfig:
-    """How images are given to a detector that others trained: padded to a square, to the right and below, with 0."""
+    """How images are given to a detector: padded to a square, to the right and below."""
 
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
     """Of values from 0 to 1, for each channel."""
     margin: int = 0
     """Pixels of the square's side that no image fills."""
+    padding: tuple[int, int, int] | None = None
+    """The pixel that images are padded with; by default the mean, exactly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,8 @@ class HeadInfo:
     """The classes' ids in the dataset, such as COCO's, which have gaps; by default they are counted from 1."""
     relative: bool = False
     """Whether depth is known up to a factor only, not in metres."""
+    padded: bool = False
+    """Whether images are padded to a square to the right and below, as in training. Older detectors' are not."""
     masks: bool = False
     """Whether a detector has masks."""
     finetuned: bool = False
@@ -118,6 +121,8 @@ class LayerBackbone(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    blank: Tensor
+    """What images are padded with, scaled."""
 
     def __init__(
         self,
@@ -140,6 +145,10 @@ class LayerBackbone(nn.Module):
         values = tower if inputs is None else inputs
         self.register_buffer("mean", torch.tensor(values.mean)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(values.deviation)[:, None, None], persistent=False)
+        blank = torch.zeros(3, 1, 1)
+        if inputs is not None and inputs.padding is not None:
+            blank = (torch.tensor(inputs.padding)[:, None, None] / 255 - self.mean) / self.deviation
+        self.register_buffer("blank", blank, persistent=False)
         self.model = tower.model
         if isinstance(tower, OwnTower):
             self.model = own = tower.model.truncate(layer)
@@ -184,7 +193,9 @@ class LayerBackbone(nn.Module):
         if self.inputs is not None:
             whole = 2 * self.patch_size
             side = max(self.image_size, -(-max(images.shape[-2:]) // whole) * whole)
-            scaled = F.pad(scaled, (0, side - scaled.shape[-1], 0, side - scaled.shape[-2]))
+            whole_square = self.blank.expand(len(scaled), 3, side, side).clone()
+            whole_square[..., : scaled.shape[-2], : scaled.shape[-1]] = scaled
+            scaled = whole_square
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if isinstance(self.model, ViTDetBackbone):
                 return self.model(scaled, branches).permute(0, 2, 3, 1)
@@ -218,9 +229,12 @@ class DenseModel(nn.Module):
         pixels = ImageTransform(self._sides(image.size, image_size)).pixels(image)
         return self.backbone(pixels[None].to(next(self.parameters()).device))
 
-    def inside(self, size: tuple[int, int], image_size: int) -> list[tuple[int, int]] | None:
+    def inside(self, size: tuple[int, int], image_size: int) -> list[tuple[float, float]] | None:
         """Return what a detector's `detect` takes as `inside` for the map of an image of `size` (width, height)."""
-        return None if self.backbone.inputs is None else [self._sides(size, image_size)]
+        if self.backbone.inputs is None:
+            return None
+        height, width = (side * PATCH / self.backbone.patch_size for side in self._sides(size, image_size))
+        return [(height, width)]
 
     def _sides(self, size: tuple[int, int], image_size: int) -> tuple[int, int]:
         """Height and width at which an image of `size` (width, height) is encoded."""
@@ -231,6 +245,19 @@ class DenseModel(nn.Module):
             scale = (image_size - inputs.margin) / max(size)
             width, height = (max(1, int(side * scale + 0.5)) for side in size)
         return height, width
+
+
+def padding_pixel(tower: Tower) -> tuple[int, int, int]:
+    """Return the pixel that a tower's images are padded with: its mean, rounded."""
+    red, green, blue = (round(255 * value) for value in tower.mean)
+    return red, green, blue
+
+
+def inputs_of(info: HeadInfo, tower: Tower) -> InputConfig | None:
+    """Return how a head's images are given to its tower, if they are padded."""
+    if not info.padded:
+        return None
+    return InputConfig(mean=tower.mean, deviation=tower.deviation, padding=padding_pixel(tower))
 
 
 def make_head(info: HeadInfo, width: int) -> Head:
@@ -295,7 +322,11 @@ def head_info(path: Path, metadata: Mapping[str, str], task: str | None = None) 
     return info
 
 
-_TEXTS, _FLAGS, _LISTS = ("task", "encoder", "weights"), ("masks", "finetuned", "relative"), ("classes", "class_ids")
+_TEXTS, _FLAGS, _LISTS = (
+    ("task", "encoder", "weights"),
+    ("masks", "finetuned", "relative", "padded"),
+    ("classes", "class_ids"),
+)
 
 
 def _parse_info(fields: Any) -> HeadInfo:
@@ -384,7 +415,7 @@ def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], 
         if info.layer >= tower.depth:
             raise ConfigError(f"layer {info.layer} does not exist; {info.encoder} has layers 0 to {tower.depth - 1}")
         _check_shapes(info, tensors, tower.width)
-        backbone = LayerBackbone(tower, info.layer, True, info.windows, info.image_size)
+        backbone = LayerBackbone(tower, info.layer, True, info.windows, info.image_size, inputs_of(info, tower))
         model = DenseModel(backbone, make_head(info, backbone.width))
         whole = tensors if info.finetuned else {**model.state_dict(), **tensors}
         model.load_state_dict({name: each.float() for name, each in whole.items()})

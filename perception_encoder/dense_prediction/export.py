@@ -40,8 +40,9 @@ class _Exported(nn.Module):
         features, head = self.model.backbone(images), self.model.head
         if isinstance(head, DepthHead | SegmentationHead):
             return head.predict(features, self.size)
-        (detected,), _ = head(features)
-        boxes = detected["boxes"] * (self.model.backbone.patch_size / PATCH)
+        scale = self.model.backbone.patch_size / PATCH
+        (detected,), _ = head(features, inside=[(self.size[0] / scale, self.size[1] / scale)])
+        boxes = detected["boxes"] * scale
         rest = (detected["masks"],) if head.masks else ()
         return (boxes, detected["labels"], detected["scores"], *rest)
 

@@ -34,11 +34,12 @@ class DenseConfig(TrainingConfig, ABC):
     windows: WindowConfig | None = None
     """Let most of the encoder's blocks attend within windows, as ViTDet does for large images."""
     drop_path: float = 0.0
-    """Stochastic depth of a finetuned encoder of this package."""
+    """Stochastic depth of a finetuned encoder of this package: of its last block, from 0 for the first."""
     image_size: int = 224
     """Pixels of the square that is trained on, and of an image's longer side afterwards."""
     scales: tuple[float, float] = (0.5, 2.0)
-    """Large-scale jitter: an image that fits the square is scaled by a factor between these, then cropped or padded."""
+    """Large-scale jitter: an image that fits the square is scaled by a factor between these, then cropped anywhere, or
+    padded to the right and below."""
     flip: float = 0.5
     """Share of images that are mirrored."""
     steps: int = 2_000

@@ -17,15 +17,17 @@ from perception_encoder.train.validation import ValidationConfig
 
 COCO = 118_287
 """Training images of COCO 2017."""
-LVIS = 100_170
-"""Training images of LVIS v1."""
 VITDET = {
-    "core_g14": ("PE-Core-G14-448", 75, 5e-5, 0.9, 0.5, (12, 24, 36, 49)),
-    "spatial_g14": ("PE-Spatial-G14-448", 36, 5e-5, 0.9, 0.5, (12, 24, 36, 49)),
-    "core_l14": ("PE-Core-L14-336", 100, 1e-4, 0.8, 0.4, (5, 11, 17, 23)),
-    "spatial_l14": ("PE-Spatial-L14-448", 100, 1e-4, 0.8, 0.4, (5, 11, 17, 23)),
+    "core_g14": ("PE-Core-G14-448", 138_281, 5e-5, 0.9, 0.5, (12, 24, 36, 49), None),
+    "spatial_g14": ("PE-Spatial-G14-448", 66_375, 5e-5, 0.9, 0.5, (12, 24, 36, 49), None),
+    "core_l14": ("PE-Core-L14-336", 184_375, 1e-4, 0.8, 0.4, (5, 11, 17, 23), 32),
+    "spatial_l14": ("PE-Spatial-L14-448", 184_375, 1e-4, 0.8, 0.4, (5, 11, 17, 23), None),
 }
-"""By recipe: encoder, epochs, rate, decay by layer, drop path and global blocks (table 24)."""
+"""By recipe: encoder, steps, rate, decay by layer, drop path, global blocks (table 24), and the side of the tile of
+positions, if the encoder's own is not of 32 patches. The steps are the published configs': 75 %, 36 % and all of the
+184,375 that are 100 epochs of COCO."""
+LVIS_STEPS = 138_281
+"""75 % of 184,375 for Core and for Spatial, in the published configs."""
 OBJECTS365 = 1_742_289
 """Training images of Objects365 v2."""
 DETA = {
@@ -79,27 +81,34 @@ def detector() -> DetectorConfig:
 
 def vitdet(name: str) -> DetectorConfig:
     """Mask R-CNN on COCO at 1024 px, the encoder finetuned, most of its blocks within windows (table 24)."""
-    _, epochs, lr, decay, drop, global_blocks = VITDET[name]
-    optimizer = OptimizerConfig(name="adamw", lr=lr, betas=(0.9, 0.999), weight_decay=0.1, layer_decay=decay)
+    _, steps, lr, decay, drop, *_ = VITDET[name]
     return dataclasses.replace(
-        frozen_vitdet(name), frozen=False, steps=epochs * COCO // 64, drop_path=drop, optimizer=optimizer,
-        windows=WindowConfig(global_blocks=global_blocks), parallel=ParallelConfig(kind="fsdp", checkpointing=True),
+        frozen_vitdet(name), frozen=False, steps=steps, drop_path=drop, optimizer=_detectron2(lr, decay),
+        parallel=ParallelConfig(kind="fsdp", checkpointing=True),
+    )  # fmt: skip
+
+
+def _detectron2(lr: float, layer_decay: float | None = None) -> OptimizerConfig:
+    """AdamW as in ViTDet's configs: all tensors decay, and no gradient is clipped."""
+    return OptimizerConfig(
+        name="adamw", lr=lr, betas=(0.9, 0.999), weight_decay=0.1, decay_all=True, max_grad_norm=None,
+        layer_decay=layer_decay,
     )  # fmt: skip
 
 
 def frozen_vitdet(name: str) -> DetectorConfig:
     """The same with a frozen encoder, for 15 epochs: how layers are compared in section 3 (appendix B.3)."""
-    encoder, _, _, _, _, global_blocks = VITDET[name]
+    encoder, *_, global_blocks, tile = VITDET[name]
     return DetectorConfig(
         encoder=encoder,
-        windows=WindowConfig(global_blocks=global_blocks),
+        windows=WindowConfig(global_blocks=global_blocks, tile=tile),
         image_size=1024,
         scales=(0.1, 2.0),
         steps=15 * COCO // 64,
         batch_size=64,
         warmup=250,
         drops=DROPS,
-        optimizer=OptimizerConfig(name="adamw", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
+        optimizer=_detectron2(1e-4),
         head=DetectorHeadConfig(vitdet=True),
         validation=ValidationConfig(every=5_000, size=5_000),
         checkpoint_every=1_000,
@@ -109,10 +118,8 @@ def frozen_vitdet(name: str) -> DetectorConfig:
 
 def vitdet_lvis(name: str) -> DetectorConfig:
     """The same on LVIS: sigmoids and the federated loss, rarer classes more often, 300 detections of 0.02 and above."""
-    config = vitdet(name)
-    steps = round(config.steps / COCO * LVIS)
     head = DetectorHeadConfig(vitdet=True, federated=50, least_score=0.02, most=300)
-    return dataclasses.replace(config, steps=steps, head=head, repeat_threshold=1e-3)
+    return dataclasses.replace(vitdet(name), steps=LVIS_STEPS, head=head, repeat_threshold=1e-3)
 
 
 def deformable_detr() -> DetectorConfig:
@@ -120,15 +127,21 @@ def deformable_detr() -> DetectorConfig:
     return DetectorConfig(
         masks=False,
         head=DetrHeadConfig(channels=128, layers=3, hidden=512, queries=100),
-        optimizer=OptimizerConfig(name="adamw", lr=2e-4, betas=(0.9, 0.999), weight_decay=1e-4, max_grad_norm=0.1),
+        optimizer=_deta_optimizer("adamw", 2e-4),
     )
+
+
+def _deta_optimizer(name: str, lr: float, layer_decay: float | None = None) -> OptimizerConfig:
+    return OptimizerConfig(
+        name=name, lr=lr, betas=(0.9, 0.999), weight_decay=1e-4, decay_all=True, max_grad_norm=0.1,
+        slow=("sampling_offsets", "reference_points"), layer_decay=layer_decay,
+    )  # fmt: skip
 
 
 def deta(stage: int) -> DetectorConfig:
     """The system-level detector on PE-Spatial-G (B.3.5): Objects365 at 1024 and 1536 px, then COCO at 1728 and 1824."""
     size, epochs, images, batch, lr, drop, path = DETA[stage]
-    name, betas = ("sgd", (0.9, 0.999)) if stage == len(DETA) else ("adamw", (0.9, 0.999))
-    optimizer = OptimizerConfig(name=name, lr=lr, betas=betas, weight_decay=1e-4, max_grad_norm=0.1, layer_decay=0.9)
+    optimizer = _deta_optimizer("sgd" if stage == len(DETA) else "adamw", lr, 0.9)
     before = None if stage == 1 else f"runs/detr_spatial_g14_{stage - 1}/head.safetensors"
     return dataclasses.replace(
         vitdet("spatial_g14"), masks=False, head=DetrHeadConfig(), initial=before, image_size=size,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.instances import read_instance_splits
@@ -18,7 +20,9 @@ from perception_encoder.dense_prediction.dense_model import (
     DenseModel,
     HeadInfo,
     LayerBackbone,
+    inputs_of,
     make_head,
+    padding_pixel,
     write_head,
 )
 from perception_encoder.dense_prediction.depth import DepthHead
@@ -54,7 +58,7 @@ from perception_encoder.train.validation import choose_metric
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "head.safetensors"
-PROCEDURE = 1
+PROCEDURE = 2
 """Rises when the same configuration and data give another result."""
 MEASURED = 64
 """Images by which the head's input is standardised."""
@@ -98,10 +102,13 @@ class DenseRun:
         if rank.number == 0:
             write_record(out, self.record)
         self.model = self._make()
-        depth, rows = self.model.backbone.depth, self._rows(samples)
-        self.batches = DenseBatches(config, samples, rank, depth, rows)
+        make = partial(
+            DenseBatches, config, samples, depth=self.model.backbone.depth, padding=padding_pixel(self.tower),
+            factors=self._factors(samples),
+        )  # fmt: skip
+        self.batches = make(rank=rank)
         if config.initial is None:
-            self._measure(DenseBatches(config, samples, ALONE, depth, rows))
+            self._measure(make(rank=ALONE))
         self.task, self.metric = DenseTask(self.model, config), ""
         if config.validation is not None:
             validation = DenseValidation(self.model, held_out, config.validation.size, config.image_size)
@@ -110,7 +117,14 @@ class DenseRun:
 
     def _make(self) -> DenseModel:
         config = self.config
-        backbone = LayerBackbone(self.tower, self.info.layer, config.frozen, config.windows, config.image_size)
+        backbone = LayerBackbone(
+            self.tower,
+            self.info.layer,
+            config.frozen,
+            config.windows,
+            config.image_size,
+            inputs_of(self.info, self.tower),
+        )
         with drawn_from(torch_generator(config.seed, 4)):
             model = DenseModel(backbone, make_head(self.info, backbone.width)).to(own_device())
         if config.initial is not None:
@@ -120,8 +134,8 @@ class DenseRun:
             backbone.set_grad_checkpointing(config.parallel.checkpointing)
         return model
 
-    def _rows(self, samples: DenseSamples) -> list[int] | None:
-        """The images of an epoch, if rarer classes are shown more often; sets the weights of a federated loss."""
+    def _factors(self, samples: DenseSamples) -> Tensor | None:
+        """How often images are shown, if rarer classes are shown more often; sets the weights of a federated loss."""
         config = self.config
         if not isinstance(config, DetectorConfig) or not isinstance(samples, ObjectSamples):
             return None
@@ -136,10 +150,7 @@ class DenseRun:
             self.model.head.model.roi_heads.class_weights.copy_(frequencies.sqrt())
         if config.repeat_threshold is None:
             return None
-        factors = repeat_factors(labels, frequencies, config.repeat_threshold)
-        drawn = torch.rand(len(factors), generator=torch_generator(config.seed, 7))
-        times = factors.floor() + (drawn < factors - factors.floor())
-        return torch.repeat_interleave(torch.arange(len(times)), times.long()).tolist()
+        return repeat_factors(labels, frequencies, config.repeat_threshold)
 
     def _measure(self, whole: DenseBatches) -> None:
         """Standardise the head's input over images as they are trained on; let depth begin with their typical one."""
@@ -238,6 +249,7 @@ def describe_head(
         masks=isinstance(samples, ObjectSamples) and samples.masks,
         finetuned=not config.frozen,
         windows=config.windows,
+        padded=isinstance(config, DetectorConfig),
     )
 
 

@@ -17,11 +17,9 @@ from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.errors import MissingExtraError
 
-PADDING = 127
-"""Of an image that does not fill the square; PE's normalisation makes it 0."""
-
 Targets = dict[str, Tensor]
-"""Depth: "depth" (H, W) in metres. Segmentation: "labels" (H, W). Detection: "boxes" (m, 4), "labels" and "masks"."""
+"""Depth: "depth" (H, W) in metres. Segmentation: "labels" (H, W). Detection: "boxes" (m, 4), "labels" and "masks";
+augmented also "inside", height and width of the part of the square that shows the image."""
 
 
 class DenseSamples(Protocol):
@@ -104,6 +102,8 @@ class Augmenter:
     """Pixels of the square's side."""
     scales: tuple[float, float]
     flip: float
+    padding: Sequence[int]
+    """The pixel to the right of and below an image that does not fill the square; see `padding_pixel`."""
 
     def __call__(
         self, image: Image.Image, targets: Targets, generator: torch.Generator
@@ -118,20 +118,23 @@ class Augmenter:
         ratio = self.size / max(image.size) * (low + scale * (high - low))
         sides = [max(1, round(side * ratio)) for side in (image.height, image.width)]
         rooms = [self.size - side for side in sides]  # below 0 the image is cropped, above it is padded
-        top, left = (round(part * room) for part, room in zip((down, right), rooms, strict=True))
-        padding = [max(0, left), max(0, top), max(0, rooms[1] - left), max(0, rooms[0] - top)]
+        top, left = (round(part * min(0, room)) for part, room in zip((down, right), rooms, strict=True))
+        padding = [0, 0, max(0, rooms[1]), max(0, rooms[0])]
 
         def move(value: Any) -> Any:
             value = v2.functional.horizontal_flip(value) if flip < self.flip else value
             value = v2.functional.resize(value, sides, antialias=True)
-            value = v2.functional.pad(value, padding, fill=PADDING if isinstance(value, tv.Image) else 0)
-            return v2.functional.crop(value, max(0, -top), max(0, -left), self.size, self.size)
+            value = v2.functional.pad(value, padding, fill=list(self.padding) if isinstance(value, tv.Image) else 0)
+            return v2.functional.crop(value, -top, -left, self.size, self.size)
 
         pixels, wrapped = as_tv_tensors(image, targets)
         moved = {name: move(value) if isinstance(value, tv.TVTensor) else value for name, value in wrapped.items()}
         if "boxes" in moved:
             moved["boxes"] = v2.functional.clamp_bounding_boxes(moved["boxes"])
-        return move(pixels).as_subclass(Tensor), _as_tensors(moved)
+        plain = {name: value.as_subclass(Tensor) for name, value in moved.items()}
+        if "boxes" in plain:
+            plain = {**_seen(plain), "inside": torch.tensor([min(side, self.size) for side in sides])}
+        return move(pixels).as_subclass(Tensor), plain
 
 
 def as_tv_tensors(image: Image.Image, targets: Targets) -> tuple[Any, dict[str, Any]]:
@@ -148,13 +151,18 @@ def as_tv_tensors(image: Image.Image, targets: Targets) -> tuple[Any, dict[str, 
     return v2.functional.to_image(image), wrapped
 
 
-def _as_tensors(targets: dict[str, Any]) -> Targets:
-    plain = {name: value.as_subclass(Tensor) for name, value in targets.items()}
-    if "boxes" in plain:
-        boxes = plain["boxes"]
-        inside = ((boxes[:, 2:] - boxes[:, :2]) > 1).all(dim=1)
-        plain = {name: value[inside] for name, value in plain.items()}
-    return plain
+def _seen(targets: Targets) -> Targets:
+    """Objects of which a pixel is left, with the boxes of their masks if they have some."""
+    if "masks" in targets:
+        from torchvision.ops import masks_to_boxes
+
+        left = targets["masks"].bool().flatten(1).any(dim=1)
+        targets = {name: value[left] for name, value in targets.items()}
+        edges = torch.tensor([0.0, 0, 1, 1])  # the last pixels are inside
+        return {**targets, "boxes": masks_to_boxes(targets["masks"]).reshape(-1, 4) + edges}
+    boxes = targets["boxes"]
+    left = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1)
+    return {name: value[left] for name, value in targets.items()}
 
 
 def _torchvision() -> tuple[Any, Any]:

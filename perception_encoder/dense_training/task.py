@@ -78,15 +78,18 @@ class DenseTask:
                 labels = torch.stack([each["labels"] for each in batch.targets]) - 1
                 return {"classes": class_share_loss(self._run(batch), labels)}
         with drawn_from(torch_generator(self.config.seed, 6, batch.draw)):
-            _, losses = self._run(batch, [self._inside(each) for each in batch.targets])
+            targets = [self._scaled(each) for each in batch.targets]
+            inside = [tuple(each.pop("inside").tolist()) for each in targets]
+            _, losses = self._run(batch, targets, inside)
         return {name.removeprefix("loss_"): each.float() for name, each in losses.items()}
 
-    def _inside(self, target: Targets) -> Targets:
+    def _scaled(self, target: Targets) -> Targets:
         """Targets in a detector's own pixels: a patch has 16 by 16, whatever its size."""
         scale = PATCH / self.backbone.patch_size
+        moved = dict(target)
         if scale == 1:
-            return target
-        moved = {**target, "boxes": target["boxes"] * scale}
+            return moved
+        moved |= {"boxes": target["boxes"] * scale, "inside": target["inside"] * scale}
         if "masks" in target and len(target["masks"]):
             size = [round(side * scale) for side in target["masks"].shape[-2:]]
             moved["masks"] = F.interpolate(target["masks"][:, None].float(), size, mode="nearest-exact")[:, 0].byte()

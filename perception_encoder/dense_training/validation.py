@@ -53,7 +53,7 @@ class DenseValidation:
         """`image_size`: pixels of an image's longer side."""
         self.model, self.samples, self.image_size = model, samples, image_size
         self.rows = spread_indices(len(samples.keys), min(size, len(samples.keys)))
-        self.scorer = make_scorer(model, samples, self.rows)
+        self.scorer = make_scorer(model, samples, self.rows, image_size)
 
     @property
     def higher_is_better(self) -> Mapping[str, bool]:
@@ -72,15 +72,15 @@ class DenseValidation:
         return self.scorer.scores()
 
 
-def make_scorer(model: DenseModel, samples: DenseSamples, rows: Sequence[int]) -> Scorer:
-    """Make the scorer of a head's task."""
+def make_scorer(model: DenseModel, samples: DenseSamples, rows: Sequence[int], image_size: int) -> Scorer:
+    """Make the scorer of a head's task; `image_size`: pixels of an image's longer side."""
     match model.head, samples:
         case DepthHead() as head, DepthSamples():
             return DepthScorer(head, samples)
         case SegmentationHead() as head, ClassSamples():
             return ClassScorer(head, samples)
-        case (Detector() | DetrHead()) as head, ObjectSamples():
-            return ObjectScorer(head, samples, rows)
+        case ((Detector() | DetrHead()), ObjectSamples()):
+            return ObjectScorer(model, samples, rows, image_size)
     raise AssertionError(f"{type(model.head).__name__} does not learn from {type(samples).__name__}")
 
 
@@ -131,15 +131,18 @@ class ClassScorer:
 class ObjectScorer:
     """Average precision of boxes, and of masks if the detector has them, as COCO or LVIS define it."""
 
-    def __init__(self, head: Detector | DetrHead, samples: ObjectSamples, rows: Sequence[int]) -> None:
-        self.head, self.samples, self.rows = head, samples, rows
+    def __init__(self, model: DenseModel, samples: ObjectSamples, rows: Sequence[int], image_size: int) -> None:
+        assert isinstance(model.head, Detector | DetrHead)
+        self.model, self.head, self.samples, self.rows = model, model.head, samples, rows
+        self.image_size = image_size
         self.higher_is_better: Mapping[str, bool] = {
-            f"{kind}_{name}": True for kind in (KINDS if head.masks else ("box",)) for name in ("ap", "ap50")
+            f"{kind}_{name}": True for kind in (KINDS if self.head.masks else ("box",)) for name in ("ap", "ap50")
         }
         self._results: dict[str, list[dict[str, Any]]] = {}
 
     def add(self, index: int, image: Image.Image, features: Map) -> None:
-        (detected,) = self.head.detect(features, [self.samples.dataset.size(index)])
+        inside = self.model.inside(image.size, self.image_size)
+        (detected,) = self.head.detect(features, [self.samples.dataset.size(index)], inside)
         for kind, some in to_results(detected, self.samples.dataset, index).items():
             self._results.setdefault(kind, []).extend(some)
 

@@ -84,7 +84,8 @@ def train(
                 parameters["lr"] = peak * share
             losses = _backward(task, batch)
             if group.counts(step, losses):
-                clip_gradients(task.model.parameters(), config.optimizer.max_grad_norm)
+                if config.optimizer.max_grad_norm is not None:
+                    clip_gradients(task.model.parameters(), config.optimizer.max_grad_norm)
                 optimizer.step()
                 task.after_step()
             optimizer.zero_grad(set_to_none=True)

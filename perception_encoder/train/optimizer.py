@@ -40,8 +40,12 @@ class OptimizerConfig:
     decay_tables: bool = False
     """Whether the token table, the position tables and the pooling probe decay and take LAMB's scaled steps, as in
     open_clip, which exempts only vectors and scalars; else they are exempt too. The paper leaves it open."""
-    max_grad_norm: float = 1.0
-    """The whole gradient is scaled down to this norm, as timm's LAMB does by default."""
+    decay_all: bool = False
+    """Whether everything decays, vectors and scalars too, as in detectron2 and DETA."""
+    slow: tuple[str, ...] = ()
+    """Parts of names of parameters that train at a tenth of the rate, as DETA's `sampling_offsets`."""
+    max_grad_norm: float | None = 1.0
+    """The whole gradient is scaled down to this norm, as timm's LAMB does by default; null: never."""
     layer_decay: float | None = None
     """Factor of the rate from each block of a tower to the one below it; the last block has the factor itself, what is
     above it the full rate (Clark et al., 2020). ViTDet's: 0.9 for G, 0.8 for L."""
@@ -59,7 +63,9 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     members: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = scales.get(name, 1.0), decays(name, parameter, config.decay_tables)
+            slow = 0.1 if any(part in name for part in config.slow) else 1.0
+            decayed = config.decay_all or decays(name, parameter, config.decay_tables)
+            kind = slow * scales.get(name, 1.0), decayed
             members.setdefault(kind, []).append(parameter)
     plain_lr = config.lr if config.plain_lr is None else config.plain_lr
     groups: list[dict[str, Any]] = [

@@ -14,12 +14,16 @@ from perception_encoder.dense_prediction.dense_model import (
     DenseModel,
     HeadInfo,
     LayerBackbone,
+    WindowConfig,
+    inputs_of,
     load_dense_model,
     make_head,
+    padding_pixel,
     read_head_info,
     write_head,
 )
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
+from perception_encoder.dense_training.samples import Augmenter
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
@@ -99,3 +103,33 @@ def test_heads_of_other_encoders_and_other_files_are_refused(tmp_path: Path) -> 
         make_head(info(task="pose"), 8)
     with pytest.raises(ConfigError, match="the head's settings do not fit its task, depth"):
         make_head(info(head={"depth": 3}), 8)
+
+
+class Other(OwnTower):
+    """A tower that is normalised as those of other libraries are."""
+
+
+def test_images_are_padded_with_the_same_pixel_as_in_training() -> None:
+    """With ImageNet's mean it was 127 in training and the mean in tests."""
+    own = tower()
+    other = Other(**{**vars(own), "mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)})
+    described = info(padded=True)
+    backbone = LayerBackbone(other, 2, True, None, 64, inputs_of(described, other))
+    padded = DenseModel(backbone, make_head(described, backbone.width)).eval()
+    small = image().resize((64, 32))
+    trained, targets = Augmenter(64, (1.0, 1.0), 0, padding_pixel(other))(
+        small, {"boxes": torch.tensor([[0.0, 0, 64, 32]]), "labels": torch.tensor([1])}, torch.Generator()
+    )
+    assert trained[:, 40, 40].tolist() == [124, 116, 104]
+    with torch.no_grad():
+        assert torch.allclose(padded.map_of(small, 64), backbone(trained[None]), atol=1e-5)
+    assert padded.inside(small.size, 64) == [(32, 64)] and targets["inside"].tolist() == [32, 64]
+    assert padded.inside((100, 40), 64) == [(26, 64)]  # whole pixels, not whole patches
+
+
+def test_inside_is_in_the_heads_pixels() -> None:
+    windows = WindowConfig(size=2, global_blocks=(), patch_size=8)
+    described = info(padded=True, windows=windows)
+    backbone = LayerBackbone(tower(), 2, True, windows, 64, inputs_of(described, tower()))
+    model = DenseModel(backbone, make_head(described, backbone.width)).eval()
+    assert model.inside((64, 32), 64) == [(64, 128)] and model.map_of(image().resize((64, 32)), 64).shape[1:3] == (8, 8)

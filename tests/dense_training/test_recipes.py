@@ -29,17 +29,21 @@ def test_vitdets_recipes_are_the_papers(name: str) -> None:
     expected = (5e-5, 0.9, 0.5, 50) if large else (1e-4, 0.8, 0.4, 24)
     depth = MODELS[config.encoder].vision.depth
     assert (config.optimizer.lr, config.optimizer.layer_decay, config.drop_path, depth) == expected
+    steps = {"core_g14": 138_281, "spatial_g14": 66_375}.get(name, 184_375)
+    assert (config.steps, config.optimizer.decay_all, config.optimizer.max_grad_norm) == (steps, True, None)
+    assert (config.windows.tile or MODELS[config.encoder].vision.grid) == 32
     assert config.windows.global_blocks[-1] == depth - 1 and len(config.windows.global_blocks) == 4
     frozen = find_recipe(f"detector_{name}_frozen")
     assert isinstance(frozen, DetectorConfig) and frozen.frozen and not frozen.drop_path
     assert round(frozen.steps * 64 / 118_287) == 15 and frozen.windows == config.windows
 
 
-def test_lvis_is_learned_by_the_federated_loss() -> None:
-    config = find_recipe("detector_spatial_g14_lvis")
+@pytest.mark.parametrize("family", ["core", "spatial"])
+def test_lvis_is_learned_by_the_federated_loss(family: str) -> None:
+    config = find_recipe(f"detector_{family}_g14_lvis")
     assert isinstance(config, DetectorConfig) and config.repeat_threshold == 1e-3
     assert (config.head.federated, config.head.least_score, config.head.most) == (50, 0.02, 300)
-    assert round(config.steps * 64 / 100_170) == 36
+    assert config.steps == 138_281
 
 
 def test_detas_stages_are_the_papers() -> None:
@@ -53,5 +57,7 @@ def test_detas_stages_are_the_papers() -> None:
         for stage, images in zip(stages, (1_742_289,) * 2 + (118_287,) * 2, strict=True)
     ] == [12, 6, 12, 3]
     for number, stage in enumerate(stages, start=1):
+        assert (stage.optimizer.max_grad_norm, stage.optimizer.decay_all) == (0.1, True)
+        assert stage.optimizer.slow == ("sampling_offsets", "reference_points")
         assert isinstance(stage.head, DetrHeadConfig) and (stage.head.queries, stage.windows.tile) == (900, 24)
         assert stage.initial == (None if number == 1 else f"runs/detr_spatial_g14_{number - 1}/head.safetensors")

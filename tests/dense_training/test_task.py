@@ -22,7 +22,7 @@ def make(task: str, path: Path, *settings: str) -> tuple[DenseTask, DenseBatches
     torch.manual_seed(0)
     backbone = LayerBackbone(tower, layer, config.frozen)
     model = DenseModel(backbone, make_head(describe_head(config, tower, layer, samples, classes), backbone.width))
-    return DenseTask(model.train(), config), DenseBatches(config, samples, Rank(number=0, of=1), 12)
+    return DenseTask(model.train(), config), DenseBatches(config, samples, Rank(number=0, of=1), 12, (127,) * 3)
 
 
 @pytest.mark.parametrize("task", HEADS)
@@ -68,8 +68,8 @@ def test_targets_of_a_detector_have_its_own_pixels(datasets: dict[str, Path]) ->
     """Inside a patch is 16 pixels wide, so with patches of 8 all lengths are doubled."""
     own, batches = make("detector", datasets["detector"])
     (target, *_) = batches(0).targets
-    assert own._inside(target) is target
+    assert own._scaled(target) == target
     own.backbone.patch_size = 8
-    moved = own._inside(target)
-    assert torch.equal(moved["boxes"], 2 * target["boxes"])
+    moved = own._scaled(target)
+    assert torch.equal(moved["boxes"], 2 * target["boxes"]) and torch.equal(moved["inside"], 2 * target["inside"])
     assert moved["masks"].shape[-2:] == (64, 64) and moved["masks"].sum() == 4 * target["masks"].sum()

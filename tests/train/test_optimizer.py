@@ -107,3 +107,14 @@ def test_the_rate_drops_in_steps() -> None:
 def test_sgd_has_momentum() -> None:
     optimizer = build_optimizer(nn.Linear(2, 2), OptimizerConfig(name="sgd", lr=0.1, betas=(0.8, 0.9)))
     assert isinstance(optimizer, torch.optim.SGD) and {group["momentum"] for group in optimizer.param_groups} == {0.8}
+
+
+def test_everything_decays_and_some_is_slow_if_it_is_said() -> None:
+    """As in DETA's and detectron2's configs."""
+    model = nn.ModuleDict({"sampling_offsets": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
+    config = OptimizerConfig(name="adamw", lr=1e-2, weight_decay=0.1, decay_all=True, slow=("sampling_offsets",))
+    groups = [group for group in build_optimizer(model, config).param_groups if group["params"]]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.1]
+    rates = {id(each): group["lr"] for group in groups for each in group["params"]}
+    assert [rates[id(each)] for each in model["sampling_offsets"].parameters()] == pytest.approx([1e-3] * 2)
+    assert [rates[id(each)] for each in model["norm"].parameters()] == [1e-2] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from perception_encoder.cli.dense import options
 from perception_encoder.cli.options import HEAD, flag, numbers, option, out_option
 
 HEAD_HELP = "A detector's file, or builtin-detector, a demo [default: see `pe models use`]."
+PAPER_VIEWS = """The views of the paper's best result, for DETA: four scales, mirrored, --soft-nms and 2,000 queries."""
 ANNOTATIONS = """A dataset's annotations, in COCO's format, whose image ids results.json then has [default: the numbers
 that all images are named by, as COCO's are, or else counted from 1]."""
 
@@ -26,6 +28,7 @@ def detect(
     scales: Annotated[str, option("Also at these factors of the detector's size.", "N,N,...", HEAD)] = "1",
     flip: Annotated[bool, flag("--flip", "Also mirrored.", HEAD)] = False,
     soft: Annotated[bool, flag("--soft-nms", "Lower the scores of doubles, rather than drop them.", HEAD)] = False,
+    paper_views: Annotated[bool, flag("--paper-views", PAPER_VIEWS, HEAD)] = False,
     classes: Annotated[Path | None, option("Names for a published detector of other classes.", "FILE", HEAD)] = None,
     annotations: Annotated[Path | None, option(ANNOTATIONS, "FILE")] = None,
     every: options.Every = 0.0,
@@ -55,13 +58,18 @@ def detect(
 
     from perception_encoder.cli.dense import heads
     from perception_encoder.dense_prediction.detection.coco_results import CocoResults, numbered_names, read_image_ids
+    from perception_encoder.dense_prediction.detection.detr import DetrHead
     from perception_encoder.dense_prediction.drawing import draw_detections
-    from perception_encoder.dense_prediction.views import Views, detect_objects
+    from perception_encoder.dense_prediction.views import PAPER_QUERIES, Views, detect_objects
 
     head, media = head or default_model.default_model("detection"), heads.find_files(files)
     ids = numbered_names([each.name for each in media]) if annotations is None else read_image_ids(annotations)
     loaded, info = heads.load_head(head, "detection", model, classes)
     views, results = Views(numbers(scales), flip, soft), CocoResults(info.categories, ids)
+    if paper_views:
+        views = Views.paper()
+        if isinstance(loaded.head, DetrHead):
+            loaded.head.config = dataclasses.replace(loaded.head.config, queries=PAPER_QUERIES)
 
     def predict(image: Image.Image, shown: heads.Shown) -> Image.Image:
         detected = detect_objects(loaded, image, info.image_size, views)

@@ -36,7 +36,7 @@ PROPOSAL_SAMPLE, QUERY_SHARE = 128, 0.25
 PRIOR = 0.01
 """Score of every class at first."""
 COSTS = {"class": 1.0, "box": 5.0, "giou": 2.0}
-"""Weights of the losses, those of the published scripts (the code's default for classes, 2, is used by none of them)."""
+"""Weights of the losses, those of the published scripts; the code's default for classes, 2, is used by none of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class DetrHeadConfig:
     overlap: float = 0.7
     """From this IoU on, the worse of two detections of a class is suppressed."""
     soft: bool = False
-    """Lower the scores of those that overlap, rather than drop them (soft-NMS)."""
+    """Lower the scores of those that overlap so much, rather than drop them (soft-NMS)."""
 
     def __post_init__(self) -> None:
         if self.channels < 32 or self.channels % 32:
@@ -103,7 +103,7 @@ class DetrHead(nn.Module):
         self,
         features: Float[Tensor, "B h w D"],
         targets: list[dict[str, Tensor]] | None = None,
-        inside: Sequence[tuple[int, int]] | None = None,
+        inside: Sequence[tuple[float, float]] | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """Return scores (B, Q, K), before the sigmoid, and boxes (B, Q, 4), from 0 to 1; in training also the losses.
 
@@ -115,8 +115,11 @@ class DetrHead(nn.Module):
         layers = self._decode(tokens, proposals)
         if targets is None:
             return layers[-1], {}
-        sides = torch.tensor([features.shape[2], features.shape[1]] * 2, device=features.device) * PATCH
-        truth = [(to_centers(each["boxes"] / sides), each["labels"] - 1) for each in targets]
+        whole = features.shape[1] * PATCH, features.shape[2] * PATCH
+        truth = []
+        for each, (height, width) in zip(targets, inside or [whole] * len(targets), strict=True):
+            sides = torch.tensor([width, height] * 2, device=features.device)
+            truth.append((to_centers(each["boxes"] / sides), each["labels"] - 1))
         total: dict[str, Tensor] = {}
         for name, value in query_losses(layers, proposals.references, truth, self.config.matches).items():
             total[name] = COSTS[name] * value
@@ -125,12 +128,12 @@ class DetrHead(nn.Module):
         )
         return layers[-1], {**total, **{f"proposal_{name}": COSTS[name] * value for name, value in own.items()}}
 
-    def _encode(self, features: Tensor, inside: Sequence[tuple[int, int]] | None) -> _Tokens:
+    def _encode(self, features: Tensor, inside: Sequence[tuple[float, float]] | None) -> _Tokens:
         """The pyramid's patches, after the encoder."""
         levels = self.pyramid(features)
         pixels = features.new_ones(len(features), features.shape[1] * PATCH, features.shape[2] * PATCH)
         for row, (height, width) in enumerate(inside or ()):
-            pixels[row, height:], pixels[row, :, width:] = 0, 0
+            pixels[row, math.ceil(height) :], pixels[row, :, math.ceil(width) :] = 0, 0
         masks = [F.interpolate(pixels[None], level.shape[-2:])[0].bool() for level in levels]
         positions = [
             self.positions(shape=level.shape, device=level.device, dtype=torch.float32, mask=mask).to(level.dtype)
@@ -195,9 +198,11 @@ class DetrHead(nn.Module):
         self,
         features: Float[Tensor, "B h w D"],
         sizes: Sequence[tuple[int, int]],
-        inside: Sequence[tuple[int, int]] | None = None,
+        inside: Sequence[tuple[float, float]] | None = None,
+        soft: bool = False,
     ) -> list[Detected]:
-        """Detect objects in images that are stored with these heights and widths; `inside`: see `forward`."""
+        """Detect objects in images that are stored with these heights and widths; `inside`: see `forward`; `soft`: by
+        soft-NMS, whatever the config says."""
         (scores, boxes), _ = self(features, inside=inside)
         results = []
         images = zip(scores.float().sigmoid(), to_corners(boxes.float()), sizes, strict=True)
@@ -206,7 +211,7 @@ class DetrHead(nn.Module):
             query, label = index // self.classes, index % self.classes
             limit = torch.tensor([width, height] * 2, device=own.device)
             pixels, config = torch.minimum((corners[query] * limit).clamp_min(0), limit), self.config
-            rows, lowered = suppress(pixels, best, label, config.overlap, config.soft, config.least_score)
+            rows, lowered = suppress(pixels, best, label, config.overlap, soft or config.soft, config.least_score)
             rows, lowered = rows[: config.most].cpu(), lowered[: config.most].cpu()
             labels = label.cpu()[rows] + 1
             results.append(Detected(pixels.cpu()[rows].numpy(), labels.numpy(), lowered.numpy(), None))

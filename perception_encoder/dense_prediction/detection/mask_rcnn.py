@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from perception_encoder.datasets.instances import Instances, InstanceSet
 from perception_encoder.dense_prediction.detection.federated import federate
-from perception_encoder.dense_prediction.detection.vitdet_heads import EPS, vitdet_settings
+from perception_encoder.dense_prediction.detection.vitdet_heads import EPS, learn_by_l1, vitdet_settings
 from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePyramid
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
@@ -109,6 +109,8 @@ class Detector(nn.Module):
             "box_detections_per_img": most,
         }
         self.model: Any = MaskRCNN(**settings) if masks else FasterRCNN(**settings)
+        if config.vitdet:
+            learn_by_l1(self.model)
         if config.federated is not None:
             federate(self.model.roi_heads, classes, config.federated)
 
@@ -116,7 +118,7 @@ class Detector(nn.Module):
         self,
         features: Tensor,
         targets: list[dict[str, Tensor]] | None = None,
-        inside: Sequence[tuple[int, int]] | None = None,
+        inside: Sequence[tuple[float, float]] | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """Return detections, in pixels of 16 by 16 a patch, and in training the losses.
 
@@ -125,7 +127,7 @@ class Detector(nn.Module):
         from torchvision.models.detection.image_list import ImageList
 
         size = _pixels(features)
-        sizes = [size] * len(features) if inside is None else list(inside)
+        sizes: Any = [size] * len(features) if inside is None else list(inside)
         images = ImageList(features.new_zeros(1).expand(len(features), 3, *size), sizes)
         maps = self.model.backbone(features)
         proposals, proposing = self.model.rpn(images, maps, targets)
@@ -134,7 +136,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def detect(
-        self, features: Tensor, sizes: Sequence[tuple[int, int]], inside: Sequence[tuple[int, int]] | None = None
+        self, features: Tensor, sizes: Sequence[tuple[int, int]], inside: Sequence[tuple[float, float]] | None = None
     ) -> list[Detected]:
         """Detect objects in images that are stored with these heights and widths; `inside`: see `forward`."""
         from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -182,7 +184,7 @@ def _pixels(features: Maps) -> tuple[int, int]:
     return features.shape[1] * PATCH, features.shape[2] * PATCH
 
 
-def _scale(own: tuple[int, int], to: tuple[int, int]) -> Tensor:
+def _scale(own: tuple[float, float], to: tuple[int, int]) -> Tensor:
     """Return the factors of boxes from images of one height and width to another, (4,)."""
     return torch.tensor([to[1] / own[1], to[0] / own[0]] * 2, dtype=torch.float32)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
 
-SIGMA = 0.5
-"""Of the Gaussian by which soft-NMS lowers scores (Bodla et al., 2017)."""
+QUAD = 0.5
+"""Factor of the quadratic by which soft-NMS lowers scores."""
 
 
 def suppress(
@@ -25,8 +25,9 @@ def suppress(
 ) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
     """Return which detections stay, best first, and their scores; only those of one class are compared.
 
-    `overlap`: IoU from which the worse of two is dropped; with `soft` its score is multiplied by exp(-IoU² / 0.5), for
-    any overlap. Those of a score below `least` are dropped.
+    `overlap`: IoU from which the worse of two is dropped; with `soft` its score is multiplied by (1 - IoU²) / 2
+    instead. Those of a score below `least` are dropped. The published scripts name this method "quad", of scale 0.5
+    above an IoU of 0.7; its formula was not at hand, so this one is ours.
     """
     from torchvision.ops import batched_nms
 
@@ -35,14 +36,14 @@ def suppress(
         rows = rows[scores[rows] >= least]
         return rows, scores[rows]
     groups = [torch.nonzero(labels == each)[:, 0] for each in labels.unique()]
-    lowered = torch.cat([_soften(boxes, scores, rows) for rows in groups] or [scores])
+    lowered = torch.cat([_soften(boxes, scores, rows, overlap) for rows in groups] or [scores])
     order = torch.cat(groups or [labels])
     best = lowered.argsort(descending=True, stable=True)
     best = best[lowered[best] >= least]
     return order[best], lowered[best]
 
 
-def _soften(boxes: Tensor, scores: Tensor, rows: Tensor) -> Tensor:
+def _soften(boxes: Tensor, scores: Tensor, rows: Tensor, overlap: float) -> Tensor:
     """The lowered scores of one class's detections, in the order of `rows`."""
     from torchvision.ops import box_iou
 
@@ -51,7 +52,8 @@ def _soften(boxes: Tensor, scores: Tensor, rows: Tensor) -> Tensor:
     for _ in range(len(own)):
         best = int(torch.where(left, own, -1.0).argmax())
         left[best] = False
-        own = torch.where(left, own * torch.exp(-(overlaps[best] ** 2) / SIGMA), own)
+        lowered = own * QUAD * (1 - overlaps[best] ** 2)
+        own = torch.where(left & (overlaps[best] > overlap), lowered, own)
     return own
 
 
@@ -64,6 +66,14 @@ def join_views(views: Sequence[Detected], overlap: float, soft: bool, most: int)
     rows, own = suppress(*tensors, overlap, soft)
     rows, own = rows[:most], own[:most]
     return Detected(boxes[rows.numpy()], labels[rows.numpy()], own.numpy(), None)
+
+
+def large(detected: Detected, side: float) -> Detected:
+    """Return the detections of an area above a square's of this side, in stored pixels."""
+    width, height = (detected.boxes[:, 2:] - detected.boxes[:, :2]).T
+    good = width * height > side**2
+    masks = None if detected.masks is None else detected.masks[good]
+    return Detected(detected.boxes[good], detected.labels[good], detected.scores[good], masks)
 
 
 def mirrored(detected: Detected, width: int) -> Detected:

@@ -1,7 +1,8 @@
 """Mask R-CNN's heads as ViTDet has them (Li et al., 2022), of torchvision's parts.
 
 Two convolutions propose regions, four with layer norms and one linear layer classify them, and the mask head has layer
-norms, too. Anchors are not rounded, and regions are aligned to the centres of pixels, as in detectron2.
+norms, too. Anchors are not rounded, regions are aligned to the centres of pixels, boxes are learned by the L1 loss, and
+1,000 regions of an image are proposed in training as well, as in detectron2.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from perception_encoder.dense_prediction.feature_pyramid import ChannelNorm
 
+PROPOSED = 1000
+"""Regions of an image that the heads see, before those that they learn from are sampled."""
 EPS = 1e-6
 """Of layer norms over channels."""
 CONVOLUTIONS = 4
@@ -49,6 +53,59 @@ class AlignedPooling(nn.Module):
         return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
+class L1Proposals:
+    """Mixed into torchvision's `RegionProposalNetwork`: the L1 loss of boxes, instead of a smooth one."""
+
+    fg_bg_sampler: Any
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses of objectness and of boxes: see torchvision."""
+        positive, negative = (torch.nonzero(torch.cat(each))[:, 0] for each in self.fg_bg_sampler(labels))
+        sampled = torch.cat([positive, negative])
+        targets = torch.cat(regression_targets)
+        boxes = F.l1_loss(pred_bbox_deltas[positive], targets[positive], reduction="sum") / len(sampled)
+        return F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], torch.cat(labels)[sampled]), boxes
+
+
+class L1Heads:
+    """Mixed into torchvision's `RoIHeads`: the L1 loss of boxes, instead of a smooth one."""
+
+    training: bool
+
+    def _keep_boxes(self, module: Any, inputs: Any, outputs: tuple[Tensor, Tensor]) -> None:
+        self._boxes = outputs[1]
+
+    def select_training_samples(self, proposals: list[Tensor], targets: Any) -> Any:
+        """Choose the regions that are learned from: see torchvision."""
+        chosen = super().select_training_samples(proposals, targets)  # type: ignore[misc]
+        self._targets = torch.cat(chosen[2]), torch.cat(chosen[3])
+        return chosen
+
+    def forward(self, features: Any, proposals: Any, image_shapes: Any, targets: Any = None) -> Any:
+        """Return detections and losses: see torchvision."""
+        detections, losses = super().forward(features, proposals, image_shapes, targets)  # type: ignore[misc]
+        if self.training:
+            losses["loss_box_reg"] = l1_box_loss(self._boxes, *self._targets)
+        self._boxes, self._targets = torch.empty(0), (torch.empty(0), torch.empty(0))
+        return detections, losses
+
+
+def l1_box_loss(boxes: Float[Tensor, "R K4"], labels: Tensor, targets: Float[Tensor, "R 4"]) -> Float[Tensor, ""]:
+    """Return the L1 loss of the boxes of objects, those of their class, over the number of all regions."""
+    rows = torch.nonzero(labels > 0)[:, 0]
+    own = boxes.unflatten(1, (-1, 4))[rows, labels[rows]]
+    return F.l1_loss(own, targets[rows], reduction="sum") / max(1, len(labels))
+
+
+def learn_by_l1(model: Any) -> None:
+    """Let torchvision's `FasterRCNN` learn boxes by the L1 loss, in place."""
+    for part, mixin in ((model.rpn, L1Proposals), (model.roi_heads, L1Heads)):
+        part.__class__ = type(f"L1{type(part).__name__}", (mixin, type(part)), {})
+    model.roi_heads.box_predictor.register_forward_hook(model.roi_heads._keep_boxes)
+
+
 def aligned_pooling(levels: Sequence[str], size: int) -> Any:
     """Return a pooling of regions of `size` by `size`."""
     from torchvision.ops import MultiScaleRoIAlign
@@ -78,6 +135,7 @@ def vitdet_settings(
     settings = {
         "rpn_anchor_generator": anchors,
         "rpn_head": RPNHead(channels, len(RATIOS), conv_depth=2),
+        "rpn_post_nms_top_n_train": PROPOSED,
         "box_roi_pool": aligned_pooling(levels, 7),
         "box_head": FastRCNNConvFCHead((channels, 7, 7), [channels] * CONVOLUTIONS, [hidden], norm),
         "box_predictor": FastRCNNPredictor(hidden, classes + 1),

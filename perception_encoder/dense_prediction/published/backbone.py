@@ -49,6 +49,7 @@ class Published:
         backbone.mean, backbone.deviation = (
             torch.tensor(each)[:, None, None] for each in (inputs.mean, inputs.deviation)
         )
+        backbone.blank = torch.zeros(3, 1, 1)
         return backbone
 
     def rows(self, backbone: LayerBackbone) -> list[KeyRow]:

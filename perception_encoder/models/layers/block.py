@@ -71,11 +71,15 @@ class Block(nn.Module):
         self.to(last.weight)
 
 
-def drop_path(depth: int, batch: int, rate: float, generator: torch.Generator) -> Tensor:
+def drop_path(depth: int, batch: int, rate: float, generator: torch.Generator, linear: bool = False) -> Tensor:
     """Draw stochastic depth: factors (depth, 2, batch) of residual branches, 0 or 1 / (1 - rate).
 
-    `rate`: the probability of 0, the same for all blocks, as in the reference. `Transformer.forward` takes them.
+    `rate`: the probability of 0, the same for all blocks, as in the reference's encoders; with `linear` that of the
+    last block, from 0 for the first, as in its detectors. `Transformer.forward` takes them.
     """
+    if linear:
+        rates = torch.linspace(0, rate, depth)[:, None, None]
+        return (torch.rand(depth, 2, batch, generator=generator) >= rates) / (1 - rates)
     return (torch.rand(depth, 2, batch, generator=generator) >= rate) / (1 - rate)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from perception_encoder.dense_prediction.detection import detr
 from perception_encoder.dense_prediction.detection.detr import (
     LEVELS,
     DetrHead,
@@ -110,6 +111,68 @@ def library() -> Any:
         two_stage=True, with_box_refine=True,
     )  # fmt: skip
     return DeformableDetrModel(config)
+
+
+class Levels(torch.nn.Module):
+    """A backbone of given maps and masks."""
+
+    def __init__(self, levels: list[torch.Tensor], masks: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.pairs = list(zip(levels, masks, strict=True))
+
+    def forward(self, pixels: torch.Tensor, mask: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return self.pairs
+
+
+def test_a_forward_pass_is_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' two-stage deformable DETR with the same weights, on the same pyramid of an image that is padded.
+
+    DETA's queries have a part of their patch as well, which is 0 here, and are chosen otherwise: here by their score.
+    """
+    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+
+    own = head(layers=3, queries=12).eval()
+    for parameter in own.parameters():  # boxes are refined, and classes differ
+        torch.nn.init.normal_(parameter, std=0.15)
+    for part in (*own.from_patch[1].parameters(), own.proposal[0].bias, own.proposal[1].bias):
+        torch.nn.init.zeros_(part)  # so patches of the padding, whose boxes are 1, score too low to be chosen
+    backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", out_features=["stage1"])
+    config = DeformableDetrConfig(
+        backbone_config=backbone, num_labels=3, d_model=32, num_feature_levels=LEVELS, num_queries=12,
+        two_stage_num_proposals=12, encoder_layers=3, decoder_layers=3, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        two_stage=True, with_box_refine=True, dropout=0.0,
+    )  # fmt: skip
+    theirs = DeformableDetrForObjectDetection(config).eval()
+    names = {"proposal.0": "enc_output", "proposal.1": "enc_output_norm"}
+    names |= {"from_box.0": "pos_trans", "from_box.1": "pos_trans_norm"}
+    for name, there in names.items():
+        getattr(theirs.model, there).load_state_dict(own.get_submodule(name).state_dict())
+    theirs.model.level_embed.data.copy_(own.level_embed.data)
+    theirs.model.encoder.load_state_dict(own.encoder.state_dict())
+    decoder = {name: each for name, each in own.decoder.state_dict().items() if not name.startswith("bbox_embed")}
+    theirs.model.decoder.load_state_dict(decoder, strict=False)
+    for stage, box in enumerate(own.decoder.bbox_embed):
+        for part in (theirs, theirs.model.decoder):
+            part.class_embed[stage].load_state_dict(own.class_embed[stage].state_dict())
+            for layer in range(3):
+                part.bbox_embed[stage].layers[layer].load_state_dict(box[2 * layer].state_dict())
+
+    features = torch.randn(1, 4, 6, 16, generator=torch.Generator().manual_seed(0))
+    inside = [(52, 80)]
+    pixels = torch.zeros(1, 64, 96)
+    pixels[:, :52, :80] = 1
+    levels = own.pyramid(features)
+    masks = [torch.nn.functional.interpolate(pixels[None], each.shape[-2:])[0].bool() for each in levels]
+    theirs.model.backbone = Levels(list(levels), masks)
+    theirs.model.input_proj = torch.nn.ModuleList([torch.nn.Identity()] * LEVELS)
+    monkeypatch.setattr(detr, "choose_proposals", lambda boxes, scores, level, count: scores.topk(count).indices)
+    with torch.no_grad():
+        (scores, boxes), _ = own(features, inside=inside)
+        expected = theirs(torch.zeros(1, 3, 64, 96), pixels.long())
+    assert torch.allclose(scores, expected.logits, atol=1e-5)
+    assert torch.allclose(boxes, expected.pred_boxes, atol=1e-5)
+    refined, first = expected.intermediate_reference_points[:, -2], expected.init_reference_points
+    assert (refined - first).abs().max() > 0.05  # or the test could not tell them apart
 
 
 def test_anchors_are_the_libraries() -> None:

@@ -7,7 +7,7 @@ import torch
 from torchvision.ops import roi_align
 
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
-from perception_encoder.dense_prediction.detection.vitdet_heads import EPS, aligned_pooling, exact_anchors
+from perception_encoder.dense_prediction.detection.vitdet_heads import EPS, aligned_pooling, exact_anchors, l1_box_loss
 from perception_encoder.dense_prediction.feature_pyramid import ChannelNorm
 
 
@@ -49,6 +49,47 @@ def test_the_heads_are_those_of_vitdet() -> None:
     norms = [each for each in head.modules() if isinstance(each, ChannelNorm)]
     assert len(norms) == 9 + 4 + 4 and all(each.norm.eps == EPS for each in norms)
     assert torch.equal(head.rpn.anchor_generator.cell_anchors[4], exact_anchors(512))
+
+
+@pytest.mark.parametrize("vitdet", [False, True])
+def test_the_mask_head_is_as_wide_as_the_pyramid(vitdet: bool) -> None:
+    heads = Detector(32, 3, True, DetectorHeadConfig(vitdet=vitdet, channels=24, hidden=16)).model.roi_heads
+    convolutions = [each for each in heads.mask_head.modules() if isinstance(each, torch.nn.Conv2d)]
+    assert [tuple(each.weight.shape) for each in convolutions] == [(24, 24, 3, 3)] * 4
+    assert heads.mask_predictor.conv5_mask.weight.shape == (24, 24, 2, 2)
+    assert heads.mask_predictor.mask_fcn_logits.weight.shape == (4, 24, 1, 1)
+
+
+def test_boxes_are_learned_by_l1() -> None:
+    """torchvision's loss is quadratic below an error of 1/9."""
+    boxes = torch.tensor([[9.0] * 4 + [0.1, -0.2, 0.3, 1.0] + [9.0] * 4, [0.0] * 12, [0.0] * 8 + [2.0, 0, 0, 0]])
+    labels, targets = torch.tensor([1, 0, 2]), torch.tensor([[0.0, 0, 0, 0], [5, 5, 5, 5], [0, 0, 0, 0.05]])
+    assert l1_box_loss(boxes, labels, targets).item() == pytest.approx((0.1 + 0.2 + 0.3 + 1 + 2 + 0.05) / 3)
+    assert l1_box_loss(boxes[:0], labels[:0], targets[:0]).item() == 0
+
+
+@pytest.mark.parametrize("federated", [None, 2])
+def test_both_stages_learn_boxes_by_l1(federated: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DetectorHeadConfig(vitdet=True, channels=8, hidden=16, regions=16, federated=federated)
+    head = Detector(16, 2, False, config).train()
+    target = {"boxes": torch.tensor([[20.0, 10, 60, 50]]), "labels": torch.tensor([2])}
+    features = torch.randn(1, 4, 6, 16, generator=torch.Generator().manual_seed(0))
+    seen = []
+    choose = head.model.roi_heads.select_training_samples
+    monkeypatch.setattr(
+        head.model.roi_heads, "select_training_samples", lambda *each: seen.append(choose(*each)) or seen[-1]
+    )
+    outputs = []
+    head.model.roi_heads.box_predictor.register_forward_hook(lambda module, given, made: outputs.append(made[1]))
+    _, losses = head(features, [target])
+    expected = l1_box_loss(outputs[0], torch.cat(seen[0][2]), torch.cat(seen[0][3]))
+    assert losses["loss_box_reg"].item() == pytest.approx(expected.item()) and expected > 0
+    assert head.model.rpn._post_nms_top_n == {"training": 1000, "testing": 1000}
+    rpn = head.model.rpn
+    monkeypatch.setattr(rpn, "fg_bg_sampler", lambda labels: ([labels[0] > 0], [labels[0] == 0]))
+    deltas, wanted = torch.tensor([[0.05, 0, 0, 0], [9, 9, 9, 9]]), torch.tensor([[0.0, 0.1, 0, 0], [0.0] * 4])
+    scores, boxes = rpn.compute_loss(torch.zeros(2, 1), deltas, [torch.tensor([1.0, 0.0])], [wanted])
+    assert (scores.item(), boxes.item()) == pytest.approx((0.693147, 0.15 / 2))
 
 
 def test_an_image_is_learned() -> None:

@@ -100,3 +100,10 @@ def test_stochastic_depth_keeps_the_mean() -> None:
     assert factors.shape == (40, 2, 500)
     assert factors.unique().tolist() == pytest.approx([0, 1 / 0.6])
     assert abs(float(factors.mean()) - 1) < 0.02
+
+
+def test_drop_path_may_grow_linearly() -> None:
+    factors = drop_path(3, 4000, 0.5, torch.Generator().manual_seed(0), linear=True)
+    assert (factors[0] == 1).all()
+    assert factors.amax(dim=(1, 2)).tolist() == pytest.approx([1, 1 / 0.75, 2])
+    assert (factors == 0).float().mean(dim=(1, 2)).tolist() == pytest.approx([0, 0.25, 0.5], abs=0.02)
