@@ -253,7 +253,7 @@ def padding_pixel(tower: Tower) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def inputs_of(info: HeadInfo, tower: Tower) -> InputConfig | None:
+def padded_inputs(info: HeadInfo, tower: Tower) -> InputConfig | None:
     """Return how a head's images are given to its tower, if they are padded."""
     if not info.padded:
         return None
@@ -415,7 +415,7 @@ def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], 
         if info.layer >= tower.depth:
             raise ConfigError(f"layer {info.layer} does not exist; {info.encoder} has layers 0 to {tower.depth - 1}")
         _check_shapes(info, tensors, tower.width)
-        backbone = LayerBackbone(tower, info.layer, True, info.windows, info.image_size, inputs_of(info, tower))
+        backbone = LayerBackbone(tower, info.layer, True, info.windows, info.image_size, padded_inputs(info, tower))
         model = DenseModel(backbone, make_head(info, backbone.width))
         whole = tensors if info.finetuned else {**model.state_dict(), **tensors}
         model.load_state_dict({name: each.float() for name, each in whole.items()})

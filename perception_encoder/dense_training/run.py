@@ -20,8 +20,8 @@ from perception_encoder.dense_prediction.dense_model import (
     DenseModel,
     HeadInfo,
     LayerBackbone,
-    inputs_of,
     make_head,
+    padded_inputs,
     padding_pixel,
     write_head,
 )
@@ -123,7 +123,7 @@ class DenseRun:
             config.frozen,
             config.windows,
             config.image_size,
-            inputs_of(self.info, self.tower),
+            padded_inputs(self.info, self.tower),
         )
         with drawn_from(torch_generator(config.seed, 4)):
             model = DenseModel(backbone, make_head(self.info, backbone.width)).to(own_device())

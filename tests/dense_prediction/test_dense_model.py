@@ -15,9 +15,9 @@ from perception_encoder.dense_prediction.dense_model import (
     HeadInfo,
     LayerBackbone,
     WindowConfig,
-    inputs_of,
     load_dense_model,
     make_head,
+    padded_inputs,
     padding_pixel,
     read_head_info,
     write_head,
@@ -114,7 +114,7 @@ def test_images_are_padded_with_the_same_pixel_as_in_training() -> None:
     own = tower()
     other = Other(**{**vars(own), "mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)})
     described = info(padded=True)
-    backbone = LayerBackbone(other, 2, True, None, 64, inputs_of(described, other))
+    backbone = LayerBackbone(other, 2, True, None, 64, padded_inputs(described, other))
     padded = DenseModel(backbone, make_head(described, backbone.width)).eval()
     small = image().resize((64, 32))
     trained, targets = Augmenter(64, (1.0, 1.0), 0, padding_pixel(other))(
@@ -130,6 +130,6 @@ def test_images_are_padded_with_the_same_pixel_as_in_training() -> None:
 def test_inside_is_in_the_heads_pixels() -> None:
     windows = WindowConfig(size=2, global_blocks=(), patch_size=8)
     described = info(padded=True, windows=windows)
-    backbone = LayerBackbone(tower(), 2, True, windows, 64, inputs_of(described, tower()))
+    backbone = LayerBackbone(tower(), 2, True, windows, 64, padded_inputs(described, tower()))
     model = DenseModel(backbone, make_head(described, backbone.width)).eval()
     assert model.inside((64, 32), 64) == [(64, 128)] and model.map_of(image().resize((64, 32)), 64).shape[1:3] == (8, 8)

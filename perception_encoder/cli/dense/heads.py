@@ -67,7 +67,7 @@ def load_head(
     info = head_info(path, metadata, task)
     if classes is not None:
         raise ConfigError(f"{path} names its classes itself; leave out --classes")
-    return load_read_head(path, info, tensors, open_tower, model)
+    return load_read_head(path, info, tensors, tower_of, model)
 
 
 def print_head_demo(head: str, model: str | None, info: HeadInfo) -> None:
@@ -76,7 +76,7 @@ def print_head_demo(head: str, model: str | None, info: HeadInfo) -> None:
     default_model.print_demo((None if info.finetuned else model or info.encoder) if own else head)
 
 
-def open_tower(name: str) -> Tower:
+def tower_of(name: str) -> Tower:
     """Load the tower of a model of any library."""
     from perception_encoder.inference.open_model import open_model
 

@@ -28,12 +28,12 @@ def head(
         pe export head runs/depth/head.safetensors depth.onnx
         pe export head runs/detector/head.safetensors detector.onnx --size 480x640
     """
-    from perception_encoder.cli.dense.heads import open_tower
+    from perception_encoder.cli.dense.heads import tower_of
     from perception_encoder.dense_prediction.dense_model import open_head
     from perception_encoder.dense_prediction.export import export_head
     from perception_encoder.models.export import parse_size
 
-    loaded, info = open_head(file, open_tower, model=model)
+    loaded, info = open_head(file, tower_of, model=model)
     with output.error_console.status(f"Writing {out}"):
         difference = export_head(loaded, info, out, parse_size(size) if size else None)
     checked = "not compared: onnxruntime is not installed" if difference is None else f"{difference:.1e} from torch"
