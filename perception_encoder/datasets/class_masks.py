@@ -1,7 +1,13 @@
-"""Images with the class of each pixel: rendered scenes, and ADE20K's directories.
+"""Images with the class of each pixel: your own directories, rendered scenes, and ADE20K's directories.
 
+    PATH/images/KEY.jpg  PATH/masks/KEY.png                       one set, cut by three fifths
+    PATH/train/images/…  PATH/train/masks/…, and the same of test or val
     PATH/train/*.tar  PATH/test/*.tar: KEY.jpg, KEY.mask.png (numbers of objects) and KEY.json (`objects`)    scenes
     PATH/images/training/KEY.jpg  PATH/annotations/training/KEY.png, and the same of validation              ADE20K
+
+In your own masks a number is a class, and 255 is not scored; masks of 0 and 255 alone are of an object on a background.
+Images have any suffix and may lie in directories; `classes.txt` in PATH, if it exists, names the classes in lines, from
+0.
 
 In scenes a pixel has the kind of its object, and all other pixels are of the class `background`. In ADE20K's masks 0 is
 not scored and the classes begin with 1; `objectInfo150.txt`, if it exists, names them.
@@ -9,7 +15,7 @@ not scored and the classes begin with 1; `objectInfo150.txt`, if it exists, name
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -23,6 +29,7 @@ from perception_encoder.datasets.rgbd import find_split
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import integer_field, list_objects, read_lines, text_field
 from perception_encoder.formats.scene_tars import StoredScene, read_scene_tars
+from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track
 
@@ -103,6 +110,12 @@ def read_class_splits(path: Path, any_class: bool = False) -> tuple[ClassMasks, 
     trained on are not scored; see `keep_trained` for ADE20K. DataError if a split, a mask or a class is missing, and
     if no test image shows an object of a class that is trained on.
     """
+    if not any_class and (path / "masks").is_dir():
+        return _read_directories(path, [path])[0].cut()
+    if not any_class and (path / "train" / "masks").is_dir():
+        other = next((path / name for name in ("test", "val") if (path / name / "masks").is_dir()), path / "test")
+        train, test = _read_directories(path, [path / "train", other])
+        return train, test
     if (path / "annotations").is_dir() and not any_class:
         return _read_ade(path, "training"), _read_ade(path, "validation")
     train_scenes, test_scenes = (list(_read_scenes(path, split, any_class)) for split in ("train", "test"))
@@ -112,6 +125,53 @@ def read_class_splits(path: Path, any_class: bool = False) -> tuple[ClassMasks, 
     classes = (BACKGROUND, *(names or [OBJECT]))
     train = _to_masks(f"{escape_name(path.name)}/train", train_scenes, classes)
     return train, _to_masks(f"{escape_name(path.name)}/test", test_scenes, classes).check()
+
+
+def _read_directories(root: Path, places: Sequence[Path]) -> list[ClassMasks]:
+    """Read the images and masks of places, whose classes are the same."""
+    pairs = [_pair_files(place) for place in places]
+    values: set[int] = set()
+    for masks, _ in pairs:
+        for key, mask in masks.items():
+            values |= set(np.unique(read_object_mask(mask, f"{key} (mask)", binary=False)).tolist())
+    binary = values == {0, HIGHEST}
+    names_file = root / "classes.txt"
+    if names_file.is_file():
+        names = tuple(line.strip() for line in read_lines(names_file) if line.strip())
+    elif binary:
+        names = BACKGROUND, OBJECT
+    else:
+        names = (BACKGROUND, *(f"class {number}" for number in range(1, 1 + max(values - {HIGHEST}, default=0))))
+    numbers = {number: number for number in range(min(len(names), HIGHEST))} | {HIGHEST: 1 if binary else UNSCORED}
+    if wrong := values - numbers.keys():
+        raise DataError(f"{root}: {min(wrong)} is in a mask, and {names_file.name} names {len(names)} classes, from 0")
+    if len(names) < 2:
+        raise DataError(f"{root}: the masks show one class; at least two are needed, such as 0 and 1")
+    return [
+        ClassMasks(
+            name=escape_name("/".join(place.parts[-1 if place == root else -2 :])),
+            keys=tuple(map(escape_name, masks)),
+            images=tuple(images[key] for key in masks),
+            masks=tuple(masks.values()),
+            classes=names,
+            numbers=(numbers,) * len(masks),
+        )
+        for place, (masks, images) in zip(places, pairs, strict=True)
+    ]
+
+
+def _pair_files(place: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The masks and the images of a place, by their paths without suffixes."""
+    found = []
+    for name, suffixes in (("masks", {".png"}), ("images", IMAGE_SUFFIXES)):
+        paths = sorted(each for each in (place / name).rglob("*") if each.suffix.lower() in suffixes)
+        found.append({each.relative_to(place / name).with_suffix("").as_posix(): each for each in paths})
+    masks, images = found
+    if not masks:
+        raise DataError(f"{place}: no masks/*.png")
+    if lacking := sorted(masks.keys() ^ images.keys()):
+        raise DataError(f"{place}: {lacking[0]} lacks its image or its mask; {len(lacking)} do")
+    return masks, images
 
 
 class _Scene(NamedTuple):
@@ -140,7 +200,7 @@ def _to_masks(name: str, scenes: list[_Scene], classes: tuple[str, ...]) -> Clas
 def _read_scenes(path: Path, split: str, any_class: bool) -> Iterator[_Scene]:
     tars = [each for each in find_split(path, split) if each.is_file()]
     if not tars:
-        raise DataError(f"{path}: no annotations/ and no {split}/*.tar with KEY.mask.png")
+        raise DataError(f"{path}: no masks/, no annotations/ and no {split}/*.tar with KEY.mask.png")
     for scene in read_scene_tars(tars, masks=True):
         objects = _read_objects(scene)
         own = dict.fromkeys(objects, OBJECT) if any_class else objects

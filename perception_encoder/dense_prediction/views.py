@@ -62,7 +62,7 @@ def detect_objects(model: DenseModel, image: Image.Image, image_size: int, views
         raise ConfigError(f"a head of the kind {type(model.head).__name__} does not detect")
     size = [(image.height, image.width)]
     own = model.backbone.inputs.margin if model.backbone.inputs is not None else 0
-    results = []
+    results: list[Detected] = []
     head: Any = partial(model.head.detect, soft=views.soft) if isinstance(model.head, DetrHead) else model.head.detect
     for number, scale in enumerate(views.scales):
         side = max(1, round(scale * (image_size - own))) + own

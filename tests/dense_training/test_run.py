@@ -183,6 +183,19 @@ def test_depth_goes_on_where_another_head_stopped(datasets: dict[str, Path], tmp
         train_dense(replace(still, initial="missing.safetensors"), [datasets["depth"]], tmp_path / "third")
 
 
+def test_a_segmenter_learns_from_images_and_masks(tmp_path: Path) -> None:
+    for number in range(5):
+        for name, pixels in (
+            ("images", np.full((32, 48, 3), 50 * number)),
+            ("masks", np.eye(32, 48) * (1 + number % 2)),
+        ):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "classes.txt").write_text("wall\nchair\nlamp\n", encoding="utf-8")
+    path = train_dense(small_config("segmenter", "steps=1", "validation=null"), [tmp_path], tmp_path / "run")
+    assert read_head_info(path)[0].classes == ("wall", "chair", "lamp")
+
+
 def test_it_is_said_what_is_trained(
     datasets: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
