@@ -734,7 +734,7 @@ FORMATS: dict[str, Format] = {
     "weights, pt": Format(write_weights("a.pt"), load_weights("a.pt"), few=True),
     "checkpoint of a run": Format(write_run, resume_run, few=True),
     "metrics of a run": Format(write_metrics, resume_metrics, "metrics.jsonl", needs=("tensorboard",)),
-    "head": Format(write_head, load_head, broken="values in a head's description"),
+    "head": Format(write_head, load_head),
     "masks of a teacher": Format(write_masks, read_masks),
     "features of conversations": Format(write_features, read_features),
     "features of layers": Format(write_layers, read_layers, "*.*"),
