@@ -86,7 +86,7 @@ def answers(model: Any, requests: list[Any]) -> list[str]:
 
 
 def test_all_images_of_a_sample_are_shown(plugin: Any) -> None:
-    model = plugin()
+    model = plugin("tiny")
     requests = [request(n, IMAGES[: n + 1], "what?") for n in range(3)]
     tiny = tiny_language_model()
     expected = [tiny.generate([ask("what?", IMAGES[: n + 1])], Sampling(max_tokens=8))[0].text for n in range(3)]
@@ -97,11 +97,11 @@ def test_all_images_of_a_sample_are_shown(plugin: Any) -> None:
 def test_answers_keep_the_order_of_the_requests_and_reach_the_cache(plugin: Any) -> None:
     lengths = [4, 8, 4, 8, 4]
     requests = [request(n, [IMAGES[n % 3]], f"{n}?", max_new_tokens=count) for n, count in enumerate(lengths)]
-    model = plugin(batch_size="2", max_batch_size=None, device=None)
+    model = plugin("tiny", batch_size="2", max_batch_size=None, device=None)
     partial: list[tuple[Any, ...]] = []
     model.cache_hook = types.SimpleNamespace(add_partial=lambda *given: partial.append(given))
     texts = answers(model, requests)
-    assert texts == [answers(plugin(), [request(0, [IMAGES[n % 3]], f"{n}?", max_new_tokens=count)])[0]
+    assert texts == [answers(plugin("tiny"), [request(0, [IMAGES[n % 3]], f"{n}?", max_new_tokens=count)])[0]
                      for n, count in enumerate(lengths)]  # fmt: skip
     assert sorted(partial, key=lambda each: each[1][0])[1] == (
         "generate_until", ("1?", {"max_new_tokens": 8}), texts[1],
@@ -150,9 +150,9 @@ def test_media_are_opened_in_their_order(tmp_path: Path) -> None:
 
 def test_other_kinds_of_tasks_are_refused(plugin: Any) -> None:
     with pytest.raises(ConfigError, match="log-likelihood are unsupported"):
-        plugin().loglikelihood([])
+        plugin("tiny").loglikelihood([])
     with pytest.raises(ConfigError, match="several rounds are unsupported"):
-        plugin().generate_until_multi_round([])
+        plugin("tiny").generate_until_multi_round([])
 
 
 def test_the_module_is_imported_without_lmms_eval(monkeypatch: pytest.MonkeyPatch) -> None:
