@@ -17,8 +17,8 @@ from tests.clips import clip
 SIDE = 160
 
 
-def film(shift: int, codec: str, count: int = 16, group: int = 250) -> bytes:
-    """A video of noise that moves `shift` pixels to the right in each frame."""
+def film(shift: int, codec: str, count: int = 16, group: int = 250, hold: int = 1) -> bytes:
+    """A video of noise that moves `shift` pixels to the right in each frame, or in every `hold`-th one."""
     noise = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8).repeat(8, 0).repeat(8, 1)
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4" if codec == "libx264" else "matroska") as container:
@@ -28,7 +28,7 @@ def film(shift: int, codec: str, count: int = 16, group: int = 250) -> bytes:
         video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         video.options = {"bf": "0", "refs": "1"} if codec == "libx264" else {}
         for number in range(count):
-            grey = np.roll(noise, number * shift, axis=1)
+            grey = np.roll(noise, number // hold * shift, axis=1)
             container.mux(video.encode(av.VideoFrame.from_ndarray(grey.repeat(3).reshape(SIDE, SIDE, 3))))
         container.mux(video.encode())
     return stream.getvalue()
@@ -47,6 +47,13 @@ def test_blocks_tell_the_same_where_the_codec_has_no_vectors(shift: int) -> None
     motion = measure_motion(film(shift, "mjpeg"))
     assert motion.source == "blocks" and motion.key_frames == motion.frames == 16
     assert motion.magnitude == pytest.approx(shift / np.hypot(SIDE, SIDE), rel=0.2)
+
+
+def test_the_variance_is_that_of_the_lengths() -> None:
+    motion = measure_motion(film(4, "mjpeg", count=17, hold=2))  # half of the frames stay
+    length = 4 / np.hypot(SIDE, SIDE)
+    assert motion.magnitude == pytest.approx(length / 2, rel=0.2)
+    assert motion.variance == pytest.approx(length**2 / 4, rel=0.15)
 
 
 def test_key_frames_are_counted() -> None:
