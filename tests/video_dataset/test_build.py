@@ -43,6 +43,10 @@ def built(library, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Data
     return out, build_dataset(library, out, CONFIG, jobs=1)
 
 
+def test_a_split_is_never_empty() -> None:
+    assert BuildConfig(count=10, test=0.01, extended=0.01).splits == {"train": 8, "extended": 1, "test": 1}
+
+
 def test_splits_and_fields(built: tuple[Path, DatasetStatistics], tmp_path: Path) -> None:
     out, statistics = built
     for split in ("train", "test", "extended"):

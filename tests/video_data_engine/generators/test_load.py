@@ -11,6 +11,7 @@ from perception_encoder.inference.conversation.identity import describe_generato
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.preprocess.conversation import Sampling, ask
+from perception_encoder.video_data_engine.generators import transformers_model
 from perception_encoder.video_data_engine.generators.load import (
     check_generator_name,
     is_endpoint,
@@ -37,6 +38,12 @@ def test_incomplete_names_are_refused(name: str) -> None:
 def test_a_function_of_ones_own() -> None:
     model = load_engine_model(ECHO, False)
     assert isinstance(model, Echo) and describe_generator(model) == {"name": "echo"}
+
+
+def test_a_model_sees_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    sees = Echo()
+    monkeypatch.setattr(transformers_model, "load_transformers_model", lambda name: sees if name == "any" else None)
+    assert load_engine_model("hf:any") is sees
 
 
 def test_a_language_model_of_transformers(tmp_path: Path) -> None:
