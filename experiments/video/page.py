@@ -170,9 +170,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 def _draw_accuracy(axes: Any, result: Mapping[str, Any]) -> None:
     metrics = [f"{kind} {share}" for kind in KINDS for share in SHARES]
     for offset, (kind, hue) in zip((-0.15, 0.15), HUES.items(), strict=True):
-        rows = {
-            row["metric"]: row for row in result["captions"] if (row["set"], row["captions"]) == (NEW_OBJECTS, kind)
-        }
+        rows = _accuracy_rows(result, NEW_CLIPS, kind)
         for at, metric in enumerate(metrics):
             if metric in rows:
                 low, high = (100 * end for end in rows[metric]["interval"])

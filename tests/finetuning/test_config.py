@@ -24,6 +24,11 @@ def test_the_model_and_the_size_are_those_of_the_weights(tmp_path: Path) -> None
     assert FinetuningConfig(image_size=64).pretraining().stages[0].image_size == 64
 
 
+def test_the_default_rate_is_small_enough_for_trained_weights() -> None:
+    """A hundredth of pretraining's; docs/finetuning.md names it."""
+    assert FinetuningConfig().optimizer.lr == 1e-4
+
+
 def test_every_setting_reaches_the_run() -> None:
     """A field that `pretraining` forgot would differ from the run's, or from its default."""
     config = override(

@@ -22,6 +22,10 @@ pytest.importorskip("matplotlib")
 def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
     curves = run_sweep(ToyEncoder(), [LightnessTask()], FeatureCache(directory=tmp_path)).curves
     assert to_svg(plot_curves(curves)) == to_svg(plot_curves(curves))
+    for curve, axes in zip(curves, plot_curves(curves).axes, strict=True):
+        scale = 100 if curve.unit == "%" else 1
+        drawn = [[round(float(y), 3) for y in line.get_ydata()] for line in axes.lines]
+        assert [round(scale * score.value, 3) for score in curve.scores.values()] in drawn
 
 
 def test_a_model_keeps_its_colour() -> None:

@@ -77,6 +77,40 @@ def test_no_name_means_two_models() -> None:
             assert seen.setdefault(known.lower(), name) == name
 
 
+PUBLISHED = {
+    # image, patch, width, depth, heads, MLP, class token, output; text: context, width, depth, heads
+    "PE-Core-G14-448": ((448, 14, 1536, 50, 16, 8960, False, 1280), (72, 1280, 24, 20)),
+    "PE-Core-L14-336": ((336, 14, 1024, 24, 16, 4096, True, 1024), (32, 1024, 24, 16)),
+    "PE-Core-B16-224": ((224, 16, 768, 12, 12, 3072, True, 1024), (32, 1024, 24, 16)),
+    "PE-Core-S16-384": ((384, 16, 384, 12, 6, 1536, True, 512), (32, 512, 12, 8)),
+    "PE-Core-T16-384": ((384, 16, 192, 12, 3, 768, True, 512), (32, 512, 12, 8)),
+    "PE-Lang-G14-448": ((448, 14, 1536, 47, 16, 8960, False, None), None),
+    "PE-Lang-L14-448": ((448, 14, 1024, 23, 16, 4096, True, None), None),
+    "PE-Spatial-G14-448": ((448, 14, 1536, 50, 16, 8960, False, None), None),
+    "PE-Spatial-L14-448": ((448, 14, 1024, 24, 16, 4096, True, None), None),
+    "PE-Spatial-B16-512": ((512, 16, 768, 12, 12, 3072, True, None), None),
+    "PE-Spatial-S16-512": ((512, 16, 384, 12, 6, 1536, True, None), None),
+    "PE-Spatial-T16-512": ((512, 16, 192, 12, 3, 768, True, None), None),
+}
+"""The paper's appendix B.1, and the released small and spatial models."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_have_the_published_sizes(name: str) -> None:
+    entry, (sizes, text) = MODELS[name], PUBLISHED[name]
+    vision = entry.vision
+    shape = (vision.image_size, vision.patch_size, vision.width, vision.depth, vision.heads, vision.mlp_width)
+    assert (*shape, vision.class_token, vision.output_dim) == sizes
+    assert vision.attention_pool == vision.final_norm == (text is not None)
+    scaled = name.startswith("PE-Lang") or name == "PE-Spatial-G14-448"
+    assert vision.layer_scale == (0.1 if scaled else None)
+    if text is None:
+        assert entry.text is None
+    else:
+        assert entry.text is not None
+        assert (entry.text.context_length, entry.text.width, entry.text.depth, entry.text.heads) == text
+
+
 def test_builtin() -> None:
     assert find_model("builtin").name == BUILTIN == "PE-Core-N16-128"
     vision, text = MODELS[BUILTIN].vision, MODELS[BUILTIN].text

@@ -19,6 +19,10 @@ def test_a_plan_of_a_run_on_a_cluster(run_pe: Callable[..., Run]) -> None:
     run = run_pe("train", "core_g14", "--plan", "--devices", "512")
     assert run.status == 0, run.stderr
     assert "656,000" in run.stdout and "optimizer" in run.stdout and "GB: fits" in run.stdout
+    (whole,) = (line.split("\t") for line in run.stdout.splitlines() if line.startswith("all\t"))
+    steps, pairs, flops, executed = (int(cell.replace(",", "")) for cell in whole[1:5])
+    assert (steps, pairs) == (656_000, 85_983)  # 86 billion pairs in batches of 131,072
+    assert 200_000 < flops < 240_000 and 1.3 < executed / flops < 1.7  # blocks are recomputed
     small = run_pe("train", "core_g14", "--plan", "--devices", "512", "--device", "989:40")
     assert "does not fit" in small.stdout
     slow = run_pe("train", "core_g14", "--plan", "--devices", "512", "--device", "98.9:80", "--utilization", "0.4")
