@@ -25,9 +25,10 @@ def depth(
 ) -> None:
     """Estimate the depth of images and videos.
 
-    It is in metres if the head was trained on metres. Writes OUT/NAME.png, a colour map in which near is bright (of a
-    video OUT/NAME.mp4), and OUT/NAME.depth.png, 16 bits in millimetres (of a video OUT/NAME/00000.depth.png and so on).
-    Prints each image's nearest, median and farthest depth. Inputs that cannot be read are skipped and listed.
+    Writes OUT/NAME.png, a colour map in which near is bright (of a video OUT/NAME.mp4), and OUT/NAME.depth.png, 16 bits
+    in millimetres (of a video OUT/NAME/00000.depth.png and so on). Prints each image's nearest, median and farthest
+    depth in metres. The depth of builtin-depth, and of heads trained with scale_invariance 1, is relative: shares of an
+    image's median depth, in the PNG thousandths of it. Inputs that cannot be read are skipped and listed.
 
     Examples:
 
@@ -53,12 +54,12 @@ def depth(
     def predict(image: Image.Image, shown: heads.Shown) -> Image.Image:
         features = loaded.map_of(image, info.image_size)
         metres = predictor.predict(features, (image.height, image.width))[0].cpu().numpy()
+        depth, unit = (metres / np.median(metres), "of the median") if info.relative else (metres, "m")
         path = out / f"{shown.out}.depth.png"
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(depth_png(metres))
-        low, middle, high = np.percentile(metres, (0, 50, 100))
-        output.print_fields(shown.name, f"{low:.2f} m", f"{middle:.2f} m", f"{high:.2f} m")
+            path.write_bytes(depth_png(depth))
+        output.print_fields(shown.name, *(f"{each:.2f} {unit}" for each in np.percentile(depth, (0, 50, 100))))
         return Image.fromarray(depth_colours(metres))
 
     with torch.inference_mode():

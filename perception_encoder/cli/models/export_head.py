@@ -17,10 +17,11 @@ def head(
 ) -> None:
     """Write a head as an ONNX file.
 
-    The file holds its encoder, too. It takes images (B, 3, H, W), uint8, RGB, of one size, and gives depth in metres or
-    classes (B, H, W). A detector takes one image, and gives boxes in pixels, labels from 1, scores, and masks of 28x28
-    inside the boxes; the best come first, of any score. If onnxruntime is installed, the file is run and compared with
-    torch; it is deleted if they differ by more than 0.001 of the largest value. Needs the extra `onnx`.
+    The file holds its encoder, too. It takes images (B, 3, H, W), uint8, RGB, of one size, and gives depth in metres
+    (builtin-depth: up to a factor) or classes (B, H, W). A detector takes one image, and gives boxes in pixels, labels
+    from 1, scores, and masks of 28x28 inside the boxes; the best come first, of any score. If onnxruntime is installed,
+    the file is run and compared with torch; it is deleted if they differ by more than 0.001 of the largest value. Needs
+    the extra `onnx`.
 
     Examples:
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError
-from perception_encoder.models.catalogue import BUILTIN_DEPTH
 from perception_encoder.search.web.depth_maps import DepthMap, DepthMaps
 from perception_encoder.search.web.feature_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
@@ -130,7 +129,7 @@ def add_depth_routes(get: Get, depth: DepthMaps | None) -> None:
         points = read_points([params["at"]]) if "at" in params else []
         depth_map = map_of(request)
         assert depth is not None
-        relative, farthest = depth.name == BUILTIN_DEPTH, float(depth_map.metres.max())
+        relative, farthest = depth_map.relative, float(depth_map.metres.max())
         values = {"nearest": float(depth_map.metres.min()), "farthest": farthest}
         if points:
             values["depth"] = depth_map.at(*points[0])

@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, open_head
+from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, load_read_head, read_head_info
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.drawing import depth_colours
 from perception_encoder.inference.open_model import open_model
 from perception_encoder.models.catalogue import BUILTIN_DEPTH
+from perception_encoder.models.registry import canonical_name
 from perception_encoder.search.web.image_results import ImageResults
 from perception_encoder.search.web.library import MediaLibrary
 
@@ -33,6 +34,8 @@ class DepthMap:
     colours: bytes
     """PNG of the depth, near is bright."""
     metres: Float[np.ndarray, "H W"]
+    """Up to a factor if `relative`."""
+    relative: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -53,10 +56,10 @@ def head_name(head: Path | None) -> str:
 class DepthMaps:
     """Estimates the depth of a library's images; threads may share one."""
 
-    def __init__(self, library: MediaLibrary, head: Path, encoder: str | None = None) -> None:
-        """`head`: a file that `pe train depth` wrote; it and its encoder, by default the one that it names, are loaded
-        for the first image."""
-        self._path, self._encoder, self._lock = head, encoder, threading.Lock()
+    def __init__(self, library: MediaLibrary, head: Path) -> None:
+        """`head`: a file that `pe train depth` wrote; it and its encoder, the one that it names or else the index's own,
+        are loaded for the first image."""
+        self._path, self._lock, self._source = head, threading.Lock(), library.index.settings["source"]
         self.name = head_name(head)
         self._model: tuple[DenseModel, HeadInfo] | None = None
         self._results: ImageResults[DepthMap] = ImageResults(library, _BUDGET)
@@ -64,14 +67,17 @@ class DepthMaps:
     def map(self, row_id: str) -> DepthMap:
         """Return a row's depth.
 
-        Raises what `ImageResults.get`, `open_head` and `open_model` raise.
+        Raises what `ImageResults.get`, `read_head_info`, `load_read_head` and `open_model` raise.
         """
         return self._results.get(row_id, partial(_estimate, *self._load()))
 
     def _load(self) -> tuple[DenseModel, HeadInfo]:
         with self._lock:
             if self._model is None:
-                self._model = open_head(self._path, lambda name: open_model(name).tower(), "depth", self._encoder)
+                info, tensors = read_head_info(self._path, "depth")
+                known = canonical_name(info.encoder) is not None
+                own = None if known else self._source  # a file may not name other models; the index's is trusted
+                self._model = load_read_head(self._path, info, tensors, lambda name: open_model(name).tower(), own)
             return self._model
 
 
@@ -84,4 +90,4 @@ def _estimate(model: DenseModel, info: HeadInfo, image: Image.Image) -> DepthMap
     jpeg, png = io.BytesIO(), io.BytesIO()
     visible.save(jpeg, "JPEG", quality=90)
     Image.fromarray(depth_colours(metres)).save(png, "PNG")
-    return DepthMap(image=jpeg.getvalue(), colours=png.getvalue(), metres=metres)
+    return DepthMap(image=jpeg.getvalue(), colours=png.getvalue(), metres=metres, relative=info.relative)

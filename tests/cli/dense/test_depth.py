@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from perception_encoder.preprocess.video import read_frames
@@ -39,7 +40,10 @@ def test_the_built_in_head(run_pe: Callable[..., Run], tmp_path: Path) -> None:
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "photo.png")
     run = run_pe("depth", tmp_path / "photo.png", "-o", tmp_path / "out")
     assert run.status == 0, run.stderr
-    assert np.asarray(Image.open(tmp_path / "out" / "photo.depth.png")).shape == (256, 256)
+    depth = np.asarray(Image.open(tmp_path / "out" / "photo.depth.png"))
+    assert depth.shape == (256, 256) and np.median(depth) == pytest.approx(1000, abs=1)
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith("photo.png")]
+    assert line.split("\t")[2] == "1.00 of the median" and " m" not in line.replace(" median", "")  # it knows no metres
 
 
 def test_clear_errors(run_pe: Callable[..., Run], depth_head: Path, segmenter: Path, tmp_path: Path) -> None:

@@ -21,3 +21,9 @@ def test_a_head_is_written_and_compared(run_pe: Callable[..., Run], tmp_path: Pa
     assert session.get_inputs()[0].shape[1:] == [3, 32, 48]
     run = run_pe("export", "head", head, tmp_path / "depth.onnx", "--size", "30x48")
     assert run.status == 2 and "both sides must be multiples of the patch" in run.stderr
+
+
+def test_a_built_in_head(run_pe: Callable[..., Run], tmp_path: Path) -> None:
+    """It was "builtin-depth: no such file"."""
+    run = run_pe("export", "head", "builtin-depth", tmp_path / "depth.onnx", "--size", "32x48")
+    assert run.status == 0 and "depth on builtin-spatial" in run.stdout, run.stderr

@@ -32,9 +32,12 @@ def opened(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
-def test_it_is_the_depth_that_the_command_estimates(library: MediaLibrary, folder: Path, depth_head: Path) -> None:
+def test_it_is_the_depth_that_the_command_estimates(
+    library: MediaLibrary, folder: Path, depth_head: Path, checkpoint: Path
+) -> None:
+    """The head's encoder is the index's own, a checkpoint; the command needs its name."""
     depth = DepthMaps(library, depth_head).map(id_of(library, PHOTO))
-    model, info = load_head(depth_head, "depth", None)
+    model, info = load_head(depth_head, "depth", str(checkpoint))
     assert isinstance(model.head, DepthHead)
     with Image.open(folder / PHOTO) as image:
         metres = model.head.predict(model.map_of(image, info.image_size), (60, 80))[0].numpy()
@@ -64,8 +67,8 @@ def test_a_head_is_loaded_for_the_first_image_and_once(
     library: MediaLibrary, depth_head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[Path] = []
-    load = depth_maps.load_dense_model
-    monkeypatch.setattr(depth_maps, "load_dense_model", lambda *given: (loads.append(given[0]), load(*given))[1])
+    load = depth_maps.load_read_head
+    monkeypatch.setattr(depth_maps, "load_read_head", lambda *given: (loads.append(given[0]), load(*given))[1])
     images = DepthMaps(library, depth_head)
     assert loads == []
     with ThreadPoolExecutor(4) as pool:
