@@ -57,7 +57,7 @@ class DepthMaps:
     """Estimates the depth of a library's images; threads may share one."""
 
     def __init__(self, library: MediaLibrary, head: Path) -> None:
-        """`head`: a file that `pe train depth` wrote; it and its encoder, the one that it names or else the index's own,
+        """`head`: a file that `pe train depth` wrote; it and its encoder (the one that it names, else the index's own)
         are loaded for the first image."""
         self._path, self._lock, self._source = head, threading.Lock(), library.index.settings["source"]
         self.name = head_name(head)
