@@ -103,3 +103,13 @@ def test_of_a_language_model_what_is_trained_is_saved_and_what_is_frozen_is_not(
         saved = {name.removeprefix("model/") for name in checkpoint._tensors(model, optimizer) if "model/" in name[:6]}
         parts = ("language.adapter", "projector", "vision")
         assert saved == {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_not_in_the_next_one(tmp_path: Path) -> None:
+    left = tmp_path / checkpoint.CHECKPOINTS / ".step-00000001.tmp"
+    left.mkdir(parents=True)
+    (left / "half.distcp").write_bytes(b"x")
+    path = write_checkpoint(tmp_path)
+    assert not left.exists() and not (path / "half.distcp").exists()
+    model, optimizer = model_and_optimizer()
+    assert resume_run(tmp_path, model, optimizer, "a").step == 1

@@ -188,3 +188,9 @@ def test_a_class_that_a_resample_lacks_is_left_out_of_its_mean() -> None:
     assert set(estimate([scores]).draws.tolist()) == {1.0}
     half = ItemScores.of("mIoU", np.array([0.5, 1.0, 0.5, 0.5]), ["a", "b", "c"], owners=owners, groups=groups)
     assert set(estimate([half]).draws.tolist()) == {0.5, 0.75}
+
+
+def test_two_blocks_have_a_variance_and_one_has_none() -> None:
+    two = estimate([ItemScores.of("error", np.array([0.2, 0.8]), ["a", "b"])])
+    assert two.blocks == 2 and two.of_blocks() == pytest.approx(0.18 / 2, rel=0.1)  # the sample's variance, over n
+    assert estimate([ItemScores.of("error", np.array([0.2, 0.8]), ["a", "b"], blocks=["v", "v"])]).of_blocks() is None
