@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.listing import Item
@@ -105,6 +106,14 @@ def test_lines_have_weights_and_kinds(lines: list[str], terms: list[tuple[float,
 def test_other_lines_are_refused(lines: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_lines(lines, find)
+
+
+def test_a_text_of_the_page_never_opens_a_file(tmp_path: Path) -> None:
+    """Who may search from a browser may not read the server's files."""
+    file = tmp_path / "secret.png"
+    Image.new("RGB", (4, 4)).save(file)
+    for text in (str(file), "https://example.org/secret.png", "missing.jpg"):
+        assert parts(parse_lines([f"text:{text}"], find)) == [(1, "text", text)]
 
 
 @pytest.mark.parametrize(("words", "message"), [(["dog", "-"], "another term"), (["dog", "+", " "], "empty")])
