@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections.abc
+import gc
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from functools import partial
 
 from perception_encoder.errors import MediaTooLargeError
+from perception_encoder.models.memory import trim_memory
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.conversation import Generator, Message, Reply, Sampling
 from perception_encoder.serving.batching import QueueFullError
@@ -83,4 +85,6 @@ class GenerationQueue:
     ) -> collections.abc.Generator[str | Reply, None, None]:
         if self._model is None:  # if loading fails, the next conversation tries again
             self._model = self._load()
+            gc.collect()  # what was read of files, in cycles
+            trim_memory()
         yield (yield from self._model.stream(open_conversation(), sampling))

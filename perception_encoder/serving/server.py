@@ -7,13 +7,14 @@ import errno
 import ipaddress
 import secrets
 import socket
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from perception_encoder.errors import ConfigError, MissingExtraError
-from perception_encoder.models.memory import limit_memory
+from perception_encoder.models.memory import limit_memory, trim_memory
 
 if TYPE_CHECKING:
     import uvicorn
@@ -24,6 +25,7 @@ STOP_SECONDS = 5
 """For requests in progress to end once the server is stopped; streams are cut off then."""
 MOST_CONNECTIONS = 1000
 """Open at the same time; beyond it the connection without a request for the longest time is closed."""
+_TRIM_SECONDS = 5.0
 _FILES = 4096  # descriptors of a server: connections, and files
 
 
@@ -90,7 +92,14 @@ def run_server(app: Any, listener: socket.socket) -> None:
     server = limited_server(app)
     raise_file_limit()
     limit_memory()
+    threading.Thread(target=_trim_for_ever, daemon=True).start()
     server.run(sockets=[listener])
+
+
+def _trim_for_ever() -> None:
+    while True:
+        time.sleep(_TRIM_SECONDS)
+        trim_memory()
 
 
 def limited_server(app: Any) -> uvicorn.Server:
