@@ -156,8 +156,7 @@ def _right_phrase(sentence: str, mention: Mention, truth: SceneTruth) -> str | N
     start, rest = phrase[:at], phrase[at + len(mention.colour) :].strip()
     plain = f"{truth.colour(mention.name)} {rest}".strip()
     if start.strip().lower() in ("a", "an"):
-        plain = with_article(plain)
-        return plain[0].upper() + plain[1:] if start[0].isupper() else plain
+        return with_article(plain)
     return f"{start}{plain}"
 
 
