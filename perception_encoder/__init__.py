@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from perception_encoder import errors as errors
     from perception_encoder.inference.encoder import Encoder as Encoder
-    from perception_encoder.inference.encoder import load as load
+    from perception_encoder.inference.other_encoder import load as load
     from perception_encoder.models.checkpoints.weights import create_model as create_model
     from perception_encoder.models.checkpoints.weights import from_state_dict as from_state_dict
     from perception_encoder.models.checkpoints.weights import published_state_dict as published_state_dict
@@ -33,7 +33,7 @@ _HOMES = {
     "from_state_dict": "perception_encoder.models.checkpoints.weights",
     "image_transform": "perception_encoder.preprocess.image",
     "list_models": "perception_encoder.models.registry",
-    "load": "perception_encoder.inference.encoder",
+    "load": "perception_encoder.inference.other_encoder",
     "pad_images": "perception_encoder.preprocess.image",
     "published_state_dict": "perception_encoder.models.checkpoints.weights",
     "tokenizer": "perception_encoder.preprocess.tokenizer",

@@ -85,6 +85,7 @@ def prepare(
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("perception_encoder").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own, and would print twice
     warnings.showwarning = lambda message, *_: output.print_warning(message)
 
 

@@ -99,10 +99,10 @@ class Encoder(Embedder, SentenceInterface):
     ) -> np.ndarray | Tensor | list[Tensor]:
         """Encode images, videos and texts in any mixture: float32 (n, D), rows in input order.
 
-        Paths, strings of existing paths, URLs, bytes, PIL images and uint8 arrays (H, W), (H, W, 3) and (F, H, W, 3)
-        are media. Any other string is a text, except that one with a media suffix and no such file is an error;
-        `encode_texts` takes every string as a text. `inputs` may be a list, an array of strings or a pandas Series;
-        a single input outside a list gives (D,).
+        Paths, strings of existing paths, URLs, bytes, open binary files, PIL images and uint8 arrays (H, W), (H, W, 3)
+        and (F, H, W, 3) are media. Any other string is a text, except that one with a media suffix and no such file is
+        an error; `encode_texts` takes every string as a text. `inputs` may be a list, an array of strings or a pandas
+        Series; a single input outside a list gives (D,).
 
         `normalize`, `layer`, `pool` and `frames` are those of `feature`; pool "tokens" gives (n, N, D), of videos
         (n, F, N, D). `batch_size`: images or texts computed at once, by default what fits the cache.

@@ -59,7 +59,7 @@ def as_list(inputs: object) -> tuple[list[object], bool]:
     """Inputs as a list, and whether they were a single one outside a list."""
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "UTO":  # strings or objects, not pixels
         inputs = inputs.tolist()
-    if isinstance(inputs, _SINGLE) or not isinstance(inputs, Iterable):
+    if isinstance(inputs, _SINGLE) or hasattr(inputs, "read") or not isinstance(inputs, Iterable):
         return [inputs], True
     return list(cast(Iterable[object], inputs)), False
 

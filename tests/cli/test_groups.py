@@ -184,3 +184,26 @@ def test_a_renamed_flag_works_with_a_warning(run_pe, old: str, new: str) -> None
         run = run_pe(*words, f"{old}=x", "--no-such-flag")
         assert run.stderr.startswith(f"warning: {old} is now {new}; version 0.3 will not accept the old name\n")
         assert old not in run_pe(*words, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "suggested"),
+    [
+        (("search", "--limit", "5", "x"), "--top"),
+        (("search", "-n", "5", "x"), "--top"),
+        (("search", "--near-dup", "x"), "--near-duplicates"),
+        (("embed", "x", "--output", "y"), "--out"),
+        (("classify", "x", "--label", "a"), "--labels"),
+        (("eval", "knn", "builtin", "--dataset", "x"), "--data"),
+        (("convert", "builtin", "x", "--format", "timm"), "--layout, --out"),
+    ],
+)
+def test_an_unknown_option_suggests_what_is_meant(run_pe, command: tuple[str, ...], suggested: str) -> None:
+    run = run_pe(*command)
+    assert run.status == 2
+    assert f"No such option: {next(word for word in command if word.startswith('-'))}" in run.stderr
+    assert f"(Possible options: {suggested})" in " ".join(run.stderr.replace("│", " ").split())
+
+
+def test_nothing_is_suggested_where_nothing_is_near(run_pe) -> None:
+    assert "Possible" not in run_pe("search", "--xyzzy", "x").stderr

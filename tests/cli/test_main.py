@@ -146,3 +146,18 @@ def test_openmp_waits_passively_before_torch_is_imported_unless_told_otherwise(
     environment |= given | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=200)
     assert done.stdout.strip() == f"policy:{expected}", done.stderr
+
+
+def test_the_hub_s_retries_are_printed_once() -> None:
+    script = """
+import sys
+from perception_encoder.cli.main import main
+try:
+    main(["models", "builtin"])
+except SystemExit:
+    pass
+from huggingface_hub.utils import logging
+logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.stderr.count("Retrying in 1s") == 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+import typer
+
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import flag, option
+from perception_encoder.cli.options import flag
 from perception_encoder.errors import OutputError
 
 
@@ -17,7 +19,9 @@ def convert(
         options.out_option("Directory (timm, open_clip), or a .safetensors, .pt, .pth or .bin file.", "OUT"),
         options.BY_POSITION,
     ],
-    layout: Annotated[Literal["published", "timm", "open_clip"], option("Layout to write.")] = "published",
+    layout: Annotated[
+        Literal["published", "timm", "open_clip"], typer.Option("--layout", "--to", help="Layout to write.")
+    ] = "published",
     half: Annotated[bool, flag("--half", "Write float16 instead of float32.")] = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -35,7 +39,7 @@ def convert(
     Examples:
 
         pe convert PE-Core-L14-336.pt core.safetensors
-        pe convert PE-Core-L14-336 core-open-clip --layout open_clip
+        pe convert PE-Core-L14-336 core-open-clip --to open_clip
         pe convert -m facebook/PE-Spatial-B16-512 -o spatial-timm --layout timm --half
         pe convert open_clip_model.safetensors PE-Core-B16-224.pt --layout published
     """

@@ -33,6 +33,8 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 
 Model = CLIP | VisionTransformer
 TowerChoice = Literal["all", "text"]
+DIRECTORY_FILES = ("model.safetensors", "open_clip_model.safetensors")
+"""The weights in a directory that `pe convert` or a training run wrote."""
 
 
 @overload
@@ -195,7 +197,8 @@ def write_layout(model: Model, path: Path, layout: str, half: bool = False) -> i
     config = model.visual.config if isinstance(model, CLIP) else model.config
     tensors = {n: tensor.detach().cpu() for n, tensor in from_published(published, config, layout).items()}
     dtype = torch.float16 if half else torch.float32
-    write_tensors({n: t.to(dtype).contiguous() for n, t in tensors.items()}, path, {"model": model.name})
+    converted = {n: t.to(dtype).contiguous() for n, t in tensors.items()}
+    write_tensors(converted, path, {"model": model.name, **_changes(model)})
     return sum(not n.startswith("visual.") for n in published) if layout == "timm" and isinstance(model, CLIP) else 0
 
 
@@ -218,6 +221,9 @@ def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:
         entry = find_model(name)
         return locate_weights(entry), entry
     path = Path(name)
+    if path.is_dir():
+        inside = [path / file for file in DIRECTORY_FILES if (path / file).is_file()]
+        return (inside or [path])[0], None
     if not path.exists() and path.suffix not in SUFFIXES:
         find_model(str(name))  # raises, with near matches
     return path, None

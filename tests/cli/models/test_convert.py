@@ -149,3 +149,8 @@ def test_nothing_is_overwritten_unasked_and_the_input_never(run_pe: Callable, to
     assert {tensor.dtype for tensor in safetensors.torch.load_file(out).values()} == {torch.float16}
     (tmp_path / "directory.pt").mkdir()
     assert "is a directory" in run_pe("convert", source, tmp_path / "directory.pt", "--overwrite").stderr
+
+
+def test_to_is_another_name_of_layout(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
+    assert run_pe("convert", tower, tmp_path / "there", "--to", "timm").status == 0
+    timm.create_model(f"local-dir:{tmp_path / 'there'}", pretrained=True)

@@ -1,0 +1,87 @@
+"""`pe.load` of directories that `pe convert` writes, and of every kind of name that `pe eval` documents."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import perception_encoder as pe
+from perception_encoder.evaluation.transforms import load_views
+from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
+from perception_encoder.models.checkpoints.weights import create_model, load_model
+from perception_encoder.models.clip import CLIP
+from tests.clips import clip
+from tests.models.external.samples import noise_images, save_transformer
+
+
+@pytest.fixture(scope="module")
+def timm_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("timm")
+    write_layout_directory(create_model("builtin-spatial", True), directory, "timm")
+    return directory
+
+
+def test_a_converted_directory_is_opened(timm_directory: Path, tmp_path: Path) -> None:
+    (image, *_) = noise_images()
+    expected = pe.load("builtin-spatial").encode(image)
+    for name in (timm_directory, str(timm_directory)):
+        np.testing.assert_array_equal(pe.load(name).encode(image), expected)
+    small = create_model("PE-Core-T16-384")
+    assert isinstance(small, CLIP)
+    write_layout_directory(small, tmp_path / "clip", "open_clip")
+    assert isinstance(load_model(tmp_path / "clip"), CLIP)
+    assert load_model(tmp_path / "clip").name == "PE-Core-T16-384"
+
+
+def test_a_directory_of_another_image_size_is_opened(tmp_path: Path) -> None:
+    tower = create_model("builtin-spatial", True)
+    tower.set_image_size(96)
+    write_layout_directory(tower, tmp_path / "small", "timm")
+    assert load_model(tmp_path / "small").config.image_size == 96
+
+
+def test_a_directory_without_weights_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(pe.errors.CheckpointError, match="a directory, not a checkpoint"):
+        pe.load(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", ["timm:local-dir:DIR", "random:builtin", "random:timm:test_vit", "hf:HF"])
+def test_names_of_other_libraries(name: str, timm_directory: Path, tmp_path: Path) -> None:
+    if "HF" in name:
+        save_transformer("Dinov2", tmp_path)
+    name = name.replace("DIR", str(timm_directory)).replace("HF", str(tmp_path))
+    encoder, images = pe.load(name), noise_images()
+    vectors = encoder.encode([*images, BytesIO(clip(30))])
+    assert vectors.shape == (4, encoder.dimension) and vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    transform = "crop" if name.startswith("timm:") else "squash"  # timm's own transform
+    (view,) = load_views(name, transform, None, None)[0].values()
+    tolerance = 1e-5 if encoder.dtype == torch.float32 else 2e-2
+    np.testing.assert_allclose(vectors[:3], view.encode_images(images), atol=tolerance)
+    assert encoder.name == name and encoder.describe(encoder.feature())["dimension"] == encoder.dimension
+    for call in (lambda: encoder.encode("a dog"), lambda: encoder.encode(images, layer=0)):
+        with pytest.raises(pe.errors.ConfigError, match=r"no text tower|gives its own output only"):
+            call()
+
+
+def test_an_unknown_name_shows_how_it_is_written() -> None:
+    with pytest.raises(pe.errors.UnknownModelError, match="timm has no model 'no_such_vit'"):
+        pe.load("timm:no_such_vit")
+
+
+def test_open_files_are_media() -> None:
+    encoder, stream = pe.load("builtin"), BytesIO()
+    image = noise_images()[0]
+    image.save(stream, "PNG")  # it stands at its end
+    expected = encoder.encode(image)
+    np.testing.assert_array_equal(encoder.encode(stream), expected)
+    np.testing.assert_array_equal(encoder.encode_images([stream, Image.open(stream)]), [expected] * 2)
+    assert encoder.encode(stream).shape == (256,) and encoder.encode([stream]).shape == (1, 256)
+    with pytest.raises(pe.errors.MediaDecodeError):
+        encoder.encode(BytesIO(b"no image"))
