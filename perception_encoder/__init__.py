@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from perception_encoder import errors as errors
     from perception_encoder.inference.encoder import Encoder as Encoder
-    from perception_encoder.inference.other_encoder import load as load
+    from perception_encoder.inference.other_encoder import load_any as load
     from perception_encoder.models.checkpoints.weights import create_model as create_model
     from perception_encoder.models.checkpoints.weights import from_state_dict as from_state_dict
     from perception_encoder.models.checkpoints.weights import published_state_dict as published_state_dict
@@ -59,7 +59,7 @@ def __getattr__(name: str) -> Any:
         return import_module("perception_encoder.errors")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    value = globals()[name] = getattr(import_module(_HOMES[name]), "load_any" if name == "load" else name)
     return value
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.embedder import Feature
-from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.encoder import load as load_own
+from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.inference.open_model import OwnModel, load_layer_encoder, open_model
@@ -122,7 +121,7 @@ class OtherEncoder(Encoder):
         return F.normalize(vectors, dim=-1) if feature.normalize else vectors
 
 
-def load(
+def load_any(
     name: str | Path,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -140,7 +139,7 @@ def load(
     """
     model = open_model(name)
     if isinstance(model, OwnModel) and not model.random:
-        return load_own(name, device, dtype, towers=towers)
+        return load(name, device, dtype, towers=towers)
     if isinstance(model, OwnModel | TransformersModel) or model.random:
         tower = load_layer_encoder(name, device, dtype, final_norm=True)
         return OtherEncoder(model.name, tower, tower.tower.weight_hash)

@@ -223,7 +223,7 @@ def test_pil_images(folder: Path) -> None:
 
 @pytest.mark.parametrize("value", [None, 7, [1, 2], {"path": "a.jpg"}])
 def test_anything_else_is_refused(value: object) -> None:
-    with pytest.raises(InputError, match=r"is of type \w+; give a path, a URL, bytes, a PIL image"):
+    with pytest.raises(InputError, match=r"is of type \w+; give a path, a URL, bytes, an open binary file,"):
         resolve(value)
 
 
