@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from perception_encoder.pretraining.config import PretrainingConfig, tower_confi
 from perception_encoder.pretraining.cost import RunCost
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.plan import plan_pretraining
-from perception_encoder.pretraining.run import build_model
+from perception_encoder.pretraining.run import PairRun, build_model
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 
@@ -72,3 +73,17 @@ def test_cached_texts_cost_nothing() -> None:
     first, second = (vision_cost(VISION, size).training() for size in (32, 64))
     first, second = 16 * (first + contrastive_flops(16, 256)), 8 * (second + contrastive_flops(8, 256))
     assert cached.share(10) == pytest.approx(10 * first / (10 * first + 5 * second))
+
+
+def test_captions_that_are_cached_cost_a_run_nothing() -> None:
+    """The run tells its cost by whether its towers have cached captions."""
+    clip = SimpleNamespace(visual=SimpleNamespace(config=VISION), text=SimpleNamespace(config=TEXT))
+    config = dataclasses.replace(CONFIG, initial="builtin", locked="text")
+    images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
+    tokens, positives = torch.full((6, 5), 9), torch.ones(8, 6, dtype=torch.bool)
+    batch = ImageTextBatch(images, tokens, positives, positives.T)
+    live, cached = (
+        PairRun.cost(SimpleNamespace(config=config, towers=SimpleNamespace(clip=clip, cached=each))).flops(batch)
+        for each in (None, object())
+    )
+    assert 0 < cached < live
