@@ -42,6 +42,8 @@ def test_each_layer_and_each_row_is_named_once() -> None:
     named = [each for each in axes if each.get_ylabel()]
     columns = [each.get_subplotspec().colspan.start for each in named[:2]]
     assert len(columns) == 2 and columns == [1, 1]
+    cosines = [each.images[0].get_clim() for each in plot_image(analysis, ["alike"]).axes[1:4]]
+    assert cosines == [(0, 1)] * 3
 
 
 def test_an_image_is_drawn(tmp_path: Path) -> None:

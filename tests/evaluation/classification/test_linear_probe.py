@@ -31,6 +31,13 @@ def test_classes_that_are_apart_are_told_apart(classes: tuple[str, ...]) -> None
     assert (probe.classify(test.vectors) == test.targets(classes)).all()
 
 
+def test_a_strength_that_does_not_converge_is_compared_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings are errors in tests."""
+    monkeypatch.setattr("perception_encoder.evaluation.classification.linear_probe.ITERATIONS", 1)
+    train, val = (cloud(dict.fromkeys(CLASSES, 20), 0.5, seed) for seed in range(2))
+    assert fit_probe(train, val, CLASSES, strengths=[1e3, 1e4]).strength in (1e3, 1e4)
+
+
 def test_it_agrees_with_scikit_learn() -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
