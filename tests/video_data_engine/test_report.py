@@ -20,3 +20,7 @@ def test_shares_and_speeds() -> None:
     report.wall = 30.0
     assert report.videos_per_minute == pytest.approx(2)
     assert report.to_json()["stages"][0] == {"stage": "probe", "done": 1, "failed": 1, "seconds": 1.0, "share": 0.25}
+    for key in ("c", "d"):
+        report.add(StageResult(key=key, stage=PROBE, value={}))
+    report.wall = 30.0
+    assert report.videos_per_minute == pytest.approx(6)  # three in half a minute
