@@ -68,3 +68,12 @@ def test_a_box_needs_an_area_inside_the_image(box: tuple[float, float, float, fl
 def test_a_point_outside_the_image_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"x is 1\.5; a point of the image has numbers from 0 to 1"):
         region_like(square(), (1.5, 0.5))
+
+
+def test_the_object_of_a_box_is_like_its_middle_half() -> None:
+    """Three kinds of patches: the middle, the rest of the box, and its surroundings; only the middle is the object."""
+    kinds = np.full((8, 8), 2)
+    kinds[2:6, 2:6] = 1
+    kinds[3:5, 3:5] = 0
+    region = region_in_box(np.eye(3, dtype=np.float32)[kinds], (0.25, 0.25, 0.75, 0.75))
+    assert np.array_equal(region > 1e-6, kinds == 0)
