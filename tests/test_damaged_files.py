@@ -722,6 +722,24 @@ def load_gguf(directory: Path) -> None:
     load_decoder(directory / "tiny.gguf")
 
 
+def write_webdataset(directory: Path) -> None:
+    from tests.data.tars import write_tar
+
+    pairs = [(f"k{n}.png", image_bytes(n)) if kind else (f"k{n}.cls", b"%d" % n) for n in range(3) for kind in (1, 0)]
+    members = dict(pairs)
+    write_tar(directory / "test" / "0.tar", members)
+    write_tar(directory / "flat" / "0.tar", {name.replace("cls", "txt"): each for name, each in members.items()})
+    (directory / "classnames.txt").write_text("cat\ndog\ncow\n")
+
+
+def read_webdataset(directory: Path) -> None:
+    from perception_encoder.datasets.captioned import load_captions
+    from perception_encoder.datasets.classified import load_tasks
+
+    load_tasks(directory, "test")
+    load_captions(directory / "flat")
+
+
 FORMATS: dict[str, Format] = {
     "embeddings, Parquet": Format(embed_parquet, read_vectors("out.parquet")),
     "embeddings, clip-retrieval": Format(lambda path: embed_parquet(path, "out"), read_vectors("out")),
@@ -749,6 +767,7 @@ FORMATS: dict[str, Format] = {
     "shard": Format(write_shard, stream_shard),
     "table of a shard": Format(write_shard_index, read_shard_index, "cache/**/*.parquet"),
     "labelled shard": Format(write_labelled, read_labelled),
+    "tars of CLIP_benchmark": Format(write_webdataset, read_webdataset),
     "images and depths": Format(write_depths, read_depths),
     **{
         f"conversations, {name}": Format(write_conversations(name), read_conversations(name), name)

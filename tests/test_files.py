@@ -12,6 +12,8 @@ import pytest
 from perception_encoder.errors import OutputError
 from perception_encoder.files import holding, replacing, restrict, write_json, write_text, writing
 
+pytestmark = pytest.mark.security
+
 
 def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "page.html"

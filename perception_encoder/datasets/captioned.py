@@ -1,4 +1,4 @@
-"""Images and videos with captions in the usual layouts: COCO, Karpathy's splits, MSR-VTT, and plain tables."""
+"""Images and videos with captions in the usual layouts: COCO, Karpathy's splits, MSR-VTT, tables and tars."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.datasets.classified import rows_of_split
+from perception_encoder.datasets.webdataset import CAPTIONS, find_tars, read_pairs
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
@@ -36,23 +37,25 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
     JSON: COCO's `images` and `annotations`, or `images` and `captions` by image id; Karpathy's `images` with
     `sentences` (the rows of `split`); MSR-VTT's `videos` and `sentences` (likewise); or captions by file name. A table:
     MSR-VTT's `video_id` and `sentence`, or a path and a caption a row; several rows of one file are its captions.
-    Raises DataError for anything else, with the file and the entry, and for an item without a caption.
+    Tars of images with KEY.txt, a caption a line (see `webdataset`): one, or a directory of them. Raises DataError for
+    anything else, with the file and the entry, and for an item without a caption.
     """
+    if path.is_dir() or path.suffix.lower() == ".tar":
+        return _of_shards(path, split)
     directory = MediaDirectory(media or path.parent)
     if path.suffix.lower() in TABLE_SUFFIXES:
         pairs = _pairs_of_table(path, split)
     elif path.suffix.lower() == ".json":
         pairs = _pairs_of_json(path, split)
     else:
-        raise DataError(
-            f"{path} is not a JSON file or a table; captions are read from .json, .csv, .tsv, .jsonl, .parquet"
-        )
+        suffixes = ".json, .csv, .tsv, .jsonl, .parquet, .tar"
+        raise DataError(f"{path} is not a JSON file or a table, nor a tar; captions are read from {suffixes}")
     if not pairs:
         raise DataError(f"{path} holds no captions")
     captions = [(key, text.strip()) for key, texts in pairs.items() for text in texts]
     empty = [key for key in pairs if not pairs[key]] + [key for key, text in captions if not text]
     if empty:
-        raise DataError(f"{path}: {empty[0]} has no caption, or an empty one; leave it out")
+        raise DataError(f"{path}: {escape_name(empty[0])} has no caption, or an empty one; leave it out")
     index = {key: number for number, key in enumerate(pairs)}
     return CaptionedMedia(
         name=escape_name(path.stem),
@@ -61,6 +64,25 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
         captions=tuple(text for _, text in captions),
         owners=tuple(index[key] for key, _ in captions),
     )
+
+
+def _of_shards(path: Path, split: str) -> CaptionedMedia:
+    tars = find_tars(path, split)
+    if not tars:
+        raise DataError(f"{path} is a directory without {split}.tar, {split}/*.tar or *.tar; give a file of captions")
+    keys, media, captions, owners = list[str](), list[MediaSource](), list[str](), list[int]()
+    for key, image, content in read_pairs(tars, CAPTIONS):
+        lines = [line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
+        if not lines:
+            raise DataError(f"{path}: {key}.{CAPTIONS} has no caption; leave it out")
+        owners += [len(keys)] * len(lines)
+        keys.append(key)
+        media.append(image)
+        captions += lines
+    if not keys:
+        raise DataError(f"{path} holds no captions")
+    name = path.stem if path.is_file() else path.name
+    return CaptionedMedia(name, tuple(keys), tuple(media), tuple(captions), tuple(owners))
 
 
 def _pairs_of_table(path: Path, split: str) -> dict[str, list[str]]:

@@ -61,7 +61,8 @@ class ClassMasks(ImageSet):
         mask, known = read_object_mask(self.masks[index], name, binary=False), self.numbers[index]
         if foreign := set(np.unique(mask).tolist()) - known.keys():
             raise DataError(
-                f"{name}: {min(foreign)} is in the mask, but {self.numbers_of} names {len(known)} numbers without it"
+                f"{self.name}: {name}: it has {min(foreign)}, which is not among the {len(known)} numbers "
+                f"that {self.numbers_of} names"
             )
         table = np.full(256, UNSCORED, np.int16)
         for value, number in known.items():

@@ -14,6 +14,7 @@ from typing import Any
 
 from perception_encoder.datasets.class_names import ClassNames, read_class_names, read_mapping
 from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
+from perception_encoder.datasets.webdataset import CLASS, find_tars, has_members, load_numbered
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.entries import id_field, text_field
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
@@ -56,12 +57,15 @@ class ClassOptions:
 def load_tasks(path: Path, split: str, options: ClassOptions | None = None) -> dict[str, LabelledImages]:
     """Read the classification tasks of a path, by name.
 
-    A table, a directory with SPLIT.tar or SPLIT/*.tar (see `load_labelled`), or one with a directory for each class, in
-    PATH/SPLIT or in PATH itself. Raises DataError for anything else.
+    A table, a directory with SPLIT.tar or SPLIT/*.tar (see `load_labelled`, and `webdataset` for those with numbers of
+    classes), or one with a directory for each class, in PATH/SPLIT or in PATH itself. Raises DataError for anything
+    else.
     """
     options = options or ClassOptions()
     if path.suffix.lower() in TABLE_SUFFIXES:
         tasks = [_read_table(path, split, options)]
+    elif has_members(path, split, CLASS):
+        tasks = [load_numbered(path, split)]
     elif _has_shards(path, split):
         tasks = list(load_labelled(path, split, options.held_out).values())
     else:
@@ -72,7 +76,8 @@ def load_tasks(path: Path, split: str, options: ClassOptions | None = None) -> d
 def has_labels(path: Path, split: str) -> bool:
     """Return whether `load_tasks` will find this split there rather than another of the path's."""
     alone = path.suffix.lower() in TABLE_SUFFIXES or not any((path / name).is_dir() for name in SPLITS)
-    return alone or _has_shards(path, split) or any(each.is_dir() for each in (path / split).glob("*"))
+    shards = bool(find_tars(path, split)) or _has_shards(path, split)
+    return alone or shards or any(each.is_dir() for each in (path / split).glob("*"))
 
 
 def _has_shards(path: Path, split: str) -> bool:
@@ -134,7 +139,7 @@ def rows_of_split(rows: Iterable[Mapping[str, Any]], split: str, path: Path) -> 
     selected = [(number, row) for number, row in numbered if str(row.get("split")) in names]
     if not selected:
         splits = ", ".join(sorted({str(row.get("split")) for _, row in numbered}))
-        raise DataError(f"{path}: no row is of the split {split!r}; there are: {splits}")
+        raise DataError(f"{path}: no row is of the split {split!r}; there are: {escape_name(splits)}")
     return selected
 
 
@@ -167,11 +172,13 @@ def _with_options(task: LabelledImages, options: ClassOptions) -> LabelledImages
         accepted = {each: ids for each, ids in counterparts.items() if ids} if options.onto else {}
     lower = options.mapping is not None and not options.onto
     occurring = {each for ids in accepted.values() for each in ids} if accepted else set(task.labels)
-    choices = tuple(each for each in target.ids if options.every_class or each in occurring)
+    every_class = options.every_class or (bool(task.choices) and target is own and not options.classes)
+    choices = tuple(each for each in target.ids if every_class or each in occurring)
     names = {each: target.name(each).lower() if lower else target.name(each) for each in choices}
     return replace(task, choices=choices, names=names, accepted=accepted, trim=options.trim)
 
 
 def _plain_classes(task: LabelledImages) -> ClassNames:
-    """Return labels as their own names, with spaces for underscores."""
-    return ClassNames(task.classes, tuple(label.replace("_", " ") for label in task.classes), task.name)
+    """Return the dataset's own names or, without any, the labels themselves; with spaces for underscores."""
+    names = tuple(task.names.get(label, label).replace("_", " ") for label in task.classes)
+    return ClassNames(task.classes, names, task.name)

@@ -47,6 +47,7 @@ from perception_encoder.files import holding, replacing, write_json, writing
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 from perception_encoder.records import from_fields
+from perception_encoder.vectors import load_array
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class _Progress:
     seen: int = 0
     """The number of items, those that cannot be decoded included."""
     prefix: int = 0
-    grid: list[int] = field(default_factory=list)
+    grid: tuple[int, int] = (1, 1)
     width: int = 0
     failures: list[tuple[int, str, str]] = field(default_factory=list)
     """Index, name and reason of each item that cannot be decoded."""
@@ -108,12 +109,11 @@ class CachedFeatures:
 
     def read(self, layer: int) -> LayerFeatures:
         """Return the features of a layer."""
-        h, w = self.progress.grid or (1, 1)
         return LayerFeatures(
             layer=layer,
             tokens=self.arrays[array_name(layer)] if self.arrays else np.empty((0, 1, 1), np.float32),
             prefix=self.progress.prefix,
-            grid=(h, w),
+            grid=self.progress.grid,
             rows=self.rows,
             failures=self.failures,
         )
@@ -248,7 +248,7 @@ class _Pass:
         shapes = {name: (len(self.inputs.keys), *values.shape[1:]) for name, values in encoded.arrays.items()}
         if not self.shapes:
             self.shapes, width = shapes, next(iter(shapes.values()))[-1]
-            self.progress.prefix, self.progress.grid, self.progress.width = encoded.prefix, list(encoded.grid), width
+            self.progress.prefix, self.progress.grid, self.progress.width = encoded.prefix, encoded.grid, width
             self.arrays = self.open_files(self.directory) if self.directory else self.open_temporary()
         if shapes != self.shapes:
             raise DataError(f"{self.inputs.name} mixes images and videos; give datasets of one kind")
@@ -342,8 +342,8 @@ def _missing(directory: Path, names: Iterable[str]) -> list[str]:
 
 def _open(path: Path, mode: Literal["r", "r+"]) -> np.memmap:
     try:
-        return cast(np.memmap, np.load(path, mmap_mode=mode))
-    except (OSError, ValueError, EOFError) as error:
+        return cast(np.memmap, load_array(path, mode))
+    except (OSError, ValueError) as error:
         reason = one_line(error)
         raise DataError(f"{path} is missing or damaged ({reason}); delete its directory to encode again") from None
 

@@ -18,7 +18,13 @@ from perception_encoder.inference.embedder import Embedder, Feature
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.media import Kind, Value
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests, guess_kind
-from perception_encoder.inference.sentence_interface import SentenceInterface, as_list, check_unsupported, truncate
+from perception_encoder.inference.sentence_interface import (
+    SentenceInterface,
+    as_list,
+    check_unsupported,
+    of_modality,
+    truncate,
+)
 from perception_encoder.models.checkpoints.weight_hashes import CachedHash
 from perception_encoder.models.checkpoints.weights import TowerChoice, find_weights, load_model
 from perception_encoder.models.precision import choose_device, fast_dtype
@@ -101,8 +107,8 @@ class Encoder(Embedder, SentenceInterface):
 
         Paths, strings of existing paths, URLs, bytes, open binary files, PIL images and uint8 arrays (H, W), (H, W, 3)
         and (F, H, W, 3) are media. Any other string is a text, except that one with a media suffix and no such file is
-        an error; `encode_texts` takes every string as a text. `inputs` may be a list, an array of strings or a pandas
-        Series; a single input outside a list gives (D,).
+        an error; `encode_texts` takes every string as a text, and {"text": …}, {"image": …} or {"video": …} says what
+        it is. `inputs` may be a list, an array of strings or a pandas Series; a single input outside a list gives (D,).
 
         `normalize`, `layer`, `pool` and `frames` are those of `feature`; pool "tokens" gives (n, N, D), of videos
         (n, F, N, D). `batch_size`: images or texts computed at once, by default what fits the cache.
@@ -199,7 +205,8 @@ class Encoder(Embedder, SentenceInterface):
         progress: Callable[[int], object] | None,
     ) -> np.ndarray:
         values, single = as_list(inputs)
-        requests = [self._request(index, value, kind) for index, value in enumerate(values)]
+        pairs = [of_modality(value) for value in values]
+        requests = [self._request(index, value, kind or own) for index, (value, own) in enumerate(pairs)]
         # texts of like lengths side by side need little padding
         requests.sort(key=lambda request: len(str(values[request.key])) if request.likely == "text" else 0)
         rows: dict[int, np.ndarray] = {}

@@ -25,7 +25,7 @@ from perception_encoder.files import remove
 from perception_encoder.formats.lance import connect, without_panics
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
-from perception_encoder.vectors import unit_rows
+from perception_encoder.vectors import load_array, unit_rows
 
 METADATA = "perception_encoder"
 _GROUP_BYTES = 64 << 20
@@ -219,7 +219,7 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
         settings = json.loads((rows.schema.metadata or {}).get(METADATA.encode(), b"{}"))
         if not isinstance(settings, dict):
             raise ValueError("its settings are not a JSON object")
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
         raise OutputError(f"{path} cannot be read: {one_line(error)}") from error
     if isinstance(vectors, pa.ChunkedArray):
         if not pa.types.is_fixed_size_list(vectors.type):
@@ -235,7 +235,7 @@ def _read_directory(directory: Path) -> tuple[pa.Table, np.ndarray]:
     def number(part: Path) -> int:
         return int(part.stem.rpartition("_")[2])
 
-    arrays = [np.load(part) for part in sorted((directory / "img_emb").glob("*.npy"), key=number)]
+    arrays = [load_array(part) for part in sorted((directory / "img_emb").glob("*.npy"), key=number)]
     tables = [pq.read_table(part) for part in sorted((directory / "metadata").glob("*.parquet"), key=number)]
     rows, vectors = pa.concat_tables(tables), np.concatenate(arrays).astype(np.float32)
     if len(rows) != len(vectors):

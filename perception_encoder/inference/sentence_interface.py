@@ -5,9 +5,9 @@ Functions of that library which take a model, such as `paraphrase_mining` and it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.media import Kind
 from perception_encoder.vectors import unit_rows
 
 Vectors = np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]
 
-_SINGLE = (str, bytes, Path, Image.Image, np.ndarray)
+_SINGLE = (str, bytes, Path, Image.Image, np.ndarray, Mapping)
 
 
 class _NoModelCard:
@@ -62,6 +63,19 @@ def as_list(inputs: object) -> tuple[list[object], bool]:
     if isinstance(inputs, _SINGLE) or hasattr(inputs, "read") or not isinstance(inputs, Iterable):
         return [inputs], True
     return list(cast(Iterable[object], inputs)), False
+
+
+def of_modality(value: object) -> tuple[object, Kind | None]:
+    """An input and its kind, if it is one of sentence-transformers' dicts: {"image": …}, {"video": …}, {"text": …}.
+
+    Raises ConfigError for a dict of several modalities, which have no joint embedding, and for other keys.
+    """
+    if not isinstance(value, Mapping):
+        return value, None
+    if len(value) != 1 or not value.keys() <= {*get_args(Kind)}:
+        raise ConfigError(f"an input has the keys {list(value)}; a dict must have one of {', '.join(get_args(Kind))}")
+    ((kind, content),) = value.items()
+    return content, kind
 
 
 def truncate(rows: np.ndarray, length: int, normalize: bool) -> np.ndarray:

@@ -8,7 +8,7 @@ gets the positions of its own grid, and sees none of the padding.
 from __future__ import annotations
 
 import dataclasses
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,6 +37,8 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(width) if config.final_norm else nn.Identity()
         self.attn_pool = AttentionPooling(width) if config.attention_pool else None
         self.proj = nn.Parameter(torch.empty(width, config.output_dim)) if config.output_dim else None
+        self.head: nn.Linear | None = None  # of `reset_classifier`
+        self.global_pool = "map" if config.attention_pool else "token" if config.output_dim else "avg"
 
     @property
     def embed_dim(self) -> int:
@@ -47,6 +49,30 @@ class VisionTransformer(nn.Module):
     def num_features(self) -> int:
         """Width of a token and of a pooled vector before its projection, D (timm's name)."""
         return self.config.width
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the output, of the projection or of a new classifier; 0 without either (timm's name)."""
+        return self.head.out_features if self.head is not None else self.config.output_dim or 0
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """How the tower was trained, as timm has it: its transforms are then the published preprocessing."""
+        size = self.config.image_size
+        return {
+            "architecture": self.name,
+            "input_size": (3, size, size),
+            "fixed_input_size": False,
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "num_classes": self.config.output_dim or 0,
+            "pool_size": None,
+            "first_conv": "conv1",
+            "classifier": "proj",
+        }
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -157,9 +183,21 @@ class VisionTransformer(nn.Module):
         """Normed tokens (B, N, D) → projected embedding (B, output_dim); the tokens themselves without pooling."""
         if self.attn_pool is not None:
             pooled = self.attn_pool(tokens, self.token_mask(padding_mask))
+        elif self.proj is None and self.head is None:
+            return tokens
         else:
-            pooled = tokens if self.proj is None else tokens[:, 0]
-        return pooled @ self.proj if project and self.proj is not None else pooled
+            pooled = tokens[:, 0] if self.global_pool == "token" else self._mean(tokens, padding_mask)
+        if not project:
+            return pooled
+        return self.head(pooled) if self.head is not None else pooled if self.proj is None else pooled @ self.proj
+
+    def _mean(self, tokens: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """The mean of the patches that are not padding (B, D)."""
+        patches = tokens[:, self.num_prefix_tokens :]
+        if padding_mask is None:
+            return patches.mean(dim=1)
+        seen = padding_mask.flatten(1)[..., None].to(patches.dtype)
+        return (patches * seen).sum(dim=1) / seen.sum(dim=1)
 
     def forward_head(self, x: Float[Tensor, "B N D"], pre_logits: bool = False) -> Float[Tensor, "B ..."]:
         """What `forward` makes of `forward_features`, by timm's name: pooling and projection, to (B, output_dim).
@@ -235,7 +273,7 @@ class VisionTransformer(nn.Module):
         """
         (index,) = self.layer_indices([layer])
         del self.transformer.resblocks[index + 1 :]
-        self.ln_post, self.attn_pool, self.proj = nn.Identity(), None, None
+        self.ln_post, self.attn_pool, self.proj, self.head, self.global_pool = nn.Identity(), None, None, None, "avg"
         self.config = dataclasses.replace(
             self.config, depth=index + 1, attention_pool=False, final_norm=False, output_dim=None
         )
@@ -274,6 +312,50 @@ class VisionTransformer(nn.Module):
         if patch_size not in (None, self.config.patch_size):
             raise ConfigError(f"patch_size is {patch_size}; it cannot change from {self.config.patch_size}")
         self.set_image_size(height)
+
+    def reset_classifier(
+        self, num_classes: int, global_pool: str | None = None, generator: torch.Generator | None = None
+    ) -> None:
+        """Put a new linear classifier of pooled features in place of the projection, as timm does; none for 0.
+
+        `global_pool`: "map" (attention pooling, which a tower has or not), "avg" (of the patches) or "token" (the class
+        token); by default as before. Without a classifier, a tower without attention pooling gives its tokens. The
+        weights are drawn from `generator`, by default of seed 0. Published layouts have no place for a classifier: save
+        `state_dict()`. Raises ConfigError for a pooling that the tower lacks.
+        """
+        pool = self.global_pool if global_pool is None else global_pool
+        able = {"map": self.attn_pool is not None, "avg": True, "token": self.config.class_token}
+        if num_classes < 0 or not able.get(pool, False):
+            allowed = ", ".join(name for name, has in able.items() if has)
+            raise ConfigError(f"{num_classes} classes by {pool!r}: {self.name} has 0 or more, by {allowed}")
+        if pool != "map":
+            self.attn_pool = None
+        self.global_pool, self.proj, self.head = pool, None, None
+        self.config = dataclasses.replace(self.config, attention_pool=self.attn_pool is not None, output_dim=None)
+        if num_classes:
+            weight = self.conv1.weight
+            head = nn.Linear(self.config.width, num_classes, device=weight.device, dtype=weight.dtype)
+            drawn = torch.randn(head.weight.shape, generator=generator or torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                head.weight.copy_(0.01 * drawn)
+                nn.init.zeros_(head.bias)
+            self.head = head.train(self.training)
+
+    def get_classifier(self) -> nn.Linear | None:
+        """The classifier of `reset_classifier`; None before (timm's name)."""
+        return self.head
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are trained without weight decay, beside biases and norms (timm's name)."""
+        names = {"positional_embedding"}
+        return names | {"class_embedding"} if self.config.class_token else names
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of the parameters of each layer, for decay of the rate by layer (timm's name)."""
+        return {
+            "stem": r"^class_embedding|^positional_embedding|^conv1|^ln_pre",
+            "blocks": [(r"^transformer\.resblocks\.(\d+)", None), (r"^ln_post", (99999,))],
+        }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""

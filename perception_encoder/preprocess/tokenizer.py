@@ -20,7 +20,7 @@ import ftfy
 import tokenizers
 import torch
 from jaxtyping import Int
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
 from perception_encoder.errors import InputError, ModelError
@@ -124,6 +124,25 @@ def _backend() -> tokenizers.Tokenizer:
     )
     backend.decoder = decoders.ByteLevel()
     return backend
+
+
+def portable_tokenizer(context_length: int) -> tokenizers.Tokenizer:
+    """A tokenizer of the library `tokenizers` that gives whole rows of ids, for use without this package.
+
+    Its cleaning is lower case and whitespace; what ftfy repairs, and HTML entities, need `clean` first.
+    """
+    own = tokenizers.Tokenizer.from_str(_backend().to_str())
+    start, end = "<start_of_text>", "<end_of_text>"
+    own.add_special_tokens([tokenizers.AddedToken(each, special=True, normalized=False) for each in (start, end)])
+    own.normalizer = normalizers.Sequence(
+        [normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Lowercase()]
+    )
+    own.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", pair=f"{start} $A $B {end}", special_tokens=[(start, START), (end, END)]
+    )
+    own.enable_truncation(context_length)
+    own.enable_padding(length=context_length, pad_id=0, pad_token="!")
+    return own
 
 
 def _byte_symbols() -> list[str]:

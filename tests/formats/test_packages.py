@@ -11,6 +11,8 @@ import pytest
 from perception_encoder.errors import DataError
 from perception_encoder.formats.packages import fetch_debian, fetch_npm, fetch_pypi
 
+pytestmark = pytest.mark.security
+
 
 @pytest.mark.parametrize(("fetch", "client"), [(fetch_npm, "npm"), (fetch_debian, "apt-get")])
 def test_a_missing_client_is_named(fetch, client: str, tmp_path: Path, monkeypatch) -> None:

@@ -15,6 +15,8 @@ from perception_encoder.formats.shards import read_members
 from perception_encoder.formats.tars import read_entry, walk_tar
 from tests.data.tars import write_tar
 
+pytestmark = pytest.mark.security
+
 MEMBERS = {"a.jpg": b"first" * 200, "s/b.json": b"{}", "c.png": b"", "d.jpg": b"last"}
 
 

@@ -17,6 +17,8 @@ from perception_encoder.inference.fetch import FetchLimits, fetch
 from tests.inference.test_fetch import LOCAL, body, redirect
 from tests.web import serving
 
+pytestmark = pytest.mark.security
+
 INSIDE = """
     127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 240.0.0.1 255.255.255.255
     ::1 :: fe80::1%eth0 fc00::1 ff02::1 ::ffff:127.0.0.1 64:ff9b::a00:1 2002:7f00:1:: 2001:db8::1

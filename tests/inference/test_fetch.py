@@ -13,6 +13,8 @@ from perception_encoder.errors import InputError, MediaNotFoundError, MediaTooLa
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from tests.web import Answer, serving
 
+pytestmark = pytest.mark.security
+
 LOCAL = FetchLimits(allow_private=True, seconds=20)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from sentence_transformers import SimilarityFunction, util
 from sentence_transformers.sentence_transformer.evaluation import (
@@ -171,3 +172,19 @@ def test_errors_of_strings_taken_for_files_name_encode_texts(
     with pytest.raises(MediaNotFoundError) as failure:
         encoder.encode([Path("gone.jpg")])
     assert "encode_texts" not in str(failure.value)
+
+
+# ---- dicts
+
+
+def test_a_dict_says_what_an_input_is(encoder: Encoder, image_files: list[Path], tmp_path: Path) -> None:
+    image = image_files[0]
+    with Image.open(image) as opened:
+        mixed = encoder.encode([{"image": str(image)}, {"text": "a.jpg"}, {"image": opened.copy()}, "a dog"])
+    (expected,) = encoder.encode_images([image])
+    np.testing.assert_allclose(mixed[[0, 2]], [expected] * 2, **CLOSE)
+    np.testing.assert_allclose(mixed[[1, 3]], encoder.encode_texts(["a.jpg", "a dog"]), **CLOSE)
+    assert encoder.encode({"text": "a dog"}).shape == (encoder.dimension,)
+    for wrong in ({"text": "a", "image": image}, {"audio": "a.wav"}, {}):
+        with pytest.raises(ConfigError, match=r"a dict must have one of image, video, text"):
+            encoder.encode([wrong])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from perception_encoder.errors import ConfigError
-from perception_encoder.models.checkpoints.layouts import from_published, to_published
+from perception_encoder import image_transform
+from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.models.checkpoints.layouts import _timm_rows, from_published, to_published
 from perception_encoder.models.checkpoints.weights import from_state_dict, published_state_dict
 from perception_encoder.models.registry import MODELS, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -189,3 +193,86 @@ def test_forward_intermediates_without_final_norm_or_class_token(name: str) -> N
         mine, reference = (model.forward_intermediates(x, [-1], norm=norm) for model in (ours, theirs))
         assert relative_error(mine[0], reference[0]) < VALUES
         assert relative_error(mine[1][0], reference[1][0]) < VALUES
+
+
+@pytest.mark.parametrize("name", ["PE-Core-T16-384", "PE-Core-G14-448", "PE-Lang-L14-448", "PE-Spatial-S16-512"])
+def test_the_data_config_is_the_published_preprocessing(name: str) -> None:
+    """timm's own entries crop and scale bicubically; sizes, mean and deviation are the same."""
+    entry = find_model(name)
+    with torch.device("meta"):
+        ours, theirs = VisionTransformer(entry.vision, name), timm.create_model(entry.timm, depth=1)
+    mine, reference = (timm.data.resolve_model_data_config(model) for model in (ours, theirs))
+    assert mine | {"interpolation": "bicubic", "crop_mode": "center"} == reference
+    assert ours.num_classes == theirs.num_classes
+    image = Image.effect_noise((300, 200), 90).convert("RGB")
+    expected = image_transform(ours)(image)
+    torch.testing.assert_close(timm.data.create_transform(**mine)(image), expected, atol=0.02, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "pool"),
+    [
+        ("PE-Core-T16-384", None),
+        ("PE-Core-T16-384", "avg"),
+        ("PE-Core-T16-384", "token"),
+        ("PE-Core-T16-384", "map"),
+        ("PE-Spatial-T16-512", None),
+        ("PE-Spatial-T16-512", "token"),
+    ],
+)
+def test_a_new_classifier_gives_timms_logits(name: str, pool: str | None) -> None:
+    ours, theirs = timm_pair(name, depth=1)
+    x = torch.nn.functional.interpolate(native_image(name), ours.config.image_size)
+    for model in (ours, theirs):
+        model.reset_classifier(7, pool)
+        assert model.num_classes == 7 and model.get_classifier().out_features == 7
+    theirs.head.load_state_dict(ours.head.state_dict())
+    assert relative_error(ours(x), theirs(x)) < VALUES
+    tokens = ours.forward_features(x)
+    assert relative_error(ours.forward_head(tokens, True), theirs.forward_head(tokens, True)) < VALUES
+    with pytest.raises(CheckpointError, match="has a new classifier"):
+        published_state_dict(ours)
+    for model in (ours, theirs):
+        model.reset_classifier(0)
+    assert ours.num_classes == theirs.num_classes == 0
+    if ours.attn_pool is not None:
+        assert relative_error(ours(x), theirs(x)) < VALUES
+    else:
+        assert torch.equal(ours(x), tokens)  # as towers without pooling do; timm pools
+
+
+def test_poolings_that_a_tower_lacks() -> None:
+    ours, _ = timm_pair("PE-Spatial-T16-512", depth=1)
+    for classes, pool in ((3, "map"), (3, "max"), (-1, None)):
+        with pytest.raises(ConfigError, match="by avg, token"):
+            ours.reset_classifier(classes, pool)
+    padding = torch.zeros(1, 32, 32, dtype=torch.bool)
+    padding[:, :16, :16] = True
+    ours.reset_classifier(3)
+    small = native_image("PE-Spatial-T16-512")[:, :, :256, :256]
+    canvas = torch.zeros(1, 3, 512, 512)
+    canvas[:, :, :256, :256] = small
+    torch.testing.assert_close(ours(canvas, padding), ours(small), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["PE-Core-T16-384", "PE-Core-S16-384", "PE-Lang-L14-448", "PE-Core-G14-448"])
+def test_parameter_groups_are_timms(name: str) -> None:
+    """timm's factory makes groups of both; each parameter has the same weight decay and the same rate."""
+    entry = find_model(name)
+    config = replace(entry.vision, depth=3)
+    with torch.device("meta"):
+        ours, theirs = VisionTransformer(config, name), timm.create_model(entry.timm, depth=3)
+
+    def settings(model: nn.Module) -> dict[str, tuple[float, float]]:
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups = param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.7, verbose=False)
+        return {names[id(p)]: (group["weight_decay"], group["lr_scale"]) for group in groups for p in group["params"]}
+
+    mine, reference = settings(ours), settings(theirs)
+    assert len({scale for _, scale in mine.values()}) == (5 if entry.vision.pools else 4)
+    row_of = {row.published: row.other for row in _timm_rows(config)}
+    assert mine.keys() == row_of.keys()
+    for name, value in mine.items():
+        there = [reference[other] for other in row_of[name] if not (name == "proj" and other == "head.bias")]
+        assert there == [value] * len(there), name

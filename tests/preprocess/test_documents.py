@@ -15,6 +15,8 @@ from perception_encoder.preprocess.documents import PAGES, is_pdf, open_pdf_page
 from perception_encoder.preprocess.tiling import tile_grid
 from tests.pdfs import pdf, pdf_of_image
 
+pytestmark = pytest.mark.security
+
 A4 = (595, 842)
 
 

@@ -41,6 +41,8 @@ from perception_encoder.preprocess.image import (
 )
 from perception_encoder.preprocess.media_types import is_heif
 
+pytestmark = pytest.mark.security
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "preprocess.npz"
 
 

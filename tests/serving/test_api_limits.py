@@ -25,6 +25,8 @@ from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig, parse_request
 from tests.serving.servers import data_uri, record_model_threads, served
 
+pytestmark = pytest.mark.security
+
 
 @contextmanager
 def silent_server() -> Iterator[str]:

@@ -13,6 +13,8 @@ from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
 from tests.serving.servers import served
 
+pytestmark = pytest.mark.security
+
 
 def test_a_slow_client_is_sent_away(address: str) -> None:
     host, port = address.removeprefix("http://").split(":")

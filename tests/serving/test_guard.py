@@ -18,6 +18,8 @@ from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.guard import HOSTS, guard
 from tests.search.indexes import make_library
 
+pytestmark = pytest.mark.security
+
 KEY, LAN = "ключ & söme=key", "192.168.1.5"
 HTML = {"Accept": "text/html,*/*"}
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.serving.inputs import count_tokens
+
+pytestmark = pytest.mark.security
 
 
 def test_texts_count_their_tokens_and_media_their_patches(encoder: Encoder) -> None:

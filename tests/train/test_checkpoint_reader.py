@@ -18,6 +18,8 @@ from perception_encoder.train.checkpoint import RunState, find_checkpoints, resu
 from perception_encoder.train.checkpoint_reader import CheckpointReader
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 
+pytestmark = pytest.mark.security
+
 
 def model_and_optimizer(name: str = "lamb") -> tuple[nn.Module, torch.optim.Optimizer]:
     model = nn.Linear(4, 3)

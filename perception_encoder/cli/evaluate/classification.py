@@ -30,12 +30,13 @@ def classification(
 
     Also the mean class accuracy. Both transforms are evaluated; the paper reports the better one. The embedding of a
     video is the mean over its frames. Labels are names of directories, WordNet ids or numbers, in Kinetics' CSV or in
-    any table; see docs/evaluation.md for each dataset. Status 1: some items could not be decoded; they are listed and
-    left out of every result.
+    any table; WebDataset tars have numbers (KEY.cls) and classnames.txt. See docs/evaluation.md for each dataset.
+    Status 1: some items could not be decoded; they are listed and left out of every result.
 
     Examples:
 
         pe eval classification PE-Core-L14-336 --data imagenet --split val --classes imagenet -o in1k.json
+        pe eval classification PE-Core-L14-336 --data wds_cifar10 --prompts templates.txt
         pe eval classification PE-Core-L14-336 --data k400_val.csv --media k400 --split val --prompts kinetics
         pe eval classification builtin --data photos --prompts photo
     """

@@ -8,10 +8,12 @@ from typing import Annotated
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import Frames
 
+CAPTIONS = "Captions: JSON (COCO, Karpathy, MSR-VTT), a table, or tars with KEY.txt."
+
 
 def retrieval(
     model: options.TwoTowers,
-    data: Annotated[Path, options.data_option("Captions: JSON (COCO, Karpathy, MSR-VTT) or a table.", "FILE")],
+    data: Annotated[Path, options.data_option(CAPTIONS)],
     media: options.Media = None,
     split: options.Split = "test",
     transform: options.Transforms = "squash,crop",
@@ -27,6 +29,7 @@ def retrieval(
 
         pe eval retrieval PE-Core-L14-336 --data captions_val2017.json --media val2017 -o coco.json
         pe eval retrieval PE-Core-L14-336 --data dataset_coco.json --media coco
+        pe eval retrieval PE-Core-L14-336 --data wds_flickr8k
         pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
     """
     from perception_encoder.datasets.captioned import load_captions

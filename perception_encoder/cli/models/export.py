@@ -36,7 +36,7 @@ def export() -> None:
 @app.command()
 def onnx(
     model: options.OwnModel,
-    out: Annotated[Path, options.out_option("New directory for image.onnx and text.onnx.", "OUT"), BY_POSITION],
+    out: Annotated[Path, options.out_option("New directory for the ONNX files.", "OUT"), BY_POSITION],
     size: Annotated[str | None, option("Image size in pixels [default: the model's].", "HxW")] = None,
 ) -> None:
     """Write a model as ONNX files.
@@ -46,6 +46,9 @@ def onnx(
     tokens (B, N, D). If onnxruntime is installed, each file is run and compared with torch; the largest difference is
     printed, and the files are deleted if it exceeds 0.001 of the largest value. Needs the extra `onnx`.
 
+    preprocessor_config.json and tokenizer.json are for programs without this package: transformers' AutoImageProcessor
+    and tokenizers' Tokenizer.from_file read them.
+
     Examples:
 
         pe export onnx builtin builtin-onnx
@@ -53,12 +56,17 @@ def onnx(
         pe export onnx PE-Spatial-B16-512.pt spatial-onnx
     """
     from perception_encoder.models.checkpoints.weights import load_model
+    from perception_encoder.models.clip import CLIP
     from perception_encoder.models.export import export_onnx, parse_size
+    from perception_encoder.preprocess.portable import write_preprocessing
 
     with output.error_console.status(f"Reading {model}"):
         network = load_model(model)
     with output.error_console.status(f"Writing ONNX files of {network.name}"):
         differences = export_onnx(network, out, parse_size(size) if size else None)
+    visual, text = (network.visual, network.text) if isinstance(network, CLIP) else (network, None)
+    side = visual.config.image_size
+    write_preprocessing(out, parse_size(size) if size else (side, side), text.config.context_length if text else None)
     for tower, difference in differences.items():
         checked = "not compared: onnxruntime is not installed" if difference is None else f"{difference:.1e} from torch"
         output.print_line(f"{out / tower}.onnx: {network.name}, {checked}")

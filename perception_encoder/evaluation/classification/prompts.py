@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
 from perception_encoder.data.captions import PHOTO_TEMPLATES
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.layer_features import check_finite
+from perception_encoder.formats.entries import read_lines
 from perception_encoder.models.protocols import ImageTextEncoder
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows
@@ -48,10 +51,18 @@ captions use, all about plain photographs."""
 
 
 def find_templates(name: str) -> tuple[str, ...]:
-    """Return the templates of a name; `ConfigError` lists the names."""
-    if name not in PROMPTS:
-        raise ConfigError(f"unknown prompts {name!r}; choose from {', '.join(PROMPTS)}")
-    return PROMPTS[name]
+    """Return the templates of a name, or the lines of a file, with {} or {c} for the class; ConfigError otherwise."""
+    if name in PROMPTS:
+        return PROMPTS[name]
+    if not os.path.isfile(name):
+        raise ConfigError(f"unknown prompts {name!r}; choose from {', '.join(PROMPTS)}, or give a file of templates")
+    try:
+        lines = [line.strip().replace("{c}", "{}") for line in read_lines(Path(name)) if line.strip()]
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    if not lines or any(line.count("{}") != 1 for line in lines):
+        raise ConfigError(f"{name} must hold a template a line, each with one {{}} or {{c}} for the class")
+    return tuple(lines)
 
 
 def prompted_name(label: str, prompts: str) -> str:

@@ -93,30 +93,22 @@ embeddings = AutoModelForImageClassification.from_pretrained("PATH")(pixels).log
 
 def timm_config(model: Model) -> dict[str, Any]:
     """timm's `config.json` for a model's vision tower: every size of it, and the preprocessing."""
-    config = model.visual.config if isinstance(model, CLIP) else model.config
+    tower = model.visual if isinstance(model, CLIP) else model
+    config = tower.config
     outputs = config.output_dim or 0
     return {
         "architecture": find_model(model.name).timm or MODELS[_CARRIER].timm,
         "num_classes": outputs,
         "num_features": config.width,
-        "global_pool": _timm_pool(config),
-        "model_args": _timm_arguments(config),
+        "global_pool": tower.global_pool,
+        "model_args": {**_timm_arguments(config), "global_pool": tower.global_pool},
         "pretrained_cfg": {
-            "input_size": [3, config.image_size, config.image_size],
+            **{name: value for name, value in tower.pretrained_cfg.items() if name != "architecture"},
             "fixed_input_size": True,
-            "num_classes": outputs,
-            "pool_size": None,
-            "crop_pct": 1.0,
-            "crop_mode": "squash",
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            **_PIXELS,
         },
     }
-
-
-def _timm_pool(config: VisionConfig) -> str:
-    return "map" if config.attention_pool else "token" if config.output_dim else "avg"
 
 
 def _timm_arguments(config: VisionConfig) -> dict[str, Any]:
@@ -128,7 +120,6 @@ def _timm_arguments(config: VisionConfig) -> dict[str, Any]:
         "num_heads": config.heads,
         "mlp_ratio": config.mlp_width / config.width,
         "class_token": config.class_token,
-        "global_pool": _timm_pool(config),
         "use_post_transformer_norm": config.final_norm,
         "use_fc_norm": False,
         "init_values": config.layer_scale,

@@ -140,7 +140,9 @@ def build(entry: ModelEntry, vision_only: bool = False) -> Model:
 
 
 def published_state_dict(model: Model) -> StateDict:
-    """The model's weights under the published names."""
+    """The model's weights under the published names; CheckpointError for a tower with a classifier of its own."""
+    if (model.visual if isinstance(model, CLIP) else model).head is not None:
+        raise CheckpointError(f"{model.name} has a new classifier, for which no layout has a place; save state_dict()")
     return {_published_name(name, model): tensor for name, tensor in model.state_dict().items()}
 
 

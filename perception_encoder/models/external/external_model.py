@@ -84,11 +84,12 @@ class ExternalModel(ABC):
 class ExternalEncoder(ABC):
     """Embeddings of images and, if the model has a text tower, of texts, on a CUDA GPU if there is one."""
 
-    def __init__(self, name: str, model: Any, transform: Callable[[Image.Image], Tensor]) -> None:
-        """`transform`: the library's, an RGB image to pixels (3, H, W); CheckpointError if it fails on any image."""
-        self.name, self.transform, self.device = name, transform, choose_device()
+    def __init__(self, name: str, model: Any, make_transform: Callable[[], Callable[[Image.Image], Tensor]]) -> None:
+        """`make_transform` gives the library's, an RGB image to pixels (3, H, W); CheckpointError if that fails."""
+        self.name, self.device = name, choose_device()
         try:
-            if transform(Image.new("RGB", (8, 8))).ndim != 3:
+            self.transform = make_transform()
+            if self.transform(Image.new("RGB", (8, 8))).ndim != 3:
                 raise ValueError("it gives no pixels")
         except Exception as error:  # what a damaged configuration makes a library raise is open-ended
             reason = one_line(error, first=True)

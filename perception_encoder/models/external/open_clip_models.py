@@ -45,8 +45,12 @@ class OpenClipEncoder(ExternalEncoder):
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         resize_mode = "squash" if mode == "squash" else "shortest"
-        config = replace(PreprocessCfg(**model.visual.preprocess_cfg), resize_mode=resize_mode)
-        super().__init__(name, model, image_transform_v2(config, is_train=False))
+
+        def make_transform() -> Any:
+            config = replace(PreprocessCfg(**model.visual.preprocess_cfg), resize_mode=resize_mode)
+            return image_transform_v2(config, is_train=False)
+
+        super().__init__(name, model, make_transform)
         self.tokenize = tokenize
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:

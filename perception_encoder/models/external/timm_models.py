@@ -70,7 +70,7 @@ class TimmEncoder(ExternalEncoder):
         from timm.data import create_transform, resolve_model_data_config
 
         squash = {"crop_mode": "squash", "crop_pct": 1.0} if mode == "squash" else {}
-        super().__init__(name, model, create_transform(**{**resolve_model_data_config(model), **squash}))
+        super().__init__(name, model, lambda: create_transform(**{**resolve_model_data_config(model), **squash}))
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         return self.model(pixels)

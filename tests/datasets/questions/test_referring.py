@@ -14,6 +14,8 @@ from perception_encoder.errors import DataError
 from tests.datasets.questions import layouts
 from tests.datasets.questions.layouts import write_json, write_table
 
+pytestmark = pytest.mark.security
+
 
 @pytest.mark.parametrize(
     ("name", "dump"),

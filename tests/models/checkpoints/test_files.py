@@ -17,6 +17,8 @@ import torch
 from perception_encoder.errors import CheckpointError, ConfigError, OutputError
 from perception_encoder.models.checkpoints.files import quantized_rows, read_checkpoint, write_tensors
 
+pytestmark = pytest.mark.security
+
 STATE = {"conv1.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "proj": torch.ones(3, 2).half()}
 
 

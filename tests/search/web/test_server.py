@@ -21,6 +21,8 @@ from perception_encoder.search.web.server import create_page
 from tests.search.indexes import paths
 from tests.serving.servers import record_model_threads
 
+pytestmark = pytest.mark.security
+
 Draw = Callable[[int], Image.Image]
 
 

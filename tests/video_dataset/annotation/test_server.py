@@ -120,6 +120,7 @@ def test_progress(client: TestClient, post: Post) -> None:
         ({"person": "ben"}, 409, "belongs to anna, not to ben"),
     ],
 )
+@pytest.mark.security
 def test_what_is_refused(client: TestClient, post: Post, content: dict[str, Any], status: int, message: str) -> None:
     task = post("annotate/next", "anna")["task"]
     body = {"person": "anna", "session": "anna", "id": task["id"], "caption": "x", "sequence": 1, **content}
@@ -127,6 +128,7 @@ def test_what_is_refused(client: TestClient, post: Post, content: dict[str, Any]
     assert answer.status_code == status and message in answer.json()["error"]
 
 
+@pytest.mark.security
 def test_bodies_and_actions_that_do_not_exist(client: TestClient) -> None:
     assert client.post("/api/annotate/next", content=b"[").status_code == 400
     assert client.post("/api/annotate/next", content=b"x" * (1 << 21)).status_code == 413
@@ -135,6 +137,7 @@ def test_bodies_and_actions_that_do_not_exist(client: TestClient) -> None:
         assert client.get(f"/api/{action}").status_code == 405
 
 
+@pytest.mark.security
 def test_other_pages_are_refused(client: TestClient) -> None:
     body = {"person": "anna", "session": "s"}
     foreign = client.post("/api/annotate/next", json=body, headers={"Origin": "http://evil.example"})
@@ -143,6 +146,7 @@ def test_other_pages_are_refused(client: TestClient) -> None:
     assert client.get("/video/1", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
 
 
+@pytest.mark.security
 def test_a_key_is_needed_when_there_is_one(project: AnnotationProject) -> None:
     with TestClient(create_annotation_page(project, key="secret"), base_url="http://localhost") as client:
         for address in ("/", "/video/1", "/api/progress", "/static/page.js"):

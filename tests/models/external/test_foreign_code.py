@@ -1,0 +1,141 @@
+"""Directories of other libraries' models are data: a pickle that runs code is refused, whatever the library allows.
+
+`make test-lowest` runs this with the oldest versions that pyproject.toml allows.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from perception_encoder.errors import ModelError
+from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.language_alignment.perception_lm import read_perception_lm
+from perception_encoder.language_alignment.text.decoder import load_decoder
+from perception_encoder.models.external.open_clip_models import OpenClipModel
+from perception_encoder.models.external.timm_models import TimmModel
+
+pytestmark = pytest.mark.security
+
+
+class Payload:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.mark,)
+
+
+def write_pickles(directory: Path, mark: Path, name: str) -> None:
+    """A state dict whose reader runs code, as torch saves one now, as it did before 1.6, and as a bare pickle."""
+    kind = name.rpartition(" ")[2]
+    path = directory / name.split(" ")[0]
+    state = {"head.weight": torch.zeros(2), "x": Payload(mark)}
+    if kind == "bare":
+        path.write_bytes(pickle.dumps(state))
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+
+
+def timm_directory(directory: Path) -> None:
+    config = {"architecture": "test_vit", "num_classes": 0, "pretrained_cfg": {"input_size": [3, 160, 160]}}
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+def open_clip_directory(directory: Path) -> None:
+    vision = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8}
+    text = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {}}
+    (directory / "open_clip_config.json").write_text(json.dumps(config))
+
+
+def vit_directory(directory: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    transformers.ViTConfig(**sizes, image_size=16, patch_size=8, architectures=["ViTModel"]).save_pretrained(directory)
+    transformers.ViTImageProcessor().save_pretrained(directory)
+
+
+def language_directory(directory: Path) -> None:
+    pytest.importorskip("transformers")
+    from tests.language_models import write_tiny_decoder
+
+    write_tiny_decoder(directory)
+    (directory / "model.safetensors").unlink()
+
+
+Load = Callable[[Path], object]
+LIBRARIES: dict[str, tuple[str, tuple[str, ...], Callable[[Path], None], Load]] = {
+    "timm": (
+        "timm",
+        ("pytorch_model.bin", "model.pth", "weights.pt"),
+        timm_directory,
+        lambda path: TimmModel(f"timm:local-dir:{path}", f"local-dir:{path}").model,
+    ),
+    "open_clip": (
+        "open_clip",
+        ("open_clip_pytorch_model.bin", "open_clip_model.pth"),
+        open_clip_directory,
+        lambda path: OpenClipModel(f"open_clip:local-dir:{path}", f"local-dir:{path}").model,
+    ),
+    "open_clip's file": (
+        "open_clip",
+        ("weights.pt", "weights.bin"),
+        open_clip_directory,
+        lambda path: OpenClipModel("x", f"RN50,{next(path.glob('weights.*'))}").model,
+    ),
+    "transformers": (
+        "transformers",
+        ("pytorch_model.bin",),
+        vit_directory,
+        lambda path: load_layer_encoder(f"hf:{path}", "cpu"),
+    ),
+    "language model": ("transformers", ("pytorch_model.bin",), language_directory, load_decoder),
+    "Perception-LM": (
+        "transformers",
+        ("pytorch_model.bin",),
+        language_directory,
+        lambda path: read_perception_lm(path, torch.device("cpu"), torch.float32),
+    ),
+}
+KINDS = ("zip", "old", "bare")
+CASES = [(library, f"{name} {kind}") for library, each in LIBRARIES.items() for name in each[1] for kind in KINDS]
+
+
+@pytest.mark.parametrize(("library", "file"), CASES)
+def test_a_pickle_is_not_run(library: str, file: str, tmp_path: Path) -> None:
+    module, _, write, load = LIBRARIES[library]
+    pytest.importorskip(module)
+    directory, mark = tmp_path / "model", tmp_path / "mark"
+    directory.mkdir()
+    write(directory)
+    write_pickles(directory, mark, file)
+    with pytest.raises(ModelError):
+        load(directory)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("library", ["transformers", "language model", "Perception-LM"])
+def test_code_beside_the_weights_is_not_run(library: str, tmp_path: Path) -> None:
+    """`auto_map` names classes in the directory's own Python files."""
+    module, _, write, load = LIBRARIES[library]
+    pytest.importorskip(module)
+    directory, mark = tmp_path / "model", tmp_path / "mark"
+    directory.mkdir()
+    write(directory)
+    (directory / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass A: pass\n")
+    names = {f"Auto{kind}": "evil.A" for kind in ("Config", "Model", "ModelForCausalLM", "ImageProcessor", "Tokenizer")}
+    for path in directory.glob("*config.json"):
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({**values, "model_type": "evil", "auto_map": names}))
+    with pytest.raises(ModelError):
+        load(directory)
+    assert not mark.exists()
