@@ -1,4 +1,4 @@
-"""Memory of `pe serve` under minutes of mixed load from sixteen clients: the page, and the embedding API.
+"""Memory of `pe serve` under minutes of mixed load from sixteen clients: the page, the API, and both with chat.
 
     python -m benchmarks.server_memory LABEL [--code DIR] [--seconds 200] [--out docs/results/server_memory.json]
 
@@ -39,8 +39,8 @@ from perception_encoder.search.index.update import update_index, writable_index
 
 CLIENTS, MOST_REQUESTS, IMAGES = 16, 100_000, 200
 LARGE, DAMAGED = (4000, 3000), 3000  # pixels of a phone's image; bytes that are left of a damaged one
-AIM_MIB = 1024
-SERVERS = {"page": "the page", "api": "the API"}
+AIMS_MIB = {"page": 1024, "api": 1024, "chat": 1638}
+SERVERS = {"page": "the page", "api": "the API", "chat": "both, with chat by `builtin-lang`"}
 WORDS = ("red", "mug", "dog", "on", "a", "table", "snow", "two", "people", "old", "photo", "of", "the", "sea")
 
 Ask = Callable[[random.Random, Client], int]
@@ -115,6 +115,23 @@ def api_requests(directory: Path, port: int) -> dict[str, tuple[int, Ask]]:
     }
 
 
+def chat_requests(directory: Path, port: int) -> dict[str, tuple[int, Ask]]:
+    """What is sent to a server of the page, the embedding API and a language model, with weights."""
+
+    def body(content: bytes) -> bytes:
+        uri = f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+        content_parts = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": "What is this?"}]
+        return json.dumps({"messages": [{"role": "user", "content": content_parts}], "max_tokens": 16}).encode()
+
+    chats = [body(content) for content in large_images()]
+    page, api = page_requests(directory, port), api_requests(directory, port)
+    return {
+        **{f"page: {name}": each for name, each in page.items()},
+        **{f"API: {name}": each for name, each in api.items()},
+        "chat": (20, lambda chance, client: client.ask("/v1/chat/completions", chance.choice(chats))[0]),
+    }
+
+
 def drive(requests: Mapping[str, tuple[int, Ask]], port: int, pid: int, seconds: float) -> dict[str, Any]:
     """The memory of a server in MiB over seconds, and how often it answered what."""
     until, answers, lock = time.monotonic() + seconds, Counter[str](), threading.Lock()
@@ -143,14 +160,19 @@ def drive(requests: Mapping[str, tuple[int, Ask]], port: int, pid: int, seconds:
 
 
 def measure(seconds: float, code: Path | None) -> dict[str, Any]:
-    """Both servers, one after the other, each in a process of its own."""
+    """The servers, one after the other, each in a process of its own."""
     series = {}
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         write_photographs(directory, IMAGES)
         with writable_index(directory) as (index, encoder):
             update_index(index, encoder)
-        for name, arguments, kinds in (("page", [temporary], page_requests), ("api", ["--api"], api_requests)):
+        chat = [temporary, "--api", "--ask-model", "builtin-lang", "--chat-model", "builtin-lang"]
+        for name, arguments, kinds in (
+            ("page", [temporary], page_requests),
+            ("api", ["--api"], api_requests),
+            ("chat", chat, chat_requests),
+        ):
             with serving(arguments, code) as (process, port):
                 series[name] = drive(kinds(directory, port), port, process.pid, seconds)
             print(f"{name}: {series[name]['peak']} MiB at most, {series[name]['answers']}", flush=True)
@@ -162,10 +184,14 @@ def page(result: dict[str, Any]) -> str:
     rows = []
     for label, run in result["runs"].items():
         for name, title in SERVERS.items():
+            if name not in run:  # an earlier version did not drive the chat
+                continue
             memory, requests = run[name]["memory"], sum(run[name]["answers"].values())
             first, last, peak = memory[0][1], memory[-1][1], run[name]["peak"]
-            reached = "yes" if peak <= AIM_MIB else "no"
-            rows.append(f"| {title}, {label} | {requests:,} | {first:,.0f} | {last:,.0f} | {peak:,.0f} | {reached} |")
+            aim = AIMS_MIB[name]
+            reached = "yes" if peak <= aim else "no"
+            cells = (f"{title}, {label}", f"{requests:,}", f"{first:,.0f}", f"{last:,.0f}", f"{peak:,.0f}", f"{aim:,}")
+            rows.append(f"| {' | '.join(cells)} | {reached} |")
     seconds = max(run["seconds"] for run in result["runs"].values())
     loads = ", ".join(f"{run['load']:g} {label}" for label, run in result["runs"].items())
     return "\n".join(
@@ -174,12 +200,13 @@ def page(result: dict[str, Any]) -> str:
             "",
             f"`pe serve` with the built-in model, under {seconds:g} seconds of mixed requests from {CLIENTS} clients:"
             " texts, images of 640x480, images of 12 megapixels, damaged images and wrong requests; to the page also"
-            f" lists, thumbnails and features of layers, over {IMAGES} indexed images. The clients run on the same"
+            f" lists, thumbnails and features of layers, over {IMAGES} indexed images; with chat, also questions about"
+            " images of 12 megapixels, answered with up to 16 tokens. The clients run on the same"
             f" cores: {result['machine']}. Other programs used them too (load average: {loads}), so the number of"
             f" requests does not tell the speed. Written by `{result['command']}`, once for each label.",
             "",
-            f"| | requests | MiB at first | at the end | at most | at most {AIM_MIB:,} MiB |",
-            "|---|---|---|---|---|---|",
+            "| | requests | MiB at first | at the end | maximum | aim | reached |",
+            "|---|---|---|---|---|---|---|",
             *rows,
             "",
             "![Resident memory over time, a line for each server](server_memory.svg)",
@@ -198,9 +225,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="seconds", ylabel="resident memory in MiB")
     for style, (label, run) in zip(("--", "-", ":"), result["runs"].items(), strict=False):
-        for colour, (name, title) in zip(("C0", "C1"), SERVERS.items(), strict=True):
+        for colour, (name, title) in zip(("C0", "C1", "C2"), SERVERS.items(), strict=True):
+            if name not in run:
+                continue
             axes.plot(*zip(*run[name]["memory"], strict=True), style, color=colour, label=f"{title}, {label}")
-    axes.axhline(AIM_MIB, color="grey", linewidth=0.8)
+    for aim in set(AIMS_MIB.values()):
+        axes.axhline(aim, color="grey", linewidth=0.8)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

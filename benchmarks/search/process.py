@@ -44,7 +44,7 @@ class Client:
     """One connection that stays open, like a browser's."""
 
     def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
 
     def ask(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """Status and body of an answer to GET or, with a body, POST."""
