@@ -85,6 +85,11 @@ class Embedder:
         config = self.visual.config
         return config.output_dim or config.width
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the model has a text tower."""
+        return self.tokenizer is not None
+
     @cached_property
     def weight_hash(self) -> str:
         """Identifies the weights, whatever `dtype` they are used in; takes a second a gigabyte.

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.embedder import Embedder, Feature
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.media import Kind, Value
+from perception_encoder.inference.mteb_interface import batch_inputs, model_meta
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests, guess_kind
 from perception_encoder.inference.sentence_interface import (
     SentenceInterface,
@@ -50,6 +51,10 @@ class EncodeOptions(TypedDict, total=False):
     prompt: str | None
     prompt_name: str | None
     device: str | torch.device | None
+    task_metadata: object
+    hf_split: str | None
+    hf_subset: str | None
+    prompt_type: object
 
 
 class Encoder(Embedder, SentenceInterface):
@@ -102,6 +107,10 @@ class Encoder(Embedder, SentenceInterface):
         prompt: str | None = None,
         prompt_name: str | None = None,
         device: str | torch.device | None = None,
+        task_metadata: object = None,
+        hf_split: str | None = None,
+        hf_subset: str | None = None,
+        prompt_type: object = None,
     ) -> np.ndarray | Tensor | list[Tensor]:
         """Encode images, videos and texts in any mixture: float32 (n, D), rows in input order.
 
@@ -120,14 +129,24 @@ class Encoder(Embedder, SentenceInterface):
         tensor on the encoder's device; neither it nor `convert_to_numpy` gives a list of tensors. `truncate_dim` cuts
         vectors to that many numbers before they are normalised. `precision` must be "float32", `prompt` and
         `prompt_name` None, and `device` the encoder's own; ConfigError if not.
+
+        mteb's arguments: with `task_metadata`, `inputs` is mteb's loader of batches. The model has no prompts, so the
+        task, `hf_split`, `hf_subset` and `prompt_type` change nothing.
         """
         check_unsupported(self.name, precision, prompt or prompt_name, truncate_dim)
         if device is not None and choose_device(device) != self.device:
             raise ConfigError(f"this encoder computes on {self.device}; load one with device={str(device)!r} instead")
         normalize = normalize if normalize_embeddings is None else normalize_embeddings
         feature = self.feature(layer, pool, normalize, frames)
-        values, single = as_list(inputs)
-        bar = progress_bar("encoding", len(values)) if show_progress_bar else nullcontext(lambda items: None)
+        if task_metadata is None:
+            values, single = as_list(inputs)
+            parts: Iterable[object] = [values[0] if single else values]
+            count = len(values)
+        elif skipped is None:
+            parts, count, single = batch_inputs(cast(Any, inputs)), len(cast(Any, inputs).dataset), False
+        else:
+            raise ConfigError("skipped is given, but mteb needs a row for each input; leave it out")
+        bar = progress_bar("encoding", count) if show_progress_bar else nullcontext(lambda items: None)
         with bar as advance:
 
             def report(items: int) -> None:
@@ -135,7 +154,8 @@ class Encoder(Embedder, SentenceInterface):
                 if progress is not None:
                     progress(items)
 
-            rows = self._encode(values[0] if single else values, None, feature, batch_size, skipped, report)
+            arrays = [self._encode(part, None, feature, batch_size, skipped, report) for part in parts]
+        rows = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         if truncate_dim is not None:
             rows = truncate(rows, truncate_dim, normalize)
         if convert_to_numpy and not convert_to_tensor:
@@ -145,6 +165,11 @@ class Encoder(Embedder, SentenceInterface):
 
     encode_query = encode_document = encode
     """The models have no prompts, so queries and documents are encoded alike."""
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """mteb's description of the model, by which it names and caches results; only mteb reads it."""
+        return model_meta(self)
 
     def get_embedding_dimension(self) -> int:
         """`dimension`, under sentence-transformers' name."""

@@ -66,6 +66,12 @@ class OtherEncoder(Encoder):
         blank = self.transform.pixels(Image.new("RGB", (32, 32)))
         return self.embed_pixels(blank[None], self.feature()).shape[-1]
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the model has a text tower."""
+        inner = self.inner
+        return isinstance(inner, ExternalEncoder) and type(inner).embed_texts is not ExternalEncoder.embed_texts
+
     @cached_property
     def weight_hash(self) -> str:
         """Identifies the weights."""
