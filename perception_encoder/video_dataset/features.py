@@ -72,14 +72,20 @@ def extract_features(
 ) -> FeatureRun:
     """Write OUT/SPLIT-TAR.parquet for each tar that has none yet; `model` answers the questions.
 
+    Of train.tar and train/train.tar, which would have one name, the second gets another.
+
     Rows are made anew if the tar, the encoder or the model is another. Raises DataError for a damaged tar.
     """
     videos, failures = 0, list[InputError]()
     models = [encoder.name, getattr(encoder, "weight_hash", ""), model.name if model else ""]
     models += [generator_digest(model) if model else ""]
-    tars = list_video_tars(data)
+    tars, names = list_video_tars(data), set[str]()
     for tar in track(tars, "reading features", len(tars)):
-        path = out / f"{tar.split or 'videos'}-{tar.path.stem}.parquet"
+        name = f"{tar.split or 'videos'}-{tar.path.stem}"
+        while name in names:
+            name += "+"
+        names.add(name)
+        path = out / f"{name}.parquet"
         made_by = json.dumps([FORMAT, file_state(tar.path), *models])
         if _made_by(path) == made_by:
             videos += pq.ParquetFile(path).metadata.num_rows

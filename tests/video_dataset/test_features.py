@@ -43,6 +43,17 @@ def test_an_interrupted_run_goes_on_at_the_next_tar(tmp_path: Path) -> None:
     assert other.images == 4 * 3  # all anew
 
 
+def test_every_tar_has_a_table_of_its_own(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", {"train": [[("inner", fields("x"))]]})
+    (data / "train" / "000000.tar").rename(data / "train" / "train.tar")
+    other = write_dataset(tmp_path / "other", {"train": [[("outer", fields("x"))]]})
+    (other / "train" / "000000.tar").rename(data / "train.tar")
+    assert extract_features(data, tmp_path / "out", NumberEncoder()).videos == 2
+    assert sorted(read_features(tmp_path / "out").keys) == ["train/inner", "train/outer"]
+    again = NumberEncoder()
+    assert extract_features(data, tmp_path / "out", again).videos == 2 and again.images == 0
+
+
 def test_a_video_that_cannot_be_decoded_is_reported(tmp_path: Path) -> None:
     small_dataset(tmp_path / "data", 1)
     bad = [("bad.mp4", b"no video" * 100), ("bad.json", json_bytes({}))]

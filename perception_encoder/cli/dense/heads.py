@@ -111,9 +111,9 @@ def find_files(paths: Sequence[Path]) -> list[MediaFile]:
     shared = os.path.commonpath(roots)
     names = [Path(os.path.abspath(file)).relative_to(shared) for file in files]
     outs = [name.with_suffix("").as_posix() for name in names]
-    often = Counter(outs)
+    often, taken = Counter(outs), frozenset(names)
     return [
-        MediaFile(file, name.as_posix(), out if often[out] == 1 else name.as_posix())
+        MediaFile(file, name.as_posix(), out if often[out] == 1 and Path(out) not in taken else name.as_posix())
         for file, name, out in zip(files, names, outs, strict=True)
     ]
 

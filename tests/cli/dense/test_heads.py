@@ -33,6 +33,13 @@ def test_names_are_relative_to_the_directory_that_all_share(tmp_path: Path, monk
         find_files([tmp_path / "empty"])
 
 
+def test_no_two_files_are_written_to_one_place(tmp_path: Path) -> None:
+    for name in ("y.jpg", "y.png", "y.jpg.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    files = find_files([tmp_path])
+    assert {each.name: each.out for each in files} == {name: name for name in ("y.jpg", "y.png", "y.jpg.png")}
+
+
 def test_files_that_cannot_be_read_are_failures(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
     (tmp_path / "bad.mp4").write_bytes(b"no video")
