@@ -151,6 +151,13 @@ def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list
     opened = open_media(media, frames)
     assert not isinstance(opened, str)
     images = opened.images if isinstance(opened, VideoFrames) else [opened]
-    if trim and min(min(image.size) for image in images) <= 2 * trim:
+    return [cut_border(image, key, trim) for image in images]
+
+
+def cut_border(image: Image.Image, key: str, trim: int) -> Image.Image:
+    """Cut `trim` pixels off each side of an image; InputError if nothing would be left."""
+    if not trim:
+        return image
+    if min(image.size) <= 2 * trim:
         raise InputError(key, f"is too small to have {trim} pixels cut off each side")
-    return [image.crop((trim, trim, image.width - trim, image.height - trim)) for image in images] if trim else images
+    return image.crop((trim, trim, image.width - trim, image.height - trim))

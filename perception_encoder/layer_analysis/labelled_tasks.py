@@ -26,7 +26,7 @@ from perception_encoder.evaluation.classification.linear_probe import fit_probe
 from perception_encoder.evaluation.classification.nearest_neighbours import K, vote
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies
-from perception_encoder.evaluation.features import Features
+from perception_encoder.evaluation.features import Features, cut_border
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
@@ -59,7 +59,7 @@ class LabelledTask(LayerEvaluator):
                 name=f"{self.name}, {part}",
                 keys=images.keys,
                 open=partial(_open, images),
-                compute_digest=partial(content_digest, images.images),
+                compute_digest=partial(_content_digest, images),
                 image_size=self.image_size,
             )
             for part, images in self.parts.items()
@@ -88,7 +88,13 @@ def _open(images: LabelledImages, row: int) -> list[Image.Image]:
     source, key = images.images[row], images.keys[row]
     if isinstance(source, Clip):
         raise InputError(key, "is a part of a video; this task takes images")
-    return [open_image(source.read(key) if isinstance(source, TarMember) else source, key)]
+    opened = open_image(source.read(key) if isinstance(source, TarMember) else source, key)
+    return [cut_border(opened, key, images.trim)]
+
+
+def _content_digest(images: LabelledImages) -> str:
+    border = f", {images.trim} pixels cut off" if images.trim else ""  # of none: as in directories that exist
+    return content_digest(images.images) + border
 
 
 @dataclass(frozen=True, kw_only=True)

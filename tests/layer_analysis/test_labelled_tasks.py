@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
 from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.layer_features import LayerFeatures
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference
 from perception_encoder.layer_analysis.labelled_tasks import (
@@ -134,6 +138,31 @@ def test_as_many_of_each_class_and_always_the_same(photos: Path) -> None:
     assert [len(part.labels) for part in (splits.train, splits.val, splits.test)] == [18, 6, 9]
     assert {splits.test.labels.count(label) for label in splits.classes} == {3}
     assert read_label_splits(photos, 9).test.keys == splits.test.keys
+
+
+def test_a_border_is_cut_off_and_its_features_are_cached_apart(tmp_path: Path) -> None:
+    labels, pixels = ("red", "red", "blue", "blue"), (24, 24)
+    bordered = []
+    for number, colour in enumerate(labels):  # the border says the wrong class, and each class has one of each
+        image = Image.new("RGB", pixels, ("red", "blue")[number % 2])
+        image.paste(colour, (8, 8, 16, 16))
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        bordered.append(stream.getvalue())
+    data = LabelledImages("bordered", ("a", "b", "c", "d"), tuple(bordered), labels)
+    cache, encoder = FeatureCache(directory=tmp_path / "store"), ToyEncoder()
+
+    def features(task: RetrievalTask) -> LayerFeatures:
+        (images,) = task.images(encoder)
+        return cache.encode_layers(encoder, images, [CLEAR]).read(CLEAR)
+
+    scores = []
+    for trim in (0, 8):
+        task = RetrievalTask(replace(data, trim=trim))
+        scores.append({metric.name: metric.value for metric in task.score([features(task)]).metrics}["R@1"])
+    assert scores == [0, 1]
+    (failure, *_) = features(RetrievalTask(replace(data, trim=12))).failures
+    assert "is too small to have 12 pixels cut off each side" in str(failure)
 
 
 def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:
