@@ -48,6 +48,8 @@ _KEEP_VERSIONS = timedelta(days=1)  # for readers at work
 _NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
 _CONDITION_PATHS = 500  # that a condition names
 _INDEXED_ROWS = 2000  # from here on an index of the ids is faster than comparing all
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
+"""What LanceDB and pyarrow raise over damaged files, in one version or another."""
 _SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # equal for comparable vectors
 
 
@@ -232,7 +234,7 @@ class Index:
         try:
             with without_panics():
                 yield
-        except (OSError, ValueError, RuntimeError) as error:
+        except _DAMAGE as error:
             raise SearchIndexError(
                 f"the index of {self.directory} cannot be read ({one_line(error)}); "
                 f"if that stays so, {_remedy(self.directory)}"
@@ -251,6 +253,7 @@ class Index:
                 raise ConfigError(f"the condition {where!r} cannot be used: {one_line(error)}") from None
             if "vector" in names and rows["vector"].null_count:
                 raise ValueError("rows lack their vectors")
+            rows.validate(full=True)  # that texts are UTF-8, which LanceDB 0.25 leaves to whoever reads them
             return rows
 
     def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
@@ -340,7 +343,7 @@ def _sound(directory: Path) -> Iterator[None]:
     try:
         with without_panics():
             yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise SearchIndexError(
             f"the index of {directory} is damaged ({one_line(error)}); {_remedy(directory)}"
         ) from error
