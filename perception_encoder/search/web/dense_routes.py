@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError
 from perception_encoder.search.web.depth_maps import DepthMap, DepthMaps
@@ -45,26 +46,30 @@ def add_dense_routes(
 def add_feature_routes(get: Get, features: FeatureImages) -> None:
     """Add `/api/inside/ID`: the model's input; with `layer=N` the layer's features as colours; with `at=X,Y` too, a
     shade over patches unlike the one at that point (0–1 from the left and from the top). `baseline=1` and the layer -1:
-    of the second model. `/api/regions/ID?layer=N&at=X,Y&at=…`: what looks like each of the points, in colours."""
+    of the second model. `/api/regions/ID?layer=N&at=X,Y&at=…`: what looks like each of the points, in colours. The
+    header X-Model names the model."""
     from fastapi.responses import Response
+
+    def picture(content: bytes, media_type: str = "image/png", baseline: bool = False) -> Response:
+        headers = {**_CACHED, "X-Model": quote(features.model(baseline), safe="/:,")}
+        return Response(content, media_type=media_type, headers=headers)
 
     def look(request: Request) -> Response:
         row_id, params = request.path_params["id"], request.query_params
         if "layer" not in params:
-            return Response(features.image(row_id), media_type="image/jpeg", headers=_CACHED)
+            return picture(features.image(row_id), "image/jpeg")
         layer = read_layer(params)
         baseline = params.get("baseline") == "1"
         if baseline and layer != -1:
             raise ConfigError(f"layer is {layer}; of the second model only the last, -1, is shown")
         if "at" not in params:
-            return Response(features.colours(row_id, layer, baseline), media_type="image/png", headers=_CACHED)
+            return picture(features.colours(row_id, layer, baseline), baseline=baseline)
         ((x, y),) = read_points([params["at"]])
-        return Response(features.shade(row_id, layer, x, y, baseline), media_type="image/png", headers=_CACHED)
+        return picture(features.shade(row_id, layer, x, y, baseline), baseline=baseline)
 
     def regions(request: Request) -> Response:
         layer, points = read_layer(request.query_params), read_points(request.query_params.getlist("at"))
-        overlay = features.regions(request.path_params["id"], layer, points)
-        return Response(overlay, media_type="image/png", headers=_CACHED)
+        return picture(features.regions(request.path_params["id"], layer, points))
 
     get("/api/inside/{id}", look)
     get("/api/regions/{id}", regions)

@@ -69,9 +69,16 @@ class FeatureImages:
 
     def features(self, row_id: str, layer: int, baseline: bool = False) -> Float[np.ndarray, "h w D"]:
         """Return the features of a layer; `baseline`: of the second model."""
-        encoder = self._baseline if baseline else self.library.encoder
+        encoder = self._encoder(baseline)
         (number,) = encoder.visual.layer_indices([layer])  # before an image is decoded for nothing
         return self._maps(row_id, encoder).layers[number]
+
+    def model(self, baseline: bool = False) -> str:
+        """Return the name of the model, or of the second one."""
+        return self._encoder(baseline).name
+
+    def _encoder(self, baseline: bool) -> Encoder:
+        return self._baseline if baseline else self.library.encoder
 
     @cached_property
     def _baseline(self) -> Encoder:

@@ -134,7 +134,8 @@ def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, i
             return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **about})
         rows, total = library.newest(limits, offset, count)
         tiles = ids.sign(thumbnails.tiles(rows))
-        return JSONResponse({"tiles": tiles, "more": offset + len(rows) < total, "total": total})
+        about = {"more": offset + len(rows) < total, "total": total, **model_fields(library.encoder.name)}
+        return JSONResponse({"tiles": tiles, **about})
 
     def status(request: Request) -> Response:
         progress = library.progress
