@@ -18,11 +18,13 @@ from perception_encoder.models.catalogue import (
     BUILTIN_DEPTH,
     BUILTIN_DETECTOR,
     BUILTIN_LANG,
+    DETECTORS,
+    OTHER_MODELS,
     SMALL_LANG,
     choose_command,
     demo_note,
 )
-from perception_encoder.models.registry import canonical_name, find_model, portable_name, shown_name
+from perception_encoder.models.registry import canonical_name, find_model, portable_name, shown_name, unknown_name
 
 VARIABLE = "PE_MODEL"
 Kind = Literal["model", "spatial", "language", "depth", "detection", "segmentation"]
@@ -133,9 +135,19 @@ def kind_of(name: str) -> Kind:
     if canonical_name(name) is not None:
         return "model" if find_model(name).text is not None else "spatial"
     path = Path(name)
-    if name.startswith(_LANGUAGE_FORMS) or (not path.exists() and "perception-lm" in name.lower()):
+    if name.startswith(_LANGUAGE_FORMS) or (not path.exists() and _is_perception_lm(name)):
         return "language"
+    if name.lower() == DETECTORS.lower():
+        raise UnknownModelError(f"{DETECTORS} has several detectors; download one, then: pe models use FILE")
     return _kind_of_directory(path) if path.is_dir() else _kind_of_file(path)
+
+
+def _is_perception_lm(name: str) -> bool:
+    """Whether a name is of a published Perception-LM, or may be of another user's on the hub."""
+    if "perception-lm" not in name.lower():
+        return False
+    owner, *rest = name.lower().split("/")
+    return name.lower() in map(str.lower, OTHER_MODELS) or (len(rest) == 1 and owner not in ("facebook", ".", "..", ""))
 
 
 def _kind_of_directory(path: Path) -> Kind:
@@ -161,7 +173,7 @@ def _kind_of_file(path: Path) -> Kind:
     from perception_encoder.models.checkpoints.weights import find_entry
 
     if path.suffix not in SUFFIXES and not path.exists():
-        find_model(str(path))  # raises, with near matches
+        raise unknown_name(str(path), OTHER_MODELS)
     tensors, metadata = read_checkpoint(path)
     if dense_model.METADATA in metadata:
         kinds: dict[str, Kind] = {"depth": "depth", "segmentation": "segmentation"}

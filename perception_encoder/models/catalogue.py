@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perception_encoder.models.registry import find_model
+from perception_encoder.models.registry import ModelEntry, canonical_name, find_model, unknown_name
 
 BUILTIN_LANG = "builtin-lang"
 """The built-in encoder with SmolLM2-135M, aligned by this project; what was trained is in the package."""
@@ -12,6 +12,8 @@ BUILTIN_DEPTH, BUILTIN_DETECTOR = "builtin-depth", "builtin-detector"
 """Heads of the built-in Spatial model, trained by this project and shipped inside the package."""
 SMALL_CORE, SMALL_SPATIAL, SMALL_LANG = "PE-Core-S16-384", "PE-Spatial-S16-512", "facebook/Perception-LM-1B"
 """The published models that are suggested first: small ones, good enough to see what a published model does."""
+DETECTORS = "facebook/PE-Detection"
+"""The hub's repository of published detectors, of which a user downloads one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +44,20 @@ OTHER_MODELS: dict[str, ListedModel] = {
             download_bytes=7_100_000_000,
         ),
         ListedModel(name=SMALL_LANG, purpose="ask, caption", licence=_NONCOMMERCIAL, download_bytes=3_100_000_000),
-        ListedModel(name="facebook/PE-Detection", purpose="detect", licence="Apache-2.0", download_bytes=None),
+        ListedModel(name=DETECTORS, purpose="detect", licence="Apache-2.0", download_bytes=None),
         ListedModel(name=BUILTIN_LANG, purpose="demo: ask, caption", licence="Apache-2.0", download_bytes=0),
         ListedModel(name=BUILTIN_DEPTH, purpose="demo: depth", licence="Apache-2.0", download_bytes=0),
         ListedModel(name=BUILTIN_DETECTOR, purpose="demo: detect", licence="Apache-2.0", download_bytes=0),
     )
 }
 """Language models and heads by name, published ones first."""
+
+
+def find_listed(name: str) -> ModelEntry | ListedModel:
+    """Return what is known of an encoder, a language model or a head; UnknownModelError shows near matches."""
+    if name not in OTHER_MODELS and canonical_name(name) is None:
+        raise unknown_name(name, OTHER_MODELS)
+    return OTHER_MODELS.get(name) or find_model(name)
 
 
 def demo_note(name: str) -> str:

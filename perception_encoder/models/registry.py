@@ -6,6 +6,7 @@ A model has one canonical name (the paper's) and any number of aliases: timm's a
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -237,7 +238,15 @@ def find_model(name: str) -> ModelEntry:
     canonical = canonical_name(name)
     if canonical is not None:
         return MODELS[canonical]
-    near = difflib.get_close_matches(name.lower(), _NAMES, n=3, cutoff=0.5)
-    matches = ", ".join(dict.fromkeys(_NAMES[match] for match in near))
+    raise unknown_name(name)
+
+
+def unknown_name(name: str, others: Iterable[str] = ()) -> UnknownModelError:
+    """Return the error of a name that is of no encoder and is not among `others`, with the names nearest to it."""
+    listed = [*others]
+    shown = {alias: MODELS[canonical].builtin or canonical for alias, canonical in _NAMES.items()}
+    shown |= {each.rpartition("/")[2].lower(): each for each in listed} | {each.lower(): each for each in listed}
+    near = difflib.get_close_matches(name.lower(), shown, n=3, cutoff=0.5)
+    matches = ", ".join(dict.fromkeys(shown[match] for match in near))
     hint = f"did you mean {matches}?" if matches else "`pe models` lists them all"
-    raise UnknownModelError(f"no model is called {name!r}; {hint}")
+    return UnknownModelError(f"no model is called {name!r}; {hint}")

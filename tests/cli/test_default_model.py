@@ -115,6 +115,14 @@ def test_only_what_can_be_loaded_is_chosen(run_pe, tmp_path: Path, config: Path)
     (tmp_path / "empty").mkdir()
     for name, message in (
         ("PE-Core-L14-224", "did you mean PE-Core-B16-224, PE-Core-L14-336"),
+        ("bultin", "did you mean builtin"),
+        ("builtin-lagn", "did you mean builtin-lang"),
+        ("bultin-depth", "did you mean builtin-depth"),
+        ("facebook/Perception-LM-9B", "did you mean facebook/Perception-LM-"),
+        ("perception-lm-1b", "did you mean facebook/Perception-LM-1B"),
+        ("runs/a/perception-lm-1b", "no model is called 'runs/a/perception-lm-1b'"),
+        ("facebook/PE-Detecton", "did you mean facebook/PE-Detection"),
+        ("facebook/PE-Detection", "has several detectors; download one, then: pe models use FILE"),
         ("PE-Core-L14-336", "could not be fetched"),
         (tmp_path / "empty", "a directory, not a checkpoint"),
         (tmp_path / "gone.pt", "no such file"),
@@ -123,6 +131,7 @@ def test_only_what_can_be_loaded_is_chosen(run_pe, tmp_path: Path, config: Path)
         assert run.status == 2 and message in run.stderr
     assert run_pe("models", "use").status == run_pe("models", "use", "builtin", "builtin").status == 2
     assert not config.exists()
+    assert run_pe("models", "use", "someone/Perception-LM-1B-finetuned").status == 0  # may be on the hub
 
 
 def test_a_damaged_choice_is_one_line(run_pe, config: Path, directory: Path) -> None:

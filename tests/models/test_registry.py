@@ -124,7 +124,7 @@ def test_builtin() -> None:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("PE-Core-L14-363", "PE-Core-L14-336"), ("pe-lang-l14", "PE-Lang-L14-448"), ("bultin", BUILTIN)],
+    [("PE-Core-L14-363", "PE-Core-L14-336"), ("pe-lang-l14", "PE-Lang-L14-448"), ("bultin", "builtin")],
 )
 def test_an_unknown_name_shows_near_matches(name: str, near: str) -> None:
     with pytest.raises(UnknownModelError, match=f"no model is called '{name}'; did you mean .*{near}"):

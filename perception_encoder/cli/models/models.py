@@ -10,8 +10,8 @@ from typer.core import TyperGroup
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import argument
-from perception_encoder.models.catalogue import OTHER_MODELS, SMALL_CORE, ListedModel, choose_command
-from perception_encoder.models.registry import ModelEntry, canonical_name, find_model, list_models
+from perception_encoder.models.catalogue import OTHER_MODELS, SMALL_CORE, ListedModel, choose_command, find_listed
+from perception_encoder.models.registry import ModelEntry, canonical_name, list_models
 
 
 class _ListByDefault(TyperGroup):
@@ -60,7 +60,7 @@ def list_(
         pe models list builtin PE-Core-L-14-336 --json
     """
     listed = names or [*list_models(), *OTHER_MODELS]
-    entries = [OTHER_MODELS.get(name) or find_model(name) for name in listed]
+    entries = [find_listed(name) for name in listed]
     if json:
         output.print_json([_as_json(entry) for entry in entries])
         return

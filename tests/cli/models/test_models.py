@@ -32,3 +32,4 @@ def test_models_shows_near_names_of_an_unknown_one(run_pe) -> None:
     run = run_pe("models", "PE-Core-L14-224")
     assert run.status == output.ERROR
     assert "PE-Core-L14-336" in run.stderr
+    assert "did you mean builtin-lang" in run_pe("models", "list", "builtin-lagn").stderr
