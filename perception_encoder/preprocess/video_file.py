@@ -66,7 +66,7 @@ def open_container(
         context = videos[0].codec_context if videos else None
         if context is None:  # so it is for a codec that FFmpeg does not know
             raise MediaDecodeError(name, "holds no video that can be decoded")
-        check_pixels(name, context.width, context.height, what="frames of")
+        check_pixels(name, context.width, context.height, limit=MAX_PIXELS, what="frames of")
         context.options = {"max_pixels": str(MAX_PIXELS)}
         if side is not None and context.name in _REDUCED:
             halvings = (min(context.width, context.height) // side).bit_length() - 1
@@ -85,7 +85,7 @@ class FrameImages:
 
     def convert(self, frame: VideoFrame) -> Image.Image:
         """Return a frame as an upright RGB image. Raises MediaTooLargeError."""
-        check_pixels(self._name, frame.width, frame.height, what="frames of")
+        check_pixels(self._name, frame.width, frame.height, limit=MAX_PIXELS, what="frames of")
         size: dict[str, Any] = {}
         short = min(frame.width, frame.height)
         if self._side is not None and short > self._side:

@@ -159,6 +159,7 @@ def test_an_index_gives_probabilities_and_no_verdict(
         "slope": 10,
         "midpoint": midpoint,
         "rows": 20,
+        "contents": [],
     }
     (directory / STORE / "calibration.json").write_text(json.dumps(curve))
     (query,) = json.loads(run_pe("search", "a red mug", directory, "--json").stdout)["queries"]

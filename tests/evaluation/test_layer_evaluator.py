@@ -35,7 +35,7 @@ def test_scipy_is_missed_before_features_are_extracted(
     evaluator: type[LayerEvaluator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing else is there: whatever is looked at first is another error."""
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
     empty = object.__new__(evaluator)
     empty.videos = (None, None)
     with pytest.raises(MissingExtraError, match="scipy"):

@@ -117,5 +117,5 @@ def test_a_path_without_captions(tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match=r"captions: .*none.json holds no captions"):
         make_tasks(["captions"], {}, tmp_path / "none.json", TaskOptions(items=10))
-    with pytest.raises(DataError, match=r"captions: .*is not a JSON file or a table"):
+    with pytest.raises(DataError, match=r"captions: .*is a directory without .*; give a file of captions"):
         make_tasks(["captions"], {}, tmp_path, TaskOptions(items=10))

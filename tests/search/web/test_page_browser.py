@@ -682,7 +682,7 @@ def ask_page(browser: Browser, library: MediaLibrary, echo: EchoGenerator) -> It
 
 def test_questions_are_answered_as_the_model_writes(ask_page: Page, echo: EchoGenerator) -> None:
     """All of it by keys."""
-    echo.pause = 0.3
+    echo.pause = 1.5  # longer than between two looks of the browser
     ask_page.get_by_role("tab", name="Image").focus()
     ask_page.keyboard.press("End")
     expect(ask_page.get_by_role("tab", name="Ask")).to_be_focused()
@@ -696,6 +696,7 @@ def test_questions_are_answered_as_the_model_writes(ask_page: Page, echo: EchoGe
     ask_page.keyboard.press("Enter")
     answers = ask_page.locator("#answers p")
     expect(answers).to_have_text(["what <b>is</b> this?", "80x60 what "])  # half of it, as text and not as markup
+    echo.pause = 0.1
     expect(answers).to_have_text(["what <b>is</b> this?", "80x60 what <b>is</b> this? "])
     expect(ask_page.get_by_role("log", name="Questions and answers")).to_have_attribute("aria-busy", "false")
     expect(field).to_be_focused()

@@ -12,12 +12,18 @@ export function parameters() {
     .map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&");
 }
 
+// The address of the results, without an opened image.
+export function address() {
+  const query = parameters();
+  return query ? `?${query}` : location.pathname;
+}
+
 // Writes the query and the filters into the address after a control changed them.
 export function writeAddress(by) {
   const query = parameters(), now = Date.now();
   if (query !== current) {
     const replaces = history.state?.viewer || (by === control && now - time < PAUSE);
-    history[replaces ? "replaceState" : "pushState"](null, "", query ? `?${query}` : location.pathname);
+    history[replaces ? "replaceState" : "pushState"](null, "", address());
   }
   [current, control, time] = [query, by, now];
 }

@@ -1,6 +1,6 @@
 // The page: its parts put together, its keys, and the index as it grows.
 
-import { parameters, readAddress, writeAddress } from "./address.js";
+import { address, readAddress, writeAddress } from "./address.js";
 import { $, element, fetchJson, showError, shownError, UNREACHABLE } from "./element.js";
 import { onFilter } from "./filters.js";
 import { focusTile, isEmpty, move, search, showEmpty } from "./grid.js";
@@ -111,7 +111,7 @@ addEventListener("popstate", (event) => {
 });
 readAddress();
 const opened = new URLSearchParams(location.search).get("open");
-history.replaceState(null, "", `?${parameters()}`);   // Back from the opened image leads to the results
+history.replaceState(null, "", address());   // Back from the opened image leads to the results
 search();
 if (opened) openById(opened).catch(showError);
 watch();
