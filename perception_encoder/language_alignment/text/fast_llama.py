@@ -1,7 +1,7 @@
 """Take single decoding steps of a small Llama faster than transformers does, with the same result but for rounding.
 
 A step multiplies one row with each weight, so it waits for memory and for the calls of small operations. Here a block's
-maps of one input are one matrix, norms are folded into the maps after them, and nothing is repeated for grouped heads.
+maps of one input are one matrix, whose rows the model itself goes on to use, and nothing is repeated for grouped heads.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MOST_PARAMETERS = 600_000_000
-"""The packed copies of a larger model's weights would take more memory than the steps are worth."""
+"""Larger models wait for memory alone; they were not measured."""
 
 
 class FastLlama:
-    """The packed weights of a Llama of transformers; the model itself reads the prompt."""
+    """The packed weights of a Llama of transformers, which shares them; the model itself reads the prompt."""
 
     def __init__(self, model: Any) -> None:
         config = model.config
@@ -27,8 +27,8 @@ class FastLlama:
         self.width, self.eps = config.hidden_size, config.rms_norm_eps
         self.head_width = self.width // self.heads
         self.model = model
-        self.blocks = [_pack(block, self.head_width**-0.5) for block in model.model.layers]
-        self.output = _folded(model.lm_head.weight, model.model.norm.weight)
+        self.blocks = [_pack(block) for block in model.model.layers]
+        self.last_norm, self.output = model.model.norm.weight.float(), model.lm_head.weight.detach()
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -65,25 +65,28 @@ class FastLlama:
             nonlocal at
             end = length + at + 1
             x = self.model.model.embed_tokens.weight[token][None].float()  # (1, D)
-            for (qkv, output, gates, down), own_keys, own_values in zip(self.blocks, keys, values, strict=True):
-                heads = functional.linear(self._norm(x, qkv), qkv).view(-1, self.head_width)
+            for block, own_keys, own_values in zip(self.blocks, keys, values, strict=True):
+                first_norm, qkv, output, second_norm, gates, down = block
+                heads = functional.linear(self._norm(x, first_norm, qkv), qkv).view(-1, self.head_width)
                 turned = heads[: self.heads + self.groups]
                 turned = torch.addcmul(turned * cosines[at], turned.roll(self.head_width // 2, 1), sines[at])
                 own_keys[:, end - 1], own_values[:, end - 1] = turned[self.heads :], heads[self.heads + self.groups :]
                 queries = turned[: self.heads].view(self.groups, -1, self.head_width)
-                scores = torch.bmm(queries, own_keys[:, :end].transpose(1, 2)).softmax(-1, dtype=torch.float32)
+                scores = torch.bmm(queries, own_keys[:, :end].transpose(1, 2)).float()
+                scores = (scores * self.head_width**-0.5).softmax(-1)
                 mixed = torch.bmm(scores.to(heads.dtype), own_values[:, :end]).view(1, -1)
                 x = x + functional.linear(mixed, output)
-                gate, up = functional.linear(self._norm(x, gates), gates).chunk(2, 1)
+                gate, up = functional.linear(self._norm(x, second_norm, gates), gates).chunk(2, 1)
                 x = x + functional.linear(functional.silu(gate) * up, down)
             at += 1
-            return functional.linear(self._norm(x, self.output), self.output)[0]
+            return functional.linear(self._norm(x, self.last_norm, self.output), self.output)[0]
 
         return step
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The root mean square norm without its weight, which is folded into the map, in the map's type."""
-        return (x * torch.rsqrt(torch.linalg.vecdot(x, x)[:, None] / self.width + self.eps)).to(weight.dtype)
+    def _norm(self, x: Tensor, weight: Tensor, after: Tensor) -> Tensor:
+        """The root mean square norm, in the type of the map after it."""
+        scale = torch.rsqrt(torch.linalg.vecdot(x, x)[:, None] / self.width + self.eps)
+        return (x * scale * weight).to(after.dtype)
 
 
 def _maps(block: Any) -> tuple[Any, ...]:
@@ -94,18 +97,19 @@ def _maps(block: Any) -> tuple[Any, ...]:
     )
 
 
-@torch.no_grad()
-def _pack(block: Any, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The maps to queries (scaled), keys and values; from heads; to gates and values; and down."""
-    q, k, v, o, gate, up, down = (each.weight for each in _maps(block))
-    heads = _folded(torch.cat([q.float() * scale, k.float(), v.float()]), block.input_layernorm.weight, q.dtype)
-    gates = _folded(torch.cat([gate, up]), block.post_attention_layernorm.weight)
-    return heads, o.detach(), gates, down.detach()
+def _pack(block: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Norm, the map to queries, keys and values, and from heads; norm, the map to gates and values, and down."""
+    q, k, v, o, gate, up, down = _maps(block)
+    norms = [norm.weight.detach().float() for norm in (block.input_layernorm, block.post_attention_layernorm)]
+    return norms[0], _joined(q, k, v), o.weight.detach(), norms[1], _joined(gate, up), down.weight.detach()
 
 
-@torch.no_grad()
-def _folded(weight: Tensor, norm: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    return (weight.float() * norm.float()).to(dtype or weight.dtype).contiguous()
+def _joined(*maps: nn.Linear) -> Tensor:
+    """The weights as one matrix, of which each map's weight becomes a part: they are held once."""
+    joined = torch.cat([each.weight.detach() for each in maps])
+    for each, part in zip(maps, joined.split([len(each.weight) for each in maps]), strict=True):
+        each.weight.data = part
+    return joined
 
 
 def _keys_and_values(cache: Any) -> list[tuple[Tensor, Tensor]]:

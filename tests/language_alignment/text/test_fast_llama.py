@@ -48,14 +48,28 @@ def test_logits_are_the_librarys(model: Any) -> None:
 
 @torch.no_grad()
 def test_in_bfloat16_it_is_as_near_as_the_library_is() -> None:
-    model = llama()
-    ids = torch.randint(0, 97, (1, 30), generator=torch.Generator().manual_seed(1))
-    exact = model(ids).logits[0, 20:]
-    half = llama().to(torch.bfloat16)
-    theirs = half(ids).logits[0, 20:].float()
-    step = FastLlama(half).continue_from(half(ids[:, :20], use_cache=True).past_key_values, 10)
-    ours = torch.stack([step(int(token)) for token in ids[0, 20:]]).float()
-    assert (ours - exact).norm() < 1.2 * (theirs - exact).norm()
+    """Over forty prompts: of a single one, either may be the nearer by half."""
+    model, half = llama(), llama().to(torch.bfloat16)
+    theirs, ours = 0.0, 0.0
+    for seed in range(40):
+        ids = torch.randint(0, 97, (1, 30), generator=torch.Generator().manual_seed(seed))
+        exact = model(ids).logits[0, 20:]
+        theirs += float((half(ids).logits[0, 20:].float() - exact).square().sum())
+        step = FastLlama(half).continue_from(half(ids[:, :20], use_cache=True).past_key_values, 10)
+        logits = torch.stack([step(int(token)) for token in ids[0, 20:]]).float()
+        ours += float((logits - exact).square().sum())
+    assert ours < 1.1**2 * theirs
+
+
+def test_weights_are_held_once() -> None:
+    model = llama(tie_word_embeddings=True)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    fast = FastLlama(model)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    packed = {weight.untyped_storage().data_ptr() for block in fast.blocks for weight in block if weight.dim() == 2}
+    shared = {each.weight.untyped_storage().data_ptr() for layer in model.model.layers for each in layer.modules()
+              if isinstance(each, torch.nn.Linear)}  # fmt: skip
+    assert packed == shared and fast.output.data_ptr() == model.lm_head.weight.data_ptr()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
