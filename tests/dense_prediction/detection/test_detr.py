@@ -62,15 +62,16 @@ DRAWN = {
     "1": ((4,), (4, 2, 3, 3, 2, 2, 0)),
     "2": ((4, 4, 3, 2, 3), (4, 4, 4)),
 }
-"""Queries of each object of both images, by which alone the recorded box losses come about."""
+"""Queries of each object of both images that give the recorded box losses."""
 
 
 @pytest.mark.parametrize("case", ["0", "1", "2"])
 def test_losses_are_those_of_the_published_criterion(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published criterion draws 16 of an image's positive queries, and the draw is not in the recorded file. Of all
-    numbers of queries an object, only `DRAWN` give the recorded L1 and GIoU losses; they add up to 16 or are all that
-    there are. So the draw itself is given here, and what is checked is all the rest: which are positive, which of them
-    an object keeps, and the three losses of both stages. The first stage draws nothing: 80 anchors are too few."""
+    numbers of queries an object, only `DRAWN` give the recorded L1 and GIoU losses (for case 1, of those that a draw
+    of 16 can leave). So the draw itself is given here, and what is checked is all the rest: which are positive, which
+    of them an object keeps, and the three losses of both stages. The first stage draws nothing: 80 anchors are too
+    few."""
 
     def value(name: str) -> torch.Tensor:
         return torch.from_numpy(GOLDEN[f"{case}/{name}"])
