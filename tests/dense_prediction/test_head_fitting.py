@@ -38,6 +38,12 @@ def test_the_loss_falls_and_each_pass_takes_every_item() -> None:
     assert float(loss(np.arange(6)).detach()) < before / 10 and not head.training
 
 
+def test_gradients_are_clipped_to_a_norm_of_one() -> None:
+    head = nn.Linear(3, 2, bias=False)
+    fit_head(head, lambda rows: 100 * head.weight.sum(), 2, FitConfig(epochs=1, batch=2), "fitting")
+    assert float(head.weight.grad.norm()) == pytest.approx(1, rel=1e-4)
+
+
 def test_what_cannot_be_fitted_is_named() -> None:
     head = nn.Linear(1, 1)
     with pytest.raises(DataError, match="a head: there are no items"):
