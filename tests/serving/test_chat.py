@@ -243,7 +243,7 @@ def test_a_client_that_goes_ends_the_generation(
             next(response.iter_bytes())
     else:
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{address}/v1/chat/completions", json=body, timeout=1.0)
+            httpx.post(f"{address}/v1/chat/completions", json=body, timeout=3.0)
     wait_until(lambda: not echo.running and "pe_chat_waiting 0.0" in httpx.get(f"{address}/metrics").text)
     assert 0 < echo.tokens < 200
     echo.pause = 0.0
