@@ -75,13 +75,14 @@ def test_an_unknown_name_shows_how_it_is_written() -> None:
         pe.load("timm:no_such_vit")
 
 
-def test_open_files_are_media() -> None:
+def test_open_files_are_media(tolerance: float) -> None:
     encoder, stream = pe.load("builtin"), BytesIO()
     image = noise_images()[0]
     image.save(stream, "PNG")  # it stands at its end
     expected = encoder.encode(image)
     np.testing.assert_array_equal(encoder.encode(stream), expected)
-    np.testing.assert_array_equal(encoder.encode_images([stream, Image.open(stream)]), [expected] * 2)
+    both = encoder.encode_images([stream, Image.open(stream)])
+    np.testing.assert_allclose(both, [expected] * 2, atol=tolerance, rtol=0)  # another size of batch rounds otherwise
     assert encoder.encode(stream).shape == (256,) and encoder.encode([stream]).shape == (1, 256)
     with pytest.raises(pe.errors.MediaDecodeError):
         encoder.encode(BytesIO(b"no image"))
