@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results import report, with_new_words
+from benchmarks.results import report
 from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.features import encode_images
 from perception_encoder.evaluation.statistics.bootstrap import SIGNIFICANT
@@ -292,7 +292,7 @@ def table(measured: Sequence[dict[str, Any]]) -> list[str]:
     for one in measured:
         scores = one["scores"]
         cells = [
-            one["gallery"].replace("pictures", "images"),
+            one["gallery"],
             f"{one['images']:,}",
             *(_share(scores[f"{what}: probability"]) for what in ABSENT),
         ]
@@ -343,7 +343,6 @@ def _signed(value: float) -> str:
 
 def page(result: dict[str, Any]) -> str:
     """The results page of a run's JSON: its first wording; the JSON has both, the other scores and the bins."""
-    result = with_new_words(result)
     measured = sorted(
         (each for each in result["measured"] if each["wording"] == WORDINGS[0]), key=lambda each: each["images"]
     )

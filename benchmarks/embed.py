@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.results import machine, report, with_new_words
+from benchmarks.results import machine, report
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.output import EmbeddingWriter
@@ -101,7 +101,7 @@ def take_turns(name: str, runs: Mapping[str, Callable[[], object]], count: int, 
 def page(result: dict[str, Any]) -> str:
     """The results page of a run's JSON."""
     rows = []
-    for name, speeds in with_new_words(result)["speeds"].items():
+    for name, speeds in result["speeds"].items():
         encode, decode, directory = (statistics.median(speeds[label]) for label in (ENCODE, DECODE, EMBED))
         shares = [f / e for f, e in zip(speeds[EMBED], speeds[ENCODE], strict=True)]
         limit = decode / (decode + encode)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.embed import take_turns
-from benchmarks.results import machine, report, with_new_words
+from benchmarks.results import machine, report
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
@@ -85,7 +85,7 @@ def matrix_products(config: VisionConfig, dtype: torch.dtype) -> Run:
 
 def page(result: dict[str, Any]) -> str:
     """The results page of a run's JSON."""
-    measured = with_new_words(result)["speeds"]
+    measured = result["speeds"]
     speeds = {label: statistics.median(values) for label, values in measured.items()}
     peers = {label: speed for label, speed in speeds.items() if label.startswith(("timm", "open_clip"))}
     best_compiled = max((speed for label, speed in peers.items() if "compiled" in label), default=float("nan"))

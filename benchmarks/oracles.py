@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.results import report, with_new_words
+from benchmarks.results import report
 from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.masked_videos import VOID, read_videos
 from perception_encoder.dense_prediction.depth import DepthConfig
@@ -236,7 +236,7 @@ def page(result: dict[str, Any]) -> str:
         "solved and is not solved by noise, so they have no interval."
     )
     rows: dict[tuple[str, str], list[Row]] = {}
-    for row in with_new_words(result)["rows"]:
+    for row in result["rows"]:
         rows.setdefault((row["task"], row["features"]), []).append(row)
     lines = ["# Oracles: dense evaluators with perfect features and with noise", ""]
     lines += [*wrap(text, 118, break_on_hyphens=False), "", "| task | features | n | metrics |", "|---|---|---|---|"]

@@ -1,45 +1,14 @@
-"""Print the page of a benchmark, write it with its JSON, and read the JSON of earlier versions."""
+"""Print the page of a benchmark, and write it with its JSON."""
 
 from __future__ import annotations
 
 import json
 import platform
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-
-OLD_WORDS = {
-    "as it comes": "default",
-    "beside": "baseline",
-    "ci": "interval",
-    "drawn": "draws",
-    "figure": "metric",
-    "figures": "scores",
-    "folder": "directory",
-    "FOLDER": "DIR",
-    "foreign things": "foreign names",
-    "picture": "image",
-    "pictures": "images",
-    "said": "nothing matches",
-}
-"""Words in the keys that earlier versions wrote into results and caches, to today's."""
-_OLD_WORD = re.compile(rf"\b(?:{'|'.join(OLD_WORDS)})\b")
-
-
-def with_new_words(value: Any) -> Any:
-    """Rename the keys that earlier versions wrote, at every depth of a result."""
-    if isinstance(value, list):
-        return [with_new_words(each) for each in value]
-    if isinstance(value, Mapping):
-        return {_renamed(key): with_new_words(each) for key, each in value.items()}
-    return value
-
-
-def _renamed(key: Any) -> Any:
-    return _OLD_WORD.sub(lambda old: OLD_WORDS[old[0]], key) if isinstance(key, str) else key
 
 
 def machine() -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import with_new_words
 from benchmarks.search import ann, indexing, library, server, shell, video
 
 PARTS: dict[str, Any] = {
@@ -30,7 +29,6 @@ def machine() -> str:
 
 def page(result: dict[str, Any]) -> str:
     """The results page of a run's JSON: one table; peers' settings, other datasets and ranges are in the JSON."""
-    result = with_new_words(result)
     parts = {name: result[name] for name in PARTS if name in result}
     commands = ", ".join(f"`{part['command']}`" for part in parts.values())
     machines = " and ".join(dict.fromkeys(part["machine"] for part in parts.values()))

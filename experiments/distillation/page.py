@@ -5,7 +5,6 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
-from benchmarks.results import with_new_words
 from experiments.differences import describe_correction, find_signs
 from experiments.distillation.run import ALONE, SEEDS, TAUGHT, TEACHER
 from experiments.outcomes import PHOTOS
@@ -26,7 +25,6 @@ DIFFERENCE = "taught − alone"
 
 def page(result: dict[str, Any]) -> str:
     """Return the page in Markdown: one paragraph and one table."""
-    result = with_new_words(result)
     runs: Rows = list(result["runs"].values())
     scale = next(run["config"]["teacher_logit_scale"] for run in runs if run["role"] == TAUGHT)
     text = (

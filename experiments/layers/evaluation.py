@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import with_new_words
 from experiments.layers.tasks import BY_COSINE, LayerData, Sizes, make_layer_tasks
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
@@ -76,7 +75,7 @@ def evaluate_tasks(
             start = time.monotonic()
             sweep = run_sweep(encoder, [task], FeatureCache(directory=features), layers, track)
             write_json(cache, pack(sweep, encoder, time.monotonic() - start), indent=None)
-        results.append(with_new_words(json.loads(read_text(cache))))
+        results.append(json.loads(read_text(cache)))
     shutil.rmtree(features, ignore_errors=True)
     return join(results)
 
@@ -125,9 +124,5 @@ def unpack(model: str, result: Mapping[str, Any]) -> dict[str, LayerCurve]:
 
 
 def _to_curve(model: str, curve: Mapping[str, Any]) -> LayerCurve:
-    shared = {name: curve[name] for name in ("unit", "lower_is_better", "pool") if name in curve}  # of earlier versions
-    scores = {
-        int(layer): LayerScore.from_dict({**shared, "name": curve["metric"], **score})
-        for layer, score in curve["layers"].items()
-    }
+    scores = {int(layer): LayerScore.from_dict(score) for layer, score in curve["layers"].items()}
     return LayerCurve(model=model, task=curve["task"], metric=curve["metric"], depth=curve["depth"], scores=scores)

@@ -10,7 +10,6 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from benchmarks.results import with_new_words
 from experiments.differences import Gap, describe_correction, find_signs, format_gap, to_gap
 from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED
 from experiments.layers.tasks import ONE_SIZE, SIZE
@@ -35,7 +34,6 @@ DATA = {
 
 def page(result: Mapping[str, Any], plot: str) -> str:
     """Return the page in Markdown; `plot` is the file name of its plot."""
-    result = with_new_words(result)
     return "\n".join(
         [
             "# Layers in small",
@@ -136,7 +134,6 @@ def _value(row: Mapping[str, Any], layer: int) -> float:
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Write the plot as PNG; MissingExtraError without matplotlib, ConfigError unless the path ends in .png."""
-    result = with_new_words(result)
     tasks = list(dict.fromkeys(row["task"] for row in result["curves"]))
     lines = -(-len(tasks) // COLUMNS)
     figure = empty_figure(3.3 * COLUMNS, 2.6 * lines)

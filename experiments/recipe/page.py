@@ -6,7 +6,6 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from benchmarks.results import with_new_words
 from experiments.differences import Gap, describe_correction, find_signs
 from experiments.outcomes import PHOTOS
 from experiments.recipe.run import POINTS, SEEDS
@@ -30,7 +29,6 @@ PAPER = {1: (78.9, 75.3), 5: (80.4, 78.3), 7: (81.0, 80.1), 9: (81.3, 80.9)}
 
 def page(result: dict[str, Any], plot: str) -> str:
     """Return the page in Markdown: one paragraph, one table, one plot; `plot` is the file name of its plot."""
-    result = with_new_words(result)
     runs = sorted(result["runs"].values(), key=lambda run: (run["step"], run["seed"]))
     minutes = sum(run["seconds"] for run in runs) / 60
     text = (
@@ -108,7 +106,7 @@ def _gaps(result: dict[str, Any]) -> dict[tuple[int, int, str], Gap]:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Plot both averages by step, with intervals, next to the paper's; MissingExtraError without matplotlib."""
-    scores = with_new_words(result)["scores"]
+    scores = result["scores"]
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -1,4 +1,4 @@
-"""Groups of commands: each command's module is imported when it runs or is listed; renamed flags still work."""
+"""Groups of commands: each command's module is imported when it runs or is listed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,7 @@ from typing import Any, ClassVar, get_type_hints
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
-from perception_encoder.cli import output
 from perception_encoder.cli.options import BY_POSITION
-
-RENAMED = {"--beside": "--baseline", "--any-kind": "--class-agnostic"}
-"""Flags that have a new name since version 0.2; the old ones go with version 0.3."""
-RENAMED_COMMANDS = {"prepare scenes": "furniture"}
-"""Commands, likewise."""
-REMOVED = {"reproduce": "run python -m experiments.recipe, experiments.distillation or experiments.layers"}
-"""Commands that are gone, and what to do instead."""
 
 SYNONYMS = {
     **dict.fromkeys(("-n", "-k", "--limit", "--count", "--num", "--k"), ("--top", "--items", "--count")),
@@ -54,8 +46,7 @@ class LazyGroup(TyperGroup):
         heading = next((heading for heading, modules in self.table.items() if cmd_name in modules), None)
         if heading is None:
             near = [f"did you mean {name!r}?" for name in get_close_matches(cmd_name, self.list_commands(ctx), n=1)]
-            hints = [REMOVED[cmd_name]] if cmd_name in REMOVED else near
-            return ctx.fail("; ".join([f"no such command: {cmd_name!r}", *hints]))
+            return ctx.fail("; ".join([f"no such command: {cmd_name!r}", *near]))
         module = importlib.import_module(f"perception_encoder.cli.{self.table[heading][cmd_name]}")
         command: Any = typer.main.get_command(_find_app(module, cmd_name))
         command.name = cmd_name
@@ -69,13 +60,6 @@ class LazyGroup(TyperGroup):
         if option is not None:
             option.metavar = ""
         return option
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if new := RENAMED_COMMANDS.get(old := " ".join(args[:2])):
-            _warn_of_new_name(old, new)
-            args = [new, *args[2:]]
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, command, list(map(_rename, rest))
 
 
 class PlainArgument(TyperArgument):
@@ -160,15 +144,3 @@ def _find_app(module: ModuleType, name: str) -> typer.Typer:
     if not hasattr(module, "app"):
         app.command()(getattr(module, name))
     return app
-
-
-def _rename(argument: str) -> str:
-    flag, equals, value = argument.partition("=")
-    if flag not in RENAMED:
-        return argument
-    _warn_of_new_name(flag, RENAMED[flag])
-    return RENAMED[flag] + equals + value
-
-
-def _warn_of_new_name(old: str, new: str) -> None:
-    output.print_warning(f"{old} is now {new}; version 0.3 will not accept the old name")

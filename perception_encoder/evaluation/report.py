@@ -14,11 +14,6 @@ from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.records import from_fields
 
-OLD_KEYS = {"ci": "interval"}
-"""Keys that earlier versions wrote, to today's."""
-OLD_METRICS = {"picture": "image"}
-"""Words in names of metrics that earlier versions wrote, to today's."""
-
 
 @dataclass(frozen=True)
 class Table:
@@ -173,29 +168,15 @@ def to_json(result: Result) -> str:
 
 
 def from_json(text: str, name: str) -> Result:
-    """Read what `to_json` wrote, in this version or an earlier one; `DataError` under `name` for anything else."""
+    """Read what `to_json` wrote; `DataError` under `name` for anything else."""
     try:
-        value = json.loads(text)
-        for measurement in value["measurements"]:
-            for metric in measurement["metrics"]:
-                for old in OLD_KEYS.keys() & metric.keys():
-                    metric[OLD_KEYS[old]] = metric.pop(old)
-                metric["name"] = _metric_name(metric["name"])
-            for scores in measurement.get("scores", ()):
-                scores["metric"] = _metric_name(scores["metric"])
-        result = from_fields(Result, value)
+        result = from_fields(Result, json.loads(text))
         for each in result.measurements:
             if not each.metrics:
                 raise ValueError(f"{each.task} has no metrics")
         return result
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{name} is not a result that `pe eval` wrote with -o ({one_line(error)})") from error
-
-
-def _metric_name(name: str) -> str:
-    for old, new in OLD_METRICS.items():
-        name = name.replace(old, new)
-    return name
 
 
 def read_text(path: Path) -> str:

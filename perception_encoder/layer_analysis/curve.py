@@ -12,8 +12,6 @@ from perception_encoder.records import from_fields
 
 DIGITS = 6
 """Of a draw in JSON."""
-OLD_KEYS = {"drawn": "draws"}
-"""Keys of scores that earlier versions wrote, to today's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +50,8 @@ class LayerScore(Estimate):
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> LayerScore:
-        """Read what `to_dict` returned, in this version or an earlier one; ValueError for anything else."""
-        return from_fields(cls, {OLD_KEYS.get(key, key): each for key, each in value.items()})
+        """Read what `to_dict` returned; ValueError for anything else."""
+        return from_fields(cls, value)
 
 
 @dataclass(frozen=True, kw_only=True)

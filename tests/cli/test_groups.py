@@ -12,7 +12,6 @@ import pytest
 import typer
 
 from perception_encoder.cli import main, options, output
-from perception_encoder.cli.groups import REMOVED, RENAMED
 
 
 def commands(group: object = None, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
@@ -167,23 +166,11 @@ def test_a_command_imports_no_other_command() -> None:
     [
         (("modles",), "did you mean 'models'?"),
         (("eval", "knm"), "did you mean 'knn'?"),
-        (("reproduce", "recipe"), "run python -m experiments.recipe"),
     ],
 )
 def test_an_unknown_command_shows_what_to_type(run_pe, words: tuple[str, ...], message: str) -> None:
     run = run_pe(*words)
     assert run.status == output.ERROR and message in run.stderr
-    assert "reproduce" in REMOVED
-
-
-@pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_a_renamed_flag_works_with_a_warning(run_pe, old: str, new: str) -> None:
-    users = [words for words, command in COMMANDS.items() if any(new in p.opts for p in command.params)]
-    assert users
-    for words in users:
-        run = run_pe(*words, f"{old}=x", "--no-such-flag")
-        assert run.stderr.startswith(f"warning: {old} is now {new}; version 0.3 will not accept the old name\n")
-        assert old not in run_pe(*words, "--help").stdout
 
 
 @pytest.mark.parametrize(

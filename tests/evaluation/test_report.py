@@ -117,11 +117,6 @@ def test_a_result_without_an_interval_has_none_in_tables_and_json() -> None:
     assert full_table(result).rows[0][-1] == "–" and from_json(to_json(result), "r.json") == result
 
 
-def test_results_of_earlier_versions_are_read() -> None:
-    text = to_json(RESULT).replace('"interval"', '"ci"').replace("image by name", "image by name")
-    assert '"ci"' in text and from_json(text, "r.json") == RESULT
-
-
 def test_failures_are_written_once_with_their_reason() -> None:
     failed = replace(RESULT.measurements[0], failures=(InputError("flowers-7", "cannot be decoded"),))
     assert to_json(replace(RESULT, measurements=(failed, *RESULT.measurements[1:]))) == to_json(RESULT)

@@ -1,4 +1,4 @@
-"""Scores survive JSON, also that of earlier versions; a curve knows its best layer."""
+"""Scores survive JSON; a curve knows its best layer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ SCORE = LayerScore(name="RMSE", value=0.3, n=9, draws=np.array([0.25, 0.35]), bl
 
 
 def test_a_score_comes_back_from_json() -> None:
-    for old in (False, True):  # earlier versions wrote `drawn`
-        value = json.loads(json.dumps(SCORE.to_dict()))
-        if old:
-            value["drawn"] = value.pop("draws")
-        read = LayerScore.from_dict(value)
-        assert read.draws.tolist() == SCORE.draws.tolist() and replace(read, draws=SCORE.draws) == SCORE
+    read = LayerScore.from_dict(json.loads(json.dumps(SCORE.to_dict())))
+    assert read.draws.tolist() == SCORE.draws.tolist() and replace(read, draws=SCORE.draws) == SCORE
 
 
 def test_the_best_layer_is_the_earliest_of_the_best() -> None:

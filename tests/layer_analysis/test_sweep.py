@@ -51,8 +51,6 @@ def test_the_clear_layer_is_best(tmp_path: Path) -> None:
 def test_cached_scores_are_not_evaluated_again(tmp_path: Path) -> None:
     encoder, task, config = ToyEncoder(), LightnessTask(), FeatureCache(directory=tmp_path)
     first = run_sweep(encoder, [task], config)
-    for path in (tmp_path / "scores").iterdir():  # as earlier versions wrote them
-        path.write_text(path.read_text().replace('"draws"', '"drawn"'))
     again = run_sweep(encoder, [task], config)
     assert task.evaluated == [0, 1, 2, 3] and encoder.encoded == 20
     for one, other in zip(first.curves, again.curves, strict=True):

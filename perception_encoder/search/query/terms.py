@@ -27,7 +27,7 @@ _MOST_WEIGHT = 10_000.0
 _MOST_TERMS = 32  # of the page
 _WEIGHTED = re.compile(r"(?P<weight>-?\d+(?:\.\d+)?):(?P<source>.+)", re.DOTALL)
 _LINE = re.compile(
-    r"(?:(?P<weight>-?\d{1,4}(?:\.\d{1,4})?):)?(?P<kind>text|like|image|picture):(?P<source>.*)", re.ASCII
+    r"(?:(?P<weight>-?\d{1,4}(?:\.\d{1,4})?):)?(?P<kind>text|like|image):(?P<source>.*)", re.ASCII
 )
 
 

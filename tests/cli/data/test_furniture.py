@@ -35,12 +35,6 @@ def test_the_library_is_fetched_and_written_once(run_pe, tmp_path: Path, package
     assert first.status == second.status == 0
 
 
-def test_the_earlier_name_works_with_a_warning(run_pe, tmp_path: Path, packages: list[str]) -> None:
-    run = run_pe("data", "prepare", "scenes", tmp_path)
-    assert run.status == 0 and packages and "3 models" in run.stdout
-    assert run.stderr == "warning: prepare scenes is now furniture; version 0.3 will not accept the old name\n"
-
-
 def test_two_directories_are_a_usage_error(run_pe, tmp_path: Path, packages: list[str]) -> None:
     run = run_pe("data", "furniture", tmp_path, tmp_path)
     assert run.status == 2 and "unexpected extra argument" in run.stderr and packages == []

@@ -21,6 +21,3 @@ def test_detection(run_pe, tmp_path: Path) -> None:
     assert run.status == output.OK and "mask AP50" in run.stdout
     run = run_pe(*arguments, "--class-agnostic")
     assert run.status == output.OK and "box AP50" in run.stdout and "mask AP50" not in run.stdout
-    old = run_pe(*arguments, "--any-kind")
-    assert old.stdout == run.stdout
-    assert old.stderr == "warning: --any-kind is now --class-agnostic; version 0.3 will not accept the old name\n"

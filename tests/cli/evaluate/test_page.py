@@ -24,8 +24,6 @@ def test_a_page_is_made_of_the_json(run_pe, photos: Path, tmp_path: Path) -> Non
     run_pe("eval", "suite", "any", "--photos", photos, "-o", result)
     assert run_pe("eval", "page", result).status == output.OK
     assert "| toys | 3 | 33.3 | 100.0 | 100.0 | 100.0 |" in (tmp_path / "r.md").read_text(encoding="utf-8")
-    run = run_pe("eval", "page", result, "--card", tmp_path / "CARD.md")
-    assert run.status == output.ERROR and "run python -m experiments.builtin" in run.stderr
 
 
 def test_a_page_needs_a_result(run_pe, tmp_path: Path) -> None:
