@@ -1,4 +1,4 @@
-"""The built-in model's result as its page and its model card, next to the targets of its second edition."""
+"""The built-in model's result as its page and its model card, next to its targets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TARGETS = {
 }
 """Mean class accuracy, and for drawings the share found by their names."""
 NOTE = """\
-Targets are those of the second edition, compared with the better of the two transforms: ✓ if it is reached, ✗ if it is
+Targets were set for this model and are compared with the better of the two transforms: ✓ if it is reached, ✗ if it is
 missed, "open" if the test images do not show either after Holm's correction for the seven targets and for the choice of
 a transform. The model has one training seed.
 """

@@ -101,7 +101,7 @@ class HeadInfo:
     relative: bool = False
     """Whether depth is known up to a factor only, not in metres."""
     padded: bool = False
-    """Whether images are padded to a square to the right and below, as in training. Older detectors' are not."""
+    """Whether images are padded to a square to the right and below, as in training. The built-in detector's are not."""
     masks: bool = False
     """Whether a detector has masks."""
     finetuned: bool = False
@@ -316,7 +316,7 @@ def head_info(path: Path, metadata: Mapping[str, str], task: str | None = None) 
             "file again"
         ) from None
     if path.name == f"{BUILTIN_DEPTH}.safetensors":
-        info = dataclasses.replace(info, relative=True)  # its file is older than the field
+        info = dataclasses.replace(info, relative=True)  # the published file does not say so
     if task not in (None, info.task) and (info.task, task) != ("detr", "detection"):
         raise ConfigError(f"{path} is a head for {info.task}, not for {task}")
     return info

@@ -180,14 +180,14 @@ class FeatureCache:
 
     def key(self, encoder: LayerEncoder, inputs: EncoderInputs, layers: Sequence[int]) -> str:
         """Return a digest of all that features depend on, but not of the names of the encoder and of the inputs."""
-        depends = {  # other keys would be another digest, and existing directories would not be read
+        depends = {
             "version": VERSION,
             "encoder": dict(encoder.about),
             "layers": list(layers),
             "depth": encoder.depth,
             "size": list(inputs.image_size or encoder.image_size),
-            "kept as": self.dtype,
-            "pictures": inputs.digest,
+            "dtype": self.dtype,
+            "images": inputs.digest,
         }
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
 

@@ -66,12 +66,6 @@ def test_the_key_is_of_all_that_features_depend_on(tmp_path: Path) -> None:
     assert len(same) == 1 and len(others | same) == 6
 
 
-def test_stores_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    """Under another key features would be encoded again."""
-    key = FeatureCache(directory=tmp_path).key(ToyEncoder(), greys(5), LAYERS)
-    assert key == "4dd1d13424e91022200a"
-
-
 class StopError(Exception):
     """What interrupts a test's run."""
 

@@ -47,7 +47,7 @@ class FastLlama:
 
         `cache`: keys and values of one prompt, as the model returned them.
         """
-        prompt = [(keys[0], values[0]) for keys, values in _keys_and_values(cache)]
+        prompt = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
         length = prompt[0][0].shape[1]
         rest = prompt[0][0].new_zeros(self.groups, room, self.head_width)
         keys, values = (
@@ -110,9 +110,3 @@ def _joined(*maps: nn.Linear) -> Tensor:
     for each, part in zip(maps, joined.split([len(each.weight) for each in maps]), strict=True):
         each.weight.data = part
     return joined
-
-
-def _keys_and_values(cache: Any) -> list[tuple[Tensor, Tensor]]:
-    if layers := getattr(cache, "layers", None):
-        return [(layer.keys, layer.values) for layer in layers]
-    return list(zip(cache.key_cache, cache.value_cache, strict=True))  # of transformers before 4.54
