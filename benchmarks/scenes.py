@@ -2,9 +2,9 @@
 
     python -m benchmarks.scenes [--models datasets/scenes/furniture.tar] [--count 600] [--out docs/results/scenes.json]
 
-Images a second are those of `pe data scenes`, written to a temporary directory, on all cores but without the start of
-the processes: the time from the 20th of `count` samples to the last. The parts are CPU time in one process, after the
-models are loaded.
+Images a second are those of `python -m synthetic.scenes`, written to a temporary directory, on all cores but without
+the start of the processes: the time from the 20th of `count` samples to the last. The parts are CPU time in one
+process, after the models are loaded.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import report
-from perception_encoder.scenes.language.graph import build_graph
-from perception_encoder.scenes.objects.models import SPLITS, ObjectLibrary
-from perception_encoder.scenes.samples.images import ImageMaker
-from perception_encoder.scenes.samples.production import load_object_library, make_scenes
-from perception_encoder.scenes.samples.sample import ScenesConfig
+from synthetic.scenes.language.graph import build_graph
+from synthetic.scenes.objects.models import SPLITS, ObjectLibrary
+from synthetic.scenes.samples.images import ImageMaker
+from synthetic.scenes.samples.production import load_object_library, make_scenes
+from synthetic.scenes.samples.sample import ScenesConfig
 
 FIRST = 20  # samples that are made while processes start
 AIM = 100  # images a second at 128 px, on two cores
@@ -122,8 +122,8 @@ def page(result: dict[str, Any]) -> str:
     busy = f" Other processes were running (load {result['load']:.1f} at the start)."
     text = (
         "Made by `python -m benchmarks.scenes --models datasets/scenes/furniture.tar --out docs/results/scenes.json`: "
-        "samples a second as `pe data scenes` writes them (JPEG, depth, mask, graph, captions, questions), without the "
-        f"start of the processes. {result['models']} models, {result['cores']} processes."
+        "samples a second as `python -m synthetic.scenes` writes them (JPEG, depth, mask, graph, captions, questions), "
+        f"without the start of the processes. {result['models']} models, {result['cores']} processes."
         f"{busy if result['load'] > 0.5 else ''} An image of 128 px takes {parts['all']:.1f} ms of CPU time in one "
         f"process after the models are loaded ({spent}), with {parts['attempts']:.2f} attempts an image. The target of "
         f"{AIM} images a second at 128 px on two cores is {'met' if rate >= AIM else 'missed'}."
@@ -136,7 +136,7 @@ def page(result: dict[str, Any]) -> str:
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--models", type=Path, help="library from `pe data furniture`")
+    parser.add_argument("--models", type=Path, help="library from `python -m synthetic.furniture`")
     parser.add_argument("--count", type=int, default=600, help="number of images")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, help="JSON file; a page is written beside it")

@@ -20,6 +20,8 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "perception_encoder"
 NAME = "perception_encoder"
+WORKSHOP = ("synthetic", "experiments", "benchmarks", "examples", "tests")
+"""What lies beside the package and is not in the wheel."""
 
 LAYERS = [
     {"errors"},
@@ -28,7 +30,7 @@ LAYERS = [
     {"models", "preprocess"},
     {"formats", "planning"},
     {"data", "datasets", "train"},
-    {"scenes", "documents", "inference", "dense_prediction"},
+    {"inference", "dense_prediction"},
     {"serving"},
     {"evaluation", "search"},
     {
@@ -60,7 +62,9 @@ DISTRIBUTIONS = {
 }
 """Distributions whose import name is another."""
 
-SOURCES = sorted(path for path in PACKAGE.rglob("*.py"))
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+SYNTHETIC = sorted((ROOT / "synthetic").rglob("*.py"))
+EVERY = [*SOURCES, *SYNTHETIC]
 
 
 def relative(path: Path) -> str:
@@ -110,9 +114,10 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def module_graph() -> dict[str, set[str]]:
-    """Return which modules of the package each imports; deferred and type-checking imports count too."""
-    modules = {module_of(path) for path in SOURCES}
+def module_graph(package: Path = PACKAGE) -> dict[str, set[str]]:
+    """Return which modules of a package each imports; deferred and type-checking imports count too."""
+    sources = sorted(package.rglob("*.py"))
+    modules = {module_of(path) for path in sources}
 
     def target(name: str) -> str:
         while name not in modules:
@@ -120,9 +125,10 @@ def module_graph() -> dict[str, set[str]]:
         return name
 
     return {
-        module_of(path): {target(name) for name, _ in imports(path) if name.split(".")[0] == NAME} - {NAME}
-        for path in SOURCES
-        if path.name not in ("__main__.py", "__init__.py") or path.parent != PACKAGE
+        module_of(path): {target(name) for name, _ in imports(path) if name.split(".")[0] == package.name}
+        - {package.name}
+        for path in sources
+        if path.name not in ("__main__.py", "__init__.py") or path.parent != package
     }
 
 
@@ -140,8 +146,8 @@ def children_graph(directory: str, graph: dict[str, set[str]]) -> dict[str, set[
 
 
 def test_no_import_cycle() -> None:
-    graph = module_graph()
-    for directory in sorted({path.parent for path in SOURCES}):
+    graph = module_graph() | module_graph(ROOT / "synthetic")
+    for directory in sorted({path.parent for path in EVERY}):
         try:
             TopologicalSorter(children_graph(".".join(directory.relative_to(ROOT).parts), graph)).prepare()
         except CycleError as error:
@@ -192,6 +198,28 @@ def test_the_documentation_shows_the_same_layers() -> None:
 def test_imports_point_down() -> None:
     inside = [path for path in SOURCES if path.parent != PACKAGE]
     assert {relative(path): wrong for path in inside if (wrong := upward_imports(path))} == {}
+
+
+def workshop_imports(path: Path) -> list[str]:
+    """Return what a module imports of the workshop, in functions and for types too."""
+    return [module for module, _ in imports(path) if module.partition(".")[0] in WORKSHOP]
+
+
+def test_the_package_imports_nothing_that_is_not_in_the_wheel() -> None:
+    assert {relative(path): found for path in SOURCES if (found := workshop_imports(path))} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import synthetic.scenes",
+        "def f():\n    from experiments import layers",
+        "if TYPE_CHECKING:\n    from synthetic.scenes.samples.sample import SceneSample",
+    ],
+)
+def test_the_check_sees_every_import_of_the_workshop(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "parse", lambda path: ast.parse(source))
+    assert len(workshop_imports(PACKAGE / "models" / "example.py")) == 1
 
 
 def test_only_commands_import_the_search() -> None:
@@ -249,29 +277,31 @@ def test_versions_with_known_holes_are_excluded(distribution: str, fixed: str, h
         assert floor >= Version(fixed), hole
 
 
-def dependencies() -> tuple[set[str], set[str]]:
-    """Return the distributions that are always installed, and those that only an extra brings.
+def dependencies() -> tuple[set[str], set[str], set[str]]:
+    """Return the distributions that are always installed, those that only an extra brings, and the repository's.
 
     lmms-eval counts as one: it loads the plug-in that imports it, and is installed without its dependencies.
     """
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = table["project"]
 
     def names(requirements: list[str]) -> set[str]:
         return {re.match(r"[\w-]+", requirement)[0].lower().replace("_", "-") for requirement in requirements}
 
     extras = {name for extra in project["optional-dependencies"].values() for name in names(extra)} | {"lmms-eval"}
     base = names(project["dependencies"])
-    return base, extras - base
+    return base, extras - base, names(table["dependency-groups"]["synthetic"])
 
 
 def test_optional_dependencies_are_declared_and_imported_late() -> None:
-    base, extras = dependencies()
-    for path, (module, deferred) in ((source, found) for source in SOURCES for found in imports(source)):
+    base, extras, group = dependencies()
+    for path, (module, deferred) in ((source, found) for source in EVERY for found in imports(source)):
         head = module.partition(".")[0]
-        if head == NAME or head in sys.stdlib_module_names:
+        if head in (NAME, "synthetic") or head in sys.stdlib_module_names:
             continue
         distribution = DISTRIBUTIONS.get(head, head).lower().replace("_", "-")
-        assert distribution in base | extras, f"{path}: {module} is not a dependency in pyproject.toml"
+        declared = base | extras | (group if path in SYNTHETIC else set())
+        assert distribution in declared, f"{path}: {module} is not a dependency in pyproject.toml"
         assert distribution in base or deferred, f"{path}: {module} comes with an extra: import it in the function"
 
 
@@ -282,13 +312,13 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
 
 
 def test_only_the_command_line_prints() -> None:
-    for path in SOURCES:
+    for path in EVERY:
         if not relative(path).startswith(f"{NAME}/cli/"):
             assert not {name for name, _ in calls(path)} & {"print", "sys.stdout.write", "sys.stderr.write"}, path
 
 
 def test_loading_is_strict_and_runs_no_code() -> None:
-    for path, (name, call) in ((source, found) for source in SOURCES for found in calls(source)):
+    for path, (name, call) in ((source, found) for source in EVERY for found in calls(source)):
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         if name.endswith("load_state_dict"):
             assert keywords.get("strict") != "False", path
@@ -300,12 +330,12 @@ def test_loading_is_strict_and_runs_no_code() -> None:
 
 def test_no_global_random_state() -> None:
     seeders = {"torch.manual_seed", "torch.seed", "random.seed", "np.random.seed", "numpy.random.seed"}
-    for path in SOURCES:
+    for path in EVERY:
         assert not {name for name, _ in calls(path)} & seeders, path
 
 
 def test_no_keyword_sinks() -> None:
-    for path in SOURCES:
+    for path in EVERY:
         public = [function for function in functions(path) if not function.name.startswith("_")]
         sinks = [function for function in public if function.args.kwarg and not is_overload(function)]
         assert [function.name for function in sinks] == [], path

@@ -24,8 +24,8 @@ def dense(
 
     Examples:
 
-        pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 3000 --size 320
-        pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 300 --size 320 --split test
+        python -m synthetic.scenes -o scenes --models datasets/scenes/furniture.tar --count 3000 --size 320
+        python -m synthetic.scenes -o scenes --models datasets/scenes/furniture.tar --count 300 --size 320 --split test
         python -m experiments.dense --scenes scenes --clips davis --room livingroom.tar
     """
     from experiments.dense.page import draw, page

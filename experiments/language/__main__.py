@@ -21,8 +21,8 @@ def language(
 
     Examples:
 
-        pe data scenes -o scenes --count 12000
-        pe data scenes -o new --count 1000 --seed 77 && mv new/train scenes/test
+        python -m synthetic.scenes -o scenes --count 12000
+        python -m synthetic.scenes -o new --count 1000 --seed 77 && mv new/train scenes/test
         python -m experiments.language --scenes scenes -o docs/results/language.json
     """
     from experiments.language.page import draw, page

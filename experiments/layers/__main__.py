@@ -28,9 +28,9 @@ def layers(
 
     Examples:
 
-        pe data furniture datasets
-        pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 300
-        pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 150 --split test
+        python -m synthetic.furniture datasets
+        python -m synthetic.scenes -o scenes --models datasets/scenes/furniture.tar --count 300
+        python -m synthetic.scenes -o scenes --models datasets/scenes/furniture.tar --count 150 --split test
         python -m experiments.layers --photos photos --scenes scenes --clips davis
     """
     from experiments.layers.page import draw, page

@@ -25,9 +25,9 @@ def spatial(
 
     Examples:
 
-        pe data furniture datasets
-        pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 5000 --size 320
-        pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 300 --size 320 --split test
+        python -m synthetic.furniture datasets
+        python -m synthetic.scenes -o scenes --models datasets/scenes/furniture.tar --count 5000 --size 320
+        python -m synthetic.scenes -o scenes --models datasets/scenes/furniture.tar --count 300 --size 320 --split test
         python -m experiments.spatial --photos photos/train --scenes scenes --clips davis
     """
     from experiments.spatial.page import draw, page

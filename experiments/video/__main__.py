@@ -10,7 +10,7 @@ from perception_encoder.cli.options import option
 
 
 def video(
-    clips: Annotated[Path, option("Dataset of `pe video-dataset build`.", "DIR")],
+    clips: Annotated[Path, option("Dataset of `python -m synthetic.video_dataset`.", "DIR")],
     photos: Annotated[Path | None, option("Test photographs [default: without this task].", "DIR")] = None,
     jobs: Jobs = 2,
     runs: Runs = Path("runs/video_in_small"),
@@ -24,8 +24,8 @@ def video(
 
     Examples:
 
-        pe data furniture datasets
-        pe video-dataset build -o clips --models datasets/scenes/furniture.tar --size 160
+        python -m synthetic.furniture datasets
+        python -m synthetic.video_dataset -o clips --models datasets/scenes/furniture.tar --size 160
         python -m experiments.video --clips clips --photos photos
     """
     from experiments.video.page import draw, page

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from perception_encoder.data.captions import with_article
-from perception_encoder.scenes.language.phrases import join_phrases
-from perception_encoder.video_dataset.mentions import MentionReader, split_sentences
+from synthetic.scenes.language.phrases import join_phrases
+from synthetic.video_dataset.mentions import MentionReader, split_sentences
 
 AGREED = 2
 """Sources that must name an object that the video's caption lacks: frame captions, or the uploader."""

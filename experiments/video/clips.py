@@ -13,7 +13,7 @@ from perception_encoder.data.captions import with_article
 from perception_encoder.datasets.pe_video import VideoRecord, read_videos_of
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.shards import json_bytes
-from perception_encoder.video_dataset.truth import SceneTruth
+from synthetic.video_dataset.truth import SceneTruth
 
 OBJECT_IN_TITLE, OBJECTS_IN_DESCRIPTION, EVENT_IN_TITLE = 0.6, 0.5, 0.15
 """How often a title names an object, a description others; and how often such a title tells an event instead."""
@@ -43,7 +43,7 @@ class Clip:
 def write_clips(dataset: Path, split: str, out: Path, seed: int = 0) -> list[Clip]:
     """Write the clips of a split with the uploader's text beside them, those that are missing; return all.
 
-    Raises DataError for a dataset that `pe video-dataset build` did not make.
+    Raises DataError for a dataset that `python -m synthetic.video_dataset` did not make.
     """
     return [_write(record, out, seed) for record in read_videos_of(dataset, split)]
 

@@ -25,8 +25,8 @@ from perception_encoder.models.protocols import ImageTextEncoder
 from perception_encoder.preprocess.tokenizer import TruncationWarning
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
-from perception_encoder.scenes.language.phrases import join_phrases
-from perception_encoder.video_dataset.simulation import SimulatedAnnotator
+from synthetic.scenes.language.phrases import join_phrases
+from synthetic.video_dataset.simulation import SimulatedAnnotator
 
 ACTIONS = {
     "falls": "something falls from above",

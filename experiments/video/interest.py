@@ -21,7 +21,7 @@ from perception_encoder.files import write_json
 from perception_encoder.video_dataset.features import read_features
 from perception_encoder.video_dataset.interest import HIGHEST, report_as_json, score_videos
 from perception_encoder.video_dataset.tars import table_key
-from perception_encoder.video_dataset.truth import SceneTruth
+from synthetic.video_dataset.truth import SceneTruth
 
 ROWS = 8
 """Of importances on the page."""
@@ -109,7 +109,7 @@ def page(result: Mapping[str, Any]) -> str:
 
 
 def interest(
-    clips: Annotated[Path, option("Dataset of `pe video-dataset build`.", "DIR")],
+    clips: Annotated[Path, option("Dataset of `python -m synthetic.video_dataset`.", "DIR")],
     features: Annotated[Path, option("Directory of `pe video-dataset features`.", "DIR")],
     scored: Annotated[int, option("Videos of train that the forest is fitted on.", least=20)] = 1000,
     out: Out = Path("video_interest.json"),

@@ -27,7 +27,7 @@ from experiments.video.run import (
 )
 from perception_encoder.evaluation.report import Table, format_value
 from perception_encoder.layer_analysis.plots import GREY, bare_axes, empty_figure, write_png
-from perception_encoder.video_dataset.caption_accuracy import KINDS, SHARES
+from synthetic.video_dataset.caption_accuracy import KINDS, SHARES
 
 WIDTH = 118
 PAIRS = {

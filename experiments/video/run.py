@@ -26,8 +26,8 @@ from perception_encoder.files import write_json
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.progress import Track, untracked
-from perception_encoder.video_dataset.caption_accuracy import score_captions
-from perception_encoder.video_dataset.simulation import SimulatedAnnotator
+from synthetic.video_dataset.caption_accuracy import score_captions
+from synthetic.video_dataset.simulation import SimulatedAnnotator
 
 NOTHING, METADATA, VIDEO, UNREFINED, ALL = (
     *("nothing", "title and description", "+ video caption", "+ frames, captioner not refined", "+ frames: all"),
@@ -69,7 +69,7 @@ def reproduce_video(
 ) -> dict[str, Any]:
     """Run what is not cached in `runs`, write the whole result as JSON, and return it.
 
-    `dataset`: one that `pe video-dataset build` made. `photos`: labelled test photographs. `jobs`: finetunings at a
+    `dataset`: one of `python -m synthetic.video_dataset`. `photos`: labelled test photographs. `jobs`: finetunings at a
     time. Raises DataError for too few clips, and what the engine and the finetunings do.
     """
     sizes = sizes or Sizes()

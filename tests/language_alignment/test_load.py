@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.documents.production import DocumentsConfig, write_documents
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.language_alignment.load import WEIGHTS, find_language_model, load_language_model
 from perception_encoder.language_alignment.weights import build_language_model, write_language_model
@@ -18,6 +17,7 @@ from perception_encoder.models.catalogue import BUILTIN_LANG
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.preprocess.conversation import ask
 from perception_encoder.preprocess.image import open_image
+from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.language_alignment.test_perception_lm import perception_lm
 from tests.language_alignment.test_weights import parts
 from tests.language_models import byte_tokenizer

@@ -8,9 +8,6 @@ COMMANDS = {
     "Commands": {
         "shards": "data.shards",
         "prepare": "data.prepare",
-        "furniture": "data.furniture",
-        "scenes": "data.scenes",
-        "documents": "data.documents",
         "masks": "data.masks",
     },
 }
@@ -22,13 +19,11 @@ app = lazy_group(COMMANDS)
 def data() -> None:
     """Make training data.
 
-    Writes WebDataset tars for `pe train`, questions on `documents`, and `masks` for a spatial alignment; `furniture`
-    downloads models for `scenes`.
+    Writes WebDataset tars for `pe train`, and caches a mask teacher's output for a spatial alignment.
 
     Examples:
 
         pe data shards photos/ -o shards/
         pe data prepare datasets
-        pe data scenes -o scenes --count 200
-        pe data documents -o documents --count 200
+        pe data masks --data photos -o masks.sqlite
     """

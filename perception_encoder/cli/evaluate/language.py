@@ -32,13 +32,13 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "refcoco": ("refcoco", "RefCOCO: accuracy at IoU 0.5.", "The box of an object that a phrase describes."),
     "refcocoplus": ("refcoco+", "RefCOCO+: accuracy at IoU 0.5.", "As refcoco, by phrases without positions."),
     "refcocog": ("refcocog", "RefCOCOg: accuracy at IoU 0.5.", "As refcoco, by longer phrases."),
-    "scenes": ("scenes", "Rendered scenes: accuracy.", "Questions of `pe data scenes`, and boxes at IoU 0.5."),
+    "scenes": ("scenes", "Rendered scenes: accuracy.", "Questions of `synthetic.scenes`, and boxes at IoU 0.5."),
     "scene-captions": (
         "scene captions",
         "Captions of rendered scenes: CIDEr and BLEU.",
         "A sentence for each scene.",
     ),
-    "documents": ("documents", "Rendered documents: ANLS.", "Questions of `pe data documents`."),
+    "documents": ("documents", "Rendered documents: ANLS.", "Questions of `python -m synthetic.documents`."),
 }
 RENDERED = ("scenes", "scene captions", "documents")
 PUBLISHED = """One of the datasets of the paper's section 4. PATH: the published files, or the Parquet

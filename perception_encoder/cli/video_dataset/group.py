@@ -18,7 +18,6 @@ COMMANDS = {
         "import": "video_dataset.import_labels",
     },
     "Use": {
-        "build": "video_dataset.build",
         "load": "video_dataset.load",
         "stats": "video_dataset.stats",
         "benchmark": "video_dataset.benchmark",
@@ -37,7 +36,6 @@ def video_dataset() -> None:
 
     Examples:
 
-        pe video-dataset build -o clips --count 200
         pe video-dataset features clips -o features
         pe video-dataset assign clips --people anna,ben
         pe video-dataset progress clips

@@ -1,4 +1,4 @@
-"""Questions about what `pe data scenes` and `pe data documents` made.
+"""Questions about what `python -m synthetic.scenes` and `python -m synthetic.documents` made.
 
 PATH/SPLIT/*.tar         KEY.jpg with KEY.json: questions, boxes and captions          scenes
 PATH/SPLIT/words.jsonl   `image` and `questions` of each document, images next to it    documents
@@ -37,7 +37,7 @@ def read_scene_captions(root: Path, split: str) -> list[Question]:
 def _scenes(root: Path, split: str) -> Iterator[StoredScene]:
     tars = sorted((root / split).glob("*.tar"))
     if not tars:
-        raise DataError(f"{root} has no {split}/*.tar; `pe data scenes -o {root} --split {split}` makes them")
+        raise DataError(f"{root} has no {split}/*.tar; `python -m synthetic.scenes` makes them")
     return read_scene_tars(tars)
 
 
@@ -63,7 +63,7 @@ def read_documents(root: Path, split: str) -> list[Question]:
     """Read the questions of documents, grouped by their task, such as "total"; DataError for a missing or bad file."""
     path = root / split / "words.jsonl"
     if not path.is_file():
-        raise DataError(f"{root} has no {split}/words.jsonl; `pe data documents -o {root} --split {split}` makes it")
+        raise DataError(f"{root} has no {split}/words.jsonl; `python -m synthetic.documents` makes it")
     media, questions = MediaDirectory(path.parent), []
     for name, fields in read_json_lines(path):
         entry = Entry(name, fields)

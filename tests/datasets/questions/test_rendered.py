@@ -10,9 +10,9 @@ import pytest
 
 from perception_encoder.datasets.questions.read import read_questions
 from perception_encoder.datasets.questions.rendered import GROUNDING
-from perception_encoder.documents.production import DocumentsConfig, write_documents
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import write_members
+from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.data.tars import image_bytes
 
 
@@ -34,7 +34,7 @@ def test_scenes(tmp_path: Path) -> None:
     assert asked.media == box.media == (members[0][1],)
     (captioned,) = read_questions("scene captions", tmp_path)
     assert (captioned.id, captioned.question, captioned.answers) == ("a", "", ("a mug",))
-    with pytest.raises(DataError, match="pe data scenes"):
+    with pytest.raises(DataError, match=r"-m synthetic\.scenes"):
         read_questions("scenes", tmp_path, "val")
     write_members(tmp_path / "val" / "00000.tar", [members[0], ("a.json", b"[]")])
     with pytest.raises(DataError, match=r"a\.json is not a JSON object"):
@@ -48,5 +48,5 @@ def test_documents(tmp_path: Path) -> None:
     assert Counter(question.group for question in questions)["total"] == 3
     assert len({question.block for question in questions}) == 3
     assert all(Path(str(question.media[0])).is_file() and len(question.answers) == 1 for question in questions)
-    with pytest.raises(DataError, match="pe data documents"):
+    with pytest.raises(DataError, match=r"-m synthetic\.documents"):
         read_questions("documents", tmp_path, "val")

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from experiments.language.builtin import AIMS, BLIND, MODEL, NEAREST, evaluate_builtin, page
-from perception_encoder.documents.production import DocumentsConfig, write_documents
 from perception_encoder.formats.shards import write_members
+from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.evaluation.language.answerers import RuleAnswerer, refuse
 
 TYPES = ("exists", "relation", "count", "colour", "which", "where")

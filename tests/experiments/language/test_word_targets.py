@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from experiments.language.word_targets import BACKGROUND, IGNORED, WordNumbers, patch_ids
-from perception_encoder.documents.production import DocumentsConfig, write_documents
 from perception_encoder.formats.shards import write_members
+from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.evaluation.colours import write_colours
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.video.clips import upload_text, write_clips
-from perception_encoder.video_dataset.truth import SceneTruth
+from synthetic.video_dataset.truth import SceneTruth
 from tests.experiments.video.test_run import video
 from tests.video_dataset.clips import short_clip, write_dataset
 

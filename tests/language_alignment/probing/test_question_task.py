@@ -11,7 +11,6 @@ from PIL import Image
 
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.dense_prediction.head_fitting import FitConfig
-from perception_encoder.documents.production import DocumentsConfig, write_documents
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.language_alignment.probing.answer_head import AnswerHeadConfig
@@ -24,6 +23,7 @@ from perception_encoder.language_alignment.probing.question_task import (
 from perception_encoder.layer_analysis.colour_encoder import ColourEncoder
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
+from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.layer_analysis.toys import ToyEncoder
 
 COLOURS = {"red": (230, 20, 20), "green": (20, 220, 30), "blue": (20, 40, 230)}

@@ -1,0 +1,1 @@
+"""Datasets of rendered videos in the layout of the PE Video Dataset."""

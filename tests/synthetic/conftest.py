@@ -1,0 +1,28 @@
+"""Run a command of the workshop in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from runpy import run_module as run_as_main
+
+import pytest
+
+from tests.conftest import Run
+
+
+@pytest.fixture
+def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Run `python -m synthetic.NAME`: `run_module("scenes", "-o", path)` returns exit status, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(name: str, *arguments: str | Path | int) -> Run:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            run_as_main(f"synthetic.{name}", run_name="__main__")
+        captured = capsys.readouterr()
+        return Run(int(stop.value.code or 0), captured.out, captured.err)
+
+    return run

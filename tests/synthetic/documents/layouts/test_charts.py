@@ -1,0 +1,78 @@
+"""Both kinds of charts: answers recomputed from the series, and values that can be read from the axis."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from synthetic.documents.layouts.charts import COLOURS, STEPS
+
+KINDS = ("bar chart", "line chart")
+
+
+def answer_to(question: str, task: str, content: dict) -> str | None:
+    """The answer by looking it up in the series; None for questions that only one kind has."""
+    series, categories = content["series"], content["categories"]
+    name = next((each for each in series if len(series) > 1 and f" of {each}" in question), next(iter(series)))
+    values = dict(zip(categories, series[name], strict=True))
+    if task == "value":
+        return str(values[re.search(r"(?:in|of) ([^ ]+(?: [^ ]+)?)\?", question.replace(f" of {name}", ""))[1]])
+    if task == "compare":
+        return (max if "highest" in question else min)(values, key=values.get)
+    if task == "difference":
+        return str(max(values.values()) - min(values.values()))
+    if match := re.search(r"larger in (.+) than in (.+)\?", question):
+        return "yes" if values[match[1]] > values[match[2]] else "no"
+    if match := re.search(r"rise from (.+) to (.+)\?", question):
+        return "yes" if values[match[1]] < values[match[2]] else "no"
+    if match := re.search(r"What colour is (.+)\?", question):
+        return content["colours"][match[1]]
+    if match := re.search(r"What does (.+) stand for\?", question):
+        return {colour: each for each, colour in content["colours"].items()}[match[1]]
+    return {"title": content["title"], "axis": content["unit"]}.get(task)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_those_of_the_series(draw_many, kind: str, split: str) -> None:
+    seen = set()
+    for drawn in draw_many(kind, split):
+        assert set(drawn.content["colours"].values()) <= set(COLOURS)
+        printed = " ".join(word.text for word in drawn.words)
+        assert all(text in printed for text in (drawn.content["title"], *drawn.content["categories"]))
+        for question, answer, box, task in drawn.questions:
+            if (expected := answer_to(question, task, drawn.content)) is not None:
+                assert answer == expected, question
+                seen.add(task)
+            if task in ("title", "axis", "compare", "legend"):
+                assert box is not None
+    several = {"colour", "legend"} if split == "train" else set()
+    assert seen == {"title", "axis", "value", "compare", "difference", "yes_no", *several}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_that_are_not_printed_lie_on_the_axis(draw_many, kind: str) -> None:
+    for drawn in draw_many(kind):
+        numbers = sorted({int(word.text) for word in drawn.words if word.text.isdigit()} - set(range(2000, 2100)))
+        values = [value for each in drawn.content["series"].values() for value in each]
+        if drawn.layout == "labelled":
+            assert set(values) <= set(numbers)
+            continue
+        step = numbers[1] - numbers[0]
+        assert numbers[0] == 0 and step in STEPS and max(values) <= numbers[-1]
+        assert all(value * 2 % step == 0 and value > 0 for value in values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_print_has_no_questions_about_colours(kind: str) -> None:
+    from synthetic.documents.document import document
+
+    coloured = 0
+    for seed in range(12):
+        grey, clean = document(seed, kind, look="print"), document(seed, kind, look="clean")
+        several = len(clean.content["series"]) > 1
+        coloured += several
+        tasks = {each.task for each in grey.questions}
+        assert tasks == ({"title", "axis", "count"} if several else {each.task for each in clean.questions})
+    assert coloured

@@ -1,0 +1,168 @@
+"""Documents by seed: the same everywhere, words where the ink is, printed answers, splits that share nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from perception_encoder.errors import ConfigError
+from synthetic.documents.canvas import Canvas
+from synthetic.documents.document import KINDS, SIDES, Document, document
+from synthetic.documents.fonts import FAMILIES
+from synthetic.documents.looks import LOOKS
+from synthetic.documents.vocabulary import held_out_words
+
+
+def summary(drawn: Document) -> str:
+    rest = repr((drawn.kind, drawn.look, drawn.content, drawn.words, drawn.questions))
+    return hashlib.sha256(drawn.image.tobytes() + rest.encode()).hexdigest()
+
+
+def test_a_seed_gives_the_same_document_in_another_process() -> None:
+    code = (
+        "import tests.synthetic.documents.test_document as t; from synthetic.documents.document import document;"
+        "print(*(t.summary(document((3, number), size=256)) for number in range(8)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for number in reversed(range(4)):  # what was drawn before does not matter
+        document(number)
+    own = [summary(document((3, number), size=256)) for number in range(8)]
+    assert run.stdout.split() == own and len(set(own)) == 8
+
+
+def test_seeds_splits_and_kinds_differ() -> None:
+    documents = [document(1, "table", split).content for split in ("train", "val")]
+    documents += [document(2, "table").content, document((1, 2), "table").content]
+    assert all(first != second for number, first in enumerate(documents) for second in documents[:number])
+    assert {document(seed, size=160).kind for seed in range(40)} == set(KINDS)
+    assert {document(seed, size=160).look for seed in range(40)} == set(LOOKS)
+    drawn = document(5)
+    assert summary(document(5, drawn.kind, look=drawn.look)) == summary(drawn)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_content_does_not_depend_on_the_look(kind: str) -> None:
+    drawn = {look: document(11, kind, look=look) for look in LOOKS}
+    clean = drawn.pop("clean")
+    for look, other in drawn.items():
+        assert other.content == clean.content and other.layout == clean.layout
+        assert [word.text for word in other.words] == [word.text for word in clean.words]
+        questions = [each[:2] for each in other.questions]
+        assert set(questions) <= {each[:2] for each in clean.questions}
+        assert look == "print" or questions == [each[:2] for each in clean.questions]
+        assert np.abs(np.asarray(other.image, dtype=float) - np.asarray(clean.image)).mean() > 1
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ink_of_each_word_is_inside_its_box(kind: str, look: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The difference to the same document without words."""
+    render = Canvas.render
+    for seed in range(2):
+        full = document(seed, kind, look=look, size=(384, 320))
+        with monkeypatch.context() as patch:
+            patch.setattr(Canvas, "render", lambda canvas: render(canvas, with_words=False))
+            empty = document(seed, kind, look=look, size=(384, 320))
+        assert full.image.size == (384, 320) and full.image.mode == "RGB"
+        ink = np.abs(np.asarray(full.image, dtype=int) - np.asarray(empty.image)).max(-1)
+        blurred = look in ("print", "photo")  # blur and the blocks of a JPEG carry a little ink over the edges
+        ink = ink > (60 if blurred else 8)
+        outside = ink.copy()
+        for _, (left, top, right, bottom) in full.words:
+            assert 0 <= left < right <= 384 and 0 <= top < bottom <= 320
+            assert ink[top:bottom, left:right].any()
+            edge = 2 if blurred else 0
+            outside[max(0, top - edge) : bottom + edge, max(0, left - edge) : right + edge] = False
+        assert not outside.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_boxes_are_tight(kind: str) -> None:
+    """A word's ink reaches close to each edge of its box, so that boxes cannot be right by being large."""
+    drawn = document(4, kind, look="clean")
+    for text, (left, top, right, bottom) in drawn.words:
+        pixels = np.asarray(drawn.image, dtype=int)[top:bottom, left:right]
+        ink = np.abs(pixels - np.median(pixels.reshape(-1, 3), axis=0)).max(-1) > 40
+        rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+        margin = 3 + 0.2 * (bottom - top)
+        assert rows[0] <= 1 and bottom - top - rows[-1] <= 2, text
+        assert columns[0] <= margin and right - left - columns[-1] <= margin, text
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_with_a_box_is_printed_there(kind: str, split: str, draw_many, printed) -> None:
+    for drawn in draw_many(kind, split, 15):
+        assert len(drawn.questions) >= 3
+        assert len({question for question, *_ in drawn.questions}) == len(drawn.questions)
+        for question, answer, box, _ in drawn.questions:
+            assert question.endswith("?") and 0 < len(answer) < 60
+            if box is not None:
+                assert printed(drawn, box) == answer, question
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_yes_and_no_are_balanced(kind: str, draw_many) -> None:
+    tasks = ("yes_no",)
+    answers = [each.answer for drawn in draw_many(kind) for each in drawn.questions if each.task in tasks]
+    assert set(answers) == {"yes", "no"}
+    if kind != "form":  # whose fields are filled in more often than not
+        assert 0.3 < answers.count("yes") / len(answers) < 0.7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_test_shares_no_layout_font_or_held_out_word_with_train(kind: str, draw_many) -> None:
+    drawn = {split: draw_many(kind, split) for split in ("train", "val", "test")}
+    layouts = {split: {each.layout for each in documents} for split, documents in drawn.items()}
+    fonts = {split: {name for each in documents for name in each.fonts} for split, documents in drawn.items()}
+    texts = {
+        split: " ".join(word.text for each in documents for word in each.words).lower().split()
+        for split, documents in drawn.items()
+    }
+    held_out = held_out_words()
+    for split in ("train", "val"):
+        assert not layouts[split] & layouts["test"] and not fonts[split] & fonts["test"]
+        assert not held_out & set(texts[split])
+    assert layouts["train"] == layouts["val"] and len(layouts["train"]) >= 3
+    assert held_out & set(texts["test"])
+    assert fonts["test"] <= {family.name for family in FAMILIES if family.test}
+
+
+@pytest.mark.parametrize("side", [224, 256])
+@pytest.mark.parametrize("lines", [3, 4, 5])
+def test_short_receipts_are_legible_at_a_small_side(side: int, lines: int) -> None:
+    for seed in range(6):
+        drawn = document(seed, "receipt", size=side, look="clean", lines=lines, text_height=9)
+        assert len(drawn.content["items"]) == lines
+        digits = [word for word in drawn.words if word.text.strip("$€£.").replace(".", "").isdigit()]
+        assert len(digits) > lines
+        assert all(bottom - top >= 9 for _, (_, top, _, bottom) in digits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(160, 160), (1024, 700)])
+def test_other_sizes(kind: str, size: tuple[int, int]) -> None:
+    assert document(0, kind, size=size, look="photo").image.size == size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "letter"}, "kind is 'letter'; it must be one of receipt, form"),
+        ({"look": "old"}, "look is 'old'; it must be one of clean"),
+        ({"split": "all"}, "split is 'all'; it must be one of train, val, test"),
+        ({"split": None}, "split is None"),
+        ({"size": 64}, f"from {SIDES[0]} to {SIDES[1]} px"),
+        ({"size": (448, 4000)}, "size is 448 × 4000"),
+        ({"kind": "receipt", "lines": 40}, "lines is 40; a receipt has from 1 to 16"),
+        ({"text_height": 1}, "text_height is 1; it must be from 5"),
+        ({"kind": "table", "size": 224, "lines": 12, "text_height": 30}, "does not fit: 224 × 224 px, lines 12"),
+    ],
+)
+def test_bad_arguments_are_clear_errors(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        document(0, **arguments)

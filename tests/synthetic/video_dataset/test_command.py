@@ -1,0 +1,19 @@
+"""`python -m synthetic.video_dataset`: a dataset that `pe video-dataset` reads."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(find_spec("pybullet") is None, reason="pybullet is not installed")
+def test_a_small_dataset(run_module, run_pe, tmp_path: Path) -> None:
+    options = ("--count", "10", "--size", "32", "--frames", "16", "--jobs", "1")
+    run = run_module("video_dataset", "-o", tmp_path / "clips", *options)
+    assert run.status == 0 and "10 videos, 8 with refined captions (simulated)" in run.stdout, run.stderr
+    run = run_pe("video-dataset", "stats", tmp_path / "clips")
+    assert "all\t10\t8\t8\t2.0±0.0" in run.stdout
+    run = run_module("video_dataset", "-o", tmp_path / "clips", *options)
+    assert run.status == 2 and "is not empty" in run.stderr
