@@ -87,9 +87,11 @@ def load_vision(parts: Parts) -> VisionTransformer:
     return visual
 
 
-def build_language_model(parts: Parts, generator: torch.Generator) -> tuple[PerceptionLanguageModel, Decoder]:
-    """A language model of its parts with a new projector, in float32."""
-    decoder = load_decoder(parts.decoder, context=parts.context, chat_template=parts.chat_template)
+def build_language_model(
+    parts: Parts, generator: torch.Generator, decoder_dtype: torch.dtype | None = torch.float32
+) -> tuple[PerceptionLanguageModel, Decoder]:
+    """Build a language model from its parts with a new projector, in float32; `decoder_dtype` as of `load_decoder`."""
+    decoder = load_decoder(parts.decoder, decoder_dtype, context=parts.context, chat_template=parts.chat_template)
     vision = load_vision(parts)
     projector = Projector(vision.config.width, decoder.dim, parts.pool, parts.linear)
     projector.initialize(generator)
@@ -118,10 +120,11 @@ def read_language_model(
     parts, state = read_trained(path)
     if tiles is not None:
         parts = dataclasses.replace(parts, media=dataclasses.replace(parts.media, tiles=tiles))
-    with naming(path):
-        model, decoder = build_language_model(parts, torch.Generator())
+    trained = None if parts.lora else next((value.dtype for value in _under("decoder.", state).values()), None)
+    with naming(path):  # the decoder in the type of its file: in float32, it would be most of the memory while loading
+        model, decoder = build_language_model(parts, torch.Generator(), trained)
     load_trained(path, parts, state, model)
-    merge_decoder_adapters(model.decoder)
+    merge_decoder_adapters(model.decoder, dtype)
     model.to(device, dtype).requires_grad_(False)
     return LanguageModel(path.stem, model, decoder, parts.media)
 

@@ -13,7 +13,11 @@ from PIL import Image
 from perception_encoder.errors import CheckpointError, ConfigError, PerceptionEncoderError
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.media import MediaConfig
-from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
+from perception_encoder.language_alignment.text.adapters import (
+    DecoderLoRA,
+    add_decoder_adapters,
+    merge_decoder_adapters,
+)
 from perception_encoder.language_alignment.weights import (
     METADATA,
     Parts,
@@ -58,6 +62,31 @@ def test_a_file_gives_back_the_model_that_was_written(tmp_path: Path, lora: Deco
     assert again.generate([conversation], sampling)[0].text == expected[0].text
     assert again.name == "model" and again.media.tiles == 4
     assert read_language_model(path, CPU, torch.float32, tiles=0).media.tiles == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lora", [None, DecoderLoRA(rank=2)])
+def test_a_decoder_stored_in_bfloat16_loses_nothing_of_what_was_trained(
+    tmp_path: Path, lora: DecoderLoRA | None
+) -> None:
+    """It is loaded in its file's type, but trained weights and adapters' sums must not pass through that type."""
+    from transformers import AutoModelForCausalLM
+
+    own = dataclasses.replace(parts(tmp_path), lora=lora)
+    stored = AutoModelForCausalLM.from_pretrained(own.decoder, dtype=torch.bfloat16)
+    stored.save_pretrained(own.decoder)
+    generator = torch.Generator().manual_seed(0)
+    model, _ = build_language_model(own, generator)
+    trained = add_decoder_adapters(model.decoder, lora, generator) if lora else list(model.decoder.parameters())
+    for parameter in trained:
+        parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    path = tmp_path / "model.safetensors"
+    write_language_model(path, own, model, vision=False, decoder=True, half=False)
+    merge_decoder_adapters(model.decoder)
+    for dtype in (torch.float32, torch.bfloat16):
+        again = read_language_model(path, CPU, dtype).model.decoder.state_dict()
+        for name, value in model.decoder.state_dict().items():
+            assert torch.equal(again[name], value.to(dtype)), name
 
 
 def test_the_tower_is_cut_at_the_layer_and_layer_scale_changes_nothing(tmp_path: Path) -> None:

@@ -67,26 +67,29 @@ def adapter_state(decoder: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_adapters(decoder: nn.Module, config: DecoderLoRA, state: Mapping[str, Tensor]) -> None:
-    """Put saved adapters into a decoder, in place; CheckpointError if they do not fit."""
+    """Put saved adapters into a decoder, in place, in float32; CheckpointError if they do not fit."""
     add_decoder_adapters(decoder, config, torch.Generator())
     expected = adapter_state(decoder)
     wrong = sorted(expected.keys() ^ state.keys()) or [n for n in expected if expected[n].shape != state[n].shape]
     if wrong:
         raise CheckpointError(f"the adapters do not fit this language model: {wrong[0]} and {len(wrong) - 1} others")
-    for name, value in expected.items():
-        value.copy_(state[name])
+    for name in expected:
+        decoder.get_parameter(name).data = state[name].float()
 
 
 @torch.no_grad()
-def merge_decoder_adapters(decoder: nn.Module) -> None:
-    """Add what adapters learned, if there are any, to the weights that they adapt, in place, and take them out."""
+def merge_decoder_adapters(decoder: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Add what adapters learned, if there are any, to the weights that they adapt, in place, and take them out.
+
+    The sums are float32, a layer at a time, in a decoder of any type; `dtype` is what they are then rounded to.
+    """
     if not adapter_state(decoder):
         return
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(decoder.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge()
             parent, _, own = name.rpartition(".")
             layer: Any = module.get_base_layer()
-            setattr(decoder.get_submodule(parent), own, layer)
+            module.float().merge()
+            setattr(decoder.get_submodule(parent), own, layer.to(dtype))

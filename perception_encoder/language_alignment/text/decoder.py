@@ -57,14 +57,15 @@ class Decoder:
 
 def load_decoder(
     name: str | Path,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     context: int | None = None,
     chat_template: str | None = None,
 ) -> Decoder:
     """Load a decoder-only language model.
 
-    `name`: "smollm2", a directory in transformers' layout, a GGUF file, or a hub name. `context`: most tokens of a
-    prompt, by default the model's own limit. `chat_template`: a Jinja template, by default the tokenizer's.
+    `name`: "smollm2", a directory in transformers' layout, a GGUF file, or a hub name. `dtype`: None keeps the type of
+    the file. `context`: most tokens of a prompt, by default the model's own limit. `chat_template`: a Jinja template,
+    by default the tokenizer's.
     Raises WeightsUnavailableError for a model that cannot be read or fetched, MissingExtraError without transformers,
     and ConfigError for a model without a chat template or that is not decoder-only.
     """
@@ -82,7 +83,7 @@ def load_decoder(
         with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=local, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
-                str(source), dtype=dtype, local_files_only=local, trust_remote_code=False
+                str(source), dtype=dtype or "auto", local_files_only=local, trust_remote_code=False
             )
     except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
         reason = one_line(error)

@@ -23,6 +23,14 @@ def test_a_directory_in_transformers_layout_is_loaded(tmp_path: Path) -> None:
     torch.testing.assert_close(decoder.model(ids).logits, tiny_llama()(ids).logits)
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_without_a_type_a_decoder_has_its_files(tmp_path: Path, stored: torch.dtype) -> None:
+    path = write_tiny_decoder(tmp_path)
+    load_decoder(path).model.to(stored).save_pretrained(path)
+    assert load_decoder(path, None).model.dtype == stored
+    assert load_decoder(path).model.dtype == torch.float32
+
+
 def test_a_model_without_a_chat_template_is_an_error_and_one_can_be_given() -> None:
     with pytest.raises(ConfigError, match="tiny has no chat template"):
         make_decoder("tiny", tiny_llama(), byte_tokenizer(None))
