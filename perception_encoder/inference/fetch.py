@@ -5,6 +5,7 @@ Each redirect is checked like the first address. Proxies of the environment are 
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from contextlib import closing
@@ -43,8 +44,8 @@ def is_url(text: str) -> bool:
     return _URL.fullmatch(text) is not None
 
 
-def fetch(url: str, limits: FetchLimits | None = None) -> bytes:
-    """Download one image or video.
+def fetch(url: str, limits: FetchLimits | None = None, deadline: float = math.inf) -> bytes:
+    """Download one image or video, until a deadline of `time.monotonic` that it may share with others.
 
     Raises UrlRefusedError (scheme, address, a password in it), MediaNotFoundError (no answer, or no success) and
     MediaTooLargeError (bytes or seconds over the limit).
@@ -52,7 +53,7 @@ def fetch(url: str, limits: FetchLimits | None = None) -> bytes:
     import httpx
 
     limits = limits or FetchLimits()
-    deadline = time.monotonic() + limits.seconds
+    deadline = min(deadline, time.monotonic() + limits.seconds)
     name = escape_name(url)
     try:
         target = httpx.URL(url)

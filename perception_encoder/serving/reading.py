@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from perception_encoder.errors import InputError, MediaTooLargeError, detached
@@ -39,8 +37,8 @@ class MediaReader:
         if not is_address(kind, value):
             return await self._decode(lambda: read_data_uri(kind, value), decode)
         async with self._fetching:  # until it is decoded: so many downloads are in memory at most
-            limits = replace(self.limits, seconds=max(0.0, deadline - time.monotonic()))
-            content = await asyncio.get_running_loop().run_in_executor(self._fetchers, fetch, value, limits)
+            loop = asyncio.get_running_loop()
+            content = await loop.run_in_executor(self._fetchers, fetch, value, self.limits, deadline)
             # bytes: never a path, whatever the address looks like
             return await self._decode(lambda: resolve(content, escape_name(value), kind=kind), decode)
 

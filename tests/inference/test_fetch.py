@@ -111,6 +111,14 @@ def test_too_many_bytes_declared_or_not() -> None:
         assert len(fetch(url, limits)) == 1000
 
 
+def test_a_shared_deadline_is_reported_as_the_whole_limit() -> None:
+    """Before: "took more than 3.98536 s, the limit", what was left of a request's 4 s when its download began."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.jpg"
+        with pytest.raises(MediaTooLargeError, match="took more than 20 s, the limit"):
+            fetch(url, LOCAL, deadline=time.monotonic() + 0.1)
+
+
 @pytest.mark.parametrize("where", ["before the answer", "in the headers", "in the body", "in a body without length"])
 def test_a_server_that_dawdles(where: str) -> None:
     stop = threading.Event()
