@@ -90,6 +90,7 @@ def merge_decoder_adapters(decoder: nn.Module, dtype: torch.dtype = torch.float3
     for name, module in list(decoder.named_modules()):
         if isinstance(module, BaseTunerLayer):
             parent, _, own = name.rpartition(".")
-            layer: Any = module.get_base_layer()
-            module.float().merge()
+            adapted: Any = module
+            adapted.float().merge()
+            layer: Any = adapted.get_base_layer()
             setattr(decoder.get_submodule(parent), own, layer.to(dtype))
