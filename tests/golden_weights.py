@@ -25,18 +25,16 @@ def golden_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     n = _noise(zlib.crc32(name.encode()), shape)
     if name.endswith(_NORMS):
         n = 1 + np.float32(0.1) * n
-    elif name.endswith("bias"):
-        n = np.float32(0.02) * n
     elif name.endswith("gamma"):
         n = np.float32(0.1) * (1 + np.float32(0.1) * n)
     elif name.endswith(("positional_embedding", "class_embedding")):
-        n = np.float32(0.1) * n
-    elif name.endswith("token_embedding.weight"):
-        n = np.float32(0.02) * n
+        n *= np.float32(0.1)
+    elif name.endswith(("bias", "token_embedding.weight")):
+        n *= np.float32(0.02)
     elif name.endswith(("visual.proj", "text_projection")) or name == "proj":
-        n = n / np.float32(math.sqrt(shape[0]))
+        n /= np.float32(math.sqrt(shape[0]))
     elif not name.endswith("probe"):
-        n = n / np.float32(math.sqrt(math.prod(shape[1:])))
+        n /= np.float32(math.sqrt(math.prod(shape[1:])))
     return torch.from_numpy(n)
 
 

@@ -75,9 +75,10 @@ def test_a_detector_overfits_ten_images(tmp_path: Path) -> None:
     data = write_dataset("detector", tmp_path / "data", train=10, test=1)
     shutil.rmtree(data / "test")
     shutil.copytree(data / "train", data / "test")
-    sizes = ("image_size=128", "steps=150", "batch_size=10", "warmup=10", "validation.every=150", "validation.size=10")
-    heads = ("head.channels=64", "head.hidden=128", "head.regions=64", "masks=false", "layer=5")
-    config = small_config("detector", *sizes, *heads, "scales=[1, 1]", "flip=0", "optimizer.lr=2e-3")
+    sizes = ("image_size=96", "steps=90", "batch_size=10", "warmup=10", "validation.every=90", "validation.size=10")
+    heads = ("head.channels=64", "head.hidden=128", "head.regions=32", "masks=false", "layer=5")
+    rest = ("scales=[1, 1]", "flip=0", "optimizer.lr=3e-3", "checkpoint_every=90")
+    config = small_config("detector", *sizes, *heads, *rest)
     train_dense(config, [data], tmp_path / "run")
     assert rows_of(tmp_path / "run")[-1]["validation/box_ap"] > 0.9
 

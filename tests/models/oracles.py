@@ -23,7 +23,7 @@ TIMM_MODELS = [name for name, entry in MODELS.items() if entry.timm and entry.ti
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     """Norm of the difference over norm of the reference."""
     assert ours.shape == theirs.shape
-    return float((ours - theirs).norm() / theirs.norm())
+    return float(((ours - theirs).norm() / theirs.norm()).detach())
 
 
 def timm_pair(
@@ -38,7 +38,7 @@ def timm_pair(
         ours = VisionTransformer(config, name)
         theirs = timm.create_model(entry.timm, depth=config.depth, **sizes)
     theirs.load_state_dict(from_published(fill(ours), config, "timm"), assign=True)
-    theirs.rope = timm.create_model(entry.timm, depth=1, **sizes).rope  # tables that no checkpoint holds
+    _fill_rope(theirs)
     return ours, theirs.requires_grad_().eval()
 
 
@@ -49,9 +49,14 @@ def open_clip_pair(name: str) -> tuple[CLIP, nn.Module]:
     with torch.device("meta"):
         theirs = open_clip.create_model(entry.open_clip, pretrained=None, device="meta")
     theirs.load_state_dict(from_published(fill(ours), entry.vision, "open_clip"), assign=True)
-    theirs.visual.trunk.rope = timm.create_model(entry.timm, depth=1).rope
+    _fill_rope(theirs.visual.trunk)
     theirs.text.attn_mask = theirs.text.build_causal_mask()
     return ours, theirs.requires_grad_().eval()
+
+
+def _fill_rope(tower: nn.Module) -> None:
+    """Compute the tables of timm's tower, which no checkpoint holds."""
+    tower.rope.to_empty(device="cpu").init_non_persistent_buffers()
 
 
 def native_image(name: str) -> Tensor:
@@ -97,14 +102,14 @@ def timm_errors(name: str, depth: int | None = None, with_gradients: bool = True
     ours, theirs = timm_pair(name, depth)
     x = native_image(name)
     errors = {}
-    with torch.no_grad():
+    with torch.set_grad_enabled(with_gradients):
         mine, reference = ours.forward_features(x), theirs.forward_features(x)
         errors["tokens"] = relative_error(mine, reference)
         if ours.attn_pool is not None:
-            errors["embedding"] = relative_error(ours.pool(mine), theirs.forward_head(reference))
-    if with_gradients:
-        output = theirs(x) if ours.attn_pool is not None else theirs.forward_features(x)
-        errors["gradients"] = gradient_error(ours, ours(x), theirs, output)
+            mine, reference = ours.pool(mine), theirs.forward_head(reference)
+            errors["embedding"] = relative_error(mine, reference)
+        if with_gradients:
+            errors["gradients"] = gradient_error(ours, mine, theirs, reference)
     return errors
 
 
@@ -114,9 +119,9 @@ def open_clip_errors(name: str, with_gradients: bool = True) -> dict[str, float]
     x, tokens = native_image(name), text_tokens(name)
     errors = {}
     for kind, inputs in (("image", x), ("text", tokens)):
-        mine, reference = (getattr(model, f"encode_{kind}") for model in (ours, theirs))
-        with torch.no_grad():
-            errors[kind] = relative_error(mine(inputs), reference(inputs))
-        if with_gradients:
-            errors[f"{kind} gradients"] = gradient_error(ours, mine(inputs), theirs, reference(inputs))
+        with torch.set_grad_enabled(with_gradients):
+            mine, reference = (getattr(model, f"encode_{kind}")(inputs) for model in (ours, theirs))
+            errors[kind] = relative_error(mine, reference)
+            if with_gradients:
+                errors[f"{kind} gradients"] = gradient_error(ours, mine, theirs, reference)
     return errors

@@ -45,32 +45,29 @@ def parity(name: str) -> dict[str, float]:
     model = golden_model(name)
     visual = model.visual if isinstance(model, CLIP) else model
     patch, size = visual.config.patch_size, visual.config.image_size
-    errors = {}
-    for key in (key for key in GOLDEN.files if key.startswith(f"{name}/")):
-        _, kind, *rest = key.split("/")
-        if kind == "text":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the last text is longer than 32 tokens
-                tokens = Tokenizer(model.text.config.context_length)(TEXTS)
-            errors[key] = relative_error(model.encode_text(tokens), GOLDEN[key])
-            continue
-        native = rest[0] == "native"
-        batch = 1 if "-G14-" in name else 2
-        x = golden_image(8, 1, 3, size, size) if native else golden_image(7, batch, 3, 8 * patch, 12 * patch)
-        if kind == "image":
-            errors[key] = relative_error(model.encode_image(x), GOLDEN[key])
-            continue
-        if rest[1] == "norm":
-            tokens = visual.forward_features(x)
-        else:
-            layer = int(rest[1].removeprefix("layer"))
-            ((patches, prefix),) = visual.forward_intermediates(
-                x, [layer], return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True, stop_early=True
-            )
-            tokens = torch.cat([prefix, patches], dim=1)
-        n = tokens.shape[1]
-        errors[key] = relative_error(tokens[:, [0, 1, n // 3, n // 2, n - 1]], GOLDEN[key])
-    return errors
+    batch = 1 if "-G14-" in name else 2
+    found = {}
+    keys = [key.removeprefix(f"{name}/") for key in GOLDEN.files if key.startswith(f"{name}/")]
+    for grid in dict.fromkeys(key.split("/")[1] for key in keys if key != "text"):
+        x = golden_image(8, 1, 3, size, size) if grid == "native" else golden_image(7, batch, 3, 8 * patch, 12 * patch)
+        layers = [int(key.split("/layer")[1]) for key in keys if key.startswith(f"tokens/{grid}/layer")]
+        features = visual.forward_intermediates(
+            x, layers, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True, stop_early=True
+        )
+        tokens = {f"layer{n}": torch.cat(part[::-1], dim=1) for n, part in zip(layers, features, strict=True)}
+        if f"tokens/{grid}/norm" in keys:
+            tokens["norm"] = visual.forward_features(x)
+        for kind, own in tokens.items():
+            n = own.shape[1]
+            found[f"tokens/{grid}/{kind}"] = own[:, [0, 1, n // 3, n // 2, n - 1]]
+        if f"image/{grid}" in keys:
+            found[f"image/{grid}"] = visual.pool(tokens["norm"]) if "norm" in tokens else model.encode_image(x)
+    if "text" in keys:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the last text is longer than 32 tokens
+            found["text"] = model.encode_text(Tokenizer(model.text.config.context_length)(TEXTS))
+    assert found.keys() == set(keys)
+    return {f"{name}/{key}": relative_error(own, GOLDEN[f"{name}/{key}"]) for key, own in found.items()}
 
 
 @pytest.mark.parametrize(

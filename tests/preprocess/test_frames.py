@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -55,10 +54,10 @@ def test_items_evenly_apart() -> None:
         spread_indices(0, 8)
 
 
-@pytest.mark.parametrize("case", PLM_FRAMES, ids=lambda case: "{frames_total}-{fps}-{max_frames}".format(**case))
-def test_plm_frames_are_those_of_the_reference(case: dict[str, Any]) -> None:
-    chosen = plm_frame_indices(case["frames_total"], case["fps"], case["max_frames"], case["start_s"], case["end_s"])
-    assert chosen == case["positions"]
+def test_plm_frames_are_those_of_the_reference() -> None:
+    given = ("frames_total", "fps", "max_frames", "start_s", "end_s")
+    for case in PLM_FRAMES:
+        assert plm_frame_indices(*(case[name] for name in given)) == case["positions"], case
 
 
 def test_plm_frames_of_a_part_that_does_not_exist_are_an_error() -> None:

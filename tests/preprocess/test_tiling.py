@@ -19,9 +19,10 @@ GRIDS = json.loads((GOLDEN / "plm.json").read_text())["tile_grids"]
 TILES = np.load(GOLDEN / "plm.npz")
 
 
-@pytest.mark.parametrize("case", GRIDS, ids=lambda case: "{width}x{height}-tile{tile}-budget{budget}".format(**case))
-def test_grids_are_those_of_the_reference(case: dict[str, int]) -> None:
-    assert list(tile_grid(case["width"], case["height"], case["tile"], case["budget"])) == case["grid_wh"]
+def test_grids_are_those_of_the_reference() -> None:
+    for case in GRIDS:
+        found = tile_grid(case["width"], case["height"], case["tile"], case["budget"])
+        assert list(found) == case["grid_wh"], case
 
 
 @pytest.mark.parametrize("name", [name for name in TILES if name.startswith("tiles/")])
