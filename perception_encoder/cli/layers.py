@@ -27,7 +27,6 @@ def layers(
     final_norm: options.FinalNorm = False,
     out: Annotated[Path, options.out_option("Directory of the report.", "DIR")] = Path("layers"),
     store: Annotated[Path | None, option("Cache of the features [default: OUT/features].", "DIR", OUTPUT)] = None,
-    dtype: Annotated[str, option("Precision of the cache: float16 or float32.", "DTYPE", OUTPUT)] = "float16",
 ) -> None:
     """Evaluate all layers; recommend one per task.
 
@@ -59,7 +58,7 @@ def layers(
     from perception_encoder.models.memory import keep_freed_memory
 
     keep_freed_memory()
-    cache = FeatureCache(directory=store or out / "features", dtype=dtype)
+    cache = FeatureCache(directory=store or out / "features")
     numbers = options.read_layers(layer) if layer else None
     pixels, (paths, shared) = options.image_size(size), read_paths(data)
     task_options = TaskOptions(items=items, image_size=pixels, short_side=short_side, per_metre=per_metre)

@@ -64,7 +64,6 @@ def test_a_size_and_layers_that_are_given(
         (["--tasks", "colour"], "the task 'colour' is unknown"),
         (["--layer", "0,12", "--tasks", "retrieval"], "layer 12 does not exist; nano has layers 0 to 11"),
         (["--layer", "first"], "it must be numbers separated by commas"),
-        (["--dtype", "int8"], "float16 or float32"),
         (["--tasks", "tracking"], "tracking: "),
         (["--data", "elsewhere"], "only one dataset can be for all tasks"),
     ],

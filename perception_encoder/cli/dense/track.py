@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from perception_encoder.dense_prediction.tracking.video_tracking import LayerOf
 
+DIRECTORY_RATE = 24.0
+"""Frames a second of the video that is written for a directory of frames, as DAVIS's videos have."""
 BOX = "Object in a box of the first frame: LEFT,TOP,RIGHT,BOTTOM in pixels or from 0 to 1; repeat for more."
 
 
@@ -34,7 +36,6 @@ def track(
     short_side: Annotated[
         int, option("Pixels of the frames' short side for the encoder.", panel=VIDEO, least=16)
     ] = 480,
-    rate: Annotated[float, option("Frames a second of a directory.", "N", VIDEO)] = 24.0,
     overlay: Annotated[bool, flag("--overlay/--no-overlay", "Also write the video with its objects.")] = True,
     json: shared.Json = False,
 ) -> None:
@@ -58,7 +59,7 @@ def track(
     if bool(mask) == bool(box or point):
         raise ConfigError("say what to follow: --mask FILE, or --box or --point (as often as there are objects)")
     check_tracking_output(out, video.stem)
-    names, rate, frames = open_frames(video, rate)
+    names, rate, frames = open_frames(video)
     first = next(frames, None)
     if first is None:
         raise DataError(f"{video} has no frames")
@@ -81,7 +82,7 @@ def track(
     )
 
 
-def open_frames(video: Path, rate: float) -> tuple[list[str] | None, float, Iterator[Image.Image]]:
+def open_frames(video: Path) -> tuple[list[str] | None, float, Iterator[Image.Image]]:
     """Return the names of frames in a directory (None for a video), frames a second, and the frames."""
     from perception_encoder.preprocess.image import open_image
     from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
@@ -90,7 +91,7 @@ def open_frames(video: Path, rate: float) -> tuple[list[str] | None, float, Iter
     if not video.is_dir():
         return None, frame_rate(video), (frame.image for frame in sample_frames(video, every=0))
     files = sorted(path for path in video.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return [file.stem for file in files], rate, (open_image(file).convert("RGB") for file in files)
+    return [file.stem for file in files], DIRECTORY_RATE, (open_image(file).convert("RGB") for file in files)
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -29,7 +29,6 @@ def caption(
     pages: options.Pages = None,
     prompt: Annotated[str | None, option("Request [default: one for a sentence].", "TEXT", ANSWER)] = None,
     max_tokens: options.MaxTokens = 64,
-    temperature: options.Temperature = 0.0,
     batch_size: Annotated[int, option("Images or videos described together.", panel=SPEED, least=1)] = 8,
     json: shared.Json = False,
     strict: shared.Strict = False,
@@ -53,7 +52,7 @@ def caption(
     from perception_encoder.inference.listing import check_paths, list_items
     from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Sampling
 
-    sampling, chosen = Sampling(max_tokens=max_tokens, temperature=temperature), options.read_pages(pages)
+    sampling, chosen = Sampling(max_tokens=max_tokens), options.read_pages(pages)
     name = default_model.language_model(model)
     check_paths(paths)
     if next(list_items(paths), None) is None:

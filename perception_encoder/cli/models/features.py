@@ -17,7 +17,6 @@ def features(
     layer: Annotated[str, option("Layers, such as 0,5,-1 [default: about six].", "N,N,...")] = "",
     at: Annotated[str, option("The point to compare with, from 0,0 (top left) to 1,1.", "X,Y")] = "0.5,0.5",
     patches: Annotated[int | None, option("Patches along the longer side [default: as in training].", least=1)] = None,
-    rows: Annotated[str, option("Rows to draw: see above.", "NAMES")] = "features,alike,attention,received,norms",
     bare: Annotated[bool, flag("--bare", "Draw only the feature map of one layer.")] = False,
     baseline: Annotated[list[str] | None, option("Model to draw beside it; repeat for more.", "MODEL")] = None,
 ) -> None:
@@ -55,7 +54,7 @@ def features(
     if bare:
         write_colours(analysis, out)
     else:
-        write_png(plot_image(analysis, options.items_of(rows)), out)
+        write_png(plot_image(analysis), out)
     start = analysis.global_from
     output.print_line(
         f"{analysis.model}: " + ("no global tokens" if start is None else f"global tokens from layer {start}")

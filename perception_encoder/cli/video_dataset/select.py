@@ -15,8 +15,6 @@ def select(
     scores: Annotated[Path, option("Table that `pe video-dataset score` wrote.", "FILE")],
     out: Annotated[Path, options.out_option("Table of the selection: .parquet, .csv or .jsonl.")],
     count: Annotated[int, option("Most videos to select.", least=1)] = 1000,
-    clusters: Annotated[int | None, option("Clusters [default: half of --count].", least=1)] = None,
-    duplicate: Annotated[float, option("Cosine similarity of near-duplicates.", "N")] = 0.97,
     seed: Annotated[int, option("Random seed.", least=0)] = 0,
 ) -> None:
     """Select varied videos.
@@ -34,6 +32,6 @@ def select(
 
     check_outcome_path(out)
     table = read_features(features)
-    chosen = select_videos(table, align_scores(table, scores), count, clusters, duplicate, seed)
+    chosen = select_videos(table, align_scores(table, scores), count, seed=seed)
     write_outcomes(out, [dict(vars(video)) for video in chosen])
     output.print_line(f"{len(chosen):,} of {len(table):,} videos selected: {out}")

@@ -23,14 +23,13 @@ def test_features_of_an_image(
 ) -> None:
     out = tmp_path / "x.png"
     arguments = ("features", image_files[0], "--model", checkpoint, "--out", out, "--patches", "6")
-    done = run_pe(*arguments, "--layer", "0,-1", "--rows", "features,received")
+    done = run_pe(*arguments, "--layer", "0,-1")
     assert done.status == 0 and "nano: " in done.stdout and size(out)[0] > 300
     assert run_pe(*arguments, "--layer", "3", "--bare").status == 0 and size(out) == (96, 64)
     for options, message in (
         (["--bare"], "draws one layer"),
         (["--at", "middle"], "it must be two numbers separated by a comma"),
         (["--layer", "12"], "layer 12 does not exist"),
-        (["--rows", "depth"], "rows are features"),
     ):
         wrong = run_pe(*arguments, *options)
         assert wrong.status == 2 and message in wrong.stderr
