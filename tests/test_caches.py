@@ -39,7 +39,7 @@ from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
-from perception_encoder.models.checkpoints.weight_hashes import CachedHash
+from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.video_dataset.features import extract_features
 from tests.clips import clip
 from tests.data.tars import write_pairs

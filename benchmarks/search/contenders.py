@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from benchmarks.search.measures import quantile
 from benchmarks.search.process import peak_mib
-from perception_encoder.search.index import approximate
-from perception_encoder.search.index.exact import best_rows
+from perception_encoder.search.index.index import compress_vectors, search_all_clusters
+from perception_encoder.vectors import best_rows
 
 DIMENSION, HITS = 256, 10
 PROBED_ALL = 1 << 20
@@ -73,8 +73,8 @@ def lance_scan(directory: Path) -> Built:
 
 def ours(directory: Path) -> Built:
     """As a large index is searched."""
-    search = approximate.search_all_clusters
-    return _lance(directory, lambda table: approximate.compress_vectors(table, rows=0), [("", search)])
+    search = search_all_clusters
+    return _lance(directory, lambda table: compress_vectors(table, rows=0), [("", search)])
 
 
 def lance(kind: str, options: dict[str, Any], settings: list[dict[str, int]]) -> Callable[[Path], Built]:

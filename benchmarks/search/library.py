@@ -25,10 +25,9 @@ from benchmarks.embed import write_photographs
 from benchmarks.search.measures import Row as Line
 from benchmarks.search.measures import mark, quantile
 from benchmarks.search.process import Client, resident_mib, serving
-from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.image import encode_thumbnail, open_image
 from perception_encoder.search.index.reader import THUMBNAIL_SIDE
 from perception_encoder.search.index.rows import IndexRow
-from perception_encoder.search.index.thumbnail import encode_thumbnail
 from perception_encoder.search.index.update import writable_index
 
 ROWS, BRIEF_ROWS, MILLISECONDS = 100_000, 20_000, 150.0

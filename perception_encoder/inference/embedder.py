@@ -19,7 +19,7 @@ from torch import Tensor
 
 from perception_encoder.errors import ConfigError, ModelError
 from perception_encoder.inference.fetch import FetchLimits
-from perception_encoder.models.checkpoints.weight_hashes import CachedHash
+from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import choose_device, fast_dtype

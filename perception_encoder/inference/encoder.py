@@ -16,17 +16,18 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.embedder import Embedder, Feature
 from perception_encoder.inference.fetch import is_url
-from perception_encoder.inference.media import Kind, Value
-from perception_encoder.inference.mteb_interface import batch_inputs, model_meta
-from perception_encoder.inference.pipeline import Embedding, Request, encode_requests, guess_kind
-from perception_encoder.inference.sentence_interface import (
+from perception_encoder.inference.library_interfaces import (
     SentenceInterface,
     as_list,
+    batch_inputs,
     check_unsupported,
+    model_meta,
     of_modality,
     truncate,
 )
-from perception_encoder.models.checkpoints.weight_hashes import CachedHash
+from perception_encoder.inference.media import Kind, Value
+from perception_encoder.inference.pipeline import Embedding, Request, encode_requests, guess_kind
+from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.weights import TowerChoice, find_weights, load_model
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.registry import shown_name

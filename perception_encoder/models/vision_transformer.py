@@ -8,9 +8,11 @@ gets the positions of its own grid, and sees none of the padding.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -18,7 +20,6 @@ from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.layers.block import Block, Transformer
 from perception_encoder.models.layers.pooling import AttentionPooling
-from perception_encoder.models.layers.positions import resample_positions
 from perception_encoder.models.layers.rope import rope_table
 
 
@@ -372,3 +373,19 @@ def grids_of(padding_mask: Tensor) -> list[tuple[int, int]]:
         if not h or not w or int(row.sum()) != h * w or not bool(row[:h, :w].all()):
             raise ShapeError("a padding mask must be True on one rectangle in the top left corner of each image")
     return grids
+
+
+def resample_table(table: Tensor, rows: int) -> Tensor:
+    """Resample a square position table (R, D) to `rows` of another square; a class token's row, if any, stays first."""
+    prefix = len(table) - math.isqrt(len(table)) ** 2
+    side = math.isqrt(rows - prefix)
+    return torch.cat([table[:prefix], resample_positions(table[prefix:], (side, side))])
+
+
+def resample_positions(grid_embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resample a square grid of position embeddings (h·w, D) to another grid: bilinear, corners not aligned."""
+    side = math.isqrt(int(grid_embedding.shape[0]))  # a tensor under torch.jit.trace
+    if grid == (side, side):
+        return grid_embedding
+    square = grid_embedding.T.reshape(1, -1, side, side)  # (1, D, h, w)
+    return F.interpolate(square, size=grid, mode="bilinear", align_corners=False).flatten(2)[0].T

@@ -8,6 +8,7 @@ interpolation, and 16-bit and float images, which it clips) is brought to 8 bits
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import re
 import warnings
@@ -305,3 +306,15 @@ def pad_images(
         row[:, : image.shape[1], : image.shape[2]] = image
         real[: image.shape[1] // patch_size, : image.shape[2] // patch_size] = True
     return batch, mask
+
+
+def encode_thumbnail(image: Image.Image, side: int) -> bytes:
+    """Return a JPEG whose longest side is at most `side` pixels; transparent parts become white."""
+    image = image.copy()
+    image.thumbnail((side, side), reducing_gap=1.0)  # large ones are averaged first, which takes half the time
+    if image.mode in ("RGBA", "LA"):
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=82, optimize=True)
+    return buffer.getvalue()

@@ -15,8 +15,8 @@ from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
-from perception_encoder.models.layers.positions import resample_table
 from perception_encoder.models.registry import find_model
+from perception_encoder.models.vision_transformer import resample_table
 from perception_encoder.planning.cost import TeacherCost
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.averaging import average_with

@@ -7,18 +7,20 @@ number of ranks. One thread makes the next batches while the current one is trai
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from perception_encoder.errors import OutputError
+from perception_encoder.errors import DataError, OutputError
 from perception_encoder.models.precision import fast_autocast
+from perception_encoder.planning.devices import peak_flops
 from perception_encoder.train.checkpoint import Fit, RunState, resume_run, save_run
 from perception_encoder.train.config import TrainingConfig
 from perception_encoder.train.distributed import (
@@ -31,11 +33,12 @@ from perception_encoder.train.distributed import (
 )
 from perception_encoder.train.metrics import Listener, Metrics
 from perception_encoder.train.optimizer import build_optimizer, learning_rate
-from perception_encoder.train.progress import StepGroup
 from perception_encoder.train.task import Cost, Task
 from perception_encoder.train.validation import Validation, choose_metric, is_better, is_due
 
 logger = logging.getLogger(__name__)
+
+SLOW = 30.0  # seconds of waiting for one batch that are reported
 
 Batches = Callable[[int], Any]
 AHEAD = 2  # batches made in advance
@@ -177,3 +180,78 @@ def _prepare_thread() -> None:
     device = own_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+
+
+class StepGroup:
+    """The steps since the last report: their losses and speed; and the losses since the last scored checkpoint.
+
+    `steps`: of the whole run. `bad_losses`: steps in a row whose loss may be not finite.
+    """
+
+    def __init__(self, steps: int, bad_losses: int, state: RunState, cost: Cost | None, device: torch.device) -> None:
+        self._steps, self._bad_losses, self._cost = steps, bad_losses, cost
+        self._peak = peak_flops(device) if cost and this_rank().number == 0 else math.inf
+        self._bad = 0
+        self._loss_sum, self._loss_count = state.loss_sum, state.loss_count
+        self._start(state.step)
+
+    def _start(self, step: int) -> None:
+        self._first, self._since = step, time.perf_counter()
+        self._samples, self._waited, self._flops = 0, 0.0, 0.0
+        self._newest: dict[str, float] = {}
+
+    def counts(self, step: int, losses: dict[str, float]) -> bool:
+        """Return whether a step may be taken; DataError after too many that may not."""
+        total = sum(losses.values())
+        if math.isfinite(total):
+            self._bad = 0
+            return True
+        self._bad += 1
+        if self._bad > self._bad_losses:
+            raise DataError(f"step {step}: the loss is {total}; the last checkpoint stays, lower the rate")
+        logger.warning("step %d: the loss is %s; the step is left out", step, total)
+        return False
+
+    def add(self, losses: dict[str, float], batch: Any, wait: float) -> None:
+        """Note a step."""
+        self._newest, self._samples, self._waited = losses, self._samples + len(batch), self._waited + wait
+        self._flops += self._cost.flops(batch) if self._cost else 0
+        total = sum(losses.values())
+        if math.isfinite(total):
+            self._loss_sum, self._loss_count = self._loss_sum + total, self._loss_count + 1
+        if wait > SLOW:
+            logger.warning("waited %.0f s for a batch: reading is slower than training", wait)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time until the block ends out of the speed."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+    def report(self, done: int) -> dict[str, float]:
+        """Return the last losses, the speed since the last report, and how long the rest takes at that speed."""
+        seconds = time.perf_counter() - self._since
+        shares = [self._cost.share(step) if self._cost else step / self._steps for step in (self._first, done)]
+        speed = {"samples_per_second": self._samples / seconds, "waiting": self._waited / seconds}
+        if self._cost:
+            speed["mfu"] = self._flops / seconds / self._peak
+        speed["seconds_left"] = seconds * (1 - shares[1]) / (shares[1] - shares[0])
+        row = {name: round(loss, 5) for name, loss in self._newest.items()}
+        self._start(done)
+        return row | {name: float(f"{value:.4g}") for name, value in speed.items()}
+
+    def state(self, done: int, fingerprint: str, scored: bool, best: float | None, best_step: int | None) -> RunState:
+        """Return where the run stands; scored by the mean loss since that was last done, if any step counted."""
+        score = self._loss_sum / self._loss_count if scored and self._loss_count else None
+        if scored:
+            self._loss_sum, self._loss_count = 0.0, 0
+        return RunState(
+            step=done,
+            fingerprint=fingerprint,
+            score=score,
+            best=best,
+            best_step=best_step,
+            loss_sum=self._loss_sum,
+            loss_count=self._loss_count,
+        )

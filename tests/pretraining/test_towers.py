@@ -13,7 +13,7 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.errors import CheckpointError
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.layers.positions import resample_table
+from perception_encoder.models.vision_transformer import resample_table
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import towers as module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.serving.inputs import count_tokens
+from perception_encoder.serving.api import count_tokens
 
 pytestmark = pytest.mark.security
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from torch import Tensor
 
-from perception_encoder.train import loop, progress
+from perception_encoder.train import loop
 from perception_encoder.train.loop import train
 from tests.train.toys import CONFIG, Regression, batch, rows
 
@@ -30,9 +30,8 @@ def test_reports_say_how_well_the_device_is_used_and_how_long_the_rest_takes(
     clock = iter(range(0, 10_000, 6))  # every look at the clock comes six seconds after the one before
     fake = SimpleNamespace(perf_counter=lambda: float(next(clock)), monotonic=lambda: 0.0)
     monkeypatch.setattr(loop, "time", fake)
-    monkeypatch.setattr(progress, "time", fake)
     monkeypatch.setattr(loop, "prefetch", lambda made, first, last: ((n, made(n), 0.0) for n in range(first, last)))
-    monkeypatch.setattr(progress, "peak_flops", lambda device: 1e8)
+    monkeypatch.setattr(loop, "peak_flops", lambda device: 1e8)
     config = dataclasses.replace(CONFIG, log_every=10)
     train(Regression(), batch, config, tmp_path / "work", "a", cost=Work())
     reports = rows(tmp_path / "work")

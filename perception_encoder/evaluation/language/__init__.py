@@ -4,9 +4,7 @@ from perception_encoder.evaluation.language.boxes import box_iou, box_iou_accura
 from perception_encoder.evaluation.language.caption_tokens import tokenize_caption
 from perception_encoder.evaluation.language.captions import bleu, cider_d, cider_d_scores
 from perception_encoder.evaluation.language.choices import extract_choice, multiple_choice
-from perception_encoder.evaluation.language.edit_distance import anls
-from perception_encoder.evaluation.language.relaxed import relaxed_accuracy
-from perception_encoder.evaluation.language.vqa import normalize_answer, vqa_accuracy
+from perception_encoder.evaluation.language.short_answers import anls, normalize_answer, relaxed_accuracy, vqa_accuracy
 from perception_encoder.evaluation.language.yes_or_no import YesNoScores, parse_yes_no, yes_no
 
 __all__ = [

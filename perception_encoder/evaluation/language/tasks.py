@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from perception_encoder.datasets.questions.question import Corners, Question
 from perception_encoder.evaluation.language.boxes import box_iou_accuracy
 from perception_encoder.evaluation.language.choices import multiple_choice
-from perception_encoder.evaluation.language.edit_distance import anls
-from perception_encoder.evaluation.language.relaxed import relaxed_accuracy
-from perception_encoder.evaluation.language.vqa import normalize_answer, vqa_accuracy
+from perception_encoder.evaluation.language.short_answers import anls, normalize_answer, relaxed_accuracy, vqa_accuracy
 from perception_encoder.evaluation.language.yes_or_no import parse_yes_no, yes_no_answer
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import pickle
 import re
+import time
 import warnings
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from perception_encoder.errors import CheckpointError, ConfigError, one_line
-from perception_encoder.files import replacing, writing
+from perception_encoder.errors import CheckpointError, ConfigError, OutputError, one_line
+from perception_encoder.files import cache_directory, file_state, replacing, write_text, writing
 from perception_encoder.models.checkpoints.layouts import StateDict, unwrap
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _SCALE_SUFFIX = ".row_scale"  # beside an int8 tensor: one factor a row
+_SETTLED = 2_000_000_000
+"""Nanoseconds since the last change after which a file's time tells its content: a later write has another time."""
+_HASH = re.compile(r"[0-9a-f]{16}")
 
 
 def read_checkpoint(path: Path, text_alone: bool = False) -> tuple[StateDict, dict[str, str]]:
@@ -96,3 +103,25 @@ def quantized_rows(name: str, table: Tensor) -> StateDict:
 def _expand_rows(state: StateDict) -> StateDict:
     scales = {n.removesuffix(_SCALE_SUFFIX): state.pop(n) for n in list(state) if n.endswith(_SCALE_SUFFIX)}
     return state | {name: state[name].float() * scale for name, scale in scales.items()}
+
+
+class CachedHash:
+    """The hash of a weight file as it is now; path, size, time and inode identify its content."""
+
+    def __init__(self, path: Path) -> None:
+        path.stat()  # raises if there is no such file
+        self._path, self._state = path, file_state(path)
+
+    def get(self, compute: Callable[[], str]) -> str:
+        """The cached hash, else `compute()`, which is then cached unless the file has changed meanwhile."""
+        key = hashlib.blake2b(self._state.encode("utf-8", "surrogateescape"), digest_size=16)
+        entry = cache_directory("weight-hashes") / key.hexdigest()
+        with suppress(OSError, ValueError):
+            cached = entry.read_text(encoding="ascii")
+            if _HASH.fullmatch(cached):
+                return cached
+        value = compute()
+        with suppress(OSError, OutputError):
+            if file_state(self._path) == self._state and time.time_ns() - self._path.stat().st_mtime_ns > _SETTLED:
+                write_text(entry, value)
+        return value

@@ -8,6 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import queue
+import threading
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -17,7 +20,6 @@ import torch
 
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError, one_line
 from perception_encoder.models.checkpoints.files import SUFFIXES, quantized_rows, read_checkpoint, write_tensors
-from perception_encoder.models.checkpoints.hub import fetch_weights
 from perception_encoder.models.checkpoints.layouts import StateDict, from_published, to_published, unwrap
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
@@ -35,6 +37,8 @@ Model = CLIP | VisionTransformer
 TowerChoice = Literal["all", "text"]
 DIRECTORY_FILES = ("model.safetensors", "open_clip_model.safetensors")
 """The weights in a directory that `pe convert` or a training run wrote."""
+_PATIENCE = 2.0
+"""Seconds within which the hub must answer; the environment variable HF_HUB_ETAG_TIMEOUT overrides it."""
 
 
 @overload
@@ -286,3 +290,46 @@ def state_hash(state: StateDict) -> str:
         values = tensor.detach().to("cpu", torch.float32).flatten().numpy()
         digest.update(values.view(np.uint8).data)
     return digest.hexdigest()[:16]
+
+
+def fetch_weights(entry: ModelEntry) -> Path:
+    """The file of a model's published weights; WeightsUnavailableError if it is not cached and cannot be downloaded."""
+    from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    file = f"{entry.name}.pt"
+    cached = try_to_load_from_cache(entry.repository, file)
+    if isinstance(cached, str):
+        return Path(cached)
+    url = hf_hub_url(entry.repository, file)
+    try:
+        _check_answer(url)
+        return Path(hf_hub_download(entry.repository, file))
+    except Exception as error:  # the hub's client raises many kinds: offline, missing and gated among them
+        reason = one_line(error, first=True)
+        raise WeightsUnavailableError(
+            f"the weights of {entry.name} could not be fetched ({reason}); download {url} elsewhere "
+            f"and give the file's path as the model (--model DIRECTORY/{file}), or use --model builtin"
+        ) from error
+
+
+def _check_answer(url: str) -> None:
+    """Raise unless the hub answers soon, whatever hangs: the look-up of its name, the connection, or the answer."""
+    from huggingface_hub import get_hf_file_metadata
+
+    patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _PATIENCE)
+    outcomes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            get_hf_file_metadata(url, timeout=patience)
+            outcomes.put(None)
+        except Exception as error:
+            outcomes.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        error = outcomes.get(timeout=patience)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {patience:g} s") from None
+    if error is not None:
+        raise error

@@ -28,9 +28,15 @@ from perception_encoder.files import holding, remove, restrict, writing
 from perception_encoder.formats.lance import connect, without_panics
 from perception_encoder.models.registry import canonical_name, same_name
 from perception_encoder.preprocess.source import escape_name
-from perception_encoder.search.index import approximate
-from perception_encoder.search.index.conditions import check_dates
-from perception_encoder.search.index.rows import FileState, IndexRow, among, column_names, schema_of, to_rows
+from perception_encoder.search.index.rows import (
+    FileState,
+    IndexRow,
+    among,
+    check_dates,
+    column_names,
+    schema_of,
+    to_rows,
+)
 from perception_encoder.search.index.seal import TABLE, SealedFiles, remove_seal
 from perception_encoder.search.index.settings import LAYOUT, SETTINGS, read_settings, salvage_settings, write_settings
 from perception_encoder.search.index.snapshot import nearest_rows, read_snapshot, remove_snapshot, write_snapshot
@@ -50,6 +56,11 @@ _CONDITION_PATHS = 500  # that a condition names
 _INDEXED_ROWS = 2000  # from here on an index of the ids is faster than comparing all
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
 """What LanceDB and pyarrow raise over damaged files, in one version or another."""
+APPROXIMATE_ROWS = 25_000
+"""From here on vectors are compressed: comparing so many one by one takes over 20 ms (docs/results/search.md)."""
+_BITS = 5  # of a number of a compressed vector
+_REFINED = 3  # vectors that are read for each hit
+_ALL = 1 << 20  # clusters, more than there are
 _SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # equal for comparable vectors
 
 
@@ -290,11 +301,11 @@ class Index:
 
         `where`: a condition in SQL on the columns (the fields of `IndexRow`); ConfigError if it is invalid.
         """
-        large = "table" in vars(self) and len(self) >= approximate.ROWS  # LanceDB is open, and faster
+        large = "table" in vars(self) and len(self) >= APPROXIMATE_ROWS  # LanceDB is open, and faster
         if self._snapshot is not None and not large and self._within(where) is None and not thumbnails:
             scores, rows = nearest_rows(self._snapshot, vector, top)
             return list(zip(scores, to_rows(rows), strict=True))
-        query: Any = approximate.search_all_clusters(self.table.search(vector, vector_column_name="vector"))
+        query: Any = search_all_clusters(self.table.search(vector, vector_column_name="vector"))
         rows = self._run(query.limit(top), where, [*column_names(thumbnails), "_distance"])
         return [(1 - distance, row) for distance, row in zip(rows["_distance"].to_pylist(), to_rows(rows), strict=True)]
 
@@ -309,7 +320,7 @@ class Index:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
                         self.table.create_scalar_index("id")
-                approximate.compress_vectors(self.table)
+                compress_vectors(self.table)
         except (OSError, ValueError, RuntimeError) as error:
             logger.warning("the index of %s could not be compacted: %s", escape_name(self.directory), one_line(error))
         self._files.seal(self.table.version)
@@ -355,3 +366,33 @@ def _remedy(directory: Path) -> str:
     readable = salvage_settings(directory / STORE) is not None
     arguments = quoted if readable else f"--index {quoted} --model MODEL DIR"
     return f"make it anew with: pe index --rebuild {arguments}"
+
+
+# Approximate search of a large index: LanceDB compares vectors compressed by RaBitQ, a few bits a number. A query reads
+# the bits of all rows, in all clusters, so that the hits do not depend on the clustering; then it reads the vectors of
+# the best, so that similarities are exact. Rows added since the last `Table.optimize`, which updates the bits, are
+# compared one by one.
+
+
+def compress_vectors(table: Table, rows: int | None = None) -> bool:
+    """Compress the vectors of a table of at least `rows` rows, if they are not yet; return whether they are compressed.
+
+    `rows`: by default `APPROXIMATE_ROWS`. A failure is logged: searches then compare every row.
+    """
+    if any(index.columns == ["vector"] for index in table.list_indices()):
+        return True
+    if table.count_rows() < (APPROXIMATE_ROWS if rows is None else rows):
+        return False
+    try:
+        from lancedb.index import IvfRq
+
+        table.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=_BITS))
+    except (ImportError, OSError, ValueError, RuntimeError) as error:  # older versions lack this index
+        logger.warning("no approximate search, every row is compared instead: %s", one_line(error))
+        return False
+    return True
+
+
+def search_all_clusters(query: Any) -> Any:
+    """Set a LanceDB query to read all bits and to compare the best rows exactly."""
+    return query.distance_type("cosine").nprobes(_ALL).refine_factor(_REFINED)

@@ -18,13 +18,12 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.inference.pipeline import guess_kind
 from perception_encoder.preprocess.budget import DECODING
-from perception_encoder.preprocess.image import date_taken
+from perception_encoder.preprocess.image import date_taken, encode_thumbnail
 from perception_encoder.preprocess.shot_changes import colour_histogram
 from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.search.index.changes import File
 from perception_encoder.search.index.moments import Frame, MomentConfig, MomentCutter
 from perception_encoder.search.index.rows import IndexRow
-from perception_encoder.search.index.thumbnail import encode_thumbnail
 
 THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""

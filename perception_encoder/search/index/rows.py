@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
+from itertools import takewhile
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from perception_encoder.errors import ConfigError
 from perception_encoder.search.index.snapshot import as_matrix
+
+_TOKEN = re.compile(r"'(?:[^']|'')*'|\w+|<=|>=|<>|!=|\S")
+_COMPARISONS = ("=", "<", ">", "<=", ">=", "<>", "!=")
+_DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
+_FIRST = "0001-01-01T00:00:00"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,3 +94,39 @@ def schema_of(dimension: int) -> pa.Schema:
         "vector": pa.list_(pa.float32(), dimension),
     }
     return pa.schema([(name, types[name]) for name in column_names(thumbnails=True)])
+
+
+def check_dates(condition: str) -> None:
+    """Raise ConfigError if the column `date` is compared with what is no date."""
+    tokens = _TOKEN.findall(condition)
+    for place, token in enumerate(tokens):
+        if token.lower() != "date":
+            continue
+        for literal in _compared(tokens[:place][::-1], tokens[place + 1 :]):
+            if literal.startswith("'") and not _is_date(literal[1:-1]):
+                raise ConfigError(
+                    f"{literal} is not a date; dates look like '2024', '2024-07', '2024-07-31' or '2024-07-31T18:05:00'"
+                )
+
+
+def _compared(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
+    """Yield what a column is compared with, given the tokens before it (the nearest first) and after it."""
+    if len(before) > 1 and before[0] in _COMPARISONS:
+        yield before[1]
+    if after and after[0].lower() == "not":
+        after = after[1:]
+    match [each.lower() for each in after[:1]]:
+        case ["between"]:
+            yield from after[1:4:2]
+        case ["in"]:
+            yield from takewhile(lambda each: each != ")", after[1:])
+        case [comparison] if comparison in _COMPARISONS:
+            yield from after[1:2]
+
+
+def _is_date(text: str) -> bool:
+    text = text.removesuffix("~")  # after every longer date that begins so
+    try:
+        return bool(_DATE.fullmatch(text) and datetime.fromisoformat(text + _FIRST[len(text) :]))
+    except ValueError:
+        return False

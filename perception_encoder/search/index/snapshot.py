@@ -14,8 +14,8 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from perception_encoder.files import remove, replacing
-from perception_encoder.search.index.exact import best_rows
 from perception_encoder.search.index.seal import checksum_of
+from perception_encoder.vectors import best_rows
 
 MOST_BYTES = 512 << 20
 """Of vectors: an index with more has no snapshot, and LanceDB alone searches it."""

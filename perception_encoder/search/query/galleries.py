@@ -16,11 +16,11 @@ from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.index.calibration import read_calibration
-from perception_encoder.search.index.exact import best_rows
 from perception_encoder.search.index.index import Index
 from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.query.search import Hit, Vector
 from perception_encoder.search.query.terms import Query
+from perception_encoder.vectors import best_rows
 
 
 class IndexGallery:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.index.calibration import is_builtin
+from perception_encoder.search.index.changes import find_changes
 from perception_encoder.search.index.index import Index
 from perception_encoder.search.index.location import check_root
 from perception_encoder.search.index.rows import IndexRow, among, column_names
@@ -33,7 +35,6 @@ from perception_encoder.search.index.update import update_index, writable_index
 from perception_encoder.search.query.galleries import IndexGallery
 from perception_encoder.search.query.search import Hit, query_vector, query_vectors, search
 from perception_encoder.search.query.terms import Query, UploadedImage, text_query
-from perception_encoder.search.web.rescan import Rescan
 from perception_encoder.serving.batching import quiet
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ _DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
 _CACHED = 64  # texts and images whose vectors are cached, so that a page further down costs no encoding
 _DECODERS = 2  # threads
 _ELSEWHERE = "to put the index into another directory, give --index DIR"
+_LISTING_SHARE = 0.05  # of the time, at most, is spent on listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,3 +312,36 @@ def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+class Rescan:
+    """Finds changes that no update has tried yet; a file that could not be read is tried again when it changes.
+
+    `refresh` makes the index read later commits.
+    """
+
+    def __init__(self, index: Index, refresh: Callable[[], object]) -> None:
+        self._index, self._refresh = index, refresh
+        self._tried: set[tuple[str, int, int]] = set()
+
+    def run(self, seconds: float, update: Callable[[], bool]) -> None:
+        """Call `update` at the start and after changes, for ever; call it again if it returns False."""
+        first = True
+        while True:
+            began = time.monotonic()
+            try:
+                candidates, changed = self.compare()
+                spent = time.monotonic() - began
+                if (changed or first) and update():
+                    self._tried, first = candidates, False
+            except (PerceptionEncoderError, OSError) as error:  # for example a disk that is not mounted
+                logger.info("the directory cannot be listed: %s", one_line(error))
+                spent = time.monotonic() - began
+            time.sleep(max(seconds, spent / _LISTING_SHARE))
+
+    def compare(self) -> tuple[set[tuple[str, int, int]], bool]:
+        """Return the files to read (path, size, time), and whether any is new since the last update, or any is gone."""
+        self._refresh()
+        changes = find_changes(self._index.root, self._index.files())
+        candidates = {(file.path, file.size, file.modified) for file in changes.candidates}
+        return candidates, bool(candidates - self._tried or changes.gone)

@@ -20,7 +20,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.standalone_page import page_head, parse_template
-from perception_encoder.search.index.thumbnail import encode_thumbnail
+from perception_encoder.preprocess.image import encode_thumbnail
 
 THUMBNAIL_SIDE = 400
 """Longest side of a thumbnail, in pixels: twice its size on the page, for screens with two pixels a point."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import MissingExtraError, PerceptionEncoderError, detached
-from perception_encoder.inference.media import Media
+from perception_encoder.files import file_state
+from perception_encoder.inference.media import Media, open_media
 from perception_encoder.models.catalogue import demo_note
-from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.preprocess.budget import DECODING
+from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.image import encode_thumbnail, open_image
+from perception_encoder.search.index.rows import IndexRow, among
 from perception_encoder.search.query.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.dense_routes import MOST_POINTS, add_dense_routes
 from perception_encoder.search.web.depth_maps import head_name
@@ -21,7 +26,6 @@ from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.questions import add_ask_route
 from perception_encoder.search.web.responses import Get, error_response, model_fields
 from perception_encoder.search.web.signed_ids import SignedIds
-from perception_encoder.search.web.thumbnails import Thumbnails
 from perception_encoder.serving.bodies import BodyReader
 from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
@@ -45,6 +49,10 @@ _THREADS = 8  # for requests; the model has its own
 _THUMBNAIL_THREADS = 2  # for large thumbnails, so that a screen full of them does not delay a search
 _SCRIPTS = "page address ask depth element features filters grid query regions tile tracking viewer"
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS.split()}}
+_CACHED_THUMBNAILS = 2048  # stored thumbnails, about 20 MiB
+LARGE_SIDE = 640
+"""Longest side of a large thumbnail, in pixels: enough for a tile on a screen with two pixels a point."""
+_CACHED_LARGE = 256  # about 15 MiB
 
 
 def create_page(
@@ -206,3 +214,59 @@ def _as_json(term: Term, ids: SignedIds) -> dict[str, Any]:
 def _number(params: dict[str, str], name: str, default: int, most: int) -> int:
     value = params.get(name, "")
     return min(int(value), most) if value.isdecimal() and len(value) < 10 else default
+
+
+class Thumbnails:
+    """Caches the rows, with thumbnails, of the addresses in `as_tiles`; threads may share one.
+
+    Reading one thumbnail from the index takes as long as reading those of a whole answer.
+    """
+
+    def __init__(self, library: MediaLibrary) -> None:
+        self._library, self._index, self._lock = library, library.index, threading.Lock()
+        self._rows: dict[tuple[str, str], IndexRow] = {}  # by id and the address's query string; the oldest first
+        self._large = lru_cache(_CACHED_LARGE)(self._make_large)
+
+    def tiles(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return `as_tiles` of rows, and read the thumbnails that are not cached yet."""
+        tiles = as_tiles(rows)
+        missing = {key[0]: key for tile in tiles if (key := _key(tile)) not in self._rows}
+        if missing:
+            fresh = self._index.rows(among("id", missing), thumbnails=True)
+            with self._lock:
+                self._rows |= {key: row for row in fresh if (key := _key(as_tiles([vars(row)])[0])) == missing[row.id]}
+                for oldest in list(self._rows)[:-_CACHED_THUMBNAILS]:
+                    del self._rows[oldest]
+        return tiles
+
+    def row(self, row_id: str, version: str) -> IndexRow:
+        """Return the row of an id; `version` is the query string of its address. SearchIndexError if there is none."""
+        return self._rows.get((row_id, version)) or self._index.row(row_id)
+
+    def large(self, row_id: str, version: str) -> bytes:
+        """Return a large thumbnail, or the stored one if the file cannot be opened; arguments and errors as `row`."""
+        try:
+            return self._large(row_id, file_state(self._library.file(row_id)))
+        except PerceptionEncoderError:
+            return self.row(row_id, version).thumbnail
+
+    def _make_large(self, row_id: str, state: str) -> bytes:
+        """Make a large thumbnail; the file's state is part of the cache's key."""
+        media, path = self._library.media(row_id)
+        with DECODING.admission() as admit:
+            if media.kind == "image":
+                image = open_image(path, media.name, reduce_to=_needed_side, admit=admit)
+            else:
+                frames = open_media(media, admit=admit)
+                assert isinstance(frames, VideoFrames)
+                image = frames.images[0]
+            return encode_thumbnail(image, LARGE_SIDE)
+
+
+def _needed_side(width: int, height: int) -> int:
+    """Return the shortest side of a JPEG that is large enough for its large thumbnail."""
+    return max(1, LARGE_SIDE * min(width, height) // max(width, height))
+
+
+def _key(tile: dict[str, Any]) -> tuple[str, str]:
+    return tile["id"], tile["thumbnail"].partition("?")[2]

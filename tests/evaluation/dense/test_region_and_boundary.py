@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from perception_encoder.evaluation.dense.region_and_boundary import (
+from perception_encoder.evaluation.dense.tracking import (
     boundary,
     boundary_accuracy,
     dilate,

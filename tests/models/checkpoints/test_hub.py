@@ -14,15 +14,15 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from perception_encoder.models.checkpoints import hub
-from perception_encoder.models.checkpoints.hub import fetch_weights
+from perception_encoder.models.checkpoints import weights
+from perception_encoder.models.checkpoints.weights import fetch_weights
 from perception_encoder.models.registry import find_model
 
 L14 = find_model("PE-Core-L14-336")
 FETCH = """
 import time
 from perception_encoder.errors import WeightsUnavailableError
-from perception_encoder.models.checkpoints.hub import fetch_weights
+from perception_encoder.models.checkpoints.weights import fetch_weights
 from perception_encoder.models.registry import find_model
 start = time.monotonic()
 try:
@@ -67,19 +67,19 @@ def test_a_question_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -
     """Its thread must not keep the program from ending."""
     answered, before = threading.Event(), set(threading.enumerate())
     monkeypatch.delenv("HF_HUB_ETAG_TIMEOUT", raising=False)
-    monkeypatch.setattr(hub, "_PATIENCE", 0.05)
+    monkeypatch.setattr(weights, "_PATIENCE", 0.05)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: answered.wait(20))
     with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
-        hub._check_answer("https://example.org/a")
+        weights._check_answer("https://example.org/a")
     (thread,) = set(threading.enumerate()) - before
     assert thread.daemon
     answered.set()
     thread.join(20)
-    assert hub._check_answer("https://example.org/a") is None, "it answers at once now"
+    assert weights._check_answer("https://example.org/a") is None, "it answers at once now"
 
     def refuse(url: str, timeout: float) -> None:
         raise ValueError("gated")
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
     with pytest.raises(ValueError, match="gated"):
-        hub._check_answer("https://example.org/a")
+        weights._check_answer("https://example.org/a")

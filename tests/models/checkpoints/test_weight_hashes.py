@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.models.checkpoints.weight_hashes import CachedHash
+from perception_encoder.models.checkpoints.files import CachedHash
 
 FIRST, SECOND = "0" * 16, "1" * 16
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from perception_encoder.models.layers.positions import resample_positions
+from perception_encoder.models.vision_transformer import resample_positions
 
 
 def bilinear(square: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

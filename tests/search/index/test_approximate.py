@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.search.index import approximate, snapshot
+from perception_encoder.search.index import index as index_module
+from perception_encoder.search.index import snapshot
 from perception_encoder.search.index.index import Index
 from perception_encoder.search.index.rows import IndexRow, among
 
@@ -23,7 +24,7 @@ SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension
 @pytest.fixture(autouse=True)
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand rows are many, and a snapshot answers nothing."""
-    monkeypatch.setattr(approximate, "ROWS", 1000)
+    monkeypatch.setattr(index_module, "APPROXIMATE_ROWS", 1000)
     monkeypatch.setattr(snapshot, "MOST_BYTES", 0)
 
 
@@ -66,7 +67,7 @@ def index(tmp_path: Path, vectors: np.ndarray) -> Index:
 
 
 def is_approximate(index: Index) -> bool:
-    query = approximate.search_all_clusters(index.table.search(unit_vectors(1, 9)[0], vector_column_name="vector"))
+    query = index_module.search_all_clusters(index.table.search(unit_vectors(1, 9)[0], vector_column_name="vector"))
     return "ANN" in query.limit(10).explain_plan()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.search.index.conditions import check_dates
+from perception_encoder.search.index.rows import check_dates
 
 
 @pytest.mark.parametrize(

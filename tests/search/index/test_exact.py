@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import ShapeError
-from perception_encoder.search.index.exact import best_rows
+from perception_encoder.vectors import best_rows
 
 
 def vectors(count: int, seed: int = 0, dim: int = 8) -> np.ndarray:

@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from perception_encoder.search.index.thumbnail import encode_thumbnail
+from perception_encoder.preprocess.image import encode_thumbnail
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "CMYK"])

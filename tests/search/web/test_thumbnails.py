@@ -13,7 +13,7 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index.index import Index
-from perception_encoder.search.web import thumbnails
+from perception_encoder.search.web import server
 from perception_encoder.search.web.library import MediaLibrary
 from tests.clips import HEIGHT, WIDTH, number_of
 from tests.search.indexes import make_library
@@ -68,16 +68,16 @@ def test_without_its_file_the_stored_thumbnail_is_the_answer(client: TestClient,
 def test_large_thumbnails_are_cached_within_bounds(
     library: MediaLibrary, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thumbnails, "_CACHED_LARGE", 2)
+    monkeypatch.setattr(server, "_CACHED_LARGE", 2)
     decoded: list[Path] = []
-    open_image = thumbnails.open_image
+    open_image = server.open_image
 
     def counted(path: Path, *rest: Any, **options: Any) -> Image.Image:
         decoded.append(path)
         return open_image(path, *rest, **options)
 
-    monkeypatch.setattr(thumbnails, "open_image", counted)
-    own = thumbnails.Thumbnails(library)
+    monkeypatch.setattr(server, "open_image", counted)
+    own = server.Thumbnails(library)
     first, second, third = [row.id for row in library.index.rows() if row.kind == "image"][:3]
     for id in (first, second, first, third, first):
         own.large(id, "digest")

@@ -1,16 +1,27 @@
-"""VQA accuracy: an answer is right in so far as people gave it too, after EvalAI's normalisation.
+"""Score short answers: VQA accuracy, relaxed accuracy of charts, and ANLS of documents.
 
-Source: Antol et al., "VQA: Visual Question Answering", ICCV 2015, and the answer processor of MMF, which repeats what
-the EvalAI server does to TextVQA's answers. Its oddities are repeated too, because published results contain them: the
-pattern meant to spare decimal points has a misspelled lookbehind, and it removes at most 32 full stops.
+VQA accuracy: an answer is right in so far as people gave it too, after EvalAI's normalisation. Source: Antol et al.,
+"VQA: Visual Question Answering", ICCV 2015, and the answer processor of MMF, which repeats what the EvalAI server does
+to TextVQA's answers. Its oddities are repeated too, because published results contain them: the pattern meant to spare
+decimal points has a misspelled lookbehind, and it removes at most 32 full stops.
+
+Relaxed accuracy: numbers may be off by 5 %, other answers must be equal. Source: Masry et al., "ChartQA", ACL 2022,
+section 5.1, after Methani et al., "PlotQA", WACV 2020; the conversion of percent signs and the treatment of 0 follow
+the scorer that published results were computed with (pix2struct, Qwen-VL).
+
+ANLS: the similarity by edit distance. Source: Biten et al., "Scene Text Visual Question Answering", ICCV 2019, and the
+evaluation server of DocVQA (rrc.cvc.uab.es). The server divides by the length of the texts before surrounding spaces
+are removed, and so gives a wrong answer with spaces a better score; here both texts are normalised first, and their
+lengths are those compared.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
-from perception_encoder.errors import DataError
+from perception_encoder.errors import DataError, MissingExtraError
 
 _CONTRACTIONS = """
 aint ain't, arent aren't, cant can't, couldve could've, couldnt couldn't, couldn'tve couldn't've,
@@ -75,3 +86,47 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     normalized = normalize_answer(prediction)
     same = [normalize_answer(answer) == normalized for answer in answers]
     return sum(min((sum(same) - own) / 3, 1.0) for own in same) / len(answers)
+
+
+def relaxed_accuracy(prediction: str, answer: str, tolerance: float = 0.05) -> float:
+    """Return 1 if the prediction is right, else 0.
+
+    Two numbers: |prediction − answer| / |answer| must be at most the tolerance; "7%" is 0.07. Otherwise, and for an
+    answer of 0, whose relative error is undefined, both texts must be equal in lower case, without surrounding spaces.
+    "nan" and "inf" are texts.
+    """
+    value, expected = _number(prediction), _number(answer)
+    if value is not None and expected:
+        return float(abs(value - expected) / abs(expected) <= tolerance)
+    return float(prediction.strip().lower() == answer.strip().lower())
+
+
+def _number(text: str) -> float | None:
+    text = text.strip()
+    try:
+        value = float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def anls(prediction: str, answers: Sequence[str], threshold: float = 0.5) -> float:
+    """Return the average normalised Levenshtein similarity of one question: 0, or in [`threshold`, 1].
+
+    The best over the answers of 1 − distance / length of the longer text, both in lower case, stripped, with single
+    spaces; 0 if it is below the threshold. Like the server, exactly the threshold still counts, which the paper's
+    formula excludes. Two empty texts are equal. Raises DataError without answers, MissingExtraError without rapidfuzz.
+    """
+    if not answers:
+        raise DataError("ANLS needs at least one answer, not an empty list")
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError:
+        raise MissingExtraError("rapidfuzz", "lang") from None
+    text = _normalize(prediction)
+    best = max(Levenshtein.normalized_similarity(text, _normalize(answer)) for answer in answers)
+    return float(best) if best >= threshold else 0.0
+
+
+def _normalize(text: str) -> str:
+    return " ".join(text.lower().split())

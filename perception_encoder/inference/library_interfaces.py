@@ -1,13 +1,14 @@
-"""The part of an `Encoder` that has sentence-transformers' names, apart from `encode`.
+"""The part of an `Encoder` that has other libraries' names, apart from `encode`.
 
-Functions of that library which take a model, such as `paraphrase_mining` and its evaluators, run on an `Encoder`.
+Functions of sentence-transformers which take a model, such as `paraphrase_mining` and its evaluators, run on an
+`Encoder`, and so does `mteb.evaluate(encoder, tasks)` with tasks of texts and images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.embedder import Embedder
 from perception_encoder.inference.media import Kind
 from perception_encoder.vectors import unit_rows
 
@@ -91,3 +93,35 @@ def _unit(vectors: Vectors) -> Tensor:
     else:
         rows = torch.stack([torch.as_tensor(vector) for vector in vectors])
     return F.normalize(torch.atleast_2d(rows.float()), dim=-1)
+
+
+def batch_inputs(batches: Iterable[Mapping[str, Sequence[object]]]) -> Iterator[list[object]]:
+    """The inputs of each of mteb's batches, as dicts that say what they are; other columns, such as titles, are left.
+
+    A batch has columns: {"text": [...], "title": [...]}. Inputs of several modalities stay together, so that
+    `of_modality` refuses them. Only one batch of images is in memory at a time.
+    """
+    for batch in batches:
+        columns = {key: batch[key] for key in (*get_args(Kind), "audio") if key in batch}
+        yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def model_meta(encoder: Embedder) -> Any:
+    """mteb's `ModelMeta` of an encoder.
+
+    mteb caches results by name and revision, so the revision is of the weights and the number type.
+    """
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+
+    dtype = str(encoder.dtype).removeprefix("torch.")
+    return ModelMeta.create_empty(
+        {
+            "name": f"perception-encoder/{encoder.name}",
+            "revision": f"{encoder.weight_hash[:16]}-{dtype}",
+            "modalities": ["image", "text"] if encoder.reads_texts else ["image"],
+            "embed_dim": encoder.dimension,
+            "n_parameters": sum(parameter.numel() for parameter in encoder.model.parameters()),
+            "similarity_fn_name": ScoringFunction.COSINE,
+            "framework": ["PyTorch"],
+        }
+    )
