@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from types import ModuleType
 from typing import Any, ClassVar, get_type_hints
 
 import typer
@@ -31,11 +30,12 @@ SYNONYMS = {
 """What options are called in other programs, and here: suggested where a command has it."""
 
 CommandTable = Mapping[str, Mapping[str, str]]
-"""The commands of a group by heading of its help: the name of each, and its module in `perception_encoder.cli`."""
+"""The commands of a group by heading of its help: the name of each, and its module in `perception_encoder.cli`, or
+`module:function` if they differ in name."""
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are modules, each with a function of the command's name, or an `app` of sub-commands."""
+    """A group whose commands are functions of modules that are imported late, or modules with an `app` of commands."""
 
     table: ClassVar[CommandTable] = {}
 
@@ -47,8 +47,7 @@ class LazyGroup(TyperGroup):
         if heading is None:
             near = [f"did you mean {name!r}?" for name in get_close_matches(cmd_name, self.list_commands(ctx), n=1)]
             return ctx.fail("; ".join([f"no such command: {cmd_name!r}", *near]))
-        module = importlib.import_module(f"perception_encoder.cli.{self.table[heading][cmd_name]}")
-        command: Any = typer.main.get_command(_find_app(module, cmd_name))
+        command: Any = typer.main.get_command(_find_app(self.table[heading][cmd_name], cmd_name))
         command.name = cmd_name
         command.rich_help_panel = heading
         command.params = [p for p in command.params if p.name not in ("install_completion", "show_completion")]
@@ -138,9 +137,13 @@ def near_options(unknown: str, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*same, *near, *get_close_matches(unknown.lower(), options, n=2, cutoff=0.7)]))
 
 
-def _find_app(module: ModuleType, name: str) -> typer.Typer:
-    app: typer.Typer = getattr(module, "app", None) or typer.Typer()
+def _find_app(place: str, name: str) -> typer.Typer:
+    """Return the `app` of a module, or one of a function: `module:function`, by default the command's name."""
+    path, _, function = place.partition(":")
+    module = importlib.import_module(f"perception_encoder.cli.{path}")
+    app: typer.Typer | None = None if function else getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer()
+        app.command()(getattr(module, function or name))
     app.rich_markup_mode = "markdown"
-    if not hasattr(module, "app"):
-        app.command()(getattr(module, name))
     return app

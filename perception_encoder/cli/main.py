@@ -28,29 +28,29 @@ COMMANDS = {
         "embed": "embed",
         "demo": "demo",
     },
-    "Ask": {"ask": "language.ask", "caption": "language.caption"},
+    "Ask": {"ask": "language", "caption": "language"},
     "Dense prediction": {
-        "track": "dense.track",
-        "segment": "dense.segment",
-        "depth": "dense.depth",
-        "detect": "dense.detect",
+        "track": "dense",
+        "segment": "dense",
+        "depth": "dense",
+        "detect": "dense",
     },
     "Models": {
-        "models": "models.models",
-        "features": "models.features",
-        "convert": "models.convert",
-        "export": "models.export",
+        "models": "models",
+        "features": "layers",
+        "convert": "export:convert",
+        "export": "export",
     },
-    "Video datasets": {"annotate": "video_dataset.annotate", "video-dataset": "video_dataset.group"},
+    "Video datasets": {"annotate": "annotation", "video-dataset": "video_dataset"},
     "Train and evaluate": {
         "train": "train.train",
-        "data": "data.group",
-        "engine": "engine.group",
-        "eval": "evaluate.group",
+        "data": "data",
+        "engine": "engine",
+        "eval": "evaluate",
         "layers": "layers",
     },
 }
-"""All commands by heading: the name of each, and its module in `perception_encoder.cli`."""
+"""All commands by heading: see `CommandTable`."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """The variables that tell the threads of GNU's, Intel's and LLVM's OpenMP how to wait for each other."""
 

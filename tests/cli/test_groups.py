@@ -1,4 +1,4 @@
-"""The groups of commands: help texts, late imports, unknown names, flags that were renamed."""
+"""The groups of commands: help texts, late imports, unknown names."""
 
 from __future__ import annotations
 
@@ -152,13 +152,13 @@ def test_a_missing_or_repeated_value_is_a_usage_error(run_pe, add_command, argum
     assert run.status == output.ERROR and message in run.stderr
 
 
-def test_a_command_imports_no_other_command() -> None:
+def test_a_command_imports_no_other_family() -> None:
     code = "import sys; from perception_encoder.cli.main import main\ntry: main(['eval', 'page', '--help'])\nfinally: "
     code += "print(sorted(name for name in sys.modules if name.startswith('perception_encoder.cli.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     imported = {name.removeprefix("perception_encoder.cli.") for name in eval(done.stdout.splitlines()[-1])}
-    shared = {"main", "groups", "output", "options", "progress", "evaluate.options"}
-    assert imported == {*shared, "evaluate", "evaluate.group", "evaluate.page"}
+    shared = {"main", "groups", "output", "options", "progress", "default_model", "evaluate_options"}
+    assert imported == {*shared, "evaluate"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 
-from perception_encoder.cli.served_models import check_models, language_queues
+from perception_encoder.cli.serve import check_models, language_queues
 from perception_encoder.errors import CheckpointError, UnknownModelError
 
 

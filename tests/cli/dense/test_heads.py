@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.cli.dense.heads import find_files, predict_files
+from perception_encoder.cli.heads import find_files, predict_files
 from perception_encoder.errors import DataError
 from tests.clips import of_two_sizes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perception_encoder.cli.dense.options import load_layer, read_position
+from perception_encoder.cli.dense import load_layer, read_position
 from perception_encoder.errors import ConfigError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perception_encoder.cli.engine.group import COMMANDS
+from perception_encoder.cli.engine import COMMANDS
 
 
 def test_the_help_lists_the_commands(run_pe) -> None:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from perception_encoder.cli import output
-from perception_encoder.cli.engine.table import live_table, speed_line, stage_cells
+from perception_encoder.cli.engine import live_table, speed_line, stage_cells
 from perception_encoder.video_data_engine.record import PROBE, StageResult
 from perception_encoder.video_data_engine.report import EngineReport
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from perception_encoder.cli.evaluate.group import COMMANDS
+from perception_encoder.cli.evaluate import COMMANDS
 
 
 def test_its_commands_stand_under_headings(run_pe) -> None:

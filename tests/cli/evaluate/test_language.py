@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.cli import output
-from perception_encoder.cli.evaluate import language
-from perception_encoder.cli.evaluate.group import QUESTIONS
+from perception_encoder.cli import evaluate_questions, output
+from perception_encoder.cli.evaluate import QUESTIONS
 from perception_encoder.datasets.questions.read import READERS
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.preprocess.frames import VideoFrames
@@ -22,10 +21,10 @@ __all__ = ["language_run"]
 
 
 def test_every_dataset_has_one_command() -> None:
-    assert tuple(language.TASKS) == QUESTIONS
-    assert sorted(dataset for dataset, _, _ in language.TASKS.values()) == sorted(READERS)
+    assert tuple(evaluate_questions.TASKS) == QUESTIONS
+    assert sorted(dataset for dataset, _, _ in evaluate_questions.TASKS.values()) == sorted(READERS)
     with pytest.raises(AttributeError, match="no attribute 'nlvr'"):
-        language.nlvr  # noqa: B018
+        evaluate_questions.nlvr  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,7 @@ def test_every_dataset_has_one_command() -> None:
     ],
 )
 def test_a_dataset_is_evaluated(run_pe, language_run: Path, tmp_path: Path, command: str, metric: str) -> None:
-    dataset = language.TASKS[command][0]
+    dataset = evaluate_questions.TASKS[command][0]
     LAYOUTS[dataset](tmp_path)
     run = run_pe("eval", command, language_run, "--data", tmp_path, "--tiles", "0", "-o", tmp_path / "out.json")
     assert run.status == output.OK, run.stderr

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from perception_encoder.cli import evaluate_options as options
 from perception_encoder.cli import output
-from perception_encoder.cli.evaluate import options
 from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.errors import MediaDecodeError
 from perception_encoder.evaluation.results import Measurement

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.cli.language.options import load_generator, read_pages
+from perception_encoder.cli.language import load_generator, read_pages
 from perception_encoder.errors import ConfigError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perception_encoder.cli.video_dataset.group import COMMANDS
+from perception_encoder.cli.video_dataset import COMMANDS
 
 
 def test_it_lists_its_commands(run_pe) -> None:

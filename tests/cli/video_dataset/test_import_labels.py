@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perception_encoder.cli.video_dataset import import_labels
-
 
 def test_a_file_is_read_into_another_project(run_pe, annotated: Path, tmp_path: Path) -> None:
     labels, store = tmp_path / "l.json", tmp_path / "other.sqlite"
@@ -14,10 +12,6 @@ def test_a_file_is_read_into_another_project(run_pe, annotated: Path, tmp_path: 
     assert run.stdout == "1 annotations added, 0 already there\n", run.stderr
     run = run_pe("video-dataset", "import", annotated, labels, "--store", store)
     assert run.stdout == "0 annotations added, 1 already there\n"
-
-
-def test_the_command_is_a_word_that_python_reserves() -> None:
-    assert [command.callback for command in import_labels.app.registered_commands] == [import_labels.import_labels]
 
 
 def test_a_bad_file(run_pe, annotated: Path, tmp_path: Path) -> None:

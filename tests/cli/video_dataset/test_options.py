@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perception_encoder.cli.video_dataset.options import Store
+from perception_encoder.cli.annotation import Store
 
 
 @pytest.mark.parametrize("command", ["assign", "progress", "export", "import"])

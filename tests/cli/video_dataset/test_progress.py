@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from perception_encoder.cli.video_dataset.progress import describe_agreement
+from perception_encoder.cli.annotation import describe_agreement
 from perception_encoder.video_dataset.annotation.progress import Agreement
 
 

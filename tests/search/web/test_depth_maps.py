@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.cli.dense.heads import load_head
+from perception_encoder.cli.heads import load_head
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.drawing import depth_colours
 from perception_encoder.errors import CheckpointError, ConfigError

@@ -1,19 +1,17 @@
-"""`pe export`: export a model to ONNX or PE-Lang's layout, or an index to other programs."""
+"""`pe export` and `pe convert`: write a model in other formats and layouts, or an index for other programs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.models.export_head import head
 from perception_encoder.cli.options import BY_POSITION, argument, flag, option
+from perception_encoder.errors import OutputError
 
 app = typer.Typer(no_args_is_help=True)
-app.command()(head)
-
 Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
 
 
@@ -31,6 +29,39 @@ def export() -> None:
         pe export lang runs/language_own my-lang
         pe export vectors photos vectors
     """
+
+
+@app.command()
+def head(
+    file: Annotated[str, argument("HEAD", "builtin-depth, builtin-detector, or a file of `pe train`.")],
+    out: Annotated[Path, options.out_option("ONNX file to write.", "OUT"), BY_POSITION],
+    model: Annotated[str | None, options.model_option("the head's own")] = None,
+    size: Annotated[str | None, option("Image size in pixels [default: a square of the head's].", "HxW")] = None,
+) -> None:
+    """Write a head as an ONNX file.
+
+    The file holds its encoder, too. It takes images (B, 3, H, W), uint8, RGB, of one size, and gives depth in metres
+    (builtin-depth: up to a factor) or classes (B, H, W). A detector takes one image, and gives boxes in pixels, labels
+    from 1, scores, and masks of 28x28 inside the boxes; the best come first, of any score. If onnxruntime is installed,
+    the file is run and compared with torch; it is deleted if they differ by more than 0.001 of the largest value. Needs
+    the extra `onnx`.
+
+    Examples:
+
+        pe export head builtin-depth depth.onnx
+        pe export head runs/depth/head.safetensors depth.onnx
+        pe export head runs/detector/head.safetensors detector.onnx --size 480x640
+    """
+    from perception_encoder.cli.heads import tower_of
+    from perception_encoder.dense_prediction.dense_model import open_head
+    from perception_encoder.dense_prediction.export import export_head
+    from perception_encoder.models.export import parse_size
+
+    loaded, info = open_head(file, tower_of, model=model)
+    with output.error_console.status(f"Writing {out}"):
+        difference = export_head(loaded, info, out, parse_size(size) if size else None)
+    checked = "not compared: onnxruntime is not installed" if difference is None else f"{difference:.1e} from torch"
+    output.print_line(f"{out}: {info.task} on {info.encoder}, {checked}")
 
 
 @app.command()
@@ -145,3 +176,57 @@ def fiftyone(
 
     for dataset, count in export_fiftyone(Index.open(directory), name or directory.resolve().name, overwrite).items():
         output.print_line(f"{dataset}: {count} samples")
+
+
+def convert(
+    model: options.OwnModel,
+    out: Annotated[
+        Path,
+        options.out_option("Directory (timm, open_clip), or a .safetensors, .pt, .pth or .bin file.", "OUT"),
+        options.BY_POSITION,
+    ],
+    layout: Annotated[
+        Literal["published", "timm", "open_clip"], typer.Option("--layout", "--to", help="Layout to write.")
+    ] = "published",
+    half: Annotated[bool, flag("--half", "Write float16 instead of float32.")] = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Convert a checkpoint to another layout.
+
+    MODEL is a checkpoint file in any layout, or a name. Its layout and architecture are detected, and every name and
+    shape must match. The reference code reads .pt files in the published layout; timm and open_clip read .safetensors.
+    timm has only vision towers, so the text tower of a Core model is left out, with a warning; open_clip has only
+    two-tower models.
+
+    For timm and open_clip, an OUT without a suffix is a directory of the weights and the library's configuration file
+    with the published preprocessing. Both libraries load it as local-dir:OUT. A weights file holds no configuration.
+    In timm's, README.md says how transformers gets a Core model's embeddings: AutoModel leaves its projection out.
+
+    Examples:
+
+        pe convert PE-Core-L14-336.pt core.safetensors
+        pe convert PE-Core-L14-336 core-open-clip --to open_clip
+        pe convert -m facebook/PE-Spatial-B16-512 -o spatial-timm --layout timm --half
+        pe convert open_clip_model.safetensors PE-Core-B16-224.pt --layout published
+    """
+    from perception_encoder.models.checkpoints.files import check_suffix
+    from perception_encoder.models.checkpoints.layout_directory import CONFIG_FILES, write_layout_directory
+    from perception_encoder.models.checkpoints.weights import load_model, write_layout
+
+    directory = layout in CONFIG_FILES and not out.suffix
+    if not directory:
+        check_suffix(out)
+    if out.exists() and (not overwrite or (Path(model).exists() and out.samefile(model))):
+        raise OutputError(f"{out} exists; choose another name, or --overwrite it, unless it is the input")
+    with output.error_console.status(f"Reading {model}"):
+        network = load_model(model)
+    with output.error_console.status(f"Writing {out}"):
+        left_out = (write_layout_directory if directory else write_layout)(network, out, layout, half)
+    if left_out:
+        output.print_warning(f"timm has no text towers: {left_out} tensors of {network.name} were left out")
+    if layout in CONFIG_FILES and not directory:
+        output.print_warning(
+            f"{out} holds weights only, and {layout} will not preprocess images as published; "
+            f"name a directory (an OUT without suffix) to write {CONFIG_FILES[layout]} too"
+        )
+    output.print_line(f"{out}: {network.name} in the {layout} layout, {'float16' if half else 'float32'}")

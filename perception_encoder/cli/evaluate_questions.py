@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from perception_encoder.cli.evaluate import options
-from perception_encoder.cli.language import options as language
+from perception_encoder.cli import evaluate_options as options
+from perception_encoder.cli import language
 from perception_encoder.cli.options import BY_POSITION, MEDIA, OUTPUT, flag, model_option, option
 
 Model = Annotated[str, model_option(others="builtin-lang; a run of `pe train`; facebook/Perception-LM-1B"), BY_POSITION]
@@ -16,8 +16,6 @@ Split = Annotated[str, options.data_option("Split [default: the one that papers 
 Items = Annotated[int | None, options.data_option("Most questions, at even intervals [default: all].", "N", least=1)]
 Blind = Annotated[bool, flag("--blind", "Show no image: what the model knows without looking.", MEDIA)]
 Records = Annotated[Path | None, option("JSONL file of all answers; a run resumes from it.", "FILE", OUTPUT)]
-
-
 TASKS: dict[str, tuple[str, str, str]] = {
     "vqa": ("vqav2", "VQAv2: VQA accuracy.", "Questions about photographs, each answered by ten people."),
     "okvqa": ("okvqa", "OK-VQA: VQA accuracy.", "Questions about photographs that need general knowledge."),

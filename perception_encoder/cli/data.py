@@ -1,0 +1,132 @@
+"""`pe data`: make training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli import options, output
+from perception_encoder.cli.groups import lazy_group
+from perception_encoder.cli.options import argument, option
+from perception_encoder.cli.progress import track
+from perception_encoder.pretraining.builtin.sources import SOURCES, find_source
+
+COMMANDS = {
+    "Commands": {
+        "shards": "data:shards",
+        "prepare": "data:prepare",
+        "masks": "data:masks",
+    },
+}
+app = lazy_group(COMMANDS)
+NAMES = [source.name for source in SOURCES]
+WHICH = f"Sources, separated by commas [default: all]: {', '.join(NAMES)}."
+COLUMNS = ("source", "split", "images", "duplicates", "failed", "licence")
+
+
+@app.callback()
+def data() -> None:
+    """Make training data.
+
+    Writes WebDataset tars for `pe train`, and caches a mask teacher's output for a spatial alignment.
+
+    Examples:
+
+        pe data shards photos/ -o shards/
+        pe data prepare datasets
+        pe data masks --data photos -o masks.sqlite
+    """
+
+
+def shards(
+    source: Annotated[Path, argument("PATH", "A directory, or a table: CSV, TSV, Parquet, JSONL.")],
+    out: Annotated[Path, options.out_option("Directory of the shards, new or empty.", "DIR")],
+    size: Annotated[str, option("Samples per shard, or a size such as 500MB.", "SIZE")] = "1000",
+    side: Annotated[int | None, option("Downscale larger images to this short side, in pixels.", least=16)] = None,
+) -> None:
+    """Pack images and captions into shards.
+
+    Writes WebDataset tars, DIR/00000.tar and so on. The captions of an image are in a .txt, .caption or .json file of
+    the same name (`cup.jpg`, `cup.txt`), or its directory is its label (`cup/1.jpg`); a table has a column of paths and
+    one of texts. Samples are shuffled, in the same order every time. Images that cannot be read or have no caption are
+    listed and left out; the exit status is then 1.
+
+    Examples:
+
+        pe data shards photos/ -o shards/
+        pe data shards captions.parquet -o shards/ --size 500MB --side 256
+        pe train builtin --shards shards/
+    """
+    from perception_encoder.data.packing import ShardSize, pack
+
+    summary = pack(source, out, ShardSize.parse(size), side, track)
+    output.print_line(f"{summary.samples} pairs in {summary.shards} shards: {out}")
+    raise typer.Exit(output.report_skipped(summary.failures, summary.samples + len(summary.failures)))
+
+
+def prepare(
+    out: Annotated[Path, options.out_option("Directory of the shards.", "OUT"), options.BY_POSITION] = Path("datasets"),
+    sources: Annotated[str, typer.Option(metavar="NAMES", show_default=False, help=WHICH)] = ",".join(NAMES),
+    side: Annotated[
+        int, typer.Option(min=16, max=1024, metavar="N", help="Side of the square images, in pixels.")
+    ] = 144,
+    jobs: options.Jobs = None,
+) -> None:
+    """Download and draw emoji and clip art.
+
+    Needs `npm` for the emoji (all sources except openclipart), `apt-get` for openclipart, and the extra `data`. Writes
+    WebDataset shards OUT/train/SOURCE.tar of KEY.png and KEY.json (source, label, tags, licence, attribution); openmoji
+    goes to OUT/unseen, since it is never trained on. Existing shards are skipped; delete one to make it again. Status
+    1: some images could not be drawn; they are listed.
+
+    Examples:
+
+        pe data prepare -o ~/datasets --sources noto,twemoji
+    """
+    from perception_encoder.pretraining.builtin.prepare import prepare_source
+
+    drawings = [find_source(name) for name in options.items_of(sources)]
+    shards = [prepare_source(source, out, side, jobs, track) for source in drawings]
+    rows = []
+    for source, shard in zip(drawings, shards, strict=True):
+        counts = (shard.written, shard.duplicates, len(shard.failures))
+        cells = ("done", output.NONE, output.NONE) if shard.finished_before else counts
+        rows.append((source.name, source.split, *cells, source.licence))
+    output.print_table(COLUMNS, rows)
+    failures = [failure for shard in shards for failure in shard.failures]
+    total = sum(shard.written + shard.duplicates for shard in shards) + len(failures)
+    raise typer.Exit(output.report_skipped(failures, total))
+
+
+def masks(
+    data: Annotated[list[Path], option("Images: a directory, or one of tars; repeat for more.", "PATH")],
+    out: Annotated[Path, options.out_option("Cache, a file that ends in .sqlite.")],
+    recipe: Annotated[str, option("Recipe of the spatial alignment.", "NAME")] = "spatial_builtin",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")] = None,
+) -> None:
+    """Cache a mask teacher's output.
+
+    A slow teacher, such as SAM 2.1, then runs once for each image and augmentation, and not in every epoch. The run
+    that uses the cache needs the same seed, image_size, augmentation and copies. The size is printed after the first
+    images; an interrupted pass resumes if the command is repeated. Needs the extra `spatial`.
+
+    Examples:
+
+        pe data masks --data photos -o masks.sqlite --set masks=facebook/sam2.1-hiera-large --set copies=2
+        pe train spatial_builtin --data photos --set masks=masks.sqlite --set copies=2
+    """
+    from perception_encoder.errors import ConfigError
+    from perception_encoder.recipes import find_recipe, override
+    from perception_encoder.spatial_alignment.config import SpatialConfig
+    from perception_encoder.spatial_alignment.run import cache_masks
+    from perception_encoder.spatial_alignment.teacher_cache import SUFFIX
+
+    config = override(find_recipe(recipe), set_ or [])
+    if not isinstance(config, SpatialConfig):
+        raise ConfigError(f"{recipe} is not a recipe of spatial alignment; `pe train --list` shows them")
+    if out.suffix != SUFFIX:
+        raise ConfigError(f"the cache is {out}; its name must end in {SUFFIX}")
+    cached = cache_masks(config, data, out, track, output.print_line)
+    output.print_line(f"{cached:,} augmented images: {out}")

@@ -1,1 +1,0 @@
-"""Commands that say where objects are in images and videos: track, segment."""

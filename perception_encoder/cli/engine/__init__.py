@@ -1,1 +1,0 @@
-"""Commands of the video data engine: `pe engine run`, `prompts` and `refine`."""

@@ -1,0 +1,452 @@
+"""`pe eval`: zero-shot evaluation, probes, dense tasks and results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli import default_model, output
+from perception_encoder.cli import evaluate_options as options
+from perception_encoder.cli import options as shared
+from perception_encoder.cli.evaluate_options import ResultFile
+from perception_encoder.cli.groups import lazy_group
+from perception_encoder.cli.options import (
+    HEAD,
+    FinalNorm,
+    Frames,
+    LayeredModel,
+    PerMetre,
+    Size,
+    flag,
+    image_size,
+    numbers,
+    option,
+)
+from perception_encoder.cli.progress import track
+
+QUESTIONS = (
+    *("vqa", "okvqa", "textvqa", "docvqa", "infovqa", "chartqa", "ai2d", "pope", "mvbench", "captions"),
+    *("refcoco", "refcocoplus", "refcocog", "scenes", "scene-captions", "documents"),
+)
+"""The commands of the module `evaluate_questions`, one for each dataset."""
+COMMANDS = {
+    "Zero-shot": {"classification": "evaluate:classification", "retrieval": "evaluate:retrieval"},
+    "Probes": {"knn": "evaluate:knn", "linear": "evaluate:linear", "attentive": "evaluate:attentive"},
+    "Dense tasks": {
+        "segmentation": "evaluate:segmentation",
+        "detection": "evaluate:detection",
+        "tracking": "evaluate:tracking",
+        "depth": "evaluate:depth",
+    },
+    "Questions and captions": dict.fromkeys(QUESTIONS, "evaluate_questions"),
+    "Results": {"compare": "evaluate:compare", "suite": "evaluate:suite", "page": "evaluate:page"},
+}
+app = lazy_group(COMMANDS)
+NAMES = "Class names: imagenet, or a file of names [default: the directories' names]."
+ONTO = "With --mapping: choose among imagenet's classes, or those of a class file."
+CAPTIONS = "Captions: JSON (COCO, Karpathy, MSR-VTT), a table, or tars with KEY.txt."
+
+
+@app.callback()
+def evaluate() -> None:
+    """Evaluate a model on datasets.
+
+    Needs the extra `eval`. Datasets, layouts and protocols: docs/evaluation.md.
+
+    Examples:
+
+        pe eval classification PE-Core-L14-336 --data imagenet --split val --classes imagenet -o in1k.json
+        pe eval knn timm:vit_small_patch14_dinov2 --data photos -o dino.json
+        pe eval compare dino.json builtin.json
+    """
+
+
+def classification(
+    model: options.TwoTowers,
+    data: options.Classes,
+    split: options.Split = "test",
+    classes: Annotated[str, options.data_option(NAMES, "FILE")] = "",
+    mapping: Annotated[Path | None, options.data_option("JSON of the labels to use and their names.", "FILE")] = None,
+    onto: Annotated[str, options.data_option(ONTO, "FILE")] = "",
+    media: options.Media = None,
+    trim: Annotated[int, options.data_option("Pixels to cut off each side; ObjectNet's border: 2.", "N", 0)] = 0,
+    prompts: options.Prompts = "imagenet",
+    transform: options.Transforms = "squash,crop",
+    frames: shared.Frames = 8,
+    out: options.Out = None,
+) -> None:
+    """Classify zero-shot: top-1 and top-5.
+
+    Also the mean class accuracy. Both transforms are evaluated; the paper reports the better one. The embedding of a
+    video is the mean over its frames. Labels are names of directories, WordNet ids or numbers, in Kinetics' CSV or in
+    any table; WebDataset tars have numbers (KEY.cls) and classnames.txt. See docs/evaluation.md for each dataset.
+    Status 1: some items could not be decoded; they are listed and left out of every result.
+
+    Examples:
+
+        pe eval classification PE-Core-L14-336 --data imagenet --split val --classes imagenet -o in1k.json
+        pe eval classification PE-Core-L14-336 --data wds_cifar10 --prompts templates.txt
+        pe eval classification PE-Core-L14-336 --data k400_val.csv --media k400 --split val --prompts kinetics
+        pe eval classification builtin --data photos --prompts photo
+    """
+    from perception_encoder.datasets.classified import load_tasks
+    from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
+    from perception_encoder.evaluation.features import cache_features
+    from perception_encoder.evaluation.transforms import load_transforms
+
+    tasks = load_tasks(data, split, options.class_options(classes, mapping, onto, media, trim))
+    encoders, about = load_transforms(model, transform)
+    evaluators = [ZeroShotEvaluator(task, shared.items_of(prompts), frames) for task in tasks.values()]
+    options.finish(evaluators, cache_features(encoders), split, about, out)
+
+
+def retrieval(
+    model: options.TwoTowers,
+    data: Annotated[Path, options.data_option(CAPTIONS)],
+    media: options.Media = None,
+    split: options.Split = "test",
+    transform: options.Transforms = "squash,crop",
+    frames: Frames = 8,
+    out: options.Out = None,
+) -> None:
+    """Retrieve by captions: R@1, R@5 and R@10.
+
+    In both directions, from raw captions, with and without dual softmax. Dual softmax compares all queries at once, so
+    its results are listed separately. The published COCO results (`pe models`) very probably use it.
+
+    Examples:
+
+        pe eval retrieval PE-Core-L14-336 --data captions_val2017.json --media val2017 -o coco.json
+        pe eval retrieval PE-Core-L14-336 --data dataset_coco.json --media coco
+        pe eval retrieval PE-Core-L14-336 --data wds_flickr8k
+        pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
+    """
+    from perception_encoder.datasets.captioned import load_captions
+    from perception_encoder.evaluation.features import cache_features
+    from perception_encoder.evaluation.retrieval import RetrievalEvaluator
+    from perception_encoder.evaluation.transforms import load_transforms
+
+    captions = load_captions(data, media, split)
+    encoders, about = load_transforms(model, transform)
+    options.finish([RetrievalEvaluator(captions, frames)], cache_features(encoders), split, about, out)
+
+
+def knn(
+    model: options.Embedder,
+    data: options.Classes,
+    split: options.Split = "test",
+    train: options.Train = None,
+    media: options.Media = None,
+    k: Annotated[str, option("Number of neighbours; several with commas.", "K,K,...")] = "20",
+    layer: options.Layer = None,
+    pool: options.Pool = None,
+    transform: options.Transforms = "squash",
+    out: options.Out = None,
+) -> None:
+    """Classify by the nearest training items.
+
+    A neighbour's vote has the weight exp(similarity / 0.07).
+
+    Examples:
+
+        pe eval knn PE-Core-L14-336 --data imagenet --split val -o knn.json
+        pe eval knn -m timm:vit_small_patch14_dinov2 --data photos --k 10,20
+        pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
+    """
+    from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator
+    from perception_encoder.evaluation.classification.splits import load_splits
+    from perception_encoder.evaluation.features import cache_features
+    from perception_encoder.evaluation.transforms import load_views
+
+    tasks = load_splits(data, split, train, options.class_options(media=media), choosing=False)
+    ks = [int(each) for each in numbers(k)]
+    encoders, about = load_views(model, transform, layer, pool)
+    evaluators = [NeighboursEvaluator(task, ks) for task in tasks.values()]
+    options.finish(evaluators, cache_features(encoders), split, about, out)
+
+
+def linear(
+    model: options.Embedder,
+    data: options.Classes,
+    split: options.Split = "test",
+    train: options.Train = None,
+    media: options.Media = None,
+    layer: options.Layer = None,
+    pool: options.Pool = None,
+    transform: options.Transforms = "squash",
+    out: options.Out = None,
+) -> None:
+    """Classify by logistic regression.
+
+    Embeddings are frozen and standardised; the regularisation is chosen on `val`, or on a tenth of `train`.
+
+    Examples:
+
+        pe eval linear builtin --data photos --layer 8 -o linear.json
+    """
+    from perception_encoder.evaluation.classification.linear_probe import LinearEvaluator
+    from perception_encoder.evaluation.classification.splits import load_splits
+    from perception_encoder.evaluation.features import cache_features
+    from perception_encoder.evaluation.transforms import load_views
+
+    tasks = load_splits(data, split, train, options.class_options(media=media))
+    encoders, about = load_views(model, transform, layer, pool)
+    options.finish(map(LinearEvaluator, tasks.values()), cache_features(encoders), split, about, out)
+
+
+def attentive(
+    model: LayeredModel,
+    data: options.Classes,
+    split: options.Split = "test",
+    train: options.Train = None,
+    media: options.Media = None,
+    layer: options.Layer = None,
+    epochs: options.Epochs = 20,
+    lr: Annotated[str, option("Learning rates to choose from.", "LR,LR,...", HEAD)] = "3e-4,1e-3,3e-3",
+    head_seeds: options.HeadSeeds = 3,
+    out: options.Out = None,
+) -> None:
+    """Classify by a trained attention block.
+
+    A cross-attention block is trained on the frozen tokens of a layer, by default the last.
+
+    Examples:
+
+        pe eval attentive builtin --data photos --layer 8 -o attentive.json
+    """
+    from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
+    from perception_encoder.evaluation.classification.splits import load_splits
+
+    config = AttentiveConfig(epochs=epochs, learning_rates=tuple(numbers(lr)), head_seeds=head_seeds)
+    tasks = load_splits(data, split, train, options.class_options(media=media))
+    encoder, one_layer = options.layer_encoder(model, layer)
+    evaluators = [AttentiveEvaluator(task, config, encoder.device) for task in tasks.values()]
+    options.finish(evaluators, {"squash": one_layer}, split, encoder.about, out)
+
+
+def segmentation(
+    model: LayeredModel,
+    data: options.DenseData,
+    layer: options.Layer = None,
+    size: Size = None,
+    epochs: options.Epochs = 20,
+    kernel: Annotated[int, option("Patches along a side: 1 is linear, 3 a convolution.", panel=HEAD, least=1)] = 1,
+    head_seeds: options.HeadSeeds = 3,
+    out: options.Out = None,
+) -> None:
+    """Fit a segmentation head: mIoU.
+
+    Also the pixel accuracy. PATH: rendered scenes (`train/*.tar` and `test/*.tar` with KEY.jpg, KEY.mask.png,
+    KEY.json), or ADE20K's images and annotations.
+
+    Examples:
+
+        pe eval segmentation PE-Spatial-G14-448 --data ADEChallengeData2016 --size 518 -o segmentation.json
+        pe eval segmentation builtin --data scenes --layer 8 --kernel 3
+    """
+    from perception_encoder.datasets.class_masks import read_class_splits
+    from perception_encoder.dense_prediction.head_fitting import FitConfig
+    from perception_encoder.dense_prediction.segmentation import SegmentationConfig
+    from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
+
+    pixels = image_size(size)
+    head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
+    protocol = SegmentationProtocol(head=head, head_seeds=head_seeds)
+    evaluator = SegmentationEvaluator(*read_class_splits(data), protocol, pixels, track=track)
+    encoder, one_layer = options.layer_encoder(model, layer)
+    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)
+
+
+def detection(
+    model: LayeredModel,
+    data: options.DenseData,
+    layer: options.Layer = None,
+    size: Size = None,
+    class_agnostic: Annotated[bool, flag("--class-agnostic", "Detect objects as one class: boxes only.")] = False,
+    epochs: options.Epochs = 15,
+    channels: options.Channels = 64,
+    head_seeds: options.HeadSeeds = 3,
+    out: options.Out = None,
+) -> None:
+    """Fit a detection head: AP of boxes and masks.
+
+    Mask R-CNN over a frozen layer; AP as COCO or LVIS define it. PATH: the directory of COCO, LVIS or Objects365 (or
+    the annotations of val, such as annotations/lvis_v1_val.json), rendered scenes (train/instances.json,
+    test/instances.json and tars beside them), or a directory with annotations.json, trained on its first three fifths.
+    Masks are optional. A few hundred scenes are too few to tell classes apart: use --class-agnostic.
+
+    Examples:
+
+        pe eval detection PE-Core-G14-448 --data coco --layer 39 --size 1022 --channels 256 -o detection.json
+        pe eval detection builtin --data scenes --layer 8 --class-agnostic
+    """
+    from perception_encoder.datasets.instances import read_instance_splits
+    from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
+    from perception_encoder.dense_prediction.head_fitting import FitConfig
+    from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
+
+    pixels = image_size(size)
+    fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
+    head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
+    protocol = DetectionProtocol(head=head, head_seeds=head_seeds)
+    splits = read_instance_splits(data)
+    train, test = (part.merge_classes() for part in splits) if class_agnostic else splits
+    encoder, one_layer = options.layer_encoder(model, layer)
+    evaluator = DetectionEvaluator(train, test, protocol, pixels)
+    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)
+
+
+def tracking(
+    model: LayeredModel,
+    data: options.DenseData,
+    layer: options.Layer = None,
+    final_norm: FinalNorm = False,
+    short_side: Annotated[int, option("Short side of the frames, in pixels; DAVIS: 480.", least=16)] = 480,
+    frames: Annotated[int, option("Earlier frames to compare with, besides the first.", least=1)] = 7,
+    out: options.Out = None,
+) -> None:
+    """Track objects through videos: J&F.
+
+    Also J and F alone, as in DAVIS. The mask of the first frame is propagated to similar patches of later frames;
+    nothing is trained. PATH: a DAVIS directory (JPEGImages, Annotations), a tar, or a directory of tars or directories,
+    each with NNNNN.jpg and NNNNN.png, or of rendered videos.
+
+    Examples:
+
+        pe eval tracking PE-Core-G14-448 --data DAVIS --layer 31 -o tracking.json
+        pe eval tracking builtin --data davis --layer 5 --short-side 240
+    """
+    from perception_encoder.datasets.masked_videos import read_videos
+    from perception_encoder.dense_prediction.tracking.label_propagation import PropagationConfig
+    from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+
+    config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))
+    videos = read_videos(data)
+    encoder, one_layer = options.layer_encoder(model, layer, final_norm)
+    options.finish([TrackingEvaluator(videos, config)], {"": one_layer}, data.stem, encoder.about, out)
+
+
+def depth(
+    model: LayeredModel,
+    data: options.DenseData,
+    layer: options.Layer = None,
+    size: Size = None,
+    per_metre: PerMetre = 1000.0,
+    eigen_crop: Annotated[bool, flag("--eigen-crop", "Score only Eigen's crop, as usual for NYU.")] = False,
+    aligned: Annotated[bool, flag("--aligned", "Align medians before scoring: relative depth.")] = False,
+    epochs: options.Epochs = 20,
+    channels: options.Channels = 64,
+    head_seeds: options.HeadSeeds = 3,
+    out: options.Out = None,
+) -> None:
+    """Fit a depth head: RMSE in metres.
+
+    Also the absolute relative error and the shares within 1.25, 1.25² and 1.25³. The head is in the style of DPT.
+
+    PATH holds train and test, as tars or directories of KEY.jpg with KEY.depth.png, or of NYU's rgb_N.jpg with
+    sync_depth_N.png; or it is one tar or directory, trained on its first three fifths. Images of one directory, or of a
+    path without train and test, are one sequence, and one block of the interval; a single sequence has no interval.
+    Rendered scenes have objects of any size, so images do not show the scale: use --aligned.
+
+    Examples:
+
+        pe eval depth PE-Core-G14-448 --data nyu --layer 38 --channels 256 --eigen-crop -o depth.json
+        pe eval depth builtin --data livingroom.tar --layer 6 --size 240x320
+        pe eval depth builtin --data scenes --layer 8 --aligned
+    """
+    from perception_encoder.datasets.rgbd import read_depth_splits
+    from perception_encoder.dense_prediction.depth import DepthConfig
+    from perception_encoder.dense_prediction.head_fitting import FitConfig
+    from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
+
+    pixels = image_size(size)
+    head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
+    head = head.relative() if aligned else head
+    protocol = DepthProtocol(head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned)
+    evaluator = DepthEvaluator(*read_depth_splits(data, per_metre), protocol, pixels)
+    encoder, one_layer = options.layer_encoder(model, layer)
+    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)
+
+
+def compare(first: ResultFile, second: ResultFile) -> None:
+    """Compare two results, with intervals.
+
+    For each score in both results: the difference and its 95 % interval, by a paired bootstrap over the items (1,000
+    resamples). A model is called better if the p-value is at most 0.05 after Holm's correction for the number of scores
+    compared. Both results must be of the same items.
+
+    Examples:
+
+        pe eval compare builtin.json PE-Core-B16-224.json
+    """
+    from perception_encoder.evaluation.comparison import compare as find_differences
+    from perception_encoder.evaluation.report import comparison_table, from_json, read_text
+
+    ours, theirs = (from_json(read_text(path), path.name) for path in (first, second))
+    differences = find_differences(ours, theirs)
+    names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)
+    table = comparison_table(differences, names)
+    output.print_table(table.columns, table.rows, title=f"{names[0]} minus {names[1]}")
+
+
+def suite(
+    model: shared.OwnModel,
+    photos: Annotated[Path, options.data_option("Labelled photographs: shards, class directories, or a table.")],
+    drawings: Annotated[Path | None, options.data_option("Directory that `pe data prepare` made.", "DIR")] = None,
+    split: Annotated[str, options.data_option("test, or val (zero-shot only).", "NAME")] = "test",
+    prompts: options.Prompts = "photo,imagenet",
+    out: options.Out = None,
+) -> None:
+    """Evaluate zero-shot and by a probe.
+
+    The evaluation of the built-in model. Zero-shot and by a linear probe: mean class accuracy in percent, with half the
+    width of its 95 % interval, for both transforms (squash and centre crop) and the first of the prompts, next to
+    chance; the JSON has all results. With drawings, also retrieval by name in the style that was never trained on.
+    Shards hold KEY.jpg with KEY.json (`source`, `label`, optionally `coarse`). Of class directories or a table without
+    splits, a fifth of each class is held out and evaluated; `pe train --set validation.share=0.2` does not train on it.
+    Status 1: some images could not be decoded; they are listed and left out of every result.
+
+    Examples:
+
+        pe eval suite builtin --photos photos -o builtin.json
+        pe eval suite PE-Core-B16-224 --photos photos --drawings datasets
+        pe eval suite runs/builtin/model.safetensors --photos photos --split val
+    """
+    from perception_encoder.evaluation.report import classification_table, retrieval_table, to_json
+    from perception_encoder.evaluation.suite import Suite
+    from perception_encoder.evaluation.transforms import load_transforms
+    from perception_encoder.files import write_text
+    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
+
+    encoders, about = load_transforms(model)
+    evaluation = Suite(encoders, shared.items_of(prompts), track)
+    evaluation.classify(photos, split, find_unseen_labels)
+    if drawings is not None:
+        evaluation.retrieve_drawings(drawings)
+    result = evaluation.result(split, about)
+    if out is not None:
+        write_text(out, to_json(result))
+    for table in (classification_table(result), retrieval_table(result)):
+        if table.rows:
+            output.print_table(table.columns, table.rows, title=f"{result.model}, {split}")
+    default_model.print_demo(model)
+    (encoder,) = evaluation.first.values()
+    raise typer.Exit(output.report_skipped(encoder.failures, encoder.count))
+
+
+def page(result: ResultFile) -> None:
+    """Write the Markdown page of a result.
+
+    The page is written next to the JSON.
+
+    Examples:
+
+        pe eval page knn.json
+    """
+    from perception_encoder.evaluation import report
+    from perception_encoder.files import write_text
+
+    content = report.from_json(report.read_text(result), result.name)
+    write_text(result.with_suffix(".md"), report.page(content, result.name))

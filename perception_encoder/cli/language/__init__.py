@@ -1,1 +1,0 @@
-"""Commands that answer in words: `pe ask` and `pe caption`."""

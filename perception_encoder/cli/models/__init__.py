@@ -1,1 +1,0 @@
-"""`pe models` and the commands that read one model: features, convert, export."""

@@ -1,1 +1,0 @@
-"""`pe annotate` and `pe video-dataset`."""
