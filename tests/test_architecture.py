@@ -167,7 +167,7 @@ def public_names() -> dict[str, set[str]]:
         for node in parse(path).body:
             names: list[str] = []
             if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                is_command = of_cli and (node.decorator_list or node.name == path.stem)
+                is_command = of_cli and (node.decorator_list or "Examples:" in (ast.get_docstring(node) or ""))
                 names = [] if is_command else [node.name]
             elif isinstance(node, ast.Assign) and not of_cli and "TypeVar(" not in ast.unparse(node.value):
                 targets = [target.id for target in node.targets if isinstance(target, ast.Name)]
