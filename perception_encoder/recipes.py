@@ -199,16 +199,12 @@ def run_recipe(
     from perception_encoder.dense_training.run import train_dense
     from perception_encoder.distillation.config import DistillationConfig
     from perception_encoder.distillation.run import distill
-    from perception_encoder.finetuning.config import FinetuningConfig
-    from perception_encoder.finetuning.run import finetune
     from perception_encoder.language_alignment.config import LanguageConfig
     from perception_encoder.language_alignment.run import align_language
-    from perception_encoder.pretraining.config import PretrainingConfig
+    from perception_encoder.pretraining.config import PairConfig
     from perception_encoder.pretraining.run import pretrain
     from perception_encoder.spatial_alignment.config import SpatialConfig
     from perception_encoder.spatial_alignment.run import align_spatially
-    from perception_encoder.video_finetuning.config import VideoFinetuningConfig
-    from perception_encoder.video_finetuning.run import finetune_on_videos
 
     match config:
         case LanguageConfig():
@@ -217,13 +213,9 @@ def run_recipe(
             return align_spatially(config, _paths(data), out, track, listener)
         case DenseConfig():
             return train_dense(config, _paths(data), out, track, listener)
-        case FinetuningConfig():
-            return finetune(config, data, out, track, listener)
         case DistillationConfig():
             return distill(config, data, out, track, listener)
-        case VideoFinetuningConfig():
-            return finetune_on_videos(config, data, out, track, listener)
-        case PretrainingConfig():
+        case PairConfig():  # pretraining, finetuning and video finetuning
             return pretrain(config, data, out, track, listener)
     raise _unknown(config)
 

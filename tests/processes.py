@@ -30,8 +30,7 @@ IMPORTED = (
     "perception_encoder.cli.main",
     "perception_encoder.cli.train.train",
     "perception_encoder.distillation.run",
-    "perception_encoder.finetuning.run",
-    "perception_encoder.video_finetuning.run",
+    "perception_encoder.pretraining.run",
     "tests.pretraining.sharing",
     "tests.train.ranks",
 )

@@ -19,11 +19,11 @@ from perception_encoder.inference.encoder import load
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
+from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.metrics import Listener
 from perception_encoder.video_finetuning.config import VideoFinetuningConfig
 from perception_encoder.video_finetuning.recipes import video_finetune_builtin
-from perception_encoder.video_finetuning.run import finetune_on_videos
 
 FORMAT = 1
 """Of cached scores."""
@@ -58,7 +58,7 @@ def train_arm(
     shard: Path, out: Path, steps: int, seed: int, track: Track = untracked, listener: Listener | None = None
 ) -> Path:
     """Finetune on a shard, or go on; return the weights."""
-    return finetune_on_videos(finetuning(steps, seed), [Shards(str(shard))], out, track, listener)
+    return pretrain(finetuning(steps, seed), [Shards(str(shard))], out, track, listener)
 
 
 def before_finetuning(out: Path) -> Path:

@@ -1,24 +1,31 @@
 """Mask teachers: models that say, of an image, which pixels belong together (section 5, appendix B.3).
 
 scenes      the exact masks that rendered scenes come with
-a SAM 2.1   the paper's, for one prompt at each point of a grid (`sam.py`)
+a SAM 2.1   the paper's, of transformers, for one prompt at each point of a grid; all masks count: bad ones and
+            duplicates are not filtered out
 
 Where the paper interpolates mask logits to the student's grid, they are averaged over each patch: see `mask_tokens`.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from perception_encoder.errors import ShapeError
-from perception_encoder.spatial_alignment.sam import Sam
+from perception_encoder.errors import MissingExtraError, ShapeError, WeightsUnavailableError, one_line
+from perception_encoder.models.checkpoints.weights import state_hash
 
 SCENES = "scenes"
+POINTS = 32
+"""Of SAM's grid, along each side of the image: 1,024 prompts."""
+TOGETHER = 64
+"""Prompts that are answered in one pass."""
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class MaskTeacher(Protocol):
@@ -58,3 +65,59 @@ def one_hot_masks(ids: Int[Tensor, "H W"]) -> Float[Tensor, "H W P"]:
 def find_mask_teacher(name: str, device: torch.device) -> MaskTeacher | None:
     """The teacher of a name (see the module), None for the masks that images have; raises what `Sam.load` does."""
     return None if name == SCENES else Sam.load(name, device)
+
+
+class Sam:
+    """Mask logits of a grid of points; the image is embedded once."""
+
+    def __init__(self, name: str, model: Any, points: int = POINTS) -> None:
+        """`model`: a `Sam2Model`."""
+        self.name, self.model, self.points = name, model.eval().requires_grad_(False), points
+
+    @classmethod
+    def load(cls, name: str, device: torch.device, points: int = POINTS) -> Sam:
+        """Load a directory, or a model of the hub such as `facebook/sam2.1-hiera-large`.
+
+        Raises MissingExtraError without transformers, WeightsUnavailableError if the model cannot be found.
+        """
+        try:
+            from transformers import Sam2Model
+        except ImportError:
+            raise MissingExtraError("transformers", "spatial") from None
+        try:
+            model = Sam2Model.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise WeightsUnavailableError(f"no SAM 2.1 can be loaded from {name!r}: {one_line(error)}") from None
+        model.to(device)  # type: ignore[arg-type]  # its decorator hides the argument
+        return cls(name, model, points)
+
+    @cached_property
+    def identity(self) -> str:
+        """The hash of its weights, and the number of its prompts."""
+        return f"sam {state_hash(self.model.state_dict())} {self.points}"
+
+    @torch.no_grad()
+    def masks(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w P"]:
+        """Logits at the model's own resolution of masks; the most probable of three by the model's own estimate."""
+        size = self.model.config.vision_config.backbone_config.image_size[0]
+        device = next(self.model.parameters()).device
+        pixels = F.interpolate(image[None].to(device).float() / 255, (size, size), mode="bilinear", antialias=True)
+        mean, deviation = (torch.tensor(each, device=device)[:, None, None] for each in (MEAN, DEVIATION))
+        embeddings = self.model.get_image_embeddings((pixels - mean) / deviation)
+        logits = []
+        for points in grid_points(self.points, size).to(device).split(TOGETHER):
+            answered = self.model(
+                input_points=points[None, :, None],
+                input_labels=torch.ones(1, len(points), 1, dtype=torch.int64, device=device),
+                image_embeddings=embeddings,
+                multimask_output=False,
+            )
+            logits.append(answered.pred_masks[0, :, 0].float().cpu())  # (prompts, h, w)
+        return torch.cat(logits).permute(1, 2, 0)
+
+
+def grid_points(points: int, size: int) -> Float[Tensor, "P 2"]:
+    """The middles (x, y), in pixels, of the cells that a square of `size` is cut into."""
+    middles = (torch.arange(points) + 0.5) * size / points
+    rows, columns = torch.meshgrid(middles, middles, indexing="ij")
+    return torch.stack([columns, rows], dim=-1).flatten(0, 1)

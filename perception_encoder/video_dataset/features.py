@@ -1,13 +1,14 @@
 """Features of every video, from which an interest score is learned (section 2.3, A.2): motion, frames, answers.
 
-They are Parquet files, one for each tar, so that a run that was interrupted goes on at the next tar.
+They are Parquet files, one for each tar, so that a run that was interrupted goes on at the next tar. A language model
+that sees answers 26 yes/no questions; the paper lists what they are about (A.2, step 3), the wording is ours.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.files import file_state, replacing, writing
 from perception_encoder.inference.conversation.identity import generator_digest
 from perception_encoder.models.protocols import ImageEncoder
-from perception_encoder.preprocess.conversation import YesNoModel
+from perception_encoder.preprocess.conversation import YesNoModel, ask
+from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.motion import MotionFeatures, measure_motion
 from perception_encoder.video_dataset.object_motion import NO_MOTION, measure_object_motion
-from perception_encoder.video_dataset.questions import answer_columns, answer_questions
 from perception_encoder.video_dataset.tars import table_key
 
 FORMAT = 4
@@ -39,6 +40,36 @@ MOTION = (
     *(f"motion_{field.name}" for field in fields(MotionFeatures) if field.name != "source"),
     *(f"objects_{name}" for name in NO_MOTION.columns()),
 )
+QUESTIONS: dict[str, str] = {
+    "camera_static": "Does the camera stay still?",
+    "camera_moving": "Does the camera move?",
+    "camera_drone": "Was this filmed from a drone or an aircraft?",
+    "camera_far": "Is the camera far away from what it films?",
+    "scene_landscape": "Does the video mainly show a landscape?",
+    "scene_static": "Does nothing in the scene move?",
+    "scene_mostly_static": "Does hardly anything in the scene move?",
+    "scene_abstract": "Does the video show abstract shapes or patterns?",
+    "scene_generated": "Is the video made by a computer, as an animation or a game is?",
+    "motion_through": "Does something move through the scene?",
+    "motion_several": "Do several objects move at the same time?",
+    "motion_persons": "Do several persons move?",
+    "motion_animals": "Do several animals move?",
+    "motion_hard": "Is the motion too fast or too confusing to follow?",
+    "action_someone": "Does someone do something?",
+    "action_object": "Does someone handle an object?",
+    "action_screen": "Does someone use a screen, such as that of a computer or a phone?",
+    "action_screen_always": "Is someone at a screen throughout the video?",
+    "content_animals": "Are there animals?",
+    "content_many": "Is there a lot to see?",
+    "content_over_five": "Are there more than five different objects?",
+    "content_several": "Are there several objects?",
+    "content_similar": "Are there objects that are similar to each other?",
+    "content_alike": "Do the objects look alike?",
+    "hidden_objects": "Do some objects hide parts of others?",
+    "hidden_view": "Is something other than a watermark in the way of the view?",
+}
+"""Yes/no questions by the name of the feature."""
+SUFFIX = " Answer yes or no."
 
 
 @dataclass(frozen=True)
@@ -183,3 +214,13 @@ def _made_by(path: Path) -> str | None:
         return metadata.get(b"made_by", b"").decode()
     except (OSError, ValueError, pa.ArrowException):
         return None
+
+
+def answer_questions(model: YesNoModel, video: VideoFrames) -> np.ndarray:
+    """Return the probability of yes for each of `QUESTIONS`, (26,) float64."""
+    return model.yes_probabilities([ask(question + SUFFIX, [video]) for question in QUESTIONS.values()])
+
+
+def answer_columns() -> Sequence[str]:
+    """Return the names of the answers' columns, in the order of `answer_questions`."""
+    return [f"answer_{name}" for name in QUESTIONS]

@@ -9,10 +9,10 @@ import torch
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.finetuning.recipes import debug_finetuning, own_pairs
-from perception_encoder.finetuning.task import ContrastiveTask
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.pretraining.run import Trainee, build_model
+from perception_encoder.pretraining.task import ContrastiveTask
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.spatial_alignment.masking import BlockMasking
+from perception_encoder.spatial_alignment.config import BlockMasking
 
 
 def test_three_quarters_are_hidden_in_blocks_of_two_by_two() -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from perception_encoder.errors import WeightsUnavailableError
-from perception_encoder.spatial_alignment.mask_teachers import find_mask_teacher
-from perception_encoder.spatial_alignment.sam import DEVIATION, MEAN, Sam, grid_points
+from perception_encoder.spatial_alignment.mask_teachers import DEVIATION, MEAN, Sam, find_mask_teacher, grid_points
 
 
 def tiny_sam() -> Any:

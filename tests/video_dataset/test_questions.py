@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from perception_encoder.preprocess.video import read_frames
-from perception_encoder.video_dataset.questions import QUESTIONS, answer_columns, answer_questions
+from perception_encoder.video_dataset.features import QUESTIONS, answer_columns, answer_questions
 from tests.video_dataset.clips import short_clip
 from tests.video_dataset.models import CountingModel
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from perception_encoder.pretraining.plan import device_memory
+from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.video_finetuning.recipes import video_finetune
-from perception_encoder.video_finetuning.task import ContrastiveTask
 from tests.pretraining.toys import gradients, small_batch, small_towers
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
+
 from perception_encoder.datasets.coco_annotations import file_name, read_annotations
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
 from perception_encoder.files import write_json
 from perception_encoder.formats.entries import integer_field, list_objects, text_field
-from perception_encoder.formats.run_lengths import run_lengths
 
 RESULTS = ("image_id", "category_id", "bbox", "score", "segmentation")
 """Fields of an entry in COCO's list of results."""
@@ -92,3 +94,11 @@ def numbered_names(names: Sequence[str]) -> dict[str, int] | None:
     ):
         return None
     return {name: int(stem) for name, stem in zip(names, stems, strict=True)}
+
+
+def run_lengths(mask: Bool[np.ndarray, "H W"]) -> list[int]:
+    """Return the lengths of a mask's runs: down the columns, alternately of 0 and of 1, from 0."""
+    flat = mask.T.ravel()
+    ends = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
+    lengths = [int(length) for length in np.diff(ends)]
+    return [0, *lengths] if flat[0] else lengths

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from perception_encoder.errors import InputError, MissingExtraError, PerceptionEncoderError
+from perception_encoder.formats.tars import TarMember
 from perception_encoder.serving.bodies import BodyReader
 from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
 from perception_encoder.serving.parsing import ApiError, parse_body
@@ -24,7 +26,6 @@ from perception_encoder.video_dataset.annotation.review import (
     save_review,
     undo_review,
 )
-from perception_encoder.video_dataset.annotation.video_parts import send_video
 from perception_encoder.video_dataset.annotation.work import (
     AnnotationConflictError,
     AnnotationTask,
@@ -50,6 +51,9 @@ _HEADERS = {
 _BODY_BYTES, _BODY_SECONDS, _THREADS = 1 << 20, 10.0, 8
 _SCRIPTS = ("page", "differences", "element", "player", "saving")
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
+_PIECE = 1 << 18
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+_VIDEO_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktime", "mkv": "video/x-matroska"}
 
 
 @dataclass(kw_only=True)
@@ -226,3 +230,46 @@ def _progress(project: AnnotationProject) -> dict[str, Any]:
     progress = count_progress(project)
     agreement = asdict(measure_agreement(project))
     return {**asdict(progress), "hours_left": progress.hours_left, "agreement": agreement}
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return the first byte and the one after the last of a `Range` header, None for the whole.
+
+    As HTTP wants it, a header of another form, such as several ranges, is ignored. ApiError 416 for bytes beyond.
+    """
+    match = _RANGE.fullmatch(header or "")
+    if match is None or match[0] == "bytes=-":
+        return None
+    if not match[1]:
+        start, end = max(0, size - int(match[2])), size
+    else:
+        start, end = int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)
+    if start >= end:
+        raise ApiError(416, f"the video has {size:,} bytes")
+    return start, end
+
+
+def send_video(member: TarMember, extension: str, header: str | None) -> Response:
+    """Make the answer: status 206 for a part, 200 for the whole. Raises ApiError 416, and InputError if the tar is
+    gone."""
+    from starlette.responses import StreamingResponse
+
+    part = parse_range(header, member.size)
+    start, end = part or (0, member.size)
+    if not member.tar.is_file():
+        raise InputError("the video's tar", "has gone")
+    headers = {"Accept-Ranges": "bytes", "Content-Length": str(end - start), "Cache-Control": "private, max-age=3600"}
+    if part is not None:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{member.size}"
+    media_type = _VIDEO_TYPES.get(extension, "application/octet-stream")
+    return StreamingResponse(read_pieces(member, start, end), 206 if part else 200, headers, media_type)
+
+
+def read_pieces(member: TarMember, start: int, end: int) -> Iterator[bytes]:
+    """Yield bytes `start` to `end` of a member, piece by piece."""
+    with member.tar.open("rb") as stream:
+        stream.seek(member.offset + start)
+        rest = end - start
+        while rest > 0 and (piece := stream.read(min(_PIECE, rest))):
+            rest -= len(piece)
+            yield piece

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.video_data_engine.videos.metadata import LONGEST, read_metadata_fields
+from perception_encoder.video_data_engine.videos.probe import LONGEST, read_metadata_fields
 
 
 def test_a_file_comes_before_the_container_and_the_table(tmp_path: Path) -> None:
