@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 PE_VIDEO_SPLITS = ("train", "val", "test", "extended")
 """Directories of tars; `val` is only of rendered scenes."""
-REFINED_BY = ("human", "simulated")
 """Where refined captions are from; those of `simulated` annotators are never in `human_caption`."""
 
 
@@ -66,7 +65,7 @@ class VideoRecord:
 
     @property
     def refined_by(self) -> str:
-        """One of `REFINED_BY`; empty without a refined caption."""
+        """human or simulated; empty without a refined caption."""
         if not self.refined_caption:
             return ""
         return "human" if self._text("human_caption") else self._text("refined_by")
