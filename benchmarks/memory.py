@@ -23,9 +23,9 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.models.registry import find_model
-from perception_encoder.planning.activations import text_activations, vision_activations
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
+from perception_encoder.train.cost import text_cost, vision_cost
 from perception_encoder.train.distributed import ParallelConfig, clip_gradients
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 
@@ -76,9 +76,9 @@ def formulas(size: int) -> dict[str, float]:
     """Bytes of activations of a pair by mode, where they grow with the batch; `size`: of an element of a product."""
     entry = find_model("builtin")
     assert entry.text is not None
-    towers = vision_activations(entry.vision, PIXELS, size), text_activations(entry.text, TOKENS, size)
+    towers = vision_cost(entry.vision, PIXELS, size), text_cost(entry.text, TOKENS, size)
     modes = {"plain": False, "checkpointing": True}
-    return {mode: sum(tower.total(recomputed) for tower in towers) for mode, recomputed in modes.items()}
+    return {mode: sum(tower.held(recomputed) for tower in towers) for mode, recomputed in modes.items()}
 
 
 def page(result: dict[str, Any]) -> str:
@@ -112,7 +112,7 @@ def page(result: dict[str, Any]) -> str:
             "With micro-batches (`--set parallel.chunk=64`) memory hardly grows with the batch: activations are those"
             " of one micro-batch, and a further pair costs its pixels, its features and its row of logits. Losses and"
             " gradients are the same (`tests/train/test_distributed.py`). `pe train RECIPE --plan` computes a device's"
-            " memory from formulas, which `tests/planning/test_activations.py` compares with what autograd saves; they"
+            " memory from formulas, which `tests/train/test_cost.py` compares with what autograd saves; they"
             " assume fused attention, as on a GPU.",
             "",
         ]

@@ -20,8 +20,9 @@ from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
     from perception_encoder.data.streams import Shards
-    from perception_encoder.planning.cluster import Cluster, TrainingPlan
     from perception_encoder.train.config import TrainingConfig
+    from perception_encoder.train.cost import TrainingPlan
+    from perception_encoder.train.devices import Device
     from perception_encoder.train.metrics import Listener
 
 Config = TypeVar("Config")
@@ -251,8 +252,11 @@ def debug_form(config: TrainingConfig) -> TrainingConfig:
     raise _unknown(config)
 
 
-def plan_recipe(config: TrainingConfig, cluster: Cluster) -> TrainingPlan:
-    """Return what a run costs on a cluster."""
+def plan_recipe(config: TrainingConfig, device: Device, devices: int, utilization: float = 0.4) -> TrainingPlan:
+    """Return what a run costs; ConfigError if a batch has fewer samples than there are devices.
+
+    `utilization`: share of the device's peak that is reached.
+    """
     from perception_encoder.dense_training.config import DenseConfig
     from perception_encoder.dense_training.plan import plan_dense
     from perception_encoder.distillation.config import DistillationConfig
@@ -263,19 +267,24 @@ def plan_recipe(config: TrainingConfig, cluster: Cluster) -> TrainingPlan:
     from perception_encoder.pretraining.plan import plan_pretraining
     from perception_encoder.spatial_alignment.config import SpatialConfig
     from perception_encoder.spatial_alignment.plan import plan_spatial
+    from perception_encoder.train.cost import TrainingPlan
 
     match config:
         case LanguageConfig():
-            return plan_language(config, cluster)
+            phases, assumed = plan_language(config, devices)
         case SpatialConfig():
-            return plan_spatial(config, cluster)
+            phases, assumed = plan_spatial(config, devices)
         case DenseConfig():
-            return plan_dense(config, cluster)
+            phases, assumed = plan_dense(config, devices)
         case DistillationConfig():
-            return plan_distillation(config, cluster)
+            phases, assumed = plan_distillation(config, devices)
         case PairConfig():
-            return plan_pretraining(config.pretraining(), cluster)
-    raise _unknown(config)
+            phases, assumed = plan_pretraining(config.pretraining(), devices)
+        case _:
+            raise _unknown(config)
+    if not isinstance(config, PairConfig):  # the other stages have no micro-batches
+        config = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, chunk=None))
+    return TrainingPlan(config, phases, assumed, device, devices, utilization)
 
 
 def _paths(data: Sequence[Path | Shards]) -> list[Path]:

@@ -28,7 +28,7 @@ LAYERS = [
     {"files", "ranks", "progress", "ray_cluster", "records", "vectors"},
     {"losses"},
     {"models", "preprocess"},
-    {"formats", "planning"},
+    {"formats"},
     {"data", "datasets", "train"},
     {"inference", "dense_prediction"},
     {"serving"},

@@ -18,7 +18,7 @@ import perception_encoder as pe
 from perception_encoder.cli import output
 from perception_encoder.cli.main import COMMANDS
 from perception_encoder.models.registry import canonical_name, find_model
-from perception_encoder.planning.cost import vision_cost
+from perception_encoder.train.cost import vision_cost
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "examples/README.md")]

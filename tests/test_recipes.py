@@ -13,13 +13,12 @@ import pytest
 from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN, canonical_name, find_model
-from perception_encoder.planning.cluster import Cluster
-from perception_encoder.planning.devices import find_device
 from perception_encoder.pretraining.builtin.recipe import builtin, debug
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.recipes import RECIPES, debug_form, find_recipe, override, plan_recipe
 from perception_encoder.spatial_alignment.config import SpatialConfig
+from perception_encoder.train.devices import find_device
 from perception_encoder.train.settings import describe_settings
 
 PAPER = [name for name in RECIPES if not re.search("builtin|finetune$", name)]
@@ -37,8 +36,11 @@ def test_every_recipe_is_a_config_with_a_debug_form_of_four_steps_and_a_plan(nam
     assert dataclasses.is_dataclass(config) and config.steps > small.steps == 4
     assert BUILTIN in (getattr(small, name, None) for name in ("model", "encoder", "initial"))
     assert RECIPES[name]
-    planned = plan_recipe(config, Cluster(device=find_device("h100"), devices=4))
-    assert sum(stage.steps for stage in planned.stages) == config.steps and planned.device_hours() > 0
+    planned = plan_recipe(config, find_device("h100"), 4)
+    total, trained = planned.parameters
+    assert sum(phase.steps for phase in planned.phases) == config.steps and 0 < trained <= total
+    assert planned.hours() > 0 and all(phase.flops() > 0 for phase in planned.phases)
+    assert {"weights", "optimizer", "activations", "images"} <= planned.memory().keys()
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import find_model
-from perception_encoder.planning.cost import training_flops
 from perception_encoder.pretraining.builtin.recipe import builtin
-from perception_encoder.pretraining.cost import RunCost
+from perception_encoder.pretraining.plan import pair_cost
+from perception_encoder.train.cost import text_cost, vision_cost
 
 WARM_UP = 2  # steps of each contender that are not counted
 
@@ -61,8 +61,8 @@ def analyse(nano: NanoData, pairs_a_second: float) -> dict[str, Any]:
     """Our step of nano with both towers trained: its operations, its time by kind, and the machine's limit."""
     entry, batches = find_model(nano.config.model), nano.batches[FIXED]
     assert entry.text is not None
-    flops = statistics.mean(RunCost(nano.config, entry.vision, entry.text).flops(batch) for batch in batches)
-    fixed = RunCost(nano.config, entry.vision, entry.text, texts_cached=True).flops(batches[0])
+    flops = statistics.mean(pair_cost(nano.config, entry.vision, entry.text).flops(batch) for batch in batches)
+    fixed = pair_cost(nano.config, entry.vision, entry.text, texts_cached=True).flops(batches[0])
     step = nano.ours()
     step(batches[0])
     images = nano.config.batch_size
@@ -85,7 +85,7 @@ def b16_limit() -> dict[str, float]:
     entry = find_model(B16)
     assert entry.text is not None
     return {
-        "flops_a_pair": training_flops(entry.vision, entry.text, length=LENGTH),
+        "flops_a_pair": vision_cost(entry.vision).training() + text_cost(entry.text, LENGTH).training(),
         "layer_products": layer_products(entry.vision, B16_BATCH, entry.vision.image_size, fast_dtype(CPU)),
     }
 

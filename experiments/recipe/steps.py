@@ -15,8 +15,8 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.builtin.recipe import WEIGHTS
 from perception_encoder.pretraining.config import BUILTIN_RULES, PretrainingConfig, tower_configs
-from perception_encoder.pretraining.cost import pair_flops
 from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.plan import contrastive_flops, pair_parts
 from perception_encoder.train.optimizer import OptimizerConfig
 
 LAST = 9
@@ -68,5 +68,5 @@ def run_flops(config: PretrainingConfig) -> float:
 def _pair_flops(config: PretrainingConfig, image_size: int) -> float:
     """Of one pair of an average caption, forward and backward, with its share of the masked copies."""
     vision, text = tower_configs(config)
-    text = dataclasses.replace(text, context_length=CAPTION)
-    return pair_flops(config, vision, text, Stage(image_size=image_size, steps=1))[0]
+    parts = pair_parts(config, vision, text, image_size, CAPTION)
+    return sum(part.flops() for part in parts) + contrastive_flops(config.batch_size, vision)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from dataclasses import dataclass, field
 
 from perception_encoder.datasets.rgbd import MILLIMETRES
@@ -53,11 +53,6 @@ class DenseConfig(TrainingConfig, ABC):
     half: bool = True
     """Write float16 weights."""
 
-    @property
-    @abstractmethod
-    def head_channels(self) -> int:
-        """Channels of the head's finest maps, for a plan."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, {"steps": 1, "image_size": 1, "flip": 0})
@@ -77,11 +72,6 @@ class DepthTrainingConfig(DenseConfig):
     per_metre: float = MILLIMETRES
     """Units of the stored integers in a metre."""
 
-    @property
-    def head_channels(self) -> int:
-        """Of its fusions."""
-        return self.head.channels
-
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterConfig(DenseConfig):
@@ -90,11 +80,6 @@ class SegmenterConfig(DenseConfig):
     head: SegmentationHeadConfig = field(default_factory=lambda: SegmentationHeadConfig(kernel=3))
     any_class: bool = False
     """Of rendered scenes: two classes alone, `background` and `object`."""
-
-    @property
-    def head_channels(self) -> int:
-        """One score a class and patch is all it has."""
-        return 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +101,3 @@ class DetectorConfig(DenseConfig):
         super().__post_init__()
         if self.masks and isinstance(self.head, DetrHeadConfig):
             raise ConfigError("a DETR has no masks; set masks=false")
-
-    @property
-    def head_channels(self) -> int:
-        """Of its pyramid."""
-        return self.head.channels

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from perception_encoder.data.streams import Shards
 from perception_encoder.distillation.config import DistillationConfig
-from perception_encoder.distillation.plan import teacher_cost
+from perception_encoder.distillation.plan import teacher_parts, watch_teacher
 from perception_encoder.distillation.task import DistillationTask
 from perception_encoder.distillation.teacher import Teacher, load_teacher
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
-from perception_encoder.planning.cost import TeacherCost
 from perception_encoder.pretraining.run import PairRun
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.checkpoint import run_directory
+from perception_encoder.train.cost import StepModel
 from perception_encoder.train.distributed import process_group
 from perception_encoder.train.metrics import Listener
 
@@ -39,20 +39,19 @@ def distill(
         teacher = teacher or load_teacher(config.teacher, config.remember)
         config = dataclasses.replace(config, image_side=max(config.image_side, teacher.image_size))
         run = PairRun(config, data, out, rank, track, least_size=teacher.image_size, identity=[teacher.identity])
-        cost = _watched(config, teacher)
+        watched = _watched(config, teacher)
         for end in run.resolutions():
             size = run.towers.clip.visual.config.image_size
             scale, weight = config.teacher_logit_scale, config.contrastive_weight
             task = DistillationTask(run.towers, teacher, size, scale, weight, run.validation)
-            run.train(task, end, run.cost(cost) if cost else None, listener)
+            run.train(task, end, run.cost(*watched) if watched else None, listener)
         return run.write()
 
 
-def _watched(config: DistillationConfig, teacher: Teacher) -> TeacherCost | None:
-    """Return the cost of a teacher that is a model of this package, counted as it runs."""
+def _watched(config: DistillationConfig, teacher: Teacher) -> tuple[Sequence[StepModel], Callable[[], float]] | None:
+    """Return what `PairRun.cost` takes for a teacher that is a model of this package."""
     encoder = teacher.encoder
     if not isinstance(encoder, Encoder) or not isinstance(encoder.model, CLIP):
         return None
-    cost = teacher_cost(config, encoder.model.visual.config, encoder.model.text.config)
-    cost.watch(encoder.model)
-    return cost
+    model = encoder.model
+    return teacher_parts(config, model.visual.config, model.text.config), watch_teacher(model)

@@ -20,7 +20,7 @@ from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.feature_file import FeatureFile
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.media import media_pixels
-from perception_encoder.language_alignment.plan import LanguageCost, shape_of
+from perception_encoder.language_alignment.plan import language_cost, shape_of
 from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageAlignmentTask
 from perception_encoder.language_alignment.text.adapters import add_decoder_adapters, merge_decoder_adapters
 from perception_encoder.language_alignment.text.fresh_decoder import FRESH, write_fresh_decoder
@@ -41,6 +41,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.train.best import write_best
 from perception_encoder.train.checkpoint import check_run, load_weights, run_directory
+from perception_encoder.train.cost import RunCost
 from perception_encoder.train.distributed import Exchange, process_group, whole_model
 from perception_encoder.train.loop import train
 from perception_encoder.train.metrics import Listener, describe_run, write_record
@@ -127,12 +128,12 @@ class LanguageRun:
         """Train to the end."""
         train(self.task, self.batches, self.config, self.out, self.fingerprint, listener, cost=self._cost())
 
-    def _cost(self) -> LanguageCost | None:
+    def _cost(self) -> RunCost | None:
         """None for a language model whose operations are not known."""
         decoder, size = self.trainee.decoder, self.trainee.parts.media.image_size
         vision = dataclasses.replace(self.trainee.model.vision.config, image_size=size)
         try:
-            return LanguageCost(self.config, vision, shape_of(decoder.model.config, decoder.name))
+            return language_cost(self.config, vision, shape_of(decoder.model.config, decoder.name))
         except ConfigError:
             return None
 

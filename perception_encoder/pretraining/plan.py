@@ -1,120 +1,83 @@
-"""Plan a pretraining run before it begins, from formulas: operations, hours, and memory of each device."""
+"""Plan a run on image-text pairs, and count its operations as it runs."""
 
 from __future__ import annotations
 
-from perception_encoder.data.pairs import Stage
-from perception_encoder.errors import ConfigError
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.config import TextConfig, VisionConfig
-from perception_encoder.planning.activations import BFLOAT16, FLOAT32, OPTIMIZER, text_activations, vision_activations
-from perception_encoder.planning.cluster import Cluster, StagePlan, TrainingPlan
-from perception_encoder.planning.cost import TeacherCost, adapter_parameters
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
-from perception_encoder.pretraining.cost import pair_flops
-from perception_encoder.train.loop import AHEAD
+from perception_encoder.train.cost import (
+    BATCHES,
+    FLOAT32,
+    Phase,
+    RunCost,
+    StepModel,
+    device_rows,
+    text_cost,
+    vision_cost,
+)
 
-WHOLE = 3  # blocks that FSDP2 holds whole at a time: the one at work, the next one, and the gradient of the last
 
-
-def plan_pretraining(config: PretrainingConfig, cluster: Cluster, teacher: TeacherCost | None = None) -> TrainingPlan:
-    """Plan a run; ConfigError if a batch has fewer pairs than there are devices.
-
-    `teacher`: of a distillation, on every device, without gradients.
-    """
+def plan_pretraining(
+    config: PretrainingConfig, devices: int = 1, teacher: Sequence[StepModel] = (), teacher_size: int = 0
+) -> tuple[list[Phase], str]:
+    """Return a run's phases, and what is assumed. `teacher`: of a distillation, on images of `teacher_size`."""
     vision, text = tower_configs(config)
-    stages = []
+    phases = []
     for stage in config.stages:
-        batch = stage.batch_size or config.batch_size
-        if batch < cluster.devices:
-            raise ConfigError(f"a batch of {batch} cannot be shared by {cluster.devices} devices")
-        flops, executed = pair_flops(config, vision, text, stage, teacher)
-        pairs = stage.steps * batch
-        stages.append(
-            StagePlan(
-                image_size=stage.image_size,
-                steps=stage.steps,
-                samples=pairs,
-                flops=pairs * flops,
-                executed=pairs * executed,
-                memory=device_memory(config, stage, cluster.devices, teacher),
-            )
-        )
-    parameters = vision.parameters + text.parameters + 1
-    return TrainingPlan(parameters=parameters, stages=tuple(stages), cluster=cluster)
+        batch_size, side = stage.batch_size or config.batch_size, max(stage.image_size, teacher_size)
+        rows = device_rows(batch_size, devices)
+        copies = 5 if devices > 1 else 2  # of both towers, their gradients, and what one of them is joined from
+        features = FLOAT32 * copies * batch_size * (vision.output_dim or vision.width)
+        logits = FLOAT32 * 7 * rows * batch_size  # both ways logarithms and targets stay, three are in passing
+        positives = BATCHES * 2 * rows * batch_size  # both ways, a byte each
+        images = BATCHES * 3.0 * rows * side**2 * (config.frames or 1)
+        batch = {"images": images, "losses": float(features + logits + positives)}
+        parts = (*pair_parts(config, vision, text, stage.image_size), *teacher)
+        losses = contrastive_flops(batch_size, vision)
+        phases.append(Phase(stage.image_size, stage.steps, batch_size, parts, losses, batch))
+    return phases, ""
 
 
-def device_memory(
-    config: PretrainingConfig, stage: Stage, devices: int, teacher: TeacherCost | None = None
-) -> dict[str, float]:
-    """Return bytes that a step holds on a device under bf16 autocast, by what they are, each at its peak.
+def pair_parts(
+    config: PretrainingConfig, vision: VisionConfig, text: TextConfig, size: int, length: int | None = None
+) -> list[StepModel]:
+    """Return both towers as they are trained, on images of `size` and captions of `length`, and the masked copies."""
+    images, parts = vision_cost(vision, size), []
+    for tower, count, cost in (("visual", config.frames or 1, images), ("text", 1, text_cost(text, length))):
+        trained = config.locked != tower
+        parts.append(StepModel(cost, count, trained=trained, adapters=config.lora if trained else None))
+    return parts + ([StepModel(images, 1 / config.masking.every, masked=True)] if config.masking else [])
 
-    Temporaries of operations and what the allocator wastes come on top: leave a tenth free.
+
+def contrastive_flops(batch_size: int, vision: VisionConfig) -> int:
+    """Return operations of the contrastive loss, forward and backward, for each of the pairs of a batch."""
+    return 12 * batch_size * (vision.output_dim or vision.width)
+
+
+def pair_cost(
+    config: PretrainingConfig,
+    vision: VisionConfig,
+    text: TextConfig,
+    texts_cached: bool = False,
+    teacher: Sequence[StepModel] = (),
+    taught: Callable[[], float] = float,
+) -> RunCost:
+    """Return what a run costs as it runs; `vision` has the present resolution, `texts_cached`: see `CachedTexts`.
+
+    `taught`: operations of the teacher since the last call, which may have cached an image already.
     """
-    side, frozen = stage.image_size, {}
-    if teacher is not None:
-        side = max(side, teacher.vision.image_size)  # each of the two scales its images down
-        frozen = {"teacher": float(BFLOAT16 * (teacher.vision.parameters + teacher.text.parameters))}
-    return (
-        _parameter_memory(config, devices)
-        | frozen
-        | {"activations": _activation_memory(config, stage, devices)}
-        | _batch_memory(config, stage, devices, side)
-    )
 
+    def flops(batch: ImageTextBatch) -> float:
+        size = min(batch.images.shape[-1], vision.image_size)  # those for a teacher are scaled down
+        images, texts, *masked = pair_parts(config, vision, text, size, batch.tokens.shape[1])
+        total = len(batch.images) * (images.flops() + contrastive_flops(len(batch), vision))
+        total += 0 if texts_cached else len(batch.tokens) * texts.flops()
+        copies = 0 if batch.masked is None else len(batch.masked)
+        return total + sum(copies * dataclasses.replace(each, count=1).flops() for each in masked) + taught()
 
-def _parameter_memory(config: PretrainingConfig, devices: int) -> dict[str, float]:
-    """Return bytes of the weights, of the optimizer, and of what sharing among ranks adds."""
-    vision, text = tower_configs(config)
-    shared = config.parallel.kind == "fsdp" and devices > 1
-    towers: dict[str, tuple[VisionConfig | TextConfig, int]] = {
-        "visual": (vision, vision.mlp_width),
-        "text": (text, 4 * text.width),
-    }
-    parts = dict.fromkeys(("weights", "bf16 copies", "gradients", "optimizer", "whole blocks", "buckets"), 0.0)
-    for tower, (shape, hidden) in towers.items():
-        total, depth, width, block = shape.parameters, shape.depth, shape.width, shape.block_parameters
-        blocks = depth * block
-        own = total - blocks + blocks / devices if shared else total
-        parts["weights"] += FLOAT32 * own
-        parts["bf16 copies"] += BFLOAT16 * total
-        parts["whole blocks"] = max(parts["whole blocks"], WHOLE * FLOAT32 * block if shared else 0)
-        if config.locked == tower:
-            continue
-        if config.lora is not None:
-            own = total = depth * adapter_parameters(config.lora, width, hidden)
-            parts["weights"] += FLOAT32 * own
-            parts["bf16 copies"] += BFLOAT16 * total
-        parts["gradients"] += FLOAT32 * own
-        parts["optimizer"] += OPTIMIZER * FLOAT32 * own
-        parts["buckets"] += FLOAT32 * total if devices > 1 and not shared else 0  # in which DDP adds gradients up
-    return {name: size for name, size in parts.items() if size}
-
-
-def _activation_memory(config: PretrainingConfig, stage: Stage, devices: int) -> float:
-    vision, text = tower_configs(config)
-    pairs = -(-(stage.batch_size or config.batch_size) // devices)
-    masked = 0 if config.masking is None else -(-pairs // config.masking.every)
-    images = pairs * (config.frames or 1)
-    chunk, checkpointing = config.parallel.chunk or images, config.parallel.checkpointing
-    of_image = vision_activations(vision, stage.image_size, BFLOAT16).total(checkpointing)
-    of_text = text_activations(text, size=BFLOAT16).total(checkpointing)
-    parts = [
-        min(chunk, images) * of_image if config.locked != "visual" else 0,
-        min(chunk, pairs) * of_text if config.locked != "text" else 0,
-        min(chunk, masked) * of_image,
-    ]
-    return float(sum(parts) if config.parallel.chunk is None else max(parts))
-
-
-def _batch_memory(config: PretrainingConfig, stage: Stage, devices: int, side: int) -> dict[str, float]:
-    """Return bytes of the images, of `side` px, all ranks' embeddings, and the logits of this rank's rows."""
-    vision, _ = tower_configs(config)
-    batch = stage.batch_size or config.batch_size
-    pairs = -(-batch // devices)
-    batches = 1 + AHEAD  # are on the device: the current one, and those that are made in advance
-    copies = 5 if devices > 1 else 2  # of both towers, their gradients, and what one of them is joined from
-    return {
-        "images": batches * 3.0 * pairs * side**2 * (config.frames or 1),
-        "features": copies * FLOAT32 * float(batch) * (vision.output_dim or vision.width),
-        "logits": 7 * FLOAT32 * float(pairs) * batch,  # both ways logarithms and targets stay, three are in passing
-        "true pairs": batches * 2.0 * pairs * batch,  # both ways, a byte each
-    }
+    cached = text_cost(text).forward if texts_cached else 0
+    phases, _ = plan_pretraining(config, teacher=teacher)
+    return RunCost(flops, [(each.steps, each.flops(config.parallel) - each.batch_size * cached) for each in phases])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,13 +17,12 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import resample_table
-from perception_encoder.planning.cost import TeacherCost
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.averaging import average_with
 from perception_encoder.pretraining.cached_texts import MOST, CachedTexts
 from perception_encoder.pretraining.config import PROCEDURE, PairConfig, PretrainingConfig, tower_configs
-from perception_encoder.pretraining.cost import RunCost
 from perception_encoder.pretraining.lora import add_adapters, merge_adapters
+from perception_encoder.pretraining.plan import pair_cost
 from perception_encoder.pretraining.sources import Sources, open_sources
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
@@ -33,6 +32,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.train.best import write_best
 from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_directory
+from perception_encoder.train.cost import RunCost, StepModel
 from perception_encoder.train.distributed import Exchange, own_cores, own_device, process_group, whole_model
 from perception_encoder.train.loop import train
 from perception_encoder.train.metrics import Listener, describe_run, write_record
@@ -113,10 +113,12 @@ class PairRun:
                 yield end
         whole_model(self.trainee.model)
 
-    def cost(self, teacher: TeacherCost | None = None) -> RunCost:
-        """Return the cost of the model at its resolution, and of a teacher beside it."""
-        vision, text = self.towers.clip.visual.config, self.towers.clip.text.config
-        return RunCost(self.config, vision, text, self.towers.cached is not None, teacher)
+    def cost(self, teacher: Sequence[StepModel] = (), taught: Callable[[], float] = float) -> RunCost:
+        """Return the cost of the model at its resolution, and of a teacher beside it (`pair_cost`)."""
+        clip = self.towers.clip
+        return pair_cost(
+            self.config, clip.visual.config, clip.text.config, self.towers.cached is not None, teacher, taught
+        )
 
     def train(self, task: Task, end: int, cost: RunCost | None, listener: Listener | None) -> None:
         """Train until step `end` by a task, made anew for each resolution; without `cost` no MFU is reported."""

@@ -29,12 +29,13 @@ from perception_encoder.spatial_alignment.batches import (
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import open_images
 from perception_encoder.spatial_alignment.mask_teachers import find_mask_teacher
-from perception_encoder.spatial_alignment.plan import SpatialCost
+from perception_encoder.spatial_alignment.plan import plan_spatial
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Student
 from perception_encoder.spatial_alignment.teacher_cache import SUFFIX, TeacherCache
 from perception_encoder.spatial_alignment.validation import SpatialValidation
 from perception_encoder.train.best import write_best
 from perception_encoder.train.checkpoint import check_run, load_weights, run_directory
+from perception_encoder.train.cost import RunCost
 from perception_encoder.train.distributed import own_device, process_group, whole_model
 from perception_encoder.train.loop import train
 from perception_encoder.train.metrics import Listener, describe_run, write_record
@@ -112,8 +113,9 @@ class SpatialRun:
 
     def train(self, listener: Listener | None) -> None:
         """Train to the end."""
-        teacher = self.trainee.teacher
-        cost = SpatialCost(self.config, self.trainee.student.vision.config, teacher.config if teacher else None)
+        (phase,), _ = plan_spatial(self.config)
+        image = phase.flops() / phase.batch_size
+        cost = RunCost(lambda batch: len(batch) * image, [(phase.steps, 1)])
         train(self.task, self.batches, self.config, self.out, self.fingerprint, listener, cost=cost)
 
     def write(self) -> Path:

@@ -20,9 +20,9 @@ import torch.distributed as dist
 
 from perception_encoder.errors import DataError, OutputError
 from perception_encoder.models.precision import fast_autocast
-from perception_encoder.planning.devices import peak_flops
 from perception_encoder.train.checkpoint import Fit, RunState, resume_run, save_run
 from perception_encoder.train.config import TrainingConfig
+from perception_encoder.train.devices import peak_flops
 from perception_encoder.train.distributed import (
     clip_gradients,
     first_rank_values,

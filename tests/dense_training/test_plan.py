@@ -5,44 +5,111 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.dense_prediction.dense_model import WindowConfig
-from perception_encoder.dense_training.config import DetectorConfig
-from perception_encoder.dense_training.plan import plan_dense
+from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig
+from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
+from perception_encoder.dense_prediction.vitdet import vitdet_backbone
+from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig
+from perception_encoder.dense_training.plan import head_cost, plan_dense
 from perception_encoder.errors import ConfigError
-from perception_encoder.planning.cluster import Cluster, TrainingPlan
-from perception_encoder.planning.devices import find_device
-from perception_encoder.recipes import find_recipe
+from perception_encoder.models.registry import find_model
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.recipes import find_recipe, plan_recipe
+from perception_encoder.train.cost import Phase, TrainingPlan
+from perception_encoder.train.devices import find_device
 from perception_encoder.train.optimizer import OptimizerConfig
+
+
+def planned(config: DenseConfig, devices: int = 1) -> TrainingPlan:
+    return plan_recipe(config, find_device("h100"), devices)
+
+
+def image_flops(phase: Phase) -> float:
+    return phase.flops() / phase.batch_size
 
 
 def test_a_plan_of_vitdet() -> None:
     config = find_recipe("detector_spatial_l14")
     assert isinstance(config, DetectorConfig)
-    plan = plan_dense(config, Cluster(device=find_device("h100"), devices=8))
-    (stage,) = plan.stages
-    per_image = stage.flops / stage.samples
+    plan = planned(config, 8)
+    (phase,) = plan.phases
     tokens, parameters = (1024 // 16) ** 2, 304e6
-    assert 6 * tokens * parameters < per_image < 2 * 6 * tokens * parameters  # matrix products, and the rest
-    assert stage.executed > stage.flops and plan.parameters > 300e6
-    frozen = plan_dense(
-        dataclasses.replace(config, frozen=True, drop_path=0.0, optimizer=OptimizerConfig()), plan.cluster
-    )
-    assert frozen.stages[0].flops < 0.6 * stage.flops
-    assert sum(frozen.memory.values()) < sum(plan.memory.values())
+    assert 6 * tokens * parameters < image_flops(phase) < 2 * 6 * tokens * parameters  # matrix products, and the rest
+    assert phase.flops(config.parallel) > phase.flops() and plan.parameters[0] == plan.parameters[1] > 300e6
+    frozen = planned(dataclasses.replace(config, frozen=True, drop_path=0.0, optimizer=OptimizerConfig()), 8)
+    assert frozen.phases[0].flops() < 0.6 * phase.flops() and frozen.parameters[1] < 0.2 * frozen.parameters[0]
+    assert sum(frozen.memory().values()) < sum(plan.memory().values())
     with pytest.raises(ConfigError, match="plans know the models of this package"):
-        plan_dense(dataclasses.replace(config, encoder="timm:vit_base_patch16_224"), plan.cluster)
+        plan_dense(dataclasses.replace(config, encoder="timm:vit_base_patch16_224"))
 
 
-def devices(count: int) -> Cluster:
-    return Cluster(device=find_device("h100"), devices=count)
+def test_a_backbone_in_windows_costs_what_torch_counts() -> None:
+    windows = WindowConfig(size=4, global_blocks=(1, 3))
+    config = DetectorConfig(encoder="builtin", windows=windows, image_size=256, frozen=False, layer=4)
+    part = plan_dense(config)[0][0].parts[0]
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        vision = find_model("builtin").vision
+        backbone = vitdet_backbone(VisionTransformer(vision).truncate(4), 256, 4, (1, 3))
+        backbone(torch.empty(1, 3, 256, 256)).sum().backward()
+    assert counter.get_total_flops() == part.flops()
+    assert part.parameters[0] == pytest.approx(sum(each.numel() for each in backbone.parameters()), rel=1e-3)
+
+
+def saved_bytes(head: nn.Module, side: int, width: int) -> float:
+    """What autograd saves of a head in training, with its losses, for a further image of six objects."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(6, 2, generator=generator) * side * 8
+    boxes = torch.cat([corners, corners + 20 + torch.rand(6, 2, generator=generator) * side * 6], dim=1)
+    labels, masks = torch.ones(6, dtype=torch.long), torch.ones(6, side * 16, side * 16, dtype=torch.uint8)
+
+    def of(images: int) -> int:
+        storages: dict[int, torch.UntypedStorage] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        features = torch.randn(images, side, side, width, generator=generator, requires_grad=True)
+        targets = [{"boxes": boxes, "labels": labels, "masks": masks} for _ in range(images)]
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            head(*([features] if isinstance(head, DepthHead) else [features, targets]))
+        return sum(each.nbytes() for each in storages.values())
+
+    return of(2) - of(1)
+
+
+@pytest.mark.parametrize("name", ["depth", "mask_rcnn", "vitdet", "detr"])
+def test_a_head_holds_what_autograd_saves(name: str) -> None:
+    """Within 30 %: an image's own proposals decide how much a detector saves."""
+    width, side = 32, 12
+    detector = DetectorHeadConfig(channels=32, hidden=64, regions=32, vitdet=name == "vitdet")
+    match name:
+        case "depth":
+            config: DenseConfig = DepthTrainingConfig(head=DepthHeadConfig(channels=32))
+            head: nn.Module = DepthHead(width, DepthHeadConfig(channels=32))
+        case "detr":
+            detr = DetrHeadConfig(channels=32, layers=2, hidden=64, queries=50)
+            config, head = DetectorConfig(head=detr, masks=False), DetrHead(width, 80, detr)
+        case _:
+            config, head = DetectorConfig(head=detector), Detector(width, 80, True, detector)
+    cost = head_cost(config, width, side)
+    assert cost.parameters == sum(each.numel() for each in head.parameters())
+    assert cost.held() == pytest.approx(saved_bytes(head.train(), side, width), rel=0.3)
 
 
 def small_plan(config: DetectorConfig, count: int = 1, **changes: object) -> TrainingPlan:
     """The plan of a recipe on a small encoder."""
     windows = WindowConfig(size=24, global_blocks=(11,))
     changed = {"encoder": "PE-Core-S16-384", "windows": windows, **changes}
-    return plan_dense(dataclasses.replace(config, **changed), devices(count))  # type: ignore[arg-type]
+    return planned(dataclasses.replace(config, **changed), count)  # type: ignore[arg-type]
 
 
 def test_a_plan_of_deta() -> None:
@@ -52,8 +119,7 @@ def test_a_plan_of_deta() -> None:
 
     def flops(**changes: object) -> float:
         """Of an image's forward pass, and so of a third of a step."""
-        plan = small_plan(config, head=dataclasses.replace(config.head, **changes))
-        return plan.stages[0].flops / plan.stages[0].samples / 3
+        return image_flops(small_plan(config, head=dataclasses.replace(config.head, **changes)).phases[0]) / 3
 
     tokens = sum(max(1, -(-128 // 2**level)) ** 2 for level in range(5))
     sampling = 256 * (2 * 256 + 8 * 5 * 4 * 3)  # weights of values and output, of offsets and of their factors
@@ -67,18 +133,22 @@ def test_a_plan_of_deta() -> None:
 
 def test_the_memory_of_a_plan() -> None:
     config = find_recipe("detector_spatial_l14")
-    assert isinstance(config, DetectorConfig)
+    assert isinstance(config, DetectorConfig) and config.parallel.kind == "fsdp"
     one, eight = small_plan(config), small_plan(config, 8)
-    parameters = one.parameters
-    assert one.memory["weights"] == one.memory["gradients"] == 4 * parameters == 8 * eight.memory["weights"]
-    assert one.memory["optimizer"] == 2 * 4 * parameters  # AdamW's two averages
-    assert one.memory["bf16 copies"] == eight.memory["bf16 copies"] == 2 * parameters
-    assert one.memory["images"] == 2 * 64 * 3 * 4 * 1024**2 == 8 * eight.memory["images"]
-    assert one.memory["head"] == 64 * 64**2 * 16 * 256 * 24 * 2 and "frozen encoder" not in one.memory
-    memory = small_plan(config, frozen=True, drop_path=0.0, optimizer=OptimizerConfig()).memory
-    assert memory["frozen encoder"] + memory["weights"] == 4 * parameters
-    assert memory["optimizer"] == 2 * memory["weights"] and memory["frozen encoder"] > 4 * 20e6
-    assert memory["activations"] < one.memory["activations"]
+    parameters, cost = one.parameters[0], one.phases[0].parts[0].cost
+    alone, shared = one.memory(), eight.memory()
+    blocks = cost.depth * cost.block_parameters
+    own = parameters - blocks * 7 / 8  # all but blocks is whole
+    assert (alone["weights"], alone["gradients"]) == (4 * parameters + 2 * parameters, 4 * parameters)  # bf16 copies
+    assert alone["optimizer"] == 2 * 4 * parameters  # AdamW's two averages
+    assert shared["weights"] == 4 * own + 2 * parameters + 3 * 4 * cost.block_parameters
+    assert (shared["gradients"], shared["optimizer"]) == (4 * own, 2 * 4 * own)
+    assert alone["images"] == (3 + 4) * 64 * 3 * 1024**2 == 8 * shared["images"]
+    frozen = small_plan(config, frozen=True, drop_path=0.0, optimizer=OptimizerConfig())
+    (total, trained), memory = frozen.parameters, frozen.memory()
+    assert total == parameters and trained < parameters - 20e6
+    assert (memory["weights"], memory["optimizer"]) == (6 * parameters, 8 * trained)
+    assert memory["activations"] < alone["activations"]
     with pytest.raises(ConfigError, match="a batch of 64 cannot be shared by 65 devices"):
         small_plan(config, 65)
 
@@ -87,13 +157,7 @@ def test_heads_are_planned_by_their_task() -> None:
     """Of a mask head a quarter of the regions is counted."""
     config = find_recipe("detector")
     assert isinstance(config, DetectorConfig)
-    flops = {
-        masks: plan_dense(dataclasses.replace(config, masks=masks), devices(1)).stages[0] for masks in (True, False)
-    }
+    phases = {masks: planned(dataclasses.replace(config, masks=masks)).phases[0] for masks in (True, False)}
     layer = 2 * 128 * 128 * 9 * 14 * 14 * (128 // 4)
-    per_image = (flops[True].flops - flops[False].flops) / (config.steps * config.batch_size)
-    assert per_image == pytest.approx(3 * 4 * layer)
-    agnostic = plan_dense(dataclasses.replace(config, class_agnostic=True), devices(1))
-    assert agnostic.stages[0].flops == flops[False].flops
-    for name in ("depth", "segmenter", "detr"):
-        assert plan_dense(find_recipe(name), devices(1)).stages[0].flops > 0
+    assert image_flops(phases[True]) - image_flops(phases[False]) == pytest.approx(3 * 4 * layer)
+    assert planned(dataclasses.replace(config, class_agnostic=True)).phases[0].flops() == phases[False].flops()

@@ -16,8 +16,8 @@ from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.plan import (
     SHAPES,
     DecoderShape,
-    LanguageCost,
     decoder_shape,
+    language_cost,
     plan_language,
     shape_of,
 )
@@ -31,9 +31,14 @@ from perception_encoder.language_alignment.recipes import (
 )
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
-from perception_encoder.planning.cluster import Cluster
-from perception_encoder.planning.devices import find_device
+from perception_encoder.recipes import plan_recipe
+from perception_encoder.train.cost import TrainingPlan
+from perception_encoder.train.devices import find_device
 from tests.language_models import tiny_llama, write_tiny_decoder
+
+
+def planned(config: LanguageConfig, devices: int) -> TrainingPlan:
+    return plan_recipe(config, find_device("h100"), devices)
 
 
 @pytest.fixture
@@ -43,19 +48,21 @@ def tiny(tmp_path: Path) -> DecoderShape:
 
 def test_parameters_and_operations_are_those_of_the_model(tiny: DecoderShape) -> None:
     model = tiny_llama()
-    tiny = dataclasses.replace(tiny, tied=model.config.tie_word_embeddings)
-    assert tiny.parameters == sum(parameter.numel() for parameter in model.parameters())
+    tiny = tiny._replace(tied=model.config.tie_word_embeddings)
+    assert tiny.cost(1, 0).parameters == sum(parameter.numel() for parameter in model.parameters())
     model.set_attn_implementation("eager")  # products of fused attention are not counted on a CPU
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 40, dtype=torch.long))
-    assert counter.get_total_flops() == pytest.approx(tiny.flops(40) + tiny.logits(40), rel=1e-3)
+    assert counter.get_total_flops() == pytest.approx(tiny.cost(40, 40).forward, rel=1e-3)
 
 
 @pytest.mark.parametrize("targets", ["attention", "mlp", "all"])
 def test_adapters_are_those_of_the_model(tiny: DecoderShape, targets: str) -> None:
     lora = DecoderLoRA(rank=3, targets=targets)
     adapters = add_decoder_adapters(tiny_llama(), lora, torch.Generator())
-    assert tiny.adapters(lora) == sum(parameter.numel() for parameter in adapters)
+    assert tiny.cost(1, 0).depth * tiny.cost(1, 0).block_adapters(lora) == sum(
+        parameter.numel() for parameter in adapters
+    )
 
 
 def test_activations_are_about_what_autograd_saves(tiny: DecoderShape) -> None:
@@ -71,7 +78,7 @@ def test_activations_are_about_what_autograd_saves(tiny: DecoderShape) -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.get_decoder()(inputs_embeds=embeddings, use_cache=False)
     measured = sum(size for pointer, size in saved.items() if pointer not in weights)
-    assert 4 * tiny.activations(100, checkpointing=False) == pytest.approx(measured, rel=0.35)
+    assert 4 * tiny.cost(100, 0).held() == pytest.approx(measured, rel=0.35)
 
 
 @pytest.mark.parametrize(
@@ -79,20 +86,18 @@ def test_activations_are_about_what_autograd_saves(tiny: DecoderShape) -> None:
     [("smollm2", 134.5), ("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1711), ("meta-llama/Llama-3.2-3B-Instruct", 3213)],
 )
 def test_the_recipes_language_models_have_their_published_sizes(name: str, millions: float) -> None:
-    assert SHAPES[name].parameters / 1e6 == pytest.approx(millions, rel=2e-3)
+    assert SHAPES[name].cost(1, 0).parameters / 1e6 == pytest.approx(millions, rel=2e-3)
 
 
 def test_training_everything_costs_more_than_the_projector_alone() -> None:
-    cluster = Cluster(device=find_device("h100"), devices=64)
-    first, second = plan_language(warmup("g14"), cluster), plan_language(alignment("g14"), cluster)
-    assert second.stages[0].flops > 20 * first.stages[0].flops
-    assert second.memory["optimizer"] > 100 * first.memory["optimizer"]
-    assert second.parameters == pytest.approx(4.97e9, rel=0.05)
+    first, second = planned(warmup("g14"), 1), planned(alignment("g14"), 1)
+    assert second.phases[0].steps * second.phases[0].flops() > 20 * first.phases[0].steps * first.phases[0].flops()
+    assert second.memory()["optimizer"] > 100 * first.memory()["optimizer"]
+    assert second.parameters[0] == second.parameters[1] == pytest.approx(4.97e9, rel=0.05)
     assert "17 tiles" in second.assumed
 
 
 def test_a_plan_has_the_text_that_the_largest_image_or_video_leaves_room_for() -> None:
-    cluster = Cluster(device=find_device("h100"), devices=1)
     tokens = {
         frozen("l14", "llama"): 1_024 + 2_048,  # beside 8 frames of 1,024
         builtin_alignment(): 400,  # a row is shorter than the context
@@ -100,14 +105,14 @@ def test_a_plan_has_the_text_that_the_largest_image_or_video_leaves_room_for() -
         dataclasses.replace(own_questions(), context=None): 2 * 5 * 256,
     }
     for config, count in tokens.items():
-        assert f"{count:,} tokens in all" in plan_language(config, cluster).assumed
+        assert f"{count:,} tokens in all" in plan_language(config)[1]
 
 
 def test_own_questions_fit_a_gpu_and_too_small_a_batch_is_refused() -> None:
-    plan = plan_language(own_questions(), Cluster(device=find_device("a100-80gb"), devices=1))
-    assert sum(plan.memory.values()) < 0.9 * 80e9
+    plan = planned(own_questions(), 1)
+    assert sum(plan.memory().values()) < 0.9 * 80e9
     with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 16 devices"):
-        plan_language(own_questions(), Cluster(device=find_device("h100"), devices=16))
+        plan_language(own_questions(), 16)
 
 
 def test_an_unknown_language_model_is_an_error(tmp_path: Path) -> None:
@@ -134,10 +139,10 @@ def test_the_cost_of_a_batch_is_what_it_computes(tmp_path: Path, settings: dict[
     with FlopCounterMode(display=False) as counter:
         trainee.aligned(batch.ids, batch.labels, batch.is_image, batch.images)[0].sum().backward()
     shape = shape_of(trainee.model.decoder.config, name)
-    cost = LanguageCost(config, trainee.model.vision.config, shape)
+    cost = language_cost(config, trainee.model.vision.config, shape)
     projector = 3 * 2 * 2 * 16 * sum(p.numel() for p in trainee.model.projector.parameters() if p.dim() == 2)
     assert counter.get_total_flops() == pytest.approx(cost.flops(batch) + projector, rel=0.06)
     assert cost.share(2) == 0.25
     pixels = dataclasses.replace(batch, images=torch.rand(2, 3, 64, 64))
-    trained = LanguageCost(dataclasses.replace(config, train_vision=True), trainee.model.vision.config, shape)
+    trained = language_cost(dataclasses.replace(config, train_vision=True), trainee.model.vision.config, shape)
     assert trained.flops(pixels) > 2 * cost.flops(batch)

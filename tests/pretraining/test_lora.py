@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model, load_model
-from perception_encoder.planning.cost import adapted_recomputed, adapted_training, text_cost, vision_cost
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.builtin.recipe import builtin
 from perception_encoder.pretraining.lora import (
@@ -24,7 +23,8 @@ from perception_encoder.pretraining.lora import (
 )
 from perception_encoder.pretraining.recipes import debug_pretraining
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.train.distributed import in_chunks
+from perception_encoder.train.cost import text_cost, vision_cost
+from perception_encoder.train.distributed import ParallelConfig, in_chunks
 from tests.models.small import CORE, TEXT, small_clip
 
 DEBUG = dataclasses.replace(debug_pretraining(builtin()), initial="builtin", lora=LoRA(rank=4), warmup=0)
@@ -89,17 +89,18 @@ def test_merged_the_model_computes_what_it_computed_with_them() -> None:
     torch.testing.assert_close(model.get_submodule(name).weight, before + delta)
 
 
-@pytest.mark.parametrize("saving", [{}, {"checkpointing": True}, {"chunked": True}])
+@pytest.mark.parametrize("saving", [{}, {"checkpointing": True}, {"chunk": 2}])
 @pytest.mark.parametrize("targets", TARGETS)
-def test_they_cost_what_torch_counts(targets: str, saving: dict[str, bool]) -> None:
+def test_they_cost_what_torch_counts(targets: str, saving: dict[str, int]) -> None:
     """But for products that all inputs of a call share, and fused attention where nothing is trained before it."""
     model, lora, inputs, length = small_clip(), LoRA(rank=3, targets=targets), 2, 5
+    parallel = ParallelConfig(**saving)
     add_adapters(model, lora, None, 0)
     model.set_grad_checkpointing("checkpointing" in saving)
-    chunk = inputs if "chunked" in saving else None
+    chunk = inputs if "chunk" in saving else None
     times = 3 + len(saving)  # forward, backward twice, and once more
-    sums = 2 * lora.rank * 3 * 32**2 if lora.of_attention else 0
-    fused = 0 if lora.of_attention else times - 2  # the first block's attention is run forward alone
+    sums = 2 * lora.rank * 3 * 32**2 if targets != "mlp" else 0
+    fused = 0 if targets != "mlp" else times - 2  # the first block's attention is run forward alone
 
     def count(encode: Callable[[torch.Tensor], torch.Tensor], given: torch.Tensor) -> int:
         with FlopCounterMode(display=False) as counter:
@@ -107,14 +108,14 @@ def test_they_cost_what_torch_counts(targets: str, saving: dict[str, bool]) -> N
         return counter.get_total_flops()
 
     cost = text_cost(TEXT, length)
-    expected = inputs * (adapted_training(lora, cost) + adapted_recomputed(lora, cost, **saving))
-    expected += times * TEXT.depth * sums - fused * inputs * cost.block.attention
+    expected = inputs * (cost.training(lora) + cost.recomputed(parallel, lora))
+    expected += times * TEXT.depth * sums - fused * inputs * cost.scores
     assert count(model.encode_text, torch.ones(inputs, length, dtype=torch.int64)) == expected
 
-    cost, passes = vision_cost(CORE, 48), 1 + ("chunked" in saving)
-    expected = inputs * (adapted_training(lora, cost) + adapted_recomputed(lora, cost, **saving))
-    expected += times * CORE.depth * sums - fused * inputs * cost.block.attention
-    pooled = 4 * cost.block.tokens * CORE.width  # fused too: a frozen probe asks
+    cost, passes = vision_cost(CORE, 48), 1 + ("chunk" in saving)
+    expected = inputs * (cost.training(lora) + cost.recomputed(parallel, lora))
+    expected += times * CORE.depth * sums - fused * inputs * cost.scores
+    pooled = 4 * cost.tokens * CORE.width  # fused too: a frozen probe asks
     expected += passes * 2 * CORE.width**2 - (passes + 1) * inputs * pooled
     assert count(model.encode_image, torch.zeros(inputs, 3, 48, 48)) == expected
 

@@ -10,29 +10,22 @@ import torch
 from perception_encoder.data.pairs import Stage
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
-from perception_encoder.planning.cluster import Cluster
-from perception_encoder.planning.cost import (
-    adapted_recomputed,
-    adapted_training,
-    contrastive_flops,
-    text_cost,
-    training_flops,
-    vision_cost,
-)
-from perception_encoder.planning.devices import Device, find_device
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.lora import LoRA, add_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.plan import device_memory, plan_pretraining
+from perception_encoder.pretraining.plan import contrastive_flops, plan_pretraining
 from perception_encoder.pretraining.recipes import ablation, cooldown, core
 from perception_encoder.pretraining.run import build_model
+from perception_encoder.recipes import plan_recipe
+from perception_encoder.train.cost import Phase, StepModel, text_cost, vision_cost
+from perception_encoder.train.devices import Device, find_device
 from perception_encoder.train.distributed import ParallelConfig
 
 CONFIG = PretrainingConfig(
     model="builtin", stages=(Stage(image_size=32, steps=10), Stage(image_size=64, steps=5, batch_size=8)), batch_size=16
 )
 VISION, TEXT = tower_configs(CONFIG)
-CLUSTER = Cluster(device=Device(flops=1e12, memory=1e9), devices=4, utilization=0.5)
+DEVICE = Device(1e12, 1e9)
 
 
 def whole_model() -> CLIP:
@@ -42,37 +35,44 @@ def whole_model() -> CLIP:
     return model
 
 
+def phases(**changes: object) -> list[Phase]:
+    return plan_pretraining(dataclasses.replace(CONFIG, **changes))[0]
+
+
+def memory(devices: int, **changes: object) -> dict[str, float]:
+    config = dataclasses.replace(CONFIG, **changes)
+    return plan_pretraining(config, devices)[0][0].memory(config, devices)
+
+
 def test_stages_and_hours_are_those_of_the_formulas() -> None:
-    plan = plan_pretraining(CONFIG, CLUSTER)
-    first, second = plan.stages
-    assert (first.samples, second.samples) == (160, 40)
-    pair = training_flops(VISION, TEXT, image_size=64) + contrastive_flops(8, 256)
-    assert second.flops == second.executed == 40 * pair
-    assert plan.device_hours(second) == pytest.approx(40 * pair / 1e12 / 0.5 / 3600)
-    assert plan.device_hours() == pytest.approx(plan.device_hours(first) + plan.device_hours(second))
-    assert plan.parameters == sum(p.numel() for p in whole_model().parameters())
+    plan = plan_recipe(CONFIG, DEVICE, 4, 0.5)
+    first, second = plan.phases
+    assert (first.steps, first.batch_size, second.steps, second.batch_size) == (10, 16, 5, 8)
+    pair = vision_cost(VISION, 64).training() + text_cost(TEXT).training() + 12 * 8 * 256
+    assert second.flops() == second.flops(CONFIG.parallel) == 8 * pair
+    assert plan.hours(second) == pytest.approx(40 * pair / 1e12 / 0.5 / 4 / 3600)
+    assert plan.hours() == pytest.approx(plan.hours(first) + plan.hours(second))
+    parameters = sum(p.numel() for p in whole_model().parameters()) - 1  # the scale of the logits
+    assert plan.parameters == (parameters, parameters)
 
 
 @pytest.mark.parametrize("saving", [{"checkpointing": True}, {"chunk": 2}, {"checkpointing": True, "chunk": 2}])
 def test_what_is_computed_twice_costs_time(saving: dict[str, int]) -> None:
-    plan = plan_pretraining(dataclasses.replace(CONFIG, parallel=ParallelConfig(**saving)), CLUSTER)
-    plain = plan_pretraining(CONFIG, CLUSTER)
-    flags = {"checkpointing": "checkpointing" in saving, "chunked": "chunk" in saving}
-    again = vision_cost(VISION, 32).recomputed(**flags) + text_cost(TEXT).recomputed(**flags)
-    assert plan.stages[0].flops == plain.stages[0].flops
-    assert plan.stages[0].executed == plain.stages[0].flops + 160 * again
-    assert plan.device_hours() > plain.device_hours()
+    parallel = ParallelConfig(**saving)
+    first = phases()[0]
+    again = vision_cost(VISION, 32).recomputed(parallel) + text_cost(TEXT).recomputed(parallel)
+    assert first.flops(parallel) == first.flops() + 16 * again > first.flops()
 
 
 def test_videos_masked_copies_and_a_locked_tower() -> None:
     def flops(**changes: object) -> float:
-        return plan_pretraining(dataclasses.replace(CONFIG, **changes), CLUSTER).stages[0].flops
+        return phases(**changes)[0].flops() / 16
 
     image, plain = vision_cost(VISION, 32), flops()
-    assert flops(frames=8) == plain + 160 * 7 * image.training()
-    assert flops(masking=MaskRegularization(every=4)) == plain + 40 * image.masked_training()
-    assert flops(locked="visual") == plain - 160 * (image.training() - image.forward)
-    assert flops(locked="text") == plain - 160 * (text_cost(TEXT).training() - text_cost(TEXT).forward)
+    assert flops(frames=8) == plain + 7 * image.training()
+    assert flops(masking=MaskRegularization(every=4)) == plain + StepModel(image, masked=True).flops() / 4
+    assert flops(locked="visual") == plain - (image.training() - image.forward)
+    assert flops(locked="text") == plain - (text_cost(TEXT).training() - text_cost(TEXT).forward)
 
 
 def test_progressive_resolution_halves_the_vision_tower_s_work() -> None:
@@ -87,39 +87,39 @@ def test_progressive_resolution_halves_the_vision_tower_s_work() -> None:
 
 
 def test_core_g_fits_512_h100s() -> None:
-    plan = plan_pretraining(core("g14"), Cluster(device=find_device("h100"), devices=512))
-    assert sum(plan.memory.values()) < 0.9 * 80e9
-    assert sum(stage.samples for stage in plan.stages) == 656_000 * 131_072
+    plan = plan_recipe(core("g14"), find_device("h100"), 512)
+    assert sum(plan.memory().values()) < 0.9 * 80e9
+    assert sum(phase.steps * phase.batch_size for phase in plan.phases) == 656_000 * 131_072
     alone = dataclasses.replace(core("g14"), parallel=ParallelConfig())
-    assert sum(plan_pretraining(alone, Cluster(device=find_device("h100"), devices=512)).memory.values()) > 80e9
+    assert sum(plan_recipe(alone, find_device("h100"), 512).memory().values()) > 80e9
 
 
 def test_memory_of_parameters_by_hand() -> None:
     model = whole_model()
     total = sum(p.numel() for p in model.parameters()) - 1
     blocks = sum(p.numel() for name, p in model.named_parameters() if "resblocks" in name)
-    alone = device_memory(CONFIG, CONFIG.stages[0], 1)
-    assert (alone["weights"], alone["gradients"], alone["optimizer"]) == (4 * total, 4 * total, 8 * total)
-    assert "buckets" not in alone and "whole blocks" not in alone
-    assert device_memory(CONFIG, CONFIG.stages[0], 4)["buckets"] == 4 * total
-    shared = device_memory(dataclasses.replace(CONFIG, parallel=ParallelConfig(kind="fsdp")), CONFIG.stages[0], 4)
-    assert shared["optimizer"] == pytest.approx(8 * (total - blocks + blocks / 4))
+    alone = memory(1)
+    copies = 2 * total  # in bf16
+    assert (alone["weights"], alone["gradients"], alone["optimizer"]) == (4 * total + copies, 4 * total, 8 * total)
+    assert memory(4)["gradients"] == 2 * 4 * total  # DDP's buckets
+    shared = memory(4, parallel=ParallelConfig(kind="fsdp"))
+    own = total - blocks + blocks / 4
+    assert shared["optimizer"] == pytest.approx(8 * own)
     towers = (model.visual.transformer, model.text.transformer)
     block = max(sum(p.numel() for p in tower.resblocks[0].parameters()) for tower in towers)
-    assert shared["whole blocks"] == 3 * 4 * block and "buckets" not in shared
-    assert (shared["images"], shared["true pairs"]) == (3 * 3 * 4 * 32**2, 3 * 2 * 4 * 16)  # of three batches
-    half = device_memory(dataclasses.replace(CONFIG, locked="text"), CONFIG.stages[0], 1)
+    assert shared["weights"] == pytest.approx(4 * own + copies + 3 * 4 * block)
+    assert shared["gradients"] == pytest.approx(4 * own)
+    assert shared["images"] == 3 * 3 * 4 * 32**2  # of three batches
+    features, logits, positives = 5 * 4 * 16 * 256, 7 * 4 * 4 * 16, 3 * 2 * 4 * 16
+    assert shared["losses"] == features + logits + positives
+    half = memory(1, locked="text")
     vision = sum(p.numel() for p in model.visual.parameters())
-    assert (half["weights"], half["optimizer"]) == (4 * total, 8 * vision)
+    assert (half["weights"], half["optimizer"]) == (6 * total, 8 * vision)
 
 
 def test_activations_fall_with_devices_micro_batches_and_checkpointing() -> None:
-    stage = CONFIG.stages[0]
-
     def held(devices: int = 1, **saving: int) -> float:
-        return device_memory(dataclasses.replace(CONFIG, parallel=ParallelConfig(**saving)), stage, devices)[
-            "activations"
-        ]
+        return memory(devices, parallel=ParallelConfig(**saving))["activations"]
 
     assert held(devices=4) == held() / 4
     assert held(chunk=4) < held() / 4 < held(chunk=8) < held()
@@ -139,7 +139,8 @@ def test_the_loss_keeps_two_matrices_each_way() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         contrastive_loss(images, texts, torch.tensor(10.0), *[torch.eye(12, dtype=torch.bool)] * 2)
     assert sum(tensor.untyped_storage().nbytes() == 4 * 12 * 12 for tensor in kept.values()) == 4
-    assert device_memory(CONFIG, CONFIG.stages[0], 1)["logits"] == 7 * 4 * 16 * 16
+    features, positives = 2 * 4 * 16 * 256, 3 * 2 * 16 * 16
+    assert memory(1)["losses"] == 7 * 4 * 16 * 16 + features + positives
 
 
 def test_adapters_are_planned() -> None:
@@ -150,19 +151,17 @@ def test_adapters_are_planned() -> None:
     frozen = sum(p.numel() for p in model.parameters()) - 1
     add_adapters(model, lora, None, 0)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) - 1
-    memory = device_memory(config, config.stages[0], 4)
-    assert (memory["weights"], memory["gradients"], memory["buckets"]) == (4 * (frozen + trained), *[4 * trained] * 2)
-    stage = plan_pretraining(config, CLUSTER).stages[0]
+    plan = plan_recipe(config, DEVICE, 4)
+    phase, sizes = plan.phases[0], plan.phases[0].memory(config, 4)
+    assert (sizes["weights"], sizes["gradients"]) == (6 * (frozen + trained), 2 * 4 * trained)  # and DDP's buckets
+    assert plan.parameters == (frozen + trained, trained)
     costs = vision_cost(VISION, 32), text_cost(TEXT)
-    flops = contrastive_flops(16, 256) + sum(adapted_training(lora, cost) for cost in costs)
-    assert stage.flops == 160 * flops
-    assert stage.executed == 160 * (flops + sum(adapted_recomputed(lora, cost, chunked=True) for cost in costs))
+    flops = contrastive_flops(16, VISION) + sum(cost.training(lora) for cost in costs)
+    assert phase.flops() == 16 * flops
+    assert phase.flops(config.parallel) == 16 * (flops + sum(cost.recomputed(config.parallel, lora) for cost in costs))
 
 
 def test_a_cooldown_is_small_beside_its_run() -> None:
-    cluster = Cluster(device=find_device("a100-80gb"), devices=256)
-    ratio = (
-        plan_pretraining(cooldown("g14"), cluster).device_hours()
-        / plan_pretraining(core("g14"), cluster).device_hours()
-    )
+    a100 = find_device("a100-80gb")
+    ratio = plan_recipe(cooldown("g14"), a100, 256).hours() / plan_recipe(core("g14"), a100, 256).hours()
     assert ratio < 0.005

@@ -9,15 +9,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.planning.cluster import Cluster
-from perception_encoder.planning.devices import find_device
+from perception_encoder.recipes import plan_recipe
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.spatial_alignment.plan import SpatialCost, plan_spatial, student_tower, teacher_tower
+from perception_encoder.spatial_alignment.plan import plan_spatial, student_tower, teacher_tower
 from perception_encoder.spatial_alignment.recipes import distill_spatial, spatial_g
 from perception_encoder.spatial_alignment.run import SpatialTrainee
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialBatch
+from perception_encoder.train.devices import find_device
 
-CLUSTER = Cluster(device=find_device("h100"), devices=4)
+H100 = find_device("h100")
 
 
 def test_operations_are_those_that_are_counted() -> None:
@@ -28,8 +28,8 @@ def test_operations_are_those_that_are_counted() -> None:
     batch = SpatialBatch(images, None, None, None, None, 1.0, 1.0)
     with FlopCounterMode(display=False) as counter:
         task.losses(batch)["core"].backward()
-    planned = SpatialCost(config, student_tower(config), teacher_tower(config)).flops(batch)
-    assert counter.get_total_flops() == pytest.approx(planned, rel=0.02)
+    (phase,), _ = plan_spatial(config)
+    assert counter.get_total_flops() == pytest.approx(2 * phase.flops() / phase.batch_size, rel=0.02)
 
 
 def test_the_planned_towers_are_those_that_are_trained() -> None:
@@ -43,14 +43,14 @@ def test_the_planned_towers_are_those_that_are_trained() -> None:
 def test_a_teacher_adds_its_pass_and_masks_their_products() -> None:
     whole = spatial_g()
     alone = replace(whole, masks=None)
-    hours = [plan_spatial(each, CLUSTER).device_hours() for each in (whole, alone, replace(whole, teacher_layer=10))]
+    hours = [plan_recipe(each, H100, 4).hours() for each in (whole, alone, replace(whole, teacher_layer=10))]
     assert hours[0] > hours[1] and hours[0] > hours[2]
-    assert "not counted" in plan_spatial(whole, CLUSTER).assumed and plan_spatial(alone, CLUSTER).assumed == ""
-    assert plan_spatial(distill_spatial("t16"), CLUSTER).memory["teacher"] > 7e9, "it is PE-Spatial-G"
+    assert "not counted" in plan_spatial(whole)[1] and plan_spatial(alone)[1] == ""
+    assert plan_recipe(distill_spatial("t16"), H100, 4).memory()["frozen models"] > 7e9, "it is PE-Spatial-G"
 
 
 def test_a_batch_is_shared_by_all_devices() -> None:
     with pytest.raises(ConfigError, match="a batch of 2 cannot be shared by 4 devices"):
-        plan_spatial(SpatialConfig(batch_size=2), CLUSTER)
-    (stage,) = plan_spatial(SpatialConfig(batch_size=4, steps=10), CLUSTER).stages
-    assert (stage.samples, stage.steps) == (40, 10), "an image for each device will do"
+        plan_spatial(SpatialConfig(batch_size=2), 4)
+    (phase,), _ = plan_spatial(SpatialConfig(batch_size=4, steps=10), 4)
+    assert (phase.batch_size, phase.steps) == (4, 10), "an image for each device will do"

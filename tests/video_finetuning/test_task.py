@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from perception_encoder.pretraining.plan import device_memory
+from perception_encoder.pretraining.plan import plan_pretraining
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.video_finetuning.recipes import video_finetune
 from tests.pretraining.toys import gradients, small_batch, small_towers
@@ -42,6 +42,7 @@ def test_a_plan_s_activations_do_not_grow_with_the_frames() -> None:
     assert config.parallel.chunk == 64
 
     def activations(frames: int) -> float:
-        return device_memory(dataclasses.replace(config, frames=frames), config.stages[0], 256)["activations"]
+        videos = dataclasses.replace(config, frames=frames)
+        return plan_pretraining(videos, 256)[0][0].memory(videos, 256)["activations"]
 
     assert activations(8) == activations(64)

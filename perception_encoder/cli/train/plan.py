@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -9,8 +10,8 @@ import typer
 from perception_encoder.cli import output
 
 if TYPE_CHECKING:
-    from perception_encoder.planning.cluster import TrainingPlan
     from perception_encoder.train.config import TrainingConfig
+    from perception_encoder.train.cost import Phase, TrainingPlan
 
 FREE = 0.1  # of a device's memory, for temporary buffers
 
@@ -34,50 +35,39 @@ def show_settings(config: TrainingConfig) -> None:
 
 def show_plan(config: TrainingConfig, devices: int, device: str, utilization: float) -> None:
     """Print the cost of a run on a cluster."""
-    from perception_encoder.planning.cluster import Cluster
-    from perception_encoder.planning.devices import find_device
+    from perception_encoder.pretraining.config import PairConfig
     from perception_encoder.recipes import plan_recipe
+    from perception_encoder.train.devices import find_device
 
-    each = find_device(device)
-    plan = plan_recipe(config, Cluster(device=each, devices=devices, utilization=utilization))
-    _print_stages(plan)
-    output.print_table(
-        ("memory per device", "GB"),
-        [(name, f"{size / 1e9:.2f}") for name, size in plan.memory.items()],
-    )
-    hours, used = plan.device_hours(), sum(plan.memory.values())
+    found = find_device(device)
+    plan = plan_recipe(config, found, devices, utilization)
+    total, trained = plan.parameters
+    output.print_line(f"{total / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million trained")
+    rows = [_cells(str(phase.image_size), [phase], plan) for phase in plan.phases]
+    rows += [_cells("all", plan.phases, plan)] if len(rows) > 1 else []
+    columns = ("px", "steps", "samples", "FLOPs a step", "FLOPs in all", "GB a device", "hours")
+    output.print_table(columns, rows)
+    memory = plan.memory()
+    output.print_table(("memory of a device", "GB"), [(name, f"{size / 1e9:.2f}") for name, size in memory.items()])
+    hours, used = plan.hours(), sum(memory.values())
     output.print_line(
-        f"{devices} devices at {100 * utilization:g} % of {each.flops / 1e12:g} TFLOP/s: "
-        f"{_rounded(hours)} device-hours, {_rounded(hours / devices / 24)} days"
+        f"{devices} devices at {100 * utilization:g} % of {found.flops / 1e12:g} TFLOP/s: "
+        f"{_rounded(hours)} hours ({_rounded(hours / 24)} days), {_rounded(hours * devices)} device-hours"
     )
     hint = "fits"
-    if used > (1 - FREE) * each.memory:
+    if used > (1 - FREE) * found.memory:
         hint = "does not fit, since a tenth must stay free; use more --devices, or --set parallel.checkpointing=true, "
-        hint += "parallel.chunk=N, parallel.kind=fsdp"
-    output.print_line(f"{used / 1e9:.1f} of {each.memory / 1e9:g} GB: {hint}")
+        hint += "parallel.kind=fsdp" + (", parallel.chunk=N" if isinstance(config, PairConfig) else "")
+    output.print_line(f"{used / 1e9:.1f} of {found.memory / 1e9:g} GB: {hint}")
     if plan.assumed:
         output.print_line(f"assumed: {plan.assumed}")
 
 
-def _print_stages(plan: TrainingPlan) -> None:
-    rows = [
-        (
-            str(stage.image_size),
-            *_counts(stage.steps, stage.samples, stage.flops, stage.executed),
-            f"{sum(stage.memory.values()) / 1e9:.1f}",
-            _rounded(plan.device_hours(stage)),
-        )
-        for stage in plan.stages
-    ]
-    totals = [sum(getattr(stage, name) for stage in plan.stages) for name in ("steps", "samples", "flops", "executed")]
-    most = f"{sum(plan.memory.values()) / 1e9:.1f}"
-    rows.append(("all", *_counts(*totals), most, _rounded(plan.device_hours())))
-    columns = ("px", "steps", "million pairs", "EFLOPs", "executed EFLOPs", "GB per device", "device-hours")
-    output.print_table(columns, rows, f"{plan.parameters / 1e6:,.0f} million parameters")
-
-
-def _counts(steps: int, samples: int, flops: float, executed: float) -> tuple[str, str, str, str]:
-    return f"{steps:,}", _rounded(samples / 1e6), _rounded(flops / 1e18), _rounded(executed / 1e18)
+def _cells(name: str, phases: Sequence[Phase], plan: TrainingPlan) -> tuple[str, ...]:
+    steps, samples = sum(each.steps for each in phases), sum(each.steps * each.batch_size for each in phases)
+    flops, used = sum(each.steps * each.flops() for each in phases), sum(plan.memory(*phases).values())
+    numbers = f"{steps:,}", f"{samples:,}", f"{flops / steps:.3g}", f"{flops:.3g}", f"{used / 1e9:.1f}"
+    return name, *numbers, _rounded(plan.hours(*phases))
 
 
 def _rounded(value: float) -> str:

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.planning.devices import DEVICES, Device, find_device, known_device, peak_flops
+from perception_encoder.train.devices import DEVICES, Device, find_device, known_device, peak_flops
 
 
 def test_devices_by_name() -> None:
     assert find_device("H100") == DEVICES["h100"]
-    assert find_device("98.9:40") == Device(flops=98.9e12, memory=40e9)
+    assert find_device("98.9:40") == Device(98.9e12, 40e9)
     with pytest.raises(ConfigError, match="did you mean a100-80gb"):
         find_device("a100-80")
     with pytest.raises(ConfigError, match="there are a100-40gb"):

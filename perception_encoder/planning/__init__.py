@@ -1,1 +1,0 @@
-"""Parameters, FLOPs, memory and time of a run."""

@@ -1,0 +1,309 @@
+"""Compute what a run costs before it begins, from the shapes of its models: operations, hours, memory of a device.
+
+A product of (m, k) and (k, n) is 2·m·k·n operations; additions, norms and softmaxes are left out, as the field leaves
+them out. Attention counts whole, causal or not. The gradient of a product is two more of the same size. Activations are
+what autograd saves, of fused attention, which keeps no scores; the residual stream and what the norms read are float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.config import TextConfig, VisionConfig
+from perception_encoder.train.config import TrainingConfig
+from perception_encoder.train.devices import Device
+from perception_encoder.train.distributed import ParallelConfig
+
+FLOAT32, BFLOAT16 = 4, 2  # bytes of an element
+BATCHES = 3  # on a device: the current one, and those that the loop makes in advance
+WHOLE = 3  # blocks that FSDP2 holds whole at a time: the one at work, the next one, and the gradient of the last
+
+Matrices = tuple[tuple[int, int], ...]
+
+
+class Adapters(Protocol):
+    """Low-rank adapters beside the matrices of each block: of its "attention", its "mlp" or "all"."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def targets(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCost:
+    """The shape of a model's transformer blocks, and what one input costs; a head has no blocks."""
+
+    parameters: int
+    block_parameters: int = 0
+    depth: int = 0
+    tokens: int = 0
+    span: float = 0  # tokens that each one attends to, on average
+    heads: int = 0
+    attention: Matrices = ((0, 0),)  # width before and after each product of a block
+    mlp: Matrices = ((0, 0),)
+    rope: bool = False
+    scaled: bool = False  # with LayerScale
+    inner: bool = False  # a language model's: what it reads takes a gradient, and its norms are RMSNorms
+    embedding: float = 0  # operations from patches to tokens; no gradient is needed of what they read
+    head: float = 0  # operations of pooling and projection, but for the product that all inputs share, of the probe
+    end: float = 0  # of `head`, the last product, before which recomputation stops
+    ends: float = 0  # bytes that are saved before the first block and after the last
+    element: int = BFLOAT16  # bytes of what products read and give
+
+    def products(self, matrices: Matrices) -> int:
+        """Return the operations of products with matrices."""
+        return 2 * self.tokens * sum(before * after for before, after in matrices)
+
+    @property
+    def scores(self) -> float:
+        """Operations of a block's attention itself, which has no weights."""
+        return 4 * self.tokens * self.span * self.attention[-1][0]
+
+    @property
+    def block(self) -> float:
+        """Operations of a block's forward pass."""
+        return self.products(self.attention + self.mlp) + self.scores
+
+    @property
+    def forward(self) -> float:
+        """Operations of the forward pass."""
+        return self.embedding + self.depth * self.block + self.head
+
+    def training(self, adapters: Adapters | None = None, frozen: bool = False) -> float:
+        """Return operations forward and backward; with `adapters` they alone are trained, if `frozen` nothing is.
+
+        A frozen matrix costs two products instead of three: its own gradient is not computed. That of our towers'
+        queries, keys and values is: peft adds their adapter to them; that sum, which all inputs share, is left out.
+        """
+        if adapters is None and not frozen:
+            return 3 * self.forward - self.embedding
+        if adapters is None and not self.inner:
+            return self.forward
+        blocks = self.depth * (2 * self.block + self.scores + 6 * self.tokens * self.block_adapters(adapters, True))
+        if adapters is None or self.inner:
+            return blocks + 2 * self.head
+        if adapters.targets != "mlp":
+            blocks += (self.depth - 1) * self.products(self.attention[:1])  # what the first block reads needs none
+        else:  # nor does anything before its feed-forward's first adapter
+            before = self.products(self.attention + self.mlp[:1]) + 2 * self.scores
+            blocks -= before + 2 * self.tokens * adapters.rank * self.mlp[0][0]
+        return self.embedding + blocks + 2 * self.head
+
+    def recomputed(self, parallel: ParallelConfig, adapters: Adapters | None = None) -> float:
+        """Return operations that are done once more to save memory: of each block, of each chunk, or of both."""
+        extra, last = 2 * self.tokens * self.block_adapters(adapters, True), self.products(self.mlp[-1:])
+        if adapters is not None and adapters.targets != "attention":
+            last = 2 * self.tokens * adapters.rank * self.mlp[-1][1]
+        again = self.depth * (self.block + extra - last) if parallel.checkpointing else 0
+        return again + (self.forward + self.depth * extra - self.end if parallel.chunk else 0)
+
+    def block_adapters(self, adapters: Adapters | None, run: bool = False) -> int:
+        """Return the parameters of a block's adapters; with `run` of those that inputs run through."""
+        attention = self.attention if self.inner or not run else self.attention[1:]
+        matrices = {"attention": attention, "mlp": self.mlp, "all": attention + self.mlp}
+        return adapters.rank * sum(map(sum, matrices[adapters.targets])) if adapters else 0
+
+    def held(self, checkpointing: bool = False) -> float:
+        """Return bytes that are saved at most; with checkpointing every block's input, and one block whole."""
+        (width, _), after = self.attention[0], sum(after for _, after in self.attention[:-1] + self.mlp[:-1])
+        values = 2 * width + after + self.attention[-1][0] + self.mlp[-1][0] * len(self.mlp[1:])
+        values += self.attention[-1][0] * 3 if self.rope else 0  # queries and keys turned; attended in two layouts
+        values += 2 * width if self.scaled else 0  # what LayerScale reads
+        norms = 2 * FLOAT32 * (2 + (2 if self.inner else 1) * width)
+        block = self.tokens * (norms + self.element * values + FLOAT32 * self.heads)
+        entry = FLOAT32 * self.tokens * width if checkpointing else block
+        return self.ends + (block + (self.depth - 1) * entry if self.depth else 0)
+
+
+def vision_cost(config: VisionConfig, image_size: int | None = None, element: int = BFLOAT16) -> ModelCost:
+    """Return the cost of one square image of `image_size` px, by default the configuration's."""
+    side, width = image_size or config.image_size, config.width
+    patches, head = (side // config.patch_size) ** 2, 2 * width * (config.output_dim or 0)
+    cost = _tower_cost(config, patches + int(config.class_token), config.mlp_width, head, element)
+    if config.attention_pool:
+        head += 4 * cost.tokens * width**2 + 4 * cost.tokens * width + 18 * width**2
+        pooled = element * width * (3 * cost.tokens + 11) + 8 * FLOAT32 + _norm(1, width, element)
+    else:  # in float32 the class token is saved as a view of all tokens
+        pooled = element * width * (cost.tokens if element == FLOAT32 else 1)
+    return replace(
+        cost,
+        rope=config.rope,
+        scaled=config.layer_scale is not None,
+        embedding=2 * patches * 3 * config.patch_size**2 * width,
+        head=head,
+        ends=3 * element * side**2 + (1 + config.final_norm) * _norm(cost.tokens, width, FLOAT32) + pooled,
+    )
+
+
+def text_cost(config: TextConfig, length: int | None = None, element: int = BFLOAT16) -> ModelCost:
+    """Return the cost of one text of `length` tokens, by default the context."""
+    tokens, width = length or config.context_length, config.width
+    cost = _tower_cost(config, tokens, 4 * width, 2 * width * config.output_dim, element)
+    return replace(cost, ends=8 * (tokens + 2) + _norm(1, width, FLOAT32) + element * width)  # 8: the ids
+
+
+def _tower_cost(
+    config: VisionConfig | TextConfig, tokens: int, hidden: int, projection: int, element: int
+) -> ModelCost:
+    width = config.width
+    return ModelCost(
+        parameters=config.parameters, block_parameters=config.block_parameters, depth=config.depth, tokens=tokens,
+        span=tokens, heads=config.heads, attention=((width, 3 * width), (width, width)),
+        mlp=((width, hidden), (hidden, width)), head=projection, end=projection, element=element,
+    )  # fmt: skip
+
+
+def _norm(tokens: int, width: int, element: int) -> int:
+    """Bytes of what a LayerNorm reads, and of its mean and deviation."""
+    return element * tokens * width + 2 * FLOAT32 * tokens
+
+
+def cut_tower(
+    config: VisionConfig, layer: int = -1, image_size: int | None = None, layer_scale: float | None = None
+) -> VisionConfig:
+    """Return a tower that ends with the tokens of a layer: no later block, norm, pooling or projection."""
+    return replace(
+        config, depth=layer % config.depth + 1, image_size=image_size or config.image_size,
+        layer_scale=layer_scale or config.layer_scale, attention_pool=False, final_norm=False, output_dim=None,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StepModel:
+    """A model as a step runs it."""
+
+    cost: ModelCost
+    count: float = 1  # inputs of a sample
+    trained: bool = True
+    adapters: Adapters | None = None  # they alone are trained
+    masked: bool = False  # a masked copy for another part: a pass over the whole image without gradients, one over it
+    beside: int = 0  # bytes of a parameter of a frozen model beside the trained one, on every device
+
+    def flops(self, parallel: ParallelConfig | None = None) -> float:
+        """Return operations of a sample, forward and backward; with `parallel` also what that computes again."""
+        cost = replace(self.cost, head=0, end=0) if self.masked else self.cost
+        flops = cost.training(self.adapters, not self.trained) + (cost.forward if self.masked else 0)
+        if parallel and (self.trained or cost.inner):
+            flops += cost.recomputed(parallel, self.adapters) + (cost.forward if self.masked and parallel.chunk else 0)
+        return self.count * flops
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """The parameters of the trained model that are this part's, and how many are trained."""
+        if self.masked or self.beside:
+            return 0, 0
+        adapters = self.cost.depth * self.cost.block_adapters(self.adapters)
+        total = self.cost.parameters + adapters
+        return total, adapters or (total if self.trained else 0)
+
+    def memory(self, moments: int, shards: int, ddp: bool) -> dict[str, float]:
+        """Return bytes of weights and of what is kept for each; blocks are shared by `shards` devices."""
+        total, trained = self.parameters
+        own = total - (self.cost.depth * self.cost.block_parameters * (1 - 1 / shards) if total else 0)
+        return {
+            "weights": FLOAT32 * own + BFLOAT16 * total,  # the copies that autocast makes are whole
+            "frozen models": float(self.beside * self.cost.parameters),
+            "gradients": FLOAT32 * (min(trained, own) + trained * ddp),  # DDP adds them up in buckets as large
+            "optimizer": FLOAT32 * min(trained, own) * moments,
+        }
+
+    def held(self, rows: int, parallel: ParallelConfig) -> float:
+        """Return bytes of activations of `rows` samples; without gradients those of a block at a time."""
+        inputs, cost = math.ceil(self.count * rows), self.cost
+        cost = cost if self.trained or cost.inner else replace(cost, depth=1)
+        return 0 if self.beside else min(parallel.chunk or inputs, inputs) * cost.held(parallel.checkpointing)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps of a run that are alike: which models, which batch, how many."""
+
+    image_size: int
+    steps: int
+    batch_size: int
+    parts: tuple[StepModel, ...]
+    losses: float = 0  # operations of a sample
+    batch: dict[str, float] = field(default_factory=dict)  # bytes of a device's part of a batch and of its losses
+
+    def flops(self, parallel: ParallelConfig | None = None) -> float:
+        """Return operations of a step; with `parallel` also what that computes again."""
+        return self.batch_size * (self.losses + sum(part.flops(parallel) for part in self.parts))
+
+    def memory(self, config: TrainingConfig, devices: int) -> dict[str, float]:
+        """Return bytes that a step holds on a device under bf16 autocast, by what they are, each at its peak.
+
+        Temporaries of operations and what the allocator wastes come on top: leave a tenth free.
+        """
+        parallel, moments = config.parallel, 1 if config.optimizer.name == "sgd" else 2
+        shards = devices if parallel.kind == "fsdp" else 1
+        parts = [part.memory(moments, shards, devices > shards) for part in self.parts]
+        sizes = {name: sum(part[name] for part in parts) for name in parts[0]}
+        if shards > 1:
+            sizes["weights"] += WHOLE * FLOAT32 * max(part.cost.block_parameters for part in self.parts)
+        held = [part.held(device_rows(self.batch_size, devices), parallel) for part in self.parts]
+        sizes["activations"] = float(max(held) if parallel.chunk else sum(held))
+        return {name: size for name, size in (sizes | self.batch).items() if size}
+
+
+def device_rows(batch_size: int, devices: int) -> int:
+    """Return the samples of a device; ConfigError if a batch has fewer than there are devices."""
+    if batch_size < devices:
+        raise ConfigError(f"a batch of {batch_size} cannot be shared by {devices} devices")
+    return -(-batch_size // devices)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The cost of a whole run on so many devices."""
+
+    config: TrainingConfig
+    phases: Sequence[Phase]
+    assumed: str  # because no formula gives it
+    device: Device
+    devices: int
+    utilization: float = 0.4  # share of the peak that is reached; recomputation counts as work
+
+    def __post_init__(self) -> None:
+        if self.devices < 1 or not 0 < self.utilization <= 1 or min(self.device.flops, self.device.memory) <= 0:
+            raise ConfigError(
+                f"{self.devices} devices with {self.device.flops:g} FLOP/s and {self.device.memory:g} bytes each, used "
+                f"to {self.utilization:g}: all must be positive, and the use at most 1"
+            )
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """The parameters of the model, and how many are trained."""
+        total, trained = zip(*(part.parameters for part in self.phases[-1].parts), strict=True)
+        return sum(total), sum(trained)
+
+    def memory(self, *phases: Phase) -> dict[str, float]:
+        """Return bytes of a device, of the phase that needs most."""
+        memories = [phase.memory(self.config, self.devices) for phase in phases or self.phases]
+        return max(memories, key=lambda sizes: sum(sizes.values()))
+
+    def hours(self, *phases: Phase) -> float:
+        """Return how long phases take, by default all."""
+        executed = sum(phase.steps * phase.flops(self.config.parallel) for phase in phases or self.phases)
+        return executed / (self.devices * self.device.flops * self.utilization) / 3600
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What a run costs as it runs, for the loop's reports of utilization and of the time left."""
+
+    flops: Callable[[Any], float]
+    """Operations of this rank's part of a batch, forward and backward, without recomputation."""
+    phases: Sequence[tuple[int, float]]
+    """Steps, and operations of a step."""
+
+    def share(self, steps: int) -> float:
+        """Return the share of the run's work that is done after so many steps."""
+        done, left = 0.0, steps
+        for count, work in self.phases:
+            done, left = done + work * min(left, count), max(left - count, 0)
+        return done / sum(count * work for count, work in self.phases)
