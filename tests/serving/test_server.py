@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.serving import server
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
+from tests import processes
 from tests.serving.generators import ENDLESS, EchoGenerator
 from tests.serving.servers import served
 
@@ -96,18 +102,29 @@ def test_names_under_which_others_reach_a_server(monkeypatch: pytest.MonkeyPatch
     assert server.reachable_names("::") == ("mill", "mill.local")
 
 
-def test_streams_end_soon_after_the_server_is_stopped(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before: a stream went on until it ended by itself, four minutes and more."""
-    monkeypatch.setattr(server, "STOP_SECONDS", 1)
+def test_sigterm_ends_a_server_with_an_open_stream(encoder: Encoder, tmp_path: Path) -> None:
+    """A real signal to a real process; before, the process lived until the answer was complete."""
+    listener = server.listen("127.0.0.1", 0)
+    with listener:
+        started = processes.start(serve_endless, listener, log=tmp_path / "log")
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    body = {"messages": [{"role": "user", "content": ENDLESS}], "max_tokens": 10_000, "stream": True}
+    with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=60) as response:
+        received = response.iter_bytes()
+        next(received)
+        (process,) = started.processes
+        os.kill(process.pid, signal.SIGTERM)
+        stopped = time.monotonic()
+        assert started.statuses(20) == [-signal.SIGTERM], started.output()
+        assert time.monotonic() - stopped < 10
+        with suppress(httpx.RemoteProtocolError):
+            assert b"[DONE]" not in b"".join(received)
+    assert "Traceback" not in started.output()
+
+
+def serve_endless(listener: socket.socket) -> None:
+    """Serve a language model whose answer takes minutes."""
+    server.STOP_SECONDS = 1
     echo = EchoGenerator(pause=0.05)
-    app = create_app(encoder, ApiConfig(), chat=GenerationQueue("echo", lambda: echo))
-    body = {"messages": [{"role": "user", "content": ENDLESS}], "max_tokens": 1000, "stream": True}
-    with ExitStack() as stack:
-        with served(app) as address:
-            response = stack.enter_context(
-                httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=60)
-            )
-            next(response.iter_bytes())
-            stopped = time.monotonic()
-        assert time.monotonic() - stopped < 5
-    assert echo.tokens < 200
+    encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
+    server.run_server(create_app(encoder, ApiConfig(), chat=GenerationQueue("echo", lambda: echo)), listener)

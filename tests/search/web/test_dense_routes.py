@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +171,35 @@ def test_an_error_in_the_midst_of_a_video_is_the_last_line(
     response = call(client, "track", id_of(client, CLIP), CORNER)
     *progress, end = [json.loads(line) for line in response.text.splitlines()]
     assert len(progress) == 3 and end == {"error": "frame 3: is of 32x32 pixels, the first frame of 128x64"}
+
+
+def test_a_video_that_waits_for_another_says_so(library: MediaLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer begins at once, and not when the other video is tracked."""
+    monkeypatch.setattr("perception_encoder.search.web.tracked_videos._WAITING_SECONDS", 0.05, raising=False)
+    gate, begun = threading.Event(), threading.Event()
+
+    def draw(image: Image.Image, labels: np.ndarray) -> Image.Image:
+        begun.set()
+        assert gate.wait(60)
+        return image
+
+    monkeypatch.setattr("perception_encoder.search.web.tracked_videos.draw_objects", draw)
+    monkeypatch.setattr("perception_encoder.search.web.tracked_videos.SECONDS", 0.3)
+    with served(create_page(library)) as base, ThreadPoolExecutor(1) as other:
+        address = f"{base}/api/track/{id_of(httpx, CLIP, base)}"
+        try:
+            first = other.submit(httpx.post, address, params=CORNER, timeout=60)
+            assert begun.wait(60)
+            with httpx.stream("POST", address, params=CORNER, timeout=10) as response:
+                assert response.status_code == 200
+                lines = response.iter_lines()
+                assert [json.loads(next(lines)) for _ in range(2)] == [{"waiting": True}] * 2
+                gate.set()
+                *progress, end = [json.loads(line) for line in lines]
+        finally:
+            gate.set()
+    assert "video" in end and [line["done"] for line in progress if "done" in line] == [1, 2, 3]
+    assert "video" in first.result().text
 
 
 def test_a_browser_that_goes_ends_the_tracking(library: MediaLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
