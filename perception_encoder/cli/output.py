@@ -6,6 +6,7 @@ A terminal gets aligned tables; a pipe or a file gets tab-separated values under
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -82,8 +83,16 @@ def print_note(message: object) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as JSON on stdout, in ASCII, so that any file name survives."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    """Print `value` as JSON on stdout, in ASCII, so that any file name survives; NaN and infinity become null."""
+    sys.stdout.write(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_paths(paths: Iterable[str], null: bool) -> None:

@@ -45,9 +45,9 @@ async def pieces_from(
 ) -> AsyncGenerator[T, None]:
     """Yield what `work()` yields in a thread; closing this, or cancelling its task, ends the work after its next piece.
 
-    `waiting`: a piece to yield whenever no other has come for so many seconds. Raises what the work raises.
+    `waiting`: a piece to yield every so many seconds until the work begins. Raises what the work raises.
     """
-    loop, gone = asyncio.get_running_loop(), threading.Event()
+    loop, begun, gone = asyncio.get_running_loop(), threading.Event(), threading.Event()
     pieces: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue()
 
     def send(piece: tuple[T] | Exception | None) -> None:
@@ -55,6 +55,7 @@ async def pieces_from(
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
     def run() -> None:
+        begun.set()
         try:
             with closing(work()) as source:
                 for piece in source:
@@ -70,10 +71,10 @@ async def pieces_from(
     try:
         while True:
             try:
-                piece = await asyncio.wait_for(pieces.get(), waiting[1] if waiting else None)
+                piece = await asyncio.wait_for(pieces.get(), waiting[1] if waiting and not begun.is_set() else None)
             except TimeoutError:
-                assert waiting is not None
-                yield waiting[0]
+                if waiting and not begun.is_set():
+                    yield waiting[0]
                 continue
             if piece is None:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -85,3 +86,11 @@ def test_a_bad_input_among_good_ones_changes_the_status_only_under_strict(
     bad: int, total: int, strict: bool, status: int
 ) -> None:
     assert output.input_status([MediaDecodeError("a.jpg", "empty")] * bad, total, strict) == status
+
+
+def test_json_has_no_values_that_json_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """Statistics of nothing are NaN, which other languages' readers refuse."""
+    output.print_json({"mean": float("nan"), "rows": [(float("inf"), 1.5, True, None)], 3: "NaN"})
+    printed = capsys.readouterr().out
+    found = json.loads(printed, parse_constant=lambda name: pytest.fail(f"{name} is printed"))
+    assert found == {"mean": None, "rows": [[None, 1.5, True, None]], "3": "NaN"}

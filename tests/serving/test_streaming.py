@@ -131,22 +131,26 @@ def test_a_closed_reader_ends_the_work_and_a_waiting_one_never_begins() -> None:
     assert ends == ["first"]
 
 
-def test_a_piece_that_does_not_come_is_told() -> None:
+def test_work_that_waits_for_other_work_says_so_until_it_begins() -> None:
     async def collect() -> list[str]:
-        gate = threading.Event()
+        other, slow = threading.Event(), threading.Event()
+        found: list[str] = []
 
         def work() -> Generator[str, None, None]:
-            gate.wait(10)
+            before.append(len(found))
+            slow.wait(0.1)  # begun, though without a piece
             yield "piece"
 
-        found: list[str] = []
         with ThreadPoolExecutor(1) as thread:
+            thread.submit(other.wait, 10)
             async with aclosing(pieces_from(thread, work, ("waiting", 0.02))) as pieces:
                 async for piece in pieces:
                     found.append(piece)
                     if len(found) == 2:
-                        gate.set()
+                        other.set()
         return found
 
+    before: list[int] = []
     found = asyncio.run(collect())
     assert found[:2] == ["waiting", "waiting"] and found[-1] == "piece"
+    assert len(found) <= before[0] + 2  # one may be on its way

@@ -52,7 +52,7 @@ class TrackProgress:
 
 @dataclass(frozen=True)
 class TrackWaiting:
-    """Nothing new yet: other videos are tracked first."""
+    """Other videos are tracked first."""
 
     waiting: bool = True
 

@@ -1,4 +1,4 @@
-"""`python -m synthetic.video_dataset`: a dataset that `pe video-dataset` reads, in a directory that one process writes."""
+"""`python -m synthetic.video_dataset`: a dataset that `pe video-dataset` reads, in a directory of one process."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def test_of_two_at_once_one_builds_a_dataset(run_module, run_pe, tmp_path: Path)
     while not (tmp_path / "begun").exists():
         assert first.running(), first.output()
         time.sleep(0.01)
-    refused = run_module("video_dataset", "-o", out, *OPTIONS)
-    (tmp_path / "ended").touch()
+    try:
+        refused = run_module("video_dataset", "-o", out, *OPTIONS)
+    finally:
+        (tmp_path / "ended").touch()
     message = f"another process is writing {out}; wait for it, or choose another directory"
     assert (refused.status, refused.stdout, refused.stderr) == (2, "", f"error: {message}\n")
     assert first.statuses() == [0], first.output()
