@@ -28,7 +28,7 @@ from perception_encoder.data.rules import HeldOut
 from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError, one_line
 from perception_encoder.files import cache_directory, cached_by_file, replacing, writing
 from perception_encoder.formats.shards import split_member
-from perception_encoder.formats.tars import TarEntry, read_entry, walk_tar
+from perception_encoder.formats.tars import TarEntry, check_entry, read_entry, walk_tar
 from perception_encoder.preprocess.media_types import SHARD_IMAGES, SHARD_VIDEOS
 from perception_encoder.preprocess.source import escape_name
 
@@ -234,8 +234,9 @@ def _make_table(url: str, size: int, held_out: HeldOut) -> pa.Table:
             media = [next((parts[name] for name in names if name in parts), None) for names in MEDIA.values()]
             entries = [*media, *(parts.get(name) for name in TEXTS)]
             keys.append(key)
-            if odd := next((each for each in entries if each is not None and each.problem), None):
-                raise DataError(f"{escape_name(odd.name)} {odd.problem}")
+            for each in entries:
+                if each is not None:
+                    check_entry(each)
             ranges.append([(-1, 0) if each is None else (each.offset, each.size) for each in entries])
     summary = ShardSummary(
         url=url,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import split_member
-from perception_encoder.formats.tars import TarMember, read_entry, walk_tar
+from perception_encoder.formats.tars import TarMember, check_entry, read_entry, walk_tar
 from perception_encoder.preprocess.media_types import SHARD_VIDEOS
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ def read_video_tar(tar: VideoTar) -> Iterator[VideoRecord]:
                 key, extension = split_member(entry.name)
                 if extension == "json":
                     metadata[key] = _object(read_entry(stream, entry), f"{tar.path}: {key}")
-                elif extension in SHARD_VIDEOS and not entry.problem:
+                elif extension in SHARD_VIDEOS:
+                    check_entry(entry)
                     videos[key] = (extension, TarMember(tar.path, entry.offset, entry.size))
                 if key in videos and key in metadata:
                     yield VideoRecord(key, tar.split, *videos.pop(key), metadata.pop(key))

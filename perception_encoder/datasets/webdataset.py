@@ -16,7 +16,7 @@ from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import quoted, read_lines
 from perception_encoder.formats.shards import SPLITS, split_member, split_names, split_problem
-from perception_encoder.formats.tars import TarMember, read_entry, walk_tar
+from perception_encoder.formats.tars import TarMember, check_entry, read_entry, walk_tar
 from perception_encoder.preprocess.media_types import SHARD_IMAGES
 
 logger = logging.getLogger(__name__)
@@ -123,6 +123,8 @@ def _members(tar: Path, read: str = "") -> Iterator[tuple[str, str, TarMember, b
         with tar.open("rb") as stream:
             for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
                 key, extension = split_member(entry.name)
+                if read and extension in SHARD_IMAGES:
+                    check_entry(entry)
                 content = read_entry(stream, entry) if read and extension == read else b""
                 yield key, extension, TarMember(tar, entry.offset, entry.size), content
     except (OSError, DataError) as error:

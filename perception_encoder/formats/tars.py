@@ -108,10 +108,15 @@ def walk_tar(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
     _check_end(stream, _offset(tar), size)
 
 
-def read_entry(stream: BinaryIO, entry: TarEntry) -> bytes:
-    """Read a member's bytes; DataError names the member if they cannot be read."""
+def check_entry(entry: TarEntry) -> None:
+    """Raise DataError, which names the member, if it has a problem."""
     if entry.problem:
         raise DataError(f"{escape_name(entry.name)} {entry.problem}")
+
+
+def read_entry(stream: BinaryIO, entry: TarEntry) -> bytes:
+    """Read a member's bytes; DataError names the member if they cannot be read."""
+    check_entry(entry)
     stream.seek(entry.offset)
     data = stream.read(entry.size)
     if len(data) < entry.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,15 @@ def test_incomplete_samples_are_errors(tmp_path: Path, members: list[tuple[str, 
     with pytest.raises(DataError, match=message) as error:
         list(read_videos_of(tmp_path))
     assert str(error.value).count("0.tar") == 1
+
+
+def test_a_video_that_is_a_link_is_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        link = tarfile.TarInfo("a.mp4")
+        link.type, link.linkname = tarfile.SYMTYPE, "b.mp4"
+        tar.addfile(link)
+    with pytest.raises(DataError, match=r"0\.tar: a\.mp4 is a link to b\.mp4; make the tar anew with --dereference"):
+        list(read_videos_of(tmp_path))
 
 
 def test_a_damaged_tar_and_no_tars(published: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,17 @@ def test_samples_that_do_not_do(members: dict[str, bytes], message: str, tmp_pat
     (tmp_path / "classnames.txt").write_text("\n".join(NAMES))
     write_tar(tmp_path / "test" / "0.tar", members)
     with pytest.raises(DataError, match=message):
+        load_tasks(tmp_path, "test")
+
+
+def test_an_image_that_is_a_link_is_named(tmp_path: Path) -> None:
+    """Before, it was an image of no bytes, that could not be decoded."""
+    tar = write_tar(tmp_path / "test" / "0.tar", {"a.png": image_bytes(1), "a.cls": b"0", "b.cls": b"0"})
+    with tarfile.open(tar, "a") as archive:
+        link = tarfile.TarInfo("b.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.png"
+        archive.addfile(link)
+    with pytest.raises(DataError, match=r"0\.tar: .*b\.png is a link to a\.png; make the tar anew with --dereference"):
         load_tasks(tmp_path, "test")
 
 

@@ -10,8 +10,6 @@ from typing import TypeVar
 
 import pytest
 
-from synthetic.command_line import run_command
-from synthetic.video_dataset import __main__ as program
 from tests import processes
 
 T = TypeVar("T")
@@ -42,6 +40,7 @@ def test_of_two_at_once_one_builds_a_dataset(run_module, run_pe, tmp_path: Path)
 
 def build_after_the_other(out: Path) -> None:
     """Run the command, whose first video is not made until the other process has ended."""
+    from synthetic.video_dataset import __main__ as program  # here, as `run_module` runs it anew
 
     def track(videos: Iterable[T], *_: object) -> Iterator[T]:
         (out.parent / "begun").touch()
@@ -50,4 +49,4 @@ def build_after_the_other(out: Path) -> None:
         yield from videos
 
     program.track = track  # type: ignore[assignment]
-    run_command("synthetic.video_dataset", program.build, ["-o", str(out), *OPTIONS])
+    program.run_command("synthetic.video_dataset", program.build, ["-o", str(out), *OPTIONS])
