@@ -181,7 +181,7 @@ class StepModel:
     count: float = 1  # inputs of a sample
     trained: bool = True
     adapters: Adapters | None = None  # they alone are trained
-    masked: bool = False  # a masked copy for another part: a pass over the whole image without gradients, one over it
+    masked: bool = False  # masked copies for another one: a pass over whole images without gradients, one with them
     beside: int = 0  # bytes of a parameter of a frozen model beside the trained one, on every device
 
     def flops(self, parallel: ParallelConfig | None = None) -> float:
@@ -194,7 +194,7 @@ class StepModel:
 
     @property
     def parameters(self) -> tuple[int, int]:
-        """The parameters of the trained model that are this part's, and how many are trained."""
+        """The parameters of the trained model that are this one's, and how many are trained."""
         if self.masked or self.beside:
             return 0, 0
         adapters = self.cost.depth * self.cost.block_adapters(self.adapters)

@@ -22,6 +22,7 @@ from perception_encoder.errors import DataError, OutputError
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.train.checkpoint import Fit, RunState, resume_run, save_run
 from perception_encoder.train.config import TrainingConfig
+from perception_encoder.train.cost import RunCost
 from perception_encoder.train.devices import peak_flops
 from perception_encoder.train.distributed import (
     clip_gradients,
@@ -33,7 +34,7 @@ from perception_encoder.train.distributed import (
 )
 from perception_encoder.train.metrics import Listener, Metrics
 from perception_encoder.train.optimizer import build_optimizer, learning_rate
-from perception_encoder.train.task import Cost, Task
+from perception_encoder.train.task import Task
 from perception_encoder.train.validation import Validation, choose_metric, is_better, is_due
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def train(
     listener: Listener | None = None,
     stop_after: int | None = None,
     fit: Fit | None = None,
-    cost: Cost | None = None,
+    cost: RunCost | None = None,
     trained: int = 0,
 ) -> None:
     """Train until `config.steps`, or `stop_after`, from the directory's newest checkpoint if there is one.
@@ -188,7 +189,9 @@ class StepGroup:
     `steps`: of the whole run. `bad_losses`: steps in a row whose loss may be not finite.
     """
 
-    def __init__(self, steps: int, bad_losses: int, state: RunState, cost: Cost | None, device: torch.device) -> None:
+    def __init__(
+        self, steps: int, bad_losses: int, state: RunState, cost: RunCost | None, device: torch.device
+    ) -> None:
         self._steps, self._bad_losses, self._cost = steps, bad_losses, cost
         self._peak = peak_flops(device) if cost and this_rank().number == 0 else math.inf
         self._bad = 0

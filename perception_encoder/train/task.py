@@ -1,4 +1,4 @@
-"""Define what the training loop needs of a stage: the losses of a batch, and what they cost."""
+"""Define what the training loop needs of a stage: the losses of a batch."""
 
 from __future__ import annotations
 
@@ -27,16 +27,4 @@ class Task(Protocol):
 
     def after_step(self) -> None:
         """Keep parameters in their bounds after an optimizer step."""
-        ...
-
-
-class Cost(Protocol):
-    """What a run costs, so that the loop can say how well the device is used and when the run will end."""
-
-    def flops(self, batch: Any) -> float:
-        """Floating-point operations of this rank's part of a batch, forward and backward."""
-        ...
-
-    def share(self, steps: int) -> float:
-        """Share of the run's work that is done after so many steps."""
         ...

@@ -7,21 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from torch import Tensor
 
 from perception_encoder.train import loop
+from perception_encoder.train.cost import RunCost
 from perception_encoder.train.loop import train
 from tests.train.toys import CONFIG, Regression, batch, rows
 
-
-class Work:
-    """The second half of the run's steps cost three times as much as the first."""
-
-    def flops(self, batch: Tensor) -> float:
-        return 1e6 * len(batch)
-
-    def share(self, steps: int) -> float:
-        return (steps + 2 * max(0, steps - 15)) / 60
+WORK = RunCost(lambda batch: 1e6 * len(batch), [(15, 1.0), (15, 3.0)])
 
 
 def test_reports_say_how_well_the_device_is_used_and_how_long_the_rest_takes(
@@ -33,7 +25,7 @@ def test_reports_say_how_well_the_device_is_used_and_how_long_the_rest_takes(
     monkeypatch.setattr(loop, "prefetch", lambda made, first, last: ((n, made(n), 0.0) for n in range(first, last)))
     monkeypatch.setattr(loop, "peak_flops", lambda device: 1e8)
     config = dataclasses.replace(CONFIG, log_every=10)
-    train(Regression(), batch, config, tmp_path / "work", "a", cost=Work())
+    train(Regression(), batch, config, tmp_path / "work", "a", cost=WORK)
     reports = rows(tmp_path / "work")
     steps = [1, 9, 10, 10]  # since the row before; the first step has a row of its own
     assert [row["step"] for row in reports] == [1, 10, 20, 30]

@@ -7,16 +7,15 @@ import inspect
 import pytest
 
 from perception_encoder.distillation.task import DistillationTask
-from perception_encoder.pretraining.cost import RunCost
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.validation import PairValidation
-from perception_encoder.train.task import Cost, Task
+from perception_encoder.train.task import Task
 from perception_encoder.train.validation import Validation
 
 
 @pytest.mark.parametrize(
     ("protocol", "stage"),
-    [(Task, ContrastiveTask), (Task, DistillationTask), (Cost, RunCost), (Validation, PairValidation)],
+    [(Task, ContrastiveTask), (Task, DistillationTask), (Validation, PairValidation)],
 )
 def test_a_stage_s_methods_take_what_the_loop_gives(protocol: type, stage: type) -> None:
     methods = [name for name, each in vars(protocol).items() if inspect.isfunction(each) and name != "__init__"]
