@@ -18,6 +18,7 @@ from perception_encoder.ranks import Rank
 from perception_encoder.train import loop
 from perception_encoder.train.checkpoint import find_checkpoints
 from perception_encoder.train.loop import prefetch, train
+from perception_encoder.train.optimizer import OptimizerConfig
 from tests.train.toys import CONFIG, Regression, batch, rows
 
 
@@ -32,6 +33,20 @@ def test_learns_and_reports_every_step(tmp_path: Path) -> None:
     assert losses_of(tmp_path)[-1] < 0.2 * losses_of(tmp_path)[0]
     assert seen == rows(tmp_path)
     assert task.steps_seen == 30
+
+
+def test_gradients_are_clipped_to_their_norm_or_never(tmp_path: Path) -> None:
+    def moved(norm: float | None) -> float:
+        task, directory = Regression(), tmp_path / str(norm)
+        directory.mkdir()
+        optimizer = OptimizerConfig(name="sgd", lr=0.1, weight_decay=0, max_grad_norm=norm)
+        train(task, batch, dataclasses.replace(CONFIG, steps=1, warmup=0, optimizer=optimizer), directory, "a")
+        return float(torch.cat([each.detach().flatten() for each in task.model.parameters()]).norm())
+
+    fresh = Regression()
+    fresh.losses(batch(0))["error"].backward()
+    whole = float(torch.cat([each.grad.flatten() for each in fresh.model.parameters()]).norm())
+    assert whole > 1 and moved(None) / moved(0.01) == pytest.approx(whole / 0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("stop", [7, 10, 29])
