@@ -22,7 +22,7 @@ from perception_encoder.errors import PerceptionEncoderError, one_line
 COMMANDS = {
     "Search": {
         "search": "search",
-        "index": "index",
+        "index": "search",
         "serve": "serve",
         "classify": "classify",
         "embed": "embed",

@@ -1,23 +1,38 @@
-"""`pe search`: find images and videos by text or by example."""
+"""`pe search` and `pe index`: search directories by texts, images and videos, and index them."""
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perception_encoder.cli import default_model, hits, options, output
-from perception_encoder.cli.options import OUTPUT, QUERY, argument, flag, option
+from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
 from perception_encoder.cli.progress import late_progress
 
 if TYPE_CHECKING:
+    from perception_encoder.errors import InputError
+    from perception_encoder.search.query.answers import Answer
+    from perception_encoder.search.query.search import Hit
     from perception_encoder.search.query.terms import Query
 
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
-
 THRESHOLD = "Minimum cosine similarity of near-duplicates [default: 0.97]."
 ALL_BUT_ONE = "With --near-duplicates: of each group, list all images but the one with the most pixels."
+RAY = (
+    "Read files on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for one on this machine. "
+    "All machines must see the directories under the same paths."
+)
+REBUILD = "Build the index anew; without -m or --every, with the old index's settings."
+COLUMNS = ("rank", "score", "probability", "path", "time", "id", "query")
+"""Columns of the piped table, which always has all of them, so that scripts can rely on them."""
 
 
 def search(
@@ -70,13 +85,13 @@ def search(
     queries, files = read_words(words or [], text or [], [*(image or []), *(video or [])], only_files)
     indexes = answers.find_indexes(files, home, model)
     source = model or (indexes[0].settings["source"] if indexes else default_model.default_model())
-    printing = hits.Printing(json, paths_only, print0, html, default_model.demo_line(source, model))
+    printing = Printing(json, paths_only, print0, html, default_model.demo_line(source, model))
     if indexes and near_duplicates:
         groups = find_duplicates(indexes, where, html is not None, SIMILAR if threshold is None else threshold)
         if all_but_one:
             groups = [spare for group in groups if (spare := all_but_largest(group))]
             top = max(1, len(groups))
-        hits.show_duplicates(groups, top, indexes[0].settings["model"], printing)
+        show_duplicates(groups, top, indexes[0].settings["model"], printing)
         return default_model.print_demo(source, option=model)
     if indexes:
         queries += [row_query(answers.find_row(indexes, like))] if like else []
@@ -86,7 +101,7 @@ def search(
         with late_progress("encoding files") as begin:
             answer = answers.search_files(files, queries, source, top, begin)
     if json or not answer.failures or len(answer.failures) < answer.total:
-        hits.show_answer(answer, printing)
+        show_answer(answer, printing)
     if answer.total and (directories := " ".join(answers.directories_to_index(files))):
         output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
     output.report_left_out(answer.left_out)
@@ -128,3 +143,166 @@ def check_files(files: list[str], first_word: str = "") -> None:
                 f'{error}; the query comes first, as in: pe search "{error.source}" {first_word}'
             ) from None
         raise
+
+
+@dataclass(frozen=True)
+class Printing:
+    """How to print hits."""
+
+    json: bool
+    paths: bool
+    """Print paths only."""
+    null: bool
+    """Print paths only, each followed by a NUL byte."""
+    html: Path | None
+    """Also write this contact sheet."""
+    remark: str
+    """A line about the model, for the contact sheet."""
+
+
+def show_answer(answer: Answer, printing: Printing) -> None:
+    """Print the hits of each query."""
+    from perception_encoder.search.web.pages import write_contact_sheet
+    from perception_encoder.search.web.sheets import name_query, query_sections
+
+    if printing.html is not None:
+        note = "; ".join(filter(None, (answer.gallery, printing.remark)))
+        sections = query_sections(answer.queries, answer.hits, printing.html)
+        write_contact_sheet(printing.html, "Search results", note, sections)
+    tables = {name_query(query): list(_rows(hits)) for query, hits in zip(answer.queries, answer.hits, strict=True)}
+    if printing.paths or printing.null:
+        output.print_paths((hit.item.path for hit in chain(*answer.hits)), printing.null)
+    elif printing.json:
+        output.print_json(_answer_as_json(answer))
+    elif not output.console.is_terminal:
+        output.print_table(COLUMNS, ((*row, name) for name, rows in tables.items() for row in rows))
+    else:
+        for name, rows in tables.items():
+            if not rows:
+                continue
+            output.print_line(name)
+            columns = [column for column in range(6) if column < 2 or any(row[column] for row in rows)]
+            output.print_table([COLUMNS[each] for each in columns], ([row[each] for each in columns] for row in rows))
+    for name, rows in tables.items():
+        if not rows:
+            output.print_note(f"no hits for {name}")
+
+
+def _rows(hits: Sequence[Hit]) -> Iterator[tuple[object, ...]]:
+    for rank, hit in enumerate(hits, 1):
+        chance = "" if hit.probability is None else f"{hit.probability:.0%}"
+        yield (rank, f"{hit.score:.3f}", chance, hit.item.path, _time(hit), hit.row.id if hit.row else "")
+
+
+def _time(hit: Hit) -> str:
+    from perception_encoder.search.web.pages import clock
+
+    return "" if hit.time is None else clock(hit.time)
+
+
+def _answer_as_json(answer: Answer) -> dict[str, Any]:
+    """Return the hits of each query, under its kind: `text`, `image`, `video`, or `query` for several terms.
+
+    `probability`: that the hit shows what the query says; null if it is unknown.
+    """
+    queries = [
+        {query.kind: query.name, "hits": list(map(_hit_as_json, hits))}
+        for query, hits in zip(answer.queries, answer.hits, strict=True)
+    ]
+    skipped = [{"path": failure.source, "reason": failure.reason} for failure in answer.failures]
+    return {"model": answer.model, "queries": queries, "skipped": skipped, "left_out": dict(answer.left_out)}
+
+
+def _hit_as_json(hit: Hit) -> dict[str, Any]:
+    entry: dict[str, Any] = {"id": hit.item.id, "path": hit.item.path, "score": hit.score}
+    entry |= {"probability": hit.probability, "time": hit.time}
+    if hit.row is not None:
+        entry |= {name: getattr(hit.row, name) for name in ("id", "kind", "start", "stop", "date", "size")}
+    return entry
+
+
+def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, printing: Printing) -> None:
+    """Print the `top` largest groups of near-duplicates, by the embeddings of `model`."""
+    from perception_encoder.search.web.pages import write_contact_sheet
+    from perception_encoder.search.web.sheets import duplicate_sections
+
+    largest = groups[:top]
+    if not groups:
+        output.print_note("no near-duplicates")
+    if printing.html is not None:
+        sections = duplicate_sections(largest, printing.html)
+        note = "; ".join(filter(None, (f"{len(groups)} groups", printing.remark)))
+        write_contact_sheet(printing.html, "Near-duplicates", note, sections)
+    if printing.paths or printing.null:
+        return output.print_paths((hit.item.path for hit in chain(*largest)), printing.null)
+    if printing.json:
+        return output.print_json({"model": model, "groups": [list(map(_hit_as_json, group)) for group in largest]})
+    rows = [
+        (number, f"{hit.score:.3f}", hit.item.path, _time(hit), hit.row.id if hit.row else "")
+        for number, group in enumerate(largest, 1)
+        for hit in group
+    ]
+    output.print_table(("group", "similarity", "path", "time", "id"), rows)
+    if len(groups) > top:
+        output.print_note(f"{len(groups) - top} more groups; show them all with --top {len(groups)}")
+
+
+def index(
+    directories: Annotated[list[Path], argument("DIRS", "Directories; each gets its own index, DIR/.pe-index.")],
+    every: Annotated[float | None, option("Seconds between frames [default: 1].", panel=VIDEO, least=0.01)] = None,
+    model: options.IndexModel = None,
+    home: options.IndexHome = None,
+    rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
+    ray: Annotated[str | None, option(RAY, "ADDRESS")] = None,
+    json: options.Json = False,
+    strict: options.Strict = False,
+) -> None:
+    """Index directories, for search and serve.
+
+    Run it again to update an index: only new and changed files are read, moved files are recognised by their content,
+    and deleted ones are removed. Videos are split into moments at shot changes. An interrupted run resumes when the
+    same command is repeated. Files that cannot be read are listed.
+
+    Examples:
+
+        pe index photos
+        pe index photos videos --every 0.5
+        pe index photos -m PE-Core-L14-336 --rebuild
+        pe index /mnt/photos --ray auto
+        pe index /media/camera --index ~/indexes/camera
+        pe search "a red mug" photos
+    """
+    from perception_encoder.inference.listing import check_paths
+    from perception_encoder.search.index.cluster import on_cluster
+    from perception_encoder.search.index.update import read_here, update_index, writable_index
+
+    check_paths(directories)
+    if home is not None and len(directories) > 1:
+        raise typer.BadParameter("--index is for one directory; index the others one by one")
+    sources: list[str] = []
+    reports: dict[str, dict[str, Any]] = {}
+    failures: list[InputError] = []
+    total, left_out = 0, Counter[str]()
+    with on_cluster(ray) if ray else nullcontext(read_here) as read:
+        for directory in directories:
+            lock = writable_index(directory, model, every, rebuild, home, default_model.default_model)
+            with lock as parts, late_progress(f"{directory}") as begin:
+                started = time.perf_counter()
+                settings = parts[0].settings
+                report = update_index(*parts, begin, read)
+                speed = report.added / (time.perf_counter() - started)
+            failures += report.failures
+            total += report.added + report.moved + report.unchanged + len(report.failures)
+            counts = {name: getattr(report, name) for name in ("added", "moved", "gone", "unchanged", "rows")}
+            reports[str(directory)] = {"model": settings["model"], **counts, "left_out": dict(report.left_out)}
+            left_out += report.left_out
+            sources.append(settings["source"])
+            if not json:
+                changes = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "rows")
+                output.print_line(f"{directory}: {changes}; {report.rows} images and moments ({speed:.1f} files/s)")
+    if json:
+        skipped = [{"path": failure.source, "reason": failure.reason} for failure in failures]
+        output.print_json({"folders": reports, "skipped": skipped})
+    output.report_left_out(left_out)
+    default_model.print_demo(*sources, option=model)
+    raise typer.Exit(output.input_status(failures, total, strict))

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 PE_VIDEO_SPLITS = ("train", "val", "test", "extended")
 """Directories of tars; `val` is only of rendered scenes."""
-"""Where refined captions are from; those of `simulated` annotators are never in `human_caption`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class VideoRecord:
 
     @property
     def refined_by(self) -> str:
-        """human or simulated; empty without a refined caption."""
+        """human or simulated, which is never in `human_caption`; empty without a refined caption."""
         if not self.refined_caption:
             return ""
         return "human" if self._text("human_caption") else self._text("refined_by")

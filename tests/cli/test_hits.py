@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.cli.hits import COLUMNS
+from perception_encoder.cli.search import COLUMNS
 from tests.clips import clip
 
 

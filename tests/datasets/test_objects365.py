@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.datasets.instances import read_instance_splits
-from perception_encoder.datasets.objects365 import UNPUBLISHED, objects365_files, without_gaps
+from perception_encoder.datasets.instances import UNPUBLISHED, objects365_files, read_instance_splits, without_gaps
 from perception_encoder.errors import DataError
 from tests.datasets.drawn import write_objects365
 

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from perception_encoder.dense_prediction.dense_model import InputConfig, WindowConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
-from perception_encoder.dense_prediction.published.coco_classes import coco_classes
 from perception_encoder.dense_prediction.published.layout import KeyRow, rows_of
-from perception_encoder.errors import CheckpointError
+from perception_encoder.errors import CheckpointError, MissingExtraError
 from perception_encoder.models.checkpoints.layouts import StateDict
 
 WINDOWS, IMAGE_SIZE = WindowConfig(size=24, span=16), 1824
@@ -119,3 +118,13 @@ def _decoder_rows(own: str, there: str) -> list[KeyRow]:
 
 def _third(tensor: Tensor, number: int) -> Tensor:
     return tensor.chunk(3)[number].clone()
+
+
+def coco_classes() -> dict[int, str]:
+    """Return the names of COCO's 80 classes by id, ascending; MissingExtraError without torchvision."""
+    try:
+        from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+    except ImportError:
+        raise MissingExtraError("torchvision", "eval") from None
+    names: list[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return {number: name for number, name in enumerate(names) if name not in ("__background__", "N/A")}

@@ -16,7 +16,7 @@ from perception_encoder.dense_prediction.detection.detr import DetrHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.dense_prediction.published import deta_layout, vitdet_layout
 from perception_encoder.dense_prediction.published.backbone import TABLES, describe_backbone
-from perception_encoder.dense_prediction.published.coco_classes import coco_classes
+from perception_encoder.dense_prediction.published.deta_layout import coco_classes
 from perception_encoder.dense_prediction.published.layout import load_rows
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.files import read_checkpoint

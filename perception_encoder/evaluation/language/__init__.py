@@ -3,9 +3,14 @@
 from perception_encoder.evaluation.language.boxes import box_iou, box_iou_accuracy, parse_box
 from perception_encoder.evaluation.language.caption_tokens import tokenize_caption
 from perception_encoder.evaluation.language.captions import bleu, cider_d, cider_d_scores
-from perception_encoder.evaluation.language.choices import extract_choice, multiple_choice
+from perception_encoder.evaluation.language.choices import (
+    YesNoScores,
+    extract_choice,
+    multiple_choice,
+    parse_yes_no,
+    yes_no,
+)
 from perception_encoder.evaluation.language.short_answers import anls, normalize_answer, relaxed_accuracy, vqa_accuracy
-from perception_encoder.evaluation.language.yes_or_no import YesNoScores, parse_yes_no, yes_no
 
 __all__ = [
     "YesNoScores",

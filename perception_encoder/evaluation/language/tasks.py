@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from perception_encoder.datasets.questions.question import Corners, Question
 from perception_encoder.evaluation.language.boxes import box_iou_accuracy
-from perception_encoder.evaluation.language.choices import multiple_choice
+from perception_encoder.evaluation.language.choices import multiple_choice, parse_yes_no, yes_no_answer
 from perception_encoder.evaluation.language.short_answers import anls, normalize_answer, relaxed_accuracy, vqa_accuracy
-from perception_encoder.evaluation.language.yes_or_no import parse_yes_no, yes_no_answer
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
 
 SHORT = "\nAnswer the question using a single word or phrase."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perception_encoder.dense_prediction.published.coco_classes import coco_classes
+from perception_encoder.dense_prediction.published.deta_layout import coco_classes
 
 
 def test_ids_and_names() -> None:

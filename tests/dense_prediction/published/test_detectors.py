@@ -14,7 +14,7 @@ from torch import Tensor
 
 from perception_encoder.dense_prediction.dense_model import DenseModel
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
-from perception_encoder.dense_prediction.published.coco_classes import coco_classes
+from perception_encoder.dense_prediction.published.deta_layout import coco_classes
 from perception_encoder.dense_prediction.published.detectors import load_detector
 from perception_encoder.dense_prediction.views import Views, detect_objects
 from perception_encoder.errors import CheckpointError, ConfigError
