@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import NormalDist, median
 from typing import Any
@@ -134,7 +134,7 @@ def side_by_side(
 
     `arguments`, by name, start in their order; yields names and results as they are done.
     """
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _share_cores, (jobs,)) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _share_cores, (jobs,)) as pool:
         names = {pool.submit(work, *values): name for name, values in arguments.items()}
         for future in as_completed(names):
             yield names[future], future.result()

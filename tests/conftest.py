@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import io
 import logging
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -94,6 +95,15 @@ def root_logger() -> Iterator[None]:
     for handler in logging.root.handlers[:]:
         if type(handler) is logging.StreamHandler and handler not in before:
             logging.root.removeHandler(handler)
+
+
+@pytest.fixture
+def warm_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pools that spawn processes fork them from the tests' server: there Python and torch have started already."""
+    from tests.processes import server
+
+    usual = multiprocessing.get_context
+    monkeypatch.setattr(multiprocessing, "get_context", lambda way: server() if way == "spawn" else usual(way))
 
 
 @pytest.fixture

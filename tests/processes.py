@@ -82,7 +82,7 @@ def start(
         count, port = str(ranks), str(_free_port())
         shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         everyone = [{**own, **shared, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(ranks)]
-    context = _server()
+    context = server()
     made = [context.Process(target=_begin, args=(work, arguments, each, log)) for each in everyone]
     for each in made:
         each.start()
@@ -109,7 +109,7 @@ def pe(*arguments: str) -> None:
 
 
 @cache
-def _server() -> ForkServerContext:
+def server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(IMPORTED))
     with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}):

@@ -7,10 +7,10 @@ captions of each kind.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,7 @@ class _Experiment:
         if self.jobs == 1:
             yield from map(self._train_and_evaluate, tasks)
             return
-        with ProcessPoolExecutor(self.jobs, get_context("spawn"), keep_freed_memory) as pool:
+        with ProcessPoolExecutor(self.jobs, multiprocessing.get_context("spawn"), keep_freed_memory) as pool:
             yield from pool.map(self._train_and_evaluate, tasks)
 
     def _train_and_evaluate(self, task: Task) -> dict[str, ItemScores]:

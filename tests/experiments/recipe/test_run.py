@@ -66,6 +66,7 @@ def recipe(step: int, seed: int) -> PretrainingConfig:
     return dataclasses.replace(tiny(step, seed), warmup=step)  # so that no two points are one run
 
 
+@pytest.mark.usefixtures("warm_pools")
 def test_runs_are_cached_and_not_repeated(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.recipe.run.POINTS", (1, 9))
     monkeypatch.setattr("experiments.recipe.run.SEEDS", (0,))

@@ -33,6 +33,8 @@ DRAWINGS = [
     drawing("line", '<path d="M0 0L9 9" stroke="blue"/>', label="line"),
 ]
 
+pytestmark = pytest.mark.usefixtures("warm_pools")
+
 
 def test_a_source_becomes_a_shard(tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(prepare, "read_source", lambda source, directory: DRAWINGS)

@@ -57,6 +57,7 @@ def test_rows_are_llavas_and_agree_with_the_words(directory: Path) -> None:
             assert image.size == (facts["width"], facts["height"]) == (192, 192)
 
 
+@pytest.mark.usefixtures("warm_pools")
 def test_bytes_do_not_depend_on_processes(directory: Path, tmp_path: Path) -> None:
     write_documents(tmp_path, CONFIG, jobs=2)
     assert read_all(tmp_path / "train") == read_all(directory)

@@ -85,6 +85,7 @@ def test_the_card_and_the_attribution(built: tuple[Path, DatasetStatistics]) -> 
     assert not re.search(r"\$[A-Z]+\$", card) and (out / "ATTRIBUTION.txt").read_text().count("\n") > 1
 
 
+@pytest.mark.usefixtures("warm_pools")
 def test_the_same_seed_gives_the_same_bytes(library, built: tuple[Path, DatasetStatistics], tmp_path: Path) -> None:
     build_dataset(library, tmp_path / "again", CONFIG, jobs=2)
     for path in sorted(built[0].rglob("*.*")):

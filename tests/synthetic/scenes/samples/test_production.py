@@ -23,6 +23,7 @@ def read_all(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
+@pytest.mark.usefixtures("warm_pools")
 def test_bytes_do_not_depend_on_processes(library: ObjectLibrary, tmp_path: Path) -> None:
     config = ScenesConfig(count=10, side=32, shard=6)
     written = make_scenes(library, tmp_path / "one", config, jobs=1)
@@ -35,6 +36,7 @@ def test_bytes_do_not_depend_on_processes(library: ObjectLibrary, tmp_path: Path
         assert maker.sample(7).metadata == [*make_samples(library, config, jobs=1)][7].metadata
 
 
+@pytest.mark.usefixtures("warm_pools")
 def test_videos_do_not_depend_on_processes_either(library: ObjectLibrary, tmp_path: Path) -> None:
     config = ScenesConfig(count=4, side=48, frames=16, videos=True)
     for name, jobs in (("one", 1), ("two", 2)):
