@@ -23,14 +23,19 @@ from tests.conftest import ROOT
 
 IMPORTED = (
     "pytest",
+    "peft",
     "timm.optim",
     "torch.distributed.checkpoint",
     "torch.distributed.fsdp",
     "torch.utils.tensorboard.writer",
+    "transformers.models.llama.modeling_llama",
     "perception_encoder.cli.main",
     "perception_encoder.cli.train.train",
+    "perception_encoder.dense_training.run",
     "perception_encoder.distillation.run",
+    "perception_encoder.language_alignment.run",
     "perception_encoder.pretraining.run",
+    "perception_encoder.spatial_alignment.run",
     "tests.pretraining.sharing",
     "tests.train.ranks",
 )

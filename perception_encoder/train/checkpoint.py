@@ -197,6 +197,12 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
     for name, value in saved.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = value
+    settings: dict[str, dict[str, Any]] = {}
+    for name, value in parts["optimizer"].items():
+        owner, _, setting = name.rpartition(".")
+        settings.setdefault(owner, {})[setting] = value
+    for name, leader in _leaders(model, optimizer).items():
+        parts["optimizer"] |= {f"{name}.{setting}": value for setting, value in settings[leader].items()}
     set_state_dict(
         model,
         optimizer,
@@ -209,16 +215,25 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
 def _tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
     """Return all that is saved, by names that do not depend on how the model is spread over ranks.
 
-    The frozen parameters of a language model are not.
+    The frozen parameters of a language model are not, and the settings of a group of the optimizer are saved once: with
+    each parameter, as torch gives them, they are five times as many values to write as the rest.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     options = StateDictOptions(flatten_optimizer_state_dict=True)
     of_model, of_optimizer = get_state_dict(model, optimizer, options=options)
-    frozen = _frozen(model)
+    frozen, leaders = _frozen(model), _leaders(model, optimizer)
+    followers = {name for name, leader in leaders.items() if name != leader}
     return {f"model/{name}": value for name, value in of_model.items() if name not in frozen} | {
-        f"optimizer/{name}": value for name, value in of_optimizer.items()
+        f"optimizer/{name}": value for name, value in of_optimizer.items() if name.rpartition(".")[0] not in followers
     }
+
+
+def _leaders(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, str]:
+    """Return for each parameter, as torch names the settings of its group, the group's first one."""
+    names = {id(each): f"param_groups.{name.removeprefix('module.')}" for name, each in model.named_parameters()}
+    groups = [[names[id(each)] for each in group["params"]] for group in optimizer.param_groups]
+    return {name: group[0] for group in groups for name in group}
 
 
 def _frozen(model: nn.Module) -> set[str]:

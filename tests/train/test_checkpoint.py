@@ -55,6 +55,24 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert [state.step for _, state in find_checkpoints(tmp_path)] == [4, 3, 1]
 
 
+def test_settings_of_the_optimizer_are_saved_once_for_all_parameters_of_a_group(tmp_path: Path) -> None:
+    def make() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)))
+        return model, build_optimizer(model, OptimizerConfig(name="lamb"))
+
+    model, optimizer = make()
+    for _ in range(3):
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+    names = [name.rpartition(".") for name in checkpoint._tensors(model, optimizer) if "param_groups" in name]
+    assert {owner for owner, _, _ in names} == {f"optimizer/param_groups.0.{kind}" for kind in ("weight", "bias")}
+    save_run(tmp_path, model, optimizer, RunState(step=3, fingerprint="a"))
+    again, other = make()
+    resume_run(tmp_path, again, other, "a")
+    assert other.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+    assert [group["step"] for group in other.param_groups] == [3, 3]  # LAMB counts its steps there
+
+
 def test_a_language_models_frozen_parameters_are_not_saved_and_stay_what_they_are(tmp_path: Path) -> None:
     def make(value: float) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 2))
