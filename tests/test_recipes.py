@@ -36,7 +36,7 @@ def test_every_recipe_is_a_config_with_a_debug_form_of_four_steps_and_a_plan(nam
     assert dataclasses.is_dataclass(config) and config.steps > small.steps == 4
     assert BUILTIN in (getattr(small, name, None) for name in ("model", "encoder", "initial"))
     assert RECIPES[name]
-    planned = plan_recipe(config, find_device("h100"), 4)
+    planned = plan_recipe(config, find_device("h100"), min(8, config.batch_size))
     total, trained = planned.parameters
     assert sum(phase.steps for phase in planned.phases) == config.steps and 0 < trained <= total
     assert planned.hours() > 0 and all(phase.flops() > 0 for phase in planned.phases)

@@ -33,7 +33,9 @@ def plan_dense(config: DenseConfig, devices: int = 1) -> tuple[list[costs.Phase]
     cost, side = costs.vision_cost(tower, config.image_size), config.image_size // tower.patch_size
     if windows is not None:
         whole = len([each for each in windows.global_blocks if each < cost.depth]) / cost.depth
-        cost = dataclasses.replace(cost, span=whole * cost.tokens + (1 - whole) * windows.size**2)
+        filled = (-(-side // windows.size) * windows.size) ** 2 / cost.tokens
+        span = whole * cost.tokens + (1 - whole) * filled * windows.size**2
+        cost = dataclasses.replace(cost, span=span, padded=whole + (1 - whole) * filled)
     if config.frozen:  # it stands beside what FSDP shares out
         cost = dataclasses.replace(cost, block_parameters=0)
     parts = costs.StepModel(cost, trained=not config.frozen), costs.StepModel(head_cost(config, tower.width, side))

@@ -43,6 +43,7 @@ class ModelCost:
     depth: int = 0
     tokens: int = 0
     span: float = 0  # tokens that each one attends to, on average
+    padded: float = 1  # with what fills windows up, attention runs over so many times as many tokens
     heads: int = 0
     attention: Matrices = ((0, 0),)  # width before and after each product of a block
     mlp: Matrices = ((0, 0),)
@@ -67,7 +68,7 @@ class ModelCost:
     @property
     def block(self) -> float:
         """Operations of a block's forward pass."""
-        return self.products(self.attention + self.mlp) + self.scores
+        return self.padded * self.products(self.attention) + self.products(self.mlp) + self.scores
 
     @property
     def forward(self) -> float:

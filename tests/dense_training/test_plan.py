@@ -22,6 +22,7 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.recipes import find_recipe, plan_recipe
 from perception_encoder.train.cost import Phase, TrainingPlan
 from perception_encoder.train.devices import find_device
+from perception_encoder.train.distributed import ParallelConfig
 from perception_encoder.train.optimizer import OptimizerConfig
 
 
@@ -48,15 +49,18 @@ def test_a_plan_of_vitdet() -> None:
         plan_dense(dataclasses.replace(config, encoder="timm:vit_base_patch16_224"))
 
 
-def test_a_backbone_in_windows_costs_what_torch_counts() -> None:
-    windows = WindowConfig(size=4, global_blocks=(1, 3))
+@pytest.mark.parametrize(("size", "checkpointing"), [(4, False), (4, True), (6, False)])
+def test_a_backbone_in_windows_costs_what_torch_counts(size: int, checkpointing: bool) -> None:
+    """Of its 16 x 16 patches, which windows of 6 do not fill, so that attention runs over 18 x 18."""
+    windows = WindowConfig(size=size, global_blocks=(1, 3))
     config = DetectorConfig(encoder="builtin", windows=windows, image_size=256, frozen=False, layer=4)
     part = plan_dense(config)[0][0].parts[0]
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        vision = find_model("builtin").vision
-        backbone = vitdet_backbone(VisionTransformer(vision).truncate(4), 256, 4, (1, 3))
+        backbone = vitdet_backbone(VisionTransformer(find_model("builtin").vision).truncate(4), 256, size, (1, 3))
+        backbone.transformer.checkpointing = checkpointing
         backbone(torch.empty(1, 3, 256, 256)).sum().backward()
-    assert counter.get_total_flops() == part.flops()
+    planned = part.flops(ParallelConfig(checkpointing=checkpointing))
+    assert counter.get_total_flops() == pytest.approx(planned, rel=1e-9)
     assert part.parameters[0] == pytest.approx(sum(each.numel() for each in backbone.parameters()), rel=1e-3)
 
 

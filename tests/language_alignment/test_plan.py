@@ -78,7 +78,7 @@ def test_activations_are_about_what_autograd_saves(tiny: DecoderShape) -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.get_decoder()(inputs_embeds=embeddings, use_cache=False)
     measured = sum(size for pointer, size in saved.items() if pointer not in weights)
-    assert 4 * tiny.cost(100, 0).held() == pytest.approx(measured, rel=0.35)
+    assert 4 * tiny.cost(100, 0).held() == pytest.approx(measured, rel=0.25)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_the_cost_of_a_batch_is_what_it_computes(tmp_path: Path, settings: dict[
     shape = shape_of(trainee.model.decoder.config, name)
     cost = language_cost(config, trainee.model.vision.config, shape)
     projector = 3 * 2 * 2 * 16 * sum(p.numel() for p in trainee.model.projector.parameters() if p.dim() == 2)
-    assert counter.get_total_flops() == pytest.approx(cost.flops(batch) + projector, rel=0.06)
+    assert counter.get_total_flops() == pytest.approx(cost.flops(batch) + projector, rel=0.02)
     assert cost.share(2) == 0.25
     pixels = dataclasses.replace(batch, images=torch.rand(2, 3, 64, 64))
     trained = language_cost(dataclasses.replace(config, train_vision=True), trainee.model.vision.config, shape)

@@ -33,22 +33,22 @@ def show_settings(config: TrainingConfig) -> None:
     output.print_table(("setting", "default", "meaning"), rows)
 
 
-def show_plan(config: TrainingConfig, devices: int, device: str, utilization: float) -> None:
+def show_plan(config: TrainingConfig, devices: int | None, device: str, utilization: float) -> None:
     """Print the cost of a run on a cluster."""
     from perception_encoder.pretraining.config import PairConfig
     from perception_encoder.recipes import plan_recipe
     from perception_encoder.train.devices import find_device
 
-    found = find_device(device)
+    found, devices = find_device(device), min(8, config.batch_size) if devices is None else devices
     plan = plan_recipe(config, found, devices, utilization)
     total, trained = plan.parameters
-    output.print_line(f"{total / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million trained")
+    output.print_line(f"{total / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million of them trained")
     rows = [_cells(str(phase.image_size), [phase], plan) for phase in plan.phases]
     rows += [_cells("all", plan.phases, plan)] if len(rows) > 1 else []
-    columns = ("px", "steps", "samples", "FLOPs a step", "FLOPs in all", "GB a device", "hours")
+    columns = ("px", "steps", "samples", "FLOPs per step", "FLOPs in all", "GB per device", "hours")
     output.print_table(columns, rows)
     memory = plan.memory()
-    output.print_table(("memory of a device", "GB"), [(name, f"{size / 1e9:.2f}") for name, size in memory.items()])
+    output.print_table(("memory per device", "GB"), [(name, f"{size / 1e9:.2f}") for name, size in memory.items()])
     hours, used = plan.hours(), sum(memory.values())
     output.print_line(
         f"{devices} devices at {100 * utilization:g} % of {found.flops / 1e12:g} TFLOP/s: "

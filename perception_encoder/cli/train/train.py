@@ -36,7 +36,9 @@ def train(
     ] = False,
     settings: Annotated[bool, flag("--settings", "Print all settings with default and meaning, and exit.")] = False,
     plan: Annotated[bool, flag("--plan", "Print the cost on a cluster and exit.", PLAN)] = False,
-    devices: Annotated[int, option("Number of devices.", "N", PLAN)] = 8,
+    devices: Annotated[
+        int | None, option("Number of devices [default: 8, or the batch if that is smaller].", "N", PLAN)
+    ] = None,
     device: Annotated[str, option("h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)] = "h100",
     utilization: Annotated[float, option("Achieved share of the peak FLOP/s.", "SHARE", PLAN)] = 0.4,
 ) -> None:

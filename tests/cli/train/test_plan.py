@@ -37,6 +37,10 @@ def test_a_plan_of_a_run_on_a_cluster(run_pe: Callable[..., Run]) -> None:
     assert abs(totals[1] - 10 * totals[0]) <= 10  # both are rounded
     unknown = run_pe("train", "core_g14", "--plan", "--device", "h10")
     assert unknown.status == 2 and "did you mean h100?" in unknown.stderr
-    for recipe, holds in (("distill_builtin", "assumed: the teacher encodes 78% of"), ("finetune", "million trained")):
+    for recipe, holds in (
+        ("distill_builtin", "assumed: the teacher encodes 78% of"),
+        ("finetune", "million of them trained"),
+        ("language_builtin", "6 devices at 40 %"),
+    ):
         small = run_pe("train", recipe, "--plan")
         assert small.status == 0 and holds in small.stdout and " 0 device-hours" not in small.stdout, small.stderr
