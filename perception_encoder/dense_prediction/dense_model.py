@@ -374,18 +374,15 @@ def _integer(fields: Mapping[str, Any], name: str, least: int, most: int) -> Non
 
 
 def open_head(
-    name: str | Path,
-    open_tower: Callable[[str], Tower],
-    task: str | None = None,
-    model: str | None = None,
+    name: str | Path, open_tower: Callable[[str], Tower], model: str | None = None
 ) -> tuple[DenseModel, HeadInfo]:
-    """Load a head for a task on the encoder that it names, or on `model`; `name`: a built-in head's, or a file.
+    """Load a head on the encoder that it names, or on `model`; `name`: a built-in head's, or a file.
 
     Without `model` a file may name only a model of this package, for a name of another library or a path could lead to
     foreign code or files: ConfigError. Raises also what `read_head_info` and `load_dense_model` do.
     """
     path = find_head(name)
-    return load_read_head(path, *read_head_info(path, task), open_tower, model)
+    return load_read_head(path, *read_head_info(path), open_tower, model)
 
 
 def load_read_head(

@@ -31,27 +31,27 @@ def mask_png(labels: Int[np.ndarray, "H W"]) -> bytes:
     return stream.getvalue()
 
 
-def draw_objects(image: Image.Image, labels: Int[np.ndarray, "H W"], strength: float = STRENGTH) -> Image.Image:
+def draw_objects(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Image:
     """Return the image with each object in its colour and outlined; background stays as it is."""
-    colours, opacity = _paint(labels, strength)
+    colours, opacity = _paint(labels)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     return Image.fromarray(((1 - opacity) * pixels + opacity * colours).round().astype(np.uint8))
 
 
-def overlay_png(labels: Int[np.ndarray, "H W"], strength: float = STRENGTH) -> bytes:
+def overlay_png(labels: Int[np.ndarray, "H W"]) -> bytes:
     """Return what `draw_objects` draws over an image as the bytes of a PNG, transparent where the background is."""
-    colours, opacity = _paint(labels, strength)
+    colours, opacity = _paint(labels)
     stream = io.BytesIO()
     Image.fromarray(np.concatenate([colours, 255 * opacity], axis=-1).round().astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()
 
 
-def _paint(labels: Int[np.ndarray, "H W"], strength: float) -> tuple[np.ndarray, np.ndarray]:
+def _paint(labels: Int[np.ndarray, "H W"]) -> tuple[np.ndarray, np.ndarray]:
     """Return the colour of each pixel (H, W, 3), 0 to 255, and its opacity (H, W, 1); outlines are light and opaque."""
     inside = (labels > 0)[..., None]
     edges = inside & _edges(labels)[..., None]
     colours = object_palette()[labels % 256].astype(np.float32)
-    opacity = np.where(edges, 1.0, np.where(inside, strength, 0.0))
+    opacity = np.where(edges, 1.0, np.where(inside, STRENGTH, 0.0))
     return np.where(edges, (colours + 255) / 2, colours), opacity.astype(np.float32)
 
 

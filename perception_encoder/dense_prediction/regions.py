@@ -81,9 +81,9 @@ def label_regions(
     return labels
 
 
-def otsu_threshold(values: Float[np.ndarray, " n"], bins: int = 256) -> float:
+def otsu_threshold(values: Float[np.ndarray, " n"]) -> float:
     """Return the threshold that divides values into two groups with the greatest variance between their means."""
-    counts, edges = np.histogram(values, bins)
+    counts, edges = np.histogram(values, 256)
     middles = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1]
     sums = np.cumsum(counts * middles)

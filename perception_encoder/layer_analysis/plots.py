@@ -41,10 +41,10 @@ ROWS = tuple(_LABELS)
 """The rows of an image's plot."""
 
 
-def plot_curves(curves: Sequence[LayerCurve], columns: int = 2) -> Figure:
+def plot_curves(curves: Sequence[LayerCurve]) -> Figure:
     """Plot the leading metric of each task over the layers of every model, with intervals."""
     tasks = list(dict.fromkeys((curve.task, curve.metric) for curve in curves))
-    columns = min(columns, len(tasks))
+    columns = min(2, len(tasks))
     rows = -(-len(tasks) // columns)
     figure = empty_figure(5.2 * columns, 3.5 * rows)
     colours = model_colours([curve.model for curve in curves])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -46,21 +47,17 @@ def ask(question: str, media: Sequence[MediaPart] = (), system: str | None = Non
     return [*start, Message("user", (*media, question))]
 
 
-def split_at_placeholders(
-    text: str, media: Sequence[MediaPart], placeholders: Sequence[str] = ("<image>", "<video>")
-) -> tuple[ContentPart, ...]:
-    """Put `media` where a text has placeholders, in order; all come first if it has none.
+def split_at_placeholders(text: str, media: Sequence[MediaPart]) -> tuple[ContentPart, ...]:
+    """Put `media` where a text has `<image>` or `<video>`, in order; all come first if it has none.
 
     Raises ConfigError if there are placeholders, but not one for each image or video.
     """
-    pieces = [text]
-    for placeholder in placeholders:
-        pieces = [part for piece in pieces for part in piece.split(placeholder)]
+    pieces = re.split("<image>|<video>", text)
     if len(pieces) == 1:
         return (*media, *([text] if text else []))
     if len(pieces) - 1 != len(media):
         count = len(pieces) - 1
-        raise ConfigError(f"{count} placeholders ({', '.join(placeholders)}) for {len(media)} images and videos")
+        raise ConfigError(f"{count} placeholders (<image>, <video>) for {len(media)} images and videos")
     parts: list[ContentPart] = []
     for piece, item in zip(pieces, [*media, None], strict=True):
         parts += [piece] if piece else []

@@ -72,7 +72,7 @@ def read_hand_scores(path: Path) -> dict[str, float]:
     return scores
 
 
-def score_videos(features: FeatureTable, hand: Mapping[str, float], seed: int = 0, jobs: int = 1) -> InterestScores:
+def score_videos(features: FeatureTable, hand: Mapping[str, float], seed: int = 0) -> InterestScores:
     """Fit a forest on the hand-scored videos and predict all. Raises DataError for fewer than 20, or unknown keys."""
     try:
         from scipy.stats import spearmanr
@@ -88,9 +88,7 @@ def score_videos(features: FeatureTable, hand: Mapping[str, float], seed: int = 
         raise DataError(f"{len(hand)} hand scores; a forest needs at least {LEAST}, and the paper used about 1,000")
     scored = np.array([rows[key] for key in hand])
     targets = np.array([hand[key] for key in hand])
-    forest = RandomForestRegressor(
-        TREES, oob_score=True, max_features=1 / 3, min_samples_leaf=2, random_state=seed, n_jobs=jobs
-    )
+    forest = RandomForestRegressor(TREES, oob_score=True, max_features=1 / 3, min_samples_leaf=2, random_state=seed)
     names, inputs = _reduce_frames(features, seed)
     forest.fit(inputs[scored], targets)
     values = forest.predict(inputs)

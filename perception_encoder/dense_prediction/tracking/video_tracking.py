@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 
-from perception_encoder.dense_prediction.tracking.label_propagation import LabelPropagator, PropagationConfig
+from perception_encoder.dense_prediction.tracking.label_propagation import LabelPropagator
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.models.protocols import LayerEncoder
 
@@ -47,7 +47,6 @@ def track_objects(
     first: Int[np.ndarray, "H W"],
     model: LayerOf,
     short_side: int = SHORT_SIDE,
-    config: PropagationConfig | None = None,
     batch_size: int = 8,
 ) -> Iterator[tuple[Image.Image, Int[np.ndarray, "H W"]]]:
     """Yield each frame with its labels, the first with its own; `batch_size` frames are encoded at a time.
@@ -69,7 +68,7 @@ def track_objects(
             check_first_mask(first, batch[0].size)
         for frame, features in zip(batch, torch.from_numpy(model.maps(batch, short_side)), strict=True):
             if propagator is None:
-                propagator = LabelPropagator(features, torch.from_numpy(np.searchsorted(numbers, first)), config)
+                propagator = LabelPropagator(features, torch.from_numpy(np.searchsorted(numbers, first)))
                 yield frame, first
             else:
                 yield frame, numbers[propagator.step(features).numpy()]

@@ -61,12 +61,9 @@ def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
     return width * height / (areas - width * height)
 
 
-def box_iou_accuracy(prediction: str, box: Sequence[float], threshold: float = IOU) -> float:
-    """Return 1 if the IoU of the predicted box with the true one is at least the threshold, else 0.
-
-    See `predicted_iou`.
-    """
-    return float(predicted_iou(prediction, box) >= threshold)
+def box_iou_accuracy(prediction: str, box: Sequence[float]) -> float:
+    """Return 1 if the IoU of the predicted box with the true one, see `predicted_iou`, is at least 0.5, else 0."""
+    return float(predicted_iou(prediction, box) >= IOU)
 
 
 def predicted_iou(prediction: str, box: Sequence[float]) -> float:
