@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from dataclasses import dataclass, field
 
 from perception_encoder.datasets.rgbd import MILLIMETRES
-from perception_encoder.dense_prediction.dense_model import WindowConfig
+from perception_encoder.dense_prediction.dense_model import HeadConfig, WindowConfig
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
@@ -19,9 +18,11 @@ from perception_encoder.train.validation import ValidationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseConfig(TrainingConfig, ABC):
+class DenseConfig(TrainingConfig):
     """What the three tasks share; `--data` has a training and a test set, which is validated on."""
 
+    head: HeadConfig
+    """The head's settings."""
     encoder: str = BUILTIN
     """Any model, `timm:NAME` and `hf:NAME` too."""
     initial: str | None = None

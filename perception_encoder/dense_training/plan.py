@@ -8,12 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception_encoder.dense_prediction.dense_model import Head
-from perception_encoder.dense_prediction.depth import DepthHead
-from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
+from perception_encoder.dense_prediction.dense_model import TASKS, Head, HeadInfo, make_head
+from perception_encoder.dense_prediction.detection.detr import DetrHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
-from perception_encoder.dense_prediction.segmentation import SegmentationHead
-from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
+from perception_encoder.dense_training.config import DenseConfig, DetectorConfig
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.train import cost as costs
@@ -67,16 +65,11 @@ def head_cost(config: DenseConfig, width: int, side: int) -> costs.ModelCost:
 
 
 def _make_head(config: DenseConfig, width: int) -> Head:
-    match config:
-        case DepthTrainingConfig():
-            return DepthHead(width, config.head)
-        case SegmenterConfig():
-            return SegmentationHead(width, CLASSES, config.head.kernel)
-        case DetectorConfig(head=DetrHeadConfig() as head):
-            return DetrHead(width, CLASSES, head)
-        case DetectorConfig(head=head):
-            return Detector(width, CLASSES, config.masks and not config.class_agnostic, head)  # type: ignore[arg-type]
-    raise AssertionError(f"{type(config).__name__} has no head")
+    settings, masks = config.head, isinstance(config, DetectorConfig) and config.masks and not config.class_agnostic
+    task = next(name for name, kind in TASKS.items() if isinstance(settings, kind))
+    head, classes = dataclasses.asdict(settings), ("",) * CLASSES
+    info = HeadInfo(task=task, encoder="", weights="", layer=0, image_size=0, head=head, classes=classes, masks=masks)
+    return make_head(info, width)
 
 
 def _run(head: Head, features: Tensor) -> tuple[float, float]:
