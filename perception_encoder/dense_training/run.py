@@ -47,8 +47,7 @@ from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import ALONE, Rank
-from perception_encoder.train.best import write_best
-from perception_encoder.train.checkpoint import check_run, load_weights, run_directory
+from perception_encoder.train.checkpoint import check_run, load_weights, run_directory, write_best
 from perception_encoder.train.distributed import own_device, process_group, whole_model
 from perception_encoder.train.loop import train
 from perception_encoder.train.metrics import Listener, describe_run, write_record

@@ -13,7 +13,7 @@ from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.losses.logit_distillation import logit_distillation_loss
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import gather
-from perception_encoder.train.image_text_task import ImageTextTask
+from perception_encoder.train.task import ImageTextTask
 from perception_encoder.train.validation import Validation
 
 

@@ -39,8 +39,7 @@ from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.preprocess.image import content_key
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
-from perception_encoder.train.best import write_best
-from perception_encoder.train.checkpoint import check_run, load_weights, run_directory
+from perception_encoder.train.checkpoint import check_run, load_weights, run_directory, write_best
 from perception_encoder.train.cost import RunCost
 from perception_encoder.train.distributed import Exchange, process_group, whole_model
 from perception_encoder.train.loop import train

@@ -18,7 +18,6 @@ from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import resample_table
 from perception_encoder.preprocess.tokenizer import tokenizer
-from perception_encoder.pretraining.averaging import average_with
 from perception_encoder.pretraining.cached_texts import MOST, CachedTexts
 from perception_encoder.pretraining.config import PROCEDURE, PairConfig, PretrainingConfig, tower_configs
 from perception_encoder.pretraining.lora import add_adapters, merge_adapters
@@ -30,8 +29,7 @@ from perception_encoder.pretraining.validation import PairValidation
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
-from perception_encoder.train.best import write_best
-from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_directory
+from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_directory, write_best
 from perception_encoder.train.cost import RunCost, StepModel
 from perception_encoder.train.distributed import Exchange, own_cores, own_device, process_group, whole_model
 from perception_encoder.train.loop import train
@@ -236,3 +234,19 @@ def fit_positions(name: str, saved: Tensor, current: Tensor) -> Tensor:
     if "positional_embedding" not in name:
         raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
     return resample_table(saved, len(current))
+
+
+@torch.no_grad()
+def average_with(model: CLIP, initial: CLIP, share: float) -> None:
+    """Make a model's weights the mean of its own and `initial`'s, which counts by `share`, in place (WiSE-FT).
+
+    Further training on other images forgets a little of what was there; between the two ends are weights that know most
+    of both (arXiv 2109.01903), if the run stayed near enough to where it began: measure it.
+
+    Position tables are resampled to the model's size; the logit scale is the model's own.
+    """
+    initial.visual.set_image_size(model.visual.config.image_size)
+    others = dict(initial.named_parameters())
+    for name, weight in model.named_parameters():
+        if name != "logit_scale":
+            weight.lerp_(others[name].to(weight), share)

@@ -10,7 +10,7 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import gather
-from perception_encoder.train.image_text_task import ImageTextTask
+from perception_encoder.train.task import ImageTextTask
 from perception_encoder.train.validation import Validation
 
 

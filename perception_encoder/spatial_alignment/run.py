@@ -33,8 +33,7 @@ from perception_encoder.spatial_alignment.plan import plan_spatial
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Student
 from perception_encoder.spatial_alignment.teacher_cache import SUFFIX, TeacherCache
 from perception_encoder.spatial_alignment.validation import SpatialValidation
-from perception_encoder.train.best import write_best
-from perception_encoder.train.checkpoint import check_run, load_weights, run_directory
+from perception_encoder.train.checkpoint import check_run, load_weights, run_directory, write_best
 from perception_encoder.train.cost import RunCost
 from perception_encoder.train.distributed import own_device, process_group, whole_model
 from perception_encoder.train.loop import train

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +19,10 @@ import torch.distributed as dist
 from torch import Tensor, nn, optim
 
 from perception_encoder.errors import CheckpointError, one_line
-from perception_encoder.files import holding, remove, sync, writing
+from perception_encoder.files import holding, remove, replacing, sync, writing
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.records import from_fields
+from perception_encoder.train.config import TrainingConfig
 from perception_encoder.train.distributed import this_rank
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ CHECKPOINTS = "checkpoints"
 _STATE = "run.json"
 Fit = Callable[[str, Tensor, Tensor], Tensor]
 """Turns a saved tensor into one of the current shape: `fit(name, saved, current)`."""
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,3 +270,25 @@ def _quietly() -> Iterator[None]:
         except CheckpointException as error:
             reasons = [failure[0] for failure in error.failures.values()]
             raise RuntimeError(str(reasons[0]) if reasons else "no rank says why") from error
+
+
+def write_best(
+    weights: Path, config: TrainingConfig, metric: str, write_step: Callable[[int, Path], None]
+) -> dict[str, Any]:
+    """Write `best.safetensors` beside a finished run's `weights`; return what its record says of the step.
+
+    `write_step`: writes the weights of a checkpoint's step. Nothing is written for a run without validation, or none
+    of whose scores was a number.
+    """
+    out = weights.parent
+    if config.validation is None:
+        return {}
+    _, newest = find_checkpoints(out)[0]
+    if newest.best_step is None:
+        return {}
+    if newest.best_step == config.steps:
+        with writing(out / BEST), replacing(out / BEST) as temporary:
+            shutil.copyfile(weights, temporary)
+    else:
+        write_step(newest.best_step, out / BEST)
+    return {"best": {"step": newest.best_step, metric: newest.best}}

@@ -1,12 +1,16 @@
-"""Define what the training loop needs of a stage: the losses of a batch."""
+"""Define what the training loop needs of a stage, the losses of a batch, and what tasks on two towers share."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from perception_encoder.train.validation import Validation
+
+MAX_LOGIT_SCALE = 100.0  # appendix B.1.1
 
 
 class Task(Protocol):
@@ -28,3 +32,26 @@ class Task(Protocol):
     def after_step(self) -> None:
         """Keep parameters in their bounds after an optimizer step."""
         ...
+
+
+class ImageTextTask:
+    """A task without its losses, for models of which one parameter is called `logit_scale`."""
+
+    def __init__(self, model: nn.Module, validation: Validation | None = None) -> None:
+        self.model, self.validation, self.left_out = model, validation, 0
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """The logarithm of the logit scale."""
+        (scale,) = (p for name, p in self.model.named_parameters() if name.endswith("logit_scale"))
+        return scale
+
+    def report(self) -> dict[str, float]:
+        """The logit scale, and how many samples could not be read so far, if any."""
+        left_out = {"left_out": float(self.left_out)} if self.left_out else {}
+        return {"logit_scale": round(self.logit_scale.exp().item(), 3), **left_out}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Keep the logit scale at or below its maximum."""
+        self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))

@@ -20,7 +20,7 @@ from perception_encoder.dense_training.run import load_initial, train_dense
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.inference.open_model import open_model
 from perception_encoder.models.checkpoints.files import read_checkpoint
-from perception_encoder.train.best import BEST
+from perception_encoder.train.checkpoint import BEST
 from perception_encoder.train.optimizer import OptimizerConfig
 from tests import processes
 from tests.datasets.drawn import write_objects365

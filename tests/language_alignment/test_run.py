@@ -18,7 +18,7 @@ from perception_encoder.language_alignment.run import Examples, LanguageTrainee,
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.weights import load_vision, read_tower, read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
-from perception_encoder.train.best import BEST
+from perception_encoder.train.checkpoint import BEST
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.validation import ValidationConfig
 from tests import processes

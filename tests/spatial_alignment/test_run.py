@@ -18,7 +18,7 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.recipes import distill_spatial
 from perception_encoder.spatial_alignment.run import SpatialTrainee, align_spatially, spatial_name
-from perception_encoder.train.best import BEST
+from perception_encoder.train.checkpoint import BEST
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.validation import ValidationConfig
 from tests import processes

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.train.best import BEST, write_best
-from perception_encoder.train.checkpoint import RunState, save_run
+from perception_encoder.train.checkpoint import BEST, RunState, save_run, write_best
 from perception_encoder.train.config import TrainingConfig
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 from perception_encoder.train.validation import ValidationConfig

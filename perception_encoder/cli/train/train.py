@@ -67,7 +67,7 @@ def train(
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.pretraining.training_files import LAYOUTS
     from perception_encoder.recipes import debug_form, find_recipe, override, run_recipe
-    from perception_encoder.train.best import BEST
+    from perception_encoder.train.checkpoint import BEST
 
     config = find_recipe(recipe)
     config = override(debug_form(config) if debug else config, set_ or [])
