@@ -26,8 +26,8 @@ from perception_encoder.evaluation.features import encode_images
 from perception_encoder.evaluation.statistics.bootstrap import SIGNIFICANT
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.clip import CLIP
-from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 from perception_encoder.search.index.calibration import background_names, fit_calibration
+from synthetic.builtin.held_out import find_unseen_labels
 
 # fmt: off
 FOREIGN = (

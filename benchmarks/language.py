@@ -29,7 +29,6 @@ from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.media import MediaConfig
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.projector import Projector
-from perception_encoder.language_alignment.recipes import builtin_alignment
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder
 from perception_encoder.language_alignment.text.fast_llama import FastLlama
@@ -38,6 +37,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.train.optimizer import build_optimizer
+from synthetic.builtin.recipes import language_builtin
 
 ENCODER, SIDE = "PE-Core-B16-224", 448
 QUESTION = "What is in the image?"
@@ -91,7 +91,7 @@ def time_first_token(rounds: int) -> list[float]:
 
 def time_training(rounds: int) -> dict[str, list[float]]:
     """Seconds of each part of a training step."""
-    config = replace(builtin_alignment(), initial=None, layer_scale=0.1)
+    config = replace(language_builtin(), initial=None, layer_scale=0.1)
     trainee = LanguageTrainee(config)
     model, grid = trainee.model, trainee.aligned.grid
     image = Image.new("RGB", (9, 9))

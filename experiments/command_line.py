@@ -6,19 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from perception_encoder.cli import output
-from perception_encoder.cli.main import run_program
 from perception_encoder.cli.options import option, out_option
 from perception_encoder.files import write_text
-from perception_encoder.models.memory import keep_freed_memory
+from synthetic.command_line import run_command
 
 TOWERS = Path(__file__).parent / "towers"
 """Where the recipe in small writes the towers of its first and last point, and the layers in small read them."""
 
 Photos = Annotated[Path, option("Directory of labelled photographs: train, val and test shards.", "DIR")]
-Drawings = Annotated[Path, option("Directory that `pe data prepare` made.", "DIR")]
+Drawings = Annotated[Path, option("Directory that `synthetic.drawings` made.", "DIR")]
 Runs = Annotated[Path, option("Directory of the runs: checkpoints and metrics.", "DIR")]
 Towers = Annotated[Path, option("Directory of the towers of the recipe's first and last point.", "DIR")]
 Jobs = Annotated[int, option("Runs at a time; they share the cores.", least=1)]
@@ -27,10 +24,7 @@ Out = Annotated[Path, out_option("JSON of the results; the page is written next 
 
 def run_experiment(name: str, command: Callable[..., None]) -> None:
     """Run `python -m experiments.NAME`."""
-    app = typer.Typer(rich_markup_mode="markdown", add_completion=False)
-    app.command()(command)
-    keep_freed_memory()
-    run_program(app, name=f"python -m experiments.{name}")
+    run_command(f"experiments.{name}", command)
 
 
 def print_metrics(row: dict[str, float]) -> None:

@@ -20,8 +20,8 @@ from perception_encoder.evaluation.classification.zero_shot import ZeroShotClass
 from perception_encoder.evaluation.features import CachingEncoder, encode_images
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate
 from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
-from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 from perception_encoder.progress import Track, untracked
+from synthetic.builtin.held_out import find_unseen_labels
 
 PHOTOS, DRAWINGS = "photos", "drawings by name"
 EVERY = 3  # of the changed photographs
@@ -90,7 +90,7 @@ class HeldOut:
     """
 
     def __init__(self, photos: Path, drawings: Path | None = None) -> None:
-        """`photos`: labelled, without the classes that are never trained on; `drawings`: of `pe data prepare`."""
+        """`photos`: labelled, without the classes that are never trained on; `drawings`: of `synthetic.drawings`."""
         tasks = {
             name: task
             for name, task in load_labelled(photos, held_out=find_unseen_labels).items()

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 
 RECIPES: dict[str, str] = {
-    "builtin": "the built-in model, first edition: two hours on 2 cores",
-    "builtin_second": "the built-in model, second edition: two more hours on mixed images",
+    "core_n16": "PE-Core-N, the size of the built-in model, on your own pairs: two hours on 2 cores",
     "core_t16": "PE-Core-T: 58 billion pairs",
     "core_s16": "PE-Core-S: 58 billion pairs",
     "core_b16": "PE-Core-B: 58 billion pairs",
@@ -88,13 +87,12 @@ RECIPES: dict[str, str] = {
     "language_g14_frozen_qwen": "PE-Core-G, frozen, Qwen2.5-7B: the benchmark, 3 million samples",
     "language_l14_frozen_qwen": "PE-Core-L, frozen, Qwen2.5-7B: the benchmark, 3 million samples",
     "language_own": "PE-Core-L and SmolLM2-1.7B by LoRA on your own questions",
-    "language_builtin": "the built-in language model: two hours on 2 cores",
+    "spatial_builtin": "the built-in model on your own images with masks: half an hour on 2 cores",
     "spatial_g14": "PE-Spatial-G: PE-Core-G, its own layer 41 and SAM 2.1, 300 million images",
     "spatial_l14": "PE-Spatial-G into PE-Spatial-L, 300 million images",
     "spatial_b16": "PE-Spatial-G into PE-Spatial-B, 300 million images",
     "spatial_s16": "PE-Spatial-G into PE-Spatial-S, 300 million images",
     "spatial_t16": "PE-Spatial-G into PE-Spatial-T, 300 million images",
-    "spatial_builtin": "a spatial model of the built-in one: half an hour on 2 cores",
     "depth": "a depth head on your own images with depth",
     "segmenter": "a segmentation head on your own images with masks of classes",
     "detector": "a detector on your own images with boxes, in COCO's format",
@@ -124,7 +122,6 @@ def find_recipe(name: str) -> TrainingConfig:
     from perception_encoder.finetuning.recipes import own_pairs
     from perception_encoder.language_alignment.recipes import (
         alignment,
-        builtin_alignment,
         frozen,
         frozen_warmup,
         own_questions,
@@ -132,8 +129,7 @@ def find_recipe(name: str) -> TrainingConfig:
         untiled,
         warmup,
     )
-    from perception_encoder.pretraining.builtin.recipe import builtin, builtin_second
-    from perception_encoder.pretraining.recipes import LAST_STEP, ablation, cooldown, core, scaling
+    from perception_encoder.pretraining.recipes import LAST_STEP, ablation, cooldown, core, core_n16, scaling
     from perception_encoder.spatial_alignment.recipes import spatial_recipe
     from perception_encoder.video_finetuning.recipes import video_finetune, video_finetune_builtin
 
@@ -142,10 +138,8 @@ def find_recipe(name: str) -> TrainingConfig:
         hint = f"did you mean {', '.join(near)}?" if near else "`pe train --list` shows them all"
         raise ConfigError(f"no recipe is called {name!r}; {hint}")
     match name.split("_"):
-        case ["builtin"]:
-            return builtin()
-        case ["builtin", "second"]:
-            return builtin_second()
+        case ["core", "n16"]:
+            return core_n16()
         case ["core", size]:
             return core(size)
         case ["core", size, "cooldown"]:
@@ -167,8 +161,6 @@ def find_recipe(name: str) -> TrainingConfig:
             return own_pairs()
         case ["language", "own"]:
             return own_questions()
-        case ["language", "builtin"]:
-            return builtin_alignment()
         case ["spatial", size]:
             return spatial_recipe(size)
         case ["depth" | "segmenter" | "detector" | "detr" as task, *rest]:
@@ -209,11 +201,11 @@ def run_recipe(
 
     match config:
         case LanguageConfig():
-            return align_language(config, _paths(data), out, track, listener)
+            return align_language(config, paths_of(data), out, track, listener)
         case SpatialConfig():
-            return align_spatially(config, _paths(data), out, track, listener)
+            return align_spatially(config, paths_of(data), out, track, listener)
         case DenseConfig():
-            return train_dense(config, _paths(data), out, track, listener)
+            return train_dense(config, paths_of(data), out, track, listener)
         case DistillationConfig():
             return distill(config, data, out, track, listener)
         case PairConfig():  # pretraining, finetuning and video finetuning
@@ -287,7 +279,7 @@ def plan_recipe(config: TrainingConfig, device: Device, devices: int, utilizatio
     return TrainingPlan(config, phases, assumed, device, devices, utilization)
 
 
-def _paths(data: Sequence[Path | Shards]) -> list[Path]:
+def paths_of(data: Sequence[Path | Shards]) -> list[Path]:
     """The data of a stage that reads files and directories; ConfigError for shards."""
     paths = [each for each in data if isinstance(each, Path)]
     if len(paths) < len(data):

@@ -220,10 +220,10 @@ def write_result(directory: Path) -> None:
 
 
 def read_result(directory: Path) -> None:
-    from perception_encoder.evaluation.report import from_json, page, read_text, to_json
+    from perception_encoder.evaluation.report import from_json, full_table, read_text, to_json
 
     result = from_json(read_text(directory / "result.json"), "result.json")
-    page(result, "result.json", None, "pe eval page")
+    full_table(result).markdown()
     to_json(result)
 
 

@@ -13,19 +13,21 @@ import pytest
 from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN, canonical_name, find_model
-from perception_encoder.pretraining.builtin.recipe import builtin, debug
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.recipes import core_n16
 from perception_encoder.recipes import RECIPES, debug_form, find_recipe, override, plan_recipe
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.train.devices import find_device
 from perception_encoder.train.settings import describe_settings
+from synthetic.builtin.recipes import builtin
+from tests.pretraining.toys import debug
 
-PAPER = [name for name in RECIPES if not re.search("builtin|finetune$", name)]
+PAPER = [name for name in RECIPES if not re.search("builtin|finetune$|n16", name)]
 
 
 def test_a_recipe_by_name() -> None:
-    assert find_recipe("builtin") == builtin()
+    assert find_recipe("core_n16") == core_n16()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -45,7 +47,7 @@ def test_every_recipe_is_a_config_with_a_debug_form_of_four_steps_and_a_plan(nam
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("bultin", "no recipe is called 'bultin'; did you mean builtin"), ("resnet", "`pe train --list` shows them all")],
+    [("core_n61", "no recipe is called 'core_n61'; did you mean core"), ("resnet", "`pe train --list` shows them all")],
 )
 def test_an_unknown_name_shows_near_matches(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -59,8 +61,6 @@ def chain(name: str) -> list[str]:
     if initial is None or canonical_name(initial) is not None:
         return [name]
     match = re.fullmatch(r"runs/(\w+)/(model|language|head)\.safetensors", initial)
-    if match and match[1] == "language_builtin_words":  # by `python -m experiments.language.words`
-        return [name]
     assert match and match[1] in RECIPES, f"{name} begins at {initial}, which no recipe makes"
     before = find_recipe(match[1])
     model = "model" if match[2] == "model" else "encoder"

@@ -3,10 +3,10 @@
     python -m benchmarks.train --photos DIR [--drawings DIR] [--steps 5] [--out docs/results/train.json]
 
 The built-in model ("nano") trains on its recipe's own batches, made beforehand: 256 pairs, at each resolution, and once
-with its text tower fixed. Ours is the step of `pe train builtin`; the peer is open_clip's CLIP with its own towers of
-the same sizes, its ClipLoss, a caption an image padded to the context as it pads them, and AdamW. PE-Core-B16 trains
-on noise, 16 pairs, with AdamW on both sides; the peer is open_clip's configuration of it. All have random weights, and
-compute in the type that is fast here.
+with its text tower fixed. Ours is the step of `synthetic.train builtin`; the peer is open_clip's CLIP with its own
+towers of the same sizes, its ClipLoss, a caption an image padded to the context as it pads them, and AdamW.
+PE-Core-B16 trains on noise, 16 pairs, with AdamW on both sides; the peer is open_clip's configuration of it. All have
+random weights, and compute in the type that is fast here.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import find_model
-from perception_encoder.pretraining.builtin.recipe import builtin
 from perception_encoder.pretraining.plan import pair_cost
 from perception_encoder.train.cost import text_cost, vision_cost
+from synthetic.builtin.recipes import builtin
 
 WARM_UP = 2  # steps of each contender that are not counted
 
@@ -94,7 +94,7 @@ def main() -> None:
     """Measure, print, and write the JSON and its page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="directory with train.tar")
-    parser.add_argument("--drawings", type=Path, help="directory that `pe data prepare` made")
+    parser.add_argument("--drawings", type=Path, help="directory that `python -m synthetic.drawings` made")
     parser.add_argument("--steps", type=int, default=5, help="that count, of each contender")
     parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
     arguments = parser.parse_args()

@@ -10,14 +10,14 @@ from perception_encoder.cli.options import argument, option
 
 
 def builtin(
-    result: Annotated[Path, argument("FILE", "JSON that `pe eval suite builtin` wrote with -o.")],
+    result: Annotated[Path, argument("FILE", "JSON that `python -m synthetic.suite builtin` wrote with -o.")],
     card: Annotated[Path | None, option("Model card whose results are updated as well.", "FILE")] = None,
 ) -> None:
     """Write the page of the built-in model's result, with its targets, next to the JSON.
 
     Examples:
 
-        pe eval suite builtin --photos photos --drawings datasets -o docs/results/builtin.json
+        python -m synthetic.suite builtin --photos photos --drawings datasets -o docs/results/builtin.json
         python -m experiments.builtin docs/results/builtin.json --card perception_encoder/weights/MODEL_CARD.md
     """
     from experiments.builtin.page import page, update_card

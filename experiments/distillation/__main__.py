@@ -21,7 +21,7 @@ def distillation(
 
     Examples:
 
-        pe data prepare datasets
+        python -m synthetic.drawings datasets
         python -m experiments.distillation --photos photos --drawings datasets
     """
     from experiments.distillation.page import page

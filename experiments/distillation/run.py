@@ -20,12 +20,12 @@ from perception_encoder.distillation.run import distill
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
-from perception_encoder.pretraining.builtin.recipe import WEIGHTS
-from perception_encoder.pretraining.config import BUILTIN_RULES, PretrainingConfig
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
+from synthetic.builtin.recipes import WEIGHTS
 
 SEEDS = (0, 1, 2)
 TEACHER, ALONE, TAUGHT = "teacher", "alone", "taught"
@@ -42,7 +42,6 @@ def home_teacher() -> PretrainingConfig:
         model="PE-Core-S16-384",
         text_tower=BUILTIN,
         stages=(Stage(image_size=48, steps=1000), Stage(image_size=64, steps=600)),
-        rules=BUILTIN_RULES,
         weights=WEIGHTS,
         warmup=130,
         optimizer=OptimizerConfig(lr=3e-3, plain_lr=1e-2),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.optimizer import OptimizerConfig
+from synthetic.questions.conversations import scene_conversations
 
 REGULARIZATION = 0.1
 """LayerScale and DropPath of the paper."""
@@ -52,7 +54,8 @@ def align(runs: Path, scenes: Path, config: Alignment, seed: int, regularized: b
     tower = runs / f"{name}.safetensors"
     if not tower.is_file():
         own = alignment_config(config, seed, regularized)
-        path = align_language(own, [without_boxes(scenes, runs)], runs / name, track)
+        expand = partial(scene_conversations, apart=own.apart)
+        path = align_language(own, [without_boxes(scenes, runs)], runs / name, track, expand=expand)
         write_checkpoint(read_tower(path), tower, half=False)
     return tower
 

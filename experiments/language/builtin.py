@@ -13,7 +13,6 @@ import numpy as np
 from experiments.command_line import Out, Runs, run_experiment, write_page
 from perception_encoder.cli.options import option
 from perception_encoder.datasets.questions.question import Question
-from perception_encoder.datasets.questions.read import read_questions
 from perception_encoder.evaluation.language.evaluators import Answered, QuestionEvaluator, open_media_of, score_answers
 from perception_encoder.evaluation.language.records import AnswerRecord
 from perception_encoder.evaluation.report import Table, format_value
@@ -23,6 +22,7 @@ from perception_encoder.files import write_json
 from perception_encoder.preprocess.conversation import Generator, MediaPart
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
+from synthetic.questions.tasks import find_task, read_rendered
 
 MODEL, BLIND, NEAREST = "built-in", "without the image", "caption of the nearest training image"
 SPLITS = {
@@ -87,17 +87,18 @@ def _evaluate_split(
         root = data["documents" if aim.dataset == "documents" else "scenes"]
         if not (root / split).exists():
             continue
-        read = read_questions(aim.dataset, root, split)
+        read = read_rendered(aim.dataset, root, split)
         questions = [replace(each, group="") for each in read if not aim.groups or each.group in aim.groups]
         questions = [questions[row] for row in spread_indices(len(questions), min(items, len(questions)))]
         scores = {}
         for name, blind in ((MODEL, False), (BLIND, True)):
             records = runs / f"{aim.dataset}-{'-'.join(aim.groups)}-{split}{'-blind' * blind}.jsonl"
             records.parent.mkdir(parents=True, exist_ok=True)
-            (measurement,) = QuestionEvaluator(aim.dataset, questions, records, blind=blind).run(model, track)
+            evaluator = QuestionEvaluator(find_task(aim.dataset), questions, records, blind=blind)
+            (measurement,) = evaluator.run(model, track)
             scores[name] = _of_metric(measurement.metrics[0])
         if aim.dataset == "scene captions":
-            scores[NEAREST] = _of_metric(nearest_captions(questions, read_questions(aim.dataset, root, "train"), track))
+            scores[NEAREST] = _of_metric(nearest_captions(questions, read_rendered(aim.dataset, root, "train"), track))
         rows.append({"name": aim.name, "metric": measurement.metrics[0].name, "aim": aim.least, "scores": scores})
     return rows
 
@@ -117,7 +118,7 @@ def nearest_captions(questions: Sequence[Question], train: Sequence[Question], t
         )
         for question, row in zip(questions, nearest, strict=True)
     ]
-    return measure(score_answers("scene captions", answered)[0])
+    return measure(score_answers(find_task("scene captions"), answered)[0])
 
 
 def _image(question: Question) -> MediaPart:

@@ -19,7 +19,7 @@ from perception_encoder.data.captions import captions, concept, with_article
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import ShardSample, read_metadata, read_shard, shards_below, write_shard
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
-from perception_encoder.pretraining.builtin.rules import RULES
+from synthetic.builtin.rules import RULES
 
 YES_OR_NO = 3
 """Questions of a conversation with the answer yes or no."""

@@ -17,8 +17,6 @@ from typing import Any
 from experiments.differences import gain, item_error
 from experiments.language.alignment import Alignment, align, pretrained_decoder
 from perception_encoder.datasets.questions.question import Question
-from perception_encoder.datasets.questions.read import read_questions
-from perception_encoder.datasets.questions.rendered import GROUNDING
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.statistics.scores import ItemScores, estimate, estimate_difference
@@ -28,6 +26,8 @@ from perception_encoder.language_alignment.probing.answer_head import AnswerHead
 from perception_encoder.language_alignment.probing.question_task import QuestionTask, QuestionTaskConfig
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.progress import Track, untracked
+from synthetic.questions.rendered import GROUNDING
+from synthetic.questions.tasks import find_task, read_rendered
 
 QUESTIONS, BOXES, CAPTIONS = "questions", "boxes", "captions"
 """What is scored: accuracy, mean IoU, CIDEr."""
@@ -90,7 +90,7 @@ def reproduce_language(
 ) -> dict[str, Any]:
     """Run what is not cached in `runs`, write the whole result as JSON, and return it.
 
-    `scenes`: rendered ones, train and test. Raises what `align_language`, `read_questions` and `QuestionTask` do.
+    `scenes`: rendered ones, train and test. Raises what `align_language`, `read_rendered` and `QuestionTask` do.
     """
     sizes = sizes or Sizes()
     probes = Probes(runs, scenes, sizes, track)
@@ -117,7 +117,7 @@ class Probes:
     def __init__(self, runs: Path, scenes: Path, sizes: Sizes, track: Track) -> None:
         self.runs, self.scenes, self.sizes, self.track = runs, scenes, sizes, track
         self.read = {
-            name: (_grouped(read_questions(name, scenes, "train")), _grouped(read_questions(name, scenes)))
+            name: (_grouped(read_rendered(name, scenes, "train")), _grouped(read_rendered(name, scenes)))
             for name in ("scenes", "scene captions")
         }
 
@@ -144,7 +144,7 @@ class Probes:
         config = QuestionTaskConfig(items=sizes.test, train_items=sizes.train, head=head, seeds=1)
         side = (sizes.side, sizes.side)
         make = pretrained_decoder(self.runs, questions[0], sizes.alignment) if row.pretrained else None
-        task = QuestionTask(name, *questions, config, side, make)
+        task = QuestionTask(find_task(name), *questions, config, side, make)
         encoder = load_layer_encoder(self._encoder(row, seed))
         depends = [FORMAT, name, task.digest, row.pretrained, row.layer, sorted(encoder.about.items())]
         key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:20]

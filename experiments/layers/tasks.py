@@ -27,7 +27,7 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     read_label_splits,
 )
 from perception_encoder.layer_analysis.tasks import thin
-from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
+from synthetic.builtin.held_out import find_unseen_labels
 
 EPOCHS = 12
 """Of the attentive probe."""

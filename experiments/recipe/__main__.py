@@ -33,7 +33,7 @@ def recipe(
 
     Examples:
 
-        pe data prepare datasets
+        python -m synthetic.drawings datasets
         python -m experiments.recipe --photos photos --drawings datasets
     """
     from experiments.recipe.page import draw, page

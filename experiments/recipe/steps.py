@@ -13,11 +13,11 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.pretraining.builtin.recipe import WEIGHTS
-from perception_encoder.pretraining.config import BUILTIN_RULES, PretrainingConfig, tower_configs
+from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.plan import contrastive_flops, pair_parts
 from perception_encoder.train.optimizer import OptimizerConfig
+from synthetic.builtin.recipes import WEIGHTS
 
 LAST = 9
 FLOPS = 150e12
@@ -39,7 +39,6 @@ def nano_step(step: int, seed: int = 0) -> PretrainingConfig:
     config = PretrainingConfig(
         model=BUILTIN,
         stages=(Stage(image_size=96, steps=1),),
-        rules=BUILTIN_RULES,
         weights=WEIGHTS,
         batch_size=batch_size,
         optimizer=OptimizerConfig(name="adamw", lr=1e-3) if step < 4 else OptimizerConfig(lr=3e-3, plain_lr=1e-2),

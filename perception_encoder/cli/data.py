@@ -11,19 +11,14 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.options import argument, option
 from perception_encoder.cli.progress import track
-from perception_encoder.pretraining.builtin.sources import SOURCES, find_source
 
 COMMANDS = {
     "Commands": {
         "shards": "data:shards",
-        "prepare": "data:prepare",
         "masks": "data:masks",
     },
 }
 app = lazy_group(COMMANDS)
-NAMES = [source.name for source in SOURCES]
-WHICH = f"Sources, separated by commas [default: all]: {', '.join(NAMES)}."
-COLUMNS = ("source", "split", "images", "duplicates", "failed", "licence")
 
 
 @app.callback()
@@ -35,7 +30,6 @@ def data() -> None:
     Examples:
 
         pe data shards photos/ -o shards/
-        pe data prepare datasets
         pe data masks --data photos -o masks.sqlite
     """
 
@@ -57,47 +51,13 @@ def shards(
 
         pe data shards photos/ -o shards/
         pe data shards captions.parquet -o shards/ --size 500MB --side 256
-        pe train builtin --shards shards/
+        pe train core_n16 --shards shards/
     """
     from perception_encoder.data.packing import ShardSize, pack
 
     summary = pack(source, out, ShardSize.parse(size), side, track)
     output.print_line(f"{summary.samples} pairs in {summary.shards} shards: {out}")
     raise typer.Exit(output.report_skipped(summary.failures, summary.samples + len(summary.failures)))
-
-
-def prepare(
-    out: Annotated[Path, options.out_option("Directory of the shards.", "OUT"), options.BY_POSITION] = Path("datasets"),
-    sources: Annotated[str, typer.Option(metavar="NAMES", show_default=False, help=WHICH)] = ",".join(NAMES),
-    side: Annotated[
-        int, typer.Option(min=16, max=1024, metavar="N", help="Side of the square images, in pixels.")
-    ] = 144,
-    jobs: options.Jobs = None,
-) -> None:
-    """Download and draw emoji and clip art.
-
-    Needs `npm` for the emoji (all sources except openclipart), `apt-get` for openclipart, and the extra `data`. Writes
-    WebDataset shards OUT/train/SOURCE.tar of KEY.png and KEY.json (source, label, tags, licence, attribution); openmoji
-    goes to OUT/unseen, since it is never trained on. Existing shards are skipped; delete one to make it again. Status
-    1: some images could not be drawn; they are listed.
-
-    Examples:
-
-        pe data prepare -o ~/datasets --sources noto,twemoji
-    """
-    from perception_encoder.pretraining.builtin.prepare import prepare_source
-
-    drawings = [find_source(name) for name in options.items_of(sources)]
-    shards = [prepare_source(source, out, side, jobs, track) for source in drawings]
-    rows = []
-    for source, shard in zip(drawings, shards, strict=True):
-        counts = (shard.written, shard.duplicates, len(shard.failures))
-        cells = ("done", output.NONE, output.NONE) if shard.finished_before else counts
-        rows.append((source.name, source.split, *cells, source.licence))
-    output.print_table(COLUMNS, rows)
-    failures = [failure for shard in shards for failure in shard.failures]
-    total = sum(shard.written + shard.duplicates for shard in shards) + len(failures)
-    raise typer.Exit(output.report_skipped(failures, total))
 
 
 def masks(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from perception_encoder.cli import default_model, output
 from perception_encoder.cli import evaluate_options as options
 from perception_encoder.cli import options as shared
+from perception_encoder.cli import output
 from perception_encoder.cli.evaluate_options import ResultFile
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.options import (
@@ -28,7 +26,7 @@ from perception_encoder.cli.progress import track
 
 QUESTIONS = (
     *("vqa", "okvqa", "textvqa", "docvqa", "infovqa", "chartqa", "ai2d", "pope", "mvbench", "captions"),
-    *("refcoco", "refcocoplus", "refcocog", "scenes", "scene-captions", "documents"),
+    *("refcoco", "refcocoplus", "refcocog"),
 )
 """The commands of the module `evaluate_questions`, one for each dataset."""
 COMMANDS = {
@@ -41,7 +39,7 @@ COMMANDS = {
         "depth": "evaluate:depth",
     },
     "Questions and captions": dict.fromkeys(QUESTIONS, "evaluate_questions"),
-    "Results": {"compare": "evaluate:compare", "suite": "evaluate:suite", "page": "evaluate:page"},
+    "Results": {"compare": "evaluate:compare"},
 }
 app = lazy_group(COMMANDS)
 NAMES = "Class names: imagenet, or a file of names [default: the directories' names]."
@@ -389,64 +387,3 @@ def compare(first: ResultFile, second: ResultFile) -> None:
     names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)
     table = comparison_table(differences, names)
     output.print_table(table.columns, table.rows, title=f"{names[0]} minus {names[1]}")
-
-
-def suite(
-    model: shared.OwnModel,
-    photos: Annotated[Path, options.data_option("Labelled photographs: shards, class directories, or a table.")],
-    drawings: Annotated[Path | None, options.data_option("Directory that `pe data prepare` made.", "DIR")] = None,
-    split: Annotated[str, options.data_option("test, or val (zero-shot only).", "NAME")] = "test",
-    prompts: options.Prompts = "photo,imagenet",
-    out: options.Out = None,
-) -> None:
-    """Evaluate zero-shot and by a probe.
-
-    The evaluation of the built-in model. Zero-shot and by a linear probe: mean class accuracy in percent, with half the
-    width of its 95 % interval, for both transforms (squash and centre crop) and the first of the prompts, next to
-    chance; the JSON has all results. With drawings, also retrieval by name in the style that was never trained on.
-    Shards hold KEY.jpg with KEY.json (`source`, `label`, optionally `coarse`). Of class directories or a table without
-    splits, a fifth of each class is held out and evaluated; `pe train --set validation.share=0.2` does not train on it.
-    Status 1: some images could not be decoded; they are listed and left out of every result.
-
-    Examples:
-
-        pe eval suite builtin --photos photos -o builtin.json
-        pe eval suite PE-Core-B16-224 --photos photos --drawings datasets
-        pe eval suite runs/builtin/model.safetensors --photos photos --split val
-    """
-    from perception_encoder.evaluation.report import classification_table, retrieval_table, to_json
-    from perception_encoder.evaluation.suite import Suite
-    from perception_encoder.evaluation.transforms import load_transforms
-    from perception_encoder.files import write_text
-    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
-
-    encoders, about = load_transforms(model)
-    evaluation = Suite(encoders, shared.items_of(prompts), track)
-    evaluation.classify(photos, split, find_unseen_labels)
-    if drawings is not None:
-        evaluation.retrieve_drawings(drawings)
-    result = evaluation.result(split, about)
-    if out is not None:
-        write_text(out, to_json(result))
-    for table in (classification_table(result), retrieval_table(result)):
-        if table.rows:
-            output.print_table(table.columns, table.rows, title=f"{result.model}, {split}")
-    default_model.print_demo(model)
-    (encoder,) = evaluation.first.values()
-    raise typer.Exit(output.report_skipped(encoder.failures, encoder.count))
-
-
-def page(result: ResultFile) -> None:
-    """Write the Markdown page of a result.
-
-    The page is written next to the JSON.
-
-    Examples:
-
-        pe eval page knn.json
-    """
-    from perception_encoder.evaluation import report
-    from perception_encoder.files import write_text
-
-    content = report.from_json(report.read_text(result), result.name)
-    write_text(result.with_suffix(".md"), report.page(content, result.name))

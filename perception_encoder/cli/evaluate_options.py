@@ -41,7 +41,7 @@ Pool = Annotated[str | None, option("attn, cls or mean; for timm: and hf: models
 Epochs = Annotated[int, option("Passes over the training images.", panel=HEAD, least=1)]
 Channels = Annotated[int, option("Width of the head; published results: 256.", panel=HEAD, least=4)]
 HeadSeeds = Annotated[int, option("Heads to fit, each with its own seed; 1 gives no interval.", panel=HEAD, least=1)]
-Out = Annotated[Path | None, out_option("JSON file of all results, for `pe eval compare` and `page`.")]
+Out = Annotated[Path | None, out_option("JSON file of all results, for `pe eval compare`.")]
 
 
 def class_options(

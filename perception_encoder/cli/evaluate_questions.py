@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from perception_encoder.cli import evaluate_options as options
 from perception_encoder.cli import language
 from perception_encoder.cli.options import BY_POSITION, MEDIA, OUTPUT, flag, model_option, option
+
+if TYPE_CHECKING:
+    from perception_encoder.datasets.questions.question import Question
+    from perception_encoder.evaluation.language.tasks import LanguageTask
 
 Model = Annotated[str, model_option(others="builtin-lang; a run of `pe train`; facebook/Perception-LM-1B"), BY_POSITION]
 Data = Annotated[Path, options.data_option("The dataset as published, or its Parquet files from the hub.")]
@@ -30,15 +34,7 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "refcoco": ("refcoco", "RefCOCO: accuracy at IoU 0.5.", "The box of an object that a phrase describes."),
     "refcocoplus": ("refcoco+", "RefCOCO+: accuracy at IoU 0.5.", "As refcoco, by phrases without positions."),
     "refcocog": ("refcocog", "RefCOCOg: accuracy at IoU 0.5.", "As refcoco, by longer phrases."),
-    "scenes": ("scenes", "Rendered scenes: accuracy.", "Questions of `synthetic.scenes`, and boxes at IoU 0.5."),
-    "scene-captions": (
-        "scene captions",
-        "Captions of rendered scenes: CIDEr and BLEU.",
-        "A sentence for each scene.",
-    ),
-    "documents": ("documents", "Rendered documents: ANLS.", "Questions of `python -m synthetic.documents`."),
 }
-RENDERED = ("scenes", "scene captions", "documents")
 PUBLISHED = """One of the datasets of the paper's section 4. PATH: the published files, or the Parquet
     files of the hub; docs/language.md shows the layouts."""
 """Commands: the dataset's name in `read_questions`, and the first sentences of the help."""
@@ -64,30 +60,44 @@ def _command(name: str, dataset: str, short: str, about: str) -> Callable[..., N
         out: options.Out = None,
     ) -> None:
         from perception_encoder.datasets.questions.read import default_split, read_questions
-        from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
-        from perception_encoder.language_alignment.load import load_language_model
-        from perception_encoder.preprocess.frames import spread_indices
 
         questions = read_questions(dataset, data, split)
-        if items is not None:
-            questions = [questions[row] for row in spread_indices(len(questions), min(items, len(questions)))]
-        generator = load_language_model(model, tiles=tiles)
-        evaluator = QuestionEvaluator(dataset, questions, records, frames, blind)
-        about = {"decoder": generator.decoder.name, "tiles": str(generator.media.tiles)}
-        options.finish([evaluator], {"": generator}, split or default_split(dataset), about, out)
+        split = split or default_split(dataset)
+        put_questions(dataset, questions, model, split, items, blind, frames, tiles, records, out)
 
-    rendered = dataset in RENDERED
-    made = "documents" if dataset == "documents" else "scenes"
-    source = f"PATH: the directory that `pe data {made}` made." if rendered else PUBLISHED
-    directory = made if rendered else dataset
     evaluate.__doc__ = f"""{short}
 
-    {about} {source} Status 1: some
+    {about} {PUBLISHED} Status 1: some
     questions could not be put; they are listed.
 
     Examples:
 
-        pe eval {name} builtin-lang --data {directory} --records {name}.jsonl -o {name}.json
-        pe eval {name} facebook/Perception-LM-1B --data {directory} --blind
+        pe eval {name} builtin-lang --data {dataset} --records {name}.jsonl -o {name}.json
+        pe eval {name} facebook/Perception-LM-1B --data {dataset} --blind
     """
     return evaluate
+
+
+def put_questions(
+    task: str | LanguageTask,
+    questions: Sequence[Question],
+    model: str,
+    split: str,
+    items: int | None,
+    blind: bool,
+    frames: int,
+    tiles: int | None,
+    records: Path | None,
+    out: Path | None,
+) -> None:
+    """Put a dataset's questions to a language model, print and write the result, and exit."""
+    from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
+    from perception_encoder.language_alignment.load import load_language_model
+    from perception_encoder.preprocess.frames import spread_indices
+
+    if items is not None:
+        questions = [questions[row] for row in spread_indices(len(questions), min(items, len(questions)))]
+    generator = load_language_model(model, tiles=tiles)
+    evaluator = QuestionEvaluator(task, questions, records, frames, blind)
+    about = {"decoder": generator.decoder.name, "tiles": str(generator.media.tiles)}
+    options.finish([evaluator], {"": generator}, split, about, out)

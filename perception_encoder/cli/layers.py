@@ -39,14 +39,13 @@ def layers(
     tracking (DAVIS, NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS, scenes), objects (COCO, scenes),
     captions (do similar images have similar captions?); and, with the extra `lang`, the datasets of questions of
     `pe eval`, each by a small language model that is fitted on its split `train`: vqav2, okvqa, textvqa, docvqa,
-    infovqa, chartqa, ai2d, pope, coco, refcoco, refcoco+, refcocog, scenes, scene captions, documents. Needs the extra
-    `eval`. Status 1: some images failed.
+    infovqa, chartqa, ai2d, pope, coco, refcoco, refcoco+, refcocog. Needs the extra `eval`. Status 1: images failed.
 
     Examples:
 
         pe layers builtin --data photos
         pe layers PE-Core-B16-224 --tasks classification,tracking --data classification=imagenet --data tracking=DAVIS
-        pe layers builtin --tasks "scenes,scene captions" --data scenes --items 500 --layer 2,5,8
+        pe layers builtin --tasks vqav2,coco --data vqav2=VQAv2 --data coco=coco --items 500 --layer 2,5,8
         pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache

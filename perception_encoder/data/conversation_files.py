@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,6 @@ from perception_encoder.data.conversation_records import (
     MediaKind,
     Record,
     Turn,
-    scene_conversations,
 )
 from perception_encoder.data.rules import HeldOut
 from perception_encoder.data.shard_index import ShardTable, load_table, summarize_shard
@@ -35,8 +34,10 @@ from perception_encoder.formats.table_images import TableImage
 from perception_encoder.formats.tables import iterate_table
 from perception_encoder.preprocess.source import escape_name
 
-SCENE_CONVERSATIONS = 3
-"""Most conversations of a scene."""
+Expand = Callable[[Mapping[str, Any], MediaKind], Sequence[Sequence[Turn]]]
+"""Makes conversations of a sample's JSON that holds none itself; DataError for a bad field."""
+MOST_EXPANDED = 3
+"""Most conversations of such a sample; further ones are left out."""
 ONE_PART = np.zeros(1, np.int64)
 _BLOCK = 1 << 22
 _BOM = b"\xef\xbb\xbf"
@@ -280,33 +281,32 @@ def _read_group(path: Path, group: int, columns: tuple[str, ...]) -> pa.Table:
 
 
 class ShardRecords:
-    """The samples of a tar: KEY.jpg or KEY.mp4 beside a KEY.json with a conversation, or a rendered scene's."""
+    """The samples of a tar: KEY.jpg or KEY.mp4 beside a KEY.json with a conversation, or with what `expand` reads."""
 
-    def __init__(self, path: Path, apart: bool = False) -> None:
-        """`apart`: see `scene_conversations`."""
+    def __init__(self, path: Path, expand: Expand | None = None) -> None:
         self.path, self.name, self.edges = path, escape_name(path), ONE_PART
-        self.url, self.apart = str(path), apart
+        self.url, self.expand = str(path), expand
         summary = summarize_shard(self.url, HeldOut())
         if summary.problem:
             raise DataError(summary.problem)
         self.kind: MediaKind = "image" if summary.pairs(("json",), "image") else "video"
-        self.count = summary.pairs(("json",), self.kind) * SCENE_CONVERSATIONS
+        self.count = summary.pairs(("json",), self.kind) * MOST_EXPANDED
         if not self.count:
             raise DataError(f"{self.name} has no samples of an image or a video and a .json")
 
     def scan(self) -> Iterator[Scanned]:
         """Yield the conversations of each sample."""
-        for sample in range(self.count // SCENE_CONVERSATIONS):
+        for sample in range(self.count // MOST_EXPANDED):
             try:
                 records = self._records(sample)
             except InputError as error:
-                yield sample * SCENE_CONVERSATIONS, error
+                yield sample * MOST_EXPANDED, error
                 continue
-            yield from ((sample * SCENE_CONVERSATIONS + at, record) for at, record in enumerate(records))
+            yield from ((sample * MOST_EXPANDED + at, record) for at, record in enumerate(records))
 
     def read(self, row: int) -> Record:
         """Return a conversation of a sample."""
-        sample, at = divmod(row, SCENE_CONVERSATIONS)
+        sample, at = divmod(row, MOST_EXPANDED)
         try:
             return self._records(sample)[at]
         except IndexError:
@@ -325,11 +325,11 @@ class ShardRecords:
             others = {name: value for name, value in record.fields.items() if name not in _MEDIA_NAMES}
             return [Record(where, key, {**others, self.kind: media}, key)]
         try:
-            conversations = scene_conversations(record.fields, self.kind, self.apart)[:SCENE_CONVERSATIONS]
+            conversations = self.expand(record.fields, self.kind)[:MOST_EXPANDED] if self.expand else ()
         except DataError as error:
             raise InputError(where, str(error)) from None
         if not conversations:
-            raise InputError(where, "its .json has neither a conversation nor questions or captions")
+            raise InputError(where, f"its .json has no conversation; it needs one of {', '.join(CONTENT_FIELDS)}")
         return [
             Record(where, f"{key}/{at}", {"messages": _messages(turns), self.kind: media}, key)
             for at, turns in enumerate(conversations)

@@ -18,17 +18,15 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from perception_encoder.errors import DataError, InputError
-from perception_encoder.formats.entries import quoted, text_list
-from perception_encoder.formats.scene_questions import BOX_REQUEST, scene_answers, scene_boxes
+from perception_encoder.errors import InputError
+from perception_encoder.formats.entries import quoted
 from perception_encoder.preprocess.conversation import (
-    CAPTION_PROMPT,
     MediaPart,
     Message,
     Role,
@@ -338,52 +336,6 @@ def _check_turns(turns: list[Turn]) -> None:
         expected = "assistant" if role == "user" else "user"
     if expected == "assistant" or turns[-1][0] == "system":
         raise _BadRecord(f"turn {len(turns)}, the last one, has no answer")
-
-
-def scene_conversations(
-    metadata: Mapping[str, Any], kind: MediaKind = "image", apart: bool = False
-) -> list[tuple[Turn, ...]]:
-    """Return the conversations of a rendered scene's JSON: one of questions, one of captions, one of boxes.
-
-    The longest caption ends the questions, which it would answer if it came before them. The boxes are those of an
-    image's objects that are the only ones of their kind. `apart`: no question sees another, so one conversation holds
-    them all. Raises DataError for a field of another form.
-    """
-    where = "a scene"
-    turns = _turns_of((each.question, each.answer) for each in scene_answers(metadata, where))
-    captions = list(dict.fromkeys(text_list(metadata.get("caption", []), f"{where}: `caption`")))
-    described = [(_request(kind, captions, at), caption) for at, caption in enumerate(captions)]
-    if len(described) > 1:
-        turns += _turns_of([described.pop()])
-    boxes = _box_turns(metadata, where) if kind == "image" else []
-    conversations = [turns, _turns_of(described), boxes]
-    if apart:
-        conversations = [[turn for each in conversations for turn in each]]
-    return [((each[0][0], f"<{kind}>{each[0][1]}"), *each[1:]) for each in conversations if each]
-
-
-def _turns_of(pairs: Iterable[tuple[str, str]]) -> list[Turn]:
-    return [turn for question, answer in pairs for turn in (("user", question), ("assistant", answer))]
-
-
-def _request(kind: MediaKind, captions: Sequence[str], number: int) -> str:
-    """The request that a caption answers: the first is short, and the last of several is long."""
-    if number == 0:
-        return CAPTION_PROMPT.replace("image", kind)
-    return f"Describe the {kind} {'in detail' if number == len(captions) - 1 else 'in part'}."
-
-
-def _box_turns(metadata: Mapping[str, Any], where: str) -> list[Turn]:
-    """Questions for the boxes of objects that no other shares its kind with, and the answers."""
-    boxes = scene_boxes(metadata, where)
-    try:
-        size = float(metadata["width"]), float(metadata["height"])
-        return _turns_of((BOX_REQUEST.format(each.name), box_text(each.box, *size)) for each in boxes)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        if not boxes:
-            return []
-        first = boxes[0]
-        raise DataError(f"{where}: the box of the {first.name} is {first.box}, but its image has no size") from None
 
 
 def box_text(box: Sequence[float], width: float, height: float) -> str:

@@ -3,7 +3,7 @@
     DATA.jsonl, DATA.json                 `image|images|video|videos` (paths) and `conversations`, `messages` or `texts`
     DATA.csv, .tsv, .jsonl, .parquet      `image|images|video`, `question`, `answer`: a question a row
     DIRECTORY/[data/][train-]*.parquet    the hub's: images in cells, and any of these fields
-    DIRECTORY/[train/]*.tar               KEY.jpg or KEY.mp4 beside KEY.json: a conversation, or a rendered scene's
+    DIRECTORY/[train/]*.tar               KEY.jpg or KEY.mp4 beside KEY.json with a conversation
 
 One pass over all files checks each record; after that only positions are in memory, and a sample is parsed when it is
 asked for. An error names the file and the line.
@@ -23,6 +23,7 @@ import numpy as np
 
 from perception_encoder.data.conversation_files import (
     ConversationFile,
+    Expand,
     JsonRecords,
     ParquetRecords,
     ShardRecords,
@@ -135,7 +136,7 @@ def open_conversations(
     media: Path | None = None,
     skip_bad: bool = False,
     join: bool = True,
-    apart: bool = False,
+    expand: Expand | None = None,
     track: Track = untracked,
 ) -> Conversations:
     """Open a dataset of conversations and check every record; images and videos are not opened.
@@ -143,11 +144,11 @@ def open_conversations(
     `media`: the directory below which the paths of images and videos lie, by default that of the file that names them.
     `skip_bad`: leave bad records out, log the first five by name, and count them. `join`: make one conversation of up
     to eight rows with a question about the same image file; else, and for images inside of tables, each row is one.
-    `apart`: make one conversation of a scene's, since no question will see another.
+    `expand`: makes conversations of the JSON of a tar's sample that holds none.
     Raises DataError for a missing or damaged file, for the first bad record, and if no record is left.
     """
     check = _Check(media, skip_bad, join)
-    files = _find_files(path, apart)
+    files = _find_files(path, expand)
     for number, file in enumerate(files):
         check.digest.update(f"{file.path.name}\0{file.path.stat().st_size}\0".encode(errors="surrogatepass"))
         for row, record in track(file.scan(), f"checking {escape_name(file.path.name)}", file.count):
@@ -159,29 +160,29 @@ def open_conversations(
     return check.result(files)
 
 
-def _find_files(path: Path, apart: bool) -> list[ConversationFile]:
+def _find_files(path: Path, expand: Expand | None) -> list[ConversationFile]:
     """Return the files at a path: a file, or a directory with Parquet files, shards or one table.
 
     Of files of several splits, those of the split `train` count. Raises DataError if there is none, or no one table.
     """
     if not path.is_dir():
-        return [_open(path, apart)]
+        return [_open(path, expand)]
     for directory in (path, path / "data"):
         if files := _of_train(sorted(directory.glob("*.parquet"))):
             return [ParquetRecords(file) for file in files]
     if shards := _of_train(sorted(path.glob("*.tar"))) or shards_below(path, "train"):
-        return [ShardRecords(shard, apart) for shard in shards]
+        return [ShardRecords(shard, expand) for shard in shards]
     suffixes = (*LINES, ".json", *TABLES)
     tables = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
     for name in PREFERRED:
         tables = [file for file in tables if file.stem == name] or tables
     if len(tables) == 1:
-        return [_open(tables[0], apart)]
+        return [_open(tables[0], expand)]
     if tables:
         names = ", ".join(escape_name(file.name) for file in tables[:9])
         raise DataError(f"{escape_name(path)} has several tables: {names}; give the path of one")
     if (path / "train").is_dir():
-        return _find_files(path / "train", apart)
+        return _find_files(path / "train", expand)
     raise DataError(f"{escape_name(path)} has no conversations: no Parquet files, tars, {', '.join(suffixes)}")
 
 
@@ -194,14 +195,14 @@ def _of_train(files: Sequence[Path]) -> list[Path]:
     return [file for file, split in zip(files, splits, strict=True) if split not in others]
 
 
-def _open(path: Path, apart: bool) -> ConversationFile:
+def _open(path: Path, expand: Expand | None) -> ConversationFile:
     suffix = path.suffix.lower()
     if not path.is_file():
         raise DataError(f"{escape_name(path)} does not exist; give a file or a directory of conversations")
     if suffix in PARQUET:
         return ParquetRecords(path)
     if suffix == ".tar":
-        return ShardRecords(path, apart)
+        return ShardRecords(path, expand)
     if suffix in TABLES:
         return TableRecords(path)
     if suffix not in (*LINES, ".json"):

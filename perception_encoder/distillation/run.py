@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from perception_encoder.data.rules import SourceRules
 from perception_encoder.data.streams import Shards
 from perception_encoder.distillation.config import DistillationConfig
 from perception_encoder.distillation.plan import teacher_parts, watch_teacher
@@ -28,17 +29,18 @@ def distill(
     track: Track = untracked,
     listener: Listener | None = None,
     teacher: Teacher | None = None,
+    rules: SourceRules | None = None,
 ) -> Path:
     """Run, or resume, a distillation; return the student's weights, as `pretrain` does.
 
-    `teacher` replaces the one that `config` names, by a model of another library for example. Images are made once, at
-    the larger of the two models' sizes, and each model sees them scaled down to its own: both see the same crop, and
-    one more antialiased step costs less than decoding twice.
+    `teacher` replaces the one that `config` names, by a model of another library for example; `rules`: as `pretrain`'s.
+    Images are made once, at the larger of the two models' sizes, and each model sees them scaled down to its own: both
+    see the same crop, and one more antialiased step costs less than decoding twice.
     """
     with process_group() as rank, run_directory(out):
         teacher = teacher or load_teacher(config.teacher, config.remember)
         config = dataclasses.replace(config, image_side=max(config.image_side, teacher.image_size))
-        run = PairRun(config, data, out, rank, track, least_size=teacher.image_size, identity=[teacher.identity])
+        run = PairRun(config, data, out, rank, track, teacher.image_size, [teacher.identity], rules)
         watched = _watched(config, teacher)
         for end in run.resolutions():
             size = run.towers.clip.visual.config.image_size

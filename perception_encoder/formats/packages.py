@@ -1,11 +1,10 @@
-"""Fetch packages of public registries with their own clients (npm, apt-get, pip); nothing is installed."""
+"""Fetch packages of public registries with their own clients, such as pip; nothing is installed."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -14,38 +13,12 @@ from perception_encoder.errors import DataError
 FETCH_SECONDS = 600
 
 
-def fetch_npm(package: str, directory: Path) -> Path:
-    """Fetch an npm package into `directory` and return its unpacked root."""
-    directory.mkdir(parents=True, exist_ok=True)
-    _run(["npm", "pack", package, "--silent"], directory, "Node.js", "is the registry reachable?")
-    archive = _newest(directory, "*.tgz", package)
-    target = directory / archive.stem
-    with tarfile.open(archive) as tar:
-        tar.extractall(target, filter="data")
-    return target / "package"
-
-
-def fetch_debian(package: str, directory: Path) -> Path:
-    """Fetch a Debian package into `directory` and return the root of its unpacked files."""
-    directory.mkdir(parents=True, exist_ok=True)
-    _run(
-        ["apt-get", "download", package],
-        directory,
-        "Debian or Ubuntu",
-        "run `apt-get update`; is the mirror reachable?",
-    )
-    archive = _newest(directory, "*.deb", package)
-    target = directory / "unpacked"
-    _run(["dpkg-deb", "-x", str(archive), str(target)], directory, "Debian or Ubuntu", "was it fetched whole?")
-    return target
-
-
 def fetch_pypi(package: str, directory: Path) -> Path:
     """Fetch a wheel into `directory`, without what it depends on, and return the root of its unpacked files."""
     directory.mkdir(parents=True, exist_ok=True)
     options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"]
-    _run([sys.executable, "-m", "pip", "download", *options, package], directory, "pip", "is PyPI reachable?")
-    archive = _newest(directory, "*.whl", package)
+    run_client([sys.executable, "-m", "pip", "download", *options, package], directory, "pip", "is PyPI reachable?")
+    archive = newest_archive(directory, "*.whl", package)
     target = directory / "unpacked"
     with zipfile.ZipFile(archive) as wheel:
         wheel.extractall(target)
@@ -53,7 +26,8 @@ def fetch_pypi(package: str, directory: Path) -> Path:
     return target
 
 
-def _run(command: list[str], directory: Path, system: str, hint: str) -> None:
+def run_client(command: list[str], directory: Path, system: str, hint: str) -> None:
+    """Run a registry's client; DataError with `system` if it is missing, and with `hint` if it fails or hangs."""
     text = " ".join(command)
     if shutil.which(command[0]) is None:
         raise DataError(f"{command[0]} is not installed; this source needs {system}")
@@ -69,7 +43,8 @@ def _run(command: list[str], directory: Path, system: str, hint: str) -> None:
         raise DataError(f"{text} failed: {reason}; {hint}")
 
 
-def _newest(directory: Path, pattern: str, package: str) -> Path:
+def newest_archive(directory: Path, pattern: str, package: str) -> Path:
+    """Return the archive that a client left; DataError if there is none."""
     archives = sorted(directory.glob(pattern), key=lambda path: path.stat().st_mtime)
     if not archives:
         raise DataError(f"{package}: the registry's client left no {pattern} file")

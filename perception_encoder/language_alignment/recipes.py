@@ -1,4 +1,4 @@
-"""Recipes of language alignment: PLM's three stages, the benchmark of frozen encoders, own questions, the built-in."""
+"""Recipes of language alignment: PLM's three stages, the benchmark of frozen encoders, your own questions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.train.config import debug_loop
 from perception_encoder.train.distributed import ParallelConfig
 from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.validation import ValidationConfig
 
 LAYERS = {"g14": ("PE-Core-G14-448", 46), "l14": ("PE-Core-L14-336", 22)}
 """The encoder of each size and the layer that is read, 0-based: 47 of 50 for G, 23 of 24 for L."""
@@ -154,33 +153,6 @@ def own_questions() -> LanguageConfig:
         warmup=20,
         optimizer=OptimizerConfig(name="adamw", lr=2e-4),
         parallel=ParallelConfig(checkpointing=True),
-        checkpoint_every=100,
-    )
-
-
-def builtin_alignment() -> LanguageConfig:
-    """The built-in language model: projector and adapters of SmolLM2-135M, on the features of the aligned encoder.
-
-    6,000 samples (1,000 steps of 6), images alone. It begins with what `python -m experiments.language.words` wrote.
-    Questions are set apart, so that one pass over an image's tokens serves them all, as many as a row of 400 tokens has
-    room for; a video gives one frame.
-    """
-    return LanguageConfig(
-        encoder=BUILTIN,
-        decoder=SMOLLM2,
-        training_context=400,
-        image_size=224,
-        pool=1,
-        frames=1,
-        initial="runs/language_builtin_words/language.safetensors",
-        train_decoder=True,
-        lora=DecoderLoRA(rank=8, alpha=16),
-        apart=True,
-        steps=1_000,
-        batch_size=6,
-        warmup=30,
-        optimizer=OptimizerConfig(name="adamw", lr=1e-3),
-        validation=ValidationConfig(every=500, share=0.01, size=120),
         checkpoint_every=100,
     )
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from perception_encoder.data.conversation_files import Expand
 from perception_encoder.data.conversation_records import ConversationSample
 from perception_encoder.data.conversations import Conversations, open_conversations
 from perception_encoder.data.sampler import WeightedSampler
@@ -59,14 +60,15 @@ def align_language(
     out: Path,
     track: Track = untracked,
     listener: Listener | None = None,
+    expand: Expand | None = None,
 ) -> Path:
     """Run, or resume, a language alignment; return the weights that it wrote, `OUT/language.safetensors`.
 
-    `data`: conversations as `open_conversations` reads them. A validated run also writes `OUT/best.safetensors`.
+    `data`, `expand`: as `open_conversations` reads them. A validated run also writes `OUT/best.safetensors`.
     Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
     """
     with process_group() as rank, run_directory(out):
-        run = LanguageRun(config, data, out, rank, track)
+        run = LanguageRun(config, data, out, rank, track, expand)
         run.train(listener)
         return run.write()
 
@@ -74,11 +76,19 @@ def align_language(
 class LanguageRun:
     """A run's data, model and directory; raises what `align_language` does, before any step."""
 
-    def __init__(self, config: LanguageConfig, data: Sequence[Path], out: Path, rank: Rank, track: Track) -> None:
+    def __init__(
+        self,
+        config: LanguageConfig,
+        data: Sequence[Path],
+        out: Path,
+        rank: Rank,
+        track: Track,
+        expand: Expand | None = None,
+    ) -> None:
         higher_is_better = HeldOutAnswers.higher_is_better
         self.metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
         self.config, self.out, self.rank = config, out, rank
-        sources = [open_conversations(path, skip_bad=config.skip_bad, apart=config.apart, track=track) for path in data]
+        sources = [open_conversations(path, skip_bad=config.skip_bad, expand=expand, track=track) for path in data]
         self.trainee = LanguageTrainee(self._with_decoder(sources))
         share = config.validation.share if config.validation else 0.0
         parts = [source.split(share) for source in sources] if share else [(source, None) for source in sources]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from perception_encoder.data.pairs import Stage
@@ -23,7 +23,6 @@ PROCEDURE = 2
 and seed train other weights (1: crops larger than the image were clipped, positions were drawn at the last resolution):
 then a run that an earlier version began is not resumed. Published results refer to runs by their configuration alone.
 """
-BUILTIN_RULES = "builtin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +44,12 @@ class PairConfig(TrainingConfig):
     """Step 8 of section 2.1; without it images are only squashed to a square."""
     streams: StreamConfig = field(default_factory=StreamConfig)
     """How shards are read, if the data are shards; then the shards' own weights count."""
-    rules: str | None = None
-    """Rules about sources by their names, on the wording of captions and on what is held out: "builtin", those of the
-    built-in model, or none. Not part of the fingerprint, which has the names of the samples themselves."""
     half: bool = True
     """Write the weights for use, in float16 and the token table in int8; else in float32, for a run that goes on from
     them, without loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rules not in (None, BUILTIN_RULES):
-            raise ConfigError(f"rules is {self.rules!r}; it must be {BUILTIN_RULES!r} or null")
         if self.locked not in (None, "visual", "text"):
             raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
         if not 0 <= self.initial_share < 1:
@@ -66,10 +60,6 @@ class PairConfig(TrainingConfig):
     @abstractmethod
     def pretraining(self) -> PretrainingConfig:
         """Return the run as a pretraining, with its model and its resolutions."""
-
-    def fingerprint(self, data: Iterable[str] = ()) -> str:
-        """Return the identity of the configuration and of the data; `rules` do not count."""
-        return super(PairConfig, dataclasses.replace(self, rules=None)).fingerprint(data)
 
 
 @dataclass(frozen=True, kw_only=True)

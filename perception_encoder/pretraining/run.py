@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from perception_encoder.data.pairs import PairBatches
+from perception_encoder.data.rules import SourceRules
 from perception_encoder.data.streams import Shards
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
@@ -47,15 +48,18 @@ def pretrain(
     out: Path,
     track: Track = untracked,
     listener: Listener | None = None,
+    rules: SourceRules | None = None,
 ) -> Path:
     """Run, or resume, a pretraining or finetuning; return the weights that it wrote, `OUT/model.safetensors`.
 
     `data` are directories that hold `train.tar` or `train/*.tar`, class directories or tables, read into memory, or
-    shards, read as they are needed. A validated run also writes `OUT/best.safetensors`, its weights at the best score.
+    shards, read as they are needed. `rules`: on captions of sources by their names, and on what is never trained on. A
+    run's fingerprint has the names of the samples, not the rules. A validated run also writes `OUT/best.safetensors`,
+    its weights at the best score.
     Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
     """
     with process_group() as rank, run_directory(out):
-        run = PairRun(config.pretraining(), data, out, rank, track)
+        run = PairRun(config.pretraining(), data, out, rank, track, rules=rules)
         mask_weight = run.config.masking.weight if run.config.masking else 0.0
         for end in run.resolutions():
             run.train(ContrastiveTask(run.towers, mask_weight, run.validation), end, run.cost(), listener)
@@ -78,10 +82,11 @@ class PairRun:
         track: Track,
         least_size: int = 0,
         identity: Sequence[str] = (),
+        rules: SourceRules | None = None,
     ) -> None:
         self.metric = choose_metric(config.validation, PairValidation.higher_is_better) if config.validation else ""
         model, exchange = build_model(config), Exchange()
-        self.sources = open_sources(config, data, model, rank, exchange, track)
+        self.sources = open_sources(config, data, model, rank, exchange, track, rules or SourceRules())
         self.config = config if self.sources.validation else dataclasses.replace(config, validation=None)
         self.out, self.rank = out, rank
         self.fingerprint = self.config.fingerprint([f"procedure {PROCEDURE}", *self.sources.names, *identity])

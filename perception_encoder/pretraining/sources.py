@@ -1,7 +1,6 @@
 """Open the data of a run: directories that are read into memory, or shards that are read as they are needed.
 
-Here the generic readers get what is particular: layouts of evaluation sets, and the rules that a run's configuration
-names.
+Here the generic readers get what is particular: layouts of evaluation sets, and a run's rules about sources.
 """
 
 from __future__ import annotations
@@ -20,15 +19,12 @@ from perception_encoder.datasets.labelled import held_out_rows
 from perception_encoder.errors import DataError
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.tokenizer import tokenizer
-from perception_encoder.pretraining.builtin.rules import RULES
-from perception_encoder.pretraining.config import BUILTIN_RULES, PretrainingConfig
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.training_files import has_split, read_files
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track
 from perception_encoder.ranks import Rank
 from perception_encoder.train.validation import ValidationConfig
-
-RULES_BY_NAME = {None: SourceRules(), BUILTIN_RULES: RULES}
 
 HeldOutPair = tuple[PairSource, int]
 """A source, and the index of a sample in it."""
@@ -57,19 +53,24 @@ def open_sources(
     rank: Rank,
     exchange: Callable[[Any], list[Any]],
     track: Track,
+    rules: SourceRules,
 ) -> Sources:
     """Open directories or shards; DataError for both at once, and for what cannot be trained on."""
     paths = [each for each in data if isinstance(each, Path)]
     shards = [each for each in data if isinstance(each, Shards)]
     if paths and shards:
         raise DataError(f"{paths[0]} is read into memory, {shards[0].location} is not; give one kind")
-    return _stream(config, shards, rank, exchange, track) if shards else _load(config, paths, model, track)
+    if shards:
+        return _stream(config, shards, rank, exchange, track, rules)
+    return _load(config, paths, model, track, rules)
 
 
-def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: Track) -> Sources:
+def _load(
+    config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: Track, rules: SourceRules
+) -> Sources:
     if config.frames is not None:
         raise DataError("the run is on videos, which are read from shards: give --shards PATH")
-    by_source = _read(paths, "train", config, track).by_source()
+    by_source = _read(paths, "train", config, track, rules).by_source()
     if not by_source:
         raise DataError(f"no image of {', '.join(map(str, paths))} can be used")
     used = _weigh(config.weights, by_source)
@@ -77,7 +78,7 @@ def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: 
         raise DataError(f"no source of {', '.join(config.weights)} in the data, which has {', '.join(by_source)}")
     held_out: list[ImageTextSet] = []
     if config.validation is not None:
-        held_out = _validation_sets(config, config.validation, paths, used, track)
+        held_out = _validation_sets(config, config.validation, paths, used, track, rules)
         if not held_out and (every := _every(config.validation, sum(len(by_source[source]) for source in used))):
             parts = {source: _hold_out(by_source[source], config.validation, every) for source in used}
             held_out = [part for part, _ in parts.values()]
@@ -95,23 +96,29 @@ def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: 
     )
 
 
-def _read(paths: Sequence[Path], split: str, config: PretrainingConfig, track: Track) -> ImageTextSet:
-    rules = RULES_BY_NAME[config.rules]
+def _read(
+    paths: Sequence[Path], split: str, config: PretrainingConfig, track: Track, rules: SourceRules
+) -> ImageTextSet:
     return ImageTextSet.from_directory(paths, split, config.image_side, track, rules=rules, read_files=read_files)
 
 
 def _validation_sets(
-    config: PretrainingConfig, validation: ValidationConfig, paths: Sequence[Path], used: Collection[str], track: Track
+    config: PretrainingConfig,
+    validation: ValidationConfig,
+    paths: Sequence[Path],
+    used: Collection[str],
+    track: Track,
+    rules: SourceRules,
 ) -> list[ImageTextSet]:
     """Read the splits `val` of the data, without what must not be trained on, evenly thinned to the size."""
     with_split = [path for path in paths if has_split(path, "val")]
     if not with_split:
         return []
-    held_out = RULES_BY_NAME[config.rules].held_out
+    held_out = rules.held_out
     classes = {label for path in paths for label in held_out.find_classes(path)}
     samples = [
         sample
-        for sample in _read(with_split, "val", config, track)
+        for sample in _read(with_split, "val", config, track, rules)
         if sample.source in used and concept(sample.metadata) not in classes and sample.source not in held_out.sources
     ]
     return [ImageTextSet(samples).every(max(1, -(-len(samples) // validation.size)))] if samples else []
@@ -157,8 +164,9 @@ def _stream(
     rank: Rank,
     exchange: Callable[[Any], list[Any]],
     track: Track,
+    rules: SourceRules,
 ) -> Sources:
-    opened = open_shards(shards, config.streams, rank, exchange, track, config.frames, RULES_BY_NAME[config.rules])
+    opened = open_shards(shards, config.streams, rank, exchange, track, config.frames, rules)
     of_all = [(source.weight, shard) for source, each in zip(shards, opened, strict=True) for shard in each.shards]
     sets, validation = list[PairSource](opened), list[HeldOutPair]()
     if config.validation is not None and (every := _every(config.validation, sum(map(len, opened)))):

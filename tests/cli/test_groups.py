@@ -105,7 +105,7 @@ def test_models_and_outputs_have_flags_in_every_command() -> None:
         (("convert",), "pe convert [OPTIONS] [-m] MODEL [-o] OUT"),
         (("export", "onnx"), "pe export onnx [OPTIONS] [-m] MODEL [-o] OUT"),
         (("export", "vectors"), "pe export vectors [OPTIONS] DIR [-o] OUT"),
-        (("data", "prepare"), "pe data prepare [OPTIONS] [[-o] OUT]"),
+        (("data", "prepare"), "python -m synthetic.drawings [OPTIONS] [[-o] OUT]"),
         (("search",), "pe search [OPTIONS] [QUERY] [FILES]..."),
         (("index",), "pe index [OPTIONS] DIRS..."),
         (("serve",), "pe serve [OPTIONS] [DIR]"),

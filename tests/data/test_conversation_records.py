@@ -1,4 +1,4 @@
-"""Records of conversations: placeholders, parts of messages, answers, scenes."""
+"""Records of conversations: placeholders, parts of messages, answers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from perception_encoder.data.conversation_records import (
     Record,
     is_question_row,
     parse_record,
-    scene_conversations,
 )
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import InputError
 
 MEDIA = Path("media")
 
@@ -141,52 +140,3 @@ def test_joining() -> None:
     assert not parse({"image": "a.png", "question": "In <image>?", "answer": "A"}).joinable
     assert not parse({"question": "Q", "answer": "A"}).joinable
     assert is_question_row({"question": "Q"}) and not is_question_row({"messages": [], "question": "Q"})
-
-
-def test_scenes() -> None:
-    scene = {
-        "questions": [{"question": "Q", "answer": "A"}, {"question": "R", "answer": "B"}],
-        "caption": ["c", "d", "c"],
-    }
-    assert scene_conversations(scene, "video") == [
-        (
-            *(("user", "<video>Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")),
-            *(("user", "Describe the video in detail."), ("assistant", "d")),
-        ),
-        (("user", "<video>Provide a one-sentence caption for the provided video."), ("assistant", "c")),
-    ]
-    long, short = scene_conversations({"questions": [], "caption": ["c", "d", "e"]})
-    assert long == (("user", "<image>Describe the image in detail."), ("assistant", "e"))
-    assert short[0] == ("user", "<image>Provide a one-sentence caption for the provided image.")
-    assert short[2:] == (("user", "Describe the image in part."), ("assistant", "d"))
-    assert scene_conversations({}) == []
-    for bad in ({"questions": 3}, {"questions": [{"question": "Q"}]}, {"questions": [], "caption": [1]}):
-        with pytest.raises(DataError, match="a scene: "):
-            scene_conversations(bad)
-
-
-def test_boxes_of_scenes() -> None:
-    objects = [
-        {"kind": "mug", "box": [12.0, 0.0, 64.0, 128.0]},
-        {"kind": "chair", "box": [0, 0, 1, 1]},
-        {"kind": "chair", "box": [2, 2, 3, 3]},
-        {"kind": "lamp", "box": [-3, 63.9, 20, 130]},
-    ]
-    questions = [{"question": "Q", "answer": "A"}]
-    scene = {"objects": objects, "width": 128, "height": 128, "caption": ["c"], "questions": questions}
-    boxes = (
-        ("user", "Give the box of the mug."),
-        ("assistant", "[093, 000, 500, 999]"),
-        ("user", "Give the box of the lamp."),
-        ("assistant", "[000, 499, 156, 999]"),
-    )
-    asked, described, boxed = scene_conversations(scene)
-    assert asked == (("user", "<image>Q"), ("assistant", "A"))
-    assert described == (("user", "<image>Provide a one-sentence caption for the provided image."), ("assistant", "c"))
-    assert boxed == (("user", f"<image>{boxes[0][1]}"), *boxes[1:])
-    assert scene_conversations(scene, apart=True) == [(*asked, ("user", described[0][1][7:]), described[1], *boxes)]
-    assert scene_conversations({}, apart=True) == []
-    assert len(scene_conversations(scene, "video")) == 2, "a video's boxes are of its last frame"
-    for bad in ({**scene, "width": None}, {**scene, "objects": [{"kind": "mug", "box": ["a", 0, 0, 0]}]}):
-        with pytest.raises(DataError, match="the box of the mug is"):
-            scene_conversations(bad)

@@ -251,35 +251,6 @@ def test_what_is_not_joined(tmp_path: Path) -> None:
     ]
 
 
-def test_scenes_in_shards(tmp_path: Path) -> None:
-    scene = {
-        "source": "scenes",
-        "label": "a cup",
-        "caption": ["a cup", "a cup left of a plate", "The image_bytes shows a cup and a plate."],
-        "questions": [{"question": "How many cups are there?", "answer": "1"}, {"question": "Big?", "answer": "no"}],
-    }
-    content = json.dumps(scene).encode()
-    write_tar(
-        tmp_path / "train" / "0.tar",
-        {"s0.jpg": image_bytes(9, "JPEG"), "s0.mask.png": image_bytes(0), "s0.json": content},
-    )
-    write_tar(tmp_path / "train" / "1.tar", {"s1.mp4": clip(30), "s1.json": content})
-    data = open_conversations(tmp_path / "train")
-    assert [sample.key for sample in data] == [f"s{tar}/{n}" for tar in (0, 1) for n in range(2)]
-    assert data.sizes == [2, 2]
-    assert [sample.key for sample in open_conversations(tmp_path / "train", apart=True)] == ["s0/0", "s1/0"]
-    assert [text for _, text in data[0].turns[:4]] == ["<image>How many cups are there?", "1", "Big?", "no"]
-    assert data[0].turns[4:] == (("user", "Describe the image in detail."), ("assistant", scene["caption"][2]))
-    assert data[3].turns[:2] == (
-        ("user", "<video>Provide a one-sentence caption for the provided video."),
-        ("assistant", "a cup"),
-    )
-    assert isinstance(data[0].messages()[0].content[0], Image.Image)
-    assert isinstance(data[3].messages(2)[0].content[0], VideoFrames)
-    parts = data.split(0.5)
-    assert sorted(len(part) for part in parts) in ([0, 4], [2, 2])  # a scene's conversations lie in one part
-
-
 def many(path: Path, count: int) -> Path:
     line = '{"id": %d, "image": "%d.png", "conversations": ' + json.dumps(turns("<image>\nQ", "A")) + "}\n"
     with path.open("w") as file:

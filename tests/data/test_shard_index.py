@@ -15,8 +15,8 @@ from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.files import cache_directory
-from perception_encoder.pretraining.builtin.rules import RULES
 from perception_encoder.ranks import ALONE
+from synthetic.builtin.rules import RULES
 from tests.data.tars import write_pairs
 
 

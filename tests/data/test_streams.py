@@ -26,8 +26,8 @@ from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining.builtin.rules import RULES
 from perception_encoder.ranks import ALONE, Rank
+from synthetic.builtin.rules import RULES
 from tests.clips import HEIGHT, WIDTH, clip, number_of
 from tests.data.tars import image_bytes, write_pairs, write_tar
 

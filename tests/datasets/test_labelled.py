@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perception_encoder.datasets.labelled import load_labelled
-from perception_encoder.pretraining.builtin.held_out import UNSEEN_LABELS, find_unseen_labels
+from synthetic.builtin.held_out import UNSEEN_LABELS, find_unseen_labels
 
 
 def held_out(path: Path) -> frozenset[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Results as JSON, as tables and as pages."""
+"""Results as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ import pytest
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.report import (
     Table,
-    classification_table,
     from_json,
     full_table,
-    page,
-    retrieval_table,
-    summary,
     to_json,
 )
 from perception_encoder.evaluation.results import Measurement, Result
@@ -58,27 +54,6 @@ RESULT = Result(
 )
 
 
-def test_accuracies_stand_beside_chance_and_probe() -> None:
-    table = classification_table(RESULT)
-    assert table.columns == ("task", "classes", "chance", "squash", "crop", "linear probe")
-    assert table.rows == (
-        ("flowers", "4", "25.0", "73.0 ±1.5", "83.0 ±1.5", "81.2 ±1.5"),
-        ("clothing", "4", "25.0", "39.9 ±1.5", "10.0 ±1.5", "–"),
-        ("caltech101/unseen", "4", "25.0", "20.0 ±1.5", "10.0 ±1.5", "–"),
-    )
-
-
-def test_retrieval_stands_beside_chance() -> None:
-    assert retrieval_table(RESULT).rows == (("openmoji", "image by name R@1", "500", "0.20", "25.0 ±5.0"),)
-
-
-def test_a_page_may_show_further_columns() -> None:
-    wider = Table(("task", "x"), (("flowers", "seven"),)), retrieval_table(RESULT)
-    text = page(RESULT, "r.json", wider, "make pages")
-    assert "| flowers | seven |" in text and "Made by `make pages r.json`" in text
-    assert classification_table(RESULT).markdown() not in text and summary(RESULT, wider) in text
-
-
 def test_every_result_is_listed_with_its_label() -> None:
     rows = full_table(RESULT).rows
     assert len(rows) == 17
@@ -98,17 +73,6 @@ def test_json_keeps_everything() -> None:
 def test_other_json_is_a_data_error(text: str) -> None:
     with pytest.raises(DataError, match=r"r\.json is not a result"):
         from_json(text, "r.json")
-
-
-def test_the_page_says_where_it_comes_from_and_what_is_left_out() -> None:
-    text = page(RESULT, "builtin.json")
-    assert "`pe eval page builtin.json`" in text and "weights abc" in text
-    assert "- flowers-7: cannot be decoded" in text
-    assert summary(RESULT) in text and full_table(RESULT).markdown() not in text  # that is in the JSON
-    tracked = replace(
-        RESULT, measurements=(Measurement(task="tracking", method="label propagation", metrics=(METRIC,)),)
-    )
-    assert full_table(tracked).markdown() in page(tracked, "tracking.json")
 
 
 def test_a_result_without_an_interval_has_none_in_tables_and_json() -> None:

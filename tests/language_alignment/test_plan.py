@@ -23,7 +23,6 @@ from perception_encoder.language_alignment.plan import (
 )
 from perception_encoder.language_alignment.recipes import (
     alignment,
-    builtin_alignment,
     frozen,
     own_questions,
     third_stage,
@@ -34,6 +33,7 @@ from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add
 from perception_encoder.recipes import plan_recipe
 from perception_encoder.train.cost import TrainingPlan
 from perception_encoder.train.devices import find_device
+from synthetic.builtin.recipes import language_builtin
 from tests.language_models import tiny_llama, write_tiny_decoder
 
 
@@ -100,7 +100,7 @@ def test_training_everything_costs_more_than_the_projector_alone() -> None:
 def test_a_plan_has_the_text_that_the_largest_image_or_video_leaves_room_for() -> None:
     tokens = {
         frozen("l14", "llama"): 1_024 + 2_048,  # beside 8 frames of 1,024
-        builtin_alignment(): 400,  # a row is shorter than the context
+        language_builtin(): 400,  # a row is shorter than the context
         third_stage("l14"): 11_520,
         dataclasses.replace(own_questions(), context=None): 2 * 5 * 256,
     }

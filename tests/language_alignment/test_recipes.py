@@ -18,7 +18,6 @@ from perception_encoder.language_alignment.plan import SHAPES
 from perception_encoder.language_alignment.recipes import (
     LAYERS,
     alignment,
-    builtin_alignment,
     debug_language,
     frozen,
     frozen_warmup,
@@ -33,6 +32,7 @@ from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.recipes import RECIPES, find_recipe
+from synthetic.builtin.recipes import language_builtin
 from tests.clips import clip
 from tests.language_models import write_tiny_decoder
 
@@ -146,7 +146,7 @@ def test_own_questions_train_adapters_and_the_projector() -> None:
 
 
 def test_the_built_in_one_trains_adapters_after_the_words() -> None:
-    config = builtin_alignment()
+    config = language_builtin()
     assert config.train_decoder and config.lora is not None and config.apart and not config.train_vision
     assert config.initial == "runs/language_builtin_words/language.safetensors"
 

@@ -15,12 +15,12 @@ from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.classification.linear_probe import fit_probe
 from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
 from perception_encoder.evaluation.features import encode_images
-from perception_encoder.evaluation.suite import Suite
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.models import protocols
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.tower import OwnTower
+from synthetic.suite import Suite
 from tests.evaluation.colours import write_colours
 
 LABELS = ["red", "green", "blue"] * 4

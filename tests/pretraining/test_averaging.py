@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from perception_encoder.models.checkpoints.weights import load_model
-from perception_encoder.pretraining.builtin.recipe import debug
 from perception_encoder.pretraining.run import pretrain
+from tests.pretraining.toys import debug
 
 
 def test_weights_that_come_out_may_be_a_mean_of_both_ends(photos: Path, tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import cached_texts, run
-from perception_encoder.pretraining.builtin.recipe import debug
 from perception_encoder.pretraining.cached_texts import CachedTexts
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
-from tests.pretraining.toys import gradients, small_batch
+from tests.pretraining.toys import debug, gradients, small_batch
 
 
 def test_a_locked_text_tower_encodes_each_caption_once(

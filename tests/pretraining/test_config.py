@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from perception_encoder.pretraining.builtin.recipe import builtin
 from perception_encoder.pretraining.masking import MaskRegularization
+from synthetic.builtin.recipes import builtin
 
 
 def test_a_run_is_told_by_what_is_not_by_default() -> None:

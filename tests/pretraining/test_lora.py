@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining.builtin.recipe import builtin
 from perception_encoder.pretraining.lora import (
     TARGETS,
     LoRA,
@@ -25,6 +24,7 @@ from perception_encoder.pretraining.recipes import debug_pretraining
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.train.cost import text_cost, vision_cost
 from perception_encoder.train.distributed import ParallelConfig, in_chunks
+from synthetic.builtin.recipes import builtin
 from tests.models.small import CORE, TEXT, small_clip
 
 DEBUG = dataclasses.replace(debug_pretraining(builtin()), initial="builtin", lora=LoRA(rank=4), warmup=0)

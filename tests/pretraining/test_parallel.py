@@ -26,7 +26,7 @@ FLOAT32 = {"PE_DTYPE": "float32"}
 
 def arguments(photos: Path, out: Path, *settings: str) -> list[str]:
     told = [word for setting in settings for word in ("--set", setting)]
-    return ["train", "builtin", "--debug", "--photos", str(photos), "--out", str(out), *told]
+    return ["train", "core_n16", "--debug", "--data", str(photos), "--out", str(out), *told]
 
 
 def start(photos: Path, out: Path, ranks: int, *settings: str) -> Processes:

@@ -14,15 +14,14 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import find_model
-from perception_encoder.pretraining.builtin.recipe import debug
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.recipes import ablation
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.recipes import RECIPES, find_recipe
+from tests.pretraining.toys import debug
 
-PAPER = [
-    name for name in RECIPES if not re.search("builtin|distill|finetune$|language|spatial|depth|segmenter|det", name)
-]
+OTHERS = "builtin|distill|finetune$|n16|language|spatial|depth|segmenter|det"
+PAPER = [name for name in RECIPES if not re.search(OTHERS, name)]
 BILLION = 1_000_000_000
 
 
@@ -133,7 +132,7 @@ def test_the_baseline_and_the_whole_recipe() -> None:
 
 @pytest.mark.parametrize("name", [*PAPER, "distill_l14"])
 def test_the_paper_s_runs_hand_their_weights_on_without_loss(name: str) -> None:
-    assert not config_of(name).half and config_of("builtin").half
+    assert not config_of(name).half and config_of("core_n16").half
 
 
 def test_a_tower_of_another_depth_and_pooling_is_trained(photos: Path, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from perception_encoder.formats.shards import ShardSample, read_shard, write_sha
 from perception_encoder.models.checkpoints.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import run
-from perception_encoder.pretraining.builtin.recipe import debug
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.recipes import debug_form, find_recipe
+from tests.pretraining.toys import debug
 
 
 def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:

@@ -15,21 +15,23 @@ from PIL import Image
 
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
+from perception_encoder.data.rules import SourceRules
 from perception_encoder.data.streams import Shards, StreamConfig
-from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.errors import CheckpointError, DataError
 from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import run, sources
-from perception_encoder.pretraining.builtin.recipe import builtin, builtin_second, debug
 from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.recipes import cooldown, debug_pretraining
+from perception_encoder.pretraining.recipes import cooldown, core_n16, debug_pretraining
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.sources import open_sources
 from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
+from synthetic.builtin.rules import RULES
 from tests import processes
 from tests.pretraining.test_parallel import FLOAT32
+from tests.pretraining.toys import debug
 from tests.processes import pe
 
 
@@ -42,7 +44,7 @@ def test_one_s_own_images_count_by_their_number_beside_the_weights(photos: Path,
     config = dataclasses.replace(debug(), weights={"flowers": 2.0, "noto": 1.0})
 
     def shares(*data: Path) -> dict[str, float]:
-        sources = open_sources(config, data, run.build_model(config), ALONE, alone, untracked)
+        sources = open_sources(config, data, run.build_model(config), ALONE, alone, untracked, RULES)
         return dict(zip(sources.samples, sources.weights, strict=True))
 
     mine, words = tmp_path / "mine", tmp_path / "words.csv"
@@ -58,35 +60,27 @@ def test_a_source_of_no_weight_is_left_out() -> None:
     assert sources._weigh({}, by_source) == {"flowers": 1.0, "noto": 2.0}
 
 
-def test_rules_come_with_the_built_in_recipes_alone(photos: Path, tmp_path: Path) -> None:
+def test_rules_say_what_is_never_trained_on(photos: Path, tmp_path: Path) -> None:
     """Ants are among the classes that the built-in model is never trained on, OpenMoji among the sources."""
-    plain = debug_pretraining(cooldown("b16"))
-    assert (builtin().rules, builtin_second().rules, plain.rules) == ("builtin", "builtin", None)
+    plain = dataclasses.replace(debug_pretraining(cooldown("b16")), initial=None)
 
-    def labels(config: PretrainingConfig, *data: Path | Shards) -> set[str]:
-        sources = open_sources(config, data, run.build_model(config), ALONE, alone, untracked)
+    def labels(config: PretrainingConfig, data: Path | Shards, rules: SourceRules) -> set[str]:
+        sources = open_sources(config, [data], run.build_model(config), ALONE, alone, untracked, rules)
         pairs = (each.load(row, lambda width, height: 1) for each in sources.sets for row in range(sum(each.sizes)))
         return {pair.label for pair in pairs}
 
     tar = Shards(str(photos / "train.tar"))
     for data in (photos, tar):
-        assert labels(dataclasses.replace(plain, initial=None), data) == {"cup", "ant", "rose", "daisy"}
-    assert labels(debug(), photos) == {"cup", "rose", "daisy"}
+        assert labels(plain, data, SourceRules()) == {"cup", "ant", "rose", "daisy"}
+    assert labels(debug(), photos, RULES) == {"cup", "rose", "daisy"}
     shutil.move(photos / "train.tar", tmp_path / "cat.tar")
     emoji = [{"source": "openmoji", "label": "cat"}, {"source": "noto", "label": "cat"}]
     picture = next(iter(read_shard(tmp_path / "cat.tar"))).image
     write_shard(photos / "train.tar", [ShardSample(f"e{n}", "png", picture, each) for n, each in enumerate(emoji)])
-    assert labels(dataclasses.replace(plain, initial=None), photos) == {"cat"}
+    assert labels(plain, photos, SourceRules()) == {"cat"}
     for data in (photos, tar):
         with pytest.raises(DataError, match="openmoji is never trained on"):
-            labels(debug(), data)
-    with pytest.raises(ConfigError, match="rules is 'mine'; it must be 'builtin' or null"):
-        dataclasses.replace(debug(), rules="mine")
-
-
-def test_the_built_in_runs_have_the_fingerprints_that_they_always_had() -> None:
-    """By which a run that an earlier version began is resumed."""
-    assert builtin().fingerprint(["a"]) == dataclasses.replace(builtin(), rules=None).fingerprint(["a"])
+            labels(debug(), data, RULES)
 
 
 @pytest.fixture
@@ -108,7 +102,7 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def small(**settings: object) -> PretrainingConfig:
-    return dataclasses.replace(debug_pretraining(builtin()), **settings)
+    return dataclasses.replace(debug_pretraining(core_n16()), **settings)
 
 
 def test_a_run_from_shards_trains_all_words_and_counts_what_it_left_out(shards: Path, tmp_path: Path) -> None:
@@ -144,7 +138,7 @@ def test_more_bad_samples_than_are_allowed_end_the_run(shards: Path, tmp_path: P
 
 def train(shards: Path, out: Path, ranks: int | None) -> list[tuple[float, ...]]:
     """The rows of a run by `pe train`: step, losses, samples left out."""
-    arguments = ["train", "builtin", "--debug", "--out", str(out), "--shards", str(shards), "--set", "masking.every=4"]
+    arguments = ["train", "core_n16", "--debug", "--out", str(out), "--shards", str(shards), "--set", "masking.every=4"]
     environment = {**FLOAT32, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
     processes.run(pe, *arguments, log=out.with_name(f"{out.name}.log"), ranks=ranks, environment=environment)
     rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())

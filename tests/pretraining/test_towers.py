@@ -17,13 +17,12 @@ from perception_encoder.models.vision_transformer import resample_table
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import towers as module
-from perception_encoder.pretraining.builtin.recipe import debug
 from perception_encoder.pretraining.lora import LoRA, add_adapters
 from perception_encoder.pretraining.run import build_model, fit_positions
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers, encode_by_length
 from tests.models.small import CORE, SIZE, TEXT, randomize
-from tests.pretraining.toys import gradients, small_batch, small_towers
+from tests.pretraining.toys import debug, gradients, small_batch, small_towers
 
 
 def test_the_mask_loss_is_that_of_a_masked_pass_against_the_output_of_a_whole_one() -> None:

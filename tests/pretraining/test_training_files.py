@@ -11,8 +11,8 @@ from PIL import Image
 
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.errors import DataError
-from perception_encoder.pretraining.builtin.rules import RULES
 from perception_encoder.pretraining.training_files import has_split, read_files
+from synthetic.builtin.rules import RULES
 
 
 def load(paths: Path | list[Path], split: str = "train", image_side: int = 160, **more: Any) -> ImageTextSet:

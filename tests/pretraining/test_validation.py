@@ -15,11 +15,11 @@ from PIL import Image
 from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
+from perception_encoder.data.rules import SourceRules
 from perception_encoder.data.streams import Shards
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.inference.encoder import load
 from perception_encoder.models.checkpoints.weights import create_model, load_model
-from perception_encoder.pretraining.builtin.recipe import debug
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.pretraining.run import build_model, pretrain
@@ -30,8 +30,10 @@ from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
 from perception_encoder.train.checkpoint import load_weights
 from perception_encoder.train.validation import ValidationConfig
+from synthetic.builtin.rules import RULES
 from tests import processes
 from tests.pretraining.test_parallel import FLOAT32, arguments, run, start
+from tests.pretraining.toys import debug
 from tests.processes import pe
 
 
@@ -40,8 +42,8 @@ def validated(**changes: object) -> PretrainingConfig:
     return dataclasses.replace(debug(), validation=ValidationConfig(every=1, share=0.25, **changes))
 
 
-def sources_of(config: PretrainingConfig, *data: Path | Shards) -> Sources:
-    return open_sources(config, data, build_model(config), ALONE, alone, untracked)
+def sources_of(config: PretrainingConfig, *data: Path | Shards, rules: SourceRules = RULES) -> Sources:
+    return open_sources(config, data, build_model(config), ALONE, alone, untracked, rules)
 
 
 def rows(out: Path) -> list[dict[str, float]]:
@@ -89,7 +91,7 @@ def test_a_run_writes_its_best_weights_beside_its_last_ones(photos: Path, tmp_pa
     stage = config.stages[0 if best(out)["step"] <= 2 else 1]
     assert model.visual.config.image_size == stage.image_size
     towers = Towers(create_model("builtin"), masked=True)
-    sources = sources_of(config, photos)
+    sources = sources_of(config, photos, rules=SourceRules())
     sources.vocabulary.narrow(towers.clip)
     towers.clip.visual.set_image_size(stage.image_size)
     load_weights(out, best(out)["step"], towers)
@@ -103,7 +105,7 @@ def test_scores_are_those_of_the_weights_that_are_written(photos: Path, tmp_path
     changes = {"initial": "builtin", "locked": "text", "masking": None, "half": False, "batch_size": 32}
     stages = (dataclasses.replace(debug().stages[0], image_size=128, steps=4),)
     config = dataclasses.replace(validated(metric="zero_shot"), **changes, stages=stages)
-    samples = sources_of(config, photos).validation
+    samples = sources_of(config, photos, rules=SourceRules()).validation
     path = pretrain(config, [photos], tmp_path / "run")
     encoder = load(str(path))
     labels = sorted({source[index].label for source, index in samples})
@@ -196,7 +198,7 @@ def test_of_a_directory_training_leaves_out_what_evaluation_holds_out(tmp_path: 
     from tests.evaluation.classification.test_splits import directories
 
     directories(tmp_path, "photos", ["red", "green"] * 10)
-    config = dataclasses.replace(debug(), rules=None, weights={}, validation=ValidationConfig(share=0.2))
+    config = dataclasses.replace(debug(), weights={}, validation=ValidationConfig(share=0.2))
     sources = sources_of(config, tmp_path / "photos")
     held_out = {source[index].key for source, index in sources.validation}
     assert held_out == {*load_splits(tmp_path / "photos", "test")["photos"].test.keys} and len(held_out) == 4

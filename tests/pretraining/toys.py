@@ -1,4 +1,4 @@
-"""Small towers, a batch for them, and gradients by name."""
+"""A run of four steps with every step of section 2.1, small towers, a batch for them, and gradients by name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ import torch
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.clip import CLIP
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.recipes import debug_pretraining
 from perception_encoder.pretraining.towers import Towers
+from synthetic.builtin.recipes import builtin
 from tests.models.small import CORE, SIZE, TEXT, randomize
+
+
+def debug() -> PretrainingConfig:
+    return dataclasses.replace(debug_pretraining(builtin()), masking=MaskRegularization(every=4))
 
 
 def small_towers(chunk: int | None = None) -> Towers:

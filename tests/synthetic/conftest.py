@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from runpy import run_module as run_as_main
@@ -20,7 +21,8 @@ def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     def run(name: str, *arguments: str | Path | int) -> Run:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
+        with pytest.raises(SystemExit) as stop, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)  # imported by other tests
             run_as_main(f"synthetic.{name}", run_name="__main__")
         captured = capsys.readouterr()
         return Run(int(stop.value.code or 0), captured.out, captured.err)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +26,6 @@ OUT = "Directory for checkpoints, metrics and weights [default: runs/RECIPE]."
 def train(
     recipe: Annotated[str, argument("RECIPE", "Name of the recipe; `--list` shows all.")],
     data: Annotated[list[Path] | None, option(DATA, "PATH", DATASET)] = None,
-    photos: Annotated[Path | None, option("As --data: labelled photographs.", "DIR", DATASET)] = None,
-    drawings: Annotated[Path | None, option("As --data: from `pe data prepare`.", "DIR", DATASET)] = None,
     shards: Annotated[list[str] | None, option(SHARDS, "PATH", DATASET)] = None,
     out: Annotated[Path | None, options.out_option(OUT, "DIR")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")] = None,
@@ -56,18 +55,12 @@ def train(
 
         pe train --list
         pe train finetune --settings
-        pe data prepare datasets && pe train builtin --photos photos --drawings datasets
-        pe train builtin --data photos -o runs/short --set lr=3e-3 --set steps=500 --set batch_size=128
+        pe train core_n16 --data photos -o runs/short --set lr=3e-3 --set steps=500 --set batch_size=128
         pe train finetune --data photos/ --data more.csv --set initial=PE-Core-B16-224
-        pe train builtin --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/train.tar
+        pe train core_n16 --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/train.tar
         pe train core_g14 --plan --devices 512 --device h100
     """
-    from perception_encoder.data.streams import Shards
-    from perception_encoder.errors import DataError
-    from perception_encoder.models.memory import keep_freed_memory
-    from perception_encoder.pretraining.training_files import LAYOUTS
     from perception_encoder.recipes import debug_form, find_recipe, override, run_recipe
-    from perception_encoder.train.checkpoint import BEST
 
     config = find_recipe(recipe)
     config = override(debug_form(config) if debug else config, set_ or [])
@@ -75,8 +68,20 @@ def train(
         return planning.show_settings(config)
     if plan:
         return planning.show_plan(config, devices, device, utilization)
-    datasets: list[Path | Shards] = [*(data or []), *(path for path in (photos, drawings) if path is not None)]
-    datasets += [Shards.parse(source) for source in shards or []]
+    train_config(config, data or [], shards or [], out or Path("runs") / recipe, run_recipe)
+
+
+def train_config(
+    config: TrainingConfig, data: Sequence[Path], shards: Sequence[str], out: Path, run: Callable[..., Path]
+) -> None:
+    """Run, or resume, a configuration by `run` (see `run_recipe`), with progress; print how to use the weights."""
+    from perception_encoder.data.streams import Shards
+    from perception_encoder.errors import DataError
+    from perception_encoder.models.memory import keep_freed_memory
+    from perception_encoder.pretraining.training_files import LAYOUTS
+    from perception_encoder.train.checkpoint import BEST
+
+    datasets: list[Path | Shards] = [*data, *map(Shards.parse, shards)]
     if not datasets:
         raise DataError(f"no data: give --data or --shards; {LAYOUTS}")
     keep_freed_memory()
@@ -85,10 +90,9 @@ def train(
     else:
         for name in ("train.loop", "dense_training.run"):  # they report what is resumed, loaded and frozen
             logging.getLogger(f"perception_encoder.{name}").setLevel(logging.INFO)
-    out = out or Path("runs") / recipe
     try:
         with progress("training", config.steps) as advance:
-            path = run_recipe(config, datasets, out, track, reporter(advance))
+            path = run(config, datasets, out, track, reporter(advance))
     except KeyboardInterrupt:
         if not output.console.quiet:
             output.print_warning(how_to_resume(out))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from perception_encoder.datasets.questions import answered, referring, rendered
+from perception_encoder.datasets.questions import answered, referring
 from perception_encoder.datasets.questions.diagrams import read_ai2d
 from perception_encoder.datasets.questions.mvbench import read_mvbench
 from perception_encoder.datasets.questions.question import Question
@@ -24,13 +24,10 @@ READERS: dict[str, Callable[[Path, str], list[Question]]] = {
     "ai2d": read_ai2d,
     "mvbench": read_mvbench,
     **referring.READERS,
-    "scenes": rendered.read_scenes,
-    "scene captions": rendered.read_scene_captions,
-    "documents": rendered.read_documents,
 }
 """Datasets by name; the modules of their readers show the layouts."""
-SPLITS = dict.fromkeys(("chartqa", "ai2d", "mvbench", "pope", "scenes", "scene captions", "documents"), "test")
-"""The split that papers report, and of rendered data the one of unseen models and layouts, if it is not `val`."""
+SPLITS = dict.fromkeys(("chartqa", "ai2d", "mvbench", "pope"), "test")
+"""The split that papers report, if it is not `val`."""
 
 
 def default_split(name: str) -> str:
@@ -47,7 +44,11 @@ def read_questions(name: str, root: Path, split: str = "") -> list[Question]:
     if name not in READERS:
         raise ConfigError(f"unknown dataset {name!r}; known: {', '.join(READERS)}")
     split = split or default_split(name)
-    questions = READERS[name](root, split)
+    return check_questions(READERS[name](root, split), name, root, split)
+
+
+def check_questions(questions: list[Question], name: str, root: Path, split: str) -> list[Question]:
+    """Return questions; DataError if there are none, or two of one id."""
     if not questions:
         raise DataError(f"{root} holds no question of the split {split!r} of {name}")
     identity, count = Counter(question.id for question in questions).most_common(1)[0]

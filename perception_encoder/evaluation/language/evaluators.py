@@ -17,7 +17,7 @@ from perception_encoder.evaluation.language.boxes import predicted_iou, scale_bo
 from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
 from perception_encoder.evaluation.language.choices import parse_yes_no, yes_no_answer
 from perception_encoder.evaluation.language.records import AnswerRecord, append_records, read_records
-from perception_encoder.evaluation.language.tasks import TASKS
+from perception_encoder.evaluation.language.tasks import LanguageTask, find_task
 from perception_encoder.evaluation.layer_features import content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import resample
@@ -49,21 +49,20 @@ class QuestionEvaluator:
 
     def __init__(
         self,
-        name: str,
+        task: str | LanguageTask,
         questions: Sequence[Question],
         records: Path | None = None,
         frames: int = FRAMES,
         blind: bool = False,
     ) -> None:
-        """`name`: the dataset's, as in `read_questions`, which fixes prompts and metrics.
+        """`task`: fixes prompts and metrics; that of a dataset by its name, as in `read_questions`.
 
         `records`: a JSONL file that each answer is added to; questions that it answers are not put again. `frames`: of
         a video. `blind`: show no image: what the model knows without looking. ConfigError for an unknown dataset.
         """
-        if name not in TASKS:
-            raise ConfigError(f"unknown language task {name!r}; known: {', '.join(TASKS)}")
-        self.name, self.questions, self.records, self.frames, self.blind = name, questions, records, frames, blind
-        self.task = TASKS[name]
+        self.task = find_task(task) if isinstance(task, str) else task
+        self.questions, self.records, self.frames, self.blind = questions, records, frames, blind
+        self.name = self.task.name
 
     def run(self, model: Generator, track: Track = untracked) -> list[Measurement]:
         """Return the task's metrics: see `Evaluator`. A question that the model refuses (ConfigError) is a failure."""
@@ -85,7 +84,7 @@ class QuestionEvaluator:
             Measurement(
                 task=self.name,
                 method="generation, no image" if self.blind else "generation",
-                scores=score_answers(self.name, answered),
+                scores=score_answers(self.task, answered),
                 settings={"frames": str(self.frames)} if self.name == "mvbench" else {},
                 failures=tuple(failures),
             )
@@ -155,27 +154,26 @@ class QuestionEvaluator:
         )
 
 
-def score_answers(name: str, answered: Sequence[Answered]) -> tuple[Scores, ...]:
-    """Return the metrics of answers to questions of a dataset of `TASKS`: of all, then of each group of questions."""
-    if TASKS[name].score is None:
+def score_answers(task: LanguageTask, answered: Sequence[Answered]) -> tuple[Scores, ...]:
+    """Return the metrics of answers to a task's questions: of all, then of each group of questions."""
+    if task.score is None:
         return _caption_scores(answered)
     groups = sorted({each.question.group for each in answered})
-    scores: tuple[Scores, ...] = _score_group(name, answered, "")
+    scores: tuple[Scores, ...] = _score_group(task, answered, "")
     for group in groups if len(groups) > 1 else ():
-        scores += _score_group(name, [each for each in answered if each.question.group == group], f", {group}")
+        scores += _score_group(task, [each for each in answered if each.question.group == group], f", {group}")
     return scores
 
 
-def _score_group(name: str, answered: Sequence[Answered], suffix: str) -> tuple[ItemScores, ...]:
-    task = TASKS[name]
+def _score_group(task: LanguageTask, answered: Sequence[Answered], suffix: str) -> tuple[ItemScores, ...]:
     assert task.score is not None
     values = [task.score(each.record.prediction, each.question, each.record.box) for each in answered]
     make = _item_scores(answered, suffix)
-    if name == "mvbench" and not suffix:  # the mean over tasks, as published
+    if task.name == "mvbench" and not suffix:  # the mean over tasks, as published
         groups = np.unique([each.question.group for each in answered], return_inverse=True)[1]
         return (make(task.metric, np.array(values), None, groups),)
     first = make(task.metric, np.array(values), None, None)
-    if name == "pope":
+    if task.name == "pope":
         return (first, *_yes_no_scores(answered, make))
     boxed = [(each.record.prediction, each.record.box) for each in answered if each.record.box is not None]
     if len(boxed) < len(answered):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from perception_encoder.datasets.questions.question import Corners, Question
+from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.language.boxes import box_iou_accuracy
 from perception_encoder.evaluation.language.choices import multiple_choice, parse_yes_no, yes_no_answer
-from perception_encoder.evaluation.language.short_answers import anls, normalize_answer, relaxed_accuracy, vqa_accuracy
+from perception_encoder.evaluation.language.short_answers import anls, relaxed_accuracy, vqa_accuracy
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -24,6 +26,8 @@ Score = Callable[[str, Question, Corners | None], float]
 class LanguageTask:
     """How the questions of a dataset are put, and how the answers are scored."""
 
+    name: str
+    """The dataset's, as in `read_questions`."""
     metric: str
     """The name of the score's mean."""
     score: Score | None
@@ -53,13 +57,6 @@ def _yes_no(prediction: str, question: Question, box: Corners | None) -> float:
     return float(parse_yes_no(prediction) is yes_no_answer(question.answers[0]))
 
 
-def _of_scene(prediction: str, question: Question, box: Corners | None) -> float:
-    """A box by its overlap, and any other answer by its words, as EvalAI normalises them."""
-    if box is not None:
-        return box_iou_accuracy(prediction, box)
-    return float(normalize_answer(prediction) in map(normalize_answer, question.answers))
-
-
 def _grounding(prediction: str, question: Question, box: Corners | None) -> float:
     return box_iou_accuracy(prediction, box or ())
 
@@ -86,10 +83,6 @@ def _caption_prompt(question: Question) -> str:
     return CAPTION_PROMPT
 
 
-def _plain(question: Question) -> str:
-    return question.question
-
-
 def _box_prompt(question: Question) -> str:
     return (
         f"Provide the bounding box of the region that this phrase describes: {question.question}\n"
@@ -97,26 +90,37 @@ def _box_prompt(question: Question) -> str:
     )
 
 
-_VQA = LanguageTask(metric="VQA accuracy", score=_vqa, max_tokens=16)
-_DOCUMENTS = LanguageTask(metric="ANLS", score=_anls)
-_CAPTIONS = LanguageTask(metric="CIDEr", score=None, max_tokens=64, prompt=_caption_prompt)
-_GROUNDING = LanguageTask(metric="accuracy at IoU 0.5", score=_grounding, prompt=_box_prompt)
+VQA = partial(LanguageTask, metric="VQA accuracy", score=_vqa, max_tokens=16)
+DOCUMENTS = partial(LanguageTask, metric="ANLS", score=_anls)
+CAPTIONS = partial(LanguageTask, metric="CIDEr", score=None, max_tokens=64, prompt=_caption_prompt)
+GROUNDING = partial(LanguageTask, metric="accuracy at IoU 0.5", score=_grounding, prompt=_box_prompt)
+CHOICES = partial(LanguageTask, metric="accuracy", score=_choice, max_tokens=16)
+"""Kinds of tasks, each to be given a name."""
 TASKS = {
-    "vqav2": _VQA,
-    "okvqa": _VQA,
-    "textvqa": _VQA,
-    "docvqa": _DOCUMENTS,
-    "infovqa": _DOCUMENTS,
-    "chartqa": LanguageTask(metric="relaxed accuracy", score=_relaxed, max_tokens=16, prompt=_chart_prompt),
-    "ai2d": LanguageTask(metric="accuracy", score=_choice, max_tokens=16, prompt=_diagram_prompt),
-    "mvbench": LanguageTask(metric="accuracy", score=_choice, max_tokens=16, prompt=_video_prompt),
-    "pope": LanguageTask(metric="accuracy", score=_yes_no),
-    "coco": _CAPTIONS,
-    "refcoco": _GROUNDING,
-    "refcoco+": _GROUNDING,
-    "refcocog": _GROUNDING,
-    "scenes": LanguageTask(metric="accuracy", score=_of_scene, prompt=_plain),
-    "scene captions": _CAPTIONS,
-    "documents": LanguageTask(metric="ANLS", score=_anls, prompt=_plain),
+    task.name: task
+    for task in (
+        VQA(name="vqav2"),
+        VQA(name="okvqa"),
+        VQA(name="textvqa"),
+        DOCUMENTS(name="docvqa"),
+        DOCUMENTS(name="infovqa"),
+        LanguageTask(
+            name="chartqa", metric="relaxed accuracy", score=_relaxed, max_tokens=16, prompt=_chart_prompt
+        ),
+        CHOICES(name="ai2d", prompt=_diagram_prompt),
+        CHOICES(name="mvbench", prompt=_video_prompt),
+        LanguageTask(name="pope", metric="accuracy", score=_yes_no),
+        CAPTIONS(name="coco"),
+        GROUNDING(name="refcoco"),
+        GROUNDING(name="refcoco+"),
+        GROUNDING(name="refcocog"),
+    )
 }
 """Tasks, by the names of `read_questions`."""
+
+
+def find_task(name: str) -> LanguageTask:
+    """Return the task of a dataset; ConfigError lists the known ones."""
+    if name not in TASKS:
+        raise ConfigError(f"unknown language task {name!r}; known: {', '.join(TASKS)}")
+    return TASKS[name]

@@ -17,7 +17,7 @@ from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.language.boxes import scale_box
 from perception_encoder.evaluation.language.evaluators import Answered, open_media_of, score_answers
 from perception_encoder.evaluation.language.records import AnswerRecord
-from perception_encoder.evaluation.language.tasks import TASKS
+from perception_encoder.evaluation.language.tasks import TASKS, LanguageTask
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
@@ -87,23 +87,24 @@ class QuestionTask(LayerEvaluator):
 
     def __init__(
         self,
-        name: str,
+        task: str | LanguageTask,
         train: Sequence[Question],
         test: Sequence[Question],
         config: QuestionTaskConfig | None = None,
         image_size: tuple[int, int] | None = None,
         make_decoder: MakeDecoder | None = None,
     ) -> None:
-        """`name`: one of `QUESTION_TASKS`. `image_size`: height and width that images are squashed to.
+        """`task`: one of `QUESTION_TASKS`, or your own. `image_size`: height and width that images are squashed to.
 
         `make_decoder`: the language model of a head, by its seed; by default a fresh one whose vocabulary is that of
         the training questions. Raises ConfigError for another name, DataError for a part without a question.
         """
-        if name not in QUESTION_TASKS:
-            raise ConfigError(f"{name!r} has no questions about single images; known: {', '.join(QUESTION_TASKS)}")
-        self.name, self.config, self.image_size = name, config or QuestionTaskConfig(), image_size
-        self.train = _by_image(f"{name}, train", train, self.config.train_items or 2 * self.config.items)
-        self.test = _by_image(f"{name}, test", test, self.config.items)
+        if isinstance(task, str) and task not in QUESTION_TASKS:
+            raise ConfigError(f"{task!r} has no questions about single images; known: {', '.join(QUESTION_TASKS)}")
+        self.task = TASKS[task] if isinstance(task, str) else task
+        self.name, self.config, self.image_size = self.task.name, config or QuestionTaskConfig(), image_size
+        self.train = _by_image(f"{self.name}, train", train, self.config.train_items or 2 * self.config.items)
+        self.test = _by_image(f"{self.name}, test", test, self.config.items)
         self._make_decoder = make_decoder or self._fresh
 
     @property
@@ -138,10 +139,10 @@ class QuestionTask(LayerEvaluator):
         decoder = self._make_decoder(head_config.fit.seed)
         head = AnswerHead(train.tokens.shape[-1], train.grid, decoder, head_config)
         head.fit(train.patches, [self._training[row] for row in train.rows], track)
-        return score_answers(self.name, self._answer(head, test))
+        return score_answers(self.task, self._answer(head, test))
 
     def _answer(self, head: AnswerHead, test: LayerFeatures) -> list[Answered]:
-        task = TASKS[self.name]
+        task = self.task
         rows = [(at, each) for at, row in enumerate(test.rows) for each in self.test.questions[row]]
         prompts = [(at, task.prompt(question)) for at, question in rows]
         predictions = head.answer(test.patches, prompts, task.max_tokens)
@@ -165,7 +166,7 @@ class QuestionTask(LayerEvaluator):
     @cached_property
     def _training(self) -> list[list[QuestionAnswer]]:
         return [
-            [_training_turn(self.name, each, partial(self.train.open, row)) for each in own]
+            [_training_turn(self.task, each, partial(self.train.open, row)) for each in own]
             for row, own in enumerate(self.train.questions)
         ]
 
@@ -185,9 +186,11 @@ def _by_image(name: str, questions: Sequence[Question], most: int) -> _Part:
     return _Part(name, tuple(images[int(row)] for row in spread_indices(len(images), min(len(images), most))))
 
 
-def _training_turn(name: str, question: Question, open_image: Callable[[], list[Image.Image]]) -> QuestionAnswer:
+def _training_turn(
+    task: LanguageTask, question: Question, open_image: Callable[[], list[Image.Image]]
+) -> QuestionAnswer:
     """A question as it is put, and the answer that is right: a text, a choice's letter, or a box."""
-    prompt = TASKS[name].prompt(question)
+    prompt = task.prompt(question)
     if question.box is not None:
         return prompt, box_text(question.box, *open_image()[0].size)
     if question.correct is not None:

@@ -21,8 +21,8 @@ from urllib.parse import quote
 import numpy as np
 
 from perception_encoder.errors import DataError, MediaDecodeError, one_line
-from perception_encoder.formats.packages import fetch_debian
 from perception_encoder.progress import Track, untracked
+from synthetic.packages import fetch_debian
 from synthetic.scenes.objects.meshes import bake, stand_upright
 from synthetic.scenes.objects.models import ObjectInfo, ObjectModel, find_flat_top, write_library
 from synthetic.scenes.objects.names import EXCLUDED, ROUND, class_of, label_of

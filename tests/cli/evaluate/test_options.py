@@ -13,7 +13,7 @@ from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.errors import MediaDecodeError
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import Metric
-from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
+from synthetic.builtin.held_out import find_unseen_labels
 from tests.cli.evaluate.conftest import read_json
 from tests.evaluation.colours import ColourEncoder, write_colours
 
@@ -39,7 +39,7 @@ def test_failures_are_written_listed_once_and_change_the_status(tmp_path: Path, 
 
 
 def test_no_class_is_a_task_of_its_own_by_default(tmp_path: Path) -> None:
-    """Not even those that the built-in model is never trained on: they are of its own evaluation, `pe eval suite`."""
+    """Not even those that the built-in model is never trained on: they are of its own evaluation, `synthetic.suite`."""
     path = write_colours(tmp_path / "photos" / "test.tar", "caltech101", ["red heart", "green leaf"])
     assert {source for source, _ in find_unseen_labels(path)} == {"caltech101"}
     assert list(load_tasks(tmp_path / "photos", "test", options.class_options())) == ["caltech101"]

@@ -11,10 +11,10 @@ from tests.conftest import Run
 
 def test_recipes_are_listed_and_an_unknown_one_shows_near_ones(run_pe: Callable[..., Run]) -> None:
     listed = run_pe("train", "--list")
-    assert listed.status == 0 and "builtin\t" in listed.stdout
+    assert listed.status == 0 and "core_n16\t" in listed.stdout
     assert "core_g14\tPE-Core-G: 86 billion pairs" in listed.stdout
-    wrong = run_pe("train", "buildin")
-    assert wrong.status == 2 and "did you mean builtin" in wrong.stderr
+    wrong = run_pe("train", "core_n61")
+    assert wrong.status == 2 and "did you mean core" in wrong.stderr
 
 
 def number(text: str) -> float:

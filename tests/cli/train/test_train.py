@@ -1,4 +1,4 @@
-"""`pe train` with the built-in recipe's debug form: it trains, goes on, and names wrong settings."""
+"""`pe train` with the debug form of the smallest recipe: it trains, goes on, and names wrong settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.processes import pe
 
 def test_trains_and_says_where_the_weights_are(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug", "--set", "batch_size=8")
+    arguments = ("train", "core_n16", "--data", photos, "--out", out, "--debug", "--set", "batch_size=8")
     run = run_pe(*arguments)
     assert run.status == 0, run.stderr
     assert str(out / "model.safetensors") in run.stdout.replace("\n", "")
@@ -41,7 +41,7 @@ def test_a_validated_run_says_where_its_best_weights_are(
 ) -> None:
     out = tmp_path / "run"
     settings = ("--set", "validation.every=2", "--set", "validation.share=0.25")
-    run = run_pe("train", "builtin", "--photos", photos, "--out", out, "--debug", *settings)
+    run = run_pe("train", "core_n16", "--data", photos, "--out", out, "--debug", *settings)
     assert run.status == 0, run.stderr
     assert run.stdout.count("validation/retrieval") == 2
     assert str(out / "best.safetensors") in run.stdout.replace("\n", "") and (out / "best.safetensors").exists()
@@ -49,7 +49,7 @@ def test_a_validated_run_says_where_its_best_weights_are(
 
 def test_a_run_that_was_stopped_says_where_it_goes_on(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug", "--set", "checkpoint_every=3")
+    arguments = ("train", "core_n16", "--data", photos, "--out", out, "--debug", "--set", "checkpoint_every=3")
     assert "resuming" not in run_pe(*arguments).stderr
     shutil.rmtree(out / "checkpoints" / "step-00000004")
     run = run_pe(*arguments)
@@ -67,7 +67,7 @@ def test_a_head_says_what_is_frozen_before_it_trains(run_pe: Callable[..., Run],
 
 def test_a_folder_that_another_run_trains_in(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug")
+    arguments = ("train", "core_n16", "--data", photos, "--out", out, "--debug")
     with run_directory(out):
         run = run_pe(*arguments)
     assert run.status == 2 and run.stderr.replace("\n", " ").count("another run is training in") == 1
@@ -75,7 +75,7 @@ def test_a_folder_that_another_run_trains_in(run_pe: Callable[..., Run], photos:
     assert run_pe(*arguments).status == 0
 
 
-@pytest.mark.parametrize("recipe", ["builtin", "finetune"])
+@pytest.mark.parametrize("recipe", ["core_n16", "finetune"])
 def test_class_directories_and_a_table_train(run_pe: Callable[..., Run], recipe: str, tmp_path: Path) -> None:
     for number in range(8):
         path = tmp_path / "mugs" / ("red mug", "plate")[number % 2] / f"{number}.png"
@@ -89,20 +89,20 @@ def test_class_directories_and_a_table_train(run_pe: Callable[..., Run], recipe:
 
 
 def test_a_setting_that_does_not_exist(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
-    run = run_pe("train", "builtin", "--photos", photos, "--out", tmp_path / "run", "--set", "batchsize=8")
+    run = run_pe("train", "core_n16", "--data", photos, "--out", tmp_path / "run", "--set", "batchsize=8")
     assert run.status == 2
     assert "did you mean batch_size?" in run.stderr
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_without_shards(run_pe: Callable[..., Run], tmp_path: Path) -> None:
-    run = run_pe("train", "builtin", "--photos", tmp_path, "--out", tmp_path / "run", "--debug")
+    run = run_pe("train", "core_n16", "--data", tmp_path, "--out", tmp_path / "run", "--debug")
     assert run.status == 2
     assert "train.tar" in run.stderr
 
 
 def test_without_data_nothing_begins(run_pe: Callable[..., Run]) -> None:
-    run = run_pe("train", "builtin")
+    run = run_pe("train", "core_n16")
     assert run.status == 2 and "DIR/CLASS/*.jpg" in run.stderr.replace("\n", " ")
 
 
@@ -129,7 +129,7 @@ def test_every_setting_is_printed_with_its_default_and_meaning(run_pe: Callable[
 def test_ctrl_c_says_how_to_resume(photos: Path, tmp_path: Path) -> None:
     """Before the first checkpoint and after it; without a traceback."""
     out, log = tmp_path / "run", tmp_path / "log"
-    arguments = ["train", "builtin", "--photos", str(photos), "--out", str(out), "--debug", "--set", "batch_size=4"]
+    arguments = ["train", "core_n16", "--data", str(photos), "--out", str(out), "--debug", "--set", "batch_size=4"]
     for shown, every, told in (
         (1, 10**6, f"warning: stopped before the first checkpoint in {out}; the same command starts anew"),
         (2, 1, "warning: stopped; the same command resumes from step"),

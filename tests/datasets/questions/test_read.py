@@ -37,7 +37,7 @@ def test_each_table_of_the_hub(name: str, tmp_path: Path) -> None:
 
 
 def test_the_other_refcocos_are_read_too() -> None:
-    assert set(READERS) == {*LAYOUTS, "refcoco+", "refcocog", "scenes", "scene captions", "documents"}
+    assert set(READERS) == {*LAYOUTS, "refcoco+", "refcocog"}
 
 
 def test_an_unknown_dataset() -> None:

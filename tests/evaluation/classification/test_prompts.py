@@ -14,7 +14,7 @@ from perception_encoder.evaluation.classification.prompts import (
     ensemble,
     prompted_name,
 )
-from perception_encoder.pretraining.builtin.rules import DRAWING_TEMPLATES
+from synthetic.builtin.rules import DRAWING_TEMPLATES
 from tests.evaluation.colours import ColourEncoder, unit
 
 

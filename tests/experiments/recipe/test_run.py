@@ -21,8 +21,8 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.pretraining.builtin.recipe import debug
 from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig
+from tests.pretraining.toys import debug
 
 
 @pytest.mark.parametrize("step", range(1, 10))

@@ -23,7 +23,8 @@ from perception_encoder.language_alignment.probing.question_task import (
 from perception_encoder.layer_analysis.colour_encoder import ColourEncoder
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
-from synthetic.documents.production import DocumentsConfig, write_documents
+from synthetic.questions.tasks import find_task
+from tests.datasets.questions.layouts import IMAGE, TABLES, write_table
 from tests.layer_analysis.toys import ToyEncoder
 
 COLOURS = {"red": (230, 20, 20), "green": (20, 220, 30), "blue": (20, 40, 230)}
@@ -55,7 +56,7 @@ def questions(count: int, seed: int) -> list[Question]:
 
 def task(**settings: object) -> QuestionTask:
     config = QuestionTaskConfig(**{"head": HEAD, "seeds": 2, **settings})  # type: ignore[arg-type]
-    return QuestionTask("scenes", questions(60, 0), questions(20, 1), config)
+    return QuestionTask(find_task("scenes"), questions(60, 0), questions(20, 1), config)
 
 
 def test_colours_answer_questions_about_colours(tmp_path: Path) -> None:
@@ -79,17 +80,17 @@ def test_only_questions_about_one_image() -> None:
     with pytest.raises(ConfigError, match="no questions about single images"):
         QuestionTask("mvbench", questions(1, 0), questions(1, 1))
     with pytest.raises(DataError, match="scenes, test has no question"):
-        QuestionTask("scenes", questions(1, 0), [])
+        QuestionTask(find_task("scenes"), questions(1, 0), [])
 
 
-def test_rendered_documents_by_their_path(tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        config = DocumentsConfig(count=4, split=split, size=128, kinds=("sign",), look="clean")
-        write_documents(tmp_path, config, jobs=1)
-    readers = {"documents": lambda path, items, size: read_question_task("documents", path, items, size)}
-    (read,) = make_tasks(["documents"], {}, tmp_path, TaskOptions(items=2, image_size=(32, 32)), readers)
+def test_a_dataset_by_its_path(tmp_path: Path) -> None:
+    for split, count in (("train", 4), ("validation", 3)):
+        rows = [{**TABLES["vqav2"][1][0], "question_id": n, "image_id": n} for n in range(count)]
+        write_table(tmp_path / "data" / f"{split}-00000-of-00001.parquet", rows)
+    readers = {"vqav2": lambda path, items, size: read_question_task("vqav2", path, items, size)}
+    (read,) = make_tasks(["vqav2"], {}, tmp_path, TaskOptions(items=2, image_size=(32, 32)), readers)
     train, test = read.images(ToyEncoder())
     assert (len(train.keys), len(test.keys), test.image_size) == (4, 2, (32, 32))
-    assert test.open(0)[0].size == (128, 128)
-    with pytest.raises(ConfigError, match="'documents' is unknown"):
-        make_tasks(["documents"], {}, tmp_path)
+    assert test.open(0)[0].size == Image.open(io.BytesIO(IMAGE)).size
+    with pytest.raises(ConfigError, match="'vqav2' is unknown"):
+        make_tasks(["vqav2"], {}, tmp_path)

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from perception_encoder.formats.shards import read_shard
-from perception_encoder.pretraining.builtin import prepare
-from perception_encoder.pretraining.builtin.drawings import Drawing
-from perception_encoder.pretraining.builtin.held_out import NEVER_TRAINED
-from perception_encoder.pretraining.builtin.prepare import drop_near_duplicates, prepare_source
-from perception_encoder.pretraining.builtin.sources import SOURCES, find_source
+from synthetic.builtin.held_out import NEVER_TRAINED
+from synthetic.drawings import prepare
+from synthetic.drawings.prepare import drop_near_duplicates, prepare_source
+from synthetic.drawings.read import Drawing
+from synthetic.drawings.sources import SOURCES, find_source
 
 pytest.importorskip("cairosvg")
 

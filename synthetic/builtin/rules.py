@@ -6,13 +6,13 @@ from pathlib import Path
 
 from perception_encoder.data.captions import CaptionStyle
 from perception_encoder.data.rules import HeldOut, SourceRules
-from perception_encoder.pretraining.builtin.held_out import (
+from synthetic.builtin.held_out import (
     NEVER_TRAINED,
     UNSEEN_LABELS,
     UNSEEN_SOURCE,
     find_unseen_labels,
 )
-from perception_encoder.pretraining.builtin.sources import SOURCES
+from synthetic.drawings.sources import SOURCES
 
 DRAWING_TEMPLATES = (
     "a drawing of a {}.",
@@ -62,4 +62,4 @@ RULES = SourceRules(
         sources=NEVER_TRAINED, class_source=UNSEEN_SOURCE, classes=UNSEEN_LABELS, find_classes=_unseen_classes
     ),
 )
-"""What the built-in recipes, and runs with `rules="builtin"`, apply to their data."""
+"""What runs of the built-in recipes apply to their data."""

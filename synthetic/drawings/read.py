@@ -16,7 +16,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from perception_encoder.errors import DataError, one_line
-from perception_encoder.pretraining.builtin.sources import DrawingSource
+from synthetic.drawings.sources import DrawingSource
 
 PEN_WIDTH = 1 / 40  # of the longer side
 EMOJI_COMPONENTS = (None, 2)  # emojibase groups of parts: regional letters, skin tones, hair

@@ -1,4 +1,4 @@
-"""`pe data prepare`: what it prints and how it ends."""
+"""`python -m synthetic.drawings`: what it prints and how it ends."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import MediaDecodeError
-from perception_encoder.pretraining.builtin import prepare
-from perception_encoder.pretraining.builtin.prepare import PreparedSource
-from perception_encoder.pretraining.builtin.sources import SOURCES, DrawingSource
+from synthetic.drawings import prepare
+from synthetic.drawings.prepare import PreparedSource
+from synthetic.drawings.sources import SOURCES, DrawingSource
 
 
 @pytest.fixture
@@ -33,22 +33,22 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path, int, int | N
     return called
 
 
-def test_all_sources_by_default(run_pe, calls: list) -> None:
-    run = run_pe("data", "prepare")
+def test_all_sources_by_default(run_module, calls: list) -> None:
+    run = run_module("drawings")
     assert [call[0] for call in calls] == [source.name for source in SOURCES]
     assert calls[0][1:] == (Path("datasets"), 144, None)
     assert "41" in run.stdout and "done" in run.stdout
 
 
-def test_bad_drawings_are_listed_and_change_the_status(run_pe, calls: list, tmp_path: Path) -> None:
+def test_bad_drawings_are_listed_and_change_the_status(run_module, calls: list, tmp_path: Path) -> None:
     options = ("--sources", "noto", "--side", "64", "--jobs", "2")
-    runs = [run_pe("data", "prepare", *out, tmp_path, *options) for out in ((), ("-o",), ("--out",))]
+    runs = [run_module("drawings", *out, tmp_path, *options) for out in ((), ("-o",), ("--out",))]
     assert calls == [("noto", tmp_path, 64, 2)] * 3
     assert [run.status for run in runs] == [1, 1, 1]
-    assert run_pe("data", "prepare", tmp_path, "--sources", "openmoji, twemoji").status == 0
+    assert run_module("drawings", tmp_path, "--sources", "openmoji, twemoji").status == 0
 
 
-def test_an_unknown_source_is_found_before_anything_is_fetched(run_pe, calls: list) -> None:
-    run = run_pe("data", "prepare", "--sources", "noto,emojione")
+def test_an_unknown_source_is_found_before_anything_is_fetched(run_module, calls: list) -> None:
+    run = run_module("drawings", "--sources", "noto,emojione")
     assert run.status == 2 and "emojione" in run.stderr
     assert calls == []

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import MediaDecodeError, MissingExtraError
-from perception_encoder.pretraining.builtin.rasterize import rasterize
+from perception_encoder.errors import MediaDecodeError
+from synthetic.drawings.rasterize import rasterize
+from synthetic.errors import MissingGroupError
 
 pytest.importorskip("cairosvg")
 
@@ -74,5 +75,5 @@ def test_entities_are_refused() -> None:
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cairosvg", None)
-    with pytest.raises(MissingExtraError, match=r"\[data\]"):
+    with pytest.raises(MissingGroupError, match="--group synthetic"):
         rasterize(svg("<rect/>"), 32, "x")

@@ -21,12 +21,12 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import MediaDecodeError
-from perception_encoder.formats.packages import fetch_debian, fetch_npm
 from perception_encoder.formats.shards import ShardSample, write_shard
-from perception_encoder.pretraining.builtin.drawings import Drawing, read_emoji, read_openclipart
-from perception_encoder.pretraining.builtin.rasterize import rasterize
-from perception_encoder.pretraining.builtin.sources import EMOJI_NAMES, DrawingSource
 from perception_encoder.progress import Track, untracked
+from synthetic.drawings.rasterize import rasterize
+from synthetic.drawings.read import Drawing, read_emoji, read_openclipart
+from synthetic.drawings.sources import EMOJI_NAMES, DrawingSource
+from synthetic.packages import fetch_debian, fetch_npm
 
 logger = logging.getLogger(__name__)
 

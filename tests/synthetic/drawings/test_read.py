@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.pretraining.builtin.drawings import read_emoji, read_openclipart
-from perception_encoder.pretraining.builtin.rasterize import rasterize
-from perception_encoder.pretraining.builtin.sources import find_source
+from synthetic.drawings.rasterize import rasterize
+from synthetic.drawings.read import read_emoji, read_openclipart
+from synthetic.drawings.sources import find_source
 
 PUBLIC_DOMAIN = "http://web.resource.org/cc/PublicDomain"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.evaluation.suite import Suite
+from synthetic.suite import Suite
 from tests.evaluation.colours import ColourEncoder, write_colours
 
 LABELS = ["red cup", "red pot", "green pea", "blue jay", "red cup", "green pea"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.formats.scene_questions import SceneAnswer, SceneBox, scene_answers, scene_boxes
+from synthetic.questions.scene_questions import SceneAnswer, SceneBox, scene_answers, scene_boxes
 
 
 def test_answers() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perception_encoder.pretraining.builtin.recipe import builtin
+from synthetic.builtin.recipes import builtin
 
 
 def test_the_builtin_recipe_is_complete() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.pretraining.builtin.sources import find_source
+from synthetic.drawings.sources import find_source
 
 
 def test_an_unknown_source_lists_the_known_ones() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perception_encoder.pretraining.builtin.held_out import (
+from synthetic.builtin.held_out import (
     NEVER_TRAINED,
     UNSEEN_LABELS,
     find_unseen_labels,

@@ -12,7 +12,8 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import MediaDecodeError, MissingExtraError, one_line
+from perception_encoder.errors import MediaDecodeError, one_line
+from synthetic.errors import MissingGroupError
 
 MARGIN = 0.04  # of the side, on each side
 FIRST_SCALE = 2  # the first rendering, by which the inked box is found, in multiples of the side
@@ -45,7 +46,7 @@ def _render(svg: bytes, side: int, name: str) -> Image.Image:
     try:
         from cairosvg import svg2png
     except ImportError as error:
-        raise MissingExtraError("cairosvg", "data") from error
+        raise MissingGroupError("cairosvg") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from perception_encoder.data.captions import (
     captions,
 )
-from perception_encoder.pretraining.builtin.rules import STYLES
+from synthetic.builtin.rules import STYLES
 
 
 def test_drawings_are_called_drawings_and_emoji_emoji() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from perception_encoder.formats.shards import SPLITS, read_metadata, shards_below
-from perception_encoder.pretraining.builtin.sources import SOURCES
+from synthetic.drawings.sources import SOURCES
 
 UNSEEN_SOURCE = "caltech101"
 UNSEEN_CLASSES = 10

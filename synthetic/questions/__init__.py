@@ -1,0 +1,1 @@
+"""Questions about rendered scenes and documents: readers, conversations to train on, and how answers are scored."""

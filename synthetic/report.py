@@ -1,0 +1,110 @@
+"""`python -m synthetic.report`: write the Markdown page of a result."""
+
+from __future__ import annotations
+
+from perception_encoder.cli.evaluate_options import ResultFile
+from perception_encoder.evaluation.report import Table, from_json, full_table, read_text
+from perception_encoder.evaluation.results import Measurement, Result
+from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.files import write_text
+from synthetic.command_line import run_command
+
+COMMAND = "python -m synthetic.report"
+
+
+def classification_table(result: Result) -> Table:
+    """Return mean class accuracy of each task: zero-shot with the first prompts, probe and chance."""
+    zero_shot = [m for m in result.measurements if m.method == "zero-shot" and m.prompts == first_prompts(result)]
+    probes = {m.task: _percent(m.metrics[0]) for m in result.measurements if m.method == "linear probe"}
+    transforms = tuple(dict.fromkeys(m.transform for m in zero_shot))
+    rows = []
+    for task in dict.fromkeys(m.task for m in zero_shot):
+        own = [m for m in zero_shot if m.task == task]
+        accuracies = [_percent(m.metrics[0]) for m in own]
+        chance = _chance(own[0], 1)
+        rows.append((task, str(own[0].classes), chance, *accuracies, probes.get(task, "–")))
+    return Table(("task", "classes", "chance", *transforms, "linear probe"), tuple(rows))
+
+
+def _chance(measurement: Measurement, digits: int) -> str:
+    """The accuracy of guessing, in %."""
+    return f"{100 / measurement.classes:.{digits}f}" if measurement.classes > 0 else "–"
+
+
+def first_prompts(result: Result) -> str:
+    """Return the name of the leading prompts; empty without zero-shot classification."""
+    return next((m.prompts for m in result.measurements if m.method == "zero-shot"), "")
+
+
+def retrieval_table(result: Result) -> Table:
+    """Return every R@1 of retrieval beside chance."""
+    rows = tuple(
+        (each.task, metric.name, f"{metric.n:,}", _chance(each, 2), _percent(metric))
+        for each in result.measurements
+        if each.method == "retrieval"
+        for metric in each.metrics
+        if metric.name.endswith("R@1")
+    )
+    return Table(("task", "metric", "queries", "chance", "R@1"), rows)
+
+
+def _percent(metric: Metric) -> str:
+    """Return a value and half the width of its interval, in percent."""
+    half = "" if metric.interval is None else f" ±{50 * (metric.interval[1] - metric.interval[0]):.1f}"
+    return f"{100 * metric.value:.1f}{half}"
+
+
+def summary(result: Result, tables: tuple[Table, Table] | None = None) -> str:
+    """Return the leading metrics in Markdown; `tables`: of classification and of retrieval, if they show more."""
+    classification, retrieval = tables or (classification_table(result), retrieval_table(result))
+    lines = []
+    if classification.rows:
+        lines += [
+            f"Mean class accuracy on the `{result.split}` split in percent, ± half the width of its 95 % interval:",
+            f"zero-shot with the prompts `{first_prompts(result)}` under each transform, and a linear probe.",
+            "",
+            classification.markdown(),
+        ]
+    if retrieval.rows:
+        named = all(m.prompts == "name" for m in result.measurements if m.method == "retrieval")
+        what = "Drawings in a style that was never trained on, among all their names" if named else "Retrieval"
+        lines += [f"{what}:", "", retrieval.markdown()]
+    if result.failures:
+        lines += ["Left out, because they cannot be used:", "", *(f"- {failure}" for failure in result.failures), ""]
+    return "\n".join(lines)
+
+
+def page(result: Result, source: str, tables: tuple[Table, Table] | None = None, command: str = COMMAND) -> str:
+    """Return a page: `source` is the name of the JSON file beside it, `tables` as for `summary`, `command` makes it.
+
+    Every metric is shown if there is no table of classification or retrieval; else it is in the JSON.
+    """
+    by_task = classification_table(result).rows or retrieval_table(result).rows
+    about = ", ".join(f"{name} {value}" for name, value in sorted(result.about.items()))
+    return "\n".join(
+        [
+            f"# {result.model}: evaluation suite",
+            "",
+            f"Made by `{command} {source}` from [{source}]({source}), which `pe eval` wrote ({about}); every metric",
+            "with its interval, under each transform and each wording, is in the JSON.",
+            "",
+            summary(result, tables) if by_task else full_table(result).markdown(),
+        ]
+    )
+
+
+def report(result: ResultFile) -> None:
+    """Write the Markdown page of a result.
+
+    The page is written next to the JSON.
+
+    Examples:
+
+        python -m synthetic.report knn.json
+    """
+    content = from_json(read_text(result), result.name)
+    write_text(result.with_suffix(".md"), page(content, result.name))
+
+
+if __name__ == "__main__":
+    run_command("synthetic.report", report)
