@@ -83,6 +83,11 @@ def prepare(
         pe models use PE-Core-L14-336
         pe COMMAND --help
     """
+    print_log(verbose)
+
+
+def print_log(verbose: bool = False) -> None:
+    """Print the log from warnings on, and the package's whole log if `verbose`."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("perception_encoder").setLevel(logging.INFO if verbose else logging.WARNING)
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own, and would print twice

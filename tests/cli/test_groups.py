@@ -15,7 +15,6 @@ from perception_encoder.cli import main, options, output
 
 
 def commands(group: object = None, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
-    """Return every command and group of `pe` by its words: ("models",), ("data",), ("data", "prepare"), …"""
     group = group or typer.main.get_command(main.app)
     result = {}
     for name in group.list_commands(None):
@@ -105,7 +104,6 @@ def test_models_and_outputs_have_flags_in_every_command() -> None:
         (("convert",), "pe convert [OPTIONS] [-m] MODEL [-o] OUT"),
         (("export", "onnx"), "pe export onnx [OPTIONS] [-m] MODEL [-o] OUT"),
         (("export", "vectors"), "pe export vectors [OPTIONS] DIR [-o] OUT"),
-        (("data", "prepare"), "python -m synthetic.drawings [OPTIONS] [[-o] OUT]"),
         (("search",), "pe search [OPTIONS] [QUERY] [FILES]..."),
         (("index",), "pe index [OPTIONS] DIRS..."),
         (("serve",), "pe serve [OPTIONS] [DIR]"),
@@ -153,11 +151,11 @@ def test_a_missing_or_repeated_value_is_a_usage_error(run_pe, add_command, argum
 
 
 def test_a_command_imports_no_other_family() -> None:
-    code = "import sys; from perception_encoder.cli.main import main\ntry: main(['eval', 'page', '--help'])\nfinally: "
+    code = "import sys; from perception_encoder.cli.main import main\ntry: main(['eval', 'compare', '--help'])\nfinally: "
     code += "print(sorted(name for name in sys.modules if name.startswith('perception_encoder.cli.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     imported = {name.removeprefix("perception_encoder.cli.") for name in eval(done.stdout.splitlines()[-1])}
-    shared = {"main", "groups", "output", "options", "progress", "default_model", "evaluate_options"}
+    shared = {"main", "groups", "output", "options", "progress", "evaluate_options"}
     assert imported == {*shared, "evaluate"}
 
 

@@ -17,6 +17,7 @@ from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from synthetic.builtin.rules import RULES
 from tests.pretraining.toys import debug, gradients, small_batch
 
 
@@ -33,7 +34,7 @@ def test_a_locked_text_tower_encodes_each_caption_once(
         monkeypatch.setattr(run, "MOST", most)
         rows: list[dict[str, float]] = []
         config = dataclasses.replace(debug(), locked="text", batch_size=batch_size, masking=None)
-        pretrain(config, [photos], tmp_path / f"{most}-{batch_size}", listener=rows.append)
+        pretrain(config, [photos], tmp_path / f"{most}-{batch_size}", listener=rows.append, rules=RULES)
         return [row["contrastive"] for row in rows]
 
     kept = losses(111, 32)

@@ -15,7 +15,6 @@ from PIL import Image
 from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
-from perception_encoder.data.rules import SourceRules
 from perception_encoder.data.streams import Shards
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.inference.encoder import load
@@ -42,8 +41,8 @@ def validated(**changes: object) -> PretrainingConfig:
     return dataclasses.replace(debug(), validation=ValidationConfig(every=1, share=0.25, **changes))
 
 
-def sources_of(config: PretrainingConfig, *data: Path | Shards, rules: SourceRules = RULES) -> Sources:
-    return open_sources(config, data, build_model(config), ALONE, alone, untracked, rules)
+def sources_of(config: PretrainingConfig, *data: Path | Shards) -> Sources:
+    return open_sources(config, data, build_model(config), ALONE, alone, untracked, RULES)
 
 
 def rows(out: Path) -> list[dict[str, float]]:
@@ -83,7 +82,7 @@ def test_a_split_val_is_scored_without_what_is_never_trained_on(make_shard, phot
 def test_a_run_writes_its_best_weights_beside_its_last_ones(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = dataclasses.replace(validated(), half=False, checkpoint_every=4, keep=1)
-    pretrain(config, [photos], out)
+    pretrain(config, [photos], out, rules=RULES)
     scores = {row["step"]: row["validation/retrieval"] for row in rows(out)}
     assert list(scores) == [1, 2, 3, 4] and all(0 <= score <= 1 for score in scores.values())
     assert best(out) == {"step": max(scores, key=scores.__getitem__), "retrieval": max(scores.values())}
@@ -91,7 +90,7 @@ def test_a_run_writes_its_best_weights_beside_its_last_ones(photos: Path, tmp_pa
     stage = config.stages[0 if best(out)["step"] <= 2 else 1]
     assert model.visual.config.image_size == stage.image_size
     towers = Towers(create_model("builtin"), masked=True)
-    sources = sources_of(config, photos, rules=SourceRules())
+    sources = sources_of(config, photos)
     sources.vocabulary.narrow(towers.clip)
     towers.clip.visual.set_image_size(stage.image_size)
     load_weights(out, best(out)["step"], towers)
@@ -105,8 +104,8 @@ def test_scores_are_those_of_the_weights_that_are_written(photos: Path, tmp_path
     changes = {"initial": "builtin", "locked": "text", "masking": None, "half": False, "batch_size": 32}
     stages = (dataclasses.replace(debug().stages[0], image_size=128, steps=4),)
     config = dataclasses.replace(validated(metric="zero_shot"), **changes, stages=stages)
-    samples = sources_of(config, photos, rules=SourceRules()).validation
-    path = pretrain(config, [photos], tmp_path / "run")
+    samples = sources_of(config, photos).validation
+    path = pretrain(config, [photos], tmp_path / "run", rules=RULES)
     encoder = load(str(path))
     labels = sorted({source[index].label for source, index in samples})
     classes = torch.stack(

@@ -60,7 +60,7 @@ def train(
         pe train core_n16 --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/train.tar
         pe train core_g14 --plan --devices 512 --device h100
     """
-    from perception_encoder.recipes import debug_form, find_recipe, override, run_recipe
+    from perception_encoder.recipes import debug_form, find_recipe, override
 
     config = find_recipe(recipe)
     config = override(debug_form(config) if debug else config, set_ or [])
@@ -68,17 +68,22 @@ def train(
         return planning.show_settings(config)
     if plan:
         return planning.show_plan(config, devices, device, utilization)
-    train_config(config, data or [], shards or [], out or Path("runs") / recipe, run_recipe)
+    train_config(config, data or [], shards or [], out or Path("runs") / recipe)
 
 
 def train_config(
-    config: TrainingConfig, data: Sequence[Path], shards: Sequence[str], out: Path, run: Callable[..., Path]
+    config: TrainingConfig,
+    data: Sequence[Path],
+    shards: Sequence[str],
+    out: Path,
+    run: Callable[..., Path] | None = None,
 ) -> None:
-    """Run, or resume, a configuration by `run` (see `run_recipe`), with progress; print how to use the weights."""
+    """Run, or resume, a configuration with progress, and print how to use the weights; `run`: by default `run_recipe`."""
     from perception_encoder.data.streams import Shards
     from perception_encoder.errors import DataError
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.pretraining.training_files import LAYOUTS
+    from perception_encoder.recipes import run_recipe
     from perception_encoder.train.checkpoint import BEST
 
     datasets: list[Path | Shards] = [*data, *map(Shards.parse, shards)]
@@ -92,7 +97,8 @@ def train_config(
             logging.getLogger(f"perception_encoder.{name}").setLevel(logging.INFO)
     try:
         with progress("training", config.steps) as advance:
-            path = run(config, datasets, out, track, reporter(advance))
+            arguments = config, datasets, out, track, reporter(advance)
+            path = run_recipe(*arguments) if run is None else run(*arguments)
     except KeyboardInterrupt:
         if not output.console.quiet:
             output.print_warning(how_to_resume(out))
