@@ -151,7 +151,8 @@ def test_a_missing_or_repeated_value_is_a_usage_error(run_pe, add_command, argum
 
 
 def test_a_command_imports_no_other_family() -> None:
-    code = "import sys; from perception_encoder.cli.main import main\ntry: main(['eval', 'compare', '--help'])\nfinally: "
+    code = "import sys; from perception_encoder.cli.main import main\n"
+    code += "try: main(['eval', 'compare', '--help'])\nfinally: "
     code += "print(sorted(name for name in sys.modules if name.startswith('perception_encoder.cli.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     imported = {name.removeprefix("perception_encoder.cli.") for name in eval(done.stdout.splitlines()[-1])}

@@ -78,7 +78,7 @@ def train_config(
     out: Path,
     run: Callable[..., Path] | None = None,
 ) -> None:
-    """Run, or resume, a configuration with progress, and print how to use the weights; `run`: by default `run_recipe`."""
+    """Run, or resume, a configuration by `run` (default: `run_recipe`), and print how to use the weights."""
     from perception_encoder.data.streams import Shards
     from perception_encoder.errors import DataError
     from perception_encoder.models.memory import keep_freed_memory
