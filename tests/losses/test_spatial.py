@@ -75,7 +75,7 @@ MEMORY = """
 import resource, torch
 from perception_encoder.errors import ShapeError
 from perception_encoder.losses.spatial import token_similarity_loss
-student, teacher = torch.randn(64, 1024, 256).requires_grad_(), torch.randn(64, 1024, 256)
+student, teacher = torch.randn(64, 1024, 64).requires_grad_(), torch.randn(64, 1024, 64)
 token_similarity_loss(student[:1], teacher[:1]).backward()  # what is loaded once
 student.grad = None
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
