@@ -24,7 +24,40 @@ for _name in ("COLUMNS", "LINES"):  # of a worker's terminal, by which the conso
     os.environ.pop(_name, None)
 
 ROOT = Path(__file__).parent.parent
+LONG = (
+    "tests/models/test_golden.py",
+    "tests/pretraining/test_parallel.py",
+    "tests/dense_training/test_run.py",
+    "tests/models/test_open_clip.py",
+    "tests/models/test_timm.py",
+    "tests/search/index/test_cluster.py",
+    "tests/search/web/test_page_browser.py",
+    "tests/language_alignment/test_run.py",
+    "tests/cli/models/test_export_head.py",
+    "tests/test_docs.py",
+    "tests/test_shapes.py",
+    "tests/search/index/test_calibration.py",
+    "tests/spatial_alignment/test_run.py",
+    "tests/train/test_distributed.py",
+    "tests/distillation/test_run.py",
+    "tests/experiments/recipe/test_run.py",
+    "tests/models/test_memory.py",
+    "tests/serving/test_memory.py",
+)
+"""The files that take longest, with pytest-xdist the first ones: then the workers end at the same time."""
 MakeShard = Callable[..., Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the files be shared out in the order of the tests; pytest-xdist's is by the number of their tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files, where several processes share out the work."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        places = {ROOT / name: place for place, name in enumerate(LONG)}
+        items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.fixture(scope="session")

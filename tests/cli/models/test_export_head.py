@@ -14,7 +14,7 @@ from tests.dense_training.datasets import small_config, write_dataset
 
 def test_a_head_is_written_and_compared(run_pe: Callable[..., Run], tmp_path: Path) -> None:
     data = write_dataset("depth", tmp_path / "data", 4, 2)
-    head = train_dense(small_config("depth", "steps=1", "validation=null"), [data], tmp_path / "run")
+    head = train_dense(small_config("depth", "steps=1", "validation=null", "layer=1"), [data], tmp_path / "run")
     run = run_pe("export", "head", head, tmp_path / "depth.onnx", "--size", "32x48")
     assert run.status == 0 and "depth on PE-Core-N16-128, " in run.stdout and "from torch" in run.stdout
     session = onnxruntime.InferenceSession(tmp_path / "depth.onnx", providers=["CPUExecutionProvider"])
