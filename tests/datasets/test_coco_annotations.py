@@ -111,6 +111,17 @@ def test_long_names_do_not_hide_other_problems(tmp_path: Path) -> None:
         problems.check()
 
 
+def test_a_name_of_60_letters_is_shown_whole_and_a_longer_one_by_its_ends(tmp_path: Path) -> None:
+    names = ("a" * 28 + "-bcd-" + "e" * 23 + ".jpg", "a" * 28 + "-bcde-" + "f" * 23 + ".jpg")
+    content, _ = described(2)
+    for image, name in zip(content["images"], names, strict=True):
+        image |= {"file_name": name, "width": 0}
+    with pytest.raises(DataError) as raised:
+        read_instances(write_whole(tmp_path, content), tmp_path)
+    assert len(names[0]) == 60 and f"({names[0]})" in str(raised.value)
+    assert len(names[1]) == 61 and f"({'a' * 28}…-{'f' * 23}.jpg)" in str(raised.value)
+
+
 def test_a_file_that_is_not_an_object(tmp_path: Path) -> None:
     for text in ("", "[]", "7", '{"images"'):
         (tmp_path / "a.json").write_text(text, encoding="utf-8")

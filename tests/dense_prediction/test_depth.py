@@ -42,6 +42,20 @@ def test_the_head_takes_any_grid() -> None:
         assert head.predict(torch.zeros(2, *grid, 6), (31, 17)).shape == (2, 31, 17)
 
 
-def test_a_range_has_two_ends() -> None:
-    with pytest.raises(ConfigError, match="nearest"):
-        DepthConfig(nearest=2.0, farthest=1.0)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nearest": 2.0, "farthest": 1.0}, {"nearest": 1.0, "farthest": 1.0}, {"nearest": 0.0}, {"channels": 3},
+        {"scale_invariance": -0.1}, {"scale_invariance": 1.1},
+    ],
+)  # fmt: skip
+def test_sizes_and_ranges_that_make_no_sense(changes: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="0 < nearest < farthest"):
+        DepthConfig(**changes)
+
+
+def test_the_ends_of_what_is_allowed() -> None:
+    """The least channels, all or nothing of a scale forgiven; a depth at an end of the range is outside it."""
+    config = DepthConfig(channels=4, scale_invariance=1.0, nearest=1.0, farthest=2.0)
+    assert DepthConfig(scale_invariance=0.0).scale_invariance == 0
+    assert config.within(torch.tensor([1.0, 1.5, 2.0])).tolist() == [False, True, False]

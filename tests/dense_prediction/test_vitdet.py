@@ -113,14 +113,19 @@ def test_positions_of_another_span() -> None:
     assert steps == [0.5, 0.25, 0.5]
 
 
-def test_gradients_flow_with_recomputation_and_stochastic_depth() -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradients_flow_with_recomputation_and_stochastic_depth(frozen: bool) -> None:
+    """From the blocks to the stem; to all weights of the blocks if the stem is frozen."""
     gradients = []
     for checkpointing in (False, True):
         model = backbone(4, [1], layer_scale=0.1)
         model.transformer.checkpointing = checkpointing
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not frozen or name.startswith("transformer."))
         branches = drop_path(3, 2, 0.5, torch.Generator().manual_seed(0))
         model(golden_image(3, 2, 3, 96, 128), branches).square().mean().backward()
-        gradients.append(model.conv1.weight.grad)
+        gradients.append({name: each.grad for name, each in model.named_parameters() if each.requires_grad})
+    assert ("conv1.weight" in gradients[0]) != frozen and None not in gradients[0].values()
     torch.testing.assert_close(*gradients)
 
 

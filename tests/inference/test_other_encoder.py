@@ -15,6 +15,7 @@ from perception_encoder.evaluation.transforms import load_views
 from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.precision import choose_device
 from tests.clips import clip
 from tests.models.external.samples import noise_images, save_transformer
 
@@ -68,6 +69,14 @@ def test_names_of_other_libraries(name: str, timm_directory: Path, tmp_path: Pat
     for call in (lambda: encoder.encode("a dog"), lambda: encoder.encode(images, layer=0)):
         with pytest.raises(pe.errors.ConfigError, match=r"no text tower|gives its own output only"):
             call()
+
+
+def test_another_librarys_model_runs_on_the_usual_device_in_float32(timm_directory: Path) -> None:
+    name, usual = f"timm:local-dir:{timm_directory}", choose_device()
+    assert pe.load(name, usual, torch.float32).name == pe.load(name, usual.type).name == name
+    for changes in ({"device": "meta"}, {"dtype": torch.bfloat16}, {"device": "meta", "dtype": torch.float32}):
+        with pytest.raises(pe.errors.ConfigError, match=f"runs in float32 on {usual.type}; leave out device and dtype"):
+            pe.load(name, **changes)
 
 
 def test_an_unknown_name_shows_how_it_is_written() -> None:

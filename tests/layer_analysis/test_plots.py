@@ -10,6 +10,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.layer_analysis.global_tokens import TIMES
 from perception_encoder.layer_analysis.image_analysis import analyse_image
 from perception_encoder.layer_analysis.plots import ROWS, model_colours, plot_curves, plot_image, to_svg, write_png
 from perception_encoder.layer_analysis.sweep import run_sweep
@@ -44,6 +45,26 @@ def test_each_layer_and_each_row_is_named_once() -> None:
     assert len(columns) == 2 and columns == [1, 1]
     cosines = [each.images[0].get_clim() for each in plot_image(analysis, ["alike"]).axes[1:4]]
     assert cosines == [(0, 1)] * 3
+
+
+def test_what_is_drawn_are_the_analysis_own_values() -> None:
+    """Each cell's image and its scale; the lines of norms, and of attention in % from 0 on."""
+    analysis = analyse_image(tower(3), dark(8), [0, 7])
+    figure = plot_image(analysis, ["norms", "attention", "received"])
+    cells = [each.images[0] for each in figure.axes[1:] if each.images]
+    values = [
+        each(layer)
+        for each in (analysis.norms, analysis.patch_attention, analysis.median_attention)
+        for layer in (0, 7)
+    ]
+    for cell, expected in zip(cells, values, strict=True):
+        np.testing.assert_allclose(cell.get_array(), expected)
+    assert [each.get_clim() for each in cells[2:]] == [(0, max(TIMES / 2, each.max())) for each in values[2:]]
+    norms, attention = figure.axes[-2:]
+    drawn = [line.get_ydata() for line in (norms.lines[0], attention.lines[0])]
+    rows = analysis.statistics
+    np.testing.assert_allclose(drawn, [[row.patch_norm for row in rows], [100 * row.global_attention for row in rows]])
+    assert attention.get_ylim() == (0, max(5, attention.get_ylim()[1]))
 
 
 def test_an_image_is_drawn(tmp_path: Path) -> None:

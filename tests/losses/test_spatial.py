@@ -52,6 +52,15 @@ def test_blocks_equal_whole_matrices_in_value_and_gradient(temperature: float | 
     torch.testing.assert_close(both[0], both[1])
 
 
+def test_a_token_of_zeros_has_the_gradient_of_the_definition() -> None:
+    student, teacher = torch.rand(2, 5, 4), torch.rand(2, 5, 4)
+    student[0, 2] = 0
+    leaves = [student.clone().requires_grad_() for _ in range(2)]
+    token_similarity_loss(leaves[0], teacher).backward()
+    plain(leaves[1], teacher, 20.0).backward()
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
+
+
 def test_teachers_take_no_gradient() -> None:
     student, teacher = torch.rand(1, 4, 3).requires_grad_(), torch.rand(1, 4, 3).requires_grad_()
     (token_cosine_loss(student, teacher) + token_similarity_loss(student, teacher)).backward()

@@ -116,6 +116,22 @@ def test_jitter_scales_brightness_and_saturation_only() -> None:
     assert 120 < out.max() <= 132
 
 
+@pytest.mark.parametrize(
+    ("drawn", "brightness", "saturation"),
+    [((0.5, 0.5), 1, 1), ((0, 0.5), 0.68, 1), ((1, 0.5), 1.32, 1), ((0.5, 0), 1, 0.68), ((0.5, 1), 1, 1.32)],
+)
+def test_colours_change_by_the_papers_factors(
+    drawn: tuple[float, float], brightness: float, saturation: float
+) -> None:
+    """0.68 to 1.32 (appendix B.1.1), as torchvision applies them."""
+    from torchvision.transforms.functional import adjust_brightness, adjust_saturation
+
+    pixels = torch.randint(60, 180, (1, 3, 9, 9), dtype=torch.uint8, generator=generator())
+    expected = adjust_saturation(adjust_brightness(pixels / 255, brightness), saturation) * 255
+    found = jitter(pixels, Augmentation(), torch.tensor([drawn])).float()
+    torch.testing.assert_close(found, expected, atol=1.1, rtol=0)
+
+
 def test_the_frames_of_a_video_are_augmented_alike() -> None:
     video = torch.randint(0, 256, (3, 3, 40, 30), dtype=torch.uint8, generator=generator())
     for augmentation in (Augmentation(), None):

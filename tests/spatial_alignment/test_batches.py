@@ -110,6 +110,11 @@ def test_cached_masks_are_those_of_the_replayed_augmentations(scenes: Path, tmp_
     live = SpatialBatches(config, VISION, [images], augmented, ALONE)(2)
     assert torch.equal(cached.images, live.images)
     torch.testing.assert_close(cached.masks, live.masks, atol=1e-3, rtol=1e-3)
+    (whole,) = held_out_batches(config, images[:3], augmented, lambda items, *_: items)
+    assert torch.equal(whole.images, torch.stack([image.open(False)[0] for image in images[:3]]))
+    stored = replace(augmented, teacher=None, cache=cache)
+    (first_copies,) = held_out_batches(config, images[:3], stored, lambda items, *_: items)
+    assert torch.equal(first_copies.images, torch.stack([augmented.make(image, 0)[0] for image in images[:3]]))
     assert copy_draw(0, "0a", 0) != copy_draw(0, "0a", 1) != copy_draw(1, "0a", 1) != copy_draw(1, "0b", 1)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from perception_encoder.spatial_alignment.task import SpatialBatch
 from perception_encoder.spatial_alignment.validation import SpatialValidation, area_under_curve, neighbours
+from perception_encoder.train.validation import is_better
 
 
 def test_the_area_is_scikit_learns() -> None:
@@ -58,6 +59,27 @@ def validation_batch(values: list[int], masked: list[int], tokens: list[list[flo
     images[:, 0, :, 1] = 0  # left and right differ in colour
     masks = torch.tensor(tokens)[None].expand(len(masked), 4, 2) if masked else None
     return SpatialBatch(images, None, None, masks, torch.tensor(masked) if masked else None, 1.0, 1.0)
+
+
+class Blind(Known):
+    """A student whose tokens are alike just where they should differ."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]]).expand(len(images), 4, 2)
+        return tokens, tokens
+
+
+def test_the_better_student_has_the_better_scores() -> None:
+    """Of two checkpoints, the one that loses less or that sees edges is kept."""
+    sides = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+
+    def scores(student: nn.Module, value: int) -> dict[str, float]:
+        return SpatialValidation(KnownLosses(), student, [validation_batch([value], [0], sides)], (2, 2)).validate("")
+
+    good, bad = scores(Known(), 12), scores(Blind(), 24)
+    for metric in ("loss", "boundary"):
+        assert is_better(good[metric], bad[metric], SpatialValidation.higher_is_better[metric]), metric
+    assert SpatialValidation.higher_is_better["tracking"], "J&F of perfect masks is 1"
 
 
 def test_losses_are_means_over_all_images_and_over_those_with_masks() -> None:

@@ -77,6 +77,17 @@ def test_passing_failures_are_tried_again_after_pauses(pauses: list[float]) -> N
     assert pauses == [2.0, 4.0, 8.0]
 
 
+def test_a_pause_is_a_minute_at_most(pauses: list[float]) -> None:
+    for wait in (3600.0, None):
+
+        class Busy(Fickle):
+            def generate(self, *arguments: object) -> list[Reply]:
+                raise EndpointError("busy", wait=wait)  # noqa: B023 (called at once)
+
+        answer_each(Busy(), conversations("a"), Sampling(), Attempts(tries=3, pause=45.0))
+    assert pauses == [60.0, 60.0, 45.0, 60.0]
+
+
 def test_requests_are_sent_at_the_same_time() -> None:
     together = threading.Barrier(3, timeout=20)
 

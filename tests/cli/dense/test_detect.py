@@ -33,8 +33,10 @@ def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, 
         assert each["segmentation"]["size"] == [48, 64] and each["bbox"][2] > 0
     with Image.open(out / "photo.png") as drawn:
         assert drawn.size == (64, 48)
-    run = run_pe("detect", tmp_path / "photo.png", "--head", detector, "--score", "1", "-o", out)
-    assert (run.status, run.stdout) == (0, "")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    files = tmp_path / "photo.png", tmp_path / "bad.jpg"
+    run = run_pe("detect", *files, "--head", detector, "--score", "1", "-o", tmp_path / "more", "--strict")
+    assert (run.status, run.stdout) == (1, "") and "1 of 2 inputs skipped" in run.stderr
 
 
 def test_perfect_boxes_score_perfectly_in_pycocotools(

@@ -56,6 +56,12 @@ def test_an_object_has_several_boxes_and_at_least_its_best() -> None:
     assert {len(pairs(4, 2)) for _ in range(9)} == {2}  # of those that overlap an object, two are drawn
 
 
+def test_a_box_that_overlaps_an_object_by_just_the_limit_is_its_own() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]])
+    index, objects = assign(boxes, boxes[:1], 0.5, 4, 9)
+    assert index.tolist() == [0, 1] and objects.tolist() == [0, 0]
+
+
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "deta_losses.npz")
 DRAWN = {
     "0": ((4, 4, 3, 3, 2), (4, 4, 4)),
