@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from perception_encoder.errors import DataError, OutputError
 from perception_encoder.formats.shards import (
     ShardSample,
     find_shards,
+    json_bytes,
     read_metadata,
     read_shard,
     split_names,
@@ -34,9 +37,16 @@ def test_round_trip_keeps_order_and_content(tmp_path: Path) -> None:
 
 
 def test_the_same_samples_make_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("x.tar", "y.tar"):
-        write_shard(tmp_path / name, SAMPLES[1:])
+    metadata = SAMPLES[1].metadata
+    for name, fields in (("x.tar", metadata), ("y.tar", dict(reversed(metadata.items())))):
+        write_shard(tmp_path / name, [ShardSample("d", "jpg", b"", fields)])
     assert (tmp_path / "x.tar").read_bytes() == (tmp_path / "y.tar").read_bytes()
+
+
+def test_texts_are_stored_as_utf8_and_what_is_not_utf8_is_escaped() -> None:
+    """A file name that is not UTF-8 has lone surrogates in Python."""
+    assert json_bytes({"label": "café"}) == '{"label": "café"}'.encode()
+    assert json.loads(json_bytes({"source": os.fsdecode(b"\xff.jpg")}))["source"] == "\udcff.jpg"
 
 
 def test_a_write_that_stops_leaves_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,17 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.layer_analysis.global_tokens import TIMES
+from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics
 from perception_encoder.layer_analysis.image_analysis import analyse_image
-from perception_encoder.layer_analysis.plots import ROWS, model_colours, plot_curves, plot_image, to_svg, write_png
+from perception_encoder.layer_analysis.plots import (
+    ROWS,
+    model_colours,
+    plot_curves,
+    plot_image,
+    plot_tokens,
+    to_svg,
+    write_png,
+)
 from perception_encoder.layer_analysis.sweep import run_sweep
 from tests.layer_analysis.test_global_tokens import dark, tower
 from tests.layer_analysis.toys import LightnessTask, ToyEncoder
@@ -32,6 +41,38 @@ def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
 def test_a_model_keeps_its_colour() -> None:
     colours = model_colours(["a", "random:a", "b", "a", "colours"])
     assert colours["random:a"] == colours["colours"] and len(set(colours.values())) == 3
+
+
+def test_tokens_of_each_model_are_drawn() -> None:
+    def rows(prefix: float | None, with_global: int) -> list[TokenStatistics]:
+        return [
+            TokenStatistics(layer=layer, patch_norm=layer + 1.0, largest_norm=layer + 5.0, prefix_norm=prefix,
+                            global_tokens=1.0, global_attention=0.1 * layer, images_with=float(layer >= with_global))
+            for layer in range(3)
+        ]  # fmt: skip
+
+    statistics = {"a": rows(7.0, 1), "b": rows(None, 9), "random:a": rows(7.0, 9)}
+    norms, attention = plot_tokens(statistics).axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in norms.lines}
+    assert drawn == {
+        "a: patches, median": [1, 2, 3], "a: patches, largest": [5, 6, 7], "a: class, registers": [7, 7, 7],
+        "b: patches, median": [1, 2, 3], "b: patches, largest": [5, 6, 7],
+        "random:a: patches, median": [1, 2, 3],
+    }  # fmt: skip
+    shares = {line.get_label(): list(line.get_ydata()) for line in attention.lines if len(line.get_ydata()) == 3}
+    assert shares == {name: pytest.approx([0, 10, 20]) for name in statistics}
+    [start] = [line for line in attention.lines if len(line.get_ydata()) == 2]
+    assert list(start.get_xdata()) == [1, 1] and start.get_color() == model_colours(list(statistics))["a"]
+    [text] = attention.texts
+    assert text.get_text().splitlines() == [
+        "a: from layer 1 on", "b: no lasting ones", "random:a: no lasting ones",
+    ]  # fmt: skip
+    for axes in (norms, attention):
+        assert all(tick == int(tick) for tick in axes.get_xticks())
+    [single, *_] = plot_tokens({"a": statistics["a"]}).axes
+    assert [line.get_label() for line in single.lines][0] == "patches, median"
+    quiet = [replace(row, global_attention=0.0) for row in statistics["a"]]
+    assert plot_tokens({"a": quiet}).axes[1].get_ylim() == (0, 5)  # in %: noise does not fill the plot
 
 
 def test_each_layer_and_each_row_is_named_once() -> None:

@@ -46,6 +46,8 @@ CONTAINERS = [
     ("h264", "libx264"),
     ("gif", "gif"),
 ]
+DEFAULT_DURATION = b"\x23\xe3\x83\x84"
+"""How Matroska's element of that name begins, before its four bytes."""
 
 
 def numbers(frames: VideoFrames) -> list[int]:
@@ -150,6 +152,15 @@ def test_a_variable_frame_rate(format: str) -> None:
     assert np.allclose(frames.times, [ticks[index] / 100 for index in expected], atol=0.002)
     middle = read_frames(clip(format=format, ticks=ticks, rate=100), frames=1, start=ticks[30] / 100 + 0.005)
     assert numbers(middle) == [30]
+
+
+@pytest.mark.parametrize(("ticks", "last"), [((0, 50), 0.5), ((0, 50, 90), 0.45), ((0,), 0.0)])
+def test_where_no_frame_has_a_duration_the_last_one_has_the_average(ticks: tuple[int, ...], last: float) -> None:
+    """As in what browsers record."""
+    data = clip(len(ticks), "webm", "libvpx", ticks=ticks)
+    at = data.index(DEFAULT_DURATION)
+    frames = read_frames(data[:at] + b"\xec\x86" + data[at + 2 :], frames=1)  # an empty element of the same size
+    assert frames.duration == pytest.approx(ticks[-1] / 100 + last)
 
 
 @pytest.mark.parametrize(("first", "last"), [(20, 60), (17, 40), (0, 35)])

@@ -86,6 +86,22 @@ def test_the_same_tokens_as_without(temperature: float) -> None:
     assert ended == slow[: slow.index(end)]
 
 
+def test_one_prompt_is_continued_fast_and_several_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llama()
+    fast, continue_from, lengths = FastLlama(model), FastLlama.continue_from, list[int]()
+
+    def counted(self: FastLlama, cache: Any, room: int) -> Any:
+        lengths.append(room)
+        return continue_from(self, cache, room)
+
+    monkeypatch.setattr(FastLlama, "continue_from", counted)
+    prompts = [model.get_input_embeddings()(torch.arange(length)).detach() for length in (12, 7)]
+    sampling, no_end = Sampling(max_tokens=5), frozenset({-1})
+    both = list(generate_tokens(model, prompts, no_end, sampling, fast))
+    assert lengths == [] and both == list(generate_tokens(model, prompts, no_end, sampling))
+    assert len(list(generate_tokens(model, prompts[:1], no_end, sampling, fast))) == 5 and lengths == [5]
+
+
 def test_other_models_are_left_to_the_library() -> None:
     assert not FastLlama.fits(llama(attention_bias=True))
     assert not FastLlama.fits(llama(hidden_act="gelu"))
