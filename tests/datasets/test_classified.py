@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perception_encoder.datasets.class_names import imagenet_classes, read_mapping
-from perception_encoder.datasets.classified import ClassOptions, load_tasks
+from perception_encoder.datasets.classified import ClassOptions, has_labels, load_tasks
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.media_directory import Clip
 
@@ -141,6 +142,14 @@ def test_kinetics_clips_are_found_under_their_usual_names(tmp_path: Path) -> Non
 def test_options_that_make_no_sense(bad: dict) -> None:
     with pytest.raises(ConfigError):
         ClassOptions(**bad)
+
+
+def test_shards_are_read_from_a_directory_and_from_a_tar_alone(make_shard: Any, tmp_path: Path) -> None:
+    shard = make_shard("set/test.tar", [("photos", "cup"), ("photos", "ant")])
+    for path in (tmp_path / "set", shard):
+        assert has_labels(path, "test")
+        assert only(load_tasks(path, "test")).labels == ("cup", "ant")
+    assert not has_labels(touch(tmp_path / "other", "val/ant/a.png"), "test")
 
 
 def test_a_place_without_labelled_images(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from perception_encoder.errors import ConfigError, ShapeError
 
+_ROUNDING = 1e-4  # share of a map's largest value: what differs by less is one value
 _TILE = 16  # patches along the side of a tile, which is compared at a time
 
 
@@ -122,7 +123,7 @@ def _to_pixels(soft: Tensor, height: int, width: int) -> Tensor:
     maps = F.interpolate(soft.permute(2, 0, 1)[None], (height, width), mode="bilinear")[0]  # (K, H, W)
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     spread = high - low
-    maps = torch.where(spread > 0, (maps - low) / spread.clamp_min(1e-12), maps)
+    maps = torch.where(spread > _ROUNDING * high, (maps - low) / spread.clamp_min(1e-12), maps)
     best, label = maps[0], torch.zeros(height, width, dtype=torch.int64, device=maps.device)
     for number in range(1, len(maps)):  # argmax over the slowest axis takes ten times as long
         label = torch.where(maps[number] > best, number, label)

@@ -85,6 +85,14 @@ def plainly(features: np.ndarray, first: np.ndarray, config: PropagationConfig) 
     return soft
 
 
+def test_an_object_that_fills_the_frame_stays() -> None:
+    """Its map is 1 everywhere but for rounding, which is not stretched to 0–1."""
+    features = torch.randn(6, 6, 6, 8, generator=torch.Generator().manual_seed(0))
+    assert (propagate(features, torch.ones(12, 12, dtype=torch.int64)) == 1).all()  # before: 98 % of the last frame
+    alike = torch.ones(3, 4, 4, 2)
+    assert (propagate(alike, torch.ones(8, 8, dtype=torch.int64)) == 1).all()
+
+
 def test_tiles_give_what_the_plain_way_gives(monkeypatch) -> None:
     from perception_encoder.dense_prediction.tracking import label_propagation
 

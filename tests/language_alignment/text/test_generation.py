@@ -66,11 +66,22 @@ def test_penalties_lower_the_logits_of_earlier_tokens() -> None:
     assert choose(logits, Sampling(frequency_penalty=1.1), generator, given) == 2  # 0.8, 0.9, 1
     assert choose(logits, Sampling(presence_penalty=-2.0), generator, [2]) == 0
     assert logits.tolist() == [3, 2, 1]
-    plain, penalised = (
-        tokens_of(PROMPTS[:1], Sampling(max_tokens=12, **penalty))[0]
-        for penalty in ({}, {"frequency_penalty": 2.0})
-    )
-    assert plain[0] == penalised[0] and max(map(penalised.count, penalised)) <= max(map(plain.count, plain))
+
+
+def test_each_answer_is_penalised_for_its_own_tokens() -> None:
+    """Against whole passes, without a cache, each prompt by itself."""
+    sampling = Sampling(max_tokens=12, presence_penalty=1.0, frequency_penalty=0.5)
+    expected = []
+    for prompt in PROMPTS:
+        ids = prompt.tolist()
+        for _ in range(sampling.max_tokens):
+            given = ids[len(prompt) :]
+            counts = torch.bincount(torch.tensor(given, dtype=torch.long), minlength=258)
+            logits = MODEL(torch.tensor([ids])).logits[0, -1]
+            ids.append(int((logits - 0.5 * counts - 1.0 * (counts > 0)).argmax()))
+        expected.append(ids[len(prompt) :])
+    assert expected != tokens_of(PROMPTS, Sampling(max_tokens=12))
+    assert tokens_of(PROMPTS, sampling) == expected
 
 
 def test_the_next_token_after_prompts_that_begin_alike() -> None:
