@@ -70,7 +70,7 @@ def test_tokens_of_each_model_are_drawn() -> None:
     for axes in (norms, attention):
         assert all(tick == int(tick) for tick in axes.get_xticks())
     [single, *_] = plot_tokens({"a": statistics["a"]}).axes
-    assert [line.get_label() for line in single.lines][0] == "patches, median"
+    assert single.lines[0].get_label() == "patches, median"
     quiet = [replace(row, global_attention=0.0) for row in statistics["a"]]
     assert plot_tokens({"a": quiet}).axes[1].get_ylim() == (0, 5)  # in %: noise does not fill the plot
 

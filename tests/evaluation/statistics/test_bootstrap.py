@@ -58,6 +58,16 @@ def test_few_blocks_take_the_interval_of_the_paired_t_test() -> None:
     )
 
 
+def test_from_20_blocks_on_the_ends_are_percentiles() -> None:
+    draws = np.random.default_rng(0).exponential(size=1000)
+    percentiles = tuple(np.percentile(draws, [2.5, 97.5]))
+    for blocks in (19, 20):
+        estimate = Estimate(value=1.0, draws=np.append(draws, np.nan), blocks=blocks)
+        width = stats.t.ppf(0.975, blocks - 1) * draws.std() * (blocks / (blocks - 1)) ** 0.5
+        both_sides = 1 - width, 1 + width
+        assert estimate.interval() == pytest.approx(both_sides if blocks < 20 else percentiles)
+
+
 def test_seeds_alone_or_blocks_alone_give_the_interval_of_the_t_test() -> None:
     by_seed = (0.1, 0.2, 0.6)
     of_seeds = float(np.var(by_seed, ddof=1)) / 3
