@@ -39,7 +39,9 @@ def test_perfect_depth(datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatc
     rows = iter(validation.rows)
     predict = lambda features, size: torch.from_numpy(validation.samples.dataset.depth(next(rows)))[None]  # noqa: E731
     monkeypatch.setattr(validation.model.head, "predict", predict)
-    assert validation.validate("") == pytest.approx({"rmse": 0, "abs_rel": 0, "delta1": 1})
+    scores = validation.validate("")
+    assert scores == pytest.approx({"rmse": 0, "abs_rel": 0, "delta1": 1})
+    assert validation.higher_is_better == {name: score > 0.5 for name, score in scores.items()}
 
 
 def test_perfect_classes(datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +50,7 @@ def test_perfect_classes(datasets: dict[str, Path], monkeypatch: pytest.MonkeyPa
     predict = lambda features, size: torch.from_numpy(validation.samples.dataset.labels(next(rows)))[None]  # noqa: E731
     monkeypatch.setattr(validation.model.head, "predict", predict)
     assert validation.validate("") == pytest.approx({"miou": 1, "pixels": 1})
+    assert all(validation.higher_is_better.values())
 
 
 def test_perfect_objects(datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,4 +64,4 @@ def test_perfect_objects(datasets: dict[str, Path], monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(validation.model.head, "detect", detect)
     scores = validation.validate("")
     assert scores == pytest.approx({"box_ap": 1, "box_ap50": 1, "mask_ap": 1, "mask_ap50": 1})
-    assert isinstance(validation.model.head, nn.Module)
+    assert all(validation.higher_is_better.values()) and isinstance(validation.model.head, nn.Module)

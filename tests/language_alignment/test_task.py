@@ -12,6 +12,7 @@ from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, 
 from perception_encoder.language_alignment.text.generation import generate_tokens
 from perception_encoder.language_alignment.text.prompt import IGNORED
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
+from perception_encoder.train.validation import is_better
 from tests.language_models import tiny_language_model
 
 NOISE = Image.effect_noise((64, 64), 90).convert("RGB")
@@ -74,4 +75,6 @@ def test_an_answer_is_exact_if_generation_gives_it() -> None:
         with torch.no_grad():
             scores.append(HeldOutAnswers(Aligned(model.model, (4, 4)), [batch]).validate("exact"))
     assert [score["exact"] for score in scores] == [1.0, 0.0]
+    for metric, higher in HeldOutAnswers.higher_is_better.items():
+        assert is_better(scores[0][metric], scores[1][metric], higher), metric
     assert scores[0]["loss"] < scores[1]["loss"]

@@ -26,6 +26,12 @@ def test_the_nearest_class_wins() -> None:
     assert classifier.rank(vectors, 2).tolist() == [[0, 1], [2, 1], [1, 0]]
 
 
+@pytest.mark.parametrize("top", [1, 2, 5, 50, 299, 300])
+def test_the_highest_are_those_of_a_whole_sort(top: int) -> None:
+    scores = np.random.default_rng(top).permuted(np.tile(np.arange(300.0), (20, 1)), axis=1)
+    assert highest(scores, top).tolist() == np.argsort(-scores, axis=1)[:, :top].tolist()
+
+
 def test_accuracies_count_by_class_and_by_item() -> None:
     features = Features(np.zeros((4, 2), dtype=np.float32), tuple("wxyz"), ("a", "a", "a", "c"))
     by_class, top1 = map(measure, accuracies(np.array([0, 0, 1, 1]), features.keys, features.labels, ("a", "b", "c")))
