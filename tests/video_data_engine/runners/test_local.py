@@ -82,8 +82,8 @@ def stop_at(run: Iterator[Outcome], stage: str, count: int = 1) -> float:
 def test_a_stopped_run_ends_a_busy_process_at_once_and_lets_an_idle_one_finish(
     add_video, tmp_path: Path, endings: dict[str, str]
 ) -> None:
-    add_video("a", title="slow")  # its summary takes a minute
-    add_video("b")
+    for name in "ab":  # whichever is the first to be summed up: its summary takes a minute
+        add_video(name, title="slow")
     stages = make_stages(replace(ECHOES, llm=f"{ECHO}_again"), replace(QUICK, batch_size=1))
     run = run_local(stages, list_videos([tmp_path / "videos"]), QUICK, lambda *_: None)
     assert stop_at(run, "frame_captions", 2) < 30
