@@ -32,7 +32,7 @@ DIRECTORY_RATE = 24.0
 """Frames a second of the video that is written for a directory of frames, as DAVIS's videos have."""
 BOX = "Object in a box of the first frame: LEFT,TOP,RIGHT,BOTTOM in pixels or from 0 to 1; repeat for more."
 LIKE = "A point, X,Y in pixels or from 0 to 1; repeat for several regions."
-THRESHOLD = "Least cosine with the point [default: what divides the image's patches best]."
+THRESHOLD = "Minimum cosine similarity to the point [default: chosen per image (Otsu)]."
 DEPTH_HEAD = "A file of `pe train depth`, or builtin-depth, a demo [default: see `pe models use`]."
 DETECTOR_HEAD = "A detector's file, or builtin-detector, a demo [default: see `pe models use`]."
 PAPER_VIEWS = """The views of the paper's best result, for DETA: four scales, mirrored, --soft-nms and 2,000 queries."""
@@ -314,7 +314,7 @@ def detect(
     out: Annotated[Path, out_option("Directory for drawn images, detections.json and results.json.", "DIR")],
     head: Annotated[str | None, option(DETECTOR_HEAD, "HEAD", HEAD)] = None,
     model: Annotated[str | None, shared.model_option("the detector's own")] = None,
-    score: Annotated[float, option("Least score of a detection.", "SCORE", HEAD, least=0)] = 0.5,
+    score: Annotated[float, option("Minimum score of a detection.", "SCORE", HEAD, least=0)] = 0.5,
     scales: Annotated[str, option("Also at these factors of the detector's size.", "N,N,...", HEAD)] = "1",
     flip: Annotated[bool, flag("--flip", "Also mirrored.", HEAD)] = False,
     soft: Annotated[bool, flag("--soft-nms", "Lower the scores of doubles, rather than drop them.", HEAD)] = False,

@@ -81,8 +81,8 @@ def run(
     Long videos are cut at shot changes. Each clip gets a video caption, captions of single frames, and a summary that a
     language model makes of them and of the title and description (in the file, or in clip.json or clip.info.json beside
     clip.mp4). One model may do all three; the demo model cannot be mixed with others. DIR gets captions.parquet,
-    WebDataset shards, every intermediate result, and quarantine.jsonl with the videos that failed and why. A run that
-    was stopped or killed goes on when the same command is repeated. The key of an endpoint is read from OPENAI_API_KEY.
+    WebDataset shards, every intermediate result, and quarantine.jsonl with the videos that failed and why. Rerun the
+    same command to resume a run that was stopped or killed. The key of an endpoint is read from OPENAI_API_KEY.
 
     Examples:
 
@@ -112,7 +112,7 @@ def run(
         with live_table() as show:
             report = run_engine(videos, out, config, work, ray=ray, retry=retry, listener=show)
     except KeyboardInterrupt:
-        output.print_warning("stopped; what is done is stored, and the same command goes on")
+        output.print_warning("stopped; rerun the same command to resume")
         raise typer.Exit(output.INTERRUPTED) from None
     raise typer.Exit(_show(report, out, json, strict))
 

@@ -62,7 +62,7 @@ def test_ctrl_c_ends_a_run_that_goes_on_later(run_engine, monkeypatch: pytest.Mo
         patch.setattr(Journal, "add", stop)
         run = run_engine()
     assert run.status == output.INTERRUPTED
-    assert run.stderr == "warning: stopped; what is done is stored, and the same command goes on\n"
+    assert run.stderr == "warning: stopped; rerun the same command to resume\n"
     assert run_engine().status == output.OK
 
 
