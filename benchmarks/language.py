@@ -36,7 +36,7 @@ from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
-from perception_encoder.train.optimizer import build_optimizer
+from perception_encoder.training.optimizer import build_optimizer
 from synthetic.builtin.recipes import language_builtin
 
 ENCODER, SIDE = "PE-Core-B16-224", 448

@@ -25,9 +25,9 @@ from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.models.registry import find_model
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.train.cost import text_cost, vision_cost
-from perception_encoder.train.distributed import ParallelConfig, clip_gradients
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
+from perception_encoder.training.cost import text_cost, vision_cost
+from perception_encoder.training.distributed import ParallelConfig, clip_gradients
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
 
 PIXELS, TOKENS, CHUNK = 96, 16, 64
 MODES = {
@@ -111,9 +111,9 @@ def page(result: dict[str, Any]) -> str:
             "",
             "With micro-batches (`--set parallel.chunk=64`) memory hardly grows with the batch: activations are those"
             " of one micro-batch, and a further pair costs its pixels, its features and its row of logits. Losses and"
-            " gradients are the same (`tests/train/test_distributed.py`). `pe train RECIPE --plan` computes a device's"
-            " memory from formulas, which `tests/train/test_cost.py` compares with what autograd saves; they"
-            " assume fused attention, as on a GPU.",
+            " gradients are the same (`tests/training/test_distributed.py`). `pe train RECIPE --plan` computes a"
+            " device's memory from formulas, which `tests/training/test_cost.py` compares with what autograd saves;"
+            " they assume fused attention, as on a GPU.",
             "",
         ]
     )

@@ -24,8 +24,8 @@ from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.metrics import FILE as METRICS
-from perception_encoder.train.metrics import Listener
+from perception_encoder.training.metrics import FILE as METRICS
+from perception_encoder.training.metrics import Listener
 from synthetic.builtin.rules import RULES
 
 ROBUST = "robustness"

@@ -20,10 +20,10 @@ from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
     from perception_encoder.data.streams import Shards
-    from perception_encoder.train.config import TrainingConfig
-    from perception_encoder.train.cost import TrainingPlan
-    from perception_encoder.train.devices import Device
-    from perception_encoder.train.metrics import Listener
+    from perception_encoder.training.config import TrainingConfig
+    from perception_encoder.training.cost import TrainingPlan
+    from perception_encoder.training.devices import Device
+    from perception_encoder.training.metrics import Listener
 
 Config = TypeVar("Config")
 
@@ -259,7 +259,7 @@ def plan_recipe(config: TrainingConfig, device: Device, devices: int, utilizatio
     from perception_encoder.pretraining.plan import plan_pretraining
     from perception_encoder.spatial_alignment.config import SpatialConfig
     from perception_encoder.spatial_alignment.plan import plan_spatial
-    from perception_encoder.train.cost import TrainingPlan
+    from perception_encoder.training.cost import TrainingPlan
 
     match config:
         case LanguageConfig():

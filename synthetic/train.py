@@ -20,8 +20,8 @@ from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track, untracked
 from perception_encoder.recipes import debug_form, override, paths_of, run_recipe
-from perception_encoder.train.config import TrainingConfig
-from perception_encoder.train.metrics import Listener
+from perception_encoder.training.config import TrainingConfig
+from perception_encoder.training.metrics import Listener
 from synthetic.builtin.recipes import RECIPES, find_recipe
 from synthetic.builtin.rules import RULES
 from synthetic.command_line import run_command

@@ -38,7 +38,7 @@ LONG = (
     "tests/test_shapes.py",
     "tests/search/index/test_calibration.py",
     "tests/spatial_alignment/test_run.py",
-    "tests/train/test_distributed.py",
+    "tests/training/test_distributed.py",
     "tests/distillation/test_run.py",
     "tests/experiments/recipe/test_run.py",
     "tests/models/test_memory.py",

@@ -38,7 +38,7 @@ IMPORTED = (
     "perception_encoder.pretraining.run",
     "perception_encoder.spatial_alignment.run",
     "tests.pretraining.sharing",
-    "tests.train.ranks",
+    "tests.training.ranks",
 )
 
 

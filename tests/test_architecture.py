@@ -29,7 +29,7 @@ LAYERS = [
     {"losses"},
     {"models", "preprocess"},
     {"formats"},
-    {"data", "datasets", "train"},
+    {"data", "datasets", "training"},
     {"inference", "dense_prediction"},
     {"serving"},
     {"evaluation", "search"},
@@ -240,7 +240,7 @@ def test_only_commands_import_the_search() -> None:
         ("def f():\n    from perception_encoder.cli import output", ["perception_encoder.cli.output"]),
         ("from perception_encoder import load", ["perception_encoder.load"]),
         ("import perception_encoder.preprocess", ["perception_encoder.preprocess"]),
-        ("from ..train import loop", ["perception_encoder.train.loop"]),
+        ("from ..train import loop", ["perception_encoder.training.loop"]),
         ("from .registry import find_model", []),
     ],
 )

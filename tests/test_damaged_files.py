@@ -115,14 +115,14 @@ def load_weights(name: str) -> Callable[[Path], object]:
 
 
 def write_run(directory: Path) -> None:
-    from tests.train.test_checkpoint import write_checkpoint
+    from tests.training.test_checkpoint import write_checkpoint
 
     write_checkpoint(directory)
 
 
 def resume_run(directory: Path) -> None:
-    from perception_encoder.train import checkpoint
-    from tests.train.test_checkpoint import model_and_optimizer
+    from perception_encoder.training import checkpoint
+    from tests.training.test_checkpoint import model_and_optimizer
 
     model, optimizer = model_and_optimizer()
     checkpoint.resume_run(directory, model, optimizer, "a")
@@ -135,7 +135,7 @@ def write_metrics(directory: Path) -> None:
 
 def resume_metrics(directory: Path) -> None:
     from perception_encoder.ranks import ALONE
-    from perception_encoder.train.metrics import Metrics
+    from perception_encoder.training.metrics import Metrics
 
     metrics = Metrics(directory, 3, ALONE)
     metrics.write({"step": 4, "loss": 1.0})

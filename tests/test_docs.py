@@ -18,7 +18,7 @@ import perception_encoder as pe
 from perception_encoder.cli import output
 from perception_encoder.cli.main import COMMANDS
 from perception_encoder.models.registry import canonical_name, find_model
-from perception_encoder.train.cost import vision_cost
+from perception_encoder.training.cost import vision_cost
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "examples/README.md")]
@@ -234,8 +234,8 @@ def test_the_site_has_every_public_name(site: Path) -> None:
         ("layer_analysis", "analysis.analyse recommendation.recommend curve.LayerCurve report.write_report"),
         ("recipes", "find_recipe override run_recipe"),
         ("search", "index.update.update_index index.index.Index query.search.search query.terms.parse_words"),
-        ("train", "loop.train config.TrainingConfig task.Task validation.Validation optimizer.build_optimizer"),
-        ("train", "checkpoint.save_run checkpoint.resume_run"),
+        ("training", "loop.train config.TrainingConfig task.Task validation.Validation optimizer.build_optimizer"),
+        ("training", "checkpoint.save_run checkpoint.resume_run"),
     ],
 )
 def test_the_site_documents_each_area(site: Path, area: str, names: str) -> None:

@@ -18,8 +18,8 @@ from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.recipes import core_n16
 from perception_encoder.recipes import RECIPES, debug_form, find_recipe, override, plan_recipe
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.train.devices import find_device
-from perception_encoder.train.settings import describe_settings
+from perception_encoder.training.devices import find_device
+from perception_encoder.training.settings import describe_settings
 from synthetic.builtin.recipes import builtin
 from tests.pretraining.toys import debug
 

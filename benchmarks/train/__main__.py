@@ -29,7 +29,7 @@ from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import find_model
 from perception_encoder.pretraining.plan import pair_cost
-from perception_encoder.train.cost import text_cost, vision_cost
+from perception_encoder.training.cost import text_cost, vision_cost
 from synthetic.builtin.recipes import builtin
 
 WARM_UP = 2  # steps of each contender that are not counted

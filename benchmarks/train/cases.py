@@ -26,7 +26,7 @@ from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.cached_texts import CachedTexts
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
-from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.training.optimizer import OptimizerConfig
 
 BATCHES = 3  # made for each resolution
 LENGTH = 32  # tokens of a caption, at most

@@ -20,8 +20,8 @@ from perception_encoder.pretraining.cached_texts import CachedTexts
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
-from perception_encoder.train.distributed import clip_gradients
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
+from perception_encoder.training.distributed import clip_gradients
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
 
 CPU = torch.device("cpu")
 UPDATE = "update"

@@ -23,8 +23,8 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.metrics import Listener
-from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.training.metrics import Listener
+from perception_encoder.training.optimizer import OptimizerConfig
 from synthetic.builtin.recipes import WEIGHTS
 
 SEEDS = (0, 1, 2)

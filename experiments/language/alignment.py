@@ -23,7 +23,7 @@ from perception_encoder.language_alignment.weights import read_tower
 from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.training.optimizer import OptimizerConfig
 from synthetic.questions.conversations import scene_conversations
 
 REGULARIZATION = 0.1

@@ -37,14 +37,14 @@ from perception_encoder.language_alignment.weights import (
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.checkpoint import check_run, run_directory
-from perception_encoder.train.config import TrainingConfig
-from perception_encoder.train.distributed import whole_model
-from perception_encoder.train.loop import train
-from perception_encoder.train.metrics import Listener, describe_run, write_record
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.seed import torch_generator
-from perception_encoder.train.validation import Validation
+from perception_encoder.training.checkpoint import check_run, run_directory
+from perception_encoder.training.config import TrainingConfig
+from perception_encoder.training.distributed import whole_model
+from perception_encoder.training.loop import train
+from perception_encoder.training.metrics import Listener, describe_run, write_record
+from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.seed import torch_generator
+from perception_encoder.training.validation import Validation
 
 BACKGROUND_WEIGHT = 0.1
 """Most patches of a scene show its floor or a wall."""

@@ -18,7 +18,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.metrics import Listener
+from perception_encoder.training.metrics import Listener
 
 POINTS, SEEDS = (1, 5, 7, 9), (0, 1)
 

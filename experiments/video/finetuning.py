@@ -21,7 +21,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.metrics import Listener
+from perception_encoder.training.metrics import Listener
 from perception_encoder.video_finetuning.config import VideoFinetuningConfig
 from perception_encoder.video_finetuning.recipes import video_finetune_builtin
 

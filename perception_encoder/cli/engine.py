@@ -223,7 +223,7 @@ def refine(
     texts = _read_corrections(engine, captions)
     default_model.print_demo(captioner)
     config = override(refinement(captioner), set_ or [])
-    logging.getLogger("perception_encoder.train.loop").setLevel(logging.INFO)  # it reports that a run resumes
+    logging.getLogger("perception_encoder.training.loop").setLevel(logging.INFO)  # it reports that a run resumes
     with progress("training", config.steps) as advance:
         path = refine_captioner(engine, texts, config, out, track, reporter(advance))
     output.print_line(f"weights: {path}")

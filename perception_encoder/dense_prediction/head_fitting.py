@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from perception_encoder.errors import ConfigError, DataError, ModelError
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer, warmup_cosine
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer, warmup_cosine
 
 
 class Maps(Protocol):

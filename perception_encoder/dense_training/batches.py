@@ -17,7 +17,7 @@ from perception_encoder.dense_training.task import DenseBatch
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.models.layers.block import drop_path
 from perception_encoder.ranks import Rank
-from perception_encoder.train.seed import torch_generator
+from perception_encoder.training.seed import torch_generator
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.dense_training.config import DenseConfig, DetectorConfig
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import find_entry
-from perception_encoder.train import cost as costs
+from perception_encoder.training import cost as costs
 
 CLASSES = 80
 """Of the dataset, as in COCO: a plan knows no data."""

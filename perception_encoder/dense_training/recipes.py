@@ -10,10 +10,10 @@ from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
 from perception_encoder.models.registry import BUILTIN
-from perception_encoder.train.config import debug_loop
-from perception_encoder.train.distributed import ParallelConfig
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.validation import ValidationConfig
+from perception_encoder.training.config import debug_loop
+from perception_encoder.training.distributed import ParallelConfig
+from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.validation import ValidationConfig
 
 COCO = 118_287
 """Training images of COCO 2017."""

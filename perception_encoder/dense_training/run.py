@@ -47,12 +47,12 @@ from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import ALONE, Rank
-from perception_encoder.train.checkpoint import check_run, load_weights, run_directory, write_best
-from perception_encoder.train.distributed import own_device, process_group, whole_model
-from perception_encoder.train.loop import train
-from perception_encoder.train.metrics import Listener, describe_run, write_record
-from perception_encoder.train.seed import torch_generator
-from perception_encoder.train.validation import choose_metric
+from perception_encoder.training.checkpoint import check_run, load_weights, run_directory, write_best
+from perception_encoder.training.distributed import own_device, process_group, whole_model
+from perception_encoder.training.loop import train
+from perception_encoder.training.metrics import Listener, describe_run, write_record
+from perception_encoder.training.seed import torch_generator
+from perception_encoder.training.validation import choose_metric
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from perception_encoder.dense_prediction.segmentation import SegmentationHead, c
 from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.dense_training.samples import Targets
 from perception_encoder.models.initialization import drawn_from
-from perception_encoder.train.seed import torch_generator
-from perception_encoder.train.validation import Validation
+from perception_encoder.training.seed import torch_generator
+from perception_encoder.training.validation import Validation
 
 
 @dataclass(frozen=True)

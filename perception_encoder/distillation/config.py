@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.train.task import MAX_LOGIT_SCALE
+from perception_encoder.training.task import MAX_LOGIT_SCALE
 
 TEACHER_LOGIT_SCALE = 2 * MAX_LOGIT_SCALE  # the teacher's temperature is half the student's (appendix C.3)
 

@@ -12,7 +12,7 @@ from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.pretraining.plan import plan_pretraining
-from perception_encoder.train.cost import BFLOAT16, Phase, StepModel, text_cost, vision_cost
+from perception_encoder.training.cost import BFLOAT16, Phase, StepModel, text_cost, vision_cost
 
 
 def plan_distillation(config: DistillationConfig, devices: int) -> tuple[list[Phase], str]:

@@ -8,7 +8,7 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.distillation.config import DistillationConfig
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.pretraining.recipes import MINUTES, debug_pretraining
-from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.training.optimizer import OptimizerConfig
 
 STUDENTS = {"l14": "PE-Core-L14-336", "b16": "PE-Core-B16-224", "s16": "PE-Core-S16-384", "t16": "PE-Core-T16-384"}
 

@@ -16,10 +16,10 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
 from perception_encoder.pretraining.run import PairRun
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.checkpoint import run_directory
-from perception_encoder.train.cost import StepModel
-from perception_encoder.train.distributed import process_group
-from perception_encoder.train.metrics import Listener
+from perception_encoder.training.checkpoint import run_directory
+from perception_encoder.training.cost import StepModel
+from perception_encoder.training.distributed import process_group
+from perception_encoder.training.metrics import Listener
 
 
 def distill(

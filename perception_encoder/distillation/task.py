@@ -12,9 +12,9 @@ from perception_encoder.distillation.teacher import Teacher
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.losses.logit_distillation import logit_distillation_loss
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.train.distributed import gather
-from perception_encoder.train.task import ImageTextTask
-from perception_encoder.train.validation import Validation
+from perception_encoder.training.distributed import gather
+from perception_encoder.training.task import ImageTextTask
+from perception_encoder.training.validation import Validation
 
 
 class DistillationTask(ImageTextTask):

@@ -19,7 +19,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import load
 from perception_encoder.models.protocols import ImageTextEncoder
-from perception_encoder.train.distributed import own_device
+from perception_encoder.training.distributed import own_device
 
 T = TypeVar("T", Image.Image, str)
 

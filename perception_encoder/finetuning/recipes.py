@@ -6,7 +6,7 @@ import dataclasses
 
 from perception_encoder.finetuning.config import FinetuningConfig
 from perception_encoder.models.registry import BUILTIN
-from perception_encoder.train.config import debug_loop
+from perception_encoder.training.config import debug_loop
 
 
 def own_pairs() -> FinetuningConfig:

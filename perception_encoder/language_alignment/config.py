@@ -11,9 +11,9 @@ from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN
-from perception_encoder.train.config import TrainingConfig, check_least
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.validation import ValidationConfig
+from perception_encoder.training.config import TrainingConfig, check_least
+from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.validation import ValidationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

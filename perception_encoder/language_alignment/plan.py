@@ -13,7 +13,7 @@ from perception_encoder.language_alignment.text.fresh_decoder import FRESH, LAYE
 from perception_encoder.language_alignment.text.prompt import IGNORED
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.train import cost as costs
+from perception_encoder.training import cost as costs
 
 
 class DecoderShape(NamedTuple):

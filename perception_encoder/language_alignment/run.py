@@ -40,13 +40,13 @@ from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.preprocess.image import content_key
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
-from perception_encoder.train.checkpoint import check_run, load_weights, run_directory, write_best
-from perception_encoder.train.cost import RunCost
-from perception_encoder.train.distributed import Exchange, process_group, whole_model
-from perception_encoder.train.loop import train
-from perception_encoder.train.metrics import Listener, describe_run, write_record
-from perception_encoder.train.seed import torch_generator
-from perception_encoder.train.validation import choose_metric
+from perception_encoder.training.checkpoint import check_run, load_weights, run_directory, write_best
+from perception_encoder.training.cost import RunCost
+from perception_encoder.training.distributed import Exchange, process_group, whole_model
+from perception_encoder.training.loop import train
+from perception_encoder.training.metrics import Listener, describe_run, write_record
+from perception_encoder.training.seed import torch_generator
+from perception_encoder.training.validation import choose_metric
 
 FRESH_SAMPLES = 4000
 """Conversations of each source from which the vocabulary of a fresh language model is made."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from perception_encoder.language_alignment.batch import LanguageBatch
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.models.layers.block import drop_path
-from perception_encoder.train.seed import torch_generator
-from perception_encoder.train.validation import Validation
+from perception_encoder.training.seed import torch_generator
+from perception_encoder.training.validation import Validation
 
 
 class Aligned(nn.Module):

@@ -15,7 +15,7 @@ from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.pretraining.vocabulary import PADDING
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.distributed import gather, this_rank
+from perception_encoder.training.distributed import gather, this_rank
 
 MOST = 2**17  # captions; the embeddings of PE-Core-B and L take half a gibibyte then
 AT_ONCE = 256  # captions that are encoded at a time

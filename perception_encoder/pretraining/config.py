@@ -16,7 +16,7 @@ from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.train.config import TrainingConfig, check_least
+from perception_encoder.training.config import TrainingConfig, check_least
 
 PROCEDURE = 2
 """Version of what a run does with its configuration. Raise it with a change after which the same configuration, data

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
-from perception_encoder.train.cost import (
+from perception_encoder.training.cost import (
     BATCHES,
     FLOAT32,
     Phase,

@@ -18,9 +18,9 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.train.config import debug_loop
-from perception_encoder.train.distributed import ParallelConfig
-from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.training.config import debug_loop
+from perception_encoder.training.distributed import ParallelConfig
+from perception_encoder.training.optimizer import OptimizerConfig
 
 Config = TypeVar("Config", bound=PretrainingConfig)
 

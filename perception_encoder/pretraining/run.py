@@ -30,14 +30,14 @@ from perception_encoder.pretraining.validation import PairValidation
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
-from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_directory, write_best
-from perception_encoder.train.cost import RunCost, StepModel
-from perception_encoder.train.distributed import Exchange, own_cores, own_device, process_group, whole_model
-from perception_encoder.train.loop import train
-from perception_encoder.train.metrics import Listener, describe_run, write_record
-from perception_encoder.train.seed import torch_generator
-from perception_encoder.train.task import Task
-from perception_encoder.train.validation import choose_metric
+from perception_encoder.training.checkpoint import check_run, find_checkpoints, load_weights, run_directory, write_best
+from perception_encoder.training.cost import RunCost, StepModel
+from perception_encoder.training.distributed import Exchange, own_cores, own_device, process_group, whole_model
+from perception_encoder.training.loop import train
+from perception_encoder.training.metrics import Listener, describe_run, write_record
+from perception_encoder.training.seed import torch_generator
+from perception_encoder.training.task import Task
+from perception_encoder.training.validation import choose_metric
 
 WEIGHTS = "model.safetensors"
 

@@ -24,7 +24,7 @@ from perception_encoder.pretraining.training_files import has_split, read_files
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track
 from perception_encoder.ranks import Rank
-from perception_encoder.train.validation import ValidationConfig
+from perception_encoder.training.validation import ValidationConfig
 
 HeldOutPair = tuple[PairSource, int]
 """A source, and the index of a sample in it."""

@@ -9,9 +9,9 @@ from torch import Tensor
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.train.distributed import gather
-from perception_encoder.train.task import ImageTextTask
-from perception_encoder.train.validation import Validation
+from perception_encoder.training.distributed import gather
+from perception_encoder.training.task import ImageTextTask
+from perception_encoder.training.validation import Validation
 
 
 class ContrastiveTask(ImageTextTask):

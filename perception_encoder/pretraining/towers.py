@@ -15,7 +15,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.pretraining.cached_texts import CachedTexts
-from perception_encoder.train.distributed import in_chunks, pad_rows
+from perception_encoder.training.distributed import in_chunks, pad_rows
 
 LENGTH_GROUPS = 4  # captions are encoded in groups of like length, so that few pay for the longest
 

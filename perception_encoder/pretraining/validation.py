@@ -22,7 +22,7 @@ from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.sources import Sources
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.train.distributed import Exchange, gather, own_device, this_rank
+from perception_encoder.training.distributed import Exchange, gather, own_device, this_rank
 
 logger = logging.getLogger(__name__)
 

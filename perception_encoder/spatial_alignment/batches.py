@@ -30,7 +30,7 @@ from perception_encoder.spatial_alignment.images import AlignmentImage, StoredFi
 from perception_encoder.spatial_alignment.mask_teachers import MaskTeacher, mask_tokens, one_hot_masks
 from perception_encoder.spatial_alignment.task import SpatialBatch
 from perception_encoder.spatial_alignment.teacher_cache import FORMAT, TeacherCache
-from perception_encoder.train.seed import torch_generator
+from perception_encoder.training.seed import torch_generator
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.losses.spatial import TEMPERATURE
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.train.config import TrainingConfig, check_least
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.validation import ValidationConfig
+from perception_encoder.training.config import TrainingConfig, check_least
+from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.validation import ValidationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.train.cost import (
+from perception_encoder.training.cost import (
     BATCHES,
     BFLOAT16,
     FLOAT32,

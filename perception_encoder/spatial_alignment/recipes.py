@@ -7,10 +7,10 @@ import dataclasses
 from perception_encoder.models.registry import BUILTIN, MODELS
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.train.config import debug_loop
-from perception_encoder.train.distributed import ParallelConfig
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.validation import ValidationConfig
+from perception_encoder.training.config import debug_loop
+from perception_encoder.training.distributed import ParallelConfig
+from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.validation import ValidationConfig
 
 SAM = "facebook/sam2.1-hiera-large"
 CORE_LAYER = 40

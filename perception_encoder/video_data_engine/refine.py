@@ -18,9 +18,9 @@ from perception_encoder.language_alignment.run import align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.weights import read_trained
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.metrics import Listener
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.validation import ValidationConfig
+from perception_encoder.training.metrics import Listener
+from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.validation import ValidationConfig
 from perception_encoder.video_data_engine.outputs import ShardClip, read_shard_clips
 from perception_encoder.video_data_engine.settings import SETTINGS, read_engine_settings
 

@@ -7,8 +7,8 @@ import dataclasses
 from perception_encoder.data.pairs import Stage
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.recipes import SIZES, WARMUP, cooldown
-from perception_encoder.train.distributed import ParallelConfig
-from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.training.distributed import ParallelConfig
+from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.video_finetuning.config import VideoFinetuningConfig
 
 TEACHER = "g14"

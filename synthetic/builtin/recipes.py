@@ -20,9 +20,9 @@ from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.recipes import core_n16
-from perception_encoder.train.config import TrainingConfig
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.validation import ValidationConfig
+from perception_encoder.training.config import TrainingConfig
+from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.validation import ValidationConfig
 
 WEIGHTS = {
     "caltech101": 0.32,

@@ -20,10 +20,10 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.recipes import find_recipe, plan_recipe
-from perception_encoder.train.cost import Phase, TrainingPlan
-from perception_encoder.train.devices import find_device
-from perception_encoder.train.distributed import ParallelConfig
-from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.training.cost import Phase, TrainingPlan
+from perception_encoder.training.devices import find_device
+from perception_encoder.training.distributed import ParallelConfig
+from perception_encoder.training.optimizer import OptimizerConfig
 
 
 def planned(config: DenseConfig, devices: int = 1) -> TrainingPlan:

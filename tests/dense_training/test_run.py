@@ -20,14 +20,14 @@ from perception_encoder.dense_training.run import load_initial, train_dense
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.inference.open_model import open_model
 from perception_encoder.models.checkpoints.files import read_checkpoint
-from perception_encoder.train.checkpoint import BEST
-from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.training.checkpoint import BEST
+from perception_encoder.training.optimizer import OptimizerConfig
 from tests import processes
 from tests.datasets.drawn import write_objects365
 from tests.dense_prediction.published.renamed import randomize, to_detectron2, vitdet
 from tests.dense_training.datasets import HEADS, SMALL, small_config, write_dataset
 from tests.processes import pe
-from tests.train.toys import Interrupted, interrupt_at
+from tests.training.toys import Interrupted, interrupt_at
 
 
 def rows_of(out: Path) -> list[dict[str, float]]:

@@ -18,7 +18,7 @@ from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.pretraining.plan import pair_cost, plan_pretraining
 from perception_encoder.pretraining.run import build_model
 from perception_encoder.recipes import find_recipe
-from perception_encoder.train.cost import text_cost, vision_cost
+from perception_encoder.training.cost import text_cost, vision_cost
 from tests.pretraining.test_cost import CONFIG, TEXT, VISION
 
 

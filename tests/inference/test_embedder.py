@@ -18,7 +18,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.train.seed import torch_generator
+from perception_encoder.training.seed import torch_generator
 from tests.inference.test_encoder import tensors
 
 CLOSE = {"rtol": 0, "atol": 2e-6}

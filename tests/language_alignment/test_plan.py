@@ -31,8 +31,8 @@ from perception_encoder.language_alignment.recipes import (
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.recipes import plan_recipe
-from perception_encoder.train.cost import TrainingPlan
-from perception_encoder.train.devices import find_device
+from perception_encoder.training.cost import TrainingPlan
+from perception_encoder.training.devices import find_device
 from synthetic.builtin.recipes import language_builtin
 from tests.language_models import tiny_llama, write_tiny_decoder
 

@@ -18,13 +18,13 @@ from perception_encoder.language_alignment.run import Examples, LanguageTrainee,
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.weights import load_vision, read_tower, read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
-from perception_encoder.train.checkpoint import BEST
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.validation import ValidationConfig
+from perception_encoder.training.checkpoint import BEST
+from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.validation import ValidationConfig
 from tests import processes
 from tests.language_models import TEMPLATE, write_tiny_decoder
 from tests.processes import pe
-from tests.train.toys import Interrupted, interrupt_at
+from tests.training.toys import Interrupted, interrupt_at
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
 

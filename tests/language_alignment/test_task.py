@@ -12,7 +12,7 @@ from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, 
 from perception_encoder.language_alignment.text.generation import generate_tokens
 from perception_encoder.language_alignment.text.prompt import IGNORED
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
-from perception_encoder.train.validation import is_better
+from perception_encoder.training.validation import is_better
 from tests.language_models import tiny_language_model
 
 NOISE = Image.effect_noise((64, 64), 90).convert("RGB")

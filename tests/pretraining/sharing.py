@@ -15,7 +15,7 @@ from perception_encoder.models.layers.block import Block
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.ranks import Rank
-from perception_encoder.train.distributed import (
+from perception_encoder.training.distributed import (
     ParallelConfig,
     mean_gradients,
     parallelize,
@@ -23,7 +23,7 @@ from perception_encoder.train.distributed import (
     this_rank,
     whole_model,
 )
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
 from tests.models.small import CORE, SIZE, TEXT, randomize
 
 PICTURES, LR = 7, 1e-3

@@ -17,7 +17,7 @@ from perception_encoder.pretraining.plan import contrastive_flops, pair_cost, pl
 from perception_encoder.pretraining.run import PairRun, build_model
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.train.cost import text_cost, vision_cost
+from perception_encoder.training.cost import text_cost, vision_cost
 
 CONFIG = PretrainingConfig(
     model="builtin", stages=(Stage(image_size=32, steps=10), Stage(image_size=64, steps=5, batch_size=8)), batch_size=16

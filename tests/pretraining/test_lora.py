@@ -22,8 +22,8 @@ from perception_encoder.pretraining.lora import (
 )
 from perception_encoder.pretraining.recipes import debug_pretraining
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.train.cost import text_cost, vision_cost
-from perception_encoder.train.distributed import ParallelConfig, in_chunks
+from perception_encoder.training.cost import text_cost, vision_cost
+from perception_encoder.training.distributed import ParallelConfig, in_chunks
 from synthetic.builtin.recipes import builtin
 from tests.models.small import CORE, TEXT, small_clip
 

@@ -17,9 +17,9 @@ from perception_encoder.pretraining.plan import contrastive_flops, plan_pretrain
 from perception_encoder.pretraining.recipes import ablation, cooldown, core
 from perception_encoder.pretraining.run import build_model
 from perception_encoder.recipes import plan_recipe
-from perception_encoder.train.cost import Phase, StepModel, text_cost, vision_cost
-from perception_encoder.train.devices import Device, find_device
-from perception_encoder.train.distributed import ParallelConfig
+from perception_encoder.training.cost import Phase, StepModel, text_cost, vision_cost
+from perception_encoder.training.devices import Device, find_device
+from perception_encoder.training.distributed import ParallelConfig
 
 CONFIG = PretrainingConfig(
     model="builtin", stages=(Stage(image_size=32, steps=10), Stage(image_size=64, steps=5, batch_size=8)), batch_size=16

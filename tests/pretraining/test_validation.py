@@ -27,8 +27,8 @@ from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.validation import PairValidation, hits
 from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
-from perception_encoder.train.checkpoint import load_weights
-from perception_encoder.train.validation import ValidationConfig
+from perception_encoder.training.checkpoint import load_weights
+from perception_encoder.training.validation import ValidationConfig
 from synthetic.builtin.rules import RULES
 from tests import processes
 from tests.pretraining.test_parallel import FLOAT32, arguments, run, start

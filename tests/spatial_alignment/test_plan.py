@@ -15,7 +15,7 @@ from perception_encoder.spatial_alignment.plan import plan_spatial, student_towe
 from perception_encoder.spatial_alignment.recipes import distill_spatial, spatial_g
 from perception_encoder.spatial_alignment.run import SpatialTrainee
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialBatch
-from perception_encoder.train.devices import find_device
+from perception_encoder.training.devices import find_device
 
 H100 = find_device("h100")
 

@@ -18,13 +18,13 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.recipes import distill_spatial
 from perception_encoder.spatial_alignment.run import SpatialTrainee, align_spatially, spatial_name
-from perception_encoder.train.checkpoint import BEST
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.validation import ValidationConfig
+from perception_encoder.training.checkpoint import BEST
+from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.validation import ValidationConfig
 from tests import processes
 from tests.processes import pe
 from tests.spatial_alignment.conftest import encoded, scene
-from tests.train.toys import Interrupted, interrupt_at
+from tests.training.toys import Interrupted, interrupt_at
 
 CONFIG = SpatialConfig(
     masks="scenes", image_size=64, steps=4, batch_size=4, warmup=0, log_every=1, checkpoint_every=2, teacher_layer=8,

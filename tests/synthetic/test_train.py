@@ -11,7 +11,7 @@ import pytest
 from perception_encoder.language_alignment import run as language_run
 from perception_encoder.recipes import RECIPES as PRODUCT
 from perception_encoder.recipes import debug_form
-from perception_encoder.train.config import TrainingConfig
+from perception_encoder.training.config import TrainingConfig
 from synthetic.builtin.recipes import RECIPES, find_recipe
 from synthetic.questions.conversations import scene_conversations
 

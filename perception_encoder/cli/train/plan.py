@@ -10,8 +10,8 @@ import typer
 from perception_encoder.cli import output
 
 if TYPE_CHECKING:
-    from perception_encoder.train.config import TrainingConfig
-    from perception_encoder.train.cost import Phase, TrainingPlan
+    from perception_encoder.training.config import TrainingConfig
+    from perception_encoder.training.cost import Phase, TrainingPlan
 
 FREE = 0.1  # of a device's memory, for temporary buffers
 
@@ -27,7 +27,7 @@ def show_recipes(listing: bool) -> None:
 
 def show_settings(config: TrainingConfig) -> None:
     """Print every setting of a configuration, with its value and its meaning."""
-    from perception_encoder.train.settings import describe_settings
+    from perception_encoder.training.settings import describe_settings
 
     rows = [(each.name, each.value, each.meaning) for each in describe_settings(config)]
     output.print_table(("setting", "default", "meaning"), rows)
@@ -37,7 +37,7 @@ def show_plan(config: TrainingConfig, devices: int | None, device: str, utilizat
     """Print the cost of a run on a cluster."""
     from perception_encoder.pretraining.config import PairConfig
     from perception_encoder.recipes import plan_recipe
-    from perception_encoder.train.devices import find_device
+    from perception_encoder.training.devices import find_device
 
     found, devices = find_device(device), min(8, config.batch_size) if devices is None else devices
     plan = plan_recipe(config, found, devices, utilization)

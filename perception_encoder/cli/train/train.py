@@ -16,7 +16,7 @@ from perception_encoder.cli.progress import progress, reporter, track
 from perception_encoder.cli.train import plan as planning
 
 if TYPE_CHECKING:
-    from perception_encoder.train.config import TrainingConfig
+    from perception_encoder.training.config import TrainingConfig
 
 DATA = "Class directories, train.tar, `train/*.tar`, or a table of paths and labels or captions; repeat for more."
 SHARDS = "WebDataset tars to stream: directory, glob or URL, with :WEIGHT for a mixture; repeat for more."
@@ -84,7 +84,7 @@ def train_config(
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.pretraining.training_files import LAYOUTS
     from perception_encoder.recipes import run_recipe
-    from perception_encoder.train.checkpoint import BEST
+    from perception_encoder.training.checkpoint import BEST
 
     datasets: list[Path | Shards] = [*data, *map(Shards.parse, shards)]
     if not datasets:
@@ -93,7 +93,7 @@ def train_config(
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first one prints
         output.console.quiet = True
     else:
-        for name in ("train.loop", "dense_training.run"):  # they report what is resumed, loaded and frozen
+        for name in ("training.loop", "dense_training.run"):  # they report what is resumed, loaded and frozen
             logging.getLogger(f"perception_encoder.{name}").setLevel(logging.INFO)
     try:
         with progress("training", config.steps) as advance:
@@ -111,7 +111,7 @@ def train_config(
 
 def how_to_resume(out: Path) -> str:
     """Return what a stopped run is told."""
-    from perception_encoder.train.checkpoint import find_checkpoints
+    from perception_encoder.training.checkpoint import find_checkpoints
 
     checkpoints = find_checkpoints(out)
     if not checkpoints:

@@ -24,7 +24,7 @@ from perception_encoder.language_alignment.text.generation import generate_token
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.conversation import Message, Sampling
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.seed import torch_generator
+from perception_encoder.training.seed import torch_generator
 
 TURNS = 8
 """Most questions about an image that it is shown with at a time, drawn anew each time."""

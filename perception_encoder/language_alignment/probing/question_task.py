@@ -29,7 +29,7 @@ from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.seed import torch_generator
+from perception_encoder.training.seed import torch_generator
 
 QUESTION_TASKS = tuple(name for name in TASKS if name != "mvbench")
 """The tasks whose questions are about one image, by the names of `read_questions`."""

@@ -19,7 +19,7 @@ from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.text.decoder import load_decoder
 from perception_encoder.language_alignment.weights import build_language_model, read_trained
-from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.training.optimizer import OptimizerConfig
 from tests.language_models import write_tiny_decoder
 
 WORDS = ["_", "red", "blue"]

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.train.config import TrainingConfig, check_least, debug_loop
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.validation import ValidationConfig
-from tests.train.toys import CONFIG, ToyConfig
+from perception_encoder.training.config import TrainingConfig, check_least, debug_loop
+from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.validation import ValidationConfig
+from tests.training.toys import CONFIG, ToyConfig
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.config import TextConfig, VisionConfig
-from perception_encoder.train.config import TrainingConfig
-from perception_encoder.train.devices import Device
-from perception_encoder.train.distributed import ParallelConfig
+from perception_encoder.training.config import TrainingConfig
+from perception_encoder.training.devices import Device
+from perception_encoder.training.distributed import ParallelConfig
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes of an element
 BATCHES = 3  # on a device: the current one, and those that the loop makes in advance

@@ -14,7 +14,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from perception_encoder.train.config import TrainingConfig
+from perception_encoder.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)

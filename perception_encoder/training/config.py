@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.train.distributed import ParallelConfig
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.validation import ValidationConfig
+from perception_encoder.training.distributed import ParallelConfig
+from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.validation import ValidationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

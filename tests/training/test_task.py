@@ -9,8 +9,8 @@ import pytest
 from perception_encoder.distillation.task import DistillationTask
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.validation import PairValidation
-from perception_encoder.train.task import Task
-from perception_encoder.train.validation import Validation
+from perception_encoder.training.task import Task
+from perception_encoder.training.validation import Validation
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from perception_encoder.ranks import Rank
-from perception_encoder.train.checkpoint import find_checkpoints
-from perception_encoder.train.distributed import in_chunks, whole_model
+from perception_encoder.training.checkpoint import find_checkpoints
+from perception_encoder.training.distributed import in_chunks, whole_model
 from tests import processes
-from tests.train.ranks import loss_and_gradients, train_by_own_clocks, write
+from tests.training.ranks import loss_and_gradients, train_by_own_clocks, write
 
 CHUNKS = (None, 1, 3, 5, 100)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}

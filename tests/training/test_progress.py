@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from perception_encoder.train import loop
-from perception_encoder.train.cost import RunCost
-from perception_encoder.train.loop import train
-from tests.train.toys import CONFIG, Regression, batch, rows
+from perception_encoder.training import loop
+from perception_encoder.training.cost import RunCost
+from perception_encoder.training.loop import train
+from tests.training.toys import CONFIG, Regression, batch, rows
 
 WORK = RunCost(lambda batch: 1e6 * len(batch), [(15, 1.0), (15, 3.0)])
 

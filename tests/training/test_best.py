@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.train.checkpoint import BEST, RunState, save_run, write_best
-from perception_encoder.train.config import TrainingConfig
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
-from perception_encoder.train.validation import ValidationConfig
-from tests.train.toys import Regression, batch
+from perception_encoder.training.checkpoint import BEST, RunState, save_run, write_best
+from perception_encoder.training.config import TrainingConfig
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
+from perception_encoder.training.validation import ValidationConfig
+from tests.training.toys import Regression, batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.train.optimizer import (
+from perception_encoder.training.optimizer import (
     OptimizerConfig,
     build_optimizer,
     decays,

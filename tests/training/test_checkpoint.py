@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from perception_encoder.errors import OutputError
-from perception_encoder.train import checkpoint
-from perception_encoder.train.checkpoint import (
+from perception_encoder.training import checkpoint
+from perception_encoder.training.checkpoint import (
     RunState,
     find_checkpoints,
     load_weights,
@@ -18,8 +18,8 @@ from perception_encoder.train.checkpoint import (
     run_directory,
     save_run,
 )
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
-from tests.train.toys import Regression, batch
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
+from tests.training.toys import Regression, batch
 
 
 def model_and_optimizer(name: str = "lamb") -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.train.validation import Validation
+from perception_encoder.training.validation import Validation
 
 MAX_LOGIT_SCALE = 100.0  # appendix B.1.1
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from perception_encoder.ranks import ALONE, Rank
-from perception_encoder.train.metrics import FILE, Metrics, describe_run, write_record
-from tests.train.toys import CONFIG
+from perception_encoder.training.metrics import FILE, Metrics, describe_run, write_record
+from tests.training.toys import CONFIG
 
 
 def test_rows_after_the_step_that_is_resumed_from_are_dropped(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from perception_encoder.files import write_json, write_text
 from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.tables import read_appended_lines
 from perception_encoder.ranks import Rank
-from perception_encoder.train.config import TrainingConfig
+from perception_encoder.training.config import TrainingConfig
 
 Listener = Callable[[dict[str, float]], None]
 FILE, BOARD, RECORD = "metrics.jsonl", "tensorboard", "config.json"

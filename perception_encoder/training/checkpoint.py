@@ -22,8 +22,8 @@ from perception_encoder.errors import CheckpointError, one_line
 from perception_encoder.files import holding, remove, replacing, sync, writing
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.records import from_fields
-from perception_encoder.train.config import TrainingConfig
-from perception_encoder.train.distributed import this_rank
+from perception_encoder.training.config import TrainingConfig
+from perception_encoder.training.distributed import this_rank
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def load_weights(directory: Path, step: int, model: nn.Module) -> None:
     """Load a model's weights as they were after a step, in place and without other ranks; or CheckpointError."""
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    from perception_encoder.train.checkpoint_reader import CheckpointReader, PlainValues
+    from perception_encoder.training.checkpoint_reader import CheckpointReader, PlainValues
 
     path = directory / CHECKPOINTS / f"step-{step:08d}"
     frozen = _frozen(model)
@@ -175,7 +175,7 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    from perception_encoder.train.checkpoint_reader import CheckpointReader, PlainValues
+    from perception_encoder.training.checkpoint_reader import CheckpointReader, PlainValues
 
     current = _tensors(model, optimizer)
     saved = dict(current)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from perception_encoder.cli.train.train import command_of
 from perception_encoder.recipes import find_recipe
-from perception_encoder.train.checkpoint import run_directory
+from perception_encoder.training.checkpoint import run_directory
 from tests import processes
 from tests.conftest import Run
 from tests.dense_training.datasets import write_dataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from perception_encoder.train.seed import torch_generator
+from perception_encoder.training.seed import torch_generator
 
 
 def test_generators_depend_on_the_whole_key() -> None:

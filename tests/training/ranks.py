@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
-from perception_encoder.train import loop
-from perception_encoder.train.distributed import gather, in_chunks, process_group, this_rank
+from perception_encoder.training import loop
+from perception_encoder.training.distributed import gather, in_chunks, process_group, this_rank
 from tests.models.small import CORE, SIZE, TEXT, randomize
-from tests.train.toys import ToyConfig
+from tests.training.toys import ToyConfig
 
 PICTURES, CAPTIONS = 13, 11  # no multiples of anything
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from perception_encoder.data.batch import ImageTextBatch
-from perception_encoder.train import distributed, loop
-from perception_encoder.train.distributed import ParallelConfig, own_device, parallelize, process_group, whole_model
-from perception_encoder.train.loop import train
-from tests.train.toys import ToyConfig
+from perception_encoder.training import distributed, loop
+from perception_encoder.training.distributed import ParallelConfig, own_device, parallelize, process_group, whole_model
+from perception_encoder.training.loop import train
+from tests.training.toys import ToyConfig
 
 GPU = torch.device("cuda", 3)
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, DataError, OutputError
 from perception_encoder.ranks import Rank
-from perception_encoder.train import loop
-from perception_encoder.train.checkpoint import find_checkpoints
-from perception_encoder.train.loop import prefetch, train
-from perception_encoder.train.optimizer import OptimizerConfig
-from tests.train.toys import CONFIG, Regression, batch, rows
+from perception_encoder.training import loop
+from perception_encoder.training.checkpoint import find_checkpoints
+from perception_encoder.training.loop import prefetch, train
+from perception_encoder.training.optimizer import OptimizerConfig
+from tests.training.toys import CONFIG, Regression, batch, rows
 
 
 def losses_of(directory: Path) -> list[float]:

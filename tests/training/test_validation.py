@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.train.checkpoint import find_checkpoints, load_weights
-from perception_encoder.train.loop import train
-from perception_encoder.train.validation import ValidationConfig, choose_metric, is_better, is_due
-from tests.train.test_loop import CONFIG, Killed, Regression, batch, losses_of
+from perception_encoder.training.checkpoint import find_checkpoints, load_weights
+from perception_encoder.training.loop import train
+from perception_encoder.training.validation import ValidationConfig, choose_metric, is_better, is_due
+from tests.training.test_loop import CONFIG, Killed, Regression, batch, losses_of
 
 EVERY_FOURTH = ValidationConfig(every=4)
 
