@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, ClassVar, get_type_hints
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
@@ -28,6 +28,9 @@ SYNONYMS = {
     **dict.fromkeys(("--force", "-f"), ("--overwrite", "--rebuild")),
 }
 """What options are called in other programs, and here: suggested where a command has it."""
+
+HELP_ALL = "help_all"
+"""The parameter that shows the help with all options."""
 
 CommandTable = Mapping[str, Mapping[str, str]]
 """The commands of a group by heading of its help: the name of each, and its module in `perception_encoder.cli`, or
@@ -95,7 +98,9 @@ def lazy_group(table: CommandTable) -> typer.Typer:
 
 
 def adapt(command: Any, context: Any = None) -> None:
-    """Print no types beside arguments and flags, and let the options BY_POSITION do without their flags."""
+    """Print no types beside arguments and flags, let the options BY_POSITION do without their flags, add --help-all."""
+    if any(parameter.name == HELP_ALL for parameter in command.params):
+        return
     hints = get_type_hints(command.callback, include_extras=True) if command.callback else {}
     flags = [command.get_help_option(context)] if context else []
     for parameter in (*command.params, *flags):
@@ -107,8 +112,42 @@ def adapt(command: Any, context: Any = None) -> None:
             parameter.__class__ = PositionalOption
     if not hasattr(command, "commands"):
         _suggest_options(command)
+        if any(getattr(parameter, "hidden", False) for parameter in command.params):
+            command.params.append(_help_all())
     for child in getattr(command, "commands", {}).values():
         adapt(child, context)
+
+
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        for parameter in context.command.params:
+            parameter.hidden = parameter.name == HELP_ALL  # type: ignore[attr-defined]
+        typer.echo(context.get_help(), color=context.color)
+        raise typer.Exit
+
+
+HelpAll = Annotated[
+    bool,
+    typer.Option(
+        "--help-all",
+        callback=_show_all,
+        is_eager=True,
+        expose_value=False,
+        help="Show this message with all options and exit.",
+    ),
+]
+
+
+def _help_all() -> Any:
+    """Make the option `--help-all`, which shows the advanced options, too."""
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def command(help_all: HelpAll = False) -> None: ...
+
+    option: Any = typer.main.get_command(app).params[0]
+    option.metavar = ""
+    return option
 
 
 def _suggest_options(command: Any) -> None:

@@ -19,15 +19,22 @@ BY_POSITION = "by position"
 """Stands in the annotation of an option whose value may also be given without its flag: `MODEL` for `-m MODEL`."""
 
 
-def option(text: str, metavar: str | None = None, panel: str | None = None, *, least: float | None = None) -> Any:
-    """An option with a value; `text`: its help; `least`: the smallest number allowed."""
+def option(
+    text: str,
+    metavar: str | None = None,
+    panel: str | None = None,
+    *,
+    least: float | None = None,
+    advanced: bool = False,
+) -> Any:
+    """An option with a value; `text`: its help; `least`: the smallest number allowed; `advanced`: see `flag`."""
     metavar = metavar or (None if least is None else "N")
-    return typer.Option(metavar=metavar, rich_help_panel=panel, min=least, help=text)
+    return typer.Option(metavar=metavar, rich_help_panel=panel, min=least, help=text, hidden=advanced)
 
 
-def flag(names: str, text: str, panel: str | None = None) -> Any:
-    """An option without a value; `names`: its names, separated by spaces."""
-    return typer.Option(*names.split(), rich_help_panel=panel, help=text)
+def flag(names: str, text: str, panel: str | None = None, *, advanced: bool = False) -> Any:
+    """An option without a value; `names`: its names, separated by spaces; `advanced`: shown by --help-all only."""
+    return typer.Option(*names.split(), rich_help_panel=panel, help=text, hidden=advanced)
 
 
 def argument(metavar: str, text: str) -> Any:

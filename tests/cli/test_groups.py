@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -193,3 +194,25 @@ def test_an_unknown_option_suggests_what_is_meant(run_pe, command: tuple[str, ..
 
 def test_nothing_is_suggested_where_nothing_is_near(run_pe) -> None:
     assert "Possible" not in run_pe("search", "--xyzzy", "x").stderr
+
+
+def test_help_all_shows_the_advanced_options_too(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def paint(
+        size: Annotated[int, options.option("Pixels of a side.")] = 8,
+        gamma: Annotated[float, options.option("Exponent of the tone curve.", advanced=True)] = 2.2,
+        dither: Annotated[bool, options.flag("--dither", "Spread rounding errors.", advanced=True)] = False,
+    ) -> None:
+        output.print_line(f"{size} {gamma} {dither}")
+
+    def run(*arguments: str) -> str:
+        with contextlib.suppress(SystemExit):
+            main.run_program(app, arguments, "paint")
+        return capsys.readouterr().out
+
+    usual, whole = run("--help"), run("--help-all")
+    assert "--size" in usual and "--help-all" in usual and "--gamma" not in usual
+    assert all(name in whole for name in ("--size", "--gamma", "--dither")) and "--help-all" not in whole
+    assert run("--gamma", "1.5", "--dither") == "8 1.5 True\n"
