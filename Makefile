@@ -39,6 +39,7 @@ check: lint types site test ## what a change has to pass
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 
 types: .venv/dev-installed
 	$(BIN)/mypy

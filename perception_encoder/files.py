@@ -187,9 +187,7 @@ class CachedByFile(Generic[AnyPath, Parameters, Returned]):
 
 def cached_by_file(
     size: int,
-) -> Callable[
-    [Callable[Concatenate[AnyPath, Parameters], Returned]], CachedByFile[AnyPath, Parameters, Returned]
-]:
+) -> Callable[[Callable[Concatenate[AnyPath, Parameters], Returned]], CachedByFile[AnyPath, Parameters, Returned]]:
     """Decorate a function whose first argument is a path, so that its `size` latest results are cached."""
     return lambda function: CachedByFile(function, size)
 

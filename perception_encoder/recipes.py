@@ -115,7 +115,7 @@ RECIPES: dict[str, str] = {
 """What each recipe trains, for the list; `find_recipe` has their configurations."""
 
 
-def find_recipe(name: str) -> TrainingConfig:
+def find_recipe(name: str) -> TrainingConfig:  # noqa: C901, PLR0912 - goes with the table of stages
     """Return the configuration of a recipe; ConfigError shows near matches."""
     from perception_encoder.dense_training.recipes import head_recipe
     from perception_encoder.distillation.recipes import distill_builtin, distill_core

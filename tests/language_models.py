@@ -71,9 +71,16 @@ def write_tiny_decoder(directory: Path, context: int = 512) -> Path:
 def tiny_tower(size: int = 32, class_token: bool = True) -> VisionTransformer:
     """A tower of two layers that gives tokens; patches of 8 px."""
     config = VisionConfig(
-        image_size=size, patch_size=8, width=16, depth=2, heads=2, mlp_width=32, class_token=class_token,
-        attention_pool=False, final_norm=False,
-    )  # fmt: skip
+        image_size=size,
+        patch_size=8,
+        width=16,
+        depth=2,
+        heads=2,
+        mlp_width=32,
+        class_token=class_token,
+        attention_pool=False,
+        final_norm=False,
+    )
     tower = VisionTransformer(config, "tiny")
     initialize(tower, torch.Generator().manual_seed(0))
     return tower.eval()

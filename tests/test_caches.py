@@ -234,9 +234,16 @@ def test_captions_are_told_by_the_weights_and_by_the_files(tmp_path: Path) -> No
     first, second = (next(list_items([tmp_path / directory / "list.csv"])) for directory in ("one", "two"))
     assert first.id == second.id == "1"
     row = CaptionRow(
-        id=first.id, path=first.path, start=None, end=None, caption="c", finished=True, model="m", prompt="p",
+        id=first.id,
+        path=first.path,
+        start=None,
+        end=None,
+        caption="c",
+        finished=True,
+        model="m",
+        prompt="p",
         digest=models[0],
-    )  # fmt: skip
+    )
     CaptionFile(out, "m", models[0], "p").add([row])
     assert list(CaptionFile(out, "m", models[1], "p").missing([first, second])) == [second]
     with pytest.raises(OutputError, match="has captions by other weights of 'm'; choose another name"):

@@ -47,18 +47,18 @@ def test_what_was_written_comes_back() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": 3}, "name is 3; it must be a text"),
-        ({"score": "1"}, "score is '1'; it must be a number"),
+        ({"name": 3}, "name is 3; expected a string"),
+        ({"score": "1"}, "score is '1'; expected a number"),
         ({"score": True}, "score is True"),
-        ({"inner": {"size": [1]}}, r"inner.size is \[1\]; it must be a list of 2"),
-        ({"inner": {"size": [1, 2.5]}}, r"inner.size\[1\] is 2.5; it must be an integer"),
-        ({"inner": {"size": [10**30, 2]}}, "it must be an integer"),
-        ({"inner": {"kind": "c"}}, "inner.kind is 'c'; it must be 'a' or 'b'"),
+        ({"inner": {"size": [1]}}, r"inner.size is \[1\]; expected a list of 2"),
+        ({"inner": {"size": [1, 2.5]}}, r"inner.size\[1\] is 2.5; expected an integer"),
+        ({"inner": {"size": [10**30, 2]}}, "expected an integer"),
+        ({"inner": {"kind": "c"}}, "inner.kind is 'c'; expected 'a' or 'b'"),
         ({"inner": {"size": [10, 1]}}, r"inner: size is \(10, 1\); at most 9"),
-        ({"names": "pq"}, "names is 'pq'; it must be a list"),
-        ({"counts": {"a": None}}, "counts.a is None; it must be an integer"),
-        ({"counts": [1]}, r"counts is \[1\]; it must be an object"),
-        ({"flag": 1}, "flag is 1; it must be true or false"),
+        ({"names": "pq"}, "names is 'pq'; expected a list"),
+        ({"counts": {"a": None}}, "counts.a is None; expected an integer"),
+        ({"counts": [1]}, r"counts is \[1\]; expected an object"),
+        ({"flag": 1}, "flag is 1; expected true or false"),
         ({"other": 1}, "other is unknown; known: name, score"),
     ],
 )
@@ -70,5 +70,5 @@ def test_other_values_are_named(change: dict[str, Any], message: str) -> None:
 def test_missing_fields_and_other_types() -> None:
     with pytest.raises(ValueError, match="name is missing"):
         from_fields(Outer, {})
-    with pytest.raises(ValueError, match="its content is 3; it must be an object"):
+    with pytest.raises(ValueError, match="the content is 3; expected an object"):
         from_fields(Outer, 3)

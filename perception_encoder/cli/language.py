@@ -75,9 +75,7 @@ def load_generator(
     from perception_encoder.video_data_engine.generators.load import load_engine_model
 
     generator = load_engine_model(model, tiles=tiles)
-    options = MediaOptions(
-        frames=frames, start=start, end=end, pages=pages, limits=FetchLimits(allow_private=private)
-    )
+    options = MediaOptions(frames=frames, start=start, end=end, pages=pages, limits=FetchLimits(allow_private=private))
     if isinstance(generator, LanguageModel):
         options = replace(options, tile=generator.media.image_size, tiles=generator.media.tiles)
     elif tiles is not None:

@@ -1,8 +1,7 @@
-"""WebDataset tars as CLIP_benchmark and open_clip have them: KEY.webp, .png or .jpg beside its class or its captions.
+"""WebDataset tars in the layouts of CLIP_benchmark and open_clip: KEY.webp, .png or .jpg beside a class or captions.
 
-    DIR/test/0.tar, 1.tar, …    KEY.cls, a class's number from 0; or KEY.txt, a caption a line
-    DIR/classnames.txt          the classes' names, a line each
-    DIR/*.tar                   without splits, as open_clip's training data are
+CLIP_benchmark: DIR/test/0.tar, 1.tar, … with KEY.cls (a class index from 0) or KEY.txt (one caption per line), and
+DIR/classnames.txt (one class name per line). open_clip: DIR/*.tar, without splits.
 """
 
 from __future__ import annotations

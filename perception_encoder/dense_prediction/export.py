@@ -93,15 +93,24 @@ def _export(exported: _Exported, example: Tensor, info: HeadInfo, path: Path) ->
             outputs = names if info.masks else names[:-1]
             axes = {name: {0: "detections"} for name in outputs}
             torch.onnx.export(
-                exported, (example[:1],), str(path), input_names=["images"], output_names=list(outputs),
-                dynamic_axes=axes, opset_version=OPSET, dynamo=False,
-            )  # fmt: skip
+                exported,
+                (example[:1],),
+                str(path),
+                input_names=["images"],
+                output_names=list(outputs),
+                dynamic_axes=axes,
+                opset_version=OPSET,
+                dynamo=False,
+            )
             return
         program = torch.onnx.export(
             torch.export.export(exported, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)),
-            dynamo=True, verbose=False,
-            input_names=["images"], output_names=list(names), dynamic_shapes=({0: "batch"},),
-        )  # fmt: skip
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=list(names),
+            dynamic_shapes=({0: "batch"},),
+        )
     assert program is not None
     program.save(path)
 

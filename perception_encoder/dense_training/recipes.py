@@ -83,17 +83,26 @@ def vitdet(name: str) -> DetectorConfig:
     """Mask R-CNN on COCO at 1024 px, the encoder finetuned, most of its blocks within windows (table 24)."""
     _, steps, lr, decay, drop, *_ = VITDET[name]
     return dataclasses.replace(
-        frozen_vitdet(name), frozen=False, steps=steps, drop_path=drop, optimizer=_detectron2(lr, decay),
+        frozen_vitdet(name),
+        frozen=False,
+        steps=steps,
+        drop_path=drop,
+        optimizer=_detectron2(lr, decay),
         parallel=ParallelConfig(kind="fsdp", checkpointing=True),
-    )  # fmt: skip
+    )
 
 
 def _detectron2(lr: float, layer_decay: float | None = None) -> OptimizerConfig:
     """AdamW as in ViTDet's configs: all tensors decay, and no gradient is clipped."""
     return OptimizerConfig(
-        name="adamw", lr=lr, betas=(0.9, 0.999), weight_decay=0.1, decay_all=True, max_grad_norm=None,
+        name="adamw",
+        lr=lr,
+        betas=(0.9, 0.999),
+        weight_decay=0.1,
+        decay_all=True,
+        max_grad_norm=None,
         layer_decay=layer_decay,
-    )  # fmt: skip
+    )
 
 
 def frozen_vitdet(name: str) -> DetectorConfig:
@@ -133,9 +142,15 @@ def deformable_detr() -> DetectorConfig:
 
 def _deta_optimizer(name: str, lr: float, layer_decay: float | None = None) -> OptimizerConfig:
     return OptimizerConfig(
-        name=name, lr=lr, betas=(0.9, 0.999), weight_decay=1e-4, decay_all=True, max_grad_norm=0.1,
-        slow=("sampling_offsets", "reference_points"), layer_decay=layer_decay,
-    )  # fmt: skip
+        name=name,
+        lr=lr,
+        betas=(0.9, 0.999),
+        weight_decay=1e-4,
+        decay_all=True,
+        max_grad_norm=0.1,
+        slow=("sampling_offsets", "reference_points"),
+        layer_decay=layer_decay,
+    )
 
 
 def deta(stage: int) -> DetectorConfig:
@@ -144,10 +159,18 @@ def deta(stage: int) -> DetectorConfig:
     optimizer = _deta_optimizer("sgd" if stage == len(DETA) else "adamw", lr, 0.9)
     before = None if stage == 1 else f"runs/detr_spatial_g14_{stage - 1}/head.safetensors"
     return dataclasses.replace(
-        vitdet("spatial_g14"), masks=False, head=DetrHeadConfig(), initial=before, image_size=size,
-        windows=WindowConfig(size=24, tile=24), steps=round(epochs * images / batch), batch_size=batch,
-        drops=(drop / epochs,), optimizer=optimizer, drop_path=path,
-    )  # fmt: skip
+        vitdet("spatial_g14"),
+        masks=False,
+        head=DetrHeadConfig(),
+        initial=before,
+        image_size=size,
+        windows=WindowConfig(size=24, tile=24),
+        steps=round(epochs * images / batch),
+        batch_size=batch,
+        drops=(drop / epochs,),
+        optimizer=optimizer,
+        drop_path=path,
+    )
 
 
 def debug_dense(config: DenseConfig) -> DenseConfig:

@@ -102,9 +102,13 @@ class DenseRun:
             write_record(out, self.record)
         self.model = self._make()
         make = partial(
-            DenseBatches, config, samples, depth=self.model.backbone.depth, padding=padding_pixel(self.tower),
+            DenseBatches,
+            config,
+            samples,
+            depth=self.model.backbone.depth,
+            padding=padding_pixel(self.tower),
             factors=self._factors(samples),
-        )  # fmt: skip
+        )
         self.batches = make(rank=rank)
         if config.initial is None:
             self._measure(make(rank=ALONE))

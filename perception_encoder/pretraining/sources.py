@@ -65,9 +65,7 @@ def open_sources(
     return _load(config, paths, model, track, rules)
 
 
-def _load(
-    config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: Track, rules: SourceRules
-) -> Sources:
+def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: Track, rules: SourceRules) -> Sources:
     if config.frames is not None:
         raise DataError("the run is on videos, which are read from shards: give --shards PATH")
     by_source = _read(paths, "train", config, track, rules).by_source()

@@ -120,7 +120,7 @@ def limited_server(app: Any) -> uvicorn.Server:
     )
 
 
-def _limited_protocol() -> type[asyncio.Protocol]:
+def _limited_protocol() -> type[asyncio.Protocol]:  # noqa: C901 - a class of short methods
     """Limit uvicorn's protocol, which waits for ever for the rest of a head and accepts any number of connections."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 

@@ -162,8 +162,10 @@ def test_every_layout_gives_the_same_samples(write: Callable[[Path], Path], tmp_
 
 
 def test_images_in_cells_with_a_question_a_row(tmp_path: Path) -> None:
-    cells = [{"image": {"bytes": image_bytes(n), "path": "image.png"}, "question": f"Q{n}", "answers": ["a", "b", "b"]}
-             for n in range(5)]  # fmt: skip
+    cells = [
+        {"image": {"bytes": image_bytes(n), "path": "image.png"}, "question": f"Q{n}", "answers": ["a", "b", "b"]}
+        for n in range(5)
+    ]
     cells.append({"image": None, "question": "Without an image?", "answers": ["yes"]})
     data = open_conversations(write_parquet(tmp_path / "train-0.parquet", cells, 2).parent)
     assert [sample.turns for sample in data][4:] == [
@@ -325,8 +327,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "an empty answer": ({"conversations": turns("Q", " \n")}, "turn 2 of the assistant is empty"),
     "no question": ({"conversations": turns("Q", "A")[1:]}, "turn 1 is of the assistant, but the question before"),
     "a late system": (
-        {"messages": [{"role": "user", "content": "Q"},
-                      {"role": "system", "content": "S"}]},
+        {"messages": [{"role": "user", "content": "Q"}, {"role": "system", "content": "S"}]},
         "turn 2 is of the system, but the question before it has no answer",
     ),
     "only a system": ({"messages": [{"role": "system", "content": "S"}]}, "turn 1, the last one, has no answer"),
@@ -350,13 +351,16 @@ BAD: dict[str, tuple[Any, str]] = {
     "outside": ({"image": "../a.png", "question": "Q", "answer": "A"}, r"the path '\.\./a\.png' leaves the directory"),
     "outside after all": ({"image": "b/../../a.png", "question": "Q", "answer": "A"}, "leaves the directory"),
     "elsewhere": ({"image": "/etc/a.png", "question": "Q", "answer": "A"}, r"the path '/etc/a\.png' leaves the dir"),
-    "a URL": ({"image": "https://x.org/a.png", "question": "Q", "answer": "A"}, "image 1 is the URL 'https://x.org/a.png'"),
+    "a URL": (
+        {"image": "https://x.org/a.png", "question": "Q", "answer": "A"},
+        "image 1 is the URL 'https://x.org/a.png'",
+    ),
     "a number": ({"image": 5, "question": "Q", "answer": "A"}, "image 1 is 5; it must be a path"),
     "a wrong id": ({"id": [1], "question": "Q", "answer": "A"}, r"`id` is \[1\]; it must be an integer or a text"),
     "half a character": ('{"question": "\\ud83d", "answer": "A"}', "`question` is .* which is not Unicode text"),
     "half a character in answers": ('{"question": "Q", "answers": ["\\ud83d"]}', "the answer is .* not Unicode text"),
     "not UTF-8": (b'{"question": "\xff", "answer": "A"}', "is not JSON: 'utf-8' codec can't decode"),
-}  # fmt: skip
+}
 GOOD = {"image": "a.png", "question": "Q", "answer": "A"}
 
 
@@ -372,8 +376,10 @@ def test_the_first_bad_line_is_named_or_left_out(bad: Any, reason: str, tmp_path
     data = open_conversations(path, join=False, skip_bad=True)
     assert [sample.where for sample in data] == [f"{path}:1", f"{path}:4"] and data.bad == 2
     assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
-        f"left out {path}:3", f"left out {path}:5", f"{path}",
-    ]  # fmt: skip
+        f"left out {path}:3",
+        f"left out {path}:5",
+        f"{path}",
+    ]
 
 
 def test_five_bad_lines_are_named_and_all_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -56,7 +56,7 @@ pytest.importorskip("faster_coco_eval")
         ("annotations", "segmentation", {"size": [48, 64], "counts": [5, 4]}, "its runs have 9 pixels"),
         ("annotations", "segmentation", {"size": [48, 64], "counts": "zz~~@@"}, "of 1.jpg: `segmentation` cannot be"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named(tmp_path: Path, part: str, field: str, value: Any, message: str) -> None:
     content, _ = described(3)
     content[part][1][field] = value

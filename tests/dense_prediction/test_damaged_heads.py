@@ -44,9 +44,15 @@ def open_tower(name: str) -> OwnTower:
 
 def describe(task: str = "depth") -> HeadInfo:
     return HeadInfo(
-        task=task, encoder="builtin", weights=TOWER.weight_hash, layer=1, image_size=64,
-        head=asdict(HEADS[task]), classes=("a", "b"), class_ids=(4, 9),
-    )  # fmt: skip
+        task=task,
+        encoder="builtin",
+        weights=TOWER.weight_hash,
+        layer=1,
+        image_size=64,
+        head=asdict(HEADS[task]),
+        classes=("a", "b"),
+        class_ids=(4, 9),
+    )
 
 
 def write(path: Path, task: str = "depth") -> dict[str, Any]:

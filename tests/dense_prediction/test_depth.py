@@ -45,10 +45,14 @@ def test_the_head_takes_any_grid() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"nearest": 2.0, "farthest": 1.0}, {"nearest": 1.0, "farthest": 1.0}, {"nearest": 0.0}, {"channels": 3},
-        {"scale_invariance": -0.1}, {"scale_invariance": 1.1},
+        {"nearest": 2.0, "farthest": 1.0},
+        {"nearest": 1.0, "farthest": 1.0},
+        {"nearest": 0.0},
+        {"channels": 3},
+        {"scale_invariance": -0.1},
+        {"scale_invariance": 1.1},
     ],
-)  # fmt: skip
+)
 def test_sizes_and_ranges_that_make_no_sense(changes: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="0 < nearest < farthest"):
         DepthConfig(**changes)

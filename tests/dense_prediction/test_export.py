@@ -30,9 +30,15 @@ HEADS = {
 def make(task: str, **changes: object) -> tuple[DenseModel, HeadInfo]:
     tower = OwnTower.of(create_model("builtin"))
     info = HeadInfo(
-        task=task, encoder="random:builtin", weights=tower.weight_hash, layer=1, image_size=64,
-        head=asdict(HEADS[task]) | changes, classes=("a", "b", "c"), masks=task == "detection",
-    )  # fmt: skip
+        task=task,
+        encoder="random:builtin",
+        weights=tower.weight_hash,
+        layer=1,
+        image_size=64,
+        head=asdict(HEADS[task]) | changes,
+        classes=("a", "b", "c"),
+        masks=task == "detection",
+    )
     torch.manual_seed(0)
     model = DenseModel(LayerBackbone(tower, 1, frozen=True), make_head(info, 192)).eval().requires_grad_(False)
     if task == "depth":

@@ -23,9 +23,7 @@ def model(task: str = "detr") -> DenseModel:
     tower = OwnTower.of(create_model("builtin"))
     config = DetrHeadConfig(channels=32, layers=1, hidden=16, queries=10, least_score=0.0)
     head = asdict(config) if task == "detr" else asdict(DepthHeadConfig(channels=8))
-    info = HeadInfo(
-        task=task, encoder="builtin", weights="", layer=1, image_size=64, head=head, classes=("a", "b")
-    )  # fmt: skip
+    info = HeadInfo(task=task, encoder="builtin", weights="", layer=1, image_size=64, head=head, classes=("a", "b"))
     torch.manual_seed(0)
     return DenseModel(LayerBackbone(tower, 1, frozen=True), make_head(info, 192)).eval()
 

@@ -26,9 +26,16 @@ NAME = re.compile(
 
 def tower_config(width: int = 32, depth: int = 3, heads: int = 2, size: int = 64, **rest: object) -> VisionConfig:
     return VisionConfig(
-        image_size=size, patch_size=16, width=width, depth=depth, heads=heads, mlp_width=4 * width,
-        attention_pool=False, final_norm=False, **rest,
-    )  # fmt: skip
+        image_size=size,
+        patch_size=16,
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_width=4 * width,
+        attention_pool=False,
+        final_norm=False,
+        **rest,
+    )
 
 
 @torch.no_grad()

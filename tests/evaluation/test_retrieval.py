@@ -106,8 +106,12 @@ def test_a_broken_image_takes_its_captions_along() -> None:
 def test_a_video_is_found_by_its_frames(tmp_path: Path) -> None:
     (tmp_path / "grey.mp4").write_bytes(clip(12))
     keys = ("grey.mp4", "red", "blue")
-    data = captioned(keys=keys, media=(tmp_path / "grey.mp4", image_bytes("red"), image_bytes("blue")),
-                     captions=("white", "red", "blue"), owners=(0, 1, 2))  # fmt: skip
+    data = captioned(
+        keys=keys,
+        media=(tmp_path / "grey.mp4", image_bytes("red"), image_bytes("blue")),
+        captions=("white", "red", "blue"),
+        owners=(0, 1, 2),
+    )
     encoder = ColourEncoder()
     (measurement,) = RetrievalEvaluator(data, frames=4).run(encoder)
     assert (encoder.image_count, measurement.failures) == (4 + 1 + 1, ())

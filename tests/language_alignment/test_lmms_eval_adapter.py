@@ -101,25 +101,31 @@ def test_answers_keep_the_order_of_the_requests_and_reach_the_cache(plugin: Any)
     partial: list[tuple[Any, ...]] = []
     model.cache_hook = types.SimpleNamespace(add_partial=lambda *given: partial.append(given))
     texts = answers(model, requests)
-    assert texts == [answers(plugin("tiny"), [request(0, [IMAGES[n % 3]], f"{n}?", max_new_tokens=count)])[0]
-                     for n, count in enumerate(lengths)]  # fmt: skip
+    assert texts == [
+        answers(plugin("tiny"), [request(0, [IMAGES[n % 3]], f"{n}?", max_new_tokens=count)])[0]
+        for n, count in enumerate(lengths)
+    ]
     assert sorted(partial, key=lambda each: each[1][0])[1] == (
-        "generate_until", ("1?", {"max_new_tokens": 8}), texts[1],
-    )  # fmt: skip
+        "generate_until",
+        ("1?", {"max_new_tokens": 8}),
+        texts[1],
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "sampling"),
     [
         ({}, Sampling(max_tokens=256)),
-        ({"max_new_tokens": 16, "temperature": 0, "top_p": None, "num_beams": 1, "do_sample": False},
-         Sampling(max_tokens=16)),
+        (
+            {"max_new_tokens": 16, "temperature": 0, "top_p": None, "num_beams": 1, "do_sample": False},
+            Sampling(max_tokens=16),
+        ),
         ({"temperature": 0.7, "top_p": 0.9, "do_sample": True}, Sampling(temperature=0.7, top_p=0.9)),
         ({"temperature": 0.7, "do_sample": False}, Sampling()),
         ({"until": "\n\n"}, Sampling(stop=("\n\n",))),
         ({"until": ["\n", "", "ASSISTANT:"]}, Sampling(stop=("\n", "ASSISTANT:"))),
     ],
-)  # fmt: skip
+)
 def test_the_settings_of_a_task(settings: dict[str, Any], sampling: Sampling) -> None:
     assert sampling_of(settings) == sampling
 

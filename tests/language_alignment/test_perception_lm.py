@@ -26,9 +26,17 @@ def perception_lm(pool: int = 2) -> Any:
     from transformers import LlamaConfig, PerceptionLMConfig, PerceptionLMForConditionalGeneration
 
     text = LlamaConfig(
-        vocab_size=262, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, bos_token_id=256, eos_token_id=257, initializer_range=0.2, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=262,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=256,
+        eos_token_id=257,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+    )
     vision = {
         "model_type": "timm_wrapper",
         "architecture": "vit_pe_lang_large_patch14_448",
@@ -36,14 +44,24 @@ def perception_lm(pool: int = 2) -> Any:
         "num_classes": 0,
         "initializer_range": 0.1,
         "model_args": {
-            "embed_dim": 32, "depth": 3, "num_heads": 2, "img_size": [56, 56], "ref_feat_shape": [4, 4],
-            "global_pool": "", "use_post_transformer_norm": False, "init_values": 0.1,
+            "embed_dim": 32,
+            "depth": 3,
+            "num_heads": 2,
+            "img_size": [56, 56],
+            "ref_feat_shape": [4, 4],
+            "global_pool": "",
+            "use_post_transformer_norm": False,
+            "init_values": 0.1,
         },
-    }  # fmt: skip
+    }
     config = PerceptionLMConfig(
-        vision_config=vision, text_config=text, vision_use_cls_token=True, projector_pooling_ratio=pool,
-        image_token_id=258, video_token_id=259,
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=text,
+        vision_use_cls_token=True,
+        projector_pooling_ratio=pool,
+        image_token_id=258,
+        video_token_id=259,
+    )
     with drawn_from(torch.Generator().manual_seed(0)):
         model = PerceptionLMForConditionalGeneration(config).eval()
         for parameter in model.parameters():

@@ -90,9 +90,16 @@ def largest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny_tower(patch: int) -> VisionTransformer:
     config = VisionConfig(
-        image_size=2 * patch, patch_size=patch, width=8, depth=1, heads=1, mlp_width=8, class_token=True,
-        attention_pool=False, final_norm=False,
-    )  # fmt: skip
+        image_size=2 * patch,
+        patch_size=patch,
+        width=8,
+        depth=1,
+        heads=1,
+        mlp_width=8,
+        class_token=True,
+        attention_pool=False,
+        final_norm=False,
+    )
     tower = VisionTransformer(config, "tiny")
     initialize(tower, torch.Generator().manual_seed(0))
     return tower

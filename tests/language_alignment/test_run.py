@@ -52,10 +52,18 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def config(decoder: str, **settings: object) -> LanguageConfig:
     values = {
-        "decoder": decoder, "context": 300, "image_size": 32, "steps": 4, "batch_size": 4, "warmup": 1, "pool": 1,
-        "log_every": 1, "checkpoint_every": 2, "validation": None,
+        "decoder": decoder,
+        "context": 300,
+        "image_size": 32,
+        "steps": 4,
+        "batch_size": 4,
+        "warmup": 1,
+        "pool": 1,
+        "log_every": 1,
+        "checkpoint_every": 2,
+        "validation": None,
         "optimizer": OptimizerConfig(name="adamw", lr=1e-3),
-    }  # fmt: skip
+    }
     return LanguageConfig(**{**values, **settings})
 
 

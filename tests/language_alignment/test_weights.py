@@ -144,9 +144,20 @@ def test_the_tower_alone_is_loaded_by_timm_transformers_and_this_package(tmp_pat
 
 @pytest.mark.parametrize(
     "changes",
-    [{"encoder": "none"}, {"encoder": "é" * 300}, {"layer": 99}, {"layer_scale": 1e308}, {"decoder": ""}, {"pool": 0},
-     {"pool": "2"}, {"media": {"image_size": 0}}, {"media": {"image_size": 50}}, {"lora": 3}, {"more": 1}],
-)  # fmt: skip
+    [
+        {"encoder": "none"},
+        {"encoder": "é" * 300},
+        {"layer": 99},
+        {"layer_scale": 1e308},
+        {"decoder": ""},
+        {"pool": 0},
+        {"pool": "2"},
+        {"media": {"image_size": 0}},
+        {"media": {"image_size": 50}},
+        {"lora": 3},
+        {"more": 1},
+    ],
+)
 def test_a_file_that_says_what_cannot_be_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
     own = parts(tmp_path)
     model, _ = build_language_model(own, torch.Generator().manual_seed(0))

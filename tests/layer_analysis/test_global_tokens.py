@@ -26,9 +26,17 @@ def tower(starts: int, only: bool = False) -> TowerEncoder:
     it is even.
     """
     config = VisionConfig(
-        image_size=GRID * PATCH, patch_size=PATCH, width=4, depth=DEPTH, heads=1, mlp_width=4, class_token=False,
-        attention_pool=False, final_norm=False, rope=False,
-    )  # fmt: skip
+        image_size=GRID * PATCH,
+        patch_size=PATCH,
+        width=4,
+        depth=DEPTH,
+        heads=1,
+        mlp_width=4,
+        class_token=False,
+        attention_pool=False,
+        final_norm=False,
+        rope=False,
+    )
     model = VisionTransformer(config, "PE-Core-N16-128")
     with torch.no_grad():
         for parameter in model.parameters():

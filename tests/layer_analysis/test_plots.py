@@ -46,27 +46,39 @@ def test_a_model_keeps_its_colour() -> None:
 def test_tokens_of_each_model_are_drawn() -> None:
     def rows(prefix: float | None, with_global: int) -> list[TokenStatistics]:
         return [
-            TokenStatistics(layer=layer, patch_norm=layer + 1.0, largest_norm=layer + 5.0, prefix_norm=prefix,
-                            global_tokens=1.0, global_attention=0.1 * layer, images_with=float(layer >= with_global))
+            TokenStatistics(
+                layer=layer,
+                patch_norm=layer + 1.0,
+                largest_norm=layer + 5.0,
+                prefix_norm=prefix,
+                global_tokens=1.0,
+                global_attention=0.1 * layer,
+                images_with=float(layer >= with_global),
+            )
             for layer in range(3)
-        ]  # fmt: skip
+        ]
 
     statistics = {"a": rows(7.0, 1), "b": rows(None, 9), "random:a": rows(7.0, 9)}
     norms, attention = plot_tokens(statistics).axes
     drawn = {line.get_label(): list(line.get_ydata()) for line in norms.lines}
     assert drawn == {
-        "a: patches, median": [1, 2, 3], "a: patches, largest": [5, 6, 7], "a: class, registers": [7, 7, 7],
-        "b: patches, median": [1, 2, 3], "b: patches, largest": [5, 6, 7],
+        "a: patches, median": [1, 2, 3],
+        "a: patches, largest": [5, 6, 7],
+        "a: class, registers": [7, 7, 7],
+        "b: patches, median": [1, 2, 3],
+        "b: patches, largest": [5, 6, 7],
         "random:a: patches, median": [1, 2, 3],
-    }  # fmt: skip
+    }
     shares = {line.get_label(): list(line.get_ydata()) for line in attention.lines if len(line.get_ydata()) == 3}
     assert shares == {name: pytest.approx([0, 10, 20]) for name in statistics}
     [start] = [line for line in attention.lines if len(line.get_ydata()) == 2]
     assert list(start.get_xdata()) == [1, 1] and start.get_color() == model_colours(list(statistics))["a"]
     [text] = attention.texts
     assert text.get_text().splitlines() == [
-        "a: from layer 1 on", "b: no lasting ones", "random:a: no lasting ones",
-    ]  # fmt: skip
+        "a: from layer 1 on",
+        "b: no lasting ones",
+        "random:a: no lasting ones",
+    ]
     for axes in (norms, attention):
         assert all(tick == int(tick) for tick in axes.get_xticks())
     [single, *_] = plot_tokens({"a": statistics["a"]}).axes
@@ -79,8 +91,10 @@ def test_each_layer_and_each_row_is_named_once() -> None:
     analysis = analyse_image(tower(3), dark(8), [0, 5, 7])
     axes = plot_image(analysis, ["features", "norms"]).axes
     assert [each.get_title() for each in axes if each.get_title().startswith("layer ")] == [
-        "layer 0", "layer 5", "layer 7",
-    ]  # fmt: skip
+        "layer 0",
+        "layer 5",
+        "layer 7",
+    ]
     named = [each for each in axes if each.get_ylabel()]
     columns = [each.get_subplotspec().colspan.start for each in named[:2]]
     assert len(columns) == 2 and columns == [1, 1]

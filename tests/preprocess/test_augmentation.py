@@ -120,9 +120,7 @@ def test_jitter_scales_brightness_and_saturation_only() -> None:
     ("drawn", "brightness", "saturation"),
     [((0.5, 0.5), 1, 1), ((0, 0.5), 0.68, 1), ((1, 0.5), 1.32, 1), ((0.5, 0), 1, 0.68), ((0.5, 1), 1, 1.32)],
 )
-def test_colours_change_by_the_papers_factors(
-    drawn: tuple[float, float], brightness: float, saturation: float
-) -> None:
+def test_colours_change_by_the_papers_factors(drawn: tuple[float, float], brightness: float, saturation: float) -> None:
     """0.68 to 1.32 (appendix B.1.1), as torchvision applies them."""
     from torchvision.transforms.functional import adjust_brightness, adjust_saturation
 

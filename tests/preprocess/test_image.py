@@ -403,10 +403,14 @@ def test_an_image_is_admitted_by_its_header_before_it_is_decoded(tmp_path: Path)
 @pytest.mark.parametrize(
     ("format", "mode", "pixel_bytes"),
     [
-        ("PNG", "RGB", 8), ("WEBP", "RGB", 16), ("JPEG2000", "RGB", 24), ("JPEG2000", "L", 8), ("TIFF", "F", 16),
+        ("PNG", "RGB", 8),
+        ("WEBP", "RGB", 16),
+        ("JPEG2000", "RGB", 24),
+        ("JPEG2000", "L", 8),
+        ("TIFF", "F", 16),
         ("ICO", "RGB", MAX_BYTES // 1600),
     ],
-)  # fmt: skip
+)
 def test_the_bytes_of_a_pixel_depend_on_the_decoder(format: str, mode: str, pixel_bytes: int) -> None:
     """Measured: WebP 16.1, JPEG 2000 19.4 of RGB; an icon's header may name another size than its image has."""
     admitted: list[int] = []

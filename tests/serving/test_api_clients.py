@@ -82,8 +82,9 @@ def test_openai_token_ids_of_this_vocabulary_are_decoded(client: openai.OpenAI, 
 @pytest.fixture
 def cl100k(monkeypatch: pytest.MonkeyPatch) -> None:
     """tiktoken's default encoding without its download: bytes as ids, as far as those of short texts go."""
-    encoding = tiktoken.Encoding("cl100k_base", pat_str=".+", mergeable_ranks={bytes([n]): n for n in range(256)},
-                                 special_tokens={})  # fmt: skip
+    encoding = tiktoken.Encoding(
+        "cl100k_base", pat_str=".+", mergeable_ranks={bytes([n]): n for n in range(256)}, special_tokens={}
+    )
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: encoding)
 
 

@@ -27,9 +27,17 @@ from tests.spatial_alignment.conftest import encoded, scene
 from tests.training.toys import Interrupted, interrupt_at
 
 CONFIG = SpatialConfig(
-    masks="scenes", image_size=64, steps=4, batch_size=4, warmup=0, log_every=1, checkpoint_every=2, teacher_layer=8,
-    validation=None, half=False,
-)  # fmt: skip
+    masks="scenes",
+    image_size=64,
+    steps=4,
+    batch_size=4,
+    warmup=0,
+    log_every=1,
+    checkpoint_every=2,
+    teacher_layer=8,
+    validation=None,
+    half=False,
+)
 
 
 def rows_of(run: Path) -> list[dict[str, float]]:

@@ -17,15 +17,22 @@ def tiny_sam() -> Any:
     from transformers import Sam2Config, Sam2Model
 
     backbone = {
-        "hidden_size": 8, "num_attention_heads": 1, "blocks_per_stage": [1, 2, 2, 2],
-        "embed_dim_per_stage": [8, 16, 32, 64], "num_attention_heads_per_stage": [1, 2, 4, 8],
-        "window_size_per_stage": [8, 4, 14, 7], "global_attention_blocks": [4], "image_size": [128, 128],
+        "hidden_size": 8,
+        "num_attention_heads": 1,
+        "blocks_per_stage": [1, 2, 2, 2],
+        "embed_dim_per_stage": [8, 16, 32, 64],
+        "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "window_size_per_stage": [8, 4, 14, 7],
+        "global_attention_blocks": [4],
+        "image_size": [128, 128],
         "model_type": "sam2_hiera_det_model",
-    }  # fmt: skip
+    }
     vision = {
-        "backbone_config": backbone, "backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 16,
+        "backbone_config": backbone,
+        "backbone_channel_list": [64, 32, 16, 8],
+        "fpn_hidden_size": 16,
         "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
-    }  # fmt: skip
+    }
     prompts = {"hidden_size": 16, "image_size": 128, "patch_size": 16}
     decoder = {"hidden_size": 16, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
     config = Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)

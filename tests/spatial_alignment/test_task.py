@@ -19,9 +19,15 @@ from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Spat
 
 def tower(seed: int = 0, width: int = 16, size: int = 32, patch: int = 8) -> VisionTransformer:
     config = VisionConfig(
-        image_size=size, patch_size=patch, width=width, depth=2, heads=2, mlp_width=32, attention_pool=False,
+        image_size=size,
+        patch_size=patch,
+        width=width,
+        depth=2,
+        heads=2,
+        mlp_width=32,
+        attention_pool=False,
         final_norm=False,
-    )  # fmt: skip
+    )
     model = VisionTransformer(config)
     initialize(model, torch.Generator().manual_seed(seed))
     return model
@@ -79,11 +85,25 @@ def test_parts_of_ranks_add_up() -> None:
     task = SpatialAlignmentTask(Student(tower(), 16), tower(1), SpatialConfig(masks="scenes"))
     whole = batch(4)
     parts = [
-        replace(whole, images=whole.images[:2], hidden=whole.hidden[:2], masks=whole.masks[:1], rows=torch.tensor([1]),
-                share=0.5, mask_share=1 / 3),
-        replace(whole, images=whole.images[2:], hidden=whole.hidden[2:], masks=whole.masks[1:],
-                rows=torch.tensor([0, 1]), share=0.5, mask_share=2 / 3),
-    ]  # fmt: skip
+        replace(
+            whole,
+            images=whole.images[:2],
+            hidden=whole.hidden[:2],
+            masks=whole.masks[:1],
+            rows=torch.tensor([1]),
+            share=0.5,
+            mask_share=1 / 3,
+        ),
+        replace(
+            whole,
+            images=whole.images[2:],
+            hidden=whole.hidden[2:],
+            masks=whole.masks[1:],
+            rows=torch.tensor([0, 1]),
+            share=0.5,
+            mask_share=2 / 3,
+        ),
+    ]
     losses = task.losses(whole)
     for name in losses:
         assert sum(float(task.losses(part)[name]) for part in parts) == pytest.approx(float(losses[name]), rel=1e-5)

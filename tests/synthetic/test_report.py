@@ -18,7 +18,6 @@ from tests.evaluation.test_report import METRIC, RESULT
 __all__ = ["colour_models"]
 
 
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     for split in ("train", "val", "test"):

@@ -76,8 +76,12 @@ def test_a_run_goes_on_from_the_stage_it_had_reached(add_video, tmp_path: Path) 
     journal = out / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     assert [json.loads(line)["stage"] for line in lines] == [
-        "probe", "frames", "video_caption", "frame_captions", "summary",
-    ]  # fmt: skip
+        "probe",
+        "frames",
+        "video_caption",
+        "frame_captions",
+        "summary",
+    ]
     journal.write_text("".join(lines[:3]) + lines[3][:40])  # cut off in the middle of a line
     seen = len(notes("seen"))
     assert run_engine([tmp_path / "videos"], out, ECHOES, QUICK).clips == 1

@@ -101,8 +101,14 @@ def test_an_endpoint_that_fails_in_every_way_is_asked_again(add_video, tmp_path:
     add_video("a")
     (record,) = list_videos([tmp_path / "videos"])
     wrong = (
-        servers.mute, servers.failing(500), servers.garbage, servers.other, servers.half, servers.cut, servers.page,
-    )  # fmt: skip
+        servers.mute,
+        servers.failing(500),
+        servers.garbage,
+        servers.other,
+        servers.half,
+        servers.cut,
+        servers.page,
+    )
     with servers.endpoint(*wrong, servers.well) as (address, requests):
         config = replace(ECHOES, llm=f"{address}#any")
         after = through(make_stages(config, WorkConfig(pause=0.0, timeout=1.5, tries=20)), record)

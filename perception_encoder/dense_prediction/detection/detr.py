@@ -151,9 +151,11 @@ class DetrHead(nn.Module):
         )
         embedded = [each + own[:, None, None] for each, own in zip(positions, self.level_embed, strict=True)]
         memory = self.encoder(
-            inputs_embeds=_flat(levels), attention_mask=where.is_inside, spatial_position_embeddings=_flat(embedded),
+            inputs_embeds=_flat(levels),
+            attention_mask=where.is_inside,
+            spatial_position_embeddings=_flat(embedded),
             **where.arguments(),
-        ).last_hidden_state  # fmt: skip
+        ).last_hidden_state
         return _Tokens(memory, where)
 
     def _propose(self, tokens: _Tokens) -> _Proposals:
@@ -181,10 +183,13 @@ class DetrHead(nn.Module):
     def _decode(self, tokens: _Tokens, proposals: _Proposals) -> list[tuple[Tensor, Tensor]]:
         """The second stage: scores and boxes of the queries after each layer."""
         decoded = self.decoder(
-            inputs_embeds=proposals.targets, object_queries_position_embeddings=proposals.queries,
-            encoder_hidden_states=tokens.memory, encoder_attention_mask=tokens.where.is_inside,
-            reference_points=proposals.references, **tokens.where.arguments(),
-        )  # fmt: skip
+            inputs_embeds=proposals.targets,
+            object_queries_position_embeddings=proposals.queries,
+            encoder_hidden_states=tokens.memory,
+            encoder_attention_mask=tokens.where.is_inside,
+            reference_points=proposals.references,
+            **tokens.where.arguments(),
+        )
         hidden, refined = decoded.intermediate_hidden_states, decoded.intermediate_reference_points  # (B, L, Q, …)
         layers = []
         for number in range(self.config.layers):
@@ -269,11 +274,21 @@ def _library_config(config: DetrHeadConfig, classes: int) -> Any:
 
     make = cast(Any, DeformableDetrConfig)
     return make(
-        num_labels=classes, d_model=config.channels, num_feature_levels=LEVELS, num_queries=config.queries,
-        encoder_layers=config.layers, decoder_layers=config.layers, encoder_ffn_dim=config.hidden,
-        decoder_ffn_dim=config.hidden, dropout=0.0, encoder_attention_heads=8, decoder_attention_heads=8,
-        two_stage=True, with_box_refine=True, disable_custom_kernels=True,
-    )  # fmt: skip
+        num_labels=classes,
+        d_model=config.channels,
+        num_feature_levels=LEVELS,
+        num_queries=config.queries,
+        encoder_layers=config.layers,
+        decoder_layers=config.layers,
+        encoder_ffn_dim=config.hidden,
+        decoder_ffn_dim=config.hidden,
+        dropout=0.0,
+        encoder_attention_heads=8,
+        decoder_attention_heads=8,
+        two_stage=True,
+        with_box_refine=True,
+        disable_custom_kernels=True,
+    )
 
 
 def _box_mlp(channels: int) -> nn.Sequential:

@@ -42,9 +42,14 @@ class Published:
             model = VisionTransformer(self.vision)
             side = self.vision.image_size
             tower = OwnTower(
-                model=model, norm=model.ln_post, depth=self.vision.depth, patch_size=self.vision.patch_size,
-                image_size=(side, side), width=self.vision.width, weight_hash="",
-            )  # fmt: skip
+                model=model,
+                norm=model.ln_post,
+                depth=self.vision.depth,
+                patch_size=self.vision.patch_size,
+                image_size=(side, side),
+                width=self.vision.width,
+                weight_hash="",
+            )
             backbone = LayerBackbone(tower, self.vision.depth - 1, True, self.windows, self.image_size, inputs)
         backbone.mean, backbone.deviation = (
             torch.tensor(each)[:, None, None] for each in (inputs.mean, inputs.deviation)
@@ -87,11 +92,17 @@ def describe_backbone(state: StateDict, prefix: str, usual: WindowConfig, image_
     else:
         windows = WindowConfig(size=usual.size, global_blocks=GLOBAL_BLOCKS[depth], patch_size=patch, span=usual.span)
     vision = VisionConfig(
-        image_size=grid * patch, patch_size=patch, width=width, depth=depth, heads=heads,
+        image_size=grid * patch,
+        patch_size=patch,
+        width=width,
+        depth=depth,
+        heads=heads,
         mlp_width=len(own["transformer.resblocks.0.mlp.c_fc.weight"]),
-        class_token=grid**2 != positions, attention_pool=False, final_norm=False,
+        class_token=grid**2 != positions,
+        attention_pool=False,
+        final_norm=False,
         layer_scale=0.1 if "transformer.resblocks.0.ls_1.gamma" in own else None,
-    )  # fmt: skip
+    )
     return Published(vision=vision, windows=windows, image_size=image_size, prefix=prefix)
 
 

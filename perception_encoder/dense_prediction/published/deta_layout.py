@@ -110,9 +110,13 @@ def _decoder_rows(own: str, there: str) -> list[KeyRow]:
             at, choose = f"{own}.self_attn.{name}_proj.{part}", partial(_third, number=third)
             rows.append(KeyRow(at, f"{there}.self_attn.in_proj_{part}", choose))
     names = {
-        "self_attn.o_proj": "self_attn.out_proj", "self_attn_layer_norm": "norm2", "encoder_attn_layer_norm": "norm1",
-        "mlp.fc1": "linear1", "mlp.fc2": "linear2", "final_layer_norm": "norm3",
-    }  # fmt: skip
+        "self_attn.o_proj": "self_attn.out_proj",
+        "self_attn_layer_norm": "norm2",
+        "encoder_attn_layer_norm": "norm1",
+        "mlp.fc1": "linear1",
+        "mlp.fc2": "linear2",
+        "final_layer_norm": "norm3",
+    }
     return rows + [row for name, other in names.items() for row in rows_of(f"{own}.{name}", f"{there}.{other}")]
 
 

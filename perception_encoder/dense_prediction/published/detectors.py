@@ -59,9 +59,18 @@ def _vitdet(path: Path, state: StateDict, classes: Sequence[str | tuple[int, str
     rows = [*tower.rows(backbone), *vitdet_layout.vitdet_rows(state, masks)]
     load_rows(model, state, rows, (TABLES, *vitdet_layout.UNUSED))
     info = HeadInfo(
-        task="detection", encoder=path.name, weights="", layer=tower.vision.depth - 1, image_size=tower.image_size,
-        head=asdict(config), classes=names, class_ids=ids, masks=masks, finetuned=True, windows=tower.windows,
-    )  # fmt: skip
+        task="detection",
+        encoder=path.name,
+        weights="",
+        layer=tower.vision.depth - 1,
+        image_size=tower.image_size,
+        head=asdict(config),
+        classes=names,
+        class_ids=ids,
+        masks=masks,
+        finetuned=True,
+        windows=tower.windows,
+    )
     return model.train(False).requires_grad_(False), info
 
 
@@ -75,9 +84,17 @@ def _deta(path: Path, state: StateDict, classes: Sequence[str | tuple[int, str]]
     rows = [*tower.rows(backbone), *deta_layout.deta_rows(prefix, config.layers, numbered)]
     load_rows(model, state, rows, (TABLES, *deta_layout.UNUSED))
     info = HeadInfo(
-        task="detr", encoder=path.name, weights="", layer=tower.vision.depth - 1, image_size=tower.image_size,
-        head=asdict(config), classes=names, class_ids=ids, finetuned=True, windows=tower.windows,
-    )  # fmt: skip
+        task="detr",
+        encoder=path.name,
+        weights="",
+        layer=tower.vision.depth - 1,
+        image_size=tower.image_size,
+        head=asdict(config),
+        classes=names,
+        class_ids=ids,
+        finetuned=True,
+        windows=tower.windows,
+    )
     return model.train(False).requires_grad_(False), info
 
 

@@ -49,9 +49,14 @@ def vitdet_config(state: StateDict) -> tuple[DetectorHeadConfig, int, bool]:
     channels, hidden, classes = (len(state[name]) for name in needed)
     sigmoids = FEDERATED in state or classes - 1 == LVIS
     config = DetectorHeadConfig(
-        vitdet=True, channels=channels, hidden=hidden, regions=512, federated=50 if sigmoids else None,
-        least_score=0.02 if sigmoids else 0.05, most=300 if sigmoids else 100,
-    )  # fmt: skip
+        vitdet=True,
+        channels=channels,
+        hidden=hidden,
+        regions=512,
+        federated=50 if sigmoids else None,
+        least_score=0.02 if sigmoids else 0.05,
+        most=300 if sigmoids else 100,
+    )
     return config, classes - 1, "roi_heads.mask_head.predictor.weight" in state
 
 

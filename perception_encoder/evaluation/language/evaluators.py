@@ -130,9 +130,7 @@ class QuestionEvaluator:
             except ConfigError as error:
                 yield InputError(f"question {question.id}", str(error))
 
-    def _put(
-        self, model: Generator, digest: str, question: Question, media: Sequence[MediaPart]
-    ) -> AnswerRecord:
+    def _put(self, model: Generator, digest: str, question: Question, media: Sequence[MediaPart]) -> AnswerRecord:
         prompt, task = self.task.prompt(question), self.task
         conversation = ask(prompt, () if self.blind else media)
         prediction = model.generate([conversation], Sampling(max_tokens=task.max_tokens))[0].text

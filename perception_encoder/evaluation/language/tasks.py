@@ -104,9 +104,7 @@ TASKS = {
         VQA(name="textvqa"),
         DOCUMENTS(name="docvqa"),
         DOCUMENTS(name="infovqa"),
-        LanguageTask(
-            name="chartqa", metric="relaxed accuracy", score=_relaxed, max_tokens=16, prompt=_chart_prompt
-        ),
+        LanguageTask(name="chartqa", metric="relaxed accuracy", score=_relaxed, max_tokens=16, prompt=_chart_prompt),
         CHOICES(name="ai2d", prompt=_diagram_prompt),
         CHOICES(name="mvbench", prompt=_video_prompt),
         LanguageTask(name="pope", metric="accuracy", score=_yes_no),

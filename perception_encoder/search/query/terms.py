@@ -26,9 +26,7 @@ from perception_encoder.search.index.rows import IndexRow
 _MOST_WEIGHT = 10_000.0
 _MOST_TERMS = 32  # of the page
 _WEIGHTED = re.compile(r"(?P<weight>-?\d+(?:\.\d+)?):(?P<source>.+)", re.DOTALL)
-_LINE = re.compile(
-    r"(?:(?P<weight>-?\d{1,4}(?:\.\d{1,4})?):)?(?P<kind>text|like|image):(?P<source>.*)", re.ASCII
-)
+_LINE = re.compile(r"(?:(?P<weight>-?\d{1,4}(?:\.\d{1,4})?):)?(?P<kind>text|like|image):(?P<source>.*)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -71,9 +71,15 @@ def textvqa(root: Path) -> None:
 
 def docvqa(root: Path) -> None:
     data = [
-        {"questionId": 49153 + n, "question": "What is the total?", "docId": 1, "image": "documents/xnbl0037_1.png",
-         "answers": ["12.50", "$12.50"]} for n in range(2)
-    ]  # fmt: skip
+        {
+            "questionId": 49153 + n,
+            "question": "What is the total?",
+            "docId": 1,
+            "image": "documents/xnbl0037_1.png",
+            "answers": ["12.50", "$12.50"],
+        }
+        for n in range(2)
+    ]
     write_json(root / "spdocvqa_qas" / "val_v1.0_withQT.json", {"dataset_name": "SP-DocVQA", "data": data})
     write_image(root / "spdocvqa_images" / "xnbl0037_1.png")
 
@@ -116,8 +122,12 @@ def coco(root: Path) -> None:
 
 def ai2d(root: Path) -> None:
     for n in range(3):
-        question = {"questionId": f"{n}.png-0", "answerTexts": ["leaf", "root", "stem"], "correctAnswer": 1,
-                    "abcLabel": n == 2}  # fmt: skip
+        question = {
+            "questionId": f"{n}.png-0",
+            "answerTexts": ["leaf", "root", "stem"],
+            "correctAnswer": 1,
+            "abcLabel": n == 2,
+        }
         write_json(
             root / "questions" / f"{n}.png.json", {"imageName": f"{n}.png", "questions": {f"Which ({n})?": question}}
         )
@@ -139,12 +149,21 @@ def mvbench(root: Path) -> None:
 
 def refcoco(root: Path, dump: Callable[[Any], bytes] = pickle.dumps, name: str = "refs(unc).p") -> None:
     references = [
-        {"ref_id": n, "ann_id": 100 + n, "image_id": 581857, "category_id": 44, "split": split, "sent_ids": [n],
-         "file_name": "COCO_train2014_000000581857_16.jpg",
-         "sentences": [{"sent_id": 10 * n + k, "raw": "The Cup", "sent": f"the cup {k}", "tokens": ["the", "cup"]}
-                       for k in range(2)]}
+        {
+            "ref_id": n,
+            "ann_id": 100 + n,
+            "image_id": 581857,
+            "category_id": 44,
+            "split": split,
+            "sent_ids": [n],
+            "file_name": "COCO_train2014_000000581857_16.jpg",
+            "sentences": [
+                {"sent_id": 10 * n + k, "raw": "The Cup", "sent": f"the cup {k}", "tokens": ["the", "cup"]}
+                for k in range(2)
+            ],
+        }
         for n, split in ((0, "val"), (1, "testA"))
-    ]  # fmt: skip
+    ]
     instances = {
         "images": [{"id": 581857, "file_name": "COCO_train2014_000000581857.jpg", "width": 60, "height": 40}],
         "annotations": [{"id": 100 + n, "image_id": 581857, "bbox": [6, 4, 30, 20.5]} for n in (0, 1)],

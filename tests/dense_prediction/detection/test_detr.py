@@ -114,9 +114,14 @@ def library() -> Any:
 
     backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", out_features=["stage1"])
     config = DeformableDetrConfig(
-        backbone_config=backbone, d_model=32, num_feature_levels=LEVELS, encoder_layers=1, decoder_layers=1,
-        two_stage=True, with_box_refine=True,
-    )  # fmt: skip
+        backbone_config=backbone,
+        d_model=32,
+        num_feature_levels=LEVELS,
+        encoder_layers=1,
+        decoder_layers=1,
+        two_stage=True,
+        with_box_refine=True,
+    )
     return DeformableDetrModel(config)
 
 
@@ -145,10 +150,20 @@ def test_a_forward_pass_is_the_libraries(monkeypatch: pytest.MonkeyPatch) -> Non
         torch.nn.init.zeros_(part)  # so patches of the padding, whose boxes are 1, score too low to be chosen
     backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", out_features=["stage1"])
     config = DeformableDetrConfig(
-        backbone_config=backbone, num_labels=3, d_model=32, num_feature_levels=LEVELS, num_queries=12,
-        two_stage_num_proposals=12, encoder_layers=3, decoder_layers=3, encoder_ffn_dim=32, decoder_ffn_dim=32,
-        two_stage=True, with_box_refine=True, dropout=0.0,
-    )  # fmt: skip
+        backbone_config=backbone,
+        num_labels=3,
+        d_model=32,
+        num_feature_levels=LEVELS,
+        num_queries=12,
+        two_stage_num_proposals=12,
+        encoder_layers=3,
+        decoder_layers=3,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        two_stage=True,
+        with_box_refine=True,
+        dropout=0.0,
+    )
     theirs = DeformableDetrForObjectDetection(config).eval()
     names = {"proposal.0": "enc_output", "proposal.1": "enc_output_norm"}
     names |= {"from_box.0": "pos_trans", "from_box.1": "pos_trans_norm"}

@@ -24,9 +24,17 @@ SIDE = 128
 """Pixels of the square that images are padded to: 8x8 patches, in windows of 4x4."""
 DEPTH, HEADS, WIDTH, WINDOW = 3, 2, 32, 4
 VISION = VisionConfig(
-    image_size=64, patch_size=16, width=WIDTH, depth=DEPTH, heads=HEADS, mlp_width=48, class_token=False,
-    attention_pool=False, final_norm=False, layer_scale=0.1,
-)  # fmt: skip
+    image_size=64,
+    patch_size=16,
+    width=WIDTH,
+    depth=DEPTH,
+    heads=HEADS,
+    mlp_width=48,
+    class_token=False,
+    attention_pool=False,
+    final_norm=False,
+    layer_scale=0.1,
+)
 NEAR_HALF = InputConfig(mean=(127 / 255,) * 3, deviation=(127 / 255,) * 3)
 IMAGENET = InputConfig(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225), margin=32)
 
@@ -53,9 +61,13 @@ def backbone(span: int, inputs: InputConfig, layer_scale: bool = True) -> LayerB
 
 def vitdet(classes: int = 5, masks: bool = True, lvis: bool = False, layer_scale: bool = True) -> DenseModel:
     config = DetectorHeadConfig(
-        vitdet=True, channels=8, hidden=16, federated=50 if lvis else None, least_score=0.02 if lvis else 0.05,
+        vitdet=True,
+        channels=8,
+        hidden=16,
+        federated=50 if lvis else None,
+        least_score=0.02 if lvis else 0.05,
         most=300 if lvis else 100,
-    )  # fmt: skip
+    )
     model = DenseModel(backbone(WINDOW, NEAR_HALF, layer_scale), Detector(WIDTH, classes, masks, config))
     randomize(model, 1)
     if lvis:

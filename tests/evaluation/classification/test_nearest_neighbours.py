@@ -28,8 +28,10 @@ def test_the_vote_is_scikit_learns(k: int) -> None:
     rng = np.random.default_rng(k)
     targets = rng.integers(0, 4, 200)
     centres = rng.standard_normal((4, 8))
-    train, queries = (unit(centres[which] + 2 * rng.standard_normal((len(which), 8))).astype(np.float32)
-                      for which in (targets, rng.integers(0, 4, 100)))  # fmt: skip
+    train, queries = (
+        unit(centres[which] + 2 * rng.standard_normal((len(which), 8))).astype(np.float32)
+        for which in (targets, rng.integers(0, 4, 100))
+    )
     oracle = neighbors.KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
     expected = oracle.fit(train, targets).predict(queries)
     np.testing.assert_array_equal(vote(train, targets, queries, k), expected)

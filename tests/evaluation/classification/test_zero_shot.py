@@ -94,9 +94,13 @@ def test_the_highest_scores_come_first() -> None:
 def test_a_task_is_measured_with_each_of_the_prompts() -> None:
     ids = ("n1", "n2", "n3", "n4")
     task = LabelledImages(
-        "toys", ("p", "q"), (image_bytes("red"), image_bytes("blue")), ("n1", "n3"),
-        choices=ids, names=dict(zip(ids, ("red", "green", "blue", "white"), strict=True)),
-    )  # fmt: skip
+        "toys",
+        ("p", "q"),
+        (image_bytes("red"), image_bytes("blue")),
+        ("n1", "n3"),
+        choices=ids,
+        names=dict(zip(ids, ("red", "green", "blue", "white"), strict=True)),
+    )
     encoder = ColourEncoder()
     result = ZeroShotEvaluator(task, ("name", "kinetics")).run(encoder)
     assert [(m.prompts, m.classes, m.metrics[1].value, m.metrics[1].n) for m in result] == [

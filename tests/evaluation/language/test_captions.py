@@ -59,9 +59,13 @@ def test_bleu_of_resamples() -> None:
 
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
-    [([], [], "0 captions"), (["a"], [], "1 captions and the references of 0"), (["a"], [[]], "caption 1 are"),
-     (["a"], ["a cat"], "caption 1 are 'a cat'")],
-)  # fmt: skip
+    [
+        ([], [], "0 captions"),
+        (["a"], [], "1 captions and the references of 0"),
+        (["a"], [[]], "caption 1 are"),
+        (["a"], ["a cat"], "caption 1 are 'a cat'"),
+    ],
+)
 @pytest.mark.parametrize("scorer", [cider_d, bleu])
 def test_bad_input(scorer, predictions: list[str], references: list, message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -13,14 +13,35 @@ CHOICES = ("a red car", "a blue dog", "a dark red car", "no")
 @pytest.mark.parametrize(
     ("prediction", "index"),
     [
-        ("A", 0), ("b", 1), (" C.\n", 2), ("(D)", 3), ("(b)", 1), ("B)", 1), ("**C**", 2), ('"A"', 0), ("[B]", 1),
-        ("B. a blue dog", 1), ("(B) a blue dog", 1), ("B) it is blue", 1), ("C: dark", 2), ("B a blue dog", 1),
-        ("The answer is (C)", 2), ("the answer is C.", 2), ("Answer: D", 3), ("option A is right", 0), ("Choice B", 1),
+        ("A", 0),
+        ("b", 1),
+        (" C.\n", 2),
+        ("(D)", 3),
+        ("(b)", 1),
+        ("B)", 1),
+        ("**C**", 2),
+        ('"A"', 0),
+        ("[B]", 1),
+        ("B. a blue dog", 1),
+        ("(B) a blue dog", 1),
+        ("B) it is blue", 1),
+        ("C: dark", 2),
+        ("B a blue dog", 1),
+        ("The answer is (C)", 2),
+        ("the answer is C.", 2),
+        ("Answer: D", 3),
+        ("option A is right", 0),
+        ("Choice B", 1),
         ("I think that it is (B), because", 1),
-        ("a blue dog", 1), ("A blue dog.", 1), ("It is a blue dog!", 1), ("a dark red car", 2), ("No", 3),
-        ("the answer is A blue dog", 1), ("A red car", 0),
+        ("a blue dog", 1),
+        ("A blue dog.", 1),
+        ("It is a blue dog!", 1),
+        ("a dark red car", 2),
+        ("No", 3),
+        ("the answer is A blue dog", 1),
+        ("A red car", 0),
     ],
-)  # fmt: skip
+)
 def test_a_choice_is_named(prediction: str, index: int) -> None:
     assert extract_choice(prediction, CHOICES) == index
 

@@ -11,11 +11,21 @@ from perception_encoder.evaluation.language.choices import YesNoScores, parse_ye
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("yes", True), ("Yes.", True), ("\nYES, there is no doubt", True), ("It is, yes", True), ("...Yes", True),
-        ("no", False), ("No, it isn't. Yes", False), ("There is not", False), ("There isn't a dog", False),
-        ("", None), ("maybe", None), ("nothing", None), ("It is there. Yes", None),
+        ("yes", True),
+        ("Yes.", True),
+        ("\nYES, there is no doubt", True),
+        ("It is, yes", True),
+        ("...Yes", True),
+        ("no", False),
+        ("No, it isn't. Yes", False),
+        ("There is not", False),
+        ("There isn't a dog", False),
+        ("", None),
+        ("maybe", None),
+        ("nothing", None),
+        ("It is there. Yes", None),
     ],
-)  # fmt: skip
+)
 def test_an_answer_is_read(text: str, expected: bool | None) -> None:
     assert parse_yes_no(text) is expected
 

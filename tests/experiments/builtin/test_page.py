@@ -42,9 +42,10 @@ def test_a_task_has_its_target_by_the_better_transform_and_once() -> None:
     ]
     better = tuple(
         replace(each, metrics=(replace(each.metrics[0], value=0.9, interval=(0.885, 0.915)),))
-        if each.task == "flowers" else each
+        if each.task == "flowers"
+        else each
         for each in RESULT.measurements
-    )  # fmt: skip
+    )
     assert with_targets(replace(RESULT, measurements=better))[0].rows[0][-1] == "82 ✓"
     assert [row[-1] for row in retrieval.rows] == ["40 ✗"]
     (openmoji,) = (each for each in RESULT.measurements if each.task == "openmoji")

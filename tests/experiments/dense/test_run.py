@@ -25,8 +25,12 @@ def test_all_is_evaluated_once_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     result = compare_features(out, runs, data, SIZES)
     assert [row["model"] for row in result["curves"]] == [CORE, CORE, SPATIAL, SPATIAL, COLOURS]
     assert [(row["task"], row["against"]) for row in result["differences"]] == [
-        (TRACKING, LAST), (TRACKING, BEST), (TRACKING, COLOURS), ("depth", LAST), ("depth", BEST),
-    ]  # fmt: skip
+        (TRACKING, LAST),
+        (TRACKING, BEST),
+        (TRACKING, COLOURS),
+        ("depth", LAST),
+        ("depth", BEST),
+    ]
     assert json.loads(out.read_text()) == json.loads(json.dumps(result))
     monkeypatch.setattr("experiments.layers.evaluation.run_sweep", lambda *_: pytest.fail("evaluated again"))
     assert compare_features(out, runs, data, SIZES) == result

@@ -30,10 +30,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             stream = io.BytesIO()
             Image.fromarray(np.full((32, 32, 3), generator.integers(0, 255, 3), np.uint8)).save(stream, "JPEG")
             scene = {
-                "caption": [f"a mug {number}"], "width": 32, "height": 32,
+                "caption": [f"a mug {number}"],
+                "width": 32,
+                "height": 32,
                 "questions": [{"type": name, "question": f"Which {name}?", "answer": "yes"} for name in TYPES],
                 "objects": [{"kind": "mug", "box": [0, 0, 16, 32]}],
-            }  # fmt: skip
+            }
             members += [
                 (f"{split}{number}.jpg", stream.getvalue()),
                 (f"{split}{number}.json", json.dumps(scene).encode()),

@@ -35,11 +35,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name = ("mug", "lamp")[number % 2]
             question = {"type": "exists", "question": "Is there a mug?", "answer": "no" if number % 2 else "yes"}
             scene = {
-                "source": "scenes", "label": name, "width": 32, "height": 32,
+                "source": "scenes",
+                "label": name,
+                "width": 32,
+                "height": 32,
                 "caption": [f"a {name}", f"The picture shows a {name}."],
                 "questions": [question],
                 "objects": [{"kind": name, "box": [2, 3, 20, 30]}],
-            }  # fmt: skip
+            }
             members += [
                 (f"{split}{number}.jpg", stream.getvalue()),
                 (f"{split}{number}.json", json.dumps(scene).encode()),

@@ -60,8 +60,12 @@ def test_captions_are_in_order_with_failures_in_their_place(tmp_path: Path) -> N
     assert [len(batch) for batch in batches] == [3, 2]
     results = [result for batch in batches for result in batch]
     assert [each if isinstance(each, InputError) else each.caption for each in results] == [
-        "10 px", results[1], "30 px", results[3], "20 px",
-    ]  # fmt: skip
+        "10 px",
+        results[1],
+        "30 px",
+        results[3],
+        "20 px",
+    ]
     assert str(results[1]).endswith("1.png: is empty") and str(results[3]).endswith(
         "3.png: the images fill the context"
     )

@@ -14,11 +14,23 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.preprocess.conversation import Sampling
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
-    "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.4,
-}  # fmt: skip
-SCALED = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 32, "rope_theta": 10000.0}  # fmt: skip
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.4,
+}
+SCALED = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 10000.0,
+}
 
 
 def llama(**settings: Any) -> Any:
@@ -67,8 +79,12 @@ def test_weights_are_held_once() -> None:
     fast = FastLlama(model)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     packed = {weight.untyped_storage().data_ptr() for block in fast.blocks for weight in block if weight.dim() == 2}
-    shared = {each.weight.untyped_storage().data_ptr() for layer in model.model.layers for each in layer.modules()
-              if isinstance(each, torch.nn.Linear)}  # fmt: skip
+    shared = {
+        each.weight.untyped_storage().data_ptr()
+        for layer in model.model.layers
+        for each in layer.modules()
+        if isinstance(each, torch.nn.Linear)
+    }
     assert packed == shared and fast.output.data_ptr() == model.lm_head.weight.data_ptr()
 
 

@@ -164,8 +164,10 @@ class Own(Query):
 
 @pytest.mark.parametrize("owned", [0, 1, 3, 4, 9, 40])
 def test_several_parts_give_the_top_hits_however_many_are_the_query_s_own(owned: int) -> None:
-    parts = [Listed(*((f"own {n}", 0.9) for n in range(owned)), *((f"{part}{n}", 0.8 - 0.1 * n) for n in range(5)))
-             for part in "ab"]  # fmt: skip
+    parts = [
+        Listed(*((f"own {n}", 0.9) for n in range(owned)), *((f"{part}{n}", 0.8 - 0.1 * n) for n in range(5)))
+        for part in "ab"
+    ]
     query = Own(**vars(text_query("x")))
     (hits,) = search(parts, [query], np.ones((1, 2)), top=6)
     assert [hit.item.id for hit in hits] == ["a0", "b0", "a1", "b1", "a2", "b2"]

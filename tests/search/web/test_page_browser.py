@@ -284,10 +284,9 @@ def test_a_link_from_another_page_opens_this_one(browser: Browser, address: str)
     page = browser.new_page()
     tile = page.request.get(f"{address}/api/hits").json()["tiles"][0]
     foreign = address.replace("127.0.0.1", "localhost")
-    page.route("http://elsewhere.test/**", lambda route: route.fulfill(
-        content_type="text/html",
-        body=f'<img src="{address}{tile["thumbnail"]}"><img src="{foreign}/static/page.css"><a href="{address}">go</a>',
-    ))  # fmt: skip
+    images = f'<img src="{address}{tile["thumbnail"]}"><img src="{foreign}/static/page.css">'
+    body = f'{images}<a href="{address}">go</a>'
+    page.route("http://elsewhere.test/**", lambda route: route.fulfill(content_type="text/html", body=body))
     statuses: list[int] = []
     page.on("response", lambda response: statuses.append(response.status) if "elsewhere" not in response.url else None)
     page.goto("http://elsewhere.test/")

@@ -34,9 +34,17 @@ def write_tiny_llava(directory: Path) -> Path:
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE], "pad_token": "<|end|>"})
     text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=512, bos_token_id=256, eos_token_id=257, pad_token_id=257, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        bos_token_id=256,
+        eos_token_id=257,
+        pad_token_id=257,
+        initializer_range=0.3,
+    )
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
     )
@@ -47,9 +55,14 @@ def write_tiny_llava(directory: Path) -> Path:
         model.save_pretrained(directory)
     images = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     LlavaProcessor(
-        images, tokenizer, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        image_token=IMAGE, chat_template=TEMPLATE,
-    ).save_pretrained(directory)  # fmt: skip
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token=IMAGE,
+        chat_template=TEMPLATE,
+    ).save_pretrained(directory)
     return directory
 
 

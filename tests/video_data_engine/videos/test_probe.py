@@ -25,8 +25,11 @@ def test_facts_of_a_video(tmp_path: Path) -> None:
     path.write_bytes(clip(60, sound=True))
     facts = probe_video(record(path), CutConfig())
     assert (facts["codec"], facts["pixel_format"], facts["sound"], facts["bytes"]) == (
-        "h264", "yuv420p", True, path.stat().st_size,
-    )  # fmt: skip
+        "h264",
+        "yuv420p",
+        True,
+        path.stat().st_size,
+    )
     assert (facts["duration"], facts["frames"], facts["fps"], facts["clips"]) == (2.4, 60, 25.0, [(None, None)])
     assert probe_video(record(path), CutConfig(longest=1.0, shortest=0.5))["clips"] == [
         (0, 0.8),

@@ -19,6 +19,7 @@ from tests.video_dataset.clips import short_clip
 
 T = TypeVar("T")
 
+
 def test_refined_captions_are_written_back(project: AnnotationProject, annotate: Annotate, tmp_path: Path) -> None:
     annotate("anna secret", "A boot.", rating=2)
     task = next_review(project, "ben", "r")
