@@ -10,10 +10,10 @@ from perception_encoder.files import holding, writing
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.generators.load import check_generator_name
 from perception_encoder.video_data_engine.journal import Journal
+from perception_encoder.video_data_engine.local import Loaded, run_local
 from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
 from perception_encoder.video_data_engine.record import PROBE, ClipRecord, Outcome, StageFailure, clips_of
 from perception_encoder.video_data_engine.report import EngineReport
-from perception_encoder.video_data_engine.runners.local import Loaded, run_local
 from perception_encoder.video_data_engine.settings import EngineSettings
 from perception_encoder.video_data_engine.stages import AnswerStage, EngineStage, make_stages
 from perception_encoder.video_data_engine.videos.listing import list_videos
@@ -77,7 +77,7 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     if ray is None:
         return run_local(stages, records, work, loaded)
-    from perception_encoder.video_data_engine.runners.cluster import run_on_cluster
+    from perception_encoder.video_data_engine.cluster import run_on_cluster
 
     return run_on_cluster(ray, stages, records, work, loaded)
 

@@ -75,6 +75,11 @@ def sleeper() -> Echo:
     return Echo()
 
 
+def deadly_start() -> Echo:
+    """End the process that makes the model."""
+    os._exit(3)
+
+
 def note(name: str, text: str) -> None:
     if log := os.environ.get("ENGINE_LOG"):
         with open(log, "a") as file:

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import ClusterError, ConfigError
+from perception_encoder.video_data_engine.cluster import run_on_cluster
 from perception_encoder.video_data_engine.config import CutConfig, WorkConfig
 from perception_encoder.video_data_engine.run import run_engine
-from perception_encoder.video_data_engine.runners.cluster import run_on_cluster
 from tests.clips import clip
 from tests.conftest import ROOT
 from tests.video_data_engine.conftest import ECHOES, QUICK

@@ -21,8 +21,8 @@ from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_c
 from perception_encoder.video_data_engine.config import WorkConfig
 from perception_encoder.video_data_engine.generators.endpoint import KEY
 from perception_encoder.video_data_engine.generators.load import is_endpoint
+from perception_encoder.video_data_engine.local import Loaded
 from perception_encoder.video_data_engine.record import PROBE, ClipRecord, Outcome, StageFailure, StageResult, clips_of
-from perception_encoder.video_data_engine.runners.local import Loaded
 from perception_encoder.video_data_engine.stages import DECODING, EngineStage
 
 logger = logging.getLogger(__name__)

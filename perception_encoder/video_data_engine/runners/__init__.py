@@ -1,1 +1,0 @@
-"""Where the stages run: in processes of this machine, or on a Ray cluster."""
