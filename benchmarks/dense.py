@@ -28,7 +28,7 @@ from perception_encoder.dense_prediction.dense_model import (
 )
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.regions import region_like, to_mask
-from perception_encoder.dense_prediction.tracking.video_tracking import LayerOf, track_objects
+from perception_encoder.dense_prediction.tracking import LayerOf, track_objects
 from perception_encoder.dense_prediction.views import Views, detect_objects
 from perception_encoder.inference.open_model import load_layer_encoder, open_model
 from perception_encoder.models.precision import fast_dtype

@@ -23,7 +23,8 @@ from benchmarks.results import report
 from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.masked_videos import VOID, read_videos
 from perception_encoder.dense_prediction.depth import DepthConfig
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detected, DetectionConfig
+from perception_encoder.dense_prediction.detection.detections import Detected
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.evaluation.dense.average_precision import average_precision

@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.results import machine, report
-from perception_encoder.dense_prediction.tracking.label_propagation import propagate
+from perception_encoder.dense_prediction.tracking import propagate
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.losses.spatial import TEMPERATURE, token_similarity_loss
 from perception_encoder.models.precision import fast_autocast, fast_dtype

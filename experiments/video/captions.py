@@ -15,8 +15,8 @@ from perception_encoder.formats.tables import read_table
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, find_language_model
 from perception_encoder.language_alignment.weights import read_trained
-from perception_encoder.models.catalogue import BUILTIN_LANG
 from perception_encoder.models.checkpoints.files import write_tensors
+from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from perception_encoder.cli import output
 from perception_encoder.errors import CheckpointError, ConfigError, UnknownModelError
-from perception_encoder.models.catalogue import BUILTIN_LANG, DETECTORS, OTHER_MODELS
+from perception_encoder.models.registry import BUILTIN_LANG, DETECTORS, OTHER_MODELS
 from perception_encoder.models.defaults import BUILTIN_DEFAULTS, DefaultKind, store_choice
 from perception_encoder.models.defaults import VARIABLE as VARIABLE
 from perception_encoder.models.defaults import chosen_model as chosen_model
@@ -87,7 +87,7 @@ def _kind_of_directory(path: Path) -> DefaultKind:
 
 def _kind_of_file(path: Path) -> DefaultKind:
     from perception_encoder.dense_prediction import dense_model
-    from perception_encoder.dense_prediction.published.detectors import published_detector
+    from perception_encoder.dense_prediction.published_detectors import published_detector
     from perception_encoder.language_alignment import weights as language_weights
     from perception_encoder.models.checkpoints.files import SUFFIXES, read_checkpoint
     from perception_encoder.models.checkpoints.weights import find_entry

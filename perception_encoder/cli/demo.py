@@ -13,7 +13,7 @@ import typer
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.progress import progress
-from perception_encoder.models.catalogue import SMALL_CORE
+from perception_encoder.models.registry import SMALL_CORE
 
 LITTLE = (
     "The built-in model knows flowers, clothes, groceries, Caltech's objects and emoji, and little else.",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from perception_encoder.dense_prediction.dense_model import HeadInfo
-    from perception_encoder.dense_prediction.tracking.video_tracking import LayerOf
+    from perception_encoder.dense_prediction.tracking import LayerOf
 
 LAYER = "Layer whose features are used, 0-based; -1 is the last."
 Paths = Annotated[list[Path], argument("FILES", "Images, videos and directories of them.")]
@@ -42,7 +42,7 @@ that all images are named by, as COCO's are, or else counted from 1]."""
 
 def load_layer(model: str, layer: int) -> LayerOf:
     """Load a model and choose its layer; ConfigError for a layer that it lacks."""
-    from perception_encoder.dense_prediction.tracking.video_tracking import LayerOf
+    from perception_encoder.dense_prediction.tracking import LayerOf
     from perception_encoder.inference.layer_encoder import resolve_layers
     from perception_encoder.inference.open_model import load_layer_encoder
 
@@ -98,8 +98,7 @@ def track(
         pe track DAVIS/JPEGImages/480p/dog --mask DAVIS/Annotations/480p/dog/00000.png -o results
         pe track clip.mp4 --mask first.png -m PE-Spatial-L14-448 -o tracked
     """
-    from perception_encoder.dense_prediction.tracking.tracking_output import check_tracking_output, write_tracking
-    from perception_encoder.dense_prediction.tracking.video_tracking import track_objects
+    from perception_encoder.dense_prediction.tracking import check_tracking_output, track_objects, write_tracking
 
     if bool(mask) == bool(box or point):
         raise ConfigError("say what to follow: --mask FILE, or --box or --point (as often as there are objects)")
@@ -199,8 +198,8 @@ def segment(
         pe segment cup.jpg --like 0.4,0.5 -m PE-Spatial-L14-448 -o cup.png --json
         pe segment room.jpg --head runs/segmenter/head.safetensors -o room.png
     """
-    from perception_encoder.dense_prediction.overlay import draw_objects, mask_png
-    from perception_encoder.dense_prediction.tracking.tracking_output import describe_objects
+    from perception_encoder.dense_prediction.drawing import draw_objects, mask_png
+    from perception_encoder.dense_prediction.tracking import describe_objects
     from perception_encoder.files import writing
     from perception_encoder.layer_analysis.plots import write_image
     from perception_encoder.preprocess.image import open_image
@@ -346,7 +345,7 @@ def detect(
     import torch
 
     from perception_encoder.cli import heads
-    from perception_encoder.dense_prediction.detection.coco_results import CocoResults, numbered_names, read_image_ids
+    from perception_encoder.dense_prediction.detection.detections import CocoResults, numbered_names, read_image_ids
     from perception_encoder.dense_prediction.detection.detr import DetrHead
     from perception_encoder.dense_prediction.drawing import draw_detections
     from perception_encoder.dense_prediction.views import PAPER_QUERIES, Views, detect_objects

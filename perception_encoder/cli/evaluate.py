@@ -317,7 +317,7 @@ def tracking(
         pe eval tracking builtin --data davis --layer 5 --short-side 240
     """
     from perception_encoder.datasets.masked_videos import read_videos
-    from perception_encoder.dense_prediction.tracking.label_propagation import PropagationConfig
+    from perception_encoder.dense_prediction.tracking import PropagationConfig
     from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
 
     config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))

@@ -11,7 +11,7 @@ import typer
 from perception_encoder.cli import output
 from perception_encoder.cli.options import BY_POSITION, DATASET, HEAD, argument, model_option, option, out_option
 from perception_encoder.cli.progress import track
-from perception_encoder.models.catalogue import demo_note
+from perception_encoder.models.registry import demo_note
 
 if TYPE_CHECKING:
     from perception_encoder.datasets.classified import ClassOptions

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from perception_encoder.cli import default_model, output
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.models.catalogue import demo_note
+from perception_encoder.models.registry import demo_note
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,7 +55,7 @@ def load_head(
     classes. Raises what `open_head` does, and ConfigError for what does not go together.
     """
     from perception_encoder.dense_prediction.dense_model import METADATA, find_head, head_info, load_read_head
-    from perception_encoder.dense_prediction.published.detectors import published_detector
+    from perception_encoder.dense_prediction.published_detectors import published_detector
     from perception_encoder.models.checkpoints.files import read_checkpoint
 
     path = find_head(head)

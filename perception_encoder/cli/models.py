@@ -10,8 +10,16 @@ from typer.core import TyperGroup
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import argument
-from perception_encoder.models.catalogue import OTHER_MODELS, SMALL_CORE, ListedModel, choose_command, find_listed
-from perception_encoder.models.registry import ModelEntry, canonical_name, list_models
+from perception_encoder.models.registry import (
+    OTHER_MODELS,
+    SMALL_CORE,
+    ListedModel,
+    ModelEntry,
+    canonical_name,
+    choose_command,
+    find_listed,
+    list_models,
+)
 
 
 class _ListByDefault(TyperGroup):

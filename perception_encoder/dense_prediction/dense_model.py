@@ -25,10 +25,9 @@ from perception_encoder.dense_prediction.segmentation import SegmentationHead, S
 from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_backbone
 from perception_encoder.errors import CheckpointError, ConfigError, DataError, PerceptionEncoderError, one_line
 from perception_encoder.formats.entries import is_integer, quoted
-from perception_encoder.models.catalogue import BUILTIN_DEPTH, BUILTIN_DETECTOR
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
 from perception_encoder.models.checkpoints.weights import packaged_weights
-from perception_encoder.models.registry import canonical_name
+from perception_encoder.models.registry import BUILTIN_DEPTH, BUILTIN_DETECTOR, canonical_name
 from perception_encoder.models.tower import OwnTower, Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform

@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from perception_encoder.dense_prediction.dense_model import DenseModel
+from perception_encoder.dense_prediction.detection.detections import Detected, join_views, large, mirrored
 from perception_encoder.dense_prediction.detection.detr import DetrHead
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detected, Detector
-from perception_encoder.dense_prediction.detection.suppression import join_views, large, mirrored
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.errors import ConfigError
 
 MOST = 300

@@ -18,8 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.layers.block import Block, Transformer
-from perception_encoder.models.layers.rope import rope_table
+from perception_encoder.models.layers import Block, Transformer, rope_table
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 

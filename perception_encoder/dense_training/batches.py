@@ -15,7 +15,7 @@ from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.dense_training.samples import Augmenter, DenseSamples, Targets
 from perception_encoder.dense_training.task import DenseBatch
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.models.layers.block import drop_path
+from perception_encoder.models.layers import drop_path
 from perception_encoder.ranks import Rank
 from perception_encoder.training.seed import torch_generator
 

@@ -27,10 +27,10 @@ from perception_encoder.dense_prediction.dense_model import (
 )
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
-from perception_encoder.dense_prediction.detection.federated import class_frequencies, repeat_factors
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
+from perception_encoder.dense_prediction.detection.roi_heads import class_frequencies, repeat_factors
 from perception_encoder.dense_prediction.head_fitting import Standardize
-from perception_encoder.dense_prediction.published.detectors import published_detector
+from perception_encoder.dense_prediction.published_detectors import published_detector
 from perception_encoder.dense_training.batches import DenseBatches
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
 from perception_encoder.dense_training.samples import ClassSamples, DenseSamples, DepthSamples, ObjectSamples

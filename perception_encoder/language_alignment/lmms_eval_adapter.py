@@ -20,7 +20,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference.conversation.media import FRAMES, MediaOptions, open_item_media
 from perception_encoder.inference.listing import list_items
 from perception_encoder.language_alignment.load import load_language_model
-from perception_encoder.models.catalogue import demo_note
+from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.conversation import ContentPart, Message, Sampling
 
 if TYPE_CHECKING:

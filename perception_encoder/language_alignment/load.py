@@ -10,9 +10,9 @@ from perception_encoder.errors import UnknownModelError
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.perception_lm import Convention, read_perception_lm
 from perception_encoder.language_alignment.weights import read_language_model
-from perception_encoder.models.catalogue import BUILTIN_LANG, SMALL_LANG
 from perception_encoder.models.checkpoints.weights import packaged_weights
 from perception_encoder.models.precision import choose_device, fast_dtype
+from perception_encoder.models.registry import BUILTIN_LANG, SMALL_LANG
 
 WEIGHTS = "language.safetensors"
 """The file that a run of language alignment writes into its directory."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from perception_encoder.language_alignment.batch import LanguageBatch
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.models.layers.block import drop_path
+from perception_encoder.models.layers import drop_path
 from perception_encoder.training.seed import torch_generator
 from perception_encoder.training.validation import Validation
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.layers.block import Block, LayerScale, Transformer
-from perception_encoder.models.layers.pooling import AttentionPooling
+from perception_encoder.models.layers import AttentionPooling, Block, LayerScale, Transformer
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 

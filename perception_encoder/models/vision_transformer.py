@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.layers.block import Block, Transformer
-from perception_encoder.models.layers.pooling import AttentionPooling
-from perception_encoder.models.layers.rope import rope_table
+from perception_encoder.models.layers import AttentionPooling, Block, Transformer, rope_table
 
 
 class VisionTransformer(nn.Module):

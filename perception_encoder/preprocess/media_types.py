@@ -33,6 +33,8 @@ def is_heif(head: bytes) -> bool:
     """Whether a file's first bytes say that it is HEIC or HEIF, and not AVIF, which names some of the same brands."""
     brands = file_brands(head) or set()
     return bool(brands & HEIF_BRANDS) and not brands & AVIF_BRANDS
+
+
 # fmt: off
 _RAW = frozenset({
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".iiq", ".kdc", ".mrw", ".nef", ".nrw", ".orf", ".pef",

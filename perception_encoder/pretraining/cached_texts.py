@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from perception_encoder.models.clip import TextTransformer
 from perception_encoder.models.precision import fast_autocast
-from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.pretraining.vocabulary import PADDING
 from perception_encoder.progress import Track, untracked

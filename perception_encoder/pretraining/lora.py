@@ -15,7 +15,7 @@ from torch import nn
 
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.layers.block import Block
+from perception_encoder.models.layers import Block
 from perception_encoder.training.seed import torch_generator
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from perception_encoder.errors import InputError, MissingExtraError, PerceptionE
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded
-from perception_encoder.models.catalogue import demo_note
+from perception_encoder.models.registry import demo_note
 from perception_encoder.serving.batching import Batcher, QueueFullError, quiet
 from perception_encoder.serving.bodies import BodyReader, parse_content
 from perception_encoder.serving.chat import ChatApi

@@ -21,7 +21,7 @@ from torch import Tensor
 from perception_encoder.data.sampler import Position, WeightedSampler
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.layers.block import drop_path
+from perception_encoder.models.layers import drop_path
 from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augment, crop
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.layers.block import Block
+from perception_encoder.models.layers import Block
 from perception_encoder.ranks import ALONE, Rank
 
 M = TypeVar("M", bound=nn.Module)

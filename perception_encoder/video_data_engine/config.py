@@ -7,7 +7,7 @@ from typing import Any
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
-from perception_encoder.models.catalogue import BUILTIN_LANG
+from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, VIDEO_CAPTION, VIDEO_CAPTION_SHORT
 
 

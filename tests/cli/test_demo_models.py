@@ -16,8 +16,8 @@ from PIL import Image
 from perception_encoder.cli import main
 from perception_encoder.cli.groups import adapt
 from perception_encoder.language_alignment import load
-from perception_encoder.models.catalogue import demo_note
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from perception_encoder.models.registry import demo_note
 from tests.cli.language.conftest import language_run, media
 from tests.conftest import Run
 

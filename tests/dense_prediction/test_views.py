@@ -11,8 +11,8 @@ from PIL import Image
 
 from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
+from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
 from perception_encoder.dense_prediction.views import Views, detect_objects
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model

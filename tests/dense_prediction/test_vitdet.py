@@ -13,8 +13,7 @@ from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, from_wind
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.layers.block import drop_path
-from perception_encoder.models.layers.rope import rope_table
+from perception_encoder.models.layers import drop_path, rope_table
 from perception_encoder.models.vision_transformer import VisionTransformer
 from tests.golden_weights import golden_image, golden_tensor
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
+from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_training.run import describe_head, open_tower, read_samples
 from perception_encoder.dense_training.validation import DenseValidation
 from tests.dense_training.datasets import HEADS, small_config

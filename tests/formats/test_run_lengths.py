@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from perception_encoder.dense_prediction.detection.coco_results import run_lengths
+from perception_encoder.dense_prediction.detection.detections import run_lengths
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools

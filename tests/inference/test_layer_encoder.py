@@ -11,7 +11,7 @@ from perception_encoder.errors import ConfigError, ModelError, ShapeError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.models.layers.rope import rotate
+from perception_encoder.models.layers import rotate
 from perception_encoder.models.tower import OwnTower
 from perception_encoder.preprocess.image import ImageTransform
 from tests.models.external.samples import SIZE, noise_images

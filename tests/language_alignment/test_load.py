@@ -13,8 +13,8 @@ import torch
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.language_alignment.load import WEIGHTS, find_language_model, load_language_model
 from perception_encoder.language_alignment.weights import build_language_model, write_language_model
-from perception_encoder.models.catalogue import BUILTIN_LANG
 from perception_encoder.models.precision import fast_dtype
+from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.preprocess.conversation import ask
 from perception_encoder.preprocess.image import open_image
 from synthetic.documents.production import DocumentsConfig, write_documents

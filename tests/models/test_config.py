@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.models.clip import TextTransformer
 from perception_encoder.models.config import TextConfig, VisionConfig
-from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.models.vision_transformer import VisionTransformer
 from tests.models.small import KINDS, TEXT
 

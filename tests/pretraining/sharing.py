@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.layers.block import Block
+from perception_encoder.models.layers import Block
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.ranks import Rank

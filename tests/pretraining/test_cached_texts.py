@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from perception_encoder.data.batch import ImageTextBatch
-from perception_encoder.models.text_transformer import TextTransformer
+from perception_encoder.models.clip import TextTransformer
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import cached_texts, run
 from perception_encoder.pretraining.cached_texts import CachedTexts

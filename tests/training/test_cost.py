@@ -14,9 +14,9 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.checkpoints.weights import build
+from perception_encoder.models.clip import TextTransformer
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import MODELS
-from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.plan import contrastive_flops

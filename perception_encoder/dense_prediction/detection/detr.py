@@ -17,10 +17,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detected
-from perception_encoder.dense_prediction.detection.proposals import anchors, choose_proposals
-from perception_encoder.dense_prediction.detection.suppression import suppress
-from perception_encoder.dense_prediction.feature_pyramid import DetaPyramid
+from perception_encoder.dense_prediction.detection.detections import Detected, suppress
+from perception_encoder.dense_prediction.detection.detr_losses import (
+    COSTS,
+    proposal_losses,
+    query_losses,
+    to_centers,
+    to_corners,
+)
+from perception_encoder.dense_prediction.detection.feature_pyramid import DetaPyramid
+from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH
 from perception_encoder.errors import ConfigError, MissingExtraError
 
 LEVELS = 5
@@ -29,14 +35,8 @@ EDGE = 0.01
 """Anchors with a centre or a side nearer to 0 or 1 are not used."""
 CANDIDATES = 10_000
 """The best pairs of a query and a class that are compared with each other."""
-PROPOSAL_OVERLAP, QUERY_OVERLAP = 0.7, 0.6
-"""From this IoU with an object on, an anchor or a query is its."""
-PROPOSAL_SAMPLE, QUERY_SHARE = 128, 0.25
-"""Of an image's anchors, or as a share of its queries, so many that are some object's are drawn at most."""
 PRIOR = 0.01
 """Score of every class at first."""
-COSTS = {"class": 1.0, "box": 5.0, "giou": 2.0}
-"""Weights of the losses, those of the published scripts; the code's default for classes, 2, is used by none of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,114 +311,50 @@ def sine_embedding(values: Float[Tensor, "B Q 4"], size: int) -> Float[Tensor, "
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(2).to(values.dtype)
 
 
-Truth = Sequence[tuple[Tensor, Tensor]]
-"""Of each image: the objects' boxes (m, 4), centre, width and height from 0 to 1, and their classes (m,) from 0."""
-Pairs = tuple[Int[Tensor, " p"], Int[Tensor, " p"]]
-"""Predictions of an image, and the objects that they are assigned to."""
+SMALLEST_ANCHOR = 0.05
+"""Share of the image's sides of an anchor of the finest level; each level doubles it."""
+CONSIDERED, DOUBLE = 1000, 0.9
+"""The best proposals of a level, and the IoU from which two of a level are the same."""
 
 
-def query_losses(
-    layers: Sequence[tuple[Tensor, Tensor]], references: Float[Tensor, "B Q 4"], truth: Truth, most: int
-) -> dict[str, Tensor]:
-    """Return the second stage's losses without their weights: of classes and boxes, summed over the decoder's layers.
+def anchors(sizes: Sequence[tuple[int, int]], inside: Float[Tensor, "B L 2"] | None = None) -> Float[Tensor, "B N 4"]:
+    """Return the boxes (x, y of the centre, width, height, from 0 to 1) that the patches of levels propose from.
 
-    `layers`: scores (B, Q, K) and boxes (B, Q, 4). Queries are assigned once, by the boxes that they begin with.
+    `inside`: height and width, in patches, of the part of each level that an image covers; by default all of it, and B
+    is 1.
     """
-    sample = int(QUERY_SHARE * references.shape[1])
-    pairs = _assign_images(references, truth, QUERY_OVERLAP, most, sample)
-    total: dict[str, Tensor] = {}
-    for scores, boxes in layers:
-        for name, value in _losses(scores, boxes, truth, pairs).items():
-            total[name] = total[name] + value if name in total else value
-    return total
+    if inside is None:
+        inside = torch.tensor([sizes], dtype=torch.float32)
+    boxes = []
+    for level, (h, w) in enumerate(sizes):
+        rows, columns = (torch.arange(side, device=inside.device) + 0.5 for side in (h, w))
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        center = torch.stack([x, y], dim=-1) / inside[:, level, None, None].flip(-1)  # (B, h, w, 2)
+        side = torch.full_like(center, SMALLEST_ANCHOR * 2.0**level)
+        boxes.append(torch.cat([center, side], dim=-1).flatten(1, 2))
+    return torch.cat(boxes, dim=1)
 
 
-def proposal_losses(
-    scores: Float[Tensor, "B N K"],
-    boxes: Float[Tensor, "B N 4"],
-    anchors: Float[Tensor, "B N 4"],
-    truth: Truth,
-    most: int,
-) -> dict[str, Tensor]:
-    """Return the first stage's losses without their weights: whether an anchor is of any object, and its box.
+def choose_proposals(
+    boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], levels: Int[Tensor, " N"], count: int
+) -> Int[Tensor, " Q"]:
+    """Return the indices of an image's best proposals; `boxes`: their corners; `levels`: where each is from.
 
-    Any object is class 0; every anchor that is no object's is background, however much it overlaps one.
+    Every level has an equal share if it has as many that differ, and the best others fill up.
     """
-    pairs = _assign_images(anchors, truth, PROPOSAL_OVERLAP, most, PROPOSAL_SAMPLE)
-    return _losses(scores, boxes, [(each, torch.zeros_like(labels)) for each, labels in truth], pairs)
+    from torchvision.ops import batched_nms
 
-
-def _assign_images(boxes: Tensor, truth: Truth, overlap: float, most: int, sample: int) -> list[Pairs]:
-    return [
-        assign(to_corners(own), to_corners(objects), overlap, most, sample)
-        for own, (objects, _) in zip(boxes, truth, strict=True)
-    ]
-
-
-def assign(boxes: Float[Tensor, "Q 4"], truth: Float[Tensor, "m 4"], overlap: float, most: int, sample: int) -> Pairs:
-    """Return pairs of boxes and objects (corners), as DETA assigns them.
-
-    A box is the object's that it overlaps most, if by `overlap` (IoU) or more, or if no box overlaps some object more.
-    Of these, `sample` are drawn at most, by torch's generator. An object has as many as were drawn for it, `most` at
-    most: those that overlap it most, whosever they are.
-    """
-    from torchvision.ops import box_iou
-
-    if not len(truth):
-        empty = torch.empty(0, dtype=torch.int64, device=boxes.device)
-        return empty, empty
-    overlaps = box_iou(truth, boxes)  # (m, Q)
-    best, owner = overlaps.max(dim=0)
-    is_best = (overlaps == overlaps.amax(dim=1, keepdim=True)).any(dim=0)
-    positive = torch.nonzero((best >= overlap) | is_best)[:, 0]
-    drawn = positive[torch.randperm(len(positive), device=positive.device)[:sample]]
-    counts = torch.bincount(owner[drawn], minlength=len(truth)).clamp_max(most)
-    index = overlaps.topk(min(most, len(boxes)), dim=1).indices
-    chosen = torch.arange(index.shape[1], device=index.device) < counts[:, None]
-    objects = torch.arange(len(truth), device=index.device)[:, None].expand_as(index)
-    return index[chosen], objects[chosen]
-
-
-def _losses(
-    scores: Float[Tensor, "B Q K"], boxes: Float[Tensor, "B Q 4"], truth: Truth, pairs: Sequence[Pairs]
-) -> dict[str, Tensor]:
-    """Focal loss of all predictions' classes, L1 and GIoU of the boxes of pairs: sums, over the number of objects."""
-    from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
-
-    count = _object_count(truth, scores.device)
-    labels = torch.zeros_like(scores)
-    for row, ((index, target), (_, own)) in enumerate(zip(pairs, truth, strict=True)):
-        classes = torch.full_like(labels[row, :, 0], -1, dtype=torch.int64)
-        classes[index] = own[target]  # a box of two objects has the class of one
-        known = torch.nonzero(classes >= 0)[:, 0]
-        labels[row, known, classes[known]] = 1.0
-    focal = sigmoid_focal_loss(scores.float(), labels.float(), alpha=0.25, gamma=2.0)
-    predicted = torch.cat([own[index] for own, (index, _) in zip(boxes, pairs, strict=True)]).float()
-    true_boxes = torch.cat([own[target] for (own, _), (_, target) in zip(truth, pairs, strict=True)])
-    giou = generalized_box_iou_loss(to_corners(predicted), to_corners(true_boxes), reduction="sum", eps=1e-12)
-    return {
-        "class": focal.sum() / count,
-        "box": F.l1_loss(predicted, true_boxes, reduction="sum") / count,
-        "giou": giou / count,
-    }
-
-
-def _object_count(truth: Truth, device: torch.device) -> Tensor:
-    """The number of a batch's objects, at least 1; of several processes their mean, so that all weigh objects alike."""
-    count = torch.tensor(float(sum(len(labels) for _, labels in truth)), device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
-    return count.clamp_min(1.0)
-
-
-def to_corners(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """Centre, width and height to left, top, right and bottom."""
-    center, side = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([center - side / 2, center + side / 2], dim=-1)
-
-
-def to_centers(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """Left, top, right and bottom to centre, width and height."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], dim=-1)
+    count = min(count, len(scores))
+    best = []
+    for level in levels.unique():
+        rows = torch.nonzero(levels == level)[:, 0]
+        best.append(rows[scores[rows].topk(min(CONSIDERED, len(rows))).indices])
+    candidates = torch.cat(best)
+    own = levels[candidates]
+    different = candidates[batched_nms(boxes[candidates].float(), scores[candidates].float(), own, DOUBLE)]
+    if len(different) < count:
+        return scores.topk(count).indices
+    is_level = levels[different][None] == levels.unique()[:, None]  # (L, n)
+    chosen = (is_level & (is_level.cumsum(dim=1) <= count // len(is_level))).any(dim=0)
+    chosen[torch.nonzero(~chosen)[: count - int(chosen.sum()), 0]] = True
+    return different[chosen]

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception_encoder.datasets.instances import Instances, InstanceSet
-from perception_encoder.dense_prediction.detection.federated import federate
-from perception_encoder.dense_prediction.detection.vitdet_heads import EPS, learn_by_l1, vitdet_settings
-from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePyramid
+from perception_encoder.dense_prediction.detection.detections import Detected
+from perception_encoder.dense_prediction.detection.feature_pyramid import SCALES, SimplePyramid
+from perception_encoder.dense_prediction.detection.roi_heads import EPS, federate, learn_by_l1, vitdet_settings
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
 from perception_encoder.models.initialization import drawn_from
@@ -65,26 +65,6 @@ class DetectionConfig(DetectorHeadConfig):
     """The heads, and how they are fitted to features."""
 
     fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=15, batch=8, lr=1e-3, weight_decay=0.05))
-
-
-@dataclass(frozen=True)
-class Detected:
-    """The detections of an image, best first, in its stored pixels."""
-
-    boxes: np.ndarray
-    """(m, 4) float32: left, top, right, bottom."""
-    labels: np.ndarray
-    """(m,) int64, from 1."""
-    scores: np.ndarray
-    """(m,) float32."""
-    masks: np.ndarray | None
-    """(m, H, W) bool."""
-
-    def above(self, score: float) -> Detected:
-        """Return the detections of at least this score."""
-        good = self.scores >= score
-        masks = None if self.masks is None else self.masks[good]
-        return Detected(self.boxes[good], self.labels[good], self.scores[good], masks)
 
 
 class Detector(nn.Module):

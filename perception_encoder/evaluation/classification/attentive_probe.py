@@ -28,7 +28,7 @@ from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFea
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
 from perception_encoder.models.initialization import initialize
-from perception_encoder.models.layers.pooling import AttentionPooling
+from perception_encoder.models.layers import AttentionPooling
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from perception_encoder.datasets.instances import InstanceSet
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detected, DetectionConfig, fit_detector
+from perception_encoder.dense_prediction.detection.detections import Detected
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig, fit_detector
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.dense.average_precision import AnnotationKind, average_precision

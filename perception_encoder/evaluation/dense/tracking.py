@@ -1,6 +1,6 @@
 """Tracking of objects by similarity of patches (section 3): J, F and J&F as DAVIS defines them.
 
-The masks of the first frame are propagated through a video (dense_prediction/tracking/label_propagation.py) and
+The masks of the first frame are propagated through a video (dense_prediction/tracking.py) and
 compared with the true ones at the masks' own size. As in DAVIS the first and the last frame are not scored; an object's
 J is the mean over frames, a dataset's J the mean over the objects of all videos, and J&F the mean of J and F. A video
 with all its objects is one block of the intervals; of few videos they are Student's.
@@ -24,8 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
 from perception_encoder.datasets.masked_videos import VOID, MaskedVideo
-from perception_encoder.dense_prediction.tracking.label_propagation import PropagationConfig, propagate
-from perception_encoder.dense_prediction.tracking.video_tracking import SHORT_SIDE, frame_size
+from perception_encoder.dense_prediction.tracking import SHORT_SIDE, PropagationConfig, frame_size, propagate
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.layer_features import (

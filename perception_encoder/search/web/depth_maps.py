@@ -16,8 +16,7 @@ from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.drawing import depth_colours
 from perception_encoder.inference.open_model import open_model
-from perception_encoder.models.catalogue import BUILTIN_DEPTH
-from perception_encoder.models.registry import canonical_name
+from perception_encoder.models.registry import BUILTIN_DEPTH, canonical_name
 from perception_encoder.search.web.image_results import ImageResults
 from perception_encoder.search.web.library import MediaLibrary
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from perception_encoder.dense_prediction.overlay import overlay_png
+from perception_encoder.dense_prediction.drawing import overlay_png
 from perception_encoder.dense_prediction.regions import label_regions
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder, load

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import InputError, detached
-from perception_encoder.models.catalogue import demo_note
+from perception_encoder.models.registry import demo_note
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.parsing import ApiError
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from perception_encoder.errors import MissingExtraError, PerceptionEncoderError, detached
 from perception_encoder.files import file_state
 from perception_encoder.inference.media import Media, open_media
-from perception_encoder.models.catalogue import demo_note
+from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail, open_image

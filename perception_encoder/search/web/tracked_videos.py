@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from perception_encoder.dense_prediction.overlay import draw_objects
+from perception_encoder.dense_prediction.drawing import draw_objects
 from perception_encoder.dense_prediction.regions import label_regions
-from perception_encoder.dense_prediction.tracking.video_tracking import LayerOf, track_objects
+from perception_encoder.dense_prediction.tracking import LayerOf, track_objects
 from perception_encoder.errors import ConfigError, DataError, MediaTooLargeError
 from perception_encoder.inference.feature_map import map_grid
 from perception_encoder.inference.layer_encoder import TowerEncoder, resolve_layers

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from perception_encoder.dense_prediction.detection.coco_results import run_lengths
+from perception_encoder.dense_prediction.detection.detections import run_lengths
 from perception_encoder.formats.shards import json_bytes
 from synthetic.scenes.language.graph import SceneGraph, build_graph
 from synthetic.scenes.language.phrases import image_captions

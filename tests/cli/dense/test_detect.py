@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
+from perception_encoder.dense_prediction.detection.detections import Detected
 from tests.conftest import Run
 from tests.datasets.drawn import described
 from tests.dense_prediction.published.renamed import to_detectron2, vitdet

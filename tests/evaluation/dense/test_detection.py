@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from perception_encoder.datasets.instances import InstanceSet, read_instance_splits, read_instances
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detected, DetectionConfig, fit_detector
+from perception_encoder.dense_prediction.detection.detections import Detected
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig, fit_detector
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError, ModelError
 from perception_encoder.evaluation.dense.average_precision import average_precision

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.datasets.masked_videos import MaskedVideo, read_videos
-from perception_encoder.dense_prediction.tracking.label_propagation import PropagationConfig
+from perception_encoder.dense_prediction.tracking import PropagationConfig
 from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.evaluation.dense.tracking import (
     TrackingConfig,

@@ -13,7 +13,7 @@ from experiments.video.captions import NOTHING, Captions, caption, first_caption
 from experiments.video.clips import write_clips
 from perception_encoder.language_alignment.load import find_language_model
 from perception_encoder.language_alignment.weights import read_trained
-from perception_encoder.models.catalogue import BUILTIN_LANG
+from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.video_data_engine.config import EngineConfig
 from tests.experiments.video.test_run import video
 from tests.video_dataset.clips import write_dataset

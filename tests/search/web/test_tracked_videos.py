@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.dense_prediction.tracking.label_propagation import LabelPropagator
+from perception_encoder.dense_prediction.tracking import LabelPropagator
 from perception_encoder.errors import ConfigError, DataError, MediaTooLargeError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.layer_encoder import TowerEncoder

@@ -10,15 +10,29 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from perception_encoder.dense_prediction.dense_model import DenseModel
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
-from perception_encoder.dense_prediction.published.deta_layout import coco_classes
-from perception_encoder.dense_prediction.published.detectors import load_detector
+from perception_encoder.dense_prediction.dense_model import DenseModel, WindowConfig
+from perception_encoder.dense_prediction.detection.detections import Detected
+from perception_encoder.dense_prediction.published_detectors import describe_backbone, load_detector, published_detector
+from perception_encoder.dense_prediction.published_layouts import (
+    FEDERATED,
+    ClassRows,
+    KeyRow,
+    check_vitdet,
+    coco_classes,
+    deta_config,
+    deta_rows,
+    find_prefix,
+    load_rows,
+    rows_of,
+    vitdet_config,
+    vitdet_rows,
+)
 from perception_encoder.dense_prediction.views import Views, detect_objects
 from perception_encoder.errors import CheckpointError, ConfigError
-from tests.dense_prediction.published.renamed import SIDE, deta, to_deta, to_detectron2, vitdet
+from tests.dense_prediction.published.renamed import SIDE, WINDOW, deta, published_tower, to_deta, to_detectron2, vitdet
+from tests.dense_prediction.published.shapes import GLOBAL, deta_coco, empty, mask_rcnn, tower
 
 IMAGE = Image.fromarray(np.random.default_rng(3).integers(0, 255, (90, 160, 3), np.uint8))
 
@@ -154,3 +168,125 @@ def test_other_files_and_names(tmp_path: Path) -> None:
         load_detector(tmp_path / "b.pth", ["cat", "dog"])
     with pytest.raises(CheckpointError, match="no such file"):
         load_detector(tmp_path / "c.pth")
+
+
+USUAL = WindowConfig(size=24, span=16)
+
+
+def test_tables_tell_windows_heads_and_size() -> None:
+    state = published_tower(vitdet(), "a.", WINDOW)
+    found = describe_backbone(state, "a.", USUAL, 1824)
+    assert (found.windows.size, found.windows.span, found.windows.global_blocks) == (4, 4, (1,))
+    assert (found.vision.heads, found.vision.grid, found.vision.mlp_width, found.image_size) == (2, 4, 48, 128)
+    assert found.vision.layer_scale == 0.1 and not found.vision.class_token
+
+
+def test_without_tables_the_paper_tells() -> None:
+    state = {name: each for name, each in tower("", 24, 24, 114, 16, True).items() if "freqs" not in name}
+    found = describe_backbone(state, "", USUAL, 1824)
+    assert (found.vision.heads, found.vision.depth, found.image_size) == (16, 50, 1824)
+    assert found.windows == WindowConfig(size=24, global_blocks=GLOBAL, span=16)
+    state["positional_embedding"] = empty(1, 24**2 + 1, 1536)
+    assert describe_backbone(state, "", USUAL, 1824).vision.class_token
+    few = {name: each for name, each in state.items() if "resblocks" not in name or ".resblocks.0." in name}
+    with pytest.raises(CheckpointError, match="no model of width 1536 and depth 1 is known"):
+        describe_backbone(few, "", USUAL, 1824)
+
+
+def test_tables_that_are_not_whole() -> None:
+    state = published_tower(vitdet(), "a.", WINDOW)
+    blocks = {name: each for name, each in state.items() if "attn.rope" not in name}
+    with pytest.raises(CheckpointError, match="and no model of depth 3 is known: windows cannot be told"):
+        describe_backbone(blocks, "a.", USUAL, 1824)
+    del state["a.rope_win.freqs_sin"]
+    with pytest.raises(CheckpointError, match="need cosines and sines of two patches"):
+        describe_backbone(state, "a.", USUAL, 1824)
+    with pytest.raises(CheckpointError, match="only towers of Perception Encoder are supported"):
+        describe_backbone({"b.x": torch.ones(1)}, "b.", USUAL, 1824)
+
+
+def test_rows_are_converted_and_become_float32() -> None:
+    model = nn.Linear(2, 3)
+    state = {
+        "w.weight": torch.ones(2, 3, dtype=torch.float16),
+        "w.bias": torch.arange(3.0),
+        "step.count": torch.ones(1),
+    }
+    rows = [KeyRow("weight", "w.weight", lambda each: each.T), KeyRow("bias", "w.bias")]
+    load_rows(model, state, rows, (r"\.count$",))
+    assert model.weight.dtype == torch.float32 and torch.equal(model.weight, torch.ones(3, 2))
+    assert torch.equal(model.bias, torch.arange(3.0))
+
+
+def test_misfits_are_listed() -> None:
+    state = {"w.weight": torch.ones(9, 2), "more": torch.ones(4, 5)}
+    with pytest.raises(CheckpointError) as raised:
+        load_rows(nn.Linear(2, 3), state, [KeyRow("weight", "w.weight"), KeyRow("bias", "w.bias")], ())
+    assert [line.strip() for line in str(raised.value).splitlines()] == [
+        "these weights do not fit:",
+        "w.weight becomes (9, 2), must become (3, 2)",
+        "missing w.bias",
+        "unexpected more (4, 5)",
+    ]
+
+
+def test_rows_of_a_module() -> None:
+    assert rows_of("a", "b") == [KeyRow("a.weight", "b.weight"), KeyRow("a.bias", "b.bias")]
+
+
+def test_every_tensor_of_mask_rcnn_has_a_row() -> None:
+    model = vitdet(lvis=True)
+    state = to_detectron2(model)
+    check_vitdet(state)
+    rows = vitdet_rows(state, masks=True)
+    own = {f"head.{name}" for name in model.head.state_dict() if "standardize" not in name}
+    assert {row.own for row in rows} == own and {row.published for row in rows} <= set(state)
+    assert not any("mask" in row.own for row in vitdet_rows(state, masks=False))
+
+
+@pytest.mark.parametrize(("classes", "layer_scale", "federated"), [(80, True, False), (1203, False, True)])
+def test_the_published_shapes_of_mask_rcnn_fit(classes: int, layer_scale: bool, federated: bool) -> None:
+    """PE-Spatial-G has LayerScale, PE-Core-G has none."""
+    model, info = published_detector(Path("a.pth"), mask_rcnn(classes, layer_scale, federated))
+    assert info.image_size == 1024 and info.masks and len(info.classes) == classes
+    assert info.windows is not None and (info.windows.size, info.windows.span) == (32, 32)
+    assert model.head.model.roi_heads.score_thresh == (0.02 if federated else 0.05)
+    assert (info.classes[0] == "person") == (classes == 80)
+
+
+def test_lvis_is_told_by_its_classes_too() -> None:
+    state = mask_rcnn(1203, True, True)
+    del state[FEDERATED]
+    config, classes, masks = vitdet_config(state)
+    assert (config.federated, config.most, classes, masks) == (50, 300, 1203, True)
+
+
+def test_every_tensor_of_deta_has_a_row() -> None:
+    model = deta()
+    state = to_deta(model, range(1, 5), 5)
+    config, classes = deta_config(state)
+    assert (config.channels, config.layers, config.hidden) == (32, 2, 24) and classes == ClassRows((1, 2, 3, 4), 5)
+    rows = deta_rows(find_prefix(state), config.layers, classes)
+    own = {f"head.{name}" for name in model.head.state_dict() if "standardize" not in name}
+    assert {row.own for row in rows} == own and {row.published for row in rows} <= set(state)
+
+
+def test_the_published_shapes_of_deta_fit() -> None:
+    model, info = published_detector(Path("deta_coco_1824pix.pth"), deta_coco())
+    assert info.image_size == 1824 and len(info.classes) == 80 and info.task == "detr"
+    assert info.windows is not None and (info.windows.size, info.windows.span) == (24, 16)
+    assert info.windows.global_blocks == (12, 24, 36, 49)
+    assert len(model.head.encoder.layers) == 6 and model.head.config.queries == 900
+
+
+def test_prefixes() -> None:
+    for prefix in ("backbone.0.", "backbone.0.body."):
+        assert find_prefix({f"{prefix}conv1.weight": torch.ones(1), "x.conv1.weight": torch.ones(1)}) == prefix
+    with pytest.raises(CheckpointError, match="there are 2 tensors"):
+        find_prefix({"backbone.0.a.conv1.weight": torch.ones(1), "backbone.0.b.conv1.weight": torch.ones(1)})
+
+
+def test_ids_and_names() -> None:
+    classes = coco_classes()
+    assert len(classes) == 80 and list(classes) == sorted(classes) and not {0, 12, 26, 66, 83} & set(classes)
+    assert (classes[1], classes[13], classes[90]) == ("person", "stop sign", "toothbrush")

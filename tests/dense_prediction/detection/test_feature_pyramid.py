@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from perception_encoder.dense_prediction.feature_pyramid import DetaPyramid, SimplePyramid
+from perception_encoder.dense_prediction.detection.feature_pyramid import DetaPyramid, SimplePyramid
 
 
 def test_the_pyramid_has_five_levels() -> None:

@@ -1,1 +1,0 @@
-"""Objects followed through videos by similarity of patches, without training (section 3)."""

@@ -1,0 +1,281 @@
+"""Two-dimensional rotary position embedding (RoPE).
+
+Half of each head's channels turn with x, the other half with y (x first). Within a half, neighbouring channels
+form pairs, and pair i turns by `position · 10000^(-2i/d)`, d being the half's width. With a class token, its angle
+is 0 and patches count from 1; without one they count from 0. A table depends on the grid alone, so it is computed
+once per grid and shared, read-only, by all blocks, calls and threads.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def rope_table(
+    grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device, step: float = 1.0
+) -> Tensor:
+    """Cosines and signed sines of a grid of patches: float32 (2, N, head_dim), N = class token + h·w.
+
+    The sine of a pair's first channel carries the minus sign, so that `rotate` is one multiply and one add. `step`:
+    from one patch's position to the next.
+    """
+    if _is_traced():  # a traced tensor must not outlive its trace
+        return _compute_table(grid, head_dim, class_token, device, step)
+    return _cached_table(grid, head_dim, class_token, device, step)
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=64)
+def _cached_table(grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device, step: float) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():  # so that training can use what inference computed
+        return _compute_table(grid, head_dim, class_token, device, step)
+
+
+def _compute_table(
+    grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device, step: float
+) -> Tensor:
+    h, w = grid
+    half = head_dim // 2
+    frequencies = 10000.0 ** (-torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
+    first = 1.0 if class_token else 0.0
+    x = torch.arange(w, dtype=torch.float32, device=device).mul(step).add(first).repeat(h)
+    y = torch.arange(h, dtype=torch.float32, device=device).mul(step).add(first).repeat_interleave(w)
+    angles = torch.cat([x[:, None] * frequencies, y[:, None] * frequencies], dim=1)  # (h·w, head_dim / 2)
+    if class_token:
+        angles = torch.cat([angles.new_zeros(1, half), angles])
+    cosines, sines = angles.cos().repeat_interleave(2, dim=1), angles.sin()
+    return torch.stack([cosines, torch.stack([-sines, sines], dim=-1).flatten(1)])
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn queries or keys (…, N, head_dim) by a `rope_table`, in float32."""
+    if _is_traced():  # compilers and exporters want real numbers
+        exact = x.float()
+        swapped = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        return torch.addcmul(exact * table[0], swapped, table[1]).to(x.dtype)
+    return _Rotation.apply(x, torch.complex(table[0, :, 1::2], table[1, :, 1::2]))
+
+
+class _Rotation(torch.autograd.Function):
+    """A complex product, whose gradient is the rotation back (several times faster than what autograd would record)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, turns: Tensor) -> Tensor:
+        ctx.save_for_backward(turns)
+        exact = x.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        torch.view_as_complex(exact.unflatten(-1, (-1, 2))).mul_(turns)
+        return exact.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (turns,) = ctx.saved_tensors
+        return _Rotation.apply(gradient, turns.conj()), None
+
+
+_SHORT = 256  # tokens up to which plain products train faster on a CPU (3.6-7.5x at 12-65, 1.2x at 197)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Softmax attention over (B, heads, N, head_dim); torch's fused kernel, unless its CPU backward is slow."""
+    trains_on_cpu = torch.is_grad_enabled() and q.requires_grad and q.device.type == "cpu"
+    if not trains_on_cpu or k.shape[-2] > _SHORT or torch.compiler.is_exporting():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, heads, N, N)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1).to(v.dtype) @ v
+
+
+class Attention(nn.Module):
+    """Self-attention over tokens (B, N, D)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """Attend; `rope` is a `rope_table`, `mask` is boolean (B, 1, 1, N), True for visible tokens."""
+        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        heads_first = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        queries_keys, values = heads_first.split((2, 1))  # not slices: their gradients would be added up, not joined
+        q, k = (queries_keys if rope is None else rotate(queries_keys, rope)).unbind(0)
+        v = values[0]  # each (B, heads, N, head_dim)
+        attended = attend(q, k, v, mask, causal)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, N, D)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an exact GELU between."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned factor a channel on a residual branch, small at first."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.initial = initial
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each behind a LayerNorm and around a residual."""
+
+    def __init__(self, width: int, heads: int, hidden: int, layer_scale: float | None = None) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ls_1 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = FeedForward(width, hidden)
+        self.ls_2 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        branches: Tensor | None = None,
+    ) -> Tensor:
+        """`branches` (2, B): factors of the two residual branches, sample by sample; see `drop_path`."""
+        attention = self.ls_1(self.attn(self.ln_1(x), rope, mask, causal))
+        x = x + (attention if branches is None else attention * branches[0, :, None, None])
+        mlp = self.ls_2(self.mlp(self.ln_2(x)))
+        return x + (mlp if branches is None else mlp * branches[1, :, None, None])
+
+    @torch.no_grad()
+    def add_layer_scale(self, initial: float) -> None:
+        """Put LayerScale into a block without one; the maps before it grow by as much, so that nothing changes yet."""
+        width = self.ln_1.normalized_shape[0]
+        for last in (self.attn.out_proj, self.mlp.c_proj):
+            last.weight.div_(initial)
+            last.bias.div_(initial)
+        self.ls_1, self.ls_2 = LayerScale(width, initial), LayerScale(width, initial)
+        self.to(last.weight)
+
+
+def drop_path(depth: int, batch: int, rate: float, generator: torch.Generator, linear: bool = False) -> Tensor:
+    """Draw stochastic depth: factors (depth, 2, batch) of residual branches, 0 or 1 / (1 - rate).
+
+    `rate`: the probability of 0, the same for all blocks, as in the reference's encoders; with `linear` that of the
+    last block, from 0 for the first, as in its detectors. `Transformer.forward` takes them.
+    """
+    if linear:
+        rates = torch.linspace(0, rate, depth)[:, None, None]
+        return (torch.rand(depth, 2, batch, generator=generator) >= rates) / (1 - rates)
+    return (torch.rand(depth, 2, batch, generator=generator) >= rate) / (1 - rate)
+
+
+class Transformer(nn.Module):
+    """A stack of blocks; `checkpointing` trades a second forward pass for activation memory."""
+
+    def __init__(self, width: int, depth: int, heads: int, hidden: int, layer_scale: float | None = None):
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads, hidden, layer_scale) for _ in range(depth))
+        self.checkpointing = False
+
+    def run_block(
+        self,
+        index: int,
+        x: Tensor,
+        rope: Tensor | None,
+        mask: Tensor | None,
+        causal: bool = False,
+        branches: Tensor | None = None,
+    ) -> Tensor:
+        """Run one block on tokens (B, N, D)."""
+        block = self.resblocks[index]
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, rope, mask, causal, branches, use_reentrant=False)
+        return block(x, rope, mask, causal, branches)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        branches: Tensor | None = None,
+    ) -> Tensor:
+        """`branches` (depth, 2, B): factors of the residual branches; see `drop_path`."""
+        for index in range(len(self.resblocks)):
+            x = self.run_block(index, x, rope, mask, causal, None if branches is None else branches[index])
+        return x
+
+
+class ProbeAttention(Attention):
+    """Cross-attention of a probe to tokens, on `Attention`'s parameters."""
+
+    def pool(self, probe: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Probe (1, 1, D) over tokens (B, N, D) → (B, 1, D)."""
+        width = probe.shape[-1]
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        query = F.linear(probe, weight[:width], bias[:width]).expand(tokens.shape[0], -1, -1)
+        q = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, 1, head_dim)
+        keys_values = F.linear(tokens, weight[width:], bias[width:]).unflatten(-1, (2, self.heads, -1))
+        k, v = keys_values.permute(2, 0, 3, 1, 4).unbind(0)
+        attended = attend(q, k, v, mask)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def pool_frozen(self, probe: Tensor, tokens: Tensor) -> Tensor:
+        """`pool` at a fraction of its cost if tokens need no gradient: keys and values are never computed.
+
+        The probe goes through the keys' weights instead, and what each head attends to through the values'. A bias of
+        the keys moves all of a head's scores alike, so it drops out; one of the values is added once.
+        """
+        width = probe.shape[-1]
+        query = F.linear(probe[0, 0], self.in_proj_weight[:width], self.in_proj_bias[:width])
+        _, keys, values = self.in_proj_weight.unflatten(0, (3, self.heads, -1)).unbind(0)  # (heads, head_dim, D)
+        weights = torch.einsum("hd,hdw->hw", query.unflatten(0, (self.heads, -1)), keys)  # (heads, D)
+        scores = tokens @ weights.T / (width // self.heads) ** 0.5  # (B, N, heads)
+        attended = scores.softmax(dim=1).transpose(1, 2) @ tokens  # (B, heads, D)
+        pooled = torch.einsum("bhw,hdw->bhd", attended, values).flatten(1) + self.in_proj_bias[2 * width :]
+        return self.out_proj(pooled[:, None])
+
+
+class AttentionPooling(nn.Module):
+    """Pool tokens (B, N, D) to (B, D): the probe attends to all of them, then `x + mlp(layernorm(x))`."""
+
+    def __init__(self, width: int, heads: int = 8) -> None:
+        super().__init__()
+        self.probe = nn.Parameter(torch.zeros(1, 1, width))
+        self.attn = ProbeAttention(width, heads)
+        self.layernorm = nn.LayerNorm(width)
+        self.mlp = FeedForward(width, 4 * width)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self._finish(self.attn.pool(self.probe, tokens, mask))
+
+    def forward_frozen(self, tokens: Tensor) -> Tensor:
+        """The same, cheaper, of tokens that need no gradient."""
+        return self._finish(self.attn.pool_frozen(self.probe, tokens))
+
+    def _finish(self, x: Tensor) -> Tensor:
+        return (x + self.mlp(self.layernorm(x)))[:, 0]

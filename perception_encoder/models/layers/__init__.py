@@ -1,1 +1,0 @@
-"""Layers of a transformer: attention, rotary positions, pooling, blocks."""

@@ -1,0 +1,236 @@
+"""Labels carried by likeness: cases by hand, and against the plain way over all patches of all frames."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.dense_prediction.tracking import (
+    LayerOf,
+    PropagationConfig,
+    describe_objects,
+    frame_size,
+    propagate,
+    track_objects,
+    write_tracking,
+)
+from perception_encoder.errors import ConfigError, DataError, InputError, OutputError, ShapeError
+from perception_encoder.preprocess.video import read_frames
+from tests.evaluation.layers import ColourLayers, discs
+
+
+def one_hot_frames(places: list[int], width: int = 20) -> torch.Tensor:
+    """Frames of one row: a thing, unlike all else, at these places; elsewhere one texture."""
+    frames = torch.zeros(len(places), 1, width, 2)
+    frames[..., 0] = 1
+    for frame, place in zip(frames, places, strict=True):
+        frame[0, place] = torch.tensor([0.0, 1.0])
+    return frames
+
+
+def first_label(place: int, width: int = 20) -> torch.Tensor:
+    label = torch.zeros(1, width, dtype=torch.int64)
+    label[0, place] = 1
+    return label
+
+
+def test_a_label_goes_where_its_patch_goes() -> None:
+    config = PropagationConfig(nearest=1)
+    result = propagate(one_hot_frames([2, 4, 6, 8]), first_label(2), config)
+    assert result[:, 0].tolist() == [[int(column == place) for column in range(20)] for place in (2, 4, 6, 8)]
+
+
+def test_a_patch_is_not_looked_for_beyond_reach() -> None:
+    moved = one_hot_frames([2, 8])
+    assert propagate(moved, first_label(2), PropagationConfig(nearest=1, reach=6))[1, 0, 8] == 1
+    assert propagate(moved, first_label(2), PropagationConfig(nearest=1, reach=5))[1].sum() == 0
+
+
+def test_the_first_frame_is_remembered_when_the_last_ones_show_nothing() -> None:
+    hidden = one_hot_frames([3] * 12)
+    hidden[1:11, 0, 3] = torch.tensor([1.0, 0.0])  # behind something for ten frames
+    result = propagate(hidden, first_label(3), PropagationConfig(nearest=1))
+    assert result[5].sum() == 0 and result[11, 0, 3] == 1
+
+
+def test_weights_are_a_softmax_of_cosines() -> None:
+    """One patch is compared with two: cosines 1 and 0.8 at temperature 0.1; its share of label 1 is the first's."""
+    first = torch.tensor([[[1.0, 0.0], [0.8, 0.6]]])
+    frames = torch.stack([first, torch.tensor([[[2.0, 0.0], [0.8, 0.6]]])])
+    label = torch.tensor([[1, 0]])
+    weight = 1 / (1 + math.exp(-0.2 / 0.1))
+    from perception_encoder.dense_prediction import tracking
+
+    unit = torch.nn.functional.normalize(frames, dim=-1)
+    shares = torch.nn.functional.one_hot(label, 2).float()
+    soft = tracking._vote(unit[1], unit[:1], shares[None], PropagationConfig(nearest=2))
+    assert soft[0, 0].tolist() == pytest.approx([1 - weight, weight])
+    assert soft[0, 1].tolist() == pytest.approx([weight, 1 - weight])
+
+
+def plainly(features: np.ndarray, first: np.ndarray, config: PropagationConfig) -> np.ndarray:
+    """Soft labels, patch by patch."""
+    count, h, w, _ = features.shape
+    unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
+    soft = np.zeros((count, h, w, first.max() + 1))
+    soft[0] = np.eye(first.max() + 1)[first]
+    for t in range(1, count):
+        asked = [0, *range(max(1, t - config.frames), t)]
+        for y in range(h):
+            for x in range(w):
+                near = [
+                    (float(unit[t, y, x] @ unit[s, v, u]), s, v, u)
+                    for s in asked
+                    for v in range(h)
+                    for u in range(w)
+                    if abs(v - y) <= config.reach and abs(u - x) <= config.reach
+                ]
+                best = sorted(near, reverse=True)[: config.nearest]
+                weights = np.exp([cosine / config.temperature for cosine, *_ in best])
+                for weight, (_, s, v, u) in zip(weights / weights.sum(), best, strict=True):
+                    soft[t, y, x] += weight * soft[s, v, u]
+    return soft
+
+
+def test_an_object_that_fills_the_frame_stays() -> None:
+    """Its map is 1 everywhere but for rounding, which is not stretched to 0–1."""
+    features = torch.randn(6, 6, 6, 8, generator=torch.Generator().manual_seed(0))
+    assert (propagate(features, torch.ones(12, 12, dtype=torch.int64)) == 1).all()  # before: 98 % of the last frame
+    alike = torch.ones(3, 4, 4, 2)
+    assert (propagate(alike, torch.ones(8, 8, dtype=torch.int64)) == 1).all()
+
+
+def test_tiles_give_what_the_plain_way_gives(monkeypatch) -> None:
+    from perception_encoder.dense_prediction import tracking
+
+    monkeypatch.setattr(tracking, "_TILE", 4)
+    rng = np.random.default_rng(0)
+    features, first = rng.normal(size=(4, 7, 9, 6)), rng.integers(0, 3, (7, 9))
+    config = PropagationConfig(frames=2, nearest=4, reach=2, temperature=0.2)
+    soft = plainly(features, first, config)
+    low, high = soft.min(axis=(1, 2), keepdims=True), soft.max(axis=(1, 2), keepdims=True)
+    result = propagate(torch.from_numpy(features), torch.from_numpy(first), config)  # pixels are patches
+    assert (result[1:].numpy() == ((soft - low) / (high - low)).argmax(axis=-1)[1:]).all()
+
+
+def test_pixels_of_the_first_frame_count_in_shares() -> None:
+    """Of a patch of 4x4 pixels 6 are the object's: 3/8, which is more than in the other patches."""
+    label = torch.zeros(8, 8, dtype=torch.int64)
+    label[0:3, 0:2] = 1
+    result = propagate(torch.eye(4).reshape(1, 2, 2, 4).expand(2, -1, -1, -1), label, PropagationConfig(nearest=1))
+    assert result[1, 0, 0] == 1 and result[1, 7, 7] == 0
+
+
+def test_bad_settings_and_shapes_are_errors() -> None:
+    with pytest.raises(ShapeError, match="two frames"):
+        propagate(torch.ones(1, 2, 2, 3), torch.zeros(4, 4, dtype=torch.int64))
+    for setting in ({"frames": 0}, {"nearest": 0}, {"reach": 0}, {"temperature": 0.0}):
+        with pytest.raises(ConfigError, match=next(iter(setting))):
+            PropagationConfig(**setting)
+
+
+SIDE = 48
+
+
+def frames_and_masks(count: int) -> tuple[list[Image.Image], list[np.ndarray]]:
+    images, masks = discs(count)
+    return [Image.fromarray(image) for image in images], list(masks)
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "patch", "expected"),
+    [((427, 240), 240, 16, (240, 432)), ((854, 480), 480, 14, (476, 854)), ((240, 427), 480, 16, (848, 480))],
+)
+def test_frames_keep_their_aspect_ratio(
+    size: tuple[int, int], short: int, patch: int, expected: tuple[int, int]
+) -> None:
+    assert frame_size(size, short, patch) == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_labels_are_those_of_the_whole_video_at_once(batch_size: int) -> None:
+    images, masks = frames_and_masks(7)
+    model = LayerOf(ColourLayers(), 0)
+    tracked = list(track_objects(images, masks[0], model, SIDE, batch_size=batch_size))
+    features = torch.from_numpy(model.maps(images, SIDE))
+    expected = propagate(features, torch.from_numpy(masks[0]).long())
+    assert [frame.size for frame, _ in tracked] == [image.size for image in images]
+    assert all(np.array_equal(labels, own) for (_, labels), own in zip(tracked, expected.numpy(), strict=True))
+    overlap = ((tracked[-1][1] > 0) & (masks[-1] > 0)).sum() / ((tracked[-1][1] > 0) | (masks[-1] > 0)).sum()
+    assert overlap > 0.6
+
+
+def test_objects_keep_their_numbers() -> None:
+    images, masks = frames_and_masks(3)
+    numbered = np.where(masks[0] > 0, masks[0].astype(int) + 40, 0)
+    tracked = list(track_objects(images, numbered, LayerOf(ColourLayers(), 0), SIDE))
+    assert set(np.unique(tracked[-1][1])) == set(np.unique(numbered))
+
+
+def test_a_long_video_takes_bounded_memory() -> None:
+    """Frames come from a generator, and no more than a batch is taken before labels are given."""
+    images, masks = frames_and_masks(2)
+    taken = itertools.count()
+    frames = (next(taken) is not None and image for image in itertools.cycle(images))
+    tracked = track_objects(frames, masks[0], LayerOf(ColourLayers(), 0), SIDE, batch_size=4)
+    for _ in range(9):
+        next(tracked)
+    assert next(taken) == 12
+
+
+def test_bad_videos_and_masks() -> None:
+    images, masks = frames_and_masks(3)
+    model = LayerOf(ColourLayers(), 0)
+    with pytest.raises(DataError, match="the first mask is empty"):
+        list(track_objects(images, np.zeros_like(masks[0]), model, SIDE))
+    with pytest.raises(DataError, match=r"the mask is of 3x3 pixels, the first frame of "):
+        list(track_objects(images, np.ones((3, 3), np.uint8), model, SIDE))
+    with pytest.raises(InputError, match=r"frame 1: is of 20x30 pixels, the first frame of"):
+        list(track_objects([images[0], images[1].resize((20, 30))], masks[0], model, SIDE))
+    with pytest.raises(DataError, match="no frames"):
+        list(track_objects([], masks[0], model, SIDE))
+
+
+def labels() -> np.ndarray:
+    values = np.zeros((32, 48), int)
+    values[4:10, 6:20], values[12:, 40:] = 1, 7
+    return values
+
+
+def test_objects_are_described_by_boxes_and_areas() -> None:
+    assert describe_objects(labels()) == [
+        {"id": 1, "bbox": [6, 4, 14, 6], "area": 84},
+        {"id": 7, "bbox": [40, 12, 8, 20], "area": 160},
+    ]
+    assert describe_objects(np.zeros((4, 4), int)) == []
+
+
+def test_masks_overlay_and_boxes(tmp_path: Path) -> None:
+    frame = Image.new("RGB", (48, 32), (200, 200, 200))
+    tracked = [(frame, labels()), (frame, np.zeros_like(labels()))]
+    value = write_tracking(iter(tracked), tmp_path, "clip", 5, {"model": "m"})
+    assert json.loads((tmp_path / "clip.json").read_text()) == value
+    assert value["model"] == "m" and [each["name"] for each in value["frames"]] == ["00000", "00001"]
+    assert value["frames"][1]["objects"] == []
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "clip" / "00000.png")), labels())
+    drawn = np.asarray(read_frames(tmp_path / "clip.mp4", frames=2).images[0]).astype(int)
+    assert drawn[7, 13, 0] > drawn[7, 13, 1] + 20 and abs(drawn[28, 5] - 200).max() < 12
+    with pytest.raises(OutputError, match="has masks already"):
+        write_tracking(iter(tracked), tmp_path, "clip", 5, {})
+
+
+def test_masks_of_a_video_that_fails_later_stay(tmp_path: Path) -> None:
+    def frames():
+        yield Image.new("RGB", (48, 32)), labels()
+        raise InputError("frame 1", "is damaged")
+
+    with pytest.raises(InputError, match="damaged"):
+        write_tracking(frames(), tmp_path, "clip", 5, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["clip"] and (tmp_path / "clip" / "00000.png").is_file()

@@ -1,0 +1,370 @@
+"""Rotary positions against their definition, and the table's independence of who asks for it, and when."""
+
+from __future__ import annotations
+
+import cmath
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perception_encoder.models.layers import (
+    Attention,
+    AttentionPooling,
+    Block,
+    LayerScale,
+    Transformer,
+    attend,
+    drop_path,
+    rope_table,
+    rotate,
+)
+from perception_encoder.models.vision_transformer import resample_positions
+
+CPU = torch.device("cpu")
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def defined(x: Tensor, grid: tuple[int, int], class_token: bool) -> Tensor:
+    """The definition, a complex number at a time: PAPER §2.4."""
+    n, head_dim = x.shape
+    half = head_dim // 2
+    result = torch.empty_like(x)
+    for token in range(n):
+        patch = token - int(class_token)
+        column, row = (patch % grid[1] + class_token, patch // grid[1] + class_token) if patch >= 0 else (0, 0)
+        for pair in range(half):
+            position, i = (column, pair) if pair < half // 2 else (row, pair - half // 2)
+            turn = cmath.exp(1j * position * 10000 ** (-2 * i / half))
+            turned = complex(x[token, 2 * pair], x[token, 2 * pair + 1]) * turn
+            result[token, 2 * pair], result[token, 2 * pair + 1] = turned.real, turned.imag
+    return result
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_rotation_is_as_defined(class_token: bool) -> None:
+    grid, head_dim = (3, 5), 16
+    x = noise(15 + class_token, head_dim)
+    rotated = rotate(x[None, None], rope_table(grid, head_dim, class_token, CPU))[0, 0]
+    torch.testing.assert_close(rotated, defined(x, grid, class_token), rtol=1e-5, atol=1e-5)
+
+
+def test_class_token_does_not_turn() -> None:
+    x = noise(1, 1, 7, 16)
+    assert torch.equal(rotate(x, rope_table((2, 3), 16, True, CPU))[..., 0, :], x[..., 0, :])
+
+
+def test_first_patch_turns_only_beside_a_class_token() -> None:
+    x = noise(1, 1, 6, 16)
+    assert torch.equal(rotate(x, rope_table((2, 3), 16, False, CPU))[..., 0, :], x[..., 0, :])
+    with_class = rotate(noise(1, 1, 7, 16), rope_table((2, 3), 16, True, CPU))
+    assert not torch.allclose(with_class[..., 1, :], noise(1, 1, 7, 16)[..., 1, :])
+
+
+def test_products_depend_on_the_offset_alone() -> None:
+    q, k = noise(16, seed=1).expand(1, 1, 24, 16), noise(16, seed=2).expand(1, 1, 24, 16)
+    table = rope_table((4, 6), 16, False, CPU)
+    products = (rotate(q, table) @ rotate(k, table).transpose(-1, -2))[0, 0].unflatten(0, (4, 6)).unflatten(2, (4, 6))
+    torch.testing.assert_close(products[0, 0, 1, 2], products[2, 3, 3, 5], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(products[0, 0, 1, 2], products[0, 0, 2, 1])
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_gradient_is_the_rotation_back(class_token: bool) -> None:
+    table = rope_table((2, 2), 8, class_token, CPU)
+    x = noise(1, 2, 4 + class_token, 8).double().requires_grad_()
+    gradient = noise(1, 2, 4 + class_token, 8, seed=3).double()
+    (received,) = torch.autograd.grad(rotate(x, table), x, gradient)
+    torch.testing.assert_close(rotate(received, table), gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_lengths_are_kept_and_half_precision_is_rotated_in_float32() -> None:
+    table = rope_table((5, 7), 32, True, CPU)
+    x = noise(2, 3, 36, 32).bfloat16()
+    rotated = rotate(x, table)
+    assert rotated.dtype == torch.bfloat16
+    assert torch.equal(rotated, rotate(x.float(), table).bfloat16())
+    torch.testing.assert_close(rotated.float().norm(dim=-1), x.float().norm(dim=-1), rtol=1e-2, atol=1e-2)
+
+
+def test_a_table_of_inference_serves_training() -> None:
+    grid = (11, 13)  # used nowhere else, so that inference computes it
+    with torch.inference_mode():
+        rotate(noise(1, 1, 143, 8), rope_table(grid, 8, False, CPU))
+    x = noise(1, 1, 143, 8).requires_grad_()
+    rotate(x, rope_table(grid, 8, False, CPU)).sum().backward()
+    assert x.grad is not None
+
+
+def test_tables_are_not_changed_by_use_nor_by_other_threads() -> None:
+    grids = [(h, w) for h in range(1, 9) for w in range(1, 9)]
+    x = {grid: noise(1, 2, grid[0] * grid[1] + 1, 16) for grid in grids}
+    alone = {grid: rotate(x[grid], rope_table(grid, 16, True, CPU)) for grid in grids}
+
+    def turn(index: int) -> bool:
+        grid = grids[index * 7 % len(grids)]
+        return torch.equal(rotate(x[grid], rope_table(grid, 16, True, CPU)), alone[grid])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(turn, range(512)))
+
+
+def test_a_table_is_computed_once() -> None:
+    assert rope_table((9, 4), 8, True, CPU) is rope_table((9, 4), 8, True, CPU)
+
+
+def test_a_default_dtype_or_device_does_not_reach_the_table() -> None:
+    reference = rope_table((6, 2), 8, True, CPU)
+    with torch.device("meta"):
+        assert rope_table((2, 6), 8, True, CPU).device == CPU
+    assert reference.dtype == torch.float32
+
+
+def bilinear(square: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Sample a grid (s, s, D) at the centres of another grid's cells, an axis after the other."""
+    for axis, size in enumerate(grid):
+        side = square.shape[axis]
+        centres = ((np.arange(size) + 0.5) * side / size - 0.5).clip(0, side - 1)
+        low = np.floor(centres).astype(int)
+        high = np.minimum(low + 1, side - 1)
+        share = (centres - low).reshape([-1 if a == axis else 1 for a in range(3)])
+        square = (1 - share) * square.take(low, axis) + share * square.take(high, axis)
+    return square
+
+
+@pytest.mark.parametrize("grid", [(8, 12), (3, 2), (7, 6), (1, 1), (20, 7)])
+def test_resampling_is_bilinear(grid: tuple[int, int]) -> None:
+    table = torch.randn(49, 5, generator=torch.Generator().manual_seed(0))
+    expected = bilinear(table.numpy().reshape(7, 7, 5).astype(np.float64), grid).reshape(-1, 5)
+    np.testing.assert_allclose(resample_positions(table, grid).numpy(), expected, atol=1e-5)
+
+
+def test_its_own_grid_is_left_alone() -> None:
+    table = torch.randn(49, 5, generator=torch.Generator().manual_seed(0))
+    assert resample_positions(table, (7, 7)) is table
+
+
+SHORT, LONG = 20, 300  # tokens: training takes plain products for few of them, the fused kernel for many
+
+
+def pair(width: int = 32, heads: int = 4) -> tuple[Attention, nn.MultiheadAttention]:
+    generator = torch.Generator().manual_seed(0)
+    ours, torchs = Attention(width, heads), nn.MultiheadAttention(width, heads, batch_first=True)
+    for name, parameter in torchs.named_parameters():
+        nn.init.normal_(parameter, std=width**-0.5, generator=generator)
+        ours.get_parameter(name).data.copy_(parameter.data)
+    return ours, torchs
+
+
+def assert_same(ours: Attention, torchs: nn.MultiheadAttention, mine: Tensor, theirs: Tensor) -> None:
+    """Values and the gradients of all parameters agree."""
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    weights = noise(*mine.shape)
+    (mine * weights).sum().backward()
+    (theirs * weights).sum().backward()
+    for name, parameter in torchs.named_parameters():
+        torch.testing.assert_close(ours.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, SHORT, LONG])
+def test_self_attention(length: int) -> None:
+    ours, torchs = pair()
+    x = noise(2, length, 32)
+    assert_same(ours, torchs, ours(x), torchs(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("length", [SHORT, LONG])
+def test_causal_attention(length: int) -> None:
+    ours, torchs = pair()
+    x = noise(2, length, 32)
+    hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+    assert_same(ours, torchs, ours(x, causal=True), torchs(x, x, x, attn_mask=hidden, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("length", [SHORT, LONG])
+def test_masked_attention(length: int) -> None:
+    ours, torchs = pair()
+    x = noise(2, length, 32)
+    seen = torch.arange(length) < torch.tensor([[length], [7]])
+    theirs = torchs(x, x, x, key_padding_mask=~seen, need_weights=False)[0]
+    assert_same(ours, torchs, ours(x, mask=seen[:, None, None]), theirs)
+
+
+@pytest.mark.parametrize("length", [SHORT, LONG])
+@pytest.mark.parametrize("causal", [False, True])
+def test_training_and_inference_agree(length: int, causal: bool) -> None:
+    ours, _ = pair()
+    x = noise(2, length, 32)
+    rope = None if causal else rope_table((length // 5, 5), 8, False, x.device)
+    trained = ours(x, rope, causal=causal)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x, rope, causal=causal), trained.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_masked_has_no_influence() -> None:
+    ours, _ = pair()
+    x, seen = noise(1, 10, 32), (torch.arange(10) < 6)[None, None, None]
+    changed = torch.cat([x[:, :6], 100 * x[:, 6:]], dim=1)
+    torch.testing.assert_close(ours(x, mask=seen)[:, :6], ours(changed, mask=seen)[:, :6])
+
+
+def test_attention_weights_are_a_softmax_of_scaled_products() -> None:
+    q, k, v = (noise(1, 2, 6, 8) * scale for scale in (1, 2, 3))
+    expected = ((q @ k.transpose(-1, -2)) / 8**0.5).softmax(-1) @ v
+    torch.testing.assert_close(attend(q, k, v), expected)
+    torch.testing.assert_close(attend(q.requires_grad_(), k, v), expected)
+
+
+def randomize(module: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=generator)
+
+
+def tokens(length: int = 9) -> Tensor:
+    return torch.randn(2, length, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("layer_scale", [None, 0.1])
+def test_block_is_as_defined(layer_scale: float | None) -> None:
+    block = Block(32, 4, 64, layer_scale)
+    randomize(block)
+    gammas = [1, 1] if layer_scale is None else [block.ls_1.gamma, block.ls_2.gamma]
+    x = tokens()
+    middle = x + gammas[0] * block.attn(F.layer_norm(x, (32,), block.ln_1.weight, block.ln_1.bias, eps=1e-5))
+    normed = F.layer_norm(middle, (32,), block.ln_2.weight, block.ln_2.bias, eps=1e-5)
+    expected = middle + gammas[1] * block.mlp.c_proj(F.gelu(block.mlp.c_fc(normed)))  # the exact GELU
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_layer_scale_starts_where_it_is_told() -> None:
+    assert torch.equal(LayerScale(5, 0.1).gamma, torch.full((5,), 0.1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_checkpointing_gives_the_same_gradients(training: bool) -> None:
+    transformer = Transformer(32, 3, 4, 64, layer_scale=0.1).train(training)
+    randomize(transformer)
+    rope = rope_table((3, 3), 8, False, torch.device("cpu"))
+    mask = (torch.arange(9) < torch.tensor([[9], [6]]))[:, None, None]
+    runs = {}
+    for checkpointing in (False, True):
+        transformer.checkpointing = checkpointing
+        transformer.zero_grad()
+        calls = []
+        count = lambda *_, calls=calls: calls.append(1)  # noqa: E731
+        hooks = [block.register_forward_pre_hook(count) for block in transformer.resblocks]
+        transformer(tokens(), rope, mask).square().sum().backward()
+        for hook in hooks:
+            hook.remove()
+        runs[checkpointing] = len(calls), [parameter.grad.clone() for parameter in transformer.parameters()]
+    assert runs[False][0] == 3
+    assert runs[True][0] == 6  # each block once more in the backward pass
+    for plain, recomputed in zip(runs[False][1], runs[True][1], strict=True):
+        torch.testing.assert_close(recomputed, plain)
+
+
+def test_checkpointing_costs_nothing_without_gradients() -> None:
+    transformer = Transformer(32, 2, 4, 64)
+    randomize(transformer)
+    expected = transformer(tokens())
+    transformer.checkpointing = True
+    with torch.inference_mode():
+        torch.testing.assert_close(transformer(tokens()), expected.detach())
+
+
+def test_layer_scale_put_in_later_changes_nothing_at_first() -> None:
+    block = Block(32, 4, 64)
+    randomize(block)
+    expected = block(tokens())
+    block.add_layer_scale(0.1)
+    torch.testing.assert_close(block(tokens()), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(block.ls_2.gamma, torch.full((32,), 0.1))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_stochastic_depth_leaves_branches_out_sample_by_sample(checkpointing: bool) -> None:
+    stack = Transformer(32, 2, 4, 64)
+    randomize(stack)
+    stack.checkpointing = checkpointing
+    whole, x = stack(tokens()), tokens()
+    nothing, all_of_it = torch.zeros(2, 2), torch.ones(2, 2)
+    assert torch.equal(stack(x, branches=torch.stack([nothing, nothing])), x)
+    torch.testing.assert_close(stack(x, branches=torch.stack([all_of_it, all_of_it])), whole)
+    one = torch.tensor([[0.0, 2.0], [0.0, 1.0]])  # of the first block, the second sample's branches alone
+    mixed = stack(x, branches=torch.stack([one, all_of_it]))
+    block = stack.resblocks[0]
+    middle = x + torch.tensor([0.0, 2.0])[:, None, None] * block.attn(block.ln_1(x))
+    first = middle + torch.tensor([0.0, 1.0])[:, None, None] * block.mlp(block.ln_2(middle))
+    torch.testing.assert_close(mixed, stack.resblocks[1](first))
+
+
+def test_stochastic_depth_keeps_the_mean() -> None:
+    factors = drop_path(40, 500, 0.4, torch.Generator().manual_seed(0))
+    assert factors.shape == (40, 2, 500)
+    assert factors.unique().tolist() == pytest.approx([0, 1 / 0.6])
+    assert abs(float(factors.mean()) - 1) < 0.02
+
+
+def test_drop_path_may_grow_linearly() -> None:
+    factors = drop_path(3, 4000, 0.5, torch.Generator().manual_seed(0), linear=True)
+    assert (factors[0] == 1).all()
+    assert factors.amax(dim=(1, 2)).tolist() == pytest.approx([1, 1 / 0.75, 2])
+    assert (factors == 0).float().mean(dim=(1, 2)).tolist() == pytest.approx([0, 0.25, 0.5], abs=0.02)
+
+
+def random_pooling(width: int = 32) -> AttentionPooling:
+    pooling = AttentionPooling(width)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in pooling.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=generator)
+    return pooling
+
+
+def expected(pooling: AttentionPooling, tokens: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
+    """The published definition with torch's module: 8 heads, then `x + mlp(layernorm(x))`."""
+    width = tokens.shape[-1]
+    attention = nn.MultiheadAttention(width, 8, batch_first=True)
+    attention.load_state_dict(pooling.attn.state_dict())
+    probe = pooling.probe.expand(len(tokens), -1, -1)
+    x = attention(probe, tokens, tokens, key_padding_mask=None if seen is None else ~seen, need_weights=False)[0][:, 0]
+    norm = F.layer_norm(x, (width,), pooling.layernorm.weight, pooling.layernorm.bias, eps=1e-5)
+    return x + pooling.mlp.c_proj(F.gelu(pooling.mlp.c_fc(norm)))
+
+
+def test_pooling_is_as_defined() -> None:
+    pooling = random_pooling()
+    tokens = torch.randn(3, 17, 32, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(pooling(tokens), expected(pooling, tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_sees_no_padding() -> None:
+    pooling = random_pooling()
+    tokens = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(1))
+    seen = torch.arange(17) < torch.tensor([[17], [5]])
+    pooled = pooling(tokens, seen[:, None, None])
+    torch.testing.assert_close(pooled, expected(pooling, tokens, seen), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pooled[1:], pooling(tokens[1:, :5]), rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_of_frozen_tokens_is_the_same_and_learns_the_same() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pooling = AttentionPooling(16, 4)
+    for parameter in pooling.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.3, generator)
+    tokens = torch.randn(3, 7, 16, generator=generator)
+    for forward in (pooling, pooling.forward_frozen):
+        pooling.zero_grad()
+        pooled = forward(tokens)
+        pooled.square().sum().backward()
+        found = {name: parameter.grad.clone() for name, parameter in pooling.named_parameters()}
+        if forward is pooling:
+            expected, gradients = pooled, found
+    torch.testing.assert_close(pooled, expected)
+    torch.testing.assert_close(found, gradients, atol=1e-4, rtol=1e-4)
