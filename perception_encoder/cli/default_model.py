@@ -7,7 +7,6 @@ from pathlib import Path
 
 from perception_encoder.cli import output
 from perception_encoder.errors import CheckpointError, ConfigError, UnknownModelError
-from perception_encoder.models.registry import BUILTIN_LANG, DETECTORS, OTHER_MODELS
 from perception_encoder.models.defaults import BUILTIN_DEFAULTS, DefaultKind, store_choice
 from perception_encoder.models.defaults import VARIABLE as VARIABLE
 from perception_encoder.models.defaults import chosen_model as chosen_model
@@ -16,7 +15,16 @@ from perception_encoder.models.defaults import default_model as default_model
 from perception_encoder.models.defaults import demo_line as demo_line
 from perception_encoder.models.defaults import language_model as language_model
 from perception_encoder.models.defaults import unchecked_default as unchecked_default
-from perception_encoder.models.registry import canonical_name, find_model, portable_name, shown_name, unknown_name
+from perception_encoder.models.registry import (
+    BUILTIN_LANG,
+    DETECTORS,
+    OTHER_MODELS,
+    canonical_name,
+    find_model,
+    portable_name,
+    shown_name,
+    unknown_name,
+)
 
 USED_BY: dict[DefaultKind, str] = {
     "model": "search, classify, embed and every other command that compares images and texts",

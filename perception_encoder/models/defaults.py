@@ -14,15 +14,16 @@ from typing import Any, Literal, get_args
 
 from perception_encoder.errors import ConfigError, UnknownModelError
 from perception_encoder.files import write_json
-from perception_encoder.models.catalogue import (
+from perception_encoder.models.registry import (
     BUILTIN_DEPTH,
     BUILTIN_DETECTOR,
     BUILTIN_LANG,
     SMALL_LANG,
+    canonical_name,
     choose_command,
     demo_note,
+    shown_name,
 )
-from perception_encoder.models.registry import canonical_name, shown_name
 
 VARIABLE = "PE_MODEL"
 DefaultKind = Literal["model", "spatial", "language", "depth", "detection", "segmentation"]
