@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
-from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,6 @@ import numpy as np
 from benchmarks.results import report
 from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.features import encode_images
-from perception_encoder.evaluation.statistics.bootstrap import SIGNIFICANT
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.clip import CLIP
 from perception_encoder.search.index.calibration import background_names, fit_calibration
@@ -258,116 +255,13 @@ def measure(encoder: Encoder, images: Images) -> list[dict[str, Any]]:
     return results
 
 
-def _share(score: dict[str, Any]) -> str:
-    return f"{score['value']:.3f} ({score['interval'][0]:.3f}–{score['interval'][1]:.3f})"
-
-
-def _percent(score: dict[str, Any]) -> str:
-    return f"{100 * score['value']:.0f} %"
-
-
-def bias(bins: Sequence[dict[str, float]]) -> float:
-    """The mean of predicted less observed over what the bins of `curve` hold."""
-    return sum(part["n"] * (part["predicted"] - part["observed"]) for part in bins) / sum(part["n"] for part in bins)
-
-
-COLUMNS = (
-    "gallery",
-    "images",
-    "AUC of a match against absent classes",
-    "against foreign names",
-    "counted as unmatched: of present",
-    "of absent",
-    "of foreign",
-    "hits: predicted − observed",
-    "hits: Brier (constant)",
-    "queries: predicted − observed",
-    "queries: Brier (constant)",
-)
-
-
-def table(measured: Sequence[dict[str, Any]]) -> list[str]:
-    """A row for each kind of gallery, the smallest first."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, ["---"] * len(COLUMNS))]
-    for one in measured:
-        scores = one["scores"]
-        cells = [
-            one["gallery"],
-            f"{one['images']:,}",
-            *(_share(scores[f"{what}: probability"]) for what in ABSENT),
-        ]
-        cells += [_percent(scores[f"nothing matches: {what}"]) for what in ("present", *ABSENT)]
-        for what in ("hits", "queries"):
-            brier, constant = (scores[f"{what}: {part}"]["value"] for part in ("Brier", "constant"))
-            cells += [_signed(bias(one[what])), f"{brier:.3f} ({constant:.3f})"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def findings(measured: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What the table shows of predicted and observed, in words; `measured` ascends by size."""
-    gaps = [bias(one["queries"]) for one in measured]
-    monotone = gaps in (sorted(gaps), sorted(gaps, reverse=True))
-    yield (
-        f"For queries (whether anything matches), the mean of predicted less observed is {_signed(min(gaps))} to "
-        f"{_signed(max(gaps))}, and {'' if monotone else 'not '}monotone in the gallery's size."
-    )
-    largest = measured[-1]["hits"]
-    far = max(largest, key=lambda part: abs(part["predicted"] - part["observed"]))
-    yield (
-        f"For hits in the largest gallery it is {_signed(bias(largest))} (in the bin that is farthest off "
-        f"{far['predicted']:.2f} predicted, {far['observed']:.2f} observed). These means have no interval, so they "
-        "describe these images and claim nothing."
-    )
-    z = NormalDist().inv_cdf(1 - SIGNIFICANT / (2 * len(measured)))
-    worse = [one["gallery"] for one in measured if _is_worse(one["scores"], z)]
-    if worse:
-        yield (
-            f"For queries the Brier score is worse than that of the best constant in {' and '.join(worse)}: the two "
-            f"intervals are apart, also when widened for the {len(measured)} galleries (Bonferroni)."
-        )
-
-
-def _is_worse(scores: Mapping[str, Any], z: float) -> bool:
-    """Return whether the Brier score of queries is worse than the constant's, with intervals of z standard errors."""
-    ends = []
-    for part, end in (("Brier", 0), ("constant", 1)):
-        score = scores[f"queries: {part}"]
-        ends.append(score["value"] + (score["interval"][end] - score["value"]) * z / NormalDist().inv_cdf(0.975))
-    return bool(ends[0] > ends[1])
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def page(result: dict[str, Any]) -> str:
-    """The results page of a run's JSON: its first wording; the JSON has both, the other scores and the bins."""
-    measured = sorted(
-        (each for each in result["measured"] if each["wording"] == WORDINGS[0]), key=lambda each: each["images"]
-    )
-    text = (
-        f"Written by `{result['command']}`: {result['model']} (weights {result['weights']}, {result['dtype']}), "
-        f"{result['images']:,} labelled photographs of the `{result['split']}` split. Queries are the names of the "
-        f"classes, without a prompt, and {len(FOREIGN)} names of objects outside these classes (foreign). A gallery "
-        f"holds half of the classes, drawn {DRAWS} times; the other classes are absent. Calibration sees the gallery's "
-        "vectors and no label. Intervals (95 %) are from resampling queries; the model was trained once, and all "
-        f"choices were made on the `val` split. Hits are the best {HITS} of each query. A query counts "
-        f"as unmatched below a probability of {result['nothing_below']}; `pe search` sets no such threshold. "
-        f"{' '.join(findings(measured))} "
-        "Another wording, other scores and the bins are in the JSON."
-    )
-    lines = ["# Scores and probabilities", "", *wrap(text, 118, break_on_hyphens=False), "", *table(measured)]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
-    """Measure, print, and write the JSON and its page."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="directory with test.tar and the other splits")
     parser.add_argument("--split", default="test", choices=("test", "val"))
     parser.add_argument("--model", default="builtin")
-    parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
     encoder = load(arguments.model)
     images = read_images(encoder, arguments.photos, arguments.split)
@@ -381,7 +275,7 @@ def main() -> None:
         "nothing_below": NOTHING_BELOW,
         "measured": measure(encoder, images),
     }
-    report(result, page, arguments.out)
+    report(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,9 @@ last frames are compared with. Decoding and writing files are left out; models a
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -89,35 +87,15 @@ def measure(rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def page(result: dict[str, Any]) -> str:
-    """The results page of a run's JSON."""
-    rows = []
-    for name, seconds in result["seconds"].items():
-        middle = statistics.median(seconds)
-        rows.append(f"| {name} | {1000 * middle:.0f} | {1 / middle:.1f} |")
-    lines = [
-        "# Speed of dense tasks",
-        "",
-        f"{result['machine']}. Written by `{result['command']}`. Medians of {len(seconds)} rounds, on an image of "
-        f"{SIZE[0]}x{SIZE[1]} px, with the built-in models, without decoding and writing.",
-        "",
-        "| command, and pixels that the encoder sees | ms a frame | frames a second |",
-        "|---|---|---|",
-        *rows,
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def main() -> None:
-    """Measure, print, and write the JSON and its page."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
     precision = str(fast_dtype(torch.device("cpu"))).removeprefix("torch.")
     about = {"command": "python -m benchmarks.dense", "machine": f"{precision}, {machine()}"}
-    report({**about, "seconds": measure(arguments.rounds)}, page, arguments.out)
+    report({**about, "seconds": measure(arguments.rounds)}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,10 @@ runs on the cores that encode, nothing can be faster than both one after the oth
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -98,41 +96,11 @@ def take_turns(name: str, runs: Mapping[str, Callable[[], object]], count: int, 
     return speeds
 
 
-def page(result: dict[str, Any]) -> str:
-    """The results page of a run's JSON."""
-    rows = []
-    for name, speeds in result["speeds"].items():
-        encode, decode, directory = (statistics.median(speeds[label]) for label in (ENCODE, DECODE, EMBED))
-        shares = [f / e for f, e in zip(speeds[EMBED], speeds[ENCODE], strict=True)]
-        limit = decode / (decode + encode)
-        rows.append(
-            f"| {name} | {encode:.1f} | {decode:.1f} | {directory:.1f} | {statistics.median(shares):.2f} "
-            f"({min(shares):.2f}–{max(shares):.2f}) | {limit:.2f} |"
-        )
-    width, height = SIZE
-    return "\n".join(
-        [
-            "# Embedding a directory",
-            "",
-            f"JPEGs of {width}x{height}, quality {QUALITY}, random weights in {result['dtype']}, {result['machine']}. "
-            f"Written by `{result['command']}`.",
-            "",
-            "Images a second, medians. Share: directory to file over encoding only (range over the rounds). Limit: the "
-            "possible share if the same cores decode.",
-            "",
-            "| model | encode only | decode only | directory to file | share | limit |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
-
-
 def main() -> None:
-    """Measure, print, and write the JSON and its page."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
     result = {
         "command": "python -m benchmarks.embed",
@@ -140,7 +108,7 @@ def main() -> None:
         "dtype": str(Encoder(create_model("PE-Core-N16-128")).dtype).removeprefix("torch."),
         "speeds": {name: measure(name, arguments.rounds) for name in IMAGES},
     }
-    report(result, page, arguments.out)
+    report(result, arguments.out)
 
 
 if __name__ == "__main__":

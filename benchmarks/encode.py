@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -83,48 +81,18 @@ def matrix_products(config: VisionConfig, dtype: torch.dtype) -> Run:
     return run
 
 
-def page(result: dict[str, Any]) -> str:
-    """The results page of a run's JSON."""
-    measured = result["speeds"]
-    speeds = {label: statistics.median(values) for label, values in measured.items()}
-    peers = {label: speed for label, speed in speeds.items() if label.startswith(("timm", "open_clip"))}
-    best_compiled = max((speed for label, speed in peers.items() if "compiled" in label), default=float("nan"))
-    default = max(speed for label, speed in peers.items() if label.endswith("fp32, eager"))
-    ours = speeds[DEFAULT]
-    rows = [
-        f"| {label} | {speed:.1f} | {min(measured[label]):.1f}–{max(measured[label]):.1f} |"
-        for label, speed in sorted(speeds.items(), key=lambda row: -row[1])
-    ]
-    return "\n".join(
-        [
-            "# Encoding speed",
-            "",
-            f"{NAME}, random weights, images of 224 px, {result['machine']}. Written by `{result['command']}`.",
-            "",
-            "| contender | images/s, median | range |",
-            "|---|---|---|",
-            *rows,
-            "",
-            f"`Encoder` by default: {ours / best_compiled:.2f} times the best compiled peer, "
-            f"{ours / default:.1f} times the best peer's default (fp32, eager), "
-            f"{100 * ours / speeds['limit, bf16']:.0f} % of the bare matrix products in bf16.",
-            "",
-        ]
-    )
-
-
 def main() -> None:
-    """Measure, print, and write the JSON and its page."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled peers (minutes to compile)")
-    parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
     runs = contenders(not arguments.no_compile)
     with torch.inference_mode():
         speeds = take_turns(NAME, runs, IMAGES, arguments.rounds)
     result = {"command": "python -m benchmarks.encode", "machine": machine(), "speeds": speeds}
-    report(result, page, arguments.out)
+    report(result, arguments.out)
 
 
 if __name__ == "__main__":

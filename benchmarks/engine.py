@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -80,49 +79,12 @@ def measure_engine(clips: Sequence[Path]) -> dict[str, Any]:
         return {**counts.to_json(), "total_seconds": round(time.perf_counter() - start, 2)}
 
 
-def page(result: dict[str, Any]) -> str:
-    """The results page of a run's JSON."""
-    engine, decoding, total = result["engine"], result["decoding"], result["engine"]["total_seconds"]
-    stages = [
-        f"| `{row['stage']}` | {row['done']} | {row['seconds']:.1f} | {row['share']:.0%} |" for row in engine["stages"]
-    ]
-    ways = []
-    for row in decoding:
-        middle = statistics.median(row["seconds"])
-        frames, clips = row["decoded"] / middle, result["clips"] / middle
-        ways.append(f"| {row['frames']} | {row['size']} | {row['processes']} | {frames:.0f} | {clips:.1f} |")
-    lines = [
-        "# Speed of the video data engine",
-        "",
-        f"{result['machine']}. Written by `{result['command']}` on {result['clips']} clips of {result['seconds']:.0f} "
-        f"seconds in all. Other programs used the machine: {result['load']:.1f} processes wanted its "
-        f"{result['cores']} cores, so an idle machine is faster.",
-        "",
-        f"The engine with the built-in models takes {total:.0f} seconds for the {result['clips']} clips, loading "
-        f"included: {60 * result['clips'] / total:.1f} videos a minute. Seconds of a stage are of all its processes "
-        "together.",
-        "",
-        "| stage | done | seconds | share |",
-        "|---|---|---|---|",
-        *stages,
-        "",
-        f"Decoding alone, medians of {len(decoding[0]['seconds'])} rounds over all clips. A few frames are reached by "
-        "seeking to the key frame before each.",
-        "",
-        "| frames | size | processes | frames/s | clips/s |",
-        "|---|---|---|---|---|",
-        *ways,
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def main() -> None:
-    """Measure, print, and write the JSON and its page."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path, metavar="CLIPS", help="a directory of videos")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
     clips = sorted(path for path in arguments.clips.iterdir() if path.is_file())
     precision = str(fast_dtype(torch.device("cpu"))).removeprefix("torch.")
@@ -136,7 +98,7 @@ def main() -> None:
         "decoding": measure_decoding(clips, arguments.rounds),
         "engine": measure_engine(clips),
     }
-    report(result, page, arguments.out)
+    report(result, arguments.out)
 
 
 if __name__ == "__main__":

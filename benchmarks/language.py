@@ -10,7 +10,6 @@ whole. The training step is that of the recipe `language_builtin`.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -127,41 +126,11 @@ def time_training(rounds: int) -> dict[str, list[float]]:
     return {**seconds, "tokens": [float(batch.ids.numel())]}
 
 
-def page(result: dict[str, Any]) -> str:
-    """The results page of a run's JSON."""
-    steps = {name: statistics.median(values) for name, values in result["tokens"].items()}
-    first = statistics.median(result["first_token"])
-    parts = {name: statistics.median(result["training"][name]) for name in PARTS}
-    whole, tokens = sum(parts.values()), result["training"]["tokens"][0]
-    rows = [f"| {name} | {1000 * each:.1f} | {1 / each:.0f} |" for name, each in steps.items()]
-    shares = [f"| {name} | {each:.2f} | {100 * each / whole:.0f} % |" for name, each in parts.items()]
-    return "\n".join(
-        [
-            "# Speed of a language model",
-            "",
-            f"SmolLM2-135M after 150 tokens, {result['machine']}. Written by `{result['command']}`.",
-            "",
-            "| a step of generation by | ms | tokens/s |",
-            "|---|---|---|",
-            *rows,
-            "",
-            f"From an image of {SIDE} px, encoded whole by {ENCODER} (random weights), to a token: {first:.2f} s",
-            "",
-            f"A training step of `language_builtin`: {tokens:,.0f} tokens, {tokens / whole:.0f} a second.",
-            "",
-            "| part | s | share |",
-            "|---|---|---|",
-            *shares,
-            "",
-        ]
-    )
-
-
 def main() -> None:
-    """Measure, print, and write the JSON and its page."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
     precision = str(fast_dtype(CPU)).removeprefix("torch.")
     result = {
@@ -171,7 +140,7 @@ def main() -> None:
         "first_token": time_first_token(max(3, arguments.rounds // 5)),
         "training": time_training(max(2, arguments.rounds // 10)),
     }
-    report(result, page, arguments.out)
+    report(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.memory [--out docs/results/memory.json]
 
 Each value is the largest resident memory of a process of its own, which takes one whole step: forward, backward,
-clipping, LAMB. With --out, a plot is drawn beside the page (it needs the extra `eval`).
+clipping, LAMB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -81,70 +80,10 @@ def formulas(size: int) -> dict[str, float]:
     return {mode: sum(tower.held(recomputed) for tower in towers) for mode, recomputed in modes.items()}
 
 
-def page(result: dict[str, Any]) -> str:
-    """The results page of a run's JSON."""
-    peaks = result["peaks"]
-    sizes = [size for size in next(iter(peaks.values())) if size != "0"]
-    first, last = sizes[1], sizes[-1]
-    rows = []
-    for mode, by_size in peaks.items():
-        each = (by_size[last] - by_size[first]) / (int(last) - int(first))
-        cells = " | ".join(f"{by_size[size] / 1e6:,.0f}" for size in sizes)
-        formula = result["formulas"].get(mode)
-        rows.append(f"| {mode} | {cells} | {each / 1e6:.2f} | {f'{formula / 1e6:.2f}' if formula else '–'} |")
-    idle = max(by_size["0"] for by_size in peaks.values())
-    return "\n".join(
-        [
-            "# Memory of a training step",
-            "",
-            f"One step of the built-in model at {result['pixels']} px with captions of {result['tokens']} tokens,"
-            f" {result['machine']}. Written by `{result['command']}`.",
-            "",
-            f"Largest resident memory in MB by pairs a batch. Before a step it is {idle / 1e6:,.0f} MB: Python, torch,"
-            " the weights.",
-            "",
-            f"| | {' | '.join(sizes)} | MB a further pair | activations by formula |",
-            f"|---|{'---|' * (len(sizes) + 2)}",
-            *rows,
-            "",
-            "![Memory by batch size, a line for each way](memory.svg)",
-            "",
-            "With micro-batches (`--set parallel.chunk=64`) memory hardly grows with the batch: activations are those"
-            " of one micro-batch, and a further pair costs its pixels, its features and its row of logits. Losses and"
-            " gradients are the same (`tests/training/test_distributed.py`). `pe train RECIPE --plan` computes a"
-            " device's memory from formulas, which `tests/training/test_cost.py` compares with what autograd saves;"
-            " they assume fused attention, as on a GPU.",
-            "",
-        ]
-    )
-
-
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Plot the peaks over batch sizes, both on logarithmic scales."""
-    import matplotlib
-
-    matplotlib.rcParams["svg.hashsalt"] = "memory"  # the same values make the same file
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="pairs a batch", ylabel="peak memory in GB", xscale="log", yscale="log")
-    for mode, by_size in result["peaks"].items():
-        sizes = [size for size in by_size if size != "0"]
-        axes.plot([int(size) for size in sizes], [by_size[size] / 1e9 for size in sizes], marker="o", label=mode)
-    ticks = [int(size) for size in next(iter(result["peaks"].values())) if size != "0"]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.set_xticks([], minor=True)
-    axes.set_yticks([1, 2, 4], ["1", "2", "4"])
-    axes.set_yticks([], minor=True)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main() -> None:
-    """Measure, print, and write the JSON, its page and its plot."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON to write; its page and plot are written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     parser.add_argument("--one", nargs=2, metavar=("MODE", "PAIRS"), help="print the peak of this process, in bytes")
     arguments = parser.parse_args()
     if arguments.one:
@@ -161,9 +100,7 @@ def main() -> None:
         "formulas": formulas(2 if dtype == "bfloat16" else 4),
         "peaks": measure(),
     }
-    report(result, page, arguments.out)
-    if arguments.out is not None:
-        draw(result, arguments.out.with_suffix(".svg"))
+    report(result, arguments.out)
 
 
 if __name__ == "__main__":

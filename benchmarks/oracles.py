@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ from perception_encoder.evaluation.dense.depth import DepthProtocol, score_depth
 from perception_encoder.evaluation.dense.detection import DetectionProtocol, score_detection, to_results
 from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, score_segmentation
 from perception_encoder.evaluation.dense.tracking import score_video, tracking_scores
-from perception_encoder.evaluation.report import format_value
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.evaluation.statistics.scores import measure_all
 
@@ -226,35 +224,14 @@ def _shrink(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BOX))
 
 
-def page(result: dict[str, Any]) -> str:
-    """The result as a page: a row for each task and kind of features, with its main metrics."""
-    text = (
-        f"Made by `python -m benchmarks.oracles --out docs/results/oracles.json --davis {result['davis']}`. Perfect "
-        "features are the ground truth by patch; they score below 100 % because a patch is coarser than a pixel: "
-        f"{PATCH} pixels wide in drawn images of {SIZE[1]}x{SIZE[0]}, and {DAVIS_PATCH} in DAVIS at 240p. Of each clip "
-        f"of DAVIS the first {DAVIS_FRAMES} frames are tracked. Heads are fitted with one seed, detection for 240 "
-        "steps; or detections are given directly: perfect, shifted or random. The values show that an evaluator can be "
-        "solved and is not solved by noise, so they have no interval."
-    )
-    rows: dict[tuple[str, str], list[Row]] = {}
-    for row in result["rows"]:
-        rows.setdefault((row["task"], row["features"]), []).append(row)
-    lines = ["# Oracles: dense evaluators with perfect features and with noise", ""]
-    lines += [*wrap(text, 118, break_on_hyphens=False), "", "| task | features | n | metrics |", "|---|---|---|---|"]
-    for (task, features), scores in rows.items():
-        cells = ", ".join(f"{row['metric']} {format_value(row['value'], row['unit'])}" for row in scores)
-        lines.append(f"| {task} | {features} | {scores[0]['n']} | {cells} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
-    """Measure, show, and write."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--davis", type=Path, help="directory of NAME.tar, or DAVIS itself")
-    parser.add_argument("--out", type=Path, help="JSON file; the page is written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
     rows = [*(tracking(arguments.davis) if arguments.davis else ()), *heads(), *detectors(), *scoring()]
-    report({"davis": arguments.davis.name if arguments.davis else "", "rows": rows}, page, arguments.out)
+    report({"davis": arguments.davis.name if arguments.davis else "", "rows": rows}, arguments.out)
 
 
 if __name__ == "__main__":

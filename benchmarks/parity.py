@@ -57,36 +57,11 @@ def row(model: str, oracle: str, errors: dict[str, float]) -> Row:
     return Row(model, oracle, len(values), max(values), max(gradients, default=None))
 
 
-def page(result: dict) -> str:
-    """The results page of a measurement."""
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    lines = [
-        "# Parity",
-        "",
-        "Largest relative error (norm of the difference over norm of the oracle's array) in float32 on a CPU.",
-        "*reference*: outputs of the published code for weights and inputs made by formula, at the native size and",
-        "at 8 × 12 patches: tokens of several layers, pooled images, text. *timm* and *open_clip*: run beside us",
-        "with the same random weights, at the native size; gradients are those of every parameter. At other sizes",
-        "timm resamples positions in its own way, 4–16 % away from the reference; ours are the reference's.",
-        "The PE-Lang-…-Tiling models have the architecture of PE-Lang-….",
-        "",
-        f"Made by `{result['command']}` with {versions}.",
-        "",
-        "| model | oracle | arrays | values | gradients |",
-        "|---|---|---:|---:|---:|",
-    ]
-    for entry in result["rows"]:
-        gradients = "–" if entry["gradients"] is None else f"{entry['gradients']:.1e}"
-        cells = (entry["model"], entry["oracle"], entry["compared"], f"{entry['values']:.1e}", gradients)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
-    """Measure, print, and write parity.json and parity.md."""
+    """Measure, print, and write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description="Write the parity table.")
     parser.add_argument("--all", action="store_true", help="the G models too")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON file; the page goes beside it")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON to write")
     options = parser.parse_args()
     rows = []
     for name in MODELS:
@@ -101,7 +76,6 @@ def main() -> None:
         "rows": rows,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    options.out.with_suffix(".md").write_text(page(result), encoding="utf-8")
 
 
 if __name__ == "__main__":

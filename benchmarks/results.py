@@ -1,10 +1,9 @@
-"""Print the page of a benchmark, and write it with its JSON."""
+"""What every benchmark says of its machine, and how it hands over its result."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ import torch
 
 
 def machine() -> str:
-    """What every benchmark says of the machine that it ran on."""
+    """Return the cores and versions of this machine."""
     return f"{torch.get_num_threads()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}"
 
 
-def report(result: dict[str, Any], page: Callable[[dict[str, Any]], str], out: Path | None) -> None:
-    """Print the page of a result; write the result as JSON to `out`, and the page beside it."""
-    print(page(result))
-    if out is not None:
-        out.write_text(json.dumps(result, indent=1) + "\n")
-        out.with_suffix(".md").write_text(page(result))
+def report(result: dict[str, Any], out: Path | None) -> None:
+    """Write a result as JSON, or print it."""
+    text = json.dumps(result, indent=1)
+    if out is None:
+        print(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")

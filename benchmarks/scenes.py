@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ from synthetic.scenes.samples.production import load_object_library, make_scenes
 from synthetic.scenes.samples.sample import ScenesConfig
 
 FIRST = 20  # samples that are made while processes start
-AIM = 100  # images a second at 128 px, on two cores
 PARTS = ("sampling the scene", "drawing objects", "scene graph", "shadows and room", "captions and files")
 
 
@@ -115,33 +113,15 @@ def run(models: Path | None, count: int, jobs: int) -> dict[str, Any]:
     }
 
 
-def page(result: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    parts, rate = result["parts"], result["rates"][0]["rate"]
-    spent = ", ".join(f"{name} {parts[name]:.1f}" for name in PARTS)
-    busy = f" Other processes were running (load {result['load']:.1f} at the start)."
-    text = (
-        "Made by `python -m benchmarks.scenes --models datasets/scenes/furniture.tar --out docs/results/scenes.json`: "
-        "samples a second as `python -m synthetic.scenes` writes them (JPEG, depth, mask, graph, captions, questions), "
-        f"without the start of the processes. {result['models']} models, {result['cores']} processes."
-        f"{busy if result['load'] > 0.5 else ''} An image of 128 px takes {parts['all']:.1f} ms of CPU time in one "
-        f"process after the models are loaded ({spent}), with {parts['attempts']:.2f} attempts an image. The target of "
-        f"{AIM} images a second at 128 px on two cores is {'met' if rate >= AIM else 'missed'}."
-    )
-    rates = (f"| {r['what']} | {r['side']} | {r['count']} | {r['rate']:.1f} |" for r in result["rates"])
-    lines = ["# Rendered scenes", "", *wrap(text, 118, break_on_hyphens=False), ""]
-    return "\n".join([*lines, "| what | side, px | samples | a second |", "| --- | --- | --- | --- |", *rates]) + "\n"
-
-
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--models", type=Path, help="library from `python -m synthetic.furniture`")
     parser.add_argument("--count", type=int, default=600, help="number of images")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--out", type=Path, help="JSON file; a page is written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
-    report(run(arguments.models, arguments.count, arguments.jobs), page, arguments.out)
+    report(run(arguments.models, arguments.count, arguments.jobs), arguments.out)
 
 
 if __name__ == "__main__":

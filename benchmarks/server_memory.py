@@ -4,7 +4,6 @@
 
 LABEL names the code that serves, such as "before" or "after"; --code DIR serves another checkout's. A run replaces the
 series of its label only. The clients connect to 127.0.0.1 alone and stop after --seconds or after a number of requests.
-With --out, a plot is drawn beside the page (it needs the extra `eval`).
 """
 
 from __future__ import annotations
@@ -39,8 +38,6 @@ from perception_encoder.search.index.update import update_index, writable_index
 
 CLIENTS, MOST_REQUESTS, IMAGES = 16, 100_000, 200
 LARGE, DAMAGED = (4000, 3000), 3000  # pixels of a phone's image; bytes that are left of a damaged one
-AIMS_MIB = {"page": 1024, "api": 1024, "chat": 1638}
-SERVERS = {"page": "the page", "api": "the API", "chat": "both, with chat by `builtin-lang`"}
 WORDS = ("red", "mug", "dog", "on", "a", "table", "snow", "two", "people", "old", "photo", "of", "the", "sea")
 
 Ask = Callable[[random.Random, Client], int]
@@ -179,71 +176,13 @@ def measure(seconds: float, code: Path | None) -> dict[str, Any]:
     return {"seconds": seconds, "load": round(os.getloadavg()[0], 1), **series}
 
 
-def page(result: dict[str, Any]) -> str:
-    """The results page of a run's JSON."""
-    rows = []
-    for label, run in result["runs"].items():
-        for name, title in SERVERS.items():
-            if name not in run:  # an earlier version did not drive the chat
-                continue
-            memory, requests = run[name]["memory"], sum(run[name]["answers"].values())
-            first, last, peak = memory[0][1], memory[-1][1], run[name]["peak"]
-            aim = AIMS_MIB[name]
-            reached = "yes" if peak <= aim else "no"
-            cells = (f"{title}, {label}", f"{requests:,}", f"{first:,.0f}", f"{last:,.0f}", f"{peak:,.0f}", f"{aim:,}")
-            rows.append(f"| {' | '.join(cells)} | {reached} |")
-    seconds = ", ".join(f"{run['seconds']:g} {label}" for label, run in result["runs"].items())
-    loads = ", ".join(f"{run['load']:g} {label}" for label, run in result["runs"].items())
-    return "\n".join(
-        [
-            "# Memory of the servers",
-            "",
-            f"`pe serve` with the built-in model, under mixed requests from {CLIENTS} clients (seconds: {seconds}):"
-            " texts, images of 640x480, images of 12 megapixels, damaged images and wrong requests; to the page also"
-            f" lists, thumbnails and features of layers, over {IMAGES} indexed images; with chat, also questions about"
-            " images of 12 megapixels, answered with up to 16 tokens. The clients run on the same"
-            f" cores: {result['machine']}. Other programs used them too (load average: {loads}), so the number of"
-            f" requests does not tell the speed. Written by `{result['command']}`, once for each label.",
-            "",
-            "| | requests | MiB at first | at the end | maximum | aim | reached |",
-            "|---|---|---|---|---|---|---|",
-            *rows,
-            "",
-            "![Resident memory over time, a line for each server](server_memory.svg)",
-            "",
-        ]
-    )
-
-
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Plot memory over time."""
-    import matplotlib
-
-    matplotlib.rcParams["svg.hashsalt"] = "server memory"  # the same numbers make the same file
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="seconds", ylabel="resident memory in MiB")
-    for style, (label, run) in zip(("--", "-", ":"), result["runs"].items(), strict=False):
-        for colour, (name, title) in zip(("C0", "C1", "C2"), SERVERS.items(), strict=True):
-            if name not in run:
-                continue
-            axes.plot(*zip(*run[name]["memory"], strict=True), style, color=colour, label=f"{title}, {label}")
-    for aim in set(AIMS_MIB.values()):
-        axes.axhline(aim, color="grey", linewidth=0.8)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main() -> None:
-    """Measure, print, and write the JSON, its page and its plot."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("label", metavar="LABEL", help="what the page calls the code that serves")
+    parser.add_argument("label", metavar="LABEL", help="a name for the code that serves")
     parser.add_argument("--code", type=Path, help="checkout whose `pe serve` runs [default: the installed one]")
     parser.add_argument("--seconds", type=float, default=200.0, help="of load, for each server [default: 200]")
-    parser.add_argument("--out", type=Path, help="JSON to write; its page and plot are written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
     known = arguments.out is not None and arguments.out.exists()
     result = json.loads(arguments.out.read_text()) if known else {"runs": {}}
@@ -252,9 +191,7 @@ def main() -> None:
     result["machine"] = f"{os.cpu_count()} CPU cores, {versions}"
     result["command"] = "python -m benchmarks.server_memory LABEL --out docs/results/server_memory.json"
     result["runs"][arguments.label] = measure(arguments.seconds, arguments.code)
-    report(result, page, arguments.out)
-    if arguments.out is not None:
-        draw(result, arguments.out.with_suffix(".svg"))
+    report(result, arguments.out)
 
 
 if __name__ == "__main__":

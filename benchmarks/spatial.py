@@ -133,40 +133,11 @@ def time_tracking(rounds: int) -> list[float]:
     return rates
 
 
-def page(result: dict[str, Any]) -> str:
-    """The results page of a run's JSON."""
-    rows = []
-    for row in result["losses"]:
-        images, tokens, width, masks = row["shape"]
-        size = f"{images} images of {tokens:,} tokens, widths {width} and {masks}"
-        rows.append(f"| {size} | {row['form']} | {1000 * row['seconds']:.0f} | {row['bytes'] / 1e6:,.0f} |")
-    plain, step = (statistics.median(result["steps"][name]) for name in (PLAIN, ALIGNMENT))
-    rate = statistics.median(result["tracking"])
-    return "\n".join(
-        [
-            "# Speed of spatial alignment",
-            "",
-            f"{result['machine']}. Written by `{result['command']}`. Medians.",
-            "",
-            "| similarity loss, forward and backward | form | ms | MB above the inputs |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            f"A step of `spatial_builtin` with both losses: {1000 * step:.0f} ms for 32 images; a plain forward and "
-            f"backward pass of the student: {1000 * plain:.0f} ms. Ratio: {step / plain:.2f}.",
-            "",
-            f"Tracking two objects through a video of {SIDE[1]}x{SIDE[0]} px by the built-in model, encoding included: "
-            f"{rate:.0f} frames a second.",
-            "",
-        ]
-    )
-
-
 def main() -> None:
-    """Measure, print, and write the JSON and its page."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
     precision = str(fast_dtype(CPU)).removeprefix("torch.")
     result = {
@@ -176,7 +147,7 @@ def main() -> None:
         "steps": time_steps(arguments.rounds),
         "tracking": time_tracking(max(1, arguments.rounds // 5)),
     }
-    report(result, page, arguments.out)
+    report(result, arguments.out)
 
 
 if __name__ == "__main__":

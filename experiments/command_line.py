@@ -1,14 +1,13 @@
-"""The options that the experiments share, and how each prints its progress and its page."""
+"""The options that the experiments share, and how each prints its progress and its end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from perception_encoder.cli import output
 from perception_encoder.cli.options import option, out_option
-from perception_encoder.files import write_text
 from synthetic.command_line import run_command
 
 TOWERS = Path(__file__).parent / "towers"
@@ -19,7 +18,7 @@ Drawings = Annotated[Path, option("Directory that `synthetic.drawings` made.", "
 Runs = Annotated[Path, option("Directory of the runs: checkpoints and metrics.", "DIR")]
 Towers = Annotated[Path, option("Directory of the towers of the recipe's first and last point.", "DIR")]
 Jobs = Annotated[int, option("Runs at a time; they share the cores.", least=1)]
-Out = Annotated[Path, out_option("JSON of the results; the page is written next to it.")]
+Out = Annotated[Path, out_option("JSON of the results.")]
 
 
 def run_experiment(name: str, command: Callable[..., None]) -> None:
@@ -32,13 +31,6 @@ def print_metrics(row: dict[str, float]) -> None:
     output.print_line("  ".join(f"{name} {value:g}" for name, value in row.items()))
 
 
-def write_page(
-    out: Path, page: Callable[..., str], result: Any, draw: Callable[[Any, Path], None] | None = None
-) -> None:
-    """Write and print the page of a result, and its plot if it has one, next to the JSON."""
-    plot = out.with_suffix(".png")
-    if draw is not None:
-        draw(result, plot)
-    text = page(result) if draw is None else page(result, plot.name)
-    write_text(out.with_suffix(".md"), text)
-    output.print_line(text)
+def announce(out: Path) -> None:
+    """Say where the result is, and what puts it on its page."""
+    output.print_line(f"{out} is written; if it is in docs/results: python -m benchmarks.result_pages")

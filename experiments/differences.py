@@ -1,4 +1,4 @@
-"""Differences of two scores: as rows of JSON, with the effect of seeds, and as pages claim and print them.
+"""Differences of two scores: as rows of JSON, with the effect of seeds, and as the results page prints them.
 
 A row holds the difference and its standard error over items. The effect of seeds is the variance among the seeds of one
 kind of run, pooled over all kinds on the page, because two seeds that happen to agree would show none; if the two
@@ -30,10 +30,6 @@ DIGITS = 5
 BySeed = Sequence[float]
 """A score with each seed of a kind of run; empty if nothing is fitted."""
 Key = TypeVar("Key")
-RECOVERED = (
-    "Standard errors over items were recovered from intervals that an earlier version stored; where two values fit, "
-    "the larger was taken."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +104,6 @@ def find_signs(gaps: Mapping[Key, Gap]) -> dict[Key, int]:
     corrected = holm([gap.p_value for gap in gaps.values()])
     pairs = zip(gaps.items(), corrected, strict=True)
     return {key: int(np.sign(gap.value)) * (p <= SIGNIFICANT) for (key, gap), p in pairs}
-
-
-def describe_correction(count: int, recovered: bool = False) -> str:
-    """Return what a page says of its claims; `recovered`: the standard errors are not those of a run."""
-    text = (
-        "Intervals are of 95 %, each for itself, and wide enough for the few seeds; the effect of seeds on a "
-        "difference is pooled over the page. Differences in bold are significant after Holm's correction for the "
-        f"{count} comparisons on this page; only they are claims, and what is not shown may still exist."
-    )
-    return f"{text} {RECOVERED}" if recovered else text
 
 
 def format_gap(gap: Gap | None, sign: int = 0) -> str:

@@ -121,13 +121,6 @@ def carry_out(run: Run, paths: Paths, listener: Listener | None, track: Track = 
     return {**run.about, **training, "right": held_out.pack(right)}
 
 
-def earlier_procedure(runs: Rows) -> str:
-    """Return a sentence for a page if some of its runs were trained by the first procedure (see `PROCEDURE`)."""
-    if all(run.get("procedure", 1) > 1 for run in runs):
-        return ""
-    return "Evaluated before crops were redrawn and before positions were drawn at the first resolution. "
-
-
 def side_by_side(
     work: Callable[..., dict[str, Any]], arguments: Mapping[str, tuple[Any, ...]], jobs: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -171,19 +164,6 @@ def find_rows(rows: Rows, **labels: object) -> list[Mapping[str, Any]]:
     return [row for row in rows if all(row[name] == label for name, label in labels.items())]
 
 
-def percent(row: Mapping[str, Any]) -> str:
-    """Return a share and half the width of its interval."""
-    low, high = row["interval"]
-    return f"{100 * row['value']:.1f} ±{50 * (high - low):.1f}"
-
-
-def points(difference: Mapping[str, Any]) -> str:
-    """Return a difference, and its interval if it has one."""
-    value, ends = difference["value"], difference["interval"]
-    text = f"{100 * value:+.1f}" + ("" if ends is None else f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})")
-    return text.replace("-", "−")
-
-
 def over_seeds(differences: Rows, ours: Rows, theirs: Rows, kinds: Sequence[Rows]) -> Gap:
     """Return the mean of a difference over training seeds, with the effect of seeds.
 
@@ -199,9 +179,3 @@ def over_seeds(differences: Rows, ours: Rows, theirs: Rows, kinds: Sequence[Rows
     }
     values = [[each["value"] for each in rows] for rows in (ours, theirs, *kinds)]
     return to_gap(row, values[0], values[1], values[2:])
-
-
-def points_over_seeds(gap: Gap, sign: int) -> str:
-    """Return what `over_seeds` found, bold if it has a sign."""
-    text = points({"value": gap.value, "interval": gap.interval})
-    return f"**{text}**" if sign else text

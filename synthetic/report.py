@@ -1,15 +1,10 @@
-"""`python -m synthetic.report`: write the Markdown page of a result."""
+"""Tables of a result in Markdown: classification and retrieval beside chance."""
 
 from __future__ import annotations
 
-from perception_encoder.cli.evaluate_options import ResultFile
-from perception_encoder.evaluation.report import Table, from_json, full_table, read_text
+from perception_encoder.evaluation.report import Table
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.statistics.bootstrap import Metric
-from perception_encoder.files import write_text
-from synthetic.command_line import run_command
-
-COMMAND = "python -m synthetic.report"
 
 
 def classification_table(result: Result) -> Table:
@@ -72,39 +67,3 @@ def summary(result: Result, tables: tuple[Table, Table] | None = None) -> str:
     if result.failures:
         lines += ["Left out, because they cannot be used:", "", *(f"- {failure}" for failure in result.failures), ""]
     return "\n".join(lines)
-
-
-def page(result: Result, source: str, tables: tuple[Table, Table] | None = None, command: str = COMMAND) -> str:
-    """Return a page: `source` is the name of the JSON file beside it, `tables` as for `summary`, `command` makes it.
-
-    Every metric is shown if there is no table of classification or retrieval; else it is in the JSON.
-    """
-    by_task = classification_table(result).rows or retrieval_table(result).rows
-    about = ", ".join(f"{name} {value}" for name, value in sorted(result.about.items()))
-    return "\n".join(
-        [
-            f"# {result.model}: evaluation suite",
-            "",
-            f"Made by `{command} {source}` from [{source}]({source}), which `pe eval` wrote ({about}); every metric",
-            "with its interval, under each transform and each wording, is in the JSON.",
-            "",
-            summary(result, tables) if by_task else full_table(result).markdown(),
-        ]
-    )
-
-
-def report(result: ResultFile) -> None:
-    """Write the Markdown page of a result.
-
-    The page is written next to the JSON.
-
-    Examples:
-
-        python -m synthetic.report knn.json
-    """
-    content = from_json(read_text(result), result.name)
-    write_text(result.with_suffix(".md"), page(content, result.name))
-
-
-if __name__ == "__main__":
-    run_command("synthetic.report", report)

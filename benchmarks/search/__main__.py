@@ -5,7 +5,7 @@
 Parts: ann (nearest neighbours of a million vectors, beside faiss and usearch where these are installed), page
 (`pe serve` over 100,000 images), shell (`pe search` from the shell), indexing (`pe index` beside encoding alone),
 video (frames sampled from clips), server (`pe serve --api` under load). The peers: pip install faiss-cpu usearch;
-all parts with them take hours. --brief takes fewer rounds, leaves out what is slow to build, and says so on the page.
+all parts with them take hours. --brief takes fewer rounds, leaves out what is slow to build.
 """
 
 from __future__ import annotations
@@ -13,14 +13,33 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from benchmarks.results import report
-from benchmarks.search.contents import PARTS, machine, page
+from benchmarks.search import ann, indexing, library, server, shell, video
+
+PARTS: dict[str, Any] = {
+    "ann": ann,
+    "page": library,
+    "shell": shell,
+    "indexing": indexing,
+    "video": video,
+    "server": server,
+}
+"""Each has `measure(brief)`, which returns its result."""
+
+
+def machine() -> str:
+    """Return the cores and versions of this machine."""
+    return f"{os.cpu_count()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def main() -> None:
-    """Measure, print, and write the JSON and its page."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} [default: all]")
     parser.add_argument("--brief", action="store_true", help="fewer rounds: a trial of the benchmark itself")
@@ -36,7 +55,7 @@ def main() -> None:
         values = PARTS[name].measure(arguments.brief)
         command = f"python -m benchmarks.search {name}{' --brief' if arguments.brief else ''}"
         result[name] = {"command": command, "machine": machine(), "load": [load, os.getloadavg()[0]], **values}
-        report({part: result[part] for part in PARTS if part in result}, page, arguments.out)
+        report({part: result[part] for part in PARTS if part in result}, arguments.out)
 
 
 if __name__ == "__main__":

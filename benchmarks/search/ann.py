@@ -17,11 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.search.contenders import CONTENDERS, DIMENSION, HITS
-from benchmarks.search.measures import Row, mark
 
 ROWS, QUERIES, BRIEF_QUERIES = 1_000_000, 200, 50
-RECALL, MILLISECONDS = 0.99, 10.0  # the aim, on random vectors
-OURS, SCAN = "ours: LanceDB IVF_RQ", "LanceDB, no index"
 
 
 def random_vectors(generator: np.random.Generator, count: int) -> np.ndarray:
@@ -77,25 +74,3 @@ def run(contender: str, directory: Path, brief: bool) -> dict[str, Any]:
         result = {"skipped": f"it ended with status {done.returncode}"}
     print(f"{directory.name} {contender}: {result}", flush=True)
     return result
-
-
-def best_setting(settings: list[dict[str, Any]]) -> dict[str, Any]:
-    """The quickest one that finds enough, or else the one that finds most."""
-    enough = [setting for setting in settings if setting["recall"] >= RECALL]
-    if enough:
-        return min(enough, key=lambda setting: setting["median"])
-    return max(settings, key=lambda setting: setting["recall"])
-
-
-def rows(result: dict[str, Any]) -> list[Row]:
-    """A row for each contender on random vectors: of its settings the quickest with enough recall."""
-    lines = []
-    for contender, entry in result["results"]["random"].items():
-        if "skipped" in entry:
-            continue
-        best = best_setting(entry["settings"])
-        reached = best["recall"] >= RECALL and best["median"] < MILLISECONDS
-        aim = f"recall {RECALL} in {MILLISECONDS:g} ms {mark(reached)}" if contender == OURS else "–"
-        what = f"{HITS} nearest of {result['rows']:,} random vectors of {DIMENSION} dimensions: {contender}"
-        lines.append((what, f"{best['median']:.1f} ms, recall {best['recall']:.3f}, peak {entry['peak']:.0f} MiB", aim))
-    return lines

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.search.measures import quantile
 from benchmarks.search.process import peak_mib
 from perception_encoder.search.index.index import compress_vectors, search_all_clusters
 from perception_encoder.vectors import best_rows
@@ -37,6 +36,12 @@ class Contender:
     build: Callable[[Path], Built]
     slow: bool = False
     """It takes many minutes to build."""
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the value below which a share of all lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def _table(directory: Path) -> Any:

@@ -6,13 +6,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks.embed import DECODE, ENCODE, take_turns, write_photographs
-from benchmarks.search.measures import Row, mark
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.checkpoints.weights import create_model
@@ -22,7 +20,7 @@ from perception_encoder.search.index.moments import MomentConfig
 from perception_encoder.search.index.update import update_index
 
 IMAGES = {"builtin": 768, "PE-Core-B16-224": 128}
-BRIEF, SHARE = 2, 0.85
+BRIEF = 2
 INDEX = "directory to index"
 
 
@@ -59,14 +57,3 @@ def measure(brief: bool) -> dict[str, Any]:
             paths = write_photographs(Path(directory), count)
             speeds[name] = take_turns(name, contenders(encoder, Path(directory), paths), len(paths), rounds)
     return {"speeds": speeds}
-
-
-def rows(result: dict[str, Any]) -> list[Row]:
-    """Medians of each model: from directory to index, beside encoding alone."""
-    lines = []
-    for name, speeds in result["speeds"].items():
-        encode, index = (median(speeds[label]) for label in (ENCODE, INDEX))
-        share = median([i / e for i, e in zip(speeds[INDEX], speeds[ENCODE], strict=True)])
-        value = f"{index:.1f} images a second, {share:.2f} of encoding alone ({encode:.1f})"
-        lines.append((f"{INDEX}, {name}", value, f"{SHARE:g} {mark(share >= SHARE)}"))
-    return lines

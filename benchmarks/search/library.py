@@ -15,22 +15,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
-from statistics import median
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from benchmarks.embed import write_photographs
-from benchmarks.search.measures import Row as Line
-from benchmarks.search.measures import mark, quantile
 from benchmarks.search.process import Client, resident_mib, serving
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
 from perception_encoder.search.index.reader import THUMBNAIL_SIDE
 from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.index.update import writable_index
 
-ROWS, BRIEF_ROWS, MILLISECONDS = 100_000, 20_000, 150.0
+ROWS, BRIEF_ROWS = 100_000, 20_000
 CONNECTIONS = 6  # as many as a browser opens
 LINKS = 20_000  # names that a file gets: file systems allow no end of them
 WORDS = ("mug", "dog", "beach", "bicycle", "rose", "church", "train", "snow", "cake", "boat")
@@ -149,16 +146,3 @@ def _milliseconds(work: Any) -> float:
     if not work():
         raise RuntimeError("the page shows nothing")
     return (time.perf_counter() - start) * 1000
-
-
-def rows(result: dict[str, Any]) -> list[Line]:
-    """Medians of the page and of a query, cold and warm."""
-    return [
-        (
-            f"{name}, {state}, over {result['rows']:,} images",
-            f"{median(result[state][name]):.0f} ms (p95 {quantile(result[state][name], 0.95):.0f})",
-            f"{MILLISECONDS:g} ms {mark(median(result[state][name]) < MILLISECONDS)}",
-        )
-        for state in ("cold", "warm")
-        for name in (PAGE, QUERY)
-    ]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.embed import write_photographs
-from benchmarks.search.measures import Row, mark, quantile
+from benchmarks.search.contenders import quantile
 from benchmarks.search.process import Client, resident_mib, serving
 
 PATH = "/v1/embeddings"
@@ -30,7 +30,6 @@ CLIENTS = (1, 8, 64)
 SECONDS, BRIEF_SECONDS = 20.0, 4.0  # of each number of clients
 MIXED, BRIEF_MIXED = 600.0, 60.0
 WARM_UP = 0.2  # share of the mixed load after which memory should be flat
-MOST_GROWTH = 1.0  # MiB a minute
 SAMPLES = 120  # of memory that are stored
 WORDS = ("red", "mug", "dog", "on", "a", "table", "snow", "two", "people", "old", "photo", "of", "the", "sea")
 
@@ -138,21 +137,3 @@ def measure(brief: bool) -> dict[str, Any]:
         endured = mixed(port, process.pid, minutes, images)
         print(f"server mixed: {endured['answers']}, {endured['slope']:.2f} MiB/min", flush=True)
     return {"loads": loads, "mixed": endured}
-
-
-def rows(result: dict[str, Any]) -> list[Row]:
-    """Each load, and what memory did."""
-    lines = [
-        (
-            f"embedding server, {name}, {clients} client{'s' if clients != '1' else ''}",
-            f"{speed['rate']:.0f} answers a second, p50 {speed['p50']:.1f} ms, p99 {speed['p99']:.1f} ms",
-            "–",
-        )
-        for name, loads in result["loads"].items()
-        for clients, speed in loads.items()
-    ]
-    endured = result["mixed"]
-    settled = [mebibytes for at, mebibytes in endured["memory"] if at >= WARM_UP * endured["seconds"]]
-    value = f"{min(settled):.0f} to {max(settled):.0f} MiB, growing by {endured['slope']:.2f} MiB a minute"
-    aim = f"{MOST_GROWTH:g} {mark(endured['slope'] <= MOST_GROWTH)}"
-    return [*lines, (f"its memory, mixed load for {endured['seconds'] / 60:g} minutes", value, aim)]

@@ -8,14 +8,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks.embed import write_photographs
-from benchmarks.search.measures import Row, mark
 from benchmarks.search.process import PE
 
-IMAGES, SECONDS = 1000, 1.5
+IMAGES = 1000
 SEARCH, TORCH = 'pe search "a red mug" DIR', 'python -c "import torch"'
 
 
@@ -40,15 +38,3 @@ def _time(command: Sequence[str]) -> float:
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
-
-
-def rows(result: dict[str, Any]) -> list[Row]:
-    """Medians of the commands."""
-    return [
-        (
-            f"`{name}`, {result['images']:,} indexed images",
-            f"{median(seconds):.2f} s ({min(seconds):.2f}–{max(seconds):.2f})",
-            f"{SECONDS:g} s {mark(median(seconds) < SECONDS)}" if name == SEARCH else "–",
-        )
-        for name, seconds in result["seconds"].items()
-    ]

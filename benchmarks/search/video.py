@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import av
@@ -16,13 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.search.measures import Row, mark
 from perception_encoder.inference.media import open_media, resolve
 from perception_encoder.preprocess.video import read_frames, sample_frames
 
 WIDTH, HEIGHT, RATE, GROUP = 426, 240, 30, 60
 SECONDS, BRIEF_SECONDS, CLIPS = 180, 60, 4
-FRAMES_A_SECOND = 150.0
 
 
 def write_video(path: Path, seconds: int, seed: int) -> None:
@@ -79,13 +76,3 @@ def measure(brief: bool) -> dict[str, Any]:
                     speeds[name].append(speed)
                 print(f"video round {number}/{rounds}  {name}: {speed:.0f}/s", flush=True)
     return {"seconds": seconds, "cores": cores, "speeds": speeds}
-
-
-def rows(result: dict[str, Any]) -> list[Row]:
-    """Medians of each way to sample."""
-    lines = []
-    for name, speeds in result["speeds"].items():
-        speed = median(speeds)
-        aim = f"{FRAMES_A_SECOND:g} {mark(speed >= FRAMES_A_SECOND)}" if "PyAV" not in name else "–"
-        lines.append((f"video: {name}", f"{speed:.0f} frames a second", aim))
-    return lines

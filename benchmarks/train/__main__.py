@@ -22,7 +22,6 @@ import torch
 from benchmarks.results import machine, report
 from benchmarks.train.cases import B16, B16_BATCH, FIXED, LENGTH, Case, NanoData, b16_case
 from benchmarks.train.contenders import CPU, Step
-from benchmarks.train.contents import page
 from benchmarks.train.profile import layer_products, shares
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.memory import keep_freed_memory
@@ -91,12 +90,12 @@ def b16_limit() -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, and write the JSON and its page."""
+    """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="directory with train.tar")
     parser.add_argument("--drawings", type=Path, help="directory that `python -m synthetic.drawings` made")
     parser.add_argument("--steps", type=int, default=5, help="that count, of each contender")
-    parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
+    parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
     keep_freed_memory()
     nano = NanoData(
@@ -111,7 +110,7 @@ def main() -> None:
         "speeds": speeds,
         "profile": analyse(nano, statistics.median(speeds[nano.case(FIXED).title]["ours"])),
     }
-    report(result, page, arguments.out)
+    report(result, arguments.out)
 
 
 if __name__ == "__main__":

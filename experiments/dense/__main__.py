@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from experiments.command_line import Out, Runs, run_experiment, write_page
+from experiments.command_line import Out, Runs, announce, run_experiment
 from perception_encoder.cli.options import option
 
 
@@ -28,12 +28,12 @@ def dense(
         python -m synthetic.scenes -o scenes --models datasets/scenes/furniture.tar --count 300 --size 320 --split test
         python -m experiments.dense --scenes scenes --clips davis --room livingroom.tar
     """
-    from experiments.dense.page import draw, page
     from experiments.dense.run import DenseData, compare_features
     from perception_encoder.cli.progress import track
 
     data = DenseData(scenes=scenes, clips=clips, room=room)
-    write_page(out, page, compare_features(out, runs, data, track=track), draw)
+    compare_features(out, runs, data, track=track)
+    announce(out)
 
 
 if __name__ == "__main__":

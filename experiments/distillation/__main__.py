@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.command_line import Drawings, Jobs, Out, Photos, Runs, print_metrics, run_experiment, write_page
+from experiments.command_line import Drawings, Jobs, Out, Photos, Runs, announce, print_metrics, run_experiment
 
 
 def distillation(
@@ -24,13 +24,13 @@ def distillation(
         python -m synthetic.drawings datasets
         python -m experiments.distillation --photos photos --drawings datasets
     """
-    from experiments.distillation.page import page
     from experiments.distillation.run import reproduce_distillation
     from experiments.reproduction import Paths
     from perception_encoder.cli.progress import track
 
     paths = Paths(photos=photos, drawings=drawings, runs=runs, result=out)
-    write_page(out, page, reproduce_distillation(paths, track=track, listener=print_metrics, jobs=jobs))
+    reproduce_distillation(paths, track=track, listener=print_metrics, jobs=jobs)
+    announce(out)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from experiments.command_line import Out, Runs, run_experiment, write_page
+from experiments.command_line import Out, Runs, announce, run_experiment
 from perception_encoder.cli.options import option
 
 
@@ -25,11 +25,11 @@ def language(
         python -m synthetic.scenes -o new --count 1000 --seed 77 && mv new/train scenes/test
         python -m experiments.language --scenes scenes -o docs/results/language.json
     """
-    from experiments.language.page import draw, page
     from experiments.language.run import reproduce_language
     from perception_encoder.cli.progress import track
 
-    write_page(out, page, reproduce_language(out, runs, scenes, track=track), draw)
+    reproduce_language(out, runs, scenes, track=track)
+    announce(out)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from textwrap import wrap
 from typing import Annotated, Any
 
 import numpy as np
 
-from experiments.command_line import Out, Runs, run_experiment, write_page
+from experiments.command_line import Out, Runs, announce, run_experiment
 from perception_encoder.cli.options import option
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.evaluation.language.evaluators import Answered, QuestionEvaluator, open_media_of, score_answers
 from perception_encoder.evaluation.language.records import AnswerRecord
-from perception_encoder.evaluation.report import Table, format_value
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.evaluation.statistics.scores import measure
 from perception_encoder.files import write_json
@@ -25,12 +23,6 @@ from perception_encoder.progress import Track, untracked
 from synthetic.questions.tasks import find_task, read_rendered
 
 MODEL, BLIND, NEAREST = "built-in", "without the image", "caption of the nearest training image"
-SPLITS = {
-    "val": "New scenes of the furniture, and new receipts in the layouts, that it was trained on",
-    "simple": "New scenes of the ten bundled objects that it was trained on",
-    "test": "Objects, layouts and fonts that it was not trained on",
-}
-"""What the splits of the evaluated data hold."""
 RETRIEVED = 4000
 """Training scenes whose captions the baseline chooses from."""
 
@@ -130,38 +122,6 @@ def _of_metric(metric: Metric) -> dict[str, Any]:
     return {"value": metric.value, "interval": metric.interval, "n": metric.n, "unit": metric.unit}
 
 
-def table(measured: Sequence[dict[str, Any]]) -> Table:
-    """The scores of a split beside their baselines and aims."""
-    rows = []
-    for row in measured:
-        scores = row["scores"]
-        aim = "–" if row["aim"] is None else format_value(row["aim"], scores[MODEL]["unit"])
-        nearest = _score(scores[NEAREST]) if NEAREST in scores else "–"
-        cells = (row["name"], row["metric"], _score(scores[MODEL]), _score(scores[BLIND]), nearest, aim)
-        rows.append((*cells, str(scores[MODEL]["n"])))
-    return Table(("", "metric", MODEL, BLIND, NEAREST, "aim", "questions"), tuple(rows))
-
-
-def _score(score: dict[str, Any]) -> str:
-    low, high = score["interval"] or (score["value"],) * 2
-    unit = score["unit"]
-    return f"{format_value(score['value'], unit)} ({format_value(low, unit)}–{format_value(high, unit)})"
-
-
-def page(result: dict[str, Any]) -> str:
-    """Return the page in Markdown."""
-    text = (
-        "Written by `python -m experiments.language.builtin`: the built-in language model (`builtin-lang`) on rendered "
-        "scenes and receipts that it was not trained on. Beside it are the same model without the image, and for "
-        f"captions that of the nearest of {RETRIEVED:,} training images by the built-in encoder. Intervals are of "
-        "95 %, over images; the model has one training seed."
-    )
-    lines = ["# The built-in language model", "", *wrap(text, 118, break_on_hyphens=False), ""]
-    for split, rows in result["splits"].items():
-        lines += [f"## {SPLITS.get(split, split)}", "", table(rows).markdown()]
-    return "\n".join(lines)
-
-
 def builtin(
     scenes: Annotated[Path, option("Rendered scenes.", "DIR")],
     documents: Annotated[Path, option("Rendered receipts.", "DIR")],
@@ -183,7 +143,8 @@ def builtin(
 
     data = {"scenes": scenes, "documents": documents}
     splits = split or ["test"]
-    write_page(out, page, evaluate_builtin(out, runs, load_language_model(model), data, items, splits, track))
+    evaluate_builtin(out, runs, load_language_model(model), data, items, splits, track)
+    announce(out)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from experiments.command_line import TOWERS, Jobs, Out, Photos, Runs, Towers, run_experiment, write_page
+from experiments.command_line import TOWERS, Jobs, Out, Photos, Runs, Towers, announce, run_experiment
 from perception_encoder.cli.options import option
 
 
@@ -33,13 +33,13 @@ def layers(
         python -m synthetic.scenes -o scenes --models datasets/scenes/furniture.tar --count 150 --split test
         python -m experiments.layers --photos photos --scenes scenes --clips davis
     """
-    from experiments.layers.page import draw, page
     from experiments.layers.run import reproduce_layers
     from experiments.layers.tasks import LayerData
     from perception_encoder.cli.progress import track
 
     data = LayerData(photos=photos, scenes=scenes, rooms=rooms, clips=clips, captions=captions)
-    write_page(out, page, reproduce_layers(out, runs, data, towers, track=track, jobs=jobs), draw)
+    reproduce_layers(out, runs, data, towers, track=track, jobs=jobs)
+    announce(out)
 
 
 if __name__ == "__main__":

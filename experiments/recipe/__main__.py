@@ -12,9 +12,9 @@ from experiments.command_line import (
     Photos,
     Runs,
     Towers,
+    announce,
     print_metrics,
     run_experiment,
-    write_page,
 )
 
 
@@ -36,13 +36,13 @@ def recipe(
         python -m synthetic.drawings datasets
         python -m experiments.recipe --photos photos --drawings datasets
     """
-    from experiments.recipe.page import draw, page
     from experiments.recipe.run import reproduce_recipe
     from experiments.reproduction import Paths
     from perception_encoder.cli.progress import track
 
     paths = Paths(photos=photos, drawings=drawings, runs=runs, result=out)
-    write_page(out, page, reproduce_recipe(paths, towers=towers, track=track, listener=print_metrics, jobs=jobs), draw)
+    reproduce_recipe(paths, towers=towers, track=track, listener=print_metrics, jobs=jobs)
+    announce(out)
 
 
 if __name__ == "__main__":

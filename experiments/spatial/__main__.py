@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from experiments.command_line import Out, Runs, run_experiment, write_page
+from experiments.command_line import Out, Runs, announce, run_experiment
 from perception_encoder.cli.options import option
 
 
@@ -30,14 +30,13 @@ def spatial(
         python -m synthetic.scenes -o scenes --models datasets/scenes/furniture.tar --count 300 --size 320 --split test
         python -m experiments.spatial --photos photos/train --scenes scenes --clips davis
     """
-    from experiments.spatial.page import draw, page
     from experiments.spatial.run import SpatialData, draw_examples, reproduce_spatial
     from perception_encoder.cli.progress import track
 
     data = SpatialData(photos=photos, scenes=scenes, clips=clips, videos=videos)
-    result = reproduce_spatial(out, runs, data, track=track)
+    reproduce_spatial(out, runs, data, track=track)
     draw_examples(runs, data, out.with_name(f"{out.stem}_features.png"), track=track)
-    write_page(out, page, result, draw)
+    announce(out)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from experiments.command_line import Jobs, Out, Runs, run_experiment, write_page
+from experiments.command_line import Jobs, Out, Runs, announce, run_experiment
 from perception_encoder.cli.options import option
 
 
@@ -28,11 +28,11 @@ def video(
         python -m synthetic.video_dataset -o clips --models datasets/scenes/furniture.tar --size 160
         python -m experiments.video --clips clips --photos photos
     """
-    from experiments.video.page import draw, page
     from experiments.video.run import reproduce_video
     from perception_encoder.cli.progress import track
 
-    write_page(out, page, reproduce_video(out, runs, clips, photos, track=track, jobs=jobs), draw)
+    reproduce_video(out, runs, clips, photos, track=track, jobs=jobs)
+    announce(out)
 
 
 if __name__ == "__main__":

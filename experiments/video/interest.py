@@ -6,13 +6,12 @@ videos of `train` and ranks all others. Those of `test` have objects that are in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
-from experiments.command_line import Out, run_experiment, write_page
+from experiments.command_line import Out, announce, run_experiment
 from perception_encoder.cli.options import option
 from perception_encoder.datasets.pe_video import list_video_tars, read_video_tar
 from perception_encoder.errors import DataError
@@ -22,9 +21,6 @@ from perception_encoder.video_dataset.features import read_features
 from perception_encoder.video_dataset.interest import HIGHEST, report_as_json, score_videos
 from perception_encoder.video_dataset.tars import table_key
 from synthetic.video_dataset.truth import SceneTruth
-
-ROWS = 8
-"""Of importances on the page."""
 
 
 def reproduce_interest(clips: Path, features: Path, scored: int) -> dict[str, Any]:
@@ -78,36 +74,6 @@ def _correlate(scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     return {"n": len(scores), "correlation": correlation(scores, truth), "interval": interval}
 
 
-def page(result: Mapping[str, Any]) -> str:
-    """Return the result as Markdown."""
-    forest = result["forest"]
-    lines = [
-        "# Interest scores of rendered videos",
-        "",
-        "Written by `python -m experiments.video.interest`. The number of events of a rendered video stands for a hand",
-        f"score; an orbit of the camera is an event too. A forest is fitted on {forest['videos']:,} videos and scores",
-        "the others. Spearman's correlation of the score with the number of events, with 95 % intervals from",
-        "resampled videos:",
-        "",
-        "| videos | n | correlation | interval |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['videos']} | {row['n']:,} | {row['correlation']:.3f} | {row['interval'][0]:.3f} to "
-            f"{row['interval'][1]:.3f} |"
-            for row in result["rows"]
-        ),
-        "",
-        f"Out of bag, the correlation is {forest['rank_correlation']:.2f}, and the mean error "
-        f"{forest['mean_error']:.2f} events ({forest['baseline_error']:.2f} if every video gets the mean).",
-        "",
-        "| feature | importance |",
-        "|---|---|",
-        *(f"| `{name}` | {share:.2f} |" for name, share in list(forest["importances"].items())[:ROWS]),
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def interest(
     clips: Annotated[Path, option("Dataset of `python -m synthetic.video_dataset`.", "DIR")],
     features: Annotated[Path, option("Directory of `pe video-dataset features`.", "DIR")],
@@ -121,9 +87,8 @@ def interest(
         pe video-dataset features clips -o features
         python -m experiments.video.interest --clips clips --features features
     """
-    result = reproduce_interest(clips, features, scored)
-    write_json(out, result)
-    write_page(out, page, result)
+    write_json(out, reproduce_interest(clips, features, scored))
+    announce(out)
 
 
 if __name__ == "__main__":

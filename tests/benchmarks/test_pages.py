@@ -1,36 +1,53 @@
-"""The pages of benchmarks are those that their JSON makes."""
+"""The tables and plots of docs/results are those of their JSON, and the promises about them hold."""
 
 from __future__ import annotations
 
-import json
+import io
+import re
+import statistics
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from benchmarks import calibration, dense, encode, engine, language, memory, oracles, scenes, server_memory, spatial
-from benchmarks.search import contents as search
-from benchmarks.train import contents as train
+from benchmarks.embed import EMBED, ENCODE
+from benchmarks.result_pages import FAULTS, MARKERS, PAGES, RESULTS, read_result, with_table
+from benchmarks.result_plots import PLOTS
 
 
-@pytest.mark.parametrize(
-    ("name", "benchmark"),
-    [
-        ("calibration", calibration),
-        ("dense_speed", dense),
-        ("engine_speed", engine),
-        ("encode", encode),
-        ("language_speed", language),
-        ("memory", memory),
-        ("oracles", oracles),
-        ("scenes", scenes),
-        ("search", search),
-        ("server_memory", server_memory),
-        ("spatial_speed", spatial),
-        ("train", train),
-    ],
-)
-def test_the_page_is_made_of_its_json(root: Path, name: str, benchmark: ModuleType) -> None:
-    results = root / "docs" / "results" / f"{name}.json"
-    result = json.loads(results.read_text(encoding="utf-8"))
-    assert results.with_suffix(".md").read_text(encoding="utf-8") == benchmark.page(result)
+@pytest.mark.parametrize("name", PAGES)
+def test_the_table_of_a_page_is_that_of_its_json(name: str) -> None:
+    text = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
+    assert text == with_table(text, PAGES[name](read_result)), "run: python -m benchmarks.result_pages"
+    assert len(re.findall(r"^!\[", text, re.MULTILINE)) == 1 and text.count(MARKERS[0]) == 1
+
+
+def test_there_are_six_pages_with_a_plot_each() -> None:
+    assert {path.stem for path in RESULTS.glob("*.md")} == {*PAGES, "README"} and len(PAGES) == 6
+    assert {path.stem for path in RESULTS.glob("*.svg")} == set(PLOTS) and len(PLOTS) == len(PAGES)
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_plot_can_be_drawn(name: str) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = io.StringIO()
+    PLOTS[name](read_result).savefig(drawn, format="svg")
+    assert drawn.getvalue().count("<path") > 20
+
+
+def test_every_json_is_named_by_a_page() -> None:
+    text = "".join((RESULTS / f"{name}.md").read_text(encoding="utf-8") for name in PAGES)
+    assert [path.name for path in RESULTS.glob("*.json") if f"({path.name})" not in text] == []
+
+
+def test_a_page_without_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="the page needs the lines"):
+        with_table("# Page", [("a",)])
+
+
+def test_faults_are_tested(root: Path) -> None:
+    assert [test for *_, test in FAULTS if not (root / test).is_file()] == []
+
+
+def test_a_large_model_embeds_files_nearly_as_fast_as_it_encodes() -> None:
+    speeds = read_result("embed")["speeds"]["PE-Core-B16-224"]
+    assert statistics.median(speeds[EMBED]) >= 0.85 * statistics.median(speeds[ENCODE])

@@ -1,4 +1,4 @@
-"""`python -m experiments.NAME`: help with examples, pages next to the JSON, and errors before anything is trained."""
+"""`python -m experiments.NAME`: help with examples, and errors before anything is trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.command_line import TOWERS, write_page
+from experiments.command_line import TOWERS
 from experiments.layers.run import TOWER_FILES
 from tests.conftest import ROOT
 
@@ -35,13 +35,3 @@ def test_missing_data_are_named(tmp_path: Path) -> None:
 
 def test_towers_are_in_the_repository() -> None:
     assert {path.name for path in TOWERS.iterdir()} == set(TOWER_FILES.values())
-
-
-def test_a_page_and_a_plot_are_written_next_to_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def page(result: int, plot: str = "no plot") -> str:
-        return f"{result}: {plot}"
-
-    write_page(tmp_path / "r.json", page, 3)
-    assert (tmp_path / "r.md").read_text() == "3: no plot" and capsys.readouterr().out == "3: no plot\n"
-    write_page(tmp_path / "r.json", page, 4, lambda result, path: path.write_text(str(result)))
-    assert (tmp_path / "r.md").read_text() == "4: r.png" and (tmp_path / "r.png").read_text() == "4"

@@ -57,7 +57,7 @@ _INDEXED_ROWS = 2000  # from here on an index of the ids is faster than comparin
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
 """What LanceDB and pyarrow raise over damaged files, in one version or another."""
 APPROXIMATE_ROWS = 25_000
-"""From here on vectors are compressed: comparing so many one by one takes over 20 ms (docs/results/search.md)."""
+"""From here on vectors are compressed: comparing so many one by one takes over 20 ms (docs/results/search.json)."""
 _BITS = 5  # of a number of a compressed vector
 _REFINED = 3  # vectors that are read for each hit
 _ALL = 1 << 20  # clusters, more than there are

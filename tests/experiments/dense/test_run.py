@@ -1,4 +1,4 @@
-"""Dense tasks in small, in the smallest: two models and colours, cached results, differences, page and plot."""
+"""Dense tasks in small, in the smallest: two models and colours, cached results, differences."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from experiments.dense import run
-from experiments.dense.page import by_task, draw, page
 from experiments.dense.run import BEST, CORE, LAST, SPATIAL, TRACKING, DenseData, Sizes, compare_features, read_tasks
+from experiments.findings import dense_gaps, dense_scores
 from perception_encoder.errors import DataError
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from tests.layer_analysis.toys import LightnessTask
@@ -18,7 +17,7 @@ from tests.layer_analysis.toys import LightnessTask
 SIZES = Sizes(layers=(8, 11))
 
 
-def test_all_is_evaluated_once_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_is_evaluated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [LightnessTask(count=12, name=TRACKING), LightnessTask(count=12, name="depth", lower=True)]
     monkeypatch.setattr(run, "read_tasks", lambda *_: tasks)
     out, runs, data = tmp_path / "dense.json", tmp_path / "runs", DenseData(scenes=tmp_path, clips=tmp_path)
@@ -34,12 +33,8 @@ def test_all_is_evaluated_once_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads(out.read_text()) == json.loads(json.dumps(result))
     monkeypatch.setattr("experiments.layers.evaluation.run_sweep", lambda *_: pytest.fail("evaluated again"))
     assert compare_features(out, runs, data, SIZES) == result
-    assert set(by_task(result)[TRACKING]) == {COLOURS, LAST, BEST, SPATIAL}
-    text = page(result, "dense.png")
-    assert text.count("\n| ") == 2 + 2 and "(dense.png)" in text
-    draw(result, tmp_path / "dense.png")
-    with Image.open(tmp_path / "dense.png") as image:
-        assert image.width > 400
+    assert set(dense_scores(result)[TRACKING]) == {COLOURS, LAST, BEST, SPATIAL}
+    assert len(dense_gaps(result)) == 5
 
 
 def test_missing_data_are_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The evaluation of the built-in language model: rows, baselines, records, and the page."""
+"""The evaluation of the built-in language model: rows, baselines and records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.language.builtin import AIMS, BLIND, MODEL, NEAREST, evaluate_builtin, page
+from experiments.language.builtin import AIMS, BLIND, MODEL, NEAREST, evaluate_builtin
 from perception_encoder.formats.shards import write_members
 from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.evaluation.language.answerers import RuleAnswerer, refuse
@@ -66,8 +66,6 @@ def test_rows_and_records(data: dict[str, Path], tmp_path: Path) -> None:
     assert count == 2 * len(AIMS)
     again = evaluate_builtin(tmp_path / "r.json", tmp_path / "runs", RuleAnswerer(refuse), data, items=3)
     assert again == result, "answers come from the records"
-    text = page(json.loads((tmp_path / "r.json").read_text()))
-    assert text.count("\n|") == 2 + len(AIMS) and "## Objects, layouts and fonts that it was not trained on" in text
 
 
 def test_a_row_without_data_in_a_split_is_left_out(data: dict[str, Path], tmp_path: Path) -> None:

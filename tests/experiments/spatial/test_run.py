@@ -1,4 +1,4 @@
-"""Spatial alignment in small, in the smallest: three alignments, cached results, differences, page, plot and images."""
+"""Spatial alignment in small, in the smallest: three alignments, cached results, differences and images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.findings import spatial_gaps
 from experiments.spatial import run
 from experiments.spatial.alignments import ALIGNED, BOTH, CORE, MASKS, OWN, Alignments
-from experiments.spatial.page import draw, page
 from experiments.spatial.run import Sizes, SpatialData, compare, draw_examples, read_tasks, reproduce_spatial
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import write_members
@@ -57,9 +57,7 @@ def test_all_is_run_once_and_drawn(data: SpatialData, tmp_path: Path, monkeypatc
     monkeypatch.setattr("experiments.layers.evaluation.run_sweep", lambda *_: pytest.fail("evaluated again"))
     monkeypatch.setattr("experiments.spatial.alignments.align_spatially", lambda *_: pytest.fail("trained again"))
     assert reproduce_spatial(out, runs, data, SIZES) == result
-    text = page(result, "spatial.png")
-    assert text.count("\n| ") == 2 + 4 * 2 and "(spatial_features.png)" in text
-    draw(result, tmp_path / "spatial.png")
+    assert len(spatial_gaps(result)) == len(result["differences"])
     draw_examples(runs, data, tmp_path / "features.png", SIZES)
     with Image.open(tmp_path / "features.png") as image:
         assert image.width == 5 * 206 - 6 and image.height > 400 and len(image.getcolors(1 << 20)) > 50

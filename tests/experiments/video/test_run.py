@@ -7,15 +7,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 
+from experiments.findings import video_gaps
 from experiments.video import finetuning
 from experiments.video import run as experiment
 from experiments.video.captions import Captions
 from experiments.video.clips import Clip
-from experiments.video.page import _draw_accuracy, draw, page
 from experiments.video.run import ALL, ARMS, FIRST, NEW_CLIPS, NEW_OBJECTS, NOTHING, REFINED, Sizes, reproduce_video
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import DataError
@@ -88,23 +87,8 @@ def test_every_arm_has_scores_over_two_seeds(result: dict[str, Any]) -> None:
         assert row["values"][-1] == whole["scores"][ALL]
 
 
-def test_the_page(result: dict[str, Any], tmp_path: Path) -> None:
-    text = page(json.loads(json.dumps(result)), "video.png")
-    assert text.count("\n|") == 2 + 7 + 2 + 14 and "| 100 (100–100) / " in text
-    draw(result, tmp_path / "video.png")
-    assert (tmp_path / "video.png").stat().st_size > 5000
-
-
-def test_the_plot_of_captions_shows_the_set_that_it_names() -> None:
-    rows = [
-        {"set": name, "captions": kind, "metric": "objects precision", "value": share, "interval": [share, share]}
-        for name, share in ((NEW_CLIPS, 0.7), (NEW_OBJECTS, 0.1))
-        for kind in ("first captioner", "refined captioner")
-    ]
-    axes = MagicMock()
-    _draw_accuracy(axes, {"captions": rows})
-    assert [call.args[0] for call in axes.plot.call_args_list] == [[70, 70], 70, [70, 70], 70]
-    assert NEW_CLIPS in axes.set_xlabel.call_args.args[0]
+def test_differences(result: dict[str, Any]) -> None:
+    assert len(video_gaps(json.loads(json.dumps(result)))) == 14 * 5
 
 
 def test_too_few_clips(dataset: Path, tmp_path: Path) -> None:

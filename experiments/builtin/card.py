@@ -1,4 +1,4 @@
-"""The built-in model's result as its page and its model card, next to its targets."""
+"""The results in the built-in model's card, next to its targets."""
 
 from __future__ import annotations
 
@@ -34,22 +34,20 @@ CARD_MARKERS = ("<!-- figures -->", "<!-- end of figures -->")
 """The lines of a model card between which its results stand."""
 
 
-def page(result: Result, source: str) -> str:
-    """Return the page; `source` is the name of the JSON file beside it. DataError for another model or split."""
-    return report.page(result, source, with_targets(result), "python -m experiments.builtin") + f"\n{NOTE}"
-
-
 def update_card(card: str, result: Result) -> str:
-    """Return a model card with up-to-date results; DataError if it lacks the lines for them, and as `page`."""
+    """Return a model card with up-to-date results.
+
+    Raises DataError if it lacks the lines for them, or if the result is of another model or split.
+    """
     start, end = CARD_MARKERS
     before, started, rest = card.partition(start + "\n")
     _, ended, after = rest.partition(end + "\n")
     if not started or not ended:
         raise DataError(f"the card needs the lines {start} and {end}, with the results between them")
-    return f"{before}{start}\n\n{report.summary(result, with_targets(result))}\n{NOTE}\n{end}\n{after}"
+    return f"{before}{start}\n\n{report.summary(result, compare_with_targets(result))}\n{NOTE}\n{end}\n{after}"
 
 
-def with_targets(result: Result) -> tuple[Table, Table]:
+def compare_with_targets(result: Result) -> tuple[Table, Table]:
     """Return the tables of classification and of retrieval with a column of targets, each at its task's first row."""
     if result.model != BUILTIN or result.split != "test":
         raise DataError(f"targets are for {BUILTIN} on test, not for {result.model} on {result.split}")

@@ -1,4 +1,4 @@
-"""The built-in model's page and card are those that its JSON makes, next to the targets."""
+"""The built-in model's card shows its JSON, next to the targets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.builtin.__main__ import builtin
-from experiments.builtin.page import page, update_card, with_targets
+from experiments.builtin.card import compare_with_targets, update_card
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.report import from_json
 from perception_encoder.evaluation.results import Result
@@ -22,18 +22,13 @@ def read_result(root: Path) -> Result:
     return from_json(path.read_text(encoding="utf-8"), path.name)
 
 
-def test_the_page_is_the_one_its_json_makes(root: Path) -> None:
-    text = (root / "docs" / "results" / "builtin.md").read_text(encoding="utf-8")
-    assert text == page(read_result(root), "builtin.json"), COMMAND
-
-
 def test_the_model_card_shows_the_same_results(root: Path) -> None:
     card = (root / "perception_encoder" / "weights" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert card == update_card(card, read_result(root)), f"{COMMAND} --card perception_encoder/weights/MODEL_CARD.md"
+    assert card == update_card(card, read_result(root)), f"{COMMAND} perception_encoder/weights/MODEL_CARD.md"
 
 
 def test_a_task_has_its_target_by_the_better_transform_and_once() -> None:
-    classification, retrieval = with_targets(RESULT)
+    classification, retrieval = compare_with_targets(RESULT)
     assert classification.columns[-1] == retrieval.columns[-1] == "target"
     assert [(row[0], row[-1]) for row in classification.rows] == [
         ("flowers", "82 open"),  # 83 ±1.5
@@ -46,17 +41,17 @@ def test_a_task_has_its_target_by_the_better_transform_and_once() -> None:
         else each
         for each in RESULT.measurements
     )
-    assert with_targets(replace(RESULT, measurements=better))[0].rows[0][-1] == "82 ✓"
+    assert compare_with_targets(replace(RESULT, measurements=better))[0].rows[0][-1] == "82 ✓"
     assert [row[-1] for row in retrieval.rows] == ["40 ✗"]
     (openmoji,) = (each for each in RESULT.measurements if each.task == "openmoji")
     both = replace(openmoji, metrics=(*openmoji.metrics, replace(openmoji.metrics[0], name="name of image R@1")))
-    assert [row[-1] for row in with_targets(replace(RESULT, measurements=(both,)))[1].rows] == ["40 ✗", "–"]
+    assert [row[-1] for row in compare_with_targets(replace(RESULT, measurements=(both,)))[1].rows] == ["40 ✗", "–"]
 
 
 @pytest.mark.parametrize("change", [{"model": "PE-Core-B16-224"}, {"split": "val"}])
 def test_targets_are_for_the_built_in_model_on_test(change: dict[str, str]) -> None:
     with pytest.raises(DataError, match="targets are for PE-Core-N16-128 on test, not for"):
-        with_targets(replace(RESULT, **change))
+        compare_with_targets(replace(RESULT, **change))
 
 
 def test_a_card_takes_new_results_and_keeps_the_rest() -> None:
@@ -69,10 +64,8 @@ def test_a_card_takes_new_results_and_keeps_the_rest() -> None:
         update_card("# Card\n", RESULT)
 
 
-def test_the_command_writes_the_page_and_the_card(root: Path, tmp_path: Path) -> None:
-    result, card = tmp_path / "builtin.json", tmp_path / "CARD.md"
-    result.write_text((root / "docs" / "results" / "builtin.json").read_text(encoding="utf-8"), encoding="utf-8")
+def test_the_command_writes_the_card(root: Path, tmp_path: Path) -> None:
+    card = tmp_path / "CARD.md"
     card.write_text("<!-- figures -->\n<!-- end of figures -->\n", encoding="utf-8")
-    builtin(result, card)
-    assert (tmp_path / "builtin.md").read_text(encoding="utf-8") == page(read_result(root), "builtin.json")
+    builtin(root / "docs" / "results" / "builtin.json", card)
     assert "| openmoji |" in card.read_text(encoding="utf-8")

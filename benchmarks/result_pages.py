@@ -1,0 +1,320 @@
+"""Write the tables and plots of docs/results from the JSON files there.
+
+    python -m benchmarks.result_pages
+
+A person writes a page, except for what is between its two table markers. Benchmarks and experiments write the JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from experiments.builtin.card import compare_with_targets
+from experiments.differences import find_signs, format_gap
+from experiments.findings import GAINS, GAPS, all_gaps, dense_scores
+from perception_encoder.evaluation.report import format_value, from_json
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+MARKERS = ("<!-- table: written by python -m benchmarks.result_pages -->", "<!-- end of table -->")
+RECALL = 0.99
+"""What a nearest-neighbour search is compared at."""
+
+Rows = list[Sequence[str]]
+Read = Callable[[str], Any]
+"""Returns the content of a JSON file, by its name."""
+
+
+def read_result(name: str) -> Any:
+    """Return the content of docs/results/NAME.json."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def parity(read: Read) -> Rows:
+    """One row a model: the largest relative error against each implementation."""
+    errors: dict[str, dict[str, float]] = {}
+    for row in read("parity")["rows"]:
+        model = errors.setdefault(row["model"], {})
+        model[row["oracle"]] = row["values"]
+        if row["gradients"] is not None:
+            model["gradients"] = max(row["gradients"], model.get("gradients", 0.0))
+    columns = ("reference", "timm", "open_clip", "gradients")
+    cells = [(name, *(f"{e[c]:.1e}" if c in e else "–" for c in columns)) for name, e in errors.items()]
+    return [("model", "reference code", "timm", "open_clip", "gradients"), *cells]
+
+
+def speed(read: Read) -> Rows:
+    """One row a job: ours, what it is compared with, and the ratio of the two where both are speeds of one job."""
+    return [("job", "here", "compared with", "ratio"), *_encoding(read), *_training(read), *_language(read),
+            *_searching(read), *_dense(read), *_rendering(read)]  # fmt: skip
+
+
+def _ratio(what: str, ours: float, theirs: float, unit: str, other: str, digits: int = 1) -> Sequence[str]:
+    return what, f"{ours:,.{digits}f} {unit}", f"{other}: {theirs:,.{digits}f}", f"{ours / theirs:.2f}"
+
+
+def _encoding(read: Read) -> Iterator[Sequence[str]]:
+    speeds = {name: median(values) for name, values in read("encode")["speeds"].items()}
+    for precision in ("bf16", "fp32"):
+        peers = {name: rate for name, rate in speeds.items() if name.startswith(("timm", "open")) and precision in name}
+        best = max(peers, key=lambda name: peers[name])
+        what = f"encode images with PE-Core-B16-224, {precision}"
+        yield _ratio(what, speeds[f"Encoder, {precision}"], peers[best], "images/s", best)
+    eager = max((name for name in speeds if name.endswith("fp32, eager")), key=lambda name: speeds[name])
+    yield _ratio("the same, every library's default", speeds["Encoder, default"], speeds[eager], "images/s", eager)
+    for name, by_part in read("embed")["speeds"].items():
+        directory, encode = (median(by_part[part]) for part in ("directory to file", "encode only"))
+        yield _ratio(f"embed a directory of JPEGs with {name}", directory, encode, "images/s", "encoding alone")
+
+
+def _training(read: Read) -> Iterator[Sequence[str]]:
+    for name, speeds in read("train")["speeds"].items():
+        ours, theirs = median(speeds["ours"]), median(speeds["open_clip"])
+        digits = 1 if theirs > 10 else 2
+        yield _ratio(f"train, {name}", ours, theirs, "pairs/s", "open_clip's model and loss", digits)
+    steps = {name: 1000 * median(values) for name, values in read("spatial_speed")["steps"].items()}
+    plain, aligned = steps["plain forward and backward"], steps["alignment step"]
+    yield _ratio("spatial alignment, a step of 32 images", aligned, plain, "ms", "forward and backward alone", 0)
+
+
+def _language(read: Read) -> Iterator[Sequence[str]]:
+    result = read("language_speed")
+    rates = {name: 1 / median(values) for name, values in result["tokens"].items()}
+    yield _ratio(
+        "generate text with SmolLM2-135M", rates["this package"], rates["transformers"], "tokens/s", "transformers", 0
+    )
+    yield "first token after an image of 448 px", f"{median(result['first_token']):.2f} s", "–", "–"
+
+
+def _searching(read: Read) -> Iterator[Sequence[str]]:
+    result = read("search")
+    for state in ("warm", "cold"):
+        for name in ("first page", "first query"):
+            milliseconds = median(result["page"][state][name])
+            yield f"{name} of 100,000 images in the browser, {state}", f"{milliseconds:.0f} ms", "–", "–"
+    shell, bare = (median(values) for values in result["shell"]["seconds"].values())
+    yield "`pe search` over 1,000 indexed images", f"{shell:.2f} s", f"`import torch`: {bare:.2f} s", "–"
+    for name, speeds in result["indexing"]["speeds"].items():
+        yield _ratio(
+            f"index a directory with {name}", median(speeds["directory to index"]), median(speeds["encode only"]),
+            "images/s", "encoding alone",
+        )  # fmt: skip
+    video = {name: median(values) for name, values in result["video"]["speeds"].items()}
+    peer = video.pop("PyAV, all frames decoded")
+    for name in ("8 uniform frames (`read_frames`)", "a frame each second (`sample_frames`)"):
+        yield f"read a video: {name}", f"{video[name]:.0f} frames/s", f"PyAV, all frames: {peer:.0f}", "–"
+    for kind, loads in result["server"]["loads"].items():
+        load = loads["64"]
+        rate = f"{load['rate']:.0f} answers/s, p99 {load['p99']:.0f} ms"
+        yield f"embedding server, {kind}s, 64 clients", rate, "–", "–"
+
+
+def _dense(read: Read) -> Iterator[Sequence[str]]:
+    for name, seconds in read("dense_speed")["seconds"].items():
+        yield f"`{name.replace(', ', '`, ')}, one frame", f"{1000 * median(seconds):.0f} ms", "–", "–"
+
+
+def _rendering(read: Read) -> Iterator[Sequence[str]]:
+    engine = read("engine_speed")
+    rate = 60 * engine["clips"] / engine["engine"]["total_seconds"]
+    yield "`pe engine run` with the built-in models", f"{rate:.1f} videos/minute", "–", "–"
+    for row in read("scenes")["rates"]:
+        yield f"render {row['what']} of {row['side']} px", f"{row['rate']:.1f} a second", "–", "–"
+
+
+FINDINGS: Sequence[tuple[str, str, str, str]] = (
+    ("2.1", "steps 1–5 of the recipe against step 1: zero-shot on photographs", "recipe/1/5/photos", "+1.5"),
+    ("2.1", "steps 1–7 against steps 1–5: the same", "recipe/5/7/photos", "+0.6"),
+    ("2.1", "steps 1–9 against steps 1–7: the same", "recipe/7/9/photos", "+0.3"),
+    ("2.4", "distilled against trained alone: zero-shot on photographs", "distillation/photos", "–"),
+    (
+        "2.2",
+        "finetuned on video captions against titles: text to video R@5",
+        "video/new clips: text to video R@5/+ video caption − title and description",
+        "–",
+    ),
+    (
+        "2.2",
+        "captioner refined on simulated corrections against not refined: the same",
+        "video/new clips: text to video R@5/+ frames: all − + frames, captioner not refined",
+        "–",
+    ),
+    ("2.4", "finetuned on videos against before: photographs", "video/photographs/+ frames: all − nothing", "–"),
+    ("3", "best layer against the output: segmentation", "layers/segmentation/built-in", "–"),
+    ("3", "best layer against the output, step 1 alone: tracking", "layers/tracking/step 1", "–"),
+    ("4", "aligned to a language model against before: questions", f"language/{GAINS}/questions", "–"),
+    ("4", "language model frozen against trained: boxes", "language/the same, frozen/boxes", "−0.2, all tasks"),
+    (
+        "5",
+        "last layer aligned to masks against before: segmentation",
+        "spatial/segmentation/aligned to masks/last",
+        "–",
+    ),
+    ("5", "the same: detection", "spatial/detection/aligned to masks/last", "–"),
+    ("5", "the same: depth", "spatial/depth/aligned to masks/last", "–"),
+    ("5", "the same: tracking of real videos", "spatial/tracking of real videos/aligned to masks/last", "–"),
+    ("5", "aligned to masks and its own layer: detection", "spatial/detection/aligned to both/last", "–"),
+)
+"""The paper's section, the comparison, its key among `all_gaps`, and the paper's own difference."""
+
+
+def paper_in_small(read: Read) -> Rows:
+    """One row a comparison; bold where it is significant among all comparisons of all experiments."""
+    gaps = {"/".join(key): gap for key, gap in all_gaps({name: read(name) for name in GAPS}).items()}
+    signs = find_signs(gaps)
+    rows = [(section, what, format_gap(gaps[key], signs[key]), paper) for section, what, key, paper in FINDINGS]
+    return [("section", "comparison", "difference here (95 % interval)", "in the paper"), *rows]
+
+
+def builtin_models(read: Read) -> Rows:
+    """One row a task of each built-in model: its score, a baseline, and what was aimed at."""
+    rows: Rows = [("model", "task", "score", "baseline", "aim")]
+    result = from_json(json.dumps(read("builtin")), "builtin.json")
+    classification, retrieval = compare_with_targets(result)
+    for task, _, chance, squash, crop, _, aim in classification.rows:
+        score = max(squash, crop, key=lambda cell: float(cell.split()[0]))
+        rows.append(("builtin", f"zero-shot: {task}", score, f"chance {chance}", aim))
+    for task, metric, _, chance, score, aim in retrieval.rows[:1]:
+        rows.append(("builtin", f"{task}: {metric}", score, f"chance {chance}", aim))
+    for row in read("builtin_language")["splits"]["test"]:
+        ours, blind = (_with_interval(row["scores"][name]) for name in ("built-in", "without the image"))
+        aim = "–" if row["aim"] is None else format_value(row["aim"], row["scores"]["built-in"]["unit"])
+        rows.append(("builtin-lang", f"{row['name']}: {row['metric']}", ours, f"without the image {blind}", aim))
+    for task, scores in dense_scores(read("dense")).items():
+        ours, core = (_with_interval(scores[name]) for name in ("Spatial", "Core's last"))
+        what = f"{task}: {scores['Spatial']['metric']}"
+        rows.append(("builtin-spatial", what, ours, f"Core's last layer {core}", "–"))
+    for row in read("video_interest")["rows"][:1]:
+        low, high = row["interval"]
+        score = f"{row['correlation']:.3f} ({low:.3f}–{high:.3f})"
+        rows.append(("interest score", "rank correlation with the number of events", score, "–", "–"))
+    return rows
+
+
+def _with_interval(score: Mapping[str, Any]) -> str:
+    value, unit = format_value(score["value"], score["unit"]), score["unit"]
+    if not score["interval"]:
+        return value
+    return f"{value} ({'–'.join(format_value(end, unit) for end in score['interval'])})"
+
+
+SERVERS = {"page": "the page", "api": "the embedding API", "chat": "both, with a language model"}
+AIMS_MIB = {"page": 1024, "api": 1024, "chat": 1638}
+FAULTS = (
+    (
+        "training on several ranks is killed",
+        "the losses are those of a run without interruption, bit for bit",
+        "tests/pretraining/test_parallel.py",
+    ),
+    ("a checkpoint is damaged", "the run resumes from the one before", "tests/training/test_loop.py"),
+    (
+        "`pe embed` is killed 20 times",
+        "the file is that of a run without interruption, byte for byte",
+        "tests/inference/test_embed_kill.py",
+    ),
+    ("`pe index` is killed 20 times", "no row is lost or doubled", "tests/search/index/test_index_kill.py"),
+    ("`pe engine run` is killed", "every result is there once", "tests/video_data_engine/test_engine_kill.py"),
+)
+"""What goes wrong, what happens then, and the test that does it."""
+
+
+def memory_and_faults(read: Read) -> Rows:
+    """Memory of a training step and of the servers, answers to bad requests, and what happens after a fault."""
+    rows: Rows = [("what", "measured", "aim or test")]
+    memory = read("memory")
+    for mode, peaks in memory["peaks"].items():
+        sizes = [size for size in peaks if size != "0"]
+        ends = (f"{peaks[size] / 1e6:,.0f} MB" for size in (sizes[0], sizes[-1]))
+        rows.append((f"a training step of {sizes[0]} and of {sizes[-1]} pairs, {mode}", ", ".join(ends), "–"))
+    latest = read("server_memory")["runs"]["after"]
+    for name, title in SERVERS.items():
+        rows.append((f"`pe serve`, {title}: maximum", f"{latest[name]['peak']:,.0f} MiB", f"{AIMS_MIB[name]:,} MiB"))
+    for name, title in SERVERS.items():
+        answers = latest[name]["answers"]
+        bad = {kind: count for kind, count in answers.items() if "damaged" in kind or "wrong" in kind}
+        refused = sum(count for kind, count in bad.items() if kind.endswith(" 400"))
+        share = f"{refused:,} of {sum(bad.values()):,} refused with status 400"
+        rows.append((f"damaged images and wrong requests, {title}", share, "all"))
+    rows += [(what, then, f"`{test}`") for what, then, test in FAULTS]
+    return rows
+
+
+def search_quality(read: Read) -> Rows:
+    """Recall and time of nearest neighbours, then how well probabilities tell whether anything matches."""
+    rows: Rows = [("what", "measured", "compared with")]
+    search = read("search")["ann"]
+    for name, entry in search["results"]["random"].items():
+        if "settings" in entry:
+            best = best_setting(entry["settings"])
+            value = f"recall {best['recall']:.3f} in {best['median']:.1f} ms"
+            aim = "recall 0.99 in 10 ms" if name.startswith("ours") else "–"
+            rows.append((f"10 of {search['rows']:,} vectors: {name}", value, aim))
+    measured = [row for row in read("calibration")["measured"] if row["wording"] == "{}"]
+    for row in sorted(measured, key=lambda row: int(row["images"])):
+        scores, gallery = row["scores"], f"{row['gallery']}, {row['images']:,} images"
+        for kind in ("absent classes", "foreign names"):
+            score = scores[f"{kind}: probability"]
+            value = f"{score['value']:.3f} ({score['interval'][0]:.3f}–{score['interval'][1]:.3f})"
+            rows.append((f"{gallery}: AUC of a match against {kind}", value, "guessing: 0.5"))
+        brier, constant = (scores[f"queries: {name}"]["value"] for name in ("Brier", "constant"))
+        rows.append((f"{gallery}: Brier score of the probability", f"{brier:.3f}", f"best constant: {constant:.3f}"))
+    oracles: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in read("oracles")["rows"]:
+        oracles.setdefault((row["task"], row["features"]), row)
+    for task in dict.fromkeys(task for task, _ in oracles):
+        truth = oracles[task, "the truth"]
+        noise = oracles.get((task, "noise")) or oracles[task, "boxes anywhere"]
+        value, low = (format_value(row["value"], row["unit"]) for row in (truth, noise))
+        rows.append((f"evaluator of {task}, given the truth: {truth['metric']}", value, f"given noise: {low}"))
+    return rows
+
+
+def best_setting(settings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the fastest setting that reaches `RECALL`, or else the one with the highest recall."""
+    enough = [setting for setting in settings if setting["recall"] >= RECALL]
+    if enough:
+        return min(enough, key=lambda setting: float(setting["median"]))
+    return max(settings, key=lambda setting: float(setting["recall"]))
+
+
+PAGES: dict[str, Callable[[Read], Rows]] = {
+    "parity": parity,
+    "speed": speed,
+    "paper_in_small": paper_in_small,
+    "builtin_models": builtin_models,
+    "memory_and_faults": memory_and_faults,
+    "search_quality": search_quality,
+}
+
+
+def with_table(page: str, rows: Rows) -> str:
+    """Return a page with the table between its markers replaced; ValueError without the markers."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
+    start, end = MARKERS
+    before, _, rest = page.partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"the page needs the lines {start} and {end}")
+    return "\n".join([before + start, "", *lines, "", end + after])
+
+
+def main() -> None:
+    """Write every page's table, and every plot."""
+    from benchmarks.result_plots import PLOTS
+
+    for name, table in PAGES.items():
+        path = RESULTS / f"{name}.md"
+        path.write_text(with_table(path.read_text(encoding="utf-8"), table(read_result)), encoding="utf-8")
+    for name, draw in PLOTS.items():
+        draw(read_result).savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
+        svg = (RESULTS / f"{name}.svg").read_text(encoding="utf-8")
+        (RESULTS / f"{name}.svg").write_text(re.sub(r" +\n", "\n", svg), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
