@@ -49,8 +49,15 @@ def parity(read: Read) -> Rows:
 
 def speed(read: Read) -> Rows:
     """One row a job: ours, what it is compared with, and the ratio of the two where both are speeds of one job."""
-    return [("job", "here", "compared with", "ratio"), *_encoding(read), *_training(read), *_language(read),
-            *_searching(read), *_dense(read), *_rendering(read)]  # fmt: skip
+    return [
+        ("job", "here", "compared with", "ratio"),
+        *_encoding(read),
+        *_training(read),
+        *_language(read),
+        *_searching(read),
+        *_dense(read),
+        *_rendering(read),
+    ]
 
 
 def _ratio(what: str, ours: float, theirs: float, unit: str, other: str, digits: int = 1) -> Sequence[str]:
@@ -100,9 +107,12 @@ def _searching(read: Read) -> Iterator[Sequence[str]]:
     yield "`pe search` over 1,000 indexed images", f"{shell:.2f} s", f"`import torch`: {bare:.2f} s", "–"
     for name, speeds in result["indexing"]["speeds"].items():
         yield _ratio(
-            f"index a directory with {name}", median(speeds["directory to index"]), median(speeds["encode only"]),
-            "images/s", "encoding alone",
-        )  # fmt: skip
+            f"index a directory with {name}",
+            median(speeds["directory to index"]),
+            median(speeds["encode only"]),
+            "images/s",
+            "encoding alone",
+        )
     video = {name: median(values) for name, values in result["video"]["speeds"].items()}
     peer = video.pop("PyAV, all frames decoded")
     for name in ("8 uniform frames (`read_frames`)", "a frame each second (`sample_frames`)"):
