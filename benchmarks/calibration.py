@@ -23,7 +23,7 @@ from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.features import encode_images
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.clip import CLIP
-from perception_encoder.search.index.calibration import background_names, fit_calibration
+from perception_encoder.search.storage.calibration import background_names, fit_calibration
 from synthetic.builtin.held_out import find_unseen_labels
 
 # fmt: off

@@ -34,7 +34,7 @@ from benchmarks.results import report
 from benchmarks.search.process import Client, peak_mib, resident_mib, serving
 from benchmarks.search.server import PATH, hang_up
 from perception_encoder.models.precision import fast_dtype
-from perception_encoder.search.index.update import update_index, writable_index
+from perception_encoder.search.storage.update import update_index, writable_index
 
 CLIENTS, MOST_REQUESTS, IMAGES = 16, 100_000, 200
 LARGE, DAMAGED = (4000, 3000), 3000  # pixels of a phone's image; bytes that are left of a damaged one

@@ -88,10 +88,10 @@ def write_index(directory: Path) -> None:
 
 
 def read_index(directory: Path) -> None:
-    from perception_encoder.search.index.calibration import read_calibration
-    from perception_encoder.search.index.index import Index
+    from perception_encoder.search.storage.calibration import read_calibration
+    from perception_encoder.search.storage.store import Store
 
-    index = Index.open(directory / "photos")
+    index = Store.open(directory / "photos")
     len(list(index.rows()))
     vector = np.full(index.settings["dimension"], 1, np.float32)
     index.nearest(vector / np.linalg.norm(vector), 2)

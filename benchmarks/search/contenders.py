@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.search.process import peak_mib
-from perception_encoder.search.index.index import compress_vectors, search_all_clusters
+from perception_encoder.search.storage.store import compress_vectors, search_all_clusters
 from perception_encoder.vectors import best_rows
 
 DIMENSION, HITS = 256, 10
@@ -149,10 +149,9 @@ def faiss(factory: str, settings: Sequence[str]) -> Callable[[Path], Built]:
 
 def usearch(directory: Path) -> Built:
     """usearch's graph."""
-    from usearch.index import Index
 
     vectors = np.load(directory / "vectors.npy")
-    index = Index(ndim=DIMENSION, metric="ip", dtype="f32", connectivity=32, expansion_add=200)
+    index = Store(ndim=DIMENSION, metric="ip", dtype="f32", connectivity=32, expansion_add=200)
     start = time.perf_counter()
     index.add(np.arange(len(vectors)), vectors)
     seconds = time.perf_counter() - start

@@ -15,9 +15,9 @@ from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.moments import MomentConfig
-from perception_encoder.search.index.update import update_index
+from perception_encoder.search.storage.moments import MomentConfig
+from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.update import update_index
 
 IMAGES = {"builtin": 768, "PE-Core-B16-224": 128}
 BRIEF = 2
@@ -36,9 +36,9 @@ def contenders(encoder: Encoder, directory: Path, paths: Sequence[Path]) -> dict
     pixels = list(map(decode, groups))
 
     def index() -> None:
-        with Index.for_writing(directory):
+        with Store.for_writing(directory):
             settings = {**encoder.describe(feature), "source": "none", "moments": asdict(MomentConfig())}
-            update_index(Index.create(directory, settings), encoder)
+            update_index(Store.create(directory, settings), encoder)
 
     return {
         ENCODE: lambda: list(map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores)),

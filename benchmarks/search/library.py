@@ -23,9 +23,9 @@ import numpy as np
 from benchmarks.embed import write_photographs
 from benchmarks.search.process import Client, resident_mib, serving
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
-from perception_encoder.search.index.reader import THUMBNAIL_SIDE
-from perception_encoder.search.index.rows import IndexRow
-from perception_encoder.search.index.update import writable_index
+from perception_encoder.search.storage.reader import THUMBNAIL_SIDE
+from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.update import writable_index
 
 ROWS, BRIEF_ROWS = 100_000, 20_000
 CONNECTIONS = 6  # as many as a browser opens

@@ -43,8 +43,7 @@ def classify(
     from perception_encoder.inference.collection import encode_media, list_media_items
     from perception_encoder.inference.encoder import load
     from perception_encoder.inference.listing import check_paths
-    from perception_encoder.search.web.pages import write_contact_sheet
-    from perception_encoder.search.web.sheets import Naming
+    from perception_encoder.search.web.contact_sheet import Naming, write_contact_sheet
 
     check_paths(files)
     left_out: Counter[str] = Counter()

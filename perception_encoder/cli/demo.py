@@ -40,9 +40,8 @@ def demo(
     from perception_encoder.inference.collection import encode_media, list_media_items
     from perception_encoder.inference.encoder import load
     from perception_encoder.models.registry import BUILTIN, canonical_name
-    from perception_encoder.search.query import galleries, search, terms
-    from perception_encoder.search.web.pages import write_contact_sheet
-    from perception_encoder.search.web.sheets import Naming, name_query, query_sections
+    from perception_encoder.search import ranking, terms
+    from perception_encoder.search.web.contact_sheet import Naming, name_query, query_sections, write_contact_sheet
 
     encoder = load(model)
     namer = Namer(encoder, samples.LABELS)
@@ -61,8 +60,8 @@ def demo(
     output.print_table(("file", f"best of {len(namer.labels)} labels", "second", "third"), rows)
 
     queries = [*map(terms.text_query, samples.QUERIES), terms.media_query(str(sample_files.query))]
-    gallery, vectors = galleries.FileGallery(encoder, media), search.query_vectors(encoder, queries)
-    results = search.search([gallery], queries, vectors, top=4)
+    gallery, vectors = ranking.FileGallery(encoder, media), ranking.query_vectors(encoder, queries)
+    results = ranking.search([gallery], queries, vectors, top=4)
     output.print_line("")
     rows = [
         (name_query(query), *(f"{Path(hit.item.path).stem} {hit.score:.2f}" for hit in hits[:3]))

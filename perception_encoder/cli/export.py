@@ -150,10 +150,9 @@ def vectors(
         pe export vectors photos vectors
         python -c "import numpy; print(numpy.load('vectors/img_emb/img_emb_0.npy').shape)"
     """
-    from perception_encoder.search.index.index import Index
-    from perception_encoder.search.query.export import export_vectors
+    from perception_encoder.search.index import export_vectors
 
-    output.print_line(f"{export_vectors(Index.open(directory), out, overwrite)} embeddings in {out}")
+    output.print_line(f"{export_vectors(Store.open(directory), out, overwrite)} embeddings in {out}")
 
 
 @app.command()
@@ -171,10 +170,10 @@ def fiftyone(
         pe export fiftyone photos
         fiftyone app launch photos
     """
-    from perception_encoder.search.index.index import Index
-    from perception_encoder.search.query.export import export_fiftyone
+    from perception_encoder.search.index import export_fiftyone
+    from perception_encoder.search.storage.store import Store
 
-    for dataset, count in export_fiftyone(Index.open(directory), name or directory.resolve().name, overwrite).items():
+    for dataset, count in export_fiftyone(Store.open(directory), name or directory.resolve().name, overwrite).items():
         output.print_line(f"{dataset}: {count} samples")
 
 

@@ -19,9 +19,9 @@ from perception_encoder.cli.progress import late_progress
 
 if TYPE_CHECKING:
     from perception_encoder.errors import InputError
-    from perception_encoder.search.query.answers import Answer
-    from perception_encoder.search.query.search import Hit
-    from perception_encoder.search.query.terms import Query
+    from perception_encoder.search.index import Answer
+    from perception_encoder.search.ranking import Hit
+    from perception_encoder.search.terms import Query
 
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
 THRESHOLD = "Minimum cosine similarity of near-duplicates [default: 0.97]."
@@ -73,9 +73,9 @@ def search(
         pe search --near-duplicates --threshold 0.99 --all-but-one photos -0 | xargs -0 mv -t duplicates
         pe search "a red mug" photos -0 | xargs -0 cp -t mugs
     """
-    from perception_encoder.search.query import answers
-    from perception_encoder.search.query.duplicates import SIMILAR, all_but_largest, find_duplicates
-    from perception_encoder.search.query.terms import row_query
+    from perception_encoder.search import index as answers
+    from perception_encoder.search.ranking import SIMILAR, all_but_largest, find_duplicates
+    from perception_encoder.search.terms import row_query
 
     if json and (paths_only or print0):
         raise typer.BadParameter("--json cannot be combined with --paths-only or --print0")
@@ -118,7 +118,7 @@ def _check_plain_files(files: list[str], needs_index: bool) -> None:
 
 def read_words(words: list[str], texts: list[str], media: list[str], only_files: bool) -> tuple[list[Query], list[str]]:
     """Return the queries and the files of a command; with `only_files`, or queries in options, all words are files."""
-    from perception_encoder.search.query.terms import media_query, parse_words, split_words, text_query
+    from perception_encoder.search.terms import media_query, parse_words, split_words, text_query
 
     queries = [*map(text_query, texts), *map(media_query, media)]
     if queries or only_files or not words:
@@ -162,8 +162,7 @@ class Printing:
 
 def show_answer(answer: Answer, printing: Printing) -> None:
     """Print the hits of each query."""
-    from perception_encoder.search.web.pages import write_contact_sheet
-    from perception_encoder.search.web.sheets import name_query, query_sections
+    from perception_encoder.search.web.contact_sheet import name_query, query_sections, write_contact_sheet
 
     if printing.html is not None:
         note = "; ".join(filter(None, (answer.gallery, printing.remark)))
@@ -195,7 +194,7 @@ def _rows(hits: Sequence[Hit]) -> Iterator[tuple[object, ...]]:
 
 
 def _time(hit: Hit) -> str:
-    from perception_encoder.search.web.pages import clock
+    from perception_encoder.search.web.contact_sheet import clock
 
     return "" if hit.time is None else clock(hit.time)
 
@@ -223,8 +222,7 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
 
 def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, printing: Printing) -> None:
     """Print the `top` largest groups of near-duplicates, by the embeddings of `model`."""
-    from perception_encoder.search.web.pages import write_contact_sheet
-    from perception_encoder.search.web.sheets import duplicate_sections
+    from perception_encoder.search.web.contact_sheet import duplicate_sections, write_contact_sheet
 
     largest = groups[:top]
     if not groups:
@@ -273,8 +271,8 @@ def index(
         pe search "a red mug" photos
     """
     from perception_encoder.inference.listing import check_paths
-    from perception_encoder.search.index.cluster import on_cluster
-    from perception_encoder.search.index.update import read_here, update_index, writable_index
+    from perception_encoder.search.storage.cluster import on_cluster
+    from perception_encoder.search.storage.update import read_here, update_index, writable_index
 
     check_paths(directories)
     if home is not None and len(directories) > 1:

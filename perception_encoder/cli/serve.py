@@ -120,8 +120,8 @@ def make_server(
     from perception_encoder.dense_prediction.dense_model import find_head
     from perception_encoder.inference.encoder import load
     from perception_encoder.search.web.library import open_library
+    from perception_encoder.search.web.responses import stored_secret
     from perception_encoder.search.web.server import create_page
-    from perception_encoder.search.web.signed_ids import stored_secret
     from perception_encoder.serving.api import create_app
     from perception_encoder.serving.guard import HOSTS
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from perception_encoder.errors import OutputError
 from perception_encoder.inference.encoder import load
-from perception_encoder.search.index.index import Index
+from perception_encoder.search.storage.store import Store
 from tests.clips import clip
 
 
@@ -67,7 +67,7 @@ def test_an_unfinished_index_says_so_and_is_searched(run_pe, indexed: Path, monk
 
     (indexed / "00.jpg").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(Index, "finish", stop)
+        patch.setattr(Store, "finish", stop)
         assert run_pe("index", indexed).status == 2
     run = run_pe("search", "dog", indexed, "--json")
     (line,) = run.stderr.splitlines()
@@ -146,7 +146,7 @@ def test_a_text_needs_the_text_tower_alone(run_pe, indexed: Path, monkeypatch: p
         towers.append(options["towers"])
         return load(*arguments, **options)
 
-    monkeypatch.setattr("perception_encoder.search.query.answers.load", spy)
+    monkeypatch.setattr("perception_encoder.search.index.load", spy)
     for query in (("2:dog", "-", "snow"), ("--image", indexed / "01.jpg")):
         assert run_pe("search", *query, indexed).status == 0
     assert towers == ["text", "all"]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index.index import STORE, Index
+from perception_encoder.search.storage.store import STORE, Store
 from tests.clips import clip
 
 
@@ -102,7 +102,7 @@ def test_a_page_replaces_no_directory_and_no_image(run_pe, checkpoint: Path, ima
 
 
 def test_a_bad_query_costs_no_encoding(run_pe, checkpoint: Path, image_files: list[Path], monkeypatch) -> None:
-    monkeypatch.setattr("perception_encoder.search.query.answers.encode_media", None)
+    monkeypatch.setattr("perception_encoder.search.index.encode_media", None)
     (image_files[0].parent / "cut.png").write_bytes(image_files[0].read_bytes()[:200])
     run = run_pe("search", "--image", image_files[0].parent / "cut.png", image_files[1], "--model", checkpoint)
     assert run.status == 2 and "cut.png" in run.stderr
@@ -155,7 +155,7 @@ def test_an_index_gives_probabilities_and_no_verdict(
     directory, page = image_files[0].parent, tmp_path / "hits.html"
     assert run_pe("index", directory, "--model", checkpoint).status == 0
     curve = {
-        "weight_hash": Index.open(directory).settings["weight_hash"],
+        "weight_hash": Store.open(directory).settings["weight_hash"],
         "slope": 10,
         "midpoint": midpoint,
         "rows": 20,

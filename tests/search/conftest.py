@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.search.index.update import Report
+from perception_encoder.search.storage.update import Report
 from tests.clips import clip
 from tests.inference.conftest import checkpoint, draw, encoder
 from tests.inference.conftest import image_files as pictures

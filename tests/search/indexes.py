@@ -14,9 +14,9 @@ from typing import Any
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.rows import IndexRow
-from perception_encoder.search.index.update import Report, update_index, writable_index
+from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.update import Report, update_index, writable_index
 from perception_encoder.search.web.library import MediaLibrary
 from tests.clips import clip
 
@@ -27,10 +27,10 @@ def update_folder(folder: Path, source: Path | str | None = None, **options: obj
         return update_index(index, encoder)
 
 
-def make_index(folder: Path, source: Path | str) -> Index:
+def make_index(folder: Path, source: Path | str) -> Store:
     """Bring a folder's index up to date, and open it."""
     update_folder(folder, source)
-    return Index.open(folder)
+    return Store.open(folder)
 
 
 def make_library(
@@ -50,7 +50,7 @@ def make_library(
     (folder / "clip.mp4").write_bytes(clip(200, rate=10))
     os.utime(folder / "clip.mp4", (datetime(2024, 2, 3).timestamp(),) * 2)
     update_folder(folder, checkpoint, every=0.5, directory=directory)
-    return MediaLibrary(Index.open(directory or folder), encoder)
+    return MediaLibrary(Store.open(directory or folder), encoder)
 
 
 def wait_for(condition: Callable[[], object], name: str) -> None:
@@ -69,7 +69,7 @@ def counts(report: Report) -> tuple[int, int, int, int]:
 def rows_by_path(folder: Path) -> dict[str, list[IndexRow]]:
     """The rows of a folder's index, with thumbnails."""
     rows: dict[str, list[IndexRow]] = {}
-    for row in Index.open(folder).rows(thumbnails=True):
+    for row in Store.open(folder).rows(thumbnails=True):
         rows.setdefault(row.path, []).append(row)
     return rows
 

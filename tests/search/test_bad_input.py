@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.update import Report, update_index, writable_index
+from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.update import Report, update_index, writable_index
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
@@ -36,7 +36,7 @@ def test_a_thousand_mangled_files_are_rows_or_reasons(checkpoint: Path, encoder:
     for number, (name, data) in enumerate(mutated(1000, np.random.default_rng(3))):
         (tmp_path / f"{number:04d} {name}").write_bytes(data)
     report = update(tmp_path, checkpoint)
-    index = Index.open(tmp_path)
+    index = Store.open(tmp_path)
     paths = {row.path for row in index.rows()}
     failed = {Path(failure.source).name for failure in report.failures}
     written = {path.name for path in tmp_path.iterdir() if path.is_file()}
@@ -57,7 +57,7 @@ def test_links_in_a_circle_and_to_nothing(checkpoint: Path, draw: Draw, tmp_path
     (inner / "self").symlink_to(inner / "self")
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "missing.jpg")
     report = update(tmp_path, checkpoint)
-    assert [row.path for row in Index.open(tmp_path).rows()] == ["a/b/one.jpg"]
+    assert [row.path for row in Store.open(tmp_path).rows()] == ["a/b/one.jpg"]
     assert all(len(str(failure).splitlines()) == 1 for failure in report.failures)
     assert "gone.jpg" in " ".join(failure.source for failure in report.failures)
 

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError
-from perception_encoder.search.web.depth_maps import DepthMap, DepthMaps
-from perception_encoder.search.web.feature_images import FeatureImages
+from perception_encoder.search.web.dense_images import DepthMap, DepthMaps, FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.responses import LINES, Get, error_response, json_line, model_fields
-from perception_encoder.search.web.signed_ids import SignedIds
+from perception_encoder.search.web.responses import LINES, Get, SignedIds, error_response, json_line, model_fields
 from perception_encoder.search.web.tracked_videos import SECONDS, TrackedVideo, TrackPiece, VideoTracker
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.parsing import ApiError

@@ -26,15 +26,14 @@ from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.index.calibration import is_builtin
-from perception_encoder.search.index.changes import find_changes
-from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.location import check_root
-from perception_encoder.search.index.rows import IndexRow, among, column_names
-from perception_encoder.search.index.update import update_index, writable_index
-from perception_encoder.search.query.galleries import IndexGallery
-from perception_encoder.search.query.search import Hit, query_vector, query_vectors, search
-from perception_encoder.search.query.terms import Query, UploadedImage, text_query
+from perception_encoder.search.ranking import Hit, IndexGallery, query_vector, query_vectors, search
+from perception_encoder.search.storage.calibration import is_builtin
+from perception_encoder.search.storage.location import check_root
+from perception_encoder.search.storage.reader import find_changes
+from perception_encoder.search.storage.rows import IndexRow, among, column_names
+from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.update import update_index, writable_index
+from perception_encoder.search.terms import Query, UploadedImage, text_query
 from perception_encoder.serving.batching import quiet
 
 T = TypeVar("T")
@@ -96,7 +95,7 @@ class Progress:
 class MediaLibrary:
     """An index and its encoder; threads may share one."""
 
-    def __init__(self, index: Index, encoder: Encoder) -> None:
+    def __init__(self, index: Store, encoder: Encoder) -> None:
         self.index, self.encoder, self.progress = index, quiet(encoder), Progress()
         self._rescan = Rescan(index, self.refresh)
         self._lock = threading.Lock()
@@ -241,8 +240,8 @@ class MediaLibrary:
 
         self.progress = Progress(running=True, failures=self.progress.failures)
         try:
-            with Index.for_writing(self.index.directory):
-                writer = Index.open(self.index.directory)
+            with Store.for_writing(self.index.directory):
+                writer = Store.open(self.index.directory)
                 writer.check(self.encoder.describe(self.encoder.feature()))
                 report = update_index(writer, self.encoder, begin)
             self.progress.failures = report.failures
@@ -275,10 +274,10 @@ def open_library(
     `source`: the model, by default the index's own, or `default()` for a new index. Raises what `writable_index`
     raises; another process may write the index.
     """
-    if not Index.exists(directory or media):
+    if not Store.exists(directory or media):
         with writable_index(media, source, directory=directory, default=default):
             pass
-    index = Index.open(directory or media)
+    index = Store.open(directory or media)
     check_root(index, media)
     index.check_name(source or index.settings["model"])
     encoder = load(source or index.settings["source"])
@@ -320,7 +319,7 @@ class Rescan:
     `refresh` makes the index read later commits.
     """
 
-    def __init__(self, index: Index, refresh: Callable[[], object]) -> None:
+    def __init__(self, index: Store, refresh: Callable[[], object]) -> None:
         self._index, self._refresh = index, refresh
         self._tried: set[tuple[str, int, int]] = set()
 

@@ -13,8 +13,7 @@ from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.responses import LINES, error_response, json_line, model_fields
-from perception_encoder.search.web.signed_ids import SignedIds
+from perception_encoder.search.web.responses import LINES, SignedIds, error_response, json_line, model_fields
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.bodies import BodyReader
 from perception_encoder.serving.generation import GenerationQueue

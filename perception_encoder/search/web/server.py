@@ -18,14 +18,13 @@ from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
-from perception_encoder.search.index.rows import IndexRow, among
-from perception_encoder.search.query.terms import Term, UploadedImage, parse_lines
+from perception_encoder.search.storage.rows import IndexRow, among
+from perception_encoder.search.terms import Term, UploadedImage, parse_lines
+from perception_encoder.search.web.dense_images import head_name
 from perception_encoder.search.web.dense_routes import MOST_POINTS, add_dense_routes
-from perception_encoder.search.web.depth_maps import head_name
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.questions import add_ask_route
-from perception_encoder.search.web.responses import Get, error_response, model_fields
-from perception_encoder.search.web.signed_ids import SignedIds
+from perception_encoder.search.web.responses import Get, SignedIds, error_response, model_fields
 from perception_encoder.serving.bodies import BodyReader
 from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.guard import HANG_UP, HOSTS, guard

@@ -25,8 +25,8 @@ from perception_encoder.inference.layer_encoder import TowerEncoder, resolve_lay
 from perception_encoder.preprocess.budget import DECODING, PIXEL_BYTES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_writing import AddFrame, write_video_to
-from perception_encoder.search.index.rows import IndexRow
-from perception_encoder.search.web.feature_images import FeatureImages
+from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.web.dense_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.streaming import pieces_from

@@ -20,9 +20,8 @@ from PIL import Image
 from perception_encoder.dense_prediction.regions import label_regions
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.video import sample_frames
+from perception_encoder.search.web.dense_images import DepthMaps, FeatureImages
 from perception_encoder.search.web.dense_routes import NO_HEAD
-from perception_encoder.search.web.depth_maps import DepthMaps
-from perception_encoder.search.web.feature_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
 from perception_encoder.search.web.tracked_videos import VideoTracker

@@ -16,7 +16,7 @@ from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.drawing import depth_colours
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.search.web import depth_maps
-from perception_encoder.search.web.depth_maps import DepthMaps
+from perception_encoder.search.web.dense_images import DepthMaps
 from perception_encoder.search.web.library import MediaLibrary
 from tests.clips import HEIGHT, WIDTH, number_of
 from tests.search.web.heads import write_depth_head

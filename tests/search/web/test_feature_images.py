@@ -15,7 +15,7 @@ from PIL import Image
 from perception_encoder.dense_prediction.regions import label_regions
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.search.web.feature_images import FeatureImages
+from perception_encoder.search.web.dense_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
 from tests.clips import HEIGHT, WIDTH, number_of

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, MediaDecodeError
 from perception_encoder.preprocess.budget import DECODING
-from perception_encoder.search.web.image_results import ImageResults
+from perception_encoder.search.web.dense_images import ImageResults
 from perception_encoder.search.web.library import MediaLibrary
 from tests.clips import number_of
 

@@ -17,10 +17,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index.calibration import Calibration
-from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.update import Reader, update_index, writable_index
-from perception_encoder.search.query.terms import parse_lines
+from perception_encoder.search.storage.calibration import Calibration
+from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.update import Reader, update_index, writable_index
+from perception_encoder.search.terms import parse_lines
 from perception_encoder.search.web.library import Filter, MediaLibrary
 from tests.search.indexes import paths, wait_for
 
@@ -86,13 +86,13 @@ def test_an_index_made_anew_by_another_model_is_not_written_to(client: TestClien
     assert "was made anew meanwhile" in client.get("/api/status").json()["error"]
     client.post("/api/rescan")
     time.sleep(1)
-    assert len(Index.open(folder)) == 0
+    assert len(Store.open(folder)) == 0
 
 
 def test_what_is_committed_is_shown_while_files_are_read(
     client: TestClient, library: MediaLibrary, folder: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.search.index.update._FIRST_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("perception_encoder.search.storage.update._FIRST_COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(Encoder, "batch_size", 2)
     reading, go_on = threading.Event(), threading.Event()
     read = Reader.read
@@ -129,7 +129,7 @@ def test_an_index_that_cannot_be_written_is_one_line(
     def refuse(path: Path, taken: str) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr("perception_encoder.search.index.index.holding", refuse)
+    monkeypatch.setattr("perception_encoder.search.storage.store.holding", refuse)
     library.update()
     status = client.get("/api/status").json()
     assert "Read-only file system" in status["error"] and "--index DIR" in status["error"]
@@ -161,7 +161,7 @@ def test_low_confidence_names_the_model(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, slope: float, midpoint: float, doubt: str | None
 ) -> None:
     curve = Calibration(slope=slope, midpoint=midpoint)
-    monkeypatch.setattr("perception_encoder.search.query.galleries.read_calibration", lambda index: curve)
+    monkeypatch.setattr("perception_encoder.search.ranking.read_calibration", lambda index: curve)
     answer = client.get("/api/hits", params={"q": "text:a cat"}).json()
     if doubt is None:
         assert answer["low_confidence"] is None and answer["tiles"][0]["probability"] > 0.5

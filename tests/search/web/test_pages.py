@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from perception_encoder.errors import OutputError
-from perception_encoder.search.web.pages import (
+from perception_encoder.search.web.contact_sheet import (
     Section,
     Tile,
     clock,

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index.update import update_index
+from perception_encoder.search.storage.update import update_index
 from perception_encoder.search.web.library import MediaLibrary
 from tests.search.indexes import make_library, wait_for
 

@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from perception_encoder.search.index.index import Index
+from perception_encoder.search.storage.store import Store
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
 from tests.search.indexes import paths
@@ -198,7 +198,7 @@ def test_the_index_is_renewed_while_it_is_looked_at(client: TestClient, folder: 
     (failed,) = status["failed"]
     assert failed["name"].endswith("bad.jpg") and failed["reason"]
     assert "new.jpg" in paths(client.get("/api/hits").json())
-    with Index.for_writing(folder):
+    with Store.for_writing(folder):
         assert client.post("/api/rescan").json()["started"]
         while "another run" not in client.get("/api/status").json()["error"]:
             assert time.monotonic() < deadline

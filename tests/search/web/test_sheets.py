@@ -8,7 +8,7 @@ from PIL import Image
 
 from perception_encoder.inference.collection import encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.web.sheets import Naming
+from perception_encoder.search.web.contact_sheet import Naming
 
 
 def test_named_files_are_sorted_by_label_and_probability(encoder: Encoder, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from fastapi.testclient import TestClient
 
 from perception_encoder.search.web.library import MediaLibrary
+from perception_encoder.search.web.responses import stored_secret
 from perception_encoder.search.web.server import create_page
-from perception_encoder.search.web.signed_ids import stored_secret
 
 
 def test_ids_cannot_be_told_from_names(library: MediaLibrary) -> None:

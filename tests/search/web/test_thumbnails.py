@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index.index import Index
+from perception_encoder.search.storage.store import Store
 from perception_encoder.search.web import server
 from perception_encoder.search.web.library import MediaLibrary
 from tests.clips import HEIGHT, WIDTH, number_of
@@ -97,7 +97,7 @@ def test_thumbnails_of_an_answer_are_read_together(
     client: TestClient, library: MediaLibrary, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiles = client.get("/api/hits").json()["tiles"]
-    monkeypatch.setattr(Index, "row", None)
+    monkeypatch.setattr(Store, "row", None)
     for tile in tiles:
         small = client.get(tile["thumbnail"])
         size = {"wide.jpg": (256, 192), "tall.png": (192, 256)}.get(tile["path"], (80, 60))

@@ -21,10 +21,10 @@ from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_writing import write_video
-from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.store import Store
 from perception_encoder.search.web import tracked_videos
-from perception_encoder.search.web.feature_images import FeatureImages
+from perception_encoder.search.web.dense_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.tracked_videos import TrackedVideo, TrackProgress, VideoTracker
 from perception_encoder.serving.batching import QueueFullError
@@ -126,7 +126,7 @@ def test_frames_are_left_out_of_fast_videos_and_large_ones_are_reduced(
         for number in range(13):
             add(np.full((100, 1300, 3), (number * 15, 90, 60), np.uint8))
     update_folder(tmp_path, checkpoint)
-    library = MediaLibrary(Index.open(tmp_path), encoder)
+    library = MediaLibrary(Store.open(tmp_path), encoder)
     row = next(iter(library.index.rows()))
     *progress, video = pieces_of(VideoTracker(library, FeatureImages(library)), row, 2, [(0.1, 0.5)])
     assert isinstance(video, TrackedVideo) and frame_rate(video.content) == pytest.approx(expected, 0.01)

@@ -1,1 +1,0 @@
-"""Queries, and one search over indexes and plain files."""

@@ -1,0 +1,186 @@
+"""Convert the scores of an index to probabilities with the model's own predictions on the indexed images.
+
+An index has no labels, so the model labels it: each image is classified among a few hundred everyday names
+(`background_names.txt`), with a softmax at the model's trained temperature. The best hits of each name give pairs of
+cosine and probability, and a logistic curve through them maps one to the other: two numbers for each index. All texts
+share the curve, so it changes no ranking.
+
+The model evaluates itself: no index can show that its probabilities are right. The built-in model knows too little of
+images unlike its training data, so its indexes have no curve. No statement is made whether anything matches at all:
+a probability from the best three hits was worse than a constant on two of six photo collections. The curve is for hits
+of one text. For image queries the names gave no good answer, and sums of several terms lie elsewhere in the space.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from perception_encoder.errors import PerceptionEncoderError, one_line
+from perception_encoder.files import remove, restrict, write_json
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.registry import BUILTIN, canonical_name
+from perception_encoder.preprocess.source import escape_name
+from perception_encoder.search.storage.store import STORE, Store
+
+logger = logging.getLogger(__name__)
+
+_FILE = "calibration.json"
+_BEST = 3  # hits of a name that the curve is fitted to
+_STEPS, _RIDGE = 100, 1e-6
+_CHANGED = 0.1  # share of the rows that may come, go or change before the curve is fitted again
+_SAMPLED = 256  # rows whose contents are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The curve of one index."""
+
+    slope: float
+    """How fast the odds change with the cosine; positive."""
+    midpoint: float
+    """The cosine at which one hit in two is right."""
+
+    def probabilities(self, scores: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+        """Return the probabilities that hits with these cosines match the query."""
+        return _sigmoid(self.slope * (scores - self.midpoint))
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+
+
+@cache
+def background_names() -> tuple[str, ...]:
+    """Return names of people, animals, plants, food, clothes, household objects, vehicles, scenes, weather and sports.
+
+    A few hundred: with fewer names, one of them too often looks right for an image that shows none of them.
+    """
+    text = (files("perception_encoder.search.storage") / "background_names.txt").read_text(encoding="utf-8")
+    return tuple(text.strip().replace("\n", ", ").split(", "))
+
+
+def fit_calibration(
+    batches: Iterable[Float[np.ndarray, "N D"]], names: Float[np.ndarray, "K D"], logit_scale: float
+) -> Calibration | None:
+    """Fit the curve to the unit vectors of images, which come in batches, and of names.
+
+    Returns None without images, or if all scores are equal.
+    """
+    scores = chances = np.empty((len(names), 0), np.float32)
+    for vectors in batches:
+        cosines = names @ vectors.T  # (K, N)
+        weights = np.exp(logit_scale * (cosines - cosines.max(axis=0)))
+        scores = np.concatenate([scores, cosines], axis=1)
+        chances = np.concatenate([chances, weights / weights.sum(axis=0)], axis=1)
+        best = np.argpartition(scores, -min(_BEST, scores.shape[1]), axis=1)[:, -_BEST:]
+        scores, chances = (np.take_along_axis(values, best, axis=1) for values in (scores, chances))
+    return _fit_logistic(scores.ravel().astype(np.float64), chances.ravel().astype(np.float64))
+
+
+def _fit_logistic(scores: Float[np.ndarray, " n"], chances: Float[np.ndarray, " n"]) -> Calibration | None:
+    """Fit the curve of greatest likelihood by Newton's method on standardised scores."""
+    if not len(scores) or not np.ptp(scores) > 0:
+        return None
+    mean, deviation = scores.mean(), scores.std()
+    inputs = np.stack([(scores - mean) / deviation, np.ones_like(scores)], axis=1)  # (n, 2)
+    curve = np.zeros(2)
+    for _ in range(_STEPS):
+        fitted = _sigmoid(inputs @ curve)
+        gradient = inputs.T @ (chances - fitted) / len(scores) - _RIDGE * curve
+        curvature = (inputs.T * (fitted * (1 - fitted))) @ inputs / len(scores) + _RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        curve = curve + step / max(1.0, np.abs(step).max())  # never so far that the curve is flat there
+        if np.abs(step).max() < 1e-8:
+            break
+    slope = float(curve[0] / deviation)
+    return Calibration(slope=slope, midpoint=float(mean - curve[1] / slope)) if slope > 0 else None
+
+
+def renew_calibration(index: Store, encoder: Encoder) -> None:
+    """Fit and store the curve of an index if it has none, or if a tenth of its rows came, went or changed since.
+
+    `index` is locked for writing. The built-in model and models without a text tower have no curve. A failure is only
+    logged: an index works without a curve.
+    """
+    if not isinstance(encoder.model, CLIP) or is_builtin(index):
+        return
+    try:
+        rows, record = len(index), _read(index)
+        sample = _sample_contents(index)
+        if record is not None:
+            _, before, contents = record
+            if abs(rows - before) <= _CHANGED * before and _share_of_others(sample, contents) <= _CHANGED:
+                return
+        logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
+        curve = (
+            fit_calibration(_vectors(index), encoder.encode_texts(background_names()), logit_scale) if rows else None
+        )
+        if curve is None:
+            remove(_path(index))
+        else:
+            content = {**asdict(curve), "rows": rows, "contents": sample, "weight_hash": index.settings["weight_hash"]}
+            write_json(_path(index), content, through_link=False)
+            restrict(index.directory / STORE, index.directory, index.root)
+    except (OSError, ValueError, RuntimeError, PerceptionEncoderError) as error:
+        logger.warning("the index of %s gives no probabilities: %s", escape_name(index.directory), one_line(error))
+
+
+def read_calibration(index: Store) -> Calibration | None:
+    """Return the curve of an index, or None if it has none."""
+    record = None if is_builtin(index) else _read(index)
+    return None if record is None else record[0]
+
+
+def _read(index: Store) -> tuple[Calibration, int, list[str]] | None:
+    """Return the stored curve, the number of rows that it was fitted to, and their `_sample_contents`.
+
+    None if it is missing, damaged or of other weights.
+    """
+    try:
+        content = json.loads(_path(index).read_text(encoding="utf-8"))
+        curve, rows = Calibration(slope=float(content["slope"]), midpoint=float(content["midpoint"])), content["rows"]
+        contents = [str(digest) for digest in content["contents"]]
+        usable = curve.slope > 0 and math.isfinite(curve.slope) and math.isfinite(curve.midpoint) and rows > 0
+        usable = usable and content["weight_hash"] == index.settings["weight_hash"]
+        return (curve, int(rows), contents) if usable else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _sample_contents(index: Store) -> list[str]:
+    """Return the rows with the smallest digests: a random sample of the index's contents, always the same one."""
+    rows = index.table.search().limit(None).select(["digest", "start"]).to_arrow().sort_by("digest")
+    return sorted(f"{row['digest']} {row['start']}" for row in rows.slice(0, _SAMPLED).to_pylist())
+
+
+def _share_of_others(now: Sequence[str], before: Sequence[str]) -> float:
+    """Return the share of the contents of two samples that only one of the two indexes has, about."""
+    union = sorted({*now, *before})[:_SAMPLED]
+    return 1 - len({*now} & {*before} & {*union}) / max(1, len(union))
+
+
+def is_builtin(index: Store) -> bool:
+    """Whether an index is of the built-in model."""
+    return canonical_name(str(index.settings.get("source", ""))) == BUILTIN
+
+
+def _path(index: Store) -> Path:
+    return index.directory / STORE / _FILE
+
+
+def _vectors(index: Store) -> Iterator[Float[np.ndarray, "N D"]]:
+    """Yield all vectors of an index, some thousands at a time."""
+    for batch in index.table.search().limit(None).select(["vector"]).to_batches():
+        if batch.num_rows:
+            yield batch["vector"].flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, -1)

@@ -1,0 +1,346 @@
+"""The files beside an index's table: settings, a seal with checksums of all files, and a snapshot of the rows.
+
+The seal makes a damaged index an error and never a wrong answer. LanceDB reads whatever is there: a flipped byte gives
+another vector, and without its newest manifest a table is an older one. A search compares the size and time of each
+file, which is quick, and reads only files whose size or time differs; the snapshot, which answers most searches, is
+read whole. `pe index` reads everything. The checksum is zlib's CRC-32: it finds damage at over a gigabyte a second, but
+does not protect against deliberate changes. The seal is written after each commit. In between, and after a kill, the
+table has a commit that the seal does not know: then new files are unknown and old ones may be gone, but those that are
+there must still match.
+
+The snapshot is an Arrow file of all rows without thumbnails, mapped into memory, so that a search starts at once:
+loading LanceDB takes longer than a search. The seal holds its checksum while both are of the same commit; after the
+next commit it is out of date and unused, until the next update writes it again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from perception_encoder.errors import OutputError
+from perception_encoder.files import remove, replacing, restrict, write_json, writing
+from perception_encoder.formats.lance import without_panics
+
+SETTINGS = "settings.json"
+LAYOUT = 1
+"""Version of the table's layout; an index of another version has to be rebuilt."""
+_SETTING_TYPES = {"source": str, "model": str, "weight_hash": str, "dimension": int, "moments": dict}
+TABLE = "moments"
+"""The name of the table; LanceDB stores it in moments.lance."""
+_SEAL, _SNAPSHOT = "seal.json", "snapshot.arrow"
+_FILES, _MANIFESTS = f"{TABLE}.lance", f"{TABLE}.lance/_versions"
+_HINT = "latest_version_hint.json"
+_UNREAD = "_transactions"
+"""LanceDB needs these if two writers conflict; an index has one writer."""
+_PIECE = 1 << 20
+_TRIES = 5
+
+Sum = tuple[int, int, int]
+"""Of a file: size, time of its last change in nanoseconds, CRC-32."""
+MOST_BYTES = 512 << 20
+"""Of vectors: an index with more has no snapshot, and LanceDB alone searches it."""
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """Read the settings in an index's directory; OSError or ValueError if they are unreadable or invalid."""
+    try:
+        settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{SETTINGS} is nested too deep") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{SETTINGS} is not a JSON object")
+    if settings.get("layout") == LAYOUT:
+        _check_settings(settings)
+    return settings
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    for name, kind in {**_SETTING_TYPES, "root": str}.items():
+        value = settings.get(name, "" if name == "root" else None)
+        if not isinstance(value, kind):
+            raise ValueError(f"{SETTINGS}: {name} is {str(value)[:80]!r}, not a {kind.__name__}")
+    for name, value in settings["moments"].items():
+        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise ValueError(f"{SETTINGS}: {name} is {str(value)[:80]!r}, not a positive number")
+
+
+def salvage_settings(directory: Path) -> dict[str, Any] | None:
+    """Read the settings of an index of any layout, even if its table is damaged; None if they are unreadable."""
+    try:
+        settings = read_settings(directory)
+        _check_settings(settings)
+    except (OSError, ValueError):
+        return None
+    return settings
+
+
+def write_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Write settings, whole or not at all; OutputError if that fails."""
+    write_json(directory / SETTINGS, settings, through_link=False)
+
+
+def identify(directory: Path) -> tuple[int, int] | None:
+    """Return what distinguishes an index from a later one in the same directory; None if there is no index."""
+    try:
+        status = (directory / SETTINGS).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seal:
+    """The expected files of an index."""
+
+    head: str
+    """The newest manifest."""
+    files: Mapping[str, Sum]
+    """By path in the index's directory."""
+    complete: bool = False
+    """False while `pe index` runs, or if it was stopped."""
+    snapshot: int | None = None
+    """CRC-32 of the snapshot of this commit."""
+
+
+@dataclass(frozen=True)
+class SealState:
+    """A seal, and the manifests that existed when it was checked."""
+
+    seal: Seal | None
+    manifests: frozenset[str]
+
+    @property
+    def current(self) -> bool:
+        """Whether the seal is of the last commit."""
+        return self.seal is not None and not self.manifests - self.seal.files.keys()
+
+    @property
+    def complete(self) -> bool:
+        """Whether a whole run of `pe index` left the index so."""
+        return self.seal is not None and self.seal.complete and self.current
+
+    @property
+    def snapshot(self) -> int | None:
+        """The checksum of a snapshot that is up to date."""
+        return self.seal.snapshot if self.seal is not None and self.current else None
+
+
+def read_state(directory: Path) -> SealState:
+    """Read the seal in an index's directory without checking it; the seal is None if it is missing or damaged."""
+    names = [path.name for path in (directory / _MANIFESTS).glob("*.manifest")]
+    return SealState(_read(directory), frozenset(f"{_MANIFESTS}/{name}" for name in names))
+
+
+def check_state(directory: Path, whole: bool = False) -> SealState:
+    """Compare an index's files with its seal, all their bytes if `whole`; ValueError names a damaged file.
+
+    Another process may write meanwhile; then the files are compared again.
+    """
+    for _ in range(_TRIES):
+        state = read_state(directory)
+        problem = _problem(directory, state, whole)
+        if problem is None:
+            return state
+        if state == read_state(directory):
+            break
+    raise ValueError(problem)
+
+
+def _problem(directory: Path, state: SealState, whole: bool) -> str | None:
+    seal = state.seal
+    if seal is None:
+        return None
+    if seal.head not in state.manifests and state.current:
+        return f"{seal.head} is missing"
+    for name, (size, modified, checksum) in seal.files.items():
+        try:
+            status = os.stat(f"{directory}/{name}")
+        except OSError:
+            if seal.complete and state.current:
+                return f"{name} is missing"
+            continue  # cleaned up, or LanceDB reports it
+        if name.endswith(_HINT) and not state.current:
+            continue  # the next commit's
+        same = (status.st_size, status.st_mtime_ns) == (size, modified)
+        if (whole or not same) and (status.st_size != size or checksum_of(directory / name) != checksum):
+            return f"{name} is not as it was written"
+    return None
+
+
+def write_seal(
+    directory: Path, version: int, before: Seal | None, *, complete: bool = False, snapshot: int | None = None
+) -> None:
+    """Seal the files of a table's commit; ValueError if a file sealed before has changed, or the commit is missing.
+
+    `snapshot`: the checksum of a new one; the one of `before` stays valid for the same commit.
+    """
+    earlier = before.files if before else {}
+    files: dict[str, Sum] = {}
+    for path in _sealed_files(directory):
+        name, status = path.relative_to(directory).as_posix(), path.stat()
+        old = earlier.get(name)
+        checksum = old[2] if old and old[:2] == (status.st_size, status.st_mtime_ns) else checksum_of(path)
+        if old and path.name != _HINT and checksum != old[2]:
+            raise ValueError(f"{name} is not as it was written")
+        files[name] = (status.st_size, status.st_mtime_ns, checksum)
+    names = (f"{(1 << 64) - 1 - version:020d}.manifest", f"{version}.manifest")  # LanceDB's second and first scheme
+    heads = [head for name in names if (head := f"{_MANIFESTS}/{name}") in files]
+    if not heads:
+        raise ValueError(f"commit {version} is missing")
+    if snapshot is None and before and before.head == heads[0]:
+        snapshot = before.snapshot
+    _write(directory, Seal(head=heads[0], files=files, complete=complete, snapshot=snapshot))
+
+
+def remove_seal(directory: Path) -> None:
+    """Remove the seal, if there is one."""
+    (directory / _SEAL).unlink(missing_ok=True)
+
+
+def _write(directory: Path, seal: Seal) -> None:
+    values = asdict(seal)
+    write_json(directory / _SEAL, {**values, "checksum": _checksum(values)}, indent=None, through_link=False)
+
+
+def _read(directory: Path) -> Seal | None:
+    try:
+        values = json.loads((directory / _SEAL).read_text(encoding="utf-8"))
+        if values.pop("checksum") != _checksum(values):
+            return None
+        return Seal(**{**values, "files": {name: tuple(numbers) for name, numbers in values["files"].items()}})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _checksum(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def checksum_of(path: Path) -> int:
+    """Return the CRC-32 of a file's content."""
+    checksum = 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            checksum = zlib.crc32(piece, checksum)
+    return checksum
+
+
+def _sealed_files(directory: Path) -> Iterator[Path]:
+    yield directory / SETTINGS
+    for parent, subdirectories, names in os.walk(directory / _FILES):
+        subdirectories[:] = [name for name in subdirectories if name != _UNREAD]
+        yield from (Path(parent, name) for name in sorted(names))
+
+
+class SealedFiles:
+    """The files of an open index and their seal."""
+
+    def __init__(self, directory: Path, store: Path, root: Path, whole: bool = False) -> None:
+        """Check the files in `store`, the index in `directory` of the images in `root`, as `check_state` does."""
+        self._directory, self._store, self._root = directory, store, root
+        self._identity = identify(store)
+        self.state = check_state(store, whole)
+
+    @property
+    def same(self) -> bool:
+        """Whether the index is still the one that was opened, and not a new one at the same path."""
+        return identify(self._store) == self._identity
+
+    def refresh(self) -> bool:
+        """Return whether there is another commit or seal than before; then check the files again."""
+        if read_state(self._store) == self.state:
+            return False
+        self.state = check_state(self._store)
+        return True
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Allow writing files; OutputError if that fails, or if the index was removed or replaced meanwhile."""
+        gone = (
+            f"the index of {self._directory} was removed or made anew while it was written; give the same command again"
+        )
+        if not self.same:
+            raise OutputError(gone)
+        with writing(self._store, also=(RuntimeError, ValueError)), without_panics():
+            yield
+        if not self.same:
+            raise OutputError(gone)
+
+    def reopen(self) -> None:
+        """Mark the index as unfinished from now on."""
+        if self.state.seal is not None and self.state.seal.complete:
+            with self.changing():
+                seal = replace(self.state.seal, complete=False)
+                _write(self._store, seal)
+                self.state = replace(self.state, seal=seal)
+
+    def seal(self, version: int, *, complete: bool = False, snapshot: int | None = None) -> None:
+        """Seal a commit, as `write_seal` does, with the permissions of the images."""
+        with self.changing():
+            write_seal(self._store, version, self.state.seal, complete=complete, snapshot=snapshot)
+            self.state = read_state(self._store)
+        self.restrict()
+
+    def restrict(self) -> None:
+        """Give the index's files no more permissions than the images' directory has; raises what `changing` does."""
+        with self.changing():
+            restrict(self._store, self._directory, self._root)
+
+    def tidy(self, age: timedelta) -> bool:
+        """Whether the index is sealed as finished with its files' times, and no former commit is older than `age`."""
+        seal, oldest = self.state.seal, time.time_ns() - age // timedelta(microseconds=1) * 1000
+        if seal is None or not self.state.complete:
+            return False
+        former = (name for name in seal.files if name.endswith(".manifest") and name != seal.head)
+        if any(seal.files[name][1] < oldest for name in former):
+            return False
+        try:
+            return all((self._store / name).stat().st_mtime_ns == seal.files[name][1] for name in seal.files)
+        except OSError:
+            return False
+
+
+def read_snapshot(directory: Path, checksum: int | None) -> pa.Table | None:
+    """Read the snapshot if its CRC-32 is the given one: all rows of a commit without thumbnails, newest first."""
+    if checksum is None:
+        return None
+    try:
+        with pa.memory_map(str(directory / _SNAPSHOT)) as source:
+            content = source.read_buffer(source.size())
+            return pa.ipc.open_file(content).read_all() if zlib.crc32(content) == checksum else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_snapshot(directory: Path, rows: pa.Table) -> int | None:
+    """Write a table's rows, whole or not at all, and return their CRC-32; None if they are too many.
+
+    Raises OSError if they cannot be written.
+    """
+    if len(rows) * rows["vector"].type.list_size * 4 > MOST_BYTES:
+        remove_snapshot(directory)
+        return None
+    rows = rows.combine_chunks().replace_schema_metadata()
+    with (
+        replacing(directory / _SNAPSHOT, through_link=False) as temporary,
+        pa.ipc.new_file(str(temporary), rows.schema) as writer,
+    ):
+        writer.write_table(rows)
+    return checksum_of(directory / _SNAPSHOT)
+
+
+def remove_snapshot(directory: Path) -> None:
+    """Remove the snapshot, if there is one."""
+    remove(directory / _SNAPSHOT)

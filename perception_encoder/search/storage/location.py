@@ -1,0 +1,111 @@
+"""Find and prepare the directory of an index: the directory itself, one around it, or a separate one (`--index`)."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from perception_encoder.errors import OutputError, SearchIndexError
+from perception_encoder.preprocess.source import escape_name
+from perception_encoder.search.storage.files import SETTINGS, salvage_settings
+from perception_encoder.search.storage.store import STORE, Store
+
+
+def nearest_index(media: Path) -> Path | None:
+    """Return the directory if it has an index, else the nearest directory around it whose index covers it, or None."""
+    if Store.exists(media):
+        return media
+    if not media.is_dir():
+        return None
+    return next((parent for parent in _absolute(media).parents if _covers(parent, media)), None)
+
+
+def _covers(directory: Path, media: Path) -> bool:
+    """Whether a directory has an index that this user may read, and its root contains it."""
+    if not Store.exists(directory) or not os.access(directory / STORE / SETTINGS, os.R_OK):
+        return False
+    settings = salvage_settings(directory / STORE) or {}
+    return _absolute(media).is_relative_to(_absolute(directory / settings.get("root", "")))
+
+
+def limit_index(index: Store, media: Path | str) -> Store:
+    """Limit an index to a directory in its root; SearchIndexError if the root does not contain it."""
+    inside = _relative(index, Path(media))
+    if inside != Path() and not os.path.isdir(media):
+        raise SearchIndexError(f"{media} is not a directory; an index searches {index.root} or directories in it")
+    index.below = "" if inside == Path() else f"{escape_name(inside)}/"
+    return index
+
+
+def check_root(index: Store, media: Path) -> None:
+    """Raise SearchIndexError if an index belongs to another directory; its own directory stands for that one."""
+    if _relative(index, media) != Path():
+        raise _other_root(index.directory, index.root, media)
+
+
+def prepare_location(media: Path, directory: Path | None) -> tuple[Path, Path]:
+    """Return the directory to index and that of its index, by default the same; the latter is created if missing.
+
+    A directory with the index of another one stands for that one. Raises OutputError, SearchIndexError.
+    """
+    separate = directory is not None
+    if directory is None or _absolute(directory) == _absolute(media):
+        root = directory = media
+    elif media.is_dir():
+        root = _absolute(media)
+        if not directory.exists():
+            _create(directory, root)
+    else:
+        raise OutputError(f"{media} is not a directory")
+    if Store.exists(directory):
+        settings = salvage_settings(directory / STORE)
+        if settings is not None:  # the table may still be damaged
+            root = Path(settings.get("root") or directory)
+            if _absolute(media) not in (_absolute(directory), _absolute(root)):
+                raise _other_root(directory, root, media)
+        elif not separate:
+            Store.open(directory)  # raises: the settings do not name the directory, and the error asks for it
+    if directory.is_dir():
+        _check_writable(directory, media)
+    return root, directory
+
+
+def _create(directory: Path, root: Path) -> None:
+    """Create a directory with the permissions of the directory of the images."""
+    try:
+        directory.mkdir(parents=True)
+        directory.chmod(stat.S_IMODE(root.stat().st_mode) & 0o777 | 0o700)
+    except OSError as error:
+        raise OutputError(f"{directory} could not be made: {error.strerror}") from error
+
+
+def _check_writable(directory: Path, media: Path) -> None:
+    path = directory / STORE
+    try:
+        path.mkdir(exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(0, "no permission to write")
+    except OSError as error:
+        raise OutputError(
+            f"{path} could not be written: {error.strerror}; keep the index elsewhere: pe index {media} --index DIR"
+        ) from error
+
+
+def _relative(index: Store, media: Path) -> Path:
+    """Return a directory's path relative to the index's root; the directory of the index counts as the root."""
+    absolute = _absolute(media)
+    if absolute == _absolute(index.directory):
+        return Path()
+    try:
+        return absolute.relative_to(_absolute(index.root))
+    except ValueError:
+        raise _other_root(index.directory, index.root, media) from None
+
+
+def _other_root(directory: Path, root: Path, media: Path) -> SearchIndexError:
+    return SearchIndexError(f"the index in {directory} is of {root}, not of {media}; choose another --index")
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))

@@ -1,0 +1,248 @@
+"""Find the files of a directory that its index lacks, and read them into rows: an image as a row, a video as moments.
+
+A file with the size and time that the index knows is unchanged. Any other file is read, and its digest shows whether it
+was only moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from io import BufferedReader
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.errors import InputError, MediaNotFoundError, detached
+from perception_encoder.formats.tars import TarMember
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.listing import Item, list_items
+from perception_encoder.inference.media import Media, open_media
+from perception_encoder.inference.pipeline import guess_kind
+from perception_encoder.preprocess.budget import DECODING
+from perception_encoder.preprocess.image import date_taken, encode_thumbnail
+from perception_encoder.preprocess.shot_changes import colour_histogram
+from perception_encoder.preprocess.source import escape_name, open_source
+from perception_encoder.preprocess.video import sample_frames
+from perception_encoder.search.storage.moments import Frame, MomentConfig, MomentCutter
+from perception_encoder.search.storage.rows import FileState, IndexRow
+
+THUMBNAIL_SIDE = 256
+"""Longest side of a stored thumbnail, in pixels."""
+_LATEST = (1 << 63) - 1
+"""Nanoseconds since 1970 that an index can hold: April 2262. It stores later times as this one."""
+_NO_VECTOR = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """An image or video in a directory."""
+
+    path: str
+    """Relative to the directory, printable."""
+    item: Item
+    size: int
+    modified: int
+
+    def digest(self) -> str:
+        """Hash the content; raises an InputError if it cannot be read."""
+        content = self.item.open()
+        if isinstance(content, bytes):
+            return hashlib.blake2b(content, digest_size=16).hexdigest()
+        with open_source(content, self.item.id) as (stream, _):
+            file = cast(BufferedReader, stream)
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """The difference between a directory and its index."""
+
+    candidates: list[File]
+    """New, or with another size or time than before."""
+    gone: list[str]
+    """Paths in the index that no longer exist."""
+    unchanged: int
+    failures: list[InputError]
+    """What could not be listed; no file below it counts as gone."""
+    left_out: Counter[str]
+    """Files that are neither images nor videos, by type: see `list_items`."""
+
+
+def find_changes(root: Path, indexed: Mapping[str, FileState]) -> Changes:
+    """Compare a directory with the files that its index knows."""
+    candidates: dict[str, File] = {}  # of a tar's members of one name the last counts, as for tar itself
+    failures: list[InputError] = []
+    listed: set[str] = set()
+    left_out: Counter[str] = Counter()
+    base = escape_name(root.absolute()).rstrip("/") + "/"
+    for item in list_items([root.absolute()], left_out):
+        path = item.path.removeprefix(base)
+        try:
+            size, modified = _status(item)
+        except InputError as error:
+            failures.append(error)
+            continue
+        state = indexed.get(path)
+        listed.add(path)
+        candidates.pop(path, None)
+        if state is None or (state.size, state.modified) != (size, modified):
+            candidates[path] = File(path=path, item=item, size=size, modified=modified)
+    hidden = tuple(f"{failure.source}/".removeprefix(base) for failure in failures)  # all, if it is the directory
+    gone = [path for path in indexed if path not in listed and not f"{path}/".startswith(hidden)]
+    unchanged = len(listed) - len(candidates)
+    files = list(candidates.values())
+    return Changes(candidates=files, gone=gone, unchanged=unchanged, failures=failures, left_out=left_out)
+
+
+def _status(item: Item) -> tuple[int, int]:
+    """Return the size in bytes and the time of the last change (a tar member's is the tar's), or raise InputError."""
+    if item.problem is not None:
+        raise item.problem
+    path = item.source.tar if isinstance(item.source, TarMember) else item.source
+    assert isinstance(path, Path)  # a directory holds neither texts nor URLs
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise MediaNotFoundError(item.id, f"cannot be read: {error.strerror or error}") from None
+    size = item.source.size if isinstance(item.source, TarMember) else status.st_size
+    return size, min(max(status.st_mtime_ns, -_LATEST - 1), _LATEST)
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """A file after reading: its rows (None if the index knows its content), or the error."""
+
+    file: File
+    digest: str = ""
+    rows: list[IndexRow] | None = None
+    error: InputError | None = None
+
+
+def row_id(path: str, start: float | None) -> str:
+    """Return the id of a row: the same for the same path and start."""
+    return hashlib.blake2b(f"{path}\0{start}".encode(), digest_size=6).hexdigest()
+
+
+def local_date(modified: int) -> str:
+    """Return a file system's time as a row's date; times outside the calendar become 1970."""
+    try:
+        return datetime.fromtimestamp(modified / 1e9).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return "1970-01-01T00:00:00"
+
+
+def batches(files: Sequence[File], size: int) -> Iterator[list[File]]:
+    """Yield `size` images, or one video, at a time."""
+    batch: list[File] = []
+    for file in files:
+        if guess_kind(file.path) == "video":
+            yield [file]
+            continue
+        batch.append(file)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class Reader:
+    """Reads files into rows; threads may share one. Files whose digest is in `digests` are not decoded."""
+
+    def __init__(self, encoder: Encoder, config: MomentConfig, digests: Container[str]) -> None:
+        self._encoder, self._config, self._digests = encoder, config, digests
+
+    def read(self, files: list[File]) -> list[FileResult]:
+        """Read a batch; its images are encoded together."""
+        results: dict[int, FileResult] = {}
+        images: dict[int, tuple[IndexRow, Tensor]] = {}  # rows without vectors, and the encoder's pixels
+        for position, file in enumerate(files):
+            digest = ""
+            try:
+                digest = file.digest()
+                if digest in self._digests:
+                    results[position] = FileResult(file, digest)
+                    continue
+                media = file.item.media()
+                if media.kind == "video":
+                    results[position] = FileResult(file, digest, self._video_rows(file, digest, media))
+                else:
+                    images[position] = self._image_row(file, digest, media)
+            except InputError as error:
+                results[position] = FileResult(file, digest, error=detached(error))
+        vectors = self._embed(pixels for _, pixels in images.values())
+        for (position, (row, _)), vector in zip(images.items(), vectors, strict=True):
+            results[position] = FileResult(files[position], row.digest, [replace(row, vector=vector)])
+        return [results[position] for position in range(len(files))]
+
+    def _image_row(self, file: File, digest: str, media: Media) -> tuple[IndexRow, Tensor]:
+        with DECODING.admission() as admit:
+            image = open_media(media, admit=admit)
+            assert isinstance(image, Image.Image) and isinstance(media.payload, (Path, bytes))
+            row, date = _row(file, digest, image, encode_thumbnail(image, THUMBNAIL_SIDE)), date_taken(media.payload)
+            row = replace(row, date=date.isoformat(timespec="seconds")) if date else row
+            return row, self._encoder.transform.pixels(image)
+
+    def _embed(self, pixels: Iterable[Tensor]) -> np.ndarray:
+        stacked = list(pixels)
+        if not stacked:
+            return np.empty((0, self._encoder.dimension), np.float32)
+        return self._encoder.embed_pixels(torch.stack(stacked), self._encoder.feature()).numpy()
+
+    def _video_rows(self, file: File, digest: str, media: Media) -> list[IndexRow]:
+        cutter = MomentCutter(self._config)
+        waiting: list[tuple[Frame, Tensor]] = []  # frames without vectors, and the encoder's pixels
+
+        def encode_waiting() -> None:
+            vectors = self._embed(pixels for _, pixels in waiting)
+            for (frame, _), vector in zip(waiting, vectors, strict=True):
+                cutter.add(replace(frame, vector=vector))
+            waiting.clear()
+
+        assert isinstance(media.payload, (Path, bytes))
+        for sampled in sample_frames(media.payload, media.name, self._config.every):
+            image = sampled.image
+            small, colours = encode_thumbnail(image, THUMBNAIL_SIDE), colour_histogram(image)
+            frame = Frame(time=sampled.time, end=sampled.end, colours=colours, vector=_NO_VECTOR, thumbnail=small)
+            waiting.append((frame, self._encoder.transform.pixels(image)))
+            if len(waiting) == self._encoder.batch_size:
+                encode_waiting()
+        encode_waiting()
+        return [
+            replace(
+                _row(file, digest, image, moment.best.thumbnail),
+                id=row_id(file.path, moment.start),
+                kind="video",
+                start=moment.start,
+                stop=moment.end,
+                time=moment.best.time,
+                length=sampled.end,
+                vector=moment.vector,
+            )
+            for moment in cutter.finish()
+        ]
+
+
+def _row(file: File, digest: str, image: Image.Image, thumbnail: bytes) -> IndexRow:
+    """Return an image's row without its vector."""
+    return IndexRow(
+        id=row_id(file.path, None),
+        path=file.path,
+        kind="image",
+        width=image.width,
+        height=image.height,
+        date=local_date(file.modified),
+        size=file.size,
+        modified=file.modified,
+        digest=digest,
+        vector=_NO_VECTOR,
+        thumbnail=thumbnail,
+    )

@@ -1,0 +1,146 @@
+"""The rows of an index, one for each image and each moment of a video, as objects and as columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from itertools import takewhile
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.vectors import best_rows
+
+_TOKEN = re.compile(r"'(?:[^']|'')*'|\w+|<=|>=|<>|!=|\S")
+_COMPARISONS = ("=", "<", ">", "<=", ">=", "<>", "!=")
+_DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
+_FIRST = "0001-01-01T00:00:00"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexRow:
+    """An image, or a moment of a video."""
+
+    id: str
+    """Short, and the same as long as the file keeps its path."""
+    path: str
+    """Relative to the indexed directory and printable (see `unescape_name`); in a tar TAR/MEMBER."""
+    kind: str
+    """"image" or "video"."""
+    start: float | None = None
+    """Of a moment: seconds from the video's first frame."""
+    stop: float | None = None
+    time: float | None = None
+    """Of a moment: the frame most similar to the whole moment."""
+    length: float | None = None
+    """Of a video: seconds in all."""
+    width: int
+    height: int
+    date: str
+    """When the image was taken, if it says so, else when it was changed: "2024-07-31T18:05:00", local time."""
+    size: int
+    """Bytes of the file."""
+    modified: int
+    """Nanoseconds since 1970, from the file system."""
+    digest: str
+    """Hash of the file's content."""
+    vector: Float[np.ndarray, " D"]
+    """Unit length."""
+    thumbnail: bytes = b""
+    """JPEG; empty unless it was requested."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileState:
+    """What shows whether a file has changed."""
+
+    size: int
+    modified: int
+    digest: str
+
+
+def among(column: str, values: Iterable[str]) -> str:
+    """Return SQL for "the column is one of these texts", quoted."""
+    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+    return f"{column} IN ({quoted})"
+
+
+def column_names(thumbnails: bool) -> list[str]:
+    """Return the columns of a row, with or without the thumbnail."""
+    return [field.name for field in fields(IndexRow) if thumbnails or field.name != "thumbnail"]
+
+
+def to_rows(table: pa.Table) -> list[IndexRow]:
+    """Convert a table to rows."""
+    names = [name for name in column_names(thumbnails=True) if name != "vector" and name in table.column_names]
+    columns = [table[name].to_pylist() for name in names]
+    return [
+        IndexRow(**dict(zip(names, values, strict=True)), vector=vector)
+        for vector, *values in zip(as_matrix(table), *columns, strict=True)
+    ]
+
+
+def nearest_rows(rows: pa.Table, vector: Float[np.ndarray, " D"], top: int) -> tuple[list[float], pa.Table]:
+    """Return the `top` highest cosine similarities to a unit vector and their rows, best first."""
+    scores, numbers = best_rows(vector, as_matrix(rows), top)
+    # slices, since Table.take would first import what takes longer than the search
+    return scores.tolist(), pa.concat_tables([rows.slice(number, 1) for number in numbers.tolist()] or [rows])
+
+
+def as_matrix(rows: pa.Table) -> Float[np.ndarray, "N D"]:
+    """Return the vectors of rows, without a copy if they are contiguous."""
+    column = rows["vector"].combine_chunks()
+    values = np.from_dlpack(column.values).reshape(-1, column.type.list_size)
+    return values[column.offset : column.offset + len(column)]
+
+
+def schema_of(dimension: int) -> pa.Schema:
+    """Return the table's columns, for embeddings of a dimension."""
+    types = {
+        **dict.fromkeys(("id", "path", "kind", "date", "digest"), pa.string()),
+        **dict.fromkeys(("start", "stop", "time", "length"), pa.float64()),
+        **dict.fromkeys(("width", "height", "size", "modified"), pa.int64()),
+        "thumbnail": pa.binary(),
+        "vector": pa.list_(pa.float32(), dimension),
+    }
+    return pa.schema([(name, types[name]) for name in column_names(thumbnails=True)])
+
+
+def check_dates(condition: str) -> None:
+    """Raise ConfigError if the column `date` is compared with what is no date."""
+    tokens = _TOKEN.findall(condition)
+    for place, token in enumerate(tokens):
+        if token.lower() != "date":
+            continue
+        for literal in _compared(tokens[:place][::-1], tokens[place + 1 :]):
+            if literal.startswith("'") and not _is_date(literal[1:-1]):
+                raise ConfigError(
+                    f"{literal} is not a date; dates look like '2024', '2024-07', '2024-07-31' or '2024-07-31T18:05:00'"
+                )
+
+
+def _compared(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
+    """Yield what a column is compared with, given the tokens before it (the nearest first) and after it."""
+    if len(before) > 1 and before[0] in _COMPARISONS:
+        yield before[1]
+    if after and after[0].lower() == "not":
+        after = after[1:]
+    match [each.lower() for each in after[:1]]:
+        case ["between"]:
+            yield from after[1:4:2]
+        case ["in"]:
+            yield from takewhile(lambda each: each != ")", after[1:])
+        case [comparison] if comparison in _COMPARISONS:
+            yield from after[1:2]
+
+
+def _is_date(text: str) -> bool:
+    text = text.removesuffix("~")  # after every longer date that begins so
+    try:
+        return bool(_DATE.fullmatch(text) and datetime.fromisoformat(text + _FIRST[len(text) :]))
+    except ValueError:
+        return False

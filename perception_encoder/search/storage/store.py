@@ -1,0 +1,409 @@
+"""The index of a directory: a LanceDB table with a row for each image and each moment of a video.
+
+DIR/.pe-index, the store, holds the table, `settings.json` with the model, a snapshot that lets a search start without
+LanceDB, and a seal with checksums of all of them. A write is one commit of whole files: a killed run loses what it had
+not committed and doubles nothing, and readers beside a writer see the last commit. There is one writer at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
+from perception_encoder.files import holding, remove, restrict, writing
+from perception_encoder.formats.lance import connect, without_panics
+from perception_encoder.models.registry import canonical_name, same_name
+from perception_encoder.preprocess.source import escape_name
+from perception_encoder.search.storage.files import (
+    LAYOUT,
+    SETTINGS,
+    TABLE,
+    SealedFiles,
+    read_settings,
+    read_snapshot,
+    remove_seal,
+    remove_snapshot,
+    salvage_settings,
+    write_settings,
+    write_snapshot,
+)
+from perception_encoder.search.storage.rows import (
+    FileState,
+    IndexRow,
+    among,
+    check_dates,
+    column_names,
+    nearest_rows,
+    schema_of,
+    to_rows,
+)
+
+if TYPE_CHECKING:
+    from lancedb.table import Table
+
+logger = logging.getLogger(__name__)
+
+STORE = ".pe-index"
+"""The directory of an index in the one that it is of."""
+_LOCK = "lock"
+_COMPACT_AFTER = 32  # commits
+_KEEP_VERSIONS = timedelta(days=1)  # for readers at work
+_NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
+_CONDITION_PATHS = 500  # that a condition names
+_INDEXED_ROWS = 2000  # from here on an index of the ids is faster than comparing all
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
+"""What LanceDB and pyarrow raise over damaged files, in one version or another."""
+APPROXIMATE_ROWS = 25_000
+"""From here on vectors are compressed: comparing so many one by one takes over 20 ms (docs/results/search.json)."""
+_BITS = 5  # of a number of a compressed vector
+_REFINED = 3  # vectors that are read for each hit
+_ALL = 1 << 20  # clusters, more than there are
+_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # equal for comparable vectors
+
+
+class Store:
+    """An open index, from `Store.open` or `Store.create`; `settings`: those of `Encoder.describe`, and the layout."""
+
+    below = ""
+    """Only rows with this path prefix are visible: those of a subdirectory."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
+        self.directory, self.settings = directory, dict(settings)
+        self._files = SealedFiles(directory, directory / STORE, self.root, whole)
+        self._snapshot = read_snapshot(directory / STORE, self._files.state.snapshot)
+        self._commits = 0
+
+    @classmethod
+    def open(cls, directory: Path, whole: bool = False) -> Store:
+        """Open the index of a directory; SearchIndexError if it is missing, damaged or of another layout.
+
+        `whole`: check all its files for damage, not only those that look changed.
+        """
+        if not Store.exists(directory):
+            raise SearchIndexError(f"{directory} has no index; make one with: pe index {directory}")
+        with _sound(directory):
+            settings = read_settings(directory / STORE)
+            if settings.get("layout") != LAYOUT:
+                raise SearchIndexError(f"the index of {directory} is of another version; {_remedy(directory)}")
+            index = cls(directory, settings, whole)
+        if index._snapshot is None:
+            len(index.table)
+        return index
+
+    @cached_property
+    def table(self) -> Table:
+        """All rows, in LanceDB; SearchIndexError if they are damaged."""
+        with _sound(self.directory):
+            table = connect(self.directory / STORE).open_table(TABLE)
+            if table.schema != schema_of(self.settings["dimension"]):
+                raise SearchIndexError(f"the index of {self.directory} has other columns; {_remedy(self.directory)}")
+            table.count_rows()
+            return table
+
+    @classmethod
+    def create(cls, directory: Path, settings: Mapping[str, Any]) -> Store:
+        """Create an empty index, replacing any old one; OutputError if the directory cannot be written."""
+        store = directory / STORE
+        with writing(store, also=(RuntimeError,)):
+            store.mkdir(exist_ok=True)
+            remove(store / SETTINGS)  # first: a table without settings is ignored
+            settings = {**settings, "layout": LAYOUT}
+            remove_seal(store)
+            remove_snapshot(store)
+            remove(store / f"{TABLE}.lance")
+            connect(store).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
+            write_settings(store, settings)
+        index = cls(directory, settings)
+        index._files.seal(index.table.version)
+        return index
+
+    @staticmethod
+    def exists(directory: Path) -> bool:
+        """Whether a directory has an index, damaged or not, that this user may see."""
+        return os.path.isfile(directory / STORE / SETTINGS)
+
+    @staticmethod
+    @contextmanager
+    def for_writing(directory: Path) -> Iterator[None]:
+        """Lock the index for this process; OutputError if another one writes it, or it is a link or a file."""
+        if not directory.is_dir():
+            raise OutputError(f"{directory} is not a directory")
+        store = directory / STORE
+        if store.is_symlink():
+            raise OutputError(f"{store} is a link, which an index may not be; remove it")
+        with writing(store):
+            store.mkdir(exist_ok=True)
+            restrict(store, directory)
+        with holding(store / _LOCK, f"another run is writing the index of {directory}"):
+            yield
+
+    @property
+    def root(self) -> Path:
+        """The indexed directory: the index's own unless the index is stored elsewhere (`--index`)."""
+        return Path(self.settings.get("root") or self.directory)
+
+    def check(self, settings: Mapping[str, object], model: str | None = None) -> None:
+        """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) are not comparable with the index's.
+
+        `model`: their model as the user named it, for the error's remedy.
+        """
+        self._compare({name: {**settings, "layout": LAYOUT}[name] for name in _SAME}, model)
+
+    def check_name(self, model: str) -> None:
+        """Raise SearchIndexError if a model's name shows that it is another one, before any download."""
+        name = canonical_name(model)
+        if name is not None:
+            self._compare({"model": name}, model)
+
+    def _compare(self, expected: Mapping[str, object], model: str | None) -> None:
+        other = [name for name in expected if not _is_same(name, self.settings.get(name), expected[name])]
+        if other:
+            changes = ", ".join(f"{name} {self.settings.get(name)}, not {expected[name]}" for name in other)
+            option = () if model is None else ("--model", model)
+            anew = shlex.join(["pe", "index", "--rebuild", *option, str(self.directory)])
+            raise SearchIndexError(
+                f"the index of {self.directory} was made with {changes}; choose that model, "
+                f"or make the index anew with: {anew}"
+            )
+
+    def refresh(self) -> int:
+        """Read later commits; return the number of the last one. SearchIndexError if the index was made anew."""
+        with self._reading():
+            if read_settings(self.directory / STORE) != self.settings or not self._files.same:
+                raise SearchIndexError(f"the index of {self.directory} was made anew meanwhile; open it again")
+            self.table.checkout_latest()
+            if self._files.refresh():
+                self._snapshot = read_snapshot(self.directory / STORE, self._files.state.snapshot)
+            return self.table.version
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether `pe index` was stopped or is running, so that files may be missing."""
+        return not self._files.state.complete
+
+    def begin(self) -> None:
+        """Mark the index as unfinished until `finish`."""
+        self._files.reopen()
+
+    def __len__(self) -> int:
+        if self.below:
+            return self._all(None, ["path"]).num_rows
+        if self._snapshot is not None:
+            return len(self._snapshot)
+        with self._reading():
+            return self.table.count_rows()
+
+    def count(self, where: str | None = None) -> int:
+        """How many rows fulfil a condition in SQL; ConfigError if it is not one."""
+        return len(self) if where is None else self._run(self.table.search().limit(None), where, ["id"]).num_rows
+
+    def files(self) -> dict[str, FileState]:
+        """Return the state of each indexed file, by path."""
+        rows = self._all(None, ["path", "size", "modified", "digest"]).to_pylist()
+        return {row.pop("path"): FileState(**row) for row in rows}
+
+    def replace(self, paths: Collection[str], rows: Sequence[IndexRow]) -> None:
+        """Replace all rows of some paths in one commit; OutputError if that cannot be written."""
+        if not rows:
+            self.remove(paths)
+            return
+        columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(IndexRow)}
+        vectors = np.stack(columns.pop("vector")).astype(np.float32)
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+        with self._changing():
+            table = pa.table(columns, schema=schema_of(vectors.shape[1]))
+            if paths:
+                merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                merge.when_not_matched_by_source_delete(among("path", paths)).execute(table)
+            else:
+                self.table.add(table)
+        self._commits += 1
+        if self._commits % _COMPACT_AFTER == 0:
+            self.optimize()
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Commit the removal of files, if any."""
+        paths = list(paths)
+        if not paths:
+            return
+        with self._changing():
+            for start in range(0, len(paths), _CONDITION_PATHS):
+                self.table.delete(among("path", paths[start : start + _CONDITION_PATHS]))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        self._snapshot = None
+        with self._files.changing():
+            yield
+        self._files.seal(self.table.version)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            with without_panics():
+                yield
+        except _DAMAGE as error:
+            raise SearchIndexError(
+                f"the index of {self.directory} cannot be read ({one_line(error)}); "
+                f"if that stays so, {_remedy(self.directory)}"
+            ) from error
+
+    def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
+        if where:
+            check_dates(where)
+        condition = self._within(where)
+        with self._reading():
+            try:
+                rows = (query.where(condition) if condition else query).select(names).to_arrow()
+            except (ValueError, RuntimeError) as error:
+                if not where:
+                    raise
+                raise ConfigError(f"the condition {where!r} cannot be used: {one_line(error)}") from None
+            if "vector" in names and rows["vector"].null_count:
+                raise ValueError("rows lack their vectors")
+            rows.validate(full=True)  # that texts are UTF-8, which LanceDB 0.25 leaves to whoever reads them
+            return rows
+
+    def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
+        """Return some columns, newest rows first."""
+        if self._snapshot is not None and self._within(where) is None and "thumbnail" not in names:
+            return self._snapshot.select(names)
+        rows = self._run(self.table.search().limit(None), where, list({*names, *(n for n, _ in _NEWEST_FIRST)}))
+        return rows.sort_by(_NEWEST_FIRST).select(names)
+
+    def _within(self, where: str | None) -> str | None:
+        """Combine a condition with that of the subdirectory."""
+        inside = "starts_with(path, '{}')".format(self.below.replace("'", "''")) if self.below else ""
+        return f"({where}) AND {inside}" if where and inside else where or inside or None
+
+    def rows(self, where: str | None = None, thumbnails: bool = False) -> list[IndexRow]:
+        """Return all rows that match a condition in SQL, newest first; ConfigError if the condition is invalid."""
+        return to_rows(self._all(where, column_names(thumbnails)))
+
+    def listing(self, where: str | None = None) -> pa.Table:
+        """Return all rows that match a condition, without vectors and thumbnails, newest first."""
+        return self._all(where, [name for name in column_names(thumbnails=False) if name != "vector"])
+
+    def row(self, row_id: str) -> IndexRow:
+        """Return the row of an id with its thumbnail; SearchIndexError if there is none."""
+        rows = self.rows(among("id", [row_id]), thumbnails=True)
+        if not rows:
+            raise SearchIndexError(f"the index of {self.directory} has no {row_id}; `pe search` shows ids, --json too")
+        return rows[0]
+
+    def nearest(
+        self, vector: Float[np.ndarray, " D"], top: int, where: str | None = None, thumbnails: bool = False
+    ) -> list[tuple[float, IndexRow]]:
+        """Return the `top` rows most similar to a unit vector with their cosine similarities, best first.
+
+        `where`: a condition in SQL on the columns (the fields of `IndexRow`); ConfigError if it is invalid.
+        """
+        large = "table" in vars(self) and len(self) >= APPROXIMATE_ROWS  # LanceDB is open, and faster
+        if self._snapshot is not None and not large and self._within(where) is None and not thumbnails:
+            scores, rows = nearest_rows(self._snapshot, vector, top)
+            return list(zip(scores, to_rows(rows), strict=True))
+        query: Any = search_all_clusters(self.table.search(vector, vector_column_name="vector"))
+        rows = self._run(query.limit(top), where, [*column_names(thumbnails), "_distance"])
+        return [(1 - distance, row) for distance, row in zip(rows["_distance"].to_pylist(), to_rows(rows), strict=True)]
+
+    def optimize(self) -> None:
+        """Compact small commits; a failure is logged, and leaves the index as it was."""
+        self._files.reopen()  # sealed files may be cleaned up
+        try:
+            with without_panics():
+                self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+                ids = any(index.columns == ["id"] for index in self.table.list_indices())
+                if len(self) >= _INDEXED_ROWS and not ids:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        self.table.create_scalar_index("id")
+                compress_vectors(self.table)
+        except (OSError, ValueError, RuntimeError) as error:
+            logger.warning("the index of %s could not be compacted: %s", escape_name(self.directory), one_line(error))
+        self._files.seal(self.table.version)
+
+    def finish(self) -> None:
+        """Compact, write the snapshot if it is out of date or damaged, and seal the index as finished.
+
+        Nothing is written if the index is finished already.
+        """
+        sound = self._snapshot is not None or self._files.state.snapshot is None
+        if sound and self._files.tidy(_KEEP_VERSIONS):
+            self._files.restrict()
+            return
+        self.optimize()
+        store, checksum = self.directory / STORE, None
+        self._snapshot = read_snapshot(store, self._files.state.snapshot)
+        if self._snapshot is None:
+            rows = self._all(None, column_names(thumbnails=False))
+            with self._files.changing():
+                checksum = write_snapshot(store, rows)
+        self._files.seal(self.table.version, complete=True, snapshot=checksum)
+
+
+def _is_same(setting: str, one: object, other: object) -> bool:
+    return same_name(str(one), str(other)) if setting == "model" else one == other
+
+
+@contextmanager
+def _sound(directory: Path) -> Iterator[None]:
+    """Turn errors of opening an index into a SearchIndexError with the remedy."""
+    try:
+        with without_panics():
+            yield
+    except _DAMAGE as error:
+        raise SearchIndexError(
+            f"the index of {directory} is damaged ({one_line(error)}); {_remedy(directory)}"
+        ) from error
+
+
+def _remedy(directory: Path) -> str:
+    """Return the command that rebuilds an index, with placeholders for what its settings lack."""
+    quoted = shlex.quote(str(directory))
+    readable = salvage_settings(directory / STORE) is not None
+    arguments = quoted if readable else f"--index {quoted} --model MODEL DIR"
+    return f"make it anew with: pe index --rebuild {arguments}"
+
+
+# Approximate search of a large index: LanceDB compares vectors compressed by RaBitQ, a few bits a number. A query reads
+# the bits of all rows, in all clusters, so that the hits do not depend on the clustering; then it reads the vectors of
+# the best, so that similarities are exact. Rows added since the last `Table.optimize`, which updates the bits, are
+# compared one by one.
+
+
+def compress_vectors(table: Table, rows: int | None = None) -> bool:
+    """Compress the vectors of a table of at least `rows` rows, if they are not yet; return whether they are compressed.
+
+    `rows`: by default `APPROXIMATE_ROWS`. A failure is logged: searches then compare every row.
+    """
+    if any(index.columns == ["vector"] for index in table.list_indices()):
+        return True
+    if table.count_rows() < (APPROXIMATE_ROWS if rows is None else rows):
+        return False
+    try:
+        from lancedb.index import IvfRq
+
+        table.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=_BITS))
+    except (ImportError, OSError, ValueError, RuntimeError) as error:  # older versions lack this index
+        logger.warning("no approximate search, every row is compared instead: %s", one_line(error))
+        return False
+    return True
+
+
+def search_all_clusters(query: Any) -> Any:
+    """Set a LanceDB query to read all bits and to compare the best rows exactly."""
+    return query.distance_type("cosine").nprobes(_ALL).refine_factor(_REFINED)

@@ -1,0 +1,154 @@
+"""The grammar of queries: weighted terms, each a text, an image or video, a row of an index, or an uploaded image.
+
+On the command line the terms are words, `2:dog - snow`, or options. The page sends lines, `[WEIGHT:]text:LINE`, where
+LINE is such words, `[WEIGHT:]like:ID` for a row and `[WEIGHT:]image:ID` for an upload.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from perception_encoder.errors import ConfigError, MediaNotFoundError
+from perception_encoder.inference.fetch import is_url
+from perception_encoder.inference.listing import Item
+from perception_encoder.inference.media import Media, resolve, split_range
+from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
+from perception_encoder.preprocess.source import escape_name
+from perception_encoder.search.storage.rows import IndexRow
+
+_MOST_WEIGHT = 10_000.0
+_MOST_TERMS = 32  # of the page
+_WEIGHTED = re.compile(r"(?P<weight>-?\d+(?:\.\d+)?):(?P<source>.+)", re.DOTALL)
+_LINE = re.compile(r"(?:(?P<weight>-?\d{1,4}(?:\.\d{1,4})?):)?(?P<kind>text|like|image):(?P<source>.*)", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UploadedImage:
+    """An image that was dropped on the page, by its embedding."""
+
+    id: str
+    vector: Float[np.ndarray, " D"]
+    kind: str = "image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A part of a query."""
+
+    source: Media | IndexRow | UploadedImage
+    """Text or media to encode, or something that has an embedding."""
+    weight: float = 1.0
+    """How much it counts; a negative weight searches away from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """A search: the normalised weighted sum of the terms' unit vectors."""
+
+    name: str
+    """As the user typed it."""
+    terms: tuple[Term, ...]
+
+    @property
+    def kind(self) -> str:
+        """Of a single term "text", "image" or "video"; else "query"."""
+        return self.terms[0].source.kind if len(self.terms) == 1 else "query"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its hits may have probabilities: only those of one text do (see `calibration`)."""
+        return self.kind == "text" and self.terms[0].weight > 0
+
+    def contains(self, item: Item, row: IndexRow | None) -> bool:
+        """Whether a hit is one of the query's own rows, files or parts of videos."""
+        return any(_is_same(term.source, item, row) for term in self.terms)
+
+
+def _is_same(source: Media | IndexRow | UploadedImage, item: Item, row: IndexRow | None) -> bool:
+    if isinstance(source, IndexRow):
+        return row is not None and row.id == source.id
+    if not isinstance(source, Media) or not isinstance(source.payload, Path) or not isinstance(item.source, Path):
+        return False
+    if not item.source.exists() or not item.source.samefile(source.payload):
+        return False
+    starts, ends = (source.start or 0, item.start or 0), (source.end, item.end)
+    return max(starts) <= min(math.inf if end is None else end for end in ends)
+
+
+def text_query(text: str) -> Query:
+    """Search for a text; ConfigError if it is empty."""
+    return Query(name=text, terms=(Term(source=_text(text)),))
+
+
+def media_query(path: str) -> Query:
+    """Search for images similar to an image, video or moment ("clip.mp4@12s"), by path or URL; raises InputError."""
+    media = resolve(path if is_url(path) else Path(path))
+    return Query(name=media.name, terms=(Term(source=media),))
+
+
+def row_query(row: IndexRow) -> Query:
+    """Search for images similar to a row of an index."""
+    return Query(name=row.path, terms=(Term(source=row),))
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split the words of a command, "TERM [+|- TERM]… FILES…", into those of the query and the files."""
+    end = 1
+    while end < len(words) and words[end] in ("+", "-"):
+        end += 2
+    return list(words[:end]), list(words[end:])
+
+
+def parse_words(words: Sequence[str], media: bool = True) -> Query:
+    """Parse the words of a query: "2:dog", "-", "snow" searches for dogs, counted twice, and away from snow.
+
+    With `media`, a term that is a URL or the path of an existing image or video stands for that; else all are texts.
+    Raises ConfigError if a term is empty or missing, or its weight is too large.
+    """
+    if len(words) % 2 == 0:
+        raise ConfigError(f'after {words[-1]} the query needs another term, as in: "2:dog" - "snow"')
+    terms = []
+    for sign, word in zip(["+", *words[1::2]], words[::2], strict=True):
+        match = _WEIGHTED.fullmatch(word)
+        weight, source = (float(match["weight"]), match["source"]) if match and not is_url(word) else (1.0, word)
+        if abs(weight) > _MOST_WEIGHT:
+            raise ConfigError(f"the weight of {source[:60]!r} is over {_MOST_WEIGHT:,.0f}, the limit")
+        path = split_range(Path(source))[0]
+        named = path.suffix.lower() in MEDIA_SUFFIXES
+        if media and named and not is_url(source) and not path.exists():
+            raise MediaNotFoundError(escape_name(source), f"no such file; search for the text with --text {source!r}")
+        is_media = media and (is_url(source) or (named and path.is_file()))
+        resolved = resolve(source if is_url(source) else Path(source)) if is_media else _text(source)
+        terms.append(Term(source=resolved, weight=-weight if sign == "-" else weight))
+    return Query(name=" ".join(words), terms=tuple(terms))
+
+
+def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | UploadedImage]) -> Query:
+    """Parse the page's lines (see above); `find` gets "like" or "image" and an id. Raises ConfigError, and `find`'s."""
+    terms: list[Term] = []
+    for line in lines:
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ConfigError(f"{line[:60]!r} is not a query; it must be text:…, like:ID or image:ID")
+        weight, kind, source = float(match["weight"] or 1), match["kind"], match["source"]
+        if kind == "text":
+            query = parse_words(re.split(r"\s+([+-])\s+", source.strip()), media=False)
+            terms += [replace(term, weight=weight * term.weight) for term in query.terms]
+        else:
+            terms.append(Term(source=find("like" if kind == "like" else "image", source), weight=weight))
+        if len(terms) > _MOST_TERMS:
+            raise ConfigError(f"the query has {len(terms)} terms; the limit is {_MOST_TERMS}")
+    return Query(name=", ".join(lines), terms=tuple(terms))
+
+
+def _text(text: str) -> Media:
+    if not text.strip():
+        raise ConfigError("the query is empty; say what to look for")
+    return Media("text", text, text)

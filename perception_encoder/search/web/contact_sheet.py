@@ -1,0 +1,207 @@
+"""Contact sheets: images with captions on one HTML page that opens without a server.
+
+A page embeds its thumbnails as data URIs, has no script, and fetches nothing (its own policy forbids both). The
+templates escape all text (names, queries, labels). Pages are written a tile at a time, so that a long one needs no more
+memory than a short one.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.errors import ConfigError, InputError
+from perception_encoder.files import replacing, writing
+from perception_encoder.formats.standalone_page import page_head, parse_template
+from perception_encoder.inference.collection import Collection
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.listing import Item
+from perception_encoder.inference.media import Media, open_media
+from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.image import encode_thumbnail
+from perception_encoder.search.ranking import Hit, best_moment
+from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.terms import Query
+
+THUMBNAIL_SIDE = 400
+"""Longest side of a thumbnail, in pixels: twice its size on the page, for screens with two pixels a point."""
+_DIRECTORY = files("perception_encoder.search.web")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """An image or video of a sheet."""
+
+    image: Image.Image | None
+    """None if it cannot be opened any more."""
+    caption: str
+    hint: str = ""
+    """The whole name, shown on hover."""
+    value: str = ""
+    """A score or a probability, beside the caption."""
+    details: tuple[str, ...] = ()
+    """Further lines beneath."""
+    share: float | None = None
+    """Length of the bar beneath the image, in 0–1."""
+    time: float | None = None
+    """The image's second in its video."""
+    link: str | None = None
+    """The target of a click: see `link_to`."""
+
+    @property
+    def ratio(self) -> float:
+        """Width by height, within limits."""
+        return min(max(self.image.width / self.image.height, 0.6), 2.0) if self.image else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A row of a sheet: a query and its hits, or a label and its images."""
+
+    heading: str
+    tiles: Iterable[Tile]
+    image: Image.Image | None = None
+    """The image of the query, if it has one."""
+    note: str = ""
+
+
+def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Section]) -> None:
+    """Write a page, whole or not at all; OutputError if that fails, ConfigError if its name does not end in .html."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{path}: a page's name ends in .html")
+    with (
+        writing(path),
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.writelines(contact_sheet(title, note, sections))
+
+
+def contact_sheet(title: str, note: str, sections: Iterable[Section]) -> Iterator[str]:
+    """Yield the page in pieces."""
+    yield page_head(title, note, _read("contact_sheet.css"))
+    yield from parse_template(_read("contact_sheet.html")).generate(sections=sections, data_uri=data_uri, clock=clock)
+
+
+def _read(name: str) -> str:
+    return (_DIRECTORY / name).read_text(encoding="utf-8")
+
+
+def clock(seconds: float) -> str:
+    """Format a time as m:ss or h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def data_uri(image: Image.Image) -> str:
+    """Return a thumbnail as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(encode_thumbnail(image, THUMBNAIL_SIDE)).decode("ascii")
+
+
+def link_to(target: Path | str, page: Path) -> str:
+    """Return a link from a page to a file (relative, so that both can move together) or to an http(s) address."""
+    if isinstance(target, str):
+        return target if target.startswith(("http://", "https://")) else ""
+    try:
+        return quote(Path(os.path.relpath(target, page.parent)).as_posix().encode(errors="surrogateescape"))
+    except ValueError:  # another drive
+        return target.absolute().as_uri()
+
+
+def name_query(query: Query) -> str:
+    """Return a query as a heading: words in quotes, an image by its file name."""
+    return f"like {_file_name(query.name)}" if query.kind in ("image", "video") else f"“{query.name}”"
+
+
+def query_sections(queries: Sequence[Query], results: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
+    """Yield a section with the hits of each query, for a sheet at `page`."""
+    for query, hits in zip(queries, results, strict=True):
+        source = query.terms[0].source if query.kind in ("image", "video") else None
+        image = open_preview(source) if isinstance(source, (Media, IndexRow)) else None
+        yield Section(heading=name_query(query), tiles=(_hit_tile(hit, page) for hit in hits), image=image)
+
+
+def duplicate_sections(groups: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
+    """Yield a section for each group of near-duplicates, for a sheet at `page`."""
+    for number, group in enumerate(groups, 1):
+        yield Section(heading=f"Group {number}", tiles=(_hit_tile(hit, page) for hit in group))
+
+
+def _hit_tile(hit: Hit, page: Path) -> Tile:
+    score = f"{hit.score:.3f}"
+    value = score if hit.probability is None else f"{hit.probability:.0%} · {score}"
+    return replace(_tile(hit.item, hit.time, page, value, hit.row), share=hit.probability)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Files with the labels that a model gave them."""
+
+    encoder: Encoder
+    collection: Collection
+    guesses: Sequence[Sequence[tuple[str, float]]]
+    """Labels and probabilities of each file, best first."""
+    class_vectors: dict[str, np.ndarray]
+    """Unit vectors (D,) by label; they choose the frame of a video."""
+
+    def tile(self, row: int, page: Path) -> Tile:
+        """Return a file's tile: its name, its best label's probability, the other labels below."""
+        item, ((label, share), *others) = self.collection.items[row], self.guesses[row]
+        is_video, vector = self.collection.is_video[row], self.class_vectors[label]
+        time = best_moment(self.encoder, item, vector) if is_video else None
+        rest = " · ".join(f"{other} {each:.0%}" for other, each in others)
+        return replace(_tile(item, time, page, f"{share:.0%}"), share=share, details=(rest,))
+
+    def sections(self, page: Path) -> Iterator[Section]:
+        """Yield a section for each label that is a file's best, most frequent first, with the surest files first."""
+        by_label: dict[str, list[int]] = {}
+        for row, ranked in enumerate(self.guesses):
+            by_label.setdefault(ranked[0][0], []).append(row)
+        for label, rows in sorted(by_label.items(), key=lambda entry: -len(entry[1])):
+            rows.sort(key=lambda row: -self.guesses[row][0][1])
+            tiles = (self.tile(row, page) for row in rows)
+            yield Section(heading=label, tiles=tiles, note=f"{len(rows)} of {len(self.guesses)}")
+
+    def section(self, heading: str, note: str, page: Path) -> Section:
+        """Return a section of all files in their order, each with its best label as the caption."""
+        tiles = (self._under_label(self.tile(row, page), row) for row in range(len(self.guesses)))
+        return Section(heading=heading, tiles=tiles, note=note)
+
+    def _under_label(self, tile: Tile, row: int) -> Tile:
+        return replace(tile, caption=self.guesses[row][0][0], details=(tile.caption, *tile.details))
+
+
+def _tile(item: Item, time: float | None, page: Path, value: str, row: IndexRow | None = None) -> Tile:
+    try:
+        source: Media | IndexRow = row or item.media()
+        if time is not None and isinstance(source, Media):
+            source = replace(source, start=time, end=time)
+        image = open_preview(source)
+    except InputError:
+        image = None
+    link = link_to(item.source, page) if isinstance(item.source, (Path, str)) else None
+    return Tile(image=image, caption=_file_name(item.path), hint=item.id, value=value, time=time, link=link)
+
+
+def _file_name(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def open_preview(source: Media | IndexRow) -> Image.Image | None:
+    """Open an image, a video's first frame, or a row's thumbnail; return None for a text."""
+    if isinstance(source, IndexRow):
+        return Image.open(io.BytesIO(source.thumbnail)) if source.thumbnail else None
+    opened = open_media(source, frames=1)
+    if isinstance(opened, VideoFrames):
+        return opened.images[0]
+    return opened if isinstance(opened, Image.Image) else None

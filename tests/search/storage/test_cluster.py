@@ -1,0 +1,313 @@
+"""An index whose files a Ray cluster reads is the one that this machine alone makes, whatever dies on the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.errors import ClusterError, MissingExtraError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.storage.cluster import on_cluster
+from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.update import update_index, writable_index
+from tests.clips import clip
+from tests.conftest import ROOT
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are found in /proc")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """What Ray's processes start with: this package, no files at home, and a processor that others may be using too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+        yield
+
+
+@pytest.fixture(scope="module")
+def ports() -> Iterator[tuple[int, int]]:
+    """A cluster of two cores in another time zone; the port of Ray, and that of its clients."""
+    place = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a short name: it holds sockets
+    own, client = free_port(), free_port()
+    options = {
+        "node-ip-address": "127.0.0.1",
+        "port": own,
+        "ray-client-server-port": client,
+        "num-cpus": 2,
+        "object-store-memory": 100_000_000,
+        "temp-dir": place,
+        "include-dashboard": False,
+        "dashboard-agent-listen-port": free_port(),
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+    }
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    head = subprocess.Popen(
+        command,
+        env=os.environ | {"TZ": "Asia/Tokyo", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert head.stdout is not None
+    message = ""
+    while "Ray runtime started" not in message:
+        line = head.stdout.readline()
+        assert line, message
+        message += line
+    yield own, client
+    for pid in [*descendants(head.pid), head.pid]:
+        end(pid)
+    head.wait()
+    head.stdout.close()
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it ended meanwhile
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def processes(name: str) -> list[int]:
+    """Those below this process whose command line holds a name."""
+    found = []
+    for pid in descendants(os.getpid()):
+        with suppress(OSError):  # it ended meanwhile
+            found += [pid] if name in Path(f"/proc/{pid}/cmdline").read_text(errors="replace") else []
+    return found
+
+
+@pytest.fixture
+def folder(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twenty images, two clips and a bad file, in batches of two."""
+    monkeypatch.setattr(Encoder, "batch_size", 2)
+    for number in range(2):
+        (pictures[0].parent / f"{number}.mp4").write_bytes(clip(60 + number))
+    (pictures[0].parent / "bad.jpg").write_bytes(b"no picture")
+    return pictures[0].parent
+
+
+@pytest.fixture
+def expected(folder: Path, checkpoint: Path) -> list[IndexRow]:
+    """The rows of an index that this machine makes alone."""
+    with writable_index(folder, str(checkpoint)) as (index, encoder):
+        assert update_index(index, encoder).added == 22
+        rows = index.rows(thumbnails=True)
+    shutil.rmtree(folder / STORE)
+    return rows
+
+
+@contextmanager
+def killing_readers(path: Path) -> Iterator[list[int]]:
+    """Kill every worker that opens a file; yields their process numbers."""
+    killed: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            for pid in processes("ray::MapWorker"):
+                with suppress(FileNotFoundError):  # a descriptor was closed while it was looked at
+                    if pid not in killed and str(path) in map(os.path.realpath, Path(f"/proc/{pid}/fd").glob("*")):
+                        killed.append(pid)
+                        end(pid)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield killed
+    finally:
+        done.set()
+        watcher.join()
+
+
+def assert_same(folder: Path, expected: list[IndexRow], tolerance: float) -> None:
+    """The rows are equal, and their vectors as near as rows of batches of other sizes are."""
+    found = sorted(Store.open(folder).rows(thumbnails=True), key=lambda row: row.id)
+    expected = sorted(expected, key=lambda row: row.id)
+    for name in (field.name for field in fields(IndexRow) if field.name != "vector"):
+        assert [getattr(row, name) for row in found] == [getattr(row, name) for row in expected], name
+    vectors = [np.stack([row.vector for row in rows]) for rows in (found, expected)]
+    np.testing.assert_allclose(*vectors, rtol=0, atol=tolerance)
+
+
+@needs_ray
+@needs_proc
+def test_killed_workers_lose_and_double_nothing(
+    ports: tuple[int, int],
+    folder: Path,
+    checkpoint: Path,
+    expected: list[IndexRow],
+    draw: Callable[[int], Image.Image],
+    tolerance: float,
+) -> None:
+    deadly = folder / "deadly.jpg"
+    with deadly.open("wb") as file:
+        file.truncate(1 << 33)  # so that it takes a while to be read
+    address = f"127.0.0.1:{ports[0]}"
+    with on_cluster(address) as read, writable_index(folder, str(checkpoint)) as (index, encoder):
+        with killing_readers(deadly) as killed:
+            report = update_index(index, encoder, read=read)
+        assert (len(killed), report.added, len(index)) == (3, 22, len(expected))
+        reasons = {Path(failure.source).name: failure.reason for failure in report.failures}
+        assert reasons.keys() == {"bad.jpg", "deadly.jpg"} and "ended the worker" in reasons["deadly.jpg"]
+        assert_same(folder, expected, tolerance)
+
+        deadly.unlink()
+        (folder / "00.jpg").rename(folder / "moved.jpg")
+        draw(99).save(folder / "01.jpg")
+        draw(98).save(folder / "gone.jpg")
+
+        def lose_one(index: Store, *others: object) -> object:
+            (folder / "gone.jpg").unlink(missing_ok=True)
+            return read(index, *others)
+
+        report = update_index(index, encoder, read=lose_one)
+
+        draw(97).save(folder / "new.jpg")
+        encoder.weight_hash = "that of another"
+        with pytest.raises(ClusterError, match=r"a worker .* failed.*: \S+ has other weights"):
+            update_index(index, encoder, read=read)
+        assert len(index) == report.rows
+    assert (report.added, report.moved, report.gone, report.unchanged) == (1, 1, 1, 20)
+    reasons = {Path(failure.source).name: failure.reason for failure in report.failures}
+    assert reasons.keys() == {"bad.jpg", "gone.jpg"}
+    assert socket.gethostname() in reasons["gone.jpg"] and "under the same path" in reasons["gone.jpg"]
+    row = next(row for row in expected if row.path == "00.jpg")
+    (moved,) = Store.open(folder).rows("path = 'moved.jpg'")
+    assert moved.date == row.date
+    np.testing.assert_allclose(moved.vector, row.vector, rtol=0, atol=tolerance)
+
+
+@needs_ray
+@needs_proc
+def test_the_command_through_a_client_port(
+    ports: tuple[int, int], folder: Path, checkpoint: Path, expected: list[IndexRow], tolerance: float
+) -> None:
+    code = (
+        "from perception_encoder.cli.main import main; from perception_encoder.inference.encoder import Encoder; "
+        "Encoder.batch_size = 2; main()"
+    )
+    arguments = ["index", folder, "--model", checkpoint, "--ray", f"ray://127.0.0.1:{ports[1]}"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 and "22 added, 0 moved, 0 gone, 0 unchanged" in done.stdout
+    assert len(done.stderr.splitlines()) == 2 and "bad.jpg: " in done.stderr and "1 of 23" in done.stderr
+    assert_same(folder, expected, tolerance)
+
+
+@needs_ray
+@needs_proc
+def test_a_lost_cluster_is_an_error_and_what_was_committed_stays(
+    folder: Path, checkpoint: Path, expected: list[IndexRow], monkeypatch: pytest.MonkeyPatch, tolerance: float
+) -> None:
+    monkeypatch.setattr("perception_encoder.search.storage.update._COMMIT_SECONDS", 0.0)
+
+    def begin(total: int) -> Callable[[int], None]:
+        def advance(files: int) -> None:
+            if files:
+                for pid in [*processes("gcs_server"), *processes("raylet/raylet")]:
+                    end(pid)
+
+        return advance
+
+    slow = [folder / name for name in ("10a.jpg", "10b.jpg")]  # in the middle, one for each worker
+    for path in slow:
+        with path.open("wb") as file:
+            file.truncate(1 << 34)
+    with writable_index(folder, str(checkpoint)) as (index, encoder):
+        with pytest.raises(ClusterError, match="was lost; give the same command again"), on_cluster("local") as read:
+            update_index(index, encoder, begin, read)
+        for path in slow:
+            path.unlink()
+        assert 0 < len(index) < len(expected)
+        update_index(index, encoder)
+    assert_same(folder, expected, tolerance)
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses, in hexadecimal as the system writes them, that a process listens on for TCP."""
+    found: set[str] = set()
+    with suppress(OSError):  # it ended meanwhile
+        sockets = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                _, local, _, state, *_, inode = line.split()[:10]
+                if state == "0A" and f"socket:[{inode}]" in sockets:
+                    found.add(local.partition(":")[0])
+    return found
+
+
+@needs_ray
+@needs_proc
+def test_a_local_cluster_listens_on_loopback_alone(folder: Path, checkpoint: Path) -> None:
+    addresses: dict[str, set[str]] = {}
+
+    def begin(total: int) -> Callable[[int], None]:
+        def advance(files: int) -> None:
+            for pid in descendants(os.getpid()):
+                with suppress(OSError):
+                    addresses[Path(f"/proc/{pid}/cmdline").read_text()[:200]] = listening(pid)
+
+        return advance
+
+    with on_cluster("local") as read, writable_index(folder, str(checkpoint)) as (index, encoder):
+        update_index(index, encoder, begin, read)
+    everywhere = set().union(*addresses.values())
+    assert any("raylet" in command and found for command, found in addresses.items())
+    loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+    assert everywhere <= loopback, {command: found for command, found in addresses.items() if found - loopback}
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("address", "message"), [("127.0.0.1:PORT", "refused"), ("ray://127.0.0.1:PORT", "refused"), ("rubbish", "Invalid")]
+)
+def test_where_no_cluster_answers(run_pe, folder: Path, address: str, message: str) -> None:
+    began = time.monotonic()
+    run = run_pe("index", folder, "--ray", address.replace("PORT", str(free_port())))
+    assert run.status == 2 and "no Ray cluster answers at" in run.stderr and message in run.stderr
+    assert len(run.stderr.splitlines()) == 1 and time.monotonic() - began < 30
+    assert not (folder / STORE).exists()
+
+
+def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match="cluster"), on_cluster("auto"):
+        pass

@@ -1,0 +1,161 @@
+"""An index in a directory of its own, and one of a folder around the one that is searched."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.errors import SearchIndexError
+from perception_encoder.search.storage.location import nearest_index
+from perception_encoder.search.storage.store import STORE, Store
+from tests.search.indexes import hits, printed_command
+
+
+def test_an_index_lies_where_it_is_told_to(run_pe, photos: Path, checkpoint: Path, tmp_path: Path) -> None:
+    home = tmp_path / "indexes" / "photos"
+    photos.chmod(0o700)
+    run = run_pe("index", photos, "--index", home, "--model", checkpoint)
+    assert run.status == 0 and "20 added" in run.stdout
+    assert not (photos / STORE).exists() and Store.exists(home)
+    assert home.stat().st_mode & 0o777 == 0o700
+    everything = {str(path) for path in photos.rglob("*.jpg")}
+    arguments = ("search", "a cat", "--top", "20", "--json")
+    for words in ((photos, "--index", home), ("--index", home), (home,)):
+        assert hits(run_pe(*arguments, *words)) == everything
+    assert len(hits(run_pe(*arguments, photos / "2024's", "--index", home))) == 8
+    (photos / "00.jpg").unlink()
+    for words in ((photos, "--index", home), (home,)):
+        assert "0 added, 0 moved, " in run_pe("index", *words).stdout
+    assert hits(run_pe(*arguments, home)) == everything - {str(photos / "00.jpg")}
+    assert "19 added" in run_pe("index", home, "--rebuild", "--model", checkpoint).stdout
+    assert len(hits(run_pe(*arguments, home))) == 19
+
+
+def test_an_index_is_of_one_folder(run_pe, photos: Path, checkpoint: Path, tmp_path: Path) -> None:
+    home, other = tmp_path / "home", tmp_path / "other"
+    other.mkdir()
+    assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 0
+    for command in (("index",), ("search", "a cat"), ("serve",)):
+        run = run_pe(*command, other, "--index", home)
+        assert run.status == 2 and f"the index in {home} is of {photos}, not of {other}" in run.stderr
+    run = run_pe("index", photos, other, "--index", home)
+    assert run.status == 2 and "--index is for one directory" in run.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_told_of_the_option(
+    run_pe, photos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Path.mkdir
+
+    def mkdir(self: Path, *arguments, **options) -> None:
+        if self.is_relative_to(photos):
+            raise OSError(errno.EROFS, "Read-only file system")
+        plain(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    run = run_pe("index", photos, "--model", checkpoint)
+    message = f"{photos / STORE} could not be written: Read-only file system; keep the index elsewhere:"
+    assert run.status == 2 and f"{message} pe index {photos} --index DIR" in run.stderr
+    assert run_pe("index", photos, "--model", checkpoint, "--index", tmp_path / "home").status == 0
+
+
+def damage_table(home: Path) -> None:
+    (data,) = (home / STORE / "moments.lance" / "data").iterdir()
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+
+
+def damage_layout(home: Path) -> None:
+    path = home / STORE / "settings.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layout": 0}))
+
+
+@pytest.mark.parametrize("damage", [damage_table, damage_layout])
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_the_printed_remedy_gives_the_same_index_back(
+    run_pe, photos: Path, checkpoint: Path, tmp_path: Path, damage, elsewhere: bool
+) -> None:
+    home = tmp_path / "an index's home" if elsewhere else photos
+    words = (photos, "--index", home) if elsewhere else (photos,)
+    assert run_pe("index", *words, "--model", checkpoint, "--every", "0.5").status == 0
+    before = Store.open(home)
+    paths = set(before.files())
+    damage(home)
+    run = run_pe("index", *words)
+    assert run.status == 2 and "make it anew with: pe index" in run.stderr
+    assert run_pe(*printed_command(run.stderr)).status == 0
+    after = Store.open(home)
+    assert after.settings == before.settings and after.root == before.root
+    assert set(after.files()) == paths and len(paths) == 20
+    assert "0 added" in run_pe("index", *words).stdout
+
+
+@pytest.mark.parametrize("command", [("index",), ("index", "--rebuild")])
+def test_an_index_of_an_unknown_folder_is_not_made_anew_without_its_name(
+    run_pe, photos: Path, checkpoint: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    home = tmp_path / "home"
+    assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 0
+    (home / STORE / "settings.json").write_text("{")
+    run = run_pe(*command, home)
+    assert run.status == 2 and f"pe index --rebuild --index {home} --model MODEL DIR" in run.stderr
+    assert (home / STORE / "settings.json").read_text() == "{"
+    names = {"MODEL": str(checkpoint), "DIR": str(photos)}
+    run = run_pe(*(names.get(word, word) for word in printed_command(run.stderr)))
+    assert run.status == 0 and "20 added" in run.stdout and Store.open(home).root == photos
+
+
+def test_an_index_around_is_of_what_is_searched(
+    run_pe, photos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around = tmp_path / "around"
+    (around / "more").mkdir(parents=True)
+    (photos / "01.jpg").rename(around / "more" / "01.jpg")
+    assert run_pe("index", photos, "--index", around, "--model", checkpoint).status == 0
+    run = run_pe("search", "a cat", around / "more", "--model", checkpoint, "--json")
+    assert hits(run) == {str(around / "more" / "01.jpg")}
+    monkeypatch.chdir(around)
+    assert len(hits(run_pe("search", "a cat", "--top", "20", "--json"))) == 19
+
+
+def test_an_index_around_that_may_not_be_read_stops_nothing(
+    run_pe, photos: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_pe("index", photos, "--model", checkpoint).status == 0
+    below = photos / "2024's"
+    assert nearest_index(below) == photos
+    plain = os.stat
+
+    def stat(path, *arguments, **options):
+        if STORE in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return plain(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:  # the directory of the index is another user's
+        patch.setattr(os, "stat", stat)
+        assert not Store.exists(photos) and nearest_index(below) is None
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: STORE not in str(path) and access(path, mode))
+    assert nearest_index(below) is None  # the settings are
+
+
+def test_the_remedy_of_an_unfinished_index_elsewhere_finishes_it(
+    run_pe, photos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "a home"
+
+    def stop(*_: object) -> None:
+        raise SearchIndexError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "finish", stop)
+        assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 2
+    run = run_pe("search", "a cat", "--index", home)
+    assert "is unfinished" in run.stderr
+    assert run_pe(*printed_command(run.stderr)).status == 0 and not (photos / STORE).exists()
+    assert "unfinished" not in run_pe("search", "a cat", "--index", home).stderr

@@ -1,0 +1,136 @@
+"""The snapshot beside an index: the same answers as the table's, never out of date, and no LanceDB to load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.errors import SearchIndexError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.storage import files as snapshot
+from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.update import update_index, writable_index
+from tests.clips import clip
+
+
+@pytest.fixture
+def update(checkpoint: Path, pictures: list[Path]) -> Callable[..., Store]:
+    """Bring the index of twenty images and a clip up to date, and open it."""
+    (pictures[0].parent / "clip.mp4").write_bytes(clip(60))
+
+    def update(**options: object) -> Store:
+        with writable_index(pictures[0].parent, str(checkpoint), **options) as (index, encoder):
+            update_index(index, encoder)
+        return Store.open(index.directory)
+
+    return update
+
+
+def uses_snapshot(index: Store) -> bool:
+    return "table" not in vars(index)
+
+
+def told(rows: list[IndexRow]) -> list[tuple[object, ...]]:
+    return [(*(value for name, value in vars(row).items() if name != "vector"), *row.vector) for row in rows]
+
+
+def test_answers_are_those_of_the_table(update: Callable[..., Store], encoder: Encoder) -> None:
+    quick, slow = update(), update()
+    slow._snapshot = None
+    assert told(quick.rows()) == told(slow.rows())
+    assert quick.listing().to_pylist() == slow.listing().to_pylist()
+    assert len(quick) == len(slow) and quick.files() == slow.files()
+    query = encoder.encode_texts("a cat")
+    found, expected = quick.nearest(query, 8), slow.nearest(query, 8)
+    assert [row.id for _, row in found] == [row.id for _, row in expected]
+    np.testing.assert_allclose([score for score, _ in found], [score for score, _ in expected], atol=1e-6)
+    assert len(quick.nearest(query, 1000)) == len(quick)
+    assert uses_snapshot(quick) and not uses_snapshot(slow)
+
+
+def test_conditions_and_thumbnails_come_from_the_table(update: Callable[..., Store], encoder: Encoder) -> None:
+    index = update()
+    assert {row.kind for _, row in index.nearest(encoder.encode_texts("a cat"), 9, "kind = 'video'")} == {"video"}
+    assert all(row.thumbnail for row in index.rows(thumbnails=True))
+
+
+def test_rows_lie_newest_first(update: Callable[..., Store]) -> None:
+    dates = update().listing()["date"].to_pylist()
+    assert dates == sorted(dates, reverse=True)
+
+
+def test_it_is_written_once_for_each_state(update: Callable[..., Store], pictures: list[Path]) -> None:
+    file = update().directory / STORE / "snapshot.arrow"
+    before = file.stat().st_mtime_ns
+    update()
+    assert file.stat().st_mtime_ns == before
+    pictures[0].unlink()
+    assert len(update()) == len(pictures) and file.stat().st_mtime_ns > before
+
+
+def test_one_that_is_out_of_date_is_not_used(
+    update: Callable[..., Store], pictures: list[Path], draw: Callable[[int], Image.Image]
+) -> None:
+    reader = update()
+    place = reader.directory / STORE
+    old = (place / "snapshot.arrow").read_bytes()
+    draw(70).save(pictures[0].parent / "new.jpg")
+    assert "new.jpg" not in {row.path for row in reader.rows()}
+    update()
+    reader.refresh()
+    assert "new.jpg" in {row.path for row in reader.rows()}
+    (place / "snapshot.arrow").write_bytes(old)
+    index = Store.open(reader.directory)
+    assert not uses_snapshot(index) and "new.jpg" in {row.path for row in index.rows()}
+
+
+def test_one_of_an_index_that_was_made_anew_is_not_used(update: Callable[..., Store], pictures: list[Path]) -> None:
+    """A new table counts its commits from the first again."""
+    first = len(update())
+    for path in pictures[10:]:
+        path.unlink()
+    assert len(update(rebuild=True)) == first - 10
+
+
+def test_a_reader_refuses_an_index_that_was_made_anew(update: Callable[..., Store]) -> None:
+    """Its settings and the number of its commit may be those of the one before."""
+    reader = update()
+    update(rebuild=True)
+    with pytest.raises(SearchIndexError, match="was made anew meanwhile; open it again"):
+        reader.refresh()
+
+
+@pytest.mark.parametrize("harm", ["cut", "noise", "empty", "other"])
+def test_a_damaged_one_is_not_used(harm: str, update: Callable[..., Store]) -> None:
+    index = update()
+    file = index.directory / STORE / "snapshot.arrow"
+    whole = file.read_bytes()
+    harms = {"cut": whole[: len(whole) // 2], "noise": bytes(reversed(whole)), "empty": b"", "other": b"other" * 99}
+    file.write_bytes(harms[harm])
+    opened = Store.open(index.directory)
+    assert not uses_snapshot(opened) and len(opened) == len(index)
+    assert uses_snapshot(update())  # mended
+
+
+def test_a_large_index_has_none(update: Callable[..., Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    index = update()
+    assert uses_snapshot(index)
+    monkeypatch.setattr(snapshot, "MOST_BYTES", 100)
+    (index.directory / "07.jpg").unlink()
+    assert not uses_snapshot(update()) and not (index.directory / STORE / "snapshot.arrow").exists()
+
+
+def test_a_text_search_loads_neither_lancedb_nor_ffmpeg(update: Callable[..., Store]) -> None:
+    """They take longer to import than the search takes."""
+    program = "import sys, perception_encoder.cli.main as pe\ntry: pe.main()\nfinally: print(sorted(sys.modules))"
+    command = [sys.executable, "-c", program, "search", "a red mug", str(update().directory), "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert '"hits"' in run.stdout and "'torch'" in run.stdout
+    assert not {"lancedb", "av", "pandas", "pyarrow.compute"} & set(run.stdout.rpartition("[")[2].split("'"))

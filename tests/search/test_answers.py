@@ -1,0 +1,93 @@
+"""Folders are searched by their own index, by one around them, or by encoding their files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.search.indexes import hits, printed_command
+
+
+def test_a_subfolder_is_searched_by_the_index_around_it(
+    run_pe, photos: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_pe("index", photos, "--model", checkpoint).status == 0
+    below = photos / "2024's"
+    arguments = ("search", "a cat", "--top", "20", "--json")
+    everything = {str(path) for path in photos.rglob("*.jpg")}
+    monkeypatch.setattr("perception_encoder.search.index.encode_media", None)
+    assert hits(run_pe(*arguments, photos)) == everything
+    inside = {path for path in everything if "2024" in path}
+    assert len(inside) == 8 and hits(run_pe(*arguments, below)) == hits(run_pe(*arguments, below / "may")) == inside
+    one = hits(run_pe(*arguments, below, "--where", "path LIKE '%/15.jpg' OR path LIKE '00%'"))
+    assert one == {str(below / "may" / "15.jpg")}
+    monkeypatch.chdir(below)
+    assert {Path(path).resolve() for path in hits(run_pe(*arguments))} == {Path(path).resolve() for path in inside}
+    groups = json.loads(run_pe("search", "--near-duplicates", below, "--json").stdout)["groups"]
+    assert {str(row["path"]) for group in groups for row in group} <= inside
+
+
+def test_what_an_index_does_not_know_is_encoded(run_pe, photos: Path, checkpoint: Path) -> None:
+    assert run_pe("index", photos, "--model", checkpoint).status == 0
+    hidden = photos / ".hidden"
+    hidden.mkdir()
+    (photos / "01.jpg").rename(hidden / "01.jpg")
+    run = run_pe("search", "a cat", hidden, "--model", checkpoint, "--json")
+    assert hits(run) == {str(hidden / "01.jpg")}
+
+
+def test_overlapping_folders_give_each_row_once(run_pe, photos: Path, checkpoint: Path) -> None:
+    assert run_pe("index", photos, "--model", checkpoint).status == 0
+    below = photos / "2024's"
+    one = hits(run_pe("search", "a cat", photos, "--top", "50", "--json"))
+    for folders in ((photos, below), (below, photos), (photos, photos), (below / "may", photos / ".", below)):
+        found = json.loads(run_pe("search", "a cat", *folders, "--top", "50", "--json").stdout)["queries"][0]["hits"]
+        assert len(found) == len({hit["path"] for hit in found}) == len(one) == 20
+        assert json.loads(run_pe("search", "--near-duplicates", *folders, "--json").stdout)["groups"] == []
+    assert len(hits(run_pe("search", "a cat", below, below / "may", "--index", photos, "--json"))) == 8
+
+
+def test_an_index_is_not_asked_for_single_files(run_pe, photos: Path, checkpoint: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 0
+    for what in (photos / "00.jpg", f"{photos}/*.jpg"):
+        run = run_pe("search", "a cat", what, "--index", home)
+        assert run.status == 2 and f"{what} is not a directory; an index searches {photos}" in run.stderr
+    shutil.rmtree(photos)  # such as a disk that is away
+    assert len(hits(run_pe("search", "a cat", "--index", home, "--top", "20", "--json"))) == 20
+
+
+def test_a_directory_without_an_index_is_told_how_to_get_one(run_pe, photos: Path, tmp_path: Path) -> None:
+    home = tmp_path / "nowhere"
+    run = run_pe("search", "a cat", photos, "--index", home)
+    assert run.status == 2 and f"{home} has no index; make one with: pe index DIR --index {home}\n" in run.stderr
+
+
+def test_a_subfolder_shows_its_own_condition_and_count(run_pe, photos: Path, checkpoint: Path, tmp_path: Path) -> None:
+    assert run_pe("index", photos, "--model", checkpoint).status == 0
+    below, page = photos / "2024's", tmp_path / "page.html"
+    run = run_pe("search", "a cat", below, "--where", "nonsense = 3")
+    assert run.status == 2 and "the condition 'nonsense = 3' cannot be used" in run.stderr
+    assert run_pe("search", "a cat", below, "--html", page).status == 0
+    assert "8 images and moments" in page.read_text(encoding="utf-8")
+
+
+def test_another_model_encodes_a_subfolder_of_an_indexed_folder(run_pe, photos: Path, checkpoint: Path) -> None:
+    assert run_pe("index", photos, "--model", checkpoint).status == 0
+    below = photos / "2024's"
+    run = run_pe("search", "a cat", below, "--model", "builtin", "--top", "20", "--json")
+    assert len(hits(run)) == 8 and "id" in json.loads(run.stdout)["queries"][0]["hits"][0]
+    copy = checkpoint.with_name("copy of it.safetensors")
+    copy.write_bytes(checkpoint.read_bytes())
+    for same in (checkpoint, copy):
+        run = run_pe("search", "a cat", below, "--model", same, "--where", "size > 0", "--json")
+        assert len(hits(run)) == 8
+    run = run_pe("search", "a cat", photos, "--model", "builtin")  # its own index
+    anew = printed_command(run.stderr)
+    assert run.status == 2 and anew == ["index", "--rebuild", "--model", "builtin", str(photos)]
+    assert run_pe(*anew).status == 0 and run_pe("search", "a cat", photos, "--model", "builtin").status == 0
+    run = run_pe("search", "a cat", photos, "--model", "PE-Core-L14-336")
+    assert printed_command(run.stderr) == ["index", "--rebuild", "--model", "PE-Core-L14-336", str(photos)]

@@ -1,0 +1,180 @@
+"""One search over indexes and plain files, against vectors made one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.errors import ConfigError, MediaDecodeError
+from perception_encoder.inference.collection import Collection, encode_media, list_media_items
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.listing import Item
+from perception_encoder.search.ranking import FileGallery, Hit, IndexGallery, query_vectors, search
+from perception_encoder.search.terms import Query, media_query, parse_words, row_query, text_query
+from tests.search.indexes import make_index
+
+
+def find(encoder: Encoder, queries: list[Query], collection: Collection, top: int) -> list[list[Hit]]:
+    return search([FileGallery(encoder, collection)], queries, query_vectors(encoder, queries), top)
+
+
+@pytest.fixture
+def collection(encoder: Encoder, pictures: list[Path]) -> Collection:
+    pictures[3].write_bytes(b"")
+    return encode_media(encoder, list_media_items([pictures[0].parent]), lambda done: None)
+
+
+def test_hits_come_best_first(encoder: Encoder, collection: Collection) -> None:
+    texts = ["a cat", "a red mug on a table"]
+    results = find(encoder, [text_query(text) for text in texts], collection, top=5)
+    for text, hits in zip(texts, results, strict=True):
+        scores = collection.vectors @ encoder.encode_texts(text)
+        assert [collection.items.index(hit.item) for hit in hits] == np.argsort(-scores)[:5].tolist()
+        np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[:-6:-1], atol=1e-5)
+        assert {hit.time for hit in hits} == {None}
+
+
+def test_an_index_and_its_files_give_the_same_hits(
+    encoder: Encoder, collection: Collection, pictures: list[Path], checkpoint: Path
+) -> None:
+    index = make_index(pictures[0].parent, checkpoint)
+    queries = [text_query("a cat"), media_query(str(pictures[7])), parse_words(["2:dog", "-", str(pictures[9])])]
+    vectors = query_vectors(encoder, queries)
+    galleries = [FileGallery(encoder, collection), IndexGallery(index)]
+    assert [len(gallery) for gallery in galleries] == [19, 19]
+    for top in (3, 19, 100):
+        by_files, by_index = (search([gallery], queries, vectors, top) for gallery in galleries)
+        for of_files, of_index, size in zip(by_files, by_index, (19, 18, 18), strict=True):
+            assert len(of_files) == len(of_index) == min(top, size)
+            np.testing.assert_allclose(
+                [hit.score for hit in of_files], [hit.score for hit in of_index], atol=2e-2
+            )  # the index was encoded in bfloat16, where that is fast
+            assert {hit.row is not None for hit in of_index} == {True}
+    assert all(hit.item.source != pictures[7] for results in (by_files, by_index) for hit in results[1])
+    with_own = search(galleries, queries, vectors, 2, own=True)
+    assert [hit.item.source for hit in with_own[1]] == [pictures[7]] * 2
+
+
+def test_several_galleries_are_ranked_together(encoder: Encoder, collection: Collection) -> None:
+    items, vectors, is_video = collection.items, collection.vectors, collection.is_video
+    parts = (slice(0, 9), slice(9, None))
+    halves = [replace(collection, items=items[p], vectors=vectors[p], is_video=is_video[p]) for p in parts]
+    queries = [text_query("a cat")]
+    galleries = [FileGallery(encoder, half) for half in halves]
+    found = search(galleries, queries, query_vectors(encoder, queries), 6)
+    assert found == find(encoder, queries, collection, 6)
+    (rest,) = search(galleries, queries, query_vectors(encoder, queries), 6, offset=4)
+    assert rest == found[0][4:]
+
+
+def test_an_image_finds_its_copy_but_not_itself(encoder: Encoder, pictures: list[Path]) -> None:
+    copy = pictures[0].with_name("copy.jpg")
+    copy.write_bytes(pictures[7].read_bytes())
+    collection = encode_media(encoder, list_media_items([pictures[0].parent]), lambda done: None)
+    (hits,) = find(encoder, [media_query(str(pictures[7]))], collection, top=3)
+    assert hits[0].item.source == copy and hits[0].score == pytest.approx(1, abs=1e-3)
+    assert pictures[7] not in [hit.item.source for hit in hits]
+    assert len(hits) == 3
+
+
+def test_the_top_hits_are_as_many_as_requested_with_many_queries(encoder: Encoder, collection: Collection) -> None:
+    queries = [media_query(str(item.source)) for item in collection.items]
+    assert {len(hits) for hits in find(encoder, queries, collection, top=18)} == {18}
+
+
+def test_the_moments_of_a_query_s_own_video_leave_room_for_others(
+    encoder: Encoder, checkpoint: Path, folder: Path
+) -> None:
+    index = make_index(folder, checkpoint)
+    queries = [media_query(str(folder / "clip.mp4")), row_query(index.rows("kind = 'image'")[0])]
+    by_file, by_row = search([IndexGallery(index)], queries, query_vectors(encoder, queries), 20, "size > 0")
+    assert len(by_file) == 20 and {hit.row.kind for hit in by_file} == {"image"}
+    assert len(by_row) == 20 and queries[1].terms[0].source.id not in {hit.row.id for hit in by_row}
+
+
+def test_a_query_of_several_terms_is_their_weighted_sum(encoder: Encoder, pictures: list[Path]) -> None:
+    query = parse_words(["2:dog", "-", "snow", "+", f"0.5:{pictures[0]}"])
+    dog, snow, image = *encoder.encode_texts(["dog", "snow"]), encoder.encode_images(pictures[0])
+    expected = 2 * dog - snow + 0.5 * image
+    (vector,) = query_vectors(encoder, [query])
+    np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
+
+
+def test_terms_that_cancel_and_a_damaged_image_are_errors(encoder: Encoder, pictures: list[Path]) -> None:
+    with pytest.raises(ConfigError, match="the terms of 'dog - dog' cancel"):
+        query_vectors(encoder, [parse_words(["dog", "-", "dog"])])
+    pictures[0].write_bytes(pictures[0].read_bytes()[:200])
+    with pytest.raises(MediaDecodeError, match=r"00\.jpg"):
+        query_vectors(encoder, [text_query("a cat"), media_query(str(pictures[0]))])
+
+
+def test_a_text_is_a_text_even_if_a_file_has_its_name(
+    encoder: Encoder, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures[0].parent)
+    vectors = query_vectors(encoder, [text_query("00.jpg")])
+    np.testing.assert_allclose(vectors, encoder.encode_texts(["00.jpg"]), atol=1e-5)
+
+
+def test_no_queries_have_no_vectors(encoder: Encoder) -> None:
+    assert query_vectors(encoder, []).shape == (0, encoder.dimension)
+
+
+def test_only_the_hits_that_are_returned_are_looked_for_on_the_disk(
+    encoder: Encoder, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages far down would otherwise look for thousands of files."""
+    index, queries = make_index(folder, checkpoint), [text_query("a cat")]
+    checks: list[Path] = []
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path, **options: (checks.append(path), exists(path, **options))[1])
+    (hits,) = search([IndexGallery(index)], queries, query_vectors(encoder, queries), 20, offset=18)
+    assert len(hits) == 2 and [path for path in checks if path.parent == folder] == [hit.item.source for hit in hits]
+
+
+class Listed:
+    """A gallery of known hits, best first; it notes how many were requested."""
+
+    def __init__(self, *hits: tuple[str, float]) -> None:
+        self.hits = [Hit(item=Item(name, name, Path(name)), score=score) for name, score in hits]
+        self.requested: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def nearest(self, vector: np.ndarray, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
+        self.requested.append(top)
+        return self.hits[:top]
+
+    def completer(self, query: Query, vector: np.ndarray) -> Callable[[Hit], Hit]:
+        return lambda hit: hit
+
+
+class Own(Query):
+    """A query that consists of the files whose names begin with "own"."""
+
+    def contains(self, item: Item, row: object) -> bool:
+        return item.id.startswith("own")
+
+
+@pytest.mark.parametrize("owned", [0, 1, 3, 4, 9, 40])
+def test_several_parts_give_the_top_hits_however_many_are_the_query_s_own(owned: int) -> None:
+    parts = [
+        Listed(*((f"own {n}", 0.9) for n in range(owned)), *((f"{part}{n}", 0.8 - 0.1 * n) for n in range(5)))
+        for part in "ab"
+    ]
+    query = Own(**vars(text_query("x")))
+    (hits,) = search(parts, [query], np.ones((1, 2)), top=6)
+    assert [hit.item.id for hit in hits] == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    (few,) = search([Listed(("a", 0.5), ("own", 0.4)), Listed(("b", 0.6))], [query], np.ones((1, 2)), top=6)
+    assert [hit.item.id for hit in few] == ["b", "a"], "there are no more"
+    (with_own,) = search(parts, [query], np.ones((1, 2)), top=2, own=True)
+    assert [hit.item.id.startswith("own") for hit in with_own] == [owned > 0] * 2
+    for first in ([], [("own", 0.9)]):
+        alone = Listed(*first, *((f"a{n}", 0.1) for n in range(50)))
+        search([alone], [query], np.ones((1, 2)), top=6)
+        assert alone.requested == [7], "no more is read than may be needed: one term, one own item"
