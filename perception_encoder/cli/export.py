@@ -151,6 +151,7 @@ def vectors(
         python -c "import numpy; print(numpy.load('vectors/img_emb/img_emb_0.npy').shape)"
     """
     from perception_encoder.search.index import export_vectors
+    from perception_encoder.search.storage.store import Store
 
     output.print_line(f"{export_vectors(Store.open(directory), out, overwrite)} embeddings in {out}")
 
