@@ -51,8 +51,8 @@ wheel: .venv/bin/python ## build the wheel and the source distribution into dist
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) build
 	$(BIN)/python -m build --outdir dist
 
-docs: .venv/dev-installed ## write docs/cli.md anew, and build the documentation
-	$(BIN)/typer perception_encoder.cli.main utils docs --name pe --title "The pe command" --output docs/cli.md
+docs: .venv/dev-installed ## write docs/cli anew, and build the documentation
+	$(BIN)/python docs/command_reference.py
 	$(MAKE) site
 
 clean:
