@@ -61,7 +61,7 @@ def list_calls() -> dict[str, tuple[Callable[[], object], int]]:
     for side in SIDES:
         calls[f"pe track, {side} px"] = (lambda side=side: list(track_objects(frames, first, layer, side)), FRAMES - 1)
     for side in SIDES:
-        calls[f"pe segment --like, {side} px"] = (
+        calls[f"pe segment --point, {side} px"] = (
             lambda side=side: to_mask(region_like(layer.maps([image], side)[0], (0.4, 0.5), None), image.size),
             1,
         )

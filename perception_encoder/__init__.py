@@ -15,8 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perception_encoder import errors as errors
+    from perception_encoder.dense_prediction.export import export_onnx as export_onnx
+    from perception_encoder.dense_prediction.heads import Head as Head
+    from perception_encoder.dense_prediction.heads import depth as depth
+    from perception_encoder.dense_prediction.heads import detect as detect
+    from perception_encoder.dense_prediction.heads import load_head as load_head
+    from perception_encoder.dense_prediction.heads import segment as segment
+    from perception_encoder.dense_prediction.predictions import DepthEstimate as DepthEstimate
+    from perception_encoder.dense_prediction.predictions import Detections as Detections
+    from perception_encoder.dense_prediction.predictions import Region as Region
+    from perception_encoder.dense_prediction.predictions import Segmentation as Segmentation
+    from perception_encoder.dense_prediction.predictions import TrackedFrame as TrackedFrame
+    from perception_encoder.dense_prediction.tracking import track as track
     from perception_encoder.inference.encoder import Encoder as Encoder
     from perception_encoder.inference.other_encoder import load_any as load
+    from perception_encoder.language_alignment.load import export_lang as export_lang
+    from perception_encoder.models.checkpoints.layout_directory import convert as convert
     from perception_encoder.models.checkpoints.weights import create_model as create_model
     from perception_encoder.models.checkpoints.weights import from_state_dict as from_state_dict
     from perception_encoder.models.checkpoints.weights import published_state_dict as published_state_dict
@@ -28,29 +42,57 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "DepthEstimate": "perception_encoder.dense_prediction.predictions",
+    "Detections": "perception_encoder.dense_prediction.predictions",
     "Encoder": "perception_encoder.inference.encoder",
+    "Head": "perception_encoder.dense_prediction.heads",
+    "Region": "perception_encoder.dense_prediction.predictions",
+    "Segmentation": "perception_encoder.dense_prediction.predictions",
+    "TrackedFrame": "perception_encoder.dense_prediction.predictions",
+    "convert": "perception_encoder.models.checkpoints.layout_directory",
     "create_model": "perception_encoder.models.checkpoints.weights",
+    "depth": "perception_encoder.dense_prediction.heads",
+    "detect": "perception_encoder.dense_prediction.heads",
+    "export_lang": "perception_encoder.language_alignment.load",
+    "export_onnx": "perception_encoder.dense_prediction.export",
     "from_state_dict": "perception_encoder.models.checkpoints.weights",
     "image_transform": "perception_encoder.preprocess.image",
     "list_models": "perception_encoder.models.registry",
     "load": "perception_encoder.inference.other_encoder",
+    "load_head": "perception_encoder.dense_prediction.heads",
     "pad_images": "perception_encoder.preprocess.image",
     "published_state_dict": "perception_encoder.models.checkpoints.weights",
+    "segment": "perception_encoder.dense_prediction.heads",
     "tokenizer": "perception_encoder.preprocess.tokenizer",
+    "track": "perception_encoder.dense_prediction.tracking",
 }
 
 __all__ = [
+    "DepthEstimate",
+    "Detections",
     "Encoder",
+    "Head",
+    "Region",
+    "Segmentation",
+    "TrackedFrame",
     "__version__",
+    "convert",
     "create_model",
+    "depth",
+    "detect",
     "errors",
+    "export_lang",
+    "export_onnx",
     "from_state_dict",
     "image_transform",
     "list_models",
     "load",
+    "load_head",
     "pad_images",
     "published_state_dict",
+    "segment",
     "tokenizer",
+    "track",
 ]
 
 

@@ -15,12 +15,12 @@ T = TypeVar("T")
 class Track(Protocol):
     """Wraps an iterable; `rich.progress.Progress.track` fits through a small adapter."""
 
-    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]:
+    def __call__(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
         """Yield `items` unchanged, showing how many of `total` are done."""
         ...
 
 
-def untracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
+def untracked(items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
     """Show nothing."""
     return items
 

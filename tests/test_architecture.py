@@ -28,7 +28,8 @@ errors files progress ranks ray_cluster records vectors
 losses models preprocess
 formats
 data datasets training runtime
-inference dense_prediction
+inference
+dense_prediction
 serving
 evaluation search
 dense_training layer_analysis pretraining language_alignment spatial_alignment video_dataset

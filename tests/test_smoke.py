@@ -83,7 +83,7 @@ def test_convert_and_export(tmp_path: Path) -> None:
     for module in ("timm", "onnxruntime", "onnxscript"):
         pytest.importorskip(module)
     from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
-    from perception_encoder.models.export import export_onnx
+    from perception_encoder.models.export import write_onnx
     from perception_encoder.models.external.timm_models import TimmModel
     from tests.models.small import small_clip, small_tower
 
@@ -92,7 +92,7 @@ def test_convert_and_export(tmp_path: Path) -> None:
     write_layout_directory(model, tmp_path / "timm", "timm")
     name = f"local-dir:{tmp_path / 'timm'}"
     assert TimmModel(f"timm:{name}", name).encoder("squash").encode_images([Image.new("RGB", (40, 30))]).shape[0] == 1
-    assert export_onnx(small_tower(), tmp_path / "onnx")["image"] is not None
+    assert write_onnx(small_tower(), tmp_path / "onnx")["image"] is not None
 
 
 def test_train_and_resume(media: Path, pe: Pe, tmp_path: Path) -> None:

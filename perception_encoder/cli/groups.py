@@ -23,7 +23,7 @@ SYNONYMS = {
     **dict.fromkeys(("--conf", "--confidence", "--threshold", "--min-score"), ("--score", "--threshold")),
     **dict.fromkeys(("--query", "--prompt", "-q"), ("--text", "--prompt", "--prompts")),
     **dict.fromkeys(("--filter", "--condition"), ("--where",)),
-    **dict.fromkeys(("--format",), ("--layout", "--out")),
+    **dict.fromkeys(("--format", "--layout"), ("--to", "--out")),
     **dict.fromkeys(("--dataset", "--input", "-i"), ("--data", "--videos", "--image")),
     **dict.fromkeys(("--force", "-f"), ("--overwrite", "--rebuild")),
 }

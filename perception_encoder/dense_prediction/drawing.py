@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
 from perception_encoder.dense_prediction.detection.detections import Detected
+from perception_encoder.errors import ConfigError
+from perception_encoder.files import replacing, writing
 
 COLOURS = np.array([(252, 255, 164), (249, 142, 9), (188, 55, 84), (87, 16, 110), (0, 0, 4)], dtype=np.float32)
 """From the nearest depth to the farthest: matplotlib's "inferno", reversed, at five points."""
@@ -111,3 +114,11 @@ def _edges(labels: Int[np.ndarray, "H W"]) -> np.ndarray:
     padded = np.pad(labels, 1, mode="edge")
     around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     return np.asarray(np.any([other != labels for other in around], axis=0))
+
+
+def write_image(image: Image.Image, path: Path) -> None:
+    """Write an image as PNG, whole or not at all; ConfigError for another suffix, OutputError if it fails."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"{path}: it is written as PNG; give a name that ends in .png")
+    with writing(path), replacing(path) as temporary:
+        image.save(temporary, "PNG", optimize=True)

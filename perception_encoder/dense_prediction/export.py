@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,14 @@ from torch import Tensor, nn
 from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detector
+from perception_encoder.dense_prediction.heads import is_head, load_head
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, ShapeError
 from perception_encoder.files import replacing, writing
-from perception_encoder.models.export import TOLERANCE
+from perception_encoder.models.checkpoints.weights import load_model
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.export import TOLERANCE, write_onnx
+from perception_encoder.preprocess.portable import write_preprocessing
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "depth": ("depth",),
@@ -27,6 +31,57 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 }
 """By task; masks of a detector that has some, 28x28 inside each box."""
 OPSET = 17
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxFile:
+    """An exported file."""
+
+    path: str
+    model: str
+    """The model's name, or a head's task and encoder."""
+    difference: float | None
+    """The largest difference to torch through onnxruntime, over the largest value; None without onnxruntime."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields."""
+        return asdict(self)
+
+
+def export_onnx(
+    model: str | Path, out: str | Path, *, size: tuple[int, int] | None = None, encoder: str | None = None
+) -> tuple[OnnxFile, ...]:
+    """Write a model or a head as ONNX, checked against torch.
+
+    Of a model, `out` is a new directory: image.onnx takes images (B, 3, H, W) of one `size` (height, width), RGB from
+    -1 to 1; text.onnx, of models with a text tower, token ids (B, T) padded with zeros to the context length. Both
+    return embeddings, not normalised; a model without pooling (Lang, Spatial) returns tokens (B, N, D).
+    preprocessor_config.json and tokenizer.json are for programs without this package.
+    Of a head (built-in, or a file of `pe train`), `out` is a file that includes the encoder; `encoder`: a model for a
+    head that names none of this package. It takes images (B, 3, H, W), uint8, RGB, and gives depth in metres
+    (builtin-depth: up to a factor) or classes (B, H, W); a detector takes one image, and gives boxes in pixels, labels
+    from 1, scores, and masks of 28x28 inside the boxes, best first, of any score.
+
+    Raises MissingExtraError without the extra `onnx`, ShapeError for a size that is not whole patches, ConfigError for
+    a DETR, and OutputError, also for a difference above 0.001 of the largest value.
+
+        pe.export_onnx("PE-Core-L14-336", "core-onnx", size=(336, 448))
+    """
+    if is_head(model):
+        head = load_head(model, model=encoder)
+        difference = export_head(head.model, head.info, Path(out), size)
+        return (OnnxFile(path=str(out), model=f"{head.info.task} on {head.info.encoder}", difference=difference),)
+    if encoder is not None:
+        raise ConfigError(f"{model} is not a head; omit the encoder")
+    network = load_model(model)
+    differences = write_onnx(network, Path(out), size)
+    visual, text = (network.visual, network.text) if isinstance(network, CLIP) else (network, None)
+    side = visual.config.image_size
+    write_preprocessing(Path(out), size or (side, side), text.config.context_length if text else None)
+    return tuple(
+        OnnxFile(path=str(Path(out) / f"{tower}.onnx"), model=network.name, difference=difference)
+        for tower, difference in differences.items()
+    )
 
 
 class _Exported(nn.Module):

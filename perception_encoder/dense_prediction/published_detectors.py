@@ -28,7 +28,6 @@ from perception_encoder.dense_prediction.detection.detr import DetrHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.dense_prediction.published_layouts import KeyRow, coco_classes, load_rows
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.layouts import StateDict
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import MODELS
@@ -36,19 +35,14 @@ from perception_encoder.models.tower import OwnTower
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 
-def load_detector(path: Path, classes: Sequence[str | tuple[int, str]] = ()) -> tuple[DenseModel, HeadInfo]:
-    """Load a published detector with its encoder, in eval mode; detect with it by `detect_objects`.
+def published_detector(
+    path: Path, state: StateDict, classes: Sequence[str | tuple[int, str]] = ()
+) -> tuple[DenseModel, HeadInfo]:
+    """Load a published detector with its encoder from a file's tensors, in eval mode.
 
     `classes`: their names, or ids and names; by default COCO's, or their numbers. Raises CheckpointError, which lists
     what does not fit, or names the part that is not supported; ConfigError for another number of names.
     """
-    return published_detector(path, read_checkpoint(path)[0], classes)
-
-
-def published_detector(
-    path: Path, state: StateDict, classes: Sequence[str | tuple[int, str]] = ()
-) -> tuple[DenseModel, HeadInfo]:
-    """Make the detector of a file's tensors: see `load_detector`."""
     try:
         if "transformer.level_embed" in state:
             return _deta(path, state, classes)

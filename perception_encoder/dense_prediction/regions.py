@@ -17,6 +17,19 @@ RING = 0.5
 """How far around a box its background is looked at, in widths and heights of the box."""
 
 
+def to_fractions(position: Sequence[float], size: tuple[int, int]) -> tuple[float, ...]:
+    """Return a point or a box, x before y, as fractions of an image's `size` (width, height).
+
+    Numbers are pixels if one of them is above 1, else fractions already. ConfigError for a position outside the image.
+    """
+    sides = (*size, *size) if max(position) > 1 else (1, 1, 1, 1)
+    fractions = tuple(value / side for value, side in zip(position, sides, strict=False))
+    if len(position) not in (2, 4) or not all(0 <= value <= 1 for value in fractions):
+        listed = ",".join(f"{value:g}" for value in position)
+        raise ConfigError(f"the position {listed} is not inside the image of {size[0]}x{size[1]} pixels")
+    return fractions
+
+
 def region_like(
     features: Float[np.ndarray, "h w D"], point: tuple[float, float], threshold: float | None = None
 ) -> Float[np.ndarray, "h w"]:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +23,21 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from perception_encoder.dense_prediction.drawing import draw_objects, mask_png
+from perception_encoder.datasets.masked_videos import VOID, read_object_mask
+from perception_encoder.dense_prediction.drawing import mask_png
+from perception_encoder.dense_prediction.predictions import TrackedFrame
+from perception_encoder.dense_prediction.regions import region_in_box, region_like, to_fractions, to_mask
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError, ShapeError
 from perception_encoder.files import write_json, writing
+from perception_encoder.inference.layer_encoder import resolve_layers
+from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.models.defaults import default_model
 from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
+from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_writing import AddFrame, write_video
+from perception_encoder.progress import Track, untracked
 
 _ROUNDING = 1e-4  # share of a map's largest value: what differs by less is one value
 _TILE = 16  # patches along the side of a tile, which is compared at a time
@@ -144,6 +154,8 @@ def _to_pixels(soft: Tensor, height: int, width: int) -> Tensor:
 
 SHORT_SIDE = 480
 """Pixels of a frame's short side as the encoder sees it."""
+DIRECTORY_RATE = 24.0
+"""Frames per second of the video that is written for a directory of frames, as in DAVIS."""
 
 
 class LayerOf(NamedTuple):
@@ -157,6 +169,13 @@ class LayerOf(NamedTuple):
         """Features of images of one size, float32, encoded at `short_side` pixels."""
         size = frame_size(images[0].size, short_side, self.encoder.patch_size)
         return self.encoder.encode_layers(images, [self.layer], size)[self.layer].patches
+
+
+def load_layer(model: str, layer: int) -> LayerOf:
+    """Load a model and choose its layer; ConfigError for a layer that it lacks."""
+    encoder = load_layer_encoder(model)
+    (number,) = resolve_layers(encoder, [layer])
+    return LayerOf(encoder, number)
 
 
 def patch_multiple(length: float, patch: int) -> int:
@@ -226,55 +245,128 @@ def _batches(frames: Iterable[Image.Image], size: int) -> Iterator[list[Image.Im
         yield batch
 
 
-Tracked = tuple[Image.Image, Int[np.ndarray, "H W"]]
-"""A frame and its labels."""
+def track(
+    video: str | Path,
+    out: str | Path | None = None,
+    *,
+    points: Sequence[tuple[float, float]] = (),
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    mask: str | Path | Int[np.ndarray, "H W"] | None = None,
+    model: str | None = None,
+    layer: int = -1,
+    short_side: int = SHORT_SIDE,
+    overlay: bool = True,
+    progress: Track = untracked,
+) -> Iterator[TrackedFrame]:
+    """Follow objects through a video; yields each frame with its objects, without training.
+
+    `video`: a file, or a directory of frames. The objects of the first frame are in `boxes` (left, top, right, bottom)
+    and at `points` (x, y), in pixels or from 0 to 1, and numbered in this order; or they are the numbers in a `mask`
+    (a PNG file or an array of the frame's size, 0 for background). `model`: by default the one chosen with
+    `pe models use`, else builtin-spatial, a demo; `layer`: 0-based, negative from the end; `short_side`: pixels of a
+    frame's short side for the encoder.
+
+    With `out`, writes to this directory as the frames are taken: NAME/00000.png … (the objects' numbers, in DAVIS's
+    layout), NAME.mp4 with the objects drawn (if `overlay`), and at the end NAME.json (boxes and areas). Memory does
+    not grow with the video's length.
+
+    Raises ConfigError if objects are missing, given in both ways, or outside the frame; DataError for an empty video
+    or mask and for a position where no object is found; InputError if the size of the frames changes; OutputError if
+    `out` has masks of this video.
+
+        for frame in pe.track("clip.mp4", points=[(120, 80)]):
+            print(frame.name, frame.objects)
+    """
+    video, directory = Path(video), None if out is None else Path(out)
+    if (mask is None) == (not points and not boxes):
+        raise ConfigError("choose what to follow: a mask, or boxes and points")
+    if directory is not None and any((directory / video.stem).glob("*.png")):
+        raise OutputError(f"{directory / video.stem} has masks already; choose another directory")
+    names, rate, frames = open_frames(video)
+    first = next(frames, None)
+    if first is None:
+        raise DataError(f"{video} has no frames")
+    features = load_layer(model or default_model("spatial"), layer)
+    if mask is None:
+        labels = label_positions(first, features, short_side, boxes, points)
+    else:
+        labels = read_mask(Path(mask)) if isinstance(mask, str | Path) else mask.astype(np.int64)
+    pairs = track_objects(chain([first], frames), labels, features, short_side)
+    numbered = iter(names) if names is not None else map("{:05d}".format, count())
+    tracked = (TrackedFrame(name=next(numbered), image=frame, labels=found) for frame, found in pairs)
+    shown = iter(progress(tracked, "tracking", None if names is None else len(names)))
+    if directory is None:
+        return shown
+    about = {"video": video.name, "model": features.encoder.name, "layer": features.layer}
+    return write_tracking(shown, directory, video.stem, rate, about, overlay)
 
 
-def check_tracking_output(directory: Path, name: str) -> None:
-    """Raise OutputError if masks of a video of this name are there already."""
-    if any((directory / name).glob("*.png")):
-        raise OutputError(f"{directory / name} has masks already; choose another directory")
+def open_frames(video: Path) -> tuple[list[str] | None, float, Iterator[Image.Image]]:
+    """Return the names of frames in a directory (None for a video), frames per second, and the frames."""
+    if not video.is_dir():
+        return None, frame_rate(video), (frame.image for frame in sample_frames(video, every=0))
+    files = sorted(path for path in video.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return [file.stem for file in files], DIRECTORY_RATE, (open_image(file).convert("RGB") for file in files)
+
+
+def read_mask(path: Path) -> Int[np.ndarray, "H W"]:
+    """Read the numbers of a mask's objects, 0 elsewhere; DataError for a mask without objects."""
+    pixels = read_object_mask(path, str(path))
+    labels = np.where(pixels == VOID, 0, pixels).astype(np.int64)
+    if not labels.any():
+        raise DataError(f"{path} is empty: no pixel has an object's number, 1 to 254")
+    return labels
+
+
+def label_positions(
+    first: Image.Image,
+    model: LayerOf,
+    short_side: int,
+    boxes: Sequence[Sequence[float]],
+    points: Sequence[Sequence[float]],
+) -> Int[np.ndarray, "H W"]:
+    """Number the objects in boxes, then those at points, from 1; a later one covers an earlier one."""
+    positions = [to_fractions(position, first.size) for position in (*boxes, *points)]
+    features = model.maps([first], short_side)[0]
+    labels = np.zeros((first.height, first.width), np.int64)
+    for number, position in enumerate(positions, start=1):
+        if number <= len(boxes):
+            left, top, right, bottom = position
+            region = region_in_box(features, (left, top, right, bottom))
+        else:
+            x, y = position
+            region = region_like(features, (x, y))
+        found = to_mask(region, first.size)
+        if not found.any():
+            raise DataError(f"no object was found at {position}; draw its mask, or choose another position")
+        labels[found] = number
+    return labels
 
 
 def write_tracking(
-    tracked: Iterable[Tracked],
+    tracked: Iterable[TrackedFrame],
     directory: Path,
     name: str,
     rate: float,
     about: Mapping[str, Any],
     overlay: bool = True,
-    frame_names: Iterable[str] | None = None,
-) -> dict[str, Any]:
-    """Write frame after frame; return what the JSON holds: `about`, and the frames' objects.
+) -> Iterator[TrackedFrame]:
+    """Yield the frames, and write each as it is taken: its mask, the overlay, and at the end the JSON.
 
-    `rate`: frames a second of the overlay. `frame_names`: the masks' names, by default 00000, 00001 and so on. Raises
-    OutputError, and what the frames do.
+    `rate`: frames per second of the overlay. `about`: further fields of the JSON. Masks of a video that fails later
+    remain. Raises OutputError.
     """
-    check_tracking_output(directory, name)
     frames: list[dict[str, Any]] = []
-    names = iter(frame_names) if frame_names is not None else map("{:05d}".format, count())
-    masks = directory / name
-    with writing(masks), ExitStack() as stack:
-        masks.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
         add: AddFrame | None = None
-        for frame, labels in tracked:
-            mask_name = next(names)
-            (masks / f"{mask_name}.png").write_bytes(mask_png(labels))
-            frames.append({"name": mask_name, "objects": describe_objects(labels)})
+        for frame in tracked:
+            path = directory / name / f"{frame.name}.png"
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(mask_png(frame.labels))
+            frames.append(frame.to_dict())
             if overlay:
-                add = add or stack.enter_context(write_video(directory / f"{name}.mp4", frame.size, rate))
-                add(draw_objects(frame, labels))
-    value = {**about, "frames": frames}
-    write_json(directory / f"{name}.json", value, indent=None)
-    return value
-
-
-def describe_objects(labels: Int[np.ndarray, "H W"]) -> list[dict[str, Any]]:
-    """Return the number, box (left, top, width, height, in pixels) and area of each object that is in a frame."""
-    objects = []
-    for number in np.unique(labels[labels > 0]):
-        rows, columns = np.nonzero(labels == number)
-        left, top = int(columns.min()), int(rows.min())
-        box = [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
-        objects.append({"id": int(number), "bbox": box, "area": len(rows)})
-    return objects
+                add = add or stack.enter_context(write_video(directory / f"{name}.mp4", frame.image.size, rate))
+                add(frame.draw())
+            yield frame
+    write_json(directory / f"{name}.json", {**about, "frames": frames}, indent=None)

@@ -1,4 +1,4 @@
-"""Detect in several views of an image, scaled or mirrored, and join what they show (test-time augmentation)."""
+"""Detect in several views of an image, scaled or mirrored, and join the detections (test-time augmentation)."""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ from perception_encoder.dense_prediction.detection.detr import DetrHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.errors import ConfigError
 
-MOST = 300
+MAX_DETECTIONS = 300
 """Detections of all views of an image together."""
 OVERLAP = 0.7
-"""IoU from which two views show the same object."""
+"""Minimum IoU of detections in two views that show the same object."""
 PAPER_SIZE, PAPER_SIDES = 1792, (1792, 1728, 1536, 1344)
 """The published script for DETA: images of these longer sides, in squares of 1824 with a margin of 32, and mirrored."""
 PAPER_QUERIES = 2000
 PAPER_LEAST = (0.0, 0.0, 64.0, 64.0)
-"""Of each of these views the objects of an area above such a square's count, in stored pixels."""
+"""For each of these sides, detections must be larger than a square of this side, in stored pixels."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """Which views of an image a detector sees."""
+    """The views of an image that a detector sees (test-time augmentation)."""
 
     scales: Sequence[float] = (1.0,)
     """Factors of the size that it was trained at."""
     flip: bool = False
-    """Also each mirrored."""
+    """Also mirror each view."""
     soft: bool = False
-    """Lower the scores of doubles (soft-NMS), rather than drop them: among those of a view by a DETR, and of all."""
+    """Lower the scores of overlapping detections (soft-NMS) instead of dropping them."""
     least: Sequence[float] = ()
-    """By scale: objects of an area above a square's of this side count, in stored pixels; by default all."""
+    """By scale: keep only detections larger than a square of this side, in stored pixels."""
+    queries: int | None = None
+    """Queries of a DETR; by default those that it was trained with."""
 
     @classmethod
     def paper(cls) -> Views:
-        """Return the views of the paper's best result: four scales, mirrored, and soft-NMS (appendix B.3.5)."""
+        """Return the views of the paper's best result: four scales, mirrored, soft-NMS, 2,000 queries (B.3.5)."""
         scales = tuple(side / PAPER_SIZE for side in PAPER_SIDES)
-        return cls(scales=scales, flip=True, soft=True, least=PAPER_LEAST)
+        return cls(scales=scales, flip=True, soft=True, least=PAPER_LEAST, queries=PAPER_QUERIES)
 
     def __post_init__(self) -> None:
         if len(self.least) not in (0, len(self.scales)):
@@ -55,21 +57,22 @@ class Views:
 def detect_objects(model: DenseModel, image: Image.Image, image_size: int, views: Views | None = None) -> Detected:
     """Detect objects in an image whose longer side is scaled to `image_size`, in one view or several.
 
-    Masks are those of a single view; several have boxes alone. ConfigError for a head that is not a detector.
+    Only a single view has masks. Raises ConfigError for a head that is not a detector.
     """
     views = views or Views()
     if not isinstance(model.head, Detector | DetrHead):
         raise ConfigError(f"a head of the kind {type(model.head).__name__} does not detect")
     size = [(image.height, image.width)]
-    own = model.backbone.inputs.margin if model.backbone.inputs is not None else 0
+    margin = model.backbone.inputs.margin if model.backbone.inputs is not None else 0
     results: list[Detected] = []
-    head: Any = partial(model.head.detect, soft=views.soft) if isinstance(model.head, DetrHead) else model.head.detect
+    detect: Any = partial(model.head.detect, soft=views.soft) if isinstance(model.head, DetrHead) else model.head.detect
     for number, scale in enumerate(views.scales):
-        side = max(1, round(scale * (image_size - own))) + own
+        side = max(1, round(scale * (image_size - margin))) + margin
         inside = model.inside(image.size, side)
-        found = head(model.map_of(image, side), size, inside)
+        found = detect(model.map_of(image, side), size, inside)
         if views.flip:
-            (turned,) = head(model.map_of(ImageOps.mirror(image), side), size, inside)
+            (turned,) = detect(model.map_of(ImageOps.mirror(image), side), size, inside)
             found.append(mirrored(turned, image.width))
-        results += [large(each, views.least[number]) for each in found] if views.least else found
-    return results[0] if len(results) == 1 and not views.soft else join_views(results, OVERLAP, views.soft, MOST)
+        results += [large(item, views.least[number]) for item in found] if views.least else found
+    single = len(results) == 1 and not views.soft
+    return results[0] if single else join_views(results, OVERLAP, views.soft, MAX_DETECTIONS)

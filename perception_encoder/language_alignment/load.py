@@ -9,10 +9,13 @@ import torch
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.perception_lm import Convention, read_perception_lm
-from perception_encoder.language_alignment.weights import read_language_model
-from perception_encoder.models.checkpoints.weights import packaged_weights
+from perception_encoder.language_alignment.weights import read_language_model, read_tower
+from perception_encoder.models.checkpoints.files import SUFFIXES
+from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
+from perception_encoder.models.checkpoints.weights import packaged_weights, write_checkpoint
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.registry import BUILTIN_LANG, SMALL_LANG
+from perception_encoder.models.vision_transformer import VisionTransformer
 
 WEIGHTS = "language.safetensors"
 """The file that a run of language alignment writes into its directory."""
@@ -61,3 +64,20 @@ def find_language_model(name: str | Path) -> str | Path:
         f"no language model is called {str(name)!r}; give {BUILTIN_LANG}, a file or directory that `pe train` wrote, "
         f"or {SMALL_LANG}"
     )
+
+
+def export_lang(run: str | Path, out: str | Path, *, half: bool = False) -> VisionTransformer:
+    """Write the encoder of a language alignment as a PE-Lang; returns it.
+
+    `run`: the directory or the file of a run. `out`: a .safetensors, .pt, .pth or .bin file under the published names,
+    or a new directory, which timm loads as `local-dir:OUT` and transformers by AutoModel.from_pretrained. `half`: write
+    float16. Raises UnknownModelError, CheckpointError and OutputError.
+
+        pe.export_lang("runs/language_own", "my-lang")
+    """
+    tower = read_tower(Path(find_language_model(run)))
+    if Path(out).suffix in SUFFIXES:
+        write_checkpoint(tower, Path(out), half)
+    else:
+        write_layout_directory(tower, Path(out), "timm", half)
+    return tower

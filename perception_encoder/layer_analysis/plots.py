@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from PIL import Image
 
+from perception_encoder.dense_prediction.drawing import write_image as write_image
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.evaluation.report import format_value
 from perception_encoder.files import replacing, writing
@@ -252,13 +253,6 @@ def write_colours(analysis: ImageAnalysis, path: Path) -> None:
     """Write the first layer's features as colours, at the size of the image; errors as those of `write_png`."""
     colours = Image.fromarray(to_colours(next(iter(analysis.maps.values()))))
     write_image(colours.resize(analysis.image.size, Image.Resampling.NEAREST), path)
-
-
-def write_image(image: Image.Image, path: Path) -> None:
-    """Write an image as PNG; errors as those of `write_png`."""
-    _check_name(path)
-    with writing(path), replacing(path) as temporary:
-        image.save(temporary, "PNG", optimize=True)
 
 
 def write_png(figure: Figure, path: Path, dots: int = 150) -> None:

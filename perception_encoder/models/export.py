@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def export_program(
     return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
-def export_onnx(model: Model, directory: Path, size: tuple[int, int] | None = None) -> dict[str, float | None]:
+def write_onnx(model: Model, directory: Path, size: tuple[int, int] | None = None) -> dict[str, float | None]:
     """Write `image.onnx` and, of two-tower models, `text.onnx` into a new directory, all or nothing.
 
     Returns, by tower, the largest difference to torch through onnxruntime over the largest value; None if
@@ -106,11 +105,3 @@ def _difference(module: nn.Module, example: Tensor, path: Path) -> float | None:
     (exported,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
     expected = module(batch)
     return float((torch.from_numpy(exported) - expected).abs().max() / expected.abs().max())
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Height and width in pixels from "HxW"; ConfigError for anything else."""
-    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
-    if not match:
-        raise ConfigError(f"--size is {text!r}; it must be height x width in pixels, 336x448 say")
-    return int(match[1]), int(match[2])

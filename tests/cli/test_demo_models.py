@@ -32,7 +32,6 @@ MODELS = {"model", "head", "captioner", "frame_captioner", "ask_model", "chat_mo
 ANSWER_NOT = {
     "pe convert": "converts",
     "pe export onnx": "converts",
-    "pe export head": "converts",
     "pe models use": "chooses",
 }
 
@@ -138,7 +137,7 @@ def test_a_user_s_own_model_of_the_demo_s_size_is_no_demo(run_pe: Callable[..., 
 
 
 def test_dense_commands_name_the_demo(run_pe: Callable[..., Run], photo: Path, tmp_path: Path) -> None:
-    segment = ("segment", photo, "--like", "0.5,0.5", "-o", tmp_path / "out.png", "--short-side", 64, "--json")
+    segment = ("segment", photo, "--point", "0.5,0.5", "-o", tmp_path / "out.png", "--short-side", 64, "--json")
     run = run_pe(*segment)
     assert json.loads(run.stdout)["model"] == "builtin-spatial" and run.stderr == SPATIAL
     assert run_pe("models", "use", "builtin").status == 0

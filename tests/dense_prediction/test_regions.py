@@ -10,6 +10,7 @@ from perception_encoder.dense_prediction.regions import (
     otsu_threshold,
     region_in_box,
     region_like,
+    to_fractions,
     to_mask,
 )
 from perception_encoder.errors import ConfigError
@@ -77,3 +78,12 @@ def test_the_object_of_a_box_is_like_its_middle_half() -> None:
     kinds[3:5, 3:5] = 0
     region = region_in_box(np.eye(3, dtype=np.float32)[kinds], (0.25, 0.25, 0.75, 0.75))
     assert np.array_equal(region > 1e-6, kinds == 0)
+
+
+def test_positions_are_pixels_or_fractions() -> None:
+    assert to_fractions((0.25, 1), (200, 100)) == (0.25, 1)
+    assert to_fractions((50, 100), (200, 100)) == (0.25, 1)
+    assert to_fractions((0, 0, 200, 50), (200, 100)) == (0, 0, 1, 0.5)
+    for position in ((201, 5), (-0.1, 0.5), (5, 101), (1, 2, 3)):
+        with pytest.raises(ConfigError, match="not inside the image of 200x100 pixels"):
+            to_fractions(position, (200, 100))

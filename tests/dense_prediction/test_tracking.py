@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
+from perception_encoder.dense_prediction.predictions import TrackedFrame
 from perception_encoder.dense_prediction.tracking import (
     LayerOf,
     PropagationConfig,
-    describe_objects,
     frame_size,
     propagate,
     track_objects,
     write_tracking,
 )
-from perception_encoder.errors import ConfigError, DataError, InputError, OutputError, ShapeError
+from perception_encoder.errors import ConfigError, DataError, InputError, ShapeError
 from perception_encoder.preprocess.video import read_frames
 from tests.evaluation.layers import ColourLayers, discs
 
@@ -204,33 +205,38 @@ def labels() -> np.ndarray:
     return values
 
 
+def described(values: np.ndarray) -> list[dict[str, object]]:
+    return TrackedFrame(name="", image=Image.new("RGB", (1, 1)), labels=values).to_dict()["objects"]
+
+
 def test_objects_are_described_by_boxes_and_areas() -> None:
-    assert describe_objects(labels()) == [
+    assert described(labels()) == [
         {"id": 1, "bbox": [6, 4, 14, 6], "area": 84},
         {"id": 7, "bbox": [40, 12, 8, 20], "area": 160},
     ]
-    assert describe_objects(np.zeros((4, 4), int)) == []
+    assert described(np.zeros((4, 4), int)) == []
+
+
+def tracked(*frames: np.ndarray) -> Iterator[TrackedFrame]:
+    for number, values in enumerate(frames):
+        yield TrackedFrame(name=f"{number:05d}", image=Image.new("RGB", (48, 32), (200, 200, 200)), labels=values)
 
 
 def test_masks_overlay_and_boxes(tmp_path: Path) -> None:
-    frame = Image.new("RGB", (48, 32), (200, 200, 200))
-    tracked = [(frame, labels()), (frame, np.zeros_like(labels()))]
-    value = write_tracking(iter(tracked), tmp_path, "clip", 5, {"model": "m"})
-    assert json.loads((tmp_path / "clip.json").read_text()) == value
-    assert value["model"] == "m" and [each["name"] for each in value["frames"]] == ["00000", "00001"]
-    assert value["frames"][1]["objects"] == []
+    frames = list(write_tracking(tracked(labels(), np.zeros_like(labels())), tmp_path, "clip", 5, {"model": "m"}))
+    value = json.loads((tmp_path / "clip.json").read_text())
+    assert value == {"model": "m", "frames": [frame.to_dict() for frame in frames]}
+    assert [frame.name for frame in frames] == ["00000", "00001"] and frames[1].objects == ()
     assert np.array_equal(np.asarray(Image.open(tmp_path / "clip" / "00000.png")), labels())
     drawn = np.asarray(read_frames(tmp_path / "clip.mp4", frames=2).images[0]).astype(int)
     assert drawn[7, 13, 0] > drawn[7, 13, 1] + 20 and abs(drawn[28, 5] - 200).max() < 12
-    with pytest.raises(OutputError, match="has masks already"):
-        write_tracking(iter(tracked), tmp_path, "clip", 5, {})
 
 
 def test_masks_of_a_video_that_fails_later_stay(tmp_path: Path) -> None:
-    def frames():
-        yield Image.new("RGB", (48, 32)), labels()
+    def frames() -> Iterator[TrackedFrame]:
+        yield from tracked(labels())
         raise InputError("frame 1", "is damaged")
 
     with pytest.raises(InputError, match="damaged"):
-        write_tracking(frames(), tmp_path, "clip", 5, {})
+        list(write_tracking(frames(), tmp_path, "clip", 5, {}))
     assert [path.name for path in tmp_path.iterdir()] == ["clip"] and (tmp_path / "clip" / "00000.png").is_file()

@@ -15,7 +15,7 @@ from perception_encoder.errors import ConfigError, MissingExtraError, OutputErro
 from perception_encoder.models import export
 from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.export import export_onnx, export_program, towers_of
+from perception_encoder.models.export import export_program, towers_of, write_onnx
 from tests.models.small import KINDS, TOKENS, random_images, small_clip, small_tower
 
 SHALLOW = replace(TOKENS, depth=1)
@@ -66,7 +66,7 @@ def assert_onnx_agrees(model: Model, directory: Path, x: torch.Tensor, tokens: t
 
 def test_onnx_of_two_towers(tmp_path: Path) -> None:
     model, directory = small_clip(), tmp_path / "new" / "model"
-    differences = export_onnx(model, directory, size=(16, 40))
+    differences = write_onnx(model, directory, size=(16, 40))
     assert differences.keys() == {"image", "text"} == set(towers_of(model))
     assert max(differences.values()) < 1e-5
     assert sorted(path.name for path in directory.iterdir()) == ["image.onnx", "text.onnx"]
@@ -79,7 +79,7 @@ def test_onnx_of_two_towers(tmp_path: Path) -> None:
 
 def test_onnx_of_a_tower_that_gives_tokens(tmp_path: Path) -> None:
     tower = small_tower(TOKENS)
-    assert export_onnx(tower, tmp_path / "model").keys() == {"image"} == set(towers_of(tower))
+    assert write_onnx(tower, tmp_path / "model").keys() == {"image"} == set(towers_of(tower))
     x = random_images(3, 3, 32, 32)
     assert run(tmp_path / "model" / "image.onnx", x).shape == (3, 17, 32)
     assert_onnx_agrees(tower, tmp_path / "model", x)
@@ -88,7 +88,7 @@ def test_onnx_of_a_tower_that_gives_tokens(tmp_path: Path) -> None:
 def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "_EXTERNAL", 1000)
     tower = small_tower(SHALLOW)
-    assert max(export_onnx(tower, tmp_path / "model").values()) < 1e-5
+    assert max(write_onnx(tower, tmp_path / "model").values()) < 1e-5
     assert {path.name for path in (tmp_path / "model").iterdir()} == {"image.onnx", "image.onnx.data"}
     assert_onnx_agrees(tower, tmp_path / "model", random_images(2, 3, 32, 32))
 
@@ -96,7 +96,7 @@ def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.M
 def test_a_file_that_differs_from_torch_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", lambda *_: [np.zeros((3, 17, 32), dtype=np.float32)])
     with pytest.raises(OutputError, match=r"image\.onnx differs from torch by 1\.0e\+00, more than 0\.001"):
-        export_onnx(small_tower(SHALLOW), tmp_path / "model")
+        write_onnx(small_tower(SHALLOW), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,7 +106,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(torch.onnx.ONNXProgram, "save", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        export_onnx(small_tower(SHALLOW), tmp_path / "model")
+        write_onnx(small_tower(SHALLOW), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,7 +115,7 @@ def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model" / "mine").touch()
     for place in (tmp_path / "model", tmp_path / "model" / "mine"):
         with pytest.raises(OutputError, match="exists already; name a new directory"):
-            export_onnx(small_tower(SHALLOW), place)
+            write_onnx(small_tower(SHALLOW), place)
 
 
 def test_what_cannot_be_exported() -> None:
@@ -136,7 +136,7 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miss
 
     monkeypatch.setattr(builtins, "__import__", without)
     if missing == "onnxruntime":  # not needed to write, only to check
-        assert export_onnx(small_tower(SHALLOW), tmp_path / "model") == {"image": None}
+        assert write_onnx(small_tower(SHALLOW), tmp_path / "model") == {"image": None}
         return
     with pytest.raises(MissingExtraError, match=rf"{missing} is not installed; run: pip install .*\[onnx\]"):
-        export_onnx(small_tower(SHALLOW), tmp_path / "model")
+        write_onnx(small_tower(SHALLOW), tmp_path / "model")

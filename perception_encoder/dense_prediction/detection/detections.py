@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from perception_encoder.datasets.class_names import read_class_names
 from perception_encoder.datasets.coco_annotations import file_name, read_annotations
 from perception_encoder.files import write_json
-from perception_encoder.formats.entries import integer_field, list_objects, text_field
+from perception_encoder.formats.entries import integer_field, list_objects, read_json, text_field
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,16 @@ def read_image_ids(file: Path) -> dict[str, int]:
         ids[key] = integer_field(image, "id", where)
         names.setdefault(PurePosixPath(key).name, []).append(ids[key])
     return {name: own[0] for name, own in names.items() if len(own) == 1} | ids
+
+
+def read_categories(path: Path) -> list[tuple[int, str]]:
+    """Read ids and names of classes: from annotations in COCO's format, or a list with one name a line, from 1."""
+    value = read_json(path) if path.suffix.lower() == ".json" else None
+    if not isinstance(value, dict) or "categories" not in value:
+        return list(enumerate(read_class_names(str(path)).names, start=1))
+    where = f"{path}: categories"
+    entries = list_objects(value, "categories", path)
+    return sorted((integer_field(entry, "id", where), text_field(entry, "name", where)) for entry in entries)
 
 
 def numbered_names(names: Sequence[str]) -> dict[str, int] | None:

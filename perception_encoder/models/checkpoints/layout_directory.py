@@ -7,12 +7,14 @@ bilinear, mean and deviation 0.5). By a model's name alone, both libraries prepr
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.errors import CheckpointError, ConfigError, OutputError
 from perception_encoder.files import write_json, write_text, writing
-from perception_encoder.models.checkpoints.weights import Model, write_layout
+from perception_encoder.models.checkpoints.files import check_suffix
+from perception_encoder.models.checkpoints.weights import Model, load_model, write_layout
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import MODELS, find_model
@@ -23,6 +25,57 @@ WEIGHT_FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safet
 
 _CARRIER = "PE-Core-T16-384"  # timm's architecture for models that timm does not list; `_timm_arguments` says the rest
 _PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+
+
+Layout = Literal["published", "timm", "open_clip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """A converted checkpoint."""
+
+    path: str
+    model: str
+    layout: Layout
+    dtype: Literal["float32", "float16"]
+    omitted: int
+    """Tensors that the layout has no place for: those of the text tower, in timm's."""
+    configured: bool
+    """Whether the library's configuration was written beside the weights."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields."""
+        return asdict(self)
+
+
+def convert(
+    source: str | Path, out: str | Path, to: Layout = "published", *, half: bool = False, overwrite: bool = False
+) -> Conversion:
+    """Convert a checkpoint of any layout, or a model by name, to another layout.
+
+    `out`: a .safetensors, .pt, .pth or .bin file; for timm and open_clip, a name without suffix is a directory, which
+    also gets the library's configuration with the published preprocessing. `half`: write float16. Raises
+    UnknownModelError, CheckpointError (a model that the layout cannot hold), ConfigError (a suffix), and OutputError if
+    `out` exists and is not to be overwritten, or is the source.
+
+        pe.convert("PE-Core-L14-336", "core-open-clip", to="open_clip")
+    """
+    path = Path(out)
+    as_directory = to in CONFIG_FILES and not path.suffix
+    if not as_directory:
+        check_suffix(path)
+    if path.exists() and (not overwrite or (Path(source).exists() and path.samefile(source))):
+        raise OutputError(f"{path} exists; choose another name, or --overwrite it, unless it is the input")
+    model = load_model(source)
+    omitted = (write_layout_directory if as_directory else write_layout)(model, path, to, half)
+    return Conversion(
+        path=str(path),
+        model=model.name,
+        layout=to,
+        dtype="float16" if half else "float32",
+        omitted=omitted,
+        configured=as_directory,
+    )
 
 
 def write_layout_directory(model: Model, directory: Path, layout: str, half: bool = False) -> int:

@@ -62,7 +62,7 @@ def test_perfect_boxes_score_perfectly_in_pycocotools(
         labels = np.array([{4: 1, 9: 2}[each["category_id"]] for each in boxes])
         return Detected(corners, labels, np.full(len(boxes), 0.9, np.float32), None)
 
-    monkeypatch.setattr("perception_encoder.dense_prediction.views.detect_objects", detect)
+    monkeypatch.setattr("perception_encoder.dense_prediction.heads.detect_objects", detect)
     words = ("detect", tmp_path / "images", "--head", detector, "-o", tmp_path / "out")
     assert run_pe(*words, "--annotations", tmp_path / "coco.json").status == 0
     truth = COCO(str(tmp_path / "coco.json"))
@@ -112,7 +112,7 @@ def test_a_published_detector(run_pe: Callable[..., Run], tmp_path: Path) -> Non
     run = detect("--classes", tmp_path / "names.txt")
     assert run.status == 2 and "has 5 classes, and 2 names were given" in run.stderr
     run = detect("-m", "builtin")
-    assert run.status == 2 and "has an encoder of its own; leave out --model" in run.stderr
+    assert run.status == 2 and "includes its encoder; omit the model" in run.stderr
 
 
 def test_other_files_are_refused(run_pe: Callable[..., Run], detector: Path, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_other_files_are_refused(run_pe: Callable[..., Run], detector: Path, tmp
     (tmp_path / "names.txt").write_text("one\ntwo\n", encoding="utf-8")
     words = ("detect", tmp_path / "photo.png", "--head", detector, "-o", tmp_path / "out")
     run = run_pe(*words, "--classes", tmp_path / "names.txt")
-    assert run.status == 2 and "names its classes itself; leave out --classes" in run.stderr
+    assert run.status == 2 and "names its classes; omit classes" in run.stderr
 
 
 def test_the_built_in_detector(run_pe: Callable[..., Run], tmp_path: Path) -> None:

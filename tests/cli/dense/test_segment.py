@@ -1,4 +1,4 @@
-"""`pe segment`: regions that look like a point, drawn and as a mask."""
+"""`pe segment`: regions that resemble a point, drawn and as a mask."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def square(tmp_path: Path) -> Path:
     return tmp_path / "square.png"
 
 
-def test_regions_like_points(run_pe: Callable[..., Run], square: Path, tmp_path: Path) -> None:
+def test_regions_by_points(run_pe: Callable[..., Run], square: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
-    run = run_pe("segment", square, "--like", "0.5,0.5", "-o", out, "--short-side", 128, "--json")
+    run = run_pe("segment", square, "--point", "0.5,0.5", "-o", out, "--short-side", 128, "--json")
     assert run.status == 0
     (region,) = json.loads(run.stdout)["regions"]
     assert region["id"] == 1 and region["bbox"] == pytest.approx([30, 30, 54, 54], abs=16)
@@ -32,7 +32,7 @@ def test_regions_like_points(run_pe: Callable[..., Run], square: Path, tmp_path:
     assert (mask > 0).sum() == region["area"] and mask[57, 57] == 1 and mask[5, 5] == 0
     with Image.open(out) as drawn:
         assert drawn.size == (120, 120)
-    run = run_pe("segment", square, "--like", "60,60", "--like", "5,5", "-o", out, "--short-side", 128)
+    run = run_pe("segment", square, "--point", "60,60", "--point", "5,5", "-o", out, "--short-side", 128)
     assert run.status == 0 and [line.split("\t")[0] for line in run.stdout.splitlines()[:2]] == ["1", "2"]
 
 
@@ -49,11 +49,11 @@ def test_a_head_of_another_encoder(run_pe: Callable[..., Run], square: Path, seg
 
 
 def test_clear_errors(run_pe: Callable[..., Run], square: Path, tmp_path: Path) -> None:
-    run = run_pe("segment", square, "--like", "130,5", "-o", tmp_path / "out.png")
-    assert run.status == 2 and "--like is '130,5', which is not inside the image of 120x120 pixels" in run.stderr
+    run = run_pe("segment", square, "--point", "130,5", "-o", tmp_path / "out.png")
+    assert run.status == 2 and "the position 130,5 is not inside the image of 120x120 pixels" in run.stderr
     run = run_pe("segment", square, "-o", tmp_path / "out.png")
-    assert run.status == 2 and "say what to segment: --like X,Y" in run.stderr
-    run = run_pe("segment", square, "--like", "here", "-o", tmp_path / "out.png")
-    assert run.status == 2 and "--like is 'here'; it must be X,Y, in pixels or from 0 to 1" in run.stderr
-    run = run_pe("segment", square, "--like", "0.5,0.5", "--layer", 99, "-o", tmp_path / "out.png")
+    assert run.status == 2 and "choose what to segment: points, or a head" in run.stderr
+    run = run_pe("segment", square, "--point", "here", "-o", tmp_path / "out.png")
+    assert run.status == 2 and "the position is 'here'; it must be X,Y, in pixels or from 0 to 1" in run.stderr
+    run = run_pe("segment", square, "--point", "0.5,0.5", "--layer", 99, "-o", tmp_path / "out.png")
     assert run.status == 2 and "layer 99" in run.stderr

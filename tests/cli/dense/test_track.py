@@ -115,10 +115,10 @@ def test_clear_errors(run_pe: Callable[..., Run], clip: Path, tmp_path: Path) ->
         assert run.status == 2, run
         return run.stderr
 
-    assert "say what to follow: --mask FILE, or --box or --point" in error(clip)
-    assert "--box is '1,2,3'; it must be LEFT,TOP,RIGHT,BOTTOM" in error(clip, "--box", "1,2,3")
+    assert "choose what to follow: a mask, or boxes and points" in error(clip)
+    assert "the position is '1,2,3'; it must be LEFT,TOP,RIGHT,BOTTOM" in error(clip, "--box", "1,2,3")
     assert "not inside the image of 96x64 pixels" in error(clip, "--box", "10,10,200,50")
-    assert "--box is '-4,10,20,30', which is not inside the image" in error(clip, "--box=-4,10,20,30")
+    assert "the position -4,10,20,30 is not inside the image" in error(clip, "--box=-4,10,20,30")
     assert "an area" in error(clip, "--box", "10,10,10,50") and "an area" in error(clip, "--box", "50,10,10,50")
     Image.new("L", (96, 64)).save(tmp_path / "empty.png")
     assert "empty.png is empty: no pixel has an object's number" in error(clip, "--mask", tmp_path / "empty.png")

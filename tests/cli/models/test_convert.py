@@ -43,7 +43,7 @@ def assert_same(path: Path, reference: Path) -> None:
 
 def test_a_tower_to_timm_and_back(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
     there, back = tmp_path / "timm.safetensors", tmp_path / "back.pt"
-    run = run_pe("convert", tower, there, "--layout", "timm")
+    run = run_pe("convert", tower, there, "--to", "timm")
     assert run.status == 0
     assert run.stdout == f"{there}: {TOWER} in the timm layout, float32\n"
     assert run.stderr.startswith(f"warning: {there} holds weights only") and "config.json" in run.stderr
@@ -57,7 +57,7 @@ def test_a_tower_to_timm_and_back(run_pe: Callable, tower: Path, tmp_path: Path)
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_two_towers_there_and_back(run_pe: Callable, nano: Path, tmp_path: Path, layout: str, suffix: str) -> None:
     there, back = tmp_path / f"there{suffix}", tmp_path / "back.safetensors"
-    assert run_pe("convert", nano, there, "--layout", layout).status == 0
+    assert run_pe("convert", nano, there, "--to", layout).status == 0
     assert run_pe("convert", there, back).status == 0
     assert_same(back, nano)
 
@@ -66,7 +66,7 @@ def test_open_clip_reads_what_was_converted(run_pe: Callable, tmp_path: Path) ->
     model = create_model("PE-Core-T16-384")
     torch.save(published_state_dict(model), tmp_path / "PE-Core-T16-384.pt")
     there = tmp_path / "open_clip_model.safetensors"
-    assert run_pe("convert", tmp_path / "PE-Core-T16-384.pt", there, "--layout", "open_clip").status == 0
+    assert run_pe("convert", tmp_path / "PE-Core-T16-384.pt", there, "--to", "open_clip").status == 0
     theirs = open_clip.create_model("PE-Core-T-16-384", pretrained=str(there)).eval()
     x = torch.randn(1, 3, 384, 384, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_an_out_without_a_suffix_is_a_directory_with_the_configuration(run_pe: C
         ("open_clip", {"open_clip_config.json", "open_clip_model.safetensors"}),
         ("timm", {"README.md", "config.json", "model.safetensors"}),
     ):
-        run = run_pe("convert", tmp_path / "PE-Core-T16-384.pt", tmp_path / layout, "--layout", layout)
+        run = run_pe("convert", tmp_path / "PE-Core-T16-384.pt", tmp_path / layout, "--to", layout)
         assert run.status == 0 and "holds weights only" not in run.stderr
         assert {path.name for path in (tmp_path / layout).iterdir()} == files
     _, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'open_clip'}")
@@ -93,15 +93,15 @@ def test_a_directory_is_replaced_only_when_asked_for_and_keeps_other_files(
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    assert "exists; choose another name" in run_pe("convert", tower, out, "--layout", "timm").stderr
-    assert run_pe("convert", tower, out, "--layout", "timm", "--overwrite").status == 0
+    assert "exists; choose another name" in run_pe("convert", tower, out, "--to", "timm").stderr
+    assert run_pe("convert", tower, out, "--to", "timm", "--overwrite").status == 0
     assert {path.name for path in out.iterdir()} == {"mine.txt", "README.md", "config.json", "model.safetensors"}
 
 
 def test_the_text_tower_that_timm_has_not_is_mentioned(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
-    run = run_pe("convert", nano, tmp_path / "a.safetensors", "--layout", "timm")
+    run = run_pe("convert", nano, tmp_path / "a.safetensors", "--to", "timm")
     assert run.status == 0
-    assert "warning: timm has no text towers: " in run.stderr and "of PE-Core-N16-128 were left out" in run.stderr
+    assert "warning: timm has no text towers: " in run.stderr and "of PE-Core-N16-128 were omitted" in run.stderr
     vision = load_model(tmp_path / "a.safetensors").state_dict()
     whole = load_model(nano).visual.state_dict()
     assert all(torch.equal(vision[name], whole[name]) for name in whole)
@@ -122,8 +122,8 @@ def test_half(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
         ("PE-Core-L14", "a.pt", [], "no model is called 'PE-Core-L14'; did you mean"),
         ("IN", "a.ckpt", [], "must end in one of .safetensors"),
         ("IN", "directory", [], "must end in one of .safetensors"),
-        ("IN", "directory", ["--layout", "open_clip"], "open_clip has two-tower models only"),
-        ("IN", "a.pt", ["--layout", "open_clip"], "open_clip has two-tower models only"),
+        ("IN", "directory", ["--to", "open_clip"], "open_clip has two-tower models only"),
+        ("IN", "a.pt", ["--to", "open_clip"], "open_clip has two-tower models only"),
         ("IN", "file/a.pt", [], "could not be written"),
     ],
 )
@@ -142,15 +142,10 @@ def test_nothing_is_overwritten_unasked_and_the_input_never(run_pe: Callable, to
     source.write_bytes(tower.read_bytes())
     assert run_pe("convert", source, out).status == 0
     for arguments in ((source, out), (source, source), (source, source, "--overwrite")):
-        run = run_pe("convert", *arguments, "--layout", "timm")
+        run = run_pe("convert", *arguments, "--to", "timm")
         assert run.status == 2 and "exists; choose another name" in run.stderr
     assert source.read_bytes() == tower.read_bytes()
     assert run_pe("convert", source, out, "--overwrite", "--half").status == 0
     assert {tensor.dtype for tensor in safetensors.torch.load_file(out).values()} == {torch.float16}
     (tmp_path / "directory.pt").mkdir()
     assert "is a directory" in run_pe("convert", source, tmp_path / "directory.pt", "--overwrite").stderr
-
-
-def test_to_is_another_name_of_layout(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
-    assert run_pe("convert", tower, tmp_path / "there", "--to", "timm").status == 0
-    timm.create_model(f"local-dir:{tmp_path / 'there'}", pretrained=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from perception_encoder.dense_prediction.dense_model import DenseModel, WindowConfig
+from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, WindowConfig
 from perception_encoder.dense_prediction.detection.detections import Detected
-from perception_encoder.dense_prediction.published_detectors import describe_backbone, load_detector, published_detector
+from perception_encoder.dense_prediction.heads import load_head
+from perception_encoder.dense_prediction.published_detectors import describe_backbone, published_detector
 from perception_encoder.dense_prediction.published_layouts import (
     FEDERATED,
     ClassRows,
@@ -35,6 +37,11 @@ from tests.dense_prediction.published.renamed import SIDE, WINDOW, deta, publish
 from tests.dense_prediction.published.shapes import GLOBAL, deta_coco, empty, mask_rcnn, tower
 
 IMAGE = Image.fromarray(np.random.default_rng(3).integers(0, 255, (90, 160, 3), np.uint8))
+
+
+def load_detector(path: Path, classes: Sequence[str] = ()) -> tuple[DenseModel, HeadInfo]:
+    head = load_head(path, task="detection", classes=classes)
+    return head.model, head.info
 
 
 def detected(model: DenseModel, views: Views | None = None) -> Detected:

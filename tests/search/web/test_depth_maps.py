@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.cli.heads import load_head
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.drawing import depth_colours
+from perception_encoder.dense_prediction.heads import load_head
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.search.web import depth_maps
 from perception_encoder.search.web.dense_images import DepthMaps
@@ -37,7 +37,8 @@ def test_it_is_the_depth_that_the_command_estimates(
 ) -> None:
     """The head's encoder is the index's own, a checkpoint; the command needs its name."""
     depth = DepthMaps(library, depth_head).map(id_of(library, PHOTO))
-    model, info = load_head(depth_head, "depth", str(checkpoint))
+    head = load_head(depth_head, task="depth", model=str(checkpoint))
+    model, info = head.model, head.info
     assert isinstance(model.head, DepthHead)
     with Image.open(folder / PHOTO) as image:
         metres = model.head.predict(model.map_of(image, info.image_size), (60, 80))[0].numpy()

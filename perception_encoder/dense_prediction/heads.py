@@ -1,0 +1,421 @@
+"""Predict with a head: depth, classes or objects of images and videos, as results and as files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+
+from perception_encoder.datasets.class_masks import BACKGROUND
+from perception_encoder.dense_prediction.dense_model import (
+    METADATA,
+    DenseModel,
+    HeadInfo,
+    find_head,
+    head_info,
+    load_read_head,
+)
+from perception_encoder.dense_prediction.depth import DepthHead
+from perception_encoder.dense_prediction.detection.detections import (
+    CocoResults,
+    numbered_names,
+    read_categories,
+    read_image_ids,
+)
+from perception_encoder.dense_prediction.detection.detr import DetrHead
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
+from perception_encoder.dense_prediction.drawing import depth_png, mask_png, write_image
+from perception_encoder.dense_prediction.predictions import DepthEstimate, Detections, Segmentation
+from perception_encoder.dense_prediction.published_detectors import published_detector
+from perception_encoder.dense_prediction.regions import label_regions, to_fractions
+from perception_encoder.dense_prediction.segmentation import SegmentationHead
+from perception_encoder.dense_prediction.tracking import load_layer
+from perception_encoder.dense_prediction.views import Views, detect_objects
+from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.files import writing
+from perception_encoder.formats.media_directory import list_media
+from perception_encoder.inference.open_model import open_model
+from perception_encoder.models.checkpoints.files import read_checkpoint
+from perception_encoder.models.defaults import chosen_model, default_model
+from perception_encoder.models.registry import demo_note, shown_name
+from perception_encoder.models.tower import Tower
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.media_types import VIDEO_SUFFIXES
+from perception_encoder.preprocess.video import frame_rate, sample_frames
+from perception_encoder.preprocess.video_writing import write_video
+from perception_encoder.progress import Track, untracked
+
+MediaInput = str | Path | Image.Image | np.ndarray
+"""An image (a file, a PIL image or an RGB array (H, W, 3)), a video, or a directory of them."""
+Prediction = DepthEstimate | Segmentation | Detections
+
+
+class Head:
+    """A head on an encoder's layer, from images and videos to depth, classes or objects; see `load_head`."""
+
+    def __init__(self, model: DenseModel, info: HeadInfo, name: str, encoder: str) -> None:
+        """`name`: the file, or a built-in head; `encoder`: the name of the encoder."""
+        self.model, self.info, self.name, self.encoder = model, info, name, encoder
+
+    @property
+    def task(self) -> str:
+        """What it predicts: depth, segmentation or detection."""
+        return "detection" if self.info.task == "detr" else self.info.task
+
+    @property
+    def demo_model(self) -> str | None:
+        """The built-in demo among the head and its encoder, if any."""
+        if demo_note(self.name):
+            return self.name
+        return self.encoder if demo_note(self.encoder) and not self.info.finetuned else None
+
+    def predict(
+        self,
+        media: MediaInput | Sequence[MediaInput],
+        out: str | Path | None = None,
+        *,
+        every: float = 0.0,
+        score: float = 0.5,
+        views: Views | None = None,
+        annotations: str | Path | None = None,
+        skipped: list[InputError] | None = None,
+        progress: Track = untracked,
+    ) -> Iterator[Prediction]:
+        """Yield a prediction for each image and each frame, in order; nothing runs before it is asked for.
+
+        With `out`, files are written to this directory as the predictions are taken: of an image NAME.png, as `draw`
+        returns it; of a video NAME.mp4; depths as 16-bit NAME.depth.png in millimetres (thousandths of the median);
+        labels as NAME.mask.png; and all detections as detections.json and results.json, in COCO's format.
+
+        `every`: seconds between a video's frames, 0 for all. `score`, `views`: a detector's minimum score, and the
+        views of an image. `annotations`: a file in COCO's format that has the images' ids. `skipped`: a list that
+        makes unreadable inputs be skipped and appended to it; without it, they raise an InputError. Raises
+        also DataError if there are no images or videos.
+
+            for found in pe.load_head("builtin-detector").predict("photos/"):
+                print(found.to_dict())
+        """
+        inputs = list_inputs(media)
+        directory = None if out is None else Path(out)
+        results = None
+        if self.task == "detection":
+            views = views or Views()
+            if isinstance(self.model.head, DetrHead):
+                config = self.model.head.config
+                queries = views.queries or self.info.head.get("queries", config.queries)
+                self.model.head.config = dataclasses.replace(config, queries=queries)
+            ids = numbered_names([item.name for item in inputs])
+            if annotations is not None:
+                ids = read_image_ids(Path(annotations))
+            results = CocoResults(self.info.categories, ids)
+        predict = partial(self._predict, score=score, views=views)
+        return self._predict_all(
+            progress(inputs, "predicting", len(inputs)), predict, directory, every, results, skipped
+        )
+
+    def _predict_all(
+        self,
+        inputs: Any,
+        predict: Callable[[Image.Image, str], Prediction],
+        out: Path | None,
+        every: float,
+        results: CocoResults | None,
+        skipped: list[InputError] | None,
+    ) -> Iterator[Prediction]:
+        for item in inputs:
+            try:
+                for prediction in _predict_input(item, predict, out, every):
+                    if results is not None and isinstance(prediction, Detections):
+                        results.add(prediction.name, prediction.image.size, prediction)
+                    yield prediction
+            except InputError as error:
+                if skipped is None:
+                    raise
+                skipped.append(error)
+        if results is not None and out is not None:
+            results.write(out / "detections.json", out / "results.json")
+
+    @torch.inference_mode()
+    def _predict(self, image: Image.Image, name: str, score: float = 0.5, views: Views | None = None) -> Prediction:
+        head, info, size = self.model.head, self.info, (image.height, image.width)
+        if isinstance(head, Detector | DetrHead):
+            found = detect_objects(self.model, image, info.image_size, views).above(score)
+            categories = tuple((item["id"], item["name"]) for item in info.categories)
+            return Detections(found.boxes, found.labels, found.scores, found.masks, name, image, categories)
+        predicted = head.predict(self.model.map_of(image, info.image_size), size)[0].cpu().numpy()
+        if isinstance(head, DepthHead):
+            values = predicted / np.median(predicted) if info.relative else predicted
+            return DepthEstimate(name=name, image=image, depth=values, relative=info.relative)
+        assert isinstance(head, SegmentationHead)
+        first = 0 if info.classes[0] == BACKGROUND else 1
+        names = dict(enumerate(info.classes, start=first))
+        labels = np.asarray(predicted + first)
+        encoder = shown_name(self.encoder) or self.encoder
+        return Segmentation(name=name, image=image, labels=labels, model=encoder, head=self.name, names=names)
+
+
+def load_head(
+    path: str | Path,
+    *,
+    task: str | None = None,
+    model: str | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+) -> Head:
+    """Load a head with its encoder.
+
+    `path`: builtin-depth, builtin-detector, a file of `pe train`, or a detector of facebook/PE-Detection, which
+    includes its encoder. `task`: depth, segmentation or detection; by default the head's. `model`: the encoder, by
+    default the one that the head names; a file that names anything but a model of this package needs it. `classes`:
+    names for a published detector with other classes than COCO's, as a list, a file with one name a line, or
+    annotations in COCO's format.
+
+    Raises CheckpointError for a file that is not a head or is damaged, and ConfigError for another task, an encoder
+    with other weights than those it was trained on, and arguments that the head does not take.
+
+        head = pe.load_head("runs/detector/head.safetensors")
+        (found,) = head.predict("photo.jpg")
+    """
+    file = find_head(path)
+    tensors, metadata = read_checkpoint(file)
+    if METADATA not in metadata and task in (None, "detection"):
+        if model is not None:
+            raise ConfigError(f"{file} includes its encoder; omit the model")
+        names = read_categories(Path(classes)) if isinstance(classes, str | Path) else classes or []
+        return Head(*published_detector(file, tensors, names), str(path), file.name)
+    info = head_info(file, metadata, task)
+    if classes is not None:
+        raise ConfigError(f"{file} names its classes; omit classes")
+    return Head(*load_read_head(file, info, tensors, tower_of, model), str(path), model or info.encoder)
+
+
+def is_head(name: str | Path) -> bool:
+    """Whether a name is that of a built-in head, or a path that of a head's file."""
+    if find_head(name) != Path(name):
+        return True
+    try:
+        with safe_open(name, framework="pt") as file:
+            return METADATA in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def _as_head(head: str | Path | Head | None, task: str, model: str | None, **options: Any) -> Head:
+    if isinstance(head, Head):
+        if head.task != task:
+            raise ConfigError(f"{head.name} is a head for {head.task}, not for {task}")
+        return head
+    return load_head(head or default_model(cast(Any, task)), task=task, model=model, **options)
+
+
+def depth(
+    media: MediaInput | Sequence[MediaInput],
+    out: str | Path | None = None,
+    *,
+    head: str | Path | Head | None = None,
+    model: str | None = None,
+    every: float = 0.0,
+    skipped: list[InputError] | None = None,
+    progress: Track = untracked,
+) -> Iterator[DepthEstimate]:
+    """Yield the depth of each image and frame; with `out`, also write it: see `Head.predict`.
+
+    `head`: a depth head or its file, by default the one chosen with `pe models use`, else builtin-depth, a demo whose
+    depth is relative. `model`: its encoder, by default the one that it names.
+
+        (photo,) = pe.depth("photo.jpg")
+        print(photo.depth.min(), photo.unit)
+    """
+    loaded = _as_head(head, "depth", model)
+    predictions = loaded.predict(media, out, every=every, skipped=skipped, progress=progress)
+    return cast(Iterator[DepthEstimate], predictions)
+
+
+def detect(
+    media: MediaInput | Sequence[MediaInput],
+    out: str | Path | None = None,
+    *,
+    head: str | Path | Head | None = None,
+    model: str | None = None,
+    score: float = 0.5,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    soft_nms: bool = False,
+    paper_views: bool = False,
+    classes: str | Path | Sequence[str] | None = None,
+    annotations: str | Path | None = None,
+    every: float = 0.0,
+    skipped: list[InputError] | None = None,
+    progress: Track = untracked,
+) -> Iterator[Detections]:
+    """Yield the objects in each image and frame; with `out`, also write them: see `Head.predict`.
+
+    `head`: a detector or its file, by default the one chosen with `pe models use`, else builtin-detector, a demo.
+    `model`, `classes`: see `load_head`. `score`: the minimum score. `scales`, `flip`, `soft_nms`: also detect in
+    larger, smaller and mirrored views, without masks; `paper_views`: in those of the paper's best result.
+
+        for found in pe.detect("photos/", "detected", score=0.3):
+            print(found.name, len(found.boxes))
+    """
+    loaded = _as_head(head, "detection", model, classes=classes)
+    views = Views.paper() if paper_views else Views(scales, flip, soft_nms)
+    predictions = loaded.predict(
+        media,
+        out,
+        every=every,
+        score=score,
+        views=views,
+        annotations=annotations,
+        skipped=skipped,
+        progress=progress,
+    )
+    return cast(Iterator[Detections], predictions)
+
+
+def segment(
+    image: MediaInput,
+    out: str | Path | None = None,
+    *,
+    points: Sequence[tuple[float, float]] = (),
+    threshold: float | None = None,
+    head: str | Path | Head | None = None,
+    model: str | None = None,
+    layer: int = -1,
+    short_side: int = 480,
+) -> Segmentation:
+    """Segment an image by points, without training, or into classes by a head.
+
+    `points`: x and y, in pixels or from 0 to 1; a region is where the cosine similarity of the features to the point's
+    is above `threshold`, by default chosen per image (Otsu), and may have several parts; a later one covers an earlier
+    one. `layer` (0-based, negative from the end) and `short_side` (pixels) say how the image is encoded. `model`: by
+    default the one chosen with `pe models use`, else builtin-spatial, a demo.
+    `head`: a segmentation head or its file; without points by default the one chosen with `pe models use`.
+    `out`: a PNG file for the drawn image; OUT.mask.png beside it has the labels. Raises ConfigError for points outside
+    the image and for points together with a head.
+
+        cup = pe.segment("cup.jpg", points=[(0.4, 0.5)])
+        print(cup.regions[0].area)
+    """
+    if head is None and not points:
+        head = chosen_model("segmentation")
+    if bool(points) == (head is not None):
+        raise ConfigError("choose what to segment: points, or a head")
+    (item,) = list_inputs(image)
+    pixels = item.open()
+    if head is not None:
+        loaded = _as_head(head, "segmentation", model)
+        result = cast(Segmentation, loaded._predict(pixels, str(item.path or item.name)))
+    else:
+        name = model or default_model("spatial")
+        positions = [(x, y) for x, y in (to_fractions(point, pixels.size) for point in points)]
+        maps = load_layer(name, layer).maps([pixels], short_side)
+        labels = label_regions(maps[0], positions, pixels.size, threshold)
+        shown = shown_name(name) or name
+        result = Segmentation(name=str(item.path or item.name), image=pixels, labels=labels, model=shown)
+    if out is not None:
+        _write(result, Path(out).with_suffix(""), Path(out))
+    return result
+
+
+def tower_of(name: str) -> Tower:
+    """Load the tower of a model of any library."""
+    return open_model(name).tower()
+
+
+@dataclass(frozen=True)
+class _Input:
+    path: Path | None
+    name: str
+    """Its path below the directory that all inputs share, with / between directories."""
+    out: str
+    """The same below the output directory, without the suffix that is added."""
+    image: Image.Image | None = None
+
+    def open(self) -> Image.Image:
+        image = self.image if self.path is None else open_image(self.path)
+        assert image is not None
+        return image.convert("RGB")
+
+
+def list_inputs(media: MediaInput | Sequence[MediaInput]) -> list[_Input]:
+    """List images and videos, including those in directories, once each; DataError if there are none."""
+    items = [media] if isinstance(media, str | Path | Image.Image | np.ndarray) else list(media)
+    paths = [Path(item) for item in items if isinstance(item, str | Path)]
+    images = [
+        item if isinstance(item, Image.Image) else Image.fromarray(item)
+        for item in items
+        if not isinstance(item, str | Path)
+    ]
+    files = [file for path in paths for file in (sorted(list_media(path)) if path.is_dir() else [path])]
+    files = list(dict.fromkeys(files))
+    if not files and not images:
+        raise DataError(f"no images or videos in {', '.join(map(str, paths)) or 'an empty list'}")
+    named = [_Input(None, f"{number:05d}", f"{number:05d}", image) for number, image in enumerate(images)]
+    if not files:
+        return named
+    roots = [Path(os.path.abspath(path if path.is_dir() else path.parent)) for path in paths]
+    shared = os.path.commonpath(roots)
+    names = [Path(os.path.abspath(file)).relative_to(shared) for file in files]
+    outs = [name.with_suffix("").as_posix() for name in names]
+    counts, taken = Counter(outs), frozenset(names)
+    return named + [
+        _Input(file, name.as_posix(), out if counts[out] == 1 and Path(out) not in taken else name.as_posix())
+        for file, name, out in zip(files, names, outs, strict=True)
+    ]
+
+
+def _predict_input(
+    item: _Input, predict: Callable[[Image.Image, str], Prediction], out: Path | None, every: float
+) -> Iterator[Prediction]:
+    """Yield and write the predictions of an image or of a video's frames."""
+    path = item.path
+    if path is None or path.suffix.lower() not in VIDEO_SUFFIXES:
+        prediction = predict(item.open(), item.name)
+        if out is not None:
+            _write(prediction, out / item.out, out / f"{item.out}.png")
+        yield prediction
+        return
+    frames = (frame.image for frame in sample_frames(path, every=every))
+    first = next(frames)
+    with ExitStack() as stack:
+        add = None
+        if out is not None:
+            rate = 1 / every if every else frame_rate(path)
+            add = stack.enter_context(write_video(out / f"{item.out}.mp4", first.size, rate))
+        for number, frame in enumerate(chain([first], frames)):
+            if frame.size != first.size:
+                given, expected = (f"{width}x{height}" for width, height in (frame.size, first.size))
+                raise InputError(path.name, f"frame {number} has {given} pixels, the first frame {expected}")
+            prediction = predict(frame, f"{item.name}/{number:05d}")
+            if add is not None and out is not None:
+                _write(prediction, out / item.out / f"{number:05d}")
+                add(prediction.draw())
+            yield prediction
+
+
+def _write(prediction: Prediction, stem: Path, drawn: Path | None = None) -> None:
+    """Write what a prediction draws, and its depth or mask as STEM.depth.png or STEM.mask.png."""
+    if drawn is not None:
+        write_image(prediction.draw(), drawn)
+    if isinstance(prediction, Detections):
+        return
+    suffix, content = (
+        (".depth.png", depth_png(prediction.depth))
+        if isinstance(prediction, DepthEstimate)
+        else (".mask.png", mask_png(prediction.labels))
+    )
+    path = stem.with_name(stem.name + suffix)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
