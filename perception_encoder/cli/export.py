@@ -78,7 +78,7 @@ def lang(
     out: Annotated[Path, options.out_option("New directory for timm, or a .safetensors file.", "OUT"), BY_POSITION],
     half: Annotated[bool, flag("--half", "Write float16 weights.")] = False,
 ) -> None:
-    """Write the encoder of a language alignment as a PE-Lang.
+    """Write an aligned encoder as PE-Lang.
 
     A directory has model.safetensors, config.json and README.md: timm loads it as `local-dir:OUT`, and transformers
     with AutoModel.from_pretrained("OUT"). A file has the published PE-Lang's names, which `pe` and the reference load.

@@ -30,7 +30,6 @@ LANGUAGE = f"warning: builtin-lang {DEMO}; choose a published model: pe models u
 MODELS = {"model", "head", "captioner", "frame_captioner", "ask_model", "chat_model", "llm", "baseline"}
 """Parameters that name a model."""
 ANSWER_NOT = {
-    "pe convert": "converts",
     "pe export onnx": "converts",
     "pe models use": "chooses",
 }

@@ -182,7 +182,7 @@ def test_an_unknown_command_shows_what_to_type(run_pe, words: tuple[str, ...], m
         (("embed", "x", "--output", "y"), "--out"),
         (("classify", "x", "--label", "a"), "--labels"),
         (("eval", "knn", "builtin", "--dataset", "x"), "--data"),
-        (("convert", "builtin", "x", "--format", "timm"), "--to, --out"),
+        (("convert", "builtin", "x", "--format", "timm"), "--out, --to"),
     ],
 )
 def test_an_unknown_option_suggests_what_is_meant(run_pe, command: tuple[str, ...], suggested: str) -> None:
