@@ -21,7 +21,8 @@ import numpy as np
 from benchmarks.results import report
 from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.features import encode_images
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.models.clip import CLIP
 from perception_encoder.search.storage.calibration import background_names, fit_calibration
 from synthetic.builtin.held_out import find_unseen_labels

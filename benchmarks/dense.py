@@ -26,9 +26,9 @@ from perception_encoder.dense_prediction.dense_model import (
 )
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.regions import region_like, to_mask
-from perception_encoder.dense_prediction.tracking import LayerOf, track_objects
+from perception_encoder.dense_prediction.tracking import maps_at, track_objects
 from perception_encoder.dense_prediction.views import Views, detect_objects
-from perception_encoder.inference.open_model import load_layer_encoder, open_model
+from perception_encoder.inference.load import load_layers, load_tower
 from perception_encoder.models.precision import fast_dtype
 
 SIZE = (640, 480)
@@ -40,7 +40,7 @@ FRAMES = 10
 
 def load_head(name: str) -> tuple[DenseModel, int]:
     """Return a built-in head on its encoder, and the size of its images."""
-    model, info = open_head(name, lambda encoder: open_model(encoder).tower())
+    model, info = open_head(name, load_tower)
     return model, info.image_size
 
 
@@ -51,8 +51,7 @@ def list_calls() -> dict[str, tuple[Callable[[], object], int]]:
     frames = [image.rotate(number) for number in range(FRAMES)]
     first = np.zeros(SIZE[::-1], np.int64)
     first[120:280, 120:260], first[240:400, 400:560] = 1, 2
-    encoder = load_layer_encoder("builtin-spatial")
-    layer = LayerOf(encoder, encoder.depth - 1)
+    layer = load_layers("builtin-spatial")
     depth, depth_size = load_head(BUILTIN_DEPTH)
     detector, detector_size = load_head(BUILTIN_DETECTOR)
     assert isinstance(depth.head, DepthHead)
@@ -62,7 +61,7 @@ def list_calls() -> dict[str, tuple[Callable[[], object], int]]:
         calls[f"pe track, {side} px"] = (lambda side=side: list(track_objects(frames, first, layer, side)), FRAMES - 1)
     for side in SIDES:
         calls[f"pe segment --point, {side} px"] = (
-            lambda side=side: to_mask(region_like(layer.maps([image], side)[0], (0.4, 0.5), None), image.size),
+            lambda side=side: to_mask(region_like(maps_at(layer, [image], side)[0], (0.4, 0.5), None), image.size),
             1,
         )
     calls[f"pe depth, {depth_size} px"] = (lambda: predict(depth.map_of(image, depth_size), SIZE[::-1]), 1)

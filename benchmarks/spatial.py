@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.results import machine, report
 from perception_encoder.dense_prediction.tracking import propagate
-from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.inference.load import load_layers
 from perception_encoder.losses.spatial import TEMPERATURE, token_similarity_loss
 from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.preprocess.image import to_float
@@ -116,7 +116,7 @@ def time_steps(rounds: int) -> dict[str, list[float]]:
 
 def time_tracking(rounds: int) -> list[float]:
     """Frames a second, encoding included."""
-    encoder = load_layer_encoder("builtin")
+    encoder = load_layers("builtin")
     pixels = np.random.default_rng(0).integers(0, 255, (30, 54, 3), np.uint8)
     image = Image.fromarray(pixels).resize(SIDE[::-1])
     frames = [image.rotate(number) for number in range(FRAMES)]

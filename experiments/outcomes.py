@@ -19,7 +19,7 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier
 from perception_encoder.evaluation.features import CachingEncoder, encode_images
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate
-from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 from synthetic.builtin.held_out import find_unseen_labels
 
@@ -101,7 +101,7 @@ class HeldOut:
         if drawings is not None:
             self.sets[DRAWINGS] = load_labelled(drawings, "unseen")
 
-    def evaluate(self, encoder: ImageTextEncoder, track: Track = untracked) -> Outcomes:
+    def evaluate(self, encoder: Encoder, track: Track = untracked) -> Outcomes:
         """Return a model's outcomes."""
         outcomes = {}
         for name, tasks in self.sets.items():
@@ -143,7 +143,7 @@ def _every(task: LabelledImages) -> LabelledImages:
     return task.select(range(0, len(task.keys), EVERY))
 
 
-def _classify(encoder: ImageEncoder, task: LabelledImages, classifier: ZeroShotClassifier, track: Track) -> Outcome:
+def _classify(encoder: Encoder, task: LabelledImages, classifier: ZeroShotClassifier, track: Track) -> Outcome:
     features = encode_images(encoder, task, track)
     if features.failures:
         raise DataError(f"{task.name}: {len(features.failures)} images cannot be decoded; {features.failures[0]}")

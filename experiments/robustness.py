@@ -5,12 +5,13 @@ Each change takes an image and a random generator, and returns another RGB image
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps, ImageStat
 
-from perception_encoder.models.protocols import ImageEncoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.image import plain_image
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -20,18 +21,18 @@ HIDDEN = 0.3  # share of the image's area
 HUES = 256  # of Pillow's HSV
 
 
-class Changed:
+class Changed(Encoder):
     """An encoder that sees every image changed."""
 
-    def __init__(self, encoder: ImageEncoder, change: Change, seed: int = 0) -> None:
+    def __init__(self, encoder: Encoder, change: Change, seed: int = 0) -> None:
         self.encoder, self.change = encoder, change
         self.name = encoder.name
         self._generator = np.random.default_rng(seed)
 
-    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
+    def encode_images(self, images: Any, normalize: bool = True, **options: Any) -> np.ndarray:
         """Return embeddings (B, D), float32, of the changed images."""
         changed = [self.change(plain_image(image), self._generator) for image in images]
-        return self.encoder.encode_images(changed, normalize)
+        return self.encoder.encode_images(changed, normalize, **options)
 
 
 def grey(image: Image.Image, generator: np.random.Generator) -> Image.Image:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from perception_encoder.dense_prediction.predictions import TrackedFrame as TrackedFrame
     from perception_encoder.dense_prediction.tracking import track as track
     from perception_encoder.inference.encoder import Encoder as Encoder
-    from perception_encoder.inference.other_encoder import load_any as load
+    from perception_encoder.inference.layer_features import LayerFeatures as LayerFeatures
+    from perception_encoder.inference.load import load as load
+    from perception_encoder.inference.load import load_layers as load_layers
     from perception_encoder.language_alignment.load import export_lang as export_lang
     from perception_encoder.models.checkpoints.layout_directory import convert as convert
     from perception_encoder.models.checkpoints.weights import create_model as create_model
@@ -46,6 +48,7 @@ _HOMES = {
     "Detections": "perception_encoder.dense_prediction.predictions",
     "Encoder": "perception_encoder.inference.encoder",
     "Head": "perception_encoder.dense_prediction.heads",
+    "LayerFeatures": "perception_encoder.inference.layer_features",
     "Region": "perception_encoder.dense_prediction.predictions",
     "Segmentation": "perception_encoder.dense_prediction.predictions",
     "TrackedFrame": "perception_encoder.dense_prediction.predictions",
@@ -58,8 +61,9 @@ _HOMES = {
     "from_state_dict": "perception_encoder.models.checkpoints.weights",
     "image_transform": "perception_encoder.preprocess.image",
     "list_models": "perception_encoder.models.registry",
-    "load": "perception_encoder.inference.other_encoder",
+    "load": "perception_encoder.inference.load",
     "load_head": "perception_encoder.dense_prediction.heads",
+    "load_layers": "perception_encoder.inference.load",
     "pad_images": "perception_encoder.preprocess.image",
     "published_state_dict": "perception_encoder.models.checkpoints.weights",
     "segment": "perception_encoder.dense_prediction.heads",
@@ -72,6 +76,7 @@ __all__ = [
     "Detections",
     "Encoder",
     "Head",
+    "LayerFeatures",
     "Region",
     "Segmentation",
     "TrackedFrame",
@@ -88,6 +93,7 @@ __all__ = [
     "list_models",
     "load",
     "load_head",
+    "load_layers",
     "pad_images",
     "published_state_dict",
     "segment",
@@ -101,7 +107,7 @@ def __getattr__(name: str) -> Any:
         return import_module("perception_encoder.errors")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOMES[name]), "load_any" if name == "load" else name)
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
     return value
 
 

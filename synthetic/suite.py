@@ -30,7 +30,7 @@ from perception_encoder.evaluation.results import Measurement, Result, evaluate
 from perception_encoder.evaluation.retrieval import NamedRetrievalEvaluator
 from perception_encoder.files import write_text
 from perception_encoder.formats.shards import shards_below
-from perception_encoder.models.protocols import ImageTextEncoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 from synthetic.builtin.held_out import find_unseen_labels
 from synthetic.command_line import run_command
@@ -49,7 +49,7 @@ class Suite:
 
     def __init__(
         self,
-        encoders: Mapping[str, ImageTextEncoder],
+        encoders: Mapping[str, Encoder],
         prompts: Sequence[str] = DEFAULT_PROMPTS,
         track: Track = untracked,
     ) -> None:
@@ -131,7 +131,7 @@ def suite(
         python -m synthetic.suite PE-Core-B16-224 --photos photos --drawings datasets
         python -m synthetic.suite runs/builtin/model.safetensors --photos photos --split val
     """
-    encoders, about = transforms.load_transforms(model)
+    encoders, about = transforms.load_variants(model, texts=True)
     evaluation = Suite(encoders, shared.items_of(prompts), track)
     evaluation.classify(photos, split, find_unseen_labels)
     if drawings is not None:

@@ -679,9 +679,9 @@ def write_transformers(directory: Path) -> None:
 
 
 def load_transformers(directory: Path) -> None:
-    from perception_encoder.inference.open_model import load_layer_encoder
+    from perception_encoder.inference.load import load_layers
 
-    load_layer_encoder(f"hf:{directory / 'vit'}", "cpu").encode_layers([Image.new("RGB", (20, 20))], [0], (16, 16))
+    load_layers(f"hf:{directory / 'vit'}", "cpu").encode_layers([Image.new("RGB", (20, 20))], [0], (16, 16))
 
 
 def write_gguf(directory: Path) -> None:

@@ -114,7 +114,7 @@ def test_the_api(media: Path) -> None:
     pytest.importorskip("fastapi")
     import httpx
 
-    from perception_encoder.inference.encoder import load
+    from perception_encoder.inference.load import load
     from perception_encoder.serving.api import create_app
     from perception_encoder.serving.requests import ApiConfig
     from tests.serving.servers import served

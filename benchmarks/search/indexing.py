@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from benchmarks.embed import DECODE, ENCODE, take_turns, write_photographs
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.image import open_image

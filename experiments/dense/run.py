@@ -16,8 +16,8 @@ from experiments.layers.evaluation import evaluate_tasks, unpack
 from experiments.layers.run import curve_rows
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_json
-from perception_encoder.inference.open_model import load_layer_encoder
-from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
+from perception_encoder.inference.load import load_layers
+from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourFeatures
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.models.registry import BUILTIN, BUILTIN_SPATIAL
 from perception_encoder.progress import Track, untracked
@@ -62,13 +62,13 @@ def compare_features(
     """
     sizes = sizes or Sizes()
     tasks = read_tasks(data, sizes)
-    core, spatial = load_layer_encoder(BUILTIN), load_layer_encoder(BUILTIN_SPATIAL)
+    core, spatial = load_layers(BUILTIN), load_layers(BUILTIN_SPATIAL)
     core.name, spatial.name = CORE, SPATIAL
     by_colour = [task for task in tasks if task.name == TRACKING]
     curves = {
         CORE: unpack(CORE, evaluate_tasks(core, tasks, list(sizes.layers), runs, track)),
         SPATIAL: unpack(SPATIAL, evaluate_tasks(spatial, tasks, [spatial.depth - 1], runs, track)),
-        COLOURS: unpack(COLOURS, evaluate_tasks(ColourEncoder(core), by_colour, [0], runs, track)),
+        COLOURS: unpack(COLOURS, evaluate_tasks(ColourFeatures(core), by_colour, [0], runs, track)),
     }
     value = {
         "sizes": asdict(sizes),

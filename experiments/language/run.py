@@ -21,7 +21,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.statistics.scores import ItemScores, estimate, estimate_difference
 from perception_encoder.files import write_json
-from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.inference.load import load_layers
 from perception_encoder.language_alignment.probing.answer_head import AnswerHeadConfig
 from perception_encoder.language_alignment.probing.question_task import QuestionTask, QuestionTaskConfig
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
@@ -145,7 +145,7 @@ class Probes:
         side = (sizes.side, sizes.side)
         make = pretrained_decoder(self.runs, questions[0], sizes.alignment) if row.pretrained else None
         task = QuestionTask(find_task(name), *questions, config, side, make)
-        encoder = load_layer_encoder(self._encoder(row, seed))
+        encoder = load_layers(self._encoder(row, seed))
         depends = [FORMAT, name, task.digest, row.pretrained, row.layer, sorted(encoder.about.items())]
         key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:20]
         path = self.runs / "scores" / f"{key}.json"

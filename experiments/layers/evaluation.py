@@ -21,12 +21,12 @@ from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.report import read_text
 from perception_encoder.files import write_json
-from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.inference.load import load_layers
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
-from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
+from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourFeatures
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.layer_analysis.sweep import FORMAT, Sweep, run_sweep
-from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
 LAYERS = 6
@@ -50,14 +50,14 @@ class Model:
 def evaluate_model(model: Model, data: LayerData, sizes: Sizes, runs: Path, track: Track = untracked) -> dict[str, Any]:
     """Return a model's results, from `runs/analyses` or evaluated and cached there: see `pack`.
 
-    Raises what `load_layer_encoder` and `run_sweep` do.
+    Raises what `load_layers` and `run_sweep` do.
     """
     tasks = make_layer_tasks(data, sizes)
     if model.source == COLOURS:
-        encoder = ColourEncoder(load_layer_encoder("builtin"))
+        encoder = ColourFeatures(load_layers("builtin"))
         tasks = tuple(task for task in tasks if task.name in BY_COLOUR)
         return evaluate_tasks(encoder, tasks, spread_to_last(encoder.depth), runs, track)
-    tower = load_layer_encoder(model.source, final_norm=model.final_norm)
+    tower = load_layers(model.source, final_norm=model.final_norm)
     tower.name, layers = model.name, spread_to_last(tower.depth)
     if model.final_norm:
         layers, tasks = layers[-1:], tuple(task for task in tasks if task.name in BY_COSINE)
@@ -65,7 +65,7 @@ def evaluate_model(model: Model, data: LayerData, sizes: Sizes, runs: Path, trac
 
 
 def evaluate_tasks(
-    encoder: LayerEncoder, tasks: Sequence[LayerEvaluator], layers: list[int], runs: Path, track: Track = untracked
+    encoder: LayerFeatures, tasks: Sequence[LayerEvaluator], layers: list[int], runs: Path, track: Track = untracked
 ) -> dict[str, Any]:
     """Return the results of an encoder's layers, as `evaluate_model` does."""
     features, results = runs / "features" / encoder.name, []
@@ -86,13 +86,13 @@ def spread_to_last(depth: int) -> list[int]:
     return [round((number + 1) * depth / count) - 1 for number in range(count)]
 
 
-def _key(encoder: LayerEncoder, layers: list[int], task: LayerEvaluator) -> str:
+def _key(encoder: LayerFeatures, layers: list[int], task: LayerEvaluator) -> str:
     images = [(each.digest, each.image_size) for each in task.images(encoder)]
     depends = repr((FORMAT, sorted(encoder.about.items()), encoder.image_size, layers, task.name, task.digest, images))
     return hashlib.sha256(depends.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def pack(sweep: Sweep, encoder: LayerEncoder, seconds: float) -> dict[str, Any]:
+def pack(sweep: Sweep, encoder: LayerFeatures, seconds: float) -> dict[str, Any]:
     """Return a sweep of one task as JSON: the encoder, the leading curve with its draws, and what was left out."""
     curve = sweep.curves[0]
     layers = {layer: score.to_dict() for layer, score in curve.scores.items()}

@@ -16,7 +16,7 @@ from experiments.spatial.alignments import ALIGNED, CORE, Alignments, find_encod
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_json
 from perception_encoder.formats.scene_tars import read_scene_tars
-from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.inference.load import load_layers
 from perception_encoder.inference.samples import write_samples
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.plots import write_image
@@ -69,7 +69,7 @@ def reproduce_spatial(
     curves: dict[str, dict[str, LayerCurve]] = {}
     for name in (CORE, *ALIGNED):
         source = find_encoder(name, runs, [data.photos, data.scenes], sizes.alignments, track)
-        encoder = load_layer_encoder(source)
+        encoder = load_layers(source)
         encoder.name = name
         curves[name] = unpack(name, evaluate_tasks(encoder, tasks, list(sizes.layers), runs, track))
     value = {
@@ -88,7 +88,7 @@ def draw_examples(
     sizes = sizes or Sizes()
     sources = [data.photos, data.scenes]
     files = [find_encoder(name, runs, sources, sizes.alignments, track) for name in (CORE, *ALIGNED)]
-    encoders = [load_layer_encoder(file) for file in files]
+    encoders = [load_layers(file) for file in files]
     (scene,) = islice(read_scene_tars(sorted((data.scenes / "test").glob("*.tar"))), 1)
     gallery = write_samples(runs / "samples").gallery
     images = [open_image(scene.image, scene.where), *(open_image(gallery / name) for name in PHOTOGRAPHS)]

@@ -21,7 +21,7 @@ from perception_encoder.evaluation.retrieval import RetrievalEvaluator
 from perception_encoder.evaluation.statistics.scores import ItemScores
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.media_directory import MediaSource
-from perception_encoder.models.protocols import ImageTextEncoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.tokenizer import TruncationWarning
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
@@ -54,13 +54,13 @@ class ClipTasks:
     frames: Path
     """Where the last frames are stored."""
 
-    def run(self, encoder: ImageTextEncoder, track: Track = untracked) -> list[ItemScores]:
+    def run(self, encoder: Encoder, track: Track = untracked) -> list[ItemScores]:
         """Return a score for each task; descriptions are cut to the text tower's context."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TruncationWarning)
             return self._run(encoder, track)
 
-    def _run(self, encoder: ImageTextEncoder, track: Track) -> list[ItemScores]:
+    def _run(self, encoder: Encoder, track: Track) -> list[ItemScores]:
         videos = [clip.path for clip in self.clips]
         images = [_last_frame(clip, self.frames) for clip in self.clips]
         tellers = [SimulatedAnnotator(self.classes).refine("", clip.truth).caption for clip in self.clips]
@@ -76,7 +76,7 @@ class ClipTasks:
 
     def _retrieval(
         self,
-        encoder: ImageTextEncoder,
+        encoder: Encoder,
         media: Sequence[MediaSource],
         captions: Sequence[str],
         names: Sequence[str],
@@ -87,7 +87,7 @@ class ClipTasks:
         (measurement,) = RetrievalEvaluator(data, FRAMES).run(encoder, track)
         return [_score(measurement, metric, name) for metric, name in zip(_RETRIEVED, names, strict=True)]
 
-    def _objects(self, encoder: ImageTextEncoder, media: Sequence[MediaSource], name: str, track: Track) -> ItemScores:
+    def _objects(self, encoder: Encoder, media: Sequence[MediaSource], name: str, track: Track) -> ItemScores:
         """Whether the nearest class is one that is there."""
         task = LabelledImages(
             name,
@@ -100,7 +100,7 @@ class ClipTasks:
         (measurement,) = ZeroShotEvaluator(task, ["photo"], FRAMES).run(encoder, track)
         return _score(measurement, "top-1", name)
 
-    def _actions(self, encoder: ImageTextEncoder, track: Track) -> ItemScores:
+    def _actions(self, encoder: Encoder, track: Track) -> ItemScores:
         """Which of `ACTIONS` is seen, in the clips that have just one."""
         labels = {clip: {action for _, action in clip.truth.events} for clip in self.clips}
         clips = [clip for clip, actions in labels.items() if len(actions) == 1]
@@ -134,7 +134,7 @@ class VideoEvaluation:
         keys = [f"{name}: {' '.join(clip.key for clip in tasks.clips)}" for name, tasks in self.sets.items()]
         return hashlib.sha256("\n".join([*keys, str(self.photos is not None)]).encode()).hexdigest()
 
-    def run(self, encoder: ImageTextEncoder, track: Track = untracked) -> dict[str, list[ItemScores]]:
+    def run(self, encoder: Encoder, track: Track = untracked) -> dict[str, list[ItemScores]]:
         """Return the scores of each set."""
         scores = {name: tasks.run(encoder, track) for name, tasks in self.sets.items()}
         if self.photos is not None:

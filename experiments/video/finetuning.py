@@ -15,7 +15,7 @@ from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.evaluation.statistics.scores import ItemScores
 from perception_encoder.files import write_json
 from perception_encoder.formats.shards import json_bytes, write_members
-from perception_encoder.inference.encoder import load
+from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN

@@ -41,8 +41,8 @@ def classify(
     """
     from perception_encoder.evaluation.classification.labels import Namer, read_labels
     from perception_encoder.inference.collection import encode_media, list_media_items
-    from perception_encoder.inference.encoder import load
     from perception_encoder.inference.listing import check_paths
+    from perception_encoder.inference.load import load
     from perception_encoder.search.web.contact_sheet import Naming, write_contact_sheet
 
     check_paths(files)

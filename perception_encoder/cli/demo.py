@@ -38,7 +38,7 @@ def demo(
     from perception_encoder.evaluation.classification.labels import Namer
     from perception_encoder.inference import samples
     from perception_encoder.inference.collection import encode_media, list_media_items
-    from perception_encoder.inference.encoder import load
+    from perception_encoder.inference.load import load
     from perception_encoder.models.registry import BUILTIN, canonical_name
     from perception_encoder.search import ranking, terms
     from perception_encoder.search.web.contact_sheet import Naming, name_query, query_sections, write_contact_sheet

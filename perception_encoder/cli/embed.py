@@ -48,8 +48,8 @@ def embed(
     """
     import torch
 
-    from perception_encoder.inference.encoder import load
     from perception_encoder.inference.listing import check_paths, list_items
+    from perception_encoder.inference.load import load
     from perception_encoder.inference.output import EmbeddingWriter
     from perception_encoder.inference.pipeline import encode_items
 

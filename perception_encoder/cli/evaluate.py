@@ -92,10 +92,10 @@ def classification(
     from perception_encoder.datasets.classified import load_tasks
     from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
     from perception_encoder.evaluation.features import cache_features
-    from perception_encoder.evaluation.transforms import load_transforms
+    from perception_encoder.evaluation.transforms import load_variants
 
     tasks = load_tasks(data, split, options.class_options(classes, mapping, onto, media, trim))
-    encoders, about = load_transforms(model, transform)
+    encoders, about = load_variants(model, transform, texts=True)
     evaluators = [ZeroShotEvaluator(task, shared.items_of(prompts), frames) for task in tasks.values()]
     options.finish(evaluators, cache_features(encoders), split, about, out)
 
@@ -124,10 +124,10 @@ def retrieval(
     from perception_encoder.datasets.captioned import load_captions
     from perception_encoder.evaluation.features import cache_features
     from perception_encoder.evaluation.retrieval import RetrievalEvaluator
-    from perception_encoder.evaluation.transforms import load_transforms
+    from perception_encoder.evaluation.transforms import load_variants
 
     captions = load_captions(data, media, split)
-    encoders, about = load_transforms(model, transform)
+    encoders, about = load_variants(model, transform, texts=True)
     options.finish([RetrievalEvaluator(captions, frames)], cache_features(encoders), split, about, out)
 
 
@@ -156,11 +156,11 @@ def knn(
     from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator
     from perception_encoder.evaluation.classification.splits import load_splits
     from perception_encoder.evaluation.features import cache_features
-    from perception_encoder.evaluation.transforms import load_views
+    from perception_encoder.evaluation.transforms import load_variants
 
     tasks = load_splits(data, split, train, options.class_options(media=media), choosing=False)
     ks = [int(each) for each in numbers(k)]
-    encoders, about = load_views(model, transform, layer, pool)
+    encoders, about = load_variants(model, transform, layer, pool)
     evaluators = [NeighboursEvaluator(task, ks) for task in tasks.values()]
     options.finish(evaluators, cache_features(encoders), split, about, out)
 
@@ -187,10 +187,10 @@ def linear(
     from perception_encoder.evaluation.classification.linear_probe import LinearEvaluator
     from perception_encoder.evaluation.classification.splits import load_splits
     from perception_encoder.evaluation.features import cache_features
-    from perception_encoder.evaluation.transforms import load_views
+    from perception_encoder.evaluation.transforms import load_variants
 
     tasks = load_splits(data, split, train, options.class_options(media=media))
-    encoders, about = load_views(model, transform, layer, pool)
+    encoders, about = load_variants(model, transform, layer, pool)
     options.finish(map(LinearEvaluator, tasks.values()), cache_features(encoders), split, about, out)
 
 
@@ -219,9 +219,9 @@ def attentive(
 
     config = AttentiveConfig(epochs=epochs, learning_rates=tuple(numbers(lr)), head_seeds=head_seeds)
     tasks = load_splits(data, split, train, options.class_options(media=media))
-    encoder, one_layer = options.layer_encoder(model, layer)
-    evaluators = [AttentiveEvaluator(task, config, encoder.device) for task in tasks.values()]
-    options.finish(evaluators, {"squash": one_layer}, split, encoder.about, out)
+    features = options.layer_features(model, layer)
+    evaluators = [AttentiveEvaluator(task, config, features.device) for task in tasks.values()]
+    options.finish(evaluators, {"squash": features}, split, features.about, out)
 
 
 def segmentation(
@@ -253,8 +253,8 @@ def segmentation(
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
     protocol = SegmentationProtocol(head=head, head_seeds=head_seeds)
     evaluator = SegmentationEvaluator(*read_class_splits(data), protocol, pixels, track=track)
-    encoder, one_layer = options.layer_encoder(model, layer)
-    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)
+    features = options.layer_features(model, layer)
+    options.finish([evaluator], {"squash": features}, "test", features.about, out)
 
 
 def detection(
@@ -291,9 +291,9 @@ def detection(
     protocol = DetectionProtocol(head=head, head_seeds=head_seeds)
     splits = read_instance_splits(data)
     train, test = (part.merge_classes() for part in splits) if class_agnostic else splits
-    encoder, one_layer = options.layer_encoder(model, layer)
+    features = options.layer_features(model, layer)
     evaluator = DetectionEvaluator(train, test, protocol, pixels)
-    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)
+    options.finish([evaluator], {"squash": features}, "test", features.about, out)
 
 
 def tracking(
@@ -322,8 +322,8 @@ def tracking(
 
     config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))
     videos = read_videos(data)
-    encoder, one_layer = options.layer_encoder(model, layer, final_norm)
-    options.finish([TrackingEvaluator(videos, config)], {"": one_layer}, data.stem, encoder.about, out)
+    features = options.layer_features(model, layer, final_norm)
+    options.finish([TrackingEvaluator(videos, config)], {"": features}, data.stem, features.about, out)
 
 
 def depth(
@@ -364,8 +364,8 @@ def depth(
     head = head.relative() if aligned else head
     protocol = DepthProtocol(head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned)
     evaluator = DepthEvaluator(*read_depth_splits(data, per_metre), protocol, pixels)
-    encoder, one_layer = options.layer_encoder(model, layer)
-    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)
+    features = options.layer_features(model, layer)
+    options.finish([evaluator], {"squash": features}, "test", features.about, out)
 
 
 def compare(first: ResultFile, second: ResultFile) -> None:

@@ -15,9 +15,8 @@ from perception_encoder.models.registry import demo_note
 
 if TYPE_CHECKING:
     from perception_encoder.datasets.classified import ClassOptions
-    from perception_encoder.evaluation.layer_features import OneLayer
     from perception_encoder.evaluation.results import Evaluator
-    from perception_encoder.inference.layer_encoder import TowerEncoder
+    from perception_encoder.inference.layer_features import LayerFeatures
 
 
 def data_option(text: str, metavar: str = "PATH", least: float | None = None) -> Any:
@@ -53,14 +52,11 @@ def class_options(
     return ClassOptions(classes=classes, mapping=mapping, onto=onto, media=media, trim=trim)
 
 
-def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tuple[TowerEncoder, OneLayer]:
-    """Load an encoder and one of its layers, by default the last; ConfigError for one that does not exist."""
-    from perception_encoder.evaluation.layer_features import OneLayer
-    from perception_encoder.inference.layer_encoder import resolve_layers
-    from perception_encoder.inference.open_model import load_layer_encoder
+def layer_features(model: str, layer: int | None, final_norm: bool = False) -> LayerFeatures:
+    """Load a model at one layer, by default the last; ConfigError for one that does not exist."""
+    from perception_encoder.inference.load import load_layers
 
-    encoder = load_layer_encoder(model, final_norm=final_norm)
-    return encoder, OneLayer(encoder, resolve_layers(encoder, [-1 if layer is None else layer])[0])
+    return load_layers(model, layer=-1 if layer is None else layer, final_norm=final_norm)
 
 
 def finish(

@@ -49,7 +49,7 @@ def layers(
         pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
-    from perception_encoder.inference.open_model import RANDOM
+    from perception_encoder.inference.load import RANDOM
     from perception_encoder.language_alignment.probing.question_task import QUESTION_TASKS, read_question_task
     from perception_encoder.layer_analysis.analysis import analyse
     from perception_encoder.layer_analysis.report import write_report
@@ -111,7 +111,7 @@ def features(
         pe features cup.jpg --layer 8 --bare -o colours.png
         pe features cup.jpg -m PE-Spatial-L14-448 --baseline PE-Core-L14-336 -o both.png
     """
-    from perception_encoder.inference.open_model import load_layer_encoder
+    from perception_encoder.inference.load import load_layers
     from perception_encoder.layer_analysis.image_analysis import analyse_image
     from perception_encoder.layer_analysis.plots import plot_image, write_colours, write_png
     from perception_encoder.preprocess.image import open_image
@@ -123,7 +123,7 @@ def features(
     if baseline:
         draw_side_by_side(image, out, [model, *baseline], layers, patches)
         return default_model.print_demo(model, *baseline)
-    encoder = load_layer_encoder(model)
+    encoder = load_layers(model)
     analysis = analyse_image(encoder, open_image(image), layers, patches, read_point(at))
     if bare:
         write_colours(analysis, out)
@@ -139,8 +139,7 @@ def features(
 
 def draw_side_by_side(image: Path, out: Path, models: list[str], layers: list[int] | None, patches: int | None) -> None:
     """Write one layer's feature map of each model; ConfigError for several layers."""
-    from perception_encoder.inference.layer_encoder import resolve_layers
-    from perception_encoder.inference.open_model import load_layer_encoder
+    from perception_encoder.inference.load import load_layers
     from perception_encoder.layer_analysis.plots import write_image
     from perception_encoder.layer_analysis.side_by_side import Column, features_side_by_side
     from perception_encoder.preprocess.image import open_image
@@ -149,8 +148,8 @@ def draw_side_by_side(image: Path, out: Path, models: list[str], layers: list[in
     if len(layers) != 1:
         raise ConfigError("--baseline draws one layer of each model; choose it with --layer")
     opened = open_image(image)
-    encoders = [load_layer_encoder(name) for name in models]
-    columns = [Column(encoder, *resolve_layers(encoder, layers)) for encoder in encoders]
+    encoders = [load_layers(name) for name in models]
+    columns = [Column(encoder, *encoder.resolve_layers(layers)) for encoder in encoders]
     write_image(features_side_by_side(columns, [opened], patches), out)
     names = ", ".join(f"{column.encoder.name} layer {column.layer}" for column in columns)
     output.print_line(f"from left to right: the image, {names}")

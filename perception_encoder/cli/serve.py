@@ -118,7 +118,7 @@ def make_server(
 ) -> tuple[FastAPI, str, str]:
     """Make the page of a directory, the API, or both; returns also the source and the name of the model."""
     from perception_encoder.dense_prediction.dense_model import find_head
-    from perception_encoder.inference.encoder import load
+    from perception_encoder.inference.load import load
     from perception_encoder.search.web.library import open_library
     from perception_encoder.search.web.responses import stored_secret
     from perception_encoder.search.web.server import create_page

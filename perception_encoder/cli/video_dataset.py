@@ -81,7 +81,7 @@ def features(
         pe video-dataset features clips -o features
         pe video-dataset features clips -o features -m PE-Core-L14-336 --ask-model facebook/Perception-LM-1B
     """
-    from perception_encoder.inference.encoder import load
+    from perception_encoder.inference.load import load
     from perception_encoder.language_alignment.load import load_language_model
     from perception_encoder.video_dataset.features import extract_features
 
@@ -172,7 +172,7 @@ def categorise(
 
         pe video-dataset categorise features -o categories.csv
     """
-    from perception_encoder.inference.encoder import load
+    from perception_encoder.inference.load import load
     from perception_encoder.video_dataset.categories import categorise_videos
     from perception_encoder.video_dataset.features import read_features
     from perception_encoder.video_dataset.outcomes import check_outcome_path, write_outcomes
@@ -280,8 +280,8 @@ def benchmark(
     from perception_encoder.datasets.pe_video import load_benchmark
     from perception_encoder.evaluation.features import cache_features
     from perception_encoder.evaluation.retrieval import RetrievalEvaluator
-    from perception_encoder.evaluation.transforms import load_transforms
+    from perception_encoder.evaluation.transforms import load_variants
 
     captions = load_benchmark(data, split)
-    encoders, about = load_transforms(model, transform)
+    encoders, about = load_variants(model, transform, texts=True)
     evaluation.finish([RetrievalEvaluator(captions, frames)], cache_features(encoders), split, about, out)

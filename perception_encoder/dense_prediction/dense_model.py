@@ -28,7 +28,7 @@ from perception_encoder.formats.entries import is_integer, quoted
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
 from perception_encoder.models.checkpoints.weights import packaged_weights
 from perception_encoder.models.registry import BUILTIN_DEPTH, BUILTIN_DETECTOR, canonical_name
-from perception_encoder.models.tower import OwnTower, Tower
+from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform
 
@@ -84,7 +84,7 @@ class HeadInfo:
     task: str
     """One of `TASKS`."""
     encoder: str
-    """Name of the encoder, as `open_model` takes it."""
+    """Name of the encoder, as `load` takes it."""
     weights: str
     """Hash of the encoder's weights before any finetuning."""
     layer: int
@@ -115,7 +115,7 @@ class HeadInfo:
         return [{"id": number, "name": name} for number, name in zip(ids, self.classes, strict=True)]
 
 
-class LayerBackbone(nn.Module):
+class Backbone(nn.Module):
     """Images (B, 3, H, W), uint8, to the map of one layer of a tower of any library."""
 
     mean: Tensor
@@ -149,7 +149,7 @@ class LayerBackbone(nn.Module):
             blank = (torch.tensor(inputs.padding)[:, None, None] / 255 - self.mean) / self.deviation
         self.register_buffer("blank", blank, persistent=False)
         self.model = tower.model
-        if isinstance(tower, OwnTower):
+        if isinstance(tower.model, VisionTransformer):
             self.model = own = tower.model.truncate(layer)
             if windows is not None:
                 if windows.tile is not None:
@@ -174,7 +174,7 @@ class LayerBackbone(nn.Module):
         elif enable:
             raise ConfigError("checkpointing needs a model of this package; set parallel.checkpointing=false")
 
-    def train(self, mode: bool = True) -> LayerBackbone:
+    def train(self, mode: bool = True) -> Backbone:
         """Set the mode, but of a frozen tower."""
         super().train(mode)
         if self.frozen:
@@ -209,7 +209,7 @@ class LayerBackbone(nn.Module):
 class DenseModel(nn.Module):
     """A backbone and a head on its map."""
 
-    def __init__(self, backbone: LayerBackbone, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
 
@@ -411,7 +411,7 @@ def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], 
         if info.layer >= tower.depth:
             raise ConfigError(f"layer {info.layer} does not exist; {info.encoder} has layers 0 to {tower.depth - 1}")
         _check_shapes(info, tensors, tower.width)
-        backbone = LayerBackbone(tower, info.layer, True, info.windows, info.image_size, padded_inputs(info, tower))
+        backbone = Backbone(tower, info.layer, True, info.windows, info.image_size, padded_inputs(info, tower))
         model = DenseModel(backbone, make_head(info, backbone.width))
         whole = tensors if info.finetuned else {**model.state_dict(), **tensors}
         model.load_state_dict({name: each.float() for name, each in whole.items()})

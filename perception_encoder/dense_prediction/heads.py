@@ -41,12 +41,12 @@ from perception_encoder.dense_prediction.predictions import DepthEstimate, Detec
 from perception_encoder.dense_prediction.published_detectors import published_detector
 from perception_encoder.dense_prediction.regions import label_regions, to_fractions
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
-from perception_encoder.dense_prediction.tracking import load_layer
+from perception_encoder.dense_prediction.tracking import maps_at
 from perception_encoder.dense_prediction.views import Views, detect_objects
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.files import writing
 from perception_encoder.formats.media_directory import list_media
-from perception_encoder.inference.open_model import open_model
+from perception_encoder.inference.load import load_layers, load_tower
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.defaults import chosen_model, default_model
 from perception_encoder.models.registry import demo_note, shown_name
@@ -319,7 +319,7 @@ def segment(
     else:
         name = model or default_model("spatial")
         positions = [(x, y) for x, y in (to_fractions(point, pixels.size) for point in points)]
-        maps = load_layer(name, layer).maps([pixels], short_side)
+        maps = maps_at(load_layers(name, layer=layer), [pixels], short_side)
         labels = label_regions(maps[0], positions, pixels.size, threshold)
         shown = shown_name(name) or name
         result = Segmentation(name=str(item.path or item.name), image=pixels, labels=labels, model=shown)
@@ -330,7 +330,7 @@ def segment(
 
 def tower_of(name: str) -> Tower:
     """Load the tower of a model of any library."""
-    return open_model(name).tower()
+    return load_tower(name)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from perception_encoder.dense_prediction import published_layouts as layouts
 from perception_encoder.dense_prediction.dense_model import (
+    Backbone,
     DenseModel,
     HeadInfo,
     InputConfig,
-    LayerBackbone,
     WindowConfig,
 )
 from perception_encoder.dense_prediction.detection.detr import DetrHead
@@ -31,7 +31,7 @@ from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.layouts import StateDict
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import MODELS
-from perception_encoder.models.tower import OwnTower
+from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 
@@ -139,28 +139,19 @@ class Published:
     prefix: str
     """Before the names of its tensors."""
 
-    def build(self, inputs: InputConfig) -> LayerBackbone:
+    def build(self, inputs: InputConfig) -> Backbone:
         """Make the backbone, without weights."""
         with torch.device("meta"):
             model = VisionTransformer(self.vision)
-            side = self.vision.image_size
-            tower = OwnTower(
-                model=model,
-                norm=model.ln_post,
-                depth=self.vision.depth,
-                patch_size=self.vision.patch_size,
-                image_size=(side, side),
-                width=self.vision.width,
-                weight_hash="",
-            )
-            backbone = LayerBackbone(tower, self.vision.depth - 1, True, self.windows, self.image_size, inputs)
+            tower = Tower.of(model, "none")
+            backbone = Backbone(tower, self.vision.depth - 1, True, self.windows, self.image_size, inputs)
         backbone.mean, backbone.deviation = (
             torch.tensor(each)[:, None, None] for each in (inputs.mean, inputs.deviation)
         )
         backbone.blank = torch.zeros(3, 1, 1)
         return backbone
 
-    def rows(self, backbone: LayerBackbone) -> list[KeyRow]:
+    def rows(self, backbone: Backbone) -> list[KeyRow]:
         """Return where the tower's tensors go in a detector; their names are those of Lang and Spatial models."""
         names = [name for name in backbone.model.state_dict() if name != POSITIONS]
         rows = [KeyRow(f"backbone.model.{name}", f"{self.prefix}{name}") for name in names]

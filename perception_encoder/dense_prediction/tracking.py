@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +29,9 @@ from perception_encoder.dense_prediction.predictions import TrackedFrame
 from perception_encoder.dense_prediction.regions import region_in_box, region_like, to_fractions, to_mask
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError, ShapeError
 from perception_encoder.files import write_json, writing
-from perception_encoder.inference.layer_encoder import resolve_layers
-from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.inference.load import load_layers
 from perception_encoder.models.defaults import default_model
-from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
@@ -158,26 +157,6 @@ DIRECTORY_RATE = 24.0
 """Frames per second of the video that is written for a directory of frames, as in DAVIS."""
 
 
-class LayerOf(NamedTuple):
-    """An encoder and the layer that is used."""
-
-    encoder: LayerEncoder
-    layer: int
-    """0-based."""
-
-    def maps(self, images: Sequence[Image.Image], short_side: int = SHORT_SIDE) -> Float[np.ndarray, "B h w D"]:
-        """Features of images of one size, float32, encoded at `short_side` pixels."""
-        size = frame_size(images[0].size, short_side, self.encoder.patch_size)
-        return self.encoder.encode_layers(images, [self.layer], size)[self.layer].patches
-
-
-def load_layer(model: str, layer: int) -> LayerOf:
-    """Load a model and choose its layer; ConfigError for a layer that it lacks."""
-    encoder = load_layer_encoder(model)
-    (number,) = resolve_layers(encoder, [layer])
-    return LayerOf(encoder, number)
-
-
 def patch_multiple(length: float, patch: int) -> int:
     """Return the multiple of the patch that is nearest to a length, at least one."""
     return max(1, round(length / patch)) * patch
@@ -189,10 +168,17 @@ def frame_size(size: tuple[int, int], short_side: int, patch: int) -> tuple[int,
     return patch_multiple(size[1] * scale, patch), patch_multiple(size[0] * scale, patch)
 
 
+def maps_at(
+    model: LayerFeatures, images: Sequence[Image.Image], short_side: int = SHORT_SIDE
+) -> Float[np.ndarray, "B h w D"]:
+    """Return features of images of one size, float32, encoded at `short_side` pixels."""
+    return model.maps(images, frame_size(images[0].size, short_side, model.patch_size))
+
+
 def track_objects(
     frames: Iterable[Image.Image],
     first: Int[np.ndarray, "H W"],
-    model: LayerOf,
+    model: LayerFeatures,
     short_side: int = SHORT_SIDE,
     batch_size: int = 8,
 ) -> Iterator[tuple[Image.Image, Int[np.ndarray, "H W"]]]:
@@ -213,7 +199,7 @@ def track_objects(
                 raise InputError(f"frame {number + row}", f"is of {other} pixels, the first frame of {own}")
         if propagator is None:
             check_first_mask(first, batch[0].size)
-        for frame, features in zip(batch, torch.from_numpy(model.maps(batch, short_side)), strict=True):
+        for frame, features in zip(batch, torch.from_numpy(maps_at(model, batch, short_side)), strict=True):
             if propagator is None:
                 propagator = LabelPropagator(features, torch.from_numpy(np.searchsorted(numbers, first)))
                 yield frame, first
@@ -286,7 +272,7 @@ def track(
     first = next(frames, None)
     if first is None:
         raise DataError(f"{video} has no frames")
-    features = load_layer(model or default_model("spatial"), layer)
+    features = load_layers(model or default_model("spatial"), layer=layer)
     if mask is None:
         labels = label_positions(first, features, short_side, boxes, points)
     else:
@@ -297,7 +283,7 @@ def track(
     shown = iter(progress(tracked, "tracking", None if names is None else len(names)))
     if directory is None:
         return shown
-    about = {"video": video.name, "model": features.encoder.name, "layer": features.layer}
+    about = {"video": video.name, "model": features.name, "layer": features.layer}
     return write_tracking(shown, directory, video.stem, rate, about, overlay)
 
 
@@ -320,14 +306,14 @@ def read_mask(path: Path) -> Int[np.ndarray, "H W"]:
 
 def label_positions(
     first: Image.Image,
-    model: LayerOf,
+    model: LayerFeatures,
     short_side: int,
     boxes: Sequence[Sequence[float]],
     points: Sequence[Sequence[float]],
 ) -> Int[np.ndarray, "H W"]:
     """Number the objects in boxes, then those at points, from 1; a later one covers an earlier one."""
     positions = [to_fractions(position, first.size) for position in (*boxes, *points)]
-    features = model.maps([first], short_side)[0]
+    features = maps_at(model, [first], short_side)[0]
     labels = np.zeros((first.height, first.width), np.int64)
     for number, position in enumerate(positions, start=1):
         if number <= len(boxes):

@@ -17,9 +17,9 @@ from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.dense_prediction.dense_model import (
     METADATA,
+    Backbone,
     DenseModel,
     HeadInfo,
-    LayerBackbone,
     make_head,
     padded_inputs,
     padding_pixel,
@@ -37,7 +37,7 @@ from perception_encoder.dense_training.samples import ClassSamples, DenseSamples
 from perception_encoder.dense_training.task import DenseTask, trained_part
 from perception_encoder.dense_training.validation import DenseValidation
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.inference.open_model import open_model
+from perception_encoder.inference.load import load_tower
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.layouts import StateDict
 from perception_encoder.models.checkpoints.weights import state_hash
@@ -120,7 +120,7 @@ class DenseRun:
 
     def _make(self) -> DenseModel:
         config = self.config
-        backbone = LayerBackbone(
+        backbone = Backbone(
             self.tower,
             self.info.layer,
             config.frozen,
@@ -212,7 +212,7 @@ def read_samples(config: DenseConfig, path: Path) -> tuple[DenseSamples, DenseSa
 
 def open_tower(config: DenseConfig) -> tuple[Tower, int]:
     """Load the encoder's tower, and number its layer."""
-    tower = open_model(config.encoder).tower()
+    tower = load_tower(config.encoder)
     if not -tower.depth <= config.layer < tower.depth:
         raise ConfigError(f"layer {config.layer} does not exist; {config.encoder} has layers 0 to {tower.depth - 1}")
     patch = tower.patch_size if config.windows is None else config.windows.patch_size
@@ -286,7 +286,7 @@ def load_initial(model: DenseModel, path: Path) -> None:
     logger.info("loaded: %d tensors of %s%s", len(fitting), escape_name(path), rest)
 
 
-def freeze_unused(backbone: LayerBackbone, image_size: int) -> None:
+def freeze_unused(backbone: Backbone, image_size: int) -> None:
     """Freeze parameters that the layer does not depend on, such as those of later blocks."""
     device = next(backbone.parameters()).device
     backbone(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)).sum().backward()

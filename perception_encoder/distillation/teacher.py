@@ -17,22 +17,22 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.encoder import load
-from perception_encoder.models.protocols import ImageTextEncoder
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.training.distributed import own_device
 
 T = TypeVar("T", Image.Image, str)
 
 
 class Teacher:
-    """An `ImageTextEncoder`, and what a run must know of it.
+    """An `Encoder`, and what a run must know of it.
 
     `image_size`: side of the images that it takes, in pixels. `identity`: of its weights; part of the run's own.
     `remember`: images and captions whose embeddings are cached. They are encoded one at a time, so that their
     embeddings do not depend on what else is in a batch, nor on where a run was resumed.
     """
 
-    def __init__(self, encoder: ImageTextEncoder, image_size: int, identity: str, remember: int = 0) -> None:
+    def __init__(self, encoder: Encoder, image_size: int, identity: str, remember: int = 0) -> None:
         self.encoder, self.image_size, self.identity, self.remember = encoder, image_size, identity, remember
         self._cache: dict[bytes, np.ndarray] = {}
 

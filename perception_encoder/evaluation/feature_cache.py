@@ -35,16 +35,16 @@ from perception_encoder.errors import (
     one_line,
 )
 from perception_encoder.evaluation.layer_features import (
+    CachedTokens,
     ComputedTokens,
     EmbeddingRows,
     EncoderInputs,
-    LayerFeatures,
     LayerRows,
     Tokens,
     array_name,
 )
 from perception_encoder.files import holding, replacing, write_json, writing
-from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 from perception_encoder.records import from_fields
 from perception_encoder.vectors import load_array
@@ -107,9 +107,9 @@ class CachedFeatures:
         """The indices of the items that could be decoded, (n,), ascending."""
         return self.progress.rows
 
-    def read(self, layer: int) -> LayerFeatures:
+    def read(self, layer: int) -> CachedTokens:
         """Return the features of a layer."""
-        return LayerFeatures(
+        return CachedTokens(
             layer=layer,
             tokens=self.arrays[array_name(layer)] if self.arrays else np.empty((0, 1, 1), np.float32),
             prefix=self.progress.prefix,
@@ -144,7 +144,7 @@ class FeatureCache:
         return self.directory
 
     def encode_layers(
-        self, encoder: LayerEncoder, inputs: EncoderInputs, layers: Sequence[int], track: Track = untracked
+        self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int], track: Track = untracked
     ) -> CachedFeatures:
         """Encode inputs at several layers in one pass, or only those that an earlier run did not encode.
 
@@ -178,7 +178,7 @@ class FeatureCache:
         encoding.run(track)
         return CachedFeatures(progress=encoding.progress, arrays=encoding.rows())
 
-    def key(self, encoder: LayerEncoder, inputs: EncoderInputs, layers: Sequence[int]) -> str:
+    def key(self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int]) -> str:
         """Return a digest of all that features depend on, but not of the names of the encoder and of the inputs."""
         depends = {
             "version": VERSION,
@@ -191,7 +191,7 @@ class FeatureCache:
         }
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
 
-    def missing_bytes(self, encoder: LayerEncoder, image_sets: Sequence[EncoderInputs], layers: Sequence[int]) -> int:
+    def missing_bytes(self, encoder: LayerFeatures, image_sets: Sequence[EncoderInputs], layers: Sequence[int]) -> int:
         """Return how many bytes images will add to the directory; one image is encoded to know a token's shape."""
         tokens = encoder.encode_layers([Image.new("RGB", (32, 32))], layers[:1])[layers[0]]
         prefix, width = tokens.prefix.shape[1], tokens.patches.shape[-1]
@@ -300,7 +300,7 @@ class _Pass:
         }
 
 
-def chunk_size(encoder: LayerEncoder, image_size: tuple[int, int], layers: Sequence[int], most: int = CHUNK) -> int:
+def chunk_size(encoder: LayerFeatures, image_size: tuple[int, int], layers: Sequence[int], most: int = CHUNK) -> int:
     """Return the number of images between two writes: as many as `BYTES` hold, from 1 to `most`."""
     height, width = image_size
     patches = height * width // encoder.patch_size**2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,8 +26,8 @@ from perception_encoder.evaluation.layer_features import (
 )
 from perception_encoder.formats.media_directory import Clip, MediaSource
 from perception_encoder.formats.tars import TarMember
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import open_media, resolve
-from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.progress import Track, untracked
 
@@ -60,53 +60,53 @@ def class_indices(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
     return np.array([index[label] for label in labels], dtype=np.int64)
 
 
-class CachingEncoder:
+class CachingEncoder(Encoder):
     """An encoder that caches the embeddings of datasets and of texts, for evaluators that share them."""
 
-    def __init__(self, encoder: ImageEncoder, texts: dict[tuple[str, ...], np.ndarray] | None = None) -> None:
+    def __init__(self, encoder: Encoder, texts: dict[tuple[str, ...], np.ndarray] | None = None) -> None:
         """`texts`: a cache to share with the same model under another transform."""
         self.encoder, self.name = encoder, encoder.name
-        self._texts = {} if texts is None else texts
-        self._images: dict[tuple[Any, ...], Features] = {}
+        self._text_cache = {} if texts is None else texts
+        self._image_cache: dict[tuple[Any, ...], Features] = {}
 
     @property
     def failures(self) -> list[InputError]:
         """The items that could not be decoded."""
-        return [failure for features in self._images.values() for failure in features.failures]
+        return [failure for features in self._image_cache.values() for failure in features.failures]
 
     @property
     def count(self) -> int:
         """The number of items, those that could not be decoded included; each counts once."""
-        return sum(len(features.keys) + len(features.failures) for features in self._images.values())
+        return sum(len(features.keys) + len(features.failures) for features in self._image_cache.values())
 
-    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
+    def encode_images(self, images: Any, normalize: bool = True, **options: Any) -> np.ndarray:
         """Encode images, without a cache."""
-        return self.encoder.encode_images(images, normalize)
+        return self.encoder.encode_images(images, normalize, **options)
 
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit embeddings (B, D) of texts, from the cache if the same ones were encoded before."""
-        if tuple(texts) not in self._texts:
-            self._texts[tuple(texts)] = cast(ImageTextEncoder, self.encoder).encode_texts(texts)
-        return self._texts[tuple(texts)]
+    def encode_texts(self, texts: Any, normalize: bool = True, **options: Any) -> np.ndarray:
+        """Return embeddings (B, D) of texts, unit ones from the cache if the same were encoded before."""
+        if not normalize or options:
+            return self.encoder.encode_texts(texts, normalize, **options)
+        if tuple(texts) not in self._text_cache:
+            self._text_cache[tuple(texts)] = self.encoder.encode_texts(texts)
+        return self._text_cache[tuple(texts)]
 
     def features(self, images: LabelledImages, track: Track, frames: int) -> Features:
         """Return the features of a dataset, from the cache if the same images were encoded for another task."""
         known = (images.keys, images.images, images.trim, frames)
-        if known not in self._images:
-            self._images[known] = _encode_dataset(self.encoder, images, track, frames)
-        features = self._images[known]
+        if known not in self._image_cache:
+            self._image_cache[known] = _encode_dataset(self.encoder, images, track, frames)
+        features = self._image_cache[known]
         return replace(features, labels=tuple(images.labels[row] for row in features.rows))
 
 
-def cache_features(encoders: Mapping[str, ImageEncoder]) -> dict[str, CachingEncoder]:
+def cache_features(encoders: Mapping[str, Encoder]) -> dict[str, CachingEncoder]:
     """Wrap a model under each of its transforms, by name; the transforms share the embeddings of texts."""
     texts: dict[tuple[str, ...], np.ndarray] = {}
     return {transform: CachingEncoder(encoder, texts) for transform, encoder in encoders.items()}
 
 
-def encode_images(
-    encoder: ImageEncoder, images: LabelledImages, track: Track = untracked, frames: int = FRAMES
-) -> Features:
+def encode_images(encoder: Encoder, images: LabelledImages, track: Track = untracked, frames: int = FRAMES) -> Features:
     """Encode a dataset's images, and its videos by `frames` uniform frames, as unit embeddings.
 
     Raises `DataError` if none can be decoded, `ModelError` if an embedding is not finite.
@@ -115,7 +115,7 @@ def encode_images(
     return cache.features(images, track, frames)
 
 
-def _encode_dataset(encoder: ImageEncoder, images: LabelledImages, track: Track, frames: int) -> Features:
+def _encode_dataset(encoder: Encoder, images: LabelledImages, track: Track, frames: int) -> Features:
     videos = any(not isinstance(source, bytes) for source in images.images)
     chunk = max(1, CHUNK // frames) if videos else CHUNK
     cached = FeatureCache(dtype="float32").encode(EmbeddingRows(encoder), inputs_of(images, frames), chunk, track)

@@ -10,10 +10,10 @@ from typing import Generic, TypeVar
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, OneLayer
+from perception_encoder.evaluation.layer_features import CachedTokens, EncoderInputs
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import check_scipy
-from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
 AnySet = TypeVar("AnySet", bound=ImageSet)
@@ -39,11 +39,11 @@ class LayerEvaluator(ABC):
         """Of everything that scores depend on besides features: targets, settings."""
 
     @abstractmethod
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
+    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the sets of images to encode; DataError if the data lack what the task needs."""
 
     @abstractmethod
-    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Evaluate features of `images`, in their order, which may be read once, one after the other.
 
         Features of images none of which could be decoded have no rows. Raises DataError if nothing can be scored.
@@ -57,15 +57,15 @@ class LayerEvaluator(ABC):
         """Raise MissingExtraError for a package that the intervals need, before anything is encoded."""
         check_scipy()
 
-    def run(self, encoder: OneLayer, track: Track = untracked) -> list[Measurement]:
+    def run(self, encoder: LayerFeatures, track: Track = untracked) -> list[Measurement]:
         """Encode the images at one layer, one set after the other, and score them: see `Evaluator`."""
         self.check_extras()
         failures: list[InputError] = []
         cache = FeatureCache(dtype="float32", chunk=CHUNK)
 
-        def encoded() -> Iterator[LayerFeatures]:
-            for images in self.images(encoder.encoder, track):
-                cached = cache.encode_layers(encoder.encoder, images, [encoder.layer], track)
+        def encoded() -> Iterator[CachedTokens]:
+            for images in self.images(encoder, track):
+                cached = cache.encode_layers(encoder, images, [encoder.layer], track)
                 features = cached.read(encoder.layer)
                 failures.extend(features.failures)
                 yield features
@@ -90,7 +90,7 @@ class HeadEvaluator(LayerEvaluator, Generic[AnySet]):
     def check_targets(self, train: Callable[[int], object], test: Callable[[int], object]) -> None:
         """Look at the targets after all were read once; does nothing by default."""
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
+    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the training and the test images whose targets are usable; decoded once, whatever the encoder."""
         if not self._images:
             train, test = self.targets(track)
@@ -101,7 +101,7 @@ class HeadEvaluator(LayerEvaluator, Generic[AnySet]):
             self.check_targets(train, test)
         return self._images
 
-    def train_and_test(self, features: Iterable[LayerFeatures]) -> tuple[LayerFeatures, LayerFeatures]:
+    def train_and_test(self, features: Iterable[CachedTokens]) -> tuple[CachedTokens, CachedTokens]:
         """Return the features of the two datasets; DataError if no image of one could be used."""
         parts = []
         for part in features:

@@ -16,7 +16,6 @@ from PIL import Image
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.dense_prediction.head_fitting import Maps
 from perception_encoder.errors import (
-    ConfigError,
     DataError,
     InputError,
     MediaDecodeError,
@@ -25,7 +24,8 @@ from perception_encoder.errors import (
 )
 from perception_encoder.formats.media_directory import Clip, MediaSource
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.models.protocols import ImageEncoder, LayerEncoder
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows
 
@@ -99,7 +99,7 @@ class EncoderInputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerFeatures:
+class CachedTokens:
     """The tokens of one layer for `EncoderInputs`."""
 
     layer: int
@@ -163,7 +163,7 @@ class EncodedRows(NamedTuple):
 class LayerRows:
     """The tokens of some layers, the prefix first; a video's are those of its frames, one after the other."""
 
-    encoder: LayerEncoder
+    encoder: LayerFeatures
     layers: Sequence[int]
 
     def encode(self, items: Sequence[Sequence[Image.Image]], inputs: EncoderInputs) -> EncodedRows:
@@ -186,7 +186,7 @@ class LayerRows:
 class EmbeddingRows:
     """Unit embeddings; a video's is that of the mean of its frames."""
 
-    encoder: ImageEncoder
+    encoder: Encoder
 
     def encode(self, items: Sequence[Sequence[Image.Image]], inputs: EncoderInputs) -> EncodedRows:
         """Return unit embeddings (B, D) of opened items, their images or frames encoded together."""
@@ -220,26 +220,6 @@ class ComputedTokens:
         parts = [selected[start : start + self.chunk] for start in range(0, len(selected), self.chunk)]
         opened = ([self.inputs.open(int(row)) for row in part] for part in parts)
         return np.concatenate([self.encoder.encode(items, self.inputs).arrays[self.name] for items in opened])
-
-
-@dataclass(frozen=True)
-class OneLayer:
-    """One layer of an encoder: the model that evaluators of layers run on."""
-
-    encoder: LayerEncoder
-    layer: int
-    """0-based."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.layer < self.encoder.depth:
-            raise ConfigError(
-                f"layer {self.layer} does not exist; {self.name} has layers 0 to {self.encoder.depth - 1}"
-            )
-
-    @property
-    def name(self) -> str:
-        """The encoder's."""
-        return self.encoder.name
 
 
 def array_name(layer: int) -> str:

@@ -20,7 +20,7 @@ from perception_encoder.evaluation.features import FRAMES, encode_images
 from perception_encoder.evaluation.layer_features import check_finite
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ItemScores
-from perception_encoder.models.protocols import ImageTextEncoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 
 TOPS = (1, 5, 10)
@@ -76,7 +76,7 @@ class RetrievalEvaluator:
         """`frames`: of a video. An item that cannot be decoded is not searched for by its captions."""
         self.data, self.frames = data, frames
 
-    def run(self, encoder: ImageTextEncoder, track: Track = untracked) -> list[Measurement]:
+    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
         """Return R@1, 5 and 10: see `Evaluator`. DataError if fewer than two items can be decoded."""
         data = self.data
         starts = range(0, len(data.captions), CHUNK)
@@ -112,7 +112,7 @@ class NamedRetrievalEvaluator:
             raise DataError(f"{task.name}: two images have one name; retrieval by name needs distinct ones")
         self.task = task
 
-    def run(self, encoder: ImageTextEncoder, track: Track = untracked) -> list[Measurement]:
+    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
         """Return R@1 both ways: see `Evaluator`."""
         features = encode_images(encoder, self.task, track)
         names = ZeroShotClassifier.of(encoder, features.labels, "name", track=track)

@@ -1,21 +1,28 @@
-"""Load a model, and encode images, videos and texts with it."""
+"""The encoder: images, videos and texts to embeddings, at the model's output or any earlier layer.
+
+Computation runs in bfloat16 if the machine has fast bfloat16 (timed, not assumed), else in float32; results are
+float32.
+"""
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from perception_encoder.errors import ConfigError, InputError
-from perception_encoder.inference.embedder import Embedder, Feature
-from perception_encoder.inference.fetch import is_url
+from perception_encoder.errors import ConfigError, InputError, ModelError
+from perception_encoder.inference.fetch import FetchLimits, is_url
 from perception_encoder.inference.library_interfaces import (
     SentenceInterface,
     as_list,
@@ -26,14 +33,22 @@ from perception_encoder.inference.library_interfaces import (
     truncate,
 )
 from perception_encoder.inference.media import Kind, Value
-from perception_encoder.inference.pipeline import Embedding, Request, encode_requests, guess_kind
+from perception_encoder.inference.pipeline import Embedding, Feature, Request, encode_requests, guess_kind
 from perception_encoder.models.checkpoints.files import CachedHash
-from perception_encoder.models.checkpoints.weights import TowerChoice, find_weights, load_model
+from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
+from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import choose_device, fast_dtype
-from perception_encoder.models.registry import shown_name
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.preprocess.image import image_transform, to_float
+from perception_encoder.preprocess.tokenizer import Tokenizer, tokenizer, trim
 from perception_encoder.progress import progress_bar
 
 logger = logging.getLogger(__name__)
+
+POOLS = ("attn", "cls", "mean", "tokens")
+TRANSFORMS = ("squash", "crop")
+CACHED_ACTIVATIONS = 640_000
+"""Tokens x width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)."""
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -58,13 +73,228 @@ class EncodeOptions(TypedDict, total=False):
     prompt_type: object
 
 
-class Encoder(Embedder, SentenceInterface):
-    """A model that encodes media and texts; threads may share one.
+class Encoder(SentenceInterface):
+    """A model with its transform and tokenizer, of this package or, as a subclass, of another library.
 
-    Attributes: `model` (the torch module, in `dtype`), `name` (canonical; of the demo "builtin"), `device`, `dtype`,
-    `transform`, `tokenizer` (None without a text tower), `fetch_limits` (what a URL may cost, and whether private
+    Threads may share one. Attributes: `model` (the torch module, in `dtype`), `name`, `device`, `dtype`, `transform`,
+    `tokenizer` (None without a text tower of this package), `fetch_limits` (what a URL may cost, and whether private
     addresses are allowed).
     """
+
+    layer: int | None = None
+    pool: str | None = None
+    """The defaults of `feature`; `variant` sets them."""
+
+    def __init__(
+        self, model: Model, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """`device`: by default a CUDA GPU if there is one. `dtype`: by default bfloat16 if it is fast.
+
+        The model is copied if it has another device or type.
+        """
+        self.device = choose_device(device)
+        self.dtype = dtype or fast_dtype(self.device)
+        self.name = model.name
+        fits = all(p.is_meta or (p.dtype, p.device) == (self.dtype, self.device) for p in model.parameters())
+        self.model = model if fits else copy.deepcopy(model).to(self.device, self.dtype)
+        self.transform: Any = image_transform(model)
+        self.tokenizer: Tokenizer | None = tokenizer(model) if isinstance(model, CLIP) else None
+        self.fetch_limits = FetchLimits()
+        self._original = model
+        self._source: str | Path | None = None
+        self._cached_hash: CachedHash | None = None
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        details = f"{self.name!r}, dimension={self.dimension}, device={str(self.device)!r}, dtype={dtype!r}"
+        return f"{type(self).__name__}({details})"
+
+    @property
+    def visual(self) -> VisionTransformer:
+        """The vision tower; ConfigError for a model of another library."""
+        return self.model.visual if isinstance(self.model, CLIP) else self.model
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding, D, with the default layer and pooling."""
+        return self.width(self.feature())
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the model has a text tower."""
+        return self.tokenizer is not None
+
+    @property
+    def depth(self) -> int:
+        """Number of layers that features can be taken from; 0 if only the model's output can."""
+        return self.visual.config.depth
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether pool "cls" exists."""
+        return self.visual.config.class_token
+
+    @property
+    def has_output(self) -> bool:
+        """Whether pool "attn", the model's own output, exists."""
+        return self.visual.config.pools
+
+    @cached_property
+    def weight_hash(self) -> str:
+        """Identifies the weights, whatever `dtype` they are used in; takes a second a gigabyte.
+
+        The hash of a file is cached; the first time, the file is read once more if `dtype` is not float32.
+        """
+        return self._hash_weights() if self._cached_hash is None else self._cached_hash.get(self._hash_weights)
+
+    def _hash_weights(self) -> str:
+        exact = all(p.dtype == torch.float32 and not p.is_meta for p in self._original.parameters())
+        return weight_hash(self._original if exact or self._source is None else load_model(self._source))
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What its embeddings depend on besides the inputs and the transform: weight hash, dtype, device, layer."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        about = {"weights": self.weight_hash, "dtype": dtype, "device": self.device.type}
+        return about if self.pool is None else {**about, "layer": str(self.layer), "pool": self.pool}
+
+    def cache_hash(self, source: str | Path, cached_hash: CachedHash | None) -> None:
+        """Note what the model was loaded from, and the cached hash of the file."""
+        self._source, self._cached_hash = source, cached_hash
+
+    @property
+    def batch_size(self) -> int:
+        """Images to compute together: on a CPU, those whose activations fit a core's cache."""
+        config = self.visual.config
+        return max(2, CACHED_ACTIVATIONS // (config.grid**2 * config.width)) if self.device.type == "cpu" else 64
+
+    @property
+    def text_batch_size(self) -> int:
+        """Texts to compute together."""
+        return 64 if self.device.type == "cpu" else 512
+
+    def feature(
+        self, layer: int | None = None, pool: str | None = None, normalize: bool = True, frames: int = 8
+    ) -> Feature:
+        """Return which features to take: by default the model's own output.
+
+        `layer`: 0-based or, from the end, negative; the last by default. `pool`: see `Feature`; by default "attn" after
+        the last layer of a model that has it, else "mean". Raises ConfigError for what the model does not have.
+        """
+        if layer is None and pool is None:
+            layer, pool = self.layer, self.pool
+        if frames < 1:
+            raise ConfigError(f"frames is {frames}; a video needs at least 1")
+        depth = self.depth
+        if not depth:
+            if layer is not None or pool not in (None, "attn"):
+                raise ConfigError(f"{self.name} has embeddings only; omit layer and pool")
+            return Feature(layer=-1, pool="attn", normalize=normalize, frames=frames)
+        index = resolve_layers([-1 if layer is None else layer], depth, self.name)[0]
+        pooled_here = self.has_output and index == depth - 1
+        pool = pool or ("attn" if pooled_here else "mean")
+        if pool not in POOLS:
+            raise ConfigError(f"pool is {pool!r}; it must be one of {', '.join(POOLS)}")
+        if pool == "attn" and not pooled_here:
+            where = f"has it after layer {depth - 1} only" if self.has_output else "has none"
+            raise ConfigError(f"no pool 'attn' after layer {index}: {self.name} {where}; use mean, cls or tokens")
+        if pool == "cls" and not self.has_class_token:
+            raise ConfigError(f"{self.name} has no class token; use pool mean or tokens")
+        return Feature(layer=index, pool=pool, normalize=normalize, frames=frames)
+
+    def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
+        """Return this encoder with another transform, or with another layer or pooling as its default.
+
+        `transform`: "squash" or "crop". `layer`, `pool`: see `feature`. The weights are shared. Raises ConfigError for
+        what the model does not have.
+        """
+        changed = copy.copy(self)
+        if transform is not None:
+            check_transform(transform)
+            changed.transform = replace(self.transform, mode=transform)
+        if layer is not None or pool is not None:
+            feature = self.feature(layer, pool)
+            changed.layer, changed.pool = feature.layer, feature.pool
+        return changed
+
+    def width(self, feature: Feature) -> int:
+        """Length of an embedding or token of `feature`, D."""
+        config = self.visual.config
+        return (config.output_dim or config.width) if feature.pool == "attn" else config.width
+
+    def describe(self, feature: Feature) -> dict[str, Any]:
+        """Return what the values of `feature` depend on besides the inputs, the dimension and the patch grid."""
+        description = {
+            "model": self.name,
+            "weight_hash": self.weight_hash,
+            "layer": feature.layer,
+            "pool": feature.pool,
+            "normalised": feature.normalize,
+            "frames": feature.frames,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "transform": self.transform.mode,
+            "dimension": self.width(feature),
+        }
+        return description | self._describe_grid()
+
+    def _describe_grid(self) -> dict[str, Any]:
+        height, width = (self.transform.size,) * 2 if isinstance(self.transform.size, int) else self.transform.size
+        patch = self.visual.config.patch_size
+        return {"size": [height, width], "grid": [height // patch, width // patch]}
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], feature: Feature) -> Float[Tensor, "B D"]:
+        """Embeddings of texts: float32 (B, D) on the CPU; ConfigError for a `feature` that texts do not have."""
+        if not self.reads_texts:
+            raise ConfigError(f"{self.name} has no text tower; use a Core model for texts")
+        if feature.pool != "attn":
+            raise ConfigError("texts share a space with the model's own output only; omit layer and pool")
+        return self._finish(self._texts(texts), feature)
+
+    def _texts(self, texts: Sequence[str]) -> Tensor:
+        assert isinstance(self.model, CLIP) and self.tokenizer is not None
+        return self.model.encode_text(trim(self.tokenizer(texts)).to(self.device))  # (B, T) → (B, D)
+
+    @torch.inference_mode()
+    def embed_pixels(self, pixels: UInt8[Tensor, "B 3 H W"], feature: Feature) -> Float[Tensor, "B *N D"]:
+        """Features of images after `transform.pixels`: float32 (B, D), or tokens (B, N, D), on the CPU.
+
+        A video's frames are averaged before they are made unit length, so ask for them without `normalize`.
+        """
+        if feature.pool == "attn":
+            return self._finish(self._output(pixels), feature)
+        prefix, patches = self._tokens(pixels, feature.layer)
+        if feature.pool == "mean":
+            return self._finish(patches.float().mean(dim=1), feature)
+        return self._finish(patches if feature.pool == "tokens" else prefix[:, 0], feature)
+
+    def _scaled(self, pixels: Tensor) -> Tensor:
+        if self.visual.conv1.weight.is_meta:
+            raise ConfigError(f"{self.name} was loaded with towers='text'; load it whole for images and videos")
+        return to_float(pixels.to(self.device)).to(self.dtype)
+
+    def _output(self, pixels: Tensor) -> Tensor:
+        """The model's own embeddings (B, D)."""
+        return self.visual(self._scaled(pixels))
+
+    def _tokens(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Prefix (B, P, D) and patch tokens (B, N, D) of a layer."""
+        patches, prefix = self.visual.forward_intermediates(
+            self._scaled(pixels),
+            [layer],
+            return_prefix_tokens=True,
+            norm=layer == self.depth - 1,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )[0]
+        return prefix, patches
+
+    def _finish(self, features: Tensor, feature: Feature) -> Tensor:
+        features = features.float().cpu()
+        if not features.isfinite().all():
+            raise ModelError(f"{self.name} gives NaN or infinity in {self.dtype}: its weights are bad, or need float32")
+        return F.normalize(features, dim=-1) if feature.normalize else features
 
     @overload
     def encode(
@@ -232,7 +462,7 @@ class Encoder(Embedder, SentenceInterface):
     ) -> np.ndarray:
         values, single = as_list(inputs)
         pairs = [of_modality(value) for value in values]
-        requests = [self._request(index, value, kind or own) for index, (value, own) in enumerate(pairs)]
+        requests = [self._request(index, value, kind or stated) for index, (value, stated) in enumerate(pairs)]
         # texts of like lengths side by side need little padding
         requests.sort(key=lambda request: len(str(values[request.key])) if request.likely == "text" else 0)
         rows: dict[int, np.ndarray] = {}
@@ -266,28 +496,20 @@ class Encoder(Embedder, SentenceInterface):
         return np.stack(rows)
 
 
-def load(
-    name: str | Path,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    *,
-    towers: TowerChoice = "all",
-) -> Encoder:
-    """Load a model with its weights as an `Encoder`.
+def check_transform(name: str) -> None:
+    """Raise ConfigError for an unknown transform."""
+    if name not in TRANSFORMS:
+        raise ConfigError(f"the transform {name!r} is unknown; use {' or '.join(TRANSFORMS)}")
 
-    `name`: "builtin", a checkpoint's path, or any model name or alias, fetched from the hub once. `device`, `dtype`:
-    see `Embedder`. `towers="text"` leaves the vision tower of a two-tower model unread: it then encodes texts alone.
-    Raises UnknownModelError, CheckpointError, WeightsUnavailableError.
+
+def resolve_layers(layers: Sequence[int] | None, depth: int, name: str) -> list[int]:
+    """Return layers of a model, negative from the end or None for all, 0-based and ascending, each once.
+
+    ConfigError if one does not exist, and for no layers.
     """
-    device = choose_device(device)
-    dtype = dtype or fast_dtype(device)
-    path, _ = find_weights(name)
-    cached_hash = CachedHash(path) if path.is_file() else None  # as the file is before it is read
-    model = load_model(name, towers)
-    for parameter in model.parameters():
-        if not parameter.is_meta:
-            parameter.data = parameter.data.to(device, dtype)
-    encoder = Encoder(model, device, dtype)
-    encoder.name = shown_name(str(name)) or encoder.name
-    encoder.cache_hash(name, cached_hash)
-    return encoder
+    for layer in layers or ():
+        if not -depth <= layer < depth:
+            raise ConfigError(f"layer {layer} does not exist; {name} has layers 0 to {depth - 1}")
+    if layers is not None and not layers:
+        raise ConfigError(f"no layer was given; {name} has layers 0 to {depth - 1}")
+    return list(range(depth)) if layers is None else sorted({layer % depth for layer in layers})

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.embedder import Embedder
 from perception_encoder.inference.media import Kind
 from perception_encoder.vectors import unit_rows
 
@@ -106,7 +105,7 @@ def batch_inputs(batches: Iterable[Mapping[str, Sequence[object]]]) -> Iterator[
         yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def model_meta(encoder: Embedder) -> Any:
+def model_meta(encoder: Any) -> Any:
     """mteb's `ModelMeta` of an encoder.
 
     mteb caches results by name and revision, so the revision is of the weights and the number type.

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perception_encoder.errors import InputError, detached
-from perception_encoder.inference.embedder import Embedder, Feature
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Kind, Media, open_media
@@ -35,6 +34,40 @@ from perception_encoder.preprocess.media_types import VIDEO_SUFFIXES
 K = TypeVar("K")
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """Which features to take from a model; `Encoder.feature` fills in the defaults and checks them."""
+
+    layer: int
+    """0-based block of the vision tower whose tokens are taken; the last one's go through the final norm. -1 for a
+    model of another library whose layers are not used."""
+    pool: str
+    """"attn" (the model's own output after the last layer), "cls" (class token), "mean" or "tokens" (patch tokens, row
+    by row)."""
+    normalize: bool = True
+    """Unit length. A video's embedding is the mean of its frames' unnormalised embeddings, made unit length."""
+    frames: int = 8
+    """Uniform frames of a video."""
+
+
+class _Encoder(Protocol):
+    """The part of an `Encoder` that the stream uses."""
+
+    device: torch.device
+    fetch_limits: FetchLimits
+    transform: Any
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def text_batch_size(self) -> int: ...
+
+    def embed_pixels(self, pixels: Tensor, feature: Feature) -> Tensor: ...
+
+    def embed_texts(self, texts: Sequence[str], feature: Feature) -> Tensor: ...
 
 
 class Resolvable(Protocol):
@@ -79,7 +112,7 @@ EncodingResult = Embedding[K] | Failure[K]
 
 
 def encode_items(
-    encoder: Embedder,
+    encoder: _Encoder,
     items: Iterable[Item],
     feature: Feature,
     batch_size: int | None = None,
@@ -105,7 +138,7 @@ def guess_kind(name: str) -> Kind:
 
 
 def encode_requests(
-    encoder: Embedder,
+    encoder: _Encoder,
     requests: Iterable[Request[K]],
     feature: Feature,
     batch_size: int | None = None,
@@ -130,7 +163,7 @@ def encode_requests(
     return map_in_order(lambda batch: _encode_batch(encoder, batch, feature, images, texts), batches, workers)
 
 
-def worker_count(encoder: Embedder) -> int:
+def worker_count(encoder: _Encoder) -> int:
     """Threads that best take a batch each: as many as torch computes with or, beside a GPU, as decode."""
     return _cores() if encoder.device.type == "cpu" else min(8, os.cpu_count() or 1)
 
@@ -161,7 +194,7 @@ class Decoded:
     """Of a video: the seconds of its frames."""
 
 
-def decode(encoder: Embedder, media: Media, feature: Feature, budget: ByteBudget = DECODING) -> Decoded:
+def decode(encoder: _Encoder, media: Media, feature: Feature, budget: ByteBudget = DECODING) -> Decoded:
     """Open an input and resize it; large images wait for room in `budget`. Raises what `open_media` raises."""
     with budget.admission() as admit:
         opened = open_media(media, feature.frames, admit)
@@ -171,7 +204,7 @@ def decode(encoder: Embedder, media: Media, feature: Feature, budget: ByteBudget
         return Decoded(pixels=tuple(map(encoder.transform.pixels, images)), times=tuple(times))
 
 
-def encode_decoded(encoder: Embedder, inputs: Sequence[Decoded], feature: Feature) -> list[np.ndarray]:
+def encode_decoded(encoder: _Encoder, inputs: Sequence[Decoded], feature: Feature) -> list[np.ndarray]:
     """Vectors of inputs, in order, computed in the caller's thread."""
     batch = _Batch(encoder, feature, encoder.batch_size, encoder.text_batch_size)
     for position, decoded in enumerate(inputs):
@@ -181,7 +214,7 @@ def encode_decoded(encoder: Embedder, inputs: Sequence[Decoded], feature: Featur
 
 
 def _encode_batch(
-    encoder: Embedder, requests: list[Request[K]], feature: Feature, images: int, texts: int
+    encoder: _Encoder, requests: list[Request[K]], feature: Feature, images: int, texts: int
 ) -> list[EncodingResult[K]]:
     """Take one batch from its inputs to its vectors."""
     failures: dict[int, InputError] = {}  # both by position in the batch
@@ -207,7 +240,7 @@ def _encode_batch(
 class _Batch:
     """Collects decoded inputs and encodes some images and some texts at a time, so that memory stays bounded."""
 
-    def __init__(self, encoder: Embedder, feature: Feature, images_at_once: int, texts_at_once: int) -> None:
+    def __init__(self, encoder: _Encoder, feature: Feature, images_at_once: int, texts_at_once: int) -> None:
         self._encoder, self._feature = encoder, feature
         self._raw = replace(feature, normalize=False)  # frames are averaged first
         self._images_at_once, self._texts_at_once = images_at_once, texts_at_once

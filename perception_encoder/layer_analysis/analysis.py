@@ -11,8 +11,8 @@ from perception_encoder.errors import ConfigError, DataError, InputError, Percep
 from perception_encoder.evaluation.feature_cache import FeatureCache, check_space, show_bytes
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.layer_features import EncoderInputs
-from perception_encoder.inference.open_model import load_layer_encoder
-from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
+from perception_encoder.inference.load import load_layers
+from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourFeatures
 from perception_encoder.layer_analysis.global_tokens import TokenStatistics
 from perception_encoder.layer_analysis.image_analysis import SAMPLE, ImageAnalysis, analyse_image, describe_layers
 from perception_encoder.layer_analysis.report import LayerReport
@@ -35,13 +35,13 @@ def analyse(
     """Sweep models, the one to recommend layers of first, and for tracking colours alone; one after the other.
 
     `layers`: see `evaluated_layers`. `announce` gets how much disk the features will take. `final_norm`: see
-    `TowerEncoder`. Before the first sweep
+    `LayerFeatures`. Before the first sweep
     ConfigError is raised if two models share a name, or one lacks a layer or the size of a task's images, and
     OutputError if the disk has no room; later, what `run_sweep` raises. A model without an analysis inside is noted.
     """
     needed: dict[str, int] = {}
     for model in models:
-        encoder = load_layer_encoder(model, final_norm=final_norm)
+        encoder = load_layers(model, final_norm=final_norm)
         if encoder.name in (COLOURS, *needed):
             raise ConfigError(f"two models are called {encoder.name}; leave one out, or rename its file")
         image_sets = [images for task in tasks for images in task.images(encoder)]
@@ -56,9 +56,9 @@ def analyse(
     example: ImageAnalysis | None = None
     notes: list[str] = []
     for model in models:
-        encoder = load_layer_encoder(model, final_norm=final_norm)
+        encoder = load_layers(model, final_norm=final_norm)
         if not sweeps:
-            colours = ColourEncoder(encoder)
+            colours = ColourFeatures(encoder)
         sweeps.append(run_sweep(encoder, tasks, cache, layers, track))
         images = tasks[0].images(encoder)[-1]
         try:

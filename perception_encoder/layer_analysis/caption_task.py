@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from perception_encoder.datasets.captioned import CaptionedMedia, load_captions
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, MissingExtraError
-from perception_encoder.evaluation.layer_features import LayerFeatures, settings_digest
+from perception_encoder.evaluation.layer_features import CachedTokens, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores
@@ -63,7 +63,7 @@ class CaptionTask(LabelledTask):
             raise DataError(f"{self.labelled.name}: {error}") from error
         return np.asarray((words @ words.T).todense())
 
-    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Return the mean rank correlation over the images, 1 if a layer ranks images as their captions do.
 
         Every image is ranked by all others: its interval is of what it contributes in both ways.

@@ -8,17 +8,17 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.protocols import LayerEncoder, LayerTokens
+from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
 
 COLOURS = "colours"
 
 
-class ColourEncoder:
-    """A `LayerEncoder` without weights; its patches are those of another encoder."""
+class ColourFeatures(LayerFeatures):
+    """Mean colours, without weights; the patches are those of another model."""
 
-    name, depth, width = COLOURS, 1, 3
+    name, depth, width, layer = COLOURS, 1, 3, 0
 
-    def __init__(self, other: LayerEncoder) -> None:
+    def __init__(self, other: LayerFeatures) -> None:
         self.patch_size, self.image_size = other.patch_size, other.image_size
 
     @property
@@ -29,7 +29,7 @@ class ColourEncoder:
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:
-        """Return the mean colour of each patch, less grey, in (-0.5, 0.5): see `LayerEncoder`."""
+        """Return the mean colour of each patch, less grey, in (-0.5, 0.5): see `LayerFeatures`."""
         if set(layers) != {0}:
             raise ConfigError(f"layers are {list(layers)}; {COLOURS} has only layer 0")
         height, width = image_size or self.image_size

@@ -16,7 +16,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.feature_map import map_grid, similarity
-from perception_encoder.inference.layer_encoder import TowerEncoder, resolve_layers
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis.global_tokens import (
     TokenStatistics,
     describe_tokens,
@@ -82,7 +82,7 @@ class ImageAnalysis:
 
 
 def analyse_image(
-    encoder: TowerEncoder,
+    encoder: LayerFeatures,
     image: Image.Image,
     layers: Sequence[int] | None = None,
     patches: int | None = None,
@@ -93,12 +93,12 @@ def analyse_image(
     `layers`: 0-based, negative from the end; six by default. `patches`: along the longer side; by default as many as
     the model was trained with. `at`: the chosen point, 0–1 from the left and from the top. Raises ConfigError for a
     layer or a point that does not exist, and for a size that the model does not support; ModelError as
-    `TowerEncoder.attention` does.
+    `LayerFeatures.attention` does.
     """
     if not all(0 <= share <= 1 for share in at):
         raise ConfigError(f"the point {at[0]:g},{at[1]:g} is outside the image; give shares from 0 to 1, as 0.5,0.5")
     depth, patch = encoder.depth, encoder.patch_size
-    numbers = spread_indices(depth, min(DRAWN_LAYERS, depth)) if layers is None else resolve_layers(encoder, layers)
+    numbers = spread_indices(depth, min(DRAWN_LAYERS, depth)) if layers is None else encoder.resolve_layers(layers)
     own = max(encoder.image_size) // patch
     h, w = map_grid(image.size, patches or own)
     if encoder.tower.fixed_size and patches in (None, own):
@@ -121,11 +121,11 @@ def analyse_image(
 
 
 def describe_layers(
-    encoder: TowerEncoder, images: Sequence[Image.Image], image_size: tuple[int, int] | None = None
+    encoder: LayerFeatures, images: Sequence[Image.Image], image_size: tuple[int, int] | None = None
 ) -> tuple[TokenStatistics, ...]:
     """Describe every layer's tokens over some images, by default at the size the model was trained at.
 
-    Errors as those of `TowerEncoder.attention`.
+    Errors as those of `LayerFeatures.attention`.
     """
     height, width = image_size or encoder.image_size
     count = height * width // encoder.patch_size**2

@@ -28,13 +28,13 @@ from perception_encoder.evaluation.classification.splits import Splits, load_spl
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.features import Features, cut_border
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, content_digest, settings_digest
+from perception_encoder.evaluation.layer_features import CachedTokens, EncoderInputs, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, with_head_seeds
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows
@@ -65,7 +65,7 @@ class LabelledTask(LayerEvaluator):
             for part, images in self.parts.items()
         )
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
+    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the images of each part."""
         return self._images
 
@@ -73,7 +73,7 @@ class LabelledTask(LayerEvaluator):
         """Return "mean": images are compared by the mean of their patches."""
         return "mean"
 
-    def means(self, features: Iterable[LayerFeatures]) -> list[Features]:
+    def means(self, features: Iterable[CachedTokens]) -> list[Features]:
         """Return the mean patch of each image that could be decoded, part by part; DataError if a part has none."""
         means = []
         for layer, images in zip(features, self.parts.values(), strict=True):
@@ -128,7 +128,7 @@ class ClassificationTask(LabelledTask):
         """Return "tokens" for the attentive probe, "mean" for the others."""
         return "tokens" if metric.endswith("attentive probe") else "mean"
 
-    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Return the mean class accuracy of each classifier."""
         layers, classes = list(features), self.splits.classes
         train, val, test = self.means(layers)
@@ -179,7 +179,7 @@ class RetrievalTask(LabelledTask):
         """Of the labels."""
         return settings_digest({"interval": "jackknife"}, (self.labelled.labels,))
 
-    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Return the mean average precision, and R@1, over the images that have another of their class.
 
         An image is both a query and a result of others: intervals are of what it contributes in both ways.

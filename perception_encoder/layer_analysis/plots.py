@@ -19,7 +19,7 @@ from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.evaluation.report import format_value
 from perception_encoder.files import replacing, writing
 from perception_encoder.inference.feature_map import to_colours
-from perception_encoder.inference.open_model import RANDOM
+from perception_encoder.inference.load import RANDOM
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics, first_global_layer

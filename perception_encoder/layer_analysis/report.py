@@ -20,7 +20,7 @@ from typing import Any
 from perception_encoder.evaluation.report import format_value
 from perception_encoder.files import write_text
 from perception_encoder.formats.standalone_page import page_head, parse_template
-from perception_encoder.inference.open_model import RANDOM
+from perception_encoder.inference.load import RANDOM
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics, first_global_layer
 from perception_encoder.layer_analysis.image_analysis import ImageAnalysis

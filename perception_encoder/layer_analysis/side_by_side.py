@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.inference.feature_map import map_grid, to_colours
-from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.inference.layer_features import LayerFeatures
 
 LEAST_SIDE = 512
 """Pixels of an image's longer side as the encoders see it, at least; the paper draws images of 512 px and above."""
@@ -20,7 +20,7 @@ CELL, GAP = 256, 6
 class Column(NamedTuple):
     """An encoder and the layer whose features are drawn."""
 
-    encoder: LayerEncoder
+    encoder: LayerFeatures
     layer: int
     """0-based."""
 

@@ -19,9 +19,8 @@ from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureC
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.statistics.scores import by_metric
 from perception_encoder.files import write_json
-from perception_encoder.inference.layer_encoder import resolve_layers
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
-from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
 FORMAT = 2
@@ -42,7 +41,7 @@ class Sweep:
 
 
 def run_sweep(
-    encoder: LayerEncoder,
+    encoder: LayerFeatures,
     tasks: Sequence[LayerEvaluator],
     cache: FeatureCache,
     layers: Sequence[int] | None = None,
@@ -87,12 +86,12 @@ def run_sweep(
     )
 
 
-def evaluated_layers(encoder: LayerEncoder, layers: Sequence[int] | None) -> list[int]:
+def evaluated_layers(encoder: LayerFeatures, layers: Sequence[int] | None) -> list[int]:
     """Return the layers that a sweep evaluates, 0-based: the given ones, or all, and always the last.
 
     ConfigError for a layer that does not exist.
     """
-    return resolve_layers(encoder, None if layers is None else [*layers, -1])
+    return encoder.resolve_layers(None if layers is None else [*layers, -1])
 
 
 def _evaluate(

@@ -1,27 +1,25 @@
-"""A vision transformer of any library: pixels to the tokens of its layers, and what is known of it."""
+"""A vision transformer of any library as one interface: pixels to the tokens of its layers."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from perception_encoder.models.checkpoints.weights import Model, weight_hash
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.vision_transformer import VisionTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tower(ABC):
-    """A vision transformer; each library has a subclass that runs it."""
+class Tower:
+    """A vision transformer of this package; a subclass runs one of another library."""
 
     model: nn.Module
     norm: nn.Module
-    """The final norm; it takes and gives tokens (B, N, D)."""
+    """The final norm; it takes and returns tokens (B, N, D)."""
     depth: int
     patch_size: int
     image_size: tuple[int, int]
@@ -34,22 +32,9 @@ class Tower(ABC):
     fixed_size: bool = False
     """Whether it takes images of `image_size` only."""
 
-    @abstractmethod
-    def run(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Scaled pixels (B, 3, H, W) and ascending layers to each layer's tokens (B, P + h·w, D).
-
-        Prefix tokens come first; tokens are as their block leaves them, without the final norm.
-        """
-
-
-class OwnTower(Tower):
-    """The vision tower of a model of this package."""
-
-    model: VisionTransformer
-
     @classmethod
-    def of(cls, model: Model, known_hash: str | None = None) -> OwnTower:
-        """The tower of a model; the model itself is used, not a copy. `known_hash`: of its weights."""
+    def of(cls, model: Model, known_hash: str | None = None) -> Tower:
+        """Return the vision tower of a model; the module is shared, not copied. `known_hash`: of its weights."""
         visual = model.visual if isinstance(model, CLIP) else model
         config = visual.config
         return cls(
@@ -64,12 +49,17 @@ class OwnTower(Tower):
         )
 
     def run(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        pairs = self.model.forward_intermediates(
+        """Return each layer's tokens (B, P + h·w, D) for scaled pixels (B, 3, H, W) and ascending layers.
+
+        Prefix tokens come first. The final norm is not applied.
+        """
+        model: Any = self.model
+        features = model.forward_intermediates(
             pixels,
-            list(layers),
+            indices=list(layers),
             return_prefix_tokens=True,
             stop_early=True,
             output_fmt="NLC",
             intermediates_only=True,
         )
-        return [torch.cat([prefix, patches], dim=1) for patches, prefix in cast(list[tuple[Tensor, Tensor]], pairs)]
+        return [torch.cat([prefix, patches], dim=1) for patches, prefix in features]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from perception_encoder.errors import InputError, MissingExtraError, OutputError, SearchIndexError
 from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
-from perception_encoder.inference.encoder import load
+from perception_encoder.inference.load import load
 from perception_encoder.inference.media import Media
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding

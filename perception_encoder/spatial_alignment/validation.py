@@ -13,9 +13,8 @@ from torch import Tensor
 
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
-from perception_encoder.evaluation.layer_features import OneLayer
-from perception_encoder.inference.layer_encoder import TowerEncoder
-from perception_encoder.models.tower import OwnTower
+from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialBatch, Student
 
@@ -79,8 +78,8 @@ class SpatialValidation:
         if self.tracking is None:
             return {}
         vision = copy.deepcopy(self.student.vision)
-        encoder = TowerEncoder("student", OwnTower.of(vision), next(self.student.parameters()).device)
-        (measurement,) = self.tracking.run(OneLayer(encoder, vision.config.depth - 1))
+        encoder = LayerFeatures("student", Tower.of(vision), next(self.student.parameters()).device)
+        (measurement,) = self.tracking.run(encoder.at(vision.config.depth - 1))
         return {"tracking": measurement.metrics[0].value}
 
 

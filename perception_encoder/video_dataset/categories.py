@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perception_encoder.models.protocols import ImageTextEncoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.video_dataset.features import FeatureTable
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
@@ -35,7 +35,7 @@ class VideoCategory:
     probability: float
 
 
-def categorise_videos(features: FeatureTable, encoder: ImageTextEncoder) -> list[VideoCategory]:
+def categorise_videos(features: FeatureTable, encoder: Encoder) -> list[VideoCategory]:
     """Return the most probable category of each video; `encoder` must be the one that made the features."""
     prompts = [_PROMPT.format(text) for texts in CATEGORIES.values() for text in texts]
     embeddings = encoder.encode_texts(prompts)

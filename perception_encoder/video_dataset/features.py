@@ -21,7 +21,7 @@ from perception_encoder.datasets.pe_video import VideoTar, list_video_tars, read
 from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.files import file_state, replacing, writing
 from perception_encoder.inference.conversation.identity import generator_digest
-from perception_encoder.models.protocols import ImageEncoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.conversation import YesNoModel, ask
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.video import read_frames
@@ -99,7 +99,7 @@ class FeatureRun:
 
 
 def extract_features(
-    data: Path, out: Path, encoder: ImageEncoder, model: YesNoModel | None = None, track: Track = untracked
+    data: Path, out: Path, encoder: Encoder, model: YesNoModel | None = None, track: Track = untracked
 ) -> FeatureRun:
     """Write OUT/SPLIT-TAR.parquet for each tar that has none yet; `model` answers the questions.
 
@@ -171,7 +171,7 @@ def _read_table(path: Path) -> pa.Table:
 
 
 def _rows(
-    tar: VideoTar, encoder: ImageEncoder, model: YesNoModel | None, failures: list[InputError]
+    tar: VideoTar, encoder: Encoder, model: YesNoModel | None, failures: list[InputError]
 ) -> Iterator[dict[str, Any]]:
     for record in read_video_tar(tar):
         try:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.cli import output
-from perception_encoder.inference.encoder import load
+from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 
 Embed = Callable[..., Any]

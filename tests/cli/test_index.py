@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import OutputError
-from perception_encoder.inference.encoder import load
+from perception_encoder.inference.load import load
 from perception_encoder.search.storage.store import Store
 from tests.clips import clip
 

@@ -14,9 +14,9 @@ from safetensors.torch import load, save_file
 
 from perception_encoder.dense_prediction.dense_model import (
     METADATA,
+    Backbone,
     DenseModel,
     HeadInfo,
-    LayerBackbone,
     make_head,
     open_head,
     write_head,
@@ -27,9 +27,9 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHead
 from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
 from perception_encoder.errors import CheckpointError, ConfigError, ModelError, PerceptionEncoderError
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.models.tower import OwnTower
+from perception_encoder.models.tower import Tower
 
-TOWER = OwnTower.of(create_model("builtin"))
+TOWER = Tower.of(create_model("builtin"))
 HEADS = {
     "depth": DepthHeadConfig(channels=8),
     "segmentation": SegmentationHeadConfig(kernel=3),
@@ -38,7 +38,7 @@ HEADS = {
 }
 
 
-def open_tower(name: str) -> OwnTower:
+def open_tower(name: str) -> Tower:
     return TOWER
 
 
@@ -58,7 +58,7 @@ def describe(task: str = "depth") -> HeadInfo:
 def write(path: Path, task: str = "depth") -> dict[str, Any]:
     """Write a head; return its description."""
     info = describe(task)
-    write_head(path, DenseModel(LayerBackbone(TOWER, 1, frozen=True), make_head(info, TOWER.width)), info)
+    write_head(path, DenseModel(Backbone(TOWER, 1, frozen=True), make_head(info, TOWER.width)), info)
     return json.loads(json.dumps(asdict(info)))
 
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from perception_encoder.dense_prediction.dense_model import (
+    Backbone,
     DenseModel,
     HeadInfo,
-    LayerBackbone,
     WindowConfig,
     load_dense_model,
     make_head,
@@ -25,13 +25,13 @@ from perception_encoder.dense_prediction.dense_model import (
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
 from perception_encoder.dense_training.samples import Augmenter
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
-from perception_encoder.models.tower import OwnTower
+from perception_encoder.models.tower import Tower
 
 
-def tower() -> OwnTower:
-    return OwnTower.of(create_model("builtin"))
+def tower() -> Tower:
+    return Tower.of(create_model("builtin"))
 
 
 def info(**changes: object) -> HeadInfo:
@@ -47,7 +47,7 @@ def info(**changes: object) -> HeadInfo:
 
 
 def model(**changes: object) -> DenseModel:
-    backbone = LayerBackbone(tower(), 2, frozen=True)
+    backbone = Backbone(tower(), 2, frozen=True)
     torch.manual_seed(0)
     return DenseModel(backbone, make_head(info(**changes), backbone.width)).eval()
 
@@ -59,7 +59,7 @@ def image() -> Image.Image:
 def test_the_map_is_the_layers() -> None:
     maps = model().map_of(image(), 64)
     assert maps.shape == (1, 2, 4, 192)
-    encoded = TowerEncoder("own", tower(), "cpu", torch.float32).encode_layers([image()], [2], (32, 64))
+    encoded = LayerFeatures("own", tower(), "cpu", torch.float32).encode_layers([image()], [2], (32, 64))
     assert np.allclose(maps.numpy(), encoded[2].patches, atol=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_heads_of_other_encoders_and_other_files_are_refused(tmp_path: Path) -> 
     path = tmp_path / "head.safetensors"
     write_head(path, model(), info())
     read, tensors = read_head_info(path)
-    other = OwnTower.of(create_model("builtin", generator=torch.Generator().manual_seed(5)))
+    other = Tower.of(create_model("builtin", generator=torch.Generator().manual_seed(5)))
     with pytest.raises(ConfigError, match="belongs to random:builtin, layer 2, with weights"):
         load_dense_model(path, read, tensors, other)
     with pytest.raises(CheckpointError, match="does not fit its own settings"):
@@ -105,7 +105,7 @@ def test_heads_of_other_encoders_and_other_files_are_refused(tmp_path: Path) -> 
         make_head(info(head={"depth": 3}), 8)
 
 
-class Other(OwnTower):
+class Other(Tower):
     """A tower that is normalised as those of other libraries are."""
 
 
@@ -114,7 +114,7 @@ def test_images_are_padded_with_the_same_pixel_as_in_training() -> None:
     own = tower()
     other = Other(**{**vars(own), "mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)})
     described = info(padded=True)
-    backbone = LayerBackbone(other, 2, True, None, 64, padded_inputs(described, other))
+    backbone = Backbone(other, 2, True, None, 64, padded_inputs(described, other))
     padded = DenseModel(backbone, make_head(described, backbone.width)).eval()
     small = image().resize((64, 32))
     trained, targets = Augmenter(64, (1.0, 1.0), 0, padding_pixel(other))(
@@ -130,6 +130,6 @@ def test_images_are_padded_with_the_same_pixel_as_in_training() -> None:
 def test_inside_is_in_the_heads_pixels() -> None:
     windows = WindowConfig(size=2, global_blocks=(), patch_size=8)
     described = info(padded=True, windows=windows)
-    backbone = LayerBackbone(tower(), 2, True, windows, 64, padded_inputs(described, tower()))
+    backbone = Backbone(tower(), 2, True, windows, 64, padded_inputs(described, tower()))
     model = DenseModel(backbone, make_head(described, backbone.width)).eval()
     assert model.inside((64, 32), 64) == [(64, 128)] and model.map_of(image().resize((64, 32)), 64).shape[1:3] == (8, 8)

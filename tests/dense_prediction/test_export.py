@@ -11,14 +11,14 @@ import onnxruntime
 import pytest
 import torch
 
-from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head
+from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, HeadInfo, make_head
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
 from perception_encoder.dense_prediction.export import export_head
 from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
 from perception_encoder.errors import ShapeError
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.models.tower import OwnTower
+from perception_encoder.models.tower import Tower
 
 HEADS = {
     "depth": DepthHeadConfig(channels=8),
@@ -28,7 +28,7 @@ HEADS = {
 
 
 def make(task: str, **changes: object) -> tuple[DenseModel, HeadInfo]:
-    tower = OwnTower.of(create_model("builtin"))
+    tower = Tower.of(create_model("builtin"))
     info = HeadInfo(
         task=task,
         encoder="random:builtin",
@@ -40,7 +40,7 @@ def make(task: str, **changes: object) -> tuple[DenseModel, HeadInfo]:
         masks=task == "detection",
     )
     torch.manual_seed(0)
-    model = DenseModel(LayerBackbone(tower, 1, frozen=True), make_head(info, 192)).eval().requires_grad_(False)
+    model = DenseModel(Backbone(tower, 1, frozen=True), make_head(info, 192)).eval().requires_grad_(False)
     if task == "depth":
         torch.nn.init.normal_(model.head.out[-1].weight, std=0.1)
     return model, info

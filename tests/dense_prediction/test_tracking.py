@@ -15,9 +15,9 @@ from PIL import Image
 
 from perception_encoder.dense_prediction.predictions import TrackedFrame
 from perception_encoder.dense_prediction.tracking import (
-    LayerOf,
     PropagationConfig,
     frame_size,
+    maps_at,
     propagate,
     track_objects,
     write_tracking,
@@ -158,9 +158,9 @@ def test_frames_keep_their_aspect_ratio(
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_labels_are_those_of_the_whole_video_at_once(batch_size: int) -> None:
     images, masks = frames_and_masks(7)
-    model = LayerOf(ColourLayers(), 0)
+    model = ColourLayers().at(0)
     tracked = list(track_objects(images, masks[0], model, SIDE, batch_size=batch_size))
-    features = torch.from_numpy(model.maps(images, SIDE))
+    features = torch.from_numpy(maps_at(model, images, SIDE))
     expected = propagate(features, torch.from_numpy(masks[0]).long())
     assert [frame.size for frame, _ in tracked] == [image.size for image in images]
     assert all(np.array_equal(labels, own) for (_, labels), own in zip(tracked, expected.numpy(), strict=True))
@@ -171,7 +171,7 @@ def test_labels_are_those_of_the_whole_video_at_once(batch_size: int) -> None:
 def test_objects_keep_their_numbers() -> None:
     images, masks = frames_and_masks(3)
     numbered = np.where(masks[0] > 0, masks[0].astype(int) + 40, 0)
-    tracked = list(track_objects(images, numbered, LayerOf(ColourLayers(), 0), SIDE))
+    tracked = list(track_objects(images, numbered, ColourLayers().at(0), SIDE))
     assert set(np.unique(tracked[-1][1])) == set(np.unique(numbered))
 
 
@@ -180,7 +180,7 @@ def test_a_long_video_takes_bounded_memory() -> None:
     images, masks = frames_and_masks(2)
     taken = itertools.count()
     frames = (next(taken) is not None and image for image in itertools.cycle(images))
-    tracked = track_objects(frames, masks[0], LayerOf(ColourLayers(), 0), SIDE, batch_size=4)
+    tracked = track_objects(frames, masks[0], ColourLayers().at(0), SIDE, batch_size=4)
     for _ in range(9):
         next(tracked)
     assert next(taken) == 12
@@ -188,7 +188,7 @@ def test_a_long_video_takes_bounded_memory() -> None:
 
 def test_bad_videos_and_masks() -> None:
     images, masks = frames_and_masks(3)
-    model = LayerOf(ColourLayers(), 0)
+    model = ColourLayers().at(0)
     with pytest.raises(DataError, match="the first mask is empty"):
         list(track_objects(images, np.zeros_like(masks[0]), model, SIDE))
     with pytest.raises(DataError, match=r"the mask is of 3x3 pixels, the first frame of "):

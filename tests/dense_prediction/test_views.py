@@ -9,23 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head
+from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, HeadInfo, make_head
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
 from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.views import Views, detect_objects
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.models.tower import OwnTower
+from perception_encoder.models.tower import Tower
 
 
 def model(task: str = "detr") -> DenseModel:
-    tower = OwnTower.of(create_model("builtin"))
+    tower = Tower.of(create_model("builtin"))
     config = DetrHeadConfig(channels=32, layers=1, hidden=16, queries=10, least_score=0.0)
     head = asdict(config) if task == "detr" else asdict(DepthHeadConfig(channels=8))
     info = HeadInfo(task=task, encoder="builtin", weights="", layer=1, image_size=64, head=head, classes=("a", "b"))
     torch.manual_seed(0)
-    return DenseModel(LayerBackbone(tower, 1, frozen=True), make_head(info, 192)).eval()
+    return DenseModel(Backbone(tower, 1, frozen=True), make_head(info, 192)).eval()
 
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))

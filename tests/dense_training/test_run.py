@@ -18,7 +18,7 @@ from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_training.recipes import debug_dense, deta
 from perception_encoder.dense_training.run import load_initial, train_dense
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
-from perception_encoder.inference.open_model import open_model
+from perception_encoder.inference.load import load_tower
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
@@ -40,13 +40,13 @@ def test_a_run_writes_a_head_that_predicts(task: str, datasets: dict[str, Path],
     info, tensors = read_head_info(path)
     assert (info.encoder, info.layer, info.image_size, info.finetuned) == ("PE-Core-N16-128", 11, 32, False)
     assert all(name.startswith("head.") for name in tensors)
-    model = load_dense_model(path, info, tensors, open_model("builtin").tower())
+    model = load_dense_model(path, info, tensors, load_tower("builtin"))
     with torch.inference_mode():
         assert model(torch.zeros(1, 3, 32, 48, dtype=torch.uint8)) is not None
     scores = [row for row in rows_of(tmp_path) if any(name.startswith("validation/") for name in row)]
     assert [row["step"] for row in scores] == [2, 4] and (tmp_path / BEST).is_file()
     with pytest.raises(ConfigError, match="belongs to PE-Core-N16-128, layer 11, with weights"):
-        load_dense_model(path, info, tensors, open_model("random:builtin").tower())
+        load_dense_model(path, info, tensors, load_tower("random:builtin"))
 
 
 def test_depth_is_learned(datasets: dict[str, Path], tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_windowed_encoder_is_finetuned_and_resumed(datasets: dict[str, Path], 
     info, tensors = read_head_info(whole)
     assert info.windows is not None and info.windows.global_blocks == (2,) and info.finetuned
     assert all(torch.equal(tensors[name], each) for name, each in read_head_info(resumed)[1].items())
-    model = load_dense_model(whole, info, tensors, open_model("builtin").tower())
+    model = load_dense_model(whole, info, tensors, load_tower("builtin"))
     assert model.backbone.patch_size == 8
     assert model.map_of(Image.new("RGB", (60, 30)), 32).shape == (1, 4, 4, 192)  # padded to a square
 
@@ -102,9 +102,9 @@ def test_a_finetuned_encoder_is_in_the_file(datasets: dict[str, Path], tmp_path:
     path = train_dense(config, [datasets["depth"]], tmp_path)
     info, tensors = read_head_info(path)
     assert info.finetuned and info.layer == 3 and not any("resblocks.4." in name for name in tensors)
-    model = load_dense_model(path, info, tensors, open_model("builtin").tower())
+    model = load_dense_model(path, info, tensors, load_tower("builtin"))
     own = dict(model.backbone.named_parameters())["model.transformer.resblocks.0.mlp.c_fc.weight"]
-    theirs = dict(open_model("builtin").tower().model.named_parameters())["transformer.resblocks.0.mlp.c_fc.weight"]
+    theirs = dict(load_tower("builtin").model.named_parameters())["transformer.resblocks.0.mlp.c_fc.weight"]
     assert not torch.equal(own, theirs)
 
 
@@ -115,7 +115,7 @@ def test_a_federated_detector_with_repeated_images(datasets: dict[str, Path], tm
     assert info.head["federated"] == 2
     weights = tensors["head.model.roi_heads.class_weights"]
     assert weights.shape == (2,) and (weights > 0).all() and (weights < 1).any()
-    assert load_dense_model(path, info, tensors, open_model("builtin").tower()) is not None
+    assert load_dense_model(path, info, tensors, load_tower("builtin")) is not None
 
 
 def test_a_detr_goes_on_from_one_of_other_classes(

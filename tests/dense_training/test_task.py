@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.dense_prediction.dense_model import DenseModel, LayerBackbone, make_head
+from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, make_head
 from perception_encoder.dense_training.batches import DenseBatches
 from perception_encoder.dense_training.run import describe_head, open_tower, read_samples
 from perception_encoder.dense_training.task import DenseTask
@@ -20,7 +20,7 @@ def make(task: str, path: Path, *settings: str) -> tuple[DenseTask, DenseBatches
     samples, _, classes = read_samples(config, path)
     tower, layer = open_tower(config)
     torch.manual_seed(0)
-    backbone = LayerBackbone(tower, layer, config.frozen)
+    backbone = Backbone(tower, layer, config.frozen)
     model = DenseModel(backbone, make_head(describe_head(config, tower, layer, samples, classes), backbone.width))
     return DenseTask(model.train(), config), DenseBatches(config, samples, Rank(number=0, of=1), 12, (127,) * 3)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head
+from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, HeadInfo, make_head
 from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_training.run import describe_head, open_tower, read_samples
 from perception_encoder.dense_training.validation import DenseValidation
@@ -21,7 +21,7 @@ def make(task: str, path: Path) -> DenseValidation:
     _, held_out, classes = read_samples(config, path)
     tower, layer = open_tower(config)
     info: HeadInfo = describe_head(config, tower, layer, held_out, classes)
-    backbone = LayerBackbone(tower, layer, frozen=True)
+    backbone = Backbone(tower, layer, frozen=True)
     return DenseValidation(DenseModel(backbone, make_head(info, backbone.width)), held_out, 3, 32)
 
 

@@ -8,7 +8,7 @@ import torch
 from perception_encoder.distillation import teacher as teachers
 from perception_encoder.distillation.teacher import Teacher, load_teacher
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference import encoder
+from perception_encoder.inference import load as loading
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from tests.distillation.toys import TEXTS, Noted, noise_images
@@ -33,7 +33,7 @@ def test_a_teacher_is_loaded_onto_the_rank_s_device(monkeypatch: pytest.MonkeyPa
 
     def load(name: str, device: torch.device) -> Encoder:
         asked.append(device)
-        return encoder.load(name)
+        return loading.load(name)
 
     monkeypatch.setattr(teachers, "own_device", lambda: torch.device("cuda", 3))
     monkeypatch.setattr(teachers, "load", load)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.formats.shards import SPLITS, ShardSample, write_shard
+from perception_encoder.inference.encoder import Encoder
 
 RGB = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "white": (255, 255, 255)}
 
 
-class ColourEncoder:
+class ColourEncoder(Encoder):
     """An image's vector is its mean colour, a text's that of the colour it names."""
 
     name = "colours"
@@ -23,12 +25,23 @@ class ColourEncoder:
         self.image_count = 0
         self.texts = 0
 
-    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
+    @property
+    def reads_texts(self) -> bool:
+        return True
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"weights": self.name}
+
+    def variant(self, **options: Any) -> ColourEncoder:
+        return type(self)()
+
+    def encode_images(self, images: Any, normalize: bool = True, **options: Any) -> np.ndarray:
         self.image_count += len(images)
         means = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32).mean(axis=(0, 1)) for image in images])
         return unit(means) if normalize else means
 
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+    def encode_texts(self, texts: Any, normalize: bool = True, **options: Any) -> np.ndarray:
         self.texts += len(texts)
         named = [next((rgb for name, rgb in RGB.items() if name in text), (1, 1, 1)) for text in texts]
         return unit(np.array(named, dtype=np.float32))

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from perception_encoder.formats.shards import write_members
-from perception_encoder.models.protocols import LayerTokens
+from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
 
 
-class ColourLayers:
+class ColourLayers(LayerFeatures):
     """Layer 0: a patch's mean colour. Layer 1: noise. Layer 2: NaN."""
 
     name, depth, width = "colours", 3, 8
@@ -21,7 +22,11 @@ class ColourLayers:
     def __init__(self, patch_size: int = 4, image_size: tuple[int, int] = (32, 32)) -> None:
         self.patch_size, self.image_size = patch_size, image_size
         self.rng = np.random.default_rng(0)
-        self.about = {"weights": self.name, "dtype": "float32", "device": "cpu"}
+        self.device = torch.device("cpu")
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"weights": self.name, "dtype": "float32", "device": "cpu"}
 
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None

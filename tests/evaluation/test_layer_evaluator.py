@@ -17,7 +17,6 @@ from perception_encoder.evaluation.dense.detection import DetectionEvaluator, De
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import OneLayer
 from tests.datasets.drawn import pairs, rooms
 from tests.evaluation.layers import ColourLayers
 
@@ -50,8 +49,8 @@ def test_the_test_set_is_not_encoded_without_training_images() -> None:
     bad = replace(pairs("a", depths), images=(b"cut", b"cut"))
     protocol = DepthProtocol(head=DepthConfig(channels=4, fit=FitConfig(epochs=1)), head_seeds=2)
     with pytest.raises(DataError, match="depth: no image can be used; the first: a0"):
-        DepthEvaluator(bad, pairs("b", depths), protocol).run(OneLayer(encoder, 0))
+        DepthEvaluator(bad, pairs("b", depths), protocol).run(encoder.at(0))
     assert encoded == []
     cut = replace(pairs("b", depths), images=(pairs("b", depths).images[0], b"cut"))
-    (result,) = DepthEvaluator(pairs("a", depths), cut, protocol).run(OneLayer(encoder, 0))
+    (result,) = DepthEvaluator(pairs("a", depths), cut, protocol).run(encoder.at(0))
     assert encoded == [2, 1] and [failure.source for failure in result.failures] == ["b1"]

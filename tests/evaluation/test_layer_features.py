@@ -8,7 +8,7 @@ import pytest
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.errors import ConfigError, InputError, ModelError
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_features import EncoderInputs, OneLayer, content_digest
+from perception_encoder.evaluation.layer_features import EncoderInputs, content_digest
 from tests.evaluation.layers import ColourLayers, png
 
 GREYS = ImageSet(
@@ -44,6 +44,6 @@ def test_the_digest_is_that_of_the_content_and_of_what_is_left_out() -> None:
 
 def test_layers_that_do_not_exist_and_features_that_are_not_finite() -> None:
     with pytest.raises(ConfigError, match="layer 3 does not exist; colours has layers 0 to 2"):
-        OneLayer(ColourLayers(), 3)
+        ColourLayers().at(3)
     with pytest.raises(ModelError, match="colours, layer 2, gives NaN or infinity in 3 of 3 vectors of greys, test"):
         FeatureCache(dtype="float32").encode_layers(ColourLayers(), images(), [2])

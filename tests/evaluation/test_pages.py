@@ -13,7 +13,7 @@ from perception_encoder.evaluation.features import encode_images
 from perception_encoder.evaluation.report import from_json
 from perception_encoder.evaluation.results import Result
 from perception_encoder.evaluation.statistics.scores import ItemScores, measure
-from perception_encoder.inference.encoder import load
+from perception_encoder.inference.load import load
 
 
 def read_result(root: Path) -> Result:

@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.transforms import load_transforms, load_views
-from perception_encoder.inference.layer_encoder import CHUNK
-from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.evaluation.transforms import load_variants
+from perception_encoder.inference.load import load_layers
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from tests.models.external.samples import save_transformer
 
@@ -20,7 +19,7 @@ from tests.models.external.samples import save_transformer
 def test_crop_sees_the_middle_and_squash_all(tmp_path: Path) -> None:
     weights = tmp_path / "nano.safetensors"
     write_checkpoint(create_model("builtin"), weights)
-    encoders, about = load_transforms(str(weights))
+    encoders, about = load_variants(str(weights))
     wide = torch.rand(60, 180, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte().numpy()
     squash, crop = (encoders[name].encode_images([wide]) for name in ("squash", "crop"))
     assert not np.allclose(squash, crop, atol=1e-3)
@@ -31,7 +30,7 @@ def test_crop_sees_the_middle_and_squash_all(tmp_path: Path) -> None:
 @pytest.fixture
 def images() -> list[Image.Image]:
     rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)) for _ in range(CHUNK + 3)]
+    return [Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)) for _ in range(35)]
 
 
 def test_a_model_of_transformers_at_a_layer(tmp_path: Path, images: list[Image.Image]) -> None:
@@ -41,9 +40,9 @@ def test_a_model_of_transformers_at_a_layer(tmp_path: Path, images: list[Image.I
         (None, None, {"layer": "2", "pool": "mean"}),
         (-2, "cls", {"layer": "1", "pool": "cls"}),
     ):
-        encoders, about = load_views(name, "squash", layer, pool)
+        encoders, about = load_variants(name, "squash", layer, pool)
         at = int(taken["layer"])
-        tokens = load_layer_encoder(name, final_norm=True).encode_layers(images, [at])[at]
+        tokens = load_layers(name, final_norm=True).encode_layers(images, [at])[at]
         wanted = tokens.patches.mean(axis=(1, 2)) if taken["pool"] == "mean" else tokens.prefix[:, 0]
         wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
         vectors = encoders["squash"].encode_images(images)
@@ -56,26 +55,28 @@ def test_a_model_of_timm_at_a_layer(images: list[Image.Image], monkeypatch: pyte
     timm = pytest.importorskip("timm")
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))
-    as_it_is, _ = load_views("timm:test_vit", "squash,crop", None, None)
+    as_it_is, _ = load_variants("timm:test_vit", "squash,crop", None, None)
     assert list(as_it_is) == ["squash", "crop"]  # its own output and transforms
     for name in ("timm:test_vit", "random:timm:test_vit"):
-        encoders, about = load_views(name, "squash", 1, None)
+        encoders, about = load_variants(name, "squash", 1, None)
         assert encoders["squash"].encode_images(images[:2]).shape == (2, 64) and about["layer"] == "1"
-    with pytest.raises(ConfigError, match="evaluated under squash only, not crop"):
-        load_views("timm:test_vit", "crop", 1, None)
+    with pytest.raises(ConfigError, match="takes squashed images only; transform is 'crop'"):
+        load_variants("timm:test_vit", "crop", 1, None)
     with pytest.raises(ConfigError, match="layer 6 does not exist; timm:test_vit has layers 0 to 5"):
-        load_views("timm:test_vit", "squash", 6, None)
-    with pytest.raises(ConfigError, match="pool is 'attn'; for a layer of timm:test_vit it must be mean or cls"):
-        load_views("timm:test_vit", "squash", None, "attn")
+        load_variants("timm:test_vit", "squash", 6, None)
+    with pytest.raises(
+        ConfigError, match="no pool 'attn' after layer 5: timm:test_vit has none; use mean, cls or tokens"
+    ):
+        load_variants("timm:test_vit", "squash", None, "attn")
 
 
 def test_a_model_without_a_class_token(tmp_path: Path) -> None:
     save_transformer("SiglipVision", tmp_path)
-    with pytest.raises(ConfigError, match="has no class token; set the pool to mean"):
-        load_views(f"hf:{tmp_path}", "squash", None, "cls")
+    with pytest.raises(ConfigError, match="has no class token; use pool mean or tokens"):
+        load_variants(f"hf:{tmp_path}", "squash", None, "cls")
 
 
-@pytest.mark.parametrize("name", ["hf:any", "random:timm:test_vit"])
+@pytest.mark.parametrize("name", ["random:timm:test_vit", "random:builtin"])
 def test_a_vision_tower_has_no_texts(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is only a vision tower, without texts"):
-        load_transforms(name)
+        load_variants(name, "squash", texts=True)

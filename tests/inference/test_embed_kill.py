@@ -12,7 +12,7 @@ HARNESS = """
 import os, random, signal, sys, time, traceback
 from pathlib import Path
 import torch
-from perception_encoder.inference.encoder import load
+from perception_encoder.inference.load import load
 from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import encode_items

@@ -12,7 +12,8 @@ from perception_encoder.errors import (
     ConfigError,
     ModelError,
 )
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import create_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig

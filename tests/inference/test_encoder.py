@@ -26,8 +26,9 @@ from perception_encoder.errors import (
     UnknownModelError,
     UrlRefusedError,
 )
-from perception_encoder.inference.encoder import EncodeOptions, Encoder, load
+from perception_encoder.inference.encoder import EncodeOptions, Encoder
 from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.inference.load import load
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.image import image_transform, open_image
 from perception_encoder.preprocess.tokenizer import TruncationWarning, tokenizer

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 
 from perception_encoder.errors import ConfigError, MediaDecodeError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.other_encoder import OtherEncoder
+from perception_encoder.inference.external_encoder import OutputEncoder
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.models.external.external_model import ExternalEncoder
+from perception_encoder.models.external.adapter import Adapter
 
 TEXTS = ["a red mug", "a dog on a lawn", "a red cup", "two dogs", "a mountain in the snow", "dog.jpg", "a", "b c"]
 
@@ -116,20 +116,23 @@ def test_a_model_without_a_text_tower_is_refused_for_texts(encoder: Encoder) -> 
 
 
 def test_other_libraries_models_say_whether_they_read_texts() -> None:
-    class Images(ExternalEncoder):
+    class Images(Adapter):
+        library, distribution = "timm", "timm"
+
+        def _create(self) -> nn.Module:
+            return nn.Linear(2, 2)
+
+        def _make_transform(self, mode: str) -> Callable[[Image.Image], torch.Tensor]:
+            return lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+
         def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
             return pixels.mean(dim=(2, 3))
 
     class Both(Images):
-        def embed_texts(self, texts: list[str]) -> torch.Tensor:
-            return torch.ones(len(texts), 3)
-
-    def transform(image: Image.Image) -> torch.Tensor:
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+        reads_texts = True
 
     for kind, modalities in ((Images, ["image"]), (Both, ["image", "text"])):
-        inner = kind("timm:tiny", nn.Linear(2, 2), lambda: transform)
-        assert OtherEncoder("timm:tiny", inner, "0" * 64).mteb_model_meta.modalities == modalities
+        assert OutputEncoder(kind("timm:tiny", "tiny")).mteb_model_meta.modalities == modalities
 
 
 def call(encoder: Encoder, rows: list[dict[str, object]], **options: object) -> np.ndarray:

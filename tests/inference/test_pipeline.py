@@ -19,7 +19,6 @@ from PIL import Image
 
 from perception_encoder.errors import InputError, MediaNotFoundError
 from perception_encoder.inference import pipeline
-from perception_encoder.inference.embedder import Feature
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.listing import list_items
@@ -27,6 +26,7 @@ from perception_encoder.inference.media import Media, Value
 from perception_encoder.inference.pipeline import (
     Embedding,
     Failure,
+    Feature,
     Request,
     encode_items,
     encode_requests,
@@ -227,7 +227,7 @@ def test_mutated_files_give_their_own_row_or_a_reason(encoder: Encoder, tmp_path
 MEMORY = """
 import resource, sys, torch
 from pathlib import Path
-from perception_encoder.inference.encoder import load
+from perception_encoder.inference.load import load
 from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import encode_items

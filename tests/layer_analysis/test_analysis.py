@@ -13,18 +13,18 @@ import torch
 from perception_encoder.errors import ConfigError, DataError, OutputError
 from perception_encoder.evaluation import feature_cache
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis import analysis
 from perception_encoder.layer_analysis.analysis import analyse
 from perception_encoder.layer_analysis.image_analysis import SAMPLE
 from perception_encoder.layer_analysis.report import write_report
-from perception_encoder.models.tower import OwnTower
+from perception_encoder.models.tower import Tower
 from tests.layer_analysis.test_global_tokens import DEPTH, tower
 from tests.layer_analysis.toys import LightnessTask
 
 
-def changed(name: str = "built", **changes: object) -> TowerEncoder:
-    return TowerEncoder(name, replace(tower(3).tower, **changes), "cpu", torch.float32)
+def changed(name: str = "built", **changes: object) -> LayerFeatures:
+    return LayerFeatures(name, replace(tower(3).tower, **changes), "cpu", torch.float32)
 
 
 Load = Callable[..., None]
@@ -34,9 +34,9 @@ Load = Callable[..., None]
 def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     """`load(encoder, …)`: these encoders are loaded by their names."""
 
-    def use(*encoders: TowerEncoder) -> None:
+    def use(*encoders: LayerFeatures) -> None:
         by_name = {encoder.name: encoder for encoder in encoders}
-        monkeypatch.setattr(analysis, "load_layer_encoder", lambda name, final_norm: by_name[name])
+        monkeypatch.setattr(analysis, "load_layers", lambda name, final_norm: by_name[name])
 
     return use
 
@@ -73,14 +73,14 @@ def test_a_model_of_one_size_is_analysed_at_that_size(tmp_path: Path, load: Load
         assert report.notes == () and report.example.grid == (6, 6)
 
 
-def silent() -> TowerEncoder:
+def silent() -> LayerFeatures:
     """A model that does not attend through torch."""
 
-    class SilentTower(OwnTower):
+    class SilentTower(Tower):
         def run(self, pixels: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
             return [pixels.flatten(1)[:, :144].unflatten(1, (36, 4))] * len(layers)
 
-    return TowerEncoder("silent", SilentTower(**vars(tower(3).tower)), "cpu", torch.float32)
+    return LayerFeatures("silent", SilentTower(**vars(tower(3).tower)), "cpu", torch.float32)
 
 
 def test_a_model_that_cannot_be_analysed_inside_has_its_report(tmp_path: Path, load: Load) -> None:

@@ -7,19 +7,19 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis.global_tokens import TIMES, describe_tokens, received_attention
 from perception_encoder.layer_analysis.global_tokens import first_global_layer as first
 from perception_encoder.layer_analysis.image_analysis import describe_layers
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.tower import OwnTower
+from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from tests.layer_analysis.toys import plain
 
 GRID, PATCH, DEPTH = 6, 4, 8
 
 
-def tower(starts: int, only: bool = False) -> TowerEncoder:
+def tower(starts: int, only: bool = False) -> LayerFeatures:
     """A model in which every token attends to bright patches from layer `starts` on, or at that layer alone.
 
     Tokens tell bright from dark by the sign of their channels, and no block changes them; where attention is not set
@@ -48,7 +48,7 @@ def tower(starts: int, only: bool = False) -> TowerEncoder:
             attention = model.transformer.resblocks[layer].attn
             attention.in_proj_bias[0] = 6.0  # every query
             attention.in_proj_weight[4, 0] = 4.0  # a key of a bright patch, and against it of a dark one
-    return TowerEncoder("built", OwnTower.of(model), "cpu", torch.float32)
+    return LayerFeatures("built", Tower.of(model), "cpu", torch.float32)
 
 
 def dark(*bright: int) -> Image.Image:

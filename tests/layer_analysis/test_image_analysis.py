@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.layer_encoder import TowerEncoder
-from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.inference.load import load_layers
 from perception_encoder.layer_analysis.image_analysis import analyse_image, describe_layers
 from tests.layer_analysis.test_global_tokens import dark, tower
 
@@ -41,7 +41,7 @@ def test_points_and_layers_that_do_not_exist() -> None:
 
 def test_a_model_of_one_size_is_analysed_at_that_size() -> None:
     model = tower(3)
-    fixed = TowerEncoder("built", replace(model.tower, fixed_size=True), "cpu", torch.float32)
+    fixed = LayerFeatures("built", replace(model.tower, fixed_size=True), "cpu", torch.float32)
     assert analyse_image(fixed, WIDE).grid == (6, 6) and analyse_image(model, WIDE).grid == (3, 6)
     with pytest.raises(ConfigError, match="takes images of 24x24 only"):
         analyse_image(fixed, WIDE, patches=4)
@@ -52,7 +52,7 @@ def test_a_timm_model_of_one_size_is_analysed(monkeypatch: pytest.MonkeyPatch) -
     create = timm.create_model
     small = {"depth": 2, "embed_dim": 32, "num_heads": 2}
     monkeypatch.setattr(timm, "create_model", lambda name, **given: create(name, **small, **given))
-    encoder = load_layer_encoder("random:timm:beit_base_patch16_224", "cpu", torch.float32)
+    encoder = load_layers("random:timm:beit_base_patch16_224", "cpu", torch.float32)
     assert encoder.tower.fixed_size and encoder.tower.class_token and analyse_image(encoder, WIDE).grid == (14, 14)
 
 

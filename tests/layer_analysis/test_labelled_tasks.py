@@ -14,7 +14,7 @@ from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_features import LayerFeatures
+from perception_encoder.evaluation.layer_features import CachedTokens
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference
 from perception_encoder.layer_analysis.labelled_tasks import (
@@ -152,7 +152,7 @@ def test_a_border_is_cut_off_and_its_features_are_cached_apart(tmp_path: Path) -
     data = LabelledImages("bordered", ("a", "b", "c", "d"), tuple(bordered), labels)
     cache, encoder = FeatureCache(directory=tmp_path / "store"), ToyEncoder()
 
-    def features(task: RetrievalTask) -> LayerFeatures:
+    def features(task: RetrievalTask) -> CachedTokens:
         (images,) = task.images(encoder)
         return cache.encode_layers(encoder, images, [CLEAR]).read(CLEAR)
 

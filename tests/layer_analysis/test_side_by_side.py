@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.inference.load import load_layers
 from perception_encoder.layer_analysis.side_by_side import GAP, LEAST_SIDE, Column, features_side_by_side
 
 
 def test_each_encoder_has_a_column_and_each_image_a_row() -> None:
-    encoder = load_layer_encoder("builtin")
+    encoder = load_layers("builtin")
     seen: list[tuple[int, int] | None] = []
     encode = encoder.encode_layers
 

@@ -23,7 +23,7 @@ from perception_encoder.evaluation.dense.detection import DetectionEvaluator, De
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
 from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_features import LayerFeatures, OneLayer
+from perception_encoder.evaluation.layer_features import CachedTokens
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ResampledScores
 from perception_encoder.layer_analysis.curve import LayerCurve
@@ -75,7 +75,7 @@ def test_some_layers(tmp_path: Path) -> None:
 
 def test_a_score_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     class BrokenTask(LightnessTask):
-        def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+        def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
             scores = ResampledScores.of("likeness", float("nan"), np.ones(1000), ["a", "b"])
             return Measurement(task="broken", method="mean", scores=(scores,))
 
@@ -97,7 +97,7 @@ def test_tracking_over_layers_is_that_of_the_evaluator(videos: Path, tmp_path: P
     assert [curve.metric for curve in sweep.curves] == ["J&F", "J", "F"] and sweep.curves[0].pool == "tokens"
     assert sweep.curves[0].best == CLEAR and sweep.images == 12
     for layer in (0, CLEAR):
-        (measurement,) = TrackingEvaluator(read_videos(videos), CONFIG).run(OneLayer(encoder, layer))
+        (measurement,) = TrackingEvaluator(read_videos(videos), CONFIG).run(encoder.at(layer))
         values = [curve.scores[layer].value for curve in sweep.curves]
         assert values == pytest.approx([metric.value for metric in measurement.metrics], abs=1e-6)
 
@@ -168,7 +168,7 @@ def test_depth_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
     curve = sweep.curves[0]
     assert curve.metric == "RMSE" and curve.lower_is_better and curve.best == CLEAR and curve.unit == "m"
     assert [failure.source for failure in sweep.failures] == ["0-0 (depth)", "1-0"] and curve.scores[0].n == 9
-    (measurement,) = DepthEvaluator(*parts, protocol).run(OneLayer(encoder, CLEAR))
+    (measurement,) = DepthEvaluator(*parts, protocol).run(encoder.at(CLEAR))
     agrees(sweep.curves, CLEAR, measurement)
 
 
@@ -189,7 +189,7 @@ def test_segmentation_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> No
     sweep = run_sweep(encoder, [SegmentationEvaluator(*parts, protocol)], store, [0, CLEAR])
     curve = sweep.curves[0]
     assert curve.metric == "mIoU" and curve.best == CLEAR and curve.scores[CLEAR].value > 0.7
-    (measurement,) = SegmentationEvaluator(*parts, protocol).run(OneLayer(encoder, CLEAR))
+    (measurement,) = SegmentationEvaluator(*parts, protocol).run(encoder.at(CLEAR))
     agrees(sweep.curves, CLEAR, measurement)
     protocol = DepthProtocol(head=DepthConfig(channels=8, fit=FIT))
     depth = DepthEvaluator(depth_images(0), depth_images(1), protocol)
@@ -222,7 +222,7 @@ def test_detection_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
     task = DetectionEvaluator(*parts, DetectionProtocol(head=head))
     sweep = run_sweep(encoder, [task], store, [CLEAR])
     assert sweep.curves[0].metric == "box AP"
-    (measurement,) = DetectionEvaluator(*parts, DetectionProtocol(head=head)).run(OneLayer(encoder, CLEAR))
+    (measurement,) = DetectionEvaluator(*parts, DetectionProtocol(head=head)).run(encoder.at(CLEAR))
     agrees(sweep.curves, CLEAR, measurement)
 
 

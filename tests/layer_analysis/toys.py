@@ -11,10 +11,10 @@ from PIL import Image
 
 from perception_encoder.errors import InputError, MediaDecodeError
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures
+from perception_encoder.evaluation.layer_features import CachedTokens, EncoderInputs
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ItemScores
-from perception_encoder.models.protocols import LayerEncoder, LayerTokens
+from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
 from perception_encoder.progress import Track, untracked
 
 SIDE, PATCH, DEPTH, CLEAR = 16, 4, 4, 2
@@ -22,7 +22,7 @@ SIDE, PATCH, DEPTH, CLEAR = 16, 4, 4, 2
 
 
 @dataclass
-class ToyEncoder:
+class ToyEncoder(LayerFeatures):
     """Patches are mean colours under noise that grows with the distance to layer CLEAR; a prefix of one token."""
 
     name: str = "toy"
@@ -94,13 +94,13 @@ class LightnessTask(LayerEvaluator):
     lower: bool = False
     image_size: tuple[int, int] | None = None
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
+    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         return [greys(self.count, self.broken, size=self.image_size)]
 
     def pool(self, metric: str) -> str:
         return "mean"
 
-    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         (layer,) = features
         self.evaluated.append(layer.layer)
         error = np.abs(layer.mean().mean(axis=1) - (layer.rows / 255 - 0.5))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.models.precision import TOLERANCE, fast_autocast, fast_dtype
 
 CPU = torch.device("cpu")

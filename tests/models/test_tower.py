@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from perception_encoder.models.checkpoints.weights import create_model, weight_hash
-from perception_encoder.models.tower import OwnTower
+from perception_encoder.models.tower import Tower
 
 
 def test_a_tower_gives_tokens_as_their_blocks_leave_them() -> None:
     model = create_model("builtin")
-    whole, alone = OwnTower.of(model), OwnTower.of(model.visual)
+    whole, alone = Tower.of(model), Tower.of(model.visual)
     assert whole.model is alone.model is model.visual and whole.norm is model.visual.ln_post
     assert (whole.depth, whole.patch_size, whole.image_size, whole.width) == (12, 16, (128, 128), 192)
     assert whole.class_token and not whole.fixed_size

@@ -15,7 +15,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.errors import MediaTooLargeError
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.preprocess.documents import open_pdf_pages
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.generation import GenerationQueue

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
-from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.inference.load import load_layers
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.registry import BUILTIN, find_model
@@ -52,7 +52,7 @@ def test_both_losses_fall_and_the_result_is_a_spatial_tower(scenes: Path, tmp_pa
     model = load_model(path)
     assert isinstance(model, VisionTransformer) and "Spatial" in model.name
     assert model.config.layer_scale == 0.1 and model.attn_pool is None and model.config.depth == 12
-    assert load_layer_encoder(path).depth == 12
+    assert load_layers(path).depth == 12
     assert not any(name.startswith("to_teacher") for name in read_checkpoint(path)[0])
 
 

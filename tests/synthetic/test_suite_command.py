@@ -22,8 +22,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def colours(monkeypatch) -> None:
     """Every model is one that sees colours."""
-    encoders = {"squash": ColourEncoder(), "crop": ColourEncoder()}
-    monkeypatch.setattr(transforms, "load_transforms", lambda model: (encoders, {"weights": model}))
+    monkeypatch.setattr(transforms, "load", lambda model: ColourEncoder())
 
 
 def test_results_are_printed_and_written(run_module, colours, photos: Path, tmp_path: Path) -> None:

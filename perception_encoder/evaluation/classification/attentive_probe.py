@@ -24,12 +24,12 @@ from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
 from perception_encoder.evaluation.features import FRAMES, class_indices, inputs_of
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, Tokens, settings_digest
+from perception_encoder.evaluation.layer_features import CachedTokens, EncoderInputs, Tokens, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.layers import AttentionPooling
-from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
 
@@ -190,11 +190,11 @@ class AttentiveEvaluator(LayerEvaluator):
         """Of the labels and the settings."""
         return settings_digest(self.config, *(part.labels for part in self.parts.values()))
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
+    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return training, validation and test items."""
         return [inputs_of(part, self.frames) for part in self.parts.values()]
 
-    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Train probes and test them: mean class accuracy, top-1 and perhaps top-5."""
         classes, config = self.splits.classes, self.config
         parts = []

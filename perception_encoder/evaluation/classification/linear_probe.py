@@ -17,7 +17,7 @@ from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
 from perception_encoder.evaluation.features import Features, encode_images
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.models.protocols import ImageEncoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -64,7 +64,7 @@ class LinearEvaluator:
     def __init__(self, splits: Splits) -> None:
         self.splits = splits
 
-    def run(self, encoder: ImageEncoder, track: Track = untracked) -> list[Measurement]:
+    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
         """Return mean class accuracy, top-1 and perhaps top-5; errors as those of `fit_probe`, and see `Evaluator`."""
         splits, classes = self.splits, self.splits.classes
         train, val, test = (encode_images(encoder, part, track) for part in (splits.train, splits.val, splits.test))

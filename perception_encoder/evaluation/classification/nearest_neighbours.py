@@ -15,7 +15,7 @@ from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.features import encode_images
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.models.protocols import ImageEncoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 
 TEMPERATURE = 0.07
@@ -51,7 +51,7 @@ class NeighboursEvaluator:
         """`splits`: neighbours are those of `train` and `val` together; `val` may be empty."""
         self.splits, self.ks = splits, tuple(ks)
 
-    def run(self, encoder: ImageEncoder, track: Track = untracked) -> list[Measurement]:
+    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
         """Return a measurement for each k; errors as those of `vote`, and see `Evaluator`."""
         splits, classes = self.splits, self.splits.classes
         known = [encode_images(encoder, part, track) for part in (splits.train, splits.val) if part.keys]

@@ -16,7 +16,7 @@ from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.layer_features import check_finite
 from perception_encoder.formats.entries import read_lines
-from perception_encoder.models.protocols import ImageTextEncoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows
 
@@ -77,7 +77,7 @@ CHUNK = 4096  # prompts that are encoded at a time
 
 
 def ensemble(
-    encoder: ImageTextEncoder, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
+    encoder: Encoder, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
 ) -> np.ndarray:
     """Return unit vectors of the classes (K, D): the mean over templates of unit text vectors, made unit again.
 

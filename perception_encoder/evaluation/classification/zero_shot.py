@@ -13,7 +13,7 @@ from perception_encoder.evaluation.classification.prompts import ensemble, find_
 from perception_encoder.evaluation.features import FRAMES, class_indices, encode_images
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ItemScores
-from perception_encoder.models.protocols import ImageTextEncoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 
 TOP = 5
@@ -32,7 +32,7 @@ class ZeroShotClassifier:
     @classmethod
     def of(
         cls,
-        encoder: ImageTextEncoder,
+        encoder: Encoder,
         classes: Sequence[str],
         prompts: str,
         names: Mapping[str, str] | None = None,
@@ -65,7 +65,7 @@ class ZeroShotEvaluator:
         check_classes(task.name, task.classes)
         self.task, self.prompts, self.frames = task, tuple(prompts), frames
 
-    def run(self, encoder: ImageTextEncoder, track: Track = untracked) -> list[Measurement]:
+    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
         """Return mean class accuracy, top-1, and top-5 among more than five classes, for each set of prompts.
 
         See `Evaluator`.

@@ -20,7 +20,7 @@ from perception_encoder.dense_prediction.depth import DepthConfig, Depths, fit_d
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
-from perception_encoder.evaluation.layer_features import LayerFeatures, check_maps, content_digest, settings_digest
+from perception_encoder.evaluation.layer_features import CachedTokens, check_maps, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
 from perception_encoder.progress import Track, untracked
@@ -80,7 +80,7 @@ class DepthEvaluator(HeadEvaluator[DepthImages]):
         assert isinstance(train, KnownDepths) and isinstance(test, KnownDepths)
         warn_of_range(train, test)
 
-    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Fit and test heads: RMSE first, or the relative error of aligned predictions."""
         train, test = self.train_and_test(features)
         protocol = self.protocol

@@ -16,7 +16,7 @@ from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.dense.average_precision import AnnotationKind, average_precision
 from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
-from perception_encoder.evaluation.layer_features import LayerFeatures, check_maps, settings_digest
+from perception_encoder.evaluation.layer_features import CachedTokens, check_maps, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import (
     HEAD_SEEDS,
@@ -65,7 +65,7 @@ class DetectionEvaluator(HeadEvaluator[InstanceSet]):
         """Return functions that decode an image's objects."""
         return self.train.instances, self.test.instances
 
-    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Fit and test detectors: AP of boxes first, then that of masks if there are masks."""
         train, test = self.train_and_test(features)
         scores = score_detection(

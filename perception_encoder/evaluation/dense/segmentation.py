@@ -19,7 +19,7 @@ from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.dense_prediction.segmentation import Labels, SegmentationConfig, fit_segmentation
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
-from perception_encoder.evaluation.layer_features import LayerFeatures, check_maps, content_digest, settings_digest
+from perception_encoder.evaluation.layer_features import CachedTokens, check_maps, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
 from perception_encoder.progress import Track, untracked
@@ -64,7 +64,7 @@ class SegmentationEvaluator(HeadEvaluator[ClassMasks]):
         """Return functions that decode the classes of an image's pixels."""
         return known_labels(self.train), known_labels(self.test)
 
-    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Fit and test heads: mIoU first."""
         train, test = self.train_and_test(features)
         scores = score_segmentation(

@@ -28,8 +28,8 @@ from perception_encoder.dense_prediction.tracking import SHORT_SIDE, Propagation
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.layer_features import (
+    CachedTokens,
     EncoderInputs,
-    LayerFeatures,
     check_finite,
     content_digest,
     settings_digest,
@@ -37,7 +37,7 @@ from perception_encoder.evaluation.layer_features import (
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import FEW_BLOCKS, check_scipy
 from perception_encoder.evaluation.statistics.scores import ItemScores
-from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
 Masks = Sequence[UInt8[np.ndarray, "H W"] | None]
@@ -96,11 +96,11 @@ class TrackingEvaluator(LayerEvaluator):
         if 1 < len(self.videos) < FEW_BLOCKS:
             check_scipy()
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
+    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return each video's frames."""
         return [_frames(video, encoder, self.config.short_side) for video in self.usable]
 
-    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Follow objects through the videos whose frames can all be decoded: J&F, J and F."""
         scores: dict[str, VideoScores] = {}
         failures = list(self.failures)
@@ -120,7 +120,7 @@ class TrackingEvaluator(LayerEvaluator):
         )
 
 
-def _frames(video: MaskedVideo, encoder: LayerEncoder, short_side: int) -> EncoderInputs:
+def _frames(video: MaskedVideo, encoder: LayerFeatures, short_side: int) -> EncoderInputs:
     try:
         size = frame_size(video.open(0).size, short_side, encoder.patch_size)
     except InputError:  # it is reported when it is encoded

@@ -19,14 +19,14 @@ from perception_encoder.evaluation.language.evaluators import Answered, open_med
 from perception_encoder.evaluation.language.records import AnswerRecord
 from perception_encoder.evaluation.language.tasks import TASKS, LanguageTask
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, content_digest, settings_digest
+from perception_encoder.evaluation.layer_features import CachedTokens, EncoderInputs, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Scores, with_head_seeds
 from perception_encoder.formats.table_images import TableImage
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.language_alignment.probing.answer_head import AnswerHead, AnswerHeadConfig, QuestionAnswer
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder
-from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.seed import torch_generator
@@ -120,11 +120,11 @@ class QuestionTask(LayerEvaluator):
         digest, size = part.image_digest, self.image_size
         return EncoderInputs(name=part.name, keys=part.keys, open=part.open, compute_digest=digest, image_size=size)
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
+    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the training and the test images."""
         return self._images
 
-    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Return the task's metrics, for each seed of a head; DataError if no image of a part can be decoded."""
         train, test = features
         for part in (train, test):
@@ -133,7 +133,7 @@ class QuestionTask(LayerEvaluator):
         scores = with_head_seeds(self.config.seeds, partial(self._score, train, test, track))
         return Measurement(task=self.name, method="answers", scores=scores)
 
-    def _score(self, train: LayerFeatures, test: LayerFeatures, track: Track, seed: int) -> tuple[Scores, ...]:
+    def _score(self, train: CachedTokens, test: CachedTokens, track: Track, seed: int) -> tuple[Scores, ...]:
         config = self.config.head
         head_config = replace(config, fit=config.fit.with_seed(seed))
         decoder = self._make_decoder(head_config.fit.seed)
@@ -141,7 +141,7 @@ class QuestionTask(LayerEvaluator):
         head.fit(train.patches, [self._training[row] for row in train.rows], track)
         return score_answers(self.task, self._answer(head, test))
 
-    def _answer(self, head: AnswerHead, test: LayerFeatures) -> list[Answered]:
+    def _answer(self, head: AnswerHead, test: CachedTokens) -> list[Answered]:
         task = self.task
         rows = [(at, each) for at, row in enumerate(test.rows) for each in self.test.questions[row]]
         prompts = [(at, task.prompt(question)) for at, question in rows]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import WeightsUnavailableError
-from perception_encoder.models.external.external_model import ExternalEncoder, ExternalModel, Mode
+from perception_encoder.models.external.adapter import Adapter, Mode
 
 
-class OpenClipModel(ExternalModel):
+class OpenClipModel(Adapter):
     """A model by open_clip's names: `NAME,PRETRAINED` (a tag or a file), `hf-hub:…` or `local-dir:…`."""
 
-    library, distribution = "open_clip", "open_clip_torch"
+    library, distribution, reads_texts = "open_clip", "open_clip_torch", True
 
     def _create(self) -> Any:
         import open_clip
@@ -28,33 +31,23 @@ class OpenClipModel(ExternalModel):
             raise WeightsUnavailableError(message)
         return open_clip.create_model(architecture, pretrained=None if located else pretrained)
 
-    def encoder(self, mode: Mode) -> ExternalEncoder:
-        if self.random:
-            return super().encoder(mode)
-        model = self.model
-        import open_clip
-
-        tokenize = open_clip.get_tokenizer(self.listed.partition(",")[0])
-        return OpenClipEncoder(self.name, model, tokenize, mode)
-
-
-class OpenClipEncoder(ExternalEncoder):
-    """An open_clip model under one transform."""
-
-    def __init__(self, name: str, model: Any, tokenize: Callable[[list[str]], Tensor], mode: Mode) -> None:
+    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Tensor]:
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         resize_mode = "squash" if mode == "squash" else "shortest"
+        config = replace(PreprocessCfg(**self.model.visual.preprocess_cfg), resize_mode=resize_mode)
+        transform: Any = image_transform_v2(config, is_train=False)
+        return transform
 
-        def make_transform() -> Any:
-            config = replace(PreprocessCfg(**model.visual.preprocess_cfg), resize_mode=resize_mode)
-            return image_transform_v2(config, is_train=False)
+    @cached_property
+    def tokenize(self) -> Callable[[list[str]], Tensor]:
+        """The model's tokenizer."""
+        import open_clip
 
-        super().__init__(name, model, make_transform)
-        self.tokenize = tokenize
+        return open_clip.get_tokenizer(self.listed.partition(",")[0])
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         return self.model.encode_image(pixels)
 
-    def embed_texts(self, texts: list[str]) -> Tensor:
-        return self.model.encode_text(self.tokenize(texts).to(self.device))
+    def embed_texts(self, texts: list[str], device: torch.device) -> Tensor:
+        return self.model.encode_text(self.tokenize(texts).to(device))

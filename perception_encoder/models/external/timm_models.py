@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError, UnknownModelError
-from perception_encoder.models.checkpoints.weights import state_hash
-from perception_encoder.models.external.external_model import ExternalEncoder, ExternalModel, Mode
+from perception_encoder.models.external.adapter import Adapter, Mode
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.tower import Tower
 
 _PLAIN = ("blocks", "patch_embed", "norm", "num_prefix_tokens", "forward_intermediates")
 
 
-class TimmModel(ExternalModel):
+class TimmModel(Adapter):
     """A model by timm's name (`vit_small_patch14_dinov2`, `local-dir:DIRECTORY`), without its classifier."""
 
     library, distribution = "timm", "timm"
@@ -35,8 +35,15 @@ class TimmModel(ExternalModel):
             except TypeError:  # one that takes images of one size only
                 return timm.create_model(self.listed, pretrained=not self.random, num_classes=0)
 
-    def encoder(self, mode: Mode) -> ExternalEncoder:
-        return super().encoder(mode) if self.random else TimmEncoder(self.name, self.model, mode)
+    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Tensor]:
+        from timm.data import create_transform, resolve_model_data_config
+
+        squash = {"crop_mode": "squash", "crop_pct": 1.0} if mode == "squash" else {}
+        transform: Any = create_transform(**{**resolve_model_data_config(self.model), **squash})
+        return transform
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        return self.model(pixels)
 
     def tower(self) -> Tower:
         model = self.model
@@ -55,25 +62,12 @@ class TimmModel(ExternalModel):
             patch_size=patch[0],
             image_size=tuple(config["input_size"][1:]),
             width=model.embed_dim,
-            weight_hash=state_hash(model.state_dict()),
+            weight_hash=self.weight_hash,
             mean=tuple(config["mean"]),
             deviation=tuple(config["std"]),
             class_token=getattr(model, "cls_token", None) is not None,
             fixed_size=not getattr(model, "dynamic_img_size", False),
         )
-
-
-class TimmEncoder(ExternalEncoder):
-    """A timm model under one transform."""
-
-    def __init__(self, name: str, model: Any, mode: Mode) -> None:
-        from timm.data import create_transform, resolve_model_data_config
-
-        squash = {"crop_mode": "squash", "crop_pct": 1.0} if mode == "squash" else {}
-        super().__init__(name, model, lambda: create_transform(**{**resolve_model_data_config(model), **squash}))
-
-    def embed_pixels(self, pixels: Tensor) -> Tensor:
-        return self.model(pixels)
 
 
 class TimmTower(Tower):

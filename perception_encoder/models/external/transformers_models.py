@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, ConfigError, one_line
 from perception_encoder.models.checkpoints.weights import state_hash
-from perception_encoder.models.external.external_model import ExternalModel
+from perception_encoder.models.external.adapter import Adapter
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.tower import Tower
 from perception_encoder.records import from_fields
@@ -34,10 +34,10 @@ class _Pixels:
     image_std: tuple[float, float, float]
 
 
-class TransformersModel(ExternalModel):
+class TransformersModel(Adapter):
     """A model by its hub name or directory."""
 
-    library, distribution, extra = "hf", "transformers", "lang"
+    library, distribution, extra, has_output = "hf", "transformers", "lang", False
 
     def _create(self) -> Any:
         from transformers import AutoConfig, AutoModel
@@ -110,4 +110,4 @@ def _final_norm(vision: nn.Module) -> nn.Module:
     """The norm after the blocks, the outermost that has one of the names; the identity if there is none."""
     norms = [(n.count("."), n, m) for n, m in vision.named_modules() if n.rpartition(".")[2] in FINAL_NORMS]
     outer = [(depth, n, m) for depth, n, m in norms if not any(part.isdigit() for part in n.split("."))]
-    return min(outer, key=lambda each: each[:2])[2] if outer else nn.Identity()
+    return min(outer, key=lambda norm: norm[:2])[2] if outer else nn.Identity()

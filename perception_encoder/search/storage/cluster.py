@@ -32,7 +32,8 @@ from perception_encoder.errors import (
     MediaNotFoundError,
     PerceptionEncoderError,
 )
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.inference.pipeline import map_in_order, worker_count
 from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
 from perception_encoder.search.storage.moments import MomentConfig

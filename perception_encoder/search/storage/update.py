@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from perception_encoder.errors import InputError, SearchIndexError
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.inference.pipeline import map_in_order, worker_count
 from perception_encoder.models.registry import portable_name
 from perception_encoder.search.storage.calibration import renew_calibration

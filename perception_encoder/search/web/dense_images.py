@@ -24,10 +24,10 @@ from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.drawing import depth_colours, overlay_png
 from perception_encoder.dense_prediction.regions import label_regions
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.feature_map import FeatureMaps, feature_maps, similarity, to_colours
+from perception_encoder.inference.load import load, load_tower
 from perception_encoder.inference.media import open_media
-from perception_encoder.inference.open_model import open_model
 from perception_encoder.models.registry import BUILTIN_DEPTH, canonical_name
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
@@ -195,7 +195,7 @@ class DepthMaps:
     def map(self, row_id: str) -> DepthMap:
         """Return a row's depth.
 
-        Raises what `ImageResults.get`, `read_head_info`, `load_read_head` and `open_model` raise.
+        Raises what `ImageResults.get`, `read_head_info`, `load_read_head` and `load_tower` raise.
         """
         return self._results.get(row_id, partial(_estimate, *self._load()))
 
@@ -205,7 +205,7 @@ class DepthMaps:
                 info, tensors = read_head_info(self._path, "depth")
                 known = canonical_name(info.encoder) is not None
                 own = None if known else self._source  # a file may not name other models; the index's is trusted
-                self._model = load_read_head(self._path, info, tensors, lambda name: open_model(name).tower(), own)
+                self._model = load_read_head(self._path, info, tensors, lambda name: load_tower(name), own)
             return self._model
 
 

@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, one_line
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name

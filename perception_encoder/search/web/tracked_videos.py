@@ -18,10 +18,10 @@ from PIL import Image
 
 from perception_encoder.dense_prediction.drawing import draw_objects
 from perception_encoder.dense_prediction.regions import label_regions
-from perception_encoder.dense_prediction.tracking import LayerOf, track_objects
+from perception_encoder.dense_prediction.tracking import track_objects
 from perception_encoder.errors import ConfigError, DataError, MediaTooLargeError
 from perception_encoder.inference.feature_map import map_grid
-from perception_encoder.inference.layer_encoder import TowerEncoder, resolve_layers
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.preprocess.budget import DECODING, PIXEL_BYTES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_writing import AddFrame, write_video_to
@@ -154,14 +154,14 @@ class VideoTracker:
                 labels = self._library.compute(partial(label_regions, features, points, frame.size))
                 if not labels.any():
                     raise DataError("no region differs from the rest at these points; choose others, or another layer")
-                model = LayerOf(self._encoder, *resolve_layers(self._encoder, [layer]))
+                model = self._encoder.at(layer)
                 short_side = min(map_grid(frame.size)) * self._encoder.patch_size
                 tracked = track_objects(iter(waiting.popleft, None), labels, model, short_side, batch_size=1)
             yield self._library.compute(partial(next, tracked))
 
     @cached_property
-    def _encoder(self) -> TowerEncoder:
-        return TowerEncoder.of(self._library.encoder, final_norm=True)  # as the page's features
+    def _encoder(self) -> LayerFeatures:
+        return LayerFeatures.of(self._library.encoder, final_norm=True)  # as the page's features
 
 
 def _sample(path: Path, row: IndexRow, every: float) -> Iterator[Image.Image]:

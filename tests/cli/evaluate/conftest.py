@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.evaluation import transforms
-from perception_encoder.inference import open_model
+from perception_encoder.inference import load as loading
 from tests.evaluation.colours import ColourEncoder, image_bytes
 from tests.evaluation.layers import ColourLayers
 
@@ -21,7 +21,7 @@ class ColourBlind(ColourEncoder):
 
     name = "blind"
 
-    def encode_images(self, images, normalize=True):
+    def encode_images(self, images, normalize=True, **options):
         return np.tile(np.float32([1, 0, 0]), (len(images), 1))
 
 
@@ -29,19 +29,14 @@ class ColourBlind(ColourEncoder):
 def colour_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model sees colours, except "blind"."""
 
-    def load(name: str, transforms: str = "squash,crop"):
-        encoder = ColourBlind if name == "blind" else ColourEncoder
-        return {transform: encoder() for transform in transforms.split(",")}, {"weights": name}
-
-    monkeypatch.setattr(transforms, "load_transforms", load)
+    monkeypatch.setattr(transforms, "load", lambda name: ColourBlind() if name == "blind" else ColourEncoder())
 
 
 @pytest.fixture
 def colour_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model with layers sees colours."""
-    encoder = ColourLayers(4, (24, 32))
-    encoder.about = {"weights": "none"}
-    monkeypatch.setattr(open_model, "load_layer_encoder", lambda model, final_norm=False: encoder)
+    features = ColourLayers(4, (24, 32))
+    monkeypatch.setattr(loading, "load_layers", lambda model, layer, final_norm=False: features.at(layer))
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception_encoder.dense_prediction.dense_model import DenseModel, InputConfig, LayerBackbone, WindowConfig
+from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, InputConfig, WindowConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.tower import OwnTower
+from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 SIDE = 128
@@ -49,14 +49,14 @@ def randomize(model: torch.nn.Module, seed: int) -> None:
             )
 
 
-def backbone(span: int, inputs: InputConfig, layer_scale: bool = True) -> LayerBackbone:
+def backbone(span: int, inputs: InputConfig, layer_scale: bool = True) -> Backbone:
     vision = VISION if layer_scale else replace(VISION, layer_scale=None)
     tower = VisionTransformer(vision)
-    own = OwnTower(
+    own = Tower(
         model=tower, norm=tower.ln_post, depth=DEPTH, patch_size=16, image_size=(64, 64), width=WIDTH, weight_hash=""
     )
     windows = WindowConfig(size=WINDOW, global_blocks=(1,), patch_size=16, span=span)
-    return LayerBackbone(own, DEPTH - 1, True, windows, SIDE, inputs)
+    return Backbone(own, DEPTH - 1, True, windows, SIDE, inputs)
 
 
 def vitdet(classes: int = 5, masks: bool = True, lvis: bool = False, layer_scale: bool = True) -> DenseModel:

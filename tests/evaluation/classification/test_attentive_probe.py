@@ -19,8 +19,7 @@ from perception_encoder.evaluation.classification.attentive_probe import (
 )
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_features import OneLayer
-from perception_encoder.models.protocols import LayerTokens
+from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
 from tests.clips import clip
 from tests.evaluation.colours import image_bytes
 
@@ -72,13 +71,17 @@ def test_bad_input_is_refused() -> None:
         AttentiveConfig(epochs=0)
 
 
-class ColourLayers:
+class ColourLayers(LayerFeatures):
     """Two layers: the first one's patches are the colours of the image's quarters, the second's are all alike."""
 
     name, depth, width, patch_size, image_size = "colours", 2, 3, 8, (16, 16)
 
     def __init__(self) -> None:
-        self.about = {"weights": self.name, "dtype": "float32", "device": "cpu"}
+        self.device = None
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"weights": self.name, "dtype": "float32", "device": "cpu"}
 
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
@@ -109,7 +112,7 @@ def splits() -> Splits:
 def test_a_task_is_measured_at_a_layer() -> None:
     config = AttentiveConfig(epochs=20, learning_rates=(1e-2,), batch=8)
     for layer, low, high in ((0, 0.9, 1.0), (-1, 0.2, 0.5)):
-        (result,) = AttentiveEvaluator(splits(), config).run(OneLayer(ColourLayers(), layer % 2))
+        (result,) = AttentiveEvaluator(splits(), config).run(ColourLayers().at(layer % 2))
         failures = result.failures
         assert [failure.source for failure in failures] == ["a2", "c1"]
         expected = {"layer": str(layer % 2), "lr": "0.01/0.01/0.01", "train": "29", "head seeds": "3"}
@@ -117,13 +120,13 @@ def test_a_task_is_measured_at_a_layer() -> None:
         assert (result.metrics[0].name, result.metrics[0].n) == ("mean class accuracy", 8)
         assert low <= result.metrics[0].value <= high
     with pytest.raises(ConfigError, match="layer 2 does not exist"):
-        AttentiveEvaluator(splits(), config).run(OneLayer(ColourLayers(), 2))
+        AttentiveEvaluator(splits(), config).run(ColourLayers().at(2))
 
 
 def test_sets_of_undecodable_images_are_named() -> None:
     bad = replace(splits(), test=samples("d", COLOURS, 0, range(3)))
     with pytest.raises(DataError, match="toys: no image can be decoded; the first: d0"):
-        AttentiveEvaluator(bad, CONFIG).run(OneLayer(ColourLayers(), 0))
+        AttentiveEvaluator(bad, CONFIG).run(ColourLayers().at(0))
 
 
 def test_tokens_of_a_video_are_those_of_its_frames(tmp_path: Path) -> None:

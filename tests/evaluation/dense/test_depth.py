@@ -21,7 +21,6 @@ from perception_encoder.evaluation.dense.depth import (
     score_depth,
     scored_pixels,
 )
-from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.evaluation.statistics.scores import measure_all
 from perception_encoder.formats.shards import write_members
 from tests.datasets.drawn import pairs, rooms, stored
@@ -91,14 +90,14 @@ def test_a_set_without_splits_is_cut_and_what_is_broken_reported(tmp_path: Path)
     train, test = read_depth_splits(tmp_path / "room.tar")
     assert (train.keys[-1], test.keys[0]) == ("00005", "00006")
     assert train.depth(0) == pytest.approx(rooms(10, 0)[0], abs=1e-3)
-    (result,) = DepthEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    (result,) = DepthEvaluator(train, test, PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
     failures = result.failures
     assert [failure.source for failure in failures] == ["00008 (depth)"]
     assert result.metrics[0].name == "RMSE" and result.metrics[0].n == 3 and result.settings["head seeds"] == "3"
     assert {metric.interval for metric in result.metrics} == {None}  # frames of one walk are one block
     assert len({each.values for each in result.scores if each.metric == "RMSE"}) == 3  # every seed fits another head
     with pytest.raises(ModelError, match="colours, layer 2"):
-        DepthEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 2))
+        DepthEvaluator(train, test, PROTOCOL).run(ColourLayers(4, (24, 32)).at(2))
 
 
 @pytest.fixture
@@ -115,13 +114,11 @@ def test_images_without_known_depth_are_reported_and_left_out() -> None:
     train, test = rooms(6, 0), rooms(4, 1)
     train[2], test[1], test[3] = FAR, 0, FRAMED
     protocol = replace(PROTOCOL, eigen_crop=True)
-    (result,) = DepthEvaluator(pairs("a", train), pairs("b", test), protocol).run(
-        OneLayer(ColourLayers(4, (24, 32)), 0)
-    )
+    (result,) = DepthEvaluator(pairs("a", train), pairs("b", test), protocol).run(ColourLayers(4, (24, 32)).at(0))
     failures = result.failures
     assert [failure.source for failure in failures] == ["a2", "b1", "b3"] and "--per-metre" in failures[0].reason
     assert result.metrics[0].n == 2 and result.settings["train"] == "5" and result.settings["per metre"] == "1000"
-    (result,) = DepthEvaluator(pairs("a", test), pairs("b", test), PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    (result,) = DepthEvaluator(pairs("a", test), pairs("b", test), PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
     failures = result.failures
     assert [failure.source for failure in failures] == ["a1", "b1"] and result.metrics[0].n == 3
 
@@ -130,7 +127,7 @@ def test_sets_without_known_depth_are_refused_before_a_head_is_fitted(unfitted: 
     near, far = rooms(4, 0), FAR[None].repeat(4, axis=0)
     for train, test, name in ((far, near, "a"), (near, far, "b")):
         with pytest.raises(DataError, match=f"depth: no image can be used; the first: {name}0: no pixel has a known"):
-            DepthEvaluator(pairs("a", train), pairs("b", test), PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+            DepthEvaluator(pairs("a", train), pairs("b", test), PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
     maps = np.zeros((4, 6, 8, 3))
     with pytest.raises(InputError, match="b: no pixel has a known depth"):
         score_depth(maps, near.__getitem__, maps[:2], (near[0], FAR).__getitem__, ["a", "b"], PROTOCOL)
@@ -146,10 +143,10 @@ def test_depths_that_are_mostly_out_of_range_are_warned_of(caplog: pytest.LogCap
     depths, encoder = rooms(4, 0), ColourLayers(4, (24, 32))
     quick = DepthProtocol(head=DepthConfig(channels=4, fit=FitConfig(epochs=1, batch=4)))
     with caplog.at_level(logging.WARNING):
-        DepthEvaluator(pairs("a", depths), pairs("b", depths), quick).run(OneLayer(encoder, 0))
+        DepthEvaluator(pairs("a", depths), pairs("b", depths), quick).run(encoder.at(0))
         assert not caplog.text
         wrong = replace(pairs("b", depths), per_metre=200.0)
-        DepthEvaluator(replace(pairs("a", depths), per_metre=200.0), wrong, quick).run(OneLayer(encoder, 0))
+        DepthEvaluator(replace(pairs("a", depths), per_metre=200.0), wrong, quick).run(encoder.at(0))
     assert "of the known depth is not within 0.001 to 10 m" in caplog.text and "200 units a metre" in caplog.text
 
 

@@ -22,7 +22,6 @@ from perception_encoder.evaluation.dense.detection import (
     score_detection,
     to_results,
 )
-from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.evaluation.statistics.scores import by_metric, difference
 from tests.datasets.drawn import described, write_instances, write_whole
 from tests.evaluation.layers import ColourLayers
@@ -67,12 +66,12 @@ def test_kinds_can_be_forgotten(tmp_path: Path) -> None:
 def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     train, test = read_instance_splits(write_instances(tmp_path, {"train": 6, "test": 2}, masks))
     encoder = ColourLayers(16, (48, 64))
-    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(OneLayer(encoder, 0))
+    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(encoder.at(0))
     failures = result.failures
     assert not failures and result.method == ("Mask R-CNN" if masks else "Faster R-CNN")
     names = ["box AP", "box AP50", "box AP75"] + (["mask AP", "mask AP50", "mask AP75"] if masks else [])
     assert [metric.name for metric in result.metrics] == names
-    (again,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(OneLayer(encoder, 0))
+    (again,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(encoder.at(0))
     assert again.metrics == result.metrics  # what is drawn at random hangs on the seed
     assert [scores.metric for scores in result.scores] == names * 3  # three head seeds
     assert [scores.seed for scores in result.scores[:: len(names)]] == [0, 1, 2] and result.settings[
@@ -102,7 +101,7 @@ def test_lvis_counts_more_objects_and_less_sure_ones(tmp_path: Path) -> None:
     ):
         model = fit_detector(np.zeros((2, 3, 4, 3)), parts[0], np.arange(2), config=head).model
         assert (model.roi_heads.score_thresh, model.roi_heads.detections_per_img) == limits
-    (result,) = DetectionEvaluator(*lvis, DetectionProtocol(head=SMALL)).run(OneLayer(ColourLayers(16, (48, 64)), 0))
+    (result,) = DetectionEvaluator(*lvis, DetectionProtocol(head=SMALL)).run(ColourLayers(16, (48, 64)).at(0))
     assert (result.settings["most"], result.settings["least score"]) == ("300", "0.0001")
     assert "box APf" in [metric.name for metric in result.metrics]
 
@@ -120,9 +119,7 @@ def test_masks_are_learned_and_measured_where_both_sets_have_them(
     lacking, other = caplog.messages
     assert f"{without}/instances.json: annotations without a mask: 1 of 3, annotation 2 of image 1 first" in lacking
     assert f"only {({'train', 'test'} - {without}).pop()}/instances has masks" in other
-    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(
-        OneLayer(ColourLayers(16, (48, 64)), 0)
-    )
+    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(ColourLayers(16, (48, 64)).at(0))
     assert [metric.name for metric in result.metrics] == ["box AP", "box AP50", "box AP75"]
     assert result.method == "Faster R-CNN"
 
@@ -138,9 +135,7 @@ def test_boxes_without_area_are_not_learned_from_and_said_once(
     said["annotations"][2]["bbox"][3] = 0  # all that image 2 has
     file.write_text(json.dumps(said), encoding="utf-8")
     train, test = read_instance_splits(place)
-    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(
-        OneLayer(ColourLayers(16, (48, 64)), 0)
-    )
+    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(ColourLayers(16, (48, 64)).at(0))
     failures = result.failures
     assert not failures and result.settings["train"] == "4" and len(result.metrics) == 6
     assert [len(train.instances(row).labels) for row in range(4)] == [1, 0, 2, 1]

@@ -21,7 +21,6 @@ from perception_encoder.evaluation.dense.segmentation import (
     overlaps,
     score_segmentation,
 )
-from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.evaluation.statistics.scores import by_metric, difference, measure, measure_all
 from tests.datasets.drawn import drawn_masks, label_maps, write_scenes
 from tests.evaluation.layers import ColourLayers
@@ -77,17 +76,16 @@ def test_scenes_are_measured_and_a_broken_image_reported(tmp_path: Path) -> None
     assert train.classes == ("background", "chair", "lamp")
     assert (test.labels(0) == label_maps(6, 1)[0]).all()
     encoder = ColourLayers(4, (24, 32))
-    (result,) = SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(encoder, 0))
+    (result,) = SegmentationEvaluator(train, test, PROTOCOL).run(encoder.at(0))
     failures = result.failures
     assert [failure.source for failure in failures] == ["test-2"] and result.metrics[0].n == 5
     assert result.metrics[0].value > 0.75 and result.classes == 3
     wide = SegmentationProtocol(head=SegmentationConfig(kernel=3, fit=PROTOCOL.head.fit))
     assert (
-        SegmentationEvaluator(train, test, wide).run(OneLayer(encoder, 0))[0].metrics[0].value
-        > result.metrics[0].value - 0.1
+        SegmentationEvaluator(train, test, wide).run(encoder.at(0))[0].metrics[0].value > result.metrics[0].value - 0.1
     )
     with pytest.raises(ModelError, match="colours, layer 2"):
-        SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(encoder, 2))
+        SegmentationEvaluator(train, test, PROTOCOL).run(encoder.at(2))
 
 
 def test_classes_that_are_not_trained_on_are_not_scored() -> None:
@@ -96,9 +94,7 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
     kept, test = keep_trained(train, drawn_masks("b", asked))
     assert kept.classes == test.classes == ("background", "chair")
     assert (test.labels(0) == np.where(asked[0] == 2, UNSCORED, asked[0])).all()
-    (result,) = SegmentationEvaluator(train, drawn_masks("b", asked), PROTOCOL).run(
-        OneLayer(ColourLayers(4, (24, 32)), 0)
-    )
+    (result,) = SegmentationEvaluator(train, drawn_masks("b", asked), PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
     failures = result.failures
     assert result.classes == 2 and result.metrics[0].value > 0.75 and not failures
     only = drawn_masks("b", [np.where(labels == 1, 0, labels) for labels in asked])
@@ -111,7 +107,7 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
 def test_images_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     some, void = label_maps(4, 0), np.full((24, 32), 255, np.uint8)
     train, test = drawn_masks("a", some, [*some[:3], void]), drawn_masks("b", some, [void, *some[1:]])
-    (result,) = SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    (result,) = SegmentationEvaluator(train, test, PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
     failures = result.failures
     assert [failure.source for failure in failures] == ["a3", "b0"]
     assert result.metrics[0].n == 3 and result.settings["train"] == "3"
@@ -123,7 +119,7 @@ def test_images_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pyt
         with pytest.raises(
             DataError, match=f"segmentation: no image can be used; the first: {name}0: its mask is empty"
         ):
-            SegmentationEvaluator(*sets, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+            SegmentationEvaluator(*sets, PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
     maps, mixed = np.zeros((1, 2, 2, 3)), np.array([[0, 1]])
     with pytest.raises(InputError, match="b: its mask is empty"):
         score_segmentation(maps, lambda _: mixed, maps, lambda _: -mixed - 1, ["b"], 2, PROTOCOL)

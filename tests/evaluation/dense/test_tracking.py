@@ -18,7 +18,6 @@ from perception_encoder.evaluation.dense.tracking import (
     score_video,
     tracking_scores,
 )
-from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.evaluation.statistics.scores import measure
 from tests.evaluation.layers import ColourLayers, discs, write_video
 
@@ -42,13 +41,13 @@ def test_masks_as_features_track_almost_perfectly_and_noise_does_not() -> None:
 
 def test_colours_track_coloured_objects(tmp_path: Path) -> None:
     write_video(tmp_path / "discs.tar", *discs())
-    (result,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(4), 0))
+    (result,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(ColourLayers(4).at(0))
     failures = result.failures
     assert not failures and [metric.name for metric in result.metrics] == ["J&F", "J", "F"]
     both, region, boundary = (metric.value for metric in result.metrics)
     assert region > 0.8 and both == pytest.approx((region + boundary) / 2)
     assert result.settings == {"layer": "0", "short side": "48"}
-    (noise,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(4), 1))
+    (noise,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(ColourLayers(4).at(1))
     assert noise.metrics[0].value < both / 2
 
 
@@ -93,20 +92,20 @@ def test_what_cannot_be_tracked_is_named(tmp_path: Path) -> None:
         score_video("v", np.ones((2, 4, 4, 2)), masks)
     write_video(tmp_path / "v.tar", images, masks)
     with pytest.raises(ModelError, match=r"colours, layer 2"):
-        TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(), 2))
+        TrackingEvaluator(read_videos(tmp_path), CONFIG).run(ColourLayers().at(2))
     with pytest.raises(ConfigError, match=r"layer 3 does not exist"):
-        TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(), 3))
+        TrackingEvaluator(read_videos(tmp_path), CONFIG).run(ColourLayers().at(3))
 
 
 def test_a_video_that_cannot_be_decoded_is_reported_and_left_out(tmp_path: Path) -> None:
     write_video(tmp_path / "good.tar", *discs(3))
     good = read_videos(tmp_path)[0]
     bad = MaskedVideo("bad", (good.frames[0], b"\x89PNG cut", good.frames[2]), good.masks)
-    (result,) = TrackingEvaluator([bad, good], CONFIG).run(OneLayer(ColourLayers(), 0))
+    (result,) = TrackingEvaluator([bad, good], CONFIG).run(ColourLayers().at(0))
     failures = result.failures
     assert [failure.source for failure in failures] == ["bad/frame 1"] and result.metrics[0].n == 1
     with pytest.raises(DataError, match="no video can be evaluated; the first: bad/frame 1"):
-        TrackingEvaluator([bad], CONFIG).run(OneLayer(ColourLayers(), 0))
+        TrackingEvaluator([bad], CONFIG).run(ColourLayers().at(0))
 
 
 def test_a_video_whose_masks_will_not_do_is_reported_and_left_out(tmp_path: Path) -> None:
@@ -115,12 +114,12 @@ def test_a_video_whose_masks_will_not_do_is_reported_and_left_out(tmp_path: Path
     write_video(tmp_path / "good.tar", images, masks)
     write_video(tmp_path / "one.tar", images, [masks[0], None, None, None])
     write_video(tmp_path / "sizes.tar", images, [*masks[:3], masks[3][:-1]])
-    (result,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(), 0))
+    (result,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(ColourLayers().at(0))
     failures = result.failures
     assert [failure.source for failure in failures] == ["empty", "one", "sizes"] and result.metrics[0].n == 1
     bad = [video for video in read_videos(tmp_path) if video.name != "good"]
     with pytest.raises(DataError, match="no video can be evaluated; the first: empty: the mask of the first frame"):
-        TrackingEvaluator(bad, CONFIG).run(OneLayer(ColourLayers(), 0))
+        TrackingEvaluator(bad, CONFIG).run(ColourLayers().at(0))
 
 
 def test_a_clip_of_davis(real_data: Path) -> None:
@@ -131,7 +130,7 @@ def test_a_clip_of_davis(real_data: Path) -> None:
     scores = {}
     for short, layer in ((120, 0), (240, 0), (240, 1)):
         (result,) = TrackingEvaluator([swan], TrackingConfig(short_side=short, propagation=config)).run(
-            OneLayer(ColourLayers(16), layer)
+            ColourLayers(16).at(layer)
         )
         scores[short, layer] = result.metrics[0].value
     assert scores[240, 0] > scores[120, 0] and scores[240, 0] > scores[240, 1] + 0.2

@@ -20,7 +20,7 @@ from perception_encoder.language_alignment.probing.question_task import (
     QuestionTaskConfig,
     read_question_task,
 )
-from perception_encoder.layer_analysis.colour_encoder import ColourEncoder
+from perception_encoder.layer_analysis.colour_encoder import ColourFeatures
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from synthetic.questions.tasks import find_task
@@ -60,7 +60,7 @@ def task(**settings: object) -> QuestionTask:
 
 
 def test_colours_answer_questions_about_colours(tmp_path: Path) -> None:
-    sweep = run_sweep(ColourEncoder(ToyEncoder()), [task()], FeatureCache(directory=tmp_path, dtype="float32"))
+    sweep = run_sweep(ColourFeatures(ToyEncoder()), [task()], FeatureCache(directory=tmp_path, dtype="float32"))
     values = {curve.metric: curve.scores[0] for curve in sweep.curves}
     assert set(values) == {"accuracy", "accuracy, colour", "accuracy, grounding", "mean IoU, grounding"}
     assert values["accuracy, colour"].value > 0.8

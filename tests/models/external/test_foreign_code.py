@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from perception_encoder.errors import ModelError
-from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.inference.load import load_layers
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
 from perception_encoder.language_alignment.text.decoder import load_decoder
 from perception_encoder.models.external.open_clip_models import OpenClipModel
@@ -96,7 +96,7 @@ LIBRARIES: dict[str, tuple[str, tuple[str, ...], Callable[[Path], None], Load]] 
         "transformers",
         ("pytorch_model.bin",),
         vit_directory,
-        lambda path: load_layer_encoder(f"hf:{path}", "cpu"),
+        lambda path: load_layers(f"hf:{path}", "cpu"),
     ),
     "language model": ("transformers", ("pytorch_model.bin",), language_directory, load_decoder),
     "Perception-LM": (

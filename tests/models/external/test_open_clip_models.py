@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from perception_encoder.models.external.open_clip_models import OpenClipEncoder
-from tests.models.test_protocols import PlainOpenClipEncoder
+from perception_encoder.inference.external_encoder import OutputEncoder
+from perception_encoder.models.external.open_clip_models import OpenClipModel
+from tests.evaluation.test_library_models import PlainOpenClipEncoder
 
 
 def test_an_open_clip_model_is_wrapped_as_it_is() -> None:
     own = PlainOpenClipEncoder()
     own.model.visual.preprocess_cfg = {"size": 32}
-    modes = ("squash", "crop")
-    encoders = {mode: OpenClipEncoder("open_clip:tiny", own.model, own.tokenize, mode) for mode in modes}
+    adapter = OpenClipModel("open_clip:tiny", "tiny")
+    adapter.model, adapter.tokenize = own.model, own.tokenize
+    encoders = {mode: OutputEncoder(adapter).variant(transform=mode) for mode in ("squash", "crop")}
     images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)) for _ in range(2)]
     np.testing.assert_allclose(encoders["crop"].encode_images(images), own.encode_images(images), atol=1e-6)
     assert not np.allclose(encoders["squash"].encode_images(images), own.encode_images(images))

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
-from perception_encoder.inference.open_model import load_layer_encoder
-from perception_encoder.models.external.timm_models import TimmEncoder
+from perception_encoder.inference.external_encoder import OutputEncoder
+from perception_encoder.inference.load import load_layers
+from perception_encoder.models.external.timm_models import TimmModel
+from tests.evaluation.test_library_models import PlainTimmEncoder
 from tests.models.external.samples import SIZE, noise_images, scaled
-from tests.models.test_protocols import PlainTimmEncoder
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,8 @@ def test_timm_models(name: str, prefix: int, images: list[Image.Image], monkeypa
         return create(name, depth=2, embed_dim=32, num_heads=2, **settings)
 
     monkeypatch.setattr(timm, "create_model", create_small)
-    encoder = load_layer_encoder(f"random:timm:{name}", "cpu", torch.float32, final_norm=True)
-    again = load_layer_encoder(f"random:timm:{name}", "cpu", torch.float32, final_norm=True)
+    encoder = load_layers(f"random:timm:{name}", "cpu", torch.float32, final_norm=True)
+    again = load_layers(f"random:timm:{name}", "cpu", torch.float32, final_norm=True)
     assert encoder.about == again.about and encoder.name == f"random:timm:{name}"
     model = encoder.tower.model
     found = encoder.encode_layers(images, [0, 1], SIZE)
@@ -51,17 +52,18 @@ def test_timm_models(name: str, prefix: int, images: list[Image.Image], monkeypa
 def test_timm_models_that_do_not_do() -> None:
     pytest.importorskip("timm")
     with pytest.raises(ConfigError, match="test_resnet is a ResNet"):
-        load_layer_encoder("random:timm:test_resnet")
+        load_layers("random:timm:test_resnet")
     with pytest.raises(UnknownModelError, match=r"timm has no model 'vit_tiny_patch61_224'; did you mean vit_tiny"):
-        load_layer_encoder("timm:vit_tiny_patch61_224")
+        load_layers("timm:vit_tiny_patch61_224")
     with pytest.raises(WeightsUnavailableError, match="timm:test_vit could not be loaded"):
-        load_layer_encoder("timm:test_vit")
+        load_layers("timm:test_vit")
 
 
 def test_a_timm_model_has_both_transforms_and_no_texts() -> None:
     timm = pytest.importorskip("timm")
-    model = timm.create_model("test_vit", num_classes=0)
-    encoders = {mode: TimmEncoder("timm:test_vit", model, mode) for mode in ("squash", "crop")}
+    adapter = TimmModel("timm:test_vit", "test_vit")
+    adapter.model = timm.create_model("test_vit", num_classes=0)
+    encoders = {mode: OutputEncoder(adapter).variant(transform=mode) for mode in ("squash", "crop")}
     wide = Image.new("RGB", (300, 100))
     wide.paste((255, 255, 255), (0, 0, 40, 100))  # what a centre crop leaves out
     plain = Image.new("RGB", (300, 100))

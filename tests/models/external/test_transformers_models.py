@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, WeightsUnavailableError
-from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.inference.load import load_layers
 from tests.models.external.samples import noise_images, save_transformer, scaled
 
 
@@ -22,9 +22,9 @@ def images() -> list[Image.Image]:
 @pytest.mark.parametrize("kind", ["ViT", "Dinov2WithRegisters", "CLIPVision", "SiglipVision"])
 def test_transformers_models(kind: str, tmp_path: Path, images: list[Image.Image]) -> None:
     model = save_transformer(kind, tmp_path)
-    encoder = load_layer_encoder(f"hf:{tmp_path}", "cpu", torch.float32, final_norm=True)
+    encoder = load_layers(f"hf:{tmp_path}", "cpu", torch.float32, final_norm=True)
     found = encoder.encode_layers(images, [0, 2], (32, 32))
-    plain = load_layer_encoder(f"hf:{tmp_path}", "cpu", torch.float32).encode_layers(images, [0, 2], (32, 32))
+    plain = load_layers(f"hf:{tmp_path}", "cpu", torch.float32).encode_layers(images, [0, 2], (32, 32))
     np.testing.assert_array_equal(plain[0].patches, found[0].patches)
     assert not np.allclose(plain[2].patches, found[2].patches)
     assert encoder.depth == 3 and encoder.patch_size == 8 and found[0].patches.shape == (3, 4, 4, 24)
@@ -52,6 +52,6 @@ def test_transformers_models_that_do_not_do(tmp_path: Path) -> None:
     save_transformer("ViT", tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(ConfigError, match=r"has no preprocessor_config\.json"):
-        load_layer_encoder(f"hf:{tmp_path}")
+        load_layers(f"hf:{tmp_path}")
     with pytest.raises(WeightsUnavailableError, match="could not be loaded"):
-        load_layer_encoder(f"hf:{tmp_path / 'nothing'}")
+        load_layers(f"hf:{tmp_path / 'nothing'}")

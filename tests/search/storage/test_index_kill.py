@@ -16,7 +16,7 @@ from pathlib import Path
 for slow in ("lance_namespace", "pyarrow.dataset"):  # LanceDB's slowest imports: before any fork
     with contextlib.suppress(ImportError):
         importlib.import_module(slow)
-from perception_encoder.inference.encoder import load
+from perception_encoder.inference.load import load
 from perception_encoder.search.storage import update as module
 
 folder, checkpoint, kills, files = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[5])

@@ -17,7 +17,7 @@ from PIL import Image
 from perception_encoder.dense_prediction.tracking import LabelPropagator
 from perception_encoder.errors import ConfigError, DataError, MediaTooLargeError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_writing import write_video
@@ -140,7 +140,7 @@ def test_nothing_is_written_and_the_model_computes_in_its_thread(
     tracker: VideoTracker, library: MediaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: set[int] = set()
-    for owner, name in ((TowerEncoder, "encode_layers"), (LabelPropagator, "step")):
+    for owner, name in ((LayerFeatures, "encode_layers"), (LabelPropagator, "step")):
         method = getattr(owner, name)
         monkeypatch.setattr(
             owner, name, lambda *given, method=method: (threads.add(threading.get_ident()), method(*given))[1]

@@ -9,10 +9,10 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, ModelError, ShapeError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.layers import rotate
-from perception_encoder.models.tower import OwnTower
+from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import ImageTransform
 from tests.models.external.samples import SIZE, noise_images
 
@@ -23,15 +23,15 @@ def images() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def own() -> TowerEncoder:
-    return TowerEncoder("nano", OwnTower.of(create_model("PE-Core-N16-128")), "cpu", torch.float32)
+def own() -> LayerFeatures:
+    return LayerFeatures("nano", Tower.of(create_model("PE-Core-N16-128")), "cpu", torch.float32)
 
 
-def test_layers_are_those_that_embed_gives(own: TowerEncoder, images: list[Image.Image]) -> None:
+def test_layers_are_those_that_embed_gives(own: LayerFeatures, images: list[Image.Image]) -> None:
     encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
     found = own.encode_layers(images, [11, 4])
     assert list(found) == [4, 11] and own.depth == 12 and own.patch_size == 16 and own.image_size == (128, 128)
-    normed = TowerEncoder("nano", own.tower, "cpu", torch.float32, final_norm=True)
+    normed = LayerFeatures("nano", own.tower, "cpu", torch.float32, final_norm=True)
     for layer, shown in ((4, found), (11, normed.encode_layers(images, [4, 11]))):
         tokens = encoder.encode(images, normalize=False, layer=layer, pool="tokens")
         np.testing.assert_allclose(shown[layer].patches.reshape(3, 64, -1), tokens, atol=1e-5)
@@ -43,7 +43,7 @@ def test_layers_are_those_that_embed_gives(own: TowerEncoder, images: list[Image
 
 def test_a_loaded_encoder_shares_its_model(images: list[Image.Image]) -> None:
     encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
-    own = TowerEncoder.of(encoder, final_norm=True)
+    own = LayerFeatures.of(encoder, final_norm=True)
     assert own.tower.model is encoder.visual and own.about["weights"] == encoder.weight_hash
     tokens = encoder.encode(images, normalize=False, layer=11, pool="tokens")
     np.testing.assert_allclose(own.encode_layers(images, [11])[11].patches.reshape(3, 64, -1), tokens, atol=1e-5)
@@ -51,12 +51,12 @@ def test_a_loaded_encoder_shares_its_model(images: list[Image.Image]) -> None:
 
 def test_a_module_is_made_ready_to_run(images: list[Image.Image]) -> None:
     model = create_model("PE-Core-N16-128").train()
-    half = TowerEncoder("nano", OwnTower.of(model), "cpu", torch.bfloat16)
+    half = LayerFeatures("nano", Tower.of(model), "cpu", torch.bfloat16)
     assert not half.tower.model.training and half.about["dtype"] == "bfloat16"
     assert {(p.dtype, p.requires_grad) for p in half.tower.model.parameters()} == {(torch.bfloat16, False)}
 
 
-def test_no_layer_is_normed_by_default_the_last_one_included(own: TowerEncoder, images: list[Image.Image]) -> None:
+def test_no_layer_is_normed_by_default_the_last_one_included(own: LayerFeatures, images: list[Image.Image]) -> None:
     """As the reference's `forward_features` gives them."""
     batch = torch.stack([ImageTransform((128, 128))(image) for image in images])
     with torch.no_grad():
@@ -64,17 +64,20 @@ def test_no_layer_is_normed_by_default_the_last_one_included(own: TowerEncoder, 
     np.testing.assert_allclose(own.encode_layers(images, [11])[11].patches.reshape(3, 64, -1), wanted, atol=1e-5)
 
 
-def test_any_size_that_is_a_multiple_of_the_patch(own: TowerEncoder, images: list[Image.Image]) -> None:
+def test_any_size_that_is_a_multiple_of_the_patch(own: LayerFeatures, images: list[Image.Image]) -> None:
     assert own.encode_layers(images, [0], SIZE)[0].patches.shape[:3] == (3, 2, 3)
     assert own.encode_layers([], [0], SIZE)[0].patches.shape[:3] == (0, 2, 3)
     with pytest.raises(ShapeError, match="30x48 is not a multiple of the patch size 16"):
         own.encode_layers(images, [0], (30, 48))
 
 
-def test_layers_that_do_not_exist(own: TowerEncoder, images: list[Image.Image]) -> None:
-    for layer in (12, -1):
-        with pytest.raises(ConfigError, match=f"layer {layer} does not exist; nano has layers 0 to 11"):
-            own.encode_layers(images, [0, layer])
+def test_layers_that_do_not_exist(own: LayerFeatures, images: list[Image.Image]) -> None:
+    for call in (lambda layer: own.encode_layers(images, [0, layer]), own.at):
+        for layer in (12, -13):
+            with pytest.raises(ConfigError, match=f"layer {layer} does not exist; nano has layers 0 to 11"):
+                call(layer)
+    assert (own.layer, own.at(-2).layer, own.at(3).depth) == (11, 10, 12)
+    np.testing.assert_array_equal(own.at(3).maps(images, SIZE), own.encode_layers(images, [3], SIZE)[3].patches)
     with pytest.raises(ConfigError, match="no layer was given"):
         own.encode_layers(images, [])
 
@@ -83,13 +86,13 @@ def test_tokens_that_are_not_finite_are_an_error(images: list[Image.Image]) -> N
     model = create_model("PE-Core-N16-128")
     with torch.no_grad():
         model.visual.transformer.resblocks[3].mlp.c_proj.bias[0] = float("inf")
-    encoder = TowerEncoder("bad", OwnTower.of(model), "cpu", torch.float32)
+    encoder = LayerFeatures("bad", Tower.of(model), "cpu", torch.float32)
     encoder.encode_layers(images, [2], SIZE)
     with pytest.raises(ModelError, match="bad gives NaN or infinity in float32 at layer 3"):
         encoder.encode_layers(images, [2, 3], SIZE)
 
 
-def test_attention_is_the_softmax_of_queries_and_keys(own: TowerEncoder, images: list[Image.Image]) -> None:
+def test_attention_is_the_softmax_of_queries_and_keys(own: LayerFeatures, images: list[Image.Image]) -> None:
     found = own.attention(images, [0, 1], SIZE)
     visual = own.tower.model
     batch = torch.stack([ImageTransform(SIZE)(image) for image in images])

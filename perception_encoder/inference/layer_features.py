@@ -1,13 +1,15 @@
-"""The tokens of the layers of any library's vision transformer, and its attention.
+"""The features of any layer of any library's vision transformer, and its attention.
 
 Every model gets the same pixels, squashed bilinearly to one size and scaled by the model's own mean and deviation.
 Tokens are as their block leaves them, the last layer's too, as the reference's `forward_features` gives them by default
-and as published scores of layers need them; `final_norm` puts the last layer through the model's final norm.
+and as published scores of layers need them; `final_norm` applies the model's final norm to the last layer.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,19 +21,30 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from perception_encoder.errors import ConfigError, DataError, ModelError, ShapeError
-from perception_encoder.inference.embedder import CACHED_ACTIVATIONS, Embedder, Feature
+from perception_encoder.inference.encoder import CACHED_ACTIVATIONS, Encoder, resolve_layers
 from perception_encoder.models.precision import choose_device, fast_dtype
-from perception_encoder.models.protocols import LayerEncoder, LayerTokens
-from perception_encoder.models.tower import OwnTower, Tower
+from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import ImageTransform
-from perception_encoder.vectors import unit_rows
-
-CHUNK = 32
-"""Images whose tokens are in memory at a time, if only their embeddings are returned."""
 
 
-class TowerEncoder:
-    """A `LayerEncoder` of a tower."""
+@dataclass(frozen=True)
+class LayerTokens:
+    """The tokens of images after one block of a vision transformer."""
+
+    prefix: Float[np.ndarray, "B P D"]
+    """float32: class and register tokens; P is 0 if the model has none."""
+    patches: Float[np.ndarray, "B h w D"]
+    """float32."""
+
+
+class LayerFeatures:
+    """A vision transformer of any library, from images to the tokens and maps of its layers.
+
+    Attributes: `name`, `depth` (number of layers), `layer` (the selected one, 0-based: see `at`), `patch_size`,
+    `image_size` (default height and width that images are squashed to), `width` (of a token, D), `device`, `dtype`.
+    """
+
+    layer: int = -1
 
     def __init__(
         self,
@@ -43,35 +56,56 @@ class TowerEncoder:
     ) -> None:
         """`device`: by default a CUDA GPU if there is one. `dtype`: by default bfloat16 if it is fast.
 
-        `final_norm`: whether the last layer goes through the model's final norm.
+        `final_norm`: apply the model's final norm to the last layer.
         """
         self.name, self.tower, self.final_norm = name, tower, final_norm
         self.depth, self.patch_size = tower.depth, tower.patch_size
         self.image_size, self.width = tower.image_size, tower.width
+        self.layer = self.depth - 1
         self.device = choose_device(device)
         self.dtype = dtype or fast_dtype(self.device)
         tower.model.to(self.device, self.dtype).requires_grad_(False).train(False)
 
     @classmethod
-    def of(cls, encoder: Embedder, final_norm: bool = False) -> TowerEncoder:
-        """The layers of an encoder's vision tower, which both use."""
-        tower = OwnTower.of(encoder.model, encoder.weight_hash)
+    def of(cls, encoder: Encoder, final_norm: bool = False) -> LayerFeatures:
+        """Return the layers of an encoder's vision tower; both use the same weights."""
+        tower = Tower.of(encoder.model, encoder.weight_hash)
         return cls(encoder.name, tower, encoder.device, encoder.dtype, final_norm)
+
+    def at(self, layer: int) -> LayerFeatures:
+        """Return the same model with another layer selected, negative from the end; ConfigError if it has none such."""
+        selected = copy.copy(self)
+        (selected.layer,) = self.resolve_layers([layer])
+        return selected
+
+    def resolve_layers(self, layers: Sequence[int] | None) -> list[int]:
+        """Return layers, negative from the end or None for all, 0-based, ascending; ConfigError for one it lacks."""
+        return resolve_layers(layers, self.depth, self.name)
 
     @property
     def about(self) -> dict[str, str]:
-        """What its features depend on, apart from the images."""
+        """What its features depend on besides the images and their size: weight hash, dtype, device, final norm."""
         dtype = str(self.dtype).removeprefix("torch.")
         norm = "last layer" if self.final_norm else "none"
         return {"weights": self.tower.weight_hash, "dtype": dtype, "device": self.device.type, "final norm": norm}
 
+    def maps(
+        self, images: Sequence[Image.Image], image_size: tuple[int, int] | None = None
+    ) -> Float[np.ndarray, "B h w D"]:
+        """Return the patch tokens of the selected layer, float32."""
+        return self.encode_layers(images, [self.layer], image_size)[self.layer].patches
+
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:
-        """Each layer's tokens: see `LayerEncoder`."""
+        """Return the tokens of each of the layers, in the images' order; negative layers count from the end.
+
+        `image_size`: height and width, multiples of the patch. Raises ConfigError for a layer that does not exist, and
+        ModelError if a token is not finite.
+        """
         height, width = self.check_size(image_size)
         h, w = height // self.patch_size, width // self.patch_size
-        parts: dict[int, list[np.ndarray]] = {layer: [] for layer in self.check_layers(layers)}
+        parts: dict[int, list[np.ndarray]] = {layer: [] for layer in self.resolve_layers(layers)}
         for batch in self._batches(images, (height, width)):
             for layer, tokens in zip(parts, self._run(batch, list(parts)), strict=True):
                 parts[layer].append(tokens.float().cpu().numpy())
@@ -88,29 +122,6 @@ class TowerEncoder:
             )
         return encoded
 
-    def feature(self, layer: int | None = None, pool: str | None = None) -> Feature:
-        """Return an embedding with its defaults: the last layer, and "mean" of its patches, not "cls", the class token.
-
-        Raises ConfigError for a layer or a pooling that the model lacks.
-        """
-        (number,) = resolve_layers(self, [-1 if layer is None else layer])
-        if pool not in (None, "mean", "cls"):
-            raise ConfigError(f"pool is {pool!r}; for a layer of {self.name} it must be mean or cls")
-        if pool == "cls" and not self.tower.class_token:
-            raise ConfigError(f"{self.name} has no class token; set the pool to mean")
-        return Feature(layer=number, pool=pool or "mean")
-
-    def encode_images(
-        self, images: Sequence[Image.Image], normalize: bool = True, layer: int | None = None, pool: str | None = None
-    ) -> np.ndarray:
-        """Return embeddings (B, D) of a layer, float32, in the images' order; `layer`, `pool`: see `feature`."""
-        feature, parts = self.feature(layer, pool), []
-        for start in range(0, len(images), CHUNK):
-            tokens = self.encode_layers(images[start : start + CHUNK], [feature.layer])[feature.layer]
-            parts.append(tokens.prefix[:, 0] if feature.pool == "cls" else tokens.patches.mean(axis=(1, 2)))
-        vectors = np.concatenate(parts)
-        return unit_rows(vectors) if normalize else vectors
-
     def attention(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, Float[np.ndarray, "B N N"]]:
@@ -121,7 +132,7 @@ class TowerEncoder:
         """
         if not images:
             raise DataError(f"{self.name}: no images were given, so there is no attention to show")
-        size, indices = self.check_size(image_size), self.check_layers(layers)
+        size, indices = self.check_size(image_size), self.resolve_layers(layers)
         parts: dict[int, list[np.ndarray]] = {layer: [] for layer in indices}
         for batch in self._batches(images, size):
             with _Watch(indices) as watch:
@@ -132,36 +143,38 @@ class TowerEncoder:
                 parts[layer].append(watch.weights[layer].cpu().numpy())
         return {layer: np.concatenate(arrays) for layer, arrays in parts.items()}
 
-    def check_layers(self, layers: Sequence[int]) -> list[int]:
-        """The layers, each once, ascending; ConfigError if one does not exist."""
-        for layer in layers:
-            if not 0 <= layer < self.depth:
-                raise ConfigError(f"layer {layer} does not exist; {self.name} has layers 0 to {self.depth - 1}")
-        if not layers:
-            raise ConfigError(f"no layer was given; {self.name} has layers 0 to {self.depth - 1}")
-        return sorted(set(layers))
-
     def check_size(self, image_size: tuple[int, int] | None) -> tuple[int, int]:
         """The given size or the default; ShapeError unless a multiple of the patch, ConfigError if it is fixed."""
         size, patch = image_size or self.image_size, self.patch_size
         if any(side < patch or side % patch for side in size):
             raise ShapeError(f"image size {size[0]}x{size[1]} is not a multiple of the patch size {patch}; change it")
         if self.tower.fixed_size and size != self.image_size:
-            own = "x".join(map(str, self.image_size))
-            raise ConfigError(f"{self.name} takes images of {own} only, not {size[0]}x{size[1]}")
+            height, width = self.image_size
+            raise ConfigError(f"{self.name} takes images of {height}x{width} only, not {size[0]}x{size[1]}")
         return size
 
-    def _batches(self, images: Sequence[Image.Image], size: tuple[int, int]) -> Iterator[Tensor]:
+    def batch_size(self, size: tuple[int, int]) -> int:
+        """Images of a size (height, width) to compute together: on a CPU, those that fit a core's cache."""
         tokens = size[0] * size[1] // self.patch_size**2
-        count = max(1, CACHED_ACTIVATIONS // (tokens * self.tower.width)) if self.device.type == "cpu" else 64
-        transform = ImageTransform(size)
+        return max(1, CACHED_ACTIVATIONS // (tokens * self.width)) if self.device.type == "cpu" else 64
+
+    def _batches(self, images: Sequence[Image.Image], size: tuple[int, int]) -> Iterator[Tensor]:
+        transform, count = ImageTransform(size), self.batch_size(size)
+        for start in range(0, len(images), count):
+            yield self._scaled(torch.stack([transform.pixels(image) for image in images[start : start + count]]))
+
+    def _scaled(self, pixels: Tensor) -> Tensor:
         mean, deviation = (
             torch.tensor(values, device=self.device)[:, None, None]
             for values in (self.tower.mean, self.tower.deviation)
         )
-        for start in range(0, len(images), count):
-            pixels = torch.stack([transform.pixels(image) for image in images[start : start + count]])
-            yield ((pixels.to(self.device).float() / 255 - mean) / deviation).to(self.dtype)
+        return ((pixels.to(self.device).float() / 255 - mean) / deviation).to(self.dtype)
+
+    def split_tokens(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Return prefix (B, P, D) and patch tokens (B, N, D) of a layer for pixels (B, 3, H, W), uint8."""
+        (tokens,) = self._run(self._scaled(pixels), [layer])
+        patches = pixels.shape[-2] * pixels.shape[-1] // self.patch_size**2
+        return tokens[:, :-patches], tokens[:, -patches:]
 
     @torch.inference_mode()
     def _run(self, batch: Tensor, layers: list[int]) -> list[Tensor]:
@@ -205,12 +218,3 @@ def _weights(q: Tensor, k: Tensor, arguments: dict[str, Any]) -> Tensor:
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(dim=-1)
-
-
-def resolve_layers(encoder: LayerEncoder, layers: Sequence[int] | None) -> list[int]:
-    """Layers, negative from the end or None for all, 0-based and ascending; ConfigError if one does not exist."""
-    depth = encoder.depth
-    for layer in layers or ():
-        if not -depth <= layer < depth:
-            raise ConfigError(f"layer {layer} does not exist; {encoder.name} has layers 0 to {depth - 1}")
-    return list(range(depth)) if layers is None else sorted({layer % depth for layer in layers})

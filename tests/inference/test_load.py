@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 
 import perception_encoder as pe
-from perception_encoder.evaluation.transforms import load_views
+from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.inference.load import load_layers
 from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
-from perception_encoder.models.checkpoints.weights import create_model, load_model
+from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import choose_device
+from perception_encoder.models.tower import Tower
 from tests.clips import clip
-from tests.models.external.samples import noise_images, save_transformer
+from tests.models.external.samples import SIZE, noise_images, save_transformer
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +63,27 @@ def test_names_of_other_libraries(name: str, timm_directory: Path, tmp_path: Pat
     vectors = encoder.encode([*images, BytesIO(clip(30))])
     assert vectors.shape == (4, encoder.dimension) and vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    transform = "crop" if name.startswith("timm:") else "squash"  # timm's own transform
-    (view,) = load_views(name, transform, None, None)[0].values()
-    tolerance = 1e-5 if encoder.dtype == torch.float32 else 2e-2
-    np.testing.assert_allclose(vectors[:3], view.encode_images(images), atol=tolerance)
     assert encoder.name == name and encoder.describe(encoder.feature())["dimension"] == encoder.dimension
-    for call in (lambda: encoder.encode("a dog"), lambda: encoder.encode(images, layer=0)):
-        with pytest.raises(pe.errors.ConfigError, match=r"no text tower|gives its own output only"):
-            call()
+    with pytest.raises(pe.errors.ConfigError, match="no text tower"):
+        encoder.encode("a dog")
+    at_layer = encoder.variant(layer=1)
+    assert at_layer.about["layer"] == "1" and at_layer.about["weights"] == encoder.weight_hash
+    layers = pe.load_layers(name, final_norm=True)
+    tolerance = 1e-5 if layers.dtype == torch.float32 else 2e-2
+    wanted = layers.encode_layers(images, [1])[1].patches.mean(axis=(1, 2))
+    np.testing.assert_allclose(at_layer.encode(images, normalize=False), wanted, atol=tolerance, rtol=1e-2)
+    if name.startswith("timm:"):
+        with pytest.raises(pe.errors.ConfigError, match="has embeddings only"):
+            encoder.encode(images, layer=0)
+    else:  # pooled from the last layer
+        np.testing.assert_allclose(encoder.encode(images, layer=1, normalize=False), wanted, atol=tolerance, rtol=1e-2)
 
 
 def test_another_librarys_model_runs_on_the_usual_device_in_float32(timm_directory: Path) -> None:
     name, usual = f"timm:local-dir:{timm_directory}", choose_device()
     assert pe.load(name, usual, torch.float32).name == pe.load(name, usual.type).name == name
     for changes in ({"device": "meta"}, {"dtype": torch.bfloat16}, {"device": "meta", "dtype": torch.float32}):
-        with pytest.raises(pe.errors.ConfigError, match=f"runs in float32 on {usual.type}; leave out device and dtype"):
+        with pytest.raises(pe.errors.ConfigError, match=f"runs in float32 on {usual.type}; omit device and dtype"):
             pe.load(name, **changes)
 
 
@@ -95,3 +103,18 @@ def test_open_files_are_media(tolerance: float) -> None:
     assert encoder.encode(stream).shape == (256,) and encoder.encode([stream]).shape == (1, 256)
     with pytest.raises(pe.errors.MediaDecodeError):
         encoder.encode(BytesIO(b"no image"))
+
+
+def test_a_file_of_a_vision_tower_alone_and_the_random_model_of_its_shape(tmp_path: Path) -> None:
+    images = noise_images()
+    model = create_model("PE-Core-N16-128", generator=torch.Generator().manual_seed(5)).visual
+    path = tmp_path / "nano_step1.safetensors"
+    write_checkpoint(model, path)
+    encoder = load_layers(path, "cpu", torch.float32)
+    assert encoder.name == "nano_step1"
+    wanted = LayerFeatures("same", Tower.of(model), "cpu", torch.float32).encode_layers(images, [5], SIZE)
+    np.testing.assert_array_equal(encoder.encode_layers(images, [5], SIZE)[5].patches, wanted[5].patches)
+    random = load_layers(f"random:{path}", "cpu", torch.float32)
+    assert random.name == "random:nano_step1" and random.depth == encoder.depth
+    assert random.about["weights"] != encoder.about["weights"]
+    assert random.about == load_layers(f"random:{path}", "cpu", torch.float32).about

@@ -15,11 +15,6 @@ from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.classification.linear_probe import fit_probe
 from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
 from perception_encoder.evaluation.features import encode_images
-from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.layer_encoder import TowerEncoder
-from perception_encoder.models import protocols
-from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.models.tower import OwnTower
 from synthetic.suite import Suite
 from tests.evaluation.colours import write_colours
 
@@ -97,11 +92,3 @@ def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
     np.testing.assert_allclose(ours.T, oracle.numpy(), atol=1e-6)
     predicted = (torch.from_numpy(encode_images(encoder, task).vectors) @ oracle).argmax(dim=1)
     assert zero_shot.metrics[1].value == np.mean([task.classes[i] for i in predicted] == np.array(task.labels))
-
-
-@pytest.mark.parametrize("protocol", [protocols.ImageTextEncoder, protocols.LayerEncoder])
-def test_encoders_implement_their_protocol(protocol: type) -> None:
-    model = create_model("builtin")
-    encoder = Encoder(model) if protocol is protocols.ImageTextEncoder else TowerEncoder("own", OwnTower.of(model))
-    named = {name for each in protocol.__mro__ for name in vars(each) if not name.startswith("_")}
-    assert len(named) > 2 and all(hasattr(encoder, name) for name in named)

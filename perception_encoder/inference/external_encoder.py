@@ -1,0 +1,143 @@
+"""Encoders of timm, open_clip and transformers models: their own output, or a layer of their vision tower."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.inference.encoder import Encoder, check_transform
+from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.inference.pipeline import Feature
+from perception_encoder.models.external.adapter import Adapter, Mode
+from perception_encoder.models.precision import choose_device
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.preprocess.image import ImageTransform
+
+
+@dataclass(frozen=True)
+class _LibraryTransform:
+    """A library's transform under the interface of ours."""
+
+    transform: Any
+    mode: Mode
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Pixels of one image, (3, H, W)."""
+        return torch.as_tensor(self.transform(image.convert("RGB")))
+
+
+class _ExternalEncoder(Encoder):
+    """What encoders of other libraries share; `model` is the library's module."""
+
+    def __init__(self, name: str, model: Any, device: torch.device, dtype: torch.dtype) -> None:
+        self.name, self.model, self.device, self.dtype = name, model, device, dtype
+        self.tokenizer, self.fetch_limits = None, FetchLimits()
+
+    @property
+    def visual(self) -> VisionTransformer:
+        raise ConfigError(f"{self.name} is not a model of this package; it has embeddings only")
+
+    def _describe_grid(self) -> dict[str, Any]:
+        return {}
+
+
+class OutputEncoder(_ExternalEncoder):
+    """A library's model by its own embeddings, in float32 on the default device."""
+
+    depth, has_class_token, has_output = 0, False, True
+
+    def __init__(self, adapter: Adapter, mode: Mode = "crop") -> None:
+        self.adapter = adapter
+        super().__init__(adapter.name, adapter.model, choose_device(), torch.float32)
+        self.transform = _LibraryTransform(adapter.transform(mode), mode)
+        self.weight_hash = adapter.weight_hash
+        self.model.eval().to(self.device)
+
+    @property
+    def reads_texts(self) -> bool:
+        return self.adapter.reads_texts
+
+    @property
+    def batch_size(self) -> int:
+        return 8 if self.device.type == "cpu" else 64
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {**super().about, **self.adapter.versions}
+
+    def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
+        """See `Encoder.variant`; at a layer, images are squashed."""
+        mode: Mode = "squash" if transform == "squash" else "crop"
+        if transform is not None:
+            check_transform(transform)
+        if layer is None and pool is None:
+            return OutputEncoder(self.adapter, mode)
+        features = LayerFeatures(self.name, self.adapter.tower(), final_norm=True)
+        return LayerEncoder(features).variant(transform=transform, layer=layer, pool=pool)
+
+    @cached_property
+    def _dimension(self) -> int:
+        blank = self.transform.pixels(Image.new("RGB", (32, 32)))
+        return self.embed_pixels(blank[None], self.feature()).shape[-1]
+
+    def width(self, feature: Feature) -> int:
+        return self._dimension
+
+    def _output(self, pixels: Tensor) -> Tensor:
+        return self.adapter.embed_pixels(pixels.to(self.device))
+
+    def _texts(self, texts: Sequence[str]) -> Tensor:
+        return self.adapter.embed_texts(list(texts), self.device)
+
+
+class LayerEncoder(_ExternalEncoder):
+    """A vision tower without an output of its own, by the pooled tokens of a layer, the last by default."""
+
+    has_output = False
+
+    def __init__(self, features: LayerFeatures) -> None:
+        super().__init__(features.name, features.tower.model, features.device, features.dtype)
+        self.features, self.weight_hash = features, features.tower.weight_hash
+        self.transform = ImageTransform(features.image_size)
+
+    @property
+    def depth(self) -> int:
+        return self.features.depth
+
+    @property
+    def has_class_token(self) -> bool:
+        return self.features.tower.class_token
+
+    @property
+    def about(self) -> dict[str, str]:
+        feature = self.feature()
+        return {**self.features.about, "layer": str(feature.layer), "pool": feature.pool}
+
+    @property
+    def batch_size(self) -> int:
+        return max(2, self.features.batch_size(self.features.image_size))
+
+    def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
+        """See `Encoder.variant`; images are squashed."""
+        if transform not in (None, "squash"):
+            raise ConfigError(f"a layer of {self.name} takes squashed images only; transform is {transform!r}")
+        changed = copy.copy(self)
+        if layer is not None or pool is not None:
+            feature = self.feature(layer, pool)
+            changed.layer, changed.pool = feature.layer, feature.pool
+        return changed
+
+    def width(self, feature: Feature) -> int:
+        return self.features.width
+
+    def _tokens(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        return self.features.split_tokens(pixels, layer)
