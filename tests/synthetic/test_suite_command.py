@@ -34,7 +34,7 @@ def test_results_are_printed_and_written(run_module, colours, photos: Path, tmp_
     assert "33.3" in run.stdout and "100.0" in run.stdout
     assert "image by name R@1" in run.stdout
     written = json.loads(out.read_text(encoding="utf-8"))
-    assert written["about"] == {"weights": "any"}
+    assert written["about"]["weights"] == "colours"
     assert [(m["method"], m["prompts"]) for m in written["measurements"]] == [
         ("zero-shot", "name"),
         ("zero-shot", "name"),
