@@ -82,7 +82,7 @@ def time_first_token(rounds: int) -> list[float]:
     for turn in range(rounds + 1):
         image = Image.fromarray(pixels.integers(0, 255, (SIDE, SIDE, 3), np.uint8))
         start = time.perf_counter()
-        next(model.stream(ask(QUESTION, [image]), Sampling(max_tokens=8, temperature=1.0, seed=turn)), "")
+        next(model.generate_stream(ask(QUESTION, [image]), Sampling(max_tokens=8, temperature=1.0, seed=turn)), "")
         if turn:
             seconds.append(time.perf_counter() - start)
     return seconds

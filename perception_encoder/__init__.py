@@ -27,16 +27,22 @@ if TYPE_CHECKING:
     from perception_encoder.dense_prediction.predictions import Segmentation as Segmentation
     from perception_encoder.dense_prediction.predictions import TrackedFrame as TrackedFrame
     from perception_encoder.dense_prediction.tracking import track as track
+    from perception_encoder.inference.conversation.assistant import Answer as Answer
+    from perception_encoder.inference.conversation.assistant import Assistant as Assistant
     from perception_encoder.inference.encoder import Encoder as Encoder
     from perception_encoder.inference.layer_features import LayerFeatures as LayerFeatures
     from perception_encoder.inference.load import load as load
     from perception_encoder.inference.load import load_layers as load_layers
     from perception_encoder.language_alignment.load import export_lang as export_lang
+    from perception_encoder.language_alignment.load import load_assistant as load_assistant
     from perception_encoder.models.checkpoints.layout_directory import convert as convert
     from perception_encoder.models.checkpoints.weights import create_model as create_model
     from perception_encoder.models.checkpoints.weights import from_state_dict as from_state_dict
     from perception_encoder.models.checkpoints.weights import published_state_dict as published_state_dict
     from perception_encoder.models.registry import list_models as list_models
+    from perception_encoder.preprocess.conversation import Message as Message
+    from perception_encoder.preprocess.conversation import Reply as Reply
+    from perception_encoder.preprocess.conversation import Sampling as Sampling
     from perception_encoder.preprocess.image import image_transform as image_transform
     from perception_encoder.preprocess.image import pad_images as pad_images
     from perception_encoder.preprocess.tokenizer import tokenizer as tokenizer
@@ -44,12 +50,17 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "Answer": "perception_encoder.inference.conversation.assistant",
+    "Assistant": "perception_encoder.inference.conversation.assistant",
     "DepthEstimate": "perception_encoder.dense_prediction.predictions",
     "Detections": "perception_encoder.dense_prediction.predictions",
     "Encoder": "perception_encoder.inference.encoder",
     "Head": "perception_encoder.dense_prediction.heads",
     "LayerFeatures": "perception_encoder.inference.layer_features",
+    "Message": "perception_encoder.preprocess.conversation",
     "Region": "perception_encoder.dense_prediction.predictions",
+    "Reply": "perception_encoder.preprocess.conversation",
+    "Sampling": "perception_encoder.preprocess.conversation",
     "Segmentation": "perception_encoder.dense_prediction.predictions",
     "TrackedFrame": "perception_encoder.dense_prediction.predictions",
     "convert": "perception_encoder.models.checkpoints.layout_directory",
@@ -62,6 +73,7 @@ _HOMES = {
     "image_transform": "perception_encoder.preprocess.image",
     "list_models": "perception_encoder.models.registry",
     "load": "perception_encoder.inference.load",
+    "load_assistant": "perception_encoder.language_alignment.load",
     "load_head": "perception_encoder.dense_prediction.heads",
     "load_layers": "perception_encoder.inference.load",
     "pad_images": "perception_encoder.preprocess.image",
@@ -72,12 +84,17 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answer",
+    "Assistant",
     "DepthEstimate",
     "Detections",
     "Encoder",
     "Head",
     "LayerFeatures",
+    "Message",
     "Region",
+    "Reply",
+    "Sampling",
     "Segmentation",
     "TrackedFrame",
     "__version__",
@@ -92,6 +109,7 @@ __all__ = [
     "image_transform",
     "list_models",
     "load",
+    "load_assistant",
     "load_head",
     "load_layers",
     "pad_images",

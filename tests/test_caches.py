@@ -32,8 +32,8 @@ from perception_encoder.evaluation.retrieval import RetrievalEvaluator
 from perception_encoder.files import cached_by_file
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.formats.table_images import read_image_table
-from perception_encoder.inference.conversation.captions import CaptionFile, CaptionRow
-from perception_encoder.inference.conversation.identity import generator_digest
+from perception_encoder.inference.conversation.assistant import digest_of
+from perception_encoder.inference.conversation.captions import Caption, CaptionFile
 from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding
@@ -225,7 +225,7 @@ def test_answers_are_told_by_the_weights_and_by_the_images(tmp_path: Path) -> No
 
 
 def test_captions_are_told_by_the_weights_and_by_the_files(tmp_path: Path) -> None:
-    out, models = tmp_path / "captions.jsonl", [generator_digest(Answerer(weight)) for weight in (0.0, 0.0, 1.0)]
+    out, models = tmp_path / "captions.jsonl", [digest_of(Answerer(weight)) for weight in (0.0, 0.0, 1.0)]
     assert models[0] == models[1] != models[2]
     for directory in ("one", "two"):
         (tmp_path / directory).mkdir()
@@ -233,7 +233,7 @@ def test_captions_are_told_by_the_weights_and_by_the_files(tmp_path: Path) -> No
         (tmp_path / directory / "list.csv").write_text("id,path\n1,a.png\n")
     first, second = (next(list_items([tmp_path / directory / "list.csv"])) for directory in ("one", "two"))
     assert first.id == second.id == "1"
-    row = CaptionRow(
+    row = Caption(
         id=first.id,
         path=first.path,
         start=None,

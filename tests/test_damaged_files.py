@@ -500,10 +500,10 @@ CAPTION: Any = {"path": "a", "start": None, "end": 1.5, "caption": "x", "finishe
 
 
 def write_written_captions(directory: Path) -> None:
-    from perception_encoder.inference.conversation.captions import CaptionFile, CaptionRow
+    from perception_encoder.inference.conversation.captions import Caption, CaptionFile
 
     file = CaptionFile(directory / "captions.jsonl", "m", "", "p")
-    file.add([CaptionRow(**CAPTION, id=name) for name in "ab"])
+    file.add([Caption(**CAPTION, id=name) for name in "ab"])
 
 
 def read_written_captions(directory: Path) -> None:

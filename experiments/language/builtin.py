@@ -17,7 +17,8 @@ from perception_encoder.evaluation.language.records import AnswerRecord
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.evaluation.statistics.scores import measure
 from perception_encoder.files import write_json
-from perception_encoder.preprocess.conversation import Generator, MediaPart
+from perception_encoder.inference.conversation.assistant import Assistant
+from perception_encoder.preprocess.conversation import MediaPart
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
 from synthetic.questions.tasks import find_task, read_rendered
@@ -54,7 +55,7 @@ AIMS = (
 def evaluate_builtin(
     result: Path,
     runs: Path,
-    model: Generator,
+    model: Assistant,
     data: dict[str, Path],
     items: int,
     splits: Sequence[str] = ("test",),
@@ -72,7 +73,7 @@ def evaluate_builtin(
 
 
 def _evaluate_split(
-    split: str, runs: Path, model: Generator, data: dict[str, Path], items: int, track: Track
+    split: str, runs: Path, model: Assistant, data: dict[str, Path], items: int, track: Track
 ) -> list[dict[str, Any]]:
     rows = []
     for aim in AIMS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from experiments.video.clips import Clip
 from perception_encoder.files import write_text
 from perception_encoder.formats.tables import read_table
+from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, find_language_model
 from perception_encoder.language_alignment.weights import read_trained
@@ -44,21 +44,14 @@ class Captions:
     summary: str
 
 
-class Silent:
-    """A `Generator` that answers "nothing"."""
+class Silent(Assistant):
+    """Answers "nothing"."""
 
     name = "none"
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
-        """See `Generator`."""
+        """See `Assistant`."""
         return [Reply("nothing", 0, 1, True) for _ in conversations]
-
-    def stream(
-        self, conversation: Sequence[Message], sampling: Sampling | None = None
-    ) -> abc.Generator[str, None, Reply]:
-        """See `Generator`."""
-        yield "nothing"
-        return Reply("nothing", 0, 1, True)
 
 
 def load_silent() -> Silent:

@@ -179,14 +179,14 @@ def check_models(
 
 def language_queues(*names: str | None) -> list[GenerationQueue | None]:
     """Return the queue of each language model, which is loaded later, and once; None without a name."""
-    from perception_encoder.language_alignment.load import find_language_model, load_language_model
+    from perception_encoder.language_alignment.load import check_name, load_assistant
     from perception_encoder.serving.generation import GenerationQueue
 
     queues: dict[str | None, GenerationQueue] = {}
     for name in {name for name in names if name}:
-        find_language_model(name)
-        if importlib.util.find_spec("transformers") is None:
+        check_name(name, find=True)
+        if not name.startswith(("http", "python:")) and importlib.util.find_spec("transformers") is None:
             raise MissingExtraError("transformers", "lang")
         label = Path(name).name if Path(name).exists() else name
-        queues[name] = GenerationQueue(label, partial(load_language_model, name), source=name)
+        queues[name] = GenerationQueue(label, partial(load_assistant, name), source=name)
     return [queues.get(name) for name in names]

@@ -24,7 +24,7 @@ ENCODED_AT_ONCE = 8
 
 
 class LanguageModel(TextModel):
-    """A `Generator`: a perception language model on one device.
+    """A perception language model on one device.
 
     Attributes: `model` (the torch module), `decoder` (tokenizer and prompts), `name`, `media`, `encoded` (how many
     images, tiles and frames have gone through the vision tower).
@@ -33,6 +33,7 @@ class LanguageModel(TextModel):
     def __init__(self, name: str, model: PerceptionLanguageModel, decoder: Decoder, media: MediaConfig) -> None:
         super().__init__(name, decoder)
         self.model, self.media = model.eval(), media
+        self.tile, self.tiles = media.image_size, media.tiles
         self.encoded = 0
         self._tokens: OrderedDict[tuple[int, bool], tuple[ReferenceType[MediaPart], Tensor]] = OrderedDict()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.conversation.media import FRAMES, MediaOptions, open_item_media
+from perception_encoder.inference.conversation.media import FRAMES, MediaOptions, open_input
 from perception_encoder.inference.listing import list_items
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.models.registry import demo_note
@@ -120,7 +120,7 @@ def _parts(content: Mapping[str, Any], media: MediaOptions) -> list[ContentPart]
         return [source.convert("RGB")]
     span = {name: content[f"{name}_time"] for name in ("start", "end") if content.get(f"{name}_time") is not None}
     options = MediaOptions(frames=media.frames, tile=media.tile, tiles=media.tiles, **span)
-    return [part for item in list_items([str(source)]) for part in open_item_media(item, options)]
+    return [part for item in list_items([str(source)]) for part in open_input(item, options)]
 
 
 def manifest() -> ModelManifest:

@@ -1,24 +1,104 @@
-"""Load a language model that sees, by its name."""
+"""Load models that answer about images, videos and documents by their names."""
 
 from __future__ import annotations
 
+import importlib
+import re
 from pathlib import Path
 
 import torch
 
-from perception_encoder.errors import UnknownModelError
+from perception_encoder.errors import ConfigError, UnknownModelError
+from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.perception_lm import Convention, read_perception_lm
+from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder
+from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.language_alignment.weights import read_language_model, read_tower
 from perception_encoder.models.checkpoints.files import SUFFIXES
 from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import packaged_weights, write_checkpoint
+from perception_encoder.models.defaults import language_model
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.registry import BUILTIN_LANG, SMALL_LANG
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 WEIGHTS = "language.safetensors"
 """The file that a run of language alignment writes into its directory."""
+HUB = "hf:"
+_ENDPOINT = re.compile(r"(?P<url>https?://[^#]+)#(?P<model>.+)")
+_FUNCTION = re.compile(r"python:(?P<module>[\w.]+):(?P<function>\w+)")
+
+
+def load_assistant(
+    name: str | Path | None = None,
+    *,
+    tiles: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    timeout: float = 120.0,
+    text_only: bool = False,
+) -> Assistant:
+    """Load a model that answers about images, videos and documents.
+
+        assistant = pe.load_assistant("facebook/Perception-LM-1B")
+        print(assistant.ask("photo.jpg", "How many cups are on the table?"))
+
+    `name`: a Perception-LM, as a directory or a hub name; a directory or file that `pe train` wrote; `builtin-lang`, a
+    demo; `https://HOST/v1#MODEL`, an endpoint of OpenAI's chat protocol; `hf:NAME`, a vision-language model of
+    transformers; or `python:MODULE:FUNCTION`, a function that returns an `Assistant`; by default what `pe
+    models use` chose. `tiles`: maximum number of tiles
+    of an image, for models of the first three forms; by default the model's own, or of a Perception-LM 36 on a GPU and
+    4 on a CPU. `device`, `dtype`: of the same; by default a GPU if there is one, and the type that it computes fastest.
+    `timeout`: maximum number of seconds for an answer of an endpoint. `text_only`: also load language models that see
+    no images: `smollm2`, GGUF files, and decoder-only models as `hf:NAME`. Raises ConfigError, UnknownModelError,
+    CheckpointError, WeightsUnavailableError, and MissingExtraError.
+    """
+    name = language_model(None if name is None else str(name))
+    check_name(name)
+    other = is_endpoint(name) or name.startswith(("python:", HUB))
+    if other and tiles is not None:
+        raise ConfigError(f"tiles is {tiles}, but {name} tiles images itself; leave it out")
+    if match := _ENDPOINT.fullmatch(name):
+        from perception_encoder.language_alignment.endpoint import EndpointModel
+
+        return EndpointModel(match["url"], match["model"], timeout)
+    if match := _FUNCTION.fullmatch(name):
+        assistant = getattr(importlib.import_module(match["module"]), match["function"])()
+        if not isinstance(assistant, Assistant):
+            raise ConfigError(f"{name} returned a {type(assistant).__name__}; it must return a pe.Assistant")
+        return assistant
+    if text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf")):
+        device = choose_device(device)
+        decoder = load_decoder(name.removeprefix(HUB), dtype or fast_dtype(device))
+        decoder.model.to(device)
+        return TextModel(decoder.name, decoder)
+    if name.startswith(HUB):
+        from perception_encoder.language_alignment.transformers_model import load_transformers_model
+
+        return load_transformers_model(name.removeprefix(HUB))
+    try:
+        return load_language_model(name, device, dtype, tiles=tiles)
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{error}, http://HOST/v1#MODEL, hf:NAME or python:MODULE:FUNCTION") from None
+
+
+def is_endpoint(name: str) -> bool:
+    """Return whether a name is the address of an endpoint with its model."""
+    return _ENDPOINT.fullmatch(name) is not None
+
+
+def check_name(name: str, find: bool = False) -> None:
+    """Raise ConfigError for an address without a model and for an incomplete function.
+
+    `find`: also raise UnknownModelError or WeightsUnavailableError for a model of ours that does not exist.
+    """
+    if name.startswith(("http://", "https://")) and not is_endpoint(name):
+        raise ConfigError(f"{name} names no model; add it, as in {name.rstrip('#')}#qwen3-8b")
+    if name.startswith("python:") and not _FUNCTION.fullmatch(name):
+        raise ConfigError(f"{name!r} is not of the form python:package.module:function")
+    if find and not is_endpoint(name) and not name.startswith(("python:", HUB)):
+        find_language_model(name)
 
 
 def load_language_model(
@@ -29,14 +109,7 @@ def load_language_model(
     tiles: int | None = None,
     like: Convention = "reference",
 ) -> LanguageModel:
-    """Load a model that answers about images and videos.
-
-    `name`: "builtin-lang"; a file or directory that `pe train language_…` wrote; or a Perception-LM of transformers, a
-    directory or `facebook/Perception-LM-1B`, fetched from the hub once. `tiles`: most tiles of an image, by default
-    the model's own, of a Perception-LM 36 on a GPU and 4 on a CPU. `device`, `dtype`: by default a CUDA GPU if there
-    is one, and the type that it computes fastest. `like`: see `read_perception_lm`. Raises UnknownModelError,
-    CheckpointError, WeightsUnavailableError, and MissingExtraError without transformers.
-    """
+    """Load a model of ours or a Perception-LM: see `load_assistant`, and for `like`, `read_perception_lm`."""
     device = choose_device(device)
     dtype = dtype or fast_dtype(device)
     source = find_language_model(name)
@@ -49,7 +122,7 @@ def load_language_model(
 
 
 def find_language_model(name: str | Path) -> str | Path:
-    """Return the file of this package, or the directory or the hub's name of a Perception-LM, without loading it.
+    """Return the file of a model of ours, or the directory or hub name of a Perception-LM, without loading it.
 
     Raises UnknownModelError and WeightsUnavailableError.
     """

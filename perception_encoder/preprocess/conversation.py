@@ -1,14 +1,12 @@
-"""Conversations that hold images and videos, and the protocol of a model that answers them."""
+"""Conversations that hold images and videos, how answers are sampled, and the answers."""
 
 from __future__ import annotations
 
-import collections.abc
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
-import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
@@ -19,12 +17,12 @@ MediaPart = Image.Image | VideoFrames
 ContentPart = str | MediaPart
 ROLES = ("system", "user", "assistant")
 CAPTION_PROMPT = "Provide a one-sentence caption for the provided image."
-"""What a captioner is asked unless the caller chooses; the wording of COCO's captions in lmms-eval."""
+"""The default prompt of a captioner: the wording of COCO's captions in lmms-eval."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """A turn of a conversation: text, images and videos in the order in which they are read."""
+    """A turn of a conversation: text, images and videos in reading order."""
 
     role: Role
     content: tuple[ContentPart, ...]
@@ -33,7 +31,7 @@ class Message:
         if self.role not in ROLES:
             raise ConfigError(f"role is {self.role!r}; it must be one of {', '.join(ROLES)}")
         if self.role != "user" and any(not isinstance(part, str) for part in self.content):
-            raise ConfigError(f"a message of the {self.role} holds an image or a video; only the user's may")
+            raise ConfigError(f"a message of the {self.role} holds an image or a video; only the user's messages may")
 
     @property
     def media(self) -> list[MediaPart]:
@@ -70,21 +68,21 @@ class Sampling:
     """How tokens are chosen, and when to stop."""
 
     max_tokens: int = 256
-    """Most tokens of an answer."""
+    """Maximum number of tokens of an answer."""
     temperature: float = 0.0
-    """0 takes the most probable token each time (greedy); 1 draws by the model's own probabilities."""
+    """0 takes the most probable token each time (greedy); 1 draws by the model's probabilities."""
     top_p: float = 1.0
     """Draw from the most probable tokens that together have this probability."""
     presence_penalty: float = 0.0
-    """What the logit of a token loses if the answer has it already; as OpenAI's."""
+    """Subtracted from the logit of a token that the answer already has, as in OpenAI's API."""
     frequency_penalty: float = 0.0
-    """What the logit of a token loses for each time that the answer has it."""
+    """Subtracted from the logit of a token for each time that the answer has it."""
     stop: tuple[str, ...] = ()
-    """Texts that end an answer; they are not part of it."""
+    """Texts that end an answer and are left out of it."""
     seed: int = 0
     cut: bool = True
-    """Cut the middle of the longest text to leave room for `max_tokens`; False takes what room there is, and refuses a
-    conversation without any."""
+    """Cut the middle of the longest text to leave room for `max_tokens`. False shortens the answer instead, and refuses
+    a conversation that leaves no room."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -104,48 +102,10 @@ class Reply:
 
     text: str
     prompt_tokens: int
-    """Tokens that were read, those of images included."""
+    """Tokens that were read, including those of images."""
     tokens: int
     """Tokens that were generated."""
     finished: bool
-    """False if `max_tokens` or the context ended it."""
+    """False if `max_tokens` or the context ended the answer."""
     cut: int = 0
     """Text tokens of the prompt that were left out because the context was full."""
-
-
-class Generator(Protocol):
-    """A model that answers conversations with images and videos."""
-
-    @property
-    def name(self) -> str:
-        """The name that results carry."""
-        ...
-
-    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
-        """Return an answer to each conversation, greedily by default.
-
-        Raises ContextLengthError for a conversation that does not fit the context: see `Sampling.cut`.
-        """
-        ...
-
-    def stream(
-        self, conversation: Sequence[Message], sampling: Sampling | None = None
-    ) -> collections.abc.Generator[str, None, Reply]:
-        """Yield the answer to one conversation piece by piece, and return what `generate` returns.
-
-        Closing the iterator ends the generation. Raises what `generate` raises, before the first piece.
-        """
-        ...
-
-
-class YesNoModel(Protocol):
-    """A model that answers yes/no questions about images and videos with probabilities."""
-
-    @property
-    def name(self) -> str:
-        """The name that results carry."""
-        ...
-
-    def yes_probabilities(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
-        """Return how probable "yes" is as the beginning of each answer, against "no": (B,) float64, from 0 to 1."""
-        ...

@@ -10,9 +10,10 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 
 from perception_encoder.errors import MediaTooLargeError
+from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.models.memory import trim_memory
 from perception_encoder.preprocess.budget import MAX_PIXELS
-from perception_encoder.preprocess.conversation import Generator, Message, Reply, Sampling
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.streaming import pieces_from
 
@@ -31,7 +32,7 @@ class GenerationQueue:
     def __init__(
         self,
         name: str,
-        load: Callable[[], Generator],
+        load: Callable[[], Assistant],
         *,
         source: str = "",
         limit: int = 16,
@@ -39,7 +40,7 @@ class GenerationQueue:
     ) -> None:
         self.name, self.names, self.limit, self.reserved = name, (name, source or name), limit, 0
         self._load, self._media_bytes, self._held = load, media_bytes, 0
-        self._model: Generator | None = None
+        self._model: Assistant | None = None
         self._thread = ThreadPoolExecutor(1, "language")
 
     @contextmanager
@@ -73,7 +74,7 @@ class GenerationQueue:
 
         `open_conversation` opens the images and videos when their turn comes, so that those of one conversation alone
         are in memory. Closing the iterator, or cancelling its task, ends the generation at the next token. Raises what
-        loading the model, `open_conversation` and `Generator.stream` raise.
+        loading the model, `open_conversation` and `Assistant.generate_stream` raise.
         """
         pieces = pieces_from(self._thread, partial(self._answer, open_conversation, sampling))
         async with aclosing(pieces):
@@ -87,4 +88,4 @@ class GenerationQueue:
             self._model = self._load()
             gc.collect()  # what was read of files, in cycles
             trim_memory()
-        yield (yield from self._model.stream(open_conversation(), sampling))
+        yield (yield from self._model.generate_stream(open_conversation(), sampling))

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from perception_encoder.errors import ConfigError, EndpointError, PerceptionEncoderError
-from perception_encoder.preprocess.conversation import Generator, Message, Reply, Sampling
+from perception_encoder.inference.conversation.assistant import Assistant
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Attempts:
 
 
 def answer_each(
-    generator: Generator,
+    generator: Assistant,
     conversations: Sequence[Sequence[Message]],
     sampling: Sampling,
     attempts: Attempts,
@@ -49,7 +50,7 @@ def answer_each(
 
 
 def _answer(
-    generator: Generator, conversation: Sequence[Message], sampling: Sampling, attempts: Attempts
+    generator: Assistant, conversation: Sequence[Message], sampling: Sampling, attempts: Attempts
 ) -> Reply | PerceptionEncoderError:
     for number in range(1, attempts.tries + 1):
         try:

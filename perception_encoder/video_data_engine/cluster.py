@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 
 from perception_encoder.errors import ClusterError, ConfigError, PerceptionEncoderError, one_line
+from perception_encoder.language_alignment.endpoint import KEY
+from perception_encoder.language_alignment.load import is_endpoint
 from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
 from perception_encoder.video_data_engine.config import WorkConfig
-from perception_encoder.video_data_engine.generators.endpoint import KEY
-from perception_encoder.video_data_engine.generators.load import is_endpoint
 from perception_encoder.video_data_engine.local import Loaded
 from perception_encoder.video_data_engine.record import PROBE, ClipRecord, Outcome, StageFailure, StageResult, clips_of
 from perception_encoder.video_data_engine.stages import DECODING, EngineStage

@@ -37,7 +37,7 @@ class EngineConfig:
     """What is made of each video."""
 
     captioner: str = BUILTIN_LANG
-    """The model that captions videos; see `load_engine_model` for its forms."""
+    """The model that captions videos; see `load_assistant` for its forms."""
     frame_captioner: str = ""
     """The model that captions single frames; if empty, that of videos."""
     llm: str = ""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from perception_encoder.errors import DataError, EndpointError
 from perception_encoder.files import holding, writing
+from perception_encoder.language_alignment.load import check_name
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.generators.load import check_generator_name
 from perception_encoder.video_data_engine.journal import Journal
 from perception_encoder.video_data_engine.local import Loaded, run_local
 from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
@@ -42,7 +42,7 @@ def run_engine(
     """
     config, work = config or EngineConfig(), work or WorkConfig()
     for name in (config.captioner, config.frame_captioner, config.llm):
-        check_generator_name(name)
+        check_name(name)
     stages = make_stages(config, work)
     videos = list(videos)
     listed = list(list_videos(videos))

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from perception_encoder.errors import EndpointError, InputError, PerceptionEncoderError
-from perception_encoder.inference.conversation.identity import describe_generator
-from perception_encoder.preprocess.conversation import Generator, Message, Reply, Sampling, ask
+from perception_encoder.inference.conversation.assistant import Assistant, describe_assistant
+from perception_encoder.language_alignment.load import is_endpoint, load_assistant
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.video_data_engine.answers import Attempts, answer_each
 from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.generators.load import is_endpoint, load_engine_model
 from perception_encoder.video_data_engine.prompts import EnginePrompt, load_prompt
 from perception_encoder.video_data_engine.record import (
     FRAME_CAPTIONS,
@@ -35,7 +35,7 @@ Handler = Callable[[Sequence[ClipRecord]], list[Outcome]]
 """Takes records through a stage: an outcome for each, in order."""
 DECODING = "decoding"
 """The group of the stages that decode."""
-Models = dict[str, Generator]
+Models = dict[str, Assistant]
 """The models of a process by name, so that two stages share one."""
 _QUOTED = re.compile(r"""\"([^"]+)\"|'((?:[^']|(?<=\w)'(?=\w))+)'""")
 """A text in quotes with none inside; an apostrophe in a word is not one."""
@@ -130,12 +130,12 @@ class AnswerStage:
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
         """See `EngineStage`."""
         if self.model not in models:
-            models[self.model] = load_engine_model(self.model, self.name != SUMMARY, self.work.timeout)
+            models[self.model] = load_assistant(self.model, timeout=self.work.timeout, text_only=self.name == SUMMARY)
         generator = models[self.model]
-        facts = {**describe_generator(generator), "prompt": self.prompt.name, "prompt_hash": self.prompt.hash}
+        facts = {**describe_assistant(generator), "prompt": self.prompt.name, "prompt_hash": self.prompt.hash}
         return lambda records: self._handle(generator, records), facts
 
-    def _handle(self, generator: Generator, records: Sequence[ClipRecord]) -> list[Outcome]:
+    def _handle(self, generator: Assistant, records: Sequence[ClipRecord]) -> list[Outcome]:
         started = time.perf_counter()
         questions = [self._conversations(record) for record in records]
         attempts = Attempts(tries=self.work.tries, pause=self.work.pause)

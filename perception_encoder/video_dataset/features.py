@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from perception_encoder.datasets.pe_video import VideoTar, list_video_tars, read_video_tar
 from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.files import file_state, replacing, writing
-from perception_encoder.inference.conversation.identity import generator_digest
+from perception_encoder.inference.conversation.assistant import digest_of
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.preprocess.conversation import YesNoModel, ask
+from perception_encoder.preprocess.conversation import Message, ask
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
@@ -72,6 +72,19 @@ QUESTIONS: dict[str, str] = {
 SUFFIX = " Answer yes or no."
 
 
+class YesNoModel(Protocol):
+    """A model that answers yes/no questions about videos with probabilities, as `LanguageModel` does."""
+
+    @property
+    def name(self) -> str:
+        """The name that results carry."""
+        ...
+
+    def yes_probabilities(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
+        """Return the probability that each answer begins with "yes" rather than "no": (B,) float64."""
+        ...
+
+
 @dataclass(frozen=True)
 class FeatureTable:
     """The features of many videos."""
@@ -109,7 +122,7 @@ def extract_features(
     """
     videos, failures = 0, list[InputError]()
     models = [encoder.name, getattr(encoder, "weight_hash", ""), model.name if model else ""]
-    models += [generator_digest(model) if model else ""]
+    models += [digest_of(model) if model else ""]
     tars, names = list_video_tars(data), set[str]()
     for tar in track(tars, "reading features", len(tars)):
         name = f"{tar.split or 'videos'}-{tar.path.stem}"

@@ -33,12 +33,12 @@ def build(
         python -m synthetic.video_dataset -o clips --models datasets/scenes/furniture.tar
         python -m synthetic.video_dataset -o clips --count 100 --captioner builtin-lang
     """
-    from perception_encoder.video_data_engine.generators.load import load_engine_model
+    from perception_encoder.language_alignment.load import load_assistant
     from synthetic.scenes.samples.production import load_object_library
     from synthetic.video_dataset.build import BuildConfig, build_dataset
 
     config = BuildConfig(count=count, seed=seed, side=size, frames=frames)
-    model = load_engine_model(captioner) if captioner else None
+    model = load_assistant(captioner) if captioner else None
     statistics = build_dataset(load_object_library(models), out, config, model, jobs, track)
     default_model.print_demo(captioner)
     table = statistics.splits["all"]

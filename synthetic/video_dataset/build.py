@@ -25,7 +25,8 @@ from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.statistics.scores import ItemScores, estimate
 from perception_encoder.files import new_directory, write_text
-from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Generator, Sampling, ask
+from perception_encoder.inference.conversation.assistant import Assistant
+from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Sampling, ask
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.statistics import ALL, DatasetStatistics, describe_dataset
@@ -76,7 +77,7 @@ def build_dataset(
     library: ObjectLibrary,
     out: Path,
     config: BuildConfig,
-    captioner: Generator | None = None,
+    captioner: Assistant | None = None,
     jobs: int | None = None,
     track: Track = untracked,
 ) -> DatasetStatistics:
@@ -107,7 +108,7 @@ def build_dataset(
 class _VideoMaker:
     """Makes the videos of a dataset, each from its seed and number alone."""
 
-    def __init__(self, classes: Sequence[str], config: BuildConfig, captioner: Generator | None) -> None:
+    def __init__(self, classes: Sequence[str], config: BuildConfig, captioner: Assistant | None) -> None:
         self.classes, self.config, self.captioner = classes, config, captioner
         self.annotator = SimulatedAnnotator(classes)
         self.captions_by = captioner.name if captioner else "simulated"

@@ -139,13 +139,13 @@ def test_a_directory_that_cannot_have_an_index_is_one_line(run_pe, checkpoint: P
 
 
 def fake_model(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
-    """`load_language_model` gives an echo, and adds to `names` what it was called with."""
+    """`load_assistant` gives an echo, and adds to `names` what it was called with."""
 
     def load(name: str) -> EchoGenerator:
         names.append(name)
         return EchoGenerator()
 
-    monkeypatch.setattr("perception_encoder.language_alignment.load.load_language_model", load)
+    monkeypatch.setattr("perception_encoder.language_alignment.load.load_assistant", load)
 
 
 def test_one_language_model_serves_the_page_and_the_api_and_is_loaded_late(

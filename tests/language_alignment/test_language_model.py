@@ -22,7 +22,7 @@ SAMPLING = Sampling(max_tokens=12)
 
 def streamed(model: LanguageModel, conversation: list[Message], sampling: Sampling) -> tuple[list[str], Reply]:
     """The pieces of a streamed answer, and what the stream returns."""
-    stream, pieces = model.stream(conversation, sampling), []
+    stream, pieces = model.generate_stream(conversation, sampling), []
     while True:
         try:
             pieces.append(next(stream))
@@ -82,7 +82,7 @@ def test_a_conversation_is_refused_instead_of_cut() -> None:
     assert model.generate([long], SAMPLING)[0].cut > 0
     refusing = Sampling(max_tokens=12, cut=False)
     with pytest.raises(ContextLengthError, match=r"tokens leave no room for an answer in the context of 100"):
-        next(model.stream(long, refusing))
+        next(model.generate_stream(long, refusing))
     assert model.generate([ask("hello")], refusing)[0].cut == 0
 
 

@@ -10,17 +10,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.errors import UnknownModelError
-from perception_encoder.language_alignment.load import WEIGHTS, find_language_model, load_language_model
+import perception_encoder as pe
+from perception_encoder.errors import ConfigError, UnknownModelError
+from perception_encoder.inference.conversation.assistant import describe_assistant
+from perception_encoder.language_alignment import transformers_model
+from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.language_alignment.load import (
+    WEIGHTS,
+    check_name,
+    find_language_model,
+    is_endpoint,
+    load_assistant,
+    load_language_model,
+)
+from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.language_alignment.weights import build_language_model, write_language_model
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import BUILTIN_LANG
-from perception_encoder.preprocess.conversation import ask
+from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.preprocess.image import open_image
 from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.language_alignment.test_perception_lm import perception_lm
 from tests.language_alignment.test_weights import parts
-from tests.language_models import byte_tokenizer
+from tests.language_models import byte_tokenizer, tiny_decoder, write_tiny_decoder
+from tests.video_data_engine.models import ECHO, Echo
 
 
 def test_a_run_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
@@ -62,3 +75,49 @@ def test_the_built_in_model_reads_a_receipt(tmp_path: Path) -> None:
         questions = ["What is the total?", "Is this a photo or a drawing?", "Is Toothpaste on the receipt?"]
         total, _, present = (model.generate([ask(question, [image])])[0].text for question in questions)
         assert re.fullmatch(r"\D?\d+\.\d\d\D*", total) and present in ("yes", "no")
+
+
+def test_endpoints_have_an_address_and_a_model() -> None:
+    pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
+    model = load_assistant("https://example.org/v1#Qwen/Qwen3-VL", timeout=7.0)
+    assert describe_assistant(model) == {"name": "Qwen/Qwen3-VL", "address": "https://example.org/v1"}
+    assert model.timeout == 7 and is_endpoint("http://x/v1#m") and not is_endpoint("smollm2")
+
+
+@pytest.mark.parametrize("name", ["https://example.org/v1", "https://example.org/v1#", "python:module", "python::f"])
+def test_incomplete_names_are_refused(name: str) -> None:
+    for check in (check_name, load_assistant):
+        with pytest.raises(ConfigError, match=r"names no model|is not of the form"):
+            check(name)
+
+
+def test_a_custom_function() -> None:
+    model = load_assistant(ECHO)
+    assert isinstance(model, Echo) and isinstance(model, pe.Assistant)
+    assert describe_assistant(model) == {"name": "echo"}
+    with pytest.raises(ConfigError, match=r"tiles is 4, but python:.* tiles images itself; leave it out"):
+        load_assistant(ECHO, tiles=4)
+    with pytest.raises(ConfigError, match=r"python:builtins:dict returned a dict; it must return a pe\.Assistant"):
+        load_assistant("python:builtins:dict")
+
+
+def test_a_model_sees_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    sees = Echo()
+    monkeypatch.setattr(transformers_model, "load_transformers_model", lambda name: sees if name == "any" else None)
+    assert load_assistant("hf:any") is sees
+
+
+def test_a_language_model_of_transformers(tmp_path: Path) -> None:
+    model = load_assistant(f"hf:{write_tiny_decoder(tmp_path)}", text_only=True)
+    same = TextModel("tiny", tiny_decoder())
+    conversation, sampling = [ask("what is red?")], Sampling(max_tokens=6)
+    assert isinstance(model, TextModel)
+    if model.decoder.model.dtype == same.decoder.model.dtype:  # CPUs with AMX compute in bfloat16
+        assert model.generate(conversation, sampling) == same.generate(conversation, sampling)
+        assert describe_assistant(model)["weights"] == describe_assistant(same)["weights"]
+
+
+def test_the_built_in_model_may_write_summaries_too() -> None:
+    assert isinstance(load_assistant("builtin-lang", text_only=True), LanguageModel)
+    with pytest.raises(UnknownModelError, match="no language model is called 'gpt'"):
+        load_assistant("gpt")

@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from PIL import Image
 
 from perception_encoder.errors import ContextLengthError
+from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 
 ENDLESS = "count for ever"
@@ -16,7 +17,7 @@ TOO_LONG = "too long"
 """A question that does not fit the context."""
 
 
-class EchoGenerator:
+class EchoGenerator(Assistant):
     """Repeats the last question, after a description of all media; a word is a token.
 
     Attributes: `conversations` (all of them), `tokens` (how many were made), `running` (of how many streams at the same
@@ -33,7 +34,9 @@ class EchoGenerator:
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         raise AssertionError("servers stream, so that a client that goes ends its generation")
 
-    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Generator[str, None, Reply]:
+    def generate_stream(
+        self, conversation: Sequence[Message], sampling: Sampling | None = None
+    ) -> Generator[str, None, Reply]:
         sampling = sampling or Sampling()
         self.conversations.append(list(conversation))
         question = str(conversation[-1].content[-1])

@@ -36,7 +36,9 @@ FILM = "data:video/mp4;base64," + base64.b64encode(clip(60)).decode()
 class BreakingGenerator(EchoGenerator):
     """Fails after a word."""
 
-    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Generator[str, None, Reply]:
+    def generate_stream(
+        self, conversation: Sequence[Message], sampling: Sampling | None = None
+    ) -> Generator[str, None, Reply]:
         yield "a "
         raise ConfigError("the model broke")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from perception_encoder.errors import EndpointError
+from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from tests.clips import number_of
 
@@ -15,8 +16,8 @@ ECHO = "python:tests.video_data_engine.models:echo"
 SLEEPER = "python:tests.video_data_engine.models:sleeper"
 
 
-class Echo:
-    """A `Generator` that tells the numbers of the frames it sees, or repeats a text's title and captions.
+class Echo(Assistant):
+    """Tells the numbers of the frames it sees, or repeats a text's title and captions.
 
     A title says how it fails: "deadly", "broken", "slow" and "mute" always, "shy" until the second attempt, "down" as a
     service.
@@ -26,9 +27,6 @@ class Echo:
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         return [Reply(self._answer(conversation[-1]), 1, 1, True) for conversation in conversations]
-
-    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Iterator[str]:
-        yield self._answer(conversation[-1])
 
     def _answer(self, message: Message) -> str:
         text = str(message.content[-1])

@@ -15,7 +15,7 @@ from perception_encoder.video_data_engine.answers import Attempts, answer_each
 
 
 class Fickle:
-    """A `Generator` that fails as often as a text says: "2" fails twice, "wide" always; it notes its batches."""
+    """Fails as often as a text says: "2" fails twice, "wide" always; it notes its batches."""
 
     name = "fickle"
 

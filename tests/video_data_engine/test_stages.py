@@ -10,10 +10,10 @@ from torch.nn import Linear
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.listing import Item
-from perception_encoder.language_alignment.text import decoder
+from perception_encoder.language_alignment import load as language_models
+from perception_encoder.language_alignment import transformers_model
 from perception_encoder.preprocess.conversation import Reply
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.generators import transformers_model
 from perception_encoder.video_data_engine.record import STAGES, ClipRecord, StageFailure, StageResult
 from perception_encoder.video_data_engine.stages import EngineStage, Models, make_stages
 from perception_encoder.video_data_engine.videos.listing import list_videos
@@ -50,7 +50,7 @@ def test_captioners_see_and_the_language_model_need_not(monkeypatch: pytest.Monk
         return Fake()
 
     monkeypatch.setattr(transformers_model, "load_transformers_model", lambda model: load("sees", model))
-    monkeypatch.setattr(decoder, "load_decoder", lambda model, _: load("reads", model))
+    monkeypatch.setattr(language_models, "load_decoder", lambda model, _: load("reads", model))
     models: Models = {}
     for stage in make_stages(EngineConfig(captioner="hf:a", frame_captioner="hf:b", llm="hf:c"), QUICK):
         stage.open(models)

@@ -25,10 +25,10 @@ from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, Re
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.formats.table_images import TableImage
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.inference.conversation.identity import generator_digest
+from perception_encoder.inference.conversation.assistant import Assistant, digest_of
 from perception_encoder.inference.conversation.media import open_part
 from perception_encoder.inference.media import resolve
-from perception_encoder.preprocess.conversation import Generator, MediaPart, Sampling, ask
+from perception_encoder.preprocess.conversation import MediaPart, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.progress import Track, untracked
 
@@ -64,9 +64,9 @@ class QuestionEvaluator:
         self.questions, self.records, self.frames, self.blind = questions, records, frames, blind
         self.name = self.task.name
 
-    def run(self, model: Generator, track: Track = untracked) -> list[Measurement]:
+    def run(self, model: Assistant, track: Track = untracked) -> list[Measurement]:
         """Return the task's metrics: see `Evaluator`. A question that the model refuses (ConfigError) is a failure."""
-        digest = "" if self.records is None else generator_digest(model)
+        digest = "" if self.records is None else digest_of(model)
         known = self._recorded(model, digest)
         failures: list[InputError] = []
         for record in self._ask(model, digest, [each for each in self.questions if each.id not in known], track):
@@ -90,7 +90,7 @@ class QuestionEvaluator:
             )
         ]
 
-    def _recorded(self, model: Generator, digest: str) -> dict[str, AnswerRecord]:
+    def _recorded(self, model: Assistant, digest: str) -> dict[str, AnswerRecord]:
         """Return the answers of the file of records to these questions, put in these words about these media."""
         if self.records is None:
             return {}
@@ -117,7 +117,7 @@ class QuestionEvaluator:
         return f"{self.name}, no image" if self.blind else self.name
 
     def _ask(
-        self, model: Generator, digest: str, questions: Sequence[Question], track: Track
+        self, model: Assistant, digest: str, questions: Sequence[Question], track: Track
     ) -> Iterator[AnswerRecord | InputError]:
         """Put questions in order; yield an InputError for one whose media cannot be decoded, or that is refused."""
         opened = decode_ahead(lambda row: open_media_of(questions[row], self.frames), range(len(questions)), AHEAD)
@@ -130,7 +130,7 @@ class QuestionEvaluator:
             except ConfigError as error:
                 yield InputError(f"question {question.id}", str(error))
 
-    def _put(self, model: Generator, digest: str, question: Question, media: Sequence[MediaPart]) -> AnswerRecord:
+    def _put(self, model: Assistant, digest: str, question: Question, media: Sequence[MediaPart]) -> AnswerRecord:
         prompt, task = self.task.prompt(question), self.task
         conversation = ask(prompt, () if self.blind else media)
         prediction = model.generate([conversation], Sampling(max_tokens=task.max_tokens))[0].text

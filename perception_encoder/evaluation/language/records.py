@@ -18,7 +18,7 @@ class AnswerRecord:
 
     model: str
     digest: str = ""
-    """Of the model's weights and of how it sees, by `generator_digest`: two models may have one name."""
+    """Of the model's weights and of how it sees, by `digest_of`: two models may have one name."""
     task: str
     """A name of `TASKS`, and how it was put if that is not the default."""
     id: str

@@ -1,4 +1,4 @@
-"""Describe many images, videos and documents, some at a time, and write the captions to a file that a run resumes.
+"""Captions of images, videos and documents, and the file of captions that an interrupted run resumes.
 
 JSONL grows by a line for each caption. Parquet is written at the end; until then its rows are lines of `OUT.jsonl`.
 """
@@ -7,23 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.errors import ConfigError, InputError, OutputError, detached
+from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.tables import append_json_lines, read_appended_lines, read_table
-from perception_encoder.inference.conversation.media import MediaOptions, open_item_media
 from perception_encoder.inference.listing import Item
-from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Generator, Message, Reply, Sampling, ask
 from perception_encoder.records import from_fields
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionRow:
+class Caption:
     """A caption of one item."""
 
     id: str
@@ -33,99 +31,42 @@ class CaptionRow:
     end: float | None
     caption: str
     finished: bool
-    """False if it was cut off at the most tokens."""
+    """False if the maximum number of tokens ended it."""
     model: str
     prompt: str
     digest: str = ""
-    """Of the model's weights and of how it sees, by `generator_digest`: two models may have one name."""
+    """Of the model's weights and of how it sees, in a file of captions: two models may have one name."""
 
     @property
     def key(self) -> tuple[str, str, float | None, float | None]:
-        """What tells its item from all others: two tables may give one id to two files."""
+        """Identifies its item: two tables may give one id to two files."""
         return self.id, self.path, self.start, self.end
 
-
-def caption_items(
-    generator: Generator,
-    items: Iterable[Item],
-    prompt: str = CAPTION_PROMPT,
-    sampling: Sampling | None = None,
-    media: MediaOptions | None = None,
-    batch_size: int = 8,
-    digest: str = "",
-) -> Iterator[list[CaptionRow | InputError]]:
-    """Yield the captions of items in order, a list a batch, with an InputError for an item that cannot be described.
-
-    `digest`: of the model, for rows that are stored.
-    """
-    items = iter(items)
-    while batch := list(islice(items, batch_size)):
-        opened = [_conversation(item, prompt, media) for item in batch]
-        conversations = [each for each in opened if not isinstance(each, InputError)]
-        replies = iter(_replies(generator, conversations, sampling))
-        results: list[CaptionRow | InputError] = []
-        for item, conversation in zip(batch, opened, strict=True):
-            reply = conversation if isinstance(conversation, InputError) else next(replies)
-            if isinstance(reply, InputError):
-                results.append(detached(reply))
-            elif isinstance(reply, ConfigError):
-                results.append(InputError(item.name, str(reply)))
-            else:
-                results.append(
-                    CaptionRow(
-                        id=item.id,
-                        path=item.path,
-                        start=item.start,
-                        end=item.end,
-                        caption=reply.text.strip(),
-                        finished=reply.finished,
-                        model=generator.name,
-                        prompt=prompt,
-                        digest=digest,
-                    )
-                )
-        yield results
-
-
-def _conversation(item: Item, prompt: str, media: MediaOptions | None) -> list[Message] | InputError:
-    try:
-        return ask(prompt, open_item_media(item, media))
-    except InputError as error:
-        return error
-
-
-def _replies(
-    generator: Generator, conversations: Sequence[Sequence[Message]], sampling: Sampling | None
-) -> list[Reply | ConfigError]:
-    """Answers in order; if one conversation does not fit the context, the others are answered without it."""
-    try:
-        return list(generator.generate(conversations, sampling))
-    except ConfigError as error:
-        if len(conversations) == 1:
-            return [error]
-        return [reply for each in conversations for reply in _replies(generator, [each], sampling)]
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+        return asdict(self)
 
 
 class CaptionFile:
-    """Captions in a JSONL or Parquet file, those of earlier runs included.
+    """Captions in a JSONL or Parquet file, including those of earlier runs.
 
-    Attributes: `rows` (by `CaptionRow.key`), `out`. Raises OutputError for captions by another model, by other weights
-    of it or for another prompt, and ConfigError for another suffix.
+    Attributes: `rows` (by `Caption.key`), `out`, `digest`. Raises OutputError for captions by another model, other
+    weights of it or another prompt, and ConfigError for another suffix.
     """
 
     def __init__(self, out: Path, model: str, digest: str, prompt: str) -> None:
         if out.suffix not in (".jsonl", ".parquet"):
             raise ConfigError(f"{out} must end in .jsonl or .parquet")
-        self.out = out
+        self.out, self.digest = out, digest
         self._lines = out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.jsonl")
         tables = [read_table(out)] if out.suffix == ".parquet" and out.exists() else []
         tables.append([cells for _, cells in read_appended_lines(self._lines)])
-        self.rows: dict[tuple[str, str, float | None, float | None], CaptionRow] = {}
+        self.rows: dict[tuple[str, str, float | None, float | None], Caption] = {}
         for cells in (cells for table in tables for cells in table):
             try:
-                row = from_fields(CaptionRow, cells)
+                row = from_fields(Caption, cells)
             except ValueError as wrong:
-                reason = f"has other columns than captions have ({wrong})"
+                reason = f"does not have the columns of captions ({wrong})"
                 raise OutputError(f"{out} {reason}; choose another name") from None
             if (row.model, row.prompt) != (model, prompt):
                 raise OutputError(
@@ -140,7 +81,7 @@ class CaptionFile:
         """Yield the items that have no caption so far."""
         return (item for item in items if (item.id, item.path, item.start, item.end) not in self.rows)
 
-    def add(self, rows: Sequence[CaptionRow]) -> None:
+    def add(self, rows: Sequence[Caption]) -> None:
         """Write captions; OutputError if that fails."""
         append_json_lines(self._lines, map(asdict, rows))
         self.rows |= {row.key: row for row in rows}

@@ -1,26 +1,34 @@
-"""Open the images, videos and documents of a conversation, as a model that answers reads them.
+"""Open the images, videos and documents of a conversation as an assistant reads them.
 
 A video's frames are those that the published PLM reads; a PDF gives an image for each page.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import InputError
+from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.fetch import FetchLimits
-from perception_encoder.inference.listing import Item
+from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.inference.media import HEAD, Media, open_media, resolve
 from perception_encoder.preprocess.conversation import MediaPart
 from perception_encoder.preprocess.documents import is_pdf, open_pdf_pages
-from perception_encoder.preprocess.frames import plm_frame_indices
+from perception_encoder.preprocess.frames import VideoFrames, plm_frame_indices
 from perception_encoder.preprocess.source import open_source
 
 FRAMES = 8
-"""Frames of a video."""
+"""Maximum number of frames of a video."""
+Input = str | Path | bytes | Image.Image | np.ndarray | VideoFrames
+Inputs = Input | Sequence[Input]
+Source = Item | bytes | Image.Image | np.ndarray | VideoFrames
+"""A listed file, or media in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +36,7 @@ class MediaOptions:
     """How the media of a conversation are opened."""
 
     frames: int = FRAMES
-    """Most frames of a video."""
+    """Maximum number of frames of a video."""
     start: float | None = None
     """First second of a video whose name has no range of its own."""
     end: float | None = None
@@ -38,31 +46,80 @@ class MediaOptions:
     tile: int = 448
     """Side of the model's tiles, in pixels; a page is rendered to fill its tiles."""
     tiles: int = 4
-    """Most tiles of an image."""
+    """Maximum number of tiles of an image."""
     limits: FetchLimits | None = None
-    """What a download may cost."""
+    """Limits of a download."""
+
+
+def read_pages(pages: str | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return page numbers, read from a text such as "1-3,7"; ConfigError for anything else."""
+    if pages is None or not isinstance(pages, str):
+        return None if pages is None else tuple(pages)
+    numbers: list[int] = []
+    for part in pages.split(","):
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
+        if not match or not 0 < int(match[1]) <= int(match[2] or match[1]):
+            raise ConfigError(f"pages is {pages!r}; it must be pages from 1, such as 1-3,7")
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(numbers)
+
+
+def list_inputs(media: Inputs) -> Iterator[Source]:
+    """Yield the items of paths and URLs, and media in memory as they are; MediaNotFoundError for a missing path."""
+    inputs: Sequence[Any] = media if isinstance(media, (list, tuple)) else [media]
+    check_paths([value for value in inputs if isinstance(value, (str, Path))])
+    for value in inputs:
+        if isinstance(value, (str, Path)):
+            yield from list_items([value])
+        else:
+            yield value
+
+
+def name_of(source: Source) -> str:
+    """Return what results and errors call an input."""
+    if isinstance(source, Item):
+        return source.name
+    if isinstance(source, bytes):
+        return "bytes in memory"
+    return "video in memory" if isinstance(source, VideoFrames) else resolve(source).name
+
+
+def open_input(source: Source | Path, options: MediaOptions | None = None) -> list[MediaPart]:
+    """Open a listed file or media in memory: an RGB image, a video's frames, or an RGB image for each page of a PDF.
+
+    An item's own part of a video precedes that of the options. Raises InputError, and MissingExtraError for a PDF
+    without pypdfium2.
+    """
+    options = options or MediaOptions()
+    if isinstance(source, VideoFrames):
+        return [source]
+    if isinstance(source, Image.Image) and source.mode == "RGB" and not source.getexif():
+        return [source]  # the object stays the same, so that it is encoded once
+    if isinstance(source, Item):
+        if source.start is not None or source.end is not None:
+            options = replace(options, start=source.start, end=source.end)
+        return open_content(source.open(options.limits), source.name, options)
+    if isinstance(source, Path):
+        return [part for item in list_items([source]) for part in open_input(item, options)]
+    if isinstance(source, bytes):
+        return open_content(source, name_of(source), options)
+    return [open_part(resolve(source), options.frames)]
 
 
 def open_content(content: Path | bytes, name: str, options: MediaOptions | None = None) -> list[MediaPart]:
-    """Open a file or its bytes for a conversation: an RGB image, a video's frames, or an RGB image for each PDF page.
-
-    Raises InputError under `name`, and MissingExtraError for a PDF without pypdfium2.
-    """
+    """Open a file or its bytes as `open_input` does; raises InputError under `name`."""
     options = options or MediaOptions()
-    if is_pdf(_head(content, name)):
+    if isinstance(content, bytes):
+        head = content[:HEAD]
+    else:
+        with open_source(content, name) as (stream, _):
+            head = stream.read(HEAD)
+    if is_pdf(head):
         return list(open_pdf_pages(content, name, options.pages, options.tile, options.tiles))
     media = resolve(content, name)
     if media.kind == "video":
         media = replace(media, start=options.start, end=options.end)
     return [open_part(media, options.frames)]
-
-
-def open_item_media(item: Item, options: MediaOptions | None = None) -> list[MediaPart]:
-    """Open an item of `list_items`, its own part of a video: see `open_content`; InputError for a text."""
-    options = options or MediaOptions()
-    if item.start is not None or item.end is not None:
-        options = replace(options, start=item.start, end=item.end)
-    return open_content(item.open(options.limits), item.name, options)
 
 
 def open_part(media: Media, frames: int = FRAMES) -> MediaPart:
@@ -71,10 +128,3 @@ def open_part(media: Media, frames: int = FRAMES) -> MediaPart:
     if isinstance(opened, str):
         raise InputError(media.name, "is a text, not an image or a video")
     return opened.convert("RGB") if isinstance(opened, Image.Image) else opened
-
-
-def _head(content: Path | bytes, name: str) -> bytes:
-    if isinstance(content, bytes):
-        return content[:HEAD]
-    with open_source(content, name) as (stream, _):
-        return stream.read(HEAD)

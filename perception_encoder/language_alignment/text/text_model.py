@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.text.fast_llama import FastLlama
 from perception_encoder.language_alignment.text.generation import generate_tokens
@@ -19,8 +20,8 @@ GENERATED_AT_ONCE = 8
 """Conversations that are answered at once."""
 
 
-class TextModel:
-    """A `Generator` for conversations without images and videos.
+class TextModel(Assistant):
+    """A language model for conversations without images and videos.
 
     Attributes: `name`, `decoder` (the torch module, tokenizer and prompts).
     """
@@ -35,7 +36,9 @@ class TextModel:
             answers += self._answer(conversations[start : start + GENERATED_AT_ONCE], sampling)
         return answers
 
-    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Generator[str, None, Reply]:
+    def generate_stream(
+        self, conversation: Sequence[Message], sampling: Sampling | None = None
+    ) -> Generator[str, None, Reply]:
         """Yield the answer to one conversation piece by piece, whole characters at a time, and return all of it."""
         sampling = sampling or Sampling()
         prompt, cut = self._prompt(conversation, sampling)

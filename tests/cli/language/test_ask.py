@@ -39,7 +39,7 @@ def test_the_answer_is_streamed(run_ask, language_run: Path, media: Path, monkey
     run = run_ask(media / "0.png", "what?")
     assert (run.status, run.stdout, run.stderr) == (output.OK, shown(expected[0].text), "")
     pieces = iter(["The answer\nis ", "\x1b[31m42", "."])
-    monkeypatch.setattr(LanguageModel, "stream", lambda self, conversation, sampling: pieces)
+    monkeypatch.setattr(LanguageModel, "generate_stream", lambda self, conversation, sampling: pieces)
     assert run_ask(media / "0.png", "what?").stdout == "The answer\nis \\x1b[31m42.\n"
 
 
@@ -60,7 +60,7 @@ def test_models_of_every_form_answer(run_pe, media: Path, monkeypatch: pytest.Mo
     run = run_pe("ask", "-m", "http://127.0.0.1:9/v1", media / "0.png", "what?")
     assert run.status == output.ERROR and "names no model; add it" in run.stderr
     run = run_pe("ask", "-m", ECHO, media / "0.png", "what?", "--tiles", "4")
-    assert run.status == output.ERROR and "echo cuts its images itself" in run.stderr
+    assert run.status == output.ERROR and "tiles images itself; leave it out" in run.stderr
     pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
     with servers.endpoint(servers.well) as (address, requests):
         run = run_pe("ask", "-m", f"{address}#any", media / "0.png", "what is it?")
@@ -101,8 +101,10 @@ def test_a_chat_is_about_the_same_media_which_are_encoded_once(
         conversation.append(Message("assistant", (answer,)))
         expected += shown(answer)
     seen: list[LanguageModel] = []
-    stream = LanguageModel.stream
-    monkeypatch.setattr(LanguageModel, "stream", lambda self, *rest: [seen.append(self), *stream(self, *rest)][1:])
+    stream = LanguageModel.generate_stream
+    monkeypatch.setattr(
+        LanguageModel, "generate_stream", lambda self, *rest: [seen.append(self), *stream(self, *rest)][1:]
+    )
     monkeypatch.setattr("sys.stdin", io.StringIO("what?\n\nsure?\n"))
     assert run_ask(media / "0.png", "-i").stdout == expected
     assert len(seen) == 2 and seen[0] is seen[1] and seen[0].encoded == model.encoded == 5
@@ -136,7 +138,7 @@ def test_images_and_documents_by_url(run_ask, media: Path) -> None:
         (["secret.pdf", "what?"], "secret.pdf: is encrypted; save it without a password first"),
         (["cut.pdf", "what?"], "cut.pdf: is a damaged PDF: "),
         (["report.pdf", "what?", "--pages", "4"], "report.pdf: has pages 1 to 3; there is no page 4"),
-        (["report.pdf", "what?", "--pages", "3-1"], "--pages is '3-1'; it must be pages from 1, such as 1-3,7"),
+        (["report.pdf", "what?", "--pages", "3-1"], "pages is '3-1'; it must be pages from 1, such as 1-3,7"),
         (["clip.mp4", "what?", "--start", "9"], "clip.mp4: lasts 2.400 s; there is nothing at 9 s"),
         (["http://127.0.0.1:1/a.png", "what?"], "127.0.0.1"),
         (["0.png"], 'give a question after the images and videos: pe ask photo.jpg "What is this?"'),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,14 @@ from PIL import Image
 
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.preprocess.frames import VideoFrames
 from tests.evaluation.layers import png
 
 
-class RuleAnswerer:
-    """A `Generator` that answers with what a rule makes of the images and the prompt; it counts its questions."""
+class RuleAnswerer(Assistant):
+    """Answers with what a rule makes of the images and the prompt; it counts its questions."""
 
     name = "rule"
 
@@ -26,9 +27,6 @@ class RuleAnswerer:
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         assert sampling is not None
         return [self.answer(conversation) for conversation in conversations]
-
-    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Iterator[str]:
-        yield from self.generate([conversation], sampling)[0].text
 
     def answer(self, conversation: Sequence[Message]) -> Reply:
         (message,) = conversation

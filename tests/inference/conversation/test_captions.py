@@ -1,47 +1,19 @@
-"""Captions of many items: order, failures in their place, and the files that a run resumes."""
+"""Files of captions that a run resumes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from perception_encoder.errors import ConfigError, DataError, InputError, OutputError
-from perception_encoder.inference.conversation.captions import CaptionFile, CaptionRow, caption_items
-from perception_encoder.inference.listing import Item, list_items
-from perception_encoder.preprocess.conversation import Message, Reply, Sampling
+from perception_encoder.errors import ConfigError, DataError, OutputError
+from perception_encoder.inference.conversation.captions import Caption, CaptionFile
+from perception_encoder.inference.listing import Item
 
 
-class Widths:
-    """A `Generator` that tells an image's width; wide ones fill its context. It notes the sizes of its batches."""
-
-    name = "widths"
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
-        self.batches.append(len(conversations))
-        widths = [each[0].media[0].width for each in conversations]
-        if max(widths, default=0) > 50:
-            raise ConfigError("the images fill the context")
-        return [Reply(f" {width} px\n", 1, 1, True) for width in widths]
-
-
-def images(directory: Path, *widths: int) -> list[Item]:
-    for number, width in enumerate(widths):
-        if width:
-            Image.new("RGB", (width, 4)).save(directory / f"{number}.png")
-        else:
-            (directory / f"{number}.png").write_bytes(b"")
-    return list(list_items([directory]))
-
-
-def row(identity: str, **fields: object) -> CaptionRow:
+def row(identity: str, **fields: object) -> Caption:
     values = {
         "path": identity,
         "start": None,
@@ -51,26 +23,7 @@ def row(identity: str, **fields: object) -> CaptionRow:
         "model": "m",
         "prompt": "p",
     }
-    return CaptionRow(id=identity, **{**values, **fields})
-
-
-def test_captions_are_in_order_with_failures_in_their_place(tmp_path: Path) -> None:
-    model = Widths()
-    batches = list(caption_items(model, images(tmp_path, 10, 0, 30, 60, 20), "p", batch_size=3))
-    assert [len(batch) for batch in batches] == [3, 2]
-    results = [result for batch in batches for result in batch]
-    assert [each if isinstance(each, InputError) else each.caption for each in results] == [
-        "10 px",
-        results[1],
-        "30 px",
-        results[3],
-        "20 px",
-    ]
-    assert str(results[1]).endswith("1.png: is empty") and str(results[3]).endswith(
-        "3.png: the images fill the context"
-    )
-    assert model.batches == [2, 2, 1, 1]  # the second batch does not fit, so its two are tried one by one
-    assert results[0] == row(results[0].id, caption="10 px", model="widths")
+    return Caption(id=identity, **{**values, **fields})
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -106,7 +59,7 @@ def test_captions_of_another_model_or_prompt_are_not_mixed(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"bad\.jsonl:1 is not JSON"):
         CaptionFile(tmp_path / "bad.jsonl", "m", "", "p")
     (tmp_path / "other.jsonl").write_text('{"name": 1}\n')
-    with pytest.raises(OutputError, match="has other columns than captions have"):
+    with pytest.raises(OutputError, match="does not have the columns of captions"):
         CaptionFile(tmp_path / "other.jsonl", "m", "", "p")
     with pytest.raises(ConfigError, match=r"must end in \.jsonl or \.parquet"):
         CaptionFile(tmp_path / "out.csv", "m", "", "p")

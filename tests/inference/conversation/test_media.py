@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaDecodeError
-from perception_encoder.inference.conversation.media import MediaOptions, open_content, open_item_media, open_part
+from perception_encoder.errors import ConfigError, InputError, MediaDecodeError
+from perception_encoder.inference.conversation.media import (
+    MediaOptions,
+    open_content,
+    open_input,
+    open_part,
+    read_pages,
+)
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.frames import VideoFrames, plm_frame_indices
@@ -43,7 +49,7 @@ def test_a_part_of_a_video(tmp_path: Path) -> None:
     options = MediaOptions(frames=4, start=1.0, end=2.0)
     assert numbers(open_content(tmp_path / "b.mp4", "b.mp4", options)[0]) == plm_frame_indices(60, 25, 4, 1.0, 2.0)
     (item,) = list_items([f"{tmp_path / 'b.mp4'}@0s-0.4s"])
-    assert numbers(open_item_media(item, options)[0]) == plm_frame_indices(60, 25, 4, 0.0, 0.4)  # its own range
+    assert numbers(open_input(item, options)[0]) == plm_frame_indices(60, 25, 4, 0.0, 0.4)  # its own range
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     assert len(open_content(tmp_path / "a.png", "a.png", options)) == 1  # an image among videos has no range
 
@@ -55,6 +61,17 @@ def test_errors_have_the_given_name(tmp_path: Path) -> None:
     with pytest.raises(MediaDecodeError, match=r"upload 4: is encrypted"):
         open_content(pdf([(9, 9)], encrypted=True), "upload 4")
     with pytest.raises(InputError, match=r"t:1: is a text"):
-        open_item_media(Item("t:1", "t", text="a dog"))
+        open_input(Item("t:1", "t", text="a dog"))
     with pytest.raises(InputError, match=r"a dog: is a text, not an image or a video"):
         open_part(resolve("a dog"))
+
+
+def test_pages() -> None:
+    assert [read_pages(text) for text in (None, "2", "1-3,7", "7, 1-2")] == [None, (2,), (1, 2, 3, 7), (7, 1, 2)]
+    assert read_pages([3, 1]) == (3, 1)
+
+
+@pytest.mark.parametrize("text", ["", "0", "3-1", "a", "1-", "-2", "1,,2", "9999999"])
+def test_other_pages_are_an_error(text: str) -> None:
+    with pytest.raises(ConfigError, match="pages is"):
+        read_pages(text)

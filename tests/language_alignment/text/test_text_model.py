@@ -31,7 +31,7 @@ def test_streams_and_batches_give_the_same() -> None:
     conversations = [ask("what is red?"), ask("and a much longer question?"), ask("x")]
     together = [reply.text for reply in model.generate(conversations, SAMPLING)]
     assert together == [model.generate([each], SAMPLING)[0].text for each in conversations]
-    assert together == ["".join(model.stream(each, SAMPLING)) for each in conversations]
+    assert together == ["".join(model.generate_stream(each, SAMPLING)) for each in conversations]
     assert len(set(together)) == 3
 
 

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, WeightsUnavailableError
+from perception_encoder.language_alignment.transformers_model import (
+    TransformersModel,
+    load_transformers_model,
+)
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames
-from perception_encoder.video_data_engine.generators.transformers_model import (
-    TransformersCaptioner,
-    load_transformers_model,
-)
 from tests.language_models import byte_tokenizer
 
 IMAGE = "<|image|>"
@@ -67,7 +67,7 @@ def write_tiny_llava(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> TransformersCaptioner:
+def model(tmp_path_factory: pytest.TempPathFactory) -> TransformersModel:
     return load_transformers_model(write_tiny_llava(tmp_path_factory.mktemp("llava")))
 
 
@@ -75,7 +75,7 @@ RED, BLUE = Image.new("RGB", (20, 30), "red"), Image.new("RGB", (20, 30), "blue"
 
 
 @torch.no_grad()
-def test_answers_are_those_of_transformers(model: TransformersCaptioner) -> None:
+def test_answers_are_those_of_transformers(model: TransformersModel) -> None:
     (reply,) = model.generate([ask("what?", [RED])], Sampling(max_tokens=8))
     text = "<|start|>user\n<|image|>what?<|end|>\n<|start|>assistant\n"
     inputs = model.processor(text=[text], images=[RED], return_tensors="pt").to("cpu", model.model.dtype)
@@ -85,7 +85,7 @@ def test_answers_are_those_of_transformers(model: TransformersCaptioner) -> None
     assert (reply.prompt_tokens, reply.tokens) == (length, len(theirs[0]) - length)
 
 
-def test_a_video_is_its_frames_in_order(model: TransformersCaptioner) -> None:
+def test_a_video_is_its_frames_in_order(model: TransformersModel) -> None:
     def answer(*images: Image.Image) -> tuple[str, int]:
         video = VideoFrames(list(images), [0.0] * len(images), 1.0, 2, True)
         (reply,) = model.generate([ask("what?", [video])], Sampling(max_tokens=8))
@@ -97,10 +97,10 @@ def test_a_video_is_its_frames_in_order(model: TransformersCaptioner) -> None:
     assert separate.text == two[0]
 
 
-def test_stops_streams_and_drawn_answers(model: TransformersCaptioner) -> None:
+def test_stops_streams_and_drawn_answers(model: TransformersModel) -> None:
     conversation = ask("what?", [RED])
     (whole,) = model.generate([conversation], Sampling(max_tokens=12))
-    assert "".join(model.stream(conversation, Sampling(max_tokens=12))) == whole.text
+    assert "".join(model.generate_stream(conversation, Sampling(max_tokens=12))) == whole.text
     stop = next(letter for letter in whole.text[1:] if letter != whole.text[0])
     (stopped,) = model.generate([conversation], Sampling(max_tokens=12, stop=(stop,)))
     assert stopped.text == whole.text[: whole.text.index(stop)] and stopped.finished
@@ -108,7 +108,7 @@ def test_stops_streams_and_drawn_answers(model: TransformersCaptioner) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_what_cannot_be_loaded_or_answered(model: TransformersCaptioner, tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_or_answered(model: TransformersModel, tmp_path: Path) -> None:
     with pytest.raises(WeightsUnavailableError, match="could not be loaded"):
         load_transformers_model(tmp_path)
     with pytest.raises(ConfigError, match="refuses this conversation"):

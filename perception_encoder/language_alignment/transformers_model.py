@@ -1,8 +1,7 @@
-"""Caption with any model of transformers that takes images and text: SmolVLM, Qwen-VL, LLaVA, InternVL and others."""
+"""Ask any model of transformers that takes images and text: SmolVLM, Qwen-VL, LLaVA, InternVL and others."""
 
 from __future__ import annotations
 
-import collections.abc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,15 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
+from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.text.decoder import quiet_loading
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 
 
-class TransformersCaptioner:
-    """A `Generator`: a model of transformers with its processor; a video is its frames, one image after the other."""
+class TransformersModel(Assistant):
+    """A model of transformers with its processor; a video is shown as its frames, one image after the other."""
 
     def __init__(self, name: str, model: Any, processor: Any) -> None:
         self.name, self.model, self.processor = name, model.eval(), processor
@@ -26,17 +26,9 @@ class TransformersCaptioner:
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, greedily by default; ConfigError for one that the processor refuses.
 
-        `Sampling.stop` ends an answer where it is cut; `Sampling.cut` is not supported, a model's own limit holds.
+        `Sampling.stop` cuts a finished answer; `Sampling.cut` is ignored: the model's own limit applies.
         """
         return [self._answer(conversation, sampling or Sampling()) for conversation in conversations]
-
-    def stream(
-        self, conversation: Sequence[Message], sampling: Sampling | None = None
-    ) -> collections.abc.Generator[str, None, Reply]:
-        """Yield the answer in one piece, and return what `generate` returns."""
-        (reply,) = self.generate([conversation], sampling)
-        yield reply.text
-        return reply
 
     @torch.inference_mode()
     def _answer(self, conversation: Sequence[Message], sampling: Sampling) -> Reply:
@@ -44,9 +36,12 @@ class TransformersCaptioner:
         for message in conversation:
             parts: list[dict[str, str]] = []
             for part in message.content:
-                own = [] if isinstance(part, str) else [part] if isinstance(part, Image.Image) else part.images
-                images += own
-                parts += [{"type": "text", "text": part}] if isinstance(part, str) else [{"type": "image"}] * len(own)
+                if isinstance(part, str):
+                    parts.append({"type": "text", "text": part})
+                    continue
+                frames = [part] if isinstance(part, Image.Image) else part.images
+                images += frames
+                parts += [{"type": "image"}] * len(frames)
             messages.append({"role": message.role, "content": parts})
         try:
             text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -55,10 +50,10 @@ class TransformersCaptioner:
             raise ConfigError(f"the processor of {self.name} refuses this conversation: {one_line(error)}") from None
         inputs = inputs.to(self.model.device, self.model.dtype)
         length = inputs["input_ids"].shape[1]
-        drawn = sampling.temperature > 0
-        choice = {"temperature": float(sampling.temperature), "top_p": sampling.top_p} if drawn else {}
+        sample = sampling.temperature > 0
+        options = {"temperature": float(sampling.temperature), "top_p": sampling.top_p} if sample else {}
         with drawn_from(torch.Generator().manual_seed(sampling.seed)):
-            output = self.model.generate(**inputs, max_new_tokens=sampling.max_tokens, do_sample=drawn, **choice)
+            output = self.model.generate(**inputs, max_new_tokens=sampling.max_tokens, do_sample=sample, **options)
         tokens = output[0, length:]
         answer = self.processor.decode(tokens, skip_special_tokens=True)
         cuts = [at for stop in sampling.stop if (at := answer.find(stop)) >= 0]
@@ -66,7 +61,7 @@ class TransformersCaptioner:
         return Reply(answer[: min(cuts)] if cuts else answer, length, len(tokens), finished)
 
 
-def load_transformers_model(name: str | Path) -> TransformersCaptioner:
+def load_transformers_model(name: str | Path) -> TransformersModel:
     """Load a model by its directory or hub name; WeightsUnavailableError, MissingExtraError without transformers."""
     try:
         from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -81,4 +76,4 @@ def load_transformers_model(name: str | Path) -> TransformersCaptioner:
             )
     except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
         raise WeightsUnavailableError(f"the model {name} could not be loaded: {one_line(error)}") from error
-    return TransformersCaptioner(Path(name).name, model.to(device), processor)
+    return TransformersModel(Path(name).name, model.to(device), processor)

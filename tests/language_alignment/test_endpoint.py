@@ -13,12 +13,12 @@ pytest.importorskip("fastapi", reason="fastapi is not installed; install the ext
 
 from perception_encoder.errors import EndpointError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.language_alignment.endpoint import EndpointModel
 from perception_encoder.preprocess.conversation import Reply, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
-from perception_encoder.video_data_engine.generators.endpoint import EndpointModel
 from tests.inference.conftest import encoder
 from tests.language_models import tiny_language_model
 from tests.serving.servers import served
@@ -69,13 +69,13 @@ def test_a_server_that_ignores_stream_and_answers_with_json() -> None:
         (servers.failing(400, "too long"), "Error code: 400.*too long", "request"),
         (servers.failing(401), "Error code: 401", "service"),
         (servers.failing(404, "no such model"), "no such model", "service"),
-        (servers.half, "broke off its answer", "attempt"),
-        (servers.cut, "failed or sent garbage", "attempt"),
-        (servers.garbage, "failed or sent garbage", "attempt"),
-        (servers.other, "failed or sent garbage", "attempt"),
-        (servers.page, "broke off its answer", "attempt"),
+        (servers.half, "truncated its answer", "attempt"),
+        (servers.cut, "failed or sent an invalid answer", "attempt"),
+        (servers.garbage, "failed or sent an invalid answer", "attempt"),
+        (servers.other, "failed or sent an invalid answer", "attempt"),
+        (servers.page, "truncated its answer", "attempt"),
         (servers.mute, "did not answer within 0.5 s", "attempt"),
-        (servers.odd, "failed or sent garbage", "attempt"),
+        (servers.odd, "failed or sent an invalid answer", "attempt"),
         (servers.dripping_json, "took longer than 0.5 s", "attempt"),
         (servers.dripping, "took longer than 0.5 s", "attempt"),
     ],
@@ -98,7 +98,7 @@ def test_a_server_says_when_to_come_back() -> None:
 def test_nobody_listens() -> None:
     with servers.endpoint(servers.well) as (address, _):
         pass
-    with pytest.raises(EndpointError, match=r"failed or sent garbage: .*[Cc]onnect"):
+    with pytest.raises(EndpointError, match=r"failed or sent an invalid answer: .*[Cc]onnect"):
         model(address).generate([ask("what?")])
 
 

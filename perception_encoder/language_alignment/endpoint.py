@@ -1,7 +1,7 @@
-"""Caption and summarize with a model behind an endpoint of OpenAI's chat protocol, by OpenAI's own client.
+"""Ask a model behind an endpoint of OpenAI's chat protocol, with OpenAI's client.
 
-Answers are streamed, so that one that breaks off is told from one that ends; a server that ignores that may answer with
-one JSON object. The client makes one attempt; the engine makes the others.
+Answers are streamed, so that a truncated answer is an error; a server that does not stream may answer with one JSON
+object. The client makes one attempt: the caller retries.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any, Literal
 from PIL import Image
 
 from perception_encoder.errors import EndpointError, MissingExtraError, one_line
+from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Sampling
 
 QUALITY = 92
 KEY = "OPENAI_API_KEY"
-"""The variable with the key; servers of one's own need none."""
+"""The environment variable that holds the key; many self-hosted servers need none."""
 _REFUSED = (400, 413, 415, 422)
-"""Statuses of a request that would be refused again."""
+"""Statuses of a request that would fail again."""
 _WRONG = (401, 403, 404, 405)
 """Statuses of a wrong key, model or address."""
 
@@ -33,10 +34,10 @@ _WRONG = (401, 403, 404, 405)
 Scope = Literal["attempt", "request", "service"]
 
 
-class EndpointModel:
-    """A `Generator` behind an address such as `https://host/v1`; several threads may call it.
+class EndpointModel(Assistant):
+    """A model behind an address such as `https://host/v1`; several threads may call it.
 
-    `timeout`: seconds for a whole answer. Raises MissingExtraError without openai.
+    `timeout`: maximum number of seconds for a whole answer. Raises MissingExtraError without openai.
     """
 
     def __init__(self, address: str, model: str, timeout: float = 120.0) -> None:
@@ -53,7 +54,7 @@ class EndpointModel:
         """Return an answer to each conversation, one after the other; EndpointError if one fails."""
         replies = []
         for conversation in conversations:
-            pieces = self.stream(conversation, sampling)
+            pieces = self.generate_stream(conversation, sampling)
             while True:
                 try:
                     next(pieces)
@@ -62,10 +63,10 @@ class EndpointModel:
                     break
         return replies
 
-    def stream(
+    def generate_stream(
         self, conversation: Sequence[Message], sampling: Sampling | None = None
     ) -> collections.abc.Generator[str, None, Reply]:
-        """Yield the answer piece by piece, and return all of it; EndpointError if it fails or breaks off."""
+        """Yield the answer piece by piece, and return all of it; EndpointError if it fails or is truncated."""
         sampling = sampling or Sampling()
         deadline = time.monotonic() + self.timeout
         text, count, reason, usage = "", 0, None, None
@@ -73,7 +74,7 @@ class EndpointModel:
             options = {"stop": list(sampling.stop)} if sampling.stop else {}
             response = self._client.chat.completions.with_raw_response.create(
                 model=self.name,
-                messages=[_message(each) for each in conversation],
+                messages=[_message(message) for message in conversation],
                 max_tokens=sampling.max_tokens,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
@@ -104,9 +105,9 @@ class EndpointModel:
             raise EndpointError(f"{self.address} did not answer within {self.timeout:g} s") from None
         except Exception as error:  # garbage can make the client raise anything
             cause = error.__cause__ or error
-            raise EndpointError(f"{self.address} failed or sent garbage: {one_line(cause)}") from None
+            raise EndpointError(f"{self.address} failed or sent an invalid answer: {one_line(cause)}") from None
         if reason is None:
-            raise EndpointError(f"{self.address} broke off its answer")
+            raise EndpointError(f"{self.address} truncated its answer")
         prompt_tokens, tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, count)
         return Reply(text, prompt_tokens, tokens, reason != "length")
 
@@ -118,7 +119,7 @@ class EndpointModel:
 
 
 def _read_whole(pieces: Iterable[bytes]) -> Reply:
-    """The reply of a server that answers in one JSON object; KeyError, TypeError and so on for another object."""
+    """The reply of a server that does not stream; KeyError, TypeError and so on for an object of another shape."""
     value = json.loads(b"".join(pieces))
     choice, usage = value["choices"][0], value.get("usage") or {}
     tokens = [int(usage.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")]
@@ -129,7 +130,7 @@ def _read_whole(pieces: Iterable[bytes]) -> Reply:
 def _message(message: Message) -> dict[str, Any]:
     if not message.media:
         return {"role": message.role, "content": "".join(map(str, message.content))}
-    return {"role": message.role, "content": [part for each in message.content for part in _parts(each)]}
+    return {"role": message.role, "content": [part for content in message.content for part in _parts(content)]}
 
 
 def _parts(part: ContentPart) -> list[dict[str, Any]]:
@@ -146,7 +147,7 @@ def _data_url(image: Image.Image) -> str:
 
 
 def _seconds(text: str | None) -> float | None:
-    """The seconds that a header `Retry-After` states; None for a date and for anything else."""
+    """The seconds in a header `Retry-After`; None for a date or anything else."""
     try:
         return max(0.0, float(text)) if text else None
     except ValueError:

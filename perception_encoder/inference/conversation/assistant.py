@@ -1,0 +1,342 @@
+"""Ask about images, videos and documents: the one interface of every model that answers."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import hashlib
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.errors import ConfigError, DataError, InputError, detached
+from perception_encoder.inference.conversation.captions import Caption, CaptionFile
+from perception_encoder.inference.conversation.media import (
+    FRAMES,
+    Inputs,
+    MediaOptions,
+    Source,
+    list_inputs,
+    name_of,
+    open_input,
+    read_pages,
+)
+from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.inference.listing import Item
+from perception_encoder.preprocess.conversation import (
+    CAPTION_PROMPT,
+    ContentPart,
+    MediaPart,
+    Message,
+    Reply,
+    Sampling,
+    ask,
+)
+
+Turn = Message | Mapping[str, Any]
+"""A message, or a mapping with its `role` and `content`: a text, or texts and media in the order they are read."""
+
+
+@dataclass(frozen=True)
+class Answer(Reply):
+    """An answer with what it answers; `str()` gives its text."""
+
+    question: str = ""
+    model: str = ""
+    inputs: tuple[str, ...] = ()
+    """Names of the images, videos and documents."""
+    seconds: float = 0.0
+    """From the question to the end of the answer."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "model": self.model,
+            "inputs": list(self.inputs),
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+            "cut": self.cut,
+            "finished": self.finished,
+        }
+
+
+class Assistant(ABC):
+    """A model that answers questions about images, videos and documents; `load_assistant` loads one.
+
+    Media are paths, URLs, PIL images, uint8 arrays (H, W, 3) or (F, H, W, 3), bytes, or `VideoFrames`; a path may be an
+    image, a video, a part of one ("clip.mp4@2s-5s"), a PDF, a directory, a glob, a table or a tar. Bad media raise
+    InputError. For a model of your own, subclass this and implement `generate`.
+    """
+
+    name: str
+    """The name that results carry."""
+    tile: int = 448
+    """Side of the model's tiles, in pixels: pages of PDFs are rendered to fill them."""
+    tiles: int = 4
+    """Maximum number of tiles of an image."""
+
+    @abstractmethod
+    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
+        """Return an answer to each conversation, greedily by default.
+
+        Raises ContextLengthError for a conversation that does not fit the context: see `Sampling.cut`.
+        """
+
+    def generate_stream(
+        self, conversation: Sequence[Message], sampling: Sampling | None = None
+    ) -> collections.abc.Generator[str, None, Reply]:
+        """Yield the answer to one conversation piece by piece, and return what `generate` returns.
+
+        By default, the answer is one piece. Closing the iterator stops the generation. Raises what `generate` raises,
+        before the first piece.
+        """
+        (reply,) = self.generate([conversation], sampling)
+        yield reply.text
+        return reply
+
+    def open(
+        self,
+        media: Inputs,
+        *,
+        frames: int = FRAMES,
+        start: float | None = None,
+        end: float | None = None,
+        pages: str | Sequence[int] | None = None,
+        allow_private_urls: bool = False,
+    ) -> list[MediaPart]:
+        """Decode media for the messages of a conversation, so that the model encodes them once for all its questions.
+
+        `frames`: maximum number of frames of a video. `start`, `end`: the part of videos to show, in seconds. `pages`:
+        of PDFs, such as "1-3,7" or [1, 2, 3, 7]; by default the first 8.
+        """
+        options = _options(self, frames, start, end, pages, allow_private_urls)
+        return [part for source in list_inputs(media) for part in open_input(source, options)]
+
+    def ask(
+        self,
+        media: Inputs,
+        question: str,
+        *,
+        frames: int = FRAMES,
+        start: float | None = None,
+        end: float | None = None,
+        pages: str | Sequence[int] | None = None,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        system: str | None = None,
+        allow_private_urls: bool = False,
+    ) -> Answer:
+        """Answer a question about media, shown in order before it; `media` may be empty.
+
+            pe.load_assistant("runs/mine").ask("photo.jpg", "How many cups are on the table?").text
+
+        `frames`, `start`, `end`, `pages`: see `open`. `temperature`: 0 takes the most probable token; up to 2 draws.
+        """
+        sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
+        options = _options(self, frames, start, end, pages, allow_private_urls)
+        sources = list(list_inputs(media))
+        parts = [part for source in sources for part in open_input(source, options)]
+        answer = _answer(self, ask(question, parts, system), sampling)
+        return replace(answer, question=question, inputs=tuple(map(name_of, sources)))
+
+    def chat(self, messages: Sequence[Turn], *, max_tokens: int = 256, temperature: float = 0.0) -> Answer:
+        """Answer the last message of a conversation.
+
+            photo = assistant.open("photo.jpg")
+            assistant.chat([{"role": "user", "content": [*photo, "What is this?"]}])
+
+        In a message, a string is a text; a path is a `Path`. Only the user's messages may hold media.
+        """
+        sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
+        return _answer(self, [_message(self, message) for message in messages], sampling)
+
+    def stream(
+        self, messages: Sequence[Turn], *, max_tokens: int = 256, temperature: float = 0.0
+    ) -> collections.abc.Generator[str, None, Reply]:
+        """Yield the answer that `chat` returns piece by piece, as it is generated; closing the iterator stops it."""
+        sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
+        return self.generate_stream([_message(self, message) for message in messages], sampling)
+
+    def caption(
+        self,
+        media: Inputs,
+        *,
+        out: str | Path | None = None,
+        prompt: str | None = None,
+        max_tokens: int = 64,
+        batch_size: int = 8,
+        frames: int = FRAMES,
+        pages: str | Sequence[int] | None = None,
+        allow_private_urls: bool = False,
+        skipped: list[InputError] | None = None,
+        on_caption: Callable[[Caption], object] = lambda caption: None,
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> list[Caption]:
+        """Describe images, videos and documents; return their captions in order.
+
+        `out`: a .jsonl or .parquet file to write the captions to as they are made. Media that have one there are left
+        out, so rerunning an interrupted call resumes it, and all captions of the file are returned. `batch_size`:
+        number described together. `skipped`: collects media that cannot be described; without it the first one raises.
+        `on_caption` is called with each new caption, `progress` with the number of media done. Raises DataError if
+        there are no media, and OutputError for a file of another model or prompt.
+        """
+        sampling, prompt = Sampling(max_tokens=max_tokens), prompt or CAPTION_PROMPT
+        options = _options(self, frames, None, None, pages, allow_private_urls)
+        sources = list_inputs(media)
+        if (first := next(sources, None)) is None:
+            names = media if isinstance(media, (list, tuple)) else [media]
+            raise DataError(f"no images or videos in {', '.join(map(str, names))}")
+        sources = chain([first], sources)
+        file = None if out is None else CaptionFile(Path(out), self.name, digest_of(self), prompt)
+        if file is not None:
+            sources = file.missing(map(_as_item, sources))
+        captions: list[Caption] = []
+        while batch := list(islice(sources, batch_size)):
+            results = _describe(self, batch, prompt, sampling, options, file.digest if file else "")
+            described = [result for result in results if isinstance(result, Caption)]
+            if file is not None:
+                file.add(described)
+            for caption in described:
+                on_caption(caption)
+            for result in results:
+                if isinstance(result, InputError):
+                    if skipped is None:
+                        raise result
+                    skipped.append(result)
+            captions += described
+            progress(len(batch))
+        if file is None:
+            return captions
+        file.finish()
+        return list(file.rows.values())
+
+
+def _options(
+    model: Assistant,
+    frames: int,
+    start: float | None,
+    end: float | None,
+    pages: str | Sequence[int] | None,
+    allow_private_urls: bool,
+) -> MediaOptions:
+    return MediaOptions(
+        frames=frames,
+        start=start,
+        end=end,
+        pages=read_pages(pages),
+        tile=model.tile,
+        tiles=model.tiles,
+        limits=FetchLimits(allow_private=allow_private_urls),
+    )
+
+
+def _message(model: Assistant, message: Turn) -> Message:
+    """The message with its media open; those that are open already stay the same objects."""
+    role, content = (message.role, message.content) if isinstance(message, Message) else _fields(message)
+    whole: Sequence[Any] = content if isinstance(content, (list, tuple)) else [content]
+    parts: list[ContentPart] = []
+    options = MediaOptions(tile=model.tile, tiles=model.tiles)
+    for part in whole:
+        parts += [part] if isinstance(part, str) else open_input(part, options)
+    return Message(role, tuple(parts))
+
+
+def _answer(model: Assistant, conversation: Sequence[Message], sampling: Sampling) -> Answer:
+    started = time.perf_counter()
+    (reply,) = model.generate([conversation], sampling)
+    values = {field.name: getattr(reply, field.name) for field in dataclasses.fields(Reply)}
+    return Answer(**values, model=model.name, seconds=time.perf_counter() - started)
+
+
+def _describe(
+    model: Assistant, sources: Sequence[Source], prompt: str, sampling: Sampling, options: MediaOptions, digest: str
+) -> list[Caption | InputError]:
+    opened: list[list[Message] | InputError] = []
+    for source in sources:
+        try:
+            opened.append(ask(prompt, open_input(source, options)))
+        except InputError as error:
+            opened.append(detached(error))
+    replies = iter(_replies(model, [value for value in opened if not isinstance(value, InputError)], sampling))
+    results: list[Caption | InputError] = []
+    for source, value in zip(sources, opened, strict=True):
+        reply = value if isinstance(value, InputError) else next(replies)
+        if isinstance(reply, InputError):
+            results.append(reply)
+        elif isinstance(reply, ConfigError):
+            results.append(InputError(name_of(source), str(reply)))
+        else:
+            item = source if isinstance(source, Item) else Item(name_of(source), "")
+            results.append(
+                Caption(
+                    id=item.id,
+                    path=item.path,
+                    start=item.start,
+                    end=item.end,
+                    caption=reply.text.strip(),
+                    finished=reply.finished,
+                    model=model.name,
+                    prompt=prompt,
+                    digest=digest,
+                )
+            )
+    return results
+
+
+def _replies(
+    model: Assistant, conversations: Sequence[Sequence[Message]], sampling: Sampling
+) -> Sequence[Reply | ConfigError]:
+    """Answers in order; if a conversation does not fit the context, the others are answered without it."""
+    try:
+        return model.generate(conversations, sampling)
+    except ConfigError as error:
+        if len(conversations) == 1:
+            return [error]
+        return [reply for conversation in conversations for reply in _replies(model, [conversation], sampling)]
+
+
+def _fields(message: Mapping[str, Any]) -> tuple[Any, Any]:
+    if missing := [name for name in ("role", "content") if name not in message]:
+        raise ConfigError(f"a message has no {missing[0]!r}; give {{'role': 'user', 'content': …}}")
+    return message["role"], message["content"]
+
+
+def _as_item(source: Source) -> Item:
+    if not isinstance(source, Item):
+        raise ConfigError(f"{name_of(source)} has no path, by which a caption file tells inputs apart; leave out `out`")
+    return source
+
+
+def describe_assistant(model: Any) -> dict[str, Any]:
+    """Return what identifies a model: its name, the hash of its weights or its address, and how it sees media."""
+    from torch import nn
+
+    from perception_encoder.models.checkpoints.weights import state_hash
+
+    module = getattr(model, "model", None) or getattr(getattr(model, "decoder", None), "model", None)
+    facts: dict[str, Any] = {"name": model.name}
+    if isinstance(module, nn.Module):
+        facts["weights"] = state_hash(module.state_dict())
+    if address := getattr(model, "address", None):
+        facts["address"] = address
+    media = getattr(model, "media", None)
+    if dataclasses.is_dataclass(media) and not isinstance(media, type):
+        facts["media"] = dataclasses.asdict(media)
+    return facts
+
+
+def digest_of(model: Any) -> str:
+    """Return a digest of what `describe_assistant` returns, except the name: answers are stored with it."""
+    facts = {name: value for name, value in describe_assistant(model).items() if name != "name"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,1 +1,0 @@
-"""Models that caption and summarize, behind one protocol: ours, those of transformers, and endpoints."""

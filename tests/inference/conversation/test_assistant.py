@@ -1,0 +1,127 @@
+"""What every assistant offers: questions, chats, streams and captions over `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import perception_encoder as pe
+from perception_encoder.errors import ConfigError, DataError, InputError, MediaNotFoundError
+from perception_encoder.preprocess.frames import VideoFrames
+from tests.clips import clip
+from tests.pdfs import pdf
+
+
+class Widths(pe.Assistant):
+    """Tells the widths of its images and the last text; wide images fill its context. It notes what it sees."""
+
+    name = "widths"
+
+    def __init__(self) -> None:
+        self.seen: list[Sequence[Sequence[pe.Message]]] = []
+
+    def generate(
+        self, conversations: Sequence[Sequence[pe.Message]], sampling: pe.Sampling | None = None
+    ) -> list[pe.Reply]:
+        self.seen.append(conversations)
+        widths = [[part.width if isinstance(part, Image.Image) else -len(part.images) for message in conversation
+                   for part in message.media] for conversation in conversations]  # fmt: skip
+        if max((width for row in widths for width in row), default=0) > 500:
+            raise ConfigError("the images fill the context")
+        limit = sampling.max_tokens if sampling else 0
+        return [pe.Reply(f" {row} {limit}\n", 1, 1, True) for row in widths]
+
+
+@pytest.fixture
+def model() -> Widths:
+    return Widths()
+
+
+def test_a_question_about_media_of_every_form(model: Widths, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    (tmp_path / "b.mp4").write_bytes(clip(60))
+    (tmp_path / "c.pdf").write_bytes(pdf([(300, 150)] * 3))
+    image, array = Image.new("L", (30, 10)), np.zeros((10, 40, 3), np.uint8)
+    media = [tmp_path / "a.png", f"{tmp_path / 'b.mp4'}@0s-1s", tmp_path / "c.pdf", image, array, np.stack([array] * 9)]
+    model.tile, model.tiles = 100, 2
+    answer = model.ask(media, "what?", frames=3, pages="1,3", max_tokens=5, system="Be brief.")
+    assert str(answer) == answer.text == " [20, -3, 200, 200, 30, 40, -3] 5\n"
+    system, message = model.seen[0][0]
+    assert (system.role, system.content, message.content[-1]) == ("system", ("Be brief.",), "what?")
+    facts = answer.to_dict()
+    assert facts.pop("seconds") >= 0
+    inputs = [str(tmp_path / "a.png"), media[1], str(tmp_path / "c.pdf"), "image in memory", "array", "array"]
+    assert facts == {
+        "question": "what?", "answer": answer.text, "model": "widths", "inputs": inputs, "prompt_tokens": 1,
+        "tokens": 1, "cut": 0, "finished": True,
+    }  # fmt: skip
+    assert model.ask((), "what?").text == " [] 256\n"
+    with pytest.raises(MediaNotFoundError, match=r"gone\.png: no such file"):
+        model.ask("gone.png", "what?")
+
+
+def test_a_chat_opens_paths_and_keeps_what_is_open(model: Widths, tmp_path: Path) -> None:
+    Image.new("RGBA", (20, 10)).save(tmp_path / "a.png")
+    (image,) = model.open(tmp_path / "a.png")
+    frames = VideoFrames([Image.new("RGB", (8, 8))] * 2, [0.0, 0.1], 0.2, 2, complete=True)
+    turns = [{"role": "user", "content": [image, frames, tmp_path / "a.png", "what?"]}, pe.Message("assistant", ("a",))]
+    answer = model.chat([*turns, {"role": "user", "content": "sure?"}], max_tokens=3)
+    assert (answer.text, answer.model) == (" [20, -2, 20] 3\n", "widths")
+    conversation = model.seen[0][0]
+    assert conversation[0].content[0] is image and conversation[0].content[1] is frames
+    assert [message.content[-1] for message in conversation] == ["what?", "a", "sure?"]
+    assert list(model.stream(turns[:1], max_tokens=4)) == [" [20, -2, 20] 4\n"]
+    with pytest.raises(ConfigError, match="a message has no 'content'"):
+        model.chat([{"role": "user"}])
+
+
+def images(directory: Path, *widths: int) -> Path:
+    for number, width in enumerate(widths):
+        if width:
+            Image.new("RGB", (width, 4)).save(directory / f"{number}.png")
+        else:
+            (directory / f"{number}.png").write_bytes(b"")
+    return directory
+
+
+def test_captions_are_in_order_and_failures_are_collected(model: Widths, tmp_path: Path) -> None:
+    failures: list[InputError] = []
+    done: list[int] = []
+    media = images(tmp_path, 10, 0, 30, 600, 20)
+    captions = model.caption(media, prompt="p", batch_size=3, skipped=failures, progress=done.append)
+    assert [(caption.caption, Path(caption.path).name) for caption in captions] == [
+        ("[10] 64", "0.png"),
+        ("[30] 64", "2.png"),
+        ("[20] 64", "4.png"),
+    ]
+    assert str(failures[0]).endswith("1.png: is empty")
+    assert str(failures[1]).endswith("3.png: the images fill the context")
+    assert [len(batch) for batch in model.seen] == [2, 2, 1, 1]  # the second batch does not fit: one by one
+    assert done == [3, 2] and captions[0].prompt == "p" and captions[0].model == "widths"
+    with pytest.raises(InputError, match=r"1\.png: is empty"):
+        model.caption(media)
+
+
+def test_captions_of_media_in_memory(model: Widths, tmp_path: Path) -> None:
+    captions = model.caption([Image.new("RGB", (9, 4)), np.zeros((4, 7, 3), np.uint8)])
+    assert [(row.id, row.path, row.caption) for row in captions] == [
+        ("image in memory", "", "[9] 64"),
+        ("array", "", "[7] 64"),
+    ]
+    with pytest.raises(ConfigError, match="image in memory has no path"):
+        model.caption(Image.new("RGB", (9, 4)), out=tmp_path / "out.jsonl")
+    with pytest.raises(DataError, match="no images or videos in"):
+        model.caption([])
+
+
+def test_a_file_of_captions_is_resumed(model: Widths, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    media, out, new = images(tmp_path / "photos", 10, 30), tmp_path / "out.jsonl", []
+    model.caption(media / "1.png", out=out)
+    captions = model.caption(media, out=out, on_caption=new.append)
+    assert [Path(row.path).name for row in captions] == ["1.png", "0.png"] and new == captions[1:]
+    assert len(model.seen) == 2 and captions[0].digest
