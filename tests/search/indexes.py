@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shlex
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,22 @@ def make_library(
     directory: Path | None = None,
 ) -> MediaLibrary:
     """Images of the first of each month of 2023; the clip is of 2024. `directory`: where the index is stored."""
+    if directory is not None or folder.exists():
+        _fill_library(folder, checkpoint, draw, directory)
+    else:  # embedded once a session
+        shutil.copytree(_library_to_copy(checkpoint, draw), folder)
+    return MediaLibrary(Store.open(directory or folder), encoder)
+
+
+@cache
+def _library_to_copy(checkpoint: Path, draw: Callable[[int], Image.Image]) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="pe-tests-")) / "photos"
+    atexit.register(shutil.rmtree, folder.parent)
+    _fill_library(folder, checkpoint, draw, None)
+    return folder
+
+
+def _fill_library(folder: Path, checkpoint: Path, draw: Callable[[int], Image.Image], directory: Path | None) -> None:
     for number in range(12):
         path = folder / ("sub" if number % 2 else "") / f"{number:02d}'s <b>.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +70,6 @@ def make_library(
     (folder / "clip.mp4").write_bytes(clip(200, rate=10))
     os.utime(folder / "clip.mp4", (datetime(2024, 2, 3).timestamp(),) * 2)
     update_folder(folder, checkpoint, every=0.5, directory=directory)
-    return MediaLibrary(Store.open(directory or folder), encoder)
 
 
 def wait_for(condition: Callable[[], object], name: str) -> None:
