@@ -171,7 +171,8 @@ def test_python_of_some_pages_passes_a_strict_type_checker(tmp_path: Path) -> No
         blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
         assert blocks
         (tmp_path / f"{page.stem}.py").write_text("\n".join(blocks), encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", "."]
+    cache = f"--cache-dir={ROOT / '.mypy_cache' / 'pages'}"
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", cache, "."]
     run = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -787,32 +788,42 @@ def test_a_page_without_a_language_model_says_how_to_start_one(page: Page) -> No
     expect(page.locator("#question")).to_have_count(0)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (320, 568), (1200, 800)])
-def test_questions_fit_the_screen_in_both_colour_schemes(
-    browser: Browser, library: MediaLibrary, width: int, height: int, scheme: str
-) -> None:
+def test_questions_fit_the_screen_in_both_colour_schemes(browser: Browser, library: MediaLibrary) -> None:
     with served(create_page(library, ask=GenerationQueue("echo", EchoGenerator))) as address:
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page = browser.new_page(viewport={"width": 390, "height": 844})
         large = io.BytesIO()
         Image.new("RGB", (1600, 1200), "green").save(large, "JPEG")
         page.route("**/file/*", lambda route: route.fulfill(body=large.getvalue(), content_type="image/jpeg"))
         page.goto(address)
         page.locator('#grid button[title="04\'s <b>.jpg"]').click()
         open_ask(page)
-        for number in range(8):
-            send(page, f"question {number} " + "word " * 30)
-            expect(page.locator("#answers .answer").nth(number)).to_contain_text("word")
-        assert page.evaluate("document.querySelector('#viewer').scrollWidth") <= width
-        field, image = page.locator("#question input"), page.locator("#subject img")
-        expect(field).to_be_in_viewport(ratio=1)
-        expect(image).to_be_in_viewport(ratio=1)
-        expect(page.locator("#answers p").last).to_be_in_viewport()
-        panel, answers = page.locator("#conversation").bounding_box(), page.locator("#answers").bounding_box()
-        assert answers["height"] > 100 and answers["x"] + answers["width"] <= panel["x"] + panel["width"]
-        shown, talk = image.bounding_box(), page.locator("#talk").bounding_box()
-        assert shown["x"] + shown["width"] <= talk["x"] or shown["y"] + shown["height"] <= talk["y"]
-        assert shown["height"] > 100 and shown["width"] == pytest.approx(shown["height"] * 4 / 3, rel=0.02)
-        for selector in ("#answers .answer", "#answers .asked", "#talk > p", "#question input"):
-            assert contrast(page, selector) >= 4.5, selector
+        questions = itertools.count()
+        for _ in range(7):
+            send_long_question(page, next(questions))
+        for width, height in ((390, 844), (320, 568), (1200, 800)):
+            page.set_viewport_size({"width": width, "height": height})
+            send_long_question(page, next(questions))
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                check_questions_fit(page, width)
         page.close()
+
+
+def send_long_question(page: Page, number: int) -> None:
+    send(page, f"question {number} " + "word " * 30)
+    expect(page.locator("#answers .answer").nth(number)).to_contain_text("word")
+
+
+def check_questions_fit(page: Page, width: int) -> None:
+    assert page.evaluate("document.querySelector('#viewer').scrollWidth") <= width
+    field, image = page.locator("#question input"), page.locator("#subject img")
+    expect(field).to_be_in_viewport(ratio=1)
+    expect(image).to_be_in_viewport(ratio=1)
+    expect(page.locator("#answers p").last).to_be_in_viewport()
+    panel, answers = page.locator("#conversation").bounding_box(), page.locator("#answers").bounding_box()
+    assert answers["height"] > 100 and answers["x"] + answers["width"] <= panel["x"] + panel["width"]
+    shown, talk = image.bounding_box(), page.locator("#talk").bounding_box()
+    assert shown["x"] + shown["width"] <= talk["x"] or shown["y"] + shown["height"] <= talk["y"]
+    assert shown["height"] > 100 and shown["width"] == pytest.approx(shown["height"] * 4 / 3, rel=0.02)
+    for selector in ("#answers .answer", "#answers .asked", "#talk > p", "#question input"):
+        assert contrast(page, selector) >= 4.5, selector
