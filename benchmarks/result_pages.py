@@ -226,7 +226,7 @@ FAULTS = (
         "the file is that of a run without interruption, byte for byte",
         "tests/inference/test_embed_kill.py",
     ),
-    ("`pe index` is killed 20 times", "no row is lost or doubled", "tests/search/index/test_index_kill.py"),
+    ("`pe index` is killed 20 times", "no row is lost or doubled", "tests/search/storage/test_index_kill.py"),
     ("`pe engine run` is killed", "every result is there once", "tests/video_data_engine/test_engine_kill.py"),
 )
 """What goes wrong, what happens then, and the test that does it."""

@@ -172,7 +172,7 @@ def _find_table(url: str, held_out: HeldOut) -> Path:
     rule = [str(held_out.class_source), *sorted(held_out.sources), "", *sorted(held_out.classes)]
     name = hashlib.sha256("\0".join((_FORM, url, str(size), state, *rule)).encode()).hexdigest()[:32]
     cached = cache_directory("shards") / f"{name}.parquet"
-    if not _is_sound(cached):
+    if not _is_sound(cached, url):
         try:
             _patiently(lambda: _check_ranges(files, path, size))
             table = _patiently(lambda: _make_table(url, size, held_out))
@@ -186,12 +186,13 @@ def _find_table(url: str, held_out: HeldOut) -> Path:
     return cached
 
 
-def _is_sound(path: Path) -> bool:
+def _is_sound(path: Path, url: str) -> bool:
     """Whether a shard's table exists, with all its columns, and is whole by the checksums of its pages."""
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         summary = _summary(table.schema)
-        return set(table.column_names) == set(_COLUMNS) and sum(summary.samples.values()) == len(table)
+        whole = summary.url == url and sum(summary.samples.values()) == len(table)
+        return whole and set(table.column_names) == set(_COLUMNS)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return False
 

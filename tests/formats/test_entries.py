@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from perception_encoder.errors import DataError
+from perception_encoder.errors import DataError, MissingExtraError, OutputError
 from perception_encoder.formats.entries import (
     are_numbers,
     id_field,
@@ -18,6 +20,9 @@ from perception_encoder.formats.entries import (
     text_field,
     text_list,
 )
+from perception_encoder.formats.lance import connect, without_panics
+from perception_encoder.formats.media_directory import MediaDirectory, list_media
+from perception_encoder.formats.standalone_page import page_head, parse_template
 
 
 def test_fields_of_the_right_type() -> None:
@@ -66,3 +71,69 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             read_json(path)
     path.write_bytes(b'\xef\xbb\xbf["a",\r\n1]')
     assert read_json(path) == ["a", 1] and read_lines(path) == ['["a",', "1]"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("b/cat.jpg", "a/cat.png", "a/deep/dog.MP4", "top.webp", ".hidden.jpg", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_images_and_videos_are_listed_in_order(photos: Path) -> None:
+    names = [path.relative_to(photos).as_posix() for path in list_media(photos)]
+    assert names == ["a/cat.png", "a/deep/dog.MP4", "b/cat.jpg", "top.webp"]
+
+
+def test_a_file_is_found_by_path_name_or_stem(photos: Path) -> None:
+    media = MediaDirectory(photos)
+    assert media.find("b/cat.jpg") == photos / "b/cat.jpg"
+    assert media.find("elsewhere/dog.MP4") == media.find("dog") == photos / "a/deep/dog.MP4"
+    assert media.find("cat") == photos / "a/cat.png"  # the first of two
+    assert media.find("none.jpg", "top") == photos / "top.webp"
+    assert media.find("none.jpg", "x" * 5000) == photos / "none.jpg"
+
+
+def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none is not a directory"):
+        MediaDirectory(tmp_path / "none")
+
+
+def test_the_head_has_the_page_s_own_rules_after_the_shared_ones() -> None:
+    head = page_head("<b>", "a & b", "p { color: red }\n")
+    assert "<title>&lt;b&gt;</title>" in head and "<p>a &amp; b</p>" in head
+    assert head.index("color-scheme") < head.index("p { color: red }") < head.index("</style>")
+    assert "default-src 'none'" in head
+
+
+def test_control_characters_are_seen() -> None:
+    template = parse_template("{{ text }}|{{ number }}")
+    assert template.render(text="a\x1b\udce9\n<", number=3) == "a\\x1b\\udce9\n&lt;|3"
+    assert parse_template("{{ text }}|{{ number }}") is template
+
+
+def test_a_panic_is_an_error_and_others_stay_what_they_are() -> None:
+    class PanicException(BaseException):
+        pass
+
+    with pytest.raises(RuntimeError, match=r"^called `unwrap` on an error$"), without_panics():
+        raise PanicException("called `unwrap`\non an error")
+    with pytest.raises(KeyboardInterrupt), without_panics():
+        raise KeyboardInterrupt
+
+
+def test_tables_of_a_directory_whose_name_looks_like_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lancedb")
+    monkeypatch.chdir(tmp_path)
+    Path("a:b").mkdir()
+    connect(Path("a:b")).create_table("rows", [{"id": 1}])
+    assert (tmp_path / "a:b" / "rows.lance").is_dir()
+    with pytest.raises(OutputError, match=r"caf\\xe9: a LanceDB table needs a path in UTF-8"):
+        connect(Path(os.fsdecode(b"caf\xe9")))
+
+
+def test_without_lancedb_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(MissingExtraError, match=r"lancedb is not installed; .*\[search\]"):
+        connect(tmp_path)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.preprocess.budget import ByteBudget
+from perception_encoder.preprocess.media_types import (
+    IMAGE_SUFFIXES,
+    SHARD_IMAGES,
+    SHARD_VIDEOS,
+    VIDEO_SUFFIXES,
+    file_brands,
+    is_heif,
+)
 from perception_encoder.preprocess.source import escape_name, open_source, unescape_name
 
 
@@ -106,3 +118,61 @@ def test_any_name_survives(path: str) -> None:
     name = escape_name(path)
     assert unescape_name(name) == path
     assert len(name.encode("utf-8").splitlines()) <= 1
+
+
+def test_large_ones_wait_and_one_over_the_limit_goes_alone() -> None:
+    budget, held, most = ByteBudget(10), [0], []
+    lock = threading.Lock()
+
+    def work(size: int) -> None:
+        with budget.holding(size):
+            with lock:
+                held[0] += size
+                most.append((size, held[0]))
+            time.sleep(0.01)
+            with lock:
+                held[0] -= size
+
+    threads = [threading.Thread(target=work, args=(size,)) for size in (4, 4, 4, 25, 3, 3, 3, 6, 25, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert len(most) == 10 and max(sum_held for size, sum_held in most if size < 25) <= 10
+    assert [sum_held for size, sum_held in most if size == 25] == [25, 25]
+
+
+def test_what_an_admission_holds_is_free_after_an_error() -> None:
+    budget = ByteBudget(10)
+    with pytest.raises(OSError), budget.admission() as admit:
+        admit(8)
+        raise OSError
+    with budget.admission() as admit:
+        admit(10)
+
+
+def test_an_image_is_no_video() -> None:
+    assert not IMAGE_SUFFIXES & VIDEO_SUFFIXES
+    assert {f".{extension}" for extension in SHARD_IMAGES} < IMAGE_SUFFIXES
+    assert {f".{extension}" for extension in SHARD_VIDEOS} < VIDEO_SUFFIXES
+
+
+@pytest.mark.parametrize(
+    ("brands", "heif"), [(b"heicmif1", True), (b"mif1heic", True), (b"avifmif1", False), (b"isommp42", False)]
+)
+def test_brands_tell_heic_from_avif_and_video(brands: bytes, heif: bool) -> None:
+    head = (8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + b"mif1 beyond the box"
+    assert file_brands(head) == {brands[:4], brands[4:]}
+    assert is_heif(head) == heif
+
+
+def test_other_files_have_no_brands() -> None:
+    assert file_brands(b"\xff\xd8\xff") is None and not is_heif(b"")
+
+
+def test_no_module_lists_suffixes_of_its_own(root: Path) -> None:
+    """Three suffixes or more in a row are a list."""
+    listing = re.compile(r'(?:"\.?(?:jpe?g|png|webp|gif|mp4|webm|mov|mkv|avi)",?\s*){3,}')
+    sources = [*(root / "perception_encoder").rglob("*.py"), *(root / "benchmarks").rglob("*.py")]
+    listed = [path.name for path in sources if listing.search(path.read_text(encoding="utf-8"))]
+    assert sorted(set(listed) - {"masked_videos.py"}) == ["media_types.py"]

@@ -50,23 +50,33 @@ def run_by_torchrun(photos: Path, out: Path, ranks: int, *settings: str) -> None
 
 def losses(out: Path) -> list[tuple[int, float, float]]:
     rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-    return [(row["step"], row["contrastive"], row.get("mask", 0.0)) for row in rows]
+    return [(row["step"], row["contrastive"], row.get("mask", 0.0)) for row in rows if "contrastive" in row]
 
 
-def test_ranks_train_as_one_and_go_on_where_others_stopped(photos: Path, tmp_path: Path) -> None:
-    """FSDP2 by torchrun, DDP on four processes, and a run that is gone on with by another number of ranks."""
-    one = tmp_path / "one"
-    run(photos, one, 1, *SETTINGS)
+def validations(out: Path) -> list[dict[str, float]]:
+    rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [row for row in rows if any(name.startswith("validation/") for name in row)]
+
+
+def best(out: Path) -> dict[str, float]:
+    return json.loads((out / "config.json").read_text())["best"]
+
+
+def test_ranks_train_and_validate_as_one_and_resume_with_another_number(photos: Path, tmp_path: Path) -> None:
+    """FSDP2 by torchrun, DDP on four processes, and a run that another number of ranks resumes."""
+    one, settings = tmp_path / "one", (*SETTINGS, "validation.every=1", "validation.share=0.25")
+    run(photos, one, 1, *settings)
     expected = [pytest.approx(row, rel=5e-5) for row in losses(one)]
     for ranks, kind, by in ((2, "fsdp", run_by_torchrun), (4, "ddp", run)):
         several = tmp_path / f"{kind}{ranks}"
-        by(photos, several, ranks, *SETTINGS, f"parallel.kind={kind}")
+        by(photos, several, ranks, *settings, f"parallel.kind={kind}")
         assert losses(several) == expected
+        assert validations(several) == validations(one) and best(several) == best(one)
         ours, theirs = (load_model(out / "model.safetensors").state_dict() for out in (one, several))
         for name, value in ours.items():
             torch.testing.assert_close(theirs[name], value, rtol=0.02, atol=2e-3, msg=name)
     shutil.rmtree(tmp_path / "fsdp2" / "checkpoints" / "step-00000004")
-    run(photos, tmp_path / "fsdp2", 1, *SETTINGS, "parallel.kind=fsdp")
+    run(photos, tmp_path / "fsdp2", 1, *settings, "parallel.kind=fsdp")
     assert losses(tmp_path / "fsdp2") == expected
 
 
@@ -80,22 +90,26 @@ def test_ranks_share_the_encoding_of_captions_that_are_kept(photos: Path, tmp_pa
 
 @pytest.mark.timeout(600)
 def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(photos: Path, tmp_path: Path) -> None:
-    """SIGKILL at random moments; the losses are equal bit by bit."""
+    """SIGKILL at random moments, once between a validation and the next checkpoint; all is equal bit by bit."""
     settings = (*SETTINGS, "stages.0.steps=9", "stages.1.steps=9", "batch_size=8", "checkpoint_every=3")
+    settings += ("validation.every=2", "validation.share=0.25")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run(photos, whole, 1, *settings)
     chance, metrics = random.Random(4), broken / "metrics.jsonl"
     for kill in range(5):
         started = start(photos, broken, 1, *settings)
-        until = 2 * kill + chance.randint(1, 4)  # steps; a checkpoint is written every three
-        while started.running() and (not metrics.exists() or len(metrics.read_text().splitlines()) < until):
+        step = 2 * kill + chance.randint(1, 4)  # a checkpoint is written every three
+        until = '"step": 4, "validation' if kill == 1 else f'"step": {step},'
+        while started.running() and (not metrics.exists() or until not in metrics.read_text()):
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(0 if kill == 1 else chance.uniform(0, 0.3))
         started.kill()
     run(photos, broken, 1, *settings)
     assert losses(broken) == losses(whole) and len(losses(whole)) == 18
-    ours, theirs = (load_model(out / "model.safetensors").state_dict() for out in (whole, broken))
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert validations(broken) == validations(whole) and len(validations(whole)) == 9 and best(broken) == best(whole)
+    for weights in ("model.safetensors", "best.safetensors"):
+        ours, theirs = (load_model(out / weights).state_dict() for out in (whole, broken))
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_more_ranks_than_pairs_is_said_before_the_first_step(photos: Path, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
 from pathlib import Path
 
 import pytest
@@ -30,10 +28,9 @@ from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import load_weights
 from perception_encoder.training.validation import ValidationConfig
 from synthetic.builtin.rules import RULES
-from tests import processes
-from tests.pretraining.test_parallel import FLOAT32, arguments, run, start
+from tests.pretraining.test_parallel import best
+from tests.pretraining.test_parallel import validations as rows
 from tests.pretraining.toys import debug
-from tests.processes import pe
 
 
 def validated(**changes: object) -> PretrainingConfig:
@@ -43,15 +40,6 @@ def validated(**changes: object) -> PretrainingConfig:
 
 def sources_of(config: PretrainingConfig, *data: Path | Shards) -> Sources:
     return open_sources(config, data, build_model(config), ALONE, alone, untracked, RULES)
-
-
-def rows(out: Path) -> list[dict[str, float]]:
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if any(name.startswith("validation/") for name in row)]
-
-
-def best(out: Path) -> dict[str, float]:
-    return json.loads((out / "config.json").read_text())["best"]
 
 
 def test_a_hit_is_a_true_column_above_all_others() -> None:
@@ -120,11 +108,9 @@ def test_scores_are_those_of_the_weights_that_are_written(photos: Path, tmp_path
     assert rows(tmp_path / "run")[-1]["validation/zero_shot"] == pytest.approx(right / len(samples))
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
-def test_a_resumed_run_has_the_best_of_an_uninterrupted_one(photos: Path, tmp_path: Path, lora: LoRA | None) -> None:
-    config = validated()
-    if lora:
-        config = dataclasses.replace(config, initial="builtin", lora=lora, masking=None, warmup=0)
+def test_a_resumed_run_has_the_best_of_an_uninterrupted_one(photos: Path, tmp_path: Path) -> None:
+    """With adapters; without, see test_parallel.py."""
+    config = dataclasses.replace(validated(), initial="builtin", lora=LoRA(rank=2), masking=None, warmup=0)
     pretrain(config, [photos], tmp_path / "whole")
 
     def stop(row: dict[str, float]) -> None:
@@ -164,32 +150,6 @@ def test_what_cannot_be_validated_is_said(make_shard, tmp_path: Path) -> None:
     make_shard("a/train.tar", [("flowers", "rose")] * 8)
     with pytest.raises(DataError, match="needs images of two labels"):
         pretrain(validated(metric="zero_shot"), [tmp_path / "a"], tmp_path / "run")
-
-
-def test_ranks_validate_as_one(photos: Path, tmp_path: Path) -> None:
-    settings = ("validation.every=1", "validation.share=0.25", "masking.every=4")
-    for name, ranks, kind in (("one", None, "ddp"), ("ddp", 2, "ddp"), ("fsdp", 2, "fsdp")):
-        given = arguments(photos, tmp_path / name, *settings, f"parallel.kind={kind}")
-        processes.run(pe, *given, log=tmp_path / f"{name}.log", ranks=ranks, environment=FLOAT32)
-    assert [rows(tmp_path / name) for name in ("ddp", "fsdp")] == [rows(tmp_path / "one")] * 2
-    assert best(tmp_path / "one") == best(tmp_path / "ddp") == best(tmp_path / "fsdp")
-
-
-def test_a_run_that_is_killed_has_the_best_of_an_uninterrupted_one(photos: Path, tmp_path: Path) -> None:
-    """SIGKILL between a validation and the next checkpoint."""
-    settings = ("stages.0.steps=5", "stages.1.steps=5", "batch_size=8", "checkpoint_every=4")
-    settings += ("validation.every=2", "validation.share=0.25")
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(photos, whole, 1, *settings)
-    started, metrics = start(photos, broken, 1, *settings), broken / "metrics.jsonl"
-    while started.running() and (not metrics.exists() or '"step": 6, "validation' not in metrics.read_text()):
-        time.sleep(0.01)
-    started.kill()
-    run(photos, broken, 1, *settings)
-    assert rows(broken) == rows(whole) and [row["step"] for row in rows(whole)] == [2, 4, 6, 8, 10]
-    assert best(broken) == best(whole)
-    ours, theirs = (load_model(out / "best.safetensors").state_dict() for out in (whole, broken))
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_of_a_directory_training_leaves_out_what_evaluation_holds_out(tmp_path: Path) -> None:

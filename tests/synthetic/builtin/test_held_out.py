@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from perception_encoder.data.captions import (
+    captions,
+)
+from perception_encoder.language_alignment import run as language_run
+from perception_encoder.recipes import RECIPES as PRODUCT
+from perception_encoder.recipes import debug_form
+from perception_encoder.training.config import TrainingConfig
 from synthetic.builtin.held_out import (
     NEVER_TRAINED,
     UNSEEN_LABELS,
     find_unseen_labels,
     smallest_hashes,
 )
+from synthetic.builtin.recipes import RECIPES, builtin, find_recipe
+from synthetic.builtin.rules import STYLES
+from synthetic.questions.conversations import scene_conversations
 
 SEEN = ["accordion", "anchor", "ant", "barrel", "bass", "beaver", "leopard", "motorbike", "watch", "wrench"]
 
@@ -33,3 +47,64 @@ def test_the_sources_that_are_never_trained_on() -> None:
 
 def test_the_unseen_classes_of_the_real_photographs(real_data: Path) -> None:
     assert {label for _, label in find_unseen_labels(real_data / "photos")} == UNSEEN_LABELS
+
+
+def test_the_builtin_recipe_is_complete() -> None:
+    config = builtin()
+    assert [stage.image_size for stage in config.stages] == [64, 96, 128]
+    assert sum(config.weights.values()) == pytest.approx(1.0)
+    assert "openmoji" not in config.weights
+
+
+def test_drawings_are_called_drawings_and_emoji_emoji() -> None:
+    emoji = captions({"source": "noto", "label": "cat face", "tags": ["pet", "cat face", "cat"]}, style=STYLES["noto"])
+    clip_art = captions({"source": "openclipart", "label": "cat", "tags": []}, style=STYLES["openclipart"])
+    assert "an emoji of a cat face" in emoji["plain"]
+    assert emoji["tags"] == ["a cat face, pet", "a cat face, cat", "pet, cat"]
+    assert "a drawing of a cat" in clip_art["plain"] and "a drawing of a cat." in clip_art["template"]
+    assert not any("emoji" in text for texts in clip_art.values() for text in texts)
+    assert "tags" not in clip_art
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_config_with_a_debug_form(name: str) -> None:
+    config = find_recipe(name)
+    small = debug_form(config)
+    assert type(small) is type(config) and config.steps > small.steps == 4
+    assert RECIPES[name][0] and name not in PRODUCT
+
+
+def test_what_is_never_trained_on_is_left_out(run_module, photos: Path, tmp_path: Path) -> None:
+    """Ants are among the classes that the built-in model is never trained on."""
+    out = tmp_path / "run"
+    arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug", "--set", "batch_size=8")
+    run = run_module(*arguments)
+    assert run.status == 0 and str(out / "model.safetensors") in run.stdout.replace("\n", ""), run.stderr
+    assert json.loads((out / "config.json").read_text())["samples"] == {"caltech101": 10, "flowers": 20}
+    again = run_module(*arguments)  # all steps are done: nothing is trained again
+    assert again.status == 0 and "contrastive" not in again.stdout
+
+
+def test_tars_of_scenes_are_conversations(run_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+
+    def align(config: TrainingConfig, data: list[Path], out: Path, *others: Any) -> Path:
+        called.append((data, others[-1]))
+        return out / "language.safetensors"
+
+    monkeypatch.setattr(language_run, "align_language", align)
+    run = run_module("train", "language_builtin", "--data", tmp_path, "--out", tmp_path / "run", "--debug")
+    assert run.status == 0, run.stderr
+    ((data, expand),) = called
+    assert data == [tmp_path] and expand.func is scene_conversations and expand.keywords == {"apart": True}
+
+
+def test_recipes_are_listed_and_an_unknown_one_is_named(run_module) -> None:
+    listed = run_module("train", "--list")
+    assert listed.status == 0 and all(name in listed.stdout for name in RECIPES)
+    wrong = run_module("train", "core_g14", "--data", "x")
+    assert wrong.status == 2 and "no recipe is called 'core_g14'; known: builtin" in wrong.stderr
+    settings = run_module("train", "builtin_second", "--settings")
+    assert settings.status == 0 and "locked" in settings.stdout
+    without = run_module("train", "builtin")
+    assert without.status == 2 and "give --data or --shards" in without.stderr

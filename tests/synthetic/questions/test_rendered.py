@@ -13,7 +13,10 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.shards import write_members
 from synthetic.documents.production import DocumentsConfig, write_documents
 from synthetic.questions.rendered import GROUNDING
+from synthetic.questions.scene_questions import SceneAnswer, SceneBox, scene_answers, scene_boxes
 from synthetic.questions.tasks import TASKS, find_task, read_rendered
+from tests.cli.evaluate.conftest import read_json
+from tests.cli.language.conftest import language_run
 from tests.data.tars import image_bytes
 
 
@@ -78,3 +81,49 @@ def test_boxes_of_scenes_are_scored_by_their_overlap() -> None:
 def test_an_unknown_dataset_is_named() -> None:
     with pytest.raises(ConfigError, match="unknown dataset 'rooms'; known: scenes, scene captions, documents"):
         read_rendered("rooms", Path())
+
+
+def test_answers() -> None:
+    scene = {"questions": [{"type": "count", "question": "How many?", "answer": "2"}, {"question": "Q", "answer": "A"}]}
+    assert scene_answers(scene, "s") == [SceneAnswer("count", "How many?", "2"), SceneAnswer("", "Q", "A")]
+    assert scene_answers({}, "s") == []
+    for bad in ({"questions": 1}, {"questions": [{"question": "Q"}]}):
+        with pytest.raises(DataError, match=r"s: .*questions"):
+            scene_answers(bad, "s")
+
+
+def test_boxes_are_those_of_objects_that_are_the_only_ones_of_their_kind() -> None:
+    objects = [{"kind": "mug", "box": [1, 2.5, 3, 4]}, *[{"kind": "chair", "box": [0, 0, 1, 1]}] * 2, {"kind": "lamp"}]
+    assert scene_boxes({"objects": objects}, "s") == [SceneBox("mug", (1, 2.5, 3, 4))]
+    with pytest.raises(DataError, match="s: the box of the mug is"):
+        scene_boxes({"objects": [{"kind": "mug", "box": [1, 2, 3, "a"]}]}, "s")
+
+
+__all__ = ["language_run"]
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    write_documents(tmp_path / "documents", DocumentsConfig(count=1, split="test", size=128, kinds=("sign",)), jobs=1)
+    return tmp_path / "documents"
+
+
+def test_documents_are_evaluated_and_answers_recorded(
+    run_module, language_run: Path, documents: Path, tmp_path: Path
+) -> None:
+    out, records = tmp_path / "out.json", tmp_path / "answers.jsonl"
+    options = ("--data", documents, "--tiles", "0", "--items", "1", "--records", records, "-o", out)
+    run = run_module("questions", "documents", language_run, *options)
+    assert run.status == 0 and "ANLS" in run.stdout, run.stderr
+    (measurement,) = read_json(out)["measurements"]
+    assert measurement["task"] == "documents" and read_json(out)["split"] == "test"
+    assert len(records.read_text().splitlines()) == 1
+    assert run_module("questions", "documents", language_run, *options).stdout == run.stdout
+
+
+def test_bad_input(run_module, language_run: Path, tmp_path: Path) -> None:
+    run = run_module("questions", "rooms", language_run, "--data", tmp_path)
+    assert run.status == 2 and "rooms" in run.stderr and "scene-captions" in run.stderr
+    run = run_module("questions", "scene-captions", language_run, "--data", tmp_path)
+    assert run.status == 2 and run.stderr.count("\n") == 1
+    assert "has no test/*.tar; `python -m synthetic.scenes` makes them" in run.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from synthetic.video_dataset.mentions import MentionReader, find_actions, split_sentences
 from synthetic.video_dataset.simulation import ORBIT, SimulatedAnnotator, simulate_caption
 from synthetic.video_dataset.truth import SceneTruth
 
@@ -88,3 +89,40 @@ def test_captions_with_mistakes_are_repaired() -> None:
 def test_the_same_seed_makes_the_same_mistakes() -> None:
     captions = [simulate_caption(TRUTH, CLASSES, np.random.default_rng(seed)) for seed in (3, 3, 4, 5, 6)]
     assert captions[0] == captions[1] and len(set(captions)) > 2
+
+
+READER = MentionReader(("ball", "soccer ball", "pair of pliers", "woman"))
+
+
+def test_objects_with_number_and_colour() -> None:
+    sentence = "Two red soccer balls, an orange ball and the pair of pliers near women."
+    found = [(each.name, each.colour, each.number) for each in READER.find(sentence)]
+    expected = [("soccer ball", "red", 2), ("ball", "orange", 1), ("pair of pliers", "", None), ("woman", "", None)]
+    assert found == expected
+    assert [sentence[each.start : each.end] for each in READER.find(sentence)] == [
+        "Two red soccer balls",
+        "an orange ball",
+        "the pair of pliers",
+        "women",
+    ]
+
+
+def test_a_part_of_a_word_is_no_object() -> None:
+    assert READER.find("A football and a ballot.") == []
+
+
+@pytest.mark.parametrize(
+    ("sentence", "actions"),
+    [
+        ("A ball rolls.", ["rolls"]),
+        ("A lamp tipped over and fell.", ["tips over", "falls"]),
+        ("Someone is pushing a crate, which falls from above.", ["is pushed", "falls"]),
+        ("A roll of paper on a push button.", []),
+    ],
+)
+def test_actions_in_the_order_of_the_sentence(sentence: str, actions: list[str]) -> None:
+    assert find_actions(sentence) == actions
+
+
+def test_sentences() -> None:
+    assert split_sentences(" A ball rolls.. Is it red? yes ") == ["A ball rolls.", "Is it red?", "yes"]

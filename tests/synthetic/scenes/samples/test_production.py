@@ -5,18 +5,26 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import DataError, OutputError
+from perception_encoder.errors import ConfigError, DataError, OutputError
 from perception_encoder.formats.shards import read_shard
-from synthetic.scenes.objects.models import ObjectLibrary
+from synthetic.scenes.layout.scene import PlacedObject
+from synthetic.scenes.objects.bundled import revolved_models
+from synthetic.scenes.objects.models import ObjectInfo, ObjectLibrary
+from synthetic.scenes.rendering.motion import AWAY
+from synthetic.scenes.samples import production
 from synthetic.scenes.samples.images import ImageMaker
 from synthetic.scenes.samples.production import make_samples, make_scenes
-from synthetic.scenes.samples.sample import ScenesConfig
+from synthetic.scenes.samples.sample import SceneSample, ScenesConfig, encode_image, millimetres
+from synthetic.scenes.samples.videos import VideoMaker, _encode_mp4, _swept_corners
+from tests.synthetic.scenes.conftest import STACK, scene_of
 
 
 def read_all(directory: Path) -> dict[str, bytes]:
@@ -123,3 +131,145 @@ def test_a_directory_that_is_not_empty_is_kept(library: ObjectLibrary, tmp_path:
     with pytest.raises(OutputError, match="not empty"):
         make_scenes(library, tmp_path, ScenesConfig(count=1), jobs=1)
     assert (tmp_path / "train" / "mine.txt").read_text() == "mine"
+
+
+def test_an_image_with_a_hidden_object_is_refused(library: ObjectLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = PlacedObject(model="pybullet-cylinder", position=(0.0, 0.6, 0.0))
+    with ImageMaker(library, ScenesConfig(side=64)) as maker:
+        for scene, refused in (
+            (scene_of(*STACK), False),
+            (scene_of(PlacedObject(model="test-table", position=(0.0, -0.9, 0.4)), hidden), True),
+        ):
+            monkeypatch.setattr(maker.sampler, "sample", lambda generator, scene=scene: scene)
+            assert (maker.attempt(0, np.random.default_rng(0)) is None) == refused
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"side": 33}, "even"),
+        ({"side": 8}, "16 to 1024"),
+        ({"count": 0}, "at least 1"),
+        ({"seed": -1}, "at least 0"),
+        ({"split": "all"}, "train, val, test"),
+        ({"frames": 4}, "at least 16"),
+    ],
+)
+def test_settings_have_limits(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ScenesConfig(**values)
+
+
+def test_depths_beyond_the_format_are_zero() -> None:
+    assert millimetres(np.array([0.0, 1.2345, 65.5, 70.0])).tolist() == [0, 1234, 65500, 0]
+
+
+def test_images_are_encoded_without_loss() -> None:
+    depth = np.random.default_rng(0).integers(0, 2**16, (5, 7)).astype(np.uint16)
+    with Image.open(io.BytesIO(encode_image(depth, "PNG"))) as image:
+        assert image.format == "PNG" and np.array_equal(np.asarray(image), depth)
+
+
+def test_failed_attempts_end_in_an_error(library: ObjectLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+    with ImageMaker(library, ScenesConfig(split="test")) as maker:
+        monkeypatch.setattr(maker, "attempt", lambda number, generator: attempts.append(number))
+        with pytest.raises(DataError, match=r"test image 3: no valid scene in 60 tries"):
+            maker.sample(3)
+    assert attempts == [3] * 60
+
+
+BOX = ObjectInfo(key="b", label="box", class_name="box", source="t", licence="CC0-1.0", size=(0.2, 0.2, 0.2))
+CONFIG = ScenesConfig(side=32, videos=True)
+
+
+def test_the_swept_room_holds_the_objects_near_the_floor() -> None:
+    poses = np.zeros((2, 2, 7))
+    poses[..., 6] = 1
+    poses[:, 1, 2] = AWAY
+    poses[1, 0, 0] = 1.0
+    corners = _swept_corners(poses, [BOX, BOX], 1.0)
+    assert corners.min(axis=0) == pytest.approx((-0.1, -0.1, 0.0))
+    assert corners.max(axis=0) == pytest.approx((1.1, 0.1, 0.2))
+
+
+@pytest.fixture(scope="module")
+def sample(library: ObjectLibrary) -> SceneSample:
+    with VideoMaker(library, CONFIG) as maker:
+        return maker.sample(1)
+
+
+def test_tracks_and_events_agree_with_the_frames(sample: SceneSample) -> None:
+    files = dict(sample.files)
+    metadata = json.loads(files["json"])
+    fields = {"category", "duration", "human_caption", "keywords", "model_caption", "video_id", "size_in_bytes"}
+    assert fields <= metadata.keys()
+    assert metadata["duration"] == 3 and metadata["size_in_bytes"] == len(files["mp4"])
+    assert metadata["number_of_events"] == len(metadata["events"]) > 0
+    with av.open(io.BytesIO(files["mp4"])) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == CONFIG.frames == len(metadata["cameras"]) and frames[0].shape == (32, 32, 3)
+    masks = np.asarray(Image.open(io.BytesIO(files["mask.png"]))).reshape(CONFIG.frames, 32, 32)
+    moving = set()
+    for track in metadata["tracks"]:
+        for mask, box, pixels in zip(masks, track["boxes"], track["pixels"], strict=True):
+            rows, columns = np.nonzero(mask == track["id"])
+            assert len(rows) == pixels and (box is None) == (pixels == 0)
+            if box:
+                assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        places = [place for place in track["positions"] if place]
+        spans = [np.ptp(np.array(values), axis=0).max() for values in (places, track["turns"])]
+        if len(places) < CONFIG.frames or max(spans) > 0.05:
+            moving.add(track["id"])
+    assert moving == {event["object"] for event in metadata["events"]} - {None}
+    answers = {question["question"]: question["answer"] for question in metadata["questions"]}
+    assert len(answers) == 8
+    assert answers.get("How many things move?", str(len(moving))) == str(len(moving))
+
+
+def test_a_video_that_begins_empty_is_refused(library: ObjectLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    with VideoMaker(library, CONFIG) as maker:
+        simulate, videos = maker._simulate, []
+        monkeypatch.setattr(maker, "_simulate", lambda generator: videos.append(simulate(generator)) or videos[-1])
+        maker.sample(1)
+        falling = videos[-1].poses.copy()
+        falling[0, :, 2] = AWAY
+        for poses, refused in ((videos[-1].poses, False), (falling, True)):
+            video = replace(videos[-1], poses=poses)
+            monkeypatch.setattr(maker, "_simulate", lambda _, video=video: video)
+            assert (maker.attempt(1, np.random.default_rng(0)) is None) == refused
+
+
+def test_the_same_frames_make_the_same_file() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(4, axis=0).repeat(4, axis=1)
+    frames = [np.roll(noise, step, axis=1) for step in range(16)]
+    assert len({_encode_mp4(frames) for _ in range(8)}) == 1
+
+
+def test_a_video_depends_on_its_number_alone(sample: SceneSample, library: ObjectLibrary) -> None:
+    with VideoMaker(library, CONFIG) as fresh:
+        assert fresh.sample(1).files == sample.files
+
+
+def test_scenes_are_made(run_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(production, "bundled_models", revolved_models)
+    run = run_module("scenes", "-o", tmp_path, "--count", 2, "--size", 32, "--jobs", 1)
+    assert run.status == 0 and "2 images" in run.stdout
+    written = sorted(path.name for path in (tmp_path / "train").iterdir())
+    assert written == ["00000.tar", "ATTRIBUTION.txt", "instances.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--split", "all"), "train, val, test"),
+        (("--size", "33"), "even"),
+        (("--models", "gone.tar"), "synthetic.furniture"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    run_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr(production, "bundled_models", revolved_models)
+    run = run_module("scenes", "-o", tmp_path, *arguments)
+    assert run.status == 2 and message in run.stderr and "Traceback" not in run.stderr
