@@ -34,7 +34,7 @@ from benchmarks.results import report
 from benchmarks.search.process import Client, peak_mib, resident_mib, serving
 from benchmarks.search.server import PATH, hang_up
 from perception_encoder.models.precision import fast_dtype
-from perception_encoder.search.storage.update import update_index, writable_index
+from perception_encoder.search.storage.update import update_store, writable_store
 
 CLIENTS, MOST_REQUESTS, IMAGES = 16, 100_000, 200
 LARGE, DAMAGED = (4000, 3000), 3000  # pixels of a phone's image; bytes that are left of a damaged one
@@ -162,8 +162,8 @@ def measure(seconds: float, code: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         write_photographs(directory, IMAGES)
-        with writable_index(directory) as (index, encoder):
-            update_index(index, encoder)
+        with writable_store(directory) as (index, encoder):
+            update_store(index, encoder)
         chat = [temporary, "--api", "--ask-model", "builtin-lang", "--chat-model", "builtin-lang"]
         for name, arguments, kinds in (
             ("page", [temporary], page_requests),

@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from perception_encoder.dense_prediction.predictions import Segmentation as Segmentation
     from perception_encoder.dense_prediction.predictions import TrackedFrame as TrackedFrame
     from perception_encoder.dense_prediction.tracking import track as track
+    from perception_encoder.evaluation.classification.labels import Classification as Classification
+    from perception_encoder.evaluation.classification.labels import classify as classify
     from perception_encoder.inference.conversation.assistant import Answer as Answer
     from perception_encoder.inference.conversation.assistant import Assistant as Assistant
     from perception_encoder.inference.encoder import Encoder as Encoder
     from perception_encoder.inference.layer_features import LayerFeatures as LayerFeatures
     from perception_encoder.inference.load import load as load
     from perception_encoder.inference.load import load_layers as load_layers
+    from perception_encoder.inference.output import EmbedReport as EmbedReport
+    from perception_encoder.inference.output import embed as embed
     from perception_encoder.language_alignment.load import export_lang as export_lang
     from perception_encoder.language_alignment.load import load_assistant as load_assistant
     from perception_encoder.models.checkpoints.layout_directory import convert as convert
@@ -46,27 +50,41 @@ if TYPE_CHECKING:
     from perception_encoder.preprocess.image import image_transform as image_transform
     from perception_encoder.preprocess.image import pad_images as pad_images
     from perception_encoder.preprocess.tokenizer import tokenizer as tokenizer
+    from perception_encoder.search.index import Index as Index
+    from perception_encoder.search.index import open_index as open_index
+    from perception_encoder.search.index import search_files as search_files
+    from perception_encoder.search.ranking import Hit as Hit
+    from perception_encoder.search.ranking import SearchResult as SearchResult
+    from perception_encoder.search.storage.update import UpdateReport as UpdateReport
 
 __version__ = "0.2.0"
 
 _HOMES = {
     "Answer": "perception_encoder.inference.conversation.assistant",
     "Assistant": "perception_encoder.inference.conversation.assistant",
+    "Classification": "perception_encoder.evaluation.classification.labels",
     "DepthEstimate": "perception_encoder.dense_prediction.predictions",
     "Detections": "perception_encoder.dense_prediction.predictions",
+    "EmbedReport": "perception_encoder.inference.output",
     "Encoder": "perception_encoder.inference.encoder",
     "Head": "perception_encoder.dense_prediction.heads",
+    "Hit": "perception_encoder.search.ranking",
+    "Index": "perception_encoder.search.index",
     "LayerFeatures": "perception_encoder.inference.layer_features",
     "Message": "perception_encoder.preprocess.conversation",
     "Region": "perception_encoder.dense_prediction.predictions",
     "Reply": "perception_encoder.preprocess.conversation",
     "Sampling": "perception_encoder.preprocess.conversation",
+    "SearchResult": "perception_encoder.search.ranking",
     "Segmentation": "perception_encoder.dense_prediction.predictions",
     "TrackedFrame": "perception_encoder.dense_prediction.predictions",
+    "UpdateReport": "perception_encoder.search.storage.update",
+    "classify": "perception_encoder.evaluation.classification.labels",
     "convert": "perception_encoder.models.checkpoints.layout_directory",
     "create_model": "perception_encoder.models.checkpoints.weights",
     "depth": "perception_encoder.dense_prediction.heads",
     "detect": "perception_encoder.dense_prediction.heads",
+    "embed": "perception_encoder.inference.output",
     "export_lang": "perception_encoder.language_alignment.load",
     "export_onnx": "perception_encoder.dense_prediction.export",
     "from_state_dict": "perception_encoder.models.checkpoints.weights",
@@ -76,8 +94,10 @@ _HOMES = {
     "load_assistant": "perception_encoder.language_alignment.load",
     "load_head": "perception_encoder.dense_prediction.heads",
     "load_layers": "perception_encoder.inference.load",
+    "open_index": "perception_encoder.search.index",
     "pad_images": "perception_encoder.preprocess.image",
     "published_state_dict": "perception_encoder.models.checkpoints.weights",
+    "search_files": "perception_encoder.search.index",
     "segment": "perception_encoder.dense_prediction.heads",
     "tokenizer": "perception_encoder.preprocess.tokenizer",
     "track": "perception_encoder.dense_prediction.tracking",
@@ -86,22 +106,30 @@ _HOMES = {
 __all__ = [
     "Answer",
     "Assistant",
+    "Classification",
     "DepthEstimate",
     "Detections",
+    "EmbedReport",
     "Encoder",
     "Head",
+    "Hit",
+    "Index",
     "LayerFeatures",
     "Message",
     "Region",
     "Reply",
     "Sampling",
+    "SearchResult",
     "Segmentation",
     "TrackedFrame",
+    "UpdateReport",
     "__version__",
+    "classify",
     "convert",
     "create_model",
     "depth",
     "detect",
+    "embed",
     "errors",
     "export_lang",
     "export_onnx",
@@ -112,8 +140,10 @@ __all__ = [
     "load_assistant",
     "load_head",
     "load_layers",
+    "open_index",
     "pad_images",
     "published_state_dict",
+    "search_files",
     "segment",
     "tokenizer",
     "track",

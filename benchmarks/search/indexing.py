@@ -18,7 +18,7 @@ from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.store import Store
-from perception_encoder.search.storage.update import update_index
+from perception_encoder.search.storage.update import update_store
 
 IMAGES = {"builtin": 768, "PE-Core-B16-224": 128}
 BRIEF = 2
@@ -39,7 +39,7 @@ def contenders(encoder: Encoder, directory: Path, paths: Sequence[Path]) -> dict
     def index() -> None:
         with Store.for_writing(directory):
             settings = {**encoder.describe(feature), "source": "none", "moments": asdict(MomentConfig())}
-            update_index(Store.create(directory, settings), encoder)
+            update_store(Store.create(directory, settings), encoder)
 
     return {
         ENCODE: lambda: list(map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores)),

@@ -25,7 +25,7 @@ from benchmarks.search.process import Client, resident_mib, serving
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
 from perception_encoder.search.storage.reader import THUMBNAIL_SIDE
 from perception_encoder.search.storage.rows import IndexRow
-from perception_encoder.search.storage.update import writable_index
+from perception_encoder.search.storage.update import writable_store
 
 ROWS, BRIEF_ROWS = 100_000, 20_000
 CONNECTIONS = 6  # as many as a browser opens
@@ -40,7 +40,7 @@ def write_library(directory: Path, rows: int) -> None:
     paths = write_photographs(directory / "originals", 100)
     thumbnails = [encode_thumbnail(open_image(path), THUMBNAIL_SIDE) for path in paths]
     generator, start = np.random.default_rng(0), datetime(2015, 1, 1)
-    with writable_index(directory) as (index, encoder):
+    with writable_store(directory) as (index, encoder):
         for first in range(0, rows, 4096):
             count = min(4096, rows - first)
             vectors = generator.standard_normal((count, encoder.dimension), dtype=np.float32)

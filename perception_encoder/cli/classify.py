@@ -1,19 +1,17 @@
-"""`pe classify`: classify images and videos by labels of your own."""
+"""`pe classify`: classify images and videos by your labels."""
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import OUTPUT, option
-from perception_encoder.cli.progress import progress
+from perception_encoder.cli.progress import track
 
 if TYPE_CHECKING:
-    from perception_encoder.evaluation.classification.labels import Guess
-    from perception_encoder.inference.listing import Item
+    from perception_encoder.evaluation.classification.labels import ClassifiedFile
 
 
 def classify(
@@ -28,7 +26,7 @@ def classify(
 ) -> None:
     """Classify images and videos by your labels.
 
-    Zero-shot: nothing is trained. Each label is put into a set of prompts, and each file gets the labels nearest to it,
+    Zero-shot: nothing is trained. Each label is put into a set of prompts, and each file gets the most similar labels,
     with probabilities over all labels. Write labels as you would say them ("ginger cat"), and add one for everything
     else ("other pet"). Files that cannot be read are listed. In a pipe, the table is tab-separated.
 
@@ -39,42 +37,27 @@ def classify(
         pe classify photos --labels @labels.txt --html sorted.html -m PE-Core-L14-336
         pe classify photos --labels "cat,dog" | cut -f1,2
     """
-    from perception_encoder.evaluation.classification.labels import Namer, read_labels
-    from perception_encoder.inference.collection import encode_media, list_media_items
-    from perception_encoder.inference.listing import check_paths
-    from perception_encoder.inference.load import load
-    from perception_encoder.search.web.contact_sheet import Naming, write_contact_sheet
+    import perception_encoder as pe
+    from perception_encoder.search.web.contact_sheet import LabelledFiles, write_contact_sheet
 
-    check_paths(files)
-    left_out: Counter[str] = Counter()
-    names, items = read_labels(labels), list_media_items(files, left_out)
     source = model or default_model.default_model()
-    encoder = load(source)
-    namer = Namer(encoder, names, prompts)
-    with progress("encoding files", len(items)) as advance:
-        media = encode_media(encoder, items, advance)
-    guesses = namer.guess(media.vectors, top)
+    result = pe.classify(files, labels, prompts=prompts, model=source, top=top, progress=track)
     if json:
-        entries = list(map(_as_json, media.items, guesses))
-        head = {"model": encoder.name, "prompts": prompts, "labels": names}
-        output.print_json({**head, "files": entries, "skipped": media.skipped, "left_out": dict(left_out)})
-    elif media.items:
+        output.print_json(result.to_dict())
+    elif result:
         columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
-        output.print_table(columns, (_as_row(*row)[: len(columns)] for row in zip(media.items, guesses, strict=True)))
+        output.print_table(columns, (_row(file)[: len(columns)] for file in result))
     if html is not None:
         demo = default_model.demo_line(source)
-        note = f"{len(media.items)} files, {len(names)} labels, by {encoder.name}" + (f"; {demo}" if demo else "")
-        sections = Naming(encoder, media, guesses, namer.class_vectors).sections(html)
-        write_contact_sheet(html, "Classified", note, sections)
-    output.report_left_out(left_out)
+        note = f"{len(result)} files, {len(result.labels)} labels, by {result.model}" + (f"; {demo}" if demo else "")
+        guesses = [file.labels for file in result]
+        sheet = LabelledFiles(result.encoder, result.collection, guesses, result.class_vectors)
+        write_contact_sheet(html, "Classified", note, sheet.sections(html))
+    output.report_left_out(result.left_out)
     default_model.print_demo(source)
-    raise typer.Exit(output.input_status(media.failures, media.total, strict))
+    raise typer.Exit(output.input_status(result.skipped, result.collection.total, strict))
 
 
-def _as_json(item: Item, guesses: list[Guess]) -> dict[str, Any]:
-    return {"id": item.id, "path": item.path, "labels": [guess._asdict() for guess in guesses]}
-
-
-def _as_row(item: Item, guesses: list[Guess]) -> tuple[str, ...]:
-    (label, share), *others = guesses
-    return (item.id, label, f"{share:.0%}", ", ".join(f"{other} {each:.0%}" for other, each in others))
+def _row(file: ClassifiedFile) -> tuple[str, ...]:
+    (label, probability), *others = file.labels
+    return (file.id, label, f"{probability:.0%}", ", ".join(f"{label} {share:.0%}" for label, share in others))

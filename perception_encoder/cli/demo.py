@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import default_model, options, output
-from perception_encoder.cli.progress import progress
+from perception_encoder.cli.progress import track
 from perception_encoder.models.registry import SMALL_CORE
 
 LITTLE = (
@@ -35,43 +35,40 @@ def demo(
         pe demo
         pe demo -m PE-Core-S16-384 -o demo-small
     """
-    from perception_encoder.evaluation.classification.labels import Namer
+    import perception_encoder as pe
     from perception_encoder.inference import samples
-    from perception_encoder.inference.collection import encode_media, list_media_items
-    from perception_encoder.inference.load import load
     from perception_encoder.models.registry import BUILTIN, canonical_name
-    from perception_encoder.search import ranking, terms
-    from perception_encoder.search.web.contact_sheet import Naming, name_query, query_sections, write_contact_sheet
+    from perception_encoder.search.terms import media_query, text_query
+    from perception_encoder.search.web.contact_sheet import (
+        LabelledFiles,
+        name_query,
+        query_sections,
+        write_contact_sheet,
+    )
 
-    encoder = load(model)
-    namer = Namer(encoder, samples.LABELS)
+    encoder = pe.load(model)
     sample_files = samples.write_samples(out)
-    items = list_media_items([sample_files.gallery])
-    with progress("encoding files", len(items)) as advance:
-        media = encode_media(encoder, items, advance)
-    title = f"{len(media.items)} images and videos, embedded in {encoder.dimension} dimensions by {encoder.name}"
+    classified = pe.classify(sample_files.gallery, samples.LABELS, model=encoder, progress=track)
+    title = f"{len(classified)} images and videos, embedded in {encoder.dimension} dimensions by {encoder.name}"
     output.print_line(title)
     output.print_line("")
-    guesses = namer.guess(media.vectors, top=3)
-    rows = [
-        (Path(item.path).stem, *(f"{label} {share:.0%}" for label, share in ranked))
-        for item, ranked in zip(media.items, guesses, strict=True)
-    ]
-    output.print_table(("file", f"best of {len(namer.labels)} labels", "second", "third"), rows)
+    rows = [(Path(file.path).stem, *(f"{label} {share:.0%}" for label, share in file.labels)) for file in classified]
+    output.print_table(("file", f"best of {len(classified.labels)} labels", "second", "third"), rows)
 
-    queries = [*map(terms.text_query, samples.QUERIES), terms.media_query(str(sample_files.query))]
-    gallery, vectors = ranking.FileGallery(encoder, media), ranking.query_vectors(encoder, queries)
-    results = ranking.search([gallery], queries, vectors, top=4)
+    queries = [*map(text_query, samples.QUERIES), media_query(str(sample_files.query))]
+    found = pe.search_files(queries, sample_files.gallery, encoder, top=4, progress=track)
     output.print_line("")
     rows = [
-        (name_query(query), *(f"{Path(hit.item.path).stem} {hit.score:.2f}" for hit in hits[:3]))
-        for query, hits in zip(queries, results, strict=True)
+        (name_query(query), *(f"{Path(hit.path).stem} {hit.score:.2f}" for hit in hits[:3]))
+        for query, hits in zip(found.queries, found.by_query, strict=True)
     ]
     output.print_table(("query", "best hit", "second", "third"), rows)
 
     page = out / "index.html"
-    labels = Naming(encoder, media, guesses, namer.class_vectors).section("Labels", "The most probable labels.", page)
-    write_contact_sheet(page, "Demo", title, [labels, *query_sections(queries, results, page)])
+    guesses = [file.labels for file in classified]
+    sheet = LabelledFiles(encoder, classified.collection, guesses, classified.class_vectors)
+    labels = sheet.section("Labels", "The most probable labels.", page)
+    write_contact_sheet(page, "Demo", title, [labels, *query_sections(found, page)])
     output.print_line("")
     output.print_line(f"All results, with images: {page}")
     if canonical_name(model) == BUILTIN:
@@ -79,7 +76,7 @@ def demo(
             output.print_line(line)
     default_model.print_demo(model)
     _print_next_steps(sample_files.gallery)
-    raise typer.Exit(output.report_skipped(media.failures, media.total))
+    raise typer.Exit(output.report_skipped(classified.skipped, classified.collection.total))
 
 
 def _print_next_steps(gallery: Path) -> None:

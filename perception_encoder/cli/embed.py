@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from dataclasses import replace
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import MODEL, SPEED, option
-from perception_encoder.cli.progress import progress
-from perception_encoder.errors import DataError
+from perception_encoder.cli.progress import track
+from perception_encoder.progress import untracked
 
-Pool = StrEnum("Pool", ["attn", "cls", "mean", "tokens"])
-DType = StrEnum("DType", ["float32", "bfloat16"])
+Pool = Literal["attn", "cls", "mean", "tokens"]
+DType = Literal["float32", "bfloat16"]
 
 
 def embed(
@@ -28,9 +24,13 @@ def embed(
     pool: Annotated[Pool | None, option("Pooling [default: the model's]; tokens for none.", panel=MODEL)] = None,
     normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
     frames: options.Frames = 8,
-    dtype: Annotated[DType | None, option("Precision [default: bfloat16 if it is faster here].", panel=SPEED)] = None,
-    batch_size: Annotated[int | None, option("Images or texts per batch.", panel=SPEED, least=1)] = None,
-    workers: Annotated[int | None, option("Reading threads; slow disks need more.", panel=SPEED, least=1)] = None,
+    dtype: Annotated[
+        DType | None, option("Precision [default: bfloat16 if it is faster here].", panel=SPEED, advanced=True)
+    ] = None,
+    batch_size: Annotated[int | None, option("Images or texts per batch.", panel=SPEED, least=1, advanced=True)] = None,
+    workers: Annotated[
+        int | None, option("Reading threads; slow disks need more.", panel=SPEED, least=1, advanced=True)
+    ] = None,
     strict: options.Strict = False,
     private: options.PrivateUrls = False,
 ) -> None:
@@ -48,35 +48,31 @@ def embed(
     """
     import torch
 
-    from perception_encoder.inference.listing import check_paths, list_items
-    from perception_encoder.inference.load import load
-    from perception_encoder.inference.output import EmbeddingWriter
-    from perception_encoder.inference.pipeline import encode_items
+    import perception_encoder as pe
 
-    check_paths(paths)
-    if next(list_items(paths), None) is None:
-        raise DataError(f"no images, videos or texts in {', '.join(paths)}")
-    encoder = load(source := model or default_model.default_model(), dtype=getattr(torch, dtype) if dtype else None)
-    encoder.fetch_limits = replace(encoder.fetch_limits, allow_private=private)
-    feature = encoder.feature(layer, pool, normalize, frames)
-    total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None
-    started, left_out = time.perf_counter(), Counter[str]()
-    with EmbeddingWriter(out, encoder.describe(feature), overwrite=overwrite) as writer:
-        earlier, items = writer.done, writer.resume(list_items(paths, left_out))
-        try:
-            with progress("embedding", total) as advance:
-                advance(earlier)
-                for batch in encode_items(encoder, items, feature, batch_size, workers):
-                    writer.add(batch)
-                    advance(len(batch))
-        except KeyboardInterrupt:
-            writer.flush()
-            output.print_warning(f"stopped; {writer.done} items are saved, and the same command resumes from there")
-            raise typer.Exit(output.INTERRUPTED) from None
-        rows = writer.finish()
-    speed = (writer.done - earlier) / (time.perf_counter() - started)
-    summary = f"{rows} embeddings in {out}, {speed:.1f} items/s" if rows else f"no embeddings; {out} was not written"
-    output.print_line(summary)
-    output.report_left_out(left_out)
+    source = model or default_model.default_model()
+    try:
+        report = pe.embed(
+            paths,
+            out,
+            model=source,
+            layer=layer,
+            pool=pool,
+            normalize=normalize,
+            frames=frames,
+            dtype=getattr(torch, dtype) if dtype else None,
+            batch_size=batch_size,
+            workers=workers,
+            overwrite=overwrite,
+            allow_private_urls=private,
+            progress=track if output.error_console.is_terminal else untracked,
+        )
+    except KeyboardInterrupt:
+        output.print_warning("stopped; what is finished is saved, and the same command resumes from there")
+        raise typer.Exit(output.INTERRUPTED) from None
+    speed = f"{report.encoded / report.seconds:.1f} items/s"
+    rows = report.rows
+    output.print_line(f"{rows} embeddings in {out}, {speed}" if rows else f"no embeddings; {out} was not written")
+    output.report_left_out(report.left_out)
     default_model.print_demo(source)
-    raise typer.Exit(output.input_status(writer.failures, rows + len(writer.failures), strict))
+    raise typer.Exit(output.input_status(report.skipped, rows + len(report.skipped), strict))

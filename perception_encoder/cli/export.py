@@ -110,10 +110,10 @@ def vectors(
         pe export vectors photos vectors
         python -c "import numpy; print(numpy.load('vectors/img_emb/img_emb_0.npy').shape)"
     """
-    from perception_encoder.search.index import export_vectors
-    from perception_encoder.search.storage.store import Store
+    import perception_encoder as pe
 
-    output.print_line(f"{export_vectors(Store.open(directory), out, overwrite)} embeddings in {out}")
+    rows = pe.open_index(directory).export_vectors(out, overwrite=overwrite)
+    output.print_line(f"{rows} embeddings in {out}")
 
 
 @app.command()
@@ -131,10 +131,9 @@ def fiftyone(
         pe export fiftyone photos
         fiftyone app launch photos
     """
-    from perception_encoder.search.index import export_fiftyone
-    from perception_encoder.search.storage.store import Store
+    import perception_encoder as pe
 
-    for dataset, count in export_fiftyone(Store.open(directory), name or directory.resolve().name, overwrite).items():
+    for dataset, count in pe.open_index(directory).to_fiftyone(name, overwrite=overwrite).items():
         output.print_line(f"{dataset}: {count} samples")
 
 

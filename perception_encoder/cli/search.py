@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
-from perception_encoder.cli.progress import late_progress
+from perception_encoder.cli.progress import track
 
 if TYPE_CHECKING:
-    from perception_encoder.errors import InputError
-    from perception_encoder.search.index import Answer
-    from perception_encoder.search.ranking import Hit
+    from perception_encoder.search.index import QueryLike
+    from perception_encoder.search.ranking import Hit, SearchResult
+    from perception_encoder.search.storage.update import UpdateReport
     from perception_encoder.search.terms import Query
+    from perception_encoder.search.web.contact_sheet import Section
 
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
-THRESHOLD = "Minimum cosine similarity of near-duplicates [default: 0.97]."
-ALL_BUT_ONE = "With --near-duplicates: of each group, list all images but the one with the most pixels."
+THRESHOLD = "With --near-duplicates: minimum cosine similarity [default: 0.97]."
+ALL_BUT_ONE = "With --near-duplicates: list all images of each group except the one with the most pixels."
 RAY = (
     "Read files on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for one on this machine. "
     "All machines must see the directories under the same paths."
 )
-REBUILD = "Build the index anew; without -m or --every, with the old index's settings."
+REBUILD = "Build the index from scratch, by default with the old index's model and --every."
 COLUMNS = ("rank", "score", "probability", "path", "time", "id", "query")
 """Columns of the piped table, which always has all of them, so that scripts can rely on them."""
 
@@ -39,14 +39,18 @@ def search(
     words: Annotated[list[str] | None, argument("[QUERY] [FILES]...", WORDS)] = None,
     text: Annotated[list[str] | None, option("Search by this text; repeat for more queries.", "TEXT", QUERY)] = None,
     image: Annotated[list[str] | None, option("Search by an image or a video.", "FILE", QUERY)] = None,
-    video: Annotated[list[str] | None, option("Search by a video, or a moment: clip.mp4@12s.", "FILE", QUERY)] = None,
-    like: Annotated[str | None, option("Search by an indexed image or moment.", "ID", QUERY)] = None,
+    video: Annotated[
+        list[str] | None, option("Search by a video, or a moment: clip.mp4@12s.", "FILE", QUERY, advanced=True)
+    ] = None,
+    like: Annotated[str | None, option("Search by an indexed image or moment.", "ID", QUERY, advanced=True)] = None,
     near_duplicates: Annotated[bool, flag("--near-duplicates", "List near-duplicates instead.", QUERY)] = False,
-    threshold: Annotated[float | None, option(THRESHOLD, "COSINE", QUERY, least=0)] = None,
-    all_but_one: Annotated[bool, flag("--all-but-one", ALL_BUT_ONE, QUERY)] = False,
+    threshold: Annotated[float | None, option(THRESHOLD, "COSINE", QUERY, least=0, advanced=True)] = None,
+    all_but_one: Annotated[bool, flag("--all-but-one", ALL_BUT_ONE, QUERY, advanced=True)] = False,
     where: Annotated[str | None, option("Search only indexed rows that match this condition.", "SQL", QUERY)] = None,
     top: Annotated[int, option("Number of hits.", panel=OUTPUT, least=1)] = 10,
-    paths_only: Annotated[bool, flag("--paths-only", "Print only the paths of the hits.", OUTPUT)] = False,
+    paths_only: Annotated[
+        bool, flag("--paths-only", "Print only the paths of the hits.", OUTPUT, advanced=True)
+    ] = False,
     print0: Annotated[bool, flag("--print0 -0", "Like --paths-only, for `xargs -0`.", OUTPUT)] = False,
     json: options.Json = False,
     html: options.Html = None,
@@ -57,10 +61,10 @@ def search(
     """Find images and videos by text or by example.
 
     The first argument is the query, unless an option gives one. Combine terms with + and -; the prefix 2: doubles a
-    term's weight. The path of an image or a video searches by example. Hits are ranked by cosine similarity, and leave
-    out the query's own file. A directory that has an index (see `pe index`), or lies in one that has, is searched
-    through it; other files are encoded first. Columns for --where: path, kind ('image' or 'video'), date
-    ('2024-07-31T18:05:00'), size (bytes), length (s), width, height. In a pipe, the table is tab-separated.
+    term's weight. The path of an image or a video searches by example. Hits are ranked by cosine similarity; the
+    query's own file is left out. A directory with an index (see `pe index`), its own or that of a directory around it,
+    is searched through the index; other files are encoded first. Columns for --where: path, kind ('image' or 'video'),
+    date ('2024-07-31T18:05:00'), size (bytes), length (s), width, height. In a pipe, the table is tab-separated.
 
     Examples:
 
@@ -73,68 +77,56 @@ def search(
         pe search --near-duplicates --threshold 0.99 --all-but-one photos -0 | xargs -0 mv -t duplicates
         pe search "a red mug" photos -0 | xargs -0 cp -t mugs
     """
-    from perception_encoder.search import index as answers
-    from perception_encoder.search.ranking import SIMILAR, all_but_largest, find_duplicates
-    from perception_encoder.search.terms import row_query
+    import perception_encoder as pe
+    from perception_encoder.search.index import directories_to_index
+    from perception_encoder.search.ranking import SIMILAR
 
     if json and (paths_only or print0):
         raise typer.BadParameter("--json cannot be combined with --paths-only or --print0")
     if not near_duplicates and (all_but_one or threshold is not None):
         raise typer.BadParameter("--threshold and --all-but-one need --near-duplicates")
-    only_files = near_duplicates or like is not None
-    queries, files = read_words(words or [], text or [], [*(image or []), *(video or [])], only_files)
-    indexes = answers.find_indexes(files, home, model)
-    source = model or (indexes[0].settings["source"] if indexes else default_model.default_model())
-    printing = Printing(json, paths_only, print0, html, default_model.demo_line(source, model))
-    if indexes and near_duplicates:
-        groups = find_duplicates(indexes, where, html is not None, SIMILAR if threshold is None else threshold)
-        if all_but_one:
-            groups = [spare for group in groups if (spare := all_but_largest(group))]
-            top = max(1, len(groups))
-        show_duplicates(groups, top, indexes[0].settings["model"], printing)
+    queries, files = read_words(
+        words or [], text or [], [*(image or []), *(video or [])], near_duplicates or like is not None
+    )
+    index = pe.open_index(files, model, index=home)
+    indexed = home is not None or index.exists
+    source = model or (index.source if indexed else default_model.default_model())
+    printing = Printing(json, paths_only or print0, print0, html, default_model.demo_line(source, model))
+    if indexed and near_duplicates:
+        threshold = SIMILAR if threshold is None else threshold
+        thumbnails = html is not None
+        groups = index.near_duplicates(threshold=threshold, all_but_one=all_but_one, where=where, thumbnails=thumbnails)
+        show_duplicates(groups, max(1, len(groups)) if all_but_one else top, index.model, printing)
         return default_model.print_demo(source, option=model)
-    if indexes:
-        queries += [row_query(answers.find_row(indexes, like))] if like else []
-        answer = answers.search_indexes(indexes, queries, model, top, where, html is not None)
-    else:
-        _check_plain_files(files, bool(like or where or near_duplicates))
-        with late_progress("encoding files") as begin:
-            answer = answers.search_files(files, queries, source, top, begin)
-    if json or not answer.failures or len(answer.failures) < answer.total:
-        show_answer(answer, printing)
-    if answer.total and (directories := " ".join(answers.directories_to_index(files))):
-        output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
-    output.report_left_out(answer.left_out)
-    default_model.print_demo(source, option=model)
-    raise typer.Exit(output.input_status(answer.failures, answer.total, strict))
-
-
-def _check_plain_files(files: list[str], needs_index: bool) -> None:
-    if needs_index:
+    if indexed:
+        queries_and_rows: list[QueryLike] = [*queries, *([index.hit(like)] if like else [])]
+        result = index.search(queries_and_rows, top, where=where, thumbnails=html is not None)
+    elif like or where or near_duplicates:
         raise typer.BadParameter("--like, --where and --near-duplicates need an index; make one with: pe index DIR")
-    if not files:
+    elif not files:
         raise typer.BadParameter('name a directory too, as in: pe search "a red mug" photos')
+    else:
+        result = pe.search_files(queries, files, source, top, progress=track)
+    if json or not result.skipped or len(result.skipped) < result.encoded:
+        show_result(result, f"images and {'moments' if indexed else 'videos'}", printing)
+    if result.encoded and (directories := " ".join(directories_to_index(files))):
+        output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
+    output.report_left_out(result.left_out)
+    default_model.print_demo(source, option=model)
+    raise typer.Exit(output.input_status(result.skipped, result.encoded, strict))
 
 
 def read_words(words: list[str], texts: list[str], media: list[str], only_files: bool) -> tuple[list[Query], list[str]]:
     """Return the queries and the files of a command; with `only_files`, or queries in options, all words are files."""
-    from perception_encoder.search.terms import media_query, parse_words, split_words, text_query
-
-    queries = [*map(text_query, texts), *map(media_query, media)]
-    if queries or only_files or not words:
-        check_files(words)
-        return queries, words
-    query_words, files = split_words(words)
-    queries = [parse_words(query_words)]
-    check_files(files, query_words[0])
-    return queries, files
-
-
-def check_files(files: list[str], first_word: str = "") -> None:
-    """Raise MediaNotFoundError for a missing file, BadParameter if query and files were swapped."""
     from perception_encoder.errors import MediaNotFoundError
     from perception_encoder.inference.listing import check_paths
+    from perception_encoder.search.terms import media_query, parse_words, split_words, text_query
 
+    queries, files = [*map(text_query, texts), *map(media_query, media)], words
+    first_word = ""
+    if words and not queries and not only_files:
+        query_words, files = split_words(words)
+        queries, first_word = [parse_words(query_words)], query_words[0]
     try:
         check_paths(files)
     except MediaNotFoundError as error:
@@ -143,6 +135,7 @@ def check_files(files: list[str], first_word: str = "") -> None:
                 f'{error}; the query comes first, as in: pe search "{error.source}" {first_word}'
             ) from None
         raise
+    return queries, files
 
 
 @dataclass(frozen=True)
@@ -153,93 +146,72 @@ class Printing:
     paths: bool
     """Print paths only."""
     null: bool
-    """Print paths only, each followed by a NUL byte."""
+    """End each path with a NUL byte."""
     html: Path | None
     """Also write this contact sheet."""
     remark: str
     """A line about the model, for the contact sheet."""
 
+    def write_sheet(self, title: str, note: str, sections: Callable[[Path], Iterable[Section]]) -> None:
+        """Write the contact sheet, if one was requested."""
+        from perception_encoder.search.web.contact_sheet import write_contact_sheet
 
-def show_answer(answer: Answer, printing: Printing) -> None:
+        if self.html is not None:
+            write_contact_sheet(self.html, title, "; ".join(filter(None, (note, self.remark))), sections(self.html))
+
+
+def show_result(result: SearchResult, kinds: str, printing: Printing) -> None:
     """Print the hits of each query."""
-    from perception_encoder.search.web.contact_sheet import name_query, query_sections, write_contact_sheet
+    from perception_encoder.search.web.contact_sheet import name_query, query_sections
 
-    if printing.html is not None:
-        note = "; ".join(filter(None, (answer.gallery, printing.remark)))
-        sections = query_sections(answer.queries, answer.hits, printing.html)
-        write_contact_sheet(printing.html, "Search results", note, sections)
-    tables = {name_query(query): list(_rows(hits)) for query, hits in zip(answer.queries, answer.hits, strict=True)}
-    if printing.paths or printing.null:
-        output.print_paths((hit.item.path for hit in chain(*answer.hits)), printing.null)
+    note = f"{result.searched} {kinds}, by {result.model}"
+    printing.write_sheet("Search results", note, partial(query_sections, result))
+    tables = [
+        (name_query(query), [(rank, *_row(hit)) for rank, hit in enumerate(hits, 1)])
+        for query, hits in zip(result.queries, result.by_query, strict=True)
+    ]
+    if printing.paths:
+        output.print_paths((hit.path for hit in result), printing.null)
     elif printing.json:
-        output.print_json(_answer_as_json(answer))
+        output.print_json(result.to_dict())
     elif not output.console.is_terminal:
-        output.print_table(COLUMNS, ((*row, name) for name, rows in tables.items() for row in rows))
+        output.print_table(COLUMNS, ((*row, name) for name, rows in tables for row in rows))
     else:
-        for name, rows in tables.items():
-            if not rows:
-                continue
-            output.print_line(name)
-            columns = [column for column in range(6) if column < 2 or any(row[column] for row in rows)]
-            output.print_table([COLUMNS[each] for each in columns], ([row[each] for each in columns] for row in rows))
-    for name, rows in tables.items():
+        for name, rows in tables:
+            if rows:
+                output.print_line(name)
+                shown = [column for column in range(6) if column < 2 or any(row[column] for row in rows)]
+                output.print_table([COLUMNS[column] for column in shown], [[row[c] for c in shown] for row in rows])
+    for name, rows in tables:
         if not rows:
             output.print_note(f"no hits for {name}")
 
 
-def _rows(hits: Sequence[Hit]) -> Iterator[tuple[object, ...]]:
-    for rank, hit in enumerate(hits, 1):
-        chance = "" if hit.probability is None else f"{hit.probability:.0%}"
-        yield (rank, f"{hit.score:.3f}", chance, hit.item.path, _time(hit), hit.row.id if hit.row else "")
-
-
-def _time(hit: Hit) -> str:
+def _row(hit: Hit) -> tuple[str, ...]:
+    """Return the columns from the score to the id."""
     from perception_encoder.search.web.contact_sheet import clock
 
-    return "" if hit.time is None else clock(hit.time)
-
-
-def _answer_as_json(answer: Answer) -> dict[str, Any]:
-    """Return the hits of each query, under its kind: `text`, `image`, `video`, or `query` for several terms.
-
-    `probability`: that the hit shows what the query says; null if it is unknown.
-    """
-    queries = [
-        {query.kind: query.name, "hits": list(map(_hit_as_json, hits))}
-        for query, hits in zip(answer.queries, answer.hits, strict=True)
-    ]
-    skipped = [{"path": failure.source, "reason": failure.reason} for failure in answer.failures]
-    return {"model": answer.model, "queries": queries, "skipped": skipped, "left_out": dict(answer.left_out)}
-
-
-def _hit_as_json(hit: Hit) -> dict[str, Any]:
-    entry: dict[str, Any] = {"id": hit.item.id, "path": hit.item.path, "score": hit.score}
-    entry |= {"probability": hit.probability, "time": hit.time}
-    if hit.row is not None:
-        entry |= {name: getattr(hit.row, name) for name in ("id", "kind", "start", "stop", "date", "size")}
-    return entry
+    probability = "" if hit.probability is None else f"{hit.probability:.0%}"
+    time = "" if hit.time is None else clock(hit.time)
+    return f"{hit.score:.3f}", probability, hit.path, time, hit.id if hit.row else ""
 
 
 def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, printing: Printing) -> None:
     """Print the `top` largest groups of near-duplicates, by the embeddings of `model`."""
-    from perception_encoder.search.web.contact_sheet import duplicate_sections, write_contact_sheet
+    from perception_encoder.search.web.contact_sheet import duplicate_sections
 
     largest = groups[:top]
     if not groups:
         output.print_note("no near-duplicates")
-    if printing.html is not None:
-        sections = duplicate_sections(largest, printing.html)
-        note = "; ".join(filter(None, (f"{len(groups)} groups", printing.remark)))
-        write_contact_sheet(printing.html, "Near-duplicates", note, sections)
-    if printing.paths or printing.null:
-        return output.print_paths((hit.item.path for hit in chain(*largest)), printing.null)
+    printing.write_sheet("Near-duplicates", f"{len(groups)} groups", partial(duplicate_sections, largest))
+    if printing.paths:
+        return output.print_paths((hit.path for hit in chain(*largest)), printing.null)
     if printing.json:
-        return output.print_json({"model": model, "groups": [list(map(_hit_as_json, group)) for group in largest]})
-    rows = [
-        (number, f"{hit.score:.3f}", hit.item.path, _time(hit), hit.row.id if hit.row else "")
-        for number, group in enumerate(largest, 1)
-        for hit in group
-    ]
+        return output.print_json({"model": model, "groups": [[hit.to_dict() for hit in group] for group in largest]})
+    rows = []
+    for number, group in enumerate(largest, 1):
+        for similarity, _, path, time, row_id in map(_row, group):
+            rows.append((number, similarity, path, time, row_id))
     output.print_table(("group", "similarity", "path", "time", "id"), rows)
     if len(groups) > top:
         output.print_note(f"{len(groups) - top} more groups; show them all with --top {len(groups)}")
@@ -251,7 +223,7 @@ def index(
     model: options.IndexModel = None,
     home: options.IndexHome = None,
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
-    ray: Annotated[str | None, option(RAY, "ADDRESS")] = None,
+    ray: Annotated[str | None, option(RAY, "ADDRESS", advanced=True)] = None,
     json: options.Json = False,
     strict: options.Strict = False,
 ) -> None:
@@ -270,37 +242,28 @@ def index(
         pe index /media/camera --index ~/indexes/camera
         pe search "a red mug" photos
     """
+    import perception_encoder as pe
     from perception_encoder.inference.listing import check_paths
-    from perception_encoder.search.storage.cluster import on_cluster
-    from perception_encoder.search.storage.update import read_here, update_index, writable_index
 
     check_paths(directories)
     if home is not None and len(directories) > 1:
         raise typer.BadParameter("--index is for one directory; index the others one by one")
-    sources: list[str] = []
-    reports: dict[str, dict[str, Any]] = {}
-    failures: list[InputError] = []
-    total, left_out = 0, Counter[str]()
-    with on_cluster(ray) if ray else nullcontext(read_here) as read:
-        for directory in directories:
-            lock = writable_index(directory, model, every, rebuild, home, default_model.default_model)
-            with lock as parts, late_progress(f"{directory}") as begin:
-                started = time.perf_counter()
-                settings = parts[0].settings
-                report = update_index(*parts, begin, read)
-                speed = report.added / (time.perf_counter() - started)
-            failures += report.failures
-            total += report.added + report.moved + report.unchanged + len(report.failures)
-            counts = {name: getattr(report, name) for name in ("added", "moved", "gone", "unchanged", "rows")}
-            reports[str(directory)] = {"model": settings["model"], **counts, "left_out": dict(report.left_out)}
-            left_out += report.left_out
-            sources.append(settings["source"])
-            if not json:
-                changes = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "rows")
-                output.print_line(f"{directory}: {changes}; {report.rows} images and moments ({speed:.1f} files/s)")
+    reports: dict[str, UpdateReport] = {}
+    for directory in directories:
+        opened = pe.open_index(directory, model, index=home)
+        report = reports[str(directory)] = opened.update(every=every, rebuild=rebuild, ray=ray, progress=track)
+        if not json:
+            changes = f"{report.added} added, {report.moved} moved, {report.deleted} deleted"
+            speed = f"{report.added / report.seconds:.1f} files/s"
+            output.print_line(
+                f"{directory}: {changes}, {report.unchanged} unchanged; {report.rows} images and moments ({speed})"
+            )
+    skipped = [error for report in reports.values() for error in report.skipped]
     if json:
-        skipped = [{"path": failure.source, "reason": failure.reason} for failure in failures]
-        output.print_json({"folders": reports, "skipped": skipped})
-    output.report_left_out(left_out)
-    default_model.print_demo(*sources, option=model)
-    raise typer.Exit(output.input_status(failures, total, strict))
+        values = {name: report.to_dict() for name, report in reports.items()}
+        output.print_json(
+            {"folders": values, "skipped": list(chain(*(each.pop("skipped") for each in values.values())))}
+        )
+    output.report_left_out(sum((Counter(report.left_out) for report in reports.values()), Counter()))
+    default_model.print_demo(*(report.source for report in reports.values()), option=model)
+    raise typer.Exit(output.input_status(skipped, sum(report.total for report in reports.values()), strict))

@@ -130,7 +130,7 @@ def make_server(
         source = model or default_model.default_model()
         encoder = load(source)
         return create_app(encoder, replace(config, source=source), hosts, chat=chat), source, encoder.name
-    library = open_library(directory, model, home, default_model.default_model)
+    library = open_library(directory, model, home)
     source, encoder = library.index.settings["source"], library.encoder
     note, secret = (
         default_model.demo_line(source, model),

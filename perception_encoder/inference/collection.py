@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from perception_encoder.errors import DataError, InputError, OutputError
-from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.output_formats import read_embeddings
 from perception_encoder.inference.pipeline import Embedding, encode_items
+from perception_encoder.models.checkpoints.weights import TowerChoice
+from perception_encoder.models.defaults import default_model
 from perception_encoder.preprocess.source import unescape_name
+from perception_encoder.progress import Track, untracked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +60,10 @@ def read_collection(path: Path) -> tuple[Collection, dict[str, Any]] | None:
         raise OutputError(f"{path} has no column of paths, so it cannot be searched")
     items, is_video = [], []
     for number, name in enumerate(columns["path"]):
-        own = {key: values[number] for key, values in columns.items()}
+        row = {key: values[number] for key, values in columns.items()}
         source = name if is_url(name) else Path(unescape_name(name))
-        items.append(Item(own.get("id") or name, name, source, own.get("start"), own.get("end")))
-        is_video.append(bool(own.get("times")))
+        items.append(Item(row.get("id") or name, name, source, row.get("start"), row.get("end")))
+        is_video.append(bool(row.get("times")))
     return Collection(items=items, vectors=vectors, is_video=is_video, failures=[]), settings
 
 
@@ -75,19 +79,23 @@ def list_media_items(paths: Iterable[str | Path], left_out: Counter[str] | None 
     return items
 
 
-def encode_media(encoder: Encoder, items: Iterable[Item], advance: Callable[[int], object]) -> Collection:
-    """Encode items in order, a video as the mean of its frames; `advance` gets the number of items just done."""
+def encode_media(encoder: Encoder, items: Sequence[Item], progress: Track = untracked) -> Collection:
+    """Encode items in order, a video as the mean of its frames."""
     good: list[Item] = []
     vectors = [np.empty((0, encoder.dimension), np.float32)]
     is_video: list[bool] = []
     failures: list[InputError] = []
-    for batch in encode_items(encoder, items, encoder.feature()):
-        for result in batch:
-            if isinstance(result, Embedding):
-                good.append(result.key)
-                vectors.append(result.vector[None])
-                is_video.append(bool(result.times))
-            else:
-                failures.append(result.error)
-        advance(len(batch))
+    results = chain.from_iterable(encode_items(encoder, items, encoder.feature()))
+    for result in progress(results, "encoding files", len(items)):
+        if isinstance(result, Embedding):
+            good.append(result.key)
+            vectors.append(result.vector[None])
+            is_video.append(bool(result.times))
+        else:
+            failures.append(result.error)
     return Collection(items=good, vectors=np.concatenate(vectors), is_video=is_video, failures=failures)
+
+
+def as_encoder(model: str | Path | Encoder | None, towers: TowerChoice = "all") -> Encoder:
+    """Return an encoder, or load one by its name or path; by default the default model."""
+    return model if isinstance(model, Encoder) else load(model or default_model(), towers=towers)

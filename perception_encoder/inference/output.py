@@ -11,21 +11,25 @@ import hashlib
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
+import torch
 
 from perception_encoder import errors
-from perception_encoder.errors import InputError, OutputError, one_line
+from perception_encoder.errors import DataError, InputError, OutputError, one_line
 from perception_encoder.files import file_state, holding, remove, replacing, write_json, writing
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.inference.listing import Item
+from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.inference.output_formats import (
     check_target,
     read_part_metadata,
@@ -33,7 +37,9 @@ from perception_encoder.inference.output_formats import (
     write_embeddings,
     write_part,
 )
-from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure
+from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, encode_items
+from perception_encoder.models.defaults import default_model
+from perception_encoder.progress import Track, untracked
 
 _PART_BYTES = 64 << 20
 _PART_SECONDS = 15.0  # the work that a kill may cost
@@ -54,6 +60,87 @@ class Part:
         """Read its name."""
         first, count = path.stem.split("-")
         return cls(path, int(first), int(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedReport:
+    """What `embed` wrote."""
+
+    out: Path
+    model: str
+    rows: int
+    """Embeddings in `out`, which is not written if there are none."""
+    encoded: int
+    """Inputs that this run encoded or skipped; the others were finished by an earlier, interrupted run."""
+    seconds: float
+    skipped: tuple[InputError, ...]
+    left_out: Mapping[str, int]
+    """Files of directories that are neither images nor videos, by type: RAW, SVG, other."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        skipped = [{"path": error.source, "reason": error.reason} for error in self.skipped]
+        return {**vars(self), "out": str(self.out), "skipped": skipped, "left_out": dict(self.left_out)}
+
+
+def embed(
+    media: str | Path | Iterable[str | Path],
+    out: str | Path,
+    *,
+    model: str | Path | Encoder | None = None,
+    layer: int | None = None,
+    pool: Literal["attn", "cls", "mean", "tokens"] | None = None,
+    normalize: bool = True,
+    frames: int = 8,
+    dtype: torch.dtype | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    allow_private_urls: bool = False,
+    progress: Track = untracked,
+) -> EmbedReport:
+    """Embed images, videos and texts into a file; an interrupted call resumes when it is repeated.
+
+        pe.embed("photos", "photos.parquet", model="PE-Core-L14-336")
+
+    `media`: images, videos, directories, globs, tables of paths or texts, tars, URLs. `out`: a .parquet file, a .lance
+    table, or a directory in clip-retrieval's layout. `model`: an encoder, or its name or path; by default the default
+    model (see `pe models`). `layer`, `pool`, `normalize`, `frames`: see `Encoder.encode`. `dtype` (of a model that is
+    loaded here), `batch_size` and `workers` (reading threads) are chosen for the machine by default. Unreadable inputs
+    are skipped and reported. Raises DataError without inputs, MediaNotFoundError for a missing path, ConfigError,
+    OutputError (see `EmbeddingWriter`), and what loading the model raises.
+    """
+    paths, out = [media] if isinstance(media, (str, Path)) else list(media), Path(out)
+    check_paths(paths)
+    if next(list_items(paths), None) is None:
+        raise DataError(f"no images, videos or texts in {', '.join(map(str, paths))}")
+    encoder = model if isinstance(model, Encoder) else load(model or default_model(), dtype=dtype)
+    if allow_private_urls:
+        encoder = copy(encoder)
+        encoder.fetch_limits = replace(encoder.fetch_limits, allow_private=True)
+    feature = encoder.feature(layer, pool, normalize, frames)
+    total = 0 if progress is untracked else sum(1 for _ in list_items(paths))
+    started, left_out = time.perf_counter(), Counter[str]()
+    with EmbeddingWriter(out, encoder.describe(feature), overwrite=overwrite) as writer:
+        earlier, items = writer.done, writer.resume(list_items(paths, left_out))
+
+        def write() -> Iterator[None]:
+            for batch in encode_items(encoder, items, feature, batch_size, workers):
+                writer.add(batch)
+                yield from repeat(None, len(batch))
+
+        for _ in progress(chain(repeat(None, earlier), write()), "embedding", total):
+            pass
+        rows = writer.finish()
+    return EmbedReport(
+        out=out,
+        model=encoder.name,
+        rows=rows,
+        encoded=rows + len(writer.failures) - earlier,
+        seconds=time.perf_counter() - started,
+        skipped=tuple(writer.failures),
+        left_out=left_out,
+    )
 
 
 class EmbeddingWriter:

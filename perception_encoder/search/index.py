@@ -1,243 +1,423 @@
-"""Answer the queries of a command: by the indexes of directories, or by encoding files."""
+"""Open the index of a directory: update, search, group near-duplicates, export; and search files without an index."""
 
 from __future__ import annotations
 
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from perception_encoder.errors import InputError, MissingExtraError, OutputError, SearchIndexError
-from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
-from perception_encoder.inference.load import load
-from perception_encoder.inference.media import Media
+import numpy as np
+from PIL import Image
+
+from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, SearchIndexError
+from perception_encoder.inference.collection import as_encoder, encode_media, list_media_items, read_collection
+from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.media import Media, resolve
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding
+from perception_encoder.models.checkpoints.weights import TowerChoice
+from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import canonical_name, portable_name, same_name
 from perception_encoder.preprocess.source import escape_name
-from perception_encoder.search.ranking import FileGallery, Hit, IndexGallery, item_of, query_vectors, search
-from perception_encoder.search.storage.location import limit_index, nearest_index
+from perception_encoder.progress import Track, untracked
+from perception_encoder.search.ranking import (
+    SIMILAR,
+    FileGallery,
+    Hit,
+    IndexGallery,
+    SearchResult,
+    all_but_largest,
+    find_duplicates,
+    item_of,
+    query_vectors,
+    rank,
+)
+from perception_encoder.search.storage.cluster import on_cluster
+from perception_encoder.search.storage.location import limit_store, nearest_index
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
-from perception_encoder.search.terms import Query
+from perception_encoder.search.storage.update import UpdateReport, read_here, update_store, writable_store
+from perception_encoder.search.terms import Query, Term, parse_term
 
 logger = logging.getLogger(__name__)
 
+QueryTerm = str | Path | Image.Image | np.ndarray | Hit
+QueryLike = QueryTerm | Query | Mapping[str | Path, float] | tuple[tuple[QueryTerm, float], ...]
+"""A query: one term, or several with their weights. See `Index.search`."""
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """Queries and their hits."""
-
-    model: str
-    gallery: str
-    """What was searched, in words."""
-    queries: Sequence[Query]
-    hits: list[list[Hit]]
-    failures: list[InputError] = field(default_factory=list)
-    total: int = 0
-    """Files that were encoded for it."""
-    left_out: Counter[str] = field(default_factory=Counter)
-    """Files of directories that are neither images nor videos, by type: RAW, SVG, other."""
+_SAMPLES = 1000  # added to a FiftyOne dataset at a time
+_SAMPLE_FIELDS = ("start", "stop", "time", "length", "date", "size")
 
 
-def find_indexes(files: Sequence[str], directory: Path | None = None, model: str | None = None) -> list[Store]:
-    """Open the indexes of the given directories, or of the current one; return none unless every directory has one.
+def open_index(
+    path: str | Path | Sequence[str | Path] | None = None,
+    model: str | Path | Encoder | None = None,
+    *,
+    index: str | Path | None = None,
+) -> Index:
+    """Open the index of a directory, which `update` creates if it does not exist yet.
 
-    A subdirectory uses the index of the nearest directory around it, limited to the subdirectory, unless that index
-    is of another model than `model`. `directory`: where the index of them all is stored; SearchIndexError if a path is
-    not in the indexed one. Logs a warning for each unfinished index.
+        index = pe.open_index("photos")
+        index.update()
+        for hit in index.search("a red mug", top=5):
+            print(hit.path, hit.score)
+
+    `path`: a directory, or several to search together, by default the current one or, with `index`, the indexed one. A
+    subdirectory is searched through the index of a directory around it. `model`: an encoder, or its name or path; by
+    default the index's own and, for a new index, the default model (see `pe models`). `index`: the directory that
+    stores the index, by default the directory itself.
     """
-    if directory is not None:
-        if not Store.exists(directory):
-            command = f"pe index DIR --index {shlex.quote(str(directory))}"
-            raise SearchIndexError(f"{directory} has no index; make one with: {command}")
-        root = str(Store.open(directory).root)
-        indexes = [limit_index(Store.open(directory), file) for file in files or [root]]
-    else:
-        indexes = _nearest_indexes(files, model)
-    indexes = _without_overlap(indexes)
-    for index in indexes:
-        if index.unfinished:
-            remedy = f"finish it with: pe index {shlex.quote(escape_name(index.directory))}"
-            root = escape_name(index.root)
-            logger.warning("the index of %s is unfinished, so files may be missing; %s", root, remedy)
-    return indexes
+    paths = [path] if isinstance(path, (str, Path)) else path or []
+    return Index(list(map(str, paths)), model, None if index is None else Path(index))
 
 
-def _nearest_indexes(files: Sequence[str], model: str | None) -> list[Store]:
-    indexes = []
-    for file in map(Path, files or [""]):
-        directory = nearest_index(file)
-        if directory is None:
-            return []
-        index = limit_index(Store.open(directory), file)
-        if index.below and (not len(index) or (model is not None and _has_other_model(index, model))):
-            return []  # a hidden directory, for example, has no rows
-        indexes.append(index)
-    return indexes
+class Index:
+    """The index of one or more directories, from `open_index`: a row for each image and each moment of a video."""
+
+    def __init__(self, paths: Sequence[str], model: str | Path | Encoder | None, location: Path | None) -> None:
+        self._paths = list(paths)
+        self._location = location
+        self._model = str(model) if isinstance(model, Path) else model
+        self._encoders: dict[TowerChoice, Encoder] = {}
+        self._stores: list[Store] = []
+
+    def __repr__(self) -> str:
+        return f"Index({self._name})"
+
+    @property
+    def _name(self) -> str:
+        return ", ".join(self._paths) or str(self._location or Path.cwd())
+
+    @property
+    def exists(self) -> bool:
+        """Whether every directory has an index that can be searched with the model, or lies in one that has."""
+        self._stores = self._stores or find_stores(self._paths, self._location, self._model)
+        return bool(self._stores)
+
+    @property
+    def source(self) -> str:
+        """Name or path of the model that made the index."""
+        return str(self._open()[0].settings["source"])
+
+    @property
+    def model(self) -> str:
+        """Name of the model that made the index."""
+        return str(self._open()[0].settings["model"])
+
+    def __len__(self) -> int:
+        return sum(map(len, self._open()))
+
+    def _open(self) -> list[Store]:
+        """Return the stored tables; SearchIndexError if a directory has no index."""
+        if not self.exists:
+            if self._location is None:
+                command = shlex.join(["pe", "index", *(self._paths or ["."])])
+                raise SearchIndexError(f"{self._name} has no index; make one with: {command}")
+            command = f"pe index DIR --index {shlex.quote(str(self._location))}"
+            raise SearchIndexError(f"{self._location} has no index; make one with: {command}")
+        return self._stores
+
+    def update(
+        self,
+        *,
+        every: float | None = None,
+        rebuild: bool = False,
+        ray: str | None = None,
+        progress: Track = untracked,
+    ) -> UpdateReport:
+        """Create the index, or bring it up to date: read new and changed files, and remove deleted ones.
+
+        `every`: seconds between the frames of a video, 1 by default. `rebuild` starts anew, with the old index's model
+        and rate if its settings are readable. `ray`: the address of a Ray cluster whose machines read the files: see
+        `on_cluster`. Unreadable files are skipped and reported; an interrupted update resumes when it is repeated.
+        Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate or directory),
+        ClusterError, and what loading the model raises.
+        """
+        if len(self._paths) > 1:
+            raise ConfigError(f"an update is of one directory, not of {self._name}; open each one separately")
+        root = not self._paths and self.exists
+        directory = self._stores[0].root if root else Path(*self._paths)
+        with (
+            on_cluster(ray) if ray else nullcontext(read_here) as read,
+            writable_store(directory, self._model, every, rebuild, self._location) as (store, encoder),
+        ):
+            report = update_store(store, encoder, progress, read)
+        self._stores = []
+        return report
+
+    def search(
+        self,
+        queries: QueryLike | Sequence[QueryLike],
+        top: int = 10,
+        *,
+        where: str | None = None,
+        thumbnails: bool = False,
+    ) -> SearchResult:
+        """Find the `top` images and moments most similar to each query, best first, without the query's own file.
+
+        A query is a text, the path or URL of an image or a video, a PIL image, an array, or a `Hit`. Several terms are
+        a mapping from texts or paths to weights, `{"dog": 2, "snow": -1}`, or a tuple of such pairs. A list holds
+        several queries. `where`: a condition in SQL on the columns path, kind ('image' or 'video'), date
+        ('2024-07-31T18:05:00'), size (bytes), length (s), width and height. `thumbnails`: also read the hits'
+        thumbnails. Raises SearchIndexError without an index or with another model, ConfigError for an invalid
+        condition or query, and the InputError of a file in a query.
+        """
+        stores, parsed = self._open(), as_queries(queries)
+        name = None if isinstance(self._model, Encoder) else self._model
+        for store in stores:
+            store.check_name(name or stores[0].settings["model"])
+        encoder = self._encoder(_towers(parsed))
+        settings = encoder.describe(encoder.feature())
+        for store in stores:
+            store.check(settings, name)
+        galleries = [IndexGallery(store) for store in stores]
+        hits = rank(galleries, parsed, query_vectors(encoder, parsed), top, where, thumbnails)
+        searched = sum(map(len, galleries))
+        return SearchResult(model=encoder.name, searched=searched, queries=parsed, by_query=tuple(map(tuple, hits)))
+
+    def _encoder(self, towers: TowerChoice) -> Encoder:
+        if isinstance(self._model, Encoder):
+            return self._model
+        if towers not in self._encoders and "all" not in self._encoders:
+            self._encoders[towers] = load(self._model or self.source, towers=towers)
+        return self._encoders.get("all") or self._encoders[towers]
+
+    def hit(self, row_id: str) -> Hit:
+        """Return the image or moment with an id, as a query for similar ones; SearchIndexError if it does not exist."""
+        *others, last = self._open()
+        for store in others:
+            with suppress(SearchIndexError):
+                return _row_hit(store, store.row(row_id))
+        return _row_hit(last, last.row(row_id))
+
+    def near_duplicates(
+        self,
+        *,
+        threshold: float = SIMILAR,
+        all_but_one: bool = False,
+        where: str | None = None,
+        thumbnails: bool = False,
+    ) -> list[list[Hit]]:
+        """Group images and moments that are nearly the same, the largest group first; every pair is compared.
+
+        `threshold`: minimum cosine similarity. `all_but_one`: of each group, only the images other than the one with
+        the most pixels. `where`, `thumbnails`: see `search`.
+        """
+        groups = find_duplicates(self._open(), where, thumbnails, threshold)
+        return [spare for group in groups if (spare := all_but_largest(group))] if all_but_one else groups
+
+    def export_vectors(self, out: str | Path, *, overwrite: bool = False) -> int:
+        """Write the embeddings as `embed` does, newest first; return their number.
+
+        `out`: a .parquet file, a .lance table, or a directory in clip-retrieval's layout. A moment of a video is a row
+        with its `start`, `end` and, in `times`, the second of its frame. Raises ConfigError, OutputError.
+        """
+        stores, out = self._open(), Path(out)
+        if not len(self):
+            raise OutputError(f"the index of {self._name} is empty, so there is nothing to write")
+        for store in stores:
+            store.check(stores[0].settings)
+        with EmbeddingWriter(out, stores[0].settings, overwrite=overwrite) as writer:
+            for store in stores:
+                rows = store.rows()
+                times = [() if row.time is None else (row.time,) for row in rows]
+                writer.add(
+                    [Embedding(item_of(store, row), row.vector, time) for row, time in zip(rows, times, strict=True)]
+                )
+            return writer.finish()
+
+    def to_fiftyone(self, name: str | None = None, *, overwrite: bool = False) -> dict[str, int]:
+        """Create persistent FiftyOne datasets; return their names and numbers of samples.
+
+        NAME, by default the directory's name, holds the images and NAME-moments the moments of videos, since FiftyOne
+        separates the two; files in tars are left out. The vectors are in the field `embedding`, ready for
+        `fiftyone.brain.compute_similarity`. Raises MissingExtraError without FiftyOne, and OutputError if a dataset of
+        that name exists (unless `overwrite`).
+        """
+        try:
+            import fiftyone
+        except ImportError:
+            raise MissingExtraError("fiftyone", "fiftyone") from None
+        stores = self._open()
+        name = name or stores[0].root.resolve().name
+        rows = [(store, row) for store in stores for row in store.rows()]
+        by_name = {
+            dataset: [(store, row) for store, row in rows if row.kind == kind]
+            for dataset, kind in ((name, "image"), (f"{name}-moments", "video"))
+        }
+        existing = [dataset for dataset, found in by_name.items() if found and fiftyone.dataset_exists(dataset)]
+        if existing and not overwrite:
+            raise OutputError(
+                f"FiftyOne has a dataset {existing[0]}; choose another --name, or replace it with --overwrite"
+            )
+        counts = {}
+        for dataset, found in by_name.items():
+            samples = [
+                _sample(fiftyone, row, item.source) for store, row in found if (item := item_of(store, row)).source
+            ]
+            if samples:
+                target = fiftyone.Dataset(dataset, persistent=True, overwrite=overwrite)
+                target.info = {key: stores[0].settings[key] for key in ("model", "weight_hash", "layer", "pool")}
+                for start in range(0, len(samples), _SAMPLES):
+                    target.add_samples(samples[start : start + _SAMPLES], progress=False)
+                counts[dataset] = len(samples)
+        return counts
 
 
-def _has_other_model(index: Store, model: str) -> bool:
-    """Whether an index is of another model than the given one."""
-    name = canonical_name(model)
-    if name is not None and not same_name(name, index.settings["model"]):
-        return True
-    if (name or portable_name(model)) in (index.settings["source"], canonical_name(index.settings["source"])):
-        return False
-    return load(model, towers="text").weight_hash != index.settings["weight_hash"]
+def _sample(fiftyone: Any, row: IndexRow, source: object) -> Any:
+    values = {name: value for name in _SAMPLE_FIELDS if (value := getattr(row, name)) is not None}
+    return fiftyone.Sample(filepath=str(source), pe_id=row.id, embedding=row.vector, **values)
 
 
-def _without_overlap(indexes: Sequence[Store]) -> list[Store]:
-    """Leave out indexes whose rows another one includes, as for photos and photos/2024."""
-    apart: list[Store] = []
-    for index in sorted(indexes, key=lambda index: len(index.below)):  # stable, and the wider ones first
-        directory = index.directory.absolute()
-        if not any(other.directory.absolute() == directory and index.below.startswith(other.below) for other in apart):
-            apart.append(index)
-    return apart
-
-
-def directories_to_index(files: Sequence[str]) -> list[str]:
-    """Return the directories without an index, if all paths are directories."""
-    are_directories = all(Path(file).is_dir() for file in files)
-    return [file for file in files if nearest_index(Path(file)) is None] if are_directories else []
-
-
-def find_row(indexes: Sequence[Store], row_id: str) -> IndexRow:
-    """Return the row of an id in one of several indexes; SearchIndexError if none has it."""
-    for index in indexes[:-1]:
-        with suppress(SearchIndexError):
-            return index.row(row_id)
-    return indexes[-1].row(row_id)
-
-
-def search_indexes(
-    indexes: Sequence[Store],
-    queries: Sequence[Query],
-    model: str | None,
-    top: int,
-    where: str | None,
-    thumbnails: bool = False,
-) -> Answer:
-    """Search indexes of one model with that model, or with a copy of it (`model`); see `search`.
-
-    Raises SearchIndexError if an index is of another model, and the InputError of a query.
-    """
-    for index in indexes:
-        index.check_name(model or indexes[0].settings["model"])
-    encoder = load(model or indexes[0].settings["source"], towers=_towers(queries))
-    settings = encoder.describe(encoder.feature())
-    for index in indexes:
-        index.check(settings, model)
-    galleries = [IndexGallery(index) for index in indexes]
-    hits = search(galleries, queries, query_vectors(encoder, queries), top, where, thumbnails)
-    gallery = f"{sum(map(len, galleries))} images and moments, by {encoder.name}"
-    return Answer(model=encoder.name, gallery=gallery, queries=queries, hits=hits)
+def _row_hit(store: Store, row: IndexRow) -> Hit:
+    return Hit(item=item_of(store, row), score=1.0, time=row.time, row=row)
 
 
 def search_files(
-    files: Sequence[str],
-    queries: Sequence[Query],
-    model: str,
-    top: int,
-    begin: Callable[[int], Callable[[int], object]],
-) -> Answer:
-    """Encode files and search them; of the output of `pe embed` or clip-retrieval, search the stored embeddings.
+    queries: QueryLike | Sequence[QueryLike],
+    paths: str | Path | Sequence[str | Path],
+    model: str | Path | Encoder | None = None,
+    top: int = 10,
+    *,
+    progress: Track = untracked,
+) -> SearchResult:
+    """Encode files and search them, without an index; or search the embeddings that `embed` or clip-retrieval wrote.
 
-    Raises the InputError or ConfigError of a query, DataError without files, SearchIndexError for another model's
-    embeddings. `begin` gets the number of files and returns a function that gets the numbers of files done.
+        pe.search_files("a red mug", "photos", top=5)
+
+    `queries`: see `Index.search`. `paths`: images, videos, directories, globs, tables, tars, URLs. `model`: an encoder,
+    or its name or path; by default the default model (see `pe models`). A video is one hit, with the second that is
+    most similar. Unreadable files are skipped and reported. Raises the InputError or ConfigError of a query, DataError
+    without files, SearchIndexError for another model's embeddings, and what loading the model raises.
     """
-    archive = read_collection(Path(files[0])) if len(files) == 1 else None
+    parsed = as_queries(queries)
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    archive = read_collection(Path(paths[0])) if len(paths) == 1 else None
     left_out: Counter[str] = Counter()
-    items = [] if archive else list_media_items(files, left_out)
-    name = canonical_name(model)
-    if archive is not None and name is not None and not same_name(name, archive[1].get("model", name)):
-        raise _other_model(files[0], model, archive[1]["model"])
+    items = [] if archive else list_media_items(paths, left_out)
+    model = model or default_model()
+    if archive is not None and not isinstance(model, Encoder):
+        name = canonical_name(str(model))
+        if name is not None and not same_name(name, archive[1].get("model", name)):
+            raise _other_model(paths[0], model, archive[1]["model"])
     encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
-    encoder = load(model, towers="all" if encodes_images else _towers(queries))
-    vectors = query_vectors(encoder, queries)  # first: a bad query should not cost the files' encoding
+    encoder = as_encoder(model, "all" if encodes_images else _towers(parsed))
+    vectors = query_vectors(encoder, parsed)  # first: a bad query should not cost the files' encoding
     if archive is None:
-        collection = encode_media(encoder, items, begin(len(items)))
+        collection = encode_media(encoder, items, progress)
     else:
         collection, settings = archive
         if settings.get("weight_hash", encoder.weight_hash) != encoder.weight_hash:
-            raise _other_model(files[0], model, settings["model"])
-    return Answer(
+            raise _other_model(paths[0], model, settings["model"])
+    hits = rank([FileGallery(encoder, collection)], parsed, vectors, top)
+    return SearchResult(
         model=encoder.name,
-        gallery=f"{len(collection.items)} images and videos, by {encoder.name}",
-        queries=queries,
-        hits=search([FileGallery(encoder, collection)], queries, vectors, top),
-        failures=collection.failures,
-        total=0 if archive else collection.total,
+        searched=len(collection.items),
+        queries=parsed,
+        by_query=tuple(map(tuple, hits)),
+        encoded=0 if archive else collection.total,
+        skipped=tuple(collection.failures),
         left_out=left_out,
     )
 
 
-def _towers(queries: Sequence[Query]) -> Literal["all", "text"]:
+def _other_model(path: str | Path, model: object, made_by: str) -> SearchIndexError:
+    return SearchIndexError(f"{path} was made by another model than {model}; choose {made_by}")
+
+
+def _towers(queries: Sequence[Query]) -> TowerChoice:
     """Return the towers that encode the queries: the text tower alone if they have no images or videos to encode."""
     sources = [term.source for query in queries for term in query.terms]
-    return "all" if any(isinstance(each, Media) and each.kind != "text" for each in sources) else "text"
+    return "all" if any(isinstance(source, Media) and source.kind != "text" for source in sources) else "text"
 
 
-def _other_model(path: str, model: str, own: str) -> SearchIndexError:
-    return SearchIndexError(f"{path} was made by another model than {model}; choose it: {own}")
+def as_queries(queries: QueryLike | Sequence[QueryLike]) -> tuple[Query, ...]:
+    """Return one or several queries of a caller: see `Index.search`."""
+    return tuple(map(_as_query, queries if isinstance(queries, list) else [queries]))
 
 
-_GROUP = 1000  # samples added at a time
-_FIELDS = ("start", "stop", "time", "length", "date", "size")
+def _as_query(query: QueryLike) -> Query:
+    if isinstance(query, Query):
+        return query
+    if isinstance(query, (Mapping, tuple)):
+        pairs = list(query.items() if isinstance(query, Mapping) else query)
+        if not pairs:
+            raise ConfigError("the query is empty; say what to look for")
+        terms = tuple(Term(source=_source(term), weight=weight) for term, weight in pairs)
+        return Query(name=" + ".join(f"{term.weight:g}:{term.name}" for term in terms), terms=terms)
+    term = Term(source=_source(query))
+    return Query(name=term.name, terms=(term,))
 
 
-def export_vectors(index: Store, out: Path, overwrite: bool = False) -> int:
-    """Write an index's vectors as `pe embed` does, newest first; return their number.
+def _source(term: QueryTerm) -> Media | IndexRow:
+    if isinstance(term, Hit):
+        return term.row or term.item.media()
+    return parse_term(term) if isinstance(term, str) else resolve(term)
 
-    `out`: .parquet, .lance, or a directory of .npy in clip-retrieval's layout. A moment of a video is a row with its
-    `start`, `end` and, in `times`, the second of its frame. Raises ConfigError, OutputError.
+
+def find_stores(paths: Sequence[str], location: Path | None, model: str | Encoder | None) -> list[Store]:
+    """Open the indexes of some directories; return none unless every directory has one.
+
+    A subdirectory uses the index of the nearest directory around it, limited to the subdirectory, unless that index
+    is of another model than `model`. `location`: where the index of them all is stored; SearchIndexError if a path is
+    not in the indexed directory. Logs a warning for each unfinished index.
     """
-    rows = index.rows()
-    if not rows:
-        raise OutputError(f"the index of {index.directory} is empty, so there is nothing to write")
-    with EmbeddingWriter(out, index.settings, overwrite=overwrite) as writer:
-        writer.add([Embedding(item_of(index, row), row.vector, _times(row)) for row in rows])
-        return writer.finish()
+    if location is None:
+        stores = _nearest_stores(paths, model)
+    elif Store.exists(location):
+        root = str(Store.open(location).root)
+        stores = [limit_store(Store.open(location), path) for path in paths or [root]]
+    else:
+        return []
+    stores = _without_overlap(stores)
+    for store in stores:
+        if store.unfinished:
+            remedy = f"finish it with: pe index {shlex.quote(escape_name(store.directory))}"
+            root = escape_name(store.root)
+            logger.warning("the index of %s is unfinished, so files may be missing; %s", root, remedy)
+    return stores
 
 
-def _times(row: IndexRow) -> tuple[float, ...]:
-    return () if row.time is None else (row.time,)
+def _nearest_stores(paths: Sequence[str], model: str | Encoder | None) -> list[Store]:
+    stores = []
+    for path in map(Path, paths or ["."]):
+        directory = nearest_index(path)
+        if directory is None:
+            return []
+        store = limit_store(Store.open(directory), path)
+        if store.below and (not len(store) or (model is not None and _has_other_model(store, model))):
+            return []  # a hidden directory, for example, has no rows
+        stores.append(store)
+    return stores
 
 
-def export_fiftyone(index: Store, name: str, overwrite: bool = False) -> dict[str, int]:
-    """Create persistent FiftyOne datasets of an index; return their names and numbers of samples.
-
-    NAME holds the images and NAME-moments the moments of videos, since FiftyOne separates the two; files in tars are
-    left out. The vectors are in the field `embedding`, ready for `fiftyone.brain.compute_similarity`.
-    Raises MissingExtraError without FiftyOne, OutputError if a dataset of a name exists (unless `overwrite`).
-    """
-    try:
-        import fiftyone
-    except ImportError:
-        raise MissingExtraError("fiftyone", "fiftyone") from None
-    kinds = {name: "image", f"{name}-moments": "video"}
-    by_name = {each: [row for row in index.rows() if row.kind == kind] for each, kind in kinds.items()}
-    existing = [each for each, rows in by_name.items() if rows and fiftyone.dataset_exists(each)]
-    if existing and not overwrite:
-        raise OutputError(f"FiftyOne has a dataset {existing[0]}; choose another --name, or replace it (--overwrite)")
-    counts = {}
-    for each, rows in by_name.items():
-        samples = [_sample(fiftyone, index, row) for row in rows if item_of(index, row).source is not None]
-        if samples:
-            dataset = fiftyone.Dataset(each, persistent=True, overwrite=overwrite)
-            dataset.info = {key: index.settings[key] for key in ("model", "weight_hash", "layer", "pool")}
-            for start in range(0, len(samples), _GROUP):
-                dataset.add_samples(samples[start : start + _GROUP], progress=False)
-            counts[each] = len(samples)
-    return counts
+def _has_other_model(store: Store, model: str | Encoder) -> bool:
+    """Whether an index is of another model than the given one."""
+    if isinstance(model, Encoder):
+        return model.weight_hash != store.settings["weight_hash"]
+    name = canonical_name(model)
+    if name is not None and not same_name(name, store.settings["model"]):
+        return True
+    if (name or portable_name(model)) in (store.settings["source"], canonical_name(store.settings["source"])):
+        return False
+    return load(model, towers="text").weight_hash != store.settings["weight_hash"]
 
 
-def _sample(fiftyone: Any, index: Store, row: IndexRow) -> Any:
-    fields = {field: value for field in _FIELDS if (value := getattr(row, field)) is not None}
-    path = str(item_of(index, row).source)
-    return fiftyone.Sample(filepath=path, pe_id=row.id, embedding=row.vector, **fields)
+def _without_overlap(stores: Sequence[Store]) -> list[Store]:
+    """Leave out indexes whose rows another one includes, as for photos and photos/2024."""
+    kept: list[Store] = []
+    for store in sorted(stores, key=lambda store: len(store.below)):  # stable, and the wider ones first
+        directory = store.directory.absolute()
+        if not any(other.directory.absolute() == directory and store.below.startswith(other.below) for other in kept):
+            kept.append(store)
+    return kept
+
+
+def directories_to_index(paths: Sequence[str]) -> list[str]:
+    """Return the directories without an index, if all paths are directories."""
+    are_directories = all(Path(path).is_dir() for path in paths)
+    return [path for path in paths if nearest_index(Path(path)) is None] if are_directories else []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 from jaxtyping import Float
@@ -30,19 +31,99 @@ SIMILAR = 0.97
 _BLOCK = 1 << 24  # similarities in memory at a time
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Hit:
-    """An item that matches a query."""
+    """An image, a video, or a moment of a video that matches a query."""
 
     item: Item
+    """The file, as it was listed."""
     score: float
-    """Cosine similarity to the query, in [-1, 1]."""
+    """Cosine similarity to the query, in [-1, 1]; in a group of near-duplicates, to the group's first item."""
+    probability: float | None = None
+    """Probability that it shows what the query says; None if unknown (see `calibration`)."""
     time: float | None = None
     """Of a video: the second most similar to the query (in an index: to its moment)."""
-    row: IndexRow | None = None
-    """The row of an index that it comes from."""
-    probability: float | None = None
-    """The probability that it matches the query; None if unknown (see `calibration`)."""
+    row: IndexRow | None = field(default=None, compare=False)
+    """Its row in the index, if it was found in one."""
+
+    @property
+    def id(self) -> str:
+        """Id in the index, which a later search can start from; without an index, the path or a table's id."""
+        return self.row.id if self.row else self.item.id
+
+    @property
+    def path(self) -> str:
+        """The file's path, printable; TAR/MEMBER for a file in a tar."""
+        return self.item.path
+
+    @property
+    def file(self) -> Path | None:
+        """The file itself; None if it does not exist any more, lies in a tar, or is a URL."""
+        return self.item.source if isinstance(self.item.source, Path) else None
+
+    @property
+    def start(self) -> float | None:
+        """Of a moment or a part of a video: its start in seconds."""
+        return self.item.start
+
+    @property
+    def end(self) -> float | None:
+        """Of a moment or a part of a video: its end in seconds."""
+        return self.item.end
+
+    @property
+    def thumbnail(self) -> bytes:
+        """JPEG from the index; empty unless the search asked for thumbnails."""
+        return self.row.thumbnail if self.row else b""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the hit as JSON values."""
+        values = {"id": self.id, "path": self.path, "score": self.score, "probability": self.probability}
+        values |= {"time": self.time, "start": self.start, "end": self.end}
+        return values | ({name: getattr(self.row, name) for name in ("kind", "date", "size")} if self.row else {})
+
+    def __repr__(self) -> str:
+        return f"Hit({self.path!r}, score={self.score:.3f}, time={self.time}, probability={self.probability})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult(Sequence[Hit]):
+    """The hits of a search, a sequence: query after query, best first."""
+
+    model: str
+    searched: int
+    """Number of images, videos and moments that were searched."""
+    queries: tuple[Query, ...]
+    by_query: tuple[tuple[Hit, ...], ...]
+    """The hits of each query."""
+    encoded: int = 0
+    """Number of files that were encoded or skipped, without an index."""
+    skipped: tuple[InputError, ...] = ()
+    """Files that could not be read, without an index."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Files of the directories that are neither images nor videos, by type: RAW, SVG, other."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self.by_query))
+
+    def __iter__(self) -> Iterator[Hit]:
+        return chain(*self.by_query)
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Hit]: ...
+    def __getitem__(self, index: int | slice) -> Hit | list[Hit]:
+        return list(self)[index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON values; each query is under its kind: `text`, `image`, `video` or `query`."""
+        queries = [
+            {query.kind: query.name, "hits": [hit.to_dict() for hit in hits]}
+            for query, hits in zip(self.queries, self.by_query, strict=True)
+        ]
+        skipped = [{"path": error.source, "reason": error.reason} for error in self.skipped]
+        return {"model": self.model, "queries": queries, "skipped": skipped, "left_out": dict(self.left_out)}
 
 
 class Gallery(Protocol):
@@ -59,42 +140,37 @@ class Gallery(Protocol):
         ...
 
 
-def search(
+def rank(
     galleries: Sequence[Gallery],
     queries: Sequence[Query],
     vectors: Float[np.ndarray, "Q D"],
     top: int,
     where: str | None = None,
     thumbnails: bool = False,
-    own: bool = False,
+    include_query: bool = False,
     offset: int = 0,
 ) -> list[list[Hit]]:
     """Return the `top` best hits of each query over all galleries, without the first `offset`.
 
     `vectors`: the queries' unit vectors, by the galleries' model. `where`: a condition in SQL on the columns of an
-    index; ConfigError if it is invalid. `own`: include the files and rows that the query itself consists of.
+    index; ConfigError if it is invalid. `include_query`: also return the files and rows of the query itself.
     """
-    hits = []
+    ranking = []
     for query, vector in zip(queries, vectors, strict=True):
-        ranked = []
+        pairs = []
         for gallery in galleries:
             complete = gallery.completer(query, vector)
-            ranked += [(hit, complete) for hit in _best(gallery, query, vector, top, where, thumbnails, own)]
-        ranked.sort(key=lambda pair: -pair[0].score)
-        hits.append([complete(hit) for hit, complete in ranked[offset:top]])
-    return hits
-
-
-def _best(
-    gallery: Gallery, query: Query, vector: Vector, top: int, where: str | None, thumbnails: bool, own: bool
-) -> list[Hit]:
-    count = top if own else top + len(query.terms)
-    while True:  # a video that is the query may have many moments
-        hits = gallery.nearest(vector, count, where, thumbnails)
-        others = hits if own else [hit for hit in hits if not query.contains(hit.item, hit.row)]
-        if len(others) >= top or len(hits) < count:
-            return others[:top]
-        count *= 2
+            count = top if include_query else top + len(query.terms)
+            while True:  # a video that is the query may have many moments
+                nearest = gallery.nearest(vector, count, where, thumbnails)
+                hits = [hit for hit in nearest if include_query or not query.contains(hit.item, hit.row)]
+                if len(hits) >= top or len(nearest) < count:
+                    break
+                count *= 2
+            pairs += [(hit, complete) for hit in hits[:top]]
+        pairs.sort(key=lambda pair: -pair[0].score)
+        ranking.append([complete(hit) for hit, complete in pairs[offset:top]])
+    return ranking
 
 
 def query_vector(query: Query, encode: Callable[[Media], Vector]) -> Vector:
@@ -173,11 +249,6 @@ class FileGallery:
         return complete
 
 
-def hit_of(index: Store, row: IndexRow, score: float) -> Hit:
-    """Return a row of an index as a hit."""
-    return Hit(item=item_of(index, row), score=score, time=row.time, row=row)
-
-
 def item_of(index: Store, row: IndexRow) -> Item:
     """Return the file of a row; without a source if it does not exist, as in a tar."""
     return _checked(_item(index, row))
@@ -238,22 +309,25 @@ def all_but_largest(group: Sequence[Hit]) -> list[Hit]:
 
 
 def find_duplicates(
-    indexes: Sequence[Store], where: str | None = None, thumbnails: bool = False, similar: float = SIMILAR
+    stores: Sequence[Store], where: str | None = None, thumbnails: bool = False, threshold: float = SIMILAR
 ) -> list[list[Hit]]:
     """Group near-duplicates in some indexes, by similarity to the first of each group; SearchIndexError as `check`.
 
-    `where`: a condition in SQL. `similar`: see `group_duplicates`. ConfigError if either is invalid.
+    `where`: a condition in SQL. `threshold`: minimum cosine similarity. ConfigError if either is invalid.
     """
-    if not 0 < similar <= 1:
-        raise ConfigError(f"the threshold is {similar:g}; a cosine similarity must be above 0 and at most 1")
-    for other in indexes[1:]:
-        other.check(indexes[0].settings)
-    rows = [(index, row) for index in indexes for row in index.rows(where, thumbnails)]
+    if not 0 < threshold <= 1:
+        raise ConfigError(f"the threshold is {threshold:g}; a cosine similarity must be above 0 and at most 1")
+    for store in stores[1:]:
+        store.check(stores[0].settings)
+    rows = [(store, row) for store in stores for row in store.rows(where, thumbnails)]
     if not rows:
         return []
     groups = []
-    for group in group_duplicates(np.stack([row.vector for _, row in rows]), similar):
+    for group in group_duplicates(np.stack([row.vector for _, row in rows]), threshold):
         first = rows[group[0]][1].vector
-        hits = [hit_of(index, row, float(row.vector @ first)) for index, row in (rows[number] for number in group)]
+        hits = [
+            Hit(item=item_of(store, row), score=float(row.vector @ first), time=row.time, row=row)
+            for store, row in (rows[number] for number in group)
+        ]
         groups.append(sorted(hits, key=lambda hit: -hit.score))
     return groups

@@ -47,6 +47,12 @@ class Term:
     weight: float = 1.0
     """How much it counts; a negative weight searches away from it."""
 
+    @property
+    def name(self) -> str:
+        """The text, or the name of the image, video or moment."""
+        source = self.source
+        return source.name if isinstance(source, Media) else source.path if isinstance(source, IndexRow) else source.id
+
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
@@ -93,11 +99,6 @@ def media_query(path: str) -> Query:
     return Query(name=media.name, terms=(Term(source=media),))
 
 
-def row_query(row: IndexRow) -> Query:
-    """Search for images similar to a row of an index."""
-    return Query(name=row.path, terms=(Term(source=row),))
-
-
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split the words of a command, "TERM [+|- TERM]… FILES…", into those of the query and the files."""
     end = 1
@@ -106,10 +107,24 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words[:end]), list(words[end:])
 
 
+def parse_term(term: str) -> Media:
+    """Return a URL, or the path of an existing image or video, as that; else a text.
+
+    Raises MediaNotFoundError for a missing file, and what `resolve` raises.
+    """
+    path = split_range(Path(term))[0]
+    named = path.suffix.lower() in MEDIA_SUFFIXES
+    if named and not is_url(term) and not path.exists():
+        raise MediaNotFoundError(escape_name(term), f"no such file; search for the text with --text {term!r}")
+    if is_url(term) or (named and path.is_file()):
+        return resolve(term if is_url(term) else Path(term))
+    return _text(term)
+
+
 def parse_words(words: Sequence[str], media: bool = True) -> Query:
     """Parse the words of a query: "2:dog", "-", "snow" searches for dogs, counted twice, and away from snow.
 
-    With `media`, a term that is a URL or the path of an existing image or video stands for that; else all are texts.
+    With `media`, terms are read by `parse_term`; else all are texts.
     Raises ConfigError if a term is empty or missing, or its weight is too large.
     """
     if len(words) % 2 == 0:
@@ -120,12 +135,7 @@ def parse_words(words: Sequence[str], media: bool = True) -> Query:
         weight, source = (float(match["weight"]), match["source"]) if match and not is_url(word) else (1.0, word)
         if abs(weight) > _MOST_WEIGHT:
             raise ConfigError(f"the weight of {source[:60]!r} is over {_MOST_WEIGHT:,.0f}, the limit")
-        path = split_range(Path(source))[0]
-        named = path.suffix.lower() in MEDIA_SUFFIXES
-        if media and named and not is_url(source) and not path.exists():
-            raise MediaNotFoundError(escape_name(source), f"no such file; search for the text with --text {source!r}")
-        is_media = media and (is_url(source) or (named and path.is_file()))
-        resolved = resolve(source if is_url(source) else Path(source)) if is_media else _text(source)
+        resolved = parse_term(source) if media else _text(source)
         terms.append(Term(source=resolved, weight=-weight if sign == "-" else weight))
     return Query(name=" ".join(words), terms=tuple(terms))
 

@@ -24,7 +24,7 @@ def indexed(run_pe, checkpoint: Path, image_files: list[Path]) -> Path:
     (directory / "clip.mp4").write_bytes(clip(60))
     run = run_pe("index", directory, "--model", checkpoint)
     assert run.status == 0, run.stderr
-    assert "21 added, 0 moved, 0 gone, 0 unchanged; " in run.stdout
+    assert "21 added, 0 moved, 0 deleted, 0 unchanged; " in run.stdout
     return directory
 
 
@@ -35,7 +35,7 @@ def test_it_says_what_it_did_and_skipped(run_pe, indexed: Path) -> None:
     assert run_pe("index", indexed, "--strict").status == 1
     assert run.status == 0 and "empty.jpg: is empty" in run.stderr
     printed = json.loads(run.stdout)
-    done = {"added": 0, "moved": 0, "gone": 1, "unchanged": 20}
+    done = {"added": 0, "moved": 0, "deleted": 1, "unchanged": 20}
     assert done.items() <= printed["folders"][str(indexed)].items()
     assert printed["skipped"] == [{"path": str(indexed / "empty.jpg"), "reason": "is empty"}]
 
@@ -50,7 +50,7 @@ def test_search_takes_the_index_and_its_model(run_pe, indexed: Path, checkpoint:
             assert scores[hit["path"]] == pytest.approx(hit["score"], abs=0.02)
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     (moment, *_) = (hit for hit in hits if hit["kind"] == "video")
-    assert moment["start"] <= moment["time"] < moment["stop"] <= 2.41
+    assert moment["start"] <= moment["time"] < moment["end"] <= 2.41
 
 
 def test_search_in_the_current_directory(run_pe, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

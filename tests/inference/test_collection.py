@@ -15,13 +15,19 @@ from perception_encoder.inference.encoder import Encoder
 def test_items_and_vectors_stay_together_if_a_file_is_bad(encoder: Encoder, image_files: list[Path]) -> None:
     image_files[3].write_bytes(b"")
     done: list[int] = []
-    collection = encode_media(encoder, list_media_items([image_files[0].parent]), done.append)
+
+    def track(results, description, total):
+        for result in results:
+            yield result
+            done.append(total)
+
+    collection = encode_media(encoder, list_media_items([image_files[0].parent]), track)
     good = [path for path in image_files if path != image_files[3]]
     assert [item.source for item in collection.items] == good
     np.testing.assert_allclose(collection.vectors, encoder.encode_images(good), atol=1e-5)
     assert collection.is_video == [False] * 19
     assert collection.skipped == [{"path": str(image_files[3]), "reason": "is empty"}]
-    assert collection.total == sum(done) == 20
+    assert collection.total == len(done) == done[0] == 20
 
 
 def test_no_media_is_an_error(tmp_path: Path) -> None:
@@ -31,6 +37,6 @@ def test_no_media_is_an_error(tmp_path: Path) -> None:
 
 def test_texts_of_a_table_are_not_media(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("text\na cat\n")
-    collection = encode_media(encoder, list_media_items([tmp_path / "table.csv"]), lambda done: None)
+    collection = encode_media(encoder, list_media_items([tmp_path / "table.csv"]))
     assert collection.vectors.shape == (0, encoder.dimension)
     assert [failure.source for failure in collection.failures] == [f"{tmp_path}/table.csv:1"]

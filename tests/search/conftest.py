@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.search.storage.update import Report
+from perception_encoder.search.storage.update import UpdateReport
 from tests.clips import clip
 from tests.inference.conftest import checkpoint, draw, encoder
 from tests.inference.conftest import image_files as pictures
@@ -25,7 +25,7 @@ def folder(pictures: list[Path]) -> Path:
 
 
 @pytest.fixture
-def update(checkpoint: Path, folder: Path) -> Callable[..., Report]:
+def update(checkpoint: Path, folder: Path) -> Callable[..., UpdateReport]:
     """Bring the folder's index up to date."""
     return lambda **options: update_folder(folder, checkpoint, **options)
 

@@ -20,15 +20,15 @@ from PIL import Image
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
-from perception_encoder.search.storage.update import Report, update_index, writable_index
+from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
 from perception_encoder.search.web.library import MediaLibrary
 from tests.clips import clip
 
 
-def update_folder(folder: Path, source: Path | str | None = None, **options: object) -> Report:
-    """Bring a folder's index up to date; `options` are those of `writable_index`."""
-    with writable_index(folder, None if source is None else str(source), **options) as (index, encoder):
-        return update_index(index, encoder)
+def update_folder(folder: Path, source: Path | str | None = None, **options: object) -> UpdateReport:
+    """Bring a folder's index up to date; `options` are those of `writable_store`."""
+    with writable_store(folder, None if source is None else str(source), **options) as (index, encoder):
+        return update_store(index, encoder)
 
 
 def make_index(folder: Path, source: Path | str) -> Store:
@@ -80,9 +80,9 @@ def wait_for(condition: Callable[[], object], name: str) -> None:
         time.sleep(0.05)
 
 
-def counts(report: Report) -> tuple[int, int, int, int]:
+def counts(report: UpdateReport) -> tuple[int, int, int, int]:
     """The files that were added, moved, gone and unchanged."""
-    return report.added, report.moved, report.gone, report.unchanged
+    return report.added, report.moved, report.deleted, report.unchanged
 
 
 def rows_by_path(folder: Path) -> dict[str, list[IndexRow]]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.store import Store
-from perception_encoder.search.storage.update import Report, update_index, writable_index
+from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
@@ -27,9 +27,9 @@ Draw = Callable[[int], Image.Image]
 UPLOAD = 2 << 30
 
 
-def update(folder: Path, checkpoint: Path) -> Report:
-    with writable_index(folder, str(checkpoint)) as (index, encoder):
-        return update_index(index, encoder)
+def update(folder: Path, checkpoint: Path) -> UpdateReport:
+    with writable_store(folder, str(checkpoint)) as (index, encoder):
+        return update_store(index, encoder)
 
 
 def test_a_thousand_mangled_files_are_rows_or_reasons(checkpoint: Path, encoder: Encoder, tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_thousand_mangled_files_are_rows_or_reasons(checkpoint: Path, encoder:
     report = update(tmp_path, checkpoint)
     index = Store.open(tmp_path)
     paths = {row.path for row in index.rows()}
-    failed = {Path(failure.source).name for failure in report.failures}
+    failed = {Path(failure.source).name for failure in report.skipped}
     written = {path.name for path in tmp_path.iterdir() if path.is_file()}
     ignored = written - paths - failed
     assert len(written) == 1000 and not paths & failed and not failed - written
@@ -58,8 +58,8 @@ def test_links_in_a_circle_and_to_nothing(checkpoint: Path, draw: Draw, tmp_path
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "missing.jpg")
     report = update(tmp_path, checkpoint)
     assert [row.path for row in Store.open(tmp_path).rows()] == ["a/b/one.jpg"]
-    assert all(len(str(failure).splitlines()) == 1 for failure in report.failures)
-    assert "gone.jpg" in " ".join(failure.source for failure in report.failures)
+    assert all(len(str(failure).splitlines()) == 1 for failure in report.skipped)
+    assert "gone.jpg" in " ".join(failure.source for failure in report.skipped)
 
 
 def send(address: str, path: str, declared: bool) -> tuple[bytes, int]:

@@ -13,19 +13,19 @@ from perception_encoder.errors import ConfigError, MediaDecodeError
 from perception_encoder.inference.collection import Collection, encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
-from perception_encoder.search.ranking import FileGallery, Hit, IndexGallery, query_vectors, search
-from perception_encoder.search.terms import Query, media_query, parse_words, row_query, text_query
+from perception_encoder.search.ranking import FileGallery, Hit, IndexGallery, query_vectors, rank
+from perception_encoder.search.terms import Query, Term, media_query, parse_words, text_query
 from tests.search.indexes import make_index
 
 
 def find(encoder: Encoder, queries: list[Query], collection: Collection, top: int) -> list[list[Hit]]:
-    return search([FileGallery(encoder, collection)], queries, query_vectors(encoder, queries), top)
+    return rank([FileGallery(encoder, collection)], queries, query_vectors(encoder, queries), top)
 
 
 @pytest.fixture
 def collection(encoder: Encoder, pictures: list[Path]) -> Collection:
     pictures[3].write_bytes(b"")
-    return encode_media(encoder, list_media_items([pictures[0].parent]), lambda done: None)
+    return encode_media(encoder, list_media_items([pictures[0].parent]))
 
 
 def test_hits_come_best_first(encoder: Encoder, collection: Collection) -> None:
@@ -47,7 +47,7 @@ def test_an_index_and_its_files_give_the_same_hits(
     galleries = [FileGallery(encoder, collection), IndexGallery(index)]
     assert [len(gallery) for gallery in galleries] == [19, 19]
     for top in (3, 19, 100):
-        by_files, by_index = (search([gallery], queries, vectors, top) for gallery in galleries)
+        by_files, by_index = (rank([gallery], queries, vectors, top) for gallery in galleries)
         for of_files, of_index, size in zip(by_files, by_index, (19, 18, 18), strict=True):
             assert len(of_files) == len(of_index) == min(top, size)
             np.testing.assert_allclose(
@@ -55,7 +55,7 @@ def test_an_index_and_its_files_give_the_same_hits(
             )  # the index was encoded in bfloat16, where that is fast
             assert {hit.row is not None for hit in of_index} == {True}
     assert all(hit.item.source != pictures[7] for results in (by_files, by_index) for hit in results[1])
-    with_own = search(galleries, queries, vectors, 2, own=True)
+    with_own = rank(galleries, queries, vectors, 2, include_query=True)
     assert [hit.item.source for hit in with_own[1]] == [pictures[7]] * 2
 
 
@@ -65,16 +65,16 @@ def test_several_galleries_are_ranked_together(encoder: Encoder, collection: Col
     halves = [replace(collection, items=items[p], vectors=vectors[p], is_video=is_video[p]) for p in parts]
     queries = [text_query("a cat")]
     galleries = [FileGallery(encoder, half) for half in halves]
-    found = search(galleries, queries, query_vectors(encoder, queries), 6)
+    found = rank(galleries, queries, query_vectors(encoder, queries), 6)
     assert found == find(encoder, queries, collection, 6)
-    (rest,) = search(galleries, queries, query_vectors(encoder, queries), 6, offset=4)
+    (rest,) = rank(galleries, queries, query_vectors(encoder, queries), 6, offset=4)
     assert rest == found[0][4:]
 
 
 def test_an_image_finds_its_copy_but_not_itself(encoder: Encoder, pictures: list[Path]) -> None:
     copy = pictures[0].with_name("copy.jpg")
     copy.write_bytes(pictures[7].read_bytes())
-    collection = encode_media(encoder, list_media_items([pictures[0].parent]), lambda done: None)
+    collection = encode_media(encoder, list_media_items([pictures[0].parent]))
     (hits,) = find(encoder, [media_query(str(pictures[7]))], collection, top=3)
     assert hits[0].item.source == copy and hits[0].score == pytest.approx(1, abs=1e-3)
     assert pictures[7] not in [hit.item.source for hit in hits]
@@ -90,8 +90,11 @@ def test_the_moments_of_a_query_s_own_video_leave_room_for_others(
     encoder: Encoder, checkpoint: Path, folder: Path
 ) -> None:
     index = make_index(folder, checkpoint)
-    queries = [media_query(str(folder / "clip.mp4")), row_query(index.rows("kind = 'image'")[0])]
-    by_file, by_row = search([IndexGallery(index)], queries, query_vectors(encoder, queries), 20, "size > 0")
+    queries = [
+        media_query(str(folder / "clip.mp4")),
+        Query(name="row", terms=(Term(source=index.rows("kind = 'image'")[0]),)),
+    ]
+    by_file, by_row = rank([IndexGallery(index)], queries, query_vectors(encoder, queries), 20, "size > 0")
     assert len(by_file) == 20 and {hit.row.kind for hit in by_file} == {"image"}
     assert len(by_row) == 20 and queries[1].terms[0].source.id not in {hit.row.id for hit in by_row}
 
@@ -132,7 +135,7 @@ def test_only_the_hits_that_are_returned_are_looked_for_on_the_disk(
     checks: list[Path] = []
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda path, **options: (checks.append(path), exists(path, **options))[1])
-    (hits,) = search([IndexGallery(index)], queries, query_vectors(encoder, queries), 20, offset=18)
+    (hits,) = rank([IndexGallery(index)], queries, query_vectors(encoder, queries), 20, offset=18)
     assert len(hits) == 2 and [path for path in checks if path.parent == folder] == [hit.item.source for hit in hits]
 
 
@@ -168,13 +171,13 @@ def test_several_parts_give_the_top_hits_however_many_are_the_query_s_own(owned:
         for part in "ab"
     ]
     query = Own(**vars(text_query("x")))
-    (hits,) = search(parts, [query], np.ones((1, 2)), top=6)
+    (hits,) = rank(parts, [query], np.ones((1, 2)), top=6)
     assert [hit.item.id for hit in hits] == ["a0", "b0", "a1", "b1", "a2", "b2"]
-    (few,) = search([Listed(("a", 0.5), ("own", 0.4)), Listed(("b", 0.6))], [query], np.ones((1, 2)), top=6)
+    (few,) = rank([Listed(("a", 0.5), ("own", 0.4)), Listed(("b", 0.6))], [query], np.ones((1, 2)), top=6)
     assert [hit.item.id for hit in few] == ["b", "a"], "there are no more"
-    (with_own,) = search(parts, [query], np.ones((1, 2)), top=2, own=True)
+    (with_own,) = rank(parts, [query], np.ones((1, 2)), top=2, include_query=True)
     assert [hit.item.id.startswith("own") for hit in with_own] == [owned > 0] * 2
     for first in ([], [("own", 0.9)]):
         alone = Listed(*first, *((f"a{n}", 0.1) for n in range(50)))
-        search([alone], [query], np.ones((1, 2)), top=6)
+        rank([alone], [query], np.ones((1, 2)), top=6)
         assert alone.requested == [7], "no more is read than may be needed: one term, one own item"

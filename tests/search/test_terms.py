@@ -14,11 +14,11 @@ from perception_encoder.inference.media import Media
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.terms import (
     Query,
+    Term,
     UploadedImage,
     media_query,
     parse_lines,
     parse_words,
-    row_query,
     split_words,
     text_query,
 )
@@ -160,4 +160,5 @@ def test_a_query_contains_its_own_file_or_part_of_it_and_its_row(tmp_path: Path)
     assert contains(moment, 1.0, 2.0) and contains(moment)
     assert not contains(media_query(f"{path}@2.1s"), 1.0, 2.0)
     assert not contains(text_query("clip.mp4"))
-    assert contains(row_query(row("x"))) and not contains(row_query(row("y")))
+    like_x, like_y = (Query(name=name, terms=(Term(source=row(name)),)) for name in "xy")
+    assert contains(like_x) and not contains(like_y)

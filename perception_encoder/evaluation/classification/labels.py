@@ -7,16 +7,21 @@ similarities times the model's logit scale, as the model was trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, highest
+from perception_encoder.inference.collection import Collection, as_encoder, encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.listing import check_paths
 from perception_encoder.models.clip import CLIP
+from perception_encoder.progress import Track, untracked
 
 
 class Guess(NamedTuple):
@@ -68,8 +73,107 @@ def read_labels(text: str) -> list[str]:
             raise ConfigError(f"{text[1:]} cannot be read: {reason}; give a file with one label a line") from None
     else:
         parts = text.split(",")
-    labels = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
-    if len(labels) < 2:
-        only = f"only {labels[0]!r}" if labels else "none"
-        raise ConfigError(f"at least two labels to choose from are needed, and there is {only} (a file: @labels.txt)")
-    return labels
+    return check_labels(parts)
+
+
+def check_labels(labels: Sequence[str]) -> list[str]:
+    """Return the labels without blanks and repetitions; ConfigError for fewer than two."""
+    names = list(dict.fromkeys(label.strip() for label in labels if label.strip()))
+    if len(names) < 2:
+        given = f"only {names[0]!r} was given" if names else "none was given"
+        raise ConfigError(f"classification needs at least two labels, and {given} (from a file: @labels.txt)")
+    return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifiedFile:
+    """An image or a video with its most probable labels, best first."""
+
+    id: str
+    """The path, or what a table's `id` column says."""
+    path: str
+    labels: tuple[Guess, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the file as JSON values."""
+        return {"id": self.id, "path": self.path, "labels": [guess._asdict() for guess in self.labels]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Sequence[ClassifiedFile]):
+    """Files with their labels, a sequence, in the order of the inputs."""
+
+    model: str
+    prompts: str
+    labels: tuple[str, ...]
+    files: tuple[ClassifiedFile, ...]
+    skipped: tuple[InputError, ...]
+    """Inputs that could not be read."""
+    left_out: Mapping[str, int]
+    """Files of directories that are neither images nor videos, by type: RAW, SVG, other."""
+    encoder: Encoder = field(repr=False)
+    collection: Collection = field(repr=False)
+    class_vectors: Mapping[str, np.ndarray] = field(repr=False)
+    """Unit vectors (D,) by label."""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> ClassifiedFile: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ClassifiedFile]: ...
+    def __getitem__(self, index: int | slice) -> ClassifiedFile | Sequence[ClassifiedFile]:
+        return self.files[index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        head = {"model": self.model, "prompts": self.prompts, "labels": list(self.labels)}
+        files, skipped = [file.to_dict() for file in self.files], self.collection.skipped
+        return {**head, "files": files, "skipped": skipped, "left_out": dict(self.left_out)}
+
+
+def classify(
+    media: str | Path | Iterable[str | Path],
+    labels: str | Sequence[str],
+    *,
+    prompts: str = "photo",
+    model: str | Path | Encoder | None = None,
+    top: int = 3,
+    progress: Track = untracked,
+) -> Classification:
+    """Classify images and videos by labels, zero-shot: nothing is trained.
+
+        for file in pe.classify("photos", ["cat", "dog", "other pet"]):
+            print(file.path, file.labels[0].label)
+
+    `media`: images, videos, directories, globs, tables, tars, URLs. `labels`: two or more, or as one string,
+    "cat,dog,other pet" or "@labels.txt". `prompts`: the templates that labels are put into: photo (25), imagenet (80),
+    kinetics (28) or name. `model`: an encoder, or its name or path; by default the default model (see `pe models`).
+    `top`: labels returned for each file. Unreadable files are skipped and reported. Raises MediaNotFoundError for a
+    missing path, DataError without files, ConfigError, and what loading the model raises.
+    """
+    paths = [media] if isinstance(media, (str, Path)) else list(media)
+    check_paths(paths)
+    left_out: Counter[str] = Counter()
+    names = read_labels(labels) if isinstance(labels, str) else check_labels(labels)
+    items = list_media_items(paths, left_out)
+    encoder = as_encoder(model)
+    namer = Namer(encoder, names, prompts)
+    collection = encode_media(encoder, items, progress)
+    guesses = namer.guess(collection.vectors, top)
+    files = [
+        ClassifiedFile(id=item.id, path=item.path, labels=tuple(found))
+        for item, found in zip(collection.items, guesses, strict=True)
+    ]
+    return Classification(
+        model=encoder.name,
+        prompts=prompts,
+        labels=tuple(names),
+        files=tuple(files),
+        skipped=tuple(collection.failures),
+        left_out=left_out,
+        encoder=encoder,
+        collection=collection,
+        class_vectors=namer.class_vectors,
+    )

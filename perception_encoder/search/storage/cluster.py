@@ -53,7 +53,7 @@ _MEMORY = 1 << 30  # bytes that a worker takes beside its model's weights
 
 @contextmanager
 def on_cluster(address: str) -> Iterator[Read]:
-    """Connect to a Ray cluster; yields the `read` of `update_index`.
+    """Connect to a Ray cluster; yields the `read` of `update_store`.
 
     `address`: as for `ray.init`: "auto", HOST:PORT, ray://HOST:PORT, or "local" for a cluster on this machine. Its
     machines must see the directory, and a model file, under the same path. Raises MissingExtraError without Ray and

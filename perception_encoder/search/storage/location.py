@@ -29,7 +29,7 @@ def _covers(directory: Path, media: Path) -> bool:
     return _absolute(media).is_relative_to(_absolute(directory / settings.get("root", "")))
 
 
-def limit_index(index: Store, media: Path | str) -> Store:
+def limit_store(index: Store, media: Path | str) -> Store:
     """Limit an index to a directory in its root; SearchIndexError if the root does not contain it."""
     inside = _relative(index, Path(media))
     if inside != Path() and not os.path.isdir(media):

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from perception_encoder.errors import InputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.inference.pipeline import map_in_order, worker_count
+from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name
+from perception_encoder.preprocess.source import escape_name
+from perception_encoder.progress import Track, untracked
 from perception_encoder.search.storage.calibration import renew_calibration
 from perception_encoder.search.storage.files import salvage_settings
 from perception_encoder.search.storage.location import prepare_location
@@ -32,130 +36,164 @@ _FIRST_COMMIT_SECONDS = 1.0  # doubled at each commit up to the above, so that a
 
 
 @dataclass(kw_only=True)
-class Report:
-    """What an update did, in files."""
-
+class _Counts:
     added: int = 0
-    """Encoded: new, or with other content than before."""
     moved: int = 0
+    skipped: list[InputError] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateReport:
+    """What an update of an index did, in files."""
+
+    model: str
+    """Name of the index's model."""
+    source: str
+    """Its name or path, as it was given."""
+    added: int
+    """Encoded: new, or with other content than before."""
+    moved: int
     """Indexed before under another name, with the same content."""
-    gone: int = 0
-    unchanged: int = 0
-    rows: int = 0
-    """In the index, after the update."""
-    failures: list[InputError] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    deleted: int
+    unchanged: int
+    rows: int
+    """Images and moments in the index, after the update."""
+    seconds: float
+    skipped: tuple[InputError, ...]
+    """Files that could not be read."""
+    left_out: Mapping[str, int]
     """Files that are neither images nor videos, by type: RAW, SVG, other."""
+
+    @property
+    def total(self) -> int:
+        """Images and videos in the directory."""
+        return self.added + self.moved + self.unchanged + len(self.skipped)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        names = ("model", "added", "moved", "deleted", "unchanged", "rows")
+        skipped = [{"path": error.source, "reason": error.reason} for error in self.skipped]
+        return {**{n: getattr(self, n) for n in names}, "skipped": skipped, "left_out": dict(self.left_out)}
 
 
 @contextmanager
-def writable_index(
+def writable_store(
     media: Path,
-    source: str | None = None,
+    model: str | Encoder | None = None,
     every: float | None = None,
     rebuild: bool = False,
     directory: Path | None = None,
-    default: Callable[[], str] = lambda: "builtin",
 ) -> Iterator[tuple[Store, Encoder]]:
     """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
-    `source`: the model's name or path; by default the index's own model, or `default()` for a new index. `every`:
-    seconds between the frames of a video. `rebuild` starts anew, with the old index's model and rate if its settings
-    are readable. `directory`: where the index is stored, by default the directory itself. Raises OutputError,
-    SearchIndexError (a damaged index, or one of another model, rate or directory), and what `load` raises.
+    `model`: by default the index's own, or the default model for a new index. `every`: seconds between the frames of a
+    video. `rebuild` starts anew, with the old index's model and rate if its settings are readable. `directory`: where
+    the index is stored, by default the directory itself. Raises OutputError, SearchIndexError (a damaged index, or one
+    of another model, rate or directory), and what `load` raises.
     """
     root, directory = prepare_location(media, directory)
     with Store.for_writing(directory):
-        index = None if rebuild or not Store.exists(directory) else Store.open(directory, whole=True)
+        store = None if rebuild or not Store.exists(directory) else Store.open(directory, whole=True)
         earlier = salvage_settings(directory / STORE) or {}
-        if index is not None and source is not None:
-            index.check_name(source)
-        model = portable_name(source or earlier.get("source") or default())
-        encoder = load(model)
+        name = None if isinstance(model, Encoder) else model
+        if store is not None and name is not None:
+            store.check_name(name)
+        if isinstance(model, Encoder):
+            source, encoder = portable_name(model.name), model
+        else:
+            source = portable_name(model or earlier.get("source") or default_model())
+            encoder = load(source)
         settings = encoder.describe(encoder.feature())
-        if index is None:
+        if store is None:
             config = MomentConfig(every=every or earlier.get("moments", {}).get("every") or MomentConfig.every)
             elsewhere = {} if root == directory else {"root": str(root)}
-            index = Store.create(directory, {**settings, **elsewhere, "source": model, "moments": asdict(config)})
-        index.check(settings, source)
-        if every not in (None, index.settings["moments"]["every"]):
+            store = Store.create(directory, {**settings, **elsewhere, "source": source, "moments": asdict(config)})
+        store.check(settings, name)
+        if every not in (None, store.settings["moments"]["every"]):
             raise SearchIndexError(
-                f"the index of {directory} has a frame every {index.settings['moments']['every']:g} s, not {every:g}; "
+                f"the index of {directory} has a frame every {store.settings['moments']['every']:g} s, not {every:g}; "
                 f"make it anew with: pe index --rebuild --every {every:g} {shlex.quote(str(directory))}"
             )
-        yield index, encoder
+        yield store, encoder
 
 
-def read_here(index: Store, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[FileResult]]:
+def read_here(store: Store, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[FileResult]]:
     """Read files with the cores of this machine; yield a list of results a batch.
 
     `digests`: contents that the index has already.
     """
-    reader = Reader(encoder, MomentConfig(**index.settings["moments"]), digests)
+    reader = Reader(encoder, MomentConfig(**store.settings["moments"]), digests)
     return map_in_order(reader.read, batches(files, encoder.batch_size), worker_count(encoder))
 
 
-def update_index(
-    index: Store,
+def update_store(
+    store: Store,
     encoder: Encoder,
-    begin: Callable[[int], Callable[[int], object]] = lambda _: lambda _: None,
+    progress: Track = untracked,
     read: Callable[[Store, Encoder, set[str], Sequence[File]], Iterable[list[FileResult]]] = read_here,
-) -> Report:
+) -> UpdateReport:
     """Make an index match its directory; bad files are reported and never stop it.
 
-    `index` and `encoder` come from `writable_index`. `begin` gets the number of files to read and returns a function
-    that gets the numbers of files done. `read` reads the files: `read_here`, or `on_cluster`'s. Raises OutputError if
-    the index cannot be written, and what `read` raises; committed rows stay.
+    `store` and `encoder` come from `writable_store`. `read` reads the files: `read_here`, or `on_cluster`'s. Raises
+    OutputError if the index cannot be written, and what `read` raises; committed rows stay.
     """
-    indexed = index.files()
-    changes = find_changes(index.root, indexed)
-    report = Report(gone=len(changes.gone), unchanged=changes.unchanged, failures=list(changes.failures))
-    report.left_out = changes.left_out
+    started = time.perf_counter()
+    indexed = store.files()
+    changes = find_changes(store.root, indexed)
+    counts = _Counts(skipped=list(changes.failures))
     digests = {state.digest for state in indexed.values()}
     if changes.candidates or changes.gone:
-        index.begin()
-    pending = _Pending(index, set(indexed), report)
-    advance = begin(len(changes.candidates))
+        store.begin()
+    pending = _Pending(store, set(indexed), counts)
     files = changes.candidates
     try:
         while files:
-            for results in read(index, encoder, digests, files):
-                pending.take(results)
-                advance(len(results))
+            results = chain.from_iterable(read(store, encoder, digests, files))
+            for result in progress(results, escape_name(store.root), len(files)):
+                pending.take(result)
             files, digests = pending.commit(), set()
     finally:
         pending.commit()
-    index.remove(changes.gone)
-    index.finish()
-    renew_calibration(index, encoder)
-    report.rows = len(index)
-    return report
+    store.remove(changes.gone)
+    store.finish()
+    renew_calibration(store, encoder)
+    return UpdateReport(
+        model=store.settings["model"],
+        source=store.settings["source"],
+        added=counts.added,
+        moved=counts.moved,
+        deleted=len(changes.gone),
+        unchanged=changes.unchanged,
+        rows=len(store),
+        seconds=time.perf_counter() - started,
+        skipped=tuple(counts.skipped),
+        left_out=changes.left_out,
+    )
 
 
 class _Pending:
     """Results that are not committed yet."""
 
-    def __init__(self, index: Store, indexed: set[str], report: Report) -> None:
-        self._index, self._indexed, self._report = index, indexed, report
+    def __init__(self, store: Store, indexed: set[str], counts: _Counts) -> None:
+        self._store, self._storeed, self._counts = store, indexed, counts
         self._rows: list[IndexRow] = []
         self._moved: dict[str, list[File]] = {}  # by digest
         self._stale: set[str] = set()  # paths whose old rows go
         self._lost: list[File] = []
         self._since, self._interval = time.monotonic(), _FIRST_COMMIT_SECONDS
 
-    def take(self, results: Sequence[FileResult]) -> None:
-        """Add results; commit if enough time has passed or enough rows wait."""
-        for result in results:
-            if result.error is not None:
-                self._report.failures.append(result.error)
-                if result.digest:  # its content has changed and cannot be shown
-                    self._stale.add(result.file.path)
-            elif result.rows is None:
-                self._moved.setdefault(result.digest, []).append(result.file)
-            else:
-                self._report.added += 1
-                self._rows += result.rows
+    def take(self, result: FileResult) -> None:
+        """Add a result; commit if enough time has passed or enough rows wait."""
+        if result.error is not None:
+            self._counts.skipped.append(result.error)
+            if result.digest:  # its content has changed and cannot be shown
                 self._stale.add(result.file.path)
+        elif result.rows is None:
+            self._moved.setdefault(result.digest, []).append(result.file)
+        else:
+            self._counts.added += 1
+            self._rows += result.rows
+            self._stale.add(result.file.path)
         waiting = len(self._rows) + 8 * sum(map(len, self._moved.values()))
         if time.monotonic() - self._since > min(self._interval, _COMMIT_SECONDS) or waiting > _COMMIT_ROWS:
             self._interval *= 2
@@ -170,13 +208,13 @@ class _Pending:
     def _commit(self) -> None:
         if self._moved:
             self._carry_over()
-        rows, stale = self._rows, self._stale & self._indexed
+        rows, stale = self._rows, self._stale & self._storeed
         self._rows, self._moved, self._stale, self._since = [], {}, set(), time.monotonic()
-        self._index.replace(stale, rows)
+        self._store.replace(stale, rows)
 
     def _carry_over(self) -> None:
         """Copy the rows of moved contents to the files' new paths."""
-        carried = self._index.rows(among("digest", self._moved), thumbnails=True)
+        carried = self._store.rows(among("digest", self._moved), thumbnails=True)
         first: dict[str, str] = {}
         for row in carried:  # of a content that the index has under several names, one name's rows
             first.setdefault(row.digest, row.path)
@@ -184,7 +222,7 @@ class _Pending:
         self._rows += [_renamed(row, file) for row in originals for file in self._moved[row.digest]]
         for digest, files in self._moved.items():
             if digest in first:
-                self._report.moved += len(files)
+                self._counts.moved += len(files)
                 self._stale |= {file.path for file in files}
             else:
                 self._lost += files

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -28,7 +28,7 @@ from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail
-from perception_encoder.search.ranking import Hit, best_moment
+from perception_encoder.search.ranking import Hit, SearchResult, best_moment
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.terms import Query
 
@@ -123,9 +123,9 @@ def name_query(query: Query) -> str:
     return f"like {_file_name(query.name)}" if query.kind in ("image", "video") else f"“{query.name}”"
 
 
-def query_sections(queries: Sequence[Query], results: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
+def query_sections(result: SearchResult, page: Path) -> Iterator[Section]:
     """Yield a section with the hits of each query, for a sheet at `page`."""
-    for query, hits in zip(queries, results, strict=True):
+    for query, hits in zip(result.queries, result.by_query, strict=True):
         source = query.terms[0].source if query.kind in ("image", "video") else None
         image = open_preview(source) if isinstance(source, (Media, IndexRow)) else None
         yield Section(heading=name_query(query), tiles=(_hit_tile(hit, page) for hit in hits), image=image)
@@ -144,14 +144,14 @@ def _hit_tile(hit: Hit, page: Path) -> Tile:
 
 
 @dataclass(frozen=True)
-class Naming:
+class LabelledFiles:
     """Files with the labels that a model gave them."""
 
     encoder: Encoder
     collection: Collection
     guesses: Sequence[Sequence[tuple[str, float]]]
     """Labels and probabilities of each file, best first."""
-    class_vectors: dict[str, np.ndarray]
+    class_vectors: Mapping[str, np.ndarray]
     """Unit vectors (D,) by label; they choose the frame of a video."""
 
     def tile(self, row: int, page: Path) -> Tile:
@@ -159,7 +159,7 @@ class Naming:
         item, ((label, share), *others) = self.collection.items[row], self.guesses[row]
         is_video, vector = self.collection.is_video[row], self.class_vectors[label]
         time = best_moment(self.encoder, item, vector) if is_video else None
-        rest = " · ".join(f"{other} {each:.0%}" for other, each in others)
+        rest = " · ".join(f"{other} {probability:.0%}" for other, probability in others)
         return replace(_tile(item, time, page, f"{share:.0%}"), share=share, details=(rest,))
 
     def sections(self, page: Path) -> Iterator[Section]:

@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -27,13 +27,13 @@ from perception_encoder.inference.load import load
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.ranking import Hit, IndexGallery, query_vector, query_vectors, search
+from perception_encoder.search.ranking import Hit, IndexGallery, query_vector, query_vectors, rank
 from perception_encoder.search.storage.calibration import is_builtin
 from perception_encoder.search.storage.location import check_root
 from perception_encoder.search.storage.reader import find_changes
 from perception_encoder.search.storage.rows import IndexRow, among, column_names
 from perception_encoder.search.storage.store import Store
-from perception_encoder.search.storage.update import update_index, writable_index
+from perception_encoder.search.storage.update import update_store, writable_store
 from perception_encoder.search.terms import Query, UploadedImage, text_query
 from perception_encoder.serving.batching import quiet
 
@@ -57,7 +57,7 @@ class Filter:
     since: str = ""
     """A date such as "2024", "2024-07" or "2024-07-31", or any."""
     until: str = ""
-    """Likewise, the whole of it included."""
+    """The same; includes all of it."""
     path: str = ""
     """A part of the path, in any case."""
 
@@ -127,7 +127,7 @@ class MediaLibrary:
         """Return some rows, best first, with their `score` and, if it is known, `probability`; raises ConfigError."""
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
         top, where = offset + count, limits.condition()
-        (hits,) = search([self._gallery], [query], vector[None], top, where, own=True, offset=offset)
+        (hits,) = rank([self._gallery], [query], vector[None], top, where, include_query=True, offset=offset)
         return list(map(_as_dict, hits))
 
     def low_confidence(self, query: Query, rows: Sequence[dict[str, Any]]) -> str | None:
@@ -235,17 +235,19 @@ class MediaLibrary:
     def update(self) -> None:
         """Bring the index up to date, and set `progress`."""
 
-        def begin(total: int) -> Any:
+        def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
             self.progress = Progress(running=True, total=total, failures=self.progress.failures)
-            return self._advance
+            for item in items:
+                yield item
+                self.progress.done += 1
 
         self.progress = Progress(running=True, failures=self.progress.failures)
         try:
             with Store.for_writing(self.index.directory):
                 writer = Store.open(self.index.directory)
                 writer.check(self.encoder.describe(self.encoder.feature()))
-                report = update_index(writer, self.encoder, begin)
-            self.progress.failures = report.failures
+                report = update_store(writer, self.encoder, track)
+            self.progress.failures = list(report.skipped)
         except (PerceptionEncoderError, OSError) as error:
             self.progress.error = _with_remedy(error)
         except Exception as error:  # nothing else reports it
@@ -254,9 +256,6 @@ class MediaLibrary:
         finally:
             self.progress.running = False
 
-    def _advance(self, files: int) -> None:
-        self.progress.done += files
-
     def refresh(self) -> int:
         """Read the commits of any process since; return the number of the last commit."""
         with self._lock:
@@ -264,25 +263,20 @@ class MediaLibrary:
             return self._version
 
 
-def open_library(
-    media: Path,
-    source: str | None = None,
-    directory: Path | None = None,
-    default: Callable[[], str] = lambda: "builtin",
-) -> MediaLibrary:
+def open_library(media: Path, model: str | None = None, directory: Path | None = None) -> MediaLibrary:
     """Open a directory's library; create an empty index in the directory, or in `directory`, if there is none.
 
-    `source`: the model, by default the index's own, or `default()` for a new index. Raises what `writable_index`
-    raises; another process may write the index.
+    `model`: by default the index's own, or the default model for a new index. Raises what `writable_store` raises;
+    another process may write the index.
     """
     if not Store.exists(directory or media):
-        with writable_index(media, source, directory=directory, default=default):
+        with writable_store(media, model, directory=directory):
             pass
     index = Store.open(directory or media)
     check_root(index, media)
-    index.check_name(source or index.settings["model"])
-    encoder = load(source or index.settings["source"])
-    index.check(encoder.describe(encoder.feature()), source)
+    index.check_name(model or index.settings["model"])
+    encoder = load(model or index.settings["source"])
+    index.check(encoder.describe(encoder.feature()), model)
     library = MediaLibrary(index, encoder)
     library.warm_up()
     return library

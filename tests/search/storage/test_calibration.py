@@ -19,7 +19,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import create_model, locate_weights
 from perception_encoder.models.registry import find_model
-from perception_encoder.search.ranking import Hit, IndexGallery, query_vectors, search
+from perception_encoder.search.ranking import Hit, IndexGallery, query_vectors, rank
 from perception_encoder.search.storage import calibration
 from perception_encoder.search.storage.calibration import (
     Calibration,
@@ -31,10 +31,10 @@ from perception_encoder.search.storage.calibration import (
 from perception_encoder.search.storage.store import STORE, Store
 from perception_encoder.search.terms import (
     Query,
+    Term,
     media_query,
     parse_lines,
     parse_words,
-    row_query,
     text_query,
 )
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
@@ -42,7 +42,7 @@ from tests.search.indexes import make_index, update_folder
 
 
 def find(encoder: Encoder, index: Store, queries: list[Query], top: int) -> list[list[Hit]]:
-    return search([IndexGallery(index)], queries, query_vectors(encoder, queries), top)
+    return rank([IndexGallery(index)], queries, query_vectors(encoder, queries), top)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -161,7 +161,7 @@ def test_hits_of_a_text_have_probabilities_and_others_none(
     builtin: Encoder, index: Store, pictures: list[Path]
 ) -> None:
     curve = read_calibration(index)
-    several, like = parse_words(["a cat", "-", "a dog"]), row_query(index.rows()[0])
+    several, like = parse_words(["a cat", "-", "a dog"]), Query(name="row", terms=(Term(source=index.rows()[0]),))
     queries = [text_query("a cat"), parse_words(["2:a cat"]), several, media_query(str(pictures[0])), like]
     found = find(builtin, index, queries, top=5)
     for hits in found[:2]:

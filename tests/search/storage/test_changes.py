@@ -33,7 +33,7 @@ def test_what_cannot_be_listed_is_not_forgotten(
     monkeypatch.setattr(os, "listdir", refuse)
     report = update()
     assert counts(report) == (0, 0, 0, unchanged)
-    assert any("cannot be listed" in str(failure) for failure in report.failures)
+    assert any("cannot be listed" in str(failure) for failure in report.skipped)
     assert {"sub/in.jpg", "01.jpg"} < set(rows_by_path(folder))
 
 
@@ -49,15 +49,15 @@ def test_members_behind_a_tar_s_damage_are_not_forgotten(update, folder: Path, d
     for damaged in (whole[:at], whole[:at] + b"\xff" + whole[at + 1 :], whole[: at + 600], b""):
         (folder / "more.tar").write_bytes(damaged)
         report = update()
-        assert report.gone == 0 and rows_by_path(folder).keys() == before.keys()
-        (failure,) = (failure for failure in report.failures if failure.source == str(folder / "more.tar"))
+        assert report.deleted == 0 and rows_by_path(folder).keys() == before.keys()
+        (failure,) = (failure for failure in report.skipped if failure.source == str(folder / "more.tar"))
         assert not damaged or f"at byte {at:,}" in failure.reason
     (folder / "more.tar").write_bytes(whole)
     report = update()
-    assert report.gone == report.added == 0 and rows_by_path(folder).keys() == before.keys()
+    assert report.deleted == report.added == 0 and rows_by_path(folder).keys() == before.keys()
     with tarfile.open(folder / "more.tar", "w") as tar:
         tar.add(folder / "00.jpg", "0.jpg")
-    assert update().gone == 3
+    assert update().deleted == 3
 
 
 def test_times_that_no_index_holds(update, folder: Path) -> None:

@@ -12,10 +12,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -26,10 +27,11 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.cluster import on_cluster
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import STORE, Store
-from perception_encoder.search.storage.update import update_index, writable_index
+from perception_encoder.search.storage.update import update_store, writable_store
 from tests.clips import clip
 from tests.conftest import ROOT
 
+T = TypeVar("T")
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are found in /proc")
 
@@ -127,8 +129,8 @@ def folder(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def expected(folder: Path, checkpoint: Path) -> list[IndexRow]:
     """The rows of an index that this machine makes alone."""
-    with writable_index(folder, str(checkpoint)) as (index, encoder):
-        assert update_index(index, encoder).added == 22
+    with writable_store(folder, str(checkpoint)) as (index, encoder):
+        assert update_store(index, encoder).added == 22
         rows = index.rows(thumbnails=True)
     shutil.rmtree(folder / STORE)
     return rows
@@ -181,11 +183,11 @@ def test_killed_workers_lose_and_double_nothing(
     with deadly.open("wb") as file:
         file.truncate(1 << 33)  # so that it takes a while to be read
     address = f"127.0.0.1:{ports[0]}"
-    with on_cluster(address) as read, writable_index(folder, str(checkpoint)) as (index, encoder):
+    with on_cluster(address) as read, writable_store(folder, str(checkpoint)) as (index, encoder):
         with killing_readers(deadly) as killed:
-            report = update_index(index, encoder, read=read)
+            report = update_store(index, encoder, read=read)
         assert (len(killed), report.added, len(index)) == (3, 22, len(expected))
-        reasons = {Path(failure.source).name: failure.reason for failure in report.failures}
+        reasons = {Path(failure.source).name: failure.reason for failure in report.skipped}
         assert reasons.keys() == {"bad.jpg", "deadly.jpg"} and "ended the worker" in reasons["deadly.jpg"]
         assert_same(folder, expected, tolerance)
 
@@ -198,15 +200,15 @@ def test_killed_workers_lose_and_double_nothing(
             (folder / "gone.jpg").unlink(missing_ok=True)
             return read(index, *others)
 
-        report = update_index(index, encoder, read=lose_one)
+        report = update_store(index, encoder, read=lose_one)
 
         draw(97).save(folder / "new.jpg")
         encoder.weight_hash = "that of another"
         with pytest.raises(ClusterError, match=r"a worker .* failed.*: \S+ has other weights"):
-            update_index(index, encoder, read=read)
+            update_store(index, encoder, read=read)
         assert len(index) == report.rows
-    assert (report.added, report.moved, report.gone, report.unchanged) == (1, 1, 1, 20)
-    reasons = {Path(failure.source).name: failure.reason for failure in report.failures}
+    assert (report.added, report.moved, report.deleted, report.unchanged) == (1, 1, 1, 20)
+    reasons = {Path(failure.source).name: failure.reason for failure in report.skipped}
     assert reasons.keys() == {"bad.jpg", "gone.jpg"}
     assert socket.gethostname() in reasons["gone.jpg"] and "under the same path" in reasons["gone.jpg"]
     row = next(row for row in expected if row.path == "00.jpg")
@@ -254,28 +256,26 @@ def test_a_lost_local_cluster_is_an_error_and_what_was_committed_stays(
     monkeypatch.setattr("perception_encoder.search.storage.update._COMMIT_SECONDS", 0.0)
     addresses: dict[str, set[str]] = {}
 
-    def begin(total: int) -> Callable[[int], None]:
-        def advance(files: int) -> None:
-            if files:
-                for pid in descendants(os.getpid()):
-                    with suppress(OSError):
-                        addresses[Path(f"/proc/{pid}/cmdline").read_text()[:200]] = listening(pid)
-                for pid in [*processes("gcs_server"), *processes("raylet/raylet")]:
-                    end(pid)
-
-        return advance
+    def track(results: Iterable[T], description: str, total: int) -> Iterator[T]:
+        for result in results:
+            yield result
+            for pid in descendants(os.getpid()):
+                with suppress(OSError):
+                    addresses[Path(f"/proc/{pid}/cmdline").read_text()[:200]] = listening(pid)
+            for pid in [*processes("gcs_server"), *processes("raylet/raylet")]:
+                end(pid)
 
     slow = [folder / name for name in ("10a.jpg", "10b.jpg")]  # in the middle, one for each worker
     for path in slow:
         with path.open("wb") as file:
             file.truncate(1 << 34)
-    with writable_index(folder, str(checkpoint)) as (index, encoder):
+    with writable_store(folder, str(checkpoint)) as (index, encoder):
         with pytest.raises(ClusterError, match="was lost; give the same command again"), on_cluster("local") as read:
-            update_index(index, encoder, begin, read)
+            update_store(index, encoder, track, read)
         for path in slow:
             path.unlink()
         assert 0 < len(index) < len(expected)
-        update_index(index, encoder)
+        update_store(index, encoder)
     assert_same(folder, expected, tolerance)
     assert any("raylet" in command and found for command, found in addresses.items())
     loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}

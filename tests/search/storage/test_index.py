@@ -15,7 +15,7 @@ from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.rows import among
 from perception_encoder.search.storage.store import STORE, Store
-from perception_encoder.search.storage.update import writable_index
+from perception_encoder.search.storage.update import writable_store
 from tests.search.indexes import counts
 
 Draw = Callable[[int], Image.Image]
@@ -87,5 +87,5 @@ def test_there_is_one_writer_and_readers_beside_it(update, folder: Path, draw: D
 
 
 def test_no_folder_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is not a directory"), writable_index(tmp_path / "missing", str(checkpoint)):
+    with pytest.raises(OutputError, match="is not a directory"), writable_store(tmp_path / "missing", str(checkpoint)):
         pass

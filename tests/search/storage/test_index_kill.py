@@ -27,8 +27,8 @@ module._COMMIT_SECONDS = 0.0
 type(encoder).batch_size = 4
 
 def update():
-    with module.writable_index(folder, checkpoint) as (index, encoder):
-        module.update_index(index, encoder)
+    with module.writable_store(folder, checkpoint) as (index, encoder):
+        module.update_store(index, encoder)
 
 def report():
     from perception_encoder.search.storage.store import Store

@@ -14,7 +14,7 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
-from perception_encoder.search.storage.update import update_index, writable_index
+from perception_encoder.search.storage.update import update_store, writable_store
 from tests.clips import clip
 from tests.search.indexes import counts, rows_by_path
 
@@ -24,7 +24,7 @@ Draw = Callable[[int], Image.Image]
 def test_rows_say_what_the_files_hold(update, folder: Path, encoder: Encoder, pictures: list[Path]) -> None:
     report = update()
     assert counts(report) == (21, 0, 0, 0)
-    assert [failure.source for failure in report.failures] == [str(folder / "bad.jpg")]
+    assert [failure.source for failure in report.skipped] == [str(folder / "bad.jpg")]
     rows = rows_by_path(folder)
     assert set(rows) == {path.name for path in pictures} | {"clip.mp4"}
     vectors = np.stack([rows[path.name][0].vector for path in pictures])
@@ -74,8 +74,8 @@ def test_frames_of_a_video_do_not_pile_up(checkpoint: Path, tmp_path: Path, monk
     monkeypatch.setattr("perception_encoder.search.storage.reader.sample_frames", sampled)
     monkeypatch.setattr(Encoder, "embed_pixels", count)
     monkeypatch.setattr(Encoder, "batch_size", 16)
-    with writable_index(folder, str(checkpoint), every=0.1) as (index, encoder):
-        update_index(index, encoder)
+    with writable_store(folder, str(checkpoint), every=0.1) as (index, encoder):
+        update_store(index, encoder)
     assert len(frames) > 16 and len(alive) == 2 and max(alive) <= 3
 
 
@@ -91,5 +91,5 @@ def test_a_file_that_vanishes_midway_is_reported(update, folder: Path, monkeypat
 
     monkeypatch.setattr(module, "find_changes", then_lose_one)
     report = update()
-    assert {Path(failure.source).name: failure.reason for failure in report.failures}["02.jpg"] == "no such file"
+    assert {Path(failure.source).name: failure.reason for failure in report.skipped}["02.jpg"] == "no such file"
     assert report.added == 20

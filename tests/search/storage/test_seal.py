@@ -19,9 +19,9 @@ from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.files import read_state, write_seal
 from perception_encoder.search.storage.store import STORE, Store
-from perception_encoder.search.storage.update import Report, update_index, writable_index
+from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
 
-Update = Callable[..., Report]
+Update = Callable[..., UpdateReport]
 
 
 @pytest.fixture
@@ -349,11 +349,11 @@ def test_an_index_elsewhere_is_as_private_as_the_images(
         home.mkdir(mode=0o755)
         for mode, seen in ((0o755, {0o055, 0o044}), (0o700, {0})):
             folder.chmod(mode)
-            with writable_index(folder, str(checkpoint), directory=home) as (index, own):
-                update_index(index, own)  # the second time, no file has changed
+            with writable_store(folder, str(checkpoint), directory=home) as (index, own):
+                update_store(index, own)  # the second time, no file has changed
             assert modes(home / STORE) == seen
-        with writable_index(folder, str(checkpoint), rebuild=True, directory=home) as (index, own):
-            update_index(index, own)
+        with writable_store(folder, str(checkpoint), rebuild=True, directory=home) as (index, own):
+            update_store(index, own)
         assert modes(home / STORE) == {0} and (home / STORE / "calibration.json").exists()
     finally:
         os.umask(before)

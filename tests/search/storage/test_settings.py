@@ -9,12 +9,12 @@ import pytest
 from perception_encoder.errors import SearchIndexError
 from perception_encoder.search.storage.files import SETTINGS
 from perception_encoder.search.storage.store import STORE, Store
-from perception_encoder.search.storage.update import writable_index
+from perception_encoder.search.storage.update import writable_store
 
 
 def test_the_model_is_remembered(folder: Path, update, checkpoint: Path) -> None:
     update()
-    with writable_index(folder) as (index, encoder):
+    with writable_store(folder) as (index, encoder):
         assert index.settings["source"] == str(checkpoint)
         assert encoder.weight_hash == index.settings["weight_hash"]
 

@@ -16,7 +16,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage import files as snapshot
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import STORE, Store
-from perception_encoder.search.storage.update import update_index, writable_index
+from perception_encoder.search.storage.update import update_store, writable_store
 from tests.clips import clip
 
 
@@ -26,8 +26,8 @@ def update(checkpoint: Path, pictures: list[Path]) -> Callable[..., Store]:
     (pictures[0].parent / "clip.mp4").write_bytes(clip(60))
 
     def update(**options: object) -> Store:
-        with writable_index(pictures[0].parent, str(checkpoint), **options) as (index, encoder):
-            update_index(index, encoder)
+        with writable_store(pictures[0].parent, str(checkpoint), **options) as (index, encoder):
+            update_store(index, encoder)
         return Store.open(index.directory)
 
     return update

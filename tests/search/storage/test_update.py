@@ -14,7 +14,7 @@ from PIL import Image
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.store import Store
-from perception_encoder.search.storage.update import update_index, writable_index
+from perception_encoder.search.storage.update import update_store, writable_store
 from tests.search.indexes import counts, rows_by_path
 
 Draw = Callable[[int], Image.Image]
@@ -68,7 +68,7 @@ def test_files_that_change_places_are_lost_in_no_commit(
         (folder / f"{number}.moving").rename(path)
         os.utime(path, (number, number))
     report = update()
-    assert report.added + report.moved == 20 and report.gone == 0
+    assert report.added + report.moved == 20 and report.deleted == 0
     rows = rows_by_path(folder)
     assert {path: len(rows[path.name]) for path in pictures} == dict.fromkeys(pictures, 1)
     vectors = np.stack([rows[path.name][0].vector for path in pictures])
@@ -108,8 +108,8 @@ def test_a_folder_whose_name_looks_like_an_address(checkpoint: Path, tmp_path: P
     for name in ("trip:2019", "memory:x", "~x"):
         (tmp_path / name).mkdir()
         draw(1).save(tmp_path / name / "a.jpg")
-        with writable_index(Path(name), str(checkpoint)) as (index, encoder):
-            assert update_index(index, encoder).rows == 1
+        with writable_store(Path(name), str(checkpoint)) as (index, encoder):
+            assert update_store(index, encoder).rows == 1
         assert len(Store.open(Path(name))) == 1
 
 
@@ -117,7 +117,7 @@ def test_another_model_or_rate_is_refused_until_rebuilt(folder: Path, checkpoint
     update()
     with (
         pytest.raises(SearchIndexError, match=r"weight_hash .*pe index --rebuild"),
-        writable_index(folder, "builtin"),
+        writable_store(folder, "builtin"),
     ):
         pass
     with pytest.raises(SearchIndexError, match=r"a frame every 1 s, not 0\.5.*--rebuild --every 0\.5"):

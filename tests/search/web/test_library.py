@@ -19,7 +19,7 @@ from PIL import Image
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.calibration import Calibration
 from perception_encoder.search.storage.store import Store
-from perception_encoder.search.storage.update import Reader, update_index, writable_index
+from perception_encoder.search.storage.update import Reader, update_store, writable_store
 from perception_encoder.search.terms import parse_lines
 from perception_encoder.search.web.library import Filter, MediaLibrary
 from tests.search.indexes import paths, wait_for
@@ -72,15 +72,15 @@ def test_vectors_of_texts_are_cached(library: MediaLibrary, monkeypatch: pytest.
 
 
 def test_what_another_process_commits_is_seen(client: TestClient, folder: Path, draw: Draw) -> None:
-    with writable_index(folder) as (index, own):
+    with writable_store(folder) as (index, own):
         draw(70).save(folder / "other.jpg")
-        update_index(index, own)
+        update_store(index, own)
     client.get("/api/status")
     assert "other.jpg" in paths(client.get("/api/hits").json())
 
 
 def test_an_index_made_anew_by_another_model_is_not_written_to(client: TestClient, folder: Path, draw: Draw) -> None:
-    with writable_index(folder, "builtin", rebuild=True):
+    with writable_store(folder, "builtin", rebuild=True):
         pass
     draw(71).save(folder / "new.jpg")
     assert "was made anew meanwhile" in client.get("/api/status").json()["error"]

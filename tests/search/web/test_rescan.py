@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.update import update_index
+from perception_encoder.search.storage.update import update_store
 from perception_encoder.search.web.library import MediaLibrary
 from tests.search.indexes import make_library, wait_for
 
@@ -51,9 +51,9 @@ def test_a_failed_update_is_tried_again(
         tries.append(1)
         if len(tries) < 3:
             raise OSError("No space left on device")
-        return update_index(*arguments)
+        return update_store(*arguments)
 
-    monkeypatch.setattr("perception_encoder.search.web.library.update_index", fail_twice)
+    monkeypatch.setattr("perception_encoder.search.web.library.update_store", fail_twice)
     draw(50).save(folder / "new.jpg")
     library.watch(seconds=0.1)
     wait_for(lambda: "new.jpg" in library.index.files(), "the third try")

@@ -8,16 +8,16 @@ from PIL import Image
 
 from perception_encoder.inference.collection import encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.web.contact_sheet import Naming
+from perception_encoder.search.web.contact_sheet import LabelledFiles
 
 
 def test_named_files_are_sorted_by_label_and_probability(encoder: Encoder, tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    collection = encode_media(encoder, list_media_items([tmp_path]), lambda done: None)
+    collection = encode_media(encoder, list_media_items([tmp_path]))
     guesses = [[("dog", 0.6), ("cat", 0.4)], [("cat", 0.7), ("dog", 0.3)], [("dog", 0.9), ("cat", 0.1)]]
     vectors = dict(zip(("cat", "dog"), encoder.encode_texts(["cat", "dog"]), strict=True))
-    naming = Naming(encoder, collection, guesses, vectors)
+    naming = LabelledFiles(encoder, collection, guesses, vectors)
     page = tmp_path / "index.html"
     sections = {section.heading: (section.note, list(section.tiles)) for section in naming.sections(page)}
     assert list(sections) == ["dog", "cat"]

@@ -7,8 +7,51 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import perception_encoder as pe
+from perception_encoder.errors import ConfigError, MediaNotFoundError, SearchIndexError
+from perception_encoder.inference.encoder import Encoder
 from tests.search.indexes import hits, printed_command
+
+
+def test_an_index_is_made_searched_and_updated(photos: Path, checkpoint: Path, encoder: Encoder) -> None:
+    index = pe.open_index(photos, checkpoint)
+    assert not index.exists
+    with pytest.raises(SearchIndexError, match="has no index; make one with: pe index"):
+        index.search("a cat")
+    (photos / "bad.jpg").write_bytes(b"no image")
+    report = index.update()
+    assert (report.added, report.deleted, report.rows, len(index)) == (20, 0, 20, 20)
+    assert [error.source for error in report.skipped] == [str(photos / "bad.jpg")]
+    result = index.search("a cat", top=3)
+    assert [hit.score for hit in result] == sorted((hit.score for hit in result), reverse=True)
+    assert len(result) == 3 and result[0].file is not None and result[0].file.parent in (photos, photos / "2024's/may")
+    assert [hit.path for hit in pe.search_files("a cat", photos, checkpoint, top=3)] == [hit.path for hit in result]
+    (photos / "00.jpg").unlink()
+    assert index.update().deleted == 1 and len(index) == 19
+    assert pe.open_index(photos, encoder).search("a cat", top=2)[1].path == index.search("a cat", top=2)[1].path
+
+
+def test_queries_are_texts_paths_images_hits_and_weighted_terms(photos: Path, checkpoint: Path) -> None:
+    index, path = pe.open_index(photos, checkpoint), photos / "00.jpg"
+    index.update()
+    (copy := photos / "copy.png").write_bytes(path.read_bytes())
+    with Image.open(path) as image:
+        image.load()
+    by_path, by_name, by_image, by_hit = index.search([path, str(path), image, index.search(image)[0]]).by_query
+    assert by_path == by_name and path not in [hit.file for hit in by_path]
+    assert by_image[0].file == path and by_image[0].score == pytest.approx(1, abs=2e-2)
+    assert [hit.path for hit in by_hit] == [hit.path for hit in by_path]
+    text, *combined = index.search(["a cat", {"a cat": 2, path: 1}, (("a cat", 2), (image, 1.0))], top=5).by_query
+    assert [hit.score for hit in combined[0]] != [hit.score for hit in text]
+    assert {hit.path for hit in combined[0]} <= {hit.path for hit in combined[1]} | {hit.path for hit in combined[0]}
+    away = index.search({"a cat": -1}, top=30)
+    assert [hit.path for hit in away][::-1] == [hit.path for hit in index.search("a cat", top=30)]
+    assert copy not in {hit.file for hit in away}  # it is not indexed yet
+    for query, error in (("", ConfigError), ({}, ConfigError), (photos / "none.jpg", MediaNotFoundError)):
+        with pytest.raises(error):
+            index.search(query)
 
 
 def test_a_subfolder_is_searched_by_the_index_around_it(
