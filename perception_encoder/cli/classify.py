@@ -37,11 +37,11 @@ def classify(
         pe classify photos --labels @labels.txt --html sorted.html -m PE-Core-L14-336
         pe classify photos --labels "cat,dog" | cut -f1,2
     """
-    import perception_encoder as pe
+    from perception_encoder.evaluation.classification import labels as classification
     from perception_encoder.search.web.contact_sheet import LabelledFiles, write_contact_sheet
 
     source = model or default_model.default_model()
-    result = pe.classify(files, labels, prompts=prompts, model=source, top=top, progress=track)
+    result = classification.classify(files, labels, prompts=prompts, model=source, top=top, progress=track)
     if json:
         output.print_json(result.to_dict())
     elif result:

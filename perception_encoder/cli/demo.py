@@ -35,9 +35,11 @@ def demo(
         pe demo
         pe demo -m PE-Core-S16-384 -o demo-small
     """
-    import perception_encoder as pe
+    from perception_encoder.evaluation.classification.labels import classify
     from perception_encoder.inference import samples
+    from perception_encoder.inference.other_encoder import load_any as load
     from perception_encoder.models.registry import BUILTIN, canonical_name
+    from perception_encoder.search.index import search_files
     from perception_encoder.search.terms import media_query, text_query
     from perception_encoder.search.web.contact_sheet import (
         LabelledFiles,
@@ -46,9 +48,9 @@ def demo(
         write_contact_sheet,
     )
 
-    encoder = pe.load(model)
+    encoder = load(model)
     sample_files = samples.write_samples(out)
-    classified = pe.classify(sample_files.gallery, samples.LABELS, model=encoder, progress=track)
+    classified = classify(sample_files.gallery, samples.LABELS, model=encoder, progress=track)
     title = f"{len(classified)} images and videos, embedded in {encoder.dimension} dimensions by {encoder.name}"
     output.print_line(title)
     output.print_line("")
@@ -56,7 +58,7 @@ def demo(
     output.print_table(("file", f"best of {len(classified.labels)} labels", "second", "third"), rows)
 
     queries = [*map(text_query, samples.QUERIES), media_query(str(sample_files.query))]
-    found = pe.search_files(queries, sample_files.gallery, encoder, top=4, progress=track)
+    found = search_files(queries, sample_files.gallery, encoder, top=4, progress=track)
     output.print_line("")
     rows = [
         (name_query(query), *(f"{Path(hit.path).stem} {hit.score:.2f}" for hit in hits[:3]))

@@ -48,11 +48,11 @@ def embed(
     """
     import torch
 
-    import perception_encoder as pe
+    from perception_encoder.inference import output as embeddings
 
     source = model or default_model.default_model()
     try:
-        report = pe.embed(
+        report = embeddings.embed(
             paths,
             out,
             model=source,

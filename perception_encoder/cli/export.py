@@ -110,9 +110,9 @@ def vectors(
         pe export vectors photos vectors
         python -c "import numpy; print(numpy.load('vectors/img_emb/img_emb_0.npy').shape)"
     """
-    import perception_encoder as pe
+    from perception_encoder.search.index import open_index
 
-    rows = pe.open_index(directory).export_vectors(out, overwrite=overwrite)
+    rows = open_index(directory).export_vectors(out, overwrite=overwrite)
     output.print_line(f"{rows} embeddings in {out}")
 
 
@@ -131,9 +131,9 @@ def fiftyone(
         pe export fiftyone photos
         fiftyone app launch photos
     """
-    import perception_encoder as pe
+    from perception_encoder.search.index import open_index
 
-    for dataset, count in pe.open_index(directory).to_fiftyone(name, overwrite=overwrite).items():
+    for dataset, count in open_index(directory).to_fiftyone(name, overwrite=overwrite).items():
         output.print_line(f"{dataset}: {count} samples")
 
 

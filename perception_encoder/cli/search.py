@@ -77,8 +77,7 @@ def search(
         pe search --near-duplicates --threshold 0.99 --all-but-one photos -0 | xargs -0 mv -t duplicates
         pe search "a red mug" photos -0 | xargs -0 cp -t mugs
     """
-    import perception_encoder as pe
-    from perception_encoder.search.index import directories_to_index
+    from perception_encoder.search.index import directories_to_index, open_index, search_files
     from perception_encoder.search.ranking import SIMILAR
 
     if json and (paths_only or print0):
@@ -88,7 +87,7 @@ def search(
     queries, files = read_words(
         words or [], text or [], [*(image or []), *(video or [])], near_duplicates or like is not None
     )
-    index = pe.open_index(files, model, index=home)
+    index = open_index(files, model, index=home)
     indexed = home is not None or index.exists
     source = model or (index.source if indexed else default_model.default_model())
     printing = Printing(json, paths_only or print0, print0, html, default_model.demo_line(source, model))
@@ -106,7 +105,7 @@ def search(
     elif not files:
         raise typer.BadParameter('name a directory too, as in: pe search "a red mug" photos')
     else:
-        result = pe.search_files(queries, files, source, top, progress=track)
+        result = search_files(queries, files, source, top, progress=track)
     if json or not result.skipped or len(result.skipped) < result.encoded:
         show_result(result, f"images and {'moments' if indexed else 'videos'}", printing)
     if result.encoded and (directories := " ".join(directories_to_index(files))):
@@ -242,15 +241,15 @@ def index(
         pe index /media/camera --index ~/indexes/camera
         pe search "a red mug" photos
     """
-    import perception_encoder as pe
     from perception_encoder.inference.listing import check_paths
+    from perception_encoder.search.index import open_index
 
     check_paths(directories)
     if home is not None and len(directories) > 1:
         raise typer.BadParameter("--index is for one directory; index the others one by one")
     reports: dict[str, UpdateReport] = {}
     for directory in directories:
-        opened = pe.open_index(directory, model, index=home)
+        opened = open_index(directory, model, index=home)
         report = reports[str(directory)] = opened.update(every=every, rebuild=rebuild, ray=ray, progress=track)
         if not json:
             changes = f"{report.added} added, {report.moved} moved, {report.deleted} deleted"

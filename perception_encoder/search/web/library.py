@@ -235,8 +235,8 @@ class MediaLibrary:
     def update(self) -> None:
         """Bring the index up to date, and set `progress`."""
 
-        def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-            self.progress = Progress(running=True, total=total, failures=self.progress.failures)
+        def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+            self.progress = Progress(running=True, total=total or 0, failures=self.progress.failures)
             for item in items:
                 yield item
                 self.progress.done += 1
