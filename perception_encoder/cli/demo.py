@@ -37,7 +37,7 @@ def demo(
     """
     from perception_encoder.evaluation.classification.labels import classify
     from perception_encoder.inference import samples
-    from perception_encoder.inference.other_encoder import load_any as load
+    from perception_encoder.inference.load import load
     from perception_encoder.models.registry import BUILTIN, canonical_name
     from perception_encoder.search.index import search_files
     from perception_encoder.search.terms import media_query, text_query

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from perception_encoder.errors import DataError, InputError, OutputError
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.listing import Item, list_items
+from perception_encoder.inference.load import load
 from perception_encoder.inference.output_formats import read_embeddings
 from perception_encoder.inference.pipeline import Embedding, encode_items
 from perception_encoder.models.checkpoints.weights import TowerChoice

@@ -28,8 +28,9 @@ from perception_encoder import errors
 from perception_encoder.errors import DataError, InputError, OutputError, one_line
 from perception_encoder.files import file_state, holding, remove, replacing, write_json, writing
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item, check_paths, list_items
+from perception_encoder.inference.load import load
 from perception_encoder.inference.output_formats import (
     check_target,
     read_part_metadata,

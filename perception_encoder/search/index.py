@@ -15,7 +15,8 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, SearchIndexError
 from perception_encoder.inference.collection import as_encoder, encode_media, list_media_items, read_collection
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.inference.media import Media, resolve
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding
