@@ -120,7 +120,7 @@ def new_directory(path: Path) -> Iterator[None]:
     lock = path / ".lock"
     with holding(lock, f"another process is writing {path}; wait for it, or choose another directory"):
         try:
-            if any(each != lock for each in path.iterdir()):
+            if any(item != lock for item in path.iterdir()):
                 raise OutputError(f"{path} exists and is not empty; choose another directory, or remove it")
             yield
         finally:

@@ -31,7 +31,7 @@ from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
 from perception_encoder.files import cached_by_file
 from perception_encoder.formats.media_directory import Clip
-from perception_encoder.formats.table_images import read_image_table
+from perception_encoder.formats.tables import read_image_table
 from perception_encoder.inference.conversation.assistant import digest_of
 from perception_encoder.inference.conversation.captions import Caption, CaptionFile
 from perception_encoder.inference.listing import list_items

@@ -12,8 +12,7 @@ import torch
 
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.files import write_text
-from perception_encoder.formats.scene_tars import read_scene_tars
-from perception_encoder.formats.shards import json_bytes, write_members
+from perception_encoder.formats.shards import json_bytes, read_scene_tars, write_members
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.run import align_language

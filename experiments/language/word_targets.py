@@ -14,8 +14,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from perception_encoder.data.captions import concept
-from perception_encoder.formats.scene_tars import read_scene_tars
-from perception_encoder.formats.shards import read_shard
+from perception_encoder.formats.shards import read_scene_tars, read_shard
 from perception_encoder.formats.tables import read_json_lines
 
 IGNORED = -100

@@ -15,7 +15,7 @@ from experiments.layers.run import curve_rows
 from experiments.spatial.alignments import ALIGNED, CORE, Alignments, find_encoder
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_json
-from perception_encoder.formats.scene_tars import read_scene_tars
+from perception_encoder.formats.shards import read_scene_tars
 from perception_encoder.inference.load import load_layers
 from perception_encoder.inference.samples import write_samples
 from perception_encoder.layer_analysis.curve import LayerCurve

@@ -51,9 +51,9 @@ class ImageTextBatch:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Return a dataclass with its tensors on a device; to a GPU they go out of pinned memory, while that computes."""
     moved: dict[str, Any] = {}
-    for each in fields(batch):
-        value = getattr(batch, each.name)
+    for item in fields(batch):
+        value = getattr(batch, item.name)
         if isinstance(value, Tensor):
             pinned = value.pin_memory() if device.type == "cuda" else value
-            moved[each.name] = pinned.to(device, non_blocking=True)
+            moved[item.name] = pinned.to(device, non_blocking=True)
     return replace(batch, **moved)

@@ -10,10 +10,12 @@ evaluation does, article errors included ("a photo of a anchor."); the others ar
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -279,3 +281,34 @@ def _worn(metadata: Mapping[str, Any], label: str) -> list[str]:
 def _tagged(tags: Sequence[str], label: str, noun: str) -> list[str]:
     tags = [tag for tag in tags if tag != label][:8]
     return [f"{noun}, {tag}" for tag in tags] + [f"{a}, {b}" for a, b in pairwise(tags)]
+
+
+def _nothing(path: Path) -> AbstractSet[str]:
+    return frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What must not be trained on; by default nothing."""
+
+    sources: frozenset[str] = frozenset()
+    """Sources that are refused in training data."""
+    class_source: str | None = None
+    """The source whose classes are partly held out."""
+    classes: frozenset[str] = frozenset()
+    """Those classes: samples of their labels, of any source, are left out beside shards of `class_source`."""
+    find_classes: Callable[[Path], AbstractSet[str]] = _nothing
+    """Finds those classes in a directory of data, all of whose splits can be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRules:
+    """What is known of sources by their names; by default nothing."""
+
+    styles: Mapping[str, CaptionStyle] = field(default_factory=dict)
+    """Wording of captions; other sources hold photographs."""
+    held_out: HeldOut = field(default_factory=HeldOut)
+
+    def style(self, source: object) -> CaptionStyle:
+        """Return how captions of a source are worded."""
+        return self.styles.get(str(source), PHOTO)

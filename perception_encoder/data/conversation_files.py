@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from perception_encoder.data.captions import HeldOut
 from perception_encoder.data.conversation_records import (
     ANSWER_FIELDS,
     CONTENT_FIELDS,
@@ -26,12 +27,10 @@ from perception_encoder.data.conversation_records import (
     Record,
     Turn,
 )
-from perception_encoder.data.rules import HeldOut
 from perception_encoder.data.shard_index import ShardTable, load_table, summarize_shard
 from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.files import cached_by_file
-from perception_encoder.formats.table_images import TableImage
-from perception_encoder.formats.tables import iterate_table
+from perception_encoder.formats.tables import TableImage, iterate_table
 from perception_encoder.preprocess.source import escape_name
 
 Expand = Callable[[Mapping[str, Any], MediaKind], Sequence[Sequence[Turn]]]

@@ -133,15 +133,15 @@ class ConversationSample:
     @property
     def joinable(self) -> bool:
         """Whether further questions about the same files may follow: they stand before the first text."""
-        placeholders = "".join(f"<{each.kind}>" for each in self.media)
+        placeholders = "".join(f"<{item.kind}>" for item in self.media)
         rest = self.turns[0][1].removeprefix(placeholders)
-        paths = all(isinstance(each.source, Path) for each in self.media)
+        paths = all(isinstance(value.source, Path) for value in self.media)
         return bool(self.media) and paths and self.turns[0][1] != rest and not _PLACEHOLDERS.search(rest)
 
     def joined(self, other: ConversationSample) -> ConversationSample:
         """Return this conversation continued by another one about the same media; both are `joinable`."""
         (role, text), *rest = other.turns
-        text = text.removeprefix("".join(f"<{each.kind}>" for each in other.media))
+        text = text.removeprefix("".join(f"<{item.kind}>" for item in other.media))
         return ConversationSample(self.key, (*self.turns, (role, text), *rest), self.media, self.where, self.group)
 
 
@@ -170,7 +170,7 @@ def _parse(record: Record, directory: Path) -> ConversationSample:
     fields = record.fields
     turns, values = _turns(fields)
     for kind, names in MEDIA_FIELDS.items():
-        values[kind] = [*(each for name in names for each in _listed(fields.get(name))), *values[kind]]
+        values[kind] = [*(entry for name in names for entry in _listed(fields.get(name))), *values[kind]]
     turns, media = _match_placeholders(turns, {kind: _media(kind, values[kind], directory) for kind in MEDIA_FIELDS})
     _check_turns(turns)
     value = fields.get("id")
@@ -179,7 +179,7 @@ def _parse(record: Record, directory: Path) -> ConversationSample:
     key = record.key if value is None or value == "" else str(value)
     if not _is_unicode(key):
         raise _BadRecord(f"`id` is {quoted(value)}, which is not Unicode text")
-    files = [each.name for each in media if isinstance(each.source, Path)]
+    files = [item.name for item in media if isinstance(item.source, Path)]
     group = record.group or "\0".join(files) or key
     return ConversationSample(key, tuple(turns), tuple(media), record.where, group)
 
@@ -198,7 +198,7 @@ def _turns(fields: Mapping[str, Any]) -> tuple[list[Turn], dict[MediaKind, list[
         answer = next((fields[name] for name in ANSWER_FIELDS if fields.get(name) is not None), None)
         return [("user", _text(fields["question"], "`question`")), ("assistant", _answer(answer))], values
     entries = fields[layout]
-    if not isinstance(entries, list) or not entries or not all(isinstance(each, dict) for each in entries):
+    if not isinstance(entries, list) or not entries or not all(isinstance(item, dict) for item in entries):
         raise _BadRecord(f"`{layout}` is {quoted(entries)}; it must be a list of objects")
     turns: list[Turn] = []
     for number, entry in enumerate(entries, 1):
@@ -216,8 +216,8 @@ def _turns(fields: Mapping[str, Any]) -> tuple[list[Turn], dict[MediaKind, list[
 def _answer(value: Any) -> str:
     """An answer as text; of several people's answers the most frequent, the first of those."""
     if isinstance(value, list) and value:
-        texts = [each.get("answer") if isinstance(each, dict) else each for each in value]
-        if all(isinstance(each, str) for each in texts):
+        texts = [item.get("answer") if isinstance(item, dict) else item for item in value]
+        if all(isinstance(text, str) for text in texts):
             return _text(Counter(texts).most_common(1)[0][0], "the answer")
     if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
@@ -287,7 +287,7 @@ def _match_placeholders(
     """Return the turns with a placeholder for each image and video, and the media in that order."""
     waiting = {kind: list(values) for kind, values in media.items()}
     total = sum(map(len, waiting.values()))
-    placeholders = [each for _, text in turns for each in _PLACEHOLDERS.findall(text)]
+    placeholders = [item for _, text in turns for item in _PLACEHOLDERS.findall(text)]
     if total and not placeholders:
         before = "".join(f"<{kind}>" * len(values) for kind, values in waiting.items())
         first = next((at for at, (role, _) in enumerate(turns) if role == "user"), 0)
@@ -302,7 +302,7 @@ def _match_placeholders(
             kind = cast(MediaKind, placeholder[1:-1])
             ordered += waiting[kind][:1]
             del waiting[kind][:1]
-    if not len(ordered) == total == len([each for _, text in turns for each in _PLACEHOLDERS.findall(text)]):
+    if not len(ordered) == total == len([value for _, text in turns for value in _PLACEHOLDERS.findall(text)]):
         counts = " and ".join(f"{placeholders.count(f'<{kind}>')} <{kind}>" for kind in media)
         numbers = " and ".join(f"{len(values)} {kind}s" for kind, values in media.items())
         raise _BadRecord(f"has placeholders {counts} for {numbers}; each image and video needs one")

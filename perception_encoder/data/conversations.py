@@ -97,8 +97,8 @@ class Conversations:
         owners = first // _ROWS
         parts = np.zeros(len(first), np.int64)
         for number, file in enumerate(self.files):
-            own = owners == number
-            parts[own] = np.searchsorted(file.edges, first[own] % _ROWS, "right")
+            in_file = owners == number
+            parts[in_file] = np.searchsorted(file.edges, first[in_file] % _ROWS, "right")
         changes = np.flatnonzero((np.diff(owners) != 0) | (np.diff(parts) != 0)) + 1
         return [int(size) for size in np.diff([0, *changes, len(first)])]
 
@@ -235,7 +235,7 @@ class _Check:
         self.rows.append(row)
         self.groups.append(_hash(sample.group))
         self.joinable.append(self.join and is_question_row(record.fields) and sample.joinable)
-        content = (sample.key, sample.turns, [each.name for each in sample.media])
+        content = (sample.key, sample.turns, [item.name for item in sample.media])
         self.digest.update(repr(content).encode())
 
     def result(self, files: Sequence[ConversationFile]) -> Conversations:

@@ -25,13 +25,13 @@ from PIL import Image
 from perception_encoder.data.captions import (
     PHOTO,
     CaptionStyle,
+    SourceRules,
     all_captions,
     choose_caption,
     colour_words,
     concept,
     wrong_field,
 )
-from perception_encoder.data.rules import SourceRules
 from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import ShardSample, find_shards, read_shard, shards_below

@@ -131,11 +131,11 @@ def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
         raise DataError(f"{source} is neither a directory nor a table ({', '.join(sorted(TABLE_SUFFIXES))})")
     candidates: list[Candidate] = []
     failures: list[InputError] = []
-    for each in pairs:
-        if isinstance(each, InputError):
-            failures.append(each)
+    for pair in pairs:
+        if isinstance(pair, InputError):
+            failures.append(pair)
         else:
-            candidates.append(each)
+            candidates.append(pair)
     return candidates, failures
 
 
@@ -180,7 +180,7 @@ def _read_all(candidates: Sequence[Candidate], side: int | None) -> Iterator[lis
     cores = os.cpu_count() or 1
     with ThreadPoolExecutor(cores) as pool:
         for at in range(0, len(candidates), AHEAD * cores):
-            yield from pool.map(lambda each: _read(each, side), candidates[at : at + AHEAD * cores])
+            yield from pool.map(lambda item: _read(item, side), candidates[at : at + AHEAD * cores])
 
 
 def _read(candidate: Candidate, side: int | None) -> list[tuple[str, bytes]] | InputError:

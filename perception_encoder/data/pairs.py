@@ -24,9 +24,16 @@ from torch import Tensor
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.sampler import Position, WeightedSampler
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augment, needed_side
+from perception_encoder.preprocess.augmentation import (
+    DRAWS,
+    MIXING_DRAWS,
+    Augmentation,
+    Mixing,
+    augment,
+    mix,
+    needed_side,
+)
 from perception_encoder.preprocess.image import NeededSide
-from perception_encoder.preprocess.mixing import MIXING_DRAWS, Mixing, mix
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.ranks import ALONE, Rank
 
@@ -174,36 +181,36 @@ class PairBatches:
         seed = np.random.default_rng([self.seed, step]).integers(2**62)
         generator = torch.Generator().manual_seed(int(seed))
         draws = torch.rand(len(positions), DRAWS, generator=generator)
-        own = self.rank.share(len(positions))
-        rows, bad = self._read(step, positions, draws, range(own.start, own.stop))
+        mine = self.rank.share(len(positions))
+        rows, bad = self._read(step, positions, draws, range(mine.start, mine.stop))
         texts = self._all_texts([row.text for row in rows.values()], bad, len(positions))
-        own_texts = self.rank.share(len(texts))
+        my_texts = self.rank.share(len(texts))
         images, true_texts = _stack(list(rows.values()), texts)
         if self.mixing is not None:
             others = [len(positions) - 1 - row for row in rows]
             rows |= self._read(step, positions, draws, [row for row in others if row not in rows])[0]
             other_images, other_true = _stack([rows[row] for row in others], texts)
-            mixing_draws = torch.rand(len(positions), MIXING_DRAWS, generator=generator)[own]
+            mixing_draws = torch.rand(len(positions), MIXING_DRAWS, generator=generator)[mine]
             images, shares = mix(images, other_images, self.mixing, mixing_draws)
             true_texts = torch.lerp(other_true.float(), true_texts.float(), shares[:, None])
-        true_images = self._true_images(own.start, true_texts, own_texts, len(positions))
-        tokens = trim(self.tokenize(texts[own_texts]))
-        words = tuple(texts[own_texts])
-        batch = ImageTextBatch(images, tokens, true_texts, true_images, own, own_texts, words, left_out=self._bad)
+        true_images = self._true_images(mine.start, true_texts, my_texts, len(positions))
+        tokens = trim(self.tokenize(texts[my_texts]))
+        words = tuple(texts[my_texts])
+        batch = ImageTextBatch(images, tokens, true_texts, true_images, mine, my_texts, words, left_out=self._bad)
         if self.masks is None:
             return batch
         masked, masks = self.masks(len(positions), (size // self.patch) ** 2, generator)
-        ours = (own.start <= masked) & (masked < own.stop)
+        ours = (mine.start <= masked) & (masked < mine.stop)
         share = ours.float().mean().item()
-        return replace(batch, masked=masked[ours] - own.start, masks=masks[ours], masked_share=share)
+        return replace(batch, masked=masked[ours] - mine.start, masks=masks[ours], masked_share=share)
 
-    def _true_images(self, first: int, true_texts: Tensor, own_texts: slice, size: int) -> Tensor:
+    def _true_images(self, first: int, true_texts: Tensor, my_texts: slice, size: int) -> Tensor:
         """Of which images of all ranks (B) this rank's captions are true, or how far: (u, B)."""
-        truth = torch.zeros(own_texts.stop - own_texts.start, size, dtype=true_texts.dtype)
+        truth = torch.zeros(my_texts.stop - my_texts.start, size, dtype=true_texts.dtype)
         pairs = true_texts.nonzero(as_tuple=True)
         for start, rows, columns, shares in self.exchange((first, *pairs, true_texts[pairs])):
-            ours = (own_texts.start <= columns) & (columns < own_texts.stop)
-            truth[columns[ours] - own_texts.start, start + rows[ours]] = shares[ours]
+            ours = (my_texts.start <= columns) & (columns < my_texts.stop)
+            truth[columns[ours] - my_texts.start, start + rows[ours]] = shares[ours]
         return truth
 
     def _read(
@@ -244,10 +251,10 @@ class PairBatches:
         chunks = [items[at : at + size] for at in range(0, len(items), size)]
         return chain.from_iterable(self._pool.map(lambda chunk: list(map(work, chunk)), chunks))
 
-    def _all_texts(self, own: list[str], bad: Sequence[InputError], size: int) -> list[str]:
+    def _all_texts(self, texts: list[str], bad: Sequence[InputError], size: int) -> list[str]:
         """Return all ranks' captions, each once; DataError if too many samples of all ranks are bad."""
-        shared = self.exchange((own, [str(error) for error in bad]))
-        errors = [error for _, each in shared for error in each]
+        shared = self.exchange((texts, [str(error) for error in bad]))
+        errors = [error for _, item in shared for error in item]
         self._seen, self._bad = self._seen + size, self._bad + len(errors)
         if sum(len(texts) for texts, _ in shared) < size:
             raise DataError(f"{TRIES} samples in a row could not be read; the last was {errors[-1]}")

@@ -23,8 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.data.captions import concept
-from perception_encoder.data.rules import HeldOut
+from perception_encoder.data.captions import HeldOut, concept
 from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError, one_line
 from perception_encoder.files import cache_directory, cached_by_file, replacing, writing
 from perception_encoder.formats.shards import split_member
@@ -142,7 +141,7 @@ def open_storage(url: str) -> tuple[Any, str]:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         protocols = re.findall(r"(?:^|::)(\w+)://", url)
-        if needed := [_EXTRAS[each] for each in protocols if each in _EXTRAS]:
+        if needed := [_EXTRAS[protocol] for protocol in protocols if protocol in _EXTRAS]:
             raise MissingExtraError(*needed[0]) from error
         raise DataError(f"{url}: {one_line(error)}") from error
     return files, path
@@ -235,10 +234,10 @@ def _make_table(url: str, size: int, held_out: HeldOut) -> pa.Table:
             media = [next((parts[name] for name in names if name in parts), None) for names in MEDIA.values()]
             entries = [*media, *(parts.get(name) for name in TEXTS)]
             keys.append(key)
-            for each in entries:
-                if each is not None:
-                    check_entry(each)
-            ranges.append([(-1, 0) if each is None else (each.offset, each.size) for each in entries])
+            for entry in entries:
+                if entry is not None:
+                    check_entry(entry)
+            ranges.append([(-1, 0) if item is None else (item.offset, item.size) for item in entries])
     summary = ShardSummary(
         url=url,
         size=size,

@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception_encoder.data.captions import SHARES, captions, concept, draw_text, wrong_field
-from perception_encoder.data.rules import HeldOut, SourceRules
+from perception_encoder.data.captions import SHARES, HeldOut, SourceRules, captions, concept, draw_text, wrong_field
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
 from perception_encoder.errors import (
     ConfigError,
@@ -120,8 +119,8 @@ def _find(url: str) -> list[str]:
         return [url]
     chain, double, last = url.rpartition("::")
     protocol = last.partition("://")[0] + "://" if "://" in last else ""
-    urls = (each if "://" in each else protocol + each for each in sorted(files.glob(pattern)))
-    return [chain + double + each for each in urls]
+    urls = (item if "://" in item else protocol + item for item in sorted(files.glob(pattern)))
+    return [chain + double + value for value in urls]
 
 
 @dataclass(frozen=True)
@@ -247,16 +246,16 @@ def open_shards(
     rules = rules or SourceRules()
     held_out = rules.held_out
     urls = [shards.find() for shards in mixture]
-    everything = list(dict.fromkeys(url for each in urls for url in each))
-    own = everything[rank.share(len(everything))]
+    everything = list(dict.fromkeys(url for item in urls for url in item))
+    share = everything[rank.share(len(everything))]
     with ThreadPoolExecutor(READERS) as pool:
-        indexed = pool.map(lambda url: summarize_shard(url, held_out), own)
-        summaries = list(track(indexed, "indexing shards", len(own)))
+        indexed = pool.map(lambda url: summarize_shard(url, held_out), share)
+        summaries = list(track(indexed, "indexing shards", len(share)))
     by_url = {summary.url: summary for part in exchange(summaries) for summary in part}
-    if not any(held_out.class_source in each.sources for each in by_url.values()):
-        by_url = {url: replace(each, held_out={}) for url, each in by_url.items()}
+    if not any(held_out.class_source in item.sources for item in by_url.values()):
+        by_url = {url: replace(entry, held_out={}) for url, entry in by_url.items()}
     medium = medium_of(frames)
-    problems = {url: problem for url, each in by_url.items() if (problem := _problem(each, config, medium, held_out))}
+    problems = {url: problem for url, item in by_url.items() if (problem := _problem(item, config, medium, held_out))}
     if problems and not config.skip_bad_shards:
         raise DataError(
             f"{len(problems)} of {len(by_url)} shards cannot be used (streams.skip_bad_shards=true leaves them out): "
@@ -264,7 +263,7 @@ def open_shards(
         )
     for problem in problems.values():
         logger.warning("left out: %s", problem)
-    sets = [[by_url[url] for url in each if url not in problems] for each in urls]
+    sets = [[by_url[url] for url in value if url not in problems] for value in urls]
     for shards, usable in zip(mixture, sets, strict=True):
         if not usable:
             raise DataError(f"{shards.location}: none of its shards can be used")

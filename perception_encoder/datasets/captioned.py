@@ -151,7 +151,7 @@ def _of_karpathy(images: list[dict[str, Any]], path: Path, split: str) -> dict[s
         directory = text_field(image, "filepath", where) if image.get("filepath") else None
         sentences = list_objects(image, "sentences", where)
         name = "/".join(filter(None, (directory, text_field(image, "filename", where))))
-        pairs[name] = [text_field(each, "raw", f"{where}: sentences[{n}]") for n, each in enumerate(sentences)]
+        pairs[name] = [text_field(item, "raw", f"{where}: sentences[{n}]") for n, item in enumerate(sentences)]
     return pairs
 
 

@@ -28,7 +28,7 @@ from perception_encoder.datasets.masked_videos import read_object_mask
 from perception_encoder.datasets.rgbd import find_split
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import integer_field, list_objects, read_lines, text_field
-from perception_encoder.formats.scene_tars import StoredScene, read_scene_tars
+from perception_encoder.formats.shards import StoredScene, read_scene_tars
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track
@@ -90,7 +90,9 @@ class ClassMasks(ImageSet):
         return replace(
             self,
             classes=tuple(self.classes[old] for old in order),
-            numbers=tuple({value: order.get(old, UNSCORED) for value, old in each.items()} for each in self.numbers),
+            numbers=tuple(
+                {value: order.get(old, UNSCORED) for value, old in number.items()} for number in self.numbers
+            ),
         )
 
     def check(self) -> ClassMasks:
@@ -165,8 +167,8 @@ def _pair_files(place: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """The masks and the images of a place, by their paths without suffixes."""
     found = []
     for name, suffixes in (("masks", {".png"}), ("images", IMAGE_SUFFIXES)):
-        paths = sorted(each for each in (place / name).rglob("*") if each.suffix.lower() in suffixes)
-        found.append({each.relative_to(place / name).with_suffix("").as_posix(): each for each in paths})
+        paths = sorted(path for path in (place / name).rglob("*") if path.suffix.lower() in suffixes)
+        found.append({item.relative_to(place / name).with_suffix("").as_posix(): item for item in paths})
     masks, images = found
     if not masks:
         raise DataError(f"{place}: no masks/*.png")
@@ -184,7 +186,7 @@ class _Scene(NamedTuple):
 
 
 def _to_masks(name: str, scenes: list[_Scene], classes: tuple[str, ...]) -> ClassMasks:
-    index = {each: number for number, each in enumerate(classes)}
+    index = {item: number for number, item in enumerate(classes)}
     scenes = sorted(scenes, key=lambda scene: scene.key)
     return ClassMasks(
         name=name,
@@ -193,28 +195,29 @@ def _to_masks(name: str, scenes: list[_Scene], classes: tuple[str, ...]) -> Clas
         masks=tuple(scene.mask for scene in scenes),
         classes=classes,
         numbers=tuple(
-            {0: 0, **{number: index.get(each, UNSCORED) for number, each in scene.objects.items()}} for scene in scenes
+            {0: 0, **{number: index.get(value, UNSCORED) for number, value in scene.objects.items()}}
+            for scene in scenes
         ),
     )
 
 
 def _read_scenes(path: Path, split: str, any_class: bool) -> Iterator[_Scene]:
-    tars = [each for each in find_split(path, split) if each.is_file()]
+    tars = [item for item in find_split(path, split) if item.is_file()]
     if not tars:
         raise DataError(f"{path}: no masks/, no annotations/ and no {split}/*.tar with KEY.mask.png")
     for scene in read_scene_tars(tars, masks=True):
         objects = _read_objects(scene)
-        own = dict.fromkeys(objects, OBJECT) if any_class else objects
-        yield _Scene(scene.key, scene.image, scene.mask, own)
+        numbers = dict.fromkeys(objects, OBJECT) if any_class else objects
+        yield _Scene(scene.key, scene.image, scene.mask, numbers)
 
 
 def _read_objects(scene: StoredScene) -> dict[int, str]:
     """Return the class of each object's number."""
     objects = {}
-    for index, each in enumerate(list_objects(scene.metadata, "objects", f"{scene.where}.json")):
+    for index, item in enumerate(list_objects(scene.metadata, "objects", f"{scene.where}.json")):
         where = f"{scene.where}.json: objects[{index}]"
-        number = integer_field(each, "id", where)
-        objects[number] = text_field(each, "kind", where)
+        number = integer_field(item, "id", where)
+        objects[number] = text_field(item, "kind", where)
         if number > HIGHEST:
             raise DataError(f"{where}: `id` is {number}; a mask holds numbers up to {HIGHEST}")
     return objects

@@ -116,7 +116,7 @@ def _pairs_of_json(path: Path) -> list[tuple[str, str]]:
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value)
 
 
 def _pairs_of_lines(path: Path) -> list[tuple[str, str]]:
@@ -142,10 +142,10 @@ def read_mapping(path: Path, classes: ClassNames | None = None) -> dict[str, fro
     if not isinstance(value, dict) or not value:
         raise DataError(f"{path} is not a JSON object of classes by label")
     mapping = {}
-    for label, each in value.items():
-        names = each.split(";") if isinstance(each, str) else each if isinstance(each, list) else [each]
+    for label, item in value.items():
+        names = item.split(";") if isinstance(item, str) else item if isinstance(item, list) else [item]
         if not all(isinstance(name, (str, int)) for name in names):
-            raise DataError(f"{path}: {label} is {quoted(each)}; it must be a class, or a list of classes or numbers")
+            raise DataError(f"{path}: {label} is {quoted(item)}; it must be a class, or a list of classes or numbers")
         mapping[label] = frozenset(_mapped(str(name).strip(), classes, path) for name in names)
     return mapping
 

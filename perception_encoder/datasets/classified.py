@@ -18,7 +18,7 @@ from perception_encoder.datasets.webdataset import CLASS, find_tars, has_members
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.entries import id_field, text_field
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
-from perception_encoder.formats.shards import ALIKE, SPLITS, find_shards, split_names
+from perception_encoder.formats.shards import SAME_SPLITS, SPLITS, find_shards, split_names
 from perception_encoder.formats.tables import LABEL_COLUMNS, PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
 from perception_encoder.preprocess.source import escape_name
 
@@ -77,7 +77,7 @@ def has_labels(path: Path, split: str) -> bool:
     """Return whether `load_tasks` will find this split there rather than another of the path's."""
     alone = path.suffix.lower() in TABLE_SUFFIXES or not any((path / name).is_dir() for name in SPLITS)
     shards = bool(find_tars(path, split)) or _has_shards(path, split)
-    return alone or shards or any(each.is_dir() for each in (path / split).glob("*"))
+    return alone or shards or any(item.is_dir() for item in (path / split).glob("*"))
 
 
 def _has_shards(path: Path, split: str) -> bool:
@@ -92,11 +92,11 @@ def _has_shards(path: Path, split: str) -> bool:
 def _read_directories(path: Path, split: str) -> LabelledImages:
     """Read images or videos in a directory for each class; the labels are the directories' names."""
     root = path / split if (path / split).is_dir() else path
-    directories = sorted(each for each in root.iterdir() if each.is_dir()) if root.is_dir() else []
-    others = {name for alike in ALIKE for name in alike} & {each.name for each in directories}
+    directories = sorted(value for value in root.iterdir() if value.is_dir()) if root.is_dir() else []
+    others = {name for names in SAME_SPLITS for name in names} & {item.name for item in directories}
     if others:
         raise DataError(f"{path} has no split {split!r}, but {', '.join(sorted(others))}; choose one with --split")
-    files = [(file, each.name) for each in directories for file in list_media(each)]
+    files = [(file, directory.name) for directory in directories for file in list_media(directory)]
     if not files:
         raise DataError(
             f"{root} holds no labelled images: no {split}.tar, no {split}/*.tar, and no directory for each class with "
@@ -157,24 +157,24 @@ def _kinetics_clip(row: Mapping[str, Any], identity: str, where: str, media: Med
 
 def _with_options(task: LabelledImages, options: ClassOptions) -> LabelledImages:
     """Turn labels into class ids, with their names and, in another set of classes, their counterparts."""
-    own = read_class_names(options.classes) if options.classes else _plain_classes(task)
-    task = replace(task, labels=tuple(own.find(label) for label in task.labels))
+    source = read_class_names(options.classes) if options.classes else _plain_classes(task)
+    task = replace(task, labels=tuple(source.find(label) for label in task.labels))
     accepted: dict[str, frozenset[str]] = {}
-    target = own
+    target = source
     if options.mapping is not None:
-        target = read_class_names(options.onto) if options.onto else own
+        target = read_class_names(options.onto) if options.onto else source
         mapping = read_mapping(options.mapping, target if options.onto else None)
-        counterparts = {each: mapping.get(each, mapping.get(own.name(each))) for each in set(task.labels)}
+        counterparts = {item: mapping.get(item, mapping.get(source.name(item))) for item in set(task.labels)}
         mapped = task.select([row for row, label in enumerate(task.labels) if counterparts[label]])
         if not mapped.keys:
             raise DataError(f"{options.mapping} maps none of the labels of {task.name}: {task.labels[0]!r} …")
         task = mapped
-        accepted = {each: ids for each, ids in counterparts.items() if ids} if options.onto else {}
+        accepted = {item: ids for item, ids in counterparts.items() if ids} if options.onto else {}
     lower = options.mapping is not None and not options.onto
-    occurring = {each for ids in accepted.values() for each in ids} if accepted else set(task.labels)
-    every_class = options.every_class or (bool(task.choices) and target is own and not options.classes)
-    choices = tuple(each for each in target.ids if every_class or each in occurring)
-    names = {each: target.name(each).lower() if lower else target.name(each) for each in choices}
+    occurring = {value for ids in accepted.values() for value in ids} if accepted else set(task.labels)
+    every_class = options.every_class or (bool(task.choices) and target is source and not options.classes)
+    choices = tuple(entry for entry in target.ids if every_class or entry in occurring)
+    names = {choice: target.name(choice).lower() if lower else target.name(choice) for choice in choices}
     return replace(task, choices=choices, names=names, accepted=accepted, trim=options.trim)
 
 

@@ -81,23 +81,23 @@ def read_annotations(file: Path) -> dict[str, Any]:
 
 def check_annotations(content: Mapping[str, Any], problems: Problems) -> Annotations:
     """Check the images, categories and annotations of a file, and return those without problems."""
-    records, images = _sound(content, "images", problems, _image_problems, lambda each: f" ({_name(each)})")
-    categories, numbers = _sound(content, "categories", problems, lambda each: ())
+    records, images = _sound(content, "images", problems, _image_problems, lambda value: f" ({_name(value)})")
+    categories, numbers = _sound(content, "categories", problems, lambda entry: ())
     known = {record["id"]: record for record in records}
     objects, ids = _sound(
         content,
         "annotations",
         problems,
-        lambda each: _object_problems(each, known, images, numbers),
-        lambda each: f" of {_name(known[each['image_id']])}" if _owner(each) in known else "",
+        lambda item: _object_problems(item, known, images, numbers),
+        lambda item: f" of {_name(known[item['image_id']])}" if _owner(item) in known else "",
         optional_id=True,
     )
-    bare = [each for each in objects if each.get("id") is None]
+    bare = [item for item in objects if item.get("id") is None]
     if ids and bare:
         problems.add(f"`id` is missing in {len(bare)} annotations, and not in others")
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for each in objects:
-        by_image[each["image_id"]].append(each)
+    for annotation in objects:
+        by_image[annotation["image_id"]].append(annotation)
     records.sort(key=lambda record: record["id"])
     categories.sort(key=lambda category: category["id"])
     return Annotations(tuple(records), tuple(map(file_name, records)), dict(by_image), tuple(categories))
@@ -142,7 +142,7 @@ def _sound(
     name: str,
     problems: Problems,
     find: Find,
-    label: Callable[[dict[str, Any]], str] = lambda each: "",
+    label: Callable[[dict[str, Any]], str] = lambda value: "",
     optional_id: bool = False,
 ) -> tuple[list[dict[str, Any]], set[int]]:
     """Return a list's entries without problems, and the ids of all; problems of the others are added.
@@ -153,22 +153,22 @@ def _sound(
     if not isinstance(entries, list):
         problems.add(f"`{name}` is {quoted(entries)}; it must be a list of objects")
         return sound, ids
-    for index, each in enumerate(entries):
-        if not isinstance(each, dict):
-            problems.add(f"{name}[{index}] is {quoted(each)}; it must be an object")
+    for index, item in enumerate(entries):
+        if not isinstance(item, dict):
+            problems.add(f"{name}[{index}] is {quoted(item)}; it must be an object")
             continue
-        texts, own = list(find(each)), each.get("id")
-        if own is not None or not optional_id:
-            if not is_integer(own):
-                texts.insert(0, f"`id` is {quoted(own)}; it must be an integer of at least 0")
-            elif own in ids:
-                texts.insert(0, f"`id` is {own}, which an entry before has as well")
+        texts, identity = list(find(item)), item.get("id")
+        if identity is not None or not optional_id:
+            if not is_integer(identity):
+                texts.insert(0, f"`id` is {quoted(identity)}; it must be an integer of at least 0")
+            elif identity in ids:
+                texts.insert(0, f"`id` is {identity}, which an entry before has as well")
             else:
-                ids.add(own)
+                ids.add(identity)
         for text in texts:
-            problems.add(f"{name}[{index}]{label(each)}: {text}")
+            problems.add(f"{name}[{index}]{label(item)}: {text}")
         if not texts:
-            sound.append(each)
+            sound.append(item)
     return sound, ids
 
 
@@ -234,11 +234,11 @@ def _box_problems(box: Any, size: tuple[int, int] | None) -> Iterator[str]:
 
 
 def _mask_problems(mask: Any, size: tuple[int, int] | None) -> Iterator[str]:
-    own = None if size is None else list(size)
-    if not _is_segmentation(mask, own):
+    expected = None if size is None else list(size)
+    if not _is_segmentation(mask, expected):
         yield (
             f"`segmentation` is {quoted(mask)}; it must be a list of polygons [x, y, x, y, x, y, …], or run lengths "
-            f"with `counts` and the `size` of the image, {own}"
+            f"with `counts` and the `size` of the image, {expected}"
         )
     elif isinstance(mask, dict) and size is not None:
         try:
@@ -257,7 +257,7 @@ def _is_segmentation(value: Any, size: list[int] | None) -> bool:
         return runs and (size is None or value.get("size") == size)
     if not isinstance(value, list):
         return False
-    return all(are_numbers(each) and len(each) >= 6 and len(each) % 2 == 0 for each in value)
+    return all(are_numbers(item) and len(item) >= 6 and len(item) % 2 == 0 for item in value)
 
 
 def warn_of_gaps(file: Path, annotations: Annotations) -> None:
@@ -268,13 +268,13 @@ def warn_of_gaps(file: Path, annotations: Annotations) -> None:
         logger.warning("%s: %s: %d%s, %s first; %s", escape_name(file), text, len(some), of, which, consequence)
 
     sizes = {record["id"]: record for record in annotations.records}
-    objects = [each for some in annotations.objects.values() for each in some]
-    plain = [each for each in objects if not each.get("iscrowd")]
-    if empty := [each for each in plain if not has_area(each)]:
+    objects = [item for some in annotations.objects.values() for item in some]
+    plain = [item for item in objects if not item.get("iscrowd")]
+    if empty := [item for item in plain if not has_area(item)]:
         warn("boxes without area", empty, "nothing is learned from them, and no detection can match them")
-    if wide := [each for each in plain if _reaches_beyond(each["bbox"], sizes[each["image_id"]])]:
+    if wide := [item for item in plain if _reaches_beyond(item["bbox"], sizes[item["image_id"]])]:
         warn("boxes that reach beyond their image", wide, "what is learned is cut at its edges")
-    bare = [each for each in objects if not each.get("segmentation")]
+    bare = [item for item in objects if not item.get("segmentation")]
     if 0 < len(bare) < len(objects):
         warn("annotations without a mask", bare, "only boxes are learned and evaluated", f" of {len(objects)}")
 

@@ -91,8 +91,8 @@ class InstanceSet(ImageSet):
     @cached_property
     def has_masks(self) -> bool:
         """Whether every annotation has a mask."""
-        every = [each for some in self.annotations.values() for each in some]
-        return bool(every) and all(each.get("segmentation") for each in every)
+        every = [item for some in self.annotations.values() for item in some]
+        return bool(every) and all(value.get("segmentation") for value in every)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return height and width of an image."""
@@ -102,8 +102,8 @@ class InstanceSet(ImageSet):
         """Open an image, RGB; InputError if it cannot be decoded, or has not the size that its annotations are for."""
         image, (height, width) = super().open(index), self.size(index)
         if image.size != (width, height):
-            own = f"{image.width}x{image.height}"
-            raise InputError(self.keys[index], f"is of {own} pixels, and its annotations are for {width}x{height}")
+            size = f"{image.width}x{image.height}"
+            raise InputError(self.keys[index], f"is of {size} pixels, and its annotations are for {width}x{height}")
         return image
 
     def instances(self, index: int, masks: bool = True) -> Instances:
@@ -111,40 +111,44 @@ class InstanceSet(ImageSet):
         number = {category["id"]: row for row, category in enumerate(self.categories, start=1)}
         height, width = self.size(index)
         every = self.annotations.get(self.records[index]["id"], [])
-        objects = [each for each in every if not each.get("iscrowd") and has_area(each)]
-        boxes = np.array([each["bbox"] for each in objects], dtype=np.float32).reshape(-1, 4)
+        objects = [item for item in every if not item.get("iscrowd") and has_area(item)]
+        boxes = np.array([entry["bbox"] for entry in objects], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes = boxes.clip(0, [width, height, width, height]).astype(np.float32)
-        labels = np.array([number[each["category_id"]] for each in objects], dtype=np.int64)
+        labels = np.array([number[value["category_id"]] for value in objects], dtype=np.int64)
         if not (masks and self.has_masks):
             return Instances(boxes, labels, None)
-        pixels = [decode_mask(each["segmentation"], height, width) for each in objects]
+        pixels = [decode_mask(item["segmentation"], height, width) for item in objects]
         return Instances(boxes, labels, np.array(pixels, dtype=bool).reshape(len(objects), height, width))
 
     def truth(self, rows: Sequence[int] | np.ndarray) -> dict[str, Any]:
         """Return COCO's JSON of these images, for the evaluation; boxes without area are in it, as in COCO's own."""
         records = [self.records[int(row)] for row in rows]
-        annotations = [dict(each) for record in records for each in self.annotations.get(record["id"], [])]
-        for number, each in enumerate(annotations, start=1):
-            each.update(id=number, iscrowd=each.get("iscrowd", 0))
-            each.setdefault("area", each["bbox"][2] * each["bbox"][3])
-        return {"images": records, "annotations": annotations, "categories": [dict(each) for each in self.categories]}
+        annotations = [dict(value) for record in records for value in self.annotations.get(record["id"], [])]
+        for number, item in enumerate(annotations, start=1):
+            item.update(id=number, iscrowd=item.get("iscrowd", 0))
+            item.setdefault("area", item["bbox"][2] * item["bbox"][3])
+        return {
+            "images": records,
+            "annotations": annotations,
+            "categories": [dict(category) for category in self.categories],
+        }
 
     def select(self, rows: Sequence[int]) -> InstanceSet:
         """Return the set of these images, and their annotations."""
         ids = {self.records[row]["id"] for row in rows}
-        annotations = {image: own for image, own in self.annotations.items() if image in ids}
+        annotations = {image: entries for image, entries in self.annotations.items() if image in ids}
         return replace(super().select(rows), annotations=annotations)
 
     def seen_classes(self, track: Track) -> set[Any]:
         """Return the ids of the categories with an object that is not a crowd."""
-        every = [each for some in self.annotations.values() for each in some]
-        return {each.get("category_id") for each in every if not each.get("iscrowd")}
+        every = [item for some in self.annotations.values() for item in some]
+        return {value.get("category_id") for value in every if not value.get("iscrowd")}
 
     def keep_classes(self, classes: set[Any]) -> InstanceSet:
         """Return the set with these categories alone."""
         annotations = {
-            image: [each for each in some if each.get("category_id") in classes]
+            image: [item for item in some if item.get("category_id") in classes]
             for image, some in self.annotations.items()
         }
         categories = tuple(category for category in self.categories if category["id"] in classes)
@@ -158,7 +162,7 @@ class InstanceSet(ImageSet):
         if self.lvis:
             raise DataError(f"{self.name}: LVIS has no boxes of objects that were not looked for; use COCO or scenes")
         boxes = {
-            image: [{**each, "category_id": 1, "segmentation": None} for each in some]
+            image: [{**item, "category_id": 1, "segmentation": None} for item in some]
             for image, some in self.annotations.items()
         }
         return replace(self, annotations=boxes, categories=({"id": 1, "name": OBJECT},))
@@ -194,7 +198,7 @@ def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
         return _checked(*(read_instances(file, path) for file in files[0]))
     if (path / "test" / "instances.json").is_file():
         directories = (path / split for split in ("train", "test"))
-        return _checked(*(read_instances(each / "instances.json", each) for each in directories))
+        return _checked(*(read_instances(item / "instances.json", item) for item in directories))
     whole = path / "annotations.json"
     if not whole.is_file():
         raise DataError(
@@ -209,7 +213,9 @@ def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
 def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, InstanceSet]:
     train.check()
     test.check()
-    trained, tested = ([(each["id"], each.get("name")) for each in part.categories] for part in (train, test))
+    trained, tested = (
+        [(category["id"], category.get("name")) for category in part.categories] for part in (train, test)
+    )
     for one, other in zip_longest(trained, tested):
         if one != other:
             raise DataError(f"{train.name} and {test.name} list different categories, first {one} and {other}")
@@ -222,7 +228,7 @@ def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, Instan
 
 def _warn_of_classes(train: InstanceSet, test: InstanceSet) -> None:
     """Log the classes of one set that the other has no object of."""
-    names = {each["id"]: each.get("name", each["id"]) for each in train.categories}
+    names = {category["id"]: category.get("name", category["id"]) for category in train.categories}
     trained, tested = train.seen_classes(untracked), test.seen_classes(untracked)
     if untrained := sorted(tested - trained):
         text = "%s: classes without a training example: %d, %r first; their objects can only be missed"
@@ -243,7 +249,7 @@ def _read_objects365(path: Path, files: Mapping[str, Path]) -> tuple[InstanceSet
         )
         for split, file in files.items()
     )
-    if [each["id"] for each in train.categories] == [each["id"] for each in test.categories]:
+    if [category["id"] for category in train.categories] == [item["id"] for item in test.categories]:
         test = replace(test, categories=train.categories)
     return _checked(train, test)
 
@@ -291,7 +297,7 @@ def instance_set(
 
 
 def _find(key: str, directories: Sequence[Path]) -> Path | None:
-    return next((each / key for each in directories if os.path.isfile(each / key)), None)
+    return next((directory / key for directory in directories if os.path.isfile(directory / key)), None)
 
 
 def objects365_files(path: Path) -> dict[str, Path]:
@@ -311,14 +317,18 @@ def without_gaps(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     images, objects = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(objects, list):
         return dict(content)
-    missing = [each for each in images if isinstance(each, dict) and str(each.get("file_name")).endswith(UNPUBLISHED)]
-    left_out = {_key(each.get("id")) for each in missing}
-    sizes = {_key(each.get("id")): (each.get("height"), each.get("width")) for each in images if isinstance(each, dict)}
-    rest = [each for each in objects if not isinstance(each, dict) or _key(each.get("image_id")) not in left_out]
-    inside = [each for each in rest if not _is_outside(each, sizes)]
+    missing = [
+        image for image in images if isinstance(image, dict) and str(image.get("file_name")).endswith(UNPUBLISHED)
+    ]
+    left_out = {_key(item.get("id")) for item in missing}
+    sizes = {
+        _key(value.get("id")): (value.get("height"), value.get("width")) for value in images if isinstance(value, dict)
+    }
+    rest = [item for item in objects if not isinstance(item, dict) or _key(item.get("image_id")) not in left_out]
+    inside = [entry for entry in rest if not _is_outside(entry, sizes)]
     if len(inside) < len(rest):
         logger.warning("%s: boxes outside their image: %d; they are left out", name, len(rest) - len(inside))
-    published = [each for each in images if each not in missing] if missing else images
+    published = [image for image in images if image not in missing] if missing else images
     return {**content, "images": published, "annotations": inside}
 
 

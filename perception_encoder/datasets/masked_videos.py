@@ -88,7 +88,7 @@ def read_videos(path: Path) -> list[MaskedVideo]:
         videos = _read_tar(path)
     else:
         videos = [video for tar in sorted(path.glob("*.tar")) for video in _read_tar(tar)]
-        videos += [_pair(each.name, each, each) for each in sorted(path.glob("*/")) if any(each.glob("*.jpg"))]
+        videos += [_pair(item.name, item, item) for item in sorted(path.glob("*/")) if any(item.glob("*.jpg"))]
     if not videos:
         raise DataError(f"{path}: no JPEGImages, no NAME.tar and no NAME/*.jpg")
     return sorted(videos, key=lambda video: video.name)

@@ -35,7 +35,7 @@ def find_tars(path: Path, split: str) -> list[Path]:
             raise DataError(problem)
         return [path]
     for name in sorted(split_names(split)):
-        tars = [each for each in (path / f"{name}.tar",) if each.is_file()] + _by_number(path / name)
+        tars = [item for item in (path / f"{name}.tar",) if item.is_file()] + _by_number(path / name)
         if tars:
             return tars
     if any((path / name).is_dir() or (path / f"{name}.tar").exists() for name in SPLITS):
@@ -71,7 +71,7 @@ def load_numbered(path: Path, split: str) -> LabelledImages:
     number without a name.
     """
     tars = find_tars(path, split)
-    names_file = next((each for each in _places(path, tars) if each.is_file()), None)
+    names_file = next((place for place in _places(path, tars) if place.is_file()), None)
     names = [] if names_file is None else [line.strip() for line in read_lines(names_file)]
     while names and not names[-1]:
         del names[-1]

@@ -22,7 +22,7 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.export import TOLERANCE, write_onnx
-from perception_encoder.preprocess.portable import write_preprocessing
+from perception_encoder.preprocess.tokenizer import write_preprocessing
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "depth": ("depth",),

@@ -54,7 +54,7 @@ from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.media_types import VIDEO_SUFFIXES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
-from perception_encoder.preprocess.video_writing import write_video
+from perception_encoder.preprocess.video_file import write_video
 from perception_encoder.progress import Track, untracked
 
 MediaInput = str | Path | Image.Image | np.ndarray

@@ -35,7 +35,7 @@ from perception_encoder.models.defaults import default_model
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
-from perception_encoder.preprocess.video_writing import AddFrame, write_video
+from perception_encoder.preprocess.video_file import AddFrame, write_video
 from perception_encoder.progress import Track, untracked
 
 _ROUNDING = 1e-4  # share of a map's largest value: what differs by less is one value

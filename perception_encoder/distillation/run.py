@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from perception_encoder.data.rules import SourceRules
+from perception_encoder.data.captions import SourceRules
 from perception_encoder.data.streams import Shards
 from perception_encoder.distillation.config import DistillationConfig
 from perception_encoder.distillation.plan import teacher_parts, watch_teacher

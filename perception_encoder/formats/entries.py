@@ -35,9 +35,9 @@ def list_objects(entry: Mapping[str, Any], name: str, where: str | Path) -> list
     value = entry.get(name)
     if not isinstance(value, list):
         raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be a list of objects")
-    for index, each in enumerate(value):
-        if not isinstance(each, dict):
-            raise DataError(f"{where}: {name}[{index}] is {quoted(each)}; it must be an object")
+    for index, item in enumerate(value):
+        if not isinstance(item, dict):
+            raise DataError(f"{where}: {name}[{index}] is {quoted(item)}; it must be an object")
     return value
 
 
@@ -72,7 +72,7 @@ def is_integer(value: Any, least: int = 0) -> TypeGuard[int]:
 
 def text_list(value: Any, where: str) -> list[str]:
     """A list of texts; DataError if it is anything else."""
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise DataError(f"{where} is {quoted(value)}; it must be a list of texts")
     return value
 

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from perception_encoder.errors import DataError, one_line
 from perception_encoder.files import replacing, writing
@@ -22,7 +22,7 @@ from perception_encoder.preprocess.media_types import SHARD_IMAGES
 
 SPLITS = ("train", "val", "test", "unseen")
 """A split's shards are `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`."""
-ALIKE = ({"val", "valid", "validate", "validation"}, {"train", "training"}, {"test", "testing"})
+SAME_SPLITS = ({"val", "valid", "validate", "validation"}, {"train", "training"}, {"test", "testing"})
 """Names of one split."""
 
 
@@ -93,25 +93,32 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
     Raises `DataError` for a file that is not a tar, or is damaged, and for an image without a JSON object beside it
     that has a `source` and a `label`.
     """
+    for key, extension, parts in _complete_samples(path, ("json",), "an image or a .json"):
+        yield ShardSample(key, extension, parts[extension], _labelled(path, key, parts["json"]))
+
+
+def _complete_samples(path: Path, needed: tuple[str, ...], lacking: str) -> Iterator[tuple[str, str, dict[str, bytes]]]:
+    """Yield the key, the image's extension and the files of each sample with an image and all that is `needed`.
+
+    After the last one, DataError if samples lack something.
+    """
     waiting: dict[str, dict[str, bytes]] = {}
-    for name, content in read_members(path, ("json", *SHARD_IMAGES)):
+    for name, content in read_members(path, (*needed, *SHARD_IMAGES)):
         key, extension = split_member(name)
         parts = waiting.setdefault(key, {})
         parts[extension] = content
-        image = next((e for e in SHARD_IMAGES if e in parts), None)
-        if image and "json" in parts:
-            yield ShardSample(key, image, parts[image], _object(parts["json"], path, key))
-            del waiting[key]
+        image = next((extension for extension in SHARD_IMAGES if extension in parts), None)
+        if image and all(extension in parts for extension in needed):
+            yield key, image, waiting.pop(key)
     if waiting:
-        key = next(iter(waiting))
-        raise DataError(f"{path}: {len(waiting)} samples lack an image or a .json; the first is {key}")
+        raise DataError(f"{path}: {len(waiting)} samples lack {lacking}; the first is {next(iter(waiting))}")
 
 
 def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read only the JSON of a shard's samples: (key, metadata) in order. Errors as `read_shard`'s."""
     for name, content in read_members(path, ("json",)):
         key, _ = split_member(name)
-        yield key, _object(content, path, key)
+        yield key, _labelled(path, key, content)
 
 
 def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
@@ -132,12 +139,19 @@ def split_member(name: str) -> tuple[str, str]:
     return directory + slash + stem, extension.lower()
 
 
-def _object(text: bytes, path: Path, key: str) -> dict[str, Any]:
+def _object(where: str, text: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {key}.json is not JSON ({error})") from error
-    if not isinstance(value, dict) or not {"source", "label"} <= value.keys():
+        raise DataError(f"{where}.json is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}.json is not a JSON object")
+    return value
+
+
+def _labelled(path: Path, key: str, text: bytes) -> dict[str, Any]:
+    value = _object(f"{path}: {key}", text)
+    if not {"source", "label"} <= value.keys():
         raise DataError(f"{path}: {key}.json is not an object with a `source` and a `label`")
     for name in ("source", "label"):
         id_field(value, name, f"{path}: {key}.json")
@@ -146,7 +160,7 @@ def _object(text: bytes, path: Path, key: str) -> dict[str, Any]:
 
 def split_names(split: str) -> set[str]:
     """Return the names that datasets use for a split: `val` and `validation` are one."""
-    return next((alike for alike in ALIKE if split in alike), {split})
+    return next((names for names in SAME_SPLITS if split in names), {split})
 
 
 def find_shards(path: Path, split: str) -> list[Path]:
@@ -176,3 +190,31 @@ def shards_below(directory: Path, split: str) -> list[Path]:
     """Return the shards of a split in a directory, if there are any."""
     whole = directory / f"{split}.tar"
     return ([whole] if whole.is_file() else []) + sorted((directory / split).glob("*.tar"))
+
+
+MASK = "mask.png"
+
+
+class StoredScene(NamedTuple):
+    """A scene's files."""
+
+    key: str
+    where: str
+    """Its tar and key, as errors name it."""
+    image: bytes
+    metadata: dict[str, Any]
+    mask: bytes = b""
+    """A PNG with the number of the object at each pixel; empty unless it was asked for."""
+
+
+def read_scene_tars(tars: Iterable[Path], masks: bool = False) -> Iterator[StoredScene]:
+    """Read the scenes of tars in order, with their masks if `masks`.
+
+    Raises DataError for a damaged tar or JSON, and after the last scene for one that lacks a file.
+    """
+    needed = ("json", MASK) if masks else ("json",)
+    lacking = "an image, a mask or a .json" if masks else "an image or a .json"
+    for tar in tars:
+        for key, extension, parts in _complete_samples(tar, needed, lacking):
+            where = f"{tar}: {key}"
+            yield StoredScene(key, where, parts[extension], _object(where, parts["json"]), parts.get(MASK, b""))

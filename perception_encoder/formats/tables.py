@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV, Parquet and JSONL files, read one after the other; a bad row is an error in its place."""
+"""Read rows of CSV, TSV, Parquet and JSONL files, and images in Parquet cells; a bad row is an error in its place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.errors import DataError, InputError, one_line
-from perception_encoder.files import writing
+from perception_encoder.errors import DataError, InputError, MediaDecodeError, one_line
+from perception_encoder.files import cached_by_file, writing
 from perception_encoder.preprocess.source import escape_name
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"})
@@ -203,7 +204,7 @@ def _row(where: str, cells: dict[str, Any]) -> Row | InputError:
     values = {key: value for key, value in cells.items() if value not in (None, "")}
     path = next((values[column] for column in PATH_COLUMNS if column in values), None)
     texts = [values[column] for column in TEXT_COLUMNS if column in values]
-    text = next((each for each in texts if isinstance(each, str)), texts[0] if texts and path is None else None)
+    text = next((item for item in texts if isinstance(item, str)), texts[0] if texts and path is None else None)
     for value in (path, text):
         if value is not None and not isinstance(value, str):
             return InputError(where, f"its path or text is of type {type(value).__name__}, not a string")
@@ -217,3 +218,64 @@ def _row(where: str, cells: dict[str, Any]) -> Row | InputError:
             return InputError(where, f"its {column} is {values[column]!r}, not a number of seconds")
         times[column] = None if math.isnan(seconds) else seconds
     return Row(path, times["start"], times["end"], text, str(values["id"]) if "id" in values else None)
+
+
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class TableImage:
+    """An image in a Parquet file: a cell of bytes, or of `{bytes, path}`, or one of a cell that lists such."""
+
+    path: Path
+    row_group: int
+    row: int
+    """Within the row group."""
+    column: str
+    index: int | None = None
+    """In the cell's list, from 0; None if the cell holds one image."""
+
+    def read(self) -> bytes:
+        """Return its bytes; MediaDecodeError if the cell is empty or the file cannot be read.
+
+        A row group's images are read together, and the last two groups stay in memory.
+        """
+        name = f"{escape_name(self.path)}: row {self.row} of group {self.row_group}"
+        try:
+            with _LOCK:  # threads that decode ahead want the same group
+                value = _read_column(self.path, self.row_group, self.column)[self.row]
+                cell = (value if self.index is None else value[self.index]).as_py()
+        except (OSError, IndexError, TypeError, ValueError, pa.ArrowException) as error:
+            raise MediaDecodeError(name, f"cannot be read: {one_line(error)}") from error
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(content, bytes) or not content:
+            raise MediaDecodeError(name, f"has no image in the column {self.column!r}")
+        return content
+
+
+@cached_by_file(2)
+def _read_column(path: Path, row_group: int, column: str) -> pa.ChunkedArray:
+    return pq.ParquetFile(path).read_row_group(row_group, columns=[column]).column(column)
+
+
+def read_image_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], TableImage]]:
+    """Yield each row's name, its other cells, and its image, from the first of `columns` that the file has.
+
+    Raises DataError if the file cannot be read or has none of these columns.
+    """
+    name = escape_name(path)
+    try:
+        file = pq.ParquetFile(path)
+        present = file.schema_arrow.names
+        column = next((item for item in columns if item in present), None)
+        if column is None:
+            allowed, others = " or ".join(map(repr, columns)), ", ".join(map(repr, present))
+            raise DataError(f"{name} has no column {allowed} for images, but {others}")
+        number = 0
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=[value for value in present if value != column])
+            for row, cells in enumerate(table.to_pylist()):
+                number += 1
+                yield f"{name}:{number}", cells, TableImage(path, group, row, column)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{name} cannot be read: {one_line(error)}") from error

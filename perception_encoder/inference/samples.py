@@ -13,7 +13,7 @@ from pathlib import Path
 from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.files import writing
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.preprocess.video_writing import write_video
+from perception_encoder.preprocess.video_file import write_video
 
 IMAGES = (
     "astronaut.png",

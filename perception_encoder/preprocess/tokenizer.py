@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Protocol
 
 import ftfy
@@ -24,6 +25,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
 from perception_encoder.errors import InputError, ModelError
+from perception_encoder.files import write_json, write_text
 
 START, END = 49406, 49407
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u0345]+"
@@ -131,18 +133,18 @@ def portable_tokenizer(context_length: int) -> tokenizers.Tokenizer:
 
     Its cleaning is lower case and whitespace; what ftfy repairs, and HTML entities, need `clean` first.
     """
-    own = tokenizers.Tokenizer.from_str(_backend().to_str())
+    result = tokenizers.Tokenizer.from_str(_backend().to_str())
     start, end = "<start_of_text>", "<end_of_text>"
-    own.add_special_tokens([tokenizers.AddedToken(each, special=True, normalized=False) for each in (start, end)])
-    own.normalizer = normalizers.Sequence(
+    result.add_special_tokens([tokenizers.AddedToken(item, special=True, normalized=False) for item in (start, end)])
+    result.normalizer = normalizers.Sequence(
         [normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Lowercase()]
     )
-    own.post_processor = processors.TemplateProcessing(
+    result.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", pair=f"{start} $A $B {end}", special_tokens=[(start, START), (end, END)]
     )
-    own.enable_truncation(context_length)
-    own.enable_padding(length=context_length, pad_id=0, pad_token="!")
-    return own
+    result.enable_truncation(context_length)
+    result.enable_padding(length=context_length, pad_id=0, pad_token="!")
+    return result
 
 
 def _byte_symbols() -> list[str]:
@@ -150,3 +152,26 @@ def _byte_symbols() -> list[str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = 256 - len(printable)
     return [chr(code) for code in printable] + [chr(256 + number) for number in range(others)]
+
+
+def write_preprocessing(directory: Path, size: tuple[int, int], context_length: int | None) -> None:
+    """Write files for transformers' image processors and for the library `tokenizers`, beside a model's ONNX files.
+
+    `size`: height and width in pixels. `context_length`: of the text tower; None without one, and then no tokenizer.
+    """
+    preprocessing = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": size[0], "width": size[1]},
+        "resample": 2,  # bilinear
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    write_json(directory / "preprocessor_config.json", preprocessing)
+    if context_length is not None:
+        write_text(directory / "tokenizer.json", portable_tokenizer(context_length).to_str())

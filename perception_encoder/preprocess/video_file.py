@@ -1,6 +1,7 @@
-"""Open a video file with FFmpeg: safe containers only, nothing else on this machine, and errors that name the file.
+"""Open and write video files with FFmpeg.
 
-Its frames become upright images.
+Only safe containers are opened, which refer to nothing else on this machine; errors name the file, and frames become
+upright images. What is written is H.264 in MP4, which every browser plays.
 """
 
 from __future__ import annotations
@@ -9,17 +10,22 @@ import errno
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
 
 import av
 import av.error
-from av.container import InputContainer
+import numpy as np
+from av.container import InputContainer, OutputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
+from jaxtyping import UInt8
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError, one_line
+from perception_encoder.files import replacing, writing
 from perception_encoder.preprocess.budget import MAX_PIXELS, check_pixels
 
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,ivf,yuv4mpegpipe,mxf,dv,gif"
@@ -89,7 +95,7 @@ class FrameImages:
         size: dict[str, Any] = {}
         short = min(frame.width, frame.height)
         if self._side is not None and short > self._side:
-            width, height = (max(self._side, round(each * self._side / short)) for each in (frame.width, frame.height))
+            width, height = (max(self._side, round(item * self._side / short)) for item in (frame.width, frame.height))
             size = {"width": width, "height": height, "interpolation": "AREA"}
         if self._left is not None:  # of frames that are larger than the file's header says
             self._left -= size.get("width", frame.width) * size.get("height", frame.height)
@@ -144,3 +150,46 @@ def decoding(name: str) -> Iterator[None]:
         raise MediaDecodeError(name, f"cannot be decoded, it is damaged: {reason}") from error
     except Exception as error:
         raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error
+
+
+class AddFrame(Protocol):
+    """Adds a frame of the video's size."""
+
+    def __call__(self, frame: Image.Image | UInt8[np.ndarray, "H W 3"], /) -> None: ...
+
+
+@contextmanager
+def write_video(path: Path, size: tuple[int, int], rate: float) -> Iterator[AddFrame]:
+    """Yield what adds frames of `size` (width, height) to an H.264 video of `rate` frames a second.
+
+    An odd side loses its last row or column, since H.264 needs even ones. The file appears when all is written; raises
+    OutputError if it cannot be.
+    """
+    with (
+        writing(path, also=(av.FFmpegError,)),
+        replacing(path) as temporary,
+        av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+        _encoding(container, size, rate) as add,
+    ):
+        yield add
+
+
+@contextmanager
+def write_video_to(stream: BinaryIO, size: tuple[int, int], rate: float) -> Iterator[AddFrame]:
+    """Yield what adds frames to a video in memory, as `write_video` does; its index comes last."""
+    with av.open(stream, "w", format="mp4") as container, _encoding(container, size, rate) as add:
+        yield add
+
+
+@contextmanager
+def _encoding(container: OutputContainer, size: tuple[int, int], rate: float) -> Iterator[AddFrame]:
+    width, height = (side - side % 2 for side in size)
+    stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001), options={"crf": "20"})
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+
+    def add(frame: Image.Image | np.ndarray, /) -> None:
+        pixels = np.ascontiguousarray(np.asarray(frame)[:height, :width])
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+
+    yield add
+    container.mux(stream.encode())

@@ -12,8 +12,7 @@ from perception_encoder.data.streams import StreamConfig
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import find_model
-from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.preprocess.mixing import Mixing
+from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.training.config import TrainingConfig, check_least

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from perception_encoder.data.captions import SourceRules
 from perception_encoder.data.pairs import PairBatches
-from perception_encoder.data.rules import SourceRules
 from perception_encoder.data.streams import Shards
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint

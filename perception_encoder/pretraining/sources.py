@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.data.captions import concept
+from perception_encoder.data.captions import SourceRules, concept
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairSource, SourcePart
-from perception_encoder.data.rules import SourceRules
 from perception_encoder.data.streams import Shards, open_shards
 from perception_encoder.datasets.labelled import held_out_rows
 from perception_encoder.errors import DataError

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.formats.media_directory import list_media
-from perception_encoder.formats.scene_tars import MASK
-from perception_encoder.formats.shards import split_member
+from perception_encoder.formats.shards import MASK, split_member
 from perception_encoder.formats.tars import TarEntry, read_entry, walk_tar
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES, SHARD_IMAGES

@@ -16,8 +16,7 @@ from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN
-from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.preprocess.mixing import Mixing
+from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.recipes import core_n16
 from perception_encoder.training.config import TrainingConfig

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perception_encoder.data.captions import CaptionStyle
-from perception_encoder.data.rules import HeldOut, SourceRules
+from perception_encoder.data.captions import CaptionStyle, HeldOut, SourceRules
 from synthetic.builtin.held_out import (
     NEVER_TRAINED,
     UNSEEN_LABELS,

@@ -13,6 +13,8 @@ from perception_encoder.data.captions import (
     PHOTO,
     SHARES,
     CaptionStyle,
+    HeldOut,
+    SourceRules,
     captions,
     choose_caption,
     colour_words,
@@ -20,7 +22,6 @@ from perception_encoder.data.captions import (
     with_article,
 )
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.rules import HeldOut, SourceRules
 from perception_encoder.data.streams import Shards, StreamConfig, open_shards
 from perception_encoder.ranks import ALONE
 

@@ -23,8 +23,7 @@ from perception_encoder.data.pairs import PairBatches, Stage, alone
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
-from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.preprocess.mixing import Mixing
+from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.ranks import ALONE, Rank
 from synthetic.builtin.rules import RULES

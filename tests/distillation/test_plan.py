@@ -13,8 +13,7 @@ from perception_encoder.distillation.config import DistillationConfig
 from perception_encoder.distillation.plan import plan_distillation, watch_teacher
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import find_model
-from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.preprocess.mixing import Mixing
+from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.pretraining.plan import pair_cost, plan_pretraining
 from perception_encoder.pretraining.run import build_model
 from perception_encoder.recipes import find_recipe

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import DataError, OutputError
-from perception_encoder.formats.scene_tars import read_scene_tars
 from perception_encoder.formats.shards import (
     ShardSample,
     find_shards,
     json_bytes,
     read_metadata,
+    read_scene_tars,
     read_shard,
     split_names,
     write_members,

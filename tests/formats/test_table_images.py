@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.formats.table_images import TableImage, read_image_table
+from perception_encoder.formats.tables import TableImage, read_image_table
 
 
 def write(path: Path, cells: list) -> Path:

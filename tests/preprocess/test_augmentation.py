@@ -6,8 +6,17 @@ import pytest
 import torch
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, _crop, augment, jitter, needed_side
-from perception_encoder.preprocess.mixing import MIXING_DRAWS, Mixing, mix
+from perception_encoder.preprocess.augmentation import (
+    DRAWS,
+    MIXING_DRAWS,
+    Augmentation,
+    Mixing,
+    _crop,
+    augment,
+    jitter,
+    mix,
+    needed_side,
+)
 
 PLAIN = Augmentation(scale=(1.0, 1.0), aspect=(1.0, 1.0), brightness=0.0, saturation=0.0, flip=0.0)
 

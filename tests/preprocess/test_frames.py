@@ -9,8 +9,14 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.preprocess.frames import frame_indices, plm_frame_indices, spread_indices
-from perception_encoder.preprocess.shot_changes import SHOT_CHANGE, colour_change, colour_histogram
+from perception_encoder.preprocess.frames import (
+    SHOT_CHANGE,
+    colour_change,
+    colour_histogram,
+    frame_indices,
+    plm_frame_indices,
+    spread_indices,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 PLM_FRAMES = [

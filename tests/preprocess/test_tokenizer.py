@@ -19,8 +19,16 @@ from PIL import Image
 
 from perception_encoder.errors import InputError, ModelError
 from perception_encoder.preprocess.image import ImageTransform
-from perception_encoder.preprocess.portable import write_preprocessing
-from perception_encoder.preprocess.tokenizer import END, START, Tokenizer, TruncationWarning, clean, tokenizer, trim
+from perception_encoder.preprocess.tokenizer import (
+    END,
+    START,
+    Tokenizer,
+    TruncationWarning,
+    clean,
+    tokenizer,
+    trim,
+    write_preprocessing,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizer.json").read_text(encoding="utf-8"))
 

@@ -21,8 +21,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess import video_file
 from perception_encoder.preprocess.video import read_frames, sample_frames
-from perception_encoder.preprocess.video_file import FrameImages
-from perception_encoder.preprocess.video_writing import write_video, write_video_to
+from perception_encoder.preprocess.video_file import FrameImages, write_video, write_video_to
 from tests.clips import clip
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perception_encoder.data.captions import SourceRules
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
-from perception_encoder.data.rules import SourceRules
 from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.errors import CheckpointError, DataError
 from perception_encoder.formats.shards import ShardSample, read_shard, write_shard

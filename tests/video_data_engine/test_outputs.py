@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from perception_encoder.data.rules import HeldOut
+from perception_encoder.data.captions import HeldOut
 from perception_encoder.data.shard_index import summarize_shard
 from perception_encoder.formats.shards import read_members
 from perception_encoder.inference.listing import Item

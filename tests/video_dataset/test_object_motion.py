@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import MediaDecodeError, MediaNotFoundError
-from perception_encoder.preprocess.video_writing import write_video
+from perception_encoder.preprocess.video_file import write_video
 from perception_encoder.video_dataset.object_motion import (
     AREA_PERCENTILES,
     LONGEST,

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.preprocess.mixing import Mixing
+from perception_encoder.preprocess.augmentation import Mixing
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.video_finetuning.recipes import video_finetune

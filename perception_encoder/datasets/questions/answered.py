@@ -136,7 +136,9 @@ def read_pope(root: Path, split: str) -> list[Question]:
     parts = POPE_PARTS if split == "test" else (split,)
     if unknown := set(parts) - set(POPE_PARTS):
         raise DataError(f"POPE has no part {unknown.pop()!r}; known: test, {', '.join(POPE_PARTS)}")
-    if entries := table_entries(root, "test") or [each for part in parts for each in table_entries(root, part, "Full")]:
+    if entries := table_entries(root, "test") or [
+        table_entry for part in parts for table_entry in table_entries(root, part, "Full")
+    ]:
         questions = [_pope(entry, entry.text("category"), _cell(entry)) for entry in entries]
         return [question for question in questions if question.group in parts]
     media = MediaDirectory(root)
@@ -178,7 +180,9 @@ def read_coco(root: Path, split: str) -> list[Question]:
     for owner, caption in zip(data.owners, data.captions, strict=True):
         captions[owner].append(caption)
     items: Iterable[tuple[str, QuestionMedia, list[str]]] = zip(data.keys, data.media, captions, strict=True)
-    return [Question(id=key, question="", media=(media,), answers=tuple(own), block=key) for key, media, own in items]
+    return [
+        Question(id=key, question="", media=(media,), answers=tuple(texts), block=key) for key, media, texts in items
+    ]
 
 
 def _answered(entry: Entry, media: QuestionMedia) -> Question:

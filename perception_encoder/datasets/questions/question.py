@@ -12,7 +12,7 @@ from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import split_names
-from perception_encoder.formats.table_images import TableImage, read_image_table
+from perception_encoder.formats.tables import TableImage, read_image_table
 
 IMAGE_COLUMNS = ("image", "images")
 _DEPTHS = ("", "*/", "*/*/")
@@ -84,8 +84,8 @@ class Entry:
         value = self.fields.get(name)
         values = [value] if isinstance(value, str) else value
         if isinstance(values, list):
-            values = [each.get("answer") if isinstance(each, dict) else each for each in values]
-        if not isinstance(values, list) or not all(isinstance(each, str) for each in values) or not any(values):
+            values = [item.get("answer") if isinstance(item, dict) else item for item in values]
+        if not isinstance(values, list) or not all(isinstance(entry, str) for entry in values) or not any(values):
             raise DataError(f"{self.where}: `{name}` is {quoted(value)}; a question needs at least one answer")
         return tuple(values)
 
@@ -131,7 +131,7 @@ def json_entries(path: Path, name: str = "") -> Iterator[Entry]:
     if name and not isinstance(value, dict):
         raise DataError(f"{path} is {quoted(value)}; it must be an object with a list `{name}`")
     objects = list_objects(value if name else {"entries": value}, name or "entries", path)
-    yield from (Entry(f"{path}: {name}[{index}]", each) for index, each in enumerate(objects))
+    yield from (Entry(f"{path}: {name}[{index}]", item) for index, item in enumerate(objects))
 
 
 def table_entries(root: Path, split: str, directory: str = "") -> list[Entry]:

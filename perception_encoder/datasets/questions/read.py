@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from perception_encoder.datasets.questions import answered, referring
-from perception_encoder.datasets.questions.diagrams import read_ai2d
-from perception_encoder.datasets.questions.mvbench import read_mvbench
+from perception_encoder.datasets.questions.choices import read_ai2d, read_mvbench
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.errors import ConfigError, DataError
 

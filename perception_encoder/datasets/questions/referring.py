@@ -105,4 +105,4 @@ def _read_references(path: Path) -> list[Entry]:
         except Exception as error:  # a damaged pickle raises anything
             raise DataError(f"{path} cannot be read: {one_line(error)}") from error
     wrapped: Mapping[str, Any] = {"refs": value}
-    return [Entry(f"{path}: refs[{index}]", each) for index, each in enumerate(list_objects(wrapped, "refs", path))]
+    return [Entry(f"{path}: refs[{index}]", item) for index, item in enumerate(list_objects(wrapped, "refs", path))]

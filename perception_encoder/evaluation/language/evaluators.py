@@ -23,7 +23,7 @@ from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import resample
 from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores
 from perception_encoder.formats.media_directory import Clip
-from perception_encoder.formats.table_images import TableImage
+from perception_encoder.formats.tables import TableImage
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.conversation.assistant import Assistant, digest_of
 from perception_encoder.inference.conversation.media import open_part

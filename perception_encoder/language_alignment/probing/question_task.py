@@ -22,7 +22,7 @@ from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.layer_features import CachedTokens, EncoderInputs, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Scores, with_head_seeds
-from perception_encoder.formats.table_images import TableImage
+from perception_encoder.formats.tables import TableImage
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.language_alignment.probing.answer_head import AnswerHead, AnswerHeadConfig, QuestionAnswer
 from perception_encoder.language_alignment.text.decoder import Decoder

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from perception_encoder.preprocess.shot_changes import SHOT_CHANGE, colour_change
+from perception_encoder.preprocess.frames import SHOT_CHANGE, colour_change
 from perception_encoder.vectors import unit_rows
 
 

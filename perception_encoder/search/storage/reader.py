@@ -27,8 +27,8 @@ from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.inference.pipeline import guess_kind
 from perception_encoder.preprocess.budget import DECODING
+from perception_encoder.preprocess.frames import colour_histogram
 from perception_encoder.preprocess.image import date_taken, encode_thumbnail
-from perception_encoder.preprocess.shot_changes import colour_histogram
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.search.storage.moments import Frame, MomentConfig, MomentCutter

@@ -24,7 +24,7 @@ from perception_encoder.inference.feature_map import map_grid
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.preprocess.budget import DECODING, PIXEL_BYTES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
-from perception_encoder.preprocess.video_writing import AddFrame, write_video_to
+from perception_encoder.preprocess.video_file import AddFrame, write_video_to
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.web.dense_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary

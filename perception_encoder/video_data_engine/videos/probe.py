@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from perception_encoder.errors import InputError, MediaDecodeError, one_line
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.preprocess.shot_changes import colour_change, colour_histogram
+from perception_encoder.preprocess.frames import colour_change, colour_histogram
 from perception_encoder.preprocess.source import open_source
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from perception_encoder.preprocess.video_file import decoding, open_container

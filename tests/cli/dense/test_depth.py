@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.preprocess.video import read_frames
-from perception_encoder.preprocess.video_writing import write_video
+from perception_encoder.preprocess.video_file import write_video
 from tests.conftest import Run
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.preprocess.video import read_frames
-from perception_encoder.preprocess.video_writing import write_video
+from perception_encoder.preprocess.video_file import write_video
 from tests.clips import of_two_sizes
 from tests.conftest import Run
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.datasets.questions.diagrams import read_ai2d
-from perception_encoder.datasets.questions.mvbench import DIRECTORIES, read_mvbench
+from perception_encoder.datasets.questions.choices import DIRECTORIES, read_ai2d, read_mvbench
 from perception_encoder.datasets.questions.question import (
     Entry,
     choice_question,
@@ -19,7 +18,7 @@ from perception_encoder.datasets.questions.question import (
 from perception_encoder.datasets.questions.read import READERS, read_questions
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.media_directory import Clip
-from perception_encoder.formats.table_images import TableImage
+from perception_encoder.formats.tables import TableImage
 from tests.datasets.questions import layouts
 from tests.datasets.questions.layouts import IMAGE, LAYOUTS, TABLES, vqav2, write_image, write_json, write_table
 

@@ -20,7 +20,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.video import frame_rate, sample_frames
-from perception_encoder.preprocess.video_writing import write_video
+from perception_encoder.preprocess.video_file import write_video
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.web import tracked_videos

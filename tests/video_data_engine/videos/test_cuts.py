@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.preprocess.shot_changes import colour_change, colour_histogram
+from perception_encoder.preprocess.frames import colour_change, colour_histogram
 from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.video_data_engine.config import CutConfig
 from perception_encoder.video_data_engine.videos.probe import find_shot_changes, split_clips

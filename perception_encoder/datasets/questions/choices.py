@@ -1,14 +1,81 @@
-"""MVBench: 20 tasks on videos, with choices: json/TASK.json, and the videos of each task in a directory of video/."""
+"""Questions with choices: AI2D about diagrams, MVBench about videos (20 tasks).
+
+AI2D:     images/0.png, questions/0.png.json, ai2d_test_ids.csv (the original; abc_images/ has letters for labels), or
+          the hub's data/test-*.parquet with images, `options` and `answer`.
+MVBench:  json/TASK.json, and the videos of each task in a directory of video/.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from perception_encoder.datasets.questions.question import Entry, Question, QuestionMedia, choice_question, json_entries
+from perception_encoder.datasets.questions.question import (
+    Entry,
+    Question,
+    QuestionMedia,
+    choice_question,
+    find_file,
+    json_entries,
+    table_entries,
+)
 from perception_encoder.errors import DataError
+from perception_encoder.formats.entries import quoted, read_json, read_lines
 from perception_encoder.formats.media_directory import Clip, MediaDirectory
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
+
+TEST_IDS = "ai2d_test_ids.csv"
+
+
+def read_ai2d(root: Path, split: str) -> list[Question]:
+    """Read AI2D: see the module. `split`: `test` or `train`, by the file of test ids, or `all`.
+
+    Raises DataError for a missing or bad file, and for a question whose answer is not among its choices.
+    """
+    if entries := table_entries(root, split):
+        return [_of_row(entry, str(row)) for row, entry in enumerate(entries)]
+    if split not in ("test", "train", "all"):
+        raise DataError(f"AI2D has no split {split!r}; known: test, train, all")
+    directory = root / "questions"
+    if not directory.is_dir():
+        raise DataError(f"{root} has no questions/, and no Parquet file of the split {split!r}")
+    test = set(read_lines(find_file(root, TEST_IDS))) if split != "all" else set()
+    paths = sorted(directory.glob("*.json"), key=lambda path: (len(path.name), path.name))
+    chosen = [path for path in paths if split == "all" or (path.name.partition(".")[0] in test) == (split == "test")]
+    questions = [item for path in chosen for item in _of_file(path, MediaDirectory(root))]
+    if not questions:
+        raise DataError(f"{directory} holds no question of the split {split!r}")
+    return questions
+
+
+def _of_file(path: Path, media: MediaDirectory) -> Iterator[Question]:
+    value, image = read_json(path), path.name.removesuffix(".json")
+    questions = value.get("questions") if isinstance(value, dict) else None
+    if not isinstance(questions, dict):
+        raise DataError(f"{path}: `questions` is {quoted(questions)}; it must be an object")
+    for text, fields in questions.items():
+        entry = Entry(f"{path}: questions[{quoted(text)}]", fields if isinstance(fields, dict) else {})
+        directory = "abc_images" if entry.fields.get("abcLabel") else "images"
+        file = media.directory / directory / image
+        yield choice_question(
+            entry,
+            identity=entry.identity("questionId"),
+            question=text,
+            media=(file if file.is_file() else media.directory / "images" / image,),
+            choices="answerTexts",
+            answer="correctAnswer",
+            block=image,
+        )
+
+
+def _of_row(entry: Entry, row: str) -> Question:
+    assert entry.image is not None
+    text, block = entry.text("question"), entry.optional("image_id")
+    return choice_question(
+        entry, identity=row, question=text, media=(entry.image,), choices="options", answer="answer", block=block
+    )
+
 
 # fmt: off
 DIRECTORIES = {
@@ -37,7 +104,7 @@ def read_mvbench(root: Path, split: str) -> list[Question]:
     if split not in ("test", *DIRECTORIES):
         raise DataError(f"MVBench has no task {split!r}; known: test (all), {', '.join(DIRECTORIES)}")
     annotations = root / "json" if (root / "json").is_dir() else root
-    tasks = [split] if split != "test" else [each for each in DIRECTORIES if (annotations / f"{each}.json").is_file()]
+    tasks = [split] if split != "test" else [item for item in DIRECTORIES if (annotations / f"{item}.json").is_file()]
     if not tasks:
         raise DataError(f"{annotations} has no TASK.json; known tasks: {', '.join(DIRECTORIES)}")
     media = MediaDirectory(root / "video" if (root / "video").is_dir() else root)
@@ -79,7 +146,7 @@ def _media(
     """Return a video, a part of one, or its frames, and whether they are frames."""
     path = videos.directory / directory / name
     if os.path.isdir(path):  # not `Path.is_dir`, which raises for a name that is too long
-        files = sorted(each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES)
         first = int((start or 0) * FRAME_RATE)
         last = len(files) if end is None else max(first + 1, int(end * FRAME_RATE))
         return tuple(files[first:last] or files[-1:] or [path]), True
