@@ -80,7 +80,7 @@ def test_other_members_are_passed_over_and_parts_may_come_in_any_order(tmp_path:
         ({"k.jpg": b""}, "lack an image or a .json; the first is k"),
         ({"k.json": b'{"source": "s", "label": "l"}'}, "the first is k"),
         ({"k.jpg": b"", "k.json": b"{"}, r"k\.json is not JSON"),
-        ({"k.jpg": b"", "k.json": b"[]"}, r"k\.json is not an object"),
+        ({"k.jpg": b"", "k.json": b"[]"}, r"k\.json is not a JSON object"),
         ({"k.jpg": b"", "k.json": b'{"source": "s", "label": null}'}, r"k\.json: `label` is missing or null"),
         ({"k.jpg": b"", "k.json": b"[" * 100_000}, r"k\.json is not JSON"),
         ({"k.jpg": b"", "k.json": b'{"label": "l"}'}, "`source`"),
