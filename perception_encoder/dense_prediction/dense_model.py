@@ -228,7 +228,7 @@ class DenseModel(nn.Module):
         pixels = ImageTransform(self._sides(image.size, image_size)).pixels(image)
         return self.backbone(pixels[None].to(next(self.parameters()).device))
 
-    def inside(self, size: tuple[int, int], image_size: int) -> list[tuple[float, float]] | None:
+    def valid_sizes(self, size: tuple[int, int], image_size: int) -> list[tuple[float, float]] | None:
         """Return what a detector's `detect` takes as `inside` for the map of an image of `size` (width, height)."""
         if self.backbone.inputs is None:
             return None

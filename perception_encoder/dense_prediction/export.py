@@ -96,7 +96,7 @@ class _Exported(nn.Module):
         if isinstance(head, DepthHead | SegmentationHead):
             return head.predict(features, self.size)
         scale = self.model.backbone.patch_size / PATCH
-        (detected,), _ = head(features, inside=[(self.size[0] / scale, self.size[1] / scale)])
+        (detected,), _ = head(features, valid_sizes=[(self.size[0] / scale, self.size[1] / scale)])
         boxes = detected["boxes"] * scale
         rest = (detected["masks"],) if head.masks else ()
         return (boxes, detected["labels"], detected["scores"], *rest)

@@ -68,10 +68,10 @@ def detect_objects(model: DenseModel, image: Image.Image, image_size: int, views
     detect: Any = partial(model.head.detect, soft=views.soft) if isinstance(model.head, DetrHead) else model.head.detect
     for number, scale in enumerate(views.scales):
         side = max(1, round(scale * (image_size - margin))) + margin
-        inside = model.inside(image.size, side)
-        found = detect(model.map_of(image, side), size, inside)
+        valid_sizes = model.valid_sizes(image.size, side)
+        found = detect(model.map_of(image, side), size, valid_sizes)
         if views.flip:
-            (turned,) = detect(model.map_of(ImageOps.mirror(image), side), size, inside)
+            (turned,) = detect(model.map_of(ImageOps.mirror(image), side), size, valid_sizes)
             found.append(mirrored(turned, image.width))
         results += [large(item, views.least[number]) for item in found] if views.least else found
     single = len(results) == 1 and not views.soft

@@ -141,7 +141,7 @@ class ObjectScorer:
         self._results: dict[str, list[dict[str, Any]]] = {}
 
     def add(self, index: int, image: Image.Image, features: Map) -> None:
-        inside = self.model.inside(image.size, self.image_size)
+        inside = self.model.valid_sizes(image.size, self.image_size)
         (detected,) = self.head.detect(features, [self.samples.dataset.size(index)], inside)
         for kind, some in to_results(detected, self.samples.dataset, index).items():
             self._results.setdefault(kind, []).extend(some)

@@ -123,8 +123,8 @@ def test_images_are_padded_with_the_same_pixel_as_in_training() -> None:
     assert trained[:, 40, 40].tolist() == [124, 116, 104]
     with torch.no_grad():
         assert torch.allclose(padded.map_of(small, 64), backbone(trained[None]), atol=1e-5)
-    assert padded.inside(small.size, 64) == [(32, 64)] and targets["inside"].tolist() == [32, 64]
-    assert padded.inside((100, 40), 64) == [(26, 64)]  # whole pixels, not whole patches
+    assert padded.valid_sizes(small.size, 64) == [(32, 64)] and targets["inside"].tolist() == [32, 64]
+    assert padded.valid_sizes((100, 40), 64) == [(26, 64)]  # whole pixels, not whole patches
 
 
 def test_inside_is_in_the_heads_pixels() -> None:
@@ -132,4 +132,5 @@ def test_inside_is_in_the_heads_pixels() -> None:
     described = info(padded=True, windows=windows)
     backbone = Backbone(tower(), 2, True, windows, 64, padded_inputs(described, tower()))
     model = DenseModel(backbone, make_head(described, backbone.width)).eval()
-    assert model.inside((64, 32), 64) == [(64, 128)] and model.map_of(image().resize((64, 32)), 64).shape[1:3] == (8, 8)
+    assert model.valid_sizes((64, 32), 64) == [(64, 128)]
+    assert model.map_of(image().resize((64, 32)), 64).shape[1:3] == (8, 8)

@@ -41,7 +41,7 @@ def test_every_view_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A detector that finds the brightest column of patches, in all scales and mirrored."""
     own, sizes = model(), []
 
-    def see(features: torch.Tensor, stored: list[tuple[int, int]], inside: None, soft: bool) -> list[Detected]:
+    def see(features: torch.Tensor, stored: list[tuple[int, int]], valid_sizes: None, soft: bool) -> list[Detected]:
         sizes.append(tuple(features.shape[1:3]))
         left = 10.0 if len(sizes) % 2 else 40.0  # the second view of each scale is mirrored
         return [
@@ -61,7 +61,7 @@ def test_the_papers_views(monkeypatch: pytest.MonkeyPatch) -> None:
     own, seen = model(), []
 
     def see(
-        features: torch.Tensor, stored: list[tuple[int, int]], inside: None = None, soft: bool = False
+        features: torch.Tensor, stored: list[tuple[int, int]], valid_sizes: None = None, soft: bool = False
     ) -> list[Detected]:
         seen.append((features.shape[2] * 16, soft))
         boxes = np.array([[0, 0, 60, 60], [100, 100, 200, 170]], np.float32)

@@ -57,7 +57,7 @@ def test_perfect_objects(datasets: dict[str, Path], monkeypatch: pytest.MonkeyPa
     validation = make("detector", datasets["detector"])
     rows = iter(validation.rows)
 
-    def detect(features, sizes, inside):
+    def detect(features, sizes, valid_sizes):
         own = validation.samples.dataset.instances(next(rows))
         return [Detected(own.boxes, own.labels, np.full(len(own.labels), 0.9, np.float32), own.masks)]
 

@@ -1,4 +1,4 @@
-"""Doubles among detections: dropped, or lowered in score (soft-NMS); detections of several views of an image."""
+"""Detections: suppress duplicates, join the views of an image, and collect them in COCO's format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from perception_encoder.formats.entries import integer_field, list_objects, read
 
 @dataclass(frozen=True)
 class Detected:
-    """The detections of an image, best first, in its stored pixels."""
+    """The objects detected in an image, best first; boxes are in its stored pixels."""
 
     boxes: np.ndarray
     """(m, 4) float32: left, top, right, bottom."""
@@ -31,15 +31,18 @@ class Detected:
     masks: np.ndarray | None
     """(m, H, W) bool."""
 
+    def select(self, rows: np.ndarray) -> Detected:
+        """Return the detections of these indices, or where a mask of bools is true."""
+        masks = None if self.masks is None else self.masks[rows]
+        return Detected(self.boxes[rows], self.labels[rows], self.scores[rows], masks)
+
     def above(self, score: float) -> Detected:
-        """Return the detections of at least this score."""
-        good = self.scores >= score
-        masks = None if self.masks is None else self.masks[good]
-        return Detected(self.boxes[good], self.labels[good], self.scores[good], masks)
+        """Return the detections with at least this score."""
+        return self.select(self.scores >= score)
 
 
 QUAD = 0.5
-"""Factor of the quadratic by which soft-NMS lowers scores."""
+"""Factor of the quadratic that lowers scores in soft-NMS."""
 
 
 def suppress(
@@ -50,11 +53,11 @@ def suppress(
     soft: bool = False,
     least: float = 0.0,
 ) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
-    """Return which detections stay, best first, and their scores; only those of one class are compared.
+    """Return the indices of the remaining detections, best first, and their scores; classes are independent.
 
     `overlap`: IoU from which the worse of two is dropped; with `soft` its score is multiplied by (1 - IoU²) / 2
-    instead. Those of a score below `least` are dropped. The published scripts name this method "quad", of scale 0.5
-    above an IoU of 0.7; its formula was not at hand, so this one is ours.
+    instead. Scores below `least` are dropped. The published scripts call this method "quad", with scale 0.5 above an
+    IoU of 0.7; its formula was not available, so this one is ours.
     """
     from torchvision.ops import batched_nms
 
@@ -62,7 +65,7 @@ def suppress(
         rows = batched_nms(boxes, scores, labels, overlap)
         rows = rows[scores[rows] >= least]
         return rows, scores[rows]
-    groups = [torch.nonzero(labels == each)[:, 0] for each in labels.unique()]
+    groups = [torch.nonzero(labels == label)[:, 0] for label in labels.unique()]
     lowered = torch.cat([_soften(boxes, scores, rows, overlap) for rows in groups] or [scores])
     order = torch.cat(groups or [labels])
     best = lowered.argsort(descending=True, stable=True)
@@ -71,40 +74,37 @@ def suppress(
 
 
 def _soften(boxes: Tensor, scores: Tensor, rows: Tensor, overlap: float) -> Tensor:
-    """The lowered scores of one class's detections, in the order of `rows`."""
+    """Return the lowered scores of one class's detections, in the order of `rows`."""
     from torchvision.ops import box_iou
 
-    overlaps, own = box_iou(boxes[rows], boxes[rows]), scores[rows].clone()
-    left = torch.ones_like(own, dtype=torch.bool)
-    for _ in range(len(own)):
-        best = int(torch.where(left, own, -1.0).argmax())
+    overlaps, values = box_iou(boxes[rows], boxes[rows]), scores[rows].clone()
+    left = torch.ones_like(values, dtype=torch.bool)
+    for _ in range(len(values)):
+        best = int(torch.where(left, values, -1.0).argmax())
         left[best] = False
-        lowered = own * QUAD * (1 - overlaps[best] ** 2)
-        own = torch.where(left & (overlaps[best] > overlap), lowered, own)
-    return own
+        lowered = values * QUAD * (1 - overlaps[best] ** 2)
+        values = torch.where(left & (overlaps[best] > overlap), lowered, values)
+    return values
 
 
 def join_views(views: Sequence[Detected], overlap: float, soft: bool, most: int) -> Detected:
-    """Join the detections of several views of an image, such as scales and a mirrored one, without masks."""
-    boxes = np.concatenate([each.boxes for each in views])
-    scores = np.concatenate([each.scores for each in views])
-    labels = np.concatenate([each.labels for each in views])
+    """Join the detections of several views of an image, without masks."""
+    boxes, scores, labels = (
+        np.concatenate(parts) for parts in zip(*((v.boxes, v.scores, v.labels) for v in views), strict=True)
+    )
     tensors = torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels)
-    rows, own = suppress(*tensors, overlap, soft)
-    rows, own = rows[:most], own[:most]
-    return Detected(boxes[rows.numpy()], labels[rows.numpy()], own.numpy(), None)
+    rows, lowered = (found[:most].numpy() for found in suppress(*tensors, overlap, soft))
+    return Detected(boxes[rows], labels[rows], lowered, None)
 
 
 def large(detected: Detected, side: float) -> Detected:
-    """Return the detections of an area above a square's of this side, in stored pixels."""
+    """Return the detections larger than a square of this side, in stored pixels."""
     width, height = (detected.boxes[:, 2:] - detected.boxes[:, :2]).T
-    good = width * height > side**2
-    masks = None if detected.masks is None else detected.masks[good]
-    return Detected(detected.boxes[good], detected.labels[good], detected.scores[good], masks)
+    return detected.select(width * height > side**2)
 
 
 def mirrored(detected: Detected, width: int) -> Detected:
-    """Return the detections of a mirrored image of `width` pixels as those of the image."""
+    """Return the detections in a mirrored image of `width` pixels as those in the image."""
     boxes = detected.boxes.copy()
     boxes[:, [0, 2]] = width - detected.boxes[:, [2, 0]]
     masks = None if detected.masks is None else detected.masks[:, :, ::-1]
@@ -112,15 +112,15 @@ def mirrored(detected: Detected, width: int) -> Detected:
 
 
 RESULTS = ("image_id", "category_id", "bbox", "score", "segmentation")
-"""Fields of an entry in COCO's list of results."""
+"""Fields of an entry in COCO's result list."""
 
 
 class CocoResults:
-    """Images, categories and annotations with scores, as COCO's JSON, and as its plain list of results."""
+    """Collects images, categories and annotations with scores, for COCO's JSON and its plain result list."""
 
     def __init__(self, categories: Sequence[dict[str, Any]], image_ids: Mapping[str, int] | None = None) -> None:
-        """`categories`: `id` and `name`, in the order of a detector's labels. `image_ids`: of the dataset's images, by
-        their file names; other images, and all images without it, are numbered."""
+        """`categories`: `id` and `name`, in the order of a detector's labels. `image_ids`: the ids of a dataset's
+        images by file name; other images are numbered."""
         self.categories, self.image_ids = list(categories), image_ids
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
@@ -128,7 +128,10 @@ class CocoResults:
 
     def add(self, name: str, size: tuple[int, int], detected: Detected) -> list[dict[str, Any]]:
         """Add an image of `size` (width, height) with its detections; return the annotations."""
-        image = self._image_id(name)
+        known = self.image_ids or {}
+        image = known.get(name, known.get(PurePosixPath(name).name))
+        if image is None:
+            image, self._next = self._next, self._next + 1
         self.images.append({"id": image, "file_name": name, "width": size[0], "height": size[1]})
         rows: list[dict[str, Any]] = []
         for number, (box, label, score) in enumerate(
@@ -152,25 +155,20 @@ class CocoResults:
         self.annotations += rows
         return rows
 
-    def _image_id(self, name: str) -> int:
-        known = self.image_ids or {}
-        own = known.get(name, known.get(PurePosixPath(name).name))
-        if own is None:
-            own, self._next = self._next, self._next + 1
-        return own
-
     def write(self, path: Path, results: Path) -> dict[str, Any]:
-        """Write the whole to `path` and the list to `results`; return the former. OutputError if that fails."""
+        """Write everything to `path` and the list to `results`; return the former. OutputError if that fails."""
         value = {"images": self.images, "categories": self.categories, "annotations": self.annotations}
         write_json(path, value, indent=None)
-        rows = [{name: each[name] for name in RESULTS if name in each} for each in self.annotations]
+        rows = [{name: item[name] for name in RESULTS if name in item} for item in self.annotations]
         write_json(results, rows, indent=None)
         return value
 
 
 def read_image_ids(file: Path) -> dict[str, int]:
-    """Return the ids of the images of annotations, by their file names, and by those without directories if each has
-    its own; DataError for other files."""
+    """Return the ids of the images in annotations, by file name, and by its last part where that is unique.
+
+    DataError for other files.
+    """
     ids: dict[str, int] = {}
     names: dict[str, list[int]] = {}
     for index, image in enumerate(list_objects(read_annotations(file), "images", file)):
@@ -180,7 +178,7 @@ def read_image_ids(file: Path) -> dict[str, int]:
         key = file_name(image)
         ids[key] = integer_field(image, "id", where)
         names.setdefault(PurePosixPath(key).name, []).append(ids[key])
-    return {name: own[0] for name, own in names.items() if len(own) == 1} | ids
+    return {name: known[0] for name, known in names.items() if len(known) == 1} | ids
 
 
 def read_categories(path: Path) -> list[tuple[int, str]]:
@@ -194,17 +192,16 @@ def read_categories(path: Path) -> list[tuple[int, str]]:
 
 
 def numbered_names(names: Sequence[str]) -> dict[str, int] | None:
-    """Return the numbers that images are named by, as COCO's are by their ids; None if one is not, or two are equal."""
+    """Return the numbers that images are named by, as in COCO; None unless all are numbers, and different."""
     stems = [PurePosixPath(name).stem for name in names]
-    if not all(stem.isascii() and stem.isdecimal() for stem in stems) or len({int(stem) for stem in stems}) < len(
-        stems
-    ):
+    if not all(stem.isascii() and stem.isdecimal() for stem in stems):
         return None
-    return {name: int(stem) for name, stem in zip(names, stems, strict=True)}
+    numbers = [int(stem) for stem in stems]
+    return dict(zip(names, numbers, strict=True)) if len(set(numbers)) == len(numbers) else None
 
 
 def run_lengths(mask: Bool[np.ndarray, "H W"]) -> list[int]:
-    """Return the lengths of a mask's runs: down the columns, alternately of 0 and of 1, from 0."""
+    """Return the lengths of a mask's runs of 0 and 1, in turn, down its columns."""
     flat = mask.T.ravel()
     ends = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
     lengths = [int(length) for length in np.diff(ends)]

@@ -1,8 +1,7 @@
-"""Boxes of objects by DETA, the paper's system-level detector (appendix B.3.5), over a pyramid of one layer.
+"""Detect objects with DETA, the paper's system-level detector (appendix B.3.5), over a pyramid of one layer.
 
-It is a deformable DETR, whose encoder and decoder are transformers' (Zhu et al., 2021), in two stages: all pyramid
-patches propose boxes, and the best become queries. Both stages assign several predictions to an object by their overlap
-and suppress doubles (Ouyang-Zhang et al., "NMS Strikes Back", 2022).
+A deformable DETR in two stages, with transformers' encoder and decoder (Zhu et al., 2021): all pyramid patches propose
+boxes, and the best become queries. Both stages suppress duplicates (Ouyang-Zhang et al., "NMS Strikes Back", 2022).
 """
 
 from __future__ import annotations
@@ -30,49 +29,83 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH
 from perception_encoder.errors import ConfigError, MissingExtraError
 
 LEVELS = 5
-MOST_LAYERS = 100
+MAX_LAYERS = 100
 EDGE = 0.01
-"""Anchors with a centre or a side nearer to 0 or 1 are not used."""
+"""Anchors with a centre or a side closer to 0 or 1 are not used."""
 CANDIDATES = 10_000
-"""The best pairs of a query and a class that are compared with each other."""
+"""Pairs of a query and a class, best first, that are compared with each other."""
 PRIOR = 0.01
-"""Score of every class at first."""
+"""Initial score of every class."""
+SMALLEST_ANCHOR = 0.05
+"""Side of the finest level's anchors, as a share of the image's; it doubles with each level."""
+CONSIDERED, DUPLICATE = 1000, 0.9
+"""Proposals of a level, best first, that are compared, and the IoU from which two are duplicates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetrHeadConfig:
-    """The transformer's size, and what it gives; the defaults are the paper's."""
+    """The size of the transformer, and limits of its detections; defaults are the paper's."""
 
     channels: int = 256
     """Of the pyramid and the transformer; a multiple of 32."""
     layers: int = 6
-    """Of its encoder, and of its decoder."""
+    """Of the encoder, and of the decoder."""
     hidden: int = 2048
-    """Of their MLPs."""
+    """Width of their MLPs."""
     queries: int = 900
-    """The best proposals; 2,000 with test-time augmentation."""
+    """Proposals that become queries; 2,000 with test-time augmentation."""
     matches: int = 4
-    """Queries that an object has, at most."""
+    """Maximum number of queries assigned to an object."""
     least_score: float = 0.01
-    """Of a detection."""
+    """Minimum score of a detection."""
     most: int = 100
-    """Detections of an image."""
+    """Maximum number of detections per image."""
     overlap: float = 0.7
-    """From this IoU on, the worse of two detections of a class is suppressed."""
+    """IoU from which the worse of two detections of a class is suppressed."""
     soft: bool = False
-    """Lower the scores of those that overlap so much, rather than drop them (soft-NMS)."""
+    """Lower the scores of overlapping detections instead of dropping them (soft-NMS)."""
 
     def __post_init__(self) -> None:
         if self.channels < 32 or self.channels % 32:
             raise ConfigError(f"channels is {self.channels}; it must be a multiple of 32")
         if min(self.layers, self.hidden, self.queries, self.matches, self.most) < 1:
             raise ConfigError("layers, hidden, queries, matches and most must each be at least 1")
-        if self.layers > MOST_LAYERS:
-            raise ConfigError(f"layers is {self.layers}; it must be at most {MOST_LAYERS}")
+        if self.layers > MAX_LAYERS:
+            raise ConfigError(f"layers is {self.layers}; it must be at most {MAX_LAYERS}")
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The encoded patches of a pyramid, and where they are."""
+
+    memory: Tensor
+    """(B, N, C)."""
+    valid: Tensor
+    """Whether a patch shows the image rather than padding, (B, N)."""
+    sizes: list[tuple[int, int]]
+    valid_sizes: Tensor
+    """Rows and columns of each level that show the image, (B, L, 2)."""
+    levels: dict[str, Any]
+    """The arguments about the levels that the encoder and the decoder share."""
+
+
+@dataclass(frozen=True)
+class _Proposals:
+    scores: Tensor
+    """Of each patch, (B, N, K); the first is the score of any object, the others are trained to be low."""
+    logits: Tensor
+    """Of the patches' boxes, (B, N, 4); infinite for unused ones."""
+    anchors: Tensor
+    """(B, N, 4), 1 for unused ones."""
+    references: Tensor
+    """The boxes of the best, (B, Q, 4)."""
+    queries: Tensor
+    targets: Tensor
+    """The decoder's input, (B, Q, C)."""
 
 
 class DetrHead(nn.Module):
-    """Features (B, h, w, D) to losses, or to detections; see `Detector`."""
+    """Features (B, h, w, D) to losses or detections; see `Detector`."""
 
     masks = False
 
@@ -80,16 +113,32 @@ class DetrHead(nn.Module):
         """`classes`: without a background. MissingExtraError without transformers."""
         super().__init__()
         try:
-            from transformers.models.deformable_detr import modeling_deformable_detr as library
+            from transformers import DeformableDetrConfig
+            from transformers.models.deformable_detr import modeling_deformable_detr
         except ImportError:
             raise MissingExtraError("transformers", "lang") from None
+        library, channels = cast(Any, modeling_deformable_detr), config.channels
+        settings = cast(Any, DeformableDetrConfig)(
+            num_labels=classes,
+            d_model=channels,
+            num_feature_levels=LEVELS,
+            num_queries=config.queries,
+            encoder_layers=config.layers,
+            decoder_layers=config.layers,
+            encoder_ffn_dim=config.hidden,
+            decoder_ffn_dim=config.hidden,
+            dropout=0.0,
+            encoder_attention_heads=8,
+            decoder_attention_heads=8,
+            two_stage=True,
+            with_box_refine=True,
+            disable_custom_kernels=True,
+        )
         self.config, self.classes = config, classes
-        channels, own = config.channels, _library_config(config, classes)
         self.pyramid = DetaPyramid(width, channels)
         self.level_embed = nn.Parameter(torch.randn(LEVELS, channels))
-        parts = cast(Any, library)
-        self.positions = parts.DeformableDetrSinePositionEmbedding(channels // 2, normalize=True)
-        self.encoder, self.decoder = parts.DeformableDetrEncoder(own), parts.DeformableDetrDecoder(own)
+        self.positions = library.DeformableDetrSinePositionEmbedding(channels // 2, normalize=True)
+        self.encoder, self.decoder = library.DeformableDetrEncoder(settings), library.DeformableDetrDecoder(settings)
         self.proposal = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
         self.from_box = nn.Sequential(nn.Linear(2 * channels, 2 * channels), nn.LayerNorm(2 * channels))
         self.from_patch = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
@@ -103,36 +152,34 @@ class DetrHead(nn.Module):
         self,
         features: Float[Tensor, "B h w D"],
         targets: list[dict[str, Tensor]] | None = None,
-        inside: Sequence[tuple[float, float]] | None = None,
+        valid_sizes: Sequence[tuple[float, float]] | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """Return scores (B, Q, K), before the sigmoid, and boxes (B, Q, 4), from 0 to 1; in training also the losses.
 
-        Boxes of targets, and `inside`, heights and widths of images that do not fill their maps, are in the head's own
-        pixels: a patch has 16 by 16.
+        Boxes of targets, and `valid_sizes`, heights and widths of images that do not fill their maps, are in the
+        head's pixels: 16 along a patch's side.
         """
-        tokens = self._encode(features, inside)
+        tokens = self._encode(features, valid_sizes)
         proposals = self._propose(tokens)
         layers = self._decode(tokens, proposals)
         if targets is None:
             return layers[-1], {}
         whole = features.shape[1] * PATCH, features.shape[2] * PATCH
         truth = []
-        for each, (height, width) in zip(targets, inside or [whole] * len(targets), strict=True):
+        for target, (height, width) in zip(targets, valid_sizes or [whole] * len(targets), strict=True):
             sides = torch.tensor([width, height] * 2, device=features.device)
-            truth.append((to_centers(each["boxes"] / sides), each["labels"] - 1))
-        total: dict[str, Tensor] = {}
-        for name, value in query_losses(layers, proposals.references, truth, self.config.matches).items():
-            total[name] = COSTS[name] * value
-        own = proposal_losses(
-            proposals.scores, proposals.logits.sigmoid(), proposals.anchors, truth, self.config.matches
-        )
-        return layers[-1], {**total, **{f"proposal_{name}": COSTS[name] * value for name, value in own.items()}}
+            truth.append((to_centers(target["boxes"] / sides), target["labels"] - 1))
+        matches = self.config.matches
+        first = proposal_losses(proposals.scores, proposals.logits.sigmoid(), proposals.anchors, truth, matches)
+        second = query_losses(layers, proposals.references, truth, matches)
+        losses = {name: COSTS[name] * value for name, value in second.items()}
+        return layers[-1], losses | {f"proposal_{name}": COSTS[name] * value for name, value in first.items()}
 
-    def _encode(self, features: Tensor, inside: Sequence[tuple[float, float]] | None) -> _Tokens:
-        """The pyramid's patches, after the encoder."""
+    def _encode(self, features: Tensor, valid_sizes: Sequence[tuple[float, float]] | None) -> _Tokens:
+        """Encode the pyramid's patches."""
         levels = self.pyramid(features)
         pixels = features.new_ones(len(features), features.shape[1] * PATCH, features.shape[2] * PATCH)
-        for row, (height, width) in enumerate(inside or ()):
+        for row, (height, width) in enumerate(valid_sizes or ()):
             pixels[row, math.ceil(height) :], pixels[row, :, math.ceil(width) :] = 0, 0
         masks = [F.interpolate(pixels[None], level.shape[-2:])[0].bool() for level in levels]
         positions = [
@@ -141,54 +188,54 @@ class DetrHead(nn.Module):
         ]
         sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
         shapes = torch.tensor(sizes, device=features.device)
-        covered = torch.stack([torch.stack([each[:, :, 0].sum(1), each[:, 0].sum(1)], dim=-1) for each in masks], dim=1)
-        where = _Where(
-            sizes=sizes,
-            shapes=shapes,
-            starts=torch.cat([shapes.new_zeros(1), shapes.prod(dim=1).cumsum(0)[:-1]]),
-            is_inside=torch.cat([each.flatten(1) for each in masks], dim=1),
-            covered=covered.float(),
-        )
-        embedded = [each + own[:, None, None] for each, own in zip(positions, self.level_embed, strict=True)]
-        memory = self.encoder(
+        rows_columns = [torch.stack([mask[:, :, 0].sum(1), mask[:, 0].sum(1)], dim=-1) for mask in masks]
+        valid, shown = torch.cat([mask.flatten(1) for mask in masks], dim=1), torch.stack(rows_columns, dim=1).float()
+        arguments = {
+            "spatial_shapes": shapes,
+            "spatial_shapes_list": sizes,
+            "level_start_index": torch.cat([shapes.new_zeros(1), shapes.prod(dim=1).cumsum(0)[:-1]]),
+            "valid_ratios": (shown / shapes).flip(-1),
+        }
+        embedded = [item + level[:, None, None] for item, level in zip(positions, self.level_embed, strict=True)]
+        encoded = self.encoder(
             inputs_embeds=_flat(levels),
-            attention_mask=where.is_inside,
+            attention_mask=valid,
             spatial_position_embeddings=_flat(embedded),
-            **where.arguments(),
-        ).last_hidden_state
-        return _Tokens(memory, where)
+            **arguments,
+        )
+        return _Tokens(encoded.last_hidden_state, valid, sizes, shown, arguments)
 
     def _propose(self, tokens: _Tokens) -> _Proposals:
-        """The first stage: every patch proposes a box, and the best become queries."""
-        own = anchors(tokens.where.sizes, tokens.where.covered)
-        usable = ((own > EDGE) & (own < 1 - EDGE)).all(dim=-1) & tokens.where.is_inside
+        """Run the first stage: every patch proposes a box, and the best become queries."""
+        boxes = anchors(tokens.sizes, tokens.valid_sizes)
+        usable = ((boxes > EDGE) & (boxes < 1 - EDGE)).all(dim=-1) & tokens.valid
         patches = self.proposal(tokens.memory * usable[..., None])
         scores = self.class_embed[-1](patches)
-        logits = self.decoder.bbox_embed[-1](patches) + own.logit().masked_fill(~usable[..., None], torch.inf)
-        boxes = to_corners(logits.detach().float().sigmoid()).clamp(0, 1)
-        level = torch.repeat_interleave(torch.arange(LEVELS, device=own.device), tokens.where.shapes.prod(dim=1))
+        logits = self.decoder.bbox_embed[-1](patches) + boxes.logit().masked_fill(~usable[..., None], torch.inf)
+        corners = to_corners(logits.detach().float().sigmoid()).clamp(0, 1)
+        shapes = tokens.levels["spatial_shapes"]
+        level = torch.repeat_interleave(torch.arange(LEVELS, device=boxes.device), shapes.prod(dim=1))
         best = torch.stack(
             [
-                choose_proposals(each, score, level, self.config.queries)
-                for each, score in zip(boxes, scores.detach()[..., 0], strict=True)  # the others mean nothing
+                choose_proposals(item, score, level, self.config.queries)
+                for item, score in zip(corners, scores.detach()[..., 0], strict=True)  # the others mean nothing
             ]
         )
         rows = torch.arange(len(best), device=best.device)[:, None]
-        chosen = logits.detach()[rows, best]
-        queries, target = self.from_box(sine_embedding(chosen.sigmoid(), self.config.channels // 2)).chunk(2, dim=-1)
+        references = logits.detach()[rows, best].sigmoid()
+        queries, target = self.from_box(sine_embedding(references, self.config.channels // 2)).chunk(2, dim=-1)
         target = target + self.from_patch(patches.detach()[rows, best])
-        own = own.masked_fill(~usable[..., None], 1.0)
-        return _Proposals(scores, logits, own, chosen.sigmoid(), queries, target)
+        return _Proposals(scores, logits, boxes.masked_fill(~usable[..., None], 1.0), references, queries, target)
 
     def _decode(self, tokens: _Tokens, proposals: _Proposals) -> list[tuple[Tensor, Tensor]]:
-        """The second stage: scores and boxes of the queries after each layer."""
+        """Run the second stage; return scores and boxes of the queries after each layer."""
         decoded = self.decoder(
             inputs_embeds=proposals.targets,
             object_queries_position_embeddings=proposals.queries,
             encoder_hidden_states=tokens.memory,
-            encoder_attention_mask=tokens.where.is_inside,
+            encoder_attention_mask=tokens.valid,
             reference_points=proposals.references,
-            **tokens.where.arguments(),
+            **tokens.levels,
         )
         hidden, refined = decoded.intermediate_hidden_states, decoded.intermediate_reference_points  # (B, L, Q, …)
         layers = []
@@ -203,19 +250,21 @@ class DetrHead(nn.Module):
         self,
         features: Float[Tensor, "B h w D"],
         sizes: Sequence[tuple[int, int]],
-        inside: Sequence[tuple[float, float]] | None = None,
+        valid_sizes: Sequence[tuple[float, float]] | None = None,
         soft: bool = False,
     ) -> list[Detected]:
-        """Detect objects in images that are stored with these heights and widths; `inside`: see `forward`; `soft`: by
-        soft-NMS, whatever the config says."""
-        (scores, boxes), _ = self(features, inside=inside)
-        results = []
+        """Detect objects in images of these stored heights and widths.
+
+        `valid_sizes`: see `forward`; `soft`: use soft-NMS, whatever the config says.
+        """
+        (scores, boxes), _ = self(features, valid_sizes=valid_sizes)
+        results, config = [], self.config
         images = zip(scores.float().sigmoid(), to_corners(boxes.float()), sizes, strict=True)
-        for own, corners, (height, width) in images:
-            best, index = own.flatten().topk(min(CANDIDATES, own.numel()))
+        for image_scores, corners, (height, width) in images:
+            best, index = image_scores.flatten().topk(min(CANDIDATES, image_scores.numel()))
             query, label = index // self.classes, index % self.classes
-            limit = torch.tensor([width, height] * 2, device=own.device)
-            pixels, config = torch.minimum((corners[query] * limit).clamp_min(0), limit), self.config
+            limit = torch.tensor([width, height] * 2, device=best.device)
+            pixels = torch.minimum((corners[query] * limit).clamp_min(0), limit)
             rows, lowered = suppress(pixels, best, label, config.overlap, soft or config.soft, config.least_score)
             rows, lowered = rows[: config.most].cpu(), lowered[: config.most].cpu()
             labels = label.cpu()[rows] + 1
@@ -223,76 +272,8 @@ class DetrHead(nn.Module):
         return results
 
 
-@dataclass(frozen=True)
-class _Where:
-    """Where patches of a pyramid are, as transformers' layers take it."""
-
-    sizes: list[tuple[int, int]]
-    shapes: Tensor
-    """The same as a tensor, (L, 2)."""
-    starts: Tensor
-    """Index of each level's first patch, (L,)."""
-    is_inside: Tensor
-    """Whether a patch is in the image, rather than in its padding, (B, N)."""
-    covered: Tensor
-    """Rows and columns of each level that the image covers, (B, L, 2)."""
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments that the encoder and the decoder share."""
-        return {
-            "spatial_shapes": self.shapes,
-            "spatial_shapes_list": self.sizes,
-            "level_start_index": self.starts,
-            "valid_ratios": (self.covered / self.shapes).flip(-1),
-        }
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    memory: Tensor
-    """The patches of all levels, (B, N, C)."""
-    where: _Where
-
-
-@dataclass(frozen=True)
-class _Proposals:
-    scores: Tensor
-    """For each patch, (B, N, K); the first is that of any object, the others are learned to be low."""
-    logits: Tensor
-    """Of the patches' boxes, infinite if they count for nothing, (B, N, 4)."""
-    anchors: Tensor
-    """(B, N, 4), of 1 if they count for nothing."""
-    references: Tensor
-    """The boxes of the best, (B, Q, 4)."""
-    queries: Tensor
-    targets: Tensor
-    """What the decoder begins with, (B, Q, C)."""
-
-
-def _library_config(config: DetrHeadConfig, classes: int) -> Any:
-    from transformers import DeformableDetrConfig
-
-    make = cast(Any, DeformableDetrConfig)
-    return make(
-        num_labels=classes,
-        d_model=config.channels,
-        num_feature_levels=LEVELS,
-        num_queries=config.queries,
-        encoder_layers=config.layers,
-        decoder_layers=config.layers,
-        encoder_ffn_dim=config.hidden,
-        decoder_ffn_dim=config.hidden,
-        dropout=0.0,
-        encoder_attention_heads=8,
-        decoder_attention_heads=8,
-        two_stage=True,
-        with_box_refine=True,
-        disable_custom_kernels=True,
-    )
-
-
 def _box_mlp(channels: int) -> nn.Sequential:
-    """Three layers that give no change of a box at first."""
+    """Make three layers that do not change a box at first."""
     last = nn.Linear(channels, 4)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -300,36 +281,31 @@ def _box_mlp(channels: int) -> nn.Sequential:
 
 
 def _flat(levels: Sequence[Tensor]) -> Tensor:
-    """Maps (B, C, h, w) to their patches (B, N, C)."""
-    return torch.cat([each.flatten(2).transpose(1, 2) for each in levels], dim=1)
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)  # (B, N, C)
 
 
 def sine_embedding(values: Float[Tensor, "B Q 4"], size: int) -> Float[Tensor, "B Q E"]:
-    """Return each of the values, from 0 to 1, as `size` sines and cosines."""
+    """Return each value, from 0 to 1, as `size` sines and cosines."""
     step = torch.arange(size, dtype=torch.float32, device=values.device)
     angles = values.float()[..., None] * 2 * math.pi / 10_000 ** (2 * (step // 2) / size)
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(2).to(values.dtype)
 
 
-SMALLEST_ANCHOR = 0.05
-"""Share of the image's sides of an anchor of the finest level; each level doubles it."""
-CONSIDERED, DOUBLE = 1000, 0.9
-"""The best proposals of a level, and the IoU from which two of a level are the same."""
+def anchors(
+    sizes: Sequence[tuple[int, int]], valid_sizes: Float[Tensor, "B L 2"] | None = None
+) -> Float[Tensor, "B N 4"]:
+    """Return the box (centre x, y, width, height, from 0 to 1) that each patch of some levels proposes from.
 
-
-def anchors(sizes: Sequence[tuple[int, int]], inside: Float[Tensor, "B L 2"] | None = None) -> Float[Tensor, "B N 4"]:
-    """Return the boxes (x, y of the centre, width, height, from 0 to 1) that the patches of levels propose from.
-
-    `inside`: height and width, in patches, of the part of each level that an image covers; by default all of it, and B
-    is 1.
+    `valid_sizes`: height and width, in patches, of the part of each level that shows the image; by default all of it,
+    and B is 1.
     """
-    if inside is None:
-        inside = torch.tensor([sizes], dtype=torch.float32)
+    if valid_sizes is None:
+        valid_sizes = torch.tensor([sizes], dtype=torch.float32)
     boxes = []
     for level, (h, w) in enumerate(sizes):
-        rows, columns = (torch.arange(side, device=inside.device) + 0.5 for side in (h, w))
+        rows, columns = (torch.arange(side, device=valid_sizes.device) + 0.5 for side in (h, w))
         y, x = torch.meshgrid(rows, columns, indexing="ij")
-        center = torch.stack([x, y], dim=-1) / inside[:, level, None, None].flip(-1)  # (B, h, w, 2)
+        center = torch.stack([x, y], dim=-1) / valid_sizes[:, level, None, None].flip(-1)  # (B, h, w, 2)
         side = torch.full_like(center, SMALLEST_ANCHOR * 2.0**level)
         boxes.append(torch.cat([center, side], dim=-1).flatten(1, 2))
     return torch.cat(boxes, dim=1)
@@ -338,9 +314,9 @@ def anchors(sizes: Sequence[tuple[int, int]], inside: Float[Tensor, "B L 2"] | N
 def choose_proposals(
     boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], levels: Int[Tensor, " N"], count: int
 ) -> Int[Tensor, " Q"]:
-    """Return the indices of an image's best proposals; `boxes`: their corners; `levels`: where each is from.
+    """Return the indices of an image's best proposals; `boxes`: corners; `levels`: the level of each.
 
-    Every level has an equal share if it has as many that differ, and the best others fill up.
+    Duplicates within a level are suppressed; each level has an equal share, filled up by the best of the others.
     """
     from torchvision.ops import batched_nms
 
@@ -350,8 +326,8 @@ def choose_proposals(
         rows = torch.nonzero(levels == level)[:, 0]
         best.append(rows[scores[rows].topk(min(CONSIDERED, len(rows))).indices])
     candidates = torch.cat(best)
-    own = levels[candidates]
-    different = candidates[batched_nms(boxes[candidates].float(), scores[candidates].float(), own, DOUBLE)]
+    kept = batched_nms(boxes[candidates].float(), scores[candidates].float(), levels[candidates], DUPLICATE)
+    different = candidates[kept]
     if len(different) < count:
         return scores.topk(count).indices
     is_level = levels[different][None] == levels.unique()[:, None]  # (L, n)

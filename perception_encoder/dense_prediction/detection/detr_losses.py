@@ -1,6 +1,6 @@
-"""The losses of DETA: which predictions an object is assigned to, and how far they are from it.
+"""The losses of DETA, which assigns several predictions to an object by their overlap.
 
-Both stages assign several predictions to an object by their overlap (Ouyang-Zhang et al., "NMS Strikes Back", 2022).
+See Ouyang-Zhang et al., "NMS Strikes Back", 2022.
 """
 
 from __future__ import annotations
@@ -13,21 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 PROPOSAL_OVERLAP, QUERY_OVERLAP = 0.7, 0.6
-"""From this IoU with an object on, an anchor or a query is its."""
-
-
+"""IoU from which an anchor or a query is assigned to an object."""
 PROPOSAL_SAMPLE, QUERY_SHARE = 128, 0.25
-"""Of an image's anchors, or as a share of its queries, so many that are some object's are drawn at most."""
-
-
+"""Maximum number of anchors drawn per image from those assigned, and of queries as a share of all."""
 COSTS = {"class": 1.0, "box": 5.0, "giou": 2.0}
-"""Weights of the losses, those of the published scripts; the code's default for classes, 2, is used by none of them."""
-
-
+"""Weights of the losses, those of the published scripts; none of them uses the code's default for classes, 2."""
 Truth = Sequence[tuple[Tensor, Tensor]]
-"""Of each image: the objects' boxes (m, 4), centre, width and height from 0 to 1, and their classes (m,) from 0."""
-
-
+"""By image: the objects' boxes (m, 4), centre, width and height from 0 to 1, and their classes (m,) from 0."""
 Pairs = tuple[Int[Tensor, " p"], Int[Tensor, " p"]]
 """Predictions of an image, and the objects that they are assigned to."""
 
@@ -35,17 +27,14 @@ Pairs = tuple[Int[Tensor, " p"], Int[Tensor, " p"]]
 def query_losses(
     layers: Sequence[tuple[Tensor, Tensor]], references: Float[Tensor, "B Q 4"], truth: Truth, most: int
 ) -> dict[str, Tensor]:
-    """Return the second stage's losses without their weights: of classes and boxes, summed over the decoder's layers.
+    """Return the unweighted losses of the second stage: classes and boxes, summed over the decoder's layers.
 
     `layers`: scores (B, Q, K) and boxes (B, Q, 4). Queries are assigned once, by the boxes that they begin with.
     """
     sample = int(QUERY_SHARE * references.shape[1])
     pairs = _assign_images(references, truth, QUERY_OVERLAP, most, sample)
-    total: dict[str, Tensor] = {}
-    for scores, boxes in layers:
-        for name, value in _losses(scores, boxes, truth, pairs).items():
-            total[name] = total[name] + value if name in total else value
-    return total
+    losses = [_losses(scores, boxes, truth, pairs) for scores, boxes in layers]
+    return {name: torch.stack([item[name] for item in losses]).sum() for name in COSTS}
 
 
 def proposal_losses(
@@ -55,27 +44,27 @@ def proposal_losses(
     truth: Truth,
     most: int,
 ) -> dict[str, Tensor]:
-    """Return the first stage's losses without their weights: whether an anchor is of any object, and its box.
+    """Return the unweighted losses of the first stage: whether an anchor belongs to any object, and its box.
 
-    Any object is class 0; every anchor that is no object's is background, however much it overlaps one.
+    Any object is class 0; every unassigned anchor is background, however much it overlaps an object.
     """
     pairs = _assign_images(anchors, truth, PROPOSAL_OVERLAP, most, PROPOSAL_SAMPLE)
-    return _losses(scores, boxes, [(each, torch.zeros_like(labels)) for each, labels in truth], pairs)
+    return _losses(scores, boxes, [(objects, torch.zeros_like(labels)) for objects, labels in truth], pairs)
 
 
 def _assign_images(boxes: Tensor, truth: Truth, overlap: float, most: int, sample: int) -> list[Pairs]:
     return [
-        assign(to_corners(own), to_corners(objects), overlap, most, sample)
-        for own, (objects, _) in zip(boxes, truth, strict=True)
+        assign(to_corners(predicted), to_corners(objects), overlap, most, sample)
+        for predicted, (objects, _) in zip(boxes, truth, strict=True)
     ]
 
 
 def assign(boxes: Float[Tensor, "Q 4"], truth: Float[Tensor, "m 4"], overlap: float, most: int, sample: int) -> Pairs:
     """Return pairs of boxes and objects (corners), as DETA assigns them.
 
-    A box is the object's that it overlaps most, if by `overlap` (IoU) or more, or if no box overlaps some object more.
-    Of these, `sample` are drawn at most, by torch's generator. An object has as many as were drawn for it, `most` at
-    most: those that overlap it most, whosever they are.
+    A box belongs to the object that it overlaps most, if their IoU is at least `overlap` or the object's highest. At
+    most `sample` of these are drawn, by torch's generator. An object is assigned as many boxes as were drawn for it, at
+    most `most`: those that overlap it most, whichever object they belong to.
     """
     from torchvision.ops import box_iou
 
@@ -97,19 +86,19 @@ def assign(boxes: Float[Tensor, "Q 4"], truth: Float[Tensor, "m 4"], overlap: fl
 def _losses(
     scores: Float[Tensor, "B Q K"], boxes: Float[Tensor, "B Q 4"], truth: Truth, pairs: Sequence[Pairs]
 ) -> dict[str, Tensor]:
-    """Focal loss of all predictions' classes, L1 and GIoU of the boxes of pairs: sums, over the number of objects."""
+    """Return the focal loss of all classes, and L1 and GIoU of the assigned boxes: sums, over the number of objects."""
     from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
     count = _object_count(truth, scores.device)
     labels = torch.zeros_like(scores)
-    for row, ((index, target), (_, own)) in enumerate(zip(pairs, truth, strict=True)):
+    for row, ((index, target), (_, objects)) in enumerate(zip(pairs, truth, strict=True)):
         classes = torch.full_like(labels[row, :, 0], -1, dtype=torch.int64)
-        classes[index] = own[target]  # a box of two objects has the class of one
+        classes[index] = objects[target]  # a box of two objects has the class of one
         known = torch.nonzero(classes >= 0)[:, 0]
         labels[row, known, classes[known]] = 1.0
     focal = sigmoid_focal_loss(scores.float(), labels.float(), alpha=0.25, gamma=2.0)
-    predicted = torch.cat([own[index] for own, (index, _) in zip(boxes, pairs, strict=True)]).float()
-    true_boxes = torch.cat([own[target] for (own, _), (_, target) in zip(truth, pairs, strict=True)])
+    predicted = torch.cat([item[index] for item, (index, _) in zip(boxes, pairs, strict=True)]).float()
+    true_boxes = torch.cat([objects[target] for (objects, _), (_, target) in zip(truth, pairs, strict=True)])
     giou = generalized_box_iou_loss(to_corners(predicted), to_corners(true_boxes), reduction="sum", eps=1e-12)
     return {
         "class": focal.sum() / count,
@@ -119,7 +108,7 @@ def _losses(
 
 
 def _object_count(truth: Truth, device: torch.device) -> Tensor:
-    """The number of a batch's objects, at least 1; of several processes their mean, so that all weigh objects alike."""
+    """Return the number of objects in a batch, at least 1: the mean over processes, so that objects weigh equally."""
     count = torch.tensor(float(sum(len(labels) for _, labels in truth)), device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)
@@ -128,12 +117,12 @@ def _object_count(truth: Truth, device: torch.device) -> Tensor:
 
 
 def to_corners(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """Centre, width and height to left, top, right and bottom."""
+    """Convert centre, width and height to left, top, right and bottom."""
     center, side = boxes[..., :2], boxes[..., 2:]
     return torch.cat([center - side / 2, center + side / 2], dim=-1)
 
 
 def to_centers(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """Left, top, right and bottom to centre, width and height."""
+    """Convert left, top, right and bottom to centre, width and height."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)

@@ -193,7 +193,7 @@ def test_a_forward_pass_is_the_libraries(monkeypatch: pytest.MonkeyPatch) -> Non
     theirs.model.input_proj = torch.nn.ModuleList([torch.nn.Identity()] * LEVELS)
     monkeypatch.setattr(detr, "choose_proposals", lambda boxes, scores, level, count: scores.topk(count).indices)
     with torch.no_grad():
-        (scores, boxes), _ = own(features, inside=inside)
+        (scores, boxes), _ = own(features, valid_sizes=inside)
         expected = theirs(torch.zeros(1, 3, 64, 96), pixels.long())
     assert torch.allclose(scores, expected.logits, atol=1e-5)
     assert torch.allclose(boxes, expected.pred_boxes, atol=1e-5)
@@ -265,7 +265,7 @@ def test_an_image_that_does_not_fill_its_map() -> None:
     changed[:, :, 4:] = 5.0
     sizes, inside = [(64, 64)], [(64, 64)]
     with torch.no_grad():
-        (scores, boxes), _ = own(features, inside=inside)
+        (scores, boxes), _ = own(features, valid_sizes=inside)
         (other, others), _ = own(features)
     assert not torch.allclose(boxes, others, atol=1e-3) and scores.shape == other.shape
     own.pyramid.project[3][0].weight.data.zero_()  # the coarse levels' kernels reach beyond the edge

@@ -40,7 +40,7 @@ def test_targets_are_made_batch_by_batch(tmp_path: Path, monkeypatch: pytest.Mon
         InstanceSet, "instances", lambda self, row, *rest: asked.append(row) or things(self, row, *rest)
     )
 
-    def track(steps: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    def track(steps: Iterable[int], description: str, total: int | None = None) -> Iterator[int]:
         for step in steps:
             seen.append(len(asked))
             yield step
