@@ -18,30 +18,20 @@ import torch
 from PIL import Image
 
 from benchmarks.results import machine, report
-from perception_encoder.dense_prediction.dense_model import (
-    BUILTIN_DEPTH,
-    BUILTIN_DETECTOR,
-    DenseModel,
-    open_head,
-)
 from perception_encoder.dense_prediction.depth import DepthHead
+from perception_encoder.dense_prediction.heads import load_head
 from perception_encoder.dense_prediction.regions import region_like, to_mask
 from perception_encoder.dense_prediction.tracking import maps_at, track_objects
 from perception_encoder.dense_prediction.views import Views, detect_objects
-from perception_encoder.inference.load import load_layers, load_tower
+from perception_encoder.inference.load import load_layers
 from perception_encoder.models.precision import fast_dtype
+from perception_encoder.models.registry import BUILTIN_DEPTH, BUILTIN_DETECTOR
 
 SIZE = (640, 480)
 SIDES = (240, 480)
 """Pixels of the short side that `pe track` and `pe segment` are timed at; the latter is their default."""
 FRAMES = 10
 """Frames that are tracked for one timing; the first is given."""
-
-
-def load_head(name: str) -> tuple[DenseModel, int]:
-    """Return a built-in head on its encoder, and the size of its images."""
-    model, info = open_head(name, load_tower)
-    return model, info.image_size
 
 
 def list_calls() -> dict[str, tuple[Callable[[], object], int]]:
@@ -52,8 +42,9 @@ def list_calls() -> dict[str, tuple[Callable[[], object], int]]:
     first = np.zeros(SIZE[::-1], np.int64)
     first[120:280, 120:260], first[240:400, 400:560] = 1, 2
     layer = load_layers("builtin-spatial")
-    depth, depth_size = load_head(BUILTIN_DEPTH)
-    detector, detector_size = load_head(BUILTIN_DETECTOR)
+    depth_head, detector_head = load_head(BUILTIN_DEPTH), load_head(BUILTIN_DETECTOR)
+    depth, depth_size = depth_head.model, depth_head.info.image_size
+    detector, detector_size = detector_head.model, detector_head.info.image_size
     assert isinstance(depth.head, DepthHead)
     predict = depth.head.predict
     calls: dict[str, tuple[Callable[[], object], int]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from perception_encoder.dense_prediction.dense_model import (
     Backbone,
     DenseModel,
     HeadInfo,
+    load_read_head,
     make_head,
-    open_head,
+    read_head_info,
     write_head,
 )
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
@@ -55,6 +57,10 @@ def describe(task: str = "depth") -> HeadInfo:
     )
 
 
+def open_head(path: Path, open_tower: Callable[[str], Tower], model: str | None = None) -> None:
+    load_read_head(path, *read_head_info(path), open_tower, model)
+
+
 def write(path: Path, task: str = "depth") -> dict[str, Any]:
     """Write a head; return its description."""
     info = describe(task)
@@ -69,22 +75,30 @@ def rewrite(path: Path, description: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("image_size", 4097, "`image_size` is 4097; it must be an integer from 1 to 4096"),
-        ("image_size", 10**9, "`image_size` is 1000000000; it must be an integer from 1 to 4096"),
-        ("image_size", "64", "`image_size` is '64'; it must be an integer"),
-        ("layer", -1, "`layer` is -1; it must be an integer from 0"),
+        ("image_size", 4097, "image_size is 4097; it must be from 1 to 4096"),
+        ("image_size", 10**9, "image_size is 1000000000; it must be from 1 to 4096"),
+        ("image_size", "64", "image_size is '64'; expected an integer"),
+        ("layer", -1, "layer is -1; it must be from 0"),
         ("layer", 12, "layer 12 does not exist; builtin has layers 0 to 11"),
-        ("classes", 3, "`classes` is 3; it must be a list of texts"),
-        ("class_ids", [1], r"`class_ids` is \[1\]; it must be a list of 2 integers"),
-        ("head", None, "`head` is missing or null; it must be an object of numbers"),
-        ("head", {"channels": 8.5}, "the head's settings do not fit its task, depth: `channels` is 8.5"),
+        ("classes", 3, "classes is 3; expected a list"),
+        ("class_ids", [1], "class_ids has 1 entries; there are 2 classes"),
+        ("head", None, "head is None; expected an object"),
+        (
+            "head",
+            {"channels": 8.5},
+            "do not fit its task, depth: channels is 8.5; expected an integer",
+        ),
         ("head", {"channels": 30_000}, r"head\.\S+ is \(8,\) in the file, and \(30000,\) by its settings"),
-        ("head", {"nearest": None}, "the head's settings do not fit its task, depth: `nearest` is missing or null"),
-        ("windows", {"size": 2}, "`global_blocks` is missing or null"),
-        ("windows", [], r"`windows` is \[\]; it must be an object"),
-        ("finetuned", "yes", "`finetuned` is 'yes'; it must be true or false"),
-        ("surprise", 1, "it must be an object of class_ids, classes, encoder"),
-        ("encoder", None, "`encoder` is missing or null; it must be a text"),
+        (
+            "head",
+            {"nearest": None},
+            "do not fit its task, depth: nearest is None; expected a number",
+        ),
+        ("windows", {"size": 2, "global_blocks": None}, r"windows\.global_blocks is None; expected a list"),
+        ("windows", [], r"windows is \[\]; expected an object"),
+        ("finetuned", "yes", "finetuned is 'yes'; expected true or false"),
+        ("surprise", 1, "surprise is unknown; known: task, encoder, weights"),
+        ("encoder", None, "encoder is None; expected a string"),
     ],
 )
 def test_a_bad_field_is_named(name: str, value: Any, message: str, tmp_path: Path) -> None:
@@ -100,7 +114,7 @@ def test_a_description_that_is_none(text: str, tmp_path: Path) -> None:
     path = tmp_path / "head.safetensors"
     write(path)
     rewrite(path, text)
-    with pytest.raises(CheckpointError, match=r"the description of the head is damaged .*; train the head again, or"):
+    with pytest.raises(CheckpointError, match=r"the description of the head is damaged .*; train or download the"):
         open_head(path, open_tower)
 
 
