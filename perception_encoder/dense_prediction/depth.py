@@ -1,8 +1,8 @@
-"""A depth head like DPT's over one layer's features (section 3, appendix B.3).
+"""Estimate depth with a head like DPT's (Ranftl et al., 2021) over one layer's features (section 3, appendix B.3).
 
-DPT makes four maps, of 4, 2, 1 and 1/2 times the grid, of four layers; here they are made of one layer, as in the
-paper's analysis. From coarse to fine each is added to the coarser ones and refined by residual convolutions. The head
-gives the logarithm of the depth and is fitted by Eigen's scale-invariant loss on it. DPT is by Ranftl et al. (2021).
+DPT builds maps of 4, 2, 1 and 1/2 times the grid from four layers; here they come from one layer, as in the paper's
+analysis. From coarse to fine, each is added to the coarser ones and refined by residual convolutions. The head predicts
+the logarithm of the depth and is trained with Eigen's scale-invariant loss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
 
 Depths = Callable[[int], np.ndarray]
-"""An item's index to its depth (H, W) in metres, 0 if unknown."""
+"""From an item's index to its depth (H, W) in metres, 0 where unknown."""
 
 Lengths = TypeVar("Lengths", np.ndarray, Tensor)
 
@@ -32,16 +32,16 @@ _FINE = 8  # pixels of the head's map along a patch's side
 
 @dataclass(frozen=True, kw_only=True)
 class DepthHeadConfig:
-    """The head's size, and which depths it learns."""
+    """The size of the head, and the depths that it learns."""
 
     channels: int = 256
-    """Of the maps that are joined; DPT's."""
+    """Of the fused maps, as in DPT."""
     nearest: float = 1e-3
     """Metres: see `farthest`."""
     farthest: float = 10.0
-    """Metres: depths outside are not learned from, and predictions are clipped to it (NYU's range)."""
+    """Metres. Depths outside the range are ignored in training, and predictions are clipped to it (NYU's range)."""
     scale_invariance: float = 0.85
-    """How much of an image's common error in scale is forgiven, from 0 to 1."""
+    """Share of an image's error in overall scale that is ignored, from 0 to 1."""
 
     def __post_init__(self) -> None:
         if self.channels < 4 or not 0 < self.nearest < self.farthest or not 0 <= self.scale_invariance <= 1:
@@ -51,23 +51,23 @@ class DepthHeadConfig:
             )
 
     def within(self, depth: Lengths) -> Lengths:
-        """Return where a depth in metres is known, and in the range: bool of the same shape."""
+        """Return where a depth in metres is known and in the range: bool of the same shape."""
         return (depth > self.nearest) & (depth < self.farthest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DepthConfig(DepthHeadConfig):
-    """The head, and how it is fitted to features."""
+    """The head, and how to fit it to features."""
 
     fit: FitConfig = field(default_factory=FitConfig)
 
     def relative(self) -> DepthConfig:
-        """Return the config of a head that learns no scale, for objects at up to 100 m."""
+        """Return the config of a head that ignores scale, for objects up to 100 m away."""
         return replace(self, farthest=100.0, scale_invariance=1.0)
 
 
 class DepthHead(nn.Module):
-    """Features (B, h, w, D) to the logarithm of the depth in metres (B, 8h, 8w)."""
+    """Features (B, h, w, D) to the logarithm of depth in metres (B, 8h, 8w)."""
 
     def __init__(self, width: int, config: DepthHeadConfig) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class DepthHead(nn.Module):
             ]
         )
         self.fuse = nn.ModuleList(Fusion(channels) for _ in range(4))
-        cast(Fusion, self.fuse[-1]).first.requires_grad_(False)  # nothing is coarser, so it is not used
+        cast(Fusion, self.fuse[-1]).first.requires_grad_(False)  # unused: nothing is coarser
         self.out = nn.Sequential(
             nn.Conv2d(channels, channels // 2, 3, padding=1), nn.ReLU(), nn.Conv2d(channels // 2, 1, 1)
         )
@@ -103,10 +103,9 @@ class DepthHead(nn.Module):
         return self.out(joined)[:, 0].float()
 
     def begin_with(self, depths: Float[Tensor, "n H W"]) -> None:
-        """Let a head that is not trained give the typical depth of images; DataError if none is within the range."""
-        known = [
-            each[self.config.within(each)].log().mean().item() for each in depths if self.config.within(each).any()
-        ]
+        """Make an untrained head predict the typical depth of images; DataError if no depth is within the range."""
+        valid = [depth[self.config.within(depth)] for depth in depths]
+        known = [values.log().mean().item() for values in valid if len(values)]
         if not known:
             nearest, farthest = self.config.nearest, self.config.farthest
             raise DataError(f"no training image has a depth of {nearest:g} to {farthest:g} m")
@@ -114,26 +113,26 @@ class DepthHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: Float[Tensor, "B h w D"], size: tuple[int, int]) -> Float[Tensor, "B H W"]:
-        """Return depth in metres at a size of pixels."""
+        """Return depth in metres at a size (height, width) in pixels."""
         depth = self(features).exp().clamp(self.config.nearest, self.config.farthest)
         return F.interpolate(depth[:, None], size, mode="bilinear")[:, 0]
 
 
 class Fusion(nn.Module):
-    """A map joined with the coarser ones, refined, and resized to the next level."""
+    """Adds a map to the coarser ones, refines the sum, and resizes it to the next level."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first, self.second = Residual(channels), Residual(channels)
         self.project = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, own: Tensor, coarser: Tensor | None, size: tuple[int, int]) -> Tensor:
-        joined = own if coarser is None else coarser + self.first(own)
+    def forward(self, level: Tensor, coarser: Tensor | None, size: tuple[int, int]) -> Tensor:
+        joined = level if coarser is None else coarser + self.first(level)
         return self.project(F.interpolate(self.second(joined), size, mode="bilinear"))
 
 
 class Residual(nn.Module):
-    """Two convolutions beside an identity."""
+    """Two convolutions with a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -145,10 +144,7 @@ class Residual(nn.Module):
 
 
 def fit_depth(features: Maps, depths: Depths, config: DepthConfig | None = None, track: Track = untracked) -> DepthHead:
-    """Fit a head on items' features and depths; it begins with the typical depth everywhere.
-
-    DataError if no item has a depth within the range.
-    """
+    """Fit a head on features and depths, starting from the typical depth; DataError if no depth is in the range."""
     config = config or DepthConfig()
     with drawn_from(torch.Generator().manual_seed(config.fit.seed)):
         head = DepthHead(features.shape[-1], config)
@@ -170,9 +166,9 @@ def fit_depth(features: Maps, depths: Depths, config: DepthConfig | None = None,
 def scale_invariant_loss(
     log_depth: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], config: DepthHeadConfig
 ) -> Float[Tensor, ""]:
-    """Return the root of each image's mean squared error in log depth, less a part of its squared mean error, averaged.
+    """Return Eigen's loss (2014), averaged over images: √(mean of squared log errors − λ · squared mean of log errors).
 
-    Pixels of unknown depth, or outside the config's range, are left out; Eigen et al. (2014).
+    λ is `scale_invariance`. Pixels with unknown depth, or depth outside the range, are ignored.
     """
     known = config.within(target)
     error = torch.where(known, log_depth - target.clamp_min(1e-6).log(), 0.0).flatten(1)

@@ -1,4 +1,4 @@
-"""Draw predictions over images: depth as colours, and detections as boxes, names and masks."""
+"""Draw predictions over images: depth as colours, detections as boxes, labels with DAVIS's palette."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FARTHEST = 65_535
 
 
 def depth_colours(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Colour depth by its inverse, from the image's nearest point to its farthest: near is bright."""
+    """Return depth as colours of its inverse, from the nearest point (bright) to the farthest."""
     inverse = 1 / np.maximum(depth, 1e-6)
     low, high = float(inverse.min()), float(inverse.max())
     far = 1 - (inverse - low) / max(high - low, 1e-12)
@@ -33,7 +33,7 @@ def depth_colours(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]
 
 
 def depth_png(depth: Float[np.ndarray, "H W"]) -> bytes:
-    """Return depth in metres as the bytes of a 16-bit PNG in millimetres, at most 65.535 m."""
+    """Return depth in metres as a 16-bit PNG in millimetres, at most 65.535 m."""
     millimetres = np.clip(np.round(depth * MILLIMETRES), 0, FARTHEST).astype(np.uint16)
     stream = io.BytesIO()
     Image.fromarray(millimetres).save(stream, "PNG")
@@ -41,11 +41,11 @@ def depth_png(depth: Float[np.ndarray, "H W"]) -> bytes:
 
 
 def draw_detections(image: Image.Image, detected: Detected, classes: Sequence[str]) -> Image.Image:
-    """Draw boxes with names and scores, and masks if there are some; objects have different colours."""
+    """Draw boxes with names and scores, and masks if any, in a colour per object."""
     drawn = image.convert("RGB")
     if detected.masks is not None:
         labels = np.zeros((image.height, image.width), np.int64)
-        for number in range(len(detected.boxes), 0, -1):  # the best lies on top
+        for number in range(len(detected.boxes), 0, -1):  # the best is on top
             labels[detected.masks[number - 1]] = number
         drawn = draw_objects(drawn, labels)
     pen = ImageDraw.Draw(drawn)
@@ -63,21 +63,21 @@ def draw_detections(image: Image.Image, detected: Detected, classes: Sequence[st
 
 
 STRENGTH = 0.5
-"""Of an object's colour over the image."""
+"""Opacity of an object's colour over the image."""
 
 
 def object_palette() -> UInt8[np.ndarray, "256 3"]:
-    """Return PASCAL VOC's colours of labels, which DAVIS uses: label 0 is black, 1 dark red, 2 dark green."""
+    """Return PASCAL VOC's label colours, which DAVIS uses: 0 is black, 1 dark red, 2 dark green."""
     labels = np.arange(256)
     colours = np.zeros((256, 3), np.uint8)
-    for power in range(8):  # of a label's bits the 1st, 2nd and 3rd, then the 4th to 6th, … go to red, green and blue
+    for power in range(8):  # bits 1, 2, 3 of a label go to red, green and blue, then bits 4, 5, 6, …
         for channel in range(3):
             colours[:, channel] |= (((labels >> (3 * power + channel)) & 1) << (7 - power)).astype(np.uint8)
     return colours
 
 
 def mask_png(labels: Int[np.ndarray, "H W"]) -> bytes:
-    """Return labels, 0 to 255, as the bytes of a PNG whose pixels are the labels, with a palette for viewers."""
+    """Return labels, 0 to 255, as a PNG whose pixels are the labels, with a palette for viewers."""
     image = Image.fromarray(labels.astype(np.uint8), mode="P")
     image.putpalette(object_palette().tobytes())
     stream = io.BytesIO()
@@ -86,14 +86,14 @@ def mask_png(labels: Int[np.ndarray, "H W"]) -> bytes:
 
 
 def draw_objects(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Image:
-    """Return the image with each object in its colour and outlined; background stays as it is."""
+    """Return the image with its objects coloured and outlined; the background is unchanged."""
     colours, opacity = _paint(labels)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     return Image.fromarray(((1 - opacity) * pixels + opacity * colours).round().astype(np.uint8))
 
 
 def overlay_png(labels: Int[np.ndarray, "H W"]) -> bytes:
-    """Return what `draw_objects` draws over an image as the bytes of a PNG, transparent where the background is."""
+    """Return the overlay of `draw_objects` as a PNG with a transparent background."""
     colours, opacity = _paint(labels)
     stream = io.BytesIO()
     Image.fromarray(np.concatenate([colours, 255 * opacity], axis=-1).round().astype(np.uint8)).save(stream, "PNG")
@@ -101,7 +101,7 @@ def overlay_png(labels: Int[np.ndarray, "H W"]) -> bytes:
 
 
 def _paint(labels: Int[np.ndarray, "H W"]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the colour of each pixel (H, W, 3), 0 to 255, and its opacity (H, W, 1); outlines are light and opaque."""
+    """Return each pixel's colour (H, W, 3), 0 to 255, and opacity (H, W, 1); outlines are light and opaque."""
     inside = (labels > 0)[..., None]
     edges = inside & _edges(labels)[..., None]
     colours = object_palette()[labels % 256].astype(np.float32)
@@ -110,7 +110,7 @@ def _paint(labels: Int[np.ndarray, "H W"]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _edges(labels: Int[np.ndarray, "H W"]) -> np.ndarray:
-    """Pixels with another label above, below or beside them."""
+    """Return the pixels with another label above, below or beside them."""
     padded = np.pad(labels, 1, mode="edge")
     around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     return np.asarray(np.any([other != labels for other in around], axis=0))

@@ -1,6 +1,6 @@
-"""How heads over frozen features are fitted: AdamW with warm-up and a cosine, for some passes over the items.
+"""Fit heads on frozen features: AdamW with warm-up and cosine decay.
 
-Features of different layers differ in scale by orders, so every head first standardises them by its training items.
+Feature scales differ between layers by orders of magnitude, so every head first standardises them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from perception_encoder.training.optimizer import OptimizerConfig, build_optimiz
 
 
 class Maps(Protocol):
-    """Features of images (n, h, w, D): an array, one mapped from disk, or one that is computed when it is read."""
+    """Features of images (n, h, w, D): an array, one mapped from disk, or one computed when it is read."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,7 +31,7 @@ class Maps(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """Return features of a slice or an array of indices."""
+        """Return the features of a slice or an array of indices."""
         ...
 
 
@@ -48,10 +48,10 @@ class FitConfig:
     warm_up: float = 0.1
     """Share of the steps in which the learning rate rises."""
     seed: int = 0
-    """Of the head's first weights and of the order of items."""
+    """Of the initial weights and the order of items."""
 
     def with_seed(self, seed: int) -> FitConfig:
-        """Return the config with another seed, counted from its own."""
+        """Return the config with its seed raised by `seed`."""
         return replace(self, seed=self.seed + seed)
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class FitConfig:
 
 
 class Standardize(nn.Module):
-    """Features (B, h, w, D) to (B, D, h, w) of mean 0 and deviation 1 over the training items."""
+    """Features (B, h, w, D) to (B, D, h, w), with mean 0 and deviation 1 over the training items."""
 
     mean: Tensor
     deviation: Tensor
@@ -71,7 +71,7 @@ class Standardize(nn.Module):
         self.register_buffer("deviation", torch.ones(width))
 
     def measure(self, features: Maps, chunk: int = 256) -> None:
-        """Set mean and deviation to those of all patches of these items."""
+        """Measure the mean and deviation over all patches of these items."""
         total, squares, count = 0.0, 0.0, 0
         for start in range(0, len(features), chunk):
             part = np.asarray(features[start : start + chunk], dtype=np.float64).reshape(-1, features.shape[-1])
@@ -93,9 +93,9 @@ def fit_head(
     description: str,
     track: Track = untracked,
 ) -> None:
-    """Minimise a head's loss on batches of items, given as their indices below `count`; the head is then in eval mode.
+    """Minimise a head's loss on batches of item indices below `count`, and set the head to eval mode.
 
-    Raises ModelError if the loss is not finite, DataError for no items.
+    Raises ModelError if the loss is not finite, and DataError without items.
     """
     if not count:
         raise DataError(f"{description}: there are no items to fit on")
@@ -111,7 +111,9 @@ def fit_head(
         with fast_autocast(torch.device("cpu")):
             value = loss(rows)
         if not torch.isfinite(value):
-            raise ModelError(f"{description}: the loss is {value.item()}; features are not finite, or lr is too high")
+            raise ModelError(
+                f"{description}: the loss is {value.item()}; the features are not finite, or lr is too high"
+            )
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)

@@ -1,9 +1,14 @@
-"""Tables of published tensors beside ours, and strict loading by them."""
+"""The layouts of published detectors, as tables of their tensors beside ours, and strict loading by them.
+
+ViTDet's Mask R-CNN is stored as by detectron2, whose last class is the background; torchvision's first is, with a box
+and a mask that are never used. DETA numbers classes by COCO's ids, which have gaps, or by those of Objects365 or LVIS,
+from 1; only the first row of its last class layer is used: it scores proposals of any class.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,9 +23,30 @@ from perception_encoder.errors import CheckpointError, MissingExtraError
 from perception_encoder.models.checkpoints.layouts import StateDict
 
 LISTED = 12
-"""The most misfits that an error lists."""
+"""Maximum number of misfits that an error lists."""
 DEFAULTS = re.compile(r"\.standardize\.(mean|deviation)$|\.class_weights$")
-"""Tensors of ours that published detectors may lack: they change nothing of what is detected."""
+"""Our tensors that published detectors may lack: their defaults change no detection."""
+VITDET_PREFIX = "backbone.net."
+VITDET_WINDOWS, VITDET_IMAGE_SIZE = WindowConfig(size=32), 1024
+VITDET_INPUTS = InputConfig(mean=(127 / 255,) * 3, deviation=(127 / 255,) * 3)
+VITDET_UNUSED = (r"^pixel_(mean|std)$", r"^proposal_generator\.anchor_generator\.cell_anchors\.")
+LVIS = 1203
+"""Classes of LVIS, which are scored by sigmoids."""
+FEDERATED = "roi_heads.box_predictor.fed_loss_cls_weights"
+UNSUPPORTED = {
+    r"^roi_heads\.box_head\.\d+\.": "a cascade of box heads",
+    r"^backbone\.net\.blocks\.": "a ViT other than Perception Encoder's",
+    r"^backbone\.bottom_up\.": "a backbone with a pyramid",
+    r"\.rel_pos_[hw]$": "relative positions",
+}
+"""What tensors with these names belong to."""
+DETA_WINDOWS, DETA_IMAGE_SIZE = WindowConfig(size=24, span=16), 1824
+DETA_INPUTS = InputConfig(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225), margin=32)
+"""ImageNet's values, by mistake: PE's are 0.5. The 16 rotary positions are a mistake, too."""
+DETA_UNUSED = (r"^transformer\.decoder\.(bbox|class)_embed\.", r"\.?total_(ops|params)$")
+"""Copies of the same tensors."""
+COCO_NUMBERS = 91
+"""One more than COCO's highest id."""
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -31,62 +57,54 @@ def _same(tensor: Tensor) -> Tensor:
 class KeyRow:
     """Where a published tensor goes."""
 
-    own: str
+    ours: str
     published: str
     convert: Callable[[Tensor], Tensor] = _same
 
 
-def rows_of(own: str, published: str, parts: Sequence[str] = ("weight", "bias")) -> list[KeyRow]:
-    """Return the rows of a module's tensors."""
-    return [KeyRow(f"{own}.{part}", f"{published}.{part}") for part in parts]
+def rows_of(
+    modules: Mapping[str, str],
+    parts: Sequence[str] = ("weight", "bias"),
+    convert: Callable[[Tensor], Tensor] = _same,
+) -> list[KeyRow]:
+    """Return the rows of modules, our names beside the published ones."""
+    return [
+        KeyRow(f"{ours}.{part}", f"{published}.{part}", convert)
+        for ours, published in modules.items()
+        for part in parts
+    ]
 
 
 def load_rows(model: nn.Module, state: StateDict, rows: Sequence[KeyRow], unused: Iterable[str]) -> None:
-    """Load published tensors, as float32; they may become the model's own, without a copy.
+    """Load published tensors as float32, without a copy where possible.
 
-    `unused`: patterns of names that need no row. CheckpointError that lists what is missing, unexpected, or of another
-    shape.
+    `unused`: patterns of names that need no row. CheckpointError that lists tensors that are missing, unexpected, or of
+    another shape.
     """
-    own, tensors, problems = model.state_dict(), StateDict(), list[str]()
+    expected, tensors, problems = model.state_dict(), StateDict(), list[str]()
     for row in rows:
         if row.published not in state:
             problems.append(f"missing {row.published}")
             continue
-        tensors[row.own] = row.convert(state[row.published])
-        expected, shape = tuple(own[row.own].shape), tuple(tensors[row.own].shape)
-        if shape != expected:
-            problems.append(f"{row.published} becomes {shape}, must become {expected}")
-    known, patterns = {row.published for row in rows}, [re.compile(each) for each in unused]
+        tensors[row.ours] = row.convert(state[row.published])
+        shapes = tuple(tensors[row.ours].shape), tuple(expected[row.ours].shape)
+        if shapes[0] != shapes[1]:
+            problems.append(f"{row.published} becomes {shapes[0]}, must become {shapes[1]}")
+    known, patterns = {row.published for row in rows}, [re.compile(pattern) for pattern in unused]
     for name in state:
         if name not in known and not any(pattern.search(name) for pattern in patterns):
             problems.append(f"unexpected {name} {tuple(state[name].shape)}")
     if problems:
         more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
         raise CheckpointError("\n  ".join(["these weights do not fit:", *problems[:LISTED], *more]))
-    defaults = {name: each for name, each in own.items() if DEFAULTS.search(name)}
-    model.load_state_dict({**defaults, **{name: each.float() for name, each in tensors.items()}}, assign=True)
-
-
-VITDET_PREFIX = "backbone.net."
-VITDET_WINDOWS, VITDET_IMAGE_SIZE = WindowConfig(size=32), 1024
-VITDET_INPUTS = InputConfig(mean=(127 / 255,) * 3, deviation=(127 / 255,) * 3)
-VITDET_UNUSED = (r"^pixel_(mean|std)$", r"^proposal_generator\.anchor_generator\.cell_anchors\.")
-LVIS = 1203
-"""Classes of LVIS, which are scored by sigmoids."""
-FEDERATED = "roi_heads.box_predictor.fed_loss_cls_weights"
-UNSUPPORTED = {
-    r"^roi_heads\.box_head\.\d+\.": "a cascade of box heads",
-    r"^backbone\.net\.blocks\.": "a ViT that is not Perception Encoder's",
-    r"^backbone\.bottom_up\.": "a backbone with a pyramid of its own",
-    r"\.rel_pos_[hw]$": "relative positions",
-}
-"""Patterns of names to what they belong to."""
+    defaults = {name: tensor for name, tensor in expected.items() if DEFAULTS.search(name)}
+    model.load_state_dict({**defaults, **{name: tensor.float() for name, tensor in tensors.items()}}, assign=True)
 
 
 def check_vitdet(state: StateDict) -> None:
     """Raise CheckpointError for parts of detectron2's models that PE's detectors do not have."""
     for pattern, part in UNSUPPORTED.items():
-        if name := next((each for each in state if re.search(pattern, each)), None):
+        if name := next((name for name in state if re.search(pattern, name)), None):
             raise CheckpointError(f"{name}: {part} is not supported")
 
 
@@ -110,53 +128,41 @@ def vitdet_config(state: StateDict) -> tuple[DetectorHeadConfig, int, bool]:
 
 
 def vitdet_rows(state: StateDict, masks: bool) -> list[KeyRow]:
-    """Return where the tensors of the heads go."""
-    own, heads = "head.model", "head.model.roi_heads"
-    rows = [*_pyramid_rows(f"{own}.backbone.levels"), *_proposal_rows(f"{own}.rpn.head", "proposal_generator.rpn_head")]
-    rows += _convolutions(f"{heads}.box_head", "roi_heads.box_head.conv")
-    rows += rows_of(f"{heads}.box_head.{CONVOLUTIONS + 1}", "roi_heads.box_head.fc1")  # a flattening is between them
-    for name, convert in (("cls_score", _background_first), ("bbox_pred", _with_background_box)):
-        for part in ("weight", "bias"):
-            at = f"box_predictor.{name}.{part}"
-            rows.append(KeyRow(f"{heads}.{at}", f"roi_heads.{at}", convert))
+    """Return where the tensors of Mask R-CNN's heads go."""
+    levels, rpn, heads = "head.model.backbone.levels", "head.model.rpn.head", "head.model.roi_heads"
+    modules = {
+        f"{levels}.0.0.0": "backbone.simfp_2.0",
+        f"{levels}.0.0.1.norm": "backbone.simfp_2.1",
+        f"{levels}.0.0.3": "backbone.simfp_2.3",
+        f"{levels}.1.0": "backbone.simfp_3.0",
+        f"{rpn}.conv.0.0": "proposal_generator.rpn_head.conv.conv0",
+        f"{rpn}.conv.1.0": "proposal_generator.rpn_head.conv.conv1",
+        f"{rpn}.cls_logits": "proposal_generator.rpn_head.objectness_logits",
+        f"{rpn}.bbox_pred": "proposal_generator.rpn_head.anchor_deltas",
+        f"{heads}.box_head.{CONVOLUTIONS + 1}": "roi_heads.box_head.fc1",  # after a flattening
+    }
+    if masks:
+        modules[f"{heads}.mask_predictor.conv5_mask"] = "roi_heads.mask_head.deconv"
+    convolutions = {}  # without a bias, followed by a norm
+    for level, first in enumerate((4, 1, 0, 1)):  # `first`: the number of the level's first convolution there
+        for number in (0, 1):
+            published = f"backbone.simfp_{level + 2}.{first + number}"
+            convolutions[f"{levels}.{level}.{1 + 2 * number}"] = published
+            modules[f"{levels}.{level}.{2 + 2 * number}.norm"] = f"{published}.norm"
+    towers = {"box_head": "box_head.conv"} | ({"mask_head": "mask_head.mask_fcn"} if masks else {})
+    for ours, published in towers.items():
+        for number in range(CONVOLUTIONS):
+            convolutions[f"{heads}.{ours}.{number}.0"] = f"roi_heads.{published}{number + 1}"
+            modules[f"{heads}.{ours}.{number}.1.norm"] = f"roi_heads.{published}{number + 1}.norm"
+    rows = rows_of(modules) + rows_of(convolutions, ["weight"])
+    scores, boxes = ("box_predictor.cls_score", "box_predictor.bbox_pred")
+    rows += rows_of({f"{heads}.{scores}": f"roi_heads.{scores}"}, convert=_background_first)
+    rows += rows_of({f"{heads}.{boxes}": f"roi_heads.{boxes}"}, convert=partial(_with_background, rows=4))
     if FEDERATED in state:
         rows.append(KeyRow(f"{heads}.class_weights", FEDERATED))
     if masks:
-        rows += _convolutions(f"{heads}.mask_head", "roi_heads.mask_head.mask_fcn")
-        rows += rows_of(f"{heads}.mask_predictor.conv5_mask", "roi_heads.mask_head.deconv")
-        for part in ("weight", "bias"):
-            logits = f"{heads}.mask_predictor.mask_fcn_logits.{part}"
-            rows.append(KeyRow(logits, f"roi_heads.mask_head.predictor.{part}", _with_background_mask))
-    return rows
-
-
-def _pyramid_rows(own: str) -> list[KeyRow]:
-    rows = []
-    for level, first in enumerate((4, 1, 0, 1)):  # of its layers there, that of the first convolution
-        there = f"backbone.simfp_{level + 2}"
-        for number in (0, 1):
-            convolution = f"{there}.{first + number}"
-            rows.append(KeyRow(f"{own}.{level}.{1 + 2 * number}.weight", f"{convolution}.weight"))
-            rows += rows_of(f"{own}.{level}.{2 + 2 * number}.norm", f"{convolution}.norm")
-    rows += rows_of(f"{own}.0.0.0", "backbone.simfp_2.0")
-    rows += rows_of(f"{own}.0.0.1.norm", "backbone.simfp_2.1")
-    rows += rows_of(f"{own}.0.0.3", "backbone.simfp_2.3")
-    rows += rows_of(f"{own}.1.0", "backbone.simfp_3.0")
-    return rows
-
-
-def _proposal_rows(own: str, there: str) -> list[KeyRow]:
-    rows = [row for number in (0, 1) for row in rows_of(f"{own}.conv.{number}.0", f"{there}.conv.conv{number}")]
-    rows += rows_of(f"{own}.cls_logits", f"{there}.objectness_logits")
-    return rows + rows_of(f"{own}.bbox_pred", f"{there}.anchor_deltas")
-
-
-def _convolutions(own: str, there: str) -> list[KeyRow]:
-    """Rows of convolutions with norms; there they are numbered from 1."""
-    rows = []
-    for number in range(CONVOLUTIONS):
-        rows.append(KeyRow(f"{own}.{number}.0.weight", f"{there}{number + 1}.weight"))
-        rows += rows_of(f"{own}.{number}.1.norm", f"{there}{number + 1}.norm")
+        logits = {f"{heads}.mask_predictor.mask_fcn_logits": "roi_heads.mask_head.predictor"}
+        rows += rows_of(logits, convert=partial(_with_background, rows=1))
     return rows
 
 
@@ -164,113 +170,97 @@ def _background_first(tensor: Tensor) -> Tensor:
     return torch.cat([tensor[-1:], tensor[:-1]])
 
 
-def _with_background_box(tensor: Tensor) -> Tensor:
-    return torch.cat([tensor.new_zeros(4, *tensor.shape[1:]), tensor])
-
-
-def _with_background_mask(tensor: Tensor) -> Tensor:
-    return torch.cat([tensor.new_zeros(1, *tensor.shape[1:]), tensor])
-
-
-DETA_WINDOWS, DETA_IMAGE_SIZE = WindowConfig(size=24, span=16), 1824
-DETA_INPUTS = InputConfig(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225), margin=32)
-"""Those of ImageNet, by mistake: PE's own are 0.5. The number of rotary positions, 16, is one, too."""
-DETA_UNUSED = (r"^transformer\.decoder\.(bbox|class)_embed\.", r"\.?total_(ops|params)$")
-"""The decoder's own are the same tensors once more."""
-COCO_NUMBERS = 91
-"""One more than COCO's highest id."""
-_ATTENTION = ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+def _with_background(tensor: Tensor, rows: int) -> Tensor:
+    return torch.cat([tensor.new_zeros(rows, *tensor.shape[1:]), tensor])
 
 
 @dataclass(frozen=True)
 class ClassRows:
-    """Which of a class layer's rows are those of a class."""
+    """The rows of a class layer that belong to classes."""
 
     numbers: tuple[int, ...]
     total: int
 
     def choose(self, tensor: Tensor) -> Tensor:
-        """Return the classes' rows of a layer; of one with another number of rows all of them."""
+        """Return the classes' rows of a layer; all rows if their number is another."""
         return tensor[torch.tensor(self.numbers)] if len(tensor) == self.total else tensor
 
     def begin(self, tensor: Tensor) -> Tensor:
-        """Return as many rows, from the first on."""
+        """Return as many rows as there are classes, from the first on."""
         return tensor[: len(self.numbers)] if len(tensor) == self.total else tensor
 
 
 def find_prefix(state: StateDict) -> str:
-    """Return what the names of the tower's tensors begin with; CheckpointError without a tower."""
-    ends = "conv1.weight"
-    names = [name.removesuffix(ends) for name in state if name.startswith("backbone.0.") and name.endswith(ends)]
+    """Return the prefix of the tower's tensors in DETA; CheckpointError without a tower."""
+    end = "conv1.weight"
+    names = [name.removesuffix(end) for name in state if name.startswith("backbone.0.") and name.endswith(end)]
     if len(names) != 1:
-        raise CheckpointError(f"there are {len(names)} tensors backbone.0.….{ends}; a detector has one")
+        raise CheckpointError(f"there are {len(names)} tensors backbone.0.….{end}; a detector has one")
     return names[0]
 
 
 def deta_config(state: StateDict) -> tuple[DetrHeadConfig, ClassRows]:
-    """Return the head's settings, and the rows of its classes; CheckpointError if its encoder and decoder differ."""
+    """Return the head's settings and the rows of its classes; CheckpointError if its encoder and decoder differ."""
     needed = ("transformer.level_embed", "transformer.encoder.layers.0.linear1.weight", "class_embed.0.weight")
     if missing := [name for name in needed if name not in state]:
         raise CheckpointError(f"missing {', '.join(missing)}")
     if "transformer.pix_trans.weight" not in state:
         raise CheckpointError("missing transformer.pix_trans.weight; of deformable DETRs only DETA is supported")
-    depths = [_count(state, rf"transformer\.{part}\.layers\.(\d+)\.") for part in ("encoder", "decoder")]
-    if depths[0] != depths[1]:
+    encoder, decoder = (
+        1 + max((int(match[1]) for name in state if (match := re.match(pattern, name))), default=-1)
+        for pattern in (r"transformer\.encoder\.layers\.(\d+)\.", r"transformer\.decoder\.layers\.(\d+)\.")
+    )
+    if encoder != decoder:
         raise CheckpointError(
-            f"the encoder has {depths[0]} layers, the decoder {depths[1]}; only equal numbers are supported"
+            f"the encoder has {encoder} layers, the decoder {decoder}; only equal numbers are supported"
         )
     embed, hidden, classes = (state[name] for name in needed)
-    config = DetrHeadConfig(channels=embed.shape[1], layers=depths[0], hidden=len(hidden), least_score=0.0)
+    config = DetrHeadConfig(channels=embed.shape[1], layers=encoder, hidden=len(hidden), least_score=0.0)
     numbers = tuple(coco_classes()) if len(classes) == COCO_NUMBERS else tuple(range(1, len(classes)))
     return config, ClassRows(numbers, len(classes))
 
 
-def _count(state: StateDict, pattern: str) -> int:
-    return 1 + max((int(match[1]) for name in state if (match := re.match(pattern, name))), default=-1)
+_ATTENTION = ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+_ENCODER_LAYER = {f"self_attn.{name}": f"self_attn.{name}" for name in _ATTENTION} | {
+    "self_attn_layer_norm": "norm1",
+    "mlp.fc1": "linear1",
+    "mlp.fc2": "linear2",
+    "final_layer_norm": "norm2",
+}
+_DECODER_LAYER = {f"encoder_attn.{name}": f"cross_attn.{name}" for name in _ATTENTION} | {
+    "self_attn.o_proj": "self_attn.out_proj",
+    "self_attn_layer_norm": "norm2",
+    "encoder_attn_layer_norm": "norm1",
+    "mlp.fc1": "linear1",
+    "mlp.fc2": "linear2",
+    "final_layer_norm": "norm3",
+}
 
 
 def deta_rows(prefix: str, layers: int, classes: ClassRows) -> list[KeyRow]:
-    """Return where the tensors of the head go."""
-    there = "transformer"
-    rows = [KeyRow("head.level_embed", f"{there}.level_embed"), *rows_of("head.pyramid.finest", f"{prefix}fpn1.0")]
+    """Return where the tensors of DETA's head go; `prefix`: of the tower's tensors."""
+    modules = {"head.pyramid.finest": f"{prefix}fpn1.0"}
     for level in range(5):
         for layer in (0, 1):
-            rows += rows_of(f"head.pyramid.project.{level}.{layer}", f"input_proj.{level}.{layer}")
-    for own, name in (("proposal", "enc_output"), ("from_box", "pos_trans"), ("from_patch", "pix_trans")):
-        rows += rows_of(f"head.{own}.0", f"{there}.{name}") + rows_of(f"head.{own}.1", f"{there}.{name}_norm")
+            modules[f"head.pyramid.project.{level}.{layer}"] = f"input_proj.{level}.{layer}"
+    for ours, name in (("proposal", "enc_output"), ("from_box", "pos_trans"), ("from_patch", "pix_trans")):
+        modules |= {f"head.{ours}.0": f"transformer.{name}", f"head.{ours}.1": f"transformer.{name}_norm"}
+    rows = [KeyRow("head.level_embed", "transformer.level_embed")]
     for number in range(layers):
-        rows += _encoder_rows(f"head.encoder.layers.{number}", f"{there}.encoder.layers.{number}")
-        rows += _decoder_rows(f"head.decoder.layers.{number}", f"{there}.decoder.layers.{number}")
+        for part, names in (("encoder", _ENCODER_LAYER), ("decoder", _DECODER_LAYER)):
+            layer_name = f"{part}.layers.{number}"
+            modules |= {f"head.{layer_name}.{ours}": f"transformer.{layer_name}.{name}" for ours, name in names.items()}
+        attention = f"decoder.layers.{number}.self_attn"
+        for third, name in enumerate("qkv"):
+            for kind in ("weight", "bias"):
+                ours, published = f"head.{attention}.{name}_proj.{kind}", f"transformer.{attention}.in_proj_{kind}"
+                rows.append(KeyRow(ours, published, partial(_third, number=third)))
     for number in range(layers + 1):
-        choose = classes.choose if number < layers else classes.begin
-        for part in ("weight", "bias"):
-            rows.append(KeyRow(f"head.class_embed.{number}.{part}", f"class_embed.{number}.{part}", choose))
+        convert = classes.choose if number < layers else classes.begin
+        rows += rows_of({f"head.class_embed.{number}": f"class_embed.{number}"}, convert=convert)
         for layer in range(3):  # ours have activations between them
-            rows += rows_of(f"head.decoder.bbox_embed.{number}.{2 * layer}", f"bbox_embed.{number}.layers.{layer}")
-    return rows
-
-
-def _encoder_rows(own: str, there: str) -> list[KeyRow]:
-    rows = [row for name in _ATTENTION for row in rows_of(f"{own}.self_attn.{name}", f"{there}.self_attn.{name}")]
-    names = {"self_attn_layer_norm": "norm1", "mlp.fc1": "linear1", "mlp.fc2": "linear2", "final_layer_norm": "norm2"}
-    return rows + [row for name, other in names.items() for row in rows_of(f"{own}.{name}", f"{there}.{other}")]
-
-
-def _decoder_rows(own: str, there: str) -> list[KeyRow]:
-    rows = [row for name in _ATTENTION for row in rows_of(f"{own}.encoder_attn.{name}", f"{there}.cross_attn.{name}")]
-    for third, name in enumerate("qkv"):
-        for part in ("weight", "bias"):
-            at, choose = f"{own}.self_attn.{name}_proj.{part}", partial(_third, number=third)
-            rows.append(KeyRow(at, f"{there}.self_attn.in_proj_{part}", choose))
-    names = {
-        "self_attn.o_proj": "self_attn.out_proj",
-        "self_attn_layer_norm": "norm2",
-        "encoder_attn_layer_norm": "norm1",
-        "mlp.fc1": "linear1",
-        "mlp.fc2": "linear2",
-        "final_layer_norm": "norm3",
-    }
-    return rows + [row for name, other in names.items() for row in rows_of(f"{own}.{name}", f"{there}.{other}")]
+            modules[f"head.decoder.bbox_embed.{number}.{2 * layer}"] = f"bbox_embed.{number}.layers.{layer}"
+    return rows + rows_of(modules)
 
 
 def _third(tensor: Tensor, number: int) -> Tensor:

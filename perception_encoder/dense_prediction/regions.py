@@ -1,4 +1,4 @@
-"""Regions of an image that look like one of its points, or like the middle of a box, by a layer's features alone."""
+"""Find regions of an image that resemble a point, or the centre of a box, by a layer's features alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perception_encoder.errors import ConfigError
 UnitBox = tuple[float, float, float, float]
 """Left, top, right and bottom, from 0 to 1."""
 RING = 0.5
-"""How far around a box its background is looked at, in widths and heights of the box."""
+"""Margin around a box that is its background, in widths and heights of the box."""
 
 
 def to_fractions(position: Sequence[float], size: tuple[int, int]) -> tuple[float, ...]:
@@ -33,26 +33,24 @@ def to_fractions(position: Sequence[float], size: tuple[int, int]) -> tuple[floa
 def region_like(
     features: Float[np.ndarray, "h w D"], point: tuple[float, float], threshold: float | None = None
 ) -> Float[np.ndarray, "h w"]:
-    """How much each patch looks like the one at `point` (x, y from 0 to 1): its cosine less `threshold`.
+    """Return each patch's cosine similarity to the one at `point` (x, y from 0 to 1), minus `threshold`.
 
-    The region is where that is above 0. Without `threshold` it is Otsu's: the one that divides all cosines best.
+    The region is where it is positive. `threshold`: by default Otsu's, which separates all cosines best.
     """
     for name, value in zip(("x", "y"), point, strict=True):
         if not 0 <= value <= 1:
-            raise ConfigError(f"{name} is {value:g}; a point of the image has numbers from 0 to 1")
+            raise ConfigError(f"{name} is {value:g}; it must be from 0 to 1")
     maps = F.normalize(torch.from_numpy(features).float(), dim=-1)
     h, w = maps.shape[:2]
-    own = maps[min(h - 1, int(point[1] * h)), min(w - 1, int(point[0] * w))]
-    cosines = maps @ own
+    cosines = maps @ maps[min(h - 1, int(point[1] * h)), min(w - 1, int(point[0] * w))]
     level = otsu_threshold(cosines.numpy().ravel()) if threshold is None else threshold
     return (cosines - level).numpy()
 
 
 def region_in_box(features: Float[np.ndarray, "h w D"], box: UnitBox) -> Float[np.ndarray, "h w"]:
-    """How much each patch of a box looks like its middle rather than like what surrounds it; outside it is -1.
+    """Return how much more each patch of a box resembles its centre than its surroundings; -1 outside the box.
 
-    The object is where the value is above 0. Without surroundings, in a
-    box of the whole image, all of it is the object.
+    The object is where the value is positive: everywhere, if the box is the whole image.
     """
     left, top, right, bottom = box
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
@@ -73,7 +71,7 @@ def region_in_box(features: Float[np.ndarray, "h w D"], box: UnitBox) -> Float[n
 
 
 def to_mask(region: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """Where a map of patches, stretched to an image of `size` (width, height), is above 0."""
+    """Return where a map of patches, resized to an image of `size` (width, height), is positive."""
     stretched = F.interpolate(torch.from_numpy(region)[None, None].float(), (size[1], size[0]), mode="bilinear")
     return np.asarray(stretched[0, 0] > 0)
 
@@ -84,9 +82,9 @@ def label_regions(
     size: tuple[int, int],
     threshold: float | None = None,
 ) -> Int[np.ndarray, "H W"]:
-    """Number the regions that look like points, from 1, in an image of `size` (width, height); a later one is on top.
+    """Number the regions that resemble points, from 1; a later one covers an earlier one.
 
-    Points and `threshold` are those of `region_like`.
+    `size`: width and height of the image; points and `threshold`: see `region_like`.
     """
     labels = np.zeros((size[1], size[0]), np.int64)
     for number, point in enumerate(points, start=1):
@@ -95,7 +93,7 @@ def label_regions(
 
 
 def otsu_threshold(values: Float[np.ndarray, " n"]) -> float:
-    """Return the threshold that divides values into two groups with the greatest variance between their means."""
+    """Return the threshold that splits values into two groups with maximum variance between their means."""
     counts, edges = np.histogram(values, 256)
     middles = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1]
@@ -107,7 +105,7 @@ def otsu_threshold(values: Float[np.ndarray, " n"]) -> float:
 
 
 def _patches_in(grid: Sequence[int], box: UnitBox) -> Bool[np.ndarray, "h w"]:
-    """Patches whose centres are in a box, at least the one that its centre is in."""
+    """Return the patches with centres in a box, at least the one that contains the box's centre."""
     h, w = grid
     y, x = (np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w
     inside = ((y >= box[1]) & (y <= box[3]))[:, None] & ((x >= box[0]) & (x <= box[2]))[None]

@@ -1,8 +1,7 @@
-"""A linear segmentation head over one layer's features: each patch's class scores, resized to pixels bilinearly.
+"""Segment images with a linear head over one layer's features: class scores per patch, resized to pixels bilinearly.
 
-It is fitted on the shares of the classes among a patch's pixels, which is the pixels' own cross-entropy if a patch has
-one class. A kernel of 3 includes the neighbours; the paper's head (appendix B.3) has a linear and a
-convolutional layer, this one has either.
+Its targets are the shares of the classes among a patch's pixels: for a patch of one class, the loss is the pixels'
+cross-entropy. The paper's head (appendix B.3) has a linear and a convolutional layer, this one has either.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
 
 Labels = Callable[[int], np.ndarray]
-"""An item's index to its pixels' classes (H, W), below 0 if they are not scored."""
+"""From an item's index to its pixels' classes (H, W), negative where ignored."""
 
-_FINE = 4  # pixels along a patch's side that are learned from
+_FINE = 4  # label points along a patch's side
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationHeadConfig:
-    """The head's size."""
+    """The size of the head."""
 
     kernel: int = 1
-    """Patches along the side of the head's input for a patch: 1 is a linear probe, 3 includes the neighbours."""
+    """Patches along the side of a patch's input: 1 is a linear probe, 3 includes the neighbours."""
 
     def __post_init__(self) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
@@ -41,7 +40,7 @@ class SegmentationHeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationConfig(SegmentationHeadConfig):
-    """The head, and how it is fitted to features."""
+    """The head, and how to fit it to features."""
 
     fit: FitConfig = field(default_factory=FitConfig)
 
@@ -59,14 +58,14 @@ class SegmentationHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: Float[Tensor, "B h w D"], size: tuple[int, int]) -> Int[Tensor, "B H W"]:
-        """Return the most probable class of each pixel at a size."""
+        """Return the most probable class of each pixel at a size (height, width)."""
         return F.interpolate(self(features), size, mode="bilinear").argmax(dim=1)
 
 
 def fit_segmentation(
     features: Maps, labels: Labels, classes: int, config: SegmentationConfig | None = None, track: Track = untracked
 ) -> SegmentationHead:
-    """Fit a head on items' features and labels; DataError if their pixels are of fewer than two classes."""
+    """Fit a head on features and labels; DataError if the labels have fewer than two classes."""
     config = config or SegmentationConfig()
     with drawn_from(torch.Generator().manual_seed(config.fit.seed)):
         head = SegmentationHead(features.shape[-1], classes, config.kernel)
@@ -77,7 +76,7 @@ def fit_segmentation(
         pixels = torch.from_numpy(np.asarray(labels(index), dtype=np.float32))
         targets[index] = F.interpolate(pixels[None, None], size, mode="nearest-exact")[0, 0].to(torch.int16)
     if len(seen := set(targets.unique().tolist()) - set(range(-32768, 0))) < 2:
-        raise DataError(f"the training images show {len(seen)} class; at least two are needed")
+        raise DataError(f"the training images have {len(seen)} class; at least two are needed")
 
     def loss(rows: np.ndarray) -> Tensor:
         return class_share_loss(head(take(features, rows)), targets[torch.from_numpy(rows)].long())
@@ -87,9 +86,9 @@ def fit_segmentation(
 
 
 def class_share_loss(scores: Float[Tensor, "B K h w"], labels: Int[Tensor, "B H W"]) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy of patches' classes, whose probabilities are the classes' shares of their pixels.
+    """Return the mean cross-entropy of patches, whose target probabilities are the classes' shares of their pixels.
 
-    Labels below 0 are not scored, and a patch of them counts as right. They are taken at 4 by 4 points of each patch.
+    Labels are sampled at 4 by 4 points of each patch. Negative ones are ignored; a patch of them has a loss of 0.
     """
     h, w = scores.shape[-2:]
     fine = F.interpolate(labels[:, None].float(), (_FINE * h, _FINE * w), mode="nearest-exact")[:, 0].long()

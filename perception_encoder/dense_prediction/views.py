@@ -20,7 +20,7 @@ MAX_DETECTIONS = 300
 OVERLAP = 0.7
 """Minimum IoU of detections in two views that show the same object."""
 PAPER_SIZE, PAPER_SIDES = 1792, (1792, 1728, 1536, 1344)
-"""The published script for DETA: images of these longer sides, in squares of 1824 with a margin of 32, and mirrored."""
+"""Longer sides of images in the published script for DETA, in squares of 1824 with a margin of 32; also mirrored."""
 PAPER_QUERIES = 2000
 PAPER_LEAST = (0.0, 0.0, 64.0, 64.0)
 """For each of these sides, detections must be larger than a square of this side, in stored pixels."""

@@ -1,8 +1,8 @@
-"""The detection backbone of the paper: a PE tower on large images, most of whose blocks attend within windows.
+"""The paper's detection backbone: a PE tower for large images, most of whose blocks attend within windows.
 
-As in ViTDet (Li et al., 2022) a few blocks attend globally. The position table, of a smaller image, is tiled over the
-grid and not resampled ("abswin", Bolya et al., 2023). Rotary positions count within a window, and over the whole grid
-they are scaled to a window's side, so that blocks of both kinds turn by angles that they were trained with.
+As in ViTDet (Li et al., 2022), a few blocks attend globally. The position table of a smaller image is tiled over the
+grid instead of resampled ("abswin", Bolya et al., 2023). Rotary positions count within a window; over the whole grid
+they are scaled to a window's side, so that all blocks see angles that they were trained with.
 """
 
 from __future__ import annotations
@@ -37,11 +37,8 @@ class ViTDetBackbone(nn.Module):
         span: int | None = None,
     ) -> None:
         """`config`: the pretrained tower, whose `image_size` fixes the tile of positions. `image_size`: pixels of the
-        square that is trained on. `window_size`: patches along a window's side. `global_blocks`: those that attend to
-        all patches, 0-based. `span`: rotary positions along a window's side, and along the image's; by default one a
-        patch of a window.
-
-        Raises ConfigError for sizes that are not whole patches, and for a block that does not exist.
+        training square. For the rest see `WindowConfig`. Raises ConfigError for sizes that are not whole patches, and
+        for a block that does not exist.
         """
         super().__init__()
         if image_size % config.patch_size:
@@ -64,7 +61,7 @@ class ViTDetBackbone(nn.Module):
     def forward(
         self, x: Float[Tensor, "B 3 H W"], branches: Float[Tensor, "L 2 B"] | None = None
     ) -> Float[Tensor, "B D h w"]:
-        """The last block's map. `branches`: factors of the residual branches, drawn by `drop_path`.
+        """Return the last block's map. `branches`: factors of the residual branches, drawn by `drop_path`.
 
         Raises ShapeError unless both sides are multiples of the patch.
         """
@@ -76,23 +73,23 @@ class ViTDetBackbone(nn.Module):
         maps = self.ln_pre(maps + self.positions(grid))
         for number, block in enumerate(self.transformer.resblocks):
             assert isinstance(block, Block)
-            own = None if branches is None else branches[number]
+            factors = None if branches is None else branches[number]
             window = None if number in self.global_blocks else self.window_size
             if self.transformer.checkpointing and torch.is_grad_enabled():
-                maps = checkpoint(self._run, block, maps, window, own, use_reentrant=False)
+                maps = checkpoint(self._run, block, maps, window, factors, use_reentrant=False)
             else:
-                maps = self._run(block, maps, window, own)
+                maps = self._run(block, maps, window, factors)
         return maps.permute(0, 3, 1, 2).contiguous()
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "h w D"]:
-        """The position table, tiled over a grid; the class token's row is left out."""
+        """Return the position table, tiled over a grid, without the class token's row."""
         side = self.config.grid
         table = self.positional_embedding[int(self.config.class_token) :].unflatten(0, (side, side))
         rows, columns = (-(-length // side) for length in grid)
         return table.repeat(rows, columns, 1)[: grid[0], : grid[1]]
 
     def _run(self, block: Block, maps: Tensor, window: int | None, branches: Tensor | None) -> Tensor:
-        """One block on maps (B, h, w, D)."""
+        """Run one block on maps (B, h, w, D)."""
         tokens, normed = maps.flatten(1, 2), block.ln_1(maps)
         if window is None:
             step = self.span * self.config.patch_size / self.image_size
@@ -108,7 +105,7 @@ class ViTDetBackbone(nn.Module):
         return tokens.unflatten(1, maps.shape[1:3])
 
     def _rope(self, rows: int, columns: int, step: float, device: torch.device) -> Tensor | None:
-        """Rotary positions of a grid; `step`: from a patch to the next."""
+        """Return the rotary positions of a grid; `step`: from one patch to the next."""
         if not self.config.rope:
             return None
         return rope_table((rows, columns), self.config.width // self.config.heads, False, device, step)
@@ -124,12 +121,12 @@ def vitdet_backbone(
 ) -> ViTDetBackbone:
     """Make the backbone of a pretrained tower, with copies of its weights.
 
-    Of another patch size the patch kernel is resampled bicubically, and the position table stays as it is: one of
-    32 x 32 patches of 14 px is the tile of 512 px with patches of 16. Raises what `ViTDetBackbone` does.
+    For another patch size the patch kernel is resampled bicubically and the position table is unchanged: one of 32 x 32
+    patches of 14 px becomes a tile of 512 px with patches of 16. Raises what `ViTDetBackbone` does.
     """
     config = dataclasses.replace(tower.config, patch_size=patch_size, image_size=tower.config.grid * patch_size)
     backbone = ViTDetBackbone(config, image_size, window_size, global_blocks, span)
-    weights = {name: each for name, each in tower.state_dict().items() if name in backbone.state_dict()}
+    weights = {name: tensor for name, tensor in tower.state_dict().items() if name in backbone.state_dict()}
     kernel = weights["conv1.weight"]
     if kernel.shape[-1] != patch_size:
         kernel = F.interpolate(
@@ -140,7 +137,7 @@ def vitdet_backbone(
 
 
 def to_windows(maps: Float[Tensor, "B h w D"], size: int) -> Float[Tensor, "W s s D"]:
-    """Cut maps into windows, image by image and row by row; zeros fill up the last ones, to the right and below."""
+    """Cut maps into windows, image by image and row by row, padding with zeros on the right and below."""
     batch, height, width, dim = maps.shape
     padded = F.pad(maps, (0, 0, 0, -width % size, 0, -height % size))
     rows, columns = padded.shape[1] // size, padded.shape[2] // size
@@ -148,7 +145,7 @@ def to_windows(maps: Float[Tensor, "B h w D"], size: int) -> Float[Tensor, "W s 
 
 
 def from_windows(windows: Float[Tensor, "W s s D"], height: int, width: int) -> Float[Tensor, "B h w D"]:
-    """Put windows back together, without what filled them up."""
+    """Join windows to maps, without their padding."""
     size, dim = windows.shape[1], windows.shape[3]
     rows, columns = -(-height // size), -(-width // size)
     maps = windows.view(-1, rows, columns, size, size, dim).transpose(2, 3)

@@ -67,7 +67,7 @@ def test_a_box_needs_an_area_inside_the_image(box: tuple[float, float, float, fl
 
 
 def test_a_point_outside_the_image_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"x is 1\.5; a point of the image has numbers from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"x is 1\.5; it must be from 0 to 1"):
         region_like(square(), (1.5, 0.5))
 
 

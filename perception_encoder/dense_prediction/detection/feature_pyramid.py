@@ -1,8 +1,8 @@
-"""Feature pyramids of one layer of a plain ViT: maps of several sizes, all of them made of the same map.
+"""Build a pyramid of feature maps from one layer of a plain ViT.
 
-The simple pyramid of ViTDet (Li et al., 2022) has 4, 2, 1 and 1/2 times the grid and a coarser level, by transposed
-convolutions or pooling, projected to one width by two convolutions with layer norms. That of the paper's DETA has 2, 1
-and 1/2 times the grid, projected by one convolution, and two coarser levels by convolutions of stride 2.
+The simple pyramid of ViTDet (Li et al., 2022) has 4, 2, 1 and 1/2 times the grid and one coarser level, by transposed
+convolutions or pooling, each projected by two convolutions with layer norms. That of the paper's DETA has 2, 1 and 1/2
+times the grid, each projected by one convolution, and two coarser levels by convolutions of stride 2.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCALES = (4.0, 2.0, 1.0, 0.5)
 
 
 class ChannelNorm(nn.Module):
-    """Layer norm over the channels of maps (B, C, h, w)."""
+    """A layer norm over the channels of maps (B, C, h, w)."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -32,14 +32,17 @@ class ChannelNorm(nn.Module):
 
 
 class SimplePyramid(nn.Module):
-    """Features (B, h, w, D) to maps (B, C, …) by level, "0" the finest, "4" the coarsest."""
+    """Features (B, h, w, D) to maps (B, C, …) by level, from "0", the finest, to "4"."""
 
     def __init__(self, width: int, channels: int, eps: float = 1e-5) -> None:
         """`eps`: of the layer norms."""
         super().__init__()
         self.out_channels = channels
         self.standardize = Standardize(width)
-        half, quarter = max(channels, width // 2), max(channels, width // 4)  # a norm of few channels would level them
+        half, quarter = (
+            max(channels, width // 2),
+            max(channels, width // 4),
+        )  # a norm over few channels would erase them
         finest = [nn.ConvTranspose2d(width, half, 2, 2), ChannelNorm(half, eps), nn.GELU()]
         resize = [
             nn.Sequential(*finest, nn.ConvTranspose2d(half, quarter, 2, 2)),
@@ -50,13 +53,13 @@ class SimplePyramid(nn.Module):
         widths = (quarter, half, width, width)
         self.levels = nn.ModuleList(
             nn.Sequential(
-                own,
+                scale,
                 nn.Conv2d(wide, channels, 1, bias=False),
                 ChannelNorm(channels, eps),
                 nn.Conv2d(channels, channels, 3, padding=1, bias=False),
                 ChannelNorm(channels, eps),
             )
-            for own, wide in zip(resize, widths, strict=True)
+            for scale, wide in zip(resize, widths, strict=True)
         )
 
     def forward(self, features: Float[Tensor, "B h w D"]) -> OrderedDict[str, Tensor]:
@@ -80,11 +83,11 @@ class DetaPyramid(nn.Module):
             nn.Conv2d(width, channels, 3, 2),
             nn.Conv2d(channels, channels, 3, 2),
         ]
-        for each in convolutions:
-            nn.init.xavier_uniform_(each.weight)
-            nn.init.zeros_(cast(Tensor, each.bias))
+        for convolution in convolutions:
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(cast(Tensor, convolution.bias))
         self.project = nn.ModuleList(
-            nn.Sequential(each, nn.GroupNorm(channels // 8, channels)) for each in convolutions
+            nn.Sequential(convolution, nn.GroupNorm(channels // 8, channels)) for convolution in convolutions
         )
 
     def forward(self, features: Float[Tensor, "B h w D"]) -> list[Tensor]:
@@ -95,7 +98,7 @@ class DetaPyramid(nn.Module):
         return [*levels, self.project[-1](_with_edge(levels[-1]))]
 
     def sizes(self, grid: Sequence[int]) -> list[tuple[int, int]]:
-        """Height and width of each level of a grid of patches."""
+        """Return the height and width of each level for a grid of patches."""
         sizes = [(2 * grid[0], 2 * grid[1])]
         for _ in range(len(self.project) - 1):
             sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
@@ -103,6 +106,6 @@ class DetaPyramid(nn.Module):
 
 
 def _with_edge(maps: Tensor) -> Tensor:
-    """Pad for a kernel of 3 by 3. A convolution that does so itself reads foreign memory in its backward pass, on maps
-    of one patch, in bfloat16 on some CPUs (torch 2.13)."""
+    """Pad for a 3x3 kernel. On maps of one patch, in bfloat16 on some CPUs, a convolution that pads by itself reads
+    foreign memory in its backward pass (torch 2.13)."""
     return F.pad(maps, (1, 1, 1, 1))

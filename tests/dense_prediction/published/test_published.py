@@ -122,7 +122,7 @@ def spoilt(state: dict[str, Tensor], name: str, value: Tensor | None) -> dict[st
         ("backbone.net.conv1.weight", None, r"missing backbone\.net\.conv1\.weight; only towers of Perception Encoder"),
         ("roi_heads.box_head.fc1.weight", None, r"missing roi_heads\.box_head\.fc1\.weight"),
         ("roi_heads.box_head.0.conv1.weight", torch.ones(1), r"a cascade of box heads is not supported"),
-        ("backbone.net.blocks.0.attn.qkv.weight", torch.ones(1), r"a ViT that is not Perception Encoder's is not supp"),
+        ("backbone.net.blocks.0.attn.qkv.weight", torch.ones(1), r"a ViT other than Perception Encoder's is not supp"),
         ("backbone.net.transformer.resblocks.0.attn.rel_pos_h", torch.ones(1), r"relative positions is not supported"),
         ("backbone.net.rope_glb.freqs_sin", torch.zeros(64, 16), r"rotary positions of windows span 4\.00, those of"),
     ],
@@ -196,14 +196,14 @@ def test_without_tables_the_paper_tells() -> None:
     state["positional_embedding"] = empty(1, 24**2 + 1, 1536)
     assert describe_backbone(state, "", USUAL, 1824).vision.class_token
     few = {name: each for name, each in state.items() if "resblocks" not in name or ".resblocks.0." in name}
-    with pytest.raises(CheckpointError, match="no model of width 1536 and depth 1 is known"):
+    with pytest.raises(CheckpointError, match="no known model has width 1536 and depth 1"):
         describe_backbone(few, "", USUAL, 1824)
 
 
 def test_tables_that_are_not_whole() -> None:
     state = published_tower(vitdet(), "a.", WINDOW)
     blocks = {name: each for name, each in state.items() if "attn.rope" not in name}
-    with pytest.raises(CheckpointError, match="and no model of depth 3 is known: windows cannot be told"):
+    with pytest.raises(CheckpointError, match="and no known model has depth 3, so the windows are unknown"):
         describe_backbone(blocks, "a.", USUAL, 1824)
     del state["a.rope_win.freqs_sin"]
     with pytest.raises(CheckpointError, match="need cosines and sines of two patches"):
@@ -238,7 +238,7 @@ def test_misfits_are_listed() -> None:
 
 
 def test_rows_of_a_module() -> None:
-    assert rows_of("a", "b") == [KeyRow("a.weight", "b.weight"), KeyRow("a.bias", "b.bias")]
+    assert rows_of({"a": "b"}) == [KeyRow("a.weight", "b.weight"), KeyRow("a.bias", "b.bias")]
 
 
 def test_every_tensor_of_mask_rcnn_has_a_row() -> None:
@@ -247,8 +247,8 @@ def test_every_tensor_of_mask_rcnn_has_a_row() -> None:
     check_vitdet(state)
     rows = vitdet_rows(state, masks=True)
     own = {f"head.{name}" for name in model.head.state_dict() if "standardize" not in name}
-    assert {row.own for row in rows} == own and {row.published for row in rows} <= set(state)
-    assert not any("mask" in row.own for row in vitdet_rows(state, masks=False))
+    assert {row.ours for row in rows} == own and {row.published for row in rows} <= set(state)
+    assert not any("mask" in row.ours for row in vitdet_rows(state, masks=False))
 
 
 @pytest.mark.parametrize(("classes", "layer_scale", "federated"), [(80, True, False), (1203, False, True)])
@@ -275,7 +275,7 @@ def test_every_tensor_of_deta_has_a_row() -> None:
     assert (config.channels, config.layers, config.hidden) == (32, 2, 24) and classes == ClassRows((1, 2, 3, 4), 5)
     rows = deta_rows(find_prefix(state), config.layers, classes)
     own = {f"head.{name}" for name in model.head.state_dict() if "standardize" not in name}
-    assert {row.own for row in rows} == own and {row.published for row in rows} <= set(state)
+    assert {row.ours for row in rows} == own and {row.published for row in rows} <= set(state)
 
 
 def test_the_published_shapes_of_deta_fit() -> None:
