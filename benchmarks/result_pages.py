@@ -125,7 +125,8 @@ def _searching(read: Read) -> Iterator[Sequence[str]]:
 
 def _dense(read: Read) -> Iterator[Sequence[str]]:
     for name, seconds in read("dense_speed")["seconds"].items():
-        yield f"`{name.replace(', ', '`, ')}, one frame", f"{1000 * median(seconds):.0f} ms", "–", "–"
+        command = name.replace("--like", "--point").replace(", ", "`, ")  # the option's former name
+        yield f"`{command}, one frame", f"{1000 * median(seconds):.0f} ms", "–", "–"
 
 
 def _rendering(read: Read) -> Iterator[Sequence[str]]:
