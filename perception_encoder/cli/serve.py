@@ -17,7 +17,7 @@ from perception_encoder.errors import MissingExtraError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from perception_encoder.serving.generation import GenerationQueue
+    from perception_encoder.serving.queues import GenerationQueue
     from perception_encoder.serving.requests import ApiConfig
 
 ORIGINS = "Origins of web pages that may use the API (CORS), such as https://app.example [default: none]."
@@ -123,7 +123,7 @@ def make_server(
     from perception_encoder.search.web.responses import stored_secret
     from perception_encoder.search.web.server import create_page
     from perception_encoder.serving.api import create_app
-    from perception_encoder.serving.guard import HOSTS
+    from perception_encoder.serving.server import HOSTS
 
     hosts = (*names, host, *HOSTS)
     if directory is None:
@@ -180,7 +180,7 @@ def check_models(
 def language_queues(*names: str | None) -> list[GenerationQueue | None]:
     """Return the queue of each language model, which is loaded later, and once; None without a name."""
     from perception_encoder.language_alignment.load import check_name, load_assistant
-    from perception_encoder.serving.generation import GenerationQueue
+    from perception_encoder.serving.queues import GenerationQueue
 
     queues: dict[str | None, GenerationQueue] = {}
     for name in {name for name in names if name}:

@@ -1,9 +1,9 @@
-"""A server of embeddings and conversations in the dialects in use: OpenAI's, as infinity extends it, and vLLM's.
+"""Serve embeddings and chats in the dialects that clients speak: OpenAI's, as infinity extends it, and vLLM's.
 
 `POST /v1/embeddings` takes `input` (texts or, with `modality`, addresses and data URIs of images or videos), or
 `messages` whose one part is a `text`, an `image_url` or a `video_url`. `POST /v1/chat/completions`: see `chat`.
-Nothing that a client sends is used as a path or written to a log; addresses are fetched under `fetch.FetchLimits`. All
-routes also exist without `/v1`.
+Nothing that a client sends is used as a path or logged; addresses are fetched under `fetch.FetchLimits`. All routes
+also exist without `/v1`.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.registry import demo_note
-from perception_encoder.serving.batching import Batcher, QueueFullError, quiet
-from perception_encoder.serving.bodies import BodyReader, parse_content
 from perception_encoder.serving.chat import ChatApi
-from perception_encoder.serving.generation import GenerationQueue
-from perception_encoder.serving.guard import HANG_UP, HOSTS, check_key, guard
-from perception_encoder.serving.metrics import ApiMetrics
-from perception_encoder.serving.parsing import ApiError
-from perception_encoder.serving.reading import MediaReader, gather_results, input_refused, is_address, too_slow
+from perception_encoder.serving.http import ApiError, ApiMetrics, BodyReader, parse_content
+from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError, quiet
 from perception_encoder.serving.requests import (
     ApiConfig,
     EmbeddingRequest,
     Input,
+    MediaReader,
     check_model,
     check_request,
+    gather_results,
+    input_refused,
+    is_address,
     parse_request,
+    too_slow,
 )
+from perception_encoder.serving.server import HANG_UP, HOSTS, check_key, guard
 from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ def create_app(
     model_thread: ThreadPoolExecutor | None = None,
     chat: GenerationQueue | None = None,
 ) -> FastAPI:
-    """Create the server; without a key it answers only under some host names of this machine.
+    """Create the server; without a key it answers only under the host names of this machine.
 
-    `model_thread` runs the encoder; by default the server has its own. `chat`: the language model of
-    `/v1/chat/completions`. MissingExtraError without FastAPI or prometheus-client.
+    `model_thread`: the thread that runs the encoder; by default a new one. `chat`: the model of `/v1/chat/completions`.
+    MissingExtraError without FastAPI or prometheus-client.
     """
     try:
         import fastapi
@@ -115,7 +116,7 @@ def create_app(
 
 
 def counted(respond: Callable[[Request], Awaitable[Response]], counter: Counter) -> Callable[[Request], Any]:
-    """Return a handler that counts its requests by the status of their answer."""
+    """Return a handler that counts its requests by status."""
 
     async def handle(request: Request) -> Response:
         status = 500
@@ -141,7 +142,7 @@ def add_embeddings(
     metrics: ApiMetrics,
     config: ApiConfig,
 ) -> None:
-    """Add `/v1/embeddings` and, for images alone, infinity's `/v1/embeddings_image`."""
+    """Add `/v1/embeddings` and infinity's `/v1/embeddings_image`."""
     from fastapi.responses import Response
 
     async def respond(request: Request, kind: Kind) -> Response:
@@ -175,7 +176,7 @@ def add_information(
     config: ApiConfig,
     chat: GenerationQueue | None,
 ) -> None:
-    """Add `/v1/models`, `/v1/models/{id}` and `/metrics`, under the key, and `/health`."""
+    """Add `/v1/models`, `/v1/models/{id}` and `/metrics`, which need the key, and `/health`."""
     from fastapi.responses import JSONResponse, PlainTextResponse
 
     def get(path: str, handle: Callable[[Request], Response], keyed: bool = True) -> None:
@@ -187,20 +188,20 @@ def add_information(
         for prefix in _PREFIXES:
             app.router.add_route(prefix + path, respond, methods=["GET"])
 
-    def about() -> dict[str, Any]:
+    def encoder_entry() -> dict[str, Any]:
         capabilities = ["image_embed", *(["embed"] if encoder.tokenizer else [])]
-        about = _about_model(encoder.name, capabilities, batcher.reserved, config.waiting, batcher.largest)
-        return {**about, "dimensions": encoder.dimension}
+        entry = _model_entry(encoder.name, capabilities, batcher.reserved, config.waiting, batcher.largest)
+        return {**entry, "dimensions": encoder.dimension}
 
     def models() -> list[dict[str, Any]]:
-        chats = [_about_model(chat.name, ["chat"], chat.reserved, chat.limit, 1)] if chat else []
-        return [about(), *chats]
+        chats = [_model_entry(chat.name, ["chat"], chat.reserved, chat.limit, 1)] if chat else []
+        return [encoder_entry(), *chats]
 
     def model(request: Request) -> Response:
         if chat and request.path_params["id"] in chat.names:
             return JSONResponse(models()[-1])
         check_model(request.path_params["id"], encoder, config)
-        return JSONResponse(about())
+        return JSONResponse(encoder_entry())
 
     def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "unix": time.time(), "model": encoder.name, "waiting": batcher.reserved})
@@ -211,8 +212,8 @@ def add_information(
     get("/metrics", lambda _: PlainTextResponse(metrics.text()))
 
 
-def _about_model(name: str, capabilities: list[str], waiting: int, limit: int, batch: int) -> dict[str, Any]:
-    """A model's entry in the list; `waiting`, `limit`: of its queue; `batch`: what it answers at once."""
+def _model_entry(name: str, capabilities: list[str], waiting: int, limit: int, batch: int) -> dict[str, Any]:
+    """Return a model's entry in the list; `waiting`, `limit`: of its queue; `batch`: maximum size of a batch."""
     queue = {"queue_absolute": waiting, "queue_fraction": waiting / limit, "results_pending": waiting}
     return {
         "id": name,
@@ -227,10 +228,10 @@ def _about_model(name: str, capabilities: list[str], waiting: int, limit: int, b
 
 
 def encode_answer(vectors: Float[np.ndarray, "n D"], request: EmbeddingRequest, model: str, tokens: int) -> bytes:
-    """Return the answer's JSON, with vectors cut to the requested dimensions and normalised again."""
+    """Return the answer's JSON, with vectors cut to the requested dimensions and renormalised."""
     cut = unit_rows(vectors[:, : request.dimensions or None]).astype("<f4")
     rows = []
-    for index, vector in enumerate(cut):  # one at a time: `json` blocks all other threads until it is done
+    for index, vector in enumerate(cut):  # one at a time: `json` blocks all other threads
         encoded = vector.tolist()
         if request.encoding_format == "base64":
             encoded = base64.b64encode(vector.tobytes()).decode()
@@ -242,9 +243,9 @@ def encode_answer(vectors: Float[np.ndarray, "n D"], request: EmbeddingRequest, 
 
 
 async def embed_inputs(inputs: Sequence[Input], batcher: Batcher, reader: MediaReader) -> Float[np.ndarray, "n D"]:
-    """Embed a request's inputs; ApiError if one is bad, or if too many wait.
+    """Embed a request's inputs; ApiError if one is bad or too many are waiting.
 
-    A batch at a time, so that other requests' inputs come in between.
+    One batch at a time, so that other requests get their turn in between.
     """
     end, size = time.monotonic() + reader.limits.seconds, batcher.largest
     vectors = []
@@ -252,9 +253,9 @@ async def embed_inputs(inputs: Sequence[Input], batcher: Batcher, reader: MediaR
         with batcher.reserve(len(inputs)):
             for start in range(0, len(inputs), size):
                 part = inputs[start : start + size]
-                left = max(0.0, end - time.monotonic()) if any(is_address(*each) for each in part) else None
+                left = max(0.0, end - time.monotonic()) if any(is_address(*item) for item in part) else None
                 async with asyncio.timeout(left):
-                    decoded = await gather_results([_decode(*each, batcher, reader, end) for each in part])
+                    decoded = await gather_results([_decode(*item, batcher, reader, end) for item in part])
                 vectors.append(await batcher.encode(decoded))
     except TimeoutError:
         raise too_slow(reader.limits, "input") from None
@@ -268,14 +269,14 @@ async def embed_inputs(inputs: Sequence[Input], batcher: Batcher, reader: MediaR
 
 
 async def _decode(kind: Kind, value: str, batcher: Batcher, reader: MediaReader, end: float) -> Decoded:
-    """Return a text as it is, or the pixels of an image or video; raises InputError."""
+    """Return a text unchanged, or the pixels of an image or video; raises InputError."""
     if kind == "text":
         return Decoded(text=value)
     return await reader.read(kind, value, end, batcher.decode)
 
 
 def count_tokens(encoder: Encoder, inputs: Sequence[Input]) -> int:
-    """Count the text tokens of a request, and the patches of its images and videos, for its `usage`."""
+    """Count the text tokens and the patches of a request, for its `usage`."""
     texts = [value for kind, value in inputs if kind == "text"]
     patches = sum(encoder.visual.config.grid**2 * (8 if kind == "video" else 1) for kind, _ in inputs if kind != "text")
     if not texts or encoder.tokenizer is None:

@@ -1,15 +1,20 @@
-"""OpenAI's chat API: `POST /v1/chat/completions`, answered by a language model, whole or streamed."""
+"""OpenAI's chat API: `POST /v1/chat/completions`, answered by an assistant, whole or streamed.
+
+Requests are validated by pydantic; images and videos are those of vLLM's dialect.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from perception_encoder.errors import ConfigError, ContextLengthError, InputError, PerceptionEncoderError
 from perception_encoder.inference.media import Kind, Media, open_media
@@ -17,25 +22,208 @@ from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING, MAX_PIXELS
 from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Role, Sampling
 from perception_encoder.preprocess.image import count_pixels
-from perception_encoder.serving.batching import QueueFullError
-from perception_encoder.serving.bodies import BodyReader, parse_content
-from perception_encoder.serving.chat_requests import ALLOWED, ROLES, ChatRequest, check_chat, part_name
-from perception_encoder.serving.generation import GenerationQueue, Hold
-from perception_encoder.serving.guard import check_key
-from perception_encoder.serving.metrics import ApiMetrics
-from perception_encoder.serving.parsing import ApiError, parse_body
-from perception_encoder.serving.reading import MediaReader, gather_results, input_refused, is_address, too_slow
-from perception_encoder.serving.requests import ApiConfig, Input
-from perception_encoder.serving.streaming import first_piece, stream_response, unless_gone
+from perception_encoder.serving.http import (
+    ApiError,
+    ApiMetrics,
+    BodyReader,
+    FirstError,
+    first_piece,
+    parse_body,
+    parse_content,
+    shortened,
+    stream_response,
+    unless_gone,
+)
+from perception_encoder.serving.queues import GenerationQueue, Hold, QueueFullError
+from perception_encoder.serving.requests import (
+    ApiConfig,
+    ChatMessage,
+    Input,
+    MediaAddress,
+    MediaReader,
+    MessagePart,
+    gather_results,
+    input_refused,
+    is_address,
+    is_named,
+    too_slow,
+    unknown_model,
+)
+from perception_encoder.serving.server import check_key
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
+
+_STOPS = 4  # as many as OpenAI takes
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "user",
+    "function": "user",
+}
+"""Roles of a request and those the model knows; answers of tools are shown as the user's."""
+_PARTS = "a part is a text, an image_url {url} or a video_url {url}"
+
+
+@dataclass(kw_only=True)
+class StreamOptions:
+    """Options of a streamed answer."""
+
+    include_usage: bool | None = None
+    """Send the token counts before the end."""
+
+
+@dataclass(kw_only=True)
+class ChatRequest:
+    """The JSON of a request; fields that are not here are ignored."""
+
+    __pydantic_config__: ClassVar = {"strict": True}
+    messages: Annotated[list[ChatMessage], FirstError()]
+    model: Any = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    """The newer name; it takes precedence."""
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: str | Annotated[list[str], FirstError()] | None = None
+    seed: int | None = None
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    response_format: Any = None
+    logprobs: Any = None
+    logit_bias: Any = None
+
+
+ALLOWED = {
+    "": "the body must be a JSON object",
+    "messages": f"messages must be a list of {{role, content}}; the content is a text or a list of parts, and {_PARTS}",
+    "max_tokens": "it must be a whole number, at least 1",
+    "max_completion_tokens": "it must be a whole number, at least 1",
+    "temperature": "it must be from 0 to 2",
+    "top_p": "it must be above 0 and at most 1",
+    "presence_penalty": "it must be from -2 to 2",
+    "frequency_penalty": "it must be from -2 to 2",
+    "stop": f"it must be a text, or a list of at most {_STOPS} texts",
+    "seed": "it must be a whole number",
+    "n": "it must be 1",
+    "stream": "it must be true or false",
+    "stream_options": "it must be {include_usage: true or false}",
+}
+"""What the fields of a request must be: see `parse_body`."""
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"}, "text"),
+    "logprobs": (False,),
+    "logit_bias": ({},),
+}
+"""Unsupported fields, and the values that would not change the answer."""
+
+
+def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[list[list[Input]], Sampling]:
+    """Check a request against the model's names and the limits; return the parts of each message and the sampling.
+
+    Raises ApiError.
+    """
+    if not is_named(request.model, *names):
+        raise unknown_model(request.model, names[0])
+    unused = {"tools"} if request.tool_choice == "none" else set[str]()
+    unused |= {"functions"} if request.function_call == "none" else set()
+    for name, harmless in _UNSUPPORTED.items():
+        value = getattr(request, name)
+        if name not in unused and value is not None and value not in harmless:
+            raise ApiError(400, f"{name} is {shortened(value)}; this server does not support it", name)
+    if request.n not in (None, 1):
+        raise ApiError(400, f"n is {request.n}; {ALLOWED['n']}", "n")
+    return _check_messages(request.messages, config), _sampling(request)
+
+
+def _sampling(request: ChatRequest) -> Sampling:
+    stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
+    if len(stops) > _STOPS or not all(stops):
+        raise ApiError(400, f"stop is {shortened(request.stop)}; {ALLOWED['stop']}, none of them empty", "stop")
+    seed = secrets.randbits(63) if request.seed is None else request.seed
+    if not -(2**63) <= seed < 2**63:
+        raise ApiError(400, f"seed is {shortened(seed)}; it must have at most 64 bits", "seed")
+    limits = ("max_completion_tokens", "max_tokens")
+    limit = next((name for name in limits if getattr(request, name) is not None), None)
+    penalties = {name: getattr(request, name) for name in ("presence_penalty", "frequency_penalty")}
+    fields: dict[str, Any] = {"temperature": request.temperature, "top_p": request.top_p, **penalties}
+    if limit is not None:
+        fields["max_tokens"] = getattr(request, limit)
+    chosen = {name: value for name, value in fields.items() if value is not None}
+    try:
+        return Sampling(**chosen, stop=stops, seed=seed, cut=False)
+    except ConfigError as error:
+        name = str(error).partition(" ")[0]
+        raise ApiError(400, str(error), limit if name == "max_tokens" else name) from None
+
+
+def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[list[Input]]:
+    """Return the parts of each message: their kinds, and their texts, addresses or data URIs."""
+    if not messages:
+        raise ApiError(400, ALLOWED["messages"], "messages")
+    checked: list[list[Input]] = []
+    for row, message in enumerate(messages):
+        name = f"messages[{row}]"
+        if message.role not in ROLES:
+            reason = f"it must be one of {', '.join(ROLES)}"
+            raise ApiError(400, f"{name}.role is {shortened(message.role)}; {reason}", f"{name}.role")
+        if message.content is None or isinstance(message.content, str):
+            checked.append([("text", message.content)] if message.content else [])
+            continue
+        parts = [_check_part(part, part_name(row, column)) for column, part in enumerate(message.content)]
+        if ROLES[message.role] != "user" and any(kind != "text" for kind, _ in parts):
+            raise ApiError(
+                400, f"{name} has the role {message.role}; only the user's messages may hold images or videos", name
+            )
+        checked.append(parts)
+    kinds = [kind for parts in checked for kind, _ in parts]
+    if not kinds:
+        raise ApiError(400, f"the messages have no content; {ALLOWED['messages']}", "messages")
+    files = len(kinds) - kinds.count("text")
+    if files > config.files:
+        reason = f"{files} images or videos; a conversation takes at most {config.files}"
+        raise ApiError(400, reason, "messages")
+    characters = sum(len(value) for parts in checked for kind, value in parts if kind == "text")
+    if characters > config.conversation_characters:
+        reason = f"the texts have {characters:,} characters; the limit is {config.conversation_characters:,}"
+        raise ApiError(400, reason, "messages", "context_length_exceeded")
+    return checked
+
+
+def part_name(row: int, column: int) -> str:
+    """Return the name of a part of a message in errors."""
+    return f"messages[{row}].content[{column}]"
+
+
+def _check_part(part: MessagePart, name: str) -> Input:
+    match part:
+        case MessagePart(type="text", text=str(text)):
+            return "text", text
+        case MessagePart(type="image_url", image_url=MediaAddress(url=url) | str(url)):
+            return "image", url
+        case MessagePart(type="video_url", video_url=MediaAddress(url=url) | str(url)):
+            return "video", url
+    raise ApiError(400, f"{name} is of type {shortened(part.type)}; {_PARTS}", name)
+
 
 NO_MODEL = "this server has no chat model; start it with: pe serve --api --chat-model NAME"
 
 
 class ChatApi:
-    """Answers requests of the chat API by one model; `model`: None answers 404."""
+    """Answers requests of the chat API with one model; without a `model` the answer is 404."""
 
     def __init__(
         self,
@@ -79,14 +267,14 @@ class ChatApi:
         parts: Sequence[Sequence[Input]],
         sampling: Sampling,
     ) -> AsyncGenerator[str | Reply, None]:
-        """Yield the pieces of an answer and, last, the whole; raises ApiError."""
+        """Yield the pieces of an answer and, last, the reply; raises ApiError."""
         try:
             with model.reserve() as hold:
                 frames = self._config.frames
                 contents = await read_parts(parts, self._reader, frames, hold)
                 del parts
-                stream_of = model.stream(partial(open_conversation, roles, contents, frames), sampling)
-                async with aclosing(stream_of) as stream:
+                source = model.stream(partial(open_conversation, roles, contents, frames), sampling)
+                async with aclosing(source) as stream:
                     async for piece in stream:
                         if isinstance(piece, Reply):
                             self._metrics.chat_tokens.labels("prompt").inc(piece.prompt_tokens)
@@ -105,9 +293,9 @@ class ChatApi:
 async def read_parts(
     parts: Sequence[Sequence[Input]], reader: MediaReader, frames: int, hold: Hold
 ) -> list[list[str | Media]]:
-    """Read the images and videos of each message's parts, all at the same time, and count their pixels undecoded.
+    """Read the images and videos of all messages concurrently, and count their pixels without decoding them.
 
-    `frames`: uniform frames of a video. ApiError names a part that is bad. Raises what `hold` raises.
+    `frames`: number of uniform frames of a video. ApiError names a bad part. Raises what `hold` raises.
     """
     deadline = time.monotonic() + reader.limits.seconds
 
@@ -133,7 +321,7 @@ async def read_parts(
 
 
 def _measure(media: Media, frames: int) -> tuple[Media, int, int]:
-    """Return an image or video, its bytes, and its pixels, those of a video's frames together, by the header."""
+    """Return an image or video, its size in bytes, and its pixels (of all frames of a video) by the header."""
     assert isinstance(media.payload, bytes)
     if media.kind == "image":
         return media, len(media.payload), count_pixels(media.payload, media.name)
@@ -143,7 +331,7 @@ def _measure(media: Media, frames: int) -> tuple[Media, int, int]:
 
 
 def open_conversation(roles: Sequence[Role], contents: Sequence[Sequence[str | Media]], frames: int) -> list[Message]:
-    """Decode the images and videos of messages; ApiError names a part that is bad."""
+    """Decode the images and videos of messages; ApiError names a bad part."""
 
     def opened(part: str | Media, name: str) -> ContentPart:
         if isinstance(part, str):
@@ -196,7 +384,7 @@ def _completion(model: str, reply: Reply) -> dict[str, Any]:
 async def _events(
     model: str, first: str | Reply, pieces: AsyncGenerator[str | Reply, None], usage: bool
 ) -> AsyncIterator[bytes]:
-    """Yield the server-sent events of an answer; an error becomes the last one."""
+    """Yield the server-sent events of an answer; an error becomes the last event."""
     head = {**_head(model, "chat.completion.chunk"), **({"usage": None} if usage else {})}
 
     def event(delta: dict[str, str], finish: str | None = None) -> bytes:

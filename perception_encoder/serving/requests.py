@@ -2,60 +2,67 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from perception_encoder.errors import ConfigError, InputError
+from perception_encoder.errors import ConfigError, InputError, MediaTooLargeError, detached
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.fetch import FetchLimits
-from perception_encoder.inference.media import Kind
+from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
+from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.preprocess.tokenizer import END, START, Tokenizer
-from perception_encoder.serving.parsing import ApiError, FirstError, parse_body, shortened
+from perception_encoder.serving.http import ApiError, FirstError, parse_body, shortened
 
 _UNNAMED = (None, "", "default/not-specified")  # the last is infinity's
 _CHARACTERS, _ALL_CHARACTERS = 20_000, 2_000_000  # of one text, and of all texts of a request
 _DATA_URI = re.compile(r"\s*data:(?:([\w.+-]+)/[\w.+-]+[;,]|;base64,)", re.IGNORECASE)
 _DATA_KINDS: dict[str, Kind] = {"image": "image", "video": "video"}
 _ADDRESS = re.compile(r"\s*https?://\S+\s*", re.IGNORECASE)
+_FETCHERS, _DECODERS = 16, 2  # threads: downloads take seconds, decoding takes a core
+T = TypeVar("T")
 Input = tuple[Kind, str]
 """What an input is, and the text, address or data URI."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ApiConfig:
-    """The limits and the key of the server."""
+    """Limits and key of the server."""
 
     key: str | None = None
     """Clients must send it as `Authorization: Bearer KEY`; None requires nothing."""
     origins: tuple[str, ...] = ()
     """Origins whose pages may use the API (CORS), such as "https://app.example"."""
     source: str = ""
-    """Another name for the model: the one that the user gave."""
+    """Another name of the model: the one that the user gave."""
     body_bytes: int = 32 << 20
-    """Of one request."""
+    """Maximum size of a request."""
     bodies_bytes: int = 256 << 20
-    """Of all requests in progress; beyond it the answer is 429."""
+    """Maximum size of all requests in progress together; above it the answer is 429."""
     body_seconds: float = 30.0
-    """For receiving a request."""
+    """Maximum time to receive a request."""
     inputs: int = 2048
-    """Of one request; OpenAI allows as many."""
+    """Maximum number of inputs of a request; OpenAI allows as many."""
     files: int = 32
-    """Images and videos of one request."""
+    """Maximum number of images and videos of a request."""
     frames: int = 8
-    """Uniform frames of a video in a conversation."""
+    """Number of uniform frames of a video in a conversation."""
     conversation_characters: int = 200_000
-    """Of all texts of a conversation."""
+    """Maximum length of all texts of a conversation together."""
     waiting: int = 4096
-    """Inputs of all requests that may wait; beyond it the answer is 429."""
+    """Maximum number of waiting inputs of all requests; above it the answer is 429."""
     fetch: FetchLimits = field(default_factory=lambda: FetchLimits(max_bytes=32 << 20, seconds=20.0))
-    """`seconds` are for all addresses of a request together."""
+    """`seconds` is for all addresses of a request together."""
 
 
 @dataclass(kw_only=True)
@@ -77,7 +84,7 @@ class MessagePart:
 
 @dataclass(kw_only=True)
 class ChatMessage:
-    """A message of a chat; only the user's count."""
+    """A message of a chat."""
 
     role: str = "user"
     content: str | Annotated[list[MessagePart], FirstError()] | None = None
@@ -90,12 +97,12 @@ class EmbeddingRequest:
     __pydantic_config__: ClassVar = {"strict": True}
     model: Any = None
     input: str | Annotated[list[str | int | Annotated[list[int], FirstError()]], FirstError()] | None = None
-    """A text, texts, or token ids; or addresses and data URIs of images and videos, with `modality` or without."""
+    """A text, texts, or token ids; or addresses and data URIs of images and videos, with or without `modality`."""
     messages: Annotated[list[ChatMessage], FirstError()] | None = None
     modality: Kind | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Any = None
-    """Of the vectors, up to the model's; None and 0 are all."""
+    """Of the vectors, at most the model's; None and 0 mean all."""
 
 
 _ALLOWED = {
@@ -134,16 +141,16 @@ def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig
         values = _values(request.input, encoder.tokenizer)
         kinds = [request.modality or _media_kind(value) or kind for value in values]
         inputs = [(kind, value if kind == "text" else value.strip()) for kind, value in zip(kinds, values, strict=True)]
-    for number, (asked, value) in enumerate(inputs):
-        if asked == "text" and (_DATA_URI.match(value) or _media_kind(value)):
-            what = f"input {number} is a data URI or the address of a file, not a text"
-            raise ApiError(400, f"{what}; set modality to 'image' or 'video'", "modality")
+    for number, (input_kind, value) in enumerate(inputs):
+        if input_kind == "text" and (_DATA_URI.match(value) or _media_kind(value)):
+            reason = f"input {number} is a data URI or the address of a file, not a text"
+            raise ApiError(400, f"{reason}; set modality to 'image' or 'video'", "modality")
     _check_limits(inputs, encoder, config)
     return inputs
 
 
 def _media_kind(value: str) -> Kind | None:
-    """Return what the data URI or address of an image or video is, by its type or suffix; None for anything else."""
+    """Return the kind of a data URI or address by its type or suffix; None for anything else."""
     if match := _DATA_URI.match(value):
         return _DATA_KINDS.get((match[1] or "").lower())
     if not _ADDRESS.fullmatch(value):
@@ -153,7 +160,7 @@ def _media_kind(value: str) -> Kind | None:
 
 
 def check_model(name: Any, encoder: Encoder, config: ApiConfig) -> None:
-    """Raise ApiError 404 unless a name is missing or the model's."""
+    """Raise ApiError 404 for the name of another model."""
     if not is_named(name, encoder.name, config.source) and not (
         isinstance(name, str) and same_name(name, encoder.name)
     ):
@@ -161,12 +168,12 @@ def check_model(name: Any, encoder: Encoder, config: ApiConfig) -> None:
 
 
 def is_named(name: Any, *names: str) -> bool:
-    """Whether a request's model is one of some names, or is not named."""
+    """Return whether a request names one of these models, or none."""
     return name is None or (isinstance(name, str) and name in (*_UNNAMED, *names))
 
 
 def unknown_model(name: Any, present: str) -> ApiError:
-    """The answer to a request for a model that this server does not have."""
+    """Return the error of a request for a model that this server does not have."""
     message = f"there is no model {shortened(name)} here; this server has {present!r}"
     return ApiError(404, message, "model", "model_not_found")
 
@@ -199,7 +206,7 @@ def _values(inputs: str | Sequence[str | int | list[int]] | None, tokenizer: Tok
 
 
 def _decode(ids: int | list[int], tokenizer: Tokenizer | None) -> str:
-    """Return the text of this model's token ids."""
+    """Return the text of token ids of this model."""
     if isinstance(ids, int) or tokenizer is None:
         raise ApiError(400, _ALLOWED["input"], "input")
     if ids[:1] == [START] and END in ids:
@@ -227,3 +234,74 @@ def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig) 
     for passed, message in checks:
         if not passed:
             raise ApiError(400, message, "input")
+
+
+class MediaReader:
+    """Downloads and decodes images and videos in threads; all its methods belong to one event loop."""
+
+    def __init__(self, limits: FetchLimits) -> None:
+        self.limits = limits
+        self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetch")
+        self._fetching = asyncio.Semaphore(_FETCHERS)
+        self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
+
+    async def read(self, kind: Kind, value: str, deadline: float, decode: Callable[[Media], T]) -> T:
+        """Return `decode` of the image or video at an address or in a data URI; raises InputError.
+
+        An address is fetched until `deadline`, of `time.monotonic`.
+        """
+        if not is_address(kind, value):
+            return await self._decode(lambda: read_data_uri(kind, value), decode)
+        async with self._fetching:  # held until it is decoded, which bounds the downloads in memory
+            loop = asyncio.get_running_loop()
+            content = await loop.run_in_executor(self._fetchers, fetch, value, self.limits, deadline)
+            # bytes, never a path, whatever the address looks like
+            return await self._decode(lambda: resolve(content, escape_name(value), kind=kind), decode)
+
+    async def _decode(self, resolved: Callable[[], Media], decode: Callable[[Media], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, lambda: decode(resolved()))
+
+
+async def gather_results(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return all results in order; the first error cancels the rest and keeps none of their results alive."""
+    tasks: list[asyncio.Task[T]] = []
+    failed: list[Exception] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks += [group.create_task(work) for work in works]
+        return [task.result() for task in tasks]
+    except ExceptionGroup as errors:
+        failed.append(detached(errors.exceptions[0]))
+    tasks.clear()  # an error holds this frame
+    raise failed.pop()
+
+
+def is_address(kind: Kind, value: str) -> bool:
+    """Return whether an input must be fetched; InputError if media are neither an address nor a data URI."""
+    if kind == "text" or value.startswith("data:"):
+        return False
+    if not is_url(value) or not value.startswith(("http://", "https://")):
+        raise InputError(value[:60], "is neither an http(s) address nor a data URI")
+    return True
+
+
+def read_data_uri(kind: Kind, value: str) -> Media:
+    """Return the image or video in a data URI; raises InputError."""
+    head, comma, data = value.partition(",")
+    name = f"{head[:60]},…"
+    if not comma or not head.endswith(";base64"):
+        raise InputError(name, "is not a base64 data URI")
+    try:
+        return resolve(base64.b64decode(data, validate=True), name, kind=kind)
+    except binascii.Error:
+        raise InputError(name, "is not valid base64") from None
+
+
+def input_refused(error: InputError, parameter: str) -> ApiError:
+    """Return the error of a request with a bad image or video."""
+    return ApiError(413 if isinstance(error, MediaTooLargeError) else 400, str(error), parameter)
+
+
+def too_slow(limits: FetchLimits, parameter: str) -> ApiError:
+    """Return the error of a request whose addresses took too long."""
+    return ApiError(413, f"the addresses took more than {limits.seconds:g} s in all, the limit", parameter)

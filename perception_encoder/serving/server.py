@@ -1,36 +1,41 @@
-"""Run a server with limits on its connections and its memory."""
+"""Run a server with limits on its connections and memory, closed to other web pages and, with a key, to strangers."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
+import hmac
 import ipaddress
 import secrets
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.models.memory import limit_memory, trim_memory
+from perception_encoder.serving.http import ApiError
 
 if TYPE_CHECKING:
     import uvicorn
+    from fastapi import FastAPI, Request, Response
 
 HEAD_SECONDS = 10.0
-"""For the head of a request to arrive."""
+"""Maximum time for the head of a request to arrive."""
 STOP_SECONDS = 5
-"""For requests in progress to end once the server is stopped; streams are cut off then."""
-MOST_CONNECTIONS = 1000
-"""Open at the same time; beyond it the connection without a request for the longest time is closed."""
+"""Time for requests in progress to end once the server is stopped; then streams are cut off."""
+MAX_CONNECTIONS = 1000
+"""Maximum number of open connections; above it the connection that has been idle longest is closed."""
 _TRIM_SECONDS = 5.0
-_FILES = 4096  # descriptors of a server: connections, and files
+_FILES = 4096  # file descriptors: connections and files
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Listen on a port (0: a free one); ConfigError if it is taken, or if the address is not this machine's."""
+    """Listen on a port (0: a free one); ConfigError if it is taken or the address is not of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -46,22 +51,22 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def reachable_names(host: str) -> tuple[str, ...]:
-    """Return the names under which other machines reach a server on `host`, best first; sends nothing to find out.
+    """Return the names by which other machines reach a server on `host`, best first, without sending anything.
 
-    For all addresses ("0.0.0.0" or "::"): the address of the default route, and the machine's name.
+    For all addresses ("0.0.0.0" or "::"), these are the address of the default route and the machine's name.
     """
     if host not in ("0.0.0.0", "::"):
         return (f"[{host}]" if ":" in host else host,)
     name = socket.gethostname().lower()
     names = (name, f"{name}.local")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):  # OSError: no network
-        probe.connect(("192.0.2.1", 9))  # chooses a route alone; the address is for documentation (RFC 5737)
+        probe.connect(("192.0.2.1", 9))  # only chooses a route; the address is reserved for documentation (RFC 5737)
         return (str(probe.getsockname()[0]), *names)
     return names
 
 
 def choose_key(host: str, lan: bool, key: str | None) -> str | None:
-    """Return the given key, which is always needed, or a new one for --lan; ConfigError if others could do without."""
+    """Return the given key or, for --lan, a new one; ConfigError if other machines could connect without a key."""
     if key == "":
         raise ConfigError("the key is empty; give one, or leave out --key")
     if is_loopback(host):
@@ -74,7 +79,7 @@ def choose_key(host: str, lan: bool, key: str | None) -> str | None:
 
 
 def page_address(name: str, listener: socket.socket, key: str | None) -> str:
-    """Return the address at which a browser opens a page, with its key; see `guard`."""
+    """Return the address of a page for a browser, with its key: see `guard`."""
     path = f"/?key={quote(key, safe='')}" if key else ""
     return f"http://{name}:{listener.getsockname()[1]}{path}"
 
@@ -92,11 +97,11 @@ def run_server(app: Any, listener: socket.socket) -> None:
     server = limited_server(app)
     raise_file_limit()
     limit_memory()
-    threading.Thread(target=_trim_for_ever, daemon=True).start()
+    threading.Thread(target=_trim_forever, daemon=True).start()
     server.run(sockets=[listener])
 
 
-def _trim_for_ever() -> None:
+def _trim_forever() -> None:
     while True:
         time.sleep(_TRIM_SECONDS)
         trim_memory()
@@ -121,7 +126,7 @@ def limited_server(app: Any) -> uvicorn.Server:
 
 
 def _limited_protocol() -> type[asyncio.Protocol]:  # noqa: C901 - a class of short methods
-    """Limit uvicorn's protocol, which waits for ever for the rest of a head and accepts any number of connections."""
+    """Limit uvicorn's protocol, which waits forever for the rest of a head and accepts any number of connections."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     base: Any = AutoHTTPProtocol
@@ -130,10 +135,10 @@ def _limited_protocol() -> type[asyncio.Protocol]:  # noqa: C901 - a class of sh
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._since, self._timer = time.monotonic(), None
-            connections = [each for each in self.connections if not each.transport.is_closing()]
-            if len(connections) > MOST_CONNECTIONS:
-                idle = [each for each in connections if each._waits()]
-                min(idle, key=lambda each: each._since, default=self).transport.close()
+            connections = [other for other in self.connections if not other.transport.is_closing()]
+            if len(connections) > MAX_CONNECTIONS:
+                idle = [other for other in connections if other._is_idle()]
+                min(idle, key=lambda other: other._since, default=self).transport.close()
             self._watch_head()
 
         def data_received(self, data: bytes) -> None:
@@ -145,12 +150,11 @@ def _limited_protocol() -> type[asyncio.Protocol]:  # noqa: C901 - a class of sh
                 self._timer.cancel()
             super().connection_lost(reason)
 
-        def _waits(self) -> bool:
-            """Whether no request is in progress."""
+        def _is_idle(self) -> bool:
             return self.cycle is None or self.cycle.response_complete
 
         def _watch_head(self) -> None:
-            if not self._waits():
+            if not self._is_idle():
                 if self._timer is not None:
                     self._timer.cancel()
                 self._timer = None
@@ -160,14 +164,14 @@ def _limited_protocol() -> type[asyncio.Protocol]:  # noqa: C901 - a class of sh
 
         def _give_up(self) -> None:
             self._timer = None
-            if self._waits() and not self.transport.is_closing():
+            if self._is_idle() and not self.transport.is_closing():
                 self.transport.close()
 
     return LimitedProtocol
 
 
 def raise_file_limit() -> None:
-    """Allow this process some thousand files and connections if the system permits; the default is often 1,024."""
+    """Allow this process a few thousand files and connections if the system permits; the default is often 1,024."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -177,3 +181,118 @@ def raise_file_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < limit:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+HOSTS = ("localhost", "127.0.0.1", "[::1]")
+"""Names by which this machine reaches itself."""
+HANG_UP = {"Connection": "close"}
+"""Header of the answer to a request that is too long: the rest of it is not read."""
+_HEADERS = {"Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"}
+_REFUSED = {"Cache-Control": "no-store", "WWW-Authenticate": "Bearer"}
+_KEY_NEEDED = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Key needed</title>
+<h1>This page needs its key</h1>
+<p>Open the address that the server printed, or enter the key from that address.</p>
+<form action="/"><label>Key <input name="key" type="password" autocomplete="off" required autofocus></label>
+<button>Open</button></form>
+<p>Did you follow a link to that address? <a href="/">Continue</a></p>
+</html>
+"""
+
+
+def guard(
+    app: FastAPI,
+    headers: Mapping[str, str] | None = None,
+    hosts: tuple[str, ...] | None = HOSTS,
+    key: str | None = None,
+    origins: tuple[str, ...] = (),
+) -> None:
+    """Answer only under these host names, refuse requests of other web pages, and add `headers` to every answer.
+
+    Otherwise another page could make the browser post here, learn what exists from the status or size of an answer, or
+    reach this server under a host name of its own and read it. Other pages may only link to this one. `hosts`: None for
+    an API with a key, which clients reach under any name and other pages do not know. `key`: required from every
+    request, even from this machine, as a proxy may forward requests of others. `origins`: pages that may send requests
+    and read the answers.
+    """
+    from fastapi.middleware.cors import CORSMiddleware
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
+    from fastapi.responses import JSONResponse
+
+    all_headers = {**_HEADERS, **(headers or {})}
+    if key is not None:
+        _require_key(app, key)
+    if hosts is not None:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*hosts])
+
+    @app.middleware("http")  # the outermost
+    async def refuse(request: Request, call_next: Any) -> Response:
+        if hosts is not None and request.headers.get("origin") not in origins and _is_foreign(request):
+            return JSONResponse({"error": "requested by another page"}, 403, all_headers)
+        response: Response = await call_next(request)
+        response.headers.update(all_headers)
+        return response
+
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=[*origins], allow_methods=["GET", "POST"], allow_headers=["*"])
+
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": "the server failed; its log says why"}, 500, all_headers)
+
+
+def has_key(request: Request, key: str) -> bool:
+    """Return whether a request has the header `Authorization: Bearer KEY`, compared in constant time."""
+    return hmac.compare_digest(request.headers.get("authorization", "").encode("latin-1"), f"Bearer {key}".encode())
+
+
+def check_key(request: Request, key: str | None) -> None:
+    """Raise ApiError for a request without the key."""
+    if key is not None and not has_key(request, key):
+        raise ApiError(401, "a key is needed: Authorization: Bearer KEY")
+
+
+def _require_key(app: FastAPI, key: str) -> None:
+    """Answer 401 to every request without the key.
+
+    A browser sends it once, as `/?key=KEY`, and gets a cookie and the address without the key. Other clients send the
+    header of `has_key`.
+    """
+    from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+
+    token = hmac.new(key.encode(), b"the cookie of pe serve", hashlib.sha256).hexdigest()
+    cookie = f"pe-{token[:8]}"  # servers on one machine share cookies, whatever their ports
+
+    @app.middleware("http")
+    async def admit(request: Request, call_next: Any) -> Response:
+        response: Response
+        address_key = request.query_params.get("key") if request.url.path == "/" else None
+        if address_key is not None and hmac.compare_digest(address_key.encode(errors="replace"), key.encode()):
+            rest = [(name, value) for name, value in request.query_params.multi_items() if name != "key"]
+            address = f"/?{urlencode(rest, quote_via=quote)}" if rest else "/"
+            response = RedirectResponse(address, 303, {"Cache-Control": "no-store"})
+            response.set_cookie(cookie, token, httponly=True, samesite="strict")
+            return response
+        has_cookie = hmac.compare_digest(request.cookies.get(cookie, "").encode(errors="replace"), token.encode())
+        if address_key is None and (has_cookie or has_key(request, key)):
+            response = await call_next(request)
+            return response
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(_KEY_NEEDED, 401, _REFUSED)
+        return JSONResponse({"error": "a key is needed; open the address that the server printed"}, 401, _REFUSED)
+
+
+def _is_foreign(request: Request) -> bool:
+    """Return whether another page sent a request, other than a link that opens this one."""
+    origin = request.headers.get("origin")
+    if request.method == "POST" and origin and origin.partition("://")[2] != request.headers.get("host"):
+        return True
+    metadata = {name: request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest")}
+    if metadata["site"] in (None, "same-origin", "none"):
+        return False
+    is_link = (metadata["mode"], metadata["dest"]) == ("navigate", "document")
+    return not (is_link and request.method == "GET" and request.url.path == "/")

@@ -17,7 +17,7 @@ from perception_encoder.language_alignment.endpoint import EndpointModel
 from perception_encoder.preprocess.conversation import Reply, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.generation import GenerationQueue
+from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
 from tests.inference.conftest import encoder
 from tests.language_models import tiny_language_model

@@ -22,7 +22,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.chat import NO_MODEL
-from perception_encoder.serving.generation import GenerationQueue
+from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
 from tests.clips import clip
 from tests.language_models import tiny_language_model
@@ -264,7 +264,7 @@ def test_conversations_are_answered_one_at_a_time_and_few_wait(address: str, ech
         wait_until(lambda: "pe_chat_waiting 3.0" in httpx.get(f"{address}/metrics").text)
         refused = post("a")
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
-        assert "3 conversations wait already; the limit is 3" in refused.json()["error"]["message"]
+        assert "3 conversations are waiting; the limit is 3" in refused.json()["error"]["message"]
         embedded = httpx.post(f"{address}/v1/embeddings", json={"input": "a cat"})
         assert embedded.status_code == 200 and echo.running == 1  # other requests do not wait for the answers
         assert [answer.result().status_code for answer in answers] == [200] * 3

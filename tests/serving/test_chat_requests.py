@@ -10,9 +10,9 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.chat_requests import ALLOWED, ChatRequest, check_chat
-from perception_encoder.serving.generation import GenerationQueue
-from perception_encoder.serving.parsing import parse_body
+from perception_encoder.serving.chat import ALLOWED, ChatRequest, check_chat
+from perception_encoder.serving.http import parse_body
+from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
 from tests.serving.generators import EchoGenerator
 from tests.serving.servers import data_uri
@@ -44,11 +44,19 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
         ({"messages": "hello"}, "messages", "messages must be a list"),
         ({"messages": [{"role": "user"}]}, "messages", "the messages have no content; messages must be"),
         ({"messages": [{"role": "judge", "content": "x"}]}, "messages[0].role", "one of system, developer, user"),
-        ({"messages": [{"role": "developer", "content": [IMAGE]}]}, "messages[0]", "only the user's may hold images"),
+        (
+            {"messages": [{"role": "developer", "content": [IMAGE]}]},
+            "messages[0]",
+            "only the user's messages may",
+        ),
         (of_user({"type": "text", "text": "a"}, {"type": "input_audio"}), "messages[0].content[1]", "'input_audio'"),
         (of_user({"type": "image_url"}), "messages[0].content[0]", "an image_url {url}"),
         (of_user({"type": "image_url", "image_url": {"href": "x"}}), "messages", "messages must be a list"),
-        ({"messages": [{"role": "system", "content": [IMAGE]}]}, "messages[0]", "only the user's may hold images"),
+        (
+            {"messages": [{"role": "system", "content": [IMAGE]}]},
+            "messages[0]",
+            "only the user's messages may",
+        ),
         (of_user(IMAGE, IMAGE, IMAGE), "messages", "3 images or videos; a conversation takes at most 2"),
         ({"messages": [{"role": "user", "content": "x" * 1001}]}, "messages", "1,001 characters; the limit is 1,000"),
         ({"messages": HELLO, "n": 2}, "n", "n is 2; it must be 1"),

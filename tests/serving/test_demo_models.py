@@ -15,7 +15,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.registry import demo_note
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.generation import GenerationQueue
+from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
 from tests.search.indexes import make_library
 from tests.search.web.heads import write_depth_head

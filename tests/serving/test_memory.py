@@ -19,7 +19,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.preprocess.documents import open_pdf_pages
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.generation import GenerationQueue
+from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
 from tests.pdfs import pdf
 from tests.processes import run

@@ -15,9 +15,8 @@ from perception_encoder.search.web.dense_images import DepthMap, DepthMaps, Feat
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import LINES, Get, SignedIds, error_response, json_line, model_fields
 from perception_encoder.search.web.tracked_videos import SECONDS, TrackedVideo, TrackPiece, VideoTracker
-from perception_encoder.serving.batching import QueueFullError
-from perception_encoder.serving.parsing import ApiError
-from perception_encoder.serving.streaming import first_piece, stream_response, unless_gone
+from perception_encoder.serving.http import ApiError, first_piece, stream_response, unless_gone
+from perception_encoder.serving.queues import QueueFullError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response

@@ -35,7 +35,7 @@ from perception_encoder.search.storage.rows import IndexRow, among, column_names
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store, writable_store
 from perception_encoder.search.terms import Query, UploadedImage, text_query
-from perception_encoder.serving.batching import quiet
+from perception_encoder.serving.queues import quiet
 
 T = TypeVar("T")
 

@@ -14,11 +14,8 @@ from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import LINES, SignedIds, error_response, json_line, model_fields
-from perception_encoder.serving.batching import QueueFullError
-from perception_encoder.serving.bodies import BodyReader
-from perception_encoder.serving.generation import GenerationQueue
-from perception_encoder.serving.parsing import ApiError, parse_body
-from perception_encoder.serving.streaming import first_piece, stream_response, unless_gone
+from perception_encoder.serving.http import ApiError, BodyReader, first_piece, parse_body, stream_response, unless_gone
+from perception_encoder.serving.queues import GenerationQueue, QueueFullError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import InputError, detached
 from perception_encoder.models.registry import demo_note
-from perception_encoder.serving.batching import QueueFullError
-from perception_encoder.serving.parsing import ApiError
+from perception_encoder.serving.http import ApiError
+from perception_encoder.serving.queues import QueueFullError
 
 if TYPE_CHECKING:
     from fastapi import Request, Response

@@ -25,10 +25,9 @@ from perception_encoder.search.web.dense_routes import MOST_POINTS, add_dense_ro
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.questions import add_ask_route
 from perception_encoder.search.web.responses import Get, SignedIds, error_response, model_fields
-from perception_encoder.serving.bodies import BodyReader
-from perception_encoder.serving.generation import GenerationQueue
-from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
-from perception_encoder.serving.parsing import ApiError
+from perception_encoder.serving.http import ApiError, BodyReader
+from perception_encoder.serving.queues import GenerationQueue
+from perception_encoder.serving.server import HANG_UP, HOSTS, guard
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response

@@ -28,8 +28,8 @@ from perception_encoder.preprocess.video_file import AddFrame, write_video_to
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.web.dense_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.serving.batching import QueueFullError
-from perception_encoder.serving.streaming import pieces_from
+from perception_encoder.serving.http import pieces_from
+from perception_encoder.serving.queues import QueueFullError
 
 SECONDS = 20.0
 """Of a video that are tracked at most."""

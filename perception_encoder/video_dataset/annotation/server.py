@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from perception_encoder.errors import InputError, MissingExtraError, PerceptionEncoderError
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.serving.bodies import BodyReader
-from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
-from perception_encoder.serving.parsing import ApiError, parse_body
+from perception_encoder.serving.http import ApiError, BodyReader, parse_body
+from perception_encoder.serving.server import HANG_UP, HOSTS, guard
 from perception_encoder.video_dataset.annotation.progress import count_progress, measure_agreement
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.review import (

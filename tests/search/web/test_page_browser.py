@@ -17,7 +17,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
-from perception_encoder.serving.generation import GenerationQueue
+from perception_encoder.serving.queues import GenerationQueue
 from tests.clips import clip
 from tests.search.indexes import make_library, update_folder, wait_for
 from tests.search.web.browsing import contrast, opened_page, wait_until

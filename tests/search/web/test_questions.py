@@ -17,7 +17,7 @@ from perception_encoder.preprocess.conversation import Reply, Sampling, ask
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.questions import NO_MODEL
 from perception_encoder.search.web.server import create_page
-from perception_encoder.serving.generation import GenerationQueue
+from perception_encoder.serving.queues import GenerationQueue
 from tests.language_models import tiny_language_model
 from tests.serving.generators import ENDLESS, TOO_LONG, EchoGenerator
 from tests.serving.servers import served
@@ -141,7 +141,7 @@ def test_a_browser_that_goes_ends_the_generation_and_others_are_told_to_wait(
             pieces = response.iter_bytes()
             assert next(pieces) == b'{"text": "0 "}\n'
             busy = httpx.post(address, json={"question": "what?"})
-            assert busy.status_code == 429 and "wait already" in busy.json()["error"]
+            assert busy.status_code == 429 and "are waiting" in busy.json()["error"]
         deadline = time.monotonic() + 8
         while echo.running:
             assert time.monotonic() < deadline

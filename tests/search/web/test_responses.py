@@ -8,8 +8,8 @@ import pytest
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, SearchIndexError
 from perception_encoder.search.web.responses import error_response, json_line
-from perception_encoder.serving.batching import QueueFullError
-from perception_encoder.serving.parsing import ApiError
+from perception_encoder.serving.http import ApiError
+from perception_encoder.serving.queues import QueueFullError
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from perception_encoder.search.web import tracked_videos
 from perception_encoder.search.web.dense_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.tracked_videos import TrackedVideo, TrackProgress, VideoTracker
-from perception_encoder.serving.batching import QueueFullError
+from perception_encoder.serving.queues import QueueFullError
 from tests.clips import number_of
 from tests.search.indexes import make_library, update_folder
 

@@ -8,7 +8,7 @@ import pytest
 
 from perception_encoder.errors import InputError
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.serving.parsing import ApiError
+from perception_encoder.serving.http import ApiError
 from perception_encoder.video_dataset.annotation.server import parse_range, read_pieces, send_video
 
 

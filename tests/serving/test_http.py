@@ -1,21 +1,103 @@
-"""Streamed answers end with what they are made from; see also test_chat."""
+"""Bodies, errors, streams and metrics of requests."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import dataclass
+from typing import ClassVar
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
-from perception_encoder.serving.parsing import ApiError
-from perception_encoder.serving.streaming import pieces_from, stream_response, unless_gone
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.serving.api import create_app
+from perception_encoder.serving.http import ApiError, parse_body, pieces_from, stream_response, unless_gone
+from perception_encoder.serving.requests import ApiConfig
 from tests.serving.servers import served
+
+pytestmark = pytest.mark.security
+
+
+@dataclass(kw_only=True)
+class _Vote:
+    __pydantic_config__: ClassVar = {"strict": True}
+    name: str
+    stars: int | None = None
+
+
+ALLOWED = {"": "the body must be a JSON object", "name": "it must be a text", "stars": "it must be an integer"}
+
+
+def test_a_body_is_read_strictly() -> None:
+    assert parse_body(b'{"name": "anna", "stars": 4}', _Vote, ALLOWED) == _Vote(name="anna", stars=4)
+    assert parse_body(b'{"name": "anna"}', _Vote, ALLOWED).stars is None
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "parameter"),
+    [
+        (b"[]", "the body must be a JSON object", None),
+        (b"{", "the body is not JSON", None),
+        (b'{"name": 3}', "name is 3; it must be a text", "name"),
+        (b'{"name": "a", "stars": "4"}', "stars is '4'; it must be an integer", "stars"),
+        (b'{"name": "\\ud800"}', "half of a surrogate pair", None),
+        (b"[" * 20_001, "more than the limit", None),
+    ],
+)
+def test_errors_name_the_field(body: bytes, message: str, parameter: str | None) -> None:
+    with pytest.raises(ApiError, match=message.replace("[", r"\[")) as error:
+        parse_body(body, _Vote, ALLOWED)
+    assert error.value.status == 400 and error.value.body()["error"]["param"] == parameter
+
+
+def test_a_slow_client_is_sent_away(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode())
+        began = time.perf_counter()
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+        assert 0.5 < time.perf_counter() - began < 5
+
+
+def test_a_client_that_hangs_up_is_no_error_of_the_server(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode())
+    deadline = time.monotonic() + 10
+    key = {"Authorization": "Bearer secret"}
+    while 'status="400"' not in httpx.get(f"{address}/metrics", headers=key).text and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert 'status="400"' in httpx.get(f"{address}/metrics", headers=key).text
+    assert "Exception in ASGI application" not in caplog.text
+
+
+def test_bodies_of_all_requests_are_limited_together(encoder: Encoder) -> None:
+    config = ApiConfig(bodies_bytes=100_000, body_seconds=20)
+    body = b'{"input": "a cat", "padding": "' + b"x" * 60_000
+    with served(create_app(encoder, config)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as first:
+            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body) + 2}\r\n\r\n"
+            first.sendall(head.encode() + body)
+            deadline = time.monotonic() + 10
+            while (status := httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code) == 200:
+                assert time.monotonic() < deadline  # until the first has been read so far
+            assert status == 429
+            assert httpx.post(f"{address}/v1/embeddings", json={"input": "a cat"}).status_code == 200
+            first.sendall(b'"}')
+            assert first.recv(100).startswith(b"HTTP/1.1 200")
+        for _ in range(3):  # what was read is given back
+            assert httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code == 200
 
 
 def test_the_source_is_closed_at_the_end() -> None:
@@ -62,7 +144,7 @@ def test_work_is_cancelled_if_the_client_disconnects() -> None:
     app.add_exception_handler(ApiError, lambda request, error: Response(status_code=error.status))
     with served(app) as address, pytest.raises(httpx.ReadTimeout):
         httpx.get(address, timeout=0.5)
-    assert ends == ["cancelled", "the client has gone"]
+    assert ends == ["cancelled", "the client disconnected"]
 
 
 def test_the_results_and_errors_of_work_are_passed_on() -> None:
@@ -154,3 +236,12 @@ def test_work_that_waits_for_other_work_says_so_until_it_begins() -> None:
     found = asyncio.run(collect())
     assert found[:2] == ["waiting", "waiting"] and found[-1] == "piece"
     assert len(found) <= before[0] + 2  # one may be on its way
+
+
+def test_metrics_count_what_was_answered(client: TestClient) -> None:
+    client.post("/v1/embeddings", json={"input": ["a", "b"]})
+    client.post("/v1/embeddings", json={})
+    text = client.get("/metrics").text
+    assert 'pe_requests_total{status="200"} 1.0' in text and 'pe_requests_total{status="400"} 1.0' in text
+    assert "pe_batch_inputs_sum 2.0" in text and "pe_request_seconds_count 2.0" in text
+    assert "pe_waiting_inputs 0.0" in text

@@ -1,0 +1,250 @@
+"""Requests and answers over HTTP: errors, bodies within limits, streamed answers and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager, closing, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from perception_encoder.errors import MissingExtraError, PerceptionEncoderError, detached
+
+if TYPE_CHECKING:
+    from fastapi import Request, Response
+    from pydantic import TypeAdapter
+
+T = TypeVar("T")
+
+_MAX_VALUES, _MAX_LISTS = 500_000, 20_000  # of a body: they bound how long parsing it blocks everything else
+_PARSED_IN_LOOP = 1 << 16  # bytes of a body that are parsed in the event loop; a larger one is parsed in a thread
+_TYPES = {429: "requests", 500: "server_error"}
+_CODES = {401: "invalid_api_key", 404: "unknown_url", 405: "method_not_supported", 429: "rate_limit_exceeded"}
+
+
+class ApiError(Exception):
+    """An error that is sent to the client, with OpenAI's fields."""
+
+    def __init__(self, status: int, message: str, parameter: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.parameter, self.code = status, message, parameter, code or _CODES.get(status)
+
+    def body(self) -> dict[str, Any]:
+        """Return the answer's JSON."""
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.parameter, "code": self.code}}
+
+
+class FirstError:
+    """Stop validating a list at its first error (pydantic's `FailFast`): a body may have half a million errors."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return {**handler(source), "fail_fast": True}
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:  # pydantic comes with an extra, so it is imported late
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def parse_body(body: bytes, kind: type[T], allowed: Mapping[str, str]) -> T:
+    """Parse and validate a body; ApiError if it is invalid, or so long that parsing it would block other requests.
+
+    `allowed`: what the body ("") and its fields must be, for the error's message.
+    """
+    from pydantic import ValidationError
+
+    if body.count(b",") + body.count(b"\\") > _MAX_VALUES or body.count(b"[") + body.count(b"{") > _MAX_LISTS:
+        limits = f"{_MAX_VALUES:,} values and {_MAX_LISTS:,} lists and objects"
+        raise ApiError(400, f"the body has more than the limit: {limits}")
+    try:
+        request: T = _adapter(kind).validate_json(body)  # type: ignore[arg-type]  # a type is hashable
+        return request
+    except ValidationError as invalid:
+        error = invalid.errors(include_url=False)[0]
+    if error["type"] == "json_invalid":
+        reason = error["ctx"]["error"]
+        hint = "; half of a surrogate pair is not Unicode" if "hex escape" in reason else ""
+        raise ApiError(400, f"the body is not JSON: {reason}{hint}")
+    name = str(error["loc"][0]) if error["loc"] else ""
+    value = "" if name in ("", "input", "messages") else f"{name} is {shortened(error['input'])}; "
+    raise ApiError(400, value + allowed[name], name or None)
+
+
+def shortened(value: Any) -> str:
+    """Return a value as an error's message shows it."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+async def parse_content(content: bytes, parse: Callable[[bytes], T]) -> T:
+    """Parse a body; a large one in a thread, so that other requests do not wait."""
+    return await asyncio.to_thread(parse, content) if len(content) >= _PARSED_IN_LOOP else parse(content)
+
+
+class BodyReader:
+    """Reads bodies of at most `maximum` bytes within `seconds`; all bodies in use have at most `total` bytes."""
+
+    def __init__(self, maximum: int, seconds: float, total: int = sys.maxsize) -> None:
+        self._maximum, self._seconds, self._total, self._bytes = maximum, seconds, total, 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytearray]:
+        """Yield a body, which the caller may clear; its bytes count until the block ends. Raises ApiError."""
+        from starlette.requests import ClientDisconnect
+
+        body, size = bytearray(), 0
+        try:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    async for piece in request.stream():
+                        if size + len(piece) > self._maximum:
+                            raise ApiError(413, f"the body has more than {self._maximum:,} bytes, the limit")
+                        if self._bytes + len(piece) > self._total:
+                            raise ApiError(429, "the server is reading too many bodies; try again later")
+                        body += piece
+                        size += len(piece)
+                        self._bytes += len(piece)
+            except TimeoutError:
+                raise ApiError(408, f"the body took more than {self._seconds:g} s, the limit") from None
+            except ClientDisconnect:
+                raise ApiError(400, "the client disconnected") from None  # nobody reads this
+            yield body
+        finally:
+            self._bytes -= size
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`, which is cancelled if the client disconnects; its body must have been read.
+
+    Raises ApiError if the client disconnects.
+    """
+
+    async def wait_for_disconnect() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, disconnected = asyncio.create_task(work), asyncio.create_task(wait_for_disconnect())
+    try:
+        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ApiError(400, "the client disconnected")  # nobody reads this
+    finally:
+        task.cancel()
+        disconnected.cancel()
+        await asyncio.gather(task, disconnected, return_exceptions=True)
+
+
+async def pieces_from(
+    thread: ThreadPoolExecutor, work: Callable[[], Generator[T, None, None]], waiting: tuple[T, float] | None = None
+) -> AsyncGenerator[T, None]:
+    """Yield what `work()` yields in a thread; closing this, or cancelling its task, stops `work` after a piece.
+
+    `waiting`: a piece and how often to yield it, in seconds, until the work begins. Raises what the work raises.
+    """
+    loop, begun, gone = asyncio.get_running_loop(), threading.Event(), threading.Event()
+    pieces: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue()
+
+    def send(piece: tuple[T] | Exception | None) -> None:
+        with suppress(RuntimeError):  # the server has stopped
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+    def run() -> None:
+        begun.set()
+        try:
+            with closing(work()) as source:
+                for piece in source:
+                    send((piece,))
+                    if gone.is_set():
+                        return
+        except Exception as error:
+            send(detached(error) if isinstance(error, (PerceptionEncoderError, ApiError)) else error)
+        else:
+            send(None)
+
+    submitted = thread.submit(run)
+    try:
+        while True:
+            try:
+                piece = await asyncio.wait_for(pieces.get(), waiting[1] if waiting and not begun.is_set() else None)
+            except TimeoutError:
+                if waiting and not begun.is_set():
+                    yield waiting[0]
+                continue
+            if piece is None:
+                return
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece[0]
+    finally:
+        piece = None  # an error holds this frame
+        gone.set()
+        submitted.cancel()
+
+
+async def first_piece(pieces: AsyncGenerator[T, None]) -> T:
+    """Return the first piece, so that an error before it can still set the status."""
+    return await anext(pieces)
+
+
+def stream_response(content: AsyncIterator[bytes], source: AsyncGenerator[Any, None], media_type: str) -> Response:
+    """Send `content` piece by piece; its `source` is closed at the end or when the client disconnects."""
+    from fastapi.responses import StreamingResponse
+
+    class ClosingResponse(StreamingResponse):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async with aclosing(source):
+                await super().__call__(scope, receive, send)
+
+    # X-Accel-Buffering: nginx forwards each piece at once
+    return ClosingResponse(
+        content, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, media_type=media_type
+    )
+
+
+class ApiMetrics:
+    """Counts, times and sizes since the server started, for Prometheus."""
+
+    def __init__(self) -> None:
+        try:
+            import prometheus_client
+        except ImportError:
+            raise MissingExtraError("prometheus_client", "search") from None
+        self._registry = prometheus_client.CollectorRegistry()
+        self._write = prometheus_client.generate_latest
+        self.requests = prometheus_client.Counter(
+            "pe_requests",
+            "Requests for embeddings, by the status of their answer.",
+            ["status"],
+            registry=self._registry,
+        )
+        self.seconds = prometheus_client.Histogram(
+            "pe_request_seconds", "Seconds from a request to its answer.", registry=self._registry
+        )
+        self.batch_sizes = prometheus_client.Histogram(
+            "pe_batch_inputs", "Inputs encoded together.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
+        )
+        self.waiting = prometheus_client.Gauge("pe_waiting_inputs", "Inputs that wait.", registry=self._registry)
+
+        self.chat_requests = prometheus_client.Counter(
+            "pe_chat_requests",
+            "Requests for chat completions, by the status of their answer.",
+            ["status"],
+            registry=self._registry,
+        )
+        self.chat_tokens = prometheus_client.Counter(
+            "pe_chat_tokens", "Tokens of conversations: read, and answered.", ["of"], registry=self._registry
+        )
+        self.chat_waiting = prometheus_client.Gauge(
+            "pe_chat_waiting", "Conversations that wait or are answered.", registry=self._registry
+        )
+
+    def text(self) -> str:
+        """Return the metrics in Prometheus' text format."""
+        return self._write(self._registry).decode("utf-8")

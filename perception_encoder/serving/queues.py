@@ -1,0 +1,207 @@
+"""Queues of a server: inputs that are encoded in batches, and conversations that are answered one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc
+import copy
+import gc
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float
+
+from perception_encoder.errors import MediaTooLargeError
+from perception_encoder.inference.conversation.assistant import Assistant
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.media import Media
+from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
+from perception_encoder.models.memory import trim_memory
+from perception_encoder.preprocess.budget import MAX_PIXELS
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling
+from perception_encoder.serving.http import pieces_from
+
+Waiting = tuple[Decoded, "asyncio.Future[np.ndarray]"]
+
+
+class QueueFullError(Exception):
+    """Too many inputs are waiting."""
+
+
+def quiet(encoder: Encoder) -> Encoder:
+    """Return a copy of the encoder that does not warn about long texts: a warning would log them."""
+    encoder = copy.copy(encoder)
+    if encoder.tokenizer is not None:
+        encoder.tokenizer = replace(encoder.tokenizer, warns=False)
+    return encoder
+
+
+class Batcher:
+    """Encodes inputs in batches while `run` is running; all its methods belong to one event loop.
+
+    `limit`: maximum number of waiting inputs, including those being read. `largest`: maximum size of a batch.
+    `patience`: seconds that a batch waits for more inputs. `watch` is called with the size of each batch. The model
+    runs in one thread, `model_thread` if given: torch and the C library keep memory for each thread that computes.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        limit: int = 4096,
+        largest: int = 64,
+        patience: float = 0.004,
+        watch: Callable[[int], object] = lambda size: None,
+        model_thread: ThreadPoolExecutor | None = None,
+    ) -> None:
+        self.largest = largest
+        self._encoder, self._limit, self._patience, self._watch = encoder, limit, patience, watch
+        self._feature = encoder.feature()
+        self._waiting: deque[Waiting] = deque()
+        self._arrived = asyncio.Event()
+        self._model = model_thread or ThreadPoolExecutor(1, "model")
+        self.reserved = 0
+        """Inputs that are being read, waiting, or being encoded."""
+
+    @contextmanager
+    def reserve(self, inputs: int) -> Iterator[None]:
+        """Reserve space for inputs until the block ends; raises QueueFullError."""
+        if self.reserved + inputs > self._limit:
+            raise QueueFullError(f"{self.reserved} inputs are waiting; the limit is {self._limit}")
+        self.reserved += inputs
+        try:
+            yield
+        finally:
+            self.reserved -= inputs
+
+    def decode(self, media: Media) -> Decoded:
+        """Decode an image or video and resize it, in any thread; raises InputError."""
+        return decode(self._encoder, media, self._feature)
+
+    async def encode(self, inputs: Sequence[Decoded]) -> Float[np.ndarray, "n D"]:
+        """Return unit vectors, in order; call it under `reserve`."""
+        loop = asyncio.get_running_loop()
+        futures = [loop.create_future() for _ in inputs]
+        self._waiting.extend(zip(inputs, futures, strict=True))
+        self._arrived.set()
+        try:
+            return np.stack(await asyncio.gather(*futures))
+        finally:
+            for future in futures:  # of a client that disconnected
+                future.cancel()
+
+    async def run(self) -> None:
+        """Encode arriving inputs until cancelled."""
+        while True:
+            await self._arrived.wait()
+            if len(self._waiting) < self.largest:
+                await asyncio.sleep(self._patience)
+            self._arrived.clear()
+            while batch := self._next_batch():
+                self._watch(len(batch))
+                inputs = [decoded for decoded, _ in batch]
+                try:
+                    vectors = await asyncio.get_running_loop().run_in_executor(self._model, self._encode, inputs)
+                except Exception as error:  # of the model: only these requests fail
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_exception(error)
+                    continue
+                for (_, future), vector in zip(batch, vectors, strict=True):
+                    if not future.done():
+                        future.set_result(vector)
+
+    def _next_batch(self) -> list[Waiting]:
+        batch: list[Waiting] = []
+        while self._waiting and len(batch) < self.largest:
+            decoded, future = self._waiting.popleft()
+            if not future.done():  # its client may have disconnected
+                batch.append((decoded, future))
+        return batch
+
+    def warm_up(self) -> None:
+        """Encode a text at the start: the first one takes ten times as long."""
+        if self._encoder.tokenizer is not None:
+            self._model.submit(self._encode, [Decoded(text="a")])
+
+    def _encode(self, inputs: list[Decoded]) -> list[np.ndarray]:
+        return encode_decoded(self._encoder, inputs, self._feature)
+
+
+Hold = Callable[[int, int], None]
+"""Counts the bytes and pixels of media until the conversation ends; raises MediaTooLargeError and QueueFullError."""
+
+
+class GenerationQueue:
+    """An assistant and the conversations that wait for it; all its methods belong to one event loop.
+
+    `name`: what clients call the model; `source`: another name, the one that the user gave. `load` loads it for the
+    first conversation. `limit`: maximum number of conversations that are being read, waiting or being answered.
+    `media_bytes`: maximum size of all their images and videos, which are decoded when a conversation's turn comes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], Assistant],
+        *,
+        source: str = "",
+        limit: int = 16,
+        media_bytes: int = 256 << 20,
+    ) -> None:
+        self.name, self.names, self.limit, self.reserved = name, (name, source or name), limit, 0
+        self._load, self._media_bytes, self._held = load, media_bytes, 0
+        self._model: Assistant | None = None
+        self._thread = ThreadPoolExecutor(1, "language")
+
+    @contextmanager
+    def reserve(self) -> Iterator[Hold]:
+        """Reserve space for a conversation until the block ends; raises QueueFullError."""
+        if self.reserved >= self.limit:
+            raise QueueFullError(f"{self.reserved} conversations are waiting; the limit is {self.limit}")
+        held, shown = 0, 0
+
+        def hold(size: int, pixels: int) -> None:
+            nonlocal held, shown
+            shown += pixels
+            if shown > MAX_PIXELS:
+                reason = f"have more than {MAX_PIXELS:,} pixels together, the limit"
+                raise MediaTooLargeError("the conversation's images and videos", reason)
+            if self._held + size > self._media_bytes:
+                raise QueueFullError(f"the images and videos of {self.reserved} conversations fill the memory")
+            held, self._held = held + size, self._held + size
+
+        self.reserved += 1
+        try:
+            yield hold
+        finally:
+            self.reserved -= 1
+            self._held -= held
+
+    async def stream(
+        self, open_conversation: Callable[[], Sequence[Message]], sampling: Sampling
+    ) -> AsyncGenerator[str | Reply, None]:
+        """Yield an answer piece by piece and, last, as a whole; call it under `reserve`.
+
+        `open_conversation` decodes the images and videos when their turn comes, so that only those of one conversation
+        are in memory. Closing the iterator, or cancelling its task, stops the generation at the next token. Raises what
+        loading the model, `open_conversation` and `Assistant.generate_stream` raise.
+        """
+        pieces = pieces_from(self._thread, partial(self._answer, open_conversation, sampling))
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    def _answer(
+        self, open_conversation: Callable[[], Sequence[Message]], sampling: Sampling
+    ) -> collections.abc.Generator[str | Reply, None, None]:
+        if self._model is None:  # if loading fails, the next conversation retries
+            self._model = self._load()
+            gc.collect()  # what loading left behind in reference cycles
+            trim_memory()
+        yield (yield from self._model.generate_stream(open_conversation(), sampling))

@@ -1,0 +1,108 @@
+"""Inputs and conversations that wait: batches, order and limits."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from perception_encoder.errors import InputError, MediaTooLargeError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.media import Media
+from perception_encoder.inference.pipeline import Decoded
+from perception_encoder.preprocess.budget import MAX_PIXELS
+from perception_encoder.preprocess.conversation import Reply, Sampling, ask
+from perception_encoder.serving.api import create_app
+from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError
+from perception_encoder.serving.requests import ApiConfig
+from tests.serving.generators import ENDLESS, EchoGenerator
+
+
+def test_requests_together_are_encoded_together(encoder: Encoder) -> None:
+    texts = [f"picture {number}" for number in range(40)]
+    sizes: list[int] = []
+
+    async def ask() -> list[np.ndarray]:
+        batcher = Batcher(encoder, largest=16, patience=0.02, watch=sizes.append)
+        worker = asyncio.create_task(batcher.run())
+        try:
+            with batcher.reserve(len(texts)):
+                return await asyncio.gather(*(batcher.encode([Decoded(text=text)]) for text in texts))
+        finally:
+            worker.cancel()
+
+    found = np.concatenate(asyncio.run(ask()))
+    np.testing.assert_allclose(found, encoder.encode_texts(texts), atol=1e-5)
+    assert sum(sizes) == 40 and max(sizes) == 16 and len(sizes) <= 5
+
+
+def test_too_much_that_waits_is_refused_and_a_bad_input_harms_no_other(encoder: Encoder) -> None:
+    good, bad = Decoded(text="a cat"), Media("image", "bad", b"\xff\xd8\xff")
+
+    async def ask() -> None:
+        batcher = Batcher(encoder, limit=3, patience=0.0)
+        worker = asyncio.create_task(batcher.run())
+        with batcher.reserve(3):
+            with pytest.raises(QueueFullError, match="3 inputs are waiting"), batcher.reserve(1):
+                pass
+            first = asyncio.create_task(batcher.encode([good, good]))
+            with pytest.raises(InputError, match="bad"):
+                batcher.decode(bad)
+            assert (await first).shape == (2, 256)
+        with batcher.reserve(3):
+            assert (await batcher.encode([good])).shape == (1, 256)
+        worker.cancel()
+
+    asyncio.run(ask())
+    with TestClient(create_app(encoder, ApiConfig(waiting=1)), base_url="http://localhost") as client:
+        response = client.post("/v1/embeddings", json={"input": ["a", "b"]})
+        assert response.status_code == 429 and response.headers["retry-after"] == "1"
+
+
+def test_pieces_come_before_the_whole() -> None:
+    async def collect() -> list[str | Reply]:
+        queue = GenerationQueue("echo", EchoGenerator)
+        return [piece async for piece in queue.stream(lambda: ask("a b"), Sampling())]
+
+    *pieces, reply = asyncio.run(collect())
+    assert pieces == ["a ", "b "] and isinstance(reply, Reply) and reply.text == "a b "
+
+
+def test_a_closed_stream_ends_the_generation_and_a_waiting_one_never_begins() -> None:
+    echo = EchoGenerator(pause=0.01)
+    endless = Sampling(max_tokens=100_000)
+
+    async def run() -> None:
+        queue = GenerationQueue("echo", lambda: echo)
+        async with aclosing(queue.stream(lambda: ask(ENDLESS), endless)) as stream:
+            assert await anext(stream) == "0 "
+            waiting = asyncio.ensure_future(anext(queue.stream(lambda: ask("never asked"), Sampling())))
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        pieces = [piece async for piece in queue.stream(lambda: ask("a"), Sampling())]
+        assert pieces[0] == "a "
+
+    asyncio.run(run())
+    assert echo.tokens < 1000 and [each[0].content for each in echo.conversations] == [(ENDLESS,), ("a",)]
+
+
+def test_conversations_and_their_media_are_limited_together() -> None:
+    queue = GenerationQueue("echo", EchoGenerator, limit=2, media_bytes=1000)
+    with queue.reserve() as first:
+        first(300, MAX_PIXELS - 10)
+        with pytest.raises(MediaTooLargeError, match="have more than 178,956,970 pixels together, the limit"):
+            first(300, 11)
+        with queue.reserve() as second:
+            second(700, 10)
+            with pytest.raises(QueueFullError, match="the images and videos of 2 conversations fill the memory"):
+                second(1, 10)
+            with pytest.raises(QueueFullError, match="2 conversations are waiting; the limit is 2"), queue.reserve():
+                pass
+    with queue.reserve() as third:
+        for _ in range(4):
+            third(250, MAX_PIXELS // 4)
