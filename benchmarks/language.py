@@ -25,9 +25,7 @@ from torch.nn import functional
 from benchmarks.results import machine, report
 from perception_encoder.language_alignment.batch import Example, collate
 from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.media import MediaConfig
-from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.projector import Projector
+from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder
 from perception_encoder.language_alignment.text.fast_llama import FastLlama
@@ -35,6 +33,7 @@ from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
+from perception_encoder.preprocess.tiling import MediaConfig
 from perception_encoder.training.optimizer import build_optimizer
 from synthetic.builtin.recipes import language_builtin
 

@@ -22,8 +22,7 @@ from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.statistics.scores import ItemScores, estimate, estimate_difference
 from perception_encoder.files import write_json
 from perception_encoder.inference.load import load_layers
-from perception_encoder.language_alignment.probing.answer_head import AnswerHeadConfig
-from perception_encoder.language_alignment.probing.question_task import QuestionTask, QuestionTaskConfig
+from perception_encoder.language_alignment.question_task import AnswerHeadConfig, QuestionTask, QuestionTaskConfig
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.progress import Track, untracked
 from synthetic.questions.rendered import GROUNDING

@@ -50,7 +50,7 @@ def layers(
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.inference.load import RANDOM
-    from perception_encoder.language_alignment.probing.question_task import QUESTION_TASKS, read_question_task
+    from perception_encoder.language_alignment.question_task import QUESTION_TASKS, read_question_task
     from perception_encoder.layer_analysis.analysis import analyse
     from perception_encoder.layer_analysis.report import write_report
     from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks

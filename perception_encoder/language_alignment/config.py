@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment.media import MediaConfig
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN
+from perception_encoder.preprocess.tiling import MediaConfig
 from perception_encoder.training.config import TrainingConfig, check_least
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.validation import ValidationConfig

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception_encoder.language_alignment.media import MediaConfig, media_pixels
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.text.decoder import Decoder
-from perception_encoder.language_alignment.text.generation import next_token_logits
-from perception_encoder.language_alignment.text.text_model import TextModel
+from perception_encoder.language_alignment.text.text_model import TextModel, next_token_logits
 from perception_encoder.preprocess.conversation import MediaPart, Message, Sampling
+from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
 
 CACHED_MEDIA = 32
 """Images and videos whose tokens stay in memory while they exist, so that a conversation encodes each once."""

@@ -14,13 +14,12 @@ from torch import nn
 
 from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
 from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.media import MediaConfig
-from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.projector import Projector
+from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.text.decoder import check_complete, make_decoder, quiet_loading
 from perception_encoder.models.checkpoints.layouts import to_published
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.preprocess.tiling import MediaConfig
 
 SYSTEM = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "

@@ -20,7 +20,6 @@ from perception_encoder.language_alignment.batch import Example, LanguageBatch, 
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.feature_file import FeatureFile
 from perception_encoder.language_alignment.load import WEIGHTS
-from perception_encoder.language_alignment.media import media_pixels
 from perception_encoder.language_alignment.plan import language_cost, shape_of
 from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageAlignmentTask
 from perception_encoder.language_alignment.text.adapters import add_decoder_adapters, merge_decoder_adapters
@@ -38,6 +37,7 @@ from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.conversation import MediaPart
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.preprocess.image import content_key
+from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.training.checkpoint import check_run, load_weights, run_directory, write_best

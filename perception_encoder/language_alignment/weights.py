@@ -26,9 +26,7 @@ from perception_encoder.errors import (
     one_line,
 )
 from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.media import MediaConfig
-from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.projector import Projector
+from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.text.adapters import (
     DecoderLoRA,
     adapter_state,
@@ -41,6 +39,7 @@ from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import MODELS
 from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.preprocess.tiling import MediaConfig
 from perception_encoder.records import from_fields
 
 METADATA = "language"

@@ -8,9 +8,9 @@ import pytest
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.media import MediaConfig
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.weights import Parts
+from perception_encoder.preprocess.tiling import MediaConfig
 from perception_encoder.recipes import override
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, WeightsUnavailableError
 from perception_encoder.language_alignment.load import load_language_model
-from perception_encoder.language_alignment.media import media_pixels
 from perception_encoder.language_alignment.perception_lm import SYSTEM, read_perception_lm, wrap_perception_lm
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
+from perception_encoder.preprocess.tiling import media_pixels
 from tests.language_models import byte_tokenizer
 
 NOISE = Image.effect_noise((60, 100), 90).convert("RGB")

@@ -7,11 +7,11 @@ from PIL import Image
 
 from perception_encoder.language_alignment.batch import Example, collate
 from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.media import media_pixels
 from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageAlignmentTask
-from perception_encoder.language_alignment.text.generation import generate_tokens
 from perception_encoder.language_alignment.text.prompt import IGNORED
+from perception_encoder.language_alignment.text.text_model import generate_tokens
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
+from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.training.validation import is_better
 from tests.language_models import tiny_language_model
 

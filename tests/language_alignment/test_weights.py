@@ -12,7 +12,6 @@ from PIL import Image
 
 from perception_encoder.errors import CheckpointError, ConfigError, PerceptionEncoderError
 from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.media import MediaConfig
 from perception_encoder.language_alignment.text.adapters import (
     DecoderLoRA,
     add_decoder_adapters,
@@ -31,6 +30,7 @@ from perception_encoder.models.checkpoints.files import read_checkpoint, write_t
 from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
 from perception_encoder.preprocess.conversation import Sampling, ask
+from perception_encoder.preprocess.tiling import MediaConfig
 from tests.language_models import write_tiny_decoder
 
 NOISE = Image.effect_noise((96, 64), 90).convert("RGB")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Generator, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +16,10 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.text.fast_llama import FastLlama
-from perception_encoder.language_alignment.text.generation import generate_tokens
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 
 GENERATED_AT_ONCE = 8
-"""Conversations that are answered at once."""
+"""Maximum number of conversations of a batch."""
 
 
 class TextModel(Assistant):
@@ -118,3 +120,116 @@ def _without_partial(text: str, stops: Sequence[str]) -> str:
                 text = text[:-length]
                 break
     return text
+
+
+_COLDEST = 1e-5
+"""A temperature below it takes the most probable token, as 0 does: logits that are divided by it have no softmax."""
+
+
+@torch.inference_mode()
+def generate_tokens(
+    decoder: Any,
+    prompts: Sequence[Tensor],
+    end_tokens: frozenset[int],
+    sampling: Sampling,
+    fast: FastLlama | None = None,
+) -> Iterator[list[int | None]]:
+    """Yield the next token of each prompt, until all have ended; None for one that has, its end token not yielded.
+
+    `prompts`: embeddings (T, dim) of each. Prompts are padded on the left, and the padding is masked. Each draws from
+    a generator of its own, so that an answer does not depend on those beside it. `fast`: of the decoder, for the steps
+    of a single prompt.
+    """
+    if fast is not None and len(prompts) == 1:
+        yield from _generate_one(decoder, prompts[0], end_tokens, sampling, fast)
+        return
+    device, count = prompts[0].device, len(prompts)
+    longest = max(len(prompt) for prompt in prompts)
+    inputs = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])
+    padding = [longest - len(prompt) for prompt in prompts]
+    mask = torch.ones(count, longest, dtype=torch.long, device=device)
+    for row, pad in enumerate(padding):
+        mask[row, :pad] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    padded = any(padding)
+    generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
+    feed: dict[str, Tensor] = {"inputs_embeds": inputs}
+    cache_name = _cache_name(decoder)
+    cache, open_rows, given = None, [True] * count, [list[int]() for _ in prompts]
+    for _ in range(sampling.max_tokens):
+        extra = {"attention_mask": mask, "position_ids": positions} if padded else {}
+        output = decoder(**feed, **extra, **{cache_name: cache}, use_cache=True, logits_to_keep=1)
+        cache = output[cache_name]
+        rows = zip(output.logits[:, -1], generators, given, strict=True)
+        tokens = [choose(logits, sampling, own, earlier) for logits, own, earlier in rows]
+        for token, earlier in zip(tokens, given, strict=True):
+            earlier.append(token)
+        open_rows = [is_open and token not in end_tokens for is_open, token in zip(open_rows, tokens, strict=True)]
+        if not any(open_rows):
+            return
+        yield [token if is_open else None for token, is_open in zip(tokens, open_rows, strict=True)]
+        feed = {"input_ids": torch.tensor(tokens, device=device)[:, None]}
+        if padded:
+            mask = torch.cat([mask, mask.new_ones(count, 1)], dim=1)
+            positions = positions[:, -1:] + 1
+
+
+def _generate_one(
+    decoder: Any, prompt: Tensor, end_tokens: frozenset[int], sampling: Sampling, fast: FastLlama
+) -> Iterator[list[int | None]]:
+    output = decoder(inputs_embeds=prompt[None], use_cache=True, logits_to_keep=1)
+    step = fast.continue_from(output[_cache_name(decoder)], sampling.max_tokens)
+    logits, generator = output.logits[0, -1], torch.Generator().manual_seed(sampling.seed)
+    given: list[int] = []
+    for number in range(sampling.max_tokens):
+        token = choose(logits, sampling, generator, given)
+        if token in end_tokens:
+            return
+        given.append(token)
+        yield [token]
+        if number + 1 < sampling.max_tokens:
+            logits = step(token)
+
+
+@torch.inference_mode()
+def next_token_logits(decoder: Any, prompts: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the logits (vocabulary,) of the token after each prompt (T, dim).
+
+    What all of them begin with, such as one video, is read once.
+    """
+    name, start = _cache_name(decoder), _common_length(prompts)
+    cache = decoder(inputs_embeds=prompts[0][None, :start], use_cache=True, logits_to_keep=1)[name] if start else None
+    for prompt in prompts:
+        inputs = {"inputs_embeds": prompt[None, start:], name: deepcopy(cache)}
+        yield decoder(**inputs, use_cache=start > 0, logits_to_keep=1).logits[0, -1]
+
+
+def _common_length(prompts: Sequence[Tensor]) -> int:
+    """How many tokens all prompts (T, dim) begin with; each has at least one of its own."""
+    length = min((len(prompt) for prompt in prompts), default=1) - 1
+    for prompt in prompts[1:]:
+        same = (prompt[:length] == prompts[0][:length]).all(-1)
+        length = int(same.long().cumprod(0).sum())
+    return length
+
+
+def _cache_name(decoder: Any) -> str:
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+
+
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, given: Sequence[int] = ()) -> int:
+    """Choose a token by its logits (V): the greatest, or one drawn under the temperature from the top of them.
+
+    `given`: the answer's earlier tokens, for the penalties.
+    """
+    if given and (sampling.presence_penalty or sampling.frequency_penalty):
+        tokens, counts = torch.tensor(given, device=logits.device).unique(return_counts=True)
+        logits = logits.float().index_add(0, tokens, counts * -sampling.frequency_penalty - sampling.presence_penalty)
+    if sampling.temperature < _COLDEST:
+        return int(logits.argmax())
+    probabilities = (logits.float().cpu() / sampling.temperature).softmax(0)
+    if sampling.top_p < 1:
+        ordered, order = probabilities.sort(descending=True)
+        ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0
+        return int(order[torch.multinomial(ordered, 1, generator=generator)])
+    return int(torch.multinomial(probabilities, 1, generator=generator))

@@ -16,7 +16,7 @@ from experiments.language import run as experiment
 from experiments.language.alignment import Alignment
 from experiments.language.run import BASE, ROWS, Sizes, reproduce_language
 from perception_encoder.formats.shards import write_members
-from perception_encoder.language_alignment.probing.question_task import QuestionTask
+from perception_encoder.language_alignment.question_task import QuestionTask
 
 SIZES = Sizes(side=32, train=8, test=4, epochs=1, alignment=Alignment(side=32, steps=2, batch_size=4, texts=2))
 NAMES = (BASE, "linear projector", "the same, frozen", "language model trained on texts first", "aligned encoder")

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from perception_encoder.language_alignment.text.fast_llama import FastLlama
-from perception_encoder.language_alignment.text.generation import generate_tokens
+from perception_encoder.language_alignment.text.text_model import generate_tokens
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.preprocess.conversation import Sampling
 
