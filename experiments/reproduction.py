@@ -17,7 +17,7 @@ import torch
 
 from experiments.differences import Gap, to_gap
 from experiments.outcomes import PHOTOS, HeldOut, Outcome, Outcomes
-from perception_encoder.evaluation.report import read_text
+from perception_encoder.evaluation.results import read_text
 from perception_encoder.files import write_text
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import load_model

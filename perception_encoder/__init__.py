@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perception_encoder import errors as errors
+    from perception_encoder.api import analyze_layers as analyze_layers
+    from perception_encoder.api import compare as compare
+    from perception_encoder.api import evaluate as evaluate
     from perception_encoder.dense_prediction.export import export_onnx as export_onnx
     from perception_encoder.dense_prediction.heads import Head as Head
     from perception_encoder.dense_prediction.heads import depth as depth
@@ -79,12 +82,15 @@ _HOMES = {
     "Segmentation": "perception_encoder.dense_prediction.predictions",
     "TrackedFrame": "perception_encoder.dense_prediction.predictions",
     "UpdateReport": "perception_encoder.search.storage.update",
+    "analyze_layers": "perception_encoder.api",
     "classify": "perception_encoder.evaluation.classification.labels",
+    "compare": "perception_encoder.api",
     "convert": "perception_encoder.models.checkpoints.layout_directory",
     "create_model": "perception_encoder.models.checkpoints.weights",
     "depth": "perception_encoder.dense_prediction.heads",
     "detect": "perception_encoder.dense_prediction.heads",
     "embed": "perception_encoder.inference.output",
+    "evaluate": "perception_encoder.api",
     "export_lang": "perception_encoder.language_alignment.load",
     "export_onnx": "perception_encoder.dense_prediction.export",
     "from_state_dict": "perception_encoder.models.checkpoints.weights",
@@ -124,13 +130,16 @@ __all__ = [
     "TrackedFrame",
     "UpdateReport",
     "__version__",
+    "analyze_layers",
     "classify",
+    "compare",
     "convert",
     "create_model",
     "depth",
     "detect",
     "embed",
     "errors",
+    "evaluate",
     "export_lang",
     "export_onnx",
     "from_state_dict",

@@ -25,8 +25,7 @@ from perception_encoder.evaluation.classification.prompts import find_templates
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
 from perception_encoder.evaluation.features import CachingEncoder, cache_features
-from perception_encoder.evaluation.report import to_json
-from perception_encoder.evaluation.results import Measurement, Result, evaluate
+from perception_encoder.evaluation.results import Measurement, Result, evaluate, to_json
 from perception_encoder.evaluation.retrieval import NamedRetrievalEvaluator
 from perception_encoder.files import write_text
 from perception_encoder.formats.shards import shards_below

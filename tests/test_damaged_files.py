@@ -213,14 +213,15 @@ def read_layers(directory: Path) -> None:
 
 
 def write_result(directory: Path) -> None:
-    from perception_encoder.evaluation.report import to_json
+    from perception_encoder.evaluation.results import to_json
     from tests.evaluation.test_report import RESULT
 
     (directory / "result.json").write_text(to_json(RESULT))
 
 
 def read_result(directory: Path) -> None:
-    from perception_encoder.evaluation.report import from_json, full_table, read_text, to_json
+    from perception_encoder.evaluation.report import full_table
+    from perception_encoder.evaluation.results import from_json, read_text, to_json
 
     result = from_json(read_text(directory / "result.json"), "result.json")
     full_table(result).markdown()

@@ -21,7 +21,7 @@ def builtin(
         python -m experiments.builtin docs/results/builtin.json perception_encoder/weights/MODEL_CARD.md
     """
     from experiments.builtin.card import update_card
-    from perception_encoder.evaluation.report import from_json, read_text
+    from perception_encoder.evaluation.results import from_json, read_text
     from perception_encoder.files import write_text
 
     write_text(card, update_card(read_text(card), from_json(read_text(result), result.name)))

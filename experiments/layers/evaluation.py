@@ -19,7 +19,7 @@ from typing import Any
 from experiments.layers.tasks import BY_COSINE, LayerData, Sizes, make_layer_tasks
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.report import read_text
+from perception_encoder.evaluation.results import read_text
 from perception_encoder.files import write_json
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers

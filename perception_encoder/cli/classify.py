@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import OUTPUT, option
 from perception_encoder.cli.progress import track
@@ -55,7 +53,7 @@ def classify(
         write_contact_sheet(html, "Classified", note, sheet.sections(html))
     output.report_left_out(result.left_out)
     default_model.print_demo(source)
-    raise typer.Exit(output.input_status(result.skipped, result.collection.total, strict))
+    output.exit_with_skipped(result.skipped, len(result.collection.items), strict)
 
 
 def _row(file: ClassifiedFile) -> tuple[str, ...]:

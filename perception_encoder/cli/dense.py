@@ -190,7 +190,7 @@ def depth(
         output.print_fields(found.name, *(f"{value:.2f} {found.unit}" for value in found.percentiles))
         count += 1
     default_model.print_demo(loaded.demo_model)
-    raise typer.Exit(output.input_status(skipped, count + len(skipped), strict))
+    output.exit_with_skipped(skipped, count, strict)
 
 
 def detect(
@@ -250,4 +250,4 @@ def detect(
     if json:
         output.print_json(json_format.loads((out / "detections.json").read_text(encoding="utf-8")))
     default_model.print_demo(loaded.demo_model)
-    raise typer.Exit(output.input_status(skipped, count + len(skipped), strict))
+    output.exit_with_skipped(skipped, count, strict)

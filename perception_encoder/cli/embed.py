@@ -75,4 +75,4 @@ def embed(
     output.print_line(f"{rows} embeddings in {out}, {speed}" if rows else f"no embeddings; {out} was not written")
     output.report_left_out(report.left_out)
     default_model.print_demo(source)
-    raise typer.Exit(output.input_status(report.skipped, rows + len(report.skipped), strict))
+    output.exit_with_skipped(report.skipped, rows, strict)

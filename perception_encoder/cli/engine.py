@@ -126,7 +126,7 @@ def _show(report: EngineReport, out: Path, json: bool, strict: bool) -> int:
     else:
         output.print_table(COLUMNS, stage_cells(report))
         output.print_remark(f"{speed_line(report)}: {out}")
-    return output.input_status(failures, report.clips + len(failures), strict)
+    return output.input_status(failures, report.clips, strict)
 
 
 def stage_cells(report: EngineReport) -> list[list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from perception_encoder.cli import evaluate_options as options
 from perception_encoder.cli import options as shared
@@ -22,13 +22,7 @@ from perception_encoder.cli.options import (
     numbers,
     option,
 )
-from perception_encoder.cli.progress import track
 
-QUESTIONS = (
-    *("vqa", "okvqa", "textvqa", "docvqa", "infovqa", "chartqa", "ai2d", "pope", "mvbench", "captions"),
-    *("refcoco", "refcocoplus", "refcocog"),
-)
-"""The commands of the module `evaluate_questions`, one for each dataset."""
 COMMANDS = {
     "Zero-shot": {"classification": "evaluate:classification", "retrieval": "evaluate:retrieval"},
     "Probes": {"knn": "evaluate:knn", "linear": "evaluate:linear", "attentive": "evaluate:attentive"},
@@ -38,7 +32,7 @@ COMMANDS = {
         "tracking": "evaluate:tracking",
         "depth": "evaluate:depth",
     },
-    "Questions and captions": dict.fromkeys(QUESTIONS, "evaluate_questions"),
+    "Questions": {"questions": "evaluate:questions"},
     "Results": {"compare": "evaluate:compare"},
 }
 app = lazy_group(COMMANDS)
@@ -89,15 +83,7 @@ def classification(
         pe eval classification PE-Core-L14-336 --data k400_val.csv --media k400 --split val --prompts kinetics
         pe eval classification builtin --data photos --prompts photo
     """
-    from perception_encoder.datasets.classified import load_tasks
-    from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
-    from perception_encoder.evaluation.features import cache_features
-    from perception_encoder.evaluation.transforms import load_variants
-
-    tasks = load_tasks(data, split, options.class_options(classes, mapping, onto, media, trim))
-    encoders, about = load_variants(model, transform, texts=True)
-    evaluators = [ZeroShotEvaluator(task, shared.items_of(prompts), frames) for task in tasks.values()]
-    options.finish(evaluators, cache_features(encoders), split, about, out)
+    options.run("classification", locals())
 
 
 def retrieval(
@@ -121,14 +107,7 @@ def retrieval(
         pe eval retrieval PE-Core-L14-336 --data wds_flickr8k
         pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
     """
-    from perception_encoder.datasets.captioned import load_captions
-    from perception_encoder.evaluation.features import cache_features
-    from perception_encoder.evaluation.retrieval import RetrievalEvaluator
-    from perception_encoder.evaluation.transforms import load_variants
-
-    captions = load_captions(data, media, split)
-    encoders, about = load_variants(model, transform, texts=True)
-    options.finish([RetrievalEvaluator(captions, frames)], cache_features(encoders), split, about, out)
+    options.run("retrieval", locals())
 
 
 def knn(
@@ -153,16 +132,7 @@ def knn(
         pe eval knn -m timm:vit_small_patch14_dinov2 --data photos --k 10,20
         pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
     """
-    from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator
-    from perception_encoder.evaluation.classification.splits import load_splits
-    from perception_encoder.evaluation.features import cache_features
-    from perception_encoder.evaluation.transforms import load_variants
-
-    tasks = load_splits(data, split, train, options.class_options(media=media), choosing=False)
-    ks = [int(each) for each in numbers(k)]
-    encoders, about = load_variants(model, transform, layer, pool)
-    evaluators = [NeighboursEvaluator(task, ks) for task in tasks.values()]
-    options.finish(evaluators, cache_features(encoders), split, about, out)
+    options.run("knn", locals(), k=[int(number) for number in numbers(k)])
 
 
 def linear(
@@ -184,14 +154,7 @@ def linear(
 
         pe eval linear builtin --data photos --layer 8 -o linear.json
     """
-    from perception_encoder.evaluation.classification.linear_probe import LinearEvaluator
-    from perception_encoder.evaluation.classification.splits import load_splits
-    from perception_encoder.evaluation.features import cache_features
-    from perception_encoder.evaluation.transforms import load_variants
-
-    tasks = load_splits(data, split, train, options.class_options(media=media))
-    encoders, about = load_variants(model, transform, layer, pool)
-    options.finish(map(LinearEvaluator, tasks.values()), cache_features(encoders), split, about, out)
+    options.run("linear", locals())
 
 
 def attentive(
@@ -214,14 +177,7 @@ def attentive(
 
         pe eval attentive builtin --data photos --layer 8 -o attentive.json
     """
-    from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
-    from perception_encoder.evaluation.classification.splits import load_splits
-
-    config = AttentiveConfig(epochs=epochs, learning_rates=tuple(numbers(lr)), head_seeds=head_seeds)
-    tasks = load_splits(data, split, train, options.class_options(media=media))
-    features = options.layer_features(model, layer)
-    evaluators = [AttentiveEvaluator(task, config, features.device) for task in tasks.values()]
-    options.finish(evaluators, {"squash": features}, split, features.about, out)
+    options.run("attentive", locals(), lr=numbers(lr))
 
 
 def segmentation(
@@ -244,17 +200,7 @@ def segmentation(
         pe eval segmentation PE-Spatial-G14-448 --data ADEChallengeData2016 --size 518 -o segmentation.json
         pe eval segmentation builtin --data scenes --layer 8 --kernel 3
     """
-    from perception_encoder.datasets.class_masks import read_class_splits
-    from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.dense_prediction.segmentation import SegmentationConfig
-    from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
-
-    pixels = image_size(size)
-    head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
-    protocol = SegmentationProtocol(head=head, head_seeds=head_seeds)
-    evaluator = SegmentationEvaluator(*read_class_splits(data), protocol, pixels, track=track)
-    features = options.layer_features(model, layer)
-    options.finish([evaluator], {"squash": features}, "test", features.about, out)
+    options.run("segmentation", locals(), size=image_size(size))
 
 
 def detection(
@@ -280,20 +226,7 @@ def detection(
         pe eval detection PE-Core-G14-448 --data coco --layer 39 --size 1022 --channels 256 -o detection.json
         pe eval detection builtin --data scenes --layer 8 --class-agnostic
     """
-    from perception_encoder.datasets.instances import read_instance_splits
-    from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
-    from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
-
-    pixels = image_size(size)
-    fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
-    head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
-    protocol = DetectionProtocol(head=head, head_seeds=head_seeds)
-    splits = read_instance_splits(data)
-    train, test = (part.merge_classes() for part in splits) if class_agnostic else splits
-    features = options.layer_features(model, layer)
-    evaluator = DetectionEvaluator(train, test, protocol, pixels)
-    options.finish([evaluator], {"squash": features}, "test", features.about, out)
+    options.run("detection", locals(), size=image_size(size))
 
 
 def tracking(
@@ -316,14 +249,7 @@ def tracking(
         pe eval tracking PE-Core-G14-448 --data DAVIS --layer 31 -o tracking.json
         pe eval tracking builtin --data davis --layer 5 --short-side 240
     """
-    from perception_encoder.datasets.masked_videos import read_videos
-    from perception_encoder.dense_prediction.tracking import PropagationConfig
-    from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
-
-    config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))
-    videos = read_videos(data)
-    features = options.layer_features(model, layer, final_norm)
-    options.finish([TrackingEvaluator(videos, config)], {"": features}, data.stem, features.about, out)
+    options.run("tracking", locals())
 
 
 def depth(
@@ -354,18 +280,7 @@ def depth(
         pe eval depth builtin --data livingroom.tar --layer 6 --size 240x320
         pe eval depth builtin --data scenes --layer 8 --aligned
     """
-    from perception_encoder.datasets.rgbd import read_depth_splits
-    from perception_encoder.dense_prediction.depth import DepthConfig
-    from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
-
-    pixels = image_size(size)
-    head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
-    head = head.relative() if aligned else head
-    protocol = DepthProtocol(head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned)
-    evaluator = DepthEvaluator(*read_depth_splits(data, per_metre), protocol, pixels)
-    features = options.layer_features(model, layer)
-    options.finish([evaluator], {"squash": features}, "test", features.about, out)
+    options.run("depth", locals(), size=image_size(size))
 
 
 def compare(first: ResultFile, second: ResultFile) -> None:
@@ -379,11 +294,37 @@ def compare(first: ResultFile, second: ResultFile) -> None:
 
         pe eval compare builtin.json PE-Core-B16-224.json
     """
-    from perception_encoder.evaluation.comparison import compare as find_differences
-    from perception_encoder.evaluation.report import comparison_table, from_json, read_text
+    from perception_encoder.api import compare
+    from perception_encoder.evaluation.report import comparison_table
+    from perception_encoder.evaluation.results import read_result
 
-    ours, theirs = (from_json(read_text(path), path.name) for path in (first, second))
-    differences = find_differences(ours, theirs)
+    ours, theirs = read_result(first), read_result(second)
     names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)
-    table = comparison_table(differences, names)
+    table = comparison_table(compare(ours, theirs), names)
     output.print_table(table.columns, table.rows, title=f"{names[0]} minus {names[1]}")
+
+
+def put(*arguments: Any, **options: Any) -> Any:
+    """Put questions; imported late."""
+    from perception_encoder.api import questions
+
+    return questions(*arguments, **options)
+
+
+questions = options.questions_command(
+    "vqav2, okvqa, textvqa, docvqa, infovqa, chartqa, ai2d, pope, mvbench, coco, refcoco, refcoco+ or refcocog.",
+    """Ask a language model a dataset's questions.
+
+    The datasets of the paper's section 4, from the published files or the hub's Parquet files (layouts:
+    docs/language.md). VQA accuracy: vqav2, okvqa, textvqa. ANLS: docvqa, infovqa (small text needs tiles). Relaxed
+    accuracy: chartqa. Accuracy: ai2d, pope (and F1), mvbench (videos; the mean over twenty tasks). CIDEr and BLEU:
+    coco, one sentence for each photograph. Accuracy at IoU 0.5: refcoco, refcoco+, refcocog. Status 1: some questions
+    could not be put; they are listed.
+
+    Examples:
+
+        pe eval questions textvqa builtin-lang --data TextVQA --records answers.jsonl -o textvqa.json
+        pe eval questions docvqa facebook/Perception-LM-1B --data DocVQA --blind
+    """,
+    put,
+)

@@ -12,7 +12,18 @@ import typer
 
 from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
-from perception_encoder.cli.options import ANSWER, MEDIA, MODEL, SPEED, argument, flag, option, out_option
+from perception_encoder.cli.options import (
+    ANSWER,
+    MEDIA,
+    MODEL,
+    SPEED,
+    MaxFrames,
+    Tiles,
+    argument,
+    flag,
+    option,
+    out_option,
+)
 from perception_encoder.cli.progress import progress
 from perception_encoder.errors import ConfigError, InputError
 
@@ -29,14 +40,10 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="MODEL", rich_help_panel=MODEL, help=f"{FORMS} [default: see `pe models`]."),
 ]
-Tiles = Annotated[
-    int | None, option("Maximum number of tiles of an image; 0: none [default: the model's].", "N", MODEL, least=0)
-]
 MaxTokens = Annotated[int, option("Maximum number of tokens of an answer.", panel=ANSWER, least=1)]
 Temperature = Annotated[
     float, option("0: the most probable token; up to 2: more random.", panel=ANSWER, least=0, advanced=True)
 ]
-Frames = Annotated[int, option("Maximum number of frames of a video.", panel=MEDIA, least=1)]
 Pages = Annotated[str | None, option("Pages of a PDF, such as 1-3,7 [default: the first 8].", "PAGES", MEDIA)]
 PrivateUrls = Annotated[
     bool, flag("--allow-private-urls", "Allow URLs that lead to private addresses.", MEDIA, advanced=True)
@@ -49,7 +56,7 @@ def ask(
     question: Annotated[str | None, argument("QUESTION", "The question; optional with -i.")] = None,
     model: Model = None,
     tiles: Tiles = None,
-    frames: Frames = 8,
+    frames: MaxFrames = 8,
     start: Annotated[float | None, option("Show videos from this second.", "S", MEDIA, least=0)] = None,
     end: Annotated[float | None, option("Show videos up to this second.", "S", MEDIA, least=0)] = None,
     pages: Pages = None,
@@ -146,7 +153,7 @@ def caption(
     out: Annotated[Path | None, out_option("A .jsonl or .parquet file; existing captions are kept.")] = None,
     model: Model = None,
     tiles: Tiles = None,
-    frames: Frames = 8,
+    frames: MaxFrames = 8,
     pages: Pages = None,
     prompt: Annotated[str | None, option("Prompt [default: for one sentence].", "TEXT", ANSWER)] = None,
     max_tokens: MaxTokens = 64,
@@ -207,4 +214,4 @@ def caption(
         output.print_line(f"{len(captions)} captions in {out}, {len(new)} of them new")
     elif json:
         output.print_json([described.to_dict() for described in captions])
-    raise typer.Exit(output.input_status(failures, len(captions) + len(failures), strict))
+    output.exit_with_skipped(failures, len(captions), strict)

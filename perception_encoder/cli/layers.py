@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -48,40 +47,41 @@ def layers(
         pe layers builtin --tasks vqav2,coco --data vqav2=VQAv2 --data coco=coco --items 500 --layer 2,5,8
         pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos
     """
-    from perception_encoder.evaluation.feature_cache import FeatureCache
-    from perception_encoder.inference.load import RANDOM
-    from perception_encoder.language_alignment.question_task import QUESTION_TASKS, read_question_task
-    from perception_encoder.layer_analysis.analysis import analyse
-    from perception_encoder.layer_analysis.report import write_report
-    from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
+    from perception_encoder.api import analyze_layers
     from perception_encoder.models.memory import keep_freed_memory
 
     keep_freed_memory()
-    cache = FeatureCache(directory=store or out / "features")
-    numbers = options.read_layers(layer) if layer else None
-    pixels, (paths, shared) = options.image_size(size), read_paths(data)
-    task_options = TaskOptions(items=items, image_size=pixels, short_side=short_side, per_metre=per_metre)
-    readers = {name: partial(read_question_task, name) for name in QUESTION_TASKS}
-    layer_tasks = make_tasks(options.items_of(tasks), paths, shared, task_options, readers)
-    others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
-    report = analyse([model, *others], layer_tasks, cache, numbers, track, output.print_note, final_norm)
-    report_files = write_report(report, out)
-    rows = [(each.curve.task, each.curve.metric, each.text()) for each in report.recommendations]
+    report = analyze_layers(
+        model,
+        read_paths(data),
+        tasks=options.items_of(tasks),
+        layer=options.read_layers(layer) if layer else None,
+        baseline=baseline,
+        items=items,
+        size=options.image_size(size),
+        short_side=short_side,
+        per_metre=per_metre,
+        final_norm=final_norm,
+        out=out,
+        store=store,
+        progress=track,
+        announce=output.print_note,
+    )
+    rows = [(item.curve.task, item.curve.metric, item.text()) for item in report.recommendations]
     output.print_table(("task", "metric", "recommendation"), rows, title=report.sweeps[0].model)
     for note in report.notes:
         output.print_warning(note)
-    output.print_line(f"written: {', '.join(str(path) for path in report_files)}")
-    default_model.print_demo(model, *others)
+    output.print_line(f"written: {', '.join(map(str, report.files))}")
+    default_model.print_demo(model, *(baseline or ()))
     raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].images))
 
 
-def read_paths(data: list[str]) -> tuple[dict[str, Path], Path | None]:
-    """Read paths by task and the one for all tasks from "TASK=PATH" and "PATH"; ConfigError for two of the latter."""
-    pairs = [part.partition("=")[::2] for part in data]
-    shared = [Path(path) for path, rest in pairs if not rest]
-    if len(shared) > 1:
+def read_paths(data: list[str]) -> dict[str, str | Path]:
+    """Read "TASK=PATH" and "PATH" as paths by task, that of all tasks under ""; ConfigError for two of the latter."""
+    pairs = [(task.strip(), path) if path else ("", task) for task, _, path in (item.partition("=") for item in data)]
+    if sum(not task for task, _ in pairs) > 1:
         raise ConfigError("only one dataset can be for all tasks; name the tasks of the others: TASK=PATH")
-    return {task.strip(): Path(path) for task, path in pairs if path}, shared[0] if shared else None
+    return {task: Path(path) for task, path in pairs}
 
 
 def features(

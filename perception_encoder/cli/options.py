@@ -70,6 +70,10 @@ Html = Annotated[Path | None, option("Write a contact sheet, a page of thumbnail
 Strict = Annotated[bool, flag("--strict", "Exit with status 1 if any input was skipped.")]
 Overwrite = Annotated[bool, flag("--overwrite", "Replace the output if it exists.", OUTPUT)]
 Frames = Annotated[int, option("Uniformly spaced frames of a video.", panel=VIDEO, least=1)]
+MaxFrames = Annotated[int, option("Maximum number of frames of a video.", panel=MEDIA, least=1)]
+Tiles = Annotated[
+    int | None, option("Maximum number of tiles of an image; 0: none [default: the model's].", "N", MODEL, least=0)
+]
 Prompts = Annotated[str, option("Prompt templates: photo (25), imagenet (80), kinetics (28) or name.", "NAME")]
 Size = Annotated[str | None, option("Squash images to a size such as 518 or 480x640 [default: the model's].", "SIZE")]
 PerMetre = Annotated[float, option("Depth units per metre in the files: NYU and scenes 1000, TUM 5000.", least=1)]

@@ -11,8 +11,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -136,9 +137,14 @@ def report_skipped(failures: Sequence[InputError], total: int) -> int:
     return SOME_SKIPPED if failures else OK
 
 
-def input_status(failures: Sequence[InputError], total: int, strict: bool) -> int:
-    """List skipped inputs on stderr; returns 0 if any of the `total` inputs was used, 1 under `strict`, 2 if none."""
-    status = report_skipped(failures, total)
-    if failures and len(failures) >= total:
+def input_status(failures: Sequence[InputError], used: int, strict: bool) -> int:
+    """List skipped inputs on stderr; returns 0 if any input was `used`, 1 under `strict`, 2 if none."""
+    status = report_skipped(failures, used + len(failures))
+    if failures and used <= 0:
         return ERROR
     return status if strict else OK
+
+
+def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool) -> NoReturn:
+    """End a command with `input_status`."""
+    raise typer.Exit(input_status(failures, used, strict))

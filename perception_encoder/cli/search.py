@@ -112,7 +112,7 @@ def search(
         output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
     output.report_left_out(result.left_out)
     default_model.print_demo(source, option=model)
-    raise typer.Exit(output.input_status(result.skipped, result.encoded, strict))
+    output.exit_with_skipped(result.skipped, result.encoded - len(result.skipped), strict)
 
 
 def read_words(words: list[str], texts: list[str], media: list[str], only_files: bool) -> tuple[list[Query], list[str]]:
@@ -265,4 +265,4 @@ def index(
         )
     output.report_left_out(sum((Counter(report.left_out) for report in reports.values()), Counter()))
     default_model.print_demo(*(report.source for report in reports.values()), option=model)
-    raise typer.Exit(output.input_status(skipped, sum(report.total for report in reports.values()), strict))
+    output.exit_with_skipped(skipped, sum(report.total for report in reports.values()) - len(skipped), strict)

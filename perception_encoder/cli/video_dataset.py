@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli import evaluate_options as evaluation
 from perception_encoder.cli.annotation import Data, Features
@@ -90,7 +88,7 @@ def features(
     run = extract_features(data, out, encoder, language_model, track)
     output.print_line(f"features of {run.videos:,} videos: {out}")
     default_model.print_demo(model, ask_model)
-    raise typer.Exit(output.input_status(run.failures, run.videos + len(run.failures), strict))
+    output.exit_with_skipped(run.failures, run.videos, strict)
 
 
 def score(
@@ -277,11 +275,4 @@ def benchmark(
 
         pe video-dataset benchmark PE-Video -m PE-Core-L14-336 -o pvd.json
     """
-    from perception_encoder.datasets.pe_video import load_benchmark
-    from perception_encoder.evaluation.features import cache_features
-    from perception_encoder.evaluation.retrieval import RetrievalEvaluator
-    from perception_encoder.evaluation.transforms import load_variants
-
-    captions = load_benchmark(data, split)
-    encoders, about = load_variants(model, transform, texts=True)
-    evaluation.finish([RetrievalEvaluator(captions, frames)], cache_features(encoders), split, about, out)
+    evaluation.run("video-retrieval", locals())

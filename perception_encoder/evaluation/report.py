@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from perception_encoder.errors import DataError, one_line
 from perception_encoder.evaluation.comparison import Difference
 from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.records import from_fields
 
 
 @dataclass(frozen=True)
@@ -74,32 +69,3 @@ def format_value(value: float, unit: str) -> str:
 def _number(value: float, unit: str, sign: bool = False) -> str:
     text = f"{100 * value:.1f}" if unit == "%" else f"{value:.3f}"
     return f"+{text}" if sign and value > 0 else text
-
-
-def to_json(result: Result) -> str:
-    """Return the result as JSON, one value of it a line; failures of single measurements are in the result's."""
-    measurements = [dataclasses.asdict(replace(m, failures=())) for m in result.measurements]
-    for measurement in measurements:
-        del measurement["failures"]
-    value = {**dataclasses.asdict(replace(result, measurements=())), "measurements": measurements}
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-
-
-def from_json(text: str, name: str) -> Result:
-    """Read what `to_json` wrote; `DataError` under `name` for anything else."""
-    try:
-        result = from_fields(Result, json.loads(text))
-        for each in result.measurements:
-            if not each.metrics:
-                raise ValueError(f"{each.task} has no metrics")
-        return result
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DataError(f"{name} is not a result that `pe eval` wrote with -o ({one_line(error)})") from error
-
-
-def read_text(path: Path) -> str:
-    """Read a file; `DataError` if that fails."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None

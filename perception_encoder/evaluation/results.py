@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from perception_encoder.errors import InputError
+from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.evaluation.statistics.scores import Scores, measure_all
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import from_fields
 
 Model = TypeVar("Model")
 AnyModel = TypeVar("AnyModel", contravariant=True)
@@ -57,7 +61,14 @@ class Result:
     failures: tuple[str, ...]
     """Items that could not be used, each with the reason; they are in no metric."""
     about: Mapping[str, str]
-    """What else fixes the metrics: weight hash, floating-point type, versions."""
+    """What else the metrics depend on: weight hash, floating-point type, versions."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the JSON file holds; failures of single measurements are in the result's."""
+        measurements = [dataclasses.asdict(replace(m, failures=())) for m in self.measurements]
+        for measurement in measurements:
+            del measurement["failures"]
+        return {**dataclasses.asdict(replace(self, measurements=())), "measurements": measurements}
 
 
 class Evaluator(Protocol[AnyModel]):
@@ -82,3 +93,33 @@ def evaluate(
         for transform, model in models.items()
         for measurement in evaluator.run(model, track)
     ]
+
+
+def to_json(result: Result) -> str:
+    """Return the result as JSON, one value of it a line."""
+    return json.dumps(result.to_dict(), indent=1, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, name: str) -> Result:
+    """Read what `to_json` wrote; `DataError` under `name` for anything else."""
+    try:
+        result = from_fields(Result, json.loads(text))
+        for measurement in result.measurements:
+            if not measurement.metrics:
+                raise ValueError(f"{measurement.task} has no metrics")
+        return result
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DataError(f"{name} is not a result that `pe eval` wrote with -o ({one_line(error)})") from error
+
+
+def read_result(path: Path) -> Result:
+    """Read the JSON file of a result; DataError if it cannot be read, or is something else."""
+    return from_json(read_text(path), path.name)
+
+
+def read_text(path: Path) -> str:
+    """Read a file; DataError if that fails."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None

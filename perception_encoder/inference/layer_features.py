@@ -69,7 +69,7 @@ class LayerFeatures:
     @classmethod
     def of(cls, encoder: Encoder, final_norm: bool = False) -> LayerFeatures:
         """Return the layers of an encoder's vision tower; both use the same weights."""
-        tower = Tower.of(encoder.model, encoder.weight_hash)
+        tower = Tower.of(encoder.visual, encoder.weight_hash)
         return cls(encoder.name, tower, encoder.device, encoder.dtype, final_norm)
 
     def at(self, layer: int) -> LayerFeatures:

@@ -43,6 +43,8 @@ class LayerReport:
     """An image in the first model."""
     notes: tuple[str, ...] = ()
     """Why a part is missing."""
+    files: tuple[Path, ...] = ()
+    """The files that it was written to."""
 
     @property
     def curves(self) -> tuple[LayerCurve, ...]:

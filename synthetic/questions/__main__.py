@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import Any
 
-from perception_encoder.cli import evaluate_options as options
-from perception_encoder.cli import language
-from perception_encoder.cli.evaluate_questions import Blind, Data, Items, Model, Records, Split, put_questions
-from perception_encoder.cli.options import argument
+from perception_encoder.api import put_questions
+from perception_encoder.cli.evaluate_options import questions_command
+from perception_encoder.errors import ConfigError
+from perception_encoder.evaluation.results import Result
 from synthetic.command_line import run_command
+from synthetic.questions.tasks import SPLIT, find_task, read_rendered
+
+DATASETS = ("scenes", "scene-captions", "documents")
 
 
-class Dataset(StrEnum):
-    """The datasets, as the command has them."""
+def put(model: str, data: Path, *, dataset: str, split: str, **options: Any) -> Result:
+    """Put the questions of a rendered dataset; ConfigError for another name."""
+    if dataset not in DATASETS:
+        raise ConfigError(f"{dataset!r} is not a rendered dataset; choose one of {', '.join(DATASETS)}")
+    name, split = dataset.replace("-", " "), split or SPLIT
+    return put_questions(model, find_task(name), read_rendered(name, data, split), split, **options)
 
-    SCENES = "scenes"
-    CAPTIONS = "scene-captions"
-    DOCUMENTS = "documents"
 
-
-def questions(
-    dataset: Annotated[Dataset, argument("DATASET", "scenes, scene-captions or documents.")],
-    model: Model,
-    data: Data,
-    split: Split = "",
-    items: Items = None,
-    blind: Blind = False,
-    frames: language.Frames = 8,
-    tiles: language.Tiles = None,
-    records: Records = None,
-    out: options.Out = None,
-) -> None:
+questions = questions_command(
+    "scenes, scene-captions or documents.",
     """Put the questions of rendered data to a language model.
 
     Scenes: accuracy, of boxes at IoU 0.5; scene-captions: CIDEr and BLEU; documents: ANLS. The data are the directory
@@ -42,13 +35,9 @@ def questions(
 
         python -m synthetic.questions scenes builtin-lang --data scenes --records scenes.jsonl -o scenes.json
         python -m synthetic.questions documents facebook/Perception-LM-1B --data documents --blind
-    """
-    from synthetic.questions.tasks import SPLIT, find_task, read_rendered
-
-    name = dataset.replace("-", " ")
-    read = read_rendered(name, data, split)
-    put_questions(find_task(name), read, model, split or SPLIT, items, blind, frames, tiles, records, out)
-
+    """,
+    put,
+)
 
 if __name__ == "__main__":
     run_command("synthetic.questions", questions)

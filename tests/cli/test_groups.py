@@ -109,7 +109,7 @@ def test_models_and_outputs_have_flags_in_every_command() -> None:
         (("index",), "pe index [OPTIONS] DIRS..."),
         (("serve",), "pe serve [OPTIONS] [DIR]"),
         (("ask",), "pe ask [OPTIONS] [MEDIA]... [QUESTION]"),
-        (("eval", "docvqa"), "pe eval docvqa [OPTIONS] [-m] MODEL"),
+        (("eval", "questions"), "pe eval questions [OPTIONS] DATASET [-m] MODEL"),
     ],
 )
 def test_usage_lines_show_which_flags_may_be_left_out(run_pe, words: tuple[str, ...], usage: str) -> None:

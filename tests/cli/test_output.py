@@ -85,7 +85,7 @@ def test_skipped_inputs_are_listed_and_change_the_status(run_pe, add_command) ->
 def test_a_bad_input_among_good_ones_changes_the_status_only_under_strict(
     bad: int, total: int, strict: bool, status: int
 ) -> None:
-    assert output.input_status([MediaDecodeError("a.jpg", "empty")] * bad, total, strict) == status
+    assert output.input_status([MediaDecodeError("a.jpg", "empty")] * bad, total - bad, strict) == status
 
 
 def test_json_has_no_values_that_json_has_not(capsys: pytest.CaptureFixture[str]) -> None:

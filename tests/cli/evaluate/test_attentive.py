@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.inference import load as loading
+from perception_encoder.evaluation import tasks
 from tests.evaluation.classification.test_attentive_probe import ColourLayers
 
 
 def test_an_attentive_probe(run_pe, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "load_layers", lambda name, layer, final_norm=False: ColourLayers().at(layer))
+    monkeypatch.setattr(tasks, "load_layers", lambda name, layer, final_norm=False: ColourLayers().at(layer))
     options = ("--split", "val", "--layer", "0", "--epochs", "2", "--lr", "1e-2")
     run = run_pe("eval", "attentive", "any", "--data", photos, *options)
     assert run.status == output.OK, run.stderr

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
+import perception_encoder as pe
 from perception_encoder.cli import evaluate, output
 from perception_encoder.cli import evaluate_options as options
-from perception_encoder.datasets.classified import load_tasks
+from perception_encoder.datasets.classified import ClassOptions, load_tasks
 from perception_encoder.dense_prediction.head_fitting import FitConfig
-from perception_encoder.errors import MediaDecodeError
+from perception_encoder.errors import ConfigError, MediaDecodeError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.evaluation.tasks import TASKS, run_evaluators
 from synthetic.builtin.held_out import find_unseen_labels
 from tests.cli.evaluate.conftest import read_json
 from tests.evaluation.colours import ColourEncoder, write_colours
@@ -34,7 +37,7 @@ class HalfRight:
 def test_failures_are_written_listed_once_and_change_the_status(tmp_path: Path, capsys) -> None:
     models = {"squash": ColourEncoder(), "crop": ColourEncoder()}
     with pytest.raises(typer.Exit) as stop:
-        options.finish([HalfRight()], models, "val", {}, tmp_path / "r.json")
+        options.show(run_evaluators([HalfRight()], models, "val", {}), tmp_path / "r.json")
     assert stop.value.exit_code == output.SOME_SKIPPED
     captured = capsys.readouterr()
     assert "top-1" in captured.out and captured.err.count("a.jpg: is empty") == 1 and "1 of 5" in captured.err
@@ -42,16 +45,54 @@ def test_failures_are_written_listed_once_and_change_the_status(tmp_path: Path, 
     assert written["failures"] == ["a.jpg: is empty"] and len(written["measurements"]) == 2
 
 
+@pytest.mark.parametrize("task", [name for name in TASKS if name != "video-retrieval"])
+def test_a_command_has_the_arguments_and_defaults_of_its_function(task: str) -> None:
+    commands = {"knn": {"k": 20}, "attentive": {"lr": (3e-4, 1e-3, 3e-3)}}
+    call = inspect.signature(TASKS[task]).parameters
+    command = inspect.signature(getattr(evaluate, task)).parameters
+    assert set(command) - {"out"} == set(call) - {"progress"}
+    for name, parameter in call.items():
+        if name != "progress" and name not in commands.get(task, {}):
+            assert command[name].default == parameter.default, name
+    for name, default in commands.get(task, {}).items():
+        assert call[name].default == default
+        values = [float(value) for value in command[name].default.split(",")]
+        assert values == list(np.atleast_1d(default))
+
+
+def test_heads_are_fitted_as_long_as_by_default() -> None:
+    for task, config in (
+        (TASKS["segmentation"], FitConfig),
+        (TASKS["depth"], FitConfig),
+        (TASKS["attentive"], AttentiveConfig),
+    ):
+        assert inspect.signature(task).parameters["epochs"].default == config().epochs
+
+
+def test_evaluate_is_what_the_command_prints(colour_models, photos: Path, tmp_path: Path) -> None:
+    result = pe.evaluate("knn", "any", photos, split="val", k=[1, 5])
+    assert [m.method for m in result.measurements] == ["1-NN", "5-NN"] and result.model == "colours"
+    again = pe.evaluate("knn", ColourEncoder(), str(photos), split="val", k=[1, 5])
+    assert again.to_dict() == result.to_dict()
+    assert all(item.winner is None for item in pe.compare(result, again))
+
+
 @pytest.mark.parametrize(
-    ("command", "config"),
-    [(evaluate.segmentation, FitConfig), (evaluate.depth, FitConfig), (evaluate.attentive, AttentiveConfig)],
+    ("task", "arguments", "said"),
+    [
+        ("kn", {}, "'kn' is not a known task; did you mean 'knn'?"),
+        ("knn", {"top": 3}, "'top' is not a known argument of knn; choose one of split, train, media, k"),
+        ("knn", {"transforms": "crop"}, "did you mean 'transform'?"),
+        ("questions", {"dataset": "docqa"}, "'docqa' is not a known dataset; did you mean 'docvqa'?"),
+    ],
 )
-def test_a_command_fits_as_long_as_its_function(command: Callable[..., None], config: type) -> None:
-    assert inspect.signature(command).parameters["epochs"].default == config().epochs
+def test_unknown_tasks_and_arguments_have_a_near_match(task: str, arguments: dict, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        pe.evaluate(task, "any", tmp_path, **arguments)
 
 
 def test_no_class_is_a_task_of_its_own_by_default(tmp_path: Path) -> None:
     """Not even those that the built-in model is never trained on: they are of its own evaluation, `synthetic.suite`."""
     path = write_colours(tmp_path / "photos" / "test.tar", "caltech101", ["red heart", "green leaf"])
     assert {source for source, _ in find_unseen_labels(path)} == {"caltech101"}
-    assert list(load_tasks(tmp_path / "photos", "test", options.class_options())) == ["caltech101"]
+    assert list(load_tasks(tmp_path / "photos", "test", ClassOptions())) == ["caltech101"]

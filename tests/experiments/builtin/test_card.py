@@ -10,8 +10,7 @@ import pytest
 from experiments.builtin.__main__ import builtin
 from experiments.builtin.card import compare_with_targets, update_card
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.report import from_json
-from perception_encoder.evaluation.results import Result
+from perception_encoder.evaluation.results import Result, from_json
 from tests.evaluation.test_report import RESULT
 
 COMMAND = "run: python -m experiments.builtin docs/results/builtin.json"

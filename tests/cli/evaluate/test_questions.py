@@ -1,4 +1,4 @@
-"""`pe eval vqa` and its like: every dataset by its command, baselines, records and results."""
+"""`pe eval questions`: every dataset, baselines, records and results."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.cli import evaluate_questions, output
-from perception_encoder.cli.evaluate import QUESTIONS
-from perception_encoder.datasets.questions.read import READERS
+from perception_encoder.cli import output
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.preprocess.frames import VideoFrames
 from tests.cli.evaluate.conftest import read_json
@@ -20,17 +18,10 @@ from tests.datasets.questions.layouts import LAYOUTS, write_image
 __all__ = ["language_run"]
 
 
-def test_every_dataset_has_one_command() -> None:
-    assert tuple(evaluate_questions.TASKS) == QUESTIONS
-    assert sorted(dataset for dataset, _, _ in evaluate_questions.TASKS.values()) == sorted(READERS)
-    with pytest.raises(AttributeError, match="no attribute 'nlvr'"):
-        evaluate_questions.nlvr  # noqa: B018
-
-
 @pytest.mark.parametrize(
-    ("command", "metric"),
+    ("dataset", "metric"),
     [
-        ("vqa", "VQA accuracy"),
+        ("vqav2", "VQA accuracy"),
         ("okvqa", "VQA accuracy"),
         ("textvqa", "VQA accuracy"),
         ("docvqa", "ANLS"),
@@ -38,14 +29,14 @@ def test_every_dataset_has_one_command() -> None:
         ("chartqa", "relaxed accuracy"),
         ("ai2d", "accuracy"),
         ("pope", "F1"),
-        ("captions", "CIDEr"),
+        ("coco", "CIDEr"),
         ("refcoco", "accuracy at IoU 0.5"),
     ],
 )
-def test_a_dataset_is_evaluated(run_pe, language_run: Path, tmp_path: Path, command: str, metric: str) -> None:
-    dataset = evaluate_questions.TASKS[command][0]
+def test_a_dataset_is_evaluated(run_pe, language_run: Path, tmp_path: Path, dataset: str, metric: str) -> None:
     LAYOUTS[dataset](tmp_path)
-    run = run_pe("eval", command, language_run, "--data", tmp_path, "--tiles", "0", "-o", tmp_path / "out.json")
+    options = ("--data", tmp_path, "--tiles", "0", "-o", tmp_path / "out.json")
+    run = run_pe("eval", "questions", dataset, language_run, *options)
     assert run.status == output.OK, run.stderr
     assert metric in run.stdout
     result = read_json(tmp_path / "out.json")
@@ -65,7 +56,7 @@ def test_the_baseline_answers_without_the_image(
 
     monkeypatch.setattr(LanguageModel, "generate", watch)
     LAYOUTS["textvqa"](tmp_path)
-    arguments = ("eval", "textvqa", language_run, "--data", tmp_path, "-o", tmp_path / "out.json")
+    arguments = ("eval", "questions", "textvqa", language_run, "--data", tmp_path, "-o", tmp_path / "out.json")
     assert run_pe(*arguments, "--blind").status == output.OK
     assert seen == [0, 0] and read_json(tmp_path / "out.json")["measurements"][0]["method"] == "generation, no image"
     assert run_pe(*arguments).status == output.OK and seen == [0, 0, 1, 1]
@@ -76,7 +67,7 @@ def test_answers_are_recorded_and_not_asked_for_again(
 ) -> None:
     LAYOUTS["docvqa"](tmp_path)
     records = tmp_path / "answers.jsonl"
-    arguments = ("eval", "docvqa", language_run, "--data", tmp_path, "--records", records)
+    arguments = ("eval", "questions", "docvqa", language_run, "--data", tmp_path, "--records", records)
     first = run_pe(*arguments)
     assert [json.loads(line)["id"] for line in records.read_text().splitlines()] == ["49153", "49154"]
     monkeypatch.setattr(LanguageModel, "generate", None)
@@ -98,15 +89,18 @@ def test_frames_of_a_video(run_pe, language_run: Path, tmp_path: Path, monkeypat
         return media_tokens(self, item, alone)
 
     monkeypatch.setattr(LanguageModel, "media_tokens", watch)
-    run = run_pe("eval", "mvbench", language_run, "--data", tmp_path, "--frames", "3")
+    run = run_pe("eval", "questions", "mvbench", language_run, "--data", tmp_path, "--frames", "3")
     assert run.status == output.OK, run.stderr
     assert frames == [3, 3, 3] and "accuracy, action_antonym" in run.stdout
 
 
 def test_bad_input(run_pe, language_run: Path, tmp_path: Path) -> None:
-    run = run_pe("eval", "docvqa", language_run, "--data", tmp_path)
+    run = run_pe("eval", "questions", "textqa", language_run, "--data", tmp_path)
+    assert run.status == output.ERROR and "not a known dataset; did you mean 'textvqa'?" in run.stderr
+    assert run_pe("eval", "textvqa", language_run, "--data", tmp_path).status == output.ERROR  # a removed command
+    run = run_pe("eval", "questions", "docvqa", language_run, "--data", tmp_path)
     assert run.status == output.ERROR and "val_v1.0_withQT.json" in run.stderr and run.stderr.count("\n") == 1
     LAYOUTS["docvqa"](tmp_path)
     write_image(tmp_path / "spdocvqa_images" / "xnbl0037_1.png", b"no image")
-    run = run_pe("eval", "docvqa", language_run, "--data", tmp_path)
+    run = run_pe("eval", "questions", "docvqa", language_run, "--data", tmp_path)
     assert run.status == output.ERROR and "docvqa: no question could be put; the first: question 49153" in run.stderr

@@ -1,0 +1,182 @@
+"""Public calls that span several packages; each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.progress import Track, untracked
+
+if TYPE_CHECKING:
+    from perception_encoder.datasets.questions.question import Question
+    from perception_encoder.evaluation.comparison import Difference
+    from perception_encoder.evaluation.language.tasks import LanguageTask
+    from perception_encoder.evaluation.results import Result
+    from perception_encoder.inference.conversation.assistant import Assistant
+    from perception_encoder.inference.encoder import Encoder
+    from perception_encoder.inference.layer_features import LayerFeatures
+    from perception_encoder.layer_analysis.report import LayerReport
+
+
+def evaluate(
+    task: str,
+    model: str | Path | Encoder | LayerFeatures | Assistant,
+    data: str | Path,
+    *,
+    progress: Track = untracked,
+    **arguments: Any,
+) -> Result:
+    """Evaluate a model on a dataset, as `pe eval TASK` does.
+
+        result = pe.evaluate("knn", encoder, "flowers/", k=[10, 20])
+        print({metric.name: metric.value for metric in result.measurements[0].metrics})
+
+    `task`: "classification", "retrieval", "video-retrieval", "knn" or "linear", for an `Encoder`; "attentive",
+    "segmentation", "detection", "tracking" or "depth", for `LayerFeatures`; "questions", for an `Assistant`. `model`
+    may also be a name. `arguments`: the options of the command, such as `split`, `layer` or `k`; the functions of
+    `perception_encoder.evaluation.tasks` list them with types and defaults. Items that cannot be decoded are listed in
+    the result's failures. Raises ConfigError for an unknown task or argument and for what the model does not have,
+    DataError for an unusable dataset, and what loading the model raises.
+    """
+    from perception_encoder.evaluation.tasks import TASKS
+
+    tasks: dict[str, Callable[..., Result]] = {**TASKS, "questions": questions}
+    if task not in tasks:
+        raise _unknown("task", task, tasks)
+    known = [name for name in inspect.signature(tasks[task]).parameters if name not in ("model", "data")]
+    for name in arguments:
+        if name not in known:
+            raise _unknown(f"argument of {task}", name, known)
+    return tasks[task](model, data, progress=progress, **arguments)
+
+
+def questions(
+    model: str | Path | Assistant,
+    data: str | Path,
+    *,
+    dataset: str,
+    split: str = "",
+    items: int | None = None,
+    blind: bool = False,
+    frames: int = 8,
+    tiles: int | None = None,
+    records: str | Path | None = None,
+    progress: Track = untracked,
+) -> Result:
+    """Put the questions of a published dataset, such as "textvqa", to a language model, and score its answers.
+
+    `split`: by default the one that papers report. See `put_questions` for the rest.
+    """
+    from perception_encoder.datasets.questions.read import READERS, default_split, read_questions
+
+    if dataset not in READERS:
+        raise _unknown("dataset", dataset, READERS)
+    read = read_questions(dataset, Path(data), split)
+    split = split or default_split(dataset)
+    return put_questions(model, dataset, read, split, items, blind, frames, tiles, records, progress)
+
+
+def put_questions(
+    model: str | Path | Assistant,
+    task: str | LanguageTask,
+    questions: Sequence[Question],
+    split: str = "",
+    items: int | None = None,
+    blind: bool = False,
+    frames: int = 8,
+    tiles: int | None = None,
+    records: str | Path | None = None,
+    progress: Track = untracked,
+) -> Result:
+    """Put questions to a language model, and score its answers.
+
+    `items`: maximum number of questions, at even intervals. `blind`: show no image: what the model knows without
+    looking. `records`: a JSONL file of all answers, from which a run resumes.
+    """
+    from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
+    from perception_encoder.evaluation.tasks import run_evaluators
+    from perception_encoder.language_alignment.language_model import LanguageModel
+    from perception_encoder.language_alignment.load import load_language_model
+    from perception_encoder.preprocess.frames import spread_indices
+
+    if items is not None:
+        questions = [questions[row] for row in spread_indices(len(questions), min(items, len(questions)))]
+    assistant = load_language_model(model, tiles=tiles) if isinstance(model, str | Path) else model
+    evaluator = QuestionEvaluator(task, questions, None if records is None else Path(records), frames, blind)
+    about = {}
+    if isinstance(assistant, LanguageModel):
+        about = {"decoder": assistant.decoder.name, "tiles": str(assistant.media.tiles)}
+    return run_evaluators([evaluator], {"": assistant}, split, about, progress)
+
+
+def compare(first: Result | str | Path, second: Result | str | Path) -> list[Difference]:
+    """Compare two results, or the JSON files of them: each shared score's difference, interval and p-value.
+
+    Raises DataError if they share no score, or were evaluated on different items.
+    """
+    from perception_encoder.evaluation.comparison import compare
+    from perception_encoder.evaluation.results import read_result
+
+    ours, theirs = (read_result(Path(part)) if isinstance(part, str | Path) else part for part in (first, second))
+    return compare(ours, theirs)
+
+
+def analyze_layers(
+    model: str,
+    data: str | Path | Mapping[str, str | Path],
+    *,
+    tasks: Sequence[str] = ("classification", "retrieval"),
+    layer: Sequence[int] | None = None,
+    baseline: Sequence[str] | None = None,
+    items: int = 1000,
+    size: int | tuple[int, int] | None = None,
+    short_side: int = 240,
+    per_metre: float = 1000.0,
+    final_norm: bool = False,
+    out: str | Path = "layers",
+    store: str | Path | None = None,
+    progress: Track = untracked,
+    announce: Callable[[str], None] = lambda message: None,
+) -> LayerReport:
+    """Evaluate the layers of a model on tasks, recommend one for each, and write the report, as `pe layers` does.
+
+    `data`: the dataset of all tasks, or one for each by the task's name. `layer`: the layers to evaluate, and the last;
+    by default all. `baseline`: further models to plot, by default the same with random weights. `items`: maximum number
+    of test images of a task. `out`: the report's directory. `store`: the cache of features, by default OUT/features;
+    an interrupted call resumes from it. `announce` gets how much disk the features will take. Raises ConfigError,
+    DataError, ModelError, OutputError, and what loading the models raises.
+    """
+    from dataclasses import replace
+    from functools import partial
+
+    from perception_encoder.evaluation.feature_cache import FeatureCache
+    from perception_encoder.inference.load import RANDOM
+    from perception_encoder.language_alignment.question_task import QUESTION_TASKS, read_question_task
+    from perception_encoder.layer_analysis.analysis import analyse
+    from perception_encoder.layer_analysis.report import write_report
+    from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
+
+    paths = {name: Path(path) for name, path in data.items() if name} if isinstance(data, Mapping) else {}
+    shared = data.get("") if isinstance(data, Mapping) else data
+    options = TaskOptions(
+        items=items,
+        image_size=(size, size) if isinstance(size, int) else size,
+        short_side=short_side,
+        per_metre=per_metre,
+    )
+    readers = {name: partial(read_question_task, name) for name in QUESTION_TASKS}
+    layer_tasks = make_tasks(tasks, paths, None if shared is None else Path(shared), options, readers)
+    others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
+    cache = FeatureCache(directory=Path(store) if store else Path(out) / "features")
+    report = analyse([model, *others], layer_tasks, cache, layer, progress, announce, final_norm)
+    return replace(report, files=write_report(report, Path(out)))
+
+
+def _unknown(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> ConfigError:
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+    return ConfigError(f"{name!r} is not a known {kind}; {hint}")

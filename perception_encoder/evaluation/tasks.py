@@ -1,0 +1,299 @@
+"""The evaluations of encoders and layers, each as one function from a model and a dataset to a `Result`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.datasets.captioned import load_captions
+from perception_encoder.datasets.class_masks import read_class_splits
+from perception_encoder.datasets.classified import ClassOptions, load_tasks
+from perception_encoder.datasets.instances import read_instance_splits
+from perception_encoder.datasets.masked_videos import read_videos
+from perception_encoder.datasets.pe_video import load_benchmark
+from perception_encoder.datasets.rgbd import read_depth_splits
+from perception_encoder.dense_prediction.depth import DepthConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
+from perception_encoder.dense_prediction.head_fitting import FitConfig
+from perception_encoder.dense_prediction.segmentation import SegmentationConfig
+from perception_encoder.dense_prediction.tracking import PropagationConfig
+from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
+from perception_encoder.evaluation.classification.linear_probe import LinearEvaluator
+from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator
+from perception_encoder.evaluation.classification.splits import load_splits
+from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
+from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
+from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
+from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.features import cache_features
+from perception_encoder.evaluation.results import Evaluator, Result, evaluate
+from perception_encoder.evaluation.retrieval import RetrievalEvaluator
+from perception_encoder.evaluation.transforms import load_variants
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.inference.load import load_layers
+from perception_encoder.progress import Track, untracked
+
+EncoderLike = str | Path | Encoder
+LayersLike = str | Path | Encoder | LayerFeatures
+ImageSize = int | tuple[int, int] | None
+
+
+def classification(
+    model: EncoderLike,
+    data: str | Path,
+    *,
+    split: str = "test",
+    classes: str = "",
+    mapping: str | Path | None = None,
+    onto: str = "",
+    media: str | Path | None = None,
+    trim: int = 0,
+    prompts: str | Sequence[str] = "imagenet",
+    transform: str = "squash,crop",
+    frames: int = 8,
+    progress: Track = untracked,
+) -> Result:
+    """Classify zero-shot: mean class accuracy, top-1 and top-5."""
+    options = ClassOptions(classes=classes, mapping=_path(mapping), onto=onto, media=_path(media), trim=trim)
+    tasks = load_tasks(Path(data), split, options)
+    names = [name.strip() for name in prompts.split(",")] if isinstance(prompts, str) else prompts
+    evaluators = [ZeroShotEvaluator(task, names, frames) for task in tasks.values()]
+    return _evaluate_variants(evaluators, model, split, progress, transform, texts=True)
+
+
+def retrieval(
+    model: EncoderLike,
+    data: str | Path,
+    *,
+    media: str | Path | None = None,
+    split: str = "test",
+    transform: str = "squash,crop",
+    frames: int = 8,
+    progress: Track = untracked,
+) -> Result:
+    """Retrieve media by captions and captions by media: R@1, R@5 and R@10, with and without dual softmax."""
+    evaluator = RetrievalEvaluator(load_captions(Path(data), _path(media), split), frames)
+    return _evaluate_variants([evaluator], model, split, progress, transform, texts=True)
+
+
+def video_retrieval(
+    model: EncoderLike,
+    data: str | Path,
+    *,
+    split: str = "test",
+    transform: str = "squash,crop",
+    frames: int = 8,
+    progress: Track = untracked,
+) -> Result:
+    """Retrieve the videos of a PE Video Dataset by their refined captions, and the reverse (PVD-Bench)."""
+    evaluator = RetrievalEvaluator(load_benchmark(Path(data), split), frames)
+    return _evaluate_variants([evaluator], model, split, progress, transform, texts=True)
+
+
+def knn(
+    model: EncoderLike,
+    data: str | Path,
+    *,
+    split: str = "test",
+    train: str | Path | None = None,
+    media: str | Path | None = None,
+    k: int | Sequence[int] = 20,
+    layer: int | None = None,
+    pool: str | None = None,
+    transform: str = "squash",
+    progress: Track = untracked,
+) -> Result:
+    """Classify by the nearest training items: mean class accuracy and top-1 for each `k`."""
+    tasks = load_splits(Path(data), split, _path(train), ClassOptions(media=_path(media)), choosing=False)
+    evaluators = [NeighboursEvaluator(task, [k] if isinstance(k, int) else k) for task in tasks.values()]
+    return _evaluate_variants(evaluators, model, split, progress, transform, layer, pool)
+
+
+def linear(
+    model: EncoderLike,
+    data: str | Path,
+    *,
+    split: str = "test",
+    train: str | Path | None = None,
+    media: str | Path | None = None,
+    layer: int | None = None,
+    pool: str | None = None,
+    transform: str = "squash",
+    progress: Track = untracked,
+) -> Result:
+    """Classify by logistic regression on frozen embeddings."""
+    tasks = load_splits(Path(data), split, _path(train), ClassOptions(media=_path(media)))
+    return _evaluate_variants(map(LinearEvaluator, tasks.values()), model, split, progress, transform, layer, pool)
+
+
+def attentive(
+    model: LayersLike,
+    data: str | Path,
+    *,
+    split: str = "test",
+    train: str | Path | None = None,
+    media: str | Path | None = None,
+    layer: int | None = None,
+    epochs: int = 20,
+    lr: float | Sequence[float] = (3e-4, 1e-3, 3e-3),
+    head_seeds: int = 3,
+    progress: Track = untracked,
+) -> Result:
+    """Classify by a cross-attention block that is trained on a layer's frozen tokens."""
+    rates = (lr,) if isinstance(lr, float) else tuple(lr)
+    config = AttentiveConfig(epochs=epochs, learning_rates=rates, head_seeds=head_seeds)
+    tasks = load_splits(Path(data), split, _path(train), ClassOptions(media=_path(media)))
+    features = open_layers(model, layer)
+    evaluators = [AttentiveEvaluator(task, config, features.device) for task in tasks.values()]
+    return _evaluate_layer(evaluators, features, split, progress)
+
+
+def segmentation(
+    model: LayersLike,
+    data: str | Path,
+    *,
+    layer: int | None = None,
+    size: ImageSize = None,
+    epochs: int = 20,
+    kernel: int = 1,
+    head_seeds: int = 3,
+    progress: Track = untracked,
+) -> Result:
+    """Fit a segmentation head on a layer: mIoU and pixel accuracy."""
+    head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
+    protocol = SegmentationProtocol(head=head, head_seeds=head_seeds)
+    evaluator = SegmentationEvaluator(*read_class_splits(Path(data)), protocol, _size(size), track=progress)
+    return _evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
+
+
+def detection(
+    model: LayersLike,
+    data: str | Path,
+    *,
+    layer: int | None = None,
+    size: ImageSize = None,
+    class_agnostic: bool = False,
+    epochs: int = 15,
+    channels: int = 64,
+    head_seeds: int = 3,
+    progress: Track = untracked,
+) -> Result:
+    """Fit a Mask R-CNN head on a layer: AP of boxes and masks."""
+    fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
+    head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
+    protocol = DetectionProtocol(head=head, head_seeds=head_seeds)
+    splits = read_instance_splits(Path(data))
+    train, test = (part.merge_classes() for part in splits) if class_agnostic else splits
+    evaluator = DetectionEvaluator(train, test, protocol, _size(size))
+    return _evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
+
+
+def tracking(
+    model: LayersLike,
+    data: str | Path,
+    *,
+    layer: int | None = None,
+    final_norm: bool = False,
+    short_side: int = 480,
+    frames: int = 7,
+    progress: Track = untracked,
+) -> Result:
+    """Track objects through videos by the similarity of a layer's patches: J&F, J and F."""
+    config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))
+    evaluator = TrackingEvaluator(read_videos(Path(data)), config)
+    return _evaluate_layer([evaluator], open_layers(model, layer, final_norm), Path(data).stem, progress, "")
+
+
+def depth(
+    model: LayersLike,
+    data: str | Path,
+    *,
+    layer: int | None = None,
+    size: ImageSize = None,
+    per_metre: float = 1000.0,
+    eigen_crop: bool = False,
+    aligned: bool = False,
+    epochs: int = 20,
+    channels: int = 64,
+    head_seeds: int = 3,
+    progress: Track = untracked,
+) -> Result:
+    """Fit a depth head on a layer: RMSE in metres, relative error, and shares within 1.25, 1.25² and 1.25³."""
+    head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
+    head = head.relative() if aligned else head
+    protocol = DepthProtocol(head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned)
+    evaluator = DepthEvaluator(*read_depth_splits(Path(data), per_metre), protocol, _size(size))
+    return _evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
+
+
+TASKS: dict[str, Callable[..., Result]] = {
+    "classification": classification,
+    "retrieval": retrieval,
+    "video-retrieval": video_retrieval,
+    "knn": knn,
+    "linear": linear,
+    "attentive": attentive,
+    "segmentation": segmentation,
+    "detection": detection,
+    "tracking": tracking,
+    "depth": depth,
+}
+"""The tasks of `perception_encoder.evaluate` on encoders and layers."""
+
+
+def run_evaluators(
+    evaluators: Iterable[Evaluator[Any]],
+    models: Mapping[str, Any],
+    split: str,
+    about: Mapping[str, str],
+    progress: Track = untracked,
+) -> Result:
+    """Run evaluators on a model under each of its transforms, by name."""
+    measurements = tuple(evaluate(evaluators, models, progress))
+    failures = {str(failure): failure for measurement in measurements for failure in measurement.failures}
+    name = next(iter(models.values())).name
+    return Result(model=name, split=split, measurements=measurements, failures=tuple(failures), about=dict(about))
+
+
+def open_layers(model: LayersLike, layer: int | None, final_norm: bool = False) -> LayerFeatures:
+    """Return a model at a layer, by default the last, or the selected one of `LayerFeatures`."""
+    if isinstance(model, LayerFeatures):
+        return model if layer is None else model.at(layer)
+    if isinstance(model, Encoder):
+        return LayerFeatures.of(model, final_norm).at(-1 if layer is None else layer)
+    return load_layers(model, layer=-1 if layer is None else layer, final_norm=final_norm)
+
+
+def _evaluate_variants(
+    evaluators: Iterable[Evaluator[Encoder]],
+    model: EncoderLike,
+    split: str,
+    progress: Track,
+    transform: str,
+    layer: int | None = None,
+    pool: str | None = None,
+    texts: bool = False,
+) -> Result:
+    variants, about = load_variants(model, transform, layer, pool, texts)
+    return run_evaluators(evaluators, cache_features(variants), split, about, progress)
+
+
+def _evaluate_layer(
+    evaluators: Iterable[Evaluator[LayerFeatures]],
+    features: LayerFeatures,
+    split: str,
+    progress: Track,
+    transform: str = "squash",
+) -> Result:
+    return run_evaluators(evaluators, {transform: features}, split, features.about, progress)
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _size(size: ImageSize) -> tuple[int, int] | None:
+    return (size, size) if isinstance(size, int) else size
