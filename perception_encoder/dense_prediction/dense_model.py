@@ -166,12 +166,12 @@ class Backbone(nn.Module):
         self.register_buffer("blank", blank, persistent=False)
         self.model = tower.model
         if isinstance(tower.model, VisionTransformer):
-            self.model = own = tower.model.truncate(layer)
+            self.model = truncated = tower.model.truncate(layer)
             if windows is not None:
                 if windows.tile is not None:
-                    own.set_image_size(windows.tile * own.config.patch_size)
+                    truncated.set_image_size(windows.tile * truncated.config.patch_size)
                 self.model = vitdet_backbone(
-                    own, image_size, windows.size, windows.global_blocks, windows.patch_size, windows.span
+                    truncated, image_size, windows.size, windows.global_blocks, windows.patch_size, windows.span
                 )
                 self.patch_size = windows.patch_size
         elif windows is not None:

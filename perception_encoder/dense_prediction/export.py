@@ -1,4 +1,4 @@
-"""A head with its encoder as one ONNX file, checked against torch before it is written."""
+"""Export models and heads as ONNX files, checked against torch before they are written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "segmentation": ("classes",),
     "detection": ("boxes", "labels", "scores", "masks"),
 }
-"""By task; masks of a detector that has some, 28x28 inside each box."""
+"""By task; masks only if a detector has them, 28x28 inside each box."""
 OPSET = 17
 
 
@@ -85,7 +85,7 @@ def export_onnx(
 
 
 class _Exported(nn.Module):
-    """Images (B, 3, H, W), uint8, to what a head predicts at their size; a detector takes one image."""
+    """Images (B, 3, H, W), uint8, to a head's predictions at their size; a detector takes one image."""
 
     def __init__(self, model: DenseModel, size: tuple[int, int]) -> None:
         super().__init__()
@@ -104,12 +104,10 @@ class _Exported(nn.Module):
 
 @torch.no_grad()
 def export_head(model: DenseModel, info: HeadInfo, path: Path, size: tuple[int, int] | None = None) -> float | None:
-    """Write an ONNX file that takes images of one height and width, `size`, by default squares of the head's size.
+    """Write a head as ONNX for images of `size` (height, width), by default squares of the head's size.
 
-    Depth and classes take any number of images and give (B, H, W); a detector takes one and gives its best detections,
-    of any score, best first, boxes in pixels. Returns the largest difference to torch through onnxruntime, over the
-    largest value; None without onnxruntime. Raises ConfigError for a DETR, MissingExtraError, ShapeError for a size
-    that is not whole patches, and OutputError, also for a difference above 1e-3.
+    Returns the largest difference to torch through onnxruntime, over the largest value; None without onnxruntime. See
+    `export_onnx`.
     """
     try:
         import onnx
@@ -117,7 +115,7 @@ def export_head(model: DenseModel, info: HeadInfo, path: Path, size: tuple[int, 
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "onnx") from None
     if info.task not in OUTPUTS:
-        raise ConfigError(f"a head of the kind {info.task!r} cannot be exported; {', '.join(OUTPUTS)} can")
+        raise ConfigError(f"a head for {info.task} cannot be exported; supported: {', '.join(OUTPUTS)}")
     height, width = size or (info.image_size, info.image_size)
     patch = model.backbone.patch_size
     if height % patch or width % patch:
@@ -131,7 +129,7 @@ def export_head(model: DenseModel, info: HeadInfo, path: Path, size: tuple[int, 
         _export(exported, example, info, temporary)
         graph = onnx.load(temporary)
         graph.metadata_props.extend(
-            [onnx.StringStringEntryProto(key=key, value=value) for key, value in _about(info).items()]
+            [onnx.StringStringEntryProto(key=key, value=value) for key, value in _metadata(info).items()]
         )
         onnx.save(graph, temporary)
         difference = _difference(exported, example, temporary)
@@ -143,8 +141,8 @@ def export_head(model: DenseModel, info: HeadInfo, path: Path, size: tuple[int, 
 def _export(exported: _Exported, example: Tensor, info: HeadInfo, path: Path) -> None:
     names = OUTPUTS[info.task]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about itself, and of torchvision's shapes that depend on the data
-        if info.task == "detection":  # only the exporter that traces knows torchvision's detectors
+        warnings.simplefilter("ignore")  # from torch about itself, and about torchvision's data-dependent shapes
+        if info.task == "detection":  # only the tracing exporter supports torchvision's detectors
             outputs = names if info.masks else names[:-1]
             axes = {name: {0: "detections"} for name in outputs}
             torch.onnx.export(
@@ -170,18 +168,18 @@ def _export(exported: _Exported, example: Tensor, info: HeadInfo, path: Path) ->
     program.save(path)
 
 
-def _about(info: HeadInfo) -> dict[str, str]:
+def _metadata(info: HeadInfo) -> dict[str, str]:
     return {"model": info.encoder, "weights": info.weights, "head": json.dumps(asdict(info)), "pixels": "RGB, 0 to 255"}
 
 
 def _difference(exported: _Exported, example: Tensor, path: Path) -> float | None:
-    """Largest difference between onnxruntime and torch over the largest value: of depths, scores or boxes."""
+    """Return the largest difference of onnxruntime to torch, over the largest value: of depths, classes or scores."""
     try:
         import onnxruntime
     except ImportError:
         return None
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (name,) = (each.name for each in session.get_inputs())
+    (name,) = (given.name for given in session.get_inputs())
     detector = isinstance(exported.model.head, Detector)
     images = example[1:] if detector else torch.cat([example, example[:1].flip(-1)])
     ours: list[np.ndarray] = session.run(None, {name: images.numpy()})
@@ -189,7 +187,7 @@ def _difference(exported: _Exported, example: Tensor, path: Path) -> float | Non
     if not detector:
         expected = theirs.numpy().astype(np.float64)
         return float(np.abs(ours[0] - expected).max() / max(1e-6, np.abs(expected).max()))
-    scores = [np.sort(each)[::-1] for each in (ours[2], theirs[2].numpy())]
+    scores = [np.sort(values)[::-1] for values in (ours[2], theirs[2].numpy())]
     count = min(map(len, scores))
     if abs(len(scores[0]) - len(scores[1])) > 1:  # one score may be at the threshold of an overlap
         return float("inf")

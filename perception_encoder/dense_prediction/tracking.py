@@ -1,9 +1,9 @@
-"""Labels carried through a video by similarity of patches alone (section 3): nothing is trained.
+"""Follow objects through videos by the similarity of patches alone (section 3), without training.
 
-A patch is compared with the first frame and the last frames before its own. Of their patches near its own position the
-most similar ones vote, and its labels are theirs, weighted by a softmax of the cosines. The protocol is the one that
-DINO brought to DAVIS: 7 frames, 5 patches within 12 of the position, temperature 0.1. Here a patch of the first frame
-has the shares of its pixels as labels, not the label of one pixel, which is fairer to coarse grids.
+Each patch is compared with the patches near its position in the first frame and the frames just before. The most
+similar ones vote, and the patch takes their labels, weighted by a softmax of the cosines. This is DINO's protocol for
+DAVIS: 7 frames, 5 patches at most 12 away, temperature 0.1. But a patch of the first frame has the shares of its
+pixels as labels, not the label of one pixel, which is fairer to coarse grids.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class PropagationConfig:
     """The patches that a patch is compared with."""
 
     frames: int = 7
-    """Frames before its own; the first is used beside them."""
+    """Previous frames, in addition to the first."""
     nearest: int = 5
-    """The number of most similar patches, over all those frames."""
+    """Most similar patches that vote, over all these frames."""
     reach: int = 12
-    """How far a patch may have moved, in patches along each axis."""
+    """Maximum movement of a patch, in patches along each axis."""
     temperature: float = 0.1
     """Of the softmax over cosines."""
 
@@ -66,9 +66,9 @@ class PropagationConfig:
 def propagate(
     features: Float[Tensor, "F h w D"], first: Int[Tensor, "H W"], config: PropagationConfig | None = None
 ) -> Int[Tensor, "F H W"]:
-    """Labels of every frame from those of the first, whose labels are 0 (background) to K - 1.
+    """Return the labels of every frame (int64) from those of the first: 0 (background) to K - 1.
 
-    Returns int64; the first frame's are returned unchanged. ShapeError unless there are two frames or more.
+    ShapeError for fewer than two frames.
     """
     if features.ndim != 4 or len(features) < 2:
         raise ShapeError(
@@ -79,7 +79,7 @@ def propagate(
 
 
 class LabelPropagator:
-    """Carries labels through a video frame by frame; the first frame and the last `config.frames` are in memory."""
+    """Propagates labels frame by frame; keeps the first frame and the last `config.frames` in memory."""
 
     @torch.inference_mode()
     def __init__(
@@ -96,50 +96,50 @@ class LabelPropagator:
     def step(self, features: Float[Tensor, "h w D"]) -> Int[Tensor, "H W"]:
         """Return the next frame's labels, int64."""
         unit = F.normalize(features.float(), dim=-1)
-        context, labels = (torch.stack(each) for each in zip(self.first, *self.recent, strict=True))
+        context, labels = (torch.stack(parts) for parts in zip(self.first, *self.recent, strict=True))
         soft = _vote(unit, context, labels, self.config)
         self.recent.append((unit, soft))
         return _to_pixels(soft, *self.size)
 
 
-def _vote(own: Tensor, context: Tensor, labels: Tensor, config: PropagationConfig) -> Tensor:
-    """Return soft labels (h, w, K) of a frame's unit features (h, w, D) from others (C, h, w, D), (C, h, w, K)."""
-    h, w, _ = own.shape
+def _vote(unit: Tensor, context: Tensor, labels: Tensor, config: PropagationConfig) -> Tensor:
+    """Return soft labels (h, w, K) of a frame's unit features (h, w, D) from other frames' features and labels."""
+    h, w, _ = unit.shape
     voted = labels.new_empty(h, w, labels.shape[-1])
     for top in range(0, h, _TILE):
         for left in range(0, w, _TILE):
             rows, columns = range(top, min(h, top + _TILE)), range(left, min(w, left + _TILE))
             voted[rows.start : rows.stop, columns.start : columns.stop] = _vote_tile(
-                own, context, labels, rows, columns, config
+                unit, context, labels, rows, columns, config
             )
     return voted
 
 
 def _vote_tile(
-    own: Tensor, context: Tensor, labels: Tensor, rows: range, columns: range, config: PropagationConfig
+    unit: Tensor, context: Tensor, labels: Tensor, rows: range, columns: range, config: PropagationConfig
 ) -> Tensor:
-    """Return the soft labels of a tile, which is compared only with patches within its reach."""
-    h, w, _ = own.shape
+    """Return the soft labels of a tile, comparing it only with patches within reach."""
+    h, w, _ = unit.shape
     near_rows = range(max(0, rows.start - config.reach), min(h, rows.stop + config.reach))
     near_columns = range(max(0, columns.start - config.reach), min(w, columns.stop + config.reach))
     window = slice(near_rows.start, near_rows.stop), slice(near_columns.start, near_columns.stop)
     candidates = context[:, window[0], window[1]].flatten(1, 2)  # (C, M, D)
     votes = labels[:, window[0], window[1]].flatten(0, 2)  # (C·M, K)
-    queries = own[rows.start : rows.stop, columns.start : columns.stop].flatten(0, 1)  # (N, D)
+    queries = unit[rows.start : rows.stop, columns.start : columns.stop].flatten(0, 1)  # (N, D)
     near = _near(rows, near_rows, config.reach)[:, None, :, None] & _near(columns, near_columns, config.reach)[:, None]
-    far = ~near.flatten(2).flatten(0, 1).to(own.device)  # (N, M)
+    far = ~near.flatten(2).flatten(0, 1).to(unit.device)  # (N, M)
     cosines = torch.stack([(queries @ frame.T).masked_fill_(far, -torch.inf) for frame in candidates], dim=1).flatten(1)
     best, indices = cosines.topk(min(config.nearest, cosines.shape[1]), dim=1)
     weights = (best / config.temperature).softmax(dim=1)
     return torch.einsum("nk,nkc->nc", weights, votes[indices]).unflatten(0, (len(rows), len(columns)))
 
 
-def _near(own: range, other: range, reach: int) -> Tensor:
-    return (torch.tensor(own)[:, None] - torch.tensor(other)[None]).abs() <= reach
+def _near(first: range, second: range, reach: int) -> Tensor:
+    return (torch.tensor(first)[:, None] - torch.tensor(second)[None]).abs() <= reach
 
 
 def _to_pixels(soft: Tensor, height: int, width: int) -> Tensor:
-    """Return the most probable label of each pixel, (H, W), with each label's map stretched to 0–1 by the protocol."""
+    """Return each pixel's most probable label (H, W); the protocol stretches each label's map to 0–1."""
     maps = F.interpolate(soft.permute(2, 0, 1)[None], (height, width), mode="bilinear")[0]  # (K, H, W)
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     spread = high - low
@@ -152,18 +152,18 @@ def _to_pixels(soft: Tensor, height: int, width: int) -> Tensor:
 
 
 SHORT_SIDE = 480
-"""Pixels of a frame's short side as the encoder sees it."""
+"""Pixels of a frame's short side for the encoder."""
 DIRECTORY_RATE = 24.0
 """Frames per second of the video that is written for a directory of frames, as in DAVIS."""
 
 
 def patch_multiple(length: float, patch: int) -> int:
-    """Return the multiple of the patch that is nearest to a length, at least one."""
+    """Return the nearest multiple of the patch to a length, at least one patch."""
     return max(1, round(length / patch)) * patch
 
 
 def frame_size(size: tuple[int, int], short_side: int, patch: int) -> tuple[int, int]:
-    """Return height and width at which frames of `size` (width, height) are encoded."""
+    """Return the height and width at which frames of `size` (width, height) are encoded."""
     scale = short_side / min(size)
     return patch_multiple(size[1] * scale, patch), patch_multiple(size[0] * scale, patch)
 
@@ -182,12 +182,11 @@ def track_objects(
     short_side: int = SHORT_SIDE,
     batch_size: int = 8,
 ) -> Iterator[tuple[Image.Image, Int[np.ndarray, "H W"]]]:
-    """Yield each frame with its labels, the first with its own; `batch_size` frames are encoded at a time.
+    """Yield each frame with its labels; `batch_size` frames are encoded at a time.
 
-    `first`: the labels of the first frame, of its size: 0 (background) and any numbers of objects. A frame without
-    any of an object's pixels has lost it; it is found again if it still looks like the first or the last frames.
-    Raises InputError if the size of the frames changes, DataError for a mask of another size, or without an object,
-    and for no frames.
+    `first`: the labels of the first frame: 0 (background) and any numbers of objects. A lost object is found again if
+    it resembles the first or the last frames. Raises InputError if the size of the frames changes, and DataError for a
+    mask of another size or without objects, and for an empty video.
     """
     propagator, size, number = None, None, 0
     numbers = np.union1d([0], first)  # labels are carried as 0 to K
@@ -195,8 +194,8 @@ def track_objects(
         for row, frame in enumerate(batch):
             size = size or frame.size
             if frame.size != size:
-                own, other = (f"{width}x{height}" for width, height in (size, frame.size))
-                raise InputError(f"frame {number + row}", f"is of {other} pixels, the first frame of {own}")
+                expected, found = (f"{width}x{height}" for width, height in (size, frame.size))
+                raise InputError(f"frame {number + row}", f"has {found} pixels, the first frame {expected}")
         if propagator is None:
             check_first_mask(first, batch[0].size)
         for frame, features in zip(batch, torch.from_numpy(maps_at(model, batch, short_side)), strict=True):
@@ -211,11 +210,9 @@ def track_objects(
 
 
 def check_first_mask(mask: Int[np.ndarray, "H W"], size: tuple[int, int]) -> None:
-    """Raise DataError unless a mask has an object and is of a frame's size (width, height)."""
+    """Raise DataError unless a mask has an object, and a frame's size (width, height)."""
     if mask.shape != (size[1], size[0]):
-        raise DataError(
-            f"the mask is of {mask.shape[1]}x{mask.shape[0]} pixels, the first frame of {size[0]}x{size[1]}"
-        )
+        raise DataError(f"the mask has {mask.shape[1]}x{mask.shape[0]} pixels, the first frame {size[0]}x{size[1]}")
     if not mask.any():
         raise DataError("the first mask is empty: no pixel has an object's number, 1 or above")
 

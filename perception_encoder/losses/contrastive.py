@@ -1,11 +1,11 @@
-"""The contrastive loss of images and captions that several images may share, of a batch or a rank's part of it.
+"""The contrastive loss of images and captions that several images may share.
 
-A batch may hold several images of one caption, and several captions that are true of one image. Each distinct
-caption is encoded once, and every true pair is a positive: an image's target is spread evenly over its captions, a
-caption's over its images. For mixed images, positives are numbers: how far a caption is true of an image.
+A batch may have several images of one caption, and several captions of one image. Each distinct caption is encoded
+once, and every matching pair is a positive: an image's target is spread evenly over its captions, a caption's over its
+images. For mixed images, positives are weights.
 
-Spread over ranks, each computes the rows of its own images and captions against everybody's: memory for logits
-falls with the number of ranks, and the ranks' parts add up to the loss of the whole batch.
+On several ranks, each computes the logits of its own images and captions against all others: memory for logits falls
+with the number of ranks, and the ranks' losses add up to that of the whole batch.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ def contrastive_loss(
     own_images: slice = ALL,
     own_texts: slice = ALL,
 ) -> Float[Tensor, ""]:
-    """Mean of the image→text and text→image cross-entropies of unit vectors, or this rank's part of it.
+    """Return the mean of the image→text and text→image cross-entropies of unit vectors, or this rank's share of it.
 
-    `own_images`, `own_texts`: the rows, of features gathered from all ranks, that are this rank's; the parts of all
-    ranks add up to the loss. `image_positives`: which captions are true of this rank's images; `text_positives`: of
-    which images this rank's captions are true (alone, the transpose). Every row needs one; identities make this
-    CLIP's symmetric loss.
+    `own_images`, `own_texts`: this rank's rows of the features gathered from all ranks. `image_positives`: the captions
+    that match this rank's images; `text_positives`: the images that match its captions (on one rank, the transpose).
+    Every row needs one; identities make this CLIP's symmetric loss.
     """
     image_to_text = _cross_entropies(logit_scale * images[own_images] @ texts.T, image_positives)
     text_to_image = _cross_entropies(logit_scale * texts[own_texts] @ images.T, text_positives)

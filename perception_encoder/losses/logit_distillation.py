@@ -1,9 +1,7 @@
-"""Distillation by logits (section 2.4): the student's image-text distributions are fitted to a teacher's.
+"""Logit distillation (section 2.4): match the student's image-text distributions to a teacher's.
 
-Both form, of the similarities of a batch, a softmax distribution over the captions for each image, and one over the
-images for each caption. The loss is the mean Kullback-Leibler divergence of the student's from the teacher's. As in
-the contrastive loss each distinct caption counts once, and each of several ranks computes the rows of its own images
-and captions against everybody's: the parts of all ranks add up.
+Both turn the similarities of a batch into a distribution over captions for each image, and over images for each
+caption; the loss is the mean Kullback-Leibler divergence. Captions and ranks count as in the contrastive loss.
 """
 
 from __future__ import annotations
@@ -25,10 +23,10 @@ def logit_distillation_loss(
     own_images: slice = ALL,
     own_texts: slice = ALL,
 ) -> Float[Tensor, ""]:
-    """Mean of the image→text and text→image divergences of unit vectors, or this rank's part of it.
+    """Return the mean of the image→text and text→image divergences of unit vectors, or this rank's share of it.
 
-    The teacher's vectors may have another width, and take no gradient. `own_images`, `own_texts`: the rows, of
-    features gathered from all ranks, that are this rank's.
+    The teacher's vectors may have another width and take no gradient. `own_images`, `own_texts`: this rank's rows of
+    the features gathered from all ranks.
     """
     teacher_images, teacher_texts = teacher_images.detach(), teacher_texts.detach()
     image_to_text = _divergences(
@@ -41,6 +39,6 @@ def logit_distillation_loss(
 
 
 def _divergences(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of each row."""
+    """Return KL(teacher ‖ student) of each row."""
     student, teacher = logits.log_softmax(dim=1), teacher_logits.log_softmax(dim=1)
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)

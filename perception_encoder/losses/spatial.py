@@ -1,7 +1,7 @@
-"""The losses of spatial alignment (section 5): to a teacher's tokens, and to a mask teacher's similarities of tokens.
+"""The losses of spatial alignment (section 5): to a teacher's tokens, and to a mask teacher's token similarities.
 
-The first keeps what the model knows, the second gives its features the edges of masks. Both are means over all tokens,
-masked ones too. The paper writes the first as a similarity that is maximised; here it has the minus sign of a loss.
+The first preserves what the model knows, the second gives its features the edges of masks. Both are means over all
+tokens, including masked ones. The paper maximises the first as a similarity; as a loss it has a minus sign.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from perception_encoder.errors import ShapeError
 TEMPERATURE = 20.0
 """t of the teacher's exp(t (x - 1)), where x is a cosine similarity."""
 BLOCK = 256
-"""Rows of an image's matrix of similarities that are in memory at a time."""
+"""Rows of an image's similarity matrix in memory at a time."""
 
 
 def token_cosine_loss(student: Float[Tensor, "B N D"], teacher: Float[Tensor, "B N D"]) -> Float[Tensor, ""]:
-    """Minus the mean cosine similarity of each token and the teacher's; the teacher takes no gradient.
+    """Return minus the mean cosine similarity of the student's and the teacher's tokens; the teacher takes no gradient.
 
-    Raises ShapeError unless both have as many images, tokens and channels.
+    Raises ShapeError for tokens of different shapes.
     """
     if student.shape != teacher.shape:
         raise ShapeError(f"the student's tokens are {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}")
@@ -38,22 +38,22 @@ def token_similarity_loss(
     temperature: float | None = TEMPERATURE,
     block: int = BLOCK,
 ) -> Float[Tensor, ""]:
-    """Mean squared difference of both sides' cosine similarities between all pairs of tokens of an image.
+    """Return the mean squared difference of the cosine similarities between all pairs of an image's tokens.
 
-    The teacher's x becomes exp(temperature · (x − 1)), or stays as it is at None; it takes no gradient. No more than
-    `block` · N similarities are in memory at a time, in the backward pass too. Raises ShapeError unless both have as
-    many images and tokens.
+    The teacher's x becomes exp(temperature · (x − 1)), unless that is None; it takes no gradient. At most `block` · N
+    similarities are in memory at a time, also in the backward pass. Raises ShapeError unless both have as many images
+    and tokens.
     """
     if student.shape[:2] != teacher.shape[:2]:
-        own, other = (f"{len(each)} images of {each.shape[1]} tokens" for each in (student, teacher))
-        raise ShapeError(f"the student has {own}, the teacher {other}; both must be on one grid of patches")
+        ours, theirs = (f"{len(tokens)} images of {tokens.shape[1]} tokens" for tokens in (student, teacher))
+        raise ShapeError(f"the student has {ours}, the teacher {theirs}; both need the same grid of patches")
     images, tokens = student.shape[:2]
     total: Tensor = _SquaredDifferences.apply(student, teacher.detach(), temperature, block)
     return total / (images * tokens * tokens)
 
 
 class _SquaredDifferences(torch.autograd.Function):
-    """The sum over all pairs; the backward pass makes the matrices again, block by block, rather than store them."""
+    """Sums over all pairs; the backward pass recomputes the matrices block by block instead of storing them."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float | None, block: int) -> Tensor:
@@ -61,8 +61,8 @@ class _SquaredDifferences(torch.autograd.Function):
         ctx.temperature, ctx.block = temperature, block
         sums = [
             difference.square().sum()
-            for own, other in zip(student, teacher, strict=True)
-            for _, difference in _differences(_unit(own), _unit(other), temperature, block)
+            for tokens, targets in zip(student, teacher, strict=True)
+            for _, difference in _differences(_unit(tokens), _unit(targets), temperature, block)
         ]
         return torch.stack(sums).sum()
 
@@ -70,9 +70,9 @@ class _SquaredDifferences(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         student, teacher = ctx.saved_tensors
         gradient = torch.empty_like(student)
-        for image, (own, other) in enumerate(zip(student, teacher, strict=True)):
-            unit, length = _unit(own), own.float().norm(dim=-1, keepdim=True).clamp_min(1e-12)
-            for rows, difference in _differences(unit, _unit(other), ctx.temperature, ctx.block):
+        for image, (tokens, targets) in enumerate(zip(student, teacher, strict=True)):
+            unit, length = _unit(tokens), tokens.float().norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            for rows, difference in _differences(unit, _unit(targets), ctx.temperature, ctx.block):
                 of_unit = 4 * grads[0] * (difference @ unit)  # twice for the square, twice for a pair's two orders
                 along = (of_unit * unit[rows]).sum(-1, keepdim=True)
                 gradient[image, rows] = ((of_unit - along * unit[rows]) / length[rows]).to(gradient.dtype)
@@ -84,12 +84,12 @@ def _unit(tokens: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
 
 
 def _differences(
-    own: Float[Tensor, "N D"], other: Float[Tensor, "N P"], temperature: float | None, block: int
+    student: Float[Tensor, "N D"], teacher: Float[Tensor, "N P"], temperature: float | None, block: int
 ) -> Iterator[tuple[slice, Float[Tensor, "M N"]]]:
-    """Yield rows of tokens, and their similarities to all tokens less the teacher's."""
-    for start in range(0, len(own), block):
+    """Yield rows of tokens, and their similarities to all tokens minus the teacher's."""
+    for start in range(0, len(student), block):
         rows = slice(start, start + block)
-        target = other[rows] @ other.T
+        target = teacher[rows] @ teacher.T
         if temperature is not None:
             target = target.sub_(1).mul_(temperature).exp_()
-        yield rows, (own[rows] @ own.T).sub_(target)
+        yield rows, (student[rows] @ student.T).sub_(target)

@@ -191,9 +191,9 @@ def test_bad_videos_and_masks() -> None:
     model = ColourLayers().at(0)
     with pytest.raises(DataError, match="the first mask is empty"):
         list(track_objects(images, np.zeros_like(masks[0]), model, SIDE))
-    with pytest.raises(DataError, match=r"the mask is of 3x3 pixels, the first frame of "):
+    with pytest.raises(DataError, match=r"the mask has 3x3 pixels, the first frame"):
         list(track_objects(images, np.ones((3, 3), np.uint8), model, SIDE))
-    with pytest.raises(InputError, match=r"frame 1: is of 20x30 pixels, the first frame of"):
+    with pytest.raises(InputError, match=r"frame 1: has 20x30 pixels, the first frame"):
         list(track_objects([images[0], images[1].resize((20, 30))], masks[0], model, SIDE))
     with pytest.raises(DataError, match="no frames"):
         list(track_objects([], masks[0], model, SIDE))

@@ -103,10 +103,10 @@ def test_an_object_that_leaves_the_video(run_pe: Callable[..., Run], tmp_path: P
 def test_a_video_whose_frame_size_changes(run_pe: Callable[..., Run], frames: Path, tmp_path: Path) -> None:
     frame(2).resize((48, 32)).save(frames / "00012.png")
     run = run_pe("track", frames, "--box", "4,12,44,52", "-o", tmp_path / "out", "--short-side", 64)
-    assert run.status == 2 and "frame 2: is of 48x32 pixels, the first frame of 96x64" in run.stderr
+    assert run.status == 2 and "frame 2: has 48x32 pixels, the first frame 96x64" in run.stderr
     (tmp_path / "clip.h264").write_bytes(of_two_sizes((96, 64), (64, 48)))
     run = run_pe("track", tmp_path / "clip.h264", "--box", "0,0,1,1", "-o", tmp_path / "out", "--short-side", 64)
-    assert run.status == 2 and "frame 4: is of 64x48 pixels, the first frame of 96x64" in run.stderr
+    assert run.status == 2 and "frame 4: has 64x48 pixels, the first frame 96x64" in run.stderr
 
 
 def test_clear_errors(run_pe: Callable[..., Run], clip: Path, tmp_path: Path) -> None:
@@ -123,6 +123,6 @@ def test_clear_errors(run_pe: Callable[..., Run], clip: Path, tmp_path: Path) ->
     Image.new("L", (96, 64)).save(tmp_path / "empty.png")
     assert "empty.png is empty: no pixel has an object's number" in error(clip, "--mask", tmp_path / "empty.png")
     Image.fromarray(mask()).resize((48, 32)).save(tmp_path / "small.png")
-    assert "the mask is of 48x32 pixels, the first frame of 96x64" in error(clip, "--mask", tmp_path / "small.png")
+    assert "the mask has 48x32 pixels, the first frame 96x64" in error(clip, "--mask", tmp_path / "small.png")
     assert run_pe("track", clip, "--point", "0.2,0.5", "-o", tmp_path / "out", "--short-side", 64).status == 0
     assert "has masks already; choose another directory" in error(clip, "--point", "0.2,0.5")

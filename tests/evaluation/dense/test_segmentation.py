@@ -127,7 +127,7 @@ def test_images_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pyt
 
 def test_what_cannot_be_measured_is_named() -> None:
     ones, maps = np.ones((4, 4), np.int16), np.zeros((1, 2, 2, 3))
-    with pytest.raises(DataError, match="show 1 class"):
+    with pytest.raises(DataError, match="have 1 class"):
         score_segmentation(maps, lambda _: ones, maps, lambda _: ones, ["a"], 3, PROTOCOL)
     with pytest.raises(ModelError, match="c first"):
         score_segmentation(maps, lambda _: ones, maps * np.nan, lambda _: ones, ["c"], 2, PROTOCOL)

@@ -169,7 +169,7 @@ def test_an_error_in_the_midst_of_a_video_is_the_last_line(
     monkeypatch.setattr(VideoTracker, "_decode", damaged)
     response = call(client, "track", id_of(client, CLIP), CORNER)
     *progress, end = [json.loads(line) for line in response.text.splitlines()]
-    assert len(progress) == 3 and end == {"error": "frame 3: is of 32x32 pixels, the first frame of 128x64"}
+    assert len(progress) == 3 and end == {"error": "frame 3: has 32x32 pixels, the first frame 128x64"}
 
 
 def test_a_video_that_waits_for_another_says_so(library: MediaLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
