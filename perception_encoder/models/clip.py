@@ -17,7 +17,7 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 
 
 class CLIP(nn.Module):
-    """A vision tower `.visual`, a text tower `.text`, and the logit scale (a logarithm)."""
+    """A vision tower `.visual`, a text tower `.text`, and the logarithm of the logit scale, `.logit_scale`."""
 
     def __init__(self, vision: VisionConfig, text: TextConfig, name: str = "custom") -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class CLIP(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """Tokens of a text that the text tower reads, T."""
+        """Maximum number of tokens of a text, T."""
         return self.text.config.context_length
 
     def encode_image(
@@ -37,16 +37,16 @@ class CLIP(nn.Module):
         normalize: bool = False,
         padding_mask: Bool[Tensor, "B h w"] | None = None,
     ) -> Float[Tensor, "B output_dim"]:
-        """Image embeddings, of unit length under `normalize`."""
+        """Return image embeddings, of unit length with `normalize`."""
         features = self.visual(images, padding_mask)
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_video(
         self, videos: Float[Tensor, "B F 3 H W"], normalize: bool = False
     ) -> Float[Tensor, "B output_dim"]:
-        """Mean of the frames' embeddings, each of its own length; with `normalize`, that mean made unit length.
+        """Return the mean of the frames' embeddings (not normalised), of unit length with `normalize`.
 
-        Training, evaluation and `Encoder.encode` average the same way.
+        Training, evaluation and `Encoder.encode` average in the same way.
         """
         if videos.dim() != 5:
             raise ShapeError(f"videos have the shape {tuple(videos.shape)}; it must be (batch, frames, 3, H, W)")
@@ -57,7 +57,7 @@ class CLIP(nn.Module):
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, tokens: Int[Tensor, "B T"], normalize: bool = False) -> Float[Tensor, "B output_dim"]:
-        """Text embeddings, of unit length under `normalize`."""
+        """Return text embeddings, of unit length with `normalize`."""
         features = self.text(tokens)
         return F.normalize(features, dim=-1) if normalize else features
 
@@ -72,9 +72,9 @@ class CLIP(nn.Module):
     def forward(
         self, image: Float[Tensor, "B 3 H W"] | None = None, text: Int[Tensor, "K T"] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """Unit image embeddings, unit text embeddings, and the logit scale (a factor, not its logarithm).
+        """Return unit image embeddings, unit text embeddings, and the logit scale (the factor, not its logarithm).
 
-        As in open_clip, the embeddings of an input that is left out are None.
+        As in open_clip, the embeddings of an omitted input are None.
         """
         images = None if image is None else self.encode_image(image, True)
         return images, None if text is None else self.encode_text(text, True), self.logit_scale.exp()
@@ -99,7 +99,7 @@ class TextTransformer(nn.Module):
         self.text_projection = nn.Parameter(torch.empty(config.width, config.output_dim))
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B output_dim"]:
-        """Embeddings (B, output_dim), not normalised. The end-of-text token has the highest id of all."""
+        """Return embeddings, not normalised. The end-of-text token has the highest id."""
         if tokens.dim() != 2:
             raise ShapeError(f"token ids have the shape {tuple(tokens.shape)}; it must be (batch, length)")
         length = tokens.shape[1]

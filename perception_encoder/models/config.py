@@ -19,7 +19,7 @@ _RANGES = {
     "context_length": (1, 8192),
     "vocabulary": (1, 1 << 20),
 }
-"""Whole numbers that a tower can be built of, well above any published model's, so that no file asks for more."""
+"""Limits of a tower's sizes, well above any published model's: a file must not ask for more memory."""
 _POOL_HEADS = 8  # of the attention pooling
 
 
@@ -28,7 +28,7 @@ class VisionConfig:
     """A vision tower (section 2.4, appendix B.1)."""
 
     image_size: int
-    """Side of the square image it was trained on, in pixels; fixes the grid of the position embedding."""
+    """Side of the square training image, in pixels; determines the grid of the position embedding."""
     patch_size: int
     """Side of a patch, in pixels."""
     width: int
@@ -37,14 +37,14 @@ class VisionConfig:
     mlp_width: int
     class_token: bool = True
     attention_pool: bool = True
-    """Pool with a learned probe of 8 heads, then project; without it the tower gives tokens or, if it has an
+    """Pool with a learned probe of 8 heads, then project. Without it the tower returns tokens or, with an
     `output_dim`, projects the class token."""
     final_norm: bool = True
     """A LayerNorm (`ln_post`) after the last block."""
     layer_scale: float | None = None
     """Initial LayerScale; None for none."""
     rope: bool = True
-    """2D RoPE inside every attention, beside the absolute embedding."""
+    """2D RoPE in every attention, in addition to the absolute embedding."""
     output_dim: int | None = None
     """Width of the bias-free projection after pooling; None for none."""
 
@@ -59,11 +59,13 @@ class VisionConfig:
         if self.patch_size > self.image_size:
             raise ConfigError(f"patch_size is {self.patch_size}; it must be at most image_size, {self.image_size}")
         if self.output_dim and not (self.attention_pool or self.class_token):
-            raise ConfigError("a tower that projects needs attention_pool or class_token, to have something to project")
+            raise ConfigError(
+                "output_dim needs attention_pool or class_token: without both there is nothing to project"
+            )
 
     @property
     def pools(self) -> bool:
-        """Whether the tower gives one embedding an image, by attention pooling or from its class token."""
+        """Whether the tower returns one embedding per image, by attention pooling or from its class token."""
         return self.attention_pool or self.output_dim is not None
 
     @property

@@ -1,4 +1,4 @@
-"""Towers for other runtimes: `torch.export` programs and ONNX files, checked against torch before they are written."""
+"""Export towers to other runtimes: `torch.export` programs, and ONNX files that are checked against torch."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from perception_encoder.models.checkpoints.weights import Model, weight_hash
 from perception_encoder.models.clip import CLIP
 
 TOLERANCE = 1e-3
-"""Largest difference to torch, over the largest value, that an ONNX file may have."""
+"""Maximum difference of an ONNX file to torch, over the largest value."""
 
 _EXTERNAL = 2**30  # bytes of weights beyond which they lie beside the .onnx file, which itself may hold 2 GiB
 
 
 def towers_of(model: Model) -> tuple[str, ...]:
-    """The towers a model can be exported by: "image" and, of two-tower models, "text"."""
+    """Return the exportable towers of a model: "image" and, for two-tower models, "text"."""
     return ("image", "text") if isinstance(model, CLIP) else ("image",)
 
 
 def export_program(
     model: Model, tower: str = "image", size: tuple[int, int] | None = None
 ) -> torch.export.ExportedProgram:
-    """A tower as a `torch.export` program, of one image size (H, W), the model's own by default, and any batch size.
+    """Return a tower as a `torch.export` program for one image size (H, W), by default the model's, and any batch size.
 
     "image": images (B, 3, H, W) → the output of the vision tower; "text": token ids (B, T), padded to the context
-    length, → embeddings. Not normalised. Raises ConfigError for a tower that the model lacks, ShapeError for a size.
+    length, → embeddings, not normalised. Raises ConfigError for a tower that the model lacks, ShapeError for a size.
     """
     module, example = _module_and_example(model, tower, size)
     return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
 def write_onnx(model: Model, directory: Path, size: tuple[int, int] | None = None) -> dict[str, float | None]:
-    """Write `image.onnx` and, of two-tower models, `text.onnx` into a new directory, all or nothing.
+    """Write `image.onnx` and, for two-tower models, `text.onnx` to a new directory, all or nothing.
 
-    Returns, by tower, the largest difference to torch through onnxruntime over the largest value; None if
-    onnxruntime is not installed. Raises MissingExtraError, OutputError (also for a difference above 1e-3), ShapeError.
+    Returns each tower's largest difference to torch through onnxruntime, over the largest value; None without
+    onnxruntime. Raises MissingExtraError, OutputError (also for a difference above 1e-3) and ShapeError.
     """
     try:
         import onnx  # noqa: F401
@@ -69,11 +69,11 @@ def _module_and_example(model: Model, tower: str, size: tuple[int, int] | None) 
 
 
 def _write_tower(model: Model, tower: str, size: tuple[int, int] | None, directory: Path) -> float | None:
-    """Write one tower's file; returns its difference to torch."""
+    """Write one tower's file; return its difference to torch."""
     module, example = _module_and_example(model, tower, size)
     kind = "features" if isinstance(model, CLIP) or model.attn_pool is not None else "tokens"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
+        warnings.simplefilter("ignore", FutureWarning)  # from torch about itself
         program = torch.onnx.export(
             export_program(model, tower, size),
             dynamo=True,
@@ -95,7 +95,7 @@ def _write_tower(model: Model, tower: str, size: tuple[int, int] | None, directo
 
 @torch.no_grad()
 def _difference(module: nn.Module, example: Tensor, path: Path) -> float | None:
-    """Largest difference between onnxruntime and torch over the largest value, on three inputs (a new batch size)."""
+    """Return the largest difference to torch, over the largest value, on three inputs (another batch size)."""
     try:
         import onnxruntime
     except ImportError:

@@ -1,4 +1,4 @@
-"""Random initial parameters from a passed generator: our models' as CLIP draws them, and other libraries'."""
+"""Initialize parameters from a given generator: ours as CLIP does, and those of other libraries."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _initialize_branch(
 
 @contextmanager
 def drawn_from(generator: torch.Generator) -> Iterator[None]:
-    """Have what the block draws on the CPU, from torch's own generator, come from `generator`."""
+    """Let torch's global generator on the CPU draw from `generator` in the block."""
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(generator.get_state())
         yield

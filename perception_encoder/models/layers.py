@@ -1,9 +1,11 @@
-"""Two-dimensional rotary position embedding (RoPE).
+"""The layers of both towers: two-dimensional rotary positions (RoPE), attention, transformer blocks, pooling.
 
-Half of each head's channels turn with x, the other half with y (x first). Within a half, neighbouring channels
-form pairs, and pair i turns by `position · 10000^(-2i/d)`, d being the half's width. With a class token, its angle
-is 0 and patches count from 1; without one they count from 0. A table depends on the grid alone, so it is computed
-once per grid and shared, read-only, by all blocks, calls and threads.
+RoPE: half of each head's channels rotate with x, the other half with y (x first). Within a half, neighbouring channels
+form pairs, and pair i rotates by `position · 10000^(-2i/d)`, d being the half's width. A class token has angle 0, and
+patches then count from 1, else from 0. A table depends on the grid only, so it is computed once per grid and shared,
+read-only, by all blocks, calls and threads.
+
+Parameters have the published names and layout: queries, keys and values in one `in_proj`, in that order.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from torch.utils.checkpoint import checkpoint
 def rope_table(
     grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device, step: float = 1.0
 ) -> Tensor:
-    """Cosines and signed sines of a grid of patches: float32 (2, N, head_dim), N = class token + h·w.
+    """Return cosines and signed sines of a grid of patches: float32 (2, N, head_dim), N = class token + h·w.
 
-    The sine of a pair's first channel carries the minus sign, so that `rotate` is one multiply and one add. `step`:
-    from one patch's position to the next.
+    The sine of a pair's first channel has the minus sign, so that `rotate` is one multiply and one add. `step`:
+    distance between the positions of neighbouring patches.
     """
     if _is_traced():  # a traced tensor must not outlive its trace
         return _compute_table(grid, head_dim, class_token, device, step)
@@ -57,7 +59,7 @@ def _compute_table(
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn queries or keys (…, N, head_dim) by a `rope_table`, in float32."""
+    """Rotate queries or keys (…, N, head_dim) by a `rope_table`, in float32."""
     if _is_traced():  # compilers and exporters want real numbers
         exact = x.float()
         swapped = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
@@ -66,7 +68,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
-    """A complex product, whose gradient is the rotation back (several times faster than what autograd would record)."""
+    """A complex product whose gradient is the inverse rotation (several times faster than autograd's)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, turns: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ _SHORT = 256  # tokens up to which plain products train faster on a CPU (3.6-7.5
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """Softmax attention over (B, heads, N, head_dim); torch's fused kernel, unless its CPU backward is slow."""
+    """Attend over (B, heads, N, head_dim), with torch's fused kernel unless its CPU backward is slow."""
     trains_on_cpu = torch.is_grad_enabled() and q.requires_grad and q.device.type == "cpu"
     if not trains_on_cpu or k.shape[-2] > _SHORT or torch.compiler.is_exporting():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
@@ -113,7 +115,7 @@ class Attention(nn.Module):
         """Attend; `rope` is a `rope_table`, `mask` is boolean (B, 1, 1, N), True for visible tokens."""
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         heads_first = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        queries_keys, values = heads_first.split((2, 1))  # not slices: their gradients would be added up, not joined
+        queries_keys, values = heads_first.split((2, 1))  # not slices, whose gradients would be added instead of joined
         q, k = (queries_keys if rope is None else rotate(queries_keys, rope)).unbind(0)
         v = values[0]  # each (B, heads, N, head_dim)
         attended = attend(q, k, v, mask, causal)
@@ -121,7 +123,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an exact GELU between."""
+    """Two linear layers with an exact GELU in between."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -133,7 +135,7 @@ class FeedForward(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor a channel on a residual branch, small at first."""
+    """A learned factor per channel on a residual branch, small at first."""
 
     def __init__(self, width: int, initial: float) -> None:
         super().__init__()
@@ -145,7 +147,7 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind a LayerNorm and around a residual."""
+    """Attention and feed-forward, each after a LayerNorm and with a residual connection."""
 
     def __init__(self, width: int, heads: int, hidden: int, layer_scale: float | None = None) -> None:
         super().__init__()
@@ -172,7 +174,7 @@ class Block(nn.Module):
 
     @torch.no_grad()
     def add_layer_scale(self, initial: float) -> None:
-        """Put LayerScale into a block without one; the maps before it grow by as much, so that nothing changes yet."""
+        """Add LayerScale to a block without changing its output: the maps before it grow by the same factor."""
         width = self.ln_1.normalized_shape[0]
         for last in (self.attn.out_proj, self.mlp.c_proj):
             last.weight.div_(initial)
@@ -182,10 +184,10 @@ class Block(nn.Module):
 
 
 def drop_path(depth: int, batch: int, rate: float, generator: torch.Generator, linear: bool = False) -> Tensor:
-    """Draw stochastic depth: factors (depth, 2, batch) of residual branches, 0 or 1 / (1 - rate).
+    """Draw stochastic depth for `Transformer.forward`: factors (depth, 2, batch) of residual branches.
 
-    `rate`: the probability of 0, the same for all blocks, as in the reference's encoders; with `linear` that of the
-    last block, from 0 for the first, as in its detectors. `Transformer.forward` takes them.
+    A factor is 0 or 1 / (1 - rate). `rate`: the probability of 0, in all blocks, as in the reference's encoders; with
+    `linear` it rises from 0 in the first block to `rate` in the last, as in its detectors.
     """
     if linear:
         rates = torch.linspace(0, rate, depth)[:, None, None]
@@ -245,10 +247,10 @@ class ProbeAttention(Attention):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def pool_frozen(self, probe: Tensor, tokens: Tensor) -> Tensor:
-        """`pool` at a fraction of its cost if tokens need no gradient: keys and values are never computed.
+        """Compute `pool` at a fraction of its cost for tokens without gradient: keys and values are never computed.
 
-        The probe goes through the keys' weights instead, and what each head attends to through the values'. A bias of
-        the keys moves all of a head's scores alike, so it drops out; one of the values is added once.
+        The keys' weights are applied to the probe, and the values' weights to what each head attends to. The keys' bias
+        shifts all of a head's scores equally, so it drops out; the values' bias is added once.
         """
         width = probe.shape[-1]
         query = F.linear(probe[0, 0], self.in_proj_weight[:width], self.in_proj_bias[:width])
@@ -274,7 +276,7 @@ class AttentionPooling(nn.Module):
         return self._finish(self.attn.pool(self.probe, tokens, mask))
 
     def forward_frozen(self, tokens: Tensor) -> Tensor:
-        """The same, cheaper, of tokens that need no gradient."""
+        """Return the same at lower cost for tokens that need no gradient."""
         return self._finish(self.attn.pool_frozen(self.probe, tokens))
 
     def _finish(self, x: Tensor) -> Tensor:

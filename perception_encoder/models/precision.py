@@ -1,4 +1,4 @@
-"""Which device and floating-point type to compute with (measured, not assumed), and how much rounding may change."""
+"""Choose the device and the floating-point type (measured, not assumed), and state how much rounding may change."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from perception_encoder.errors import ConfigError, one_line
 
 VARIABLE = "PE_DTYPE"
-"""The environment variable that forces a type: "float32" or "bfloat16"."""
+"""Environment variable that forces a type: "float32" or "bfloat16"."""
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 5e-3}
-"""By type, how far a number of a unit embedding may differ between two encodings of the same input.
+"""By type, the maximum difference of a unit embedding's values between two encodings of the same input.
 
-Products of few and of many rows round differently, so an embedding depends a little on what shares its batch. Measured
-for the built-in model: at most 2e-7 in float32, and 1.4e-3 in bfloat16 on a CPU with AMX (1 − cosine: 1.1e-5).
+Products of few and of many rows round differently, so an embedding depends slightly on its batch. Measured for the
+built-in model: at most 2e-7 in float32, and 1.4e-3 in bfloat16 on a CPU with AMX (1 − cosine: 1.1e-5).
 """
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_SPEEDUP = 1.5  # bf16 must beat fp32 by this factor on a matrix product to be worth its rounding
+_SPEEDUP = 1.5  # minimum speed-up of a matrix product in bf16 that is worth its rounding
 _REPEATS = 7
 _clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-5 else time.perf_counter
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The given device, or a CUDA GPU if there is one, else the CPU; ConfigError if it cannot be used."""
+    """Return the given device, else a CUDA GPU if available, else the CPU; ConfigError if it cannot be used."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
@@ -34,7 +34,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """The type that `PE_DTYPE` names; without it bfloat16 if the device multiplies it faster than float32.
+    """Return the type that `PE_DTYPE` names, else bfloat16 if the device multiplies it faster than float32.
 
     Raises ConfigError for another value of `PE_DTYPE`.
     """
@@ -48,13 +48,13 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 @lru_cache(maxsize=8)
 def _fastest(device: torch.device) -> torch.dtype:
-    """Times one product in each type, once: some milliseconds."""
+    """Time a product in each type: some milliseconds."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type != "cpu":
         return torch.float32
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several would wait for one another on a busy machine, and all types look alike
+    torch.set_num_threads(1)  # several would wait for one another on a busy machine, and hide the difference
     best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
     try:
         for _ in range(_REPEATS):  # the first one pays for set-up
@@ -66,14 +66,14 @@ def _fastest(device: torch.device) -> torch.dtype:
 
 
 def fast_autocast(device: torch.device) -> torch.autocast:
-    """Matrix products in the device's fast type, all else as autocast has it."""
+    """Return an autocast to the device's fast type."""
     dtype = fast_dtype(device)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 @torch.no_grad()
 def _time_product(dtype: torch.dtype) -> float:
-    """Seconds of this thread's own CPU time, so that other work on the machine does not count."""
+    """Return seconds of this thread's CPU time, so that other work on the machine does not count."""
     a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
     start = _clock()
     torch.nn.functional.linear(a, b)

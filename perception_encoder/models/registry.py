@@ -1,4 +1,4 @@
-"""Every published model in one literal table: configuration, repository, names, licence, published scores.
+"""All models in literal tables: encoders with their configuration, names, licence and scores; other models; demos.
 
 A model has one canonical name (the paper's) and any number of aliases: timm's and open_clip's names, hub ids.
 """
@@ -23,7 +23,7 @@ CoreName = Literal[
     "PE-Core-T16-384",
     "PE-Core-N16-128",
 ]
-"""Models of two towers, for type checkers."""
+"""Models with two towers, for type checkers."""
 
 TowerName = Literal[
     "builtin-spatial",
@@ -38,21 +38,21 @@ TowerName = Literal[
     "PE-Spatial-T16-512",
     "PE-Spatial-N16-224",
 ]
-"""Models of a vision tower alone, for type checkers."""
+"""Models with a vision tower only, for type checkers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """One model of the table."""
+    """An encoder in the table."""
 
     name: str
     """Canonical name, printed and stored."""
     vision: VisionConfig
     text: TextConfig | None = None
     timm: str | None = None
-    """timm's name without its tag; None where timm has no such model."""
+    """timm's name without its tag; None if timm lacks the model."""
     builtin: str | None = None
-    """Alias of a model that was trained by this project, and the name of its file inside the package."""
+    """Alias of a model trained by this project, and the name of its file inside the package."""
     timm_tag: str = "fb"
     open_clip: str | None = None
     published: dict[str, float] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class ModelEntry:
 
     @property
     def purpose(self) -> str:
-        """What it is for, in a few words."""
+        """Its use, in a few words."""
         if self.text is not None:
             return "demo: search" if self.builtin else "search, classify"
         if "-Lang-" in self.name:
@@ -78,13 +78,13 @@ class ModelEntry:
 
     @property
     def download_bytes(self) -> int:
-        """Size of the published file: float32 numbers, counted from the configuration. Built-in ones are here."""
+        """Size of the published file, in float32, computed from the configuration; 0 for built-in models."""
         text = 0 if self.text is None else self.text.parameters + 1  # the logit scale
         return 4 * (self.vision.parameters + text) if self.builtin is None else 0
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """All other names this model is known by."""
+        """The model's other names."""
         if self.timm is None:
             return () if self.builtin is None else (self.builtin,)
         names = [self.repository, f"{self.timm}.{self.timm_tag}", f"timm/{self.timm}.{self.timm_tag}"]
@@ -103,7 +103,7 @@ def _text(context: int, width: int, depth: int, heads: int, output: int) -> Text
     return TextConfig(context_length=context, width=width, depth=depth, heads=heads, output_dim=output)
 
 
-_TOKENS = {"attention_pool": False, "final_norm": False}  # Lang and Spatial give tokens
+_TOKENS = {"attention_pool": False, "final_norm": False}  # Lang and Spatial return tokens
 
 _LANG_G = _vit(448, 14, 1536, 47, 16, 8960, class_token=False, layer_scale=0.1, **_TOKENS)
 _LANG_L = _vit(448, 14, 1024, 23, 16, 4096, layer_scale=0.1, **_TOKENS)
@@ -205,36 +205,36 @@ _NAMES: dict[str, str] = {
 
 
 def list_models() -> list[str]:
-    """Canonical names of all models, largest first."""
+    """List the canonical names of all encoders, largest first."""
     return list(MODELS)
 
 
 def canonical_name(name: str) -> str | None:
-    """The canonical name behind any alias (case does not matter; `hf-hub:` may lead); None if there is none."""
+    """Return the canonical name of an alias, ignoring case and a leading `hf-hub:`; None if it is unknown."""
     return _NAMES.get(name.lower().removeprefix("hf-hub:").removeprefix("hf_hub:"))
 
 
 def shown_name(name: str) -> str | None:
-    """The name that results carry: the canonical one, or "builtin" for a demo, which must not look published.
+    """Return the name to show in results: the canonical one, or "builtin" for a demo, which must not look published.
 
-    None for what is not a name, such as a path.
+    None if it is not a name but, for example, a path.
     """
     canonical = canonical_name(name)
     return None if canonical is None else MODELS[canonical].builtin or canonical
 
 
 def same_name(one: str, other: str) -> bool:
-    """Whether two names are of one architecture."""
+    """Return whether two names mean the same architecture."""
     return (canonical_name(one) or one) == (canonical_name(other) or other)
 
 
 def portable_name(model: str) -> str:
-    """A model's name or path so that it means the same in any directory: an existing path is made absolute."""
+    """Return a model's name, or its path made absolute, so that it means the same in any directory."""
     return str(Path(model).absolute()) if canonical_name(model) is None and Path(model).exists() else model
 
 
 def find_model(name: str) -> ModelEntry:
-    """The entry behind a canonical name or alias; UnknownModelError shows near matches."""
+    """Return the entry of a canonical name or alias; UnknownModelError shows near matches."""
     canonical = canonical_name(name)
     if canonical is not None:
         return MODELS[canonical]
@@ -242,10 +242,10 @@ def find_model(name: str) -> ModelEntry:
 
 
 def unknown_name(name: str, others: Iterable[str] = ()) -> UnknownModelError:
-    """Return the error of a name that is of no encoder and is not among `others`, with the names nearest to it."""
+    """Return the error for an unknown name, with the nearest names of encoders and `others`."""
     listed = [*others]
     shown = {alias: MODELS[canonical].builtin or canonical for alias, canonical in _NAMES.items()}
-    shown |= {each.rpartition("/")[2].lower(): each for each in listed} | {each.lower(): each for each in listed}
+    shown |= {item.rpartition("/")[2].lower(): item for item in listed} | {item.lower(): item for item in listed}
     near = difflib.get_close_matches(name.lower(), shown, n=3, cutoff=0.5)
     matches = ", ".join(dict.fromkeys(shown[match] for match in near))
     hint = f"did you mean {matches}?" if matches else "`pe models` lists them all"
@@ -253,13 +253,13 @@ def unknown_name(name: str, others: Iterable[str] = ()) -> UnknownModelError:
 
 
 BUILTIN_LANG = "builtin-lang"
-"""The built-in encoder with SmolLM2-135M, aligned by this project; what was trained is in the package."""
+"""The built-in encoder with SmolLM2-135M, aligned by this project; the trained part is in the package."""
 BUILTIN_DEPTH, BUILTIN_DETECTOR = "builtin-depth", "builtin-detector"
 """Heads of the built-in Spatial model, trained by this project and shipped inside the package."""
 SMALL_CORE, SMALL_SPATIAL, SMALL_LANG = "PE-Core-S16-384", "PE-Spatial-S16-512", "facebook/Perception-LM-1B"
-"""The published models that are suggested first: small ones, good enough to see what a published model does."""
+"""The published models to suggest first: small ones, good enough to show what a published model does."""
 DETECTORS = "facebook/PE-Detection"
-"""The hub's repository of published detectors, of which a user downloads one."""
+"""The hub's repository of published detectors; users download one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,46 +270,36 @@ class ListedModel:
     purpose: str
     licence: str
     download_bytes: int | None
-    """0 for what comes with the package; None if it is unknown. Of Perception-LM counted from its parameters."""
+    """0 for models in the package, None if unknown; for Perception-LM computed from its parameters."""
 
 
 _NONCOMMERCIAL = "noncommercial"
 OTHER_MODELS: dict[str, ListedModel] = {
-    model.name: model
-    for model in (
-        ListedModel(
-            name="facebook/Perception-LM-8B",
-            purpose="ask, caption",
-            licence=_NONCOMMERCIAL,
-            download_bytes=19_700_000_000,
-        ),
-        ListedModel(
-            name="facebook/Perception-LM-3B",
-            purpose="ask, caption",
-            licence=_NONCOMMERCIAL,
-            download_bytes=7_100_000_000,
-        ),
-        ListedModel(name=SMALL_LANG, purpose="ask, caption", licence=_NONCOMMERCIAL, download_bytes=3_100_000_000),
-        ListedModel(name=DETECTORS, purpose="detect", licence="Apache-2.0", download_bytes=None),
-        ListedModel(name=BUILTIN_LANG, purpose="demo: ask, caption", licence="Apache-2.0", download_bytes=0),
-        ListedModel(name=BUILTIN_DEPTH, purpose="demo: depth", licence="Apache-2.0", download_bytes=0),
-        ListedModel(name=BUILTIN_DETECTOR, purpose="demo: detect", licence="Apache-2.0", download_bytes=0),
+    name: ListedModel(name=name, purpose=purpose, licence=licence, download_bytes=size)
+    for name, purpose, licence, size in (
+        ("facebook/Perception-LM-8B", "ask, caption", _NONCOMMERCIAL, 19_700_000_000),
+        ("facebook/Perception-LM-3B", "ask, caption", _NONCOMMERCIAL, 7_100_000_000),
+        (SMALL_LANG, "ask, caption", _NONCOMMERCIAL, 3_100_000_000),
+        (DETECTORS, "detect", "Apache-2.0", None),
+        (BUILTIN_LANG, "demo: ask, caption", "Apache-2.0", 0),
+        (BUILTIN_DEPTH, "demo: depth", "Apache-2.0", 0),
+        (BUILTIN_DETECTOR, "demo: detect", "Apache-2.0", 0),
     )
 }
 """Language models and heads by name, published ones first."""
 
 
 def find_listed(name: str) -> ModelEntry | ListedModel:
-    """Return what is known of an encoder, a language model or a head; UnknownModelError shows near matches."""
+    """Return the entry of an encoder, a language model or a head; UnknownModelError shows near matches."""
     if name not in OTHER_MODELS and canonical_name(name) is None:
         raise unknown_name(name, OTHER_MODELS)
     return OTHER_MODELS.get(name) or find_model(name)
 
 
 def demo_note(name: str) -> str:
-    """Return a line that calls a built-in model a demo, and says how to choose a published one; "" for other models.
+    """Return a line that says that a built-in model is a demo, and how to choose another; "" for other models.
 
-    `name`: that of a loaded model (`Encoder.name`, `LanguageModel.name`), or of a head.
+    `name`: of a loaded model (`Encoder.name`, `LanguageModel.name`), or of a head.
     """
     if name not in _REMEDIES:
         return ""

@@ -70,7 +70,7 @@ def test_teachers_take_no_gradient() -> None:
 def test_another_grid_of_patches_is_an_error() -> None:
     with pytest.raises(ShapeError, match=r"tokens are \(1, 4, 3\), the teacher's \(1, 9, 3\)"):
         token_cosine_loss(torch.rand(1, 4, 3), torch.rand(1, 9, 3))
-    with pytest.raises(ShapeError, match="1 images of 4 tokens, the teacher 1 images of 9 tokens; both must be on one"):
+    with pytest.raises(ShapeError, match="1 images of 4 tokens, the teacher 1 images of 9 tokens; both need the same"):
         token_similarity_loss(torch.rand(1, 4, 3), torch.rand(1, 9, 5))
 
 
