@@ -1,8 +1,8 @@
 """The vision tower: a pre-norm ViT with absolute and rotary positions (section 2.4, appendix B.1).
 
-Pixels → patches → positions → blocks → norm → pooling → projection. Any height and width that are multiples of the
-patch will do. With a padding mask, images of different grids share a batch: each stands in the top left corner,
-gets the positions of its own grid, and sees none of the padding.
+Pixels → patches → positions → blocks → norm → pooling → projection. Height and width may be any multiples of the
+patch. With a padding mask, images of different grids share a batch: each is in the top left corner, has the positions
+of its own grid, and does not attend to the padding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from perception_encoder.models.layers import AttentionPooling, Block, Transforme
 
 
 class VisionTransformer(nn.Module):
-    """Images (B, 3, H, W) to embeddings (B, output_dim), or to tokens (B, N, D) if the tower has no pooling."""
+    """Images (B, 3, H, W) to embeddings (B, output_dim), or to tokens (B, N, D) without pooling."""
 
     def __init__(self, config: VisionConfig, name: str = "custom") -> None:
         super().__init__()
@@ -51,12 +51,12 @@ class VisionTransformer(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Length of the output, of the projection or of a new classifier; 0 without either (timm's name)."""
+        """Length of the projection's or the new classifier's output; 0 without either (timm's name)."""
         return self.head.out_features if self.head is not None else self.config.output_dim or 0
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """How the tower was trained, as timm has it: its transforms are then the published preprocessing."""
+        """The training settings in timm's form: timm's transforms are then the published preprocessing."""
         size = self.config.image_size
         return {
             "architecture": self.name,
@@ -85,14 +85,14 @@ class VisionTransformer(nn.Module):
 
     @property
     def feature_info(self) -> list[dict[str, str | int]]:
-        """Of each layer, as timm lists it: its `module`, its channels `num_chs` (D) and its `reduction` in pixels."""
+        """Each layer's `module`, channels `num_chs` (D) and `reduction` in pixels (timm's name and form)."""
         width, patch = self.config.width, self.config.patch_size
         return [{"module": f"blocks.{n}", "num_chs": width, "reduction": patch} for n in range(self.config.depth)]
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """The patch grid (h, w) of an image size; ShapeError unless both sides are multiples of the patch."""
+        """Return the patch grid (h, w) of an image size; ShapeError unless both sides are multiples of the patch."""
         patch = self.config.patch_size
-        if isinstance(height, Tensor):  # as sizes are under torch.jit.trace, which is of one size
+        if isinstance(height, Tensor):  # under torch.jit.trace
             height, width = int(height), int(width)
         if height % patch or width % patch or not height or not width:
             raise ShapeError(
@@ -102,7 +102,7 @@ class VisionTransformer(nn.Module):
         return height // patch, width // patch
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Absolute position embedding of a grid (N, D), the class token's row first if it has one."""
+        """Return the absolute position embedding of a grid (N, D), with the class token's row, if any, first."""
         prefix = int(self.config.class_token)
         table = self.positional_embedding
         return torch.cat([table[:prefix], resample_positions(table[prefix:], grid)])
@@ -114,9 +114,9 @@ class VisionTransformer(nn.Module):
         mask: Tensor | None = None,
         mask_token: Tensor | None = None,
     ) -> Tensor:
-        """Images (B, 3, H, W) → the tokens that enter the first block (B, N, D).
+        """Return the first block's input (B, N, D) for images (B, 3, H, W).
 
-        `mask` (B, h·w): patches that `mask_token` (D) replaces, at their positions.
+        `mask` (B, h·w): patches to replace by `mask_token` (D).
         """
         if x.dim() != 4 or x.shape[1] != 3:
             raise ShapeError(f"images have the shape {tuple(x.shape)}; it must be (batch, 3, height, width)")
@@ -131,19 +131,19 @@ class VisionTransformer(nn.Module):
         else:
             if padding_mask.shape != (x.shape[0], *grid):
                 raise ShapeError(f"the padding mask is {tuple(padding_mask.shape)}, must be {(x.shape[0], *grid)}")
-            positions = torch.stack([self._corner_positions(own, grid) for own in grids_of(padding_mask)])
+            positions = torch.stack([self._corner_positions(image, grid) for image in grids_of(padding_mask)])
         return self.ln_pre(tokens + positions)
 
-    def _corner_positions(self, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        """Positions of an image of grid `own` in the top left corner of `grid`; zeros on the padding."""
+    def _corner_positions(self, image: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """Return positions of an image's grid in the top left corner of `grid`; zeros on the padding."""
         prefix = int(self.config.class_token)
-        table = self.positions(own)
+        table = self.positions(image)
         canvas = table.new_zeros(*grid, table.shape[-1])
-        canvas[: own[0], : own[1]] = table[prefix:].unflatten(0, own)
+        canvas[: image[0], : image[1]] = table[prefix:].unflatten(0, image)
         return torch.cat([table[:prefix], canvas.flatten(0, 1)])
 
     def rope(self, height: int, width: int, device: torch.device) -> Tensor | None:
-        """The rotary table of an image size, shared by all blocks; None for a model without RoPE."""
+        """Return the rotary table of an image size, shared by all blocks; None without RoPE."""
         config = self.config
         if not config.rope:
             return None
@@ -151,7 +151,7 @@ class VisionTransformer(nn.Module):
         return rope_table(grid, config.width // config.heads, config.class_token, device)
 
     def token_mask(self, padding_mask: Tensor | None) -> Tensor | None:
-        """Padding mask (B, h, w) → attention mask (B, 1, 1, N), the class token always visible."""
+        """Return the attention mask (B, 1, 1, N) of a padding mask (B, h, w); the class token is always visible."""
         if padding_mask is None:
             return None
         mask = padding_mask.flatten(1)
@@ -168,10 +168,10 @@ class VisionTransformer(nn.Module):
         mask_token: Float[Tensor, " D"] | None = None,
         branches: Float[Tensor, "L 2 B"] | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """The last block's tokens, class token first if there is one, through `ln_post` if `norm`.
+        """Return the last block's tokens, class token (if any) first, after `ln_post` if `norm`.
 
-        `mask`: hidden patches (P = h·w), replaced by `mask_token`. `branches`: factors of the residual branches, drawn
-        by `drop_path` for stochastic depth.
+        `mask`: patches (P = h·w) to replace by `mask_token`. `branches`: factors of the residual branches for
+        stochastic depth, drawn by `drop_path`.
         """
         tokens = self.embed_patches(x, padding_mask, mask, mask_token)
         rope = self.rope(x.shape[-2], x.shape[-1], x.device)
@@ -179,7 +179,7 @@ class VisionTransformer(nn.Module):
         return self.ln_post(tokens) if norm else tokens
 
     def pool(self, tokens: Tensor, padding_mask: Tensor | None = None, project: bool = True) -> Tensor:
-        """Normed tokens (B, N, D) → projected embedding (B, output_dim); the tokens themselves without pooling."""
+        """Return the projected embedding (B, output_dim) of normed tokens (B, N, D); without pooling, the tokens."""
         if self.attn_pool is not None:
             pooled = self.attn_pool(tokens, self.token_mask(padding_mask))
         elif self.proj is None and self.head is None:
@@ -191,7 +191,7 @@ class VisionTransformer(nn.Module):
         return self.head(pooled) if self.head is not None else pooled if self.proj is None else pooled @ self.proj
 
     def _mean(self, tokens: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """The mean of the patches that are not padding (B, D)."""
+        """Return the mean of the patches without padding (B, D)."""
         patches = tokens[:, self.num_prefix_tokens :]
         if padding_mask is None:
             return patches.mean(dim=1)
@@ -199,16 +199,16 @@ class VisionTransformer(nn.Module):
         return (patches * seen).sum(dim=1) / seen.sum(dim=1)
 
     def forward_head(self, x: Float[Tensor, "B N D"], pre_logits: bool = False) -> Float[Tensor, "B ..."]:
-        """What `forward` makes of `forward_features`, by timm's name: pooling and projection, to (B, output_dim).
+        """Pool and project the output of `forward_features` to (B, output_dim) (timm's name).
 
-        `pre_logits`: without the projection, (B, D). A tower without pooling gives the tokens; timm averages them.
+        `pre_logits`: omit the projection, (B, D). Without pooling, returns the tokens; timm averages them.
         """
         return self.pool(x, project=not pre_logits)
 
     def forward(
         self, x: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B h w"] | None = None
     ) -> Float[Tensor, "B ..."]:
-        """Embedding (B, output_dim), or tokens (B, N, D) of a tower without pooling."""
+        """Return embeddings (B, output_dim), or tokens (B, N, D) without pooling."""
         return self.pool(self.forward_features(x, padding_mask=padding_mask), padding_mask)
 
     def forward_intermediates(
@@ -222,12 +222,12 @@ class VisionTransformer(nn.Module):
         intermediates_only: bool = False,
         padding_mask: Bool[Tensor, "B h w"] | None = None,
     ) -> list[Tensor] | list[tuple[Tensor, Tensor]] | tuple[Tensor, list[Tensor] | list[tuple[Tensor, Tensor]]]:
-        """Features of several layers in one pass, with timm's names and meaning.
+        """Return features of several layers in one pass, with timm's names and meaning.
 
         `indices`: 0-based layers, negative from the end, as a list or tensor; a number n for the last n; None for all.
-        Each feature is (B, D, h, w) as "NCHW" or (B, h·w, D) as "NLC", with its class token (B, 0 or 1, D) beside it
-        under `return_prefix_tokens`. `stop_early`: layers after the last index are not run.
-        Returns the features, after the final tokens (B, N, D) unless `intermediates_only`.
+        A feature is (B, D, h, w) as "NCHW" or (B, h·w, D) as "NLC", paired with its class token (B, 0 or 1, D) if
+        `return_prefix_tokens`. `stop_early`: do not run layers after the last index. Without `intermediates_only`, also
+        returns the final tokens (B, N, D), first.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ConfigError(f"output_fmt is {output_fmt!r}; it must be 'NCHW' or 'NLC'")
@@ -251,7 +251,7 @@ class VisionTransformer(nn.Module):
         return intermediates if intermediates_only else (self.ln_post(tokens), intermediates)
 
     def layer_indices(self, indices: int | list[int] | Tensor | None) -> list[int]:
-        """0-based layers, ascending: all for None, the last n for a number, negative ones from the end."""
+        """Return 0-based layers, ascending: all for None, the last n for a number, negative ones from the end."""
         depth = self.config.depth
         if indices is None:
             return list(range(depth))
@@ -266,9 +266,9 @@ class VisionTransformer(nn.Module):
         return sorted({index % depth for index in numbers})
 
     def truncate(self, layer: int) -> VisionTransformer:
-        """Drop, in place, all after block `layer` (0-based, negative from the end): later blocks, norm, pooling.
+        """Remove, in place, all after block `layer` (0-based, negative from the end): later blocks, norm, pooling.
 
-        PE-Lang keeps its encoder this way: `truncate(46)` of Core-G's 50 layers. Returns self.
+        PE-Lang's encoder is made this way: `truncate(46)` of Core-G's 50 layers. Returns self.
         """
         (index,) = self.layer_indices([layer])
         del self.transformer.resblocks[index + 1 :]
@@ -279,7 +279,7 @@ class VisionTransformer(nn.Module):
         return self
 
     def add_layer_scale(self, initial: float) -> VisionTransformer:
-        """Put LayerScale into every block, in place, as both alignments train with; features stay as they are.
+        """Add LayerScale to every block, in place, for training an alignment; features do not change.
 
         The maps before it grow by 1 / `initial`. Raises ConfigError if the tower has LayerScale. Returns self.
         """
@@ -292,16 +292,16 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def set_image_size(self, size: int) -> None:
-        """Resample the position table to the grid of another image size, before training at that size.
+        """Resample the position table to another image size, before training at that size.
 
-        The parameter is a new one, because DDP may remember the shape of the old one.
+        This makes a new parameter: DDP may remember the old one's shape.
         """
         table = self.positions(self.grid_of(size, size)).detach().clone()
         self.positional_embedding = nn.Parameter(table, requires_grad=self.positional_embedding.requires_grad)
         self.config = dataclasses.replace(self.config, image_size=size)
 
     def set_input_size(self, img_size: int | tuple[int, int], patch_size: int | None = None) -> None:
-        """`set_image_size` by timm's name, for squares; ConfigError for another shape or another patch size.
+        """Call `set_image_size` (timm's name); ConfigError for another shape or another patch size.
 
         `forward` takes any size of whole patches without it.
         """
@@ -315,12 +315,12 @@ class VisionTransformer(nn.Module):
     def reset_classifier(
         self, num_classes: int, global_pool: str | None = None, generator: torch.Generator | None = None
     ) -> None:
-        """Put a new linear classifier of pooled features in place of the projection, as timm does; none for 0.
+        """Replace the projection by a new linear classifier of pooled features, as in timm; 0: by none.
 
-        `global_pool`: "map" (attention pooling, which a tower has or not), "avg" (of the patches) or "token" (the class
-        token); by default as before. Without a classifier, a tower without attention pooling gives its tokens. The
-        weights are drawn from `generator`, by default of seed 0. Published layouts have no place for a classifier: save
-        `state_dict()`. Raises ConfigError for a pooling that the tower lacks.
+        `global_pool`: "map" (attention pooling), "avg" (of the patches) or "token" (the class token); by default
+        unchanged. With neither a classifier nor attention pooling, a tower returns tokens. The weights are drawn from
+        `generator`, by default with seed 0. Published layouts cannot hold a classifier: save `state_dict()`. Raises
+        ConfigError for a pooling that the tower lacks.
         """
         pool = self.global_pool if global_pool is None else global_pool
         able = {"map": self.attn_pool is not None, "avg": True, "token": self.config.class_token}
@@ -341,16 +341,16 @@ class VisionTransformer(nn.Module):
             self.head = head.train(self.training)
 
     def get_classifier(self) -> nn.Linear | None:
-        """The classifier of `reset_classifier`; None before (timm's name)."""
+        """Return the classifier of `reset_classifier`, or None (timm's name)."""
         return self.head
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that are trained without weight decay, beside biases and norms (timm's name)."""
+        """Return parameters without weight decay, besides biases and norms (timm's name)."""
         names = {"positional_embedding"}
         return names | {"class_embedding"} if self.config.class_token else names
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of the parameters of each layer, for decay of the rate by layer (timm's name)."""
+        """Return patterns of each layer's parameters, for layer-wise learning rate decay (timm's name)."""
         return {
             "stem": r"^class_embedding|^positional_embedding|^conv1|^ln_pre",
             "blocks": [(r"^transformer\.resblocks\.(\d+)", None), (r"^ln_post", (99999,))],
@@ -362,7 +362,7 @@ class VisionTransformer(nn.Module):
 
 
 def grids_of(padding_mask: Tensor) -> list[tuple[int, int]]:
-    """Each image's own grid (h, w) from a padding mask (B, h, w); ShapeError unless it fills the top left corner."""
+    """Return each image's grid (h, w) from a padding mask (B, h, w); ShapeError unless it fills the top left corner."""
     if padding_mask.dtype != torch.bool:
         raise ShapeError(f"a padding mask must be boolean (True on the image), not {padding_mask.dtype}")
     heights, widths = padding_mask[:, :, 0].sum(1).tolist(), padding_mask[:, 0].sum(1).tolist()
@@ -374,7 +374,7 @@ def grids_of(padding_mask: Tensor) -> list[tuple[int, int]]:
 
 
 def resample_table(table: Tensor, rows: int) -> Tensor:
-    """Resample a square position table (R, D) to `rows` of another square; a class token's row, if any, stays first."""
+    """Resample a square position table (R, D) to `rows` of another square; a class token's row, if any, comes first."""
     prefix = len(table) - math.isqrt(len(table)) ** 2
     side = math.isqrt(rows - prefix)
     return torch.cat([table[:prefix], resample_positions(table[prefix:], (side, side))])

@@ -1,4 +1,4 @@
-"""Checkpoint files: tensors in and out of .safetensors and .pt, without ever running what a file says."""
+"""Read and write checkpoint files, .safetensors and .pt, without ever running code from a file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from perception_encoder.models.checkpoints.layouts import StateDict, unwrap
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _SCALE_SUFFIX = ".row_scale"  # beside an int8 tensor: one factor a row
 _SETTLED = 2_000_000_000
-"""Nanoseconds since the last change after which a file's time tells its content: a later write has another time."""
+"""Nanoseconds after its last change from which a file's time identifies its content: a later write changes it."""
 _HASH = re.compile(r"[0-9a-f]{16}")
 
 
 def read_checkpoint(path: Path, text_alone: bool = False) -> tuple[StateDict, dict[str, str]]:
-    """Tensors and text metadata of a file, in either format; CheckpointError for any other.
+    """Read the tensors and the text metadata of a file in either format; CheckpointError for other files.
 
-    `text_alone`: large tensors of a vision tower beside a text tower are on the meta device, and are not read.
+    `text_alone`: leave large tensors of a vision tower, if there is a text tower, unread on the meta device.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: " + ("a directory, not a checkpoint" if path.is_dir() else "no such file"))
@@ -63,7 +63,7 @@ def read_checkpoint(path: Path, text_alone: bool = False) -> tuple[StateDict, di
 
 
 def _vision_tensors(shapes: dict[str, list[int]]) -> set[str]:
-    """Names of the large tensors of a vision tower that stands beside a text tower; small ones cost nothing."""
+    """Return the names of a vision tower's large tensors if there is a text tower; small ones cost nothing."""
     vision = {name for name in shapes if name.startswith("visual.")}
     return {name for name in vision if len(shapes[name]) > 1} if len(vision) < len(shapes) else set()
 
@@ -75,11 +75,11 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def write_tensors(tensors: StateDict, path: Path, metadata: dict[str, str]) -> None:
-    """Write .safetensors, or .pt (without metadata), whole or not at all; OutputError where that fails."""
+    """Write .safetensors, or .pt (without metadata), whole or not at all; OutputError if that fails."""
     check_suffix(path)
     with writing(path, also=(RuntimeError, safetensors.SafetensorError)), replacing(path) as temporary:
         temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask grants; safetensors would let the owner alone read
+        mode = temporary.stat().st_mode  # as the umask says; safetensors lets only the owner read
         if path.suffix == ".safetensors":
             safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", **metadata})
         else:
@@ -88,13 +88,13 @@ def write_tensors(tensors: StateDict, path: Path, metadata: dict[str, str]) -> N
 
 
 def check_suffix(path: Path) -> None:
-    """ConfigError unless a checkpoint can be written under this name."""
+    """Raise ConfigError unless the name is one of a checkpoint."""
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: a checkpoint's name must end in one of {', '.join(SUFFIXES)}")
 
 
 def quantized_rows(name: str, table: Tensor) -> StateDict:
-    """A matrix as int8 values, with one factor a row beside them under a name of its own."""
+    """Return a matrix as int8 values, and one factor per row under another name."""
     table = table.float()
     scale = table.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
     return {name: (table / scale).round().to(torch.int8), name + _SCALE_SUFFIX: scale}
@@ -106,14 +106,14 @@ def _expand_rows(state: StateDict) -> StateDict:
 
 
 class CachedHash:
-    """The hash of a weight file as it is now; path, size, time and inode identify its content."""
+    """The cached hash of a weight file; path, size, time and inode identify its content."""
 
     def __init__(self, path: Path) -> None:
         path.stat()  # raises if there is no such file
         self._path, self._state = path, file_state(path)
 
     def get(self, compute: Callable[[], str]) -> str:
-        """The cached hash, else `compute()`, which is then cached unless the file has changed meanwhile."""
+        """Return the cached hash, else `compute()`, which is then cached unless the file has changed meanwhile."""
         key = hashlib.blake2b(self._state.encode("utf-8", "surrogateescape"), digest_size=16)
         entry = cache_directory("weight-hashes") / key.hexdigest()
         with suppress(OSError, ValueError):

@@ -1,7 +1,7 @@
-"""A model as a directory that timm or open_clip loads by itself (`local-dir:PATH`): weights and their configuration.
+"""Convert checkpoints to other layouts, and write directories that timm or open_clip loads as `local-dir:PATH`.
 
-The configuration carries what a weights file cannot: the architecture and the published preprocessing (squash,
-bilinear, mean and deviation 0.5). By a model's name alone, both libraries preprocess otherwise.
+A directory has the weights and what a weights file cannot hold: the architecture and the published preprocessing
+(squash, bilinear, mean and deviation 0.5). By a model's name, both libraries preprocess differently.
 """
 
 from __future__ import annotations
@@ -79,14 +79,16 @@ def convert(
 
 
 def write_layout_directory(model: Model, directory: Path, layout: str, half: bool = False) -> int:
-    """Write weights and configuration for `local-dir:`; returns how many tensors the layout does not have.
+    """Write weights and configuration for `local-dir:`; return the number of tensors that the layout omits.
 
-    `layout`: "timm" or "open_clip". Other files of an existing directory stay; timm's gets a card, README.md, unless
-    there is one. Raises ConfigError (a layout without
-    configuration), CheckpointError (a model that the library cannot build), OutputError.
+    `layout`: "timm" or "open_clip". Other files in an existing directory remain; timm's gets a README.md unless it has
+    one. Raises ConfigError (a layout without configuration), CheckpointError (a model that the library cannot build)
+    and OutputError.
     """
     if layout not in CONFIG_FILES:
-        raise ConfigError(f"the {layout} layout has no configuration file; name a weights file, model.safetensors say")
+        raise ConfigError(
+            f"the {layout} layout has no configuration file; name a weights file, such as model.safetensors"
+        )
     if layout == "timm":
         model = _with_scale(model)
     config = timm_config(model) if layout == "timm" else open_clip_config(model)
@@ -100,9 +102,9 @@ def write_layout_directory(model: Model, directory: Path, layout: str, half: boo
 
 
 def _with_scale(model: Model) -> Model:
-    """Return a tower without LayerScale with one of 1 if timm's architecture of its name has LayerScale.
+    """Return the tower with a LayerScale of 1 if it has none but timm's architecture of its name does.
 
-    transformers leaves `init_values: null` out of what it gives timm, builds LayerScale, and finds no weights for it.
+    transformers drops `init_values: null`, so that timm builds LayerScale and finds no weights for it.
     """
     if isinstance(model, CLIP) or model.config.layer_scale is not None or not find_model(model.name).vision.layer_scale:
         return model
@@ -111,7 +113,6 @@ def _with_scale(model: Model) -> Model:
 
 
 def _card(model: Model) -> str:
-    """The card of timm's layout."""
     config = model.visual.config if isinstance(model, CLIP) else model.config
     card = f"""---
 library_name: timm
@@ -145,7 +146,7 @@ embeddings = AutoModelForImageClassification.from_pretrained("PATH")(pixels).log
 
 
 def timm_config(model: Model) -> dict[str, Any]:
-    """timm's `config.json` for a model's vision tower: every size of it, and the preprocessing."""
+    """Return timm's `config.json` for a model's vision tower: its sizes and the preprocessing."""
     tower = model.visual if isinstance(model, CLIP) else model
     config = tower.config
     outputs = config.output_dim or 0
@@ -183,15 +184,15 @@ def _timm_arguments(config: VisionConfig) -> dict[str, Any]:
 
 
 def open_clip_config(model: Model) -> dict[str, Any]:
-    """open_clip's `open_clip_config.json`; CheckpointError unless open_clip can build both towers by their names."""
+    """Return open_clip's `open_clip_config.json`; CheckpointError unless open_clip can build both towers."""
     entry = find_model(model.name)
     if not isinstance(model, CLIP):
-        raise CheckpointError("open_clip has two-tower models only; write this one in the timm layout")
+        raise CheckpointError("open_clip has only two-tower models; use the timm layout")
     vision, text = model.visual.config, model.text.config
     if entry.open_clip is None or vision != entry.vision:
         raise CheckpointError(
-            f"open_clip builds the published vision towers only, and that of this {model.name} differs; "
-            "use the timm layout, or name a weights file, open_clip_model.safetensors say"
+            f"open_clip builds only the published vision towers, and that of this {model.name} differs; use the timm "
+            "layout, or name a weights file, such as open_clip_model.safetensors"
         )
     return {
         "model_cfg": {

@@ -1,6 +1,6 @@
-"""Checkpoint layouts: the published names beside ours, timm's and open_clip's, as explicit tables read both ways.
+"""Checkpoint layouts: tables of the published names beside ours, timm's and open_clip's, used in both directions.
 
-A row says how one published tensor stands in another layout: under which name or names, and in which shape.
+A row says under which name or names, and in which shape, a published tensor is stored in another layout.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def _renamed(published: str, other: str) -> _Row:
 
 
 def _split(published: str, q: str, kv: str) -> _Row:
-    """One tensor of queries, keys and values here, queries apart from the others there."""
-    return _Row(published, (q, kv), _queries_apart, lambda a, b: torch.cat([a, b]))
+    """Make the row of one tensor of queries, keys and values here, and two there."""
+    return _Row(published, (q, kv), _split_queries, lambda a, b: torch.cat([a, b]))
 
 
-def _queries_apart(tensor: Tensor) -> tuple[Tensor, ...]:
+def _split_queries(tensor: Tensor) -> tuple[Tensor, ...]:
     third = len(tensor) // 3
     return tensor[:third].clone(), tensor[third:].clone()  # copies, as a file wants them
 
@@ -101,17 +101,17 @@ def _timm_rows(config: VisionConfig) -> list[_Row]:
 
 def _projection_from_head(weight: Tensor, bias: Tensor) -> Tensor:
     if bias.count_nonzero():
-        raise CheckpointError("head.bias is not zero: this head was trained anew and is not PE's projection")
+        raise CheckpointError("head.bias is not zero: this is a new classifier, not PE's projection")
     return weight.T.contiguous()
 
 
 def unwrap(state: object) -> StateDict:
-    """Undo what trainers wrap around a state dict: a nesting level or two, a `module.` prefix."""
+    """Remove what trainers add to a state dict: a nesting level or two, a `module.` prefix."""
     for key in ("state_dict", "weights", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict):
-        raise CheckpointError(f"not a state dict but a {type(state).__name__}")
+        raise CheckpointError(f"a {type(state).__name__}, not a state dict")
     other = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if other:
         raise CheckpointError(f"not a plain state dict: {', '.join(other[:3])} is not a named tensor")
@@ -119,7 +119,7 @@ def unwrap(state: object) -> StateDict:
 
 
 def detect_layout(names: Mapping[str, object]) -> str:
-    """The layout of a checkpoint's names: "published", "native" (ours), "timm" or "open_clip"."""
+    """Return the layout of a checkpoint's names: "published", "native" (ours), "timm" or "open_clip"."""
     if any(name.startswith("visual.trunk.") for name in names):
         return "open_clip"
     if "patch_embed.proj.weight" in names:
@@ -130,13 +130,13 @@ def detect_layout(names: Mapping[str, object]) -> str:
         return "published"
     listed = ", ".join(list(names)[:3]) or "nothing"
     raise CheckpointError(
-        f"not a Perception Encoder checkpoint: it holds {listed}, …; the known layouts are those of the "
-        "published .pt, timm and open_clip"
+        f"not a Perception Encoder checkpoint: it has {listed}, …; known layouts are those of the published .pt, timm "
+        "and open_clip"
     )
 
 
 def to_published(state: StateDict, config: VisionConfig) -> StateDict:
-    """A checkpoint of any layout under the published names; what no row covers keeps its name."""
+    """Return a checkpoint of any layout under the published names; tensors without a row keep their names."""
     layout = detect_layout(state)
     if layout == "published":
         return state
@@ -154,12 +154,12 @@ def to_published(state: StateDict, config: VisionConfig) -> StateDict:
 
 
 def from_published(state: StateDict, config: VisionConfig, layout: str) -> StateDict:
-    """Published names → `layout`. timm's has the vision tower alone; the text tower is left out there."""
+    """Convert published names to `layout`; timm's omits the text tower."""
     if layout == "published":
         return state
     two_towers = "visual.conv1.weight" in state
     if layout == "open_clip" and not two_towers:
-        raise CheckpointError("open_clip has two-tower models only; write this one in the timm layout")
+        raise CheckpointError("open_clip has only two-tower models; use the timm layout")
     prefix_here = "visual." if two_towers else ""
     prefix_there = "visual.trunk." if layout == "open_clip" else ""
     result: StateDict = {}

@@ -1,6 +1,6 @@
-"""Weights in and out: strict loading of every layout, safetensors first, and nothing that runs code.
+"""Load and save weights: strictly, in every layout, without running code from a file.
 
-Real weights or an error: a model is random only if `create_model(name)` is called without weights.
+A model has real weights, or loading fails; it is random only from `create_model(name)` without weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 Model = CLIP | VisionTransformer
 TowerChoice = Literal["all", "text"]
 DIRECTORY_FILES = ("model.safetensors", "open_clip_model.safetensors")
-"""The weights in a directory that `pe convert` or a training run wrote."""
+"""Weight files in directories written by `pe convert` or a training run."""
 _PATIENCE = 2.0
 """Seconds within which the hub must answer; the environment variable HF_HUB_ETAG_TIMEOUT overrides it."""
 
@@ -60,13 +60,13 @@ def create_model(
 def create_model(
     name: str, pretrained: str | Path | bool | None = None, generator: torch.Generator | None = None
 ) -> Model:
-    """A float32 model by name: a `CLIP` for Core, a `VisionTransformer` for Lang and Spatial.
+    """Create a float32 model by name: a `CLIP` for Core, a `VisionTransformer` for Lang and Spatial.
 
-    Type checkers know which of a canonical name; of an alias or a weights file they see either.
+    Type checkers know the class for canonical names; for an alias they see either.
 
-    `pretrained`: True for the published weights (from the hub, or the package for `builtin`), a path for your own,
-    None for random ones, drawn from `generator` (seed 0 if none is given).
-    Raises UnknownModelError, CheckpointError, WeightsUnavailableError.
+    `pretrained`: True for the published weights (from the hub, or for `builtin` from the package), a path for your own,
+    None for random ones, drawn from `generator` (by default with seed 0). Raises UnknownModelError, CheckpointError and
+    WeightsUnavailableError.
     """
     entry = find_model(name)
     if pretrained:
@@ -78,15 +78,15 @@ def create_model(
 
 
 def from_state_dict(name: str, state_dict: StateDict) -> Model:
-    """A float32 model with a copy of these weights, whatever their layout; CheckpointError lists the keys that misfit.
+    """Create a float32 model with a copy of weights in any layout; CheckpointError lists the misfits.
 
-    A Core checkpoint that holds the vision tower alone (timm's) gives the `VisionTransformer` alone.
+    A Core checkpoint with only the vision tower (timm's) gives a `VisionTransformer`.
     """
     return _fit(find_model(name), unwrap(state_dict), copy=True)
 
 
 def _fit(entry: ModelEntry, state: StateDict, copy: bool) -> Model:
-    """The model with these weights; without `copy`, aligned float32 tensors become its parameters as they are."""
+    """Return the model with these weights; without `copy`, aligned float32 tensors become its parameters."""
     model, published = _align(entry, state)
     problems = _misfits(model, published)
     if problems:
@@ -99,18 +99,18 @@ def _fit(entry: ModelEntry, state: StateDict, copy: bool) -> Model:
             + "\n  ".join(problems)
         )
     tensors = {n: published[_published_name(n, model)] for n in model.state_dict()}
-    own = {n: tensor.to(torch.float32, copy=copy or not _is_aligned(tensor)) for n, tensor in tensors.items()}
-    model.load_state_dict(own, assign=True)
+    aligned = {n: tensor.to(torch.float32, copy=copy or not _is_aligned(tensor)) for n, tensor in tensors.items()}
+    model.load_state_dict(aligned, assign=True)
     return model.requires_grad_().train(False)
 
 
 def _is_aligned(tensor: torch.Tensor) -> bool:
-    """Whether it is aligned for vector instructions; unaligned, as in a mapped file, products round differently."""
+    """Return whether it is aligned for vector instructions; otherwise, as in mapped files, products round differently."""
     return tensor.data_ptr() % 64 == 0
 
 
 def _align(entry: ModelEntry, state: StateDict) -> tuple[Model, StateDict]:
-    """The model on the meta device that these weights are meant for, and the weights under its published names."""
+    """Return the model on the meta device for these weights, and the weights under its published names."""
     published = to_published(state, entry.vision)
     if all(name.startswith("visual.") for name in published):
         published = {name.removeprefix("visual."): tensor for name, tensor in published.items()}
@@ -118,12 +118,12 @@ def _align(entry: ModelEntry, state: StateDict) -> tuple[Model, StateDict]:
 
 
 def fitting_models(state: StateDict) -> list[str]:
-    """Canonical names of the models whose shapes a state dict has."""
+    """Return the canonical names of the models with a state dict's shapes."""
     return [entry.name for entry in MODELS.values() if not _misfits(*_align(entry, state))]
 
 
 def _misfits(model: Model, state: StateDict) -> list[str]:
-    """What is missing, unexpected or mis-shaped, a line each."""
+    """Return a line for each missing, unexpected or mis-shaped tensor."""
     expected = published_state_dict(model)
     problems = [f"missing {n} {tuple(t.shape)}" for n, t in expected.items() if n not in state]
     problems += [f"unexpected {n} {tuple(t.shape)}" for n, t in state.items() if n not in expected]
@@ -136,7 +136,7 @@ def _misfits(model: Model, state: StateDict) -> list[str]:
 
 
 def build(entry: ModelEntry, vision_only: bool = False) -> Model:
-    """The model on the meta device: shapes without memory."""
+    """Build a model on the meta device: shapes without memory."""
     with torch.device("meta"):
         if entry.text is None or vision_only:
             return VisionTransformer(entry.vision, entry.name)
@@ -144,9 +144,9 @@ def build(entry: ModelEntry, vision_only: bool = False) -> Model:
 
 
 def published_state_dict(model: Model) -> StateDict:
-    """The model's weights under the published names; CheckpointError for a tower with a classifier of its own."""
+    """Return a model's weights under the published names; CheckpointError for a tower with a new classifier."""
     if (model.visual if isinstance(model, CLIP) else model).head is not None:
-        raise CheckpointError(f"{model.name} has a new classifier, for which no layout has a place; save state_dict()")
+        raise CheckpointError(f"{model.name} has a new classifier, which no layout can hold; save state_dict()")
     return {_published_name(name, model): tensor for name, tensor in model.state_dict().items()}
 
 
@@ -159,7 +159,7 @@ def write_checkpoint(
 ) -> None:
     """Write safetensors under the published names, whole or not at all.
 
-    `half`: float16 parameters; `int8_tokens`: the token table as int8 with one scale a row.
+    `half`: write float16; `int8_tokens`: write the token table as int8 with one scale per row.
     """
     state = {name: tensor.detach().cpu() for name, tensor in published_state_dict(model).items()}
     dtype = torch.float16 if half else torch.float32
@@ -170,20 +170,20 @@ def write_checkpoint(
 
 
 def _changes(model: Model) -> dict[str, str]:
-    """Fields of a model's towers that differ from its entry of the registry: metadata "vision" and "text"."""
+    """Return the fields of a model's towers that differ from its registry entry, as metadata "vision" and "text"."""
     entry = find_model(model.name)
     towers = {"vision": model.visual, "text": model.text} if isinstance(model, CLIP) else {"vision": model}
     changed = {name: _differences(getattr(entry, name), tower.config) for name, tower in towers.items()}
     return {name: json.dumps(fields) for name, fields in changed.items() if fields}
 
 
-def _differences(listed: Any, own: Any) -> dict[str, Any]:
-    fields = (field.name for field in dataclasses.fields(own))
-    return {name: getattr(own, name) for name in fields if getattr(own, name) != getattr(listed, name)}
+def _differences(listed: Any, config: Any) -> dict[str, Any]:
+    fields = (field.name for field in dataclasses.fields(config))
+    return {name: getattr(config, name) for name in fields if getattr(config, name) != getattr(listed, name)}
 
 
 def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
-    """The entry with the fields of a file's metadata (`_changes`)."""
+    """Return the entry with the fields of a file's metadata (`_changes`)."""
     towers = {}
     for name in ("vision", "text"):
         try:
@@ -195,9 +195,9 @@ def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
 
 
 def write_layout(model: Model, path: Path, layout: str, half: bool = False) -> int:
-    """Write the weights in a layout of `layouts.py`, whole or not at all; returns how many tensors the layout lacks.
+    """Write the weights in a layout, whole or not at all; return how many tensors it omits (timm's: the text tower).
 
-    Those are the text tower's where `layout` is "timm". Raises CheckpointError, ConfigError, OutputError.
+    Raises CheckpointError, ConfigError and OutputError.
     """
     published = published_state_dict(model)
     config = model.visual.config if isinstance(model, CLIP) else model.config
@@ -209,12 +209,12 @@ def write_layout(model: Model, path: Path, layout: str, half: bool = False) -> i
 
 
 def locate_weights(entry: ModelEntry) -> Path:
-    """The weights on disk: of built-in models from the package, else from the hub (downloaded once)."""
+    """Return the file of weights: of built-in models from the package, else from the hub (downloaded once)."""
     return fetch_weights(entry) if entry.builtin is None else packaged_weights(entry.builtin)
 
 
 def packaged_weights(name: str) -> Path:
-    """The file of weights that come with the package, such as "builtin"; WeightsUnavailableError if it is missing."""
+    """Return a weights file in the package, such as "builtin"; WeightsUnavailableError if it is missing."""
     path = Path(str(files("perception_encoder") / "weights" / f"{name}.safetensors"))
     if not path.is_file():
         raise WeightsUnavailableError(f"{path} is missing from this installation; reinstall perception-encoder")
@@ -222,7 +222,7 @@ def packaged_weights(name: str) -> Path:
 
 
 def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:
-    """The file behind what `load_model` takes, fetched if need be, and the entry if it is a name and not a path."""
+    """Return the file of a name or path, downloaded if needed, and the entry if it is a name."""
     if isinstance(name, str) and canonical_name(name) is not None:
         entry = find_model(name)
         return locate_weights(entry), entry
@@ -236,7 +236,7 @@ def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:
 
 
 def load_model(name: str | Path, towers: TowerChoice = "all") -> Model:
-    """A model with real weights, from `builtin`, an alias, or a checkpoint file whose architecture is recognised.
+    """Load a model from a name, or from a checkpoint file whose architecture is recognised.
 
     `towers="text"` leaves the vision tower of a two-tower model unread, on the meta device.
     """
@@ -244,7 +244,7 @@ def load_model(name: str | Path, towers: TowerChoice = "all") -> Model:
 
 
 def find_entry(name: str | Path) -> ModelEntry:
-    """The architecture behind what `load_model` takes; of a name, no weights are read or fetched."""
+    """Return the architecture of a name or path; for a name, no weights are read or downloaded."""
     if isinstance(name, str) and canonical_name(name) is not None:
         return find_model(name)
     model = load_model(name)
@@ -254,7 +254,7 @@ def find_entry(name: str | Path) -> ModelEntry:
 
 
 def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice = "all") -> Model:
-    """A model from a file: the one given, or named in the file, or recognised."""
+    """Load a file as the given model, else as the one named in the file, else as the one recognised."""
     state, metadata = read_checkpoint(path, text_alone=towers == "text")
     try:
         if entry is None:
@@ -269,7 +269,7 @@ def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice 
 
 
 def recognise(state: StateDict, file_name: str) -> ModelEntry:
-    """The model a state dict belongs to: the one its file is named after if that fits, else the one of its shapes."""
+    """Return the model of a state dict: the one that its file is named after, if it fits, else one with its shapes."""
     fitting = fitting_models(state)
     if not fitting:
         raise CheckpointError("no known architecture has these shapes; name one: create_model(name, pretrained=path)")
@@ -278,12 +278,12 @@ def recognise(state: StateDict, file_name: str) -> ModelEntry:
 
 
 def weight_hash(model: Model) -> str:
-    """SHA-256 over the published names and float32 values, the first 16 hex digits."""
+    """Return the SHA-256 over a model's published names and float32 values, its first 16 hex digits."""
     return state_hash(published_state_dict(model))
 
 
 def state_hash(state: StateDict) -> str:
-    """SHA-256 over names and float32 values, the first 16 hex digits."""
+    """Return the SHA-256 over names and float32 values, its first 16 hex digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(name.encode())
@@ -293,7 +293,7 @@ def state_hash(state: StateDict) -> str:
 
 
 def fetch_weights(entry: ModelEntry) -> Path:
-    """The file of a model's published weights; WeightsUnavailableError if it is not cached and cannot be downloaded."""
+    """Return the file of published weights; WeightsUnavailableError if it is neither cached nor downloadable."""
     from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     file = f"{entry.name}.pt"
@@ -304,7 +304,7 @@ def fetch_weights(entry: ModelEntry) -> Path:
     try:
         _check_answer(url)
         return Path(hf_hub_download(entry.repository, file))
-    except Exception as error:  # the hub's client raises many kinds: offline, missing and gated among them
+    except Exception as error:  # the hub's client raises many kinds, such as offline, missing and gated
         reason = one_line(error, first=True)
         raise WeightsUnavailableError(
             f"the weights of {entry.name} could not be fetched ({reason}); download {url} elsewhere "
@@ -313,7 +313,7 @@ def fetch_weights(entry: ModelEntry) -> Path:
 
 
 def _check_answer(url: str) -> None:
-    """Raise unless the hub answers soon, whatever hangs: the look-up of its name, the connection, or the answer."""
+    """Raise unless the hub answers soon, whether the name look-up, the connection or the answer hangs."""
     from huggingface_hub import get_hf_file_metadata
 
     patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _PATIENCE)

@@ -122,8 +122,8 @@ def test_half(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
         ("PE-Core-L14", "a.pt", [], "no model is called 'PE-Core-L14'; did you mean"),
         ("IN", "a.ckpt", [], "must end in one of .safetensors"),
         ("IN", "directory", [], "must end in one of .safetensors"),
-        ("IN", "directory", ["--to", "open_clip"], "open_clip has two-tower models only"),
-        ("IN", "a.pt", ["--to", "open_clip"], "open_clip has two-tower models only"),
+        ("IN", "directory", ["--to", "open_clip"], "open_clip has only two-tower models"),
+        ("IN", "a.pt", ["--to", "open_clip"], "open_clip has only two-tower models"),
         ("IN", "file/a.pt", [], "could not be written"),
     ],
 )
