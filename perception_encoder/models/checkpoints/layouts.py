@@ -111,7 +111,7 @@ def unwrap(state: object) -> StateDict:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict):
-        raise CheckpointError(f"a {type(state).__name__}, not a state dict")
+        raise CheckpointError(f"not a state dict, but a {type(state).__name__}")
     other = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if other:
         raise CheckpointError(f"not a plain state dict: {', '.join(other[:3])} is not a named tensor")

@@ -105,7 +105,7 @@ def _fit(entry: ModelEntry, state: StateDict, copy: bool) -> Model:
 
 
 def _is_aligned(tensor: torch.Tensor) -> bool:
-    """Return whether it is aligned for vector instructions; otherwise, as in mapped files, products round differently."""
+    """Return whether it is aligned for vector instructions; else, as in mapped files, products round differently."""
     return tensor.data_ptr() % 64 == 0
 
 

@@ -156,7 +156,7 @@ def test_open_clips_configuration_is_its_own(name: str) -> None:
 
 def test_what_open_clip_cannot_build_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     for model, message in (
-        (create_model("builtin"), "published vision towers only"),
+        (create_model("builtin"), "only the published vision towers"),
         (create_model("PE-Spatial-T16-512"), "only two-tower models"),
     ):
         with pytest.raises(CheckpointError, match=message):

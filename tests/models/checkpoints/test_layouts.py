@@ -47,7 +47,7 @@ def test_no_tensor_of_a_layout_is_a_view_of_another(published: dict[str, torch.T
 
 @pytest.mark.parametrize("state", [{}, {"layer1.0.conv1.weight": torch.ones(1)}, {"model": torch.ones(1)}])
 def test_other_checkpoints_are_told_apart(state: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(CheckpointError, match="not a Perception Encoder checkpoint: it holds"):
+    with pytest.raises(CheckpointError, match="not a Perception Encoder checkpoint: it has"):
         detect_layout(state)
 
 

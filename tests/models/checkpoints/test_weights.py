@@ -180,7 +180,7 @@ def test_a_file_that_fits_nothing(tmp_path: Path, nano: dict[str, Tensor]) -> No
     with pytest.raises(CheckpointError, match=rf"{path}: these weights do not fit {NANO}:\n  missing visual.proj"):
         create_model(NANO, pretrained=path)
     torch.save({"fc.weight": torch.ones(2)}, path)
-    with pytest.raises(CheckpointError, match=rf"{path}: not a Perception Encoder checkpoint: it holds fc.weight"):
+    with pytest.raises(CheckpointError, match=rf"{path}: not a Perception Encoder checkpoint: it has fc.weight"):
         load_model(path)
     with pytest.raises(CheckpointError, match="no such file"):
         load_model(tmp_path / "b.pt")
