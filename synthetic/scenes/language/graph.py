@@ -65,7 +65,9 @@ class SceneGraph:
         nodes = [dict(vars(node)) for node in self.nodes]
         return {
             "objects": [{"kind": node.pop("class_name"), **node} for node in nodes],
-            "relations": [list(relation) for relation in self.relations],
+            "relations": [
+                {"subject": first, "relation": relation, "object": second} for first, relation, second in self.relations
+            ],
             "floor": self.floor,
         }
 

@@ -24,6 +24,7 @@ from synthetic.scenes.samples.images import ImageMaker
 from synthetic.scenes.samples.production import make_samples, make_scenes
 from synthetic.scenes.samples.sample import SceneSample, ScenesConfig, encode_image, millimetres
 from synthetic.scenes.samples.videos import VideoMaker, _encode_mp4, _swept_corners
+from tests.data.webdatasets import load_webdataset
 from tests.synthetic.scenes.conftest import STACK, scene_of
 
 
@@ -65,6 +66,11 @@ def test_the_authors_of_all_models_are_named(directory: Path) -> None:
         samples = [json.loads(tar.extractfile(name).read()) for name in tar.getnames() if name.endswith(".json")]
     expected = sorted({line for sample in samples for line in sample["attribution"]})
     assert (directory / "ATTRIBUTION.txt").read_text(encoding="utf-8").splitlines() == expected
+
+
+def test_the_datasets_of_the_hub_reads_the_tars(directory: Path, tmp_path: Path) -> None:
+    loaded = load_webdataset(directory, tmp_path)
+    assert len(loaded) == 5 and all(relation["relation"] for scene in loaded for relation in scene["relations"])
 
 
 def test_samples_have_their_files_and_fields(directory: Path) -> None:
