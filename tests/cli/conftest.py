@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,6 +14,14 @@ from perception_encoder.cli import main, output
 from tests.inference.conftest import checkpoint, draw, encoder, image_files
 
 __all__ = ["checkpoint", "draw", "encoder", "image_files"]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The settings file of a user who has chosen nothing."""
+    monkeypatch.delenv("PE_MODEL", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config" / "perception-encoder" / "config.json"
 
 
 @pytest.fixture

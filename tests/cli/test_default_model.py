@@ -13,18 +13,12 @@ from perception_encoder.cli.default_model import USED_BY
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.registry import MODELS, find_model
 
+pytestmark = pytest.mark.usefixtures("config")
+
 LINE = (
     "warning: builtin is a small demo model, and its results are often wrong; "
     "choose a published model: pe models use PE-Core-S16-384 (0.3 GB)\n"
 )
-
-
-@pytest.fixture(autouse=True)
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user who has chosen nothing."""
-    monkeypatch.delenv("PE_MODEL", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return tmp_path / "config" / "perception-encoder" / "config.json"
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from perception_encoder.models.registry import demo_note
 from tests.cli.language.conftest import language_run, media
 from tests.conftest import Run
 
+pytestmark = pytest.mark.usefixtures("config")
+
 __all__ = ["language_run", "media"]
 
 DEMO = "is a small demo model, and its results are often wrong"
@@ -33,14 +35,6 @@ ANSWER_NOT = {
     "pe export onnx": "converts",
     "pe models use": "chooses",
 }
-
-
-@pytest.fixture(autouse=True)
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user who has chosen nothing."""
-    monkeypatch.delenv("PE_MODEL", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return tmp_path / "config" / "perception-encoder" / "config.json"
 
 
 @pytest.fixture
