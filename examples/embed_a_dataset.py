@@ -2,18 +2,18 @@
 
     python examples/embed_a_dataset.py photos/ photos.parquet
 
-`pe embed` skips and lists unreadable files, and a stopped run resumes when it is started again.
+Unreadable files are skipped and listed, and a stopped run resumes when it is started again.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+
+import perception_encoder as pe
 
 
 def main() -> None:
@@ -24,8 +24,9 @@ def main() -> None:
     parser.add_argument("--model", default="builtin")
     arguments = parser.parse_args()
 
-    command = [sys.executable, "-m", "perception_encoder", "embed", arguments.dataset, "--out", str(arguments.out)]
-    subprocess.run([*command, "--model", arguments.model], check=True)
+    report = pe.embed(arguments.dataset, arguments.out, model=arguments.model)
+    for error in report.skipped:
+        print(error)
 
     table = pq.read_table(arguments.out)
     paths = table["path"].to_pylist()
