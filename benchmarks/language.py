@@ -91,14 +91,14 @@ def time_training(rounds: int) -> dict[str, list[float]]:
     """Seconds of each part of a training step."""
     config = replace(language_builtin(), initial=None, layer_scale=0.1)
     trainee = LanguageTrainee(config)
-    model, grid = trainee.model, trainee.aligned.grid
+    model, grid = trainee.model, trainee.module.grid
     image = Image.new("RGB", (9, 9))
     messages = [Message("user", (image, QUESTION)), Message("assistant", ("a mug",))]
     messages += [Message("user", (QUESTION,)), Message("assistant", ("a mug",))] * (TURNS - 1)
     prompt = trainee.decoder.prompts.training_prompt(messages, [model.projector.tokens_of(grid)])
     size = config.image_size or SIDE
     batch = collate([Example(prompt, torch.rand(1, 3, size, size))] * config.batch_size, 0)
-    optimizer = build_optimizer(trainee.aligned, config.optimizer)
+    optimizer = build_optimizer(trainee.module, config.optimizer)
     decoder: Any = model.decoder
     seconds: dict[str, list[float]] = {name: [] for name in PARTS}
     for turn in range(rounds + 1):

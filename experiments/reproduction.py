@@ -55,7 +55,7 @@ class Run:
     """Tells it from the others."""
     config: PretrainingConfig
     train: Callable[..., Path]
-    """`pretrain` or `distill`."""
+    """`pretrain`, or what stands in for it."""
     key: str
     """Identifies its configuration."""
     needed: bool = False

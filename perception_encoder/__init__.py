@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from perception_encoder.search.ranking import Hit as Hit
     from perception_encoder.search.ranking import SearchResult as SearchResult
     from perception_encoder.search.storage.update import UpdateReport as UpdateReport
+    from perception_encoder.stages import list_recipes as list_recipes
+    from perception_encoder.stages import plan as plan
+    from perception_encoder.stages import train as train
 
 __version__ = "0.2.0"
 
@@ -96,17 +99,20 @@ _HOMES = {
     "from_state_dict": "perception_encoder.models.checkpoints.weights",
     "image_transform": "perception_encoder.preprocess.image",
     "list_models": "perception_encoder.models.registry",
+    "list_recipes": "perception_encoder.stages",
     "load": "perception_encoder.inference.load",
     "load_assistant": "perception_encoder.language_alignment.load",
     "load_head": "perception_encoder.dense_prediction.heads",
     "load_layers": "perception_encoder.inference.load",
     "open_index": "perception_encoder.search.index",
     "pad_images": "perception_encoder.preprocess.image",
+    "plan": "perception_encoder.stages",
     "published_state_dict": "perception_encoder.models.checkpoints.weights",
     "search_files": "perception_encoder.search.index",
     "segment": "perception_encoder.dense_prediction.heads",
     "tokenizer": "perception_encoder.preprocess.tokenizer",
     "track": "perception_encoder.dense_prediction.tracking",
+    "train": "perception_encoder.stages",
 }
 
 __all__ = [
@@ -145,17 +151,20 @@ __all__ = [
     "from_state_dict",
     "image_transform",
     "list_models",
+    "list_recipes",
     "load",
     "load_assistant",
     "load_head",
     "load_layers",
     "open_index",
     "pad_images",
+    "plan",
     "published_state_dict",
     "search_files",
     "segment",
     "tokenizer",
     "track",
+    "train",
 ]
 
 

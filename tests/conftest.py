@@ -39,7 +39,7 @@ LONG = (
     "tests/search/storage/test_calibration.py",
     "tests/spatial_alignment/test_run.py",
     "tests/training/test_distributed.py",
-    "tests/distillation/test_run.py",
+    "tests/pretraining/test_distillation.py",
     "tests/experiments/recipe/test_run.py",
     "tests/models/test_memory.py",
     "tests/serving/test_memory.py",

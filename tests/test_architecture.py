@@ -33,8 +33,8 @@ dense_prediction
 serving
 evaluation search
 dense_training layer_analysis pretraining language_alignment spatial_alignment video_dataset
-distillation finetuning video_finetuning video_data_engine
-recipes stages api
+video_data_engine
+stages api
 cli
 """
 """Directories and top-level modules, lowest first; a module imports from lower lines and its own directory only."""

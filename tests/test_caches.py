@@ -23,7 +23,6 @@ from perception_encoder.data.conversation_files import ParquetRecords
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
-from perception_encoder.distillation.teacher import Teacher
 from perception_encoder.errors import DataError, OutputError
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.features import CachingEncoder, inputs_of
@@ -40,6 +39,7 @@ from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from perception_encoder.models.checkpoints.files import CachedHash
+from perception_encoder.pretraining.teacher import Teacher
 from perception_encoder.video_dataset.features import extract_features
 from tests.clips import clip
 from tests.data.tars import write_pairs

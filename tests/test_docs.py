@@ -237,7 +237,7 @@ def test_the_site_has_every_public_name(site: Path) -> None:
         ("evaluation", "results.Evaluator results.Measurement results.evaluate retrieval.RetrievalEvaluator"),
         ("evaluation", "classification.zero_shot.ZeroShotEvaluator.run dense.depth.DepthEvaluator comparison.compare"),
         ("layer_analysis", "analysis.analyse recommendation.recommend curve.LayerCurve report.write_report"),
-        ("recipes", "find_recipe override run_recipe"),
+        ("training", "settings.override stage.Stage run.StageRun"),
         ("training", "loop.train config.TrainingConfig task.Task validation.Validation optimizer.build_optimizer"),
         ("training", "checkpoint.save_run checkpoint.resume_run"),
     ],

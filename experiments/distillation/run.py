@@ -15,8 +15,6 @@ from typing import Any
 from experiments.outcomes import PHOTOS, Outcome, Outcomes, average_row, difference_row
 from experiments.reproduction import ROBUST, Paths, Run, Runs, averaged
 from perception_encoder.data.pairs import Stage
-from perception_encoder.distillation.config import DistillationConfig
-from perception_encoder.distillation.run import distill
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
@@ -62,12 +60,10 @@ class Plan:
     teacher: Callable[[], PretrainingConfig] = home_teacher
     student: Callable[[int], PretrainingConfig] = student
 
-    def taught(self, seed: int, teacher: str, logit_scale: float) -> DistillationConfig:
+    def taught(self, seed: int, teacher: str, logit_scale: float) -> PretrainingConfig:
         """Return the student with the distillation next to its own loss."""
-        alone = self.student(seed)
-        fields = {field.name: getattr(alone, field.name) for field in dataclasses.fields(alone)}
-        return DistillationConfig(
-            **fields,
+        return dataclasses.replace(
+            self.student(seed),
             teacher=teacher,
             teacher_logit_scale=logit_scale,
             contrastive_weight=1.0,
@@ -104,7 +100,7 @@ def reproduce_distillation(
     for seed in SEEDS:
         config = plan.taught(seed, str(path), scale)
         own = dataclasses.replace(config, teacher=key).fingerprint()
-        taught.append(Run(about={"role": TAUGHT, "seed": seed}, config=config, train=distill, key=own))
+        taught.append(Run(about={"role": TAUGHT, "seed": seed}, config=config, train=pretrain, key=own))
     runs.add(*taught)
     return runs.finish(compare(runs.outcomes("role", "seed")))
 

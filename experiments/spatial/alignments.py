@@ -10,7 +10,7 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.progress import Track, untracked
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.recipes import spatial_builtin
-from perception_encoder.spatial_alignment.run import WEIGHTS, align_spatially
+from perception_encoder.spatial_alignment.run import SpatialRun, align_spatially
 
 CORE, OWN, MASKS, BOTH = "Core", "aligned to its own layer", "aligned to masks", "aligned to both"
 ALIGNED = (OWN, MASKS, BOTH)
@@ -39,6 +39,6 @@ def find_encoder(
     if name == CORE:
         return BUILTIN
     out = runs / name.replace(" ", "-")
-    if not (out / WEIGHTS).is_file():
+    if not (out / SpatialRun.weights).is_file():
         align_spatially(alignments.config(name), data, out, track)
-    return out / WEIGHTS
+    return out / SpatialRun.weights

@@ -19,18 +19,18 @@ from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
+from perception_encoder.pretraining.config import PretrainingConfig
+from perception_encoder.pretraining.recipes import video_finetune_builtin
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.metrics import Listener
-from perception_encoder.video_finetuning.config import VideoFinetuningConfig
-from perception_encoder.video_finetuning.recipes import video_finetune_builtin
 
 FORMAT = 1
 """Of cached scores."""
 TEXTS = "text"
 
 
-def finetuning(steps: int, seed: int) -> VideoFinetuningConfig:
+def finetuning(steps: int, seed: int) -> PretrainingConfig:
     """The run of every arm: as many steps, whatever the number of clips."""
     config = video_finetune_builtin()
     return dataclasses.replace(

@@ -78,12 +78,12 @@ def masks(
         pe train spatial_builtin --data photos --set masks=masks.sqlite --set copies=2
     """
     from perception_encoder.errors import ConfigError
-    from perception_encoder.recipes import find_recipe, override
     from perception_encoder.spatial_alignment.config import SpatialConfig
     from perception_encoder.spatial_alignment.run import cache_masks
     from perception_encoder.spatial_alignment.teacher_cache import SUFFIX
+    from perception_encoder.stages import configure
 
-    config = override(find_recipe(recipe), set_ or [])
+    _, config = configure(recipe, set_ or [])
     if not isinstance(config, SpatialConfig):
         raise ConfigError(f"{recipe} is not a recipe of spatial alignment; `pe train --list` shows them")
     if out.suffix != SUFFIX:

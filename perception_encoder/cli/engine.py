@@ -214,7 +214,7 @@ def refine(
         pe engine refine captioned/ --captions corrected.csv -o runs/refined --set steps=100 --set optimizer.lr=5e-5
         pe engine run --videos clips/ -o again/ --captioner runs/refined --video-prompt video_caption_short_v1
     """
-    from perception_encoder.recipes import override
+    from perception_encoder.training.settings import override
     from perception_encoder.video_data_engine.refine import find_video_prompt, refine_captioner, refinement
     from perception_encoder.video_data_engine.settings import read_engine_settings
 

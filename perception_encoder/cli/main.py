@@ -43,7 +43,7 @@ COMMANDS = {
     },
     "Video datasets": {"annotate": "annotation", "video-dataset": "video_dataset"},
     "Train and evaluate": {
-        "train": "train.train",
+        "train": "train",
         "data": "data",
         "engine": "engine",
         "eval": "evaluate",

@@ -103,8 +103,8 @@ class SourcePart:
 class Stage:
     """A part of a run at one resolution (progressive resolution, step 2 of section 2.1)."""
 
-    image_size: int
-    """Side of the square training image, in pixels."""
+    image_size: int = 0
+    """Side of the square training image, in pixels; 0 for the model's own."""
     steps: int
     """Optimizer steps."""
     batch_size: int | None = None

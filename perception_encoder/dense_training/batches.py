@@ -1,4 +1,4 @@
-"""Make the batches of a head's training: a pure function of the step."""
+"""Make the batches that train a head: a pure function of the step."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from perception_encoder.training.seed import torch_generator
 logger = logging.getLogger(__name__)
 
 TRIES = 8
-"""Images that are tried for one row."""
+"""Maximum number of images to try for one row."""
 
 
 class DenseBatches:
-    """A rank's part of the batch of each step."""
+    """Makes a rank's share of the batch of each step."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class DenseBatches:
         factors: Float[Tensor, " n"] | None = None,
     ) -> None:
         """`depth`: blocks of the encoder. `padding`: see `Augmenter`. `factors`: how often each image is shown in an
-        epoch, on average; by default each once."""
+        epoch, on average; by default once."""
         self.config, self.samples, self.rank, self.depth = config, samples, rank, depth
         self.sampler: WeightedSampler | RepeatSampler = (
             WeightedSampler([len(samples.keys)], [1.0], config.batch_size, config.seed)
@@ -60,7 +60,7 @@ class DenseBatches:
         return DenseBatch(images, [targets for _, targets in made], step, len(made) / len(drawn), branches)
 
     def _make(self, position: Position, generator: torch.Generator) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
-        """The image at a position; if it cannot be used, the one whose turn it would be a step later, and so on."""
+        """Return the image at a position; if it is unusable, the one that is due a step later, and so on."""
         for later in range(TRIES):
             index = self.sampler.index(position, later)
             try:
@@ -68,12 +68,12 @@ class DenseBatches:
             except InputError as error:
                 if self.samples.keys[index] not in self._bad:
                     self._bad.add(self.samples.keys[index])
-                    logger.warning("left out %s", error)
-        raise DataError(f"{TRIES} images in a row could not be used; the last was {self.samples.keys[index]}")
+                    logger.warning("skipped %s", error)
+        raise DataError(f"{TRIES} consecutive images are unusable; the last one is {self.samples.keys[index]}")
 
 
 class RepeatSampler:
-    """Shows each image so often in an epoch as its factor says: rounded up or down at random, anew in every epoch."""
+    """Shows each image in an epoch as often as its factor, which every epoch rounds up or down at random."""
 
     def __init__(self, factors: Float[Tensor, " n"], batch_size: int, seed: int) -> None:
         self.factors, self.batch_size, self.seed = factors, batch_size, seed
@@ -81,11 +81,11 @@ class RepeatSampler:
         self._order: tuple[int, list[int]] = (-1, [])
 
     def positions(self, step: int) -> list[Position]:
-        """What `step` (from 0) draws."""
+        """Return the positions that `step` (from 0) draws."""
         return [(0, place) for place in range(step * self.batch_size, (step + 1) * self.batch_size)]
 
     def index(self, position: Position, later: int = 0) -> int:
-        """Return the image at a position, or at the one whose turn is so many steps later."""
+        """Return the image at a position, or at the one that is due `later` steps after it."""
         place = position[1] + later * self.batch_size
         while not self._ends or self._ends[-1] <= place:
             self._ends.append((self._ends[-1] if self._ends else 0) + len(self.epoch(len(self._ends))))
@@ -95,7 +95,7 @@ class RepeatSampler:
         return self._order[1][place - self._ends[number]]  # from the end: negative
 
     def epoch(self, number: int) -> list[int]:
-        """Return the images of an epoch (from 0), in their order."""
+        """Return the images of an epoch (from 0) in order."""
         generator = torch_generator(self.seed, 7, number)
         drawn = torch.rand(len(self.factors), generator=generator)
         times = self.factors.floor() + (drawn < self.factors - self.factors.floor())

@@ -1,9 +1,8 @@
-"""Recipes of heads on a frozen encoder: depth, classes of pixels, objects."""
+"""Recipes of heads: depth, segmentation and detection."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 from perception_encoder.dense_prediction.dense_model import WindowConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
@@ -39,43 +38,21 @@ DETA = {
 """By stage: pixels, epochs, images, batch, rate, the epoch at which it falls to a tenth, and drop path, which the paper
 has as 0.5, 0.4 and 0."""
 DROPS = (0.889, 0.963)
-"""Where ViTDet's rate falls to a tenth (Li et al., 2022); the paper does not name its own."""
-
-
-def head_recipe(task: str, rest: Sequence[str]) -> DenseConfig:
-    """Return the recipe of a task, "depth", "segmenter", "detector" or "detr"; rest: such as "core", "g14", "lvis"."""
-    match task, *rest:
-        case ["depth"]:
-            return depth()
-        case ["segmenter"]:
-            return segmenter()
-        case ["detector"]:
-            return detector()
-        case ["detr"]:
-            return deformable_detr()
-        case ["detr", "spatial", "g14", stage]:
-            return deta(int(stage))
-        case ["detector", family, size]:
-            return vitdet(f"{family}_{size}")
-        case ["detector", family, size, "lvis"]:
-            return vitdet_lvis(f"{family}_{size}")
-        case ["detector", family, size, "frozen"]:
-            return frozen_vitdet(f"{family}_{size}")
-    raise AssertionError(f"{task} has no recipe {rest}")
+"""Where ViTDet's rate falls to a tenth (Li et al., 2022); the paper does not name its values."""
 
 
 def depth() -> DepthTrainingConfig:
-    """Depth of each pixel, by a DPT head: images of the square's size or larger, never padded."""
+    """Depth of each pixel by a DPT head, on images of the square's size or larger, never padded."""
     return DepthTrainingConfig(scales=(1.0, 2.0))
 
 
 def segmenter() -> SegmenterConfig:
-    """The class of each pixel, by a convolution over neighbouring patches."""
+    """A class for each pixel by a convolution over neighbouring patches."""
     return SegmenterConfig()
 
 
 def detector() -> DetectorConfig:
-    """Boxes and masks of objects, by Mask R-CNN over a simple feature pyramid."""
+    """Boxes and masks of objects by Mask R-CNN over a simple feature pyramid."""
     return DetectorConfig()
 
 
@@ -132,7 +109,7 @@ def vitdet_lvis(name: str) -> DetectorConfig:
 
 
 def deformable_detr() -> DetectorConfig:
-    """Boxes of objects by DETA, a deformable DETR with several queries an object, small, on a frozen encoder."""
+    """Boxes of objects by a small DETA, a deformable DETR with several queries per object, on a frozen encoder."""
     return DetectorConfig(
         masks=False,
         head=DetrHeadConfig(channels=128, layers=3, hidden=512, queries=100),

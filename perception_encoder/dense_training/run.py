@@ -1,16 +1,16 @@
-"""Run the training of a head: wire its configuration to a dataset, an encoder, the loop and a directory."""
+"""Run the stage that trains heads for depth, segmentation and detection."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.instances import read_instance_splits
@@ -46,21 +46,19 @@ from perception_encoder.models.registry import portable_name
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
-from perception_encoder.ranks import ALONE, Rank
-from perception_encoder.training.checkpoint import check_run, load_weights, run_directory, write_best
-from perception_encoder.training.distributed import own_device, process_group, whole_model
-from perception_encoder.training.loop import train
-from perception_encoder.training.metrics import Listener, describe_run, write_record
+from perception_encoder.ranks import ALONE
+from perception_encoder.training.distributed import own_device, this_rank
+from perception_encoder.training.metrics import Listener
+from perception_encoder.training.run import Section, StageRun, run_stage
 from perception_encoder.training.seed import torch_generator
-from perception_encoder.training.validation import choose_metric
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "head.safetensors"
 PROCEDURE = 2
-"""Rises when the same configuration and data give another result."""
+"""Raised when the same configuration and data give another result."""
 MEASURED = 64
-"""Images by which the head's input is standardised."""
+"""Number of images that the head's input is standardised on."""
 
 
 def train_dense(
@@ -70,75 +68,66 @@ def train_dense(
     track: Track = untracked,
     listener: Listener | None = None,
 ) -> Path:
-    """Run, or resume, the training of a head; return the file that it wrote, `OUT/head.safetensors`.
+    """Train a head, or resume; return the file that was written, `OUT/head.safetensors`.
 
-    `data`: one dataset with a training and a test set. A validated run also writes `OUT/best.safetensors`. Before the
-    first step it is logged what was loaded, what is frozen and what begins with random weights. Raises ConfigError,
+    `data`: one dataset with a training and a test set. A validated run also writes `OUT/best.safetensors`. Logs
+    what was loaded, what is frozen and what starts from random weights. Raises ConfigError,
     DataError, CheckpointError, and OutputError, also if another run is training in `out`.
     """
-    with process_group() as rank, run_directory(out):
-        run = DenseRun(config, data, out, rank, track)
-        run.train(listener)
-        return run.write()
+    return run_stage(lambda: DenseRun(config, data, out), out, track, listener)
 
 
-class DenseRun:
-    """A run's data, model and directory; raises what `train_dense` does, before any step."""
+class DenseRun(StageRun):
+    """A run that trains a head on a dataset."""
 
-    def __init__(self, config: DenseConfig, data: Sequence[Path], out: Path, rank: Rank, track: Track) -> None:
+    weights = WEIGHTS
+    config: DenseConfig
+    trainee: DenseTrainee
+
+    def __init__(self, config: DenseConfig, data: Sequence[Path], out: Path) -> None:
+        super().__init__(config, out)
         if len(data) != 1:
-            raise ConfigError(f"{len(data)} datasets were given; a head is trained on one: repeat --data no more")
-        self.config, self.out, self.rank = config, out, rank
-        samples, held_out, classes = read_samples(config, data[0])
+            raise ConfigError(f"{len(data)} datasets were given, but a head is trained on one: give --data once")
+        self.training, self.held_out, classes = read_samples(config, data[0])
         self.tower, layer = open_tower(config)
-        self.info = describe_head(config, self.tower, layer, samples, classes)
-        keys = [f"procedure {PROCEDURE}", self.tower.weight_hash, *samples.keys, *classes]
+        self.info = describe_head(config, self.tower, layer, self.training, classes)
+        self.identity = [f"procedure {PROCEDURE}", self.tower.weight_hash, *self.training.keys, *classes]
         if config.initial is not None:
-            keys.append(state_hash(read_initial(Path(config.initial))))
-        self.fingerprint = config.fingerprint(keys)
-        check_run(out, self.fingerprint)
-        self.record = describe_run(config, self.fingerprint, {str(data[0]): len(samples.keys)})
-        if rank.number == 0:
-            write_record(out, self.record)
-        self.model = self._make()
+            self.identity.append(state_hash(read_initial(Path(config.initial))))
+        self.samples = {str(data[0]): len(self.training.keys)}
+
+    def sections(self, track: Track) -> Iterator[Section]:
+        """Yield the whole run."""
+        config = self.config
+        self.trainee = DenseTrainee(config, self.tower, self.info)
+        model = self.trainee.model
         make = partial(
             DenseBatches,
             config,
-            samples,
-            depth=self.model.backbone.depth,
+            self.training,
+            depth=model.backbone.depth,
             padding=padding_pixel(self.tower),
-            factors=self._factors(samples),
+            factors=self._factors(self.training),
         )
-        self.batches = make(rank=rank)
         if config.initial is None:
             self._measure(make(rank=ALONE))
-        self.task, self.metric = DenseTask(self.model, config), ""
+        task = DenseTask(model, config)
         if config.validation is not None:
-            validation = DenseValidation(self.model, held_out, config.validation.size, config.image_size)
-            self.task.validation = validation
-            self.metric = choose_metric(config.validation, validation.higher_is_better)
-
-    def _make(self) -> DenseModel:
-        config = self.config
-        backbone = Backbone(
-            self.tower,
-            self.info.layer,
-            config.frozen,
-            config.windows,
-            config.image_size,
-            padded_inputs(self.info, self.tower),
+            task.validation = DenseValidation(model, self.held_out, config.validation.size, config.image_size)
+        sizes = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+        logger.info(
+            "loaded: %s, weights %s; %s; random: the head for %s, %s of %s parameters are trained",
+            self.info.encoder,
+            self.info.weights[:12],
+            "frozen: all of it" if config.frozen else f"finetuned up to layer {self.info.layer}",
+            self.info.task,
+            f"{sum(sizes):,}",
+            f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         )
-        with drawn_from(torch_generator(config.seed, 4)):
-            model = DenseModel(backbone, make_head(self.info, backbone.width)).to(own_device())
-        if config.initial is not None:
-            load_initial(model, Path(config.initial))
-        if not config.frozen:
-            freeze_unused(backbone, config.image_size)
-            backbone.set_grad_checkpointing(config.parallel.checkpointing)
-        return model
+        yield Section(task=task, batches=make(rank=this_rank()), end=config.steps)
 
     def _factors(self, samples: DenseSamples) -> Tensor | None:
-        """How often images are shown, if rarer classes are shown more often; sets the weights of a federated loss."""
+        """Return how often images are shown, if it differs; set the weights of a federated loss."""
         config = self.config
         if not isinstance(config, DetectorConfig) or not isinstance(samples, ObjectSamples):
             return None
@@ -149,52 +138,55 @@ class DenseRun:
         labels = [torch.from_numpy(dataset.instances(row, masks=False).labels) for row in range(len(dataset.keys))]
         frequencies = class_frequencies(labels, len(dataset.categories))
         if federated:
-            assert isinstance(self.model.head, Detector)
-            self.model.head.model.roi_heads.class_weights.copy_(frequencies.sqrt())
+            assert isinstance(self.trainee.model.head, Detector)
+            self.trainee.model.head.model.roi_heads.class_weights.copy_(frequencies.sqrt())
         if config.repeat_threshold is None:
             return None
         return repeat_factors(labels, frequencies, config.repeat_threshold)
 
     def _measure(self, whole: DenseBatches) -> None:
-        """Standardise the head's input over images as they are trained on; let depth begin with their typical one."""
-        config, (standardize,) = self.config, [each for each in self.model.modules() if isinstance(each, Standardize)]
+        """Standardise the head's input over training images; let predicted depth start at their typical depth."""
+        config, model = self.config, self.trainee.model
+        (standardize,) = [module for module in model.modules() if isinstance(module, Standardize)]
         batches = [whole(step) for step in range(-(-MEASURED // config.batch_size))]
         with torch.no_grad():
-            maps = [self.model.backbone(batch.images.to(own_device())).float().cpu().numpy() for batch in batches]
+            maps = [model.backbone(batch.images.to(own_device())).float().cpu().numpy() for batch in batches]
         standardize.measure(np.concatenate(maps))
-        if isinstance(self.model.head, DepthHead):
-            self.model.head.begin_with(torch.stack([each["depth"] for batch in batches for each in batch.targets]))
+        if isinstance(model.head, DepthHead):
+            model.head.begin_with(torch.stack([target["depth"] for batch in batches for target in batch.targets]))
 
-    def train(self, listener: Listener | None) -> None:
-        """Train to the end."""
-        config, trained = self.config, [each for each in self.model.parameters() if each.requires_grad]
-        logger.info(
-            "loaded: %s, weights %s; %s; random: the head for %s, %s of %s parameters are trained",
-            self.info.encoder,
-            self.info.weights[:12],
-            "frozen: all of it" if config.frozen else f"finetuned up to layer {self.info.layer}",
-            self.info.task,
-            f"{sum(each.numel() for each in trained):,}",
-            f"{sum(each.numel() for each in self.model.parameters()):,}",
-        )
-        train(self.task, self.batches, config, self.out, self.fingerprint, listener)
+    def rebuild(self, step: int) -> DenseTrainee:
+        """Return the model, as all but its weights is the same at each step."""
+        return self.trainee
 
-    def write(self) -> Path:
-        """Write the head, and that of the best validated step; return the path of the former."""
-        path = self.out / WEIGHTS
-        whole_model(self.task.model)
-        if self.rank.number == 0:
-            write_head(path, self.model, self.info, self.config.half)
-            write_record(self.out, self.record | write_best(path, self.config, self.metric, self._write_step))
-        return path
 
-    def _write_step(self, step: int, path: Path) -> None:
-        load_weights(self.out, step, trained_part(self.model, self.config))
+class DenseTrainee:
+    """A head and its encoder, as a run starts."""
+
+    def __init__(self, config: DenseConfig, tower: Tower, info: HeadInfo) -> None:
+        self.config, self.info = config, info
+        padded = padded_inputs(info, tower)
+        backbone = Backbone(tower, info.layer, config.frozen, config.windows, config.image_size, padded)
+        with drawn_from(torch_generator(config.seed, 4)):
+            self.model = DenseModel(backbone, make_head(info, backbone.width)).to(own_device())
+        if config.initial is not None:
+            load_initial(self.model, Path(config.initial))
+        if not config.frozen:
+            freeze_unused(backbone, config.image_size)
+            backbone.set_grad_checkpointing(config.parallel.checkpointing)
+
+    @property
+    def module(self) -> nn.Module:
+        """The head alone if the encoder is frozen."""
+        return trained_part(self.model, self.config)
+
+    def write(self, path: Path) -> None:
+        """Write the head, with the encoder if that was trained."""
         write_head(path, self.model, self.info, self.config.half)
 
 
 def read_samples(config: DenseConfig, path: Path) -> tuple[DenseSamples, DenseSamples, tuple[str, ...]]:
-    """Read a task's training and test images, and the names of its classes; raises what the readers do."""
+    """Return a task's training and test images, and the names of its classes; raises what the readers do."""
     if isinstance(config, DepthTrainingConfig):
         depths = read_depth_splits(path, config.per_metre)
         return DepthSamples(depths[0]), DepthSamples(depths[1]), ()
@@ -202,16 +194,16 @@ def read_samples(config: DenseConfig, path: Path) -> tuple[DenseSamples, DenseSa
         masks = read_class_splits(path, config.any_class)
         return ClassSamples(masks[0]), ClassSamples(masks[1]), masks[0].classes
     assert isinstance(config, DetectorConfig)
-    own, other = read_instance_splits(path)
+    training, test = read_instance_splits(path)
     if config.class_agnostic:
-        own, other = own.merge_classes(), other.merge_classes()
-    both = config.masks and own.has_masks and other.has_masks
-    names = tuple(str(category.get("name", category["id"])) for category in own.categories)
-    return ObjectSamples(own, both), ObjectSamples(other, both), names
+        training, test = training.merge_classes(), test.merge_classes()
+    both = config.masks and training.has_masks and test.has_masks
+    names = tuple(str(category.get("name", category["id"])) for category in training.categories)
+    return ObjectSamples(training, both), ObjectSamples(test, both), names
 
 
 def open_tower(config: DenseConfig) -> tuple[Tower, int]:
-    """Load the encoder's tower, and number its layer."""
+    """Load the encoder's tower, and return it with the number of its layer."""
     tower = load_tower(config.encoder)
     if not -tower.depth <= config.layer < tower.depth:
         raise ConfigError(f"layer {config.layer} does not exist; {config.encoder} has layers 0 to {tower.depth - 1}")
@@ -219,14 +211,14 @@ def open_tower(config: DenseConfig) -> tuple[Tower, int]:
     if config.image_size % patch:
         raise ConfigError(f"image_size is {config.image_size}; it must be a multiple of the patch, {patch}")
     if tower.fixed_size and (config.image_size, config.image_size) != tower.image_size:
-        raise ConfigError(f"{config.encoder} takes images of {tower.image_size[0]} px only; set image_size to it")
+        raise ConfigError(f"{config.encoder} only takes images of {tower.image_size[0]} px; set image_size to that")
     return tower, config.layer % tower.depth
 
 
 def describe_head(
     config: DenseConfig, tower: Tower, layer: int, samples: DenseSamples, classes: tuple[str, ...]
 ) -> HeadInfo:
-    """Describe the head that a run makes."""
+    """Return the description of the head that a run trains."""
     match config, samples:
         case DepthTrainingConfig(head=depth), _:
             task, head = "depth", dataclasses.asdict(depth)
@@ -257,7 +249,7 @@ def describe_head(
 
 
 def _class_ids(samples: DenseSamples) -> tuple[int, ...]:
-    """The classes' ids in the dataset, if they have some."""
+    """Return the classes' ids in the dataset, if there are any."""
     if not isinstance(samples, ObjectSamples):
         return ()
     return tuple(category["id"] for category in samples.dataset.categories)
@@ -270,17 +262,21 @@ def read_initial(path: Path) -> StateDict:
 
 
 def load_initial(model: DenseModel, path: Path) -> None:
-    """Load what fits of another head, and log what does not; CheckpointError if nothing fits.
+    """Load the fitting weights of another head, and log the others; CheckpointError if none fit.
 
-    The weights of a frozen encoder stay its own, for the file that is written will not have them.
+    A frozen encoder keeps its weights, as the written file will not have them.
     """
-    tensors, own = read_initial(path), model.state_dict()
+    tensors, current = read_initial(path), model.state_dict()
     if model.backbone.frozen:
-        tensors = {name: each for name, each in tensors.items() if name.startswith("head.")}
-    fitting = {name: each.float() for name, each in tensors.items() if name in own and each.shape == own[name].shape}
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
+    fitting = {
+        name: tensor.float()
+        for name, tensor in tensors.items()
+        if name in current and tensor.shape == current[name].shape
+    }
     if not fitting:
         raise CheckpointError(f"{path} has no weights that fit this head")
-    model.load_state_dict({**own, **fitting})
+    model.load_state_dict({**current, **fitting})
     other = sorted(name for name in tensors if name not in fitting)
     rest = f"; random, because they do not fit: {', '.join(other)}" if other else ""
     logger.info("loaded: %d tensors of %s%s", len(fitting), escape_name(path), rest)

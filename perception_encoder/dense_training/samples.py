@@ -1,4 +1,4 @@
-"""Images with their targets, augmented together by torchvision's transforms."""
+"""Read images with their targets, and augment both by torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perception_encoder.errors import MissingExtraError
 
 Targets = dict[str, Tensor]
 """Depth: "depth" (H, W) in metres. Segmentation: "labels" (H, W). Detection: "boxes" (m, 4), "labels" and "masks";
-augmented also "inside", height and width of the part of the square that shows the image."""
+after augmentation also "inside", the height and width of the part of the square that shows the image."""
 
 
 class DenseSamples(Protocol):
@@ -27,7 +27,7 @@ class DenseSamples(Protocol):
 
     @property
     def keys(self) -> Sequence[str]:
-        """The images' names."""
+        """Names of the images."""
         ...
 
     def read(self, index: int) -> tuple[Image.Image, Targets]:
@@ -61,12 +61,12 @@ class ClassSamples:
 
     def read(self, index: int) -> tuple[Image.Image, Targets]:
         labels = torch.from_numpy(self.dataset.labels(index).astype(np.int64))
-        return _sized(self.dataset.open(index), {"labels": labels - UNSCORED})  # 0 is then what padding is: not scored
+        return _sized(self.dataset.open(index), {"labels": labels - UNSCORED})  # 0, like padding, is not scored
 
 
 @dataclass(frozen=True)
 class ObjectSamples:
-    """Images with boxes, and with masks if `masks` and the dataset has them."""
+    """Images with boxes, and with masks if `masks` is set and the dataset has them."""
 
     dataset: InstanceSet
     masks: bool = True
@@ -84,31 +84,31 @@ class ObjectSamples:
 
 
 def _sized(image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
-    """Scale an image to its target's size, if they differ."""
+    """Resize an image to its target's size, if they differ."""
     (height, width) = next(iter(targets.values())).shape
-    return (
-        image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
-    ), targets
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return image, targets
 
 
 @dataclass(frozen=True)
 class Augmenter:
     """Large-scale jitter to a square, and mirroring (Ghiasi et al., 2021), by torchvision's functions.
 
-    Its transforms would draw from torch's own generator, which the detector uses in another thread at the same time.
+    Its transform classes would draw from torch's global generator, which the detector uses in another thread.
     """
 
     size: int
-    """Pixels of the square's side."""
+    """Side of the square in pixels."""
     scales: tuple[float, float]
     flip: float
     padding: Sequence[int]
-    """The pixel to the right of and below an image that does not fill the square; see `padding_pixel`."""
+    """Pixel that fills the square to the right of the image and below it; see `padding_pixel`."""
 
     def __call__(
         self, image: Image.Image, targets: Targets, generator: torch.Generator
     ) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
-        """Return the augmented image and targets; objects that are cropped away are left out.
+        """Return the augmented image and targets, without the objects that are cropped away.
 
         MissingExtraError without torchvision.
         """
@@ -117,9 +117,9 @@ class Augmenter:
         low, high = self.scales
         ratio = self.size / max(image.size) * (low + scale * (high - low))
         sides = [max(1, round(side * ratio)) for side in (image.height, image.width)]
-        rooms = [self.size - side for side in sides]  # below 0 the image is cropped, above it is padded
-        top, left = (round(part * min(0, room)) for part, room in zip((down, right), rooms, strict=True))
-        padding = [0, 0, max(0, rooms[1]), max(0, rooms[0])]
+        margins = [self.size - side for side in sides]  # negative: the image is cropped; positive: it is padded
+        top, left = (round(part * min(0, margin)) for part, margin in zip((down, right), margins, strict=True))
+        padding = [0, 0, max(0, margins[1]), max(0, margins[0])]
 
         def move(value: Any) -> Any:
             value = v2.functional.horizontal_flip(value) if flip < self.flip else value
@@ -138,7 +138,7 @@ class Augmenter:
 
 
 def as_tv_tensors(image: Image.Image, targets: Targets) -> tuple[Any, dict[str, Any]]:
-    """Wrap an image and its targets, so that torchvision moves each as what it is."""
+    """Wrap an image and its targets, so that torchvision transforms each by its kind."""
     v2, tv = _torchvision()
     wrapped: dict[str, Any] = {}
     for name, value in targets.items():
@@ -152,17 +152,17 @@ def as_tv_tensors(image: Image.Image, targets: Targets) -> tuple[Any, dict[str, 
 
 
 def _seen(targets: Targets) -> Targets:
-    """Objects of which a pixel is left, with the boxes of their masks if they have some."""
+    """Return the objects that are still visible, with the boxes of their masks if there are any."""
     if "masks" in targets:
         from torchvision.ops import masks_to_boxes
 
-        left = targets["masks"].bool().flatten(1).any(dim=1)
-        targets = {name: value[left] for name, value in targets.items()}
+        visible = targets["masks"].bool().flatten(1).any(dim=1)
+        targets = {name: value[visible] for name, value in targets.items()}
         edges = torch.tensor([0.0, 0, 1, 1])  # the last pixels are inside
         return {**targets, "boxes": masks_to_boxes(targets["masks"]).reshape(-1, 4) + edges}
     boxes = targets["boxes"]
-    left = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1)
-    return {name: value[left] for name, value in targets.items()}
+    visible = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1)
+    return {name: value[visible] for name, value in targets.items()}
 
 
 def _torchvision() -> tuple[Any, Any]:

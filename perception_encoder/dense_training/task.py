@@ -1,4 +1,4 @@
-"""Train a head for depth, classes of pixels or objects on the map of a tower's layer, as a training task."""
+"""The task of training a head for depth, segmentation or detection on the feature map of a tower's layer."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from perception_encoder.training.validation import Validation
 
 @dataclass(frozen=True)
 class DenseBatch:
-    """A rank's part of a batch."""
+    """A rank's share of a batch."""
 
     images: UInt8[Tensor, "B 3 S S"]
     targets: list[Targets]
     draw: int
-    """Number of the step, by which regions are sampled that a detector learns from."""
+    """Number of the step, which seeds the sampling of a detector's regions."""
     share: float
-    """Of the whole batch's images, these."""
+    """This rank's share of the batch's images."""
     branches: Float[Tensor, "L 2 B"] | None = None
     """Factors of the encoder's residual branches."""
 
@@ -40,12 +40,12 @@ class DenseBatch:
 
     def to(self, device: torch.device) -> DenseBatch:
         """Return the batch on a device."""
-        targets = [{name: each.to(device) for name, each in target.items()} for target in self.targets]
+        targets = [{name: value.to(device) for name, value in target.items()} for target in self.targets]
         return replace(to_device(self, device), targets=targets)
 
 
 def trained_part(model: DenseModel, config: DenseConfig) -> nn.Module:
-    """What is trained and saved in checkpoints: the head alone if the encoder is frozen."""
+    """Return what is trained and saved in checkpoints: only the head if the encoder is frozen."""
     return model.head if config.frozen else model
 
 
@@ -59,11 +59,11 @@ class DenseTask:
         self.backbone, self.head = model.backbone, model.head
 
     def losses(self, batch: DenseBatch) -> dict[str, Tensor]:
-        """Return the head's losses by name; of a rank's part of a batch, its parts of them."""
+        """Return the head's losses by name; on several ranks this rank's shares of them."""
         return {name: batch.share * loss for name, loss in self._losses(batch).items()}
 
     def _run(self, batch: DenseBatch, *arguments: Any) -> Any:
-        """The head's output; `model` is the head alone, or with the encoder."""
+        """Return the head's output; `model` is the head alone, or with the encoder."""
         if self.config.frozen:
             return self.model(self.backbone(batch.images), *arguments)
         return self.model(batch.images, *arguments, branches=batch.branches)
@@ -72,19 +72,19 @@ class DenseTask:
         match self.head:
             case DepthHead():
                 predicted = self._run(batch)
-                target = torch.stack([each["depth"] for each in batch.targets])
+                target = torch.stack([targets["depth"] for targets in batch.targets])
                 return {"depth": scale_invariant_loss(predicted, _nearest(target, predicted), self.head.config)}
             case SegmentationHead():
-                labels = torch.stack([each["labels"] for each in batch.targets]) - 1
+                labels = torch.stack([targets["labels"] for targets in batch.targets]) - 1
                 return {"classes": class_share_loss(self._run(batch), labels)}
         with drawn_from(torch_generator(self.config.seed, 6, batch.draw)):
-            targets = [self._scaled(each) for each in batch.targets]
-            inside = [tuple(each.pop("inside").tolist()) for each in targets]
+            targets = [self._scaled(target) for target in batch.targets]
+            inside = [tuple(target.pop("inside").tolist()) for target in targets]
             _, losses = self._run(batch, targets, inside)
-        return {name.removeprefix("loss_"): each.float() for name, each in losses.items()}
+        return {name.removeprefix("loss_"): loss.float() for name, loss in losses.items()}
 
     def _scaled(self, target: Targets) -> Targets:
-        """Targets in a detector's own pixels: a patch has 16 by 16, whatever its size."""
+        """Return targets in a detector's pixels: a patch has 16 by 16, whatever its real size."""
         scale = PATCH / self.backbone.patch_size
         moved = dict(target)
         if scale == 1:

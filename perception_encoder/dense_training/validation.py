@@ -1,4 +1,4 @@
-"""Score a head while it trains, on whole images: errors of depth, overlap of classes, or average precision."""
+"""Score a head on whole images while it trains: depth errors, class overlap, or average precision."""
 
 from __future__ import annotations
 
@@ -38,42 +38,42 @@ class Scorer(Protocol):
     """By metric, the default one first."""
 
     def add(self, index: int, image: Image.Image, features: Map) -> None:
-        """Predict on an image of the dataset, and remember how well."""
+        """Predict on an image of the dataset, and store the outcome."""
         ...
 
     def scores(self) -> dict[str, float]:
-        """Return the scores of what was added, and forget it."""
+        """Return the scores of all added images, and reset."""
         ...
 
 
 class DenseValidation:
-    """Scores of a model on at most `size` images of a dataset, at even intervals."""
+    """Scores a model on at most `size` evenly spaced images of a dataset."""
 
     def __init__(self, model: DenseModel, samples: DenseSamples, size: int, image_size: int) -> None:
-        """`image_size`: pixels of an image's longer side."""
+        """`image_size`: longer side of an image in pixels."""
         self.model, self.samples, self.image_size = model, samples, image_size
         self.rows = spread_indices(len(samples.keys), min(size, len(samples.keys)))
         self.scorer = make_scorer(model, samples, self.rows, image_size)
 
     @property
     def higher_is_better(self) -> Mapping[str, bool]:
-        """By metric, the default one first."""
+        """Return by metric, the default one first, whether higher scores are better."""
         return self.scorer.higher_is_better
 
     def validate(self, metric: str) -> dict[str, float]:
-        """Return the scores; images that cannot be used are left out, and logged."""
+        """Return the scores; unusable images are skipped and logged."""
         self.model.eval()
         for row in self.rows:
             try:
                 image, _ = self.samples.read(row)
                 self.scorer.add(row, image, self.model.map_of(image, self.image_size))
             except InputError as error:
-                logger.warning("left out %s", error)
+                logger.warning("skipped %s", error)
         return self.scorer.scores()
 
 
 def make_scorer(model: DenseModel, samples: DenseSamples, rows: Sequence[int], image_size: int) -> Scorer:
-    """Make the scorer of a head's task; `image_size`: pixels of an image's longer side."""
+    """Make the scorer of a head's task; `image_size`: longer side of an image in pixels."""
     match model.head, samples:
         case DepthHead() as head, DepthSamples():
             return DepthScorer(head, samples)
@@ -102,7 +102,7 @@ class DepthScorer:
     def scores(self) -> dict[str, float]:
         errors, self._errors = self._errors, []
         names = {"rmse": "RMSE", "abs_rel": "abs rel", "delta1": "delta1"}
-        return {name: float(np.mean([each[own] for each in errors])) for name, own in names.items()}
+        return {name: float(np.mean([error[key] for error in errors])) for name, key in names.items()}
 
 
 class ClassScorer:
@@ -123,9 +123,9 @@ class ClassScorer:
 
     def scores(self) -> dict[str, float]:
         known, self._overlaps = self._overlaps, {}
-        inside, either = (np.array(each) for each in zip(*known.values(), strict=True))
-        scores = overlap_scores(inside, either, list(known))
-        return {name: estimate([each]).value for name, each in zip(("miou", "pixels"), scores, strict=True)}
+        intersections, unions = (np.array(counts) for counts in zip(*known.values(), strict=True))
+        scores = overlap_scores(intersections, unions, list(known))
+        return {name: estimate([score]).value for name, score in zip(("miou", "pixels"), scores, strict=True)}
 
 
 class ObjectScorer:
@@ -143,15 +143,15 @@ class ObjectScorer:
     def add(self, index: int, image: Image.Image, features: Map) -> None:
         inside = self.model.valid_sizes(image.size, self.image_size)
         (detected,) = self.head.detect(features, [self.samples.dataset.size(index)], inside)
-        for kind, some in to_results(detected, self.samples.dataset, index).items():
-            self._results.setdefault(kind, []).extend(some)
+        for kind, found in to_results(detected, self.samples.dataset, index).items():
+            self._results.setdefault(kind, []).extend(found)
 
     def scores(self) -> dict[str, float]:
         results, self._results = self._results, {}
         dataset = self.samples.dataset
         scores: dict[str, float] = {}
         truth = dataset.truth(self.rows)
-        for name, own in results.items():
-            values = average_precision(truth, own, KINDS[name], dataset.lvis, resamples=0).values
+        for name, found in results.items():
+            values = average_precision(truth, found, KINDS[name], dataset.lvis, resamples=0).values
             scores |= {f"{name}_ap": values["AP"], f"{name}_ap50": values["AP50"]}
         return scores

@@ -1,4 +1,4 @@
-"""Make batches of conversations: token ids, labels, and the pixels or cached features of their images."""
+"""Collate conversations into batches: token ids, labels, and the pixels or cached features of their images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
 
 @dataclass(frozen=True)
 class LanguageBatch:
-    """One rank's part of a batch."""
+    """A rank's share of a batch."""
 
     ids: Tensor
     """(B, T); rows are padded on the right."""
@@ -23,12 +23,12 @@ class LanguageBatch:
     is_image: Tensor
     """(B, T)."""
     parts: Tensor | None
-    """(B, T); which tokens see each other, as `Prompt.parts` says; None if all see what is before them."""
+    """(B, T); which tokens see each other, see `Prompt.parts`; None if all tokens see all earlier ones."""
     images: Tensor
     """Pixels (N, 3, S, S), or features (N, P, width), of all rows' images, tiles and frames in order."""
     step: int
     answer_tokens: int
-    """Labelled tokens of the whole batch, over all ranks: the loss is their mean."""
+    """Number of labelled tokens of the batch over all ranks: the loss is their mean."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -40,7 +40,7 @@ class LanguageBatch:
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation that is ready for a batch."""
+    """A conversation, ready for a batch."""
 
     prompt: Prompt
     images: Tensor
@@ -48,12 +48,12 @@ class Example:
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens with a loss: the first of a row never has one."""
+        """Return the number of tokens with a loss; the first of a row never has one."""
         return sum(label != IGNORED for label in self.prompt.labels[1:])
 
 
 def collate(examples: Sequence[Example], step: int, total: Callable[[int], int] = int) -> LanguageBatch:
-    """Put conversations into one batch; `total` adds up the ranks' numbers of answer tokens."""
+    """Collate conversations into a batch; `total` sums the numbers of answer tokens over the ranks."""
     longest = max(len(example.prompt.ids) for example in examples)
 
     def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:

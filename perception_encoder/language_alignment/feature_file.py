@@ -1,4 +1,4 @@
-"""Features of a frozen tower on the disk: each image or video is encoded once, when it is first needed."""
+"""Cache the features of a frozen tower on disk: each image or video is encoded once, when it is first needed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureFile:
-    """A growing file of float16 features, N · P · width an entry, and an index beside it.
+    """A growing file of float16 features, N · P · width per entry, and an index beside it.
 
-    A key must hold all that its features depend on beside the tower's weights and the size of the images, which the
-    file's name holds. A line of the index is written after its features: a killed run loses at most its last entry.
+    A key must hold everything that its features depend on, except the tower's weights and the image size, which are in
+    the file's name. A line of the index is written after its features: a killed run loses at most its last entry.
     """
 
     def __init__(self, path: Path, tokens: int, width: int) -> None:
-        """`path`: without a suffix; `tokens`: of one image, tile or frame, P."""
+        """`path`: without a suffix; `tokens`: P, per image, tile or frame."""
         self.tokens, self.width = tokens, width
         self._data_path, self._index_path = path.with_suffix(".f16"), path.with_suffix(".jsonl")
         self._rows: dict[str, tuple[int, int]] = {}
@@ -47,7 +47,7 @@ class FeatureFile:
                 key, first, count = from_fields(tuple[str, int, int], json.loads(line))
             except (ValueError, RecursionError):
                 name = escape_name(self._index_path)
-                logger.warning("%s:%d is damaged; those features are encoded again", name, number)
+                logger.warning("%s:%d is damaged; its features are encoded again", name, number)
                 continue
             if min(first, count) >= 0 and first + count <= size:
                 self._rows[key] = (first, count)
@@ -57,7 +57,7 @@ class FeatureFile:
                 file.write("\n")
 
     def get(self, key: str) -> Float[Tensor, "N P width"] | None:
-        """The features of a key, or None if it has none yet."""
+        """Return the features of a key, or None if there are none yet."""
         if key not in self._rows:
             return None
         first, count = self._rows[key]

@@ -1,4 +1,4 @@
-"""Plan a language alignment, and count its operations as it runs."""
+"""Plan a language alignment, and count its operations while it runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perception_encoder.training import cost as costs
 
 
 class DecoderShape(NamedTuple):
-    """The sizes of a decoder of Llama's kind, as transformers names them."""
+    """The sizes of a Llama-like decoder, as transformers names them."""
 
     hidden_size: int
     intermediate_size: int
@@ -29,7 +29,7 @@ class DecoderShape(NamedTuple):
     tied: bool = True
 
     def cost(self, tokens: int, labels: float) -> costs.ModelCost:
-        """Return the cost of a conversation, of whose tokens so many have a label, and so logits."""
+        """Return the cost of a conversation; `labels`: how many of its tokens have a label, and so logits."""
         width, inner, keys = self[0], self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         attention = (width, inner), (width, keys), (width, keys), (inner, width)
         mlp = (width, self[1]), (width, self[1]), (self[1], width)
@@ -50,11 +50,11 @@ SHAPES = {
     "Qwen/Qwen2.5-7B-Instruct": DecoderShape(3584, 18944, 28, 28, 4, 128, 152064, False),
     FRESH: DecoderShape(WIDTH, 3 * WIDTH, LAYERS, WIDTH // 64, WIDTH // 64, 64, TOKENS),
 }
-"""Sizes of the recipes' language models, so that a plan needs no download."""
+"""Sizes of the recipes' language models, so that a plan downloads nothing."""
 
 
 def decoder_shape(name: str) -> DecoderShape:
-    """Return the sizes of a language model, of the table or by its `config.json`.
+    """Return the sizes of a language model, from the table or its `config.json`.
 
     Raises WeightsUnavailableError if it cannot be read, and what `shape_of` does.
     """
@@ -72,7 +72,7 @@ def decoder_shape(name: str) -> DecoderShape:
 
 
 def shape_of(config: Any, name: str) -> DecoderShape:
-    """Return the sizes in a configuration of transformers; ConfigError for a model that is not of Llama's kind."""
+    """Return the sizes in a configuration of transformers; ConfigError for a model that is not Llama-like."""
     text, tied = config.get_text_config(), bool(getattr(config, "tie_word_embeddings", False))
     try:
         width, heads = text.hidden_size, text.num_attention_heads
@@ -80,7 +80,7 @@ def shape_of(config: Any, name: str) -> DecoderShape:
         sizes = text.intermediate_size, text.num_hidden_layers, heads, keys, dim, text.vocab_size
         return DecoderShape(width, *sizes, tied)
     except AttributeError as error:
-        raise ConfigError(f"{name} is not planned: its configuration has no {error.name}") from None
+        raise ConfigError(f"{name} cannot be planned: its configuration has no {error.name}") from None
 
 
 def plan_language(config: LanguageConfig, devices: int = 1) -> tuple[list[costs.Phase], str]:
@@ -104,22 +104,22 @@ def plan_language(config: LanguageConfig, devices: int = 1) -> tuple[list[costs.
 
 
 def _tokens(config: LanguageConfig, vision: VisionConfig) -> int:
-    """Return the tokens of an image with its tiles, and of the text that the largest image or video leaves room for.
+    """Return the tokens of an image with its tiles, and of the text that fits beside the largest image or video.
 
     Without a limit there is as much text as image.
     """
-    each = max(1, vision.grid // (config.pool or 2)) ** 2
+    per_image = max(1, vision.grid // (config.pool or 2)) ** 2
     tiles, context = 1 + config.tiles if config.tiles > 1 else 1, config.training_context or config.context
-    text = each * tiles if context is None else max(1, context - each * max(tiles, config.frames))
-    return each * tiles + text
+    text = per_image * tiles if context is None else max(1, context - per_image * max(tiles, config.frames))
+    return per_image * tiles + text
 
 
 def language_cost(config: LanguageConfig, vision: VisionConfig, shape: DecoderShape) -> costs.RunCost:
-    """Return what a run costs as it runs; `vision`: the tower as it is trained, at the size of the images."""
+    """Return what a run costs while it runs; `vision`: the tower at the size of the images."""
     image = costs.StepModel(costs.vision_cost(vision), trained=config.train_vision).flops()
 
     def flops(batch: LanguageBatch) -> float:
-        """Count the padding too; features that are given cost nothing."""
+        """Count padding too; cached features cost nothing."""
         (rows, tokens), labels = batch.ids.shape, int((batch.labels != IGNORED).sum())
         decoder = costs.StepModel(shape.cost(tokens, labels / rows), 1, config.train_decoder, config.lora)
         return (len(batch.images) * image if batch.images.dim() == 4 else 0) + rows * decoder.flops()

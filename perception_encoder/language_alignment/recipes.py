@@ -1,4 +1,4 @@
-"""Recipes of language alignment: PLM's three stages, the benchmark of frozen encoders, your own questions."""
+"""Recipes of language alignment: PLM's three stages, the benchmark of frozen encoders, custom questions."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 
 LAYERS = {"g14": ("PE-Core-G14-448", 46), "l14": ("PE-Core-L14-336", 22)}
-"""The encoder of each size and the layer that is read, 0-based: 47 of 50 for G, 23 of 24 for L."""
+"""Encoder and 0-based layer by size: the 47th of 50 for G, the 23rd of 24 for L."""
 DECODER = "meta-llama/Llama-3.2-3B-Instruct"
 BENCHMARK_DECODERS = {"llama": "meta-llama/Llama-3.1-8B-Instruct", "qwen": "Qwen/Qwen2.5-7B-Instruct"}
-"""The benchmark's language models by what its recipes call them."""
+"""The benchmark's language models by their short names."""
 
 
 def adamw(lr: float, weight_decay: float = 0.01) -> OptimizerConfig:
-    """AdamW; the weight decay is PLM-1B's and 3B's, 0.05 that of PLM-8B."""
+    """AdamW with the weight decay of PLM-1B and 3B; PLM-8B has 0.05."""
     return OptimizerConfig(name="adamw", lr=lr, weight_decay=weight_decay)
 
 
 def _weights(recipe: str) -> str:
-    """The file that `pe train RECIPE` writes."""
+    """Return the file that `pe train RECIPE` writes."""
     return f"runs/{recipe}/language.safetensors"
 
 
 def warmup(size: str) -> LanguageConfig:
-    """PLM's stage 1 ("g14", "l14"): the projector alone, on 4.1 million samples (8,000 steps of 512).
+    """PLM's stage 1 ("g14", "l14"): only the projector, on 4.1 million samples (8,000 steps of 512).
 
-    The paper's text has a million image-text pairs, so they are seen four times. A video gives one frame: eight, as in
-    the released configuration, would take 8,192 of 1,280 tokens.
+    The paper's text has a million image-text pairs, so each is seen four times. A video has one frame: eight, as in the
+    released configuration, would take 8,192 tokens of a context of 1,280.
     """
     encoder, layer = LAYERS[size]
     return LanguageConfig(
@@ -79,15 +79,15 @@ def alignment(size: str) -> LanguageConfig:
 
 
 def untiled(size: str) -> LanguageConfig:
-    """PE-Lang without tiles, as published beside the one with tiles: stage 2 with each image as one square of 448 px.
+    """PE-Lang without tiles, which is published too: stage 2 with each image as one square of 448 px.
 
-    71.7 million samples, as in stage 2; the paper gives no settings of its own for it.
+    71.7 million samples, as in stage 2; the paper gives no settings for it.
     """
     return dataclasses.replace(alignment(size), tiles=1)
 
 
 def third_stage(size: str) -> LanguageConfig:
-    """PLM's stage 3: everything trains on, with 36 tiles and 32 frames; 21.5 million samples (21,000 steps of 1,024).
+    """PLM's stage 3: everything trains, with 36 tiles and 32 frames; 21.5 million samples (21,000 steps of 1,024).
 
     PLM-8B has `optimizer.lr=1e-5`.
     """
@@ -103,7 +103,7 @@ def third_stage(size: str) -> LanguageConfig:
 
 
 def frozen_warmup(size: str, decoder: str) -> LanguageConfig:
-    """The warm-up of `frozen`: the projector alone, on 1.02 million samples (8,000 steps of 128)."""
+    """The warm-up of `frozen`: only the projector, on 1.02 million samples (8,000 steps of 128)."""
     return dataclasses.replace(
         warmup(size),
         decoder=BENCHMARK_DECODERS[decoder],
@@ -117,7 +117,7 @@ def frozen(size: str, decoder: str) -> LanguageConfig:
     """The benchmark of a frozen encoder (appendix B.2) with a `decoder`, "llama" or "qwen": it and the projector train.
 
     3.2 million samples (12,500 steps of 256); the paper has 2.6 million, so some are seen twice. No pooling, no tiles;
-    2,048 tokens of text beside a video's 8 frames of 1,024. Another encoder: give both recipes its `encoder` and
+    2,048 tokens of text beside a video's 8 frames of 1,024. For another encoder, give both recipes its `encoder` and
     `layer`, -1 for a PE-Lang.
     """
     return dataclasses.replace(
@@ -134,9 +134,9 @@ def frozen(size: str, decoder: str) -> LanguageConfig:
 
 
 def own_questions() -> LanguageConfig:
-    """Your own questions and answers on one GPU: a PE encoder, any language model, LoRA.
+    """Your questions and answers on one GPU: a PE encoder, any language model, LoRA.
 
-    4,000 samples (500 steps of 8). The context has 2,048 tokens of text beside a video's 8 frames of 256.
+    4,000 samples (500 steps of 8). The context has room for 2,048 tokens of text beside a video's 8 frames of 256.
     """
     return LanguageConfig(
         encoder="PE-Core-L14-336",
@@ -160,7 +160,7 @@ def own_questions() -> LanguageConfig:
 def debug_language(config: LanguageConfig) -> LanguageConfig:
     """Return the same run in four steps of the built-in encoder and SmolLM2-135M, without an earlier stage."""
     lora = None if config.lora is None else dataclasses.replace(config.lora, rank=2)
-    small = dataclasses.replace(
+    return dataclasses.replace(
         debug_loop(config),
         encoder=BUILTIN,
         layer=-1,
@@ -172,5 +172,5 @@ def debug_language(config: LanguageConfig) -> LanguageConfig:
         frames=min(config.frames, 2),
         lora=lora,
         steps=4,
+        batch_size=2,
     )
-    return dataclasses.replace(small, batch_size=2)

@@ -1,4 +1,4 @@
-"""Align an encoder by next-token prediction of answers (section 4): the task of the training loop."""
+"""The task of language alignment: next-token prediction of answers (section 4)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from perception_encoder.training.seed import torch_generator
 from perception_encoder.training.validation import Validation
 
 
-class Aligned(nn.Module):
-    """The model as it is trained and validated: all passes through `forward`, so that DDP and FSDP can wrap it."""
+class AlignedModel(nn.Module):
+    """The model in training and validation; every pass goes through `forward`, so that DDP and FSDP can wrap it."""
 
     def __init__(self, model: PerceptionLanguageModel, grid: tuple[int, int]) -> None:
         """`grid`: patches of an image, rows and columns."""
@@ -31,14 +31,14 @@ class Aligned(nn.Module):
         branches: Tensor | None = None,
         scored: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Losses (K,) of the labelled tokens; if `scored`, also which rows, or parts of them, are all right."""
+        """Return the losses (K,) of the labelled tokens; if `scored`, also which rows, or parts, are correct."""
         embeddings = self.embed(ids, is_image, images, branches)
         if scored:
             return self.model.token_scores(embeddings, labels, parts)
         return self.model.token_losses(embeddings, labels, parts), None
 
     def embed(self, ids: Tensor, is_image: Tensor, images: Tensor, branches: Tensor | None = None) -> Tensor:
-        """The decoder's input (B, T, dim); `images` are pixels (N, 3, S, S) or features (N, P, width)."""
+        """Return the decoder's input (B, T, dim); `images` are pixels (N, 3, S, S) or features (N, P, width)."""
         model = self.model
         features = model.image_features(images, branches) if images.dim() == 4 else images
         tokens = model.project(features.to(next(model.projector.parameters()).dtype), self.grid).flatten(0, 1)
@@ -46,20 +46,20 @@ class Aligned(nn.Module):
 
 
 class LanguageAlignmentTask:
-    """Minimise the mean loss of the answers' tokens; nothing else of a conversation has one.
+    """Minimise the mean loss of the answers' tokens; other tokens have no loss.
 
     `rate`: of stochastic depth in the tower, drawn from (seed, step), so that a resumed run draws the same.
     """
 
     model: nn.Module
 
-    def __init__(self, aligned: Aligned, rate: float, seed: int, validation: Validation | None = None) -> None:
-        self.model, self.validation = aligned, validation
-        self._depth = aligned.model.vision.config.depth
+    def __init__(self, model: AlignedModel, rate: float, seed: int, validation: Validation | None = None) -> None:
+        self.model, self.validation = model, validation
+        self._depth = model.model.vision.config.depth
         self._rate, self._seed = rate, seed
 
     def losses(self, batch: LanguageBatch) -> dict[str, Tensor]:
-        """This rank's part of the mean loss of a token."""
+        """Return this rank's share of the mean loss per token."""
         branches = None
         if self._rate and batch.images.dim() == 4:
             generator = torch_generator(self._seed, 2, batch.step)
@@ -76,26 +76,24 @@ class LanguageAlignmentTask:
 
 
 class HeldOutAnswers:
-    """Score a model on held-out conversations: loss of a token, and the share that is answered exactly.
+    """Scores a model on held-out conversations: the loss per token, and the share of exact answers.
 
-    The share is of conversations, or of questions if they are set apart. An answer is exact if every token is the most
-    probable one given the right ones before it, which is what greedy generation would give.
+    The share is over conversations, or over questions if they are isolated. An answer is exact if every token is the
+    most probable one given the correct tokens before it, which is what greedy generation would produce.
     """
 
     higher_is_better = {"loss": False, "exact": True}  # noqa: RUF012 (a constant)
 
-    def __init__(self, aligned: Aligned, batches: Sequence[LanguageBatch]) -> None:
-        self.aligned, self.batches = aligned, batches
+    def __init__(self, model: AlignedModel, batches: Sequence[LanguageBatch]) -> None:
+        self.model, self.batches = model, batches
 
     def validate(self, metric: str) -> dict[str, float]:
         """Return both scores."""
         total, tokens, exact, rows = 0.0, 0, 0, 0
-        device = next(self.aligned.parameters()).device
+        device = next(self.model.parameters()).device
         for batch in self.batches:
             batch = batch.to(device)
-            losses, right = self.aligned(
-                batch.ids, batch.labels, batch.is_image, batch.images, batch.parts, scored=True
-            )
+            losses, right = self.model(batch.ids, batch.labels, batch.is_image, batch.images, batch.parts, scored=True)
             total, tokens = total + float(losses.sum()), tokens + len(losses)
             exact, rows = exact + int(right.sum()), rows + len(right)
         return {"loss": total / max(1, tokens), "exact": exact / max(1, rows)}

@@ -1,81 +1,95 @@
-"""Configure a pretraining run: all that decides its result, but the data itself (section 2.1)."""
+"""Configure a run on pairs: pretraining, finetuning and distillation (sections 2.1 and 2.4)."""
 
 from __future__ import annotations
 
-import dataclasses
-from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.data.streams import StreamConfig
 from perception_encoder.errors import ConfigError
+from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.pretraining.lora import LoRA
-from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.training.config import TrainingConfig, check_least
+from perception_encoder.training.config import TrainingConfig, check_minimums
+from perception_encoder.training.task import MAX_LOGIT_SCALE
 
 PROCEDURE = 2
 """Version of what a run does with its configuration. Raise it with a change after which the same configuration, data
 and seed train other weights (1: crops larger than the image were clipped, positions were drawn at the last resolution):
 then a run that an earlier version began is not resumed. Published results refer to runs by their configuration alone.
 """
+TEACHER_LOGIT_SCALE = 2 * MAX_LOGIT_SCALE  # the teacher's temperature is half the student's (appendix C.3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairConfig(TrainingConfig):
-    """What the stages that train two towers on image-text pairs share."""
+class MaskRegularization:
+    """A copy of some of a batch's images is masked, and its tokens are pulled to those of the whole image."""
 
+    every: int = 16
+    """One image in so many has a masked copy (8,192 of 131,072 in the paper)."""
+    ratio: float = 0.4
+    """Share of the patches that are hidden."""
+    weight: float = 1.0
+    """Of its loss beside the contrastive one (the paper names none)."""
+
+    def draw(self, images: int, patches: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows of a batch to copy (M,), evenly spread, and what to hide of each: bool (M, P), as many of each."""
+        rows = torch.arange(0, images, self.every)
+        hidden = max(1, round(self.ratio * patches))
+        order = torch.rand(len(rows), patches, generator=generator).argsort(dim=1)
+        return rows, order < hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingConfig(TrainingConfig):
+    """Everything that decides the result of a run on image-text or video-text pairs, except the data.
+
+    Pretraining, its cooldown, finetuning on images or videos and distillation are such runs.
+    """
+
+    example: ClassVar[str] = 'pe classify IMAGE --labels "cat,dog" -m {weights}'
+    chunks: ClassVar[bool] = True
+
+    model: str | None = None
+    """Name of a two-tower model of the registry; by default that of `initial`."""
     initial: str | None = None
-    """Name or path of the weights to begin with, as the cooldown and finetuning do; random ones by default."""
+    """Name or path of the weights to start from; random weights by default."""
+    stages: tuple[Stage, ...]
+    """Resolutions, in order."""
     initial_share: float = 0.0
-    """Share of the weights to begin with in those that come out, which are a mean of both ends."""
+    """Average the final weights with the initial ones, which count by this share."""
     locked: str | None = None
-    """A tower that keeps its weights: "visual" or "text". A locked text tower encodes each caption once if all are
-    known, at most 131,072, and no more than the pairs of the run."""
+    """A tower that keeps its weights: "visual" or "text". A locked text tower encodes each caption once if all captions
+    are known, at most 131,072, and no more than the pairs of the run."""
     lora: LoRA | None = None
-    """Only adapters are trained, and merged into the weights at the end."""
+    """Train adapters only, and merge them into the weights at the end."""
+    teacher: str | None = None
+    """Name, alias or path of a two-tower model to distil (section 2.4)."""
+    teacher_logit_scale: float = TEACHER_LOGIT_SCALE
+    """The paper's is twice the student's maximum. For a teacher whose own scale is below 100, use twice its own."""
+    contrastive_weight: float = 0.0
+    """Weight of the contrastive loss beside a distillation (the paper has none)."""
+    remember: int = 0
+    """Number of images and captions whose teacher embeddings are cached in memory (4 KiB each for PE-Core-L). The
+    teacher then encodes an image that is not augmented once in a run, whatever the number of steps."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Share of each source in a batch; sources that the data lack are ignored. By default, and for class directories
+    and tables of yours that have no weight here, a source counts by its number of samples."""
     balance: float = 0.5
     """How far rare labels of a source are repeated: 0 not at all, 1 until all labels are equally frequent."""
     augmentation: Augmentation | None = field(default_factory=Augmentation)
     """Step 8 of section 2.1; without it images are only squashed to a square."""
-    streams: StreamConfig = field(default_factory=StreamConfig)
-    """How shards are read, if the data are shards; then the shards' own weights count."""
-    half: bool = True
-    """Write the weights for use, in float16 and the token table in int8; else in float32, for a run that goes on from
-    them, without loss."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.locked not in (None, "visual", "text"):
-            raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
-        if not 0 <= self.initial_share < 1:
-            raise ConfigError(f"initial_share is {self.initial_share}; it must be at least 0 and below 1")
-        if self.initial_share and self.initial is None:
-            raise ConfigError("initial_share: a run from random weights has none to average with; set initial")
-
-    @abstractmethod
-    def pretraining(self) -> PretrainingConfig:
-        """Return the run as a pretraining, with its model and its resolutions."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainingConfig(PairConfig):
-    """All that decides a run's result, but the data itself."""
-
-    model: str
-    """Name of a two-tower model of the registry."""
-    stages: tuple[Stage, ...]
-    """Resolutions, in order."""
-    weights: Mapping[str, float] = field(default_factory=dict)
-    """Share of each source in a batch; sources that the data lacks are left out. None given: every source counts by the
-    number of its samples, as class directories and tables of one's own do in any case."""
     masking: MaskRegularization | None = None
     """Step 9."""
     mixing: Mixing | None = None
-    """Images are mixed with each other, for runs that see each of few images often (not the paper's)."""
+    """Mix images with each other, for runs that see each of few images often (not the paper's)."""
     rope: bool = True
     """Step 6."""
     attention_pool: bool = True
@@ -87,9 +101,15 @@ class PretrainingConfig(PairConfig):
     text_tower: str | None = None
     """Name of the model whose text tower is trained, by default its own."""
     frames: int | None = None
-    """Frames of a video, if the run is on videos (section 2.4)."""
-    image_side: int = 160
-    """Images are held in memory with their short side at most this, in pixels."""
+    """Number of frames per video, for a run on videos (section 2.4)."""
+    image_side: int | None = None
+    """Images are held in memory with their short side at most this, in pixels: by default 160, or 1.25 times the
+    training image."""
+    streams: StreamConfig = field(default_factory=StreamConfig)
+    """How shards are read, if the data are shards; then the shards' own weights count."""
+    half: bool = True
+    """Write the weights for use, in float16 and the token table in int8; otherwise in float32, without loss, for a run
+    that starts from them."""
 
     @property
     def steps(self) -> int:
@@ -103,30 +123,55 @@ class PretrainingConfig(PairConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_minimums(self, {"image_side": 1, "frames": 1, "patch_size": 1, "layers": 1})
+        if not self.stages:
+            raise ConfigError("stages is empty; a run needs one resolution at least")
+        if self.model is None and self.initial is None:
+            raise ConfigError("model and initial are null; set one of them")
+        if self.locked not in (None, "visual", "text"):
+            raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
+        if not 0 <= self.initial_share < 1:
+            raise ConfigError(f"initial_share is {self.initial_share}; it must be at least 0 and below 1")
+        if self.initial_share and self.initial is None:
+            raise ConfigError("initial_share: a run from random weights has none to average with; set initial")
         if self.frames is not None and self.masking is not None:
             raise ConfigError("frames and masking: videos have no masked copies; set masking=null")
         if self.frames is not None and self.mixing is not None:
             raise ConfigError("frames and mixing: images are mixed, not videos; set mixing=null")
         if self.lora is not None and (self.initial is None or self.masking or self.parallel.kind == "fsdp"):
             raise ConfigError("lora adapts the weights of `initial`, without masking and without fsdp")
-        check_least(self, {"image_side": 1, "frames": 1, "patch_size": 1, "layers": 1})
+        if self.teacher is not None and (self.masking is not None or self.frames is not None):
+            raise ConfigError("a distillation is of whole images; leave masking and frames at null")
 
-    def pretraining(self) -> PretrainingConfig:
-        """Return the configuration itself."""
-        return self
+
+def resolve(config: PretrainingConfig) -> PretrainingConfig:
+    """Return a run with the model and the image size of `initial` where it has none of its own, and its image side.
+
+    Raises ConfigError if `initial` has no text tower, and what `find_entry` does.
+    """
+    if config.model is None or not all(stage.image_size for stage in config.stages):
+        entry = find_entry(config.model or config.initial or "")
+        if entry.text is None:
+            raise ConfigError(f"initial is {config.initial}, which has no text tower; training on pairs needs both")
+        sizes = [stage.image_size or entry.vision.image_size for stage in config.stages]
+        stages = [replace(stage, image_size=size) for stage, size in zip(config.stages, sizes, strict=True)]
+        config = replace(config, model=entry.name, stages=tuple(stages))
+    largest = max(stage.image_size for stage in config.stages)
+    return replace(config, image_side=config.image_side or max(160, largest + largest // 4))
 
 
 def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:
-    """Return the towers that a run trains; ConfigError if the model has no text tower."""
+    """Return the towers that a resolved run trains; ConfigError if the model has no text tower."""
+    assert config.model is not None
     entry = find_model(config.model)
     text, output = find_model(config.text_tower or config.model).text, entry.vision.output_dim
     if text is None or output is None:
-        raise ConfigError(f"{config.text_tower or config.model} has no text tower; pretraining needs both")
-    vision = dataclasses.replace(
+        raise ConfigError(f"{config.text_tower or config.model} has no text tower; training on pairs needs both")
+    vision = replace(
         entry.vision,
         patch_size=config.patch_size or entry.vision.patch_size,
         depth=config.layers or entry.vision.depth,
         rope=config.rope,
         attention_pool=config.attention_pool and entry.vision.attention_pool,
     )
-    return vision, dataclasses.replace(text, output_dim=output)
+    return vision, replace(text, output_dim=output)

@@ -1,7 +1,7 @@
 """Train low-rank adapters (LoRA, by the library peft) on the linear maps of a model's transformer blocks.
 
-A matrix W becomes W + (alpha / rank) B A, of which only A and B are trained, and beside them the logit scale. B begins
-as zero, so the model begins as it was. Merged, it is a model like any other.
+A matrix W becomes W + (alpha / rank) B A. Only A, B and the logit scale are trained. B starts at zero, so the model
+starts unchanged. After merging it is a model like any other.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TARGETS = ("attention", "mlp", "all")
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
-    """Which adapters are trained."""
+    """Low-rank adapters to train."""
 
     rank: int = 8
-    """Width of an adapter."""
+    """Rank of the adapters."""
     alpha: int = 16
-    """What they add is scaled by alpha / rank."""
+    """The adapters' output is scaled by alpha / rank."""
     targets: str = "all"
-    """Which matrices of each block have one: "attention" (its projections in and out), "mlp" or "all"."""
+    """Matrices of each block to adapt: "attention" (its input and output projections), "mlp" or "all"."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -53,7 +53,7 @@ class LoRA:
 
 
 def add_adapters(model: CLIP, config: LoRA, locked: str | None, seed: int) -> LoraModel:
-    """Put adapters into a model, in place, but for a locked tower; nothing else of it is trained but the logit scale.
+    """Add adapters to a model in place, except to a locked tower; only they and the logit scale are trained.
 
     MissingExtraError without peft.
     """
@@ -84,8 +84,8 @@ def add_adapters(model: CLIP, config: LoRA, locked: str | None, seed: int) -> Lo
 
 @torch.no_grad()
 def merge_adapters(adapters: LoraModel) -> None:
-    """Add what adapters learned to the weights that they adapt, in place, and take them out of the model."""
+    """Merge adapters into the weights in place, and remove them from the model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     while any(isinstance(module, BaseTunerLayer) for module in adapters.model.modules()):
-        adapters.merge_and_unload()  # an adapter inside another module's adapter takes a second time
+        adapters.merge_and_unload()  # nested adapters need a second pass

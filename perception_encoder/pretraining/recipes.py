@@ -1,28 +1,24 @@
-"""Recipes of robust image pretraining (section 2.1, appendix B.1.1), one for a computer at home, and the debug form.
+"""Recipes of runs on pairs: the paper's (sections 2.1 and 2.4, appendix B.1.1), small ones, and their debug form.
 
-The order is pretraining, cooldown, distillation of all but the teacher G (`distillation/recipes.py`), video finetuning
-(`video_finetuning/recipes.py`). Each begins where `pe train` leaves the one before it, unless `initial` says otherwise,
-and with exactly its weights: they are written in float32. Data are shards: the paper's own 5.4 billion pairs are not
-published.
+The paper's order is pretraining, cooldown, distillation of all but the teacher G, video finetuning. Each run starts
+from the weights that `pe train` writes for the one before it, in float32, unless `initial` says otherwise. Data are
+shards: the paper's own 5.4 billion pairs are not published.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TypeVar
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.registry import BUILTIN
+from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
 from perception_encoder.training.config import debug_loop
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-
-Config = TypeVar("Config", bound=PretrainingConfig)
+from perception_encoder.training.validation import ValidationConfig
 
 BATCH = 131_072
 WARMUP = 2_000  # steps
@@ -33,6 +29,7 @@ SIZES = {
     "l14": ("PE-Core-L14-336", (98, 154, 224, 336)),
     "g14": ("PE-Core-G14-448", (98, 154, 224, 336, 448)),
 }
+TEACHER = "g14"
 STEPS = dict.fromkeys(("t16", "s16", "b16", "l14"), 443_000) | {"g14": 656_000}
 SHARES = (10, 8, 4, 2, 1)
 """Of the samples at each resolution: step 5's, where the paper names them (10, 8, 4 and 2 billion), and a half more."""
@@ -147,13 +144,95 @@ def scaling(step: int, size: str, steps: int = 360_000) -> PretrainingConfig:
     return dataclasses.replace(config, model=FOURTEENTHS[size], patch_size=14, stages=_stages(shares, steps))
 
 
-def debug_pretraining(config: Config) -> Config:
+def distill_core(size: str) -> PretrainingConfig:
+    """PE-Core-G into L, B, S or T ("l14", "b16", "s16", "t16"): 4.4 billion pairs at the final resolution.
+
+    It starts from the student's cooldown. Weight decay is the 0.05 of the paper's table (appendix B.1.1); its text says
+    none, which is `--set optimizer.weight_decay=0`: LAMB stays LAMB.
+    """
+    model = SIZES[size][0]
+    return PretrainingConfig(
+        model=model,
+        initial=f"runs/core_{size}_cooldown/model.safetensors",
+        teacher=SIZES[TEACHER][0],
+        stages=(Stage(image_size=find_model(model).vision.image_size, steps=269_000),),
+        batch_size=16_384,
+        warmup=WARMUP,
+        optimizer=OptimizerConfig(lr=1e-6, decay_tables=True),
+        augmentation=None,
+        half=False,
+        checkpoint_every=1_000,
+        checkpoint_minutes=MINUTES,
+    )
+
+
+def distill_builtin() -> PretrainingConfig:
+    """Any teacher into the built-in model, on your own images; the teacher encodes each image and caption once."""
+    return PretrainingConfig(
+        model=BUILTIN,
+        initial=BUILTIN,
+        teacher="PE-Core-L14-336",
+        stages=(Stage(image_size=128, steps=1_000),),
+        batch_size=128,
+        warmup=50,
+        optimizer=OptimizerConfig(lr=1e-3, plain_lr=1e-3),
+        augmentation=None,
+        remember=200_000,
+    )
+
+
+def video_finetune(size: str) -> PretrainingConfig:
+    """22 million videos of 8 frames: from the distilled weights, G from those of the cooldown."""
+    config = cooldown(size)
+    before = f"core_{size}_cooldown" if size == TEACHER else f"distill_{size}"
+    return dataclasses.replace(
+        config,
+        initial=f"runs/{before}/model.safetensors",
+        stages=(Stage(image_size=SIZES[size][1][-1], steps=5_400),),
+        frames=8,
+        batch_size=4_096,
+        warmup=WARMUP,
+        optimizer=dataclasses.replace(config.optimizer, lr=1e-6),
+        masking=None,
+    )
+
+
+def video_finetune_builtin() -> PretrainingConfig:
+    """The built-in model on about a thousand clips: four frames of each, ten minutes on one core."""
+    return PretrainingConfig(
+        model=BUILTIN,
+        initial=BUILTIN,
+        stages=(Stage(image_size=96, steps=160),),
+        frames=4,
+        batch_size=32,
+        warmup=16,
+        optimizer=OptimizerConfig(name="adamw", lr=3e-4),
+        parallel=ParallelConfig(chunk=16),
+    )
+
+
+def finetune() -> PretrainingConfig:
+    """All weights of `initial` on your own pairs, 300 steps at the model's own size; for LoRA, `--set lora=16`."""
+    return PretrainingConfig(
+        initial=BUILTIN,
+        stages=(Stage(steps=300),),
+        batch_size=128,
+        warmup=30,
+        optimizer=OptimizerConfig(name="adamw", lr=1e-4),
+        augmentation=Augmentation(scale=(0.5, 1.0)),
+        validation=ValidationConfig(share=0.0),
+        checkpoint_every=100,
+    )
+
+
+def debug_pretraining(config: PretrainingConfig) -> PretrainingConfig:
     """Return the same run in four steps of the built-in model, at two small resolutions."""
     return dataclasses.replace(
         debug_loop(config),
         model=BUILTIN,
         patch_size=None,
         initial=None if config.initial is None else BUILTIN,
+        teacher=None if config.teacher is None else BUILTIN,
         stages=(Stage(image_size=32, steps=2), Stage(image_size=48, steps=2)),
         masking=None if config.masking is None else dataclasses.replace(config.masking, every=4),
         frames=None if config.frames is None else 2,

@@ -1,7 +1,4 @@
-"""Open the data of a run: directories that are read into memory, or shards that are read as they are needed.
-
-Here the generic readers get what is particular: layouts of evaluation sets, and a run's rules about sources.
-"""
+"""Open the data of a run: directories and tables that are read into memory, or shards, read as they are needed."""
 
 from __future__ import annotations
 
@@ -11,20 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.data.captions import SourceRules, concept
-from perception_encoder.data.image_text import ImageTextSet
+from perception_encoder.data.image_text import FileSample, ImageTextSet
 from perception_encoder.data.pairs import PairSource, SourcePart
 from perception_encoder.data.streams import Shards, open_shards
+from perception_encoder.datasets.captioned import load_captions
+from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.datasets.labelled import held_out_rows
 from perception_encoder.errors import DataError
+from perception_encoder.formats.media_directory import list_media
+from perception_encoder.formats.shards import shards_below, split_names
+from perception_encoder.formats.tables import TABLE_SUFFIXES, TEXT_COLUMNS, read_table
 from perception_encoder.models.clip import CLIP
-from perception_encoder.preprocess.tokenizer import tokenizer
+from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.tokenizer import clean, tokenizer
 from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.training_files import has_split, read_files
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track
 from perception_encoder.ranks import Rank
 from perception_encoder.training.validation import ValidationConfig
 
+LAYOUTS = (
+    "--data takes a directory with a directory of images for each class (DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg), a "
+    "table (.csv, .tsv, .jsonl, .parquet) with a column `path` and a column `label` or `caption`, or a directory with "
+    "train.tar or train/*.tar; --shards takes tars of KEY.jpg and KEY.txt"
+)
 HeldOutPair = tuple[PairSource, int]
 """A source, and the index of a sample in it."""
 
@@ -36,13 +43,13 @@ class Sources:
     sets: Sequence[PairSource]
     weights: Sequence[float]
     names: Sequence[str]
-    """What tells the data from others: its samples, or its shards."""
+    """Identity of the data: the names of its samples, or its shards."""
     samples: Mapping[str, int]
-    """How many each source has."""
+    """Number of samples by source."""
     vocabulary: CaptionVocabulary | None
-    """The tokens of the captions, if all of these are known."""
+    """The tokens of all captions; None if they are not known in advance."""
     validation: Sequence[HeldOutPair] = ()
-    """Pairs that are not trained on, if the run is validated."""
+    """Held-out pairs, if the run is validated."""
 
 
 def open_sources(
@@ -54,11 +61,11 @@ def open_sources(
     track: Track,
     rules: SourceRules,
 ) -> Sources:
-    """Open directories or shards; DataError for both at once, and for what cannot be trained on."""
+    """Open directories or shards; DataError for both at once, and for unusable data."""
     paths = [each for each in data if isinstance(each, Path)]
     shards = [each for each in data if isinstance(each, Shards)]
     if paths and shards:
-        raise DataError(f"{paths[0]} is read into memory, {shards[0].location} is not; give one kind")
+        raise DataError(f"{paths[0]} is read into memory, but {shards[0].location} is streamed; give one kind of data")
     if shards:
         return _stream(config, shards, rank, exchange, track, rules)
     return _load(config, paths, model, track, rules)
@@ -66,10 +73,10 @@ def open_sources(
 
 def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: Track, rules: SourceRules) -> Sources:
     if config.frames is not None:
-        raise DataError("the run is on videos, which are read from shards: give --shards PATH")
+        raise DataError("the run needs videos, which are read from shards: give --shards PATH")
     by_source = _read(paths, "train", config, track, rules).by_source()
     if not by_source:
-        raise DataError(f"no image of {', '.join(map(str, paths))} can be used")
+        raise DataError(f"no usable image in {', '.join(map(str, paths))}")
     used = _weigh(config.weights, by_source)
     if not used:
         raise DataError(f"no source of {', '.join(config.weights)} in the data, which has {', '.join(by_source)}")
@@ -96,7 +103,9 @@ def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: 
 def _read(
     paths: Sequence[Path], split: str, config: PretrainingConfig, track: Track, rules: SourceRules
 ) -> ImageTextSet:
-    return ImageTextSet.from_directory(paths, split, config.image_side, track, rules=rules, read_files=read_files)
+    return ImageTextSet.from_directory(
+        paths, split, config.image_side or 160, track, rules=rules, read_files=read_files
+    )
 
 
 def _validation_sets(
@@ -107,7 +116,7 @@ def _validation_sets(
     track: Track,
     rules: SourceRules,
 ) -> list[ImageTextSet]:
-    """Read the splits `val` of the data, without what must not be trained on, evenly thinned to the size."""
+    """Read the data's splits `val`, without what is held out of training altogether, evenly thinned to the size."""
     with_split = [path for path in paths if has_split(path, "val")]
     if not with_split:
         return []
@@ -124,7 +133,7 @@ def _validation_sets(
 def _hold_out(samples: ImageTextSet, validation: ValidationConfig, every: int) -> tuple[ImageTextSet, ImageTextSet]:
     """Return the samples to validate on and those to train on.
 
-    Of class directories and tables the former are those that evaluations hold out, too: see `held_out_rows`.
+    From class directories and tables, the former are those that evaluations hold out too: see `held_out_rows`.
     """
     if samples[0].of_shard:
         return samples.every(every), samples.every(every, others=True)
@@ -135,24 +144,24 @@ def _hold_out(samples: ImageTextSet, validation: ValidationConfig, every: int) -
 
 
 def _every(validation: ValidationConfig, count: int) -> int | None:
-    """Return that one sample in so many is held out; None if none is."""
+    """Return N such that one sample in N is held out; None if none is."""
     if not validation.share:
         return None
     return max(2, round(1 / validation.share), -(-count // validation.size))
 
 
 def _weigh(weights: Mapping[str, float], by_source: Mapping[str, ImageTextSet]) -> dict[str, float]:
-    """Return the weights of the sources that are used: those given, or else the numbers of samples.
+    """Return the weights of the used sources: those given, or else the numbers of samples.
 
-    A directory or table of the user's that no weight names counts by its samples beside the others.
+    A class directory or table without a weight counts by its number of samples.
     """
     sizes = {source: float(len(samples)) for source, samples in by_source.items()}
     if not weights:
         return sizes
     used = {source: weight for source, weight in weights.items() if weight > 0 and source in by_source}
-    each = sum(used.values()) / sum(sizes[source] for source in used) if used else 1.0
-    own = [source for source, samples in by_source.items() if source not in weights and not samples[0].of_shard]
-    return used | {source: sizes[source] * each for source in own}
+    per_sample = sum(used.values()) / sum(sizes[source] for source in used) if used else 1.0
+    unnamed = [source for source, samples in by_source.items() if source not in weights and not samples[0].of_shard]
+    return used | {source: sizes[source] * per_sample for source in unnamed}
 
 
 def _stream(
@@ -178,3 +187,58 @@ def _stream(
         vocabulary=None,
         validation=validation,
     )
+
+
+def read_files(path: Path, split: str = "train") -> list[FileSample]:
+    """Read a split of a directory or table, undecoded and in order; DataError names the layouts otherwise.
+
+    A directory without splits, or a table without a column `split`, is read whole.
+    """
+    if path.suffix.lower() in TABLE_SUFFIXES and _has_captions(path):
+        return _read_captioned(path, split)
+    try:
+        (task,) = load_tasks(path, split).values()
+    except DataError as error:
+        if path.suffix.lower() in TABLE_SUFFIXES:
+            raise
+        raise DataError(f"{_reason(path)}; {LAYOUTS}") from error
+    source = escape_name(path.resolve().stem if path.is_file() else path.resolve().name)
+    return [
+        FileSample(key, image, {"source": source, "label": task.names.get(label, label)})
+        for key, image, label in zip(task.keys, task.images, task.labels, strict=True)
+    ]
+
+
+def has_split(path: Path, split: str) -> bool:
+    """Return whether a directory or table has a split of this name."""
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        names = split_names(split)
+        return any(str(row.get("split")) in names for row in read_table(path))
+    return path.is_dir() and (bool(shards_below(path, split)) or any(each.is_dir() for each in path.glob(f"{split}/*")))
+
+
+def _has_captions(path: Path) -> bool:
+    return any(name in read_table(path)[0] for name in TEXT_COLUMNS)
+
+
+def _read_captioned(path: Path, split: str) -> list[FileSample]:
+    loaded = load_captions(path, split=split)
+    texts: list[list[str]] = [[] for _ in loaded.keys]
+    for text, owner in zip(loaded.captions, loaded.owners, strict=True):
+        texts[owner].append(clean(text))
+    metadata = {"source": escape_name(path.stem), "label": ""}
+    return [
+        FileSample(key, image, metadata, tuple(dict.fromkeys(own)))
+        for key, image, own in zip(loaded.keys, loaded.media, texts, strict=True)
+    ]
+
+
+def _reason(path: Path) -> str:
+    """Return why a path has no training data."""
+    if not path.exists():
+        return f"{path} does not exist"
+    if not path.is_dir():
+        return f"{path} is neither a directory nor a table"
+    if loose := sum(each.parent == path for each in list_media(path)):
+        return f"{path} has {loose} images outside of any class directory"
+    return f"{path} has no training data"

@@ -1,4 +1,4 @@
-"""Train two towers by the contrastive loss and mask regularization, as a task of the training loop (section 2.1)."""
+"""Train two towers on pairs: the contrastive loss with mask regularization, or a distillation of a teacher."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch import Tensor
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.losses.contrastive import contrastive_loss
+from perception_encoder.losses.logit_distillation import logit_distillation_loss
+from perception_encoder.pretraining.config import TEACHER_LOGIT_SCALE
+from perception_encoder.pretraining.teacher import Teacher
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.training.distributed import gather
 from perception_encoder.training.task import ImageTextTask
@@ -17,7 +20,7 @@ from perception_encoder.training.validation import Validation
 class ContrastiveTask(ImageTextTask):
     """Pull images and their captions together, push all others apart; pull masked images to the whole ones.
 
-    Of a rank's part of a batch, the losses are its parts of the whole batch's.
+    On several ranks, the losses are this rank's share of the whole batch's (section 2.1).
     """
 
     def __init__(self, towers: Towers, mask_weight: float = 1.0, validation: Validation | None = None) -> None:
@@ -25,7 +28,7 @@ class ContrastiveTask(ImageTextTask):
         self.mask_weight = mask_weight
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
-        """Return {"contrastive": …, "mask": …} (the second if the batch has masks), computed in float32."""
+        """Return {"contrastive": …, "mask": …} (the latter if the batch has masks), computed in float32."""
         self.left_out = batch.left_out
         towers = self.model(batch.images, batch.tokens, batch.masked, batch.masks)
         captions = batch.image_positives.shape[1]
@@ -42,3 +45,55 @@ class ContrastiveTask(ImageTextTask):
         if towers.mask_loss is None:
             return {"contrastive": contrastive}
         return {"contrastive": contrastive, "mask": self.mask_weight * batch.masked_share * towers.mask_loss}
+
+
+class DistillationTask(ImageTextTask):
+    """Fit a student to a teacher's logits of each batch, with the contrastive loss if it has a weight (section 2.4).
+
+    `student`: takes images of `image_size`; the batch's may be larger. On several ranks, the losses are this rank's
+    share of the whole batch's.
+    """
+
+    def __init__(
+        self,
+        student: Towers,
+        teacher: Teacher,
+        image_size: int,
+        teacher_logit_scale: float = TEACHER_LOGIT_SCALE,
+        contrastive_weight: float = 0.0,
+        validation: Validation | None = None,
+    ) -> None:
+        super().__init__(student, validation)
+        self.teacher, self.image_size = teacher, image_size
+        self.teacher_logit_scale, self.contrastive_weight = teacher_logit_scale, contrastive_weight
+
+    def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
+        """Return {"distillation": …, "contrastive": …} (the latter if it has a weight), computed in float32."""
+        self.left_out = batch.left_out
+        towers = self.model(scale_down(batch.images, self.image_size), batch.tokens)
+        size, captions = len(batch), batch.image_positives.shape[1]
+        with torch.autocast(towers.images.device.type, enabled=False):
+            taught_images, taught_texts = self.teacher.embed(batch.images, batch.texts)
+            student = (
+                gather(F.normalize(towers.images, dim=-1), size),
+                gather(F.normalize(towers.texts, dim=-1), captions),
+            )
+            teacher = gather(taught_images.to(towers.images), size), gather(taught_texts.to(towers.texts), captions)
+            local, scale = (batch.own_images, batch.own_tokens), towers.logit_scale
+            losses = {
+                "distillation": logit_distillation_loss(*student, scale, *teacher, self.teacher_logit_scale, *local)
+            }
+            if self.contrastive_weight:
+                losses["contrastive"] = self.contrastive_weight * contrastive_loss(
+                    *student, scale, batch.image_positives, batch.text_positives, *local
+                )
+        return losses
+
+
+def scale_down(images: Tensor, size: int) -> Tensor:
+    """Scale uint8 images (B, 3, H, W) to (B, 3, size, size), antialiased; no change if they have that size."""
+    if images.shape[-1] == size:
+        return images
+    exact = images if images.device.type == "cpu" else images.float()  # no other device scales uint8
+    scaled = F.interpolate(exact, size=(size, size), mode="bilinear", antialias=True)
+    return scaled if scaled.dtype == torch.uint8 else scaled.round().byte()

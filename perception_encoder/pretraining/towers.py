@@ -1,6 +1,6 @@
-"""Run both towers of a model as they are trained, with the token that stands for a hidden patch.
+"""Run both towers of a model in training, with the mask token and cached captions.
 
-One forward pass does all that needs gradients, so that DDP and FSDP can wrap it.
+One forward pass does everything that needs gradients, so that DDP and FSDP can wrap it.
 """
 
 from __future__ import annotations
@@ -8,20 +8,25 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception_encoder.losses.mask_regularization import mask_regularization_loss
-from perception_encoder.models.clip import CLIP
+from perception_encoder.models.clip import CLIP, TextTransformer
+from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import trim
-from perception_encoder.pretraining.cached_texts import CachedTexts
-from perception_encoder.training.distributed import in_chunks, pad_rows
+from perception_encoder.pretraining.vocabulary import PADDING
+from perception_encoder.progress import Track, untracked
+from perception_encoder.training.distributed import gather, in_chunks, pad_rows, this_rank
 
-LENGTH_GROUPS = 4  # captions are encoded in groups of like length, so that few pay for the longest
+MAX_CACHED = 2**17  # captions; the embeddings of PE-Core-B and L take half a gibibyte then
+AT_ONCE = 256  # captions per pass
+LENGTH_GROUPS = 4  # captions are encoded in groups of similar length, so that few are padded to the longest
 
 
 class TowerOutputs(NamedTuple):
-    """What both towers make of a batch; a tuple, so that the hooks of DDP and FSDP find its tensors."""
+    """Output of both towers; a tuple, so that the hooks of DDP and FSDP find its tensors."""
 
     images: Tensor
     """Embeddings (b, D), float32."""
@@ -31,11 +36,36 @@ class TowerOutputs(NamedTuple):
     mask_loss: Tensor | None = None
 
 
-class Towers(nn.Module):
-    """A CLIP model as it is trained, by all ranks at once: each runs it on as many rows, so that each runs as often.
+class CachedTexts:
+    """Embeddings of a locked text tower's captions by their token ids (U, T), encoded once, before the run.
 
-    `masked`: with a mask token, which does not belong to the model that comes out. `chunk`: images, frames or captions
-    whose activations are held at a time; None for all. `cached`: embeddings of all captions, of a locked text tower.
+    Before it, and not when they are drawn: an embedding's last bits depend on what else is in its batch, and a resumed
+    run must see those that an uninterrupted one saw. Each rank encodes a share.
+    """
+
+    def __init__(self, tower: TextTransformer, tokens: Tensor, track: Track = untracked) -> None:
+        self._length = tokens.shape[1]
+        self._row_of = {row.tobytes(): number for number, row in enumerate(tokens.numpy())}
+        device = tower.positional_embedding.device
+        share = tokens[this_rank().share(len(tokens))]
+        order = share.argmax(dim=-1).argsort()  # by length
+        groups = order.split(AT_ONCE)
+        with torch.no_grad(), fast_autocast(device):
+            tracked = track(groups, "encoding captions", len(groups))
+            parts = [tower(trim(share[rows]).to(device)).float() for rows in tracked]
+            self._embeddings = gather(torch.cat(parts)[order.argsort()], len(tokens))  # (U, D)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings (u, D) of cached captions (u, t), padded or not."""
+        rows = F.pad(tokens, (0, self._length - tokens.shape[1]), value=PADDING).cpu().numpy()
+        return self._embeddings[[self._row_of[row.tobytes()] for row in rows]]
+
+
+class Towers(nn.Module):
+    """A CLIP model in training; every rank runs it on the same number of rows, so all run it equally often.
+
+    `masked`: with a mask token, which is not part of the final model. `chunk`: number of images, frames or captions
+    whose activations are in memory at a time; None for all. `cached`: embeddings of a locked text tower's captions.
     """
 
     def __init__(
@@ -48,9 +78,9 @@ class Towers(nn.Module):
     def forward(
         self, images: Tensor, tokens: Tensor, masked: Tensor | None = None, masks: Tensor | None = None
     ) -> TowerOutputs:
-        """Encode uint8 images (b, 3, H, W) and token ids (u, T); rows `masked` are encoded with `masks`, too.
+        """Encode uint8 images (b, 3, H, W) and token ids (u, T); rows `masked` are also encoded with `masks`.
 
-        Videos (b, F, 3, H, W) get the means of their frames' embeddings, and no mask loss.
+        The embedding of a video (b, F, 3, H, W) is the mean over its frames; videos have no mask loss.
         """
         encoded = self._encode_images(pad_rows(images))[: len(images)]
         texts = self._encode_texts(tokens)
@@ -63,7 +93,7 @@ class Towers(nn.Module):
         return TowerOutputs(encoded, texts, self.clip.logit_scale.exp(), loss)
 
     def _encode_images(self, images: Tensor) -> Tensor:
-        """Return embeddings (b, D) of images or videos; frames are encoded in chunks as images are."""
+        """Return embeddings (b, D) of images or videos."""
         frames = images.flatten(0, 1) if images.dim() == 5 else images
         encoded = in_chunks(lambda some: self.clip.encode_image(to_float(some)), frames, self.chunk)
         return encoded.unflatten(0, images.shape[:2]).mean(dim=1) if images.dim() == 5 else encoded
@@ -75,26 +105,26 @@ class Towers(nn.Module):
         return encode_by_length(self.clip, pad_rows(tokens), self.chunk)[: len(tokens)]
 
     def _mask_loss(self, images: Tensor, masks: Tensor, mask_token: Tensor, count: int) -> Tensor:
-        """Return the mean over the first `count` rows; all are run."""
+        """Return the mean loss of the first `count` rows; the others are padding."""
         visual, prefix = self.clip.visual, int(self.clip.visual.config.class_token)
 
         def losses(rows: Tensor) -> Tensor:
-            """The sum over some rows (m,), which hide as many patches each."""
+            """Return the sum over some rows (m,), which hide the same number of patches."""
             pixels, hidden = to_float(images[rows]), masks[rows]
             with torch.no_grad():
                 whole = visual.forward_features(pixels)[:, prefix:]
             seen = visual.forward_features(pixels, mask=hidden, mask_token=mask_token)[:, prefix:]
-            own = int((rows < count).sum())
-            if not own:
-                return 0 * seen.float().sum()[None]  # the others wait for its gradient
-            return own * mask_regularization_loss(seen[:own].float(), whole[:own].float(), hidden[:own])[None]
+            real = int((rows < count).sum())
+            if not real:
+                return 0 * seen.float().sum()[None]  # other ranks wait for its gradient
+            return real * mask_regularization_loss(seen[:real].float(), whole[:real].float(), hidden[:real])[None]
 
         rows = torch.arange(len(masks), device=masks.device)
         return in_chunks(losses, rows, self.chunk).sum() / max(1, count)
 
 
 def encode_by_length(model: CLIP, tokens: Tensor, chunk: int | None = None) -> Tensor:
-    """`model.encode_text` of padded token ids (U, T), each group of like lengths cut to its own longest."""
+    """Return `model.encode_text` of padded token ids (U, T), computed in groups of similar length."""
     order = tokens.argmax(dim=-1).argsort()
     size = chunk or -(-len(order) // LENGTH_GROUPS)
     groups = [in_chunks(model.encode_text, trim(tokens[rows]), chunk) for rows in order.split(size)]

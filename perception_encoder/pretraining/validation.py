@@ -1,4 +1,4 @@
-"""Validate two towers on held-out pairs while they train: by retrieval, or by zero-shot accuracy over the labels."""
+"""Score two towers on held-out pairs while they train, by retrieval or zero-shot accuracy over the labels."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from perception_encoder.training.distributed import Exchange, gather, own_device
 logger = logging.getLogger(__name__)
 
 RETRIEVAL, ZERO_SHOT = ("retrieval", "image_to_text", "text_to_image"), "zero_shot"
-AT_ONCE = 256  # images or texts that a rank encodes at a time
+AT_ONCE = 256  # images or texts per rank and pass
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """What is known of a pair beside its image."""
+    """The texts of a pair."""
 
     caption: str
     captions: AbstractSet[str]
@@ -42,10 +42,10 @@ class _Texts:
 
 
 class PairValidation:
-    """Scores of towers on the pairs that are held out, by retrieval or zero-shot classification; all ranks make it.
+    """Scores towers on held-out pairs by retrieval or zero-shot classification; all ranks must create it.
 
-    A pair has the same caption every time. `table`: token rows of words that no training caption has, zero by default,
-    as they are in the weights that a run writes.
+    A pair has the same caption every time. `table`: token rows of words outside the training captions, zero by default,
+    as in the weights that a run writes.
     """
 
     higher_is_better: Mapping[str, bool] = dict.fromkeys((*RETRIEVAL, ZERO_SHOT), True)
@@ -60,7 +60,7 @@ class PairValidation:
         self.tokenize = replace(tokenizer(towers.clip), warns=False)
 
     def validate(self, metric: str) -> dict[str, float]:
-        """Return R@1 of both ways and its mean, or the accuracy; DataError if the pairs cannot be compared."""
+        """Return R@1 in both directions and their mean, or the accuracy; DataError if there are too few pairs."""
         with self._whole_vocabulary():
             images, pairs = self._encode_images()
             if metric == ZERO_SHOT:
@@ -74,7 +74,7 @@ class PairValidation:
         return dict(zip(RETRIEVAL, ((to_text + to_image) / 2, to_text, to_image), strict=True))
 
     def _zero_shot(self, images: Tensor, pairs: Sequence[_Texts]) -> float:
-        """Classify the images that have a label; a class is the mean of its prompts."""
+        """Return the accuracy on the images with a label; a class is the mean of its prompts."""
         rows = [row for row, pair in enumerate(pairs) if pair.label]
         labels = sorted({pairs[row].label for row in rows})
         if len(labels) < 2:
@@ -85,7 +85,7 @@ class PairValidation:
         return hits(images[rows] @ F.normalize(classes, dim=-1).T, truth)
 
     def _encode_images(self) -> tuple[Tensor, list[_Texts]]:
-        """Return unit embeddings (n, D), on the CPU, of the images that can be read, and their texts."""
+        """Return unit embeddings (n, D), on the CPU, of the readable images, and their texts."""
         size = self.towers.clip.visual.config.image_size
         shape = (3, size, size) if self.frames is None else (self.frames, 3, size, size)
         no_text = self.tokenize([""]).to(self.device)
@@ -93,22 +93,22 @@ class PairValidation:
         for start, chunk in _chunks(self.pairs):
             own = range(len(chunk))[this_rank().share(len(chunk))]
             pairs = [self._read(*chunk[row], start + row, size) for row in own]
-            texts += [each for part in self.exchange([texts for _, texts in pairs]) for each in part]
+            texts += [text for part in self.exchange([text for _, text in pairs]) for text in part]
             pixels = torch.zeros(len(pairs), *shape, dtype=torch.uint8)
             for row, (image, _) in enumerate(pairs):
                 if image is not None:
                     pixels[row] = image
             encoded = self.towers(pixels.to(self.device), no_text).images
             parts.append(gather(encoded, len(chunk)).cpu())
-        readable = [row for row, each in enumerate(texts) if each is not None]
-        return F.normalize(torch.cat(parts)[readable], dim=-1), [each for each in texts if each is not None]
+        readable = [row for row, text in enumerate(texts) if text is not None]
+        return F.normalize(torch.cat(parts)[readable], dim=-1), [text for text in texts if text is not None]
 
     def _read(self, source: PairSource, index: int, number: int, size: int) -> tuple[Tensor | None, _Texts | None]:
-        """Read a pair, its image squashed to the size; nothing if it is bad, which is logged."""
+        """Return a pair with its image squashed to the size; None, logged, if it is unreadable."""
         try:
             pair = source.load(index, lambda width, height: size)
         except InputError as error:
-            logger.warning("left out of the validation: %s", error)
+            logger.warning("skipped in the validation: %s", error)
             return None, None
         caption = pair.caption(np.random.default_rng([self.seed, 2, number]))
         return augment(pair.image, size, None, ()), _Texts(caption, pair.captions, pair.label)
@@ -125,7 +125,7 @@ class PairValidation:
 
     @contextmanager
     def _whole_vocabulary(self) -> Iterator[None]:
-        """Give the text tower all words, and encode texts, until the block ends; training knows its captions' alone."""
+        """Use the whole vocabulary, and no cached texts, until the block ends; training has its captions' only."""
         text, cached = self.towers.clip.text, self.towers.cached
         table, self.towers.cached = text.token_embedding, None
         try:
@@ -137,14 +137,14 @@ class PairValidation:
 
 
 def hits(scores: Tensor, truth: Tensor) -> float:
-    """Return the share of rows (n, m) in which a true column scores higher than all others; rows without one miss."""
+    """Return the share of rows (n, m) in which a true column scores higher than all others."""
     true = scores.masked_fill(~truth, -torch.inf).amax(dim=1)
     false = scores.masked_fill(truth, -torch.inf).amax(dim=1)
     return (true > false).double().mean().item()
 
 
 def _chunks(items: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
-    """Yield parts that all ranks together encode at a time, and where each begins."""
+    """Yield the start and the items of each part that all ranks encode in a pass."""
     size = AT_ONCE * this_rank().of
     for start in range(0, len(items), size):
         yield start, items[start : start + size]

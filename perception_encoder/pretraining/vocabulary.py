@@ -1,7 +1,7 @@
 """Train only the tokens that a run's captions use.
 
-The CLIP vocabulary has 49,408 tokens, the captions of a small dataset a few thousand. A run trains a table of those
-alone: the optimizer is spared the rest, and afterwards a word that no caption had adds nothing rather than noise.
+The CLIP vocabulary has 49,408 tokens, the captions of a small dataset a few thousand. A run trains a table of only
+those: the optimizer skips the rest, and a word outside the captions then adds nothing instead of noise.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ PADDING = 0
 
 
 class CaptionVocabulary:
-    """The ids of some texts' tokens, renumbered from 0 in their own order (so the end of a text stays the highest)."""
+    """The token ids of some texts, renumbered from 0 in order, so that the end of a text stays the highest."""
 
     def __init__(self, tokenizer: Tokenizer, texts: Iterable[str]) -> None:
         self.tokenizer = tokenizer
         rows = tokenizer(texts).unique(dim=0)
         self.ids = torch.cat([torch.tensor([PADDING]), rows.flatten()]).unique()  # ascending
         self.captions = torch.searchsorted(self.ids, rows)
-        """Renumbered ids (U, T) of the texts, each once, in an order that does not depend on the texts'."""
+        """Renumbered ids (U, T) of the distinct texts, in an order that does not depend on theirs."""
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Renumbered ids (U, T) of texts, all of whose tokens are known."""
+        """Return the renumbered ids (U, T) of texts whose tokens are all known."""
         return torch.searchsorted(self.ids, self.tokenizer(texts))
 
     @torch.no_grad()
     def narrow(self, model: CLIP) -> None:
-        """Leave a text tower only the rows of these tokens, in place."""
+        """Reduce a text tower's token table to these tokens, in place."""
         table = model.text.token_embedding.weight
         model.text.token_embedding = nn.Embedding.from_pretrained(table[self.ids].clone(), freeze=False)
 
     @torch.no_grad()
     def widen(self, model: CLIP, others: Tensor | None = None) -> None:
-        """Give a text tower the whole vocabulary again, in place; other tokens' rows are zero, or those of `others`."""
+        """Restore a text tower's whole vocabulary, in place; other tokens' rows are zero, or those of `others`."""
         rows = model.text.token_embedding.weight
         table = (
             rows.new_zeros(model.text.config.vocabulary, rows.shape[1])

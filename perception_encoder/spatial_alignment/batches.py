@@ -1,7 +1,7 @@
 """Make the batches of a spatial alignment: a pure function of the step.
 
-An image is drawn, augmented once for all models, and its mask with it; what is hidden of it and which branches of the
-student are left out are drawn for the whole batch, so that ranks draw what one process would.
+An image is augmented once for all models, together with its mask. Hidden patches and dropped branches of the student
+are drawn for the whole batch, so that several ranks draw what one process would.
 """
 
 from __future__ import annotations
@@ -37,50 +37,50 @@ logger = logging.getLogger(__name__)
 Announce = Callable[[str], None]
 
 TRIES = 8
-"""Images that are tried for one row."""
+"""Maximum number of images to try for one row."""
 ANNOUNCED = 8
-"""Images whose masks the size of a cache is foretold by."""
+"""Number of images from which the size of a cache is estimated."""
 
 
 @dataclass(frozen=True)
 class AugmentedImages:
-    """Images as all models see them, and their mask teacher's tokens."""
+    """Makes images as all models see them, and their mask teacher's tokens."""
 
     size: int
     """Pixels of a side."""
     patch: int
     augmentation: Augmentation | None
     teacher: MaskTeacher | None = None
-    """None for the masks that images have themselves."""
+    """None for the masks in the data."""
     cache: TeacherCache | None = None
-    """Its masks are taken instead of a teacher's."""
+    """Cached masks, used instead of a teacher."""
     seed: int = 0
-    """Of the copies' augmentations."""
+    """Seed of the copies' augmentations."""
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches along the sides."""
+        """Return the number of patches along each side."""
         return self.size // self.patch, self.size // self.patch
 
     @property
     def identity(self) -> str:
-        """What tells the masks of its teacher, or of the teacher of its cache, from others; empty without one."""
+        """Return the identity of the mask teacher, or of the cache's; empty without one."""
         if self.cache is not None:
             return str(self.cache.settings.get("teacher", ""))
         return "" if self.teacher is None else self.teacher.identity
 
     def has_masks(self, image: AlignmentImage) -> bool:
-        """Whether there are masks of an image."""
+        """Return whether an image has masks."""
         return self.teacher is not None or self.cache is not None or image.mask is not None
 
     def make(
         self, image: AlignmentImage, draw: Sequence[float] | int, masks: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the image (3, S, S), uint8, and the mask teacher's tokens (N, P) if `masks` and it has any.
+        """Return the image (3, S, S), uint8, and with `masks` the mask teacher's tokens (N, P), if there are any.
 
-        `draw`: the numbers by which it is augmented, or the number of a copy, whose numbers depend on the seed and on
-        the image's content alone. Cached masks are those of copies. Raises InputError for an image or mask that cannot
-        be decoded, and for an image smaller than a patch.
+        `draw`: the random numbers of the augmentation, or the number of a copy, whose random numbers depend only on the
+        seed and the image's content. Cached masks are those of copies. Raises InputError for an image or mask that
+        cannot be decoded, and for an image smaller than a patch.
         """
         own_masks = masks and self.teacher is None and self.cache is None
         content = image.image.read()
@@ -103,7 +103,7 @@ class AugmentedImages:
 
 
 class SpatialBatches:
-    """A rank's part of the batch of each step."""
+    """Makes a rank's share of the batch of each step."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class SpatialBatches:
         return self.sources[position[0]][self.sampler.index(position, later)]
 
     def _make(self, position: Position, draw: Sequence[float]) -> tuple[Tensor, Tensor | None]:
-        """The image at a position; if it cannot be used, the one whose turn it would be a step later, and so on."""
+        """Return the image at a position; if it is unusable, the one that is due a step later, and so on."""
         config, used = self.config, bool(self.config.masks and self.config.masks_weight)
         chosen = int(draw[DRAWS] * config.copies) if config.copies else draw[:DRAWS]
         for later in range(TRIES):
@@ -150,22 +150,22 @@ class SpatialBatches:
             except InputError as error:
                 if image.image not in self._bad:
                     self._bad.add(image.image)
-                    logger.warning("left out %s", error)
-        raise DataError(f"{TRIES} images in a row could not be used; the last was {image.image}")
+                    logger.warning("skipped %s", error)
+        raise DataError(f"{TRIES} consecutive images are unusable; the last one is {image.image}")
 
 
 def bytes_digest(content: bytes) -> str:
-    """Return what tells an image from all others: a hash of its file's bytes."""
+    """Return a hash of a file's bytes."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def copy_draw(seed: int, digest: str, copy: int) -> list[float]:
-    """Return the numbers by which a copy of an image of this digest is augmented, the same in every epoch."""
+    """Return the random numbers of a copy's augmentation, the same in every epoch."""
     return np.random.default_rng([seed, 5, int(digest, 16), copy]).random(DRAWS).tolist()
 
 
 def cache_settings(config: SpatialConfig, augmented: AugmentedImages, teacher: str) -> dict[str, Any]:
-    """What a cache of masks belongs to; it replays the same augmentations."""
+    """Return the settings that a cache of masks depends on; it replays the same augmentations."""
     augmentation = None if config.augmentation is None else asdict(config.augmentation)
     return {
         "format": FORMAT,
@@ -186,12 +186,12 @@ def fill_cache(
     track: Track = untracked,
     announce: Announce = logger.info,
 ) -> TeacherCache:
-    """Cache the masks of all copies of images, or go on; `announce` is told the size before, from the first ones.
+    """Cache the masks of all copies of images, or resume; `announce` gets an estimate of the size after the first ones.
 
-    Images that cannot be used are left out, and logged. Raises ConfigError for a cache of other settings, or no copies.
+    Unusable images are skipped and logged. Raises ConfigError for a cache with other settings, or without copies.
     """
     if not config.copies or augmented.teacher is None:
-        raise ConfigError("to cache masks, set copies to the augmentations of each image, and masks to a teacher")
+        raise ConfigError("to cache masks, set copies to the number of augmentations per image, and masks to a teacher")
     cache = TeacherCache(path, cache_settings(config, augmented, augmented.teacher.identity))
     count, sizes = len(images) * config.copies, list[int]()
     for image in track(images, "caching masks", len(images)):
@@ -206,25 +206,24 @@ def fill_cache(
                 if len(sizes) == min(ANNOUNCED, count):
                     announce(f"{count:,} augmented images, about {np.mean(sizes) * count / 1e9:.2f} GB in {path}")
         except InputError as error:
-            logger.warning("left out %s", error)
+            logger.warning("skipped %s", error)
     return cache
 
 
 def held_out_batches(
     config: SpatialConfig, images: Sequence[AlignmentImage], augmented: AugmentedImages, track: Track
 ) -> list[SpatialBatch]:
-    """Return batches with nothing hidden: of whole images, or of their first copies if masks are cached."""
+    """Return batches without hidden patches: of whole images, or of their first copies if masks are cached."""
     used, batches = bool(config.masks and config.masks_weight), []
     whole = replace(augmented, augmentation=None) if augmented.cache is None else augmented
     starts = range(0, len(images), config.batch_size)
     for start in track(starts, "reading the validation images", len(starts)):
-        some = images[start : start + config.batch_size]
         made = []
-        for image in some:
+        for image in images[start : start + config.batch_size]:
             try:
                 made.append(whole.make(image, 0, used))
             except InputError as error:
-                logger.warning("left out %s", error)
+                logger.warning("skipped %s", error)
         if made:
             batches.append(_batch(made, None, None, 1.0, 1.0))
     return batches
@@ -250,6 +249,6 @@ def _batch(
 
 
 def _padded(tokens: Sequence[Tensor]) -> Tensor:
-    """Stack tokens (N, P) of several widths; zeros at the end change no cosine."""
-    widest = max(each.shape[1] for each in tokens)
-    return torch.stack([F.pad(each, (0, widest - each.shape[1])) for each in tokens])
+    """Stack tokens (N, P) of different widths; trailing zeros change no cosine."""
+    widest = max(rows.shape[1] for rows in tokens)
+    return torch.stack([F.pad(rows, (0, widest - rows.shape[1])) for rows in tokens])

@@ -1,7 +1,7 @@
-"""Images to align on, with masks of objects where they have them, and the batches of a run.
+"""Find the images of a spatial alignment, with masks of objects if there are any.
 
 PATH/*.tar or PATH/train/*.tar   KEY.jpg, and KEY.mask.png of rendered scenes
-PATH                             a directory of images, also below it, or one tar
+PATH                             a directory of images, searched recursively, or one tar
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class StoredFile:
     entry: TarEntry | None = None
 
     def read(self) -> bytes:
-        """Return its bytes; InputError if it cannot be read."""
+        """Return the bytes; InputError if they cannot be read."""
         try:
             with self.path.open("rb") as stream:
                 return stream.read() if self.entry is None else read_entry(stream, self.entry)
@@ -40,7 +40,7 @@ class StoredFile:
 
     @property
     def size(self) -> int:
-        """Its bytes; 0 of a file that is missing."""
+        """Return the size in bytes; 0 if the file is missing."""
         if self.entry is not None:
             return self.entry.size
         try:
@@ -54,24 +54,24 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class AlignmentImage:
-    """An image, and the mask of its objects if it has one."""
+    """An image, with the mask of its objects if there is one."""
 
     key: str
-    """Its name in its dataset; images of two datasets may have the same one."""
+    """Name in its dataset; not unique across datasets."""
     image: StoredFile
     mask: StoredFile | None = None
 
     def held_out(self, share: float) -> bool:
-        """Whether it belongs to the share that is validated on, by its name alone."""
+        """Return whether the image belongs to the validation share, which depends on its name only."""
         digest = hashlib.blake2b(self.key.encode(errors="surrogatepass"), digest_size=4).digest()
         return int.from_bytes(digest) < share * 2**32
 
     def open(
         self, with_mask: bool = True, content: bytes | None = None
     ) -> tuple[UInt8[Tensor, "3 H W"], Int[Tensor, "H W"] | None]:
-        """Decode the image and, if `with_mask`, its mask; InputError if that fails, or if they differ in size.
+        """Decode the image and, with `with_mask`, its mask; InputError if that fails or their sizes differ.
 
-        `content`: the image's bytes, if they are read already.
+        `content`: the image's bytes, if they have been read already.
         """
         content = self.image.read() if content is None else content
         pixels = np.array(open_image(content, str(self.image)).convert("RGB"))
@@ -80,19 +80,19 @@ class AlignmentImage:
             return image, None
         mask = np.array(open_image(self.mask.read(), str(self.mask))).astype(np.int64)
         if mask.shape != pixels.shape[:2]:
-            sizes = f"is {mask.shape[1]}x{mask.shape[0]}, its image {pixels.shape[1]}x{pixels.shape[0]} pixels"
+            sizes = f"is {mask.shape[1]}x{mask.shape[0]} pixels, but its image {pixels.shape[1]}x{pixels.shape[0]}"
             raise InputError(str(self.mask), sizes)
         return image, torch.from_numpy(mask)
 
 
 def open_images(path: Path) -> list[AlignmentImage]:
-    """Find the images of a path: see the module. Raises DataError if there are none, or a tar is damaged."""
+    """Find the images of a path, see the module; DataError if there are none or a tar is damaged."""
     tars = [path] if path.suffix == ".tar" else sorted(path.glob("*.tar")) or sorted((path / "train").glob("*.tar"))
     if tars:
         images = [image for tar in tars for image in _of_tar(tar)]
     elif path.is_dir():
-        files = [each for each in list_media(path) if each.suffix.lower() in IMAGE_SUFFIXES]
-        images = [AlignmentImage(str(each.relative_to(path)), StoredFile(each)) for each in files]
+        files = [file for file in list_media(path) if file.suffix.lower() in IMAGE_SUFFIXES]
+        images = [AlignmentImage(str(file.relative_to(path)), StoredFile(file)) for file in files]
     else:
         raise DataError(f"{path} does not exist; give a directory of images or of tars")
     if not images:

@@ -1,10 +1,10 @@
-"""Mask teachers: models that say, of an image, which pixels belong together (section 5, appendix B.3).
+"""Mask teachers: models that predict which pixels of an image belong together (section 5, appendix B.3).
 
-scenes      the exact masks that rendered scenes come with
-a SAM 2.1   the paper's, of transformers, for one prompt at each point of a grid; all masks count: bad ones and
-            duplicates are not filtered out
+scenes      the exact masks of rendered scenes
+a SAM 2.1   the paper's teacher, from transformers, with one prompt at each point of a grid; all masks count: bad ones
+            and duplicates are not filtered out
 
-Where the paper interpolates mask logits to the student's grid, they are averaged over each patch: see `mask_tokens`.
+The paper interpolates mask logits to the student's grid; here they are averaged over each patch, see `mask_tokens`.
 """
 
 from __future__ import annotations
@@ -22,31 +22,30 @@ from perception_encoder.models.checkpoints.weights import state_hash
 
 SCENES = "scenes"
 POINTS = 32
-"""Of SAM's grid, along each side of the image: 1,024 prompts."""
+"""Points of SAM's grid along each side of the image: 1,024 prompts."""
 TOGETHER = 64
-"""Prompts that are answered in one pass."""
+"""Prompts per pass."""
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class MaskTeacher(Protocol):
-    """Makes mask logits of an image."""
+    """Predicts the mask logits of an image."""
 
     @property
     def identity(self) -> str:
-        """What tells its masks from another teacher's, for caches and runs."""
+        """Identity of the teacher, for caches and runs."""
         ...
 
     def masks(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w P"]:
-        """Logits or memberships of P masks, at any resolution (h, w)."""
+        """Return the logits or memberships of P masks, at any resolution (h, w)."""
         ...
 
 
 def mask_tokens(masks: Float[Tensor, "h w P"], grid: tuple[int, int]) -> Float[Tensor, "N P"]:
-    """Bring masks to a patch grid, N = rows · columns: means over patches, or interpolated if the grid is finer.
+    """Return masks on a patch grid, N = rows · columns: means over patches, or interpolated if the grid is finer.
 
-    The paper says that masks are interpolated to the student's grid. Interpolation would read a few pixels of each
-    patch and miss thin objects between them; a mean counts every pixel.
-    Raises ShapeError unless they are (h, w, P).
+    The paper interpolates masks to the student's grid, which reads a few pixels of each patch and misses thin objects
+    between them; a mean counts every pixel. Raises ShapeError unless they are (h, w, P).
     """
     if masks.ndim != 3 or not masks.numel():
         raise ShapeError(f"masks have the shape {tuple(masks.shape)}; it must be (height, width, masks)")
@@ -57,18 +56,18 @@ def mask_tokens(masks: Float[Tensor, "h w P"], grid: tuple[int, int]) -> Float[T
 
 
 def one_hot_masks(ids: Int[Tensor, "H W"]) -> Float[Tensor, "H W P"]:
-    """A mask of each number that occurs."""
+    """Return one mask per number that occurs."""
     _, order = ids.unique(return_inverse=True)
     return F.one_hot(order).float()
 
 
 def find_mask_teacher(name: str, device: torch.device) -> MaskTeacher | None:
-    """The teacher of a name (see the module), None for the masks that images have; raises what `Sam.load` does."""
+    """Return the teacher of a name (see the module), None for the masks in the data; raises what `Sam.load` does."""
     return None if name == SCENES else Sam.load(name, device)
 
 
 class Sam:
-    """Mask logits of a grid of points; the image is embedded once."""
+    """SAM 2.1, prompted with a grid of points; the image is embedded once."""
 
     def __init__(self, name: str, model: Any, points: int = POINTS) -> None:
         """`model`: a `Sam2Model`."""
@@ -93,16 +92,16 @@ class Sam:
 
     @cached_property
     def identity(self) -> str:
-        """The hash of its weights, and the number of its prompts."""
+        """Hash of the weights, and the number of points along a side."""
         return f"sam {state_hash(self.model.state_dict())} {self.points}"
 
     @torch.no_grad()
     def masks(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w P"]:
-        """Logits at the model's own resolution of masks; the most probable of three by the model's own estimate."""
+        """Return the logits at the model's mask resolution; of three masks per point the one that it rates best."""
         size = self.model.config.vision_config.backbone_config.image_size[0]
         device = next(self.model.parameters()).device
         pixels = F.interpolate(image[None].to(device).float() / 255, (size, size), mode="bilinear", antialias=True)
-        mean, deviation = (torch.tensor(each, device=device)[:, None, None] for each in (MEAN, DEVIATION))
+        mean, deviation = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, DEVIATION))
         embeddings = self.model.get_image_embeddings((pixels - mean) / deviation)
         logits = []
         for points in grid_points(self.points, size).to(device).split(TOGETHER):
@@ -117,7 +116,7 @@ class Sam:
 
 
 def grid_points(points: int, size: int) -> Float[Tensor, "P 2"]:
-    """The middles (x, y), in pixels, of the cells that a square of `size` is cut into."""
+    """Return the centres (x, y), in pixels, of the grid cells of a square of `size`."""
     middles = (torch.arange(points) + 0.5) * size / points
     rows, columns = torch.meshgrid(middles, middles, indexing="ij")
     return torch.stack([columns, rows], dim=-1).flatten(0, 1)

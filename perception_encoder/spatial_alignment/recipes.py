@@ -20,22 +20,14 @@ SPATIAL, CORE = (
     for family in ("PE-Spatial", "PE-Core")
 )
 """Models by size, such as "l14"."""
-STUDENTS = tuple(size for size in SPATIAL if size != "g14")
-
-
-def spatial_recipe(size: str) -> SpatialConfig:
-    """Return the recipe of "builtin", of "g14", or of one of `STUDENTS`."""
-    if size == "builtin":
-        return spatial_builtin()
-    return spatial_g() if size == "g14" else distill_spatial(size)
 
 
 def spatial_g() -> SpatialConfig:
-    """PE-Spatial-G as the paper tells it: PE-Core-G's own layer 41 and SAM 2.1's masks, 300 million images at 448 px.
+    """PE-Spatial-G as in the paper: PE-Core-G's layer 41 and SAM 2.1's masks as teachers, 300 million images at 448 px.
 
-    Not told: the crop scale of the augmentation (here that of pretraining, 0.08 to 1), the optimizer's betas and decay,
-    and what stands in for a hidden patch (here the zero vector). Different: masks are averaged over patches, not
-    interpolated (`mask_tokens`).
+    The paper leaves open the crop scale of the augmentation (here that of pretraining, 0.08 to 1), the optimizer's
+    betas and decay, and what replaces a hidden patch (here the zero vector). One difference: masks are averaged over
+    patches, not interpolated (`mask_tokens`).
     """
     return SpatialConfig(
         model=CORE["g14"],
@@ -52,9 +44,9 @@ def spatial_g() -> SpatialConfig:
 
 
 def distill_spatial(size: str) -> SpatialConfig:
-    """PE-Spatial-G into L, B, S or T ("l14", "b16", "s16", "t16"): its tokens, and the similarities of their pairs.
+    """PE-Spatial-G into L, B, S or T ("l14", "b16", "s16", "t16"): its tokens, and the similarities between them.
 
-    The paper names the two losses and no more; here all patches are visible, and the rest is as for G.
+    The paper only names the two losses; here all patches are visible, and the rest is as for G.
     """
     return SpatialConfig(
         model=CORE[size],

@@ -1,4 +1,4 @@
-"""Draw a student's last layer to a teacher's tokens and to the similarities of a mask teacher's, as a training task."""
+"""The task of spatial alignment: fit a student's tokens to a teacher's, and their similarities to a mask teacher's."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from perception_encoder.training.validation import Validation
 
 @dataclass(frozen=True)
 class SpatialBatch:
-    """A rank's part of a batch."""
+    """A rank's share of a batch."""
 
     images: UInt8[Tensor, "B 3 S S"]
     hidden: Bool[Tensor, "B N"] | None
-    """Patches that the student does not see."""
+    """Patches that are hidden from the student."""
     branches: Float[Tensor, "L 2 B"] | None
     """Factors of the student's residual branches."""
     masks: Float[Tensor, "M N P"] | None
-    """The mask teacher's tokens, of the images that have masks."""
+    """The mask teacher's tokens of the images with masks."""
     rows: Int[Tensor, " M"] | None
-    """Those images."""
+    """Rows of the images with masks."""
     share: float
-    """Of the whole batch's images, these."""
+    """This rank's share of the batch's images."""
     mask_share: float
-    """Of the whole batch's images with masks, these."""
+    """This rank's share of the batch's images with masks."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,12 +44,12 @@ class SpatialBatch:
 
 
 class Student(nn.Module):
-    """The tower as it is trained: all passes go through `forward`, so that DDP and FSDP can wrap it."""
+    """The tower that is trained; every pass goes through `forward`, so that DDP and FSDP can wrap it."""
 
     hidden: Tensor
 
     def __init__(self, vision: VisionTransformer, teacher_width: int) -> None:
-        """`teacher_width`: of the teacher's tokens; another than the tower's takes a linear map, dropped afterwards."""
+        """`teacher_width`: if it differs from the tower's, a linear map is trained, and dropped afterwards."""
         super().__init__()
         width = vision.config.width
         self.vision = vision
@@ -62,7 +62,7 @@ class Student(nn.Module):
         hidden: Bool[Tensor, "B N"] | None = None,
         branches: Float[Tensor, "L 2 B"] | None = None,
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N E"]]:
-        """The last layer's patch tokens, and what is compared with the teacher's tokens."""
+        """Return the last layer's patch tokens, and the tokens that are compared with the teacher's."""
         tokens = self.vision.forward_features(
             images, norm=False, mask=hidden, mask_token=self.hidden, branches=branches
         )
@@ -71,9 +71,9 @@ class Student(nn.Module):
 
 
 class SpatialAlignmentTask:
-    """Minimise the cosine loss to the teacher and the similarity losses, over all tokens, hidden ones too.
+    """Minimise the cosine loss to the teacher and the similarity losses, over all tokens including hidden ones.
 
-    `teacher`: a frozen tower, cut at the layer that is learned from; None if no loss needs it.
+    `teacher`: a frozen tower, cut at the layer to learn from; None if no loss needs it.
     """
 
     model: nn.Module
@@ -88,7 +88,7 @@ class SpatialAlignmentTask:
         self.model, self.teacher, self.config, self.validation = student, teacher, config, validation
 
     def losses(self, batch: SpatialBatch) -> dict[str, Tensor]:
-        """Return {"core": …, "pairs": …, "masks": …}, those with a weight; a rank's parts of the batch's means."""
+        """Return {"core": …, "pairs": …, "masks": …}, those with a weight; this rank's share of the batch's means."""
         config, images = self.config, to_float(batch.images)
         tokens, compared = self.model(images, batch.hidden, batch.branches)
         losses, taught = {}, None if self.teacher is None else self._teach(self.teacher, images)
@@ -104,7 +104,7 @@ class SpatialAlignmentTask:
 
     @torch.no_grad()
     def _teach(self, teacher: VisionTransformer, images: Tensor) -> Tensor:
-        """The teacher's patch tokens, of the images at its own size, so that its patches show what the student's do."""
+        """Return the teacher's patch tokens of the images, resized so that its patches show what the student's do."""
         size = teacher.config.image_size
         if images.shape[-1] != size:
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)

@@ -1,8 +1,8 @@
-"""Keep a mask teacher's tokens of a dataset on the disk, for a fixed number of augmentations of each image.
+"""Cache a mask teacher's tokens on disk, for a fixed number of augmentations of each image.
 
-A file of SQLite holds them, compressed and in half precision, so that an interrupted pass goes on where it stopped and
-nothing half-written is ever read. It belongs to one teacher, size, seed, augmentation and number of copies. Images are
-told apart by the content of their files, so that datasets with equal file names can share a cache.
+They are stored in an SQLite file, compressed and in half precision: an interrupted pass resumes where it stopped, and
+partly written entries are never read. A cache belongs to one teacher, size, seed, augmentation and number of copies.
+Images are identified by the content of their files, so that datasets with the same file names can share a cache.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from perception_encoder.errors import ConfigError, DataError, InputError, one_li
 from perception_encoder.files import writing
 
 LEVEL = 1
-"""Of zlib: higher ones are slower and hardly smaller."""
+"""zlib level: higher ones are slower and save little."""
 FORMAT = 2
-"""Rises when images are told apart in another way."""
+"""Raised when images are identified in another way."""
 SUFFIX = ".sqlite"
 
 
 class TeacherCache:
-    """Tokens (N, P) by the digest of an image's content, and by copy."""
+    """Tokens (N, P) by the digest of an image's content and the number of its copy."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any] | None = None) -> None:
-        """Open a file; with `settings` it is made if it does not exist, and must belong to the same ones if it does.
+        """Open a file; with `settings` it is created if it does not exist, and must have the same settings if it does.
 
-        Raises DataError for a missing or damaged file, ConfigError for one of other settings.
+        Raises DataError for a missing or damaged file, ConfigError for one with other settings.
         """
         if settings is None and not path.is_file():
             raise DataError(f"{path} does not exist; `pe data masks` makes it")
@@ -61,7 +61,7 @@ class TeacherCache:
 
     @contextmanager
     def _checked(self) -> Iterator[None]:
-        """Turn errors over a damaged file into a DataError."""
+        """Turn errors of a damaged file into a DataError."""
         try:
             yield
         except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
@@ -74,7 +74,7 @@ class TeacherCache:
             if self.settings.get(name) != value:
                 raise ConfigError(
                     f"{self.path} was made with {name} {self.settings.get(name)!r}, but this run has {value!r}; "
-                    "set it back, or make another cache"
+                    "change the setting, or make another cache"
                 )
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class TeacherCache:
             return self._file.execute("SELECT 1 FROM tokens WHERE image = ? AND copy = ?", key).fetchone() is not None
 
     def get(self, digest: str, copy: int, count: int, name: str) -> Float[Tensor, "N P"]:
-        """Return the `count` tokens of an image's copy; InputError, of its `name`, if they are missing or damaged."""
+        """Return the `count` tokens of an image's copy; InputError with its `name` if they are missing or damaged."""
         try:
             row = self._file.execute(
                 "SELECT rows, content FROM tokens WHERE image = ? AND copy = ?", (digest, copy)
@@ -95,7 +95,7 @@ class TeacherCache:
                 raise InputError(name, f"has no masks in {self.path}; run `pe data masks` to the end")
             values = np.frombuffer(zlib.decompress(row[1]), np.float16).reshape(row[0], -1)
             if len(values) != count or not values.size:
-                raise ValueError(f"they are {values.shape[0]}x{values.shape[1]}, not {count} tokens")
+                raise ValueError(f"they have {values.shape[0]}x{values.shape[1]} values, not {count} tokens")
             return torch.from_numpy(values.astype(np.float32))
         except (sqlite3.Error, zlib.error, ValueError, TypeError) as error:
             reason = f"its masks in {self.path} are damaged ({one_line(error)})"
@@ -112,5 +112,5 @@ class TeacherCache:
 
 
 def compress(tokens: Float[Tensor, "N P"]) -> bytes:
-    """Half precision, by zlib."""
+    """Return tokens in half precision, compressed by zlib."""
     return zlib.compress(tokens.to(torch.float16).contiguous().numpy().tobytes(), LEVEL)

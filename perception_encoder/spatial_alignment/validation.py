@@ -1,4 +1,4 @@
-"""Score a student while it trains: both losses, how well its features follow edges, and tracking."""
+"""Score a student while it trains: its losses, how well its features follow edges, and tracking."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from perception_encoder.preprocess.image import to_float
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialBatch, Student
 
 ACROSS, WITHIN = 0.5, 0.9
-"""Neighbouring patches whose mask tokens have a cosine below the first are on two sides of an edge, above the second on
-one side; others are not scored."""
+"""Neighbouring patches lie on two sides of an edge if the cosine of their mask tokens is below the first, on one side
+if it is above the second; others are not scored."""
 
 
 class SpatialValidation:
-    """Scores of a student on images, and videos, that it is not trained on.
+    """Scores a student on held-out images and videos.
 
-    "loss": the weighted sum of the losses, nothing hidden; and each by its name. "boundary": of images with masks, how
-    often two neighbouring patches across an edge are less alike than two on one side of it (the area under the ROC
-    curve, 0.5 by chance). "tracking": J&F of the videos, followed by the last layer.
+    "loss": the weighted sum of the losses without hidden patches, and each loss by its name. "boundary", for images
+    with masks: how often two neighbouring patches across an edge are less similar than two on one side of it (the area
+    under the ROC curve, 0.5 by chance). "tracking": J&F on the videos, using the last layer.
     """
 
     higher_is_better = {"loss": False, "boundary": True, "tracking": True}  # noqa: RUF012 (a constant)
@@ -42,14 +42,14 @@ class SpatialValidation:
         videos: Path | None = None,
         short_side: int = 240,
     ) -> None:
-        """`batches`: with nothing hidden. `videos`: as `read_videos` finds them. Raises what that does."""
+        """`batches`: without hidden patches. `videos`: as `read_videos` finds them. Raises what that does."""
         self.task, self.student, self.batches, self.grid = task, student, list(batches), grid
         self.tracking = None
         if videos is not None:
             self.tracking = TrackingEvaluator(read_videos(videos), TrackingConfig(short_side=short_side))
 
     def validate(self, metric: str) -> dict[str, float]:
-        """Return the scores that there are data for."""
+        """Return the scores that the data allow."""
         return {**self._losses(), **self._tracking()}
 
     def _losses(self) -> dict[str, float]:
@@ -69,9 +69,9 @@ class SpatialValidation:
         means = {name: total / max(1, with_masks if name == "masks" else images) for name, total in totals.items()}
         scores = {"loss": sum(means.values()), **means}
         if pairs:
-            alike, same = (torch.cat([each[side].flatten() for each in pairs]) for side in (0, 1))
+            cosines, same = (torch.cat([pair[part].flatten() for pair in pairs]) for part in (0, 1))
             scored = (same < ACROSS) | (same > WITHIN)
-            scores["boundary"] = area_under_curve(-alike[scored], same[scored] < ACROSS)
+            scores["boundary"] = area_under_curve(-cosines[scored], same[scored] < ACROSS)
         return scores
 
     def _tracking(self) -> dict[str, float]:
@@ -84,7 +84,7 @@ class SpatialValidation:
 
 
 def neighbours(tokens: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[Tensor, "B E"]:
-    """Cosines of all patches and their right, then their lower neighbours."""
+    """Return the cosines of all patches with their right, then with their lower neighbours."""
     maps = F.normalize(tokens.float(), dim=-1).unflatten(1, grid)
     right = (maps[:, :, :-1] * maps[:, :, 1:]).sum(-1)
     lower = (maps[:, :-1] * maps[:, 1:]).sum(-1)
@@ -92,7 +92,7 @@ def neighbours(tokens: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[T
 
 
 def area_under_curve(scores: Float[Tensor, " E"], positive: Tensor) -> float:
-    """How often a positive has a higher score than a negative, ties counted half; NaN without either."""
+    """Return how often a positive scores higher than a negative, counting ties half; NaN if one kind is missing."""
     count, others = int(positive.sum()), int((~positive).sum())
     if not count or not others:
         return float("nan")

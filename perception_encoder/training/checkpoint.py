@@ -1,6 +1,6 @@
-"""Save and load checkpoints, distributed (torch's DCP): every rank writes its part, any number of ranks reads it.
+"""Save and load distributed checkpoints (torch's DCP): every rank writes its part, any number of ranks can read them.
 
-RUN/checkpoints/step-00000200/ appears under its name only when it is whole. The newest few stay, and the best.
+RUN/checkpoints/step-00000200/ appears under its name only when it is complete. The newest few and the best are kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BEST = "best.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """Where a run stands."""
+    """How far a run has come."""
 
     step: int
     """Steps done."""
@@ -55,7 +55,7 @@ class RunState:
 
 @contextmanager
 def run_directory(directory: Path) -> Iterator[None]:
-    """Make a run's directory, and keep other runs out of it until the block ends; OutputError if another one is in it.
+    """Create a run's directory and lock it until the block ends; OutputError if another run holds it.
 
     The first rank holds the lock for all.
     """
@@ -87,8 +87,8 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
         save(_tensors(model, optimizer), checkpoint_id=temporary)
         if this_rank().number == 0:
             (temporary / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-            for each in (*temporary.iterdir(), temporary):
-                sync(each)
+            for path_to_sync in (*temporary.iterdir(), temporary):
+                sync(path_to_sync)
             remove(path)
             temporary.rename(path)
             sync(path.parent)
@@ -108,13 +108,13 @@ def _prune(directory: Path, keep: int) -> None:
 
 
 def find_checkpoints(directory: Path) -> list[tuple[Path, RunState]]:
-    """Return the whole checkpoints of a run, newest first."""
+    """Return the complete checkpoints of a run, newest first."""
     checkpoints = []
     for path in sorted((directory / CHECKPOINTS).glob("step-*"), reverse=True):
         try:
             checkpoints.append((path, from_fields(RunState, json.loads((path / _STATE).read_text(encoding="utf-8")))))
         except (OSError, ValueError, RecursionError) as error:
-            text = "%s is not a whole checkpoint (%s); an older one is used if there is one"
+            text = "%s is not a complete checkpoint (%s); using an older one if there is one"
             logger.warning(text, escape_name(path), one_line(error))
     return checkpoints
 
@@ -124,7 +124,7 @@ def check_run(directory: Path, fingerprint: str) -> None:
     for path, state in find_checkpoints(directory):
         if state.fingerprint != fingerprint:
             raise CheckpointError(
-                f"{path} belongs to a run with other settings or other data, or of a version that trains otherwise; "
+                f"{path} belongs to a run with other settings or other data, or of a version that trains differently; "
                 "choose another directory or delete it"
             )
 
@@ -132,10 +132,10 @@ def check_run(directory: Path, fingerprint: str) -> None:
 def resume_run(
     directory: Path, model: nn.Module, optimizer: optim.Optimizer, fingerprint: str, fit: Fit | None = None
 ) -> RunState:
-    """Load the newest checkpoint that can be read, in place, and return where it stands; at step 0 if there is none.
+    """Load the newest readable checkpoint in place and return its state, which is at step 0 if there is none.
 
-    `fit` is given each saved tensor of another shape than the current one, those of the optimizer's state too. Raises
-    CheckpointError if checkpoints are another run's, none can be read, or one is not plain data (`CheckpointReader`).
+    `fit` converts each saved tensor whose shape has changed, in the optimizer's state too. Raises CheckpointError if
+    the checkpoints are another run's, none can be read, or one is not plain data (`CheckpointReader`).
     """
     check_run(directory, fingerprint)
     checkpoints = find_checkpoints(directory)
@@ -146,10 +146,10 @@ def resume_run(
         except CheckpointError:
             raise
         except Exception as error:  # torch raises many kinds for a damaged file
-            text = "%s cannot be read (%s); an older one is used if there is one"
+            text = "%s cannot be read (%s); using an older one if there is one"
             logger.warning(text, escape_name(path), one_line(error, first=True))
     if checkpoints or any((directory / CHECKPOINTS).glob("step-*")):
-        raise CheckpointError(f"no checkpoint in {directory / CHECKPOINTS} can be read; delete them to start anew")
+        raise CheckpointError(f"no checkpoint in {directory / CHECKPOINTS} can be read; delete them to start again")
     return RunState(step=0, fingerprint=fingerprint)
 
 
@@ -183,12 +183,12 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
     sizes = reader.read_metadata().state_dict_metadata
     missing = current.keys() ^ sizes.keys()
     if missing:
-        raise CheckpointError(f"{path} does not fit this run ({min(missing)}); delete it to start anew")
+        raise CheckpointError(f"{path} does not fit this run ({min(missing)}); delete it to start again")
     for name, tensor in current.items():
         size = getattr(sizes[name], "size", None)
         if isinstance(tensor, Tensor) and size is not None and size != tensor.shape:
             if fit is None:
-                raise CheckpointError(f"{path} does not fit this run (shape of {name}); delete it to start anew")
+                raise CheckpointError(f"{path} does not fit this run (shape of {name}); delete it to start again")
             saved[name] = tensor.new_empty(size)
     with _quietly():
         load(saved, storage_reader=reader, planner=PlainValues())
@@ -216,10 +216,10 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
 
 
 def _tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
-    """Return all that is saved, by names that do not depend on how the model is spread over ranks.
+    """Return everything that is saved, by names that do not depend on how the model is sharded.
 
-    The frozen parameters of a language model are not, and the settings of a group of the optimizer are saved once: with
-    each parameter, as torch gives them, they are five times as many values to write as the rest.
+    The frozen parameters of a language model are left out. The settings of an optimizer group are saved once: stored
+    with each parameter, as torch does, they are five times as many values as the rest.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
@@ -233,22 +233,22 @@ def _tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
 
 
 def _leaders(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, str]:
-    """Return for each parameter, as torch names the settings of its group, the group's first one."""
-    names = {id(each): f"param_groups.{name.removeprefix('module.')}" for name, each in model.named_parameters()}
-    groups = [[names[id(each)] for each in group["params"]] for group in optimizer.param_groups]
+    """Return by parameter, as torch names the settings of its group, the first parameter of the group."""
+    names = {id(tensor): f"param_groups.{name.removeprefix('module.')}" for name, tensor in model.named_parameters()}
+    groups = [[names[id(tensor)] for tensor in group["params"]] for group in optimizer.param_groups]
     return {name: group[0] for group in groups for name in group}
 
 
 def _frozen(model: nn.Module) -> set[str]:
-    """Return the names of a language model's parameters that are not trained, all names of one that modules share.
+    """Return the names of a language model's frozen parameters, including every name of a shared one.
 
-    They are most of the bytes, and a run that resumes reads them from the language model's own files.
+    They are most of the bytes, and a resumed run reads them from the language model's files.
     """
     names = set()
     for prefix, module in model.named_modules():
         if getattr(module, "_no_split_modules", None):  # a model of transformers
             parameters = module.named_parameters(prefix, remove_duplicate=False)
-            names |= {name.removeprefix("module.") for name, each in parameters if not each.requires_grad}
+            names |= {name.removeprefix("module.") for name, tensor in parameters if not tensor.requires_grad}
     return names
 
 
@@ -259,7 +259,7 @@ def _wait_for_all() -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Hide DCP's remark that one process is alone; raise its errors, not derived from Exception, as RuntimeError."""
+    """Hide DCP's warning about a single process; raise its errors (no subclass of Exception) as RuntimeError."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     with warnings.catch_warnings():
@@ -269,16 +269,16 @@ def _quietly() -> Iterator[None]:
             yield
         except CheckpointException as error:
             reasons = [failure[0] for failure in error.failures.values()]
-            raise RuntimeError(str(reasons[0]) if reasons else "no rank says why") from error
+            raise RuntimeError(str(reasons[0]) if reasons else "no rank gave a reason") from error
 
 
 def write_best(
     weights: Path, config: TrainingConfig, metric: str, write_step: Callable[[int, Path], None]
 ) -> dict[str, Any]:
-    """Write `best.safetensors` beside a finished run's `weights`; return what its record says of the step.
+    """Write `best.safetensors` beside a finished run's `weights`; return what the record says about it.
 
-    `write_step`: writes the weights of a checkpoint's step. Nothing is written for a run without validation, or none
-    of whose scores was a number.
+    `write_step` writes the weights of a checkpoint's step. Nothing is written for a run without validation, or if no
+    score was a number.
     """
     out = weights.parent
     if config.validation is None:

@@ -1,7 +1,7 @@
-"""Reading torch's distributed checkpoints as data alone: what is in the files is never run.
+"""Read torch's distributed checkpoints as data only: nothing in the files is executed.
 
-torch unpickles a checkpoint's `.metadata`, and every value other than a tensor, whatever they hold: a run directory
-from someone else could so run any code. Here a pickle may name only what torch itself writes there.
+torch unpickles a checkpoint's `.metadata` and every value that is not a tensor, so a run directory from someone else
+could execute any code. Here a pickle may name only what torch itself writes there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.distributed.checkpoint.planner import ReadItem
 from perception_encoder.errors import CheckpointError
 
 _ALLOWED = {
-    (each.__module__, each.__qualname__): each
-    for each in (
+    (kind.__module__, kind.__qualname__): kind
+    for kind in (
         *(metadata.Metadata, metadata.MetadataIndex, metadata.StorageMeta, metadata.TensorProperties),
         *(metadata.TensorStorageMetadata, metadata.BytesStorageMetadata, metadata.ChunkStorageMetadata),
         *(metadata._MEM_FORMAT_ENCODING, filesystem._StorageInfo, torch.Size, torch.serialization._get_layout),
@@ -29,10 +29,10 @@ _ALLOWED = {
 
 
 class CheckpointReader(filesystem.FileSystemReader):
-    """torch's reader of a checkpoint, whose `.metadata` may hold data only; CheckpointError if it holds more."""
+    """torch's reader of a checkpoint, whose `.metadata` may hold data only; CheckpointError for anything else."""
 
     def read_metadata(self) -> metadata.Metadata:
-        """What the checkpoint holds, and where."""
+        """Return what the checkpoint holds, and where."""
         path = Path(self.path) / ".metadata"
         with path.open("rb") as file:
             read = _MetadataUnpickler(file, path).load()
@@ -64,6 +64,6 @@ class _MetadataUnpickler(pickle.Unpickler):
         if module.partition(".")[0] == "pathlib" and name.endswith("Path"):  # by the system that wrote it
             return PurePath
         raise CheckpointError(
-            f"{self._path} names {module}.{name}, which no checkpoint needs: it may be an attack, and nothing of it "
-            f"was run; delete {self._path.parent}"
+            f"{self._path} names {module}.{name}, which no checkpoint needs: it may be an attack, and nothing was "
+            f"executed; delete {self._path.parent}"
         )

@@ -1,4 +1,4 @@
-"""Define what the configurations of all training stages share, and what tells one run from another."""
+"""Define the settings that all training stages share, and the fingerprint of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.training.distributed import ParallelConfig
@@ -23,28 +23,33 @@ class TrainingConfig(ABC):
     Each stage adds its own settings, and `steps`, as a property or as a field with a default.
     """
 
+    example: ClassVar[str] = ""
+    """A command that shows what the weights, `{weights}`, can do."""
+    chunks: ClassVar[bool] = False
+    """Whether the stage has micro-batches, `parallel.chunk`."""
+
     batch_size: int = 256
     """Samples of a step, over all processes."""
     warmup: int = 200
     """Steps of linear warm-up."""
     drops: tuple[float, ...] = ()
-    """The rate falls to a tenth after each of these shares of the steps; without them it follows a cosine to zero."""
+    """Shares of the steps after which the rate falls to a tenth; without any it follows a cosine to zero."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     validation: ValidationConfig | None = None
     """Score the model on a held-out part of the data while it trains."""
     keep: int = 2
-    """Newest checkpoints that stay, beside the best."""
+    """Number of newest checkpoints to keep, beside the best one."""
     skip_bad_losses: int = 0
-    """Steps in a row whose loss is not finite that are left out; one more ends the run."""
+    """Maximum number of consecutive steps with a loss that is not finite: they are skipped, one more ends the run."""
     log_every: int = 20
     """Steps between reports."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
     checkpoint_minutes: float = 5.0
-    """A checkpoint is also written so long after the last one."""
+    """Minutes after which a checkpoint is written in any case."""
     seed: int = 0
-    """Of all that is drawn at random: data, augmentation, new weights."""
+    """Seed of everything random: data order, augmentation, new weights."""
 
     @property
     @abstractmethod
@@ -52,15 +57,17 @@ class TrainingConfig(ABC):
         """Optimizer steps of the whole run."""
 
     def __post_init__(self) -> None:
-        check_least(self, {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1})
-        check_least(self, {"checkpoint_minutes": 0, "seed": 0})
+        check_minimums(self, {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1})
+        check_minimums(self, {"checkpoint_minutes": 0, "seed": 0})
+        if self.parallel.chunk is not None and not self.chunks:
+            raise ConfigError("parallel.chunk: only runs on pairs have micro-batches; leave it at null")
         if not all(0 < drop < 1 for drop in self.drops):
             raise ConfigError(f"drops are {self.drops}; they must be above 0 and below 1")
 
     def fingerprint(self, data: Iterable[str] = ()) -> str:
-        """Return the identity of the configuration, and of the data by names of their samples or shards.
+        """Return a hash of the configuration, and of the data by the names of their samples or shards.
 
-        A setting at its default does not count, so that a later version's new settings leave old runs what they are.
+        Settings at their defaults do not count, so that new settings do not change the fingerprint of old runs.
         """
         digest = hashlib.sha256(json.dumps(_chosen(self), sort_keys=True).encode())
         for name in data:
@@ -71,9 +78,9 @@ class TrainingConfig(ABC):
 Config = TypeVar("Config", bound=TrainingConfig)
 
 
-def check_least(config: TrainingConfig, least: Mapping[str, float]) -> None:
-    """Raise ConfigError for a setting below its least value; None is allowed."""
-    for name, lowest in least.items():
+def check_minimums(config: TrainingConfig, minimums: Mapping[str, float]) -> None:
+    """Raise ConfigError for a setting below its minimum; None is allowed."""
+    for name, lowest in minimums.items():
         value = getattr(config, name)
         if value is not None and value < lowest:
             raise ConfigError(f"{name} is {value}; it must be at least {lowest}")
@@ -93,17 +100,17 @@ def debug_loop(config: Config) -> Config:
 
 
 def _chosen(value: Any) -> Any:
-    """Return the settings that differ from their defaults, those of dataclasses inside likewise."""
+    """Return the settings that differ from their defaults, also in nested dataclasses."""
     if isinstance(value, Mapping):
-        return {name: _chosen(each) for name, each in value.items()}
+        return {name: _chosen(item) for name, item in value.items()}
     if isinstance(value, tuple):
-        return [_chosen(each) for each in value]
+        return [_chosen(item) for item in value]
     if not dataclasses.is_dataclass(value):
         return value
     chosen = {}
-    for each in dataclasses.fields(value):
-        factory = each.default_factory
-        default = each.default if factory is dataclasses.MISSING else factory()
-        if getattr(value, each.name) != default:
-            chosen[each.name] = _chosen(getattr(value, each.name))
+    for field_ in dataclasses.fields(value):
+        factory = field_.default_factory
+        default = field_.default if factory is dataclasses.MISSING else factory()
+        if getattr(value, field_.name) != default:
+            chosen[field_.name] = _chosen(getattr(value, field_.name))
     return chosen

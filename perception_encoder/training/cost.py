@@ -276,6 +276,28 @@ class TrainingPlan:
                 f"to {self.utilization:g}: all must be positive, and the use at most 1"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return parameters, phases, bytes of a device, hours and what is assumed."""
+        total, trained = self.parameters
+        phases = [
+            {
+                "image_size": phase.image_size,
+                "steps": phase.steps,
+                "batch_size": phase.batch_size,
+                "flops_per_step": phase.flops(),
+                "hours": self.hours(phase),
+            }
+            for phase in self.phases
+        ]
+        return {
+            "parameters": {"total": total, "trained": trained},
+            "phases": phases,
+            "memory": self.memory(),
+            "devices": self.devices,
+            "hours": self.hours(),
+            "assumed": self.assumed,
+        }
+
     @property
     def parameters(self) -> tuple[int, int]:
         """The parameters of the model, and how many are trained."""

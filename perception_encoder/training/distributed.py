@@ -1,7 +1,7 @@
-"""Train in several processes as in one, with micro-batches that make any batch fit.
+"""Train on several ranks with the result of one, and split batches that do not fit into memory.
 
-Features are gathered with their gradients, and each rank computes its part of the loss; the parts of all ranks add up
-to the loss of one process with the whole batch, and so do the gradients.
+Features are gathered with their gradients, and each rank computes its share of the loss. The shares of all ranks add up
+to the loss of one process on the whole batch, and so do the gradients.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """How a step is spread over ranks and fitted into memory."""
+    """How a step is distributed over ranks and fitted into memory."""
 
     kind: str = "ddp"
-    """"ddp": every rank holds the model. "fsdp": transformer blocks, with their optimizer state, are shared out
-    (FSDP2) and whole only while they compute; all else is held by every rank."""
+    """"ddp": every rank holds the model. "fsdp": transformer blocks and their optimizer state are sharded (FSDP2) and
+    gathered only while they compute; every rank holds the rest."""
     chunk: int | None = None
-    """Images, frames or captions whose activations are held at a time; None for all."""
+    """Number of images, frames or captions whose activations are in memory at a time; None for all."""
     checkpointing: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""
     compile: bool = False
-    """Let torch.compile make the model's kernels."""
+    """Compile the model with torch.compile."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("ddp", "fsdp"):
@@ -49,7 +49,7 @@ class ParallelConfig:
 
 @contextmanager
 def process_group() -> Iterator[Rank]:
-    """Join the processes that torchrun started, until the block ends, each on its `own_device`; alone without it."""
+    """Join the processes that torchrun started until the block ends, each on its `own_device`; else run alone."""
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield this_rank()
         return
@@ -61,7 +61,7 @@ def process_group() -> Iterator[Rank]:
         dist.init_process_group("gloo")
     try:
         yield this_rank()
-        dist.barrier()  # gloo's threads let go of tensors while Python runs: one that does so as Python ends aborts
+        dist.barrier()  # so that gloo's threads free their tensors before Python exits: it aborts otherwise
     finally:
         dist.destroy_process_group()
 
@@ -74,11 +74,11 @@ def own_device() -> torch.device:
 
 
 def parallelize(model: nn.Module, config: ParallelConfig) -> nn.Module:
-    """Return a model, which is on its device, as the ranks share it; its gradients become the mean of the ranks'.
+    """Return a model, already on its device, wrapped by DDP or sharded by FSDP2, which average the ranks' gradients.
 
-    Under FSDP2 a block is gathered each time it is run, forward, again or backward, so all ranks must run it as often
-    as one another (`pad_rows`). The model itself is the root, without parameters of its own: it lets go of the blocks'
-    weights after each run, and gathers the next block's while one computes.
+    FSDP2 gathers a block each time it runs, forward, recomputed or backward, so all ranks must run it equally often
+    (`pad_rows`). The model itself is the root and holds no sharded parameters: it frees the blocks' weights after each
+    run, and gathers the next block while one computes.
     """
     if config.compile:
         model.compile()
@@ -89,21 +89,22 @@ def parallelize(model: nn.Module, config: ParallelConfig) -> nn.Module:
         return nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    if not isinstance(model, FSDPModule):  # of an earlier stage
+    if not isinstance(model, FSDPModule):  # at an earlier resolution
         for block in [module for module in model.modules() if _is_block(module, model)]:
             fully_shard(block)
-        fully_shard(model, ignored_params={each for each in model.parameters() if not isinstance(each, DTensor)})
+        whole = {parameter for parameter in model.parameters() if not isinstance(parameter, DTensor)}
+        fully_shard(model, ignored_params=whole)
     return model
 
 
 def _is_block(module: nn.Module, model: nn.Module) -> bool:
-    """Whether a module is a transformer block, of this package or of a language model of transformers."""
-    names = {name for each in model.modules() for name in getattr(each, "_no_split_modules", None) or ()}
+    """Return whether a module is a transformer block of this package or of a language model of transformers."""
+    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     return isinstance(module, Block) or type(module).__name__ in names
 
 
 def whole_model(model: M) -> M:
-    """Give a model whole parameters again on every rank, on the CPU, in place; all ranks call it."""
+    """Gather a model's parameters on every rank, on the CPU, in place; all ranks must call it."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
@@ -115,7 +116,7 @@ def whole_model(model: M) -> M:
 
 
 def mean_gradients(model: nn.Module) -> None:
-    """Finish what `parallelize` began: of parameters that every rank holds, without DDP, the ranks' mean gradient."""
+    """Average the ranks' gradients of the parameters that neither DDP nor FSDP averages."""
     rank = this_rank()
     if rank == ALONE or isinstance(model, nn.parallel.DistributedDataParallel):
         return
@@ -127,26 +128,26 @@ def mean_gradients(model: nn.Module) -> None:
             parameter.grad /= rank.of
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
-    """Scale all gradients so that their norm together is at most `most`; returns what it was."""
+def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> float:
+    """Scale all gradients so that their total norm is at most `maximum`; return the norm before."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     squares = [gradient.pow(2).sum() for gradient in gradients]
     total = torch.stack([s.full_tensor() if isinstance(s, DTensor) else s for s in squares]).sum().sqrt().item()
-    if total > most:
+    if total > maximum:
         for gradient in gradients:
-            gradient.mul_(most / total)
+            gradient.mul_(maximum / total)
     return total
 
 
 def this_rank() -> Rank:
-    """Return which process of the group this is; alone without a group."""
+    """Return the rank of this process in the group; without a group it is alone."""
     return Rank(number=dist.get_rank(), of=dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
 class Exchange:
-    """`exchange(value)` gives all ranks' values, in order; a thread of its own may call it while others compute.
+    """`exchange(value)` returns all ranks' values in order; a background thread may call it while others compute.
 
-    All ranks make it, and call it as often.
+    All ranks must create it, and call it equally often.
     """
 
     def __init__(self) -> None:
@@ -161,7 +162,7 @@ class Exchange:
 
 
 def first_rank_values(values: Sequence[float], device: torch.device) -> list[float]:
-    """Return the first rank's numbers, on all ranks: their clocks and last bits differ."""
+    """Return the first rank's numbers on all ranks, as their clocks and last bits differ."""
     if not dist.is_initialized():
         return list(values)
     shared = torch.tensor(values, dtype=torch.float64, device=device)
@@ -171,14 +172,14 @@ def first_rank_values(values: Sequence[float], device: torch.device) -> list[flo
 
 
 def own_cores() -> int:
-    """Return the cores of this machine for each of the ranks on it."""
+    """Return the number of this machine's cores per rank on it."""
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def gather(local: Tensor, count: int) -> Tensor:
-    """Return all ranks' rows (count, …), given this rank's `share` of them; its own rows keep their gradient.
+    """Return all ranks' rows (count, …), given this rank's `share`, which keeps its gradient.
 
-    The gradient of a row is the sum of what all ranks' losses ask of it.
+    The gradient of a row is the sum over all ranks' losses.
     """
     if this_rank() == ALONE:
         return local
@@ -206,19 +207,19 @@ class _Gather(torch.autograd.Function):
 
 
 def pad_rows(rows: Tensor) -> Tensor:
-    """Return rows (n, …), and zeros below them if another rank has more rows; all ranks call it."""
+    """Return rows (n, …), padded with zeros to the largest number of rows of any rank; all ranks must call it."""
     if this_rank() == ALONE:
         return rows
-    most = torch.tensor(len(rows), device=rows.device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    return torch.cat([rows, rows.new_zeros(int(most) - len(rows), *rows.shape[1:])])
+    longest = torch.tensor(len(rows), device=rows.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    return torch.cat([rows, rows.new_zeros(int(longest) - len(rows), *rows.shape[1:])])
 
 
 def in_chunks(encode: Callable[[Tensor], Tensor], inputs: Tensor, size: int | None) -> Tensor:
-    """`encode(inputs)`, `size` rows at a time, each chunk's activations recomputed in the backward pass.
+    """Return `encode(inputs)`, computed `size` rows at a time; None: all at once.
 
-    Memory is that of one chunk and of all features, whatever the batch (gradient caching, Gao and others 2021). None:
-    all at once, nothing recomputed.
+    Each chunk's activations are recomputed in the backward pass, so memory holds one chunk and all features, whatever
+    the batch (gradient caching, Gao et al. 2021).
     """
     if size is None or not torch.is_grad_enabled():
         return encode(inputs)

@@ -1,7 +1,7 @@
 """Train the task of any stage; the loop knows no model, loss or dataset.
 
-A batch is a pure function of the step, so that a resumed run sees what an uninterrupted one would have seen, on any
-number of ranks. One thread makes the next batches while the current one is trained on.
+A batch is a pure function of the step, so a resumed run sees what an uninterrupted one would have seen, on any number
+of ranks. A thread prepares the next batches while the model trains on the current one.
 """
 
 from __future__ import annotations
@@ -59,14 +59,13 @@ def train(
 ) -> None:
     """Train until `config.steps`, or `stop_after`, from the directory's newest checkpoint if there is one.
 
-    The model, and every batch by its `to(device)`, are put onto this rank's device, where the model stays.
-    `fit`: see `resume_run`. `cost`: then reports have the share of the device's peak that is used (`mfu`), and the
-    seconds left are those of work, not of steps. `trained`: steps that this process has done already; beginning later
-    is resuming, which is logged. The first step is reported at once. The scores of the task's validation are reported,
-    if `config` has one, and the checkpoint with the best one stays; without it, that with the lowest loss. Raises
-    ConfigError for a metric that the task lacks, and DataError on losses that are not finite: the last checkpoint
-    stays. A checkpoint that cannot be written is reported, and tried again at the next one; only the last one must
-    succeed.
+    The model, and every batch by its `to(device)`, are moved to this rank's device, where the model stays. `fit`: see
+    `resume_run`. With a `cost`, reports have the utilised share of the device's peak (`mfu`), and the seconds left are
+    estimated from work instead of steps. `trained`: steps that this process has already done; starting later means
+    resuming, which is logged. The first step is reported at once. If `config` has a validation, the task's scores are
+    reported and the checkpoint with the best one is kept; otherwise that with the lowest loss. Raises ConfigError for a
+    metric that the task lacks, and DataError for losses that are not finite: the last checkpoint stays. A checkpoint
+    that cannot be written is logged and retried at the next one; only the last one must succeed.
     """
     validation, higher_is_better = task.validation, task.validation.higher_is_better if task.validation else {}
     metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
@@ -87,7 +86,7 @@ def train(
             for parameters, peak in zip(optimizer.param_groups, peaks, strict=True):
                 parameters["lr"] = peak * share
             losses = _backward(task, batch)
-            if group.counts(step, losses):
+            if group.accepts(step, losses):
                 if config.optimizer.max_grad_norm is not None:
                     clip_gradients(task.model.parameters(), config.optimizer.max_grad_norm)
                 optimizer.step()
@@ -96,7 +95,9 @@ def train(
             group.add(losses, batch, wait)
             done = step + 1
             due = done % config.log_every == 0 or done in (1, last)
-            if due or done == first + 1:  # a resumed run's is shown alone: records do not depend on interruptions
+            if (
+                due or done == first + 1
+            ):  # after resuming it is shown but not recorded, so that records do not depend on interruptions
                 row = {**group.report(done), "lr": float(f"{peaks[0] * share:.4g}"), **task.report()}
                 metrics.write({"step": done, **row}, record=due)
             improved, new_best = False, best
@@ -110,7 +111,7 @@ def train(
             if (
                 scored
                 or improved
-                or _first_rank_says(time.monotonic() - saved > 60 * config.checkpoint_minutes, device)
+                or _first_rank_flag(time.monotonic() - saved > 60 * config.checkpoint_minutes, device)
             ):
                 state = group.state(done, fingerprint, scored, new_best, done if improved else best_step)
                 if _save(directory, task, optimizer, state, config.keep, must=done == last):
@@ -119,7 +120,7 @@ def train(
 
 
 def _validate(validation: Validation, metric: str, task: Task, device: torch.device) -> dict[str, float]:
-    """Score the model as it is, by the first rank's numbers; training goes on as if it had not been."""
+    """Score the model and return the first rank's numbers; training continues as if it had not been scored."""
     task.model.eval()
     with torch.no_grad(), fast_autocast(device):
         scores = validation.validate(metric)
@@ -132,7 +133,7 @@ def _backward(task: Task, batch: Any) -> dict[str, float]:
     with fast_autocast(next(task.model.parameters()).device):
         losses = task.losses(batch)
     total = torch.stack(list(losses.values())).sum()
-    (total * this_rank().of).backward()  # the ranks' parts add up; their gradients are averaged
+    (total * this_rank().of).backward()  # the ranks' shares add up; their gradients are averaged
     mean_gradients(task.model)
     values = torch.stack([loss.detach().float() for loss in losses.values()])
     if dist.is_initialized():
@@ -140,27 +141,27 @@ def _backward(task: Task, batch: Any) -> dict[str, float]:
     return dict(zip(losses, values.tolist(), strict=True))
 
 
-def _first_rank_says(flag: bool, device: torch.device) -> bool:
-    """Return the first rank's flag: clocks differ, and all ranks must save at the same step."""
+def _first_rank_flag(flag: bool, device: torch.device) -> bool:
+    """Return the first rank's flag, as clocks differ and all ranks must save at the same step."""
     return bool(first_rank_values([flag], device)[0])
 
 
 def _save(
     directory: Path, task: Task, optimizer: torch.optim.Optimizer, state: RunState, keep: int, must: bool
 ) -> bool:
-    """Write a checkpoint; return whether that succeeded, which it `must` at the end."""
+    """Write a checkpoint; return whether that succeeded. With `must`, a failure is an error."""
     try:
         save_run(directory, task.model, optimizer, state, keep)
     except OutputError as error:
         if must:
             raise
-        logger.warning("%s; training goes on, and it is tried again at the next checkpoint", error)
+        logger.warning("%s; training continues, and the next checkpoint is tried", error)
         return False
     return True
 
 
 def prefetch(batches: Batches, first: int, last: int) -> Iterator[tuple[int, Any, float]]:
-    """Yield (step, batch, seconds waited for it), batches made ahead in a thread."""
+    """Yield (step, batch, seconds waited for it); a thread makes batches in advance."""
     with ThreadPoolExecutor(1, "batches", _prepare_thread) as pool:
         pending = [pool.submit(batches, step) for step in range(first, min(first + AHEAD, last))]
         for step in range(first, last):
@@ -173,9 +174,9 @@ def prefetch(batches: Batches, first: int, last: int) -> Iterator[tuple[int, Any
 
 
 def _prepare_thread() -> None:
-    """Compute alone: a second OpenMP team on the same cores made a step 1.2 times as slow on two cores.
+    """Use one thread, and this rank's GPU.
 
-    And on this rank's GPU, or what the thread allocates would open the first one.
+    A second OpenMP team made a step 1.2 times as slow on two cores; without a device, allocations would open GPU 0.
     """
     torch.set_num_threads(1)
     device = own_device()
@@ -184,9 +185,9 @@ def _prepare_thread() -> None:
 
 
 class StepGroup:
-    """The steps since the last report: their losses and speed; and the losses since the last scored checkpoint.
+    """Collects losses and speed since the last report, and the losses since the last scored checkpoint.
 
-    `steps`: of the whole run. `bad_losses`: steps in a row whose loss may be not finite.
+    `steps`: of the whole run. `bad_losses`: maximum number of consecutive steps with a loss that is not finite.
     """
 
     def __init__(
@@ -203,8 +204,8 @@ class StepGroup:
         self._samples, self._waited, self._flops = 0, 0.0, 0.0
         self._newest: dict[str, float] = {}
 
-    def counts(self, step: int, losses: dict[str, float]) -> bool:
-        """Return whether a step may be taken; DataError after too many that may not."""
+    def accepts(self, step: int, losses: dict[str, float]) -> bool:
+        """Return whether the losses are finite; DataError after too many that are not."""
         total = sum(losses.values())
         if math.isfinite(total):
             self._bad = 0
@@ -212,11 +213,11 @@ class StepGroup:
         self._bad += 1
         if self._bad > self._bad_losses:
             raise DataError(f"step {step}: the loss is {total}; the last checkpoint stays, lower the rate")
-        logger.warning("step %d: the loss is %s; the step is left out", step, total)
+        logger.warning("step %d: the loss is %s; skipping the step", step, total)
         return False
 
     def add(self, losses: dict[str, float], batch: Any, wait: float) -> None:
-        """Note a step."""
+        """Add a step."""
         self._newest, self._samples, self._waited = losses, self._samples + len(batch), self._waited + wait
         self._flops += self._cost.flops(batch) if self._cost else 0
         total = sum(losses.values())
@@ -227,13 +228,13 @@ class StepGroup:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time until the block ends out of the speed."""
+        """Exclude the time until the block ends from the speed."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start
 
     def report(self, done: int) -> dict[str, float]:
-        """Return the last losses, the speed since the last report, and how long the rest takes at that speed."""
+        """Return the last losses, the speed since the last report, and the time left at that speed."""
         seconds = time.perf_counter() - self._since
         shares = [self._cost.share(step) if self._cost else step / self._steps for step in (self._first, done)]
         speed = {"samples_per_second": self._samples / seconds, "waiting": self._waited / seconds}
@@ -245,7 +246,7 @@ class StepGroup:
         return row | {name: float(f"{value:.4g}") for name, value in speed.items()}
 
     def state(self, done: int, fingerprint: str, scored: bool, best: float | None, best_step: int | None) -> RunState:
-        """Return where the run stands; scored by the mean loss since that was last done, if any step counted."""
+        """Return the state of the run; `scored`: with the mean loss since the last scored checkpoint."""
         score = self._loss_sum / self._loss_count if scored and self._loss_count else None
         if scored:
             self._loss_sum, self._loss_count = 0.0, 0

@@ -1,4 +1,4 @@
-"""Report a run: a record of it in JSON, rows in a JSONL file and in TensorBoard, and to a listener."""
+"""Report a run: its record in JSON, and rows to a JSONL file, to TensorBoard and to a listener."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE, BOARD, RECORD = "metrics.jsonl", "tensorboard", "config.json"
 
 
 def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
-    """Return the record of a run: resolved configuration, samples of each source, versions."""
+    """Return the record of a run: resolved configuration, samples by source, versions."""
     return {
         "config": asdict(config),
         "fingerprint": fingerprint,
@@ -33,15 +33,15 @@ def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str,
 
 
 def write_record(out: Path, record: Mapping[str, Any]) -> None:
-    """Write a run's record to `OUT/config.json`, in place of an earlier one."""
+    """Write a run's record to `OUT/config.json`."""
     write_json(out / RECORD, record)
 
 
 class Metrics:
-    """Appends rows to `DIR/metrics.jsonl` and DIR/tensorboard; a resumed run first drops what was after `step`.
+    """Appends rows to DIR/metrics.jsonl and DIR/tensorboard; a resumed run first drops the rows after `step`.
 
-    The first rank reports, the others do nothing. Raises MissingExtraError without TensorBoard, and DataError, with the
-    line, for a damaged file.
+    Only the first rank reports. Raises MissingExtraError without TensorBoard, and DataError, with the line, for a
+    damaged file.
     """
 
     def __init__(self, directory: Path, step: int, rank: Rank, listener: Listener | None = None) -> None:
@@ -59,7 +59,7 @@ class Metrics:
         self._board = SummaryWriter(str(directory / BOARD), purge_step=step + 1)
 
     def write(self, row: dict[str, float], record: bool = True) -> None:
-        """Add a row, which must have a `step`; or only tell the listener of it, without `record`."""
+        """Add a row, which must have a `step`; without `record` only the listener gets it."""
         if not self._reports:
             return
         if record:
@@ -72,7 +72,7 @@ class Metrics:
             self.listener(row)
 
     def close(self) -> None:
-        """Have all of it on the disk."""
+        """Flush everything to disk."""
         if self._reports:
             self._board.close()
 

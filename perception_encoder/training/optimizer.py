@@ -1,7 +1,8 @@
-"""LAMB (timm's) or AdamW, with the field's weight decay (of matrices alone), and the schedule of the learning rate.
+"""Build the optimizer (timm's LAMB, AdamW or SGD), and schedule the learning rate.
 
-LAMB scales the step of each decaying tensor to the tensor's norm (the trust ratio), whatever the decay is, 0 included.
-The exempt tensors (biases, norms, scales and, by default, tables) take plain Adam steps.
+Weight decay applies to matrices only, as usual. LAMB scales the step of each decaying tensor to the tensor's norm (the
+trust ratio), even if the decay is 0. Exempt tensors (biases, norms, scales and, by default, tables) take plain Adam
+steps.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from perception_encoder.errors import ConfigError, MissingExtraError
 
 _BLOCK = re.compile(r"(?P<tower>.*?)(?:transformer\.resblocks|blocks)\.(?P<number>\d+)\.")
 _EMBEDDING = re.compile(r"conv1|patch_embed|embedding|pos_embed|cls_token|ln_pre|norm_pre")
-"""Names of what is below a tower's first block."""
+"""Names of modules below a tower's first block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,23 +33,23 @@ class OptimizerConfig:
     lr: float = 2e-3
     """Peak learning rate."""
     plain_lr: float | None = None
-    """Peak rate of what does not decay, by default `lr`; it takes Adam's plain steps, not steps scaled to its norm."""
+    """Peak rate of the tensors that do not decay, by default `lr`; they take plain Adam steps."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Shares of the former means of gradients and of their squares that a step keeps."""
+    """Decay rates of the running means of the gradients and of their squares."""
     weight_decay: float = 0.05
     """Of matrices; at 0 LAMB still scales their steps."""
     decay_tables: bool = False
     """Whether the token table, the position tables and the pooling probe decay and take LAMB's scaled steps, as in
     open_clip, which exempts only vectors and scalars; else they are exempt too. The paper leaves it open."""
     decay_all: bool = False
-    """Whether everything decays, vectors and scalars too, as in detectron2 and DETA."""
+    """Apply weight decay to vectors and scalars too, as detectron2 and DETA do."""
     slow: tuple[str, ...] = ()
-    """Parts of names of parameters that train at a tenth of the rate, as DETA's `sampling_offsets`."""
+    """Parameters whose names contain one of these train at a tenth of the rate, such as DETA's `sampling_offsets`."""
     max_grad_norm: float | None = 1.0
-    """The whole gradient is scaled down to this norm, as timm's LAMB does by default; null: never."""
+    """Maximum norm of the whole gradient, as in timm's LAMB by default; null: no clipping."""
     layer_decay: float | None = None
-    """Factor of the rate from each block of a tower to the one below it; the last block has the factor itself, what is
-    above it the full rate (Clark et al., 2020). ViTDet's: 0.9 for G, 0.8 for L."""
+    """Factor of the rate from each block of a tower to the one below it, starting with the last block; everything above
+    the blocks has the full rate (Clark et al., 2020). ViTDet's: 0.9 for G, 0.8 for L."""
 
     def __post_init__(self) -> None:
         if self.name not in ("lamb", "adamw", "sgd"):
@@ -79,7 +80,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0])
     if config.name == "adamw":
-        fused = not any(isinstance(parameter, DTensor) for parameter in model.parameters())  # it takes one kind alone
+        fused = not any(isinstance(parameter, DTensor) for parameter in model.parameters())  # it cannot mix kinds
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
     try:
         from timm.optim import Lamb
@@ -92,7 +93,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
 
 def decays(name: str, parameter: nn.Parameter, tables: bool = False) -> bool:
-    """Whether weight decay applies: never to biases, norms and scales, and only with `tables` to tables.
+    """Return whether weight decay applies: not to biases, norms and scales, and to tables only with `tables`.
 
     Tables are those of tokens and positions, and the probe. With `tables` this is open_clip's rule.
     """
@@ -100,9 +101,9 @@ def decays(name: str, parameter: nn.Parameter, tables: bool = False) -> bool:
 
 
 def layer_scales(model: nn.Module, decay: float | None) -> dict[str, float]:
-    """Return by name the factors of the rates of a tower's parameters: those of its blocks, and of what is below.
+    """Return by name the rate factors of the parameters in and below a tower's blocks.
 
-    Without a decay, or without blocks called `resblocks` or `blocks`, none has one.
+    Empty without a decay, or without blocks called `resblocks` or `blocks`.
     """
     blocks = {name: match for name, _ in model.named_parameters() if (match := _BLOCK.match(name))}
     if decay is None or not blocks:
@@ -115,9 +116,9 @@ def layer_scales(model: nn.Module, decay: float | None) -> dict[str, float]:
 
 
 def learning_rate(step: int, steps: int, warmup: int, drops: Sequence[float] = ()) -> float:
-    """Return the share of the peak rate at `step` (0-based) of `steps`: a linear warm-up, then a cosine to zero.
+    """Return the share of the peak rate at `step` (0-based) of `steps`.
 
-    `drops`: the rate falls to a tenth after each of these shares of the steps, without a cosine.
+    A linear warm-up, then a cosine to zero, or with `drops` a fall to a tenth after each of these shares of the steps.
     """
     if not drops or step < warmup:
         return warmup_cosine(step, steps, warmup)

@@ -1,4 +1,4 @@
-"""Random numbers without global state: a generator is a function of the run's seed and what it is for."""
+"""Create random generators without global state, from a run's seed and what they are for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import torch
 
 
 def torch_generator(*key: int) -> torch.Generator:
-    """A CPU generator for a key such as (seed, purpose, step)."""
+    """Return a CPU generator for a key such as (seed, purpose, step)."""
     (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(seed) & (2**63 - 1))

@@ -1,4 +1,4 @@
-"""Define what the training loop needs of a stage, the losses of a batch, and what tasks on two towers share."""
+"""Define what the training loop needs from a stage: a model and the losses of a batch."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ MAX_LOGIT_SCALE = 100.0  # appendix B.1.1
 
 
 class Task(Protocol):
-    """A stage: what is trained, and the losses of a batch (their sum is minimised)."""
+    """What is trained, and the losses of a batch, whose sum is minimised."""
 
     model: nn.Module
-    """All that is trained and saved; the loop puts its parallel form in its place."""
+    """Everything that is trained and saved; the loop replaces it by its parallel form."""
     validation: Validation | None
-    """How the model is scored while it trains."""
+    """Scores the model while it trains."""
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Return scalar losses of one batch by name; of a rank's part of one, its parts of them."""
+        """Return the scalar losses of a batch by name; on several ranks this rank's shares of them."""
         ...
 
     def report(self) -> dict[str, float]:
-        """Return what else a report should show, such as the logit scale."""
+        """Return further values for reports, such as the logit scale."""
         ...
 
     def after_step(self) -> None:
-        """Keep parameters in their bounds after an optimizer step."""
+        """Clamp parameters after an optimizer step."""
         ...
 
 
 class ImageTextTask:
-    """A task without its losses, for models of which one parameter is called `logit_scale`."""
+    """Base of tasks on a model with a parameter called `logit_scale`."""
 
     def __init__(self, model: nn.Module, validation: Validation | None = None) -> None:
         self.model, self.validation, self.left_out = model, validation, 0
@@ -47,11 +47,11 @@ class ImageTextTask:
         return scale
 
     def report(self) -> dict[str, float]:
-        """The logit scale, and how many samples could not be read so far, if any."""
+        """Return the logit scale, and how many samples could not be read so far, if any."""
         left_out = {"left_out": float(self.left_out)} if self.left_out else {}
         return {"logit_scale": round(self.logit_scale.exp().item(), 3), **left_out}
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Keep the logit scale at or below its maximum."""
+        """Clamp the logit scale to its maximum."""
         self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))

@@ -1,4 +1,4 @@
-"""Validate a model while it trains: how often and by which metric, what a task brings for it, and what is better."""
+"""Validate a model while it trains: how often, by which metric, and which score is better."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from perception_encoder.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """How a run is validated; the weights with the best score are written beside the last ones."""
+    """Score the model while it trains; the weights with the best score are written beside the last ones."""
 
     every: int = 100
-    """Steps between validations; the last step is validated, too."""
+    """Steps between validations; the last step is always validated."""
     metric: str | None = None
-    """By which steps are compared, by default the first of the task's. Of image-text pairs: "retrieval", the mean of
-    R@1 of images to captions ("image_to_text") and of captions to images ("text_to_image"), or "zero_shot", the top-1
-    accuracy over the labels, of data in memory."""
+    """Metric that selects the best step, by default the task's first. For image-text pairs: "retrieval", the mean of
+    the R@1 from images to captions ("image_to_text") and from captions to images ("text_to_image"), or "zero_shot", the
+    top-1 accuracy over the labels, for data in memory."""
     share: float = 0.05
-    """Share of each source that is held out of training if no directory has a split `val`; at 0 nothing is, and only a
-    run whose data have one is validated."""
+    """Share of each source that is held out of training if the data have no split `val`; at 0 nothing is, and a run is
+    validated only if its data have one."""
     size: int = 1000
-    """Pairs, at most."""
+    """Maximum number of samples."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 0.5:
@@ -35,20 +35,20 @@ class ValidationConfig:
 
 
 class Validation(Protocol):
-    """Scores of a model on data that it is not trained on; a task brings it."""
+    """Scores a model on held-out data."""
 
     @property
     def higher_is_better(self) -> Mapping[str, bool]:
-        """By metric, the default one first: whether a higher score is a better one; else a lower one is."""
+        """Return by metric, the default one first, whether higher scores are better."""
         ...
 
     def validate(self, metric: str) -> dict[str, float]:
-        """Return scores by metric, this one among them; all ranks call it, and training must not depend on it."""
+        """Return scores by metric, including this one; all ranks call it, and training must not depend on it."""
         ...
 
 
 def choose_metric(config: ValidationConfig, higher_is_better: Mapping[str, bool]) -> str:
-    """Return the metric by which steps are compared; ConfigError lists those of the task."""
+    """Return the metric that selects the best step; ConfigError lists those of the task."""
     metric = config.metric or next(iter(higher_is_better), None)
     if metric is None or metric not in higher_is_better:
         known = ", ".join(higher_is_better) or "none; set validation=null"
@@ -62,7 +62,7 @@ def is_due(validation: ValidationConfig, done: int, steps: int) -> bool:
 
 
 def is_better(score: float, best: float | None, higher_is_better: bool) -> bool:
-    """Return whether a score is better than the best one so far; one that is not finite never is."""
+    """Return whether a score is better than the best one so far; a score that is not finite never is."""
     if not math.isfinite(score):
         return False
     return best is None or (score > best if higher_is_better else score < best)

@@ -8,20 +8,27 @@ paper's augmentation with a milder crop, and captions drawn anew at every step.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from perception_encoder.data.pairs import Stage
-from perception_encoder.errors import ConfigError
+from perception_encoder.language_alignment import stage as language
 from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.run import align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
+from perception_encoder.pretraining import stage as contrastive
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.recipes import core_n16
-from perception_encoder.training.config import TrainingConfig
+from perception_encoder.pretraining.run import pretrain
+from perception_encoder.progress import Track
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.validation import ValidationConfig
+from synthetic.builtin.rules import RULES
+from synthetic.questions.conversations import scene_conversations
 
 WEIGHTS = {
     "caltech101": 0.32,
@@ -100,16 +107,23 @@ def language_builtin() -> LanguageConfig:
     )
 
 
-RECIPES: dict[str, tuple[str, Callable[[], TrainingConfig]]] = {
-    "builtin": ("the built-in model, first edition: two hours on 2 cores", builtin),
-    "builtin_second": ("the built-in model, second edition: two more hours on mixed images", builtin_second),
-    "language_builtin": ("the built-in language model: two hours on 2 cores", language_builtin),
-}
-"""By name: what each trains, and its configuration."""
+def _align_on_scenes(config: LanguageConfig, data: list[Path], out: Path, track: Track, listener: Any) -> Path:
+    return align_language(config, data, out, track, listener, partial(scene_conversations, apart=config.apart))
 
 
-def find_recipe(name: str) -> TrainingConfig:
-    """Return the configuration of a recipe; ConfigError shows the known ones."""
-    if name not in RECIPES:
-        raise ConfigError(f"no recipe is called {name!r}; known: {', '.join(RECIPES)}")
-    return RECIPES[name][1]()
+STAGES = (
+    dataclasses.replace(
+        contrastive.STAGE,
+        run=partial(pretrain, rules=RULES),
+        recipes={
+            "builtin": ("the built-in model, first edition: two hours on 2 cores", builtin),
+            "builtin_second": ("the built-in model, second edition: two more hours on mixed images", builtin_second),
+        },
+    ),
+    dataclasses.replace(
+        language.STAGE,
+        run=_align_on_scenes,
+        recipes={"language_builtin": ("the built-in language model: two hours on 2 cores", language_builtin)},
+    ),
+)
+"""The stages of the product, with the rules of the built-in models' data, and scenes as conversations."""

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
-from perception_encoder.pretraining.training_files import read_files
+from perception_encoder.pretraining.sources import read_files
 from synthetic.builtin.rules import RULES
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.dense_training.recipes import depth, detector, segmenter
 from perception_encoder.formats.shards import write_members
-from perception_encoder.recipes import override
+from perception_encoder.training.settings import override
 from tests.datasets.drawn import pairs, rooms, write_instances, write_scenes
 
 SMALL = (

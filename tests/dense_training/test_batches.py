@@ -82,7 +82,7 @@ def test_an_image_that_cannot_be_decoded_is_left_out(
     batches = DenseBatches(config, samples, Rank(number=0, of=1), 12, GREY)
     with caplog.at_level(logging.WARNING):
         assert all(len(batches(step)) == 4 for step in range(4))
-    assert {record.getMessage().split(":")[0] for record in caplog.records} <= {f"left out {key}" for key in bad}
+    assert {record.getMessage().split(":")[0] for record in caplog.records} <= {f"skipped {key}" for key in bad}
     bad |= set(samples.keys)
-    with pytest.raises(DataError, match="8 images in a row could not be used"):
+    with pytest.raises(DataError, match="8 consecutive images are unusable"):
         batches(0)

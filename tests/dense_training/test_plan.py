@@ -16,18 +16,20 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, De
 from perception_encoder.dense_prediction.vitdet import vitdet_backbone
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig
 from perception_encoder.dense_training.plan import head_cost, plan_dense
+from perception_encoder.dense_training.stage import STAGE
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.recipes import find_recipe, plan_recipe
+from perception_encoder.stages import plan_training
 from perception_encoder.training.cost import Phase, TrainingPlan
 from perception_encoder.training.devices import find_device
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
+from tests.recipes import find_recipe
 
 
 def planned(config: DenseConfig, devices: int = 1) -> TrainingPlan:
-    return plan_recipe(config, find_device("h100"), devices)
+    return plan_training(STAGE, config, find_device("h100"), devices)
 
 
 def image_flops(phase: Phase) -> float:

@@ -8,7 +8,7 @@ from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_training.config import DenseConfig, DetectorConfig
 from perception_encoder.dense_training.recipes import VITDET, debug_dense
 from perception_encoder.models.registry import BUILTIN, MODELS
-from perception_encoder.recipes import find_recipe
+from tests.recipes import find_recipe
 
 
 @pytest.mark.parametrize("name", ["depth", "segmenter", "detector"])

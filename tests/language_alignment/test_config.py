@@ -11,7 +11,7 @@ from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.preprocess.tiling import MediaConfig
-from perception_encoder.recipes import override
+from perception_encoder.training.settings import override
 
 
 def test_the_parts_are_those_of_the_settings() -> None:

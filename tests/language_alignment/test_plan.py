@@ -29,8 +29,9 @@ from perception_encoder.language_alignment.recipes import (
     warmup,
 )
 from perception_encoder.language_alignment.run import LanguageTrainee
+from perception_encoder.language_alignment.stage import STAGE
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
-from perception_encoder.recipes import plan_recipe
+from perception_encoder.stages import plan_training
 from perception_encoder.training.cost import TrainingPlan
 from perception_encoder.training.devices import find_device
 from synthetic.builtin.recipes import language_builtin
@@ -38,7 +39,7 @@ from tests.language_models import tiny_llama, write_tiny_decoder
 
 
 def planned(config: LanguageConfig, devices: int) -> TrainingPlan:
-    return plan_recipe(config, find_device("h100"), devices)
+    return plan_training(STAGE, config, find_device("h100"), devices)
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_the_cost_of_a_batch_is_what_it_computes(tmp_path: Path, settings: dict[
     features = torch.rand(2, 16, 192, requires_grad=True)
     batch = LanguageBatch(torch.ones(2, 60, dtype=torch.long), labels, is_image, None, features, 0, 40)
     with FlopCounterMode(display=False) as counter:
-        trainee.aligned(batch.ids, batch.labels, batch.is_image, batch.images)[0].sum().backward()
+        trainee.module(batch.ids, batch.labels, batch.is_image, batch.images)[0].sum().backward()
     shape = shape_of(trainee.model.decoder.config, name)
     cost = language_cost(config, trainee.model.vision.config, shape)
     projector = 3 * 2 * 2 * 16 * sum(p.numel() for p in trainee.model.projector.parameters() if p.dim() == 2)

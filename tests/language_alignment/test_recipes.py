@@ -27,16 +27,17 @@ from perception_encoder.language_alignment.recipes import (
     warmup,
 )
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee
+from perception_encoder.language_alignment.stage import STAGE
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.recipes import RECIPES, find_recipe
 from synthetic.builtin.recipes import language_builtin
 from tests.clips import clip
 from tests.language_models import write_tiny_decoder
+from tests.recipes import find_recipe
 
-LANGUAGE = [name for name in RECIPES if name.startswith("language_")]
+LANGUAGE = list(STAGE.recipes)
 
 
 @pytest.mark.parametrize("size", LAYERS)
@@ -108,7 +109,7 @@ def tiny_tower(patch: int) -> VisionTransformer:
 def trainee_of(config: LanguageConfig, decoder: str, directory: Path) -> LanguageTrainee:
     """The model of a recipe, in small, after those of the recipes that it begins with."""
     initial = None
-    if config.initial is not None and (name := Path(config.initial).parent.name) in RECIPES:
+    if config.initial is not None and (name := Path(config.initial).parent.name) in STAGE.recipes:
         initial = directory / f"{name}.safetensors"
         trainee_of(find_recipe(name), decoder, directory).write(initial)
     return LanguageTrainee(replace(config, decoder=decoder, layer=-1, initial=initial and str(initial)))
@@ -130,7 +131,7 @@ def test_the_largest_image_and_video_of_a_recipe_fit_its_context(
     assert [sum(each.prompt.is_image) for each in made] == counts
     assert all(each.prompt.cut == 0 and each.answer_tokens == len("it") + 1 for each in made)
     batch = collate(made, 0)
-    assert trainee.aligned.embed(batch.ids, batch.is_image, batch.images).isfinite().all()
+    assert trainee.module.embed(batch.ids, batch.is_image, batch.images).isfinite().all()
 
 
 @pytest.mark.parametrize("name", [name for name in LANGUAGE if "g14" in name])

@@ -7,7 +7,7 @@ from PIL import Image
 
 from perception_encoder.language_alignment.batch import Example, collate
 from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageAlignmentTask
+from perception_encoder.language_alignment.task import AlignedModel, HeldOutAnswers, LanguageAlignmentTask
 from perception_encoder.language_alignment.text.prompt import IGNORED
 from perception_encoder.language_alignment.text.text_model import generate_tokens
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
@@ -28,7 +28,7 @@ def example(model: LanguageModel, answer: str, images: int = 1) -> Example:
 
 def test_the_loss_is_the_mean_over_the_answers_tokens_of_all_ranks() -> None:
     model = tiny_language_model()
-    task = LanguageAlignmentTask(Aligned(model.model, (4, 4)), 0.0, 0)
+    task = LanguageAlignmentTask(AlignedModel(model.model, (4, 4)), 0.0, 0)
     examples = [example(model, "a cup"), example(model, "no", images=0), example(model, "two dogs", images=2)]
     whole = task.losses(collate(examples, 0))["next_token"]
     count = sum(each.answer_tokens for each in examples)
@@ -40,7 +40,7 @@ def test_the_loss_is_the_mean_over_the_answers_tokens_of_all_ranks() -> None:
 
 def test_features_give_the_loss_of_their_pixels() -> None:
     model = tiny_language_model()
-    task = LanguageAlignmentTask(Aligned(model.model, (4, 4)), 0.0, 0)
+    task = LanguageAlignmentTask(AlignedModel(model.model, (4, 4)), 0.0, 0)
     pixels = example(model, "a cup")
     features = Example(pixels.prompt, model.model.image_features(pixels.images).detach())
     torch.testing.assert_close(task.losses(collate([features], 0)), task.losses(collate([pixels], 0)))
@@ -51,7 +51,7 @@ def test_stochastic_depth_is_drawn_from_the_seed_and_the_step() -> None:
     batch = [example(model, "a cup")]
 
     def loss(step: int, seed: int = 0, rate: float = 0.5) -> float:
-        task = LanguageAlignmentTask(Aligned(model.model, (4, 4)), rate, seed)
+        task = LanguageAlignmentTask(AlignedModel(model.model, (4, 4)), rate, seed)
         return task.losses(collate(batch, step))["next_token"].item()
 
     assert loss(0) == loss(0)
@@ -73,7 +73,7 @@ def test_an_answer_is_exact_if_generation_gives_it() -> None:
         prompt.labels[first + 3] = IGNORED  # the end of the turn, which the tiny model does not give
         batch = collate([Example(prompt, media_pixels(NOISE, model.media))], 0)
         with torch.no_grad():
-            scores.append(HeldOutAnswers(Aligned(model.model, (4, 4)), [batch]).validate("exact"))
+            scores.append(HeldOutAnswers(AlignedModel(model.model, (4, 4)), [batch]).validate("exact"))
     assert [score["exact"] for score in scores] == [1.0, 0.0]
     for metric, higher in HeldOutAnswers.higher_is_better.items():
         assert is_better(scores[0][metric], scores[1][metric], higher), metric

@@ -11,11 +11,10 @@ import torch
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.clip import TextTransformer
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
-from perception_encoder.pretraining import cached_texts, run
-from perception_encoder.pretraining.cached_texts import CachedTexts
+from perception_encoder.pretraining import run, towers
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.towers import CachedTexts, Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from synthetic.builtin.rules import RULES
 from tests.pretraining.toys import debug, gradients, small_batch
@@ -31,7 +30,7 @@ def test_a_locked_text_tower_encodes_each_caption_once(
 
     def losses(most: int, batch_size: int) -> list[float]:
         encoded.clear()
-        monkeypatch.setattr(run, "MOST", most)
+        monkeypatch.setattr(run, "MAX_CACHED", most)
         rows: list[dict[str, float]] = []
         config = dataclasses.replace(debug(), locked="text", batch_size=batch_size, masking=None)
         pretrain(config, [photos], tmp_path / f"{most}-{batch_size}", listener=rows.append, rules=RULES)
@@ -59,7 +58,7 @@ def cached_and_not(chunk: int | None = None) -> tuple[Towers, Towers, CaptionVoc
 
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_cached_texts_change_neither_losses_nor_gradients(chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cached_texts, "AT_ONCE", 2)
+    monkeypatch.setattr(towers, "AT_ONCE", 2)
     monkeypatch.setenv("PE_DTYPE", "float32")
     cached, plain, vocabulary = cached_and_not(chunk)
     assert len(vocabulary.captions) == 3  # two captions are one row of tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.config import MaskRegularization
 from synthetic.builtin.recipes import builtin
 
 

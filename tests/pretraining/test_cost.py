@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.pairs import Stage
-from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
-from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, tower_configs
 from perception_encoder.pretraining.plan import contrastive_flops, pair_cost, plan_pretraining
-from perception_encoder.pretraining.run import PairRun, build_model
+from perception_encoder.pretraining.run import build_model
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.training.cost import text_cost, vision_cost
@@ -63,17 +61,3 @@ def test_cached_texts_cost_nothing() -> None:
     first, second = (vision_cost(VISION, size).training() for size in (32, 64))
     first, second = 16 * (first + contrastive_flops(16, VISION)), 8 * (second + contrastive_flops(8, VISION))
     assert cached.share(10) == pytest.approx(10 * first / (10 * first + 5 * second))
-
-
-def test_captions_that_are_cached_cost_a_run_nothing() -> None:
-    """The run tells its cost by whether its towers have cached captions."""
-    clip = SimpleNamespace(visual=SimpleNamespace(config=VISION), text=SimpleNamespace(config=TEXT))
-    config = dataclasses.replace(CONFIG, initial="builtin", locked="text")
-    images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
-    tokens, positives = torch.full((6, 5), 9), torch.ones(8, 6, dtype=torch.bool)
-    batch = ImageTextBatch(images, tokens, positives, positives.T)
-    live, cached = (
-        PairRun.cost(SimpleNamespace(config=config, towers=SimpleNamespace(clip=clip, cached=each))).flops(batch)
-        for each in (None, object())
-    )
-    assert 0 < cached < live

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.config import MaskRegularization
 
 
 def test_a_mask_is_of_the_asked_ratio_on_one_image_in_sixteen() -> None:

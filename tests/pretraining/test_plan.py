@@ -10,13 +10,13 @@ import torch
 from perception_encoder.data.pairs import Stage
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
-from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
+from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, tower_configs
 from perception_encoder.pretraining.lora import LoRA, add_adapters
-from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.plan import contrastive_flops, plan_pretraining
 from perception_encoder.pretraining.recipes import ablation, cooldown, core
 from perception_encoder.pretraining.run import build_model
-from perception_encoder.recipes import plan_recipe
+from perception_encoder.pretraining.stage import STAGE
+from perception_encoder.stages import plan_training
 from perception_encoder.training.cost import Phase, StepModel, text_cost, vision_cost
 from perception_encoder.training.devices import Device, find_device
 from perception_encoder.training.distributed import ParallelConfig
@@ -45,7 +45,7 @@ def memory(devices: int, **changes: object) -> dict[str, float]:
 
 
 def test_stages_and_hours_are_those_of_the_formulas() -> None:
-    plan = plan_recipe(CONFIG, DEVICE, 4, 0.5)
+    plan = plan_training(STAGE, CONFIG, DEVICE, 4, 0.5)
     first, second = plan.phases
     assert (first.steps, first.batch_size, second.steps, second.batch_size) == (10, 16, 5, 8)
     pair = vision_cost(VISION, 64).training() + text_cost(TEXT).training() + 12 * 8 * 256
@@ -87,11 +87,11 @@ def test_progressive_resolution_halves_the_vision_tower_s_work() -> None:
 
 
 def test_core_g_fits_512_h100s() -> None:
-    plan = plan_recipe(core("g14"), find_device("h100"), 512)
+    plan = plan_training(STAGE, core("g14"), find_device("h100"), 512)
     assert sum(plan.memory().values()) < 0.9 * 80e9
     assert sum(phase.steps * phase.batch_size for phase in plan.phases) == 656_000 * 131_072
     alone = dataclasses.replace(core("g14"), parallel=ParallelConfig())
-    assert sum(plan_recipe(alone, find_device("h100"), 512).memory().values()) > 80e9
+    assert sum(plan_training(STAGE, alone, find_device("h100"), 512).memory().values()) > 80e9
 
 
 def test_memory_of_parameters_by_hand() -> None:
@@ -151,7 +151,7 @@ def test_adapters_are_planned() -> None:
     frozen = sum(p.numel() for p in model.parameters()) - 1
     add_adapters(model, lora, None, 0)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) - 1
-    plan = plan_recipe(config, DEVICE, 4)
+    plan = plan_training(STAGE, config, DEVICE, 4)
     phase, sizes = plan.phases[0], plan.phases[0].memory(config, 4)
     assert (sizes["weights"], sizes["gradients"]) == (6 * (frozen + trained), 2 * 4 * trained)  # and DDP's buckets
     assert plan.parameters == (frozen + trained, trained)
@@ -163,5 +163,7 @@ def test_adapters_are_planned() -> None:
 
 def test_a_cooldown_is_small_beside_its_run() -> None:
     a100 = find_device("a100-80gb")
-    ratio = plan_recipe(cooldown("g14"), a100, 256).hours() / plan_recipe(core("g14"), a100, 256).hours()
+    ratio = (
+        plan_training(STAGE, cooldown("g14"), a100, 256).hours() / plan_training(STAGE, core("g14"), a100, 256).hours()
+    )
     assert ratio < 0.005

@@ -17,11 +17,11 @@ from perception_encoder.models.registry import find_model
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.recipes import ablation
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.recipes import RECIPES, find_recipe
+from perception_encoder.pretraining.stage import STAGE
 from tests.pretraining.toys import debug
+from tests.recipes import find_recipe
 
-OTHERS = "builtin|distill|finetune$|n16|language|spatial|depth|segmenter|det"
-PAPER = [name for name in RECIPES if not re.search(OTHERS, name)]
+PAPER = [name for name in STAGE.recipes if not re.search("builtin|distill|finetune$|n16", name)]
 BILLION = 1_000_000_000
 
 

@@ -21,8 +21,8 @@ from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import run
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.recipes import debug_form, find_recipe
 from tests.pretraining.toys import debug
+from tests.recipes import debug_recipe
 
 
 def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_fresh_positions_are_as_large_as_they_are_drawn(
     def look(task: ContrastiveTask, *rest: object) -> None:
         tables.append(task.model.clip.visual.positional_embedding.detach().clone())
 
-    monkeypatch.setattr(run, "train", look)
+    monkeypatch.setattr("perception_encoder.training.run.train", look)
     pretrain(config, [photos], tmp_path / "run")
     width = create_model("builtin").visual.config.width
     assert [table.shape for table in tables] == [(17, width), (65, width)]
@@ -70,7 +70,7 @@ def test_fresh_positions_are_as_large_as_they_are_drawn(
 def test_the_paper_s_runs_train_in_their_debug_form_on_whatever_sources_there_are(
     name: str, photos: Path, tmp_path: Path
 ) -> None:
-    config = debug_form(find_recipe(name))
+    config = debug_recipe(name)
     path = pretrain(config, [photos], tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["samples"] == {"caltech101": 20, "flowers": 20}
     model = load_model(path)
@@ -111,7 +111,7 @@ def test_a_run_that_another_procedure_began_is_not_resumed(
     pretrain(debug(), [photos], tmp_path)
     key = debug().fingerprint()
     monkeypatch.setattr(run, "PROCEDURE", run.PROCEDURE + 1)
-    with pytest.raises(CheckpointError, match="of a version that trains otherwise"):
+    with pytest.raises(CheckpointError, match="of a version that trains differently"):
         pretrain(debug(), [photos], tmp_path)
     assert debug().fingerprint() == key  # by which published results refer to runs
 

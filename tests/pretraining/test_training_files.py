@@ -11,7 +11,7 @@ from PIL import Image
 
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.errors import DataError
-from perception_encoder.pretraining.training_files import has_split, read_files
+from perception_encoder.pretraining.sources import has_split, read_files
 from synthetic.builtin.rules import RULES
 
 
@@ -65,8 +65,8 @@ def test_other_layouts_are_answered_with_those_that_are_read(tmp_path: Path) -> 
     (tmp_path / "notes.txt").write_text("no table")
     (tmp_path / "paths.csv").write_text("path,size\na.png,3\n")
     for name, reason in {
-        "loose": "holds 2 images without a directory that names their class",
-        "empty": "holds no training data",
+        "loose": "has 2 images outside of any class directory",
+        "empty": "has no training data",
         "notes.txt": "is neither a directory nor a table",
         "nowhere": "does not exist",
     }.items():

@@ -8,8 +8,7 @@ import torch
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.clip import CLIP
-from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
 from perception_encoder.pretraining.recipes import debug_pretraining
 from perception_encoder.pretraining.towers import Towers
 from synthetic.builtin.recipes import builtin

@@ -81,7 +81,7 @@ def test_images_that_cannot_be_used_are_replaced_and_named(
             assert len(own(step)) == 8
     assert caplog.text.count("is 40x12 pixels, smaller than a patch of 16") == 1
     assert caplog.text.count("b.png") == 1
-    with pytest.raises(DataError, match="8 images in a row could not be used"):
+    with pytest.raises(DataError, match="8 consecutive images are unusable"):
         batches(bad)(0)
     assert len(held_out_batches(CONFIG, [*bad, good[0]], IMAGES, lambda items, *_: items)) == 1
 

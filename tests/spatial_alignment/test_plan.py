@@ -9,12 +9,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.recipes import plan_recipe
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.plan import plan_spatial, student_tower, teacher_tower
 from perception_encoder.spatial_alignment.recipes import distill_spatial, spatial_g
 from perception_encoder.spatial_alignment.run import SpatialTrainee
+from perception_encoder.spatial_alignment.stage import STAGE
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialBatch
+from perception_encoder.stages import plan_training
 from perception_encoder.training.devices import find_device
 
 H100 = find_device("h100")
@@ -43,10 +44,10 @@ def test_the_planned_towers_are_those_that_are_trained() -> None:
 def test_a_teacher_adds_its_pass_and_masks_their_products() -> None:
     whole = spatial_g()
     alone = replace(whole, masks=None)
-    hours = [plan_recipe(each, H100, 4).hours() for each in (whole, alone, replace(whole, teacher_layer=10))]
+    hours = [plan_training(STAGE, each, H100, 4).hours() for each in (whole, alone, replace(whole, teacher_layer=10))]
     assert hours[0] > hours[1] and hours[0] > hours[2]
     assert "not counted" in plan_spatial(whole)[1] and plan_spatial(alone)[1] == ""
-    assert plan_recipe(distill_spatial("t16"), H100, 4).memory()["frozen models"] > 7e9, "it is PE-Spatial-G"
+    assert plan_training(STAGE, distill_spatial("t16"), H100, 4).memory()["frozen models"] > 7e9, "it is PE-Spatial-G"
 
 
 def test_a_batch_is_shared_by_all_devices() -> None:

@@ -57,7 +57,7 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
 def test_tokens_of_another_grid_are_damaged(tmp_path: Path) -> None:
     cache = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
     cache.put("a", 0, torch.rand(6, 5))
-    with pytest.raises(InputError, match=r"are damaged \(they are 6x5, not 4 tokens\); delete that file and run"):
+    with pytest.raises(InputError, match=r"\(they have 6x5 values, not 4 tokens\); delete that file and run"):
         cache.get("a", 0, 4, "a.png")
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.training.config import TrainingConfig, check_least, debug_loop
+from perception_encoder.training.config import TrainingConfig, check_minimums, debug_loop
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.validation import ValidationConfig
 from tests.training.toys import CONFIG, ToyConfig
@@ -23,9 +23,9 @@ def test_a_setting_below_its_least_value_is_named(setting: dict[str, int]) -> No
 
 
 def test_a_setting_that_is_not_given_has_no_least_value() -> None:
-    check_least(CONFIG, {"validation": 1, "steps": 30})
+    check_minimums(CONFIG, {"validation": 1, "steps": 30})
     with pytest.raises(ConfigError, match="steps is 30; it must be at least 31"):
-        check_least(CONFIG, {"steps": 31})
+        check_minimums(CONFIG, {"steps": 31})
 
 
 def test_a_stage_must_have_steps() -> None:

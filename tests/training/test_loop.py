@@ -145,7 +145,7 @@ def test_where_no_checkpoint_can_be_read_that_is_said(tmp_path: Path) -> None:
     train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
     for path, _ in find_checkpoints(tmp_path):
         (path / ".metadata").write_bytes(b"no metadata")
-    with pytest.raises(CheckpointError, match="delete them to start anew"):
+    with pytest.raises(CheckpointError, match="delete them to start again"):
         train(Regression(), batch, CONFIG, tmp_path, "a")
 
 

@@ -6,8 +6,7 @@ import inspect
 
 import pytest
 
-from perception_encoder.distillation.task import DistillationTask
-from perception_encoder.pretraining.task import ContrastiveTask
+from perception_encoder.pretraining.task import ContrastiveTask, DistillationTask
 from perception_encoder.pretraining.validation import PairValidation
 from perception_encoder.training.task import Task
 from perception_encoder.training.validation import Validation

@@ -18,7 +18,7 @@ from experiments.video.clips import Clip
 from experiments.video.run import ALL, ARMS, FIRST, NEW_CLIPS, NEW_OBJECTS, NOTHING, REFINED, Sizes, reproduce_video
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import DataError
-from perception_encoder.video_finetuning.recipes import video_finetune_builtin
+from perception_encoder.pretraining.recipes import video_finetune_builtin
 from tests.video_dataset.clips import fields, write_dataset
 
 SIZES = Sizes(refined=4, refinement_steps=1, train=8, growth=(4,), summaries=2, steps=1)

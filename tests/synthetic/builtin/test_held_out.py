@@ -11,17 +11,16 @@ import pytest
 from perception_encoder.data.captions import (
     captions,
 )
-from perception_encoder.language_alignment import run as language_run
-from perception_encoder.recipes import RECIPES as PRODUCT
-from perception_encoder.recipes import debug_form
+from perception_encoder.stages import configure, list_recipes
 from perception_encoder.training.config import TrainingConfig
+from synthetic.builtin import recipes
 from synthetic.builtin.held_out import (
     NEVER_TRAINED,
     UNSEEN_LABELS,
     find_unseen_labels,
     smallest_hashes,
 )
-from synthetic.builtin.recipes import RECIPES, builtin, find_recipe
+from synthetic.builtin.recipes import builtin
 from synthetic.builtin.rules import STYLES
 from synthetic.questions.conversations import scene_conversations
 
@@ -66,12 +65,15 @@ def test_drawings_are_called_drawings_and_emoji_emoji() -> None:
     assert "tags" not in clip_art
 
 
-@pytest.mark.parametrize("name", RECIPES)
+NAMES = [name for stage in recipes.STAGES for name in stage.recipes]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_is_a_config_with_a_debug_form(name: str) -> None:
-    config = find_recipe(name)
-    small = debug_form(config)
+    stage, config = configure(name, stages=recipes.STAGES)
+    small = stage.debug(config)
     assert type(small) is type(config) and config.steps > small.steps == 4
-    assert RECIPES[name][0] and name not in PRODUCT
+    assert stage.recipes[name][0] and name not in list_recipes()
 
 
 def test_what_is_never_trained_on_is_left_out(run_module, photos: Path, tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_tars_of_scenes_are_conversations(run_module, tmp_path: Path, monkeypatc
         called.append((data, others[-1]))
         return out / "language.safetensors"
 
-    monkeypatch.setattr(language_run, "align_language", align)
+    monkeypatch.setattr(recipes, "align_language", align)
     run = run_module("train", "language_builtin", "--data", tmp_path, "--out", tmp_path / "run", "--debug")
     assert run.status == 0, run.stderr
     ((data, expand),) = called
@@ -101,9 +103,9 @@ def test_tars_of_scenes_are_conversations(run_module, tmp_path: Path, monkeypatc
 
 def test_recipes_are_listed_and_an_unknown_one_is_named(run_module) -> None:
     listed = run_module("train", "--list")
-    assert listed.status == 0 and all(name in listed.stdout for name in RECIPES)
+    assert listed.status == 0 and all(name in listed.stdout for name in NAMES)
     wrong = run_module("train", "core_g14", "--data", "x")
-    assert wrong.status == 2 and "no recipe is called 'core_g14'; known: builtin" in wrong.stderr
+    assert wrong.status == 2 and "no recipe is called 'core_g14'" in wrong.stderr
     settings = run_module("train", "builtin_second", "--settings")
     assert settings.status == 0 and "locked" in settings.stdout
     without = run_module("train", "builtin")

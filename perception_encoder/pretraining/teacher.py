@@ -1,7 +1,7 @@
-"""Wrap the teacher: a frozen two-tower model of any size, library or tokenizer, that embeds a batch.
+"""Wrap a teacher: a frozen two-tower model of any size, library or tokenizer.
 
-It reads captions as words, so that its vocabulary and context are its own, and images at its own size: those of a
-batch are made at least that large, and each of the two models scales them down as it needs.
+It gets captions as strings, so it uses its own tokenizer, and images at its own size: those of a batch are at least
+that large, and both models scale them down.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ T = TypeVar("T", Image.Image, str)
 
 
 class Teacher:
-    """An `Encoder`, and what a run must know of it.
+    """An `Encoder` as a teacher.
 
-    `image_size`: side of the images that it takes, in pixels. `identity`: of its weights; part of the run's own.
-    `remember`: images and captions whose embeddings are cached. They are encoded one at a time, so that their
-    embeddings do not depend on what else is in a batch, nor on where a run was resumed.
+    `image_size`: side of its images, in pixels. `identity`: of its weights; part of the run's fingerprint. `remember`:
+    number of images and captions whose embeddings are cached. Those are encoded one at a time, so that they depend
+    neither on the rest of the batch nor on where a run was resumed.
     """
 
     def __init__(self, encoder: Encoder, image_size: int, identity: str, remember: int = 0) -> None:
@@ -39,10 +39,10 @@ class Teacher:
     def embed(
         self, images: UInt8[Tensor, "B 3 H W"], texts: Sequence[str]
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "U D"]]:
-        """Return unit embeddings of images and of texts, float32, on the CPU."""
+        """Return unit embeddings of images and texts, float32, on the CPU."""
         pil_images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
-        of_images = self._encode(pil_images, _image_content, self.encoder.encode_images)
-        return of_images, self._encode(list(texts), _text_content, self.encoder.encode_texts)
+        image_vectors = self._encode(pil_images, _image_content, self.encoder.encode_images)
+        return image_vectors, self._encode(list(texts), _text_content, self.encoder.encode_texts)
 
     def _encode(
         self, inputs: list[T], content: Callable[[T], bytes], encode: Callable[[Sequence[T]], np.ndarray]
@@ -50,11 +50,11 @@ class Teacher:
         if not self.remember or not inputs:
             return torch.from_numpy(encode(inputs))
         rows = []
-        for each in inputs:
-            key = hashlib.blake2b(content(each), digest_size=16).digest()
+        for item in inputs:
+            key = hashlib.blake2b(content(item), digest_size=16).digest()
             row = self._cache.get(key)
             if row is None:
-                row = encode([each])[0]
+                row = encode([item])[0]
                 if len(self._cache) < self.remember:
                     self._cache[key] = row
             rows.append(row)
@@ -76,5 +76,5 @@ def load_teacher(name: str, remember: int = 0) -> Teacher:
     """
     encoder = load(name, own_device())
     if encoder.tokenizer is None:
-        raise ConfigError(f"the teacher is {name}, which has no text tower; take a Core model")
+        raise ConfigError(f"the teacher is {name}, which has no text tower; use a Core model")
     return Teacher(encoder, encoder.visual.config.image_size, encoder.weight_hash, remember)

@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.cli.train.train import command_of
-from perception_encoder.recipes import find_recipe
 from perception_encoder.training.checkpoint import run_directory
 from tests import processes
 from tests.conftest import Run
 from tests.dense_training.datasets import write_dataset
 from tests.processes import pe
+from tests.recipes import find_recipe
 
 
 def test_trains_and_says_where_the_weights_are(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
@@ -111,7 +110,7 @@ def test_without_data_nothing_begins(run_pe: Callable[..., Run]) -> None:
     [("spatial_builtin", "pe features IMAGE"), ("language_own", "pe ask IMAGE"), ("finetune", "pe classify IMAGE")],
 )
 def test_the_command_to_try_fits_the_stage(recipe: str, command: str) -> None:
-    assert command_of(find_recipe(recipe), Path("w.safetensors")).startswith(command)
+    assert find_recipe(recipe).example.startswith(command)
 
 
 def test_every_setting_is_printed_with_its_default_and_meaning(run_pe: Callable[..., Run]) -> None:
@@ -131,8 +130,8 @@ def test_ctrl_c_says_how_to_resume(photos: Path, tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     arguments = ["train", "core_n16", "--data", str(photos), "--out", str(out), "--debug", "--set", "batch_size=4"]
     for shown, every, told in (
-        (1, 10**6, f"warning: stopped before the first checkpoint in {out}; the same command starts anew"),
-        (2, 1, "warning: stopped; the same command resumes from step"),
+        (1, 10**6, f"warning: stopped before the first checkpoint in {out}; rerun the command to start again"),
+        (2, 1, "warning: stopped; rerun the command to resume from step"),
     ):
         settings = ["--set", "steps=1000000", "--set", f"checkpoint_every={every}"]
         started = processes.start(interruptible, *arguments, *settings, log=log)

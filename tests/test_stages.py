@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+import perception_encoder as pe
 from perception_encoder.dense_training.config import DenseConfig
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.registry import BUILTIN, canonical_name, find_model
-from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.recipes import core_n16
-from perception_encoder.recipes import RECIPES, debug_form, find_recipe, override, plan_recipe
+from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
+from perception_encoder.pretraining.lora import LoRA
+from perception_encoder.pretraining.recipes import core_n16, finetune
 from perception_encoder.spatial_alignment.config import SpatialConfig
+from perception_encoder.stages import configure, list_recipes, plan_training
+from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.devices import find_device
-from perception_encoder.training.settings import describe_settings
+from perception_encoder.training.settings import describe_settings, override
 from synthetic.builtin.recipes import builtin
 from tests.pretraining.toys import debug
+from tests.recipes import debug_recipe, find_recipe
 
+RECIPES = list_recipes()
 PAPER = [name for name in RECIPES if not re.search("builtin|finetune$|n16", name)]
 
 
@@ -32,13 +38,13 @@ def test_a_recipe_by_name() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_a_config_with_a_debug_form_of_four_steps_and_a_plan(name: str) -> None:
-    config = find_recipe(name)
-    small = debug_form(config)
+    stage, config = configure(name)
+    small = stage.debug(config)
     assert type(small) is type(config)
     assert dataclasses.is_dataclass(config) and config.steps > small.steps == 4
     assert BUILTIN in (getattr(small, name, None) for name in ("model", "encoder", "initial"))
     assert RECIPES[name]
-    planned = plan_recipe(config, find_device("h100"), min(8, config.batch_size))
+    planned = plan_training(stage, config, "h100")
     total, trained = planned.parameters
     assert sum(phase.steps for phase in planned.phases) == config.steps and 0 < trained <= total
     assert planned.hours() > 0 and all(phase.flops() > 0 for phase in planned.phases)
@@ -94,13 +100,13 @@ def test_the_paper_s_order(size: str) -> None:
 
 
 def test_a_debug_form_has_the_steps_of_its_recipe() -> None:
-    first, last = (debug_form(find_recipe(name)) for name in ("ablation_1", "ablation_9"))
+    first, last = (debug_recipe(name) for name in ("ablation_1", "ablation_9"))
     assert (first.rope, first.attention_pool, first.masking, first.optimizer.name) == (False, False, None, "adamw")
     assert (last.rope, last.attention_pool, last.masking.ratio, last.optimizer.name) == (True, True, 0.4, "lamb")
 
 
 def test_the_list_needs_no_torch() -> None:
-    code = "import sys; from perception_encoder.recipes import RECIPES; sys.exit('torch' in sys.modules)"
+    code = "import sys, perception_encoder as pe; sys.exit(not pe.list_recipes() or 'torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -200,7 +206,7 @@ def test_what_is_off_is_turned_on_by_a_setting_of_it() -> None:
         ("batch_size=1.5", "is not of type int"),
         ("batch_size=true", "is not of type int"),
         ("optimizer.rate=1", "no setting is called rate"),
-        ("optimizer=1", "is not of type OptimizerConfig"),
+        ("optimizer=1", "the optimizer is '1'"),
         ("batch_size.x=1", "has no settings"),
         ("augmentation.scale=[0.5]", "is not of type tuple"),
         ("stages.3.steps=1", "no setting is called 3; there are 0, 1, 2"),
@@ -219,3 +225,51 @@ def test_what_is_off_is_turned_on_by_a_setting_of_it() -> None:
 def test_wrong_settings_are_named(setting: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(builtin(), [setting])
+
+
+def test_settings_from_python() -> None:
+    changed = override(finetune(), {"lora": 16, "optimizer.lr": 1, "augmentation": None, "initial": Path("x")})
+    assert (changed.lora, changed.optimizer.lr) == (LoRA(rank=16), 1.0)
+    assert (changed.augmentation, changed.initial) == (None, "x")
+    for value in (LoRA(rank=4, targets="mlp"), {"rank": 4, "targets": "mlp"}):
+        assert override(finetune(), {"lora": value}).lora == LoRA(rank=4, targets="mlp")
+    typed = override(finetune(), ["lora=4", "lora=null", 'masking={"every": 2}', "optimizer=sgd", "image_size=64"])
+    assert (typed.lora, typed.masking, typed.optimizer.name) == (None, MaskRegularization(every=2), "sgd")
+    assert typed.stages[0].image_size == 64
+    assert override(builtin(), {"augmentation.scale": (0.5, 1), "steps": 30}).augmentation.scale == (0.5, 1.0)
+    for name, value in (("lora", "many"), ("steps", 1.5), ("optimizer.betas", [1]), ("validation", True)):
+        with pytest.raises(ConfigError, match=f"^{name}=.*is not of type"):
+            override(finetune(), {name: value})
+
+
+def test_a_training_from_python(photos: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = []
+    settings = {"parallel.chunk": 4, "validation.share": 0.25}
+    trained = pe.train(
+        "finetune", photos, tmp_path / "run", settings=settings, debug=True, listener=rows.append, lora=2, batch_size=8
+    )
+    assert [row["step"] for row in rows if "contrastive" in row] == [1, 2, 3, 4]
+    assert trained.weights == tmp_path / "run" / "model.safetensors" and trained.best == tmp_path / "run" / BEST
+    assert pe.load(str(trained.weights)).encode_texts(["a cup"]).shape == (1, 256)
+    assert str(trained.weights) in trained.example and trained.to_dict()["best"] == str(trained.best)
+    record = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (record["lora"]["rank"], record["batch_size"], record["parallel"]["chunk"]) == (2, 8, 4)
+    with pytest.raises(ConfigError, match=r"lra=16: no setting is called lra; did you mean lora\?"):
+        pe.train("finetune", photos, tmp_path / "other", lra=16)
+    with pytest.raises(ConfigError, match=r"did you mean finetune\?"):
+        pe.train("fine_tune", photos)
+    with pytest.raises(DataError, match="no data"):
+        pe.train("finetune", out=tmp_path / "other")
+    with pytest.raises(ConfigError, match="spatial training reads --data, not --shards"):
+        pe.train("spatial_builtin", shards="x.tar", out=tmp_path / "other")
+    with pytest.raises(ConfigError, match="only runs on pairs have micro-batches"):
+        pe.train("depth", tmp_path, settings={"parallel.chunk": 2})
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_plan_from_python() -> None:
+    plan = pe.plan("core_g14", devices=512, device="h200", steps=1000)
+    assert (plan.device, plan.devices, sum(phase.steps for phase in plan.phases)) == (find_device("h200"), 512, 1000)
+    assert plan.to_dict()["hours"] == plan.hours() and plan.to_dict()["parameters"]["trained"] == plan.parameters[1]
+    with pytest.raises(ConfigError, match="did you mean h100"):
+        pe.plan("core_g14", device="h10")

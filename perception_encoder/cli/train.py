@@ -1,0 +1,163 @@
+"""`pe train`: train a model by a recipe; list recipes, settings and costs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perception_encoder.cli import options, output
+from perception_encoder.cli.options import DATASET, PLAN, argument, flag, option
+from perception_encoder.cli.progress import progress, reporter, track
+
+if TYPE_CHECKING:
+    from perception_encoder.training.config import TrainingConfig
+    from perception_encoder.training.cost import Phase, TrainingPlan
+    from perception_encoder.training.stage import Stage
+
+DATA = "Class directories, train.tar, `train/*.tar`, or a table of paths and labels or captions; repeat for more."
+SHARDS = "WebDataset tars to stream: directory, glob or URL, with :WEIGHT for a mixture; repeat for more."
+OUT = "Directory for checkpoints, metrics and weights [default: runs/RECIPE]."
+FREE = 0.1  # of a device's memory, for temporary buffers
+
+Recipe = Annotated[str, argument("RECIPE", "Name of the recipe; `--list` shows all.")]
+ShardPaths = Annotated[list[str] | None, option(SHARDS, "PATH", DATASET)]
+Out = Annotated[Path | None, options.out_option(OUT, "DIR")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")]
+Debug = Annotated[bool, flag("--debug", "Run four steps of a tiny model, as a check.")]
+Settings = Annotated[bool, flag("--settings", "Print all settings with default and meaning, and exit.")]
+
+
+def _show_recipes(listing: bool) -> None:
+    """List the recipes and stop."""
+    if listing:
+        from perception_encoder.stages import list_recipes
+
+        output.print_table(("recipe", "trains"), list(list_recipes().items()))
+        raise typer.Exit(output.OK)
+
+
+def train(
+    recipe: Recipe,
+    data: Annotated[list[Path] | None, option(DATA, "PATH", DATASET)] = None,
+    shards: ShardPaths = None,
+    out: Out = None,
+    set_: Overrides = None,
+    debug: Debug = False,
+    list_: Annotated[
+        bool, typer.Option("--list", callback=_show_recipes, is_eager=True, help="List the recipes and exit.")
+    ] = False,
+    settings: Settings = False,
+    plan: Annotated[bool, flag("--plan", "Print the cost on a cluster and exit.", PLAN)] = False,
+    devices: Annotated[
+        int | None, option("Number of devices [default: 8, or the batch if that is smaller].", "N", PLAN)
+    ] = None,
+    device: Annotated[str, option("h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)] = "h100",
+    utilization: Annotated[float, option("Achieved share of the peak FLOP/s.", "SHARE", PLAN)] = 0.4,
+) -> None:
+    """Train a model from a recipe.
+
+    Repeat the command to resume an interrupted run from its last checkpoint. --set changes a setting: lr, steps and
+    batch_size in every recipe, and everything that --settings prints. --data is read into memory: `DIR/CLASS/*.jpg` or
+    `DIR/train/CLASS/*.jpg`; a CSV, TSV, JSONL or Parquet file with `path` and `label` or `caption`; or tars of KEY.jpg
+    with KEY.json (`source`, `label`, optionally `coarse`, `description`, `kids`, `tags`).
+
+    --shards takes a tar, a directory, a glob or a URL (https://…, s3://…), with braces; the tars hold KEY.jpg with
+    KEY.txt, KEY.caption or KEY.json. `streams.captions` names the caption fields of the JSON. Needs the extra `train`.
+
+    Examples:
+
+        pe train --list
+        pe train finetune --settings
+        pe train finetune --data photos/ --data more.csv --set initial=PE-Core-B16-224 --set lora=16
+        pe train core_n16 --data photos -o runs/short --set lr=3e-3 --set steps=500 --set batch_size=128
+        pe train core_n16 --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/train.tar
+        pe train core_g14 --plan --devices 512 --device h100
+    """
+    from perception_encoder.stages import configure, plan_training
+
+    stage, config = configure(recipe, set_ or [], debug)
+    if settings:
+        return show_settings(config)
+    if plan:
+        return _show_plan(plan_training(stage, config, device, devices, utilization))
+    run(stage, config, data or [], shards or [], out or Path("runs") / recipe)
+
+
+def run(stage: Stage, config: TrainingConfig, data: Sequence[Path], shards: Sequence[str], out: Path) -> None:
+    """Run, or resume, a configuration of a stage, and print how to use the weights."""
+    from perception_encoder.models.memory import keep_freed_memory
+    from perception_encoder.stages import run_training
+    from perception_encoder.training.checkpoint import find_checkpoints
+
+    keep_freed_memory()
+    if os.environ.get("RANK", "0") != "0":  # only the first of torchrun's processes prints
+        output.console.quiet = True
+    else:
+        for name in ("training.loop", "dense_training.run"):  # they report what is resumed, loaded and frozen
+            logging.getLogger(f"perception_encoder.{name}").setLevel(logging.INFO)
+    try:
+        with progress("training", config.steps) as advance:
+            result = run_training(stage, config, data, shards, out, track, reporter(advance))
+    except KeyboardInterrupt:
+        if not output.console.quiet:
+            checkpoints = find_checkpoints(out)
+            told = f"stopped before the first checkpoint in {out}; rerun the command to start again"
+            if checkpoints:
+                told = f"stopped; rerun the command to resume from step {checkpoints[0][1].step} in {out}"
+            output.print_warning(told)
+        raise typer.Exit(output.INTERRUPTED) from None
+    output.print_line(f"weights: {result.weights}")
+    if result.best:
+        output.print_line(f"weights of the best validated step: {result.best}")
+    output.print_line(f"try it: {result.example}")
+
+
+def show_settings(config: TrainingConfig) -> None:
+    """Print every setting of a configuration, with its value and its meaning."""
+    from perception_encoder.training.settings import describe_settings
+
+    rows = [(setting.name, setting.value, setting.meaning) for setting in describe_settings(config)]
+    output.print_table(("setting", "default", "meaning"), rows)
+
+
+def _show_plan(plan: TrainingPlan) -> None:
+    """Print the cost of a run on a cluster."""
+    total, trained = plan.parameters
+    output.print_line(f"{total / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million of them trained")
+    rows = [_cells(str(phase.image_size), [phase], plan) for phase in plan.phases]
+    rows += [_cells("all", plan.phases, plan)] if len(rows) > 1 else []
+    columns = ("px", "steps", "samples", "FLOPs per step", "FLOPs in all", "GB per device", "hours")
+    output.print_table(columns, rows)
+    memory, device = plan.memory(), plan.device
+    output.print_table(("memory per device", "GB"), [(name, f"{size / 1e9:.2f}") for name, size in memory.items()])
+    hours, used = plan.hours(), sum(memory.values())
+    output.print_line(
+        f"{plan.devices} devices at {100 * plan.utilization:g} % of {device.flops / 1e12:g} TFLOP/s: "
+        f"{_rounded(hours)} hours ({_rounded(hours / 24)} days), {_rounded(hours * plan.devices)} device-hours"
+    )
+    hint = "fits"
+    if used > (1 - FREE) * device.memory:
+        hint = "does not fit, since a tenth must stay free; use more --devices, or --set parallel.checkpointing=true, "
+        hint += "parallel.kind=fsdp" + (", parallel.chunk=N" if plan.config.chunks else "")
+    output.print_line(f"{used / 1e9:.1f} of {device.memory / 1e9:g} GB: {hint}")
+    if plan.assumed:
+        output.print_line(f"assumed: {plan.assumed}")
+
+
+def _cells(name: str, phases: Sequence[Phase], plan: TrainingPlan) -> tuple[str, ...]:
+    steps, samples = sum(phase.steps for phase in phases), sum(phase.steps * phase.batch_size for phase in phases)
+    flops, used = sum(phase.steps * phase.flops() for phase in phases), sum(plan.memory(*phases).values())
+    numbers = f"{steps:,}", f"{samples:,}", f"{flops / steps:.3g}", f"{flops:.3g}", f"{used / 1e9:.1f}"
+    return name, *numbers, _rounded(plan.hours(*phases))
+
+
+def _rounded(value: float) -> str:
+    """Format a large value as a whole number, a small one with two digits."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

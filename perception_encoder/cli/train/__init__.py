@@ -1,1 +1,0 @@
-"""`pe train`: the command, and what it prints of recipes and plans."""

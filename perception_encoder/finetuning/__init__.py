@@ -1,1 +1,0 @@
-"""Finetuning a checkpoint on your own pairs."""

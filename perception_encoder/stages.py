@@ -1,0 +1,164 @@
+"""Every training stage, and the calls that train by their recipes: `pe.train`, `pe.plan`, `pe.list_recipes`.
+
+A stage is a directory with a `STAGE` (`training/stage.py`) and a line here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.progress import Track, untracked
+from perception_encoder.training.stage import Stage
+
+if TYPE_CHECKING:
+    from perception_encoder.data.streams import Shards
+    from perception_encoder.training.config import TrainingConfig
+    from perception_encoder.training.cost import TrainingPlan
+    from perception_encoder.training.devices import Device
+    from perception_encoder.training.metrics import Listener
+
+STAGES = (
+    "perception_encoder.pretraining.stage",
+    "perception_encoder.language_alignment.stage",
+    "perception_encoder.spatial_alignment.stage",
+    "perception_encoder.dense_training.stage",
+)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training wrote."""
+
+    weights: Path
+    """The last weights."""
+    best: Path | None
+    """The weights of the best validated step, if the run was validated."""
+    example: str
+    """A command that shows what the weights can do."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, with paths as strings."""
+        return {name: None if value is None else str(value) for name, value in asdict(self).items()}
+
+
+def train(
+    recipe: str,
+    data: str | Path | Sequence[str | Path] = (),
+    out: str | Path | None = None,
+    *,
+    shards: str | Sequence[str] = (),
+    settings: Mapping[str, object] | None = None,
+    debug: bool = False,
+    progress: Track = untracked,
+    listener: Listener | None = None,
+    **overrides: object,
+) -> TrainingResult:
+    """Train a model by a recipe, or resume the training in `out` (default: runs/RECIPE); return what was written.
+
+        pe.train("finetune", data="pairs.parquet", out="runs/mine", initial="PE-Core-B16-224", lora=16)
+        pe.train("core_n16", data=["photos/", "more.csv"], settings={"optimizer.lr": 3e-3}, steps=500)
+
+    `data` and `shards`: as `pe train` reads them. Other keywords, and `settings` for names with a dot, change settings
+    of the recipe as `--set` does. `debug`: four steps of a small model, as a check. `listener` is called with a row of
+    numbers at each report. Raises ConfigError for an unknown recipe or setting (with near matches), DataError for data
+    that cannot be used, CheckpointError if `out` holds another run, and OutputError if one is training in it.
+    """
+    stage, config = configure(recipe, {**(settings or {}), **overrides}, debug)
+    paths = [data] if isinstance(data, str | Path) else data
+    locations = [shards] if isinstance(shards, str) else shards
+    return run_training(stage, config, paths, locations, Path(out or Path("runs") / recipe), progress, listener)
+
+
+def plan(
+    recipe: str,
+    *,
+    devices: int | None = None,
+    device: str = "h100",
+    utilization: float = 0.4,
+    settings: Mapping[str, object] | None = None,
+    debug: bool = False,
+    **overrides: object,
+) -> TrainingPlan:
+    """Return what a recipe costs on a cluster, before it is run: operations, memory of a device and hours.
+
+    `devices`: by default 8, or the batch if that is smaller. `device`: a name such as "h100", or "TFLOP/s:GB".
+    `utilization`: achieved share of the device's peak. Raises ConfigError for a batch that is smaller than the number
+    of devices.
+    """
+    stage, config = configure(recipe, {**(settings or {}), **overrides}, debug)
+    return plan_training(stage, config, device, devices, utilization)
+
+
+def list_recipes() -> dict[str, str]:
+    """Return all recipes by name, with what each trains."""
+    return {name: trains for stage in all_stages() for name, (trains, _) in stage.recipes.items()}
+
+
+@cache
+def all_stages() -> tuple[Stage, ...]:
+    """Return the stages of this package; needs no torch."""
+    return tuple(import_module(module).STAGE for module in STAGES)
+
+
+def configure(
+    recipe: str,
+    settings: Sequence[str] | Mapping[str, object] = (),
+    debug: bool = False,
+    stages: Sequence[Stage] | None = None,
+) -> tuple[Stage, TrainingConfig]:
+    """Return a recipe's stage and its configuration with some settings changed; ConfigError shows near matches."""
+    stages = all_stages() if stages is None else stages
+    for stage in stages:
+        if recipe in stage.recipes:
+            from perception_encoder.training.settings import override
+
+            config = stage.recipes[recipe][1]()
+            return stage, override(stage.debug(config) if debug else config, settings)
+    names = [name for stage in stages for name in stage.recipes]
+    near = difflib.get_close_matches(recipe, names, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "`pe train --list` shows them all"
+    raise ConfigError(f"no recipe is called {recipe!r}; {hint}")
+
+
+def run_training(
+    stage: Stage,
+    config: TrainingConfig,
+    data: Sequence[str | Path],
+    shards: Sequence[str],
+    out: Path,
+    progress: Track = untracked,
+    listener: Listener | None = None,
+) -> TrainingResult:
+    """Run, or resume, a configuration of a stage; see `train`."""
+    from perception_encoder.data.streams import Shards
+    from perception_encoder.pretraining.sources import LAYOUTS
+    from perception_encoder.training.checkpoint import BEST
+
+    datasets: list[Path | Shards] = [*map(Path, data), *map(Shards.parse, shards)]
+    if not datasets:
+        raise DataError(f"no data: give --data or --shards; {LAYOUTS}")
+    if shards and not stage.streams:
+        raise ConfigError(f"{stage.name} training reads --data, not --shards; a directory of tars is --data, too")
+    weights = stage.run(config, datasets, out, progress, listener)
+    best = weights.with_name(BEST)
+    return TrainingResult(weights, best if best.exists() else None, config.example.format(weights=weights))
+
+
+def plan_training(
+    stage: Stage, config: TrainingConfig, device: str | Device, devices: int | None = None, utilization: float = 0.4
+) -> TrainingPlan:
+    """Return what a configuration of a stage costs; see `plan`."""
+    from perception_encoder.training.cost import TrainingPlan
+    from perception_encoder.training.devices import find_device
+
+    device = find_device(device) if isinstance(device, str) else device
+    devices = min(8, config.batch_size) if devices is None else devices
+    phases, assumed = stage.plan(config, devices)
+    return TrainingPlan(config, phases, assumed, device, devices, utilization)

@@ -1,0 +1,135 @@
+"""Run a stage in a directory: lock it, record the run, resume and train, write the last weights and the best ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from perception_encoder.errors import CheckpointError
+from perception_encoder.progress import Track, untracked
+from perception_encoder.training.checkpoint import check_run, load_weights, run_directory, write_best
+from perception_encoder.training.config import TrainingConfig
+from perception_encoder.training.cost import RunCost
+from perception_encoder.training.distributed import process_group, whole_model
+from perception_encoder.training.loop import Batches, train
+from perception_encoder.training.metrics import Listener, describe_run, write_record
+from perception_encoder.training.task import Task
+from perception_encoder.training.validation import choose_metric
+
+
+class Trainee(Protocol):
+    """The model of a run, with what training adds to it."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained: a checkpoint has its weights."""
+        ...
+
+    def write(self, path: Path) -> None:
+        """Write the weights, without what training added; the model is not trained further then."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Steps of a run that have the same task."""
+
+    task: Task
+    batches: Batches
+    end: int
+    """The step where it ends."""
+    cost: RunCost | None = None
+    """Without it no share of the device's peak (`mfu`) is reported."""
+
+
+class StageRun(ABC):
+    """A run of one stage: its model, its batches and its task.
+
+    A subclass reads the data in `__init__`, where it sets `identity` and `samples`. What takes long is left to
+    `sections`, which begins only if the directory does not hold another run; `trainee` is set by then.
+    """
+
+    weights: ClassVar[str] = "model.safetensors"
+    """Name of the file that is written."""
+    identity: Sequence[str]
+    """What the result depends on besides the configuration: data, weights that it begins with, version."""
+    samples: Mapping[str, int]
+    """The number of training samples by source."""
+    trainee: Trainee
+
+    def __init__(self, config: TrainingConfig, out: Path, higher_is_better: Mapping[str, bool] | None = None) -> None:
+        """`higher_is_better`: metrics of the validation, if they are known; a wrong `validation.metric` raises here."""
+        self.config, self.out = config, out
+        if config.validation and higher_is_better:
+            choose_metric(config.validation, higher_is_better)
+
+    @abstractmethod
+    def sections(self, track: Track) -> Iterator[Section]:
+        """Prepare the model and the batches, and yield the sections that are not finished (at least the last one)."""
+
+    @abstractmethod
+    def rebuild(self, step: int) -> Trainee:
+        """Return a model that the checkpoint of a step fits."""
+
+    def fit(self, name: str, saved: Tensor, current: Tensor) -> Tensor:
+        """Return a saved tensor in the shape of the current one (see `resume_run`)."""
+        raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
+
+    def describe(self, path: Path) -> dict[str, Any]:
+        """Return what the record says of the weights that were written."""
+        return {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the configuration, the data and all else that the result depends on."""
+        return self.config.fingerprint(self.identity)
+
+
+def run_stage(
+    open_run: Callable[[], StageRun], out: Path, track: Track = untracked, listener: Listener | None = None
+) -> Path:
+    """Train, or resume, in a directory, and return the weights that were written; a validated run's best ones too.
+
+    Raises what `open_run` does, CheckpointError if the directory holds another run, and OutputError if one is training
+    in it.
+    """
+    with process_group() as rank, run_directory(out):
+        run, trained, metric = open_run(), 0, ""
+        check_run(out, run.fingerprint)
+        record = describe_run(run.config, run.fingerprint, run.samples)
+        if rank.number == 0:
+            write_record(out, record)
+        for section in run.sections(track):
+            train(
+                section.task,
+                section.batches,
+                run.config,
+                out,
+                run.fingerprint,
+                listener,
+                section.end,
+                run.fit,
+                section.cost,
+                trained,
+            )
+            trained, validation = section.end, section.task.validation
+            if run.config.validation and validation:
+                metric = choose_metric(run.config.validation, validation.higher_is_better)
+        whole_model(run.trainee.module)
+        path = out / run.weights
+
+        def write_step(step: int, best: Path) -> None:
+            trainee = run.rebuild(step)
+            load_weights(out, step, trainee.module)
+            trainee.write(best)
+
+        if rank.number == 0:
+            run.trainee.write(path)
+            record |= run.describe(path)
+            write_record(out, record | write_best(path, run.config, metric, write_step))
+        return path

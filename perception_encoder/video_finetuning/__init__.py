@@ -1,1 +1,0 @@
-"""Finetuning of an image-text model on videos with captions (section 2.4)."""

@@ -1,0 +1,286 @@
+"""Distillation: settings, the teacher, the losses, a run that resumes bit by bit, and its cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.inference import load as loading
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.losses.logit_distillation import logit_distillation_loss
+from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
+from perception_encoder.models.registry import find_model
+from perception_encoder.preprocess.augmentation import Augmentation, Mixing
+from perception_encoder.preprocess.image import to_float
+from perception_encoder.preprocess.tokenizer import Tokenizer, trim
+from perception_encoder.pretraining import teacher as teachers
+from perception_encoder.pretraining import towers as module
+from perception_encoder.pretraining.config import MaskRegularization
+from perception_encoder.pretraining.plan import pair_cost, plan_pretraining, watch_teacher
+from perception_encoder.pretraining.recipes import distill_builtin
+from perception_encoder.pretraining.run import build_model, pretrain
+from perception_encoder.pretraining.task import DistillationTask, scale_down
+from perception_encoder.pretraining.teacher import Teacher, load_teacher
+from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from perception_encoder.training.cost import text_cost, vision_cost
+from tests import processes
+from tests.pretraining.teachers import TEXTS, Noted, noise_images
+from tests.pretraining.test_cost import CONFIG, TEXT, VISION
+from tests.processes import pe
+from tests.recipes import debug_recipe, find_recipe
+
+
+@pytest.mark.parametrize("change", [{"masking": MaskRegularization()}, {"frames": 8}])
+def test_masks_and_videos_are_refused(change: dict) -> None:
+    with pytest.raises(ConfigError, match="leave masking and frames at null"):
+        dataclasses.replace(distill_builtin(), **change)
+
+
+@pytest.mark.parametrize("name", ["l14", "b16", "s16", "t16"])
+def test_the_papers_distillation(name: str) -> None:
+    config = find_recipe(f"distill_{name}")
+    assert config.steps * config.batch_size == pytest.approx(4.4e9, rel=0.01)
+    assert (config.batch_size, config.warmup, config.optimizer.lr) == (16_384, 2_000, 1e-6)
+    assert (config.optimizer.name, config.optimizer.betas, config.optimizer.weight_decay) == ("lamb", (0.9, 0.95), 0.05)
+    assert (config.teacher, config.teacher_logit_scale, config.contrastive_weight) == ("PE-Core-G14-448", 200.0, 0.0)
+    assert config.augmentation is None and config.masking is None
+    assert [stage.image_size for stage in config.stages] == [find_model(config.model).vision.image_size]
+
+
+def test_the_teacher_s_passes_are_planned() -> None:
+    """Once a pair; of what is remembered once for each, where pictures are neither augmented nor mixed."""
+    config = find_recipe("distill_b16")
+    teacher = find_model(config.teacher)
+    beside = vision_cost(teacher.vision).forward + text_cost(teacher.text).forward
+
+    def added(config: PretrainingConfig) -> float:
+        plain = dataclasses.replace(config, teacher=None)
+        (phase, *_), (alone, *_) = (plan_pretraining(each, 8)[0] for each in (config, plain))
+        return (phase.flops() - alone.flops()) / phase.batch_size
+
+    assert added(config) == pytest.approx(beside)
+    half = dataclasses.replace(config, remember=config.samples)
+    assert added(half) == pytest.approx(beside / 2)
+    assert added(dataclasses.replace(config, remember=9 * config.samples)) == pytest.approx(beside)
+    for change in ({"augmentation": Augmentation()}, {"mixing": Mixing()}):
+        drawn = dataclasses.replace(half, **change)
+        assert added(drawn) == pytest.approx(vision_cost(teacher.vision).forward + text_cost(teacher.text).forward / 2)
+    with pytest.raises(ConfigError, match="the teacher is PE-Spatial-T16-512, which has no text tower"):
+        plan_pretraining(dataclasses.replace(config, teacher="PE-Spatial-T16-512"), 8)
+    memory = plan_pretraining(config, 8)[0][0].memory(config, 8)
+    assert memory["frozen models"] == 2 * (teacher.vision.parameters + teacher.text.parameters)
+    assert memory["images"] == 3 * 3 * config.batch_size / 8 * teacher.vision.image_size**2  # large enough for it
+
+
+def test_the_teacher_s_passes_are_counted_as_it_runs() -> None:
+    """As torch counts them, of what it is shown and no more."""
+    model = build_model(CONFIG)
+    model.visual.set_image_size(VISION.image_size)
+    taught = watch_teacher(model)
+    with FlopCounterMode(display=False) as counter:  # with gradients, as torch knows no operations of fused attention
+        model.encode_image(torch.zeros(2, 3, 64, 64))
+        model.encode_text(torch.ones(3, 5, dtype=torch.int64))
+    assert taught() == counter.get_total_flops() - 2 * VISION.width**2 and taught() == 0
+    images, truth = torch.zeros(4, 3, 128, 128, dtype=torch.uint8), torch.ones(4, 4, dtype=torch.bool)
+    batch = ImageTextBatch(images, torch.ones(4, 5, dtype=torch.int64), truth, truth)
+    small = dataclasses.replace(VISION, image_size=64)
+    alone = ImageTextBatch(images[..., :64, :64], batch.tokens, truth, truth)
+    model.encode_image(torch.zeros(1, 3, 128, 128))
+    own = pair_cost(CONFIG, VISION, TEXT).flops(alone)  # of a student of 64 px
+    assert pair_cost(CONFIG, small, TEXT, taught=taught).flops(batch) == own + vision_cost(VISION).forward
+
+
+DEBUG = debug_recipe("distill_builtin")
+
+
+def test_a_run_writes_a_student_and_goes_on_bit_by_bit(photos: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = []
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    path = pretrain(DEBUG, [photos], whole, listener=rows.append)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["distillation"] > 0 and row["mfu"] > 0 for row in rows)
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "checkpoints" / "step-00000004")
+    pretrain(DEBUG, [photos], broken)
+    ours, theirs = (load_model(out / "model.safetensors").state_dict() for out in (whole, broken))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    record = json.loads((whole / "config.json").read_text())["config"]
+    assert (record["teacher"], record["teacher_logit_scale"]) == ("PE-Core-N16-128", 200.0)
+    assert load_model(path).name == "PE-Core-N16-128"
+
+
+def test_another_teacher_is_another_run(photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    write_checkpoint(create_model("builtin"), path)
+    config = dataclasses.replace(DEBUG, teacher=str(path), contrastive_weight=1.0)
+    rows: list[dict[str, float]] = []
+    pretrain(config, [photos], tmp_path / "run", listener=rows.append)
+    assert {"distillation", "contrastive"} <= rows[0].keys()
+    write_checkpoint(create_model("builtin", generator=torch.Generator().manual_seed(9)), path)
+    with pytest.raises(CheckpointError, match="other settings or other data"):
+        pretrain(config, [photos], tmp_path / "run")
+
+
+def test_a_teacher_of_another_library(photos: Path, tmp_path: Path) -> None:
+    """open_clip's own model, transform and tokenizer, in ten lines; its pictures are larger than the student's."""
+    import open_clip
+
+    size, context = 64, 20
+    vision = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 16, "image_size": size}
+    model = open_clip.CLIP(16, vision, {"context_length": context, "width": 32, "heads": 2, "layers": 1}).eval()
+    tokenize = open_clip.SimpleTokenizer(context_length=context)
+    transform = open_clip.image_transform(size, is_train=False)
+
+    class Foreign:
+        name, sizes = "open_clip", set[tuple[int, int]]()
+
+        @torch.no_grad()
+        def encode_images(self, images: list[Image.Image]):
+            self.sizes |= {image.size for image in images}
+            return model.encode_image(torch.stack([transform(image) for image in images]), normalize=True).numpy()
+
+        @torch.no_grad()
+        def encode_texts(self, texts: list[str]):
+            return model.encode_text(tokenize(texts), normalize=True).numpy()
+
+    rows: list[dict[str, float]] = []
+    teacher = Teacher(Foreign(), size, "a small open_clip")
+    pretrain(DEBUG, [photos], tmp_path / "run", listener=rows.append, teacher=teacher)
+    assert len(rows) == 4 and Foreign.sizes == {(size, size)}
+    assert not any("mfu" in row for row in rows)  # nobody has formulas for it
+
+
+def test_ranks_distil_as_one(photos: Path, tmp_path: Path) -> None:
+    """Two processes, each with a teacher of its own, have the losses of one."""
+    losses = {}
+    for ranks in (None, 2):
+        out = tmp_path / str(ranks)
+        arguments = ["train", "distill_builtin", "--debug", "--data", str(photos), "--out", str(out)]
+        settings = ["contrastive_weight=1", "optimizer.lr=1e-4", "optimizer.plain_lr=1e-4"]
+        settings += ["initial=null"]  # noise pictures are all alike to trained weights: rounding would decide
+        arguments += [word for setting in settings for word in ("--set", setting)]
+        processes.run(pe, *arguments, log=tmp_path / f"{ranks}.log", ranks=ranks)
+        rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        losses[ranks] = [(row["distillation"], row["contrastive"]) for row in rows]
+    assert losses[2][0] == pytest.approx(losses[None][0], rel=1e-4)
+    assert losses[2] == [pytest.approx(row, rel=5e-3) for row in losses[None]]  # by then weights are rounded otherwise
+
+
+def batch(size: int, tokens: torch.Tensor) -> ImageTextBatch:
+    positives = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], dtype=torch.bool)
+    return ImageTextBatch(noise_images(size), tokens, positives, positives.T, texts=TEXTS)
+
+
+def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -> None:
+    student, vocabulary = create_model("builtin"), CaptionVocabulary(Tokenizer(32), TEXTS)
+    plain = create_model("builtin")
+    vocabulary.narrow(student)
+    noted = Noted()
+    task = DistillationTask(Towers(student), Teacher(noted, 64, "noted"), 32)
+    inputs = batch(64, trim(vocabulary(list(TEXTS))))
+    losses = task.losses(inputs)
+    assert losses.keys() == {"distillation"}
+    assert np.array_equal(noted.seen[0][1], inputs.images[1].permute(1, 2, 0).numpy())
+    assert noted.seen[1] == list(TEXTS)
+    small = F.interpolate(inputs.images.float(), size=(32, 32), mode="bilinear", antialias=True).round().byte()
+    assert (scale_down(inputs.images, 32).int() - small.int()).abs().max() <= 1
+    integers = F.interpolate(inputs.images, size=(32, 32), mode="bilinear", antialias=True)
+    assert torch.equal(scale_down(inputs.images, 32), integers)  # on the CPU, which scales uint8 itself
+    images = plain.encode_image(to_float(scale_down(inputs.images, 32)), normalize=True)
+    texts = plain.encode_text(Tokenizer(32)(TEXTS), normalize=True)
+    shown = torch.from_numpy(noted.encode_images(noted.seen[0])), torch.from_numpy(noted.encode_texts(TEXTS))
+    expected = logit_distillation_loss(images, texts, plain.logit_scale.exp(), *shown, 200.0)
+    torch.testing.assert_close(losses["distillation"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_the_size_are_not_touched() -> None:
+    inputs = noise_images(32)
+    assert scale_down(inputs, 32) is inputs
+
+
+def test_a_model_has_nothing_to_learn_from_itself_at_the_same_temperature(tmp_path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = create_model("builtin", pretrained=True)
+    write_checkpoint(model, path)
+    teacher = load_teacher(str(path))
+    assert teacher.image_size == 128
+    scale = model.logit_scale.exp().item()
+    tokens = trim(Tokenizer(32)(TEXTS))
+    same = DistillationTask(Towers(model), teacher, 128, scale).losses(batch(128, tokens))["distillation"]
+    sharper = DistillationTask(Towers(model), teacher, 128).losses(batch(128, tokens))["distillation"]
+    assert same.item() < 2e-3 < 0.05 < sharper.item()  # 2e-3 leaves room for a teacher in bfloat16
+
+
+def test_gradients_reach_the_student_alone_and_the_contrastive_loss_stands_beside() -> None:
+    model = create_model("builtin")
+    teacher = load_teacher("builtin")
+    task = DistillationTask(Towers(model), teacher, 32, contrastive_weight=0.5)
+    losses = task.losses(dataclasses.replace(batch(64, trim(Tokenizer(32)(TEXTS))), left_out=2))
+    assert losses.keys() == {"distillation", "contrastive"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for name, p in model.named_parameters())
+    assert not any(p.grad is not None for p in teacher.encoder.model.parameters())
+    twice = DistillationTask(Towers(model), teacher, 32, contrastive_weight=1.0)
+    again = twice.losses(batch(64, trim(Tokenizer(32)(TEXTS))))
+    torch.testing.assert_close(again["contrastive"], 2 * losses["contrastive"])
+    assert task.report()["left_out"] == 2 and "left_out" not in twice.report()
+
+
+def test_a_student_on_another_device_meets_its_teacher_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for a GPU: what mixes it with the CPU raises."""
+    monkeypatch.setattr(module, "trim", lambda tokens: tokens)  # which looks at values
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    teacher, meta = Teacher(Noted(), 64, "noted"), torch.device("meta")
+    taught = teacher.embed(noise_images(64), TEXTS)
+    monkeypatch.setattr(teacher, "embed", lambda pictures, texts: taught)
+    task = DistillationTask(Towers(create_model("builtin").to(meta)), teacher, 32, contrastive_weight=1.0)
+    losses = task.losses(batch(64, Tokenizer(32)(TEXTS)).to(meta))
+    assert {loss.device for loss in losses.values()} == {meta}
+    small = scale_down(noise_images(64).to(meta), 32)
+    assert (small.device, small.dtype, small.shape) == (meta, torch.uint8, (4, 3, 32, 32))
+
+
+def test_what_is_remembered_is_not_encoded_again_and_is_the_same_in_any_batch() -> None:
+    noted = Noted()
+    teacher = Teacher(noted, 32, "noted", remember=5)
+    first = teacher.embed(noise_images(32), TEXTS[:2])
+    seen = len(noted.seen)
+    assert seen == 6 and all(len(each) == 1 for each in noted.seen)
+    again = teacher.embed(noise_images(32)[2:], [*TEXTS[:1], TEXTS[2]])  # the second caption found no room
+    assert len(noted.seen) == seen + 1
+    assert torch.equal(again[0], first[0][2:]) and torch.equal(again[1][0], first[1][0])
+    one, three = load_teacher("builtin", remember=9), load_teacher("builtin", remember=9)
+    alone = torch.cat([one.embed(p[None], TEXTS[:1])[0] for p in noise_images(32)])
+    assert torch.equal(alone, three.embed(noise_images(32), TEXTS)[0])
+
+
+def test_a_teacher_is_loaded_onto_the_rank_s_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+
+    def load(name: str, device: torch.device) -> Encoder:
+        asked.append(device)
+        return loading.load(name)
+
+    monkeypatch.setattr(teachers, "own_device", lambda: torch.device("cuda", 3))
+    monkeypatch.setattr(teachers, "load", load)
+    load_teacher("builtin")
+    assert asked == [torch.device("cuda", 3)]
+
+
+def test_a_teacher_needs_a_text_tower(tmp_path) -> None:
+    write_checkpoint(create_model("PE-Spatial-T16-512"), tmp_path / "PE-Spatial-T16-512.safetensors")
+    with pytest.raises(ConfigError, match="no text tower; use a Core model"):
+        load_teacher(str(tmp_path / "PE-Spatial-T16-512.safetensors"))

@@ -1,0 +1,112 @@
+"""Runs on videos: frames from shards of clips with captions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from perception_encoder.data.streams import Shards, StreamConfig
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.models.checkpoints.weights import load_model
+from perception_encoder.preprocess.augmentation import Mixing
+from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
+from perception_encoder.pretraining.plan import plan_pretraining
+from perception_encoder.pretraining.recipes import video_finetune
+from perception_encoder.pretraining.run import pretrain
+from perception_encoder.pretraining.task import ContrastiveTask
+from tests.clips import clip
+from tests.data.tars import write_tar
+from tests.pretraining.toys import gradients, small_batch, small_towers
+from tests.recipes import debug_recipe, find_recipe
+
+
+@pytest.mark.parametrize("change", [{"masking": MaskRegularization()}, {"mixing": Mixing()}])
+def test_videos_are_neither_masked_nor_mixed(change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="frames and m"):
+        dataclasses.replace(video_finetune("b16"), **change)
+
+
+def config_of(name: str) -> PretrainingConfig:
+    config = find_recipe(name)
+    assert isinstance(config, PretrainingConfig)
+    return config
+
+
+def test_one_run_begins_where_another_ends() -> None:
+    cooldown, video = config_of("core_l14_cooldown"), config_of("video_finetune_l14")
+    assert cooldown.initial == "runs/core_l14/model.safetensors"
+    assert video.initial == "runs/distill_l14/model.safetensors"
+    assert (video.frames, video.optimizer.lr, video.warmup, video.masking) == (8, 1e-6, 2_000, None)
+    assert video.optimizer.name == "lamb" and cooldown.frames is None
+
+
+def test_the_recipe_in_small_begins_with_the_built_in_model() -> None:
+    config = config_of("video_finetune_builtin")
+    assert (config.model, config.initial, config.frames) == ("PE-Core-N16-128", "PE-Core-N16-128", 4)
+
+
+@pytest.fixture
+def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tar of ten small videos, each with its caption as the video dataset has it (section 2.3)."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    members = {}
+    for number in range(10):
+        said = {"human_caption": f"the clip with the number {number}", "duration": 0.5}
+        members |= {f"{number}.mp4": clip(count=6 + number), f"{number}.json": json.dumps(said).encode()}
+    return write_tar(tmp_path / "clips.tar", members)
+
+
+def test_a_run_on_videos(clips: Path, photos: Path, tmp_path: Path) -> None:
+    config = debug_recipe("video_finetune_b16")
+    assert isinstance(config, PretrainingConfig) and config.frames == 2
+    config = dataclasses.replace(config, streams=StreamConfig(captions={"human_caption": 1.0}))
+    rows: list[dict[str, float]] = []
+    path = pretrain(config, [Shards(str(clips))], tmp_path / "run", listener=rows.append)
+    assert load_model(path).name == "PE-Core-N16-128"
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(np.isfinite(row["contrastive"]) for row in rows)
+    with pytest.raises(DataError, match="give --shards"):
+        pretrain(config, [photos], tmp_path / "other")
+    with pytest.raises(DataError, match="no images with captions"):
+        pretrain(dataclasses.replace(config, frames=None), [Shards(str(clips))], tmp_path / "other")
+    with pytest.raises(ConfigError, match="videos have no masked copies"):
+        dataclasses.replace(config, masking=MaskRegularization())
+
+
+def test_a_video_of_the_same_frames_trains_as_its_frame() -> None:
+    towers, batch = small_towers(), dataclasses.replace(small_batch(), masked=None, masks=None)
+    videos = dataclasses.replace(batch, images=batch.images[:, None].repeat(1, 3, 1, 1, 1))
+    ours, theirs = (ContrastiveTask(towers).losses(each)["contrastive"] for each in (videos, batch))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [2, 6])
+def test_no_more_frames_than_a_chunk_are_held_at_a_time(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the videos are: their frames go through the tower one chunk after the other, again backward."""
+    towers, whole = small_towers(chunk=2), small_towers()
+    batch = dataclasses.replace(small_batch(), masked=None, masks=None)
+    shades = torch.arange(frames, dtype=torch.uint8)[None, :, None, None, None]
+    batch = dataclasses.replace(batch, images=batch.images[:, None] + shades)
+    expected = gradients(whole, ContrastiveTask(whole).losses(batch)["contrastive"])
+    counts: list[int] = []
+    encode = towers.clip.visual.forward
+    monkeypatch.setattr(towers.clip.visual, "forward", lambda x, mask=None: (counts.append(len(x)), encode(x, mask))[1])
+    actual = gradients(towers, ContrastiveTask(towers).losses(batch)["contrastive"])
+    assert counts == [2] * len(batch.images) * frames  # in chunks of two, each once forward and once backward
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_plan_s_activations_do_not_grow_with_the_frames() -> None:
+    config = video_finetune("g14")
+    assert config.parallel.chunk == 64
+
+    def activations(frames: int) -> float:
+        videos = dataclasses.replace(config, frames=frames)
+        return plan_pretraining(videos, 256)[0][0].memory(videos, 256)["activations"]
+
+    assert activations(8) == activations(64)
