@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import perception_encoder as pe
@@ -37,14 +35,20 @@ def main() -> None:
     parser.add_argument("--model", default="builtin")
     arguments = parser.parse_args()
 
-    settings = [f"initial={arguments.model}", "lora.rank=8", f"steps={arguments.steps}", "optimizer.lr=1e-3"]
-    settings += [f"batch_size={arguments.batch_size}", f"warmup={arguments.steps // 10}"]
-    command = [sys.executable, "-m", "perception_encoder", "train", "finetune", "--data", str(arguments.directory)]
-    command += ["--out", str(arguments.out), *(part for setting in settings for part in ("--set", setting))]
-    subprocess.run(command, check=True)
+    trained = pe.train(
+        "finetune",
+        data=arguments.directory,
+        out=arguments.out,
+        initial=arguments.model,
+        lora=8,
+        steps=arguments.steps,
+        lr=1e-3,
+        batch_size=arguments.batch_size,
+        warmup=arguments.steps // 10,
+    )
 
     print(f"before: {accuracy(arguments.model, arguments.directory):.1%} of the training images are classified right")
-    print(f"after: {accuracy(arguments.out / 'model.safetensors', arguments.directory):.1%}")
+    print(f"after: {accuracy(trained.weights, arguments.directory):.1%}")
 
 
 if __name__ == "__main__":
