@@ -24,6 +24,7 @@ SYNONYMS = {
     **dict.fromkeys(("--query", "--prompt", "-q"), ("--text", "--prompt", "--prompts")),
     **dict.fromkeys(("--filter", "--condition"), ("--where",)),
     **dict.fromkeys(("--format", "--layout"), ("--to", "--out")),
+    **dict.fromkeys(("--like", "--click"), ("--point",)),
     **dict.fromkeys(("--dataset", "--input", "-i"), ("--data", "--videos", "--image")),
     **dict.fromkeys(("--force", "-f"), ("--overwrite", "--rebuild")),
 }

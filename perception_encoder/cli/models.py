@@ -1,4 +1,4 @@
-"""`pe models`: list the models, or choose the default one."""
+"""`pe models`: list the models, or choose the defaults."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from perception_encoder.models.registry import (
 
 
 class _ListByDefault(TyperGroup):
-    """The group of `pe models`: without the name of a command it lists."""
+    """A group whose command `list` needs no name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         is_command = args and args[0] in {*self.commands, *ctx.help_option_names}
@@ -56,11 +56,11 @@ def list_(
 ) -> None:
     """List the models and their published scores.
 
-    Encoders, language models and heads. Columns: purpose; download in GB (0: a demo in the package); licence; side of
-    the image in pixels; dimension of the embedding; published zero-shot scores in percent: top-1 on ImageNet and on
-    Kinetics-400, text-to-image R@1 on COCO (very probably with dual softmax). Perception-LM's licence is the FAIR
-    Noncommercial Research License. Names of timm, open_clip and the hub are accepted too; --json lists them, with
-    layers, widths and patches.
+    Encoders, language models and heads. Columns: purpose; download in GB (0: a demo in the package); licence; image
+    side in pixels; dimension of the embedding; published zero-shot scores in percent: top-1 on ImageNet and
+    Kinetics-400, text-to-image R@1 on COCO (most likely with dual softmax). Perception-LM has the FAIR Noncommercial
+    Research License. Names of timm, open_clip and the hub are accepted as well; --json lists them, with layers, widths
+    and patch sizes.
 
     Examples:
 
@@ -84,10 +84,11 @@ def list_(
 def use(model: options.OwnModel) -> None:
     """Make a model the default.
 
-    An encoder is downloaded now, a Perception-LM when it is first used. A model with a text tower is then used by every
-    command without -m that compares images and texts; a Spatial model by track and segment; a language model by ask,
-    caption and engine run; a head by depth, detect or segment. MODEL may be a name, a file, or the directory of a run.
-    The environment variable PE_MODEL overrides a model with a text tower; an index is always searched by its own model.
+    MODEL is a name, a file, or the directory of a run. Commands use the default unless -m names another model: a model
+    with a text tower is for all commands that compare images and texts, a Spatial model for track and segment, a
+    language model for ask, caption and engine run, a head for depth, detect or segment. Encoders are downloaded now,
+    Perception-LM when first used. The environment variable PE_MODEL overrides a model with a text tower; an index
+    always uses the model that made it.
 
     Examples:
 
@@ -113,9 +114,9 @@ def _as_json(entry: ModelEntry | ListedModel) -> dict[str, Any]:
 def _as_row(entry: ModelEntry | ListedModel) -> tuple[object, ...]:
     none = output.NONE
     size = entry.download_bytes
-    about = (entry.purpose, none if size is None else f"{size / 1e9:.2f}", entry.licence)
+    common = (entry.purpose, none if size is None else f"{size / 1e9:.2f}", entry.licence)
     if isinstance(entry, ListedModel):
-        return (entry.name, *about, *[none] * 5)
+        return (entry.name, *common, *[none] * 5)
     scores = (entry.published.get(key, none) for key in ("imagenet", "kinetics400", "coco_t2i"))
     name = entry.builtin or entry.name
-    return (name, *about, entry.vision.image_size, entry.vision.output_dim or none, *scores)
+    return (name, *common, entry.vision.image_size, entry.vision.output_dim or none, *scores)

@@ -280,8 +280,8 @@ def track(
     shown = iter(progress(tracked, "tracking", None if names is None else len(names)))
     if directory is None:
         return shown
-    about = {"video": video.name, "model": features.name, "layer": features.layer}
-    return write_tracking(shown, directory, video.stem, rate, about, overlay)
+    metadata = {"video": video.name, "model": features.name, "layer": features.layer}
+    return write_tracking(shown, directory, video.stem, rate, metadata, overlay)
 
 
 def open_frames(video: Path) -> tuple[list[str] | None, float, Iterator[Image.Image]]:
@@ -331,12 +331,12 @@ def write_tracking(
     directory: Path,
     name: str,
     rate: float,
-    about: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     overlay: bool = True,
 ) -> Iterator[TrackedFrame]:
     """Yield the frames, and write each as it is taken: its mask, the overlay, and at the end the JSON.
 
-    `rate`: frames per second of the overlay. `about`: further fields of the JSON. Masks of a video that fails later
+    `rate`: frames per second of the overlay. `metadata`: further fields of the JSON. Masks of a video that fails later
     remain. Raises OutputError.
     """
     frames: list[dict[str, Any]] = []
@@ -352,4 +352,4 @@ def write_tracking(
                 add = add or stack.enter_context(write_video(directory / f"{name}.mp4", frame.image.size, rate))
                 add(frame.draw())
             yield frame
-    write_json(directory / f"{name}.json", {**about, "frames": frames}, indent=None)
+    write_json(directory / f"{name}.json", {**metadata, "frames": frames}, indent=None)

@@ -1,0 +1,131 @@
+"""Heads are fitted on standardised features; what cannot be fitted is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from perception_encoder.dense_prediction.depth import DepthConfig, DepthHead, scale_invariant_loss
+from perception_encoder.dense_prediction.head_fitting import FitConfig, Standardize, fit_head
+from perception_encoder.dense_prediction.segmentation import SegmentationConfig, class_share_loss, fit_segmentation
+from perception_encoder.errors import ConfigError, DataError, ModelError
+
+
+def test_features_are_standardised_over_all_patches() -> None:
+    features = np.random.default_rng(0).normal(3, 2, (7, 2, 3, 4))
+    standardize = Standardize(4)
+    standardize.measure(features, chunk=3)
+    maps = standardize(torch.from_numpy(features).float())
+    assert maps.shape == (7, 4, 2, 3)
+    assert maps.mean(dim=(0, 2, 3)).numpy() == pytest.approx(np.zeros(4), abs=1e-5)
+    assert maps.std(dim=(0, 2, 3), correction=0).numpy() == pytest.approx(np.ones(4), abs=1e-5)
+
+
+def test_the_loss_falls_and_each_pass_takes_every_item() -> None:
+    head, seen = nn.Linear(1, 1), []
+    inputs = torch.arange(6.0)[:, None] / 6
+
+    def loss(rows: np.ndarray) -> torch.Tensor:
+        seen.append(rows.tolist())
+        return ((head(inputs[rows]) - 2 * inputs[rows]) ** 2).mean()
+
+    before = float(loss(np.arange(6)).detach())
+    seen.clear()
+    fit_head(head, loss, 6, FitConfig(epochs=30, batch=4, lr=0.1), "fitting")
+    assert len(seen) == 60 and all(
+        sorted(one + two) == list(range(6)) for one, two in zip(*[iter(seen)] * 2, strict=True)
+    )
+    assert float(loss(np.arange(6)).detach()) < before / 10 and not head.training
+
+
+def test_gradients_are_clipped_to_a_norm_of_one() -> None:
+    head = nn.Linear(3, 2, bias=False)
+    fit_head(head, lambda rows: 100 * head.weight.sum(), 2, FitConfig(epochs=1, batch=2), "fitting")
+    assert float(head.weight.grad.norm()) == pytest.approx(1, rel=1e-4)
+
+
+def test_what_cannot_be_fitted_is_named() -> None:
+    head = nn.Linear(1, 1)
+    with pytest.raises(DataError, match="a head: there are no items"):
+        fit_head(head, lambda rows: head.weight.sum(), 0, FitConfig(), "a head")
+    with pytest.raises(ModelError, match="a head: the loss is nan"):
+        fit_head(head, lambda rows: head.weight.sum() * torch.nan, 2, FitConfig(), "a head")
+    with pytest.raises(ConfigError, match="must each be at least 1"):
+        FitConfig(epochs=0)
+
+
+def test_the_loss_forgives_a_common_error_in_scale() -> None:
+    target = torch.tensor([[[1.0, 2.0, 0.0]]])
+    twice = torch.log(2 * target.clamp_min(1e-3))
+    strict, lenient = DepthConfig(scale_invariance=0.0), DepthConfig(scale_invariance=1.0)
+    assert float(scale_invariant_loss(twice, target, strict)) == pytest.approx(np.log(2), abs=1e-3)
+    assert float(scale_invariant_loss(twice, target, lenient)) == pytest.approx(1e-3, abs=1e-3)
+
+
+def test_holes_in_depth_are_not_learned_from() -> None:
+    """Zeros, NaN, infinity and depths out of the range neither count nor spoil a gradient."""
+    config = DepthConfig()
+    predicted = torch.zeros(2, 1, 6, requires_grad=True)
+    target = torch.tensor([[[2.0, 0.0, torch.nan, torch.inf, -1.0, 99.0]], [[0.0, torch.nan, 0.0, 0.0, 0.0, 0.0]]])
+    loss = scale_invariant_loss(predicted, target, config)
+    alone = scale_invariant_loss(torch.zeros(1, 1, 1), torch.tensor([[[2.0]]]), config)
+    assert loss.item() == pytest.approx((alone.item() + 1e-3) / 2, rel=1e-4)
+    loss.backward()
+    assert torch.isfinite(predicted.grad).all() and predicted.grad[0, 0, 0] < 0
+    assert predicted.grad.count_nonzero() == 1
+    head = DepthHead(4, config)
+    head.begin_with(target[:, 0])
+    assert head.out[-1].bias.item() == pytest.approx(np.log(2))
+    with pytest.raises(DataError, match=r"no training image has a depth of 0\.001 to 10 m"):
+        head.begin_with(target[1:, 0])
+
+
+def test_the_head_takes_any_grid() -> None:
+    for grid in ((1, 1), (5, 7), (8, 8)):
+        head = DepthHead(6, DepthConfig(channels=8))
+        assert head.predict(torch.zeros(2, *grid, 6), (31, 17)).shape == (2, 31, 17)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nearest": 2.0, "farthest": 1.0},
+        {"nearest": 1.0, "farthest": 1.0},
+        {"nearest": 0.0},
+        {"channels": 3},
+        {"scale_invariance": -0.1},
+        {"scale_invariance": 1.1},
+    ],
+)
+def test_sizes_and_ranges_that_make_no_sense(changes: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="0 < nearest < farthest"):
+        DepthConfig(**changes)
+
+
+def test_the_ends_of_what_is_allowed() -> None:
+    """The least channels, all or nothing of a scale forgiven; a depth at an end of the range is outside it."""
+    config = DepthConfig(channels=4, scale_invariance=1.0, nearest=1.0, farthest=2.0)
+    assert DepthConfig(scale_invariance=0.0).scale_invariance == 0
+    assert config.within(torch.tensor([1.0, 1.5, 2.0])).tolist() == [False, True, False]
+
+
+def test_an_even_kernel_is_refused() -> None:
+    with pytest.raises(ConfigError, match="kernel is 2"):
+        SegmentationConfig(kernel=2)
+
+
+def test_classes_that_features_tell_are_learned_and_unscored_pixels_are_not() -> None:
+    labels = np.array([[0, 0, 1, 1]] * 4)
+    features = np.eye(2, dtype=np.float32)[labels[::2, ::2]][None].repeat(8, axis=0)  # (8, 2, 2, 2)
+    unscored = np.where(np.arange(4) == 0, -1, labels)
+    config = SegmentationConfig(fit=FitConfig(epochs=40, batch=4, lr=0.05))
+    head = fit_segmentation(features, lambda index: unscored, 2, config)
+    assert (head.predict(torch.from_numpy(features[:1]), (2, 2))[0].numpy() == labels[::2, ::2]).all()
+
+
+def test_the_first_class_is_scored_and_pixels_below_0_are_not() -> None:
+    labels = torch.tensor([[0, -1], [0, 0]])[None].repeat_interleave(4, 1).repeat_interleave(4, 2)
+    loss = class_share_loss(torch.zeros(1, 2, 2, 2), labels)
+    assert loss.item() == pytest.approx(0.75 * 0.693147, rel=1e-4)
