@@ -1,4 +1,4 @@
-"""Answer questions about images and videos: a perception language model with its transforms and prompts."""
+"""A perception language model that answers questions about images and videos."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from perception_encoder.preprocess.conversation import MediaPart, Message, Sampl
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
 
 CACHED_MEDIA = 32
-"""Images and videos whose tokens stay in memory while they exist, so that a conversation encodes each once."""
+"""Maximum number of images and videos whose tokens are cached while the objects exist, so that a chat encodes them
+once."""
 ENCODED_AT_ONCE = 8
-"""Images and tiles that the vision tower encodes at once."""
+"""Images and tiles in a batch of the vision tower."""
 
 
 class LanguageModel(TextModel):
@@ -38,27 +39,26 @@ class LanguageModel(TextModel):
 
     @torch.inference_mode()
     def yes_probabilities(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
-        """Return how probable "yes" is as the beginning of each answer, against "no": (B,) float64.
+        """Return the probability that each answer begins with "yes" rather than "no": (B,) float64.
 
-        The probabilities of the words' first tokens are added up over capitals and a space before them; other answers
-        are ignored.
+        Sums the probabilities of the first tokens of both words, capitalised or not, with or without a space before
+        them; other answers are ignored.
         """
         encode = self.decoder.tokenizer.encode
         forms = [(word, f" {word}", word.title(), f" {word.title()}") for word in ("yes", "no")]
-        words = [sorted({encode(form, add_special_tokens=False)[0] for form in each}) for each in forms]
-        both = set(words[0]) & set(words[1])  # such as a space that is a token of its own
-        yes, no = ([token for token in each if token not in both] for each in words)
+        tokens = [sorted({encode(form, add_special_tokens=False)[0] for form in words}) for words in forms]
+        both = set(tokens[0]) & set(tokens[1])  # for example a lone space
+        yes, no = ([token for token in ids if token not in both] for ids in tokens)
         prompts = [self._prompt(conversation, Sampling(max_tokens=1))[0] for conversation in conversations]
-        logits = (each.double() for each in next_token_logits(self.model.decoder, prompts))
-        shares = [float(torch.sigmoid(each[yes].logsumexp(0) - each[no].logsumexp(0))) for each in logits]
-        return np.array(shares)
+        logits = (row.double() for row in next_token_logits(self.model.decoder, prompts))
+        return np.array([float(torch.sigmoid(row[yes].logsumexp(0) - row[no].logsumexp(0))) for row in logits])
 
     @torch.inference_mode()
     def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:
-        """The decoder's input (T, dim) for a conversation, and how many text tokens were cut."""
+        """Return the decoder's input (T, dim) for a conversation, and the number of text tokens cut."""
         media = [item for message in conversation for item in message.media]
         tokens = [self.media_tokens(item, self.media.tile_each or len(media) == 1) for item in media]
-        room, lengths = sampling.max_tokens, [len(each) for each in tokens]
+        room, lengths = sampling.max_tokens, [len(item) for item in tokens]
         prompt = self.decoder.prompts.generation_prompt(conversation, lengths, room, sampling.cut)
         ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
         dim = self.model.projector.dim
@@ -69,9 +69,10 @@ class LanguageModel(TextModel):
 
     @torch.inference_mode()
     def media_tokens(self, item: MediaPart, alone: bool = True) -> Tensor:
-        """Tokens (M, dim) of an image or a video, from memory if it was encoded before.
+        """Return the tokens (M, dim) of an image or a video, cached if it was encoded before.
 
-        An image that is `alone` in its conversation is tiled; of several, each is squashed to one square, as in PLM.
+        An image that is `alone` in its conversation is tiled; several images are squashed to one square each, as in
+        PLM.
         """
         key = (id(item), alone)
         if key in self._tokens and self._tokens[key][0]() is item:
@@ -82,7 +83,7 @@ class LanguageModel(TextModel):
         grid = self.model.vision.grid_of(pixels.shape[-2], pixels.shape[-1])
         batches = pixels.split(ENCODED_AT_ONCE)
         features = [self.model.image_features(batch.to(parameter.device, parameter.dtype)) for batch in batches]
-        projected = [self.model.project(each, grid) for each in features]
+        projected = [self.model.project(batch, grid) for batch in features]
         self.encoded += len(pixels)
         tokens = torch.cat(projected).flatten(0, 1)
         self._tokens[key] = (ref(item, lambda _: self._tokens.pop(key, None)), tokens)

@@ -1,9 +1,9 @@
-"""Evaluate a language model by lmms-eval: its plug-in `perception_encoder`, an entry point of `lmms_eval.models`.
+"""Evaluate a language model with lmms-eval: the plug-in `perception_encoder`, an entry point of `lmms_eval.models`.
 
     python -m lmms_eval --model perception_encoder --model_args pretrained=builtin-lang,tiles=4 --tasks docvqa_val
 
-Every image and video of a sample is shown, in its order among the texts; lmms-eval's own adapter `plm` shows one image
-of several. lmms-eval is imported only when it asks for the plug-in.
+Shows all images and videos of a sample in their places between the texts; lmms-eval's own adapter `plm` shows only one
+of several images. lmms-eval is imported only when it loads the plug-in.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME = "perception_encoder"
-"""What `--model` of lmms-eval takes."""
+"""The plug-in's name for `--model` of lmms-eval."""
 MAX_TOKENS = 256
-"""Most tokens of an answer to a task that sets no limit."""
+"""Maximum number of tokens of an answer if the task sets no limit."""
 
 
 class _Answers:
-    """What the plug-in does; lmms-eval's base class comes second among its bases."""
+    """The plug-in without lmms-eval's base class, which `_make_class` adds."""
 
     is_simple = False
     """Requests hold messages with all media, not a text beside a list."""
@@ -49,7 +49,7 @@ class _Answers:
         frames: int = FRAMES,
         max_batch_size: int | None = None,
     ) -> None:
-        """`pretrained`, `device`, `tiles`: see `load_language_model`. `frames`: most frames of a video."""
+        """`pretrained`, `device`, `tiles`: see `load_language_model`. `frames`: maximum number of frames of a video."""
         super().__init__()
         self.generator = load_language_model(pretrained, device, tiles=tiles)
         if note := demo_note(self.generator.name):
@@ -59,7 +59,7 @@ class _Answers:
         self.media = MediaOptions(frames=frames, tile=media.image_size, tiles=media.tiles)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Return the answers to requests of lmms-eval, in their order; those of the same sampling are batched."""
+        """Return the answers to requests of lmms-eval, in order; requests with the same sampling are batched."""
         answers = [""] * len(requests)
         groups: dict[Sampling, list[int]] = defaultdict(list)
         for number, request in enumerate(requests):
@@ -84,7 +84,7 @@ class _Answers:
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Raise ConfigError: tasks of several rounds are unsupported."""
-        raise ConfigError("tasks of several rounds are unsupported; choose one with a question for each sample")
+        raise ConfigError("tasks of several rounds are unsupported; choose one with one question per sample")
 
 
 def sampling_of(settings: Mapping[str, Any]) -> Sampling:
@@ -104,8 +104,8 @@ def sampling_of(settings: Mapping[str, Any]) -> Sampling:
 def read_messages(messages: Sequence[Mapping[str, Any]], media: MediaOptions) -> list[Message]:
     """Return lmms-eval's messages with their media opened; ConfigError for sound, InputError for bad files."""
     return [
-        Message(each["role"], tuple(part for content in each["content"] for part in _parts(content, media)))
-        for each in messages
+        Message(message["role"], tuple(part for content in message["content"] for part in _parts(content, media)))
+        for message in messages
     ]
 
 
@@ -131,7 +131,7 @@ def manifest() -> ModelManifest:
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    """Return the class that lmms-eval looks up, made when it is wanted."""
+    """Create the class that lmms-eval looks up when it is first used."""
     if name != "PerceptionEncoderModel":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _make_class()

@@ -46,13 +46,12 @@ def load_assistant(
 
     `name`: a Perception-LM, as a directory or a hub name; a directory or file that `pe train` wrote; `builtin-lang`, a
     demo; `https://HOST/v1#MODEL`, an endpoint of OpenAI's chat protocol; `hf:NAME`, a vision-language model of
-    transformers; or `python:MODULE:FUNCTION`, a function that returns an `Assistant`; by default what `pe
-    models use` chose. `tiles`: maximum number of tiles
-    of an image, for models of the first three forms; by default the model's own, or of a Perception-LM 36 on a GPU and
-    4 on a CPU. `device`, `dtype`: of the same; by default a GPU if there is one, and the type that it computes fastest.
-    `timeout`: maximum number of seconds for an answer of an endpoint. `text_only`: also load language models that see
-    no images: `smollm2`, GGUF files, and decoder-only models as `hf:NAME`. Raises ConfigError, UnknownModelError,
-    CheckpointError, WeightsUnavailableError, and MissingExtraError.
+    transformers; or `python:MODULE:FUNCTION`, a function that returns an `Assistant`; the default is the choice of
+    `pe models use`. `tiles`: maximum number of tiles of an image, for the first three forms; by default the model's, or
+    for a Perception-LM 36 on a GPU and 4 on a CPU. `device`, `dtype`: for the same forms; by default a GPU if there is
+    one, and its fastest type. `timeout`: maximum number of seconds for an answer of an endpoint. `text_only`: also load
+    language models that cannot see: `smollm2`, GGUF files, and decoder-only models as `hf:NAME`. Raises ConfigError,
+    UnknownModelError, CheckpointError, WeightsUnavailableError, and MissingExtraError.
     """
     name = language_model(None if name is None else str(name))
     check_name(name)

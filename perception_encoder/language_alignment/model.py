@@ -1,6 +1,6 @@
 """A perception language model: a vision tower cut at a layer, a projector, and a decoder-only language model.
 
-Image tokens replace the embeddings of marked positions in the decoder's input, in order; all else is the decoder's own.
+Image tokens replace the embeddings of marked positions in the decoder's input, in order; everything else is unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Projector(nn.Module):
     """Linear – GELU – Linear on each token, then average pooling over `pool` × `pool` tokens (PLM's order).
 
     `width`: channels of the encoder's tokens. `dim`: channels of the language model's embeddings. `linear`: one
-    linear map instead, Table 9's ablation. Parameters carry PLM's names, `projector.0` and `projector.2`.
+    linear map instead, the ablation of Table 9. Parameters carry PLM's names, `projector.0` and `projector.2`.
     """
 
     def __init__(self, width: int, dim: int, pool: int = 1, linear: bool = False) -> None:
@@ -34,7 +34,7 @@ class Projector(nn.Module):
         self.projector = nn.Sequential(*layers)
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw the weights anew, so that outputs are about as large as inputs; biases are zero."""
+        """Draw new weights that keep the scale of the inputs; biases are zero."""
         for module in self.projector:
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5, generator=generator)
@@ -82,7 +82,7 @@ class PerceptionLanguageModel(nn.Module):
     def image_features(
         self, pixels: Float[Tensor, "B 3 H W"], branches: Float[Tensor, "L 2 B"] | None = None
     ) -> Float[Tensor, "B P width"]:
-        """Tokens of the vision tower's last layer, the class token removed; P = h · w.
+        """Return the tokens of the vision tower's last layer without the class token; P = h · w.
 
         `branches`: stochastic depth, as `VisionTransformer.forward_features` takes it.
         """
@@ -90,13 +90,13 @@ class PerceptionLanguageModel(nn.Module):
         return tokens[:, self.vision.num_prefix_tokens :]
 
     def project(self, features: Float[Tensor, "B P width"], grid: tuple[int, int]) -> Float[Tensor, "B M dim"]:
-        """Image tokens for the decoder, of features of a grid (rows, columns)."""
+        """Return the decoder's image tokens for features of a grid (rows, columns)."""
         return self.projector(features, grid)
 
     def embed(
         self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], image_tokens: Float[Tensor, "M dim"]
     ) -> Float[Tensor, "B T dim"]:
-        """The decoder's input: token embeddings, with the image tokens at the marked positions, row by row.
+        """Return the decoder's input: token embeddings, with the image tokens at the marked positions, row by row.
 
         Raises ShapeError unless there are as many image tokens as marks.
         """
@@ -109,10 +109,10 @@ class PerceptionLanguageModel(nn.Module):
     def token_losses(
         self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"], parts: Int[Tensor, "B T"] | None = None
     ) -> Float[Tensor, " K"]:
-        """Cross entropy of each labelled token, given all before it in its row that it sees.
+        """Return the cross entropy of each labelled token, given the earlier tokens of its row that it attends to.
 
-        Rows are padded on the right, so that a causal decoder sees no padding from a real token. Logits are made for
-        the labelled positions only. `parts`: tokens of a part see those of part 0 and of their own, and nothing else.
+        Rows are padded on the right, so that no token attends to padding. Logits are computed for the labelled
+        positions only. `parts`: tokens attend only to those of part 0 and of their own part.
         """
         targets = labels[:, 1:]
         labelled = targets != IGNORED
@@ -122,32 +122,32 @@ class PerceptionLanguageModel(nn.Module):
     def token_scores(
         self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"], parts: Int[Tensor, "B T"] | None = None
     ) -> tuple[Float[Tensor, " K"], Bool[Tensor, " R"]]:
-        """`token_losses`, and of each row, or of each part with labels, whether all of them are the most probable."""
+        """Return `token_losses`, and whether all labels of each row (or labelled part) are the most probable tokens."""
         targets = labels[:, 1:]
         labelled = targets != IGNORED
         logits = self._logits(embeddings[:, :-1], labelled, parts).float()
-        right = logits.argmax(-1) == targets[labelled]
+        correct = logits.argmax(-1) == targets[labelled]
         rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(targets)[labelled]
         if parts is not None:
             _, rows = torch.unique(torch.stack([rows, parts[:, 1:][labelled]]), dim=1, return_inverse=True)
         count = len(labels) if parts is None else int(rows.max()) + 1
-        all_right = torch.ones(count, dtype=torch.long, device=rows.device).scatter_reduce(
-            0, rows, right.long(), "amin"
+        all_correct = torch.ones(count, dtype=torch.long, device=rows.device).scatter_reduce(
+            0, rows, correct.long(), "amin"
         )
-        return F.cross_entropy(logits, targets[labelled], reduction="none"), all_right.bool()
+        return F.cross_entropy(logits, targets[labelled], reduction="none"), all_correct.bool()
 
-    def _logits(self, embeddings: Tensor, where: Tensor, parts: Tensor | None) -> Tensor:
-        """Logits (K, V) at the marked positions."""
+    def _logits(self, embeddings: Tensor, marked: Tensor, parts: Tensor | None) -> Tensor:
+        """Return logits (K, V) at the marked positions."""
         decoder: Any = self.decoder
         inputs = {"inputs_embeds": embeddings, "use_cache": False}
         if parts is not None:
-            mask, inputs["position_ids"] = see_parts(parts[:, : embeddings.shape[1]])
-            least = torch.finfo(embeddings.dtype).min
-            inputs["attention_mask"] = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, least)
+            mask, inputs["position_ids"] = part_mask(parts[:, : embeddings.shape[1]])
+            lowest = torch.finfo(embeddings.dtype).min
+            inputs["attention_mask"] = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, lowest)
         if scales_logits(decoder.config.get_text_config()):
-            return decoder(**inputs).logits[where]
+            return decoder(**inputs).logits[marked]
         hidden = decoder.get_decoder()(**inputs).last_hidden_state
-        return decoder.get_output_embeddings()(hidden[where])
+        return decoder.get_output_embeddings()(hidden[marked])
 
     def forward(
         self,
@@ -155,19 +155,19 @@ class PerceptionLanguageModel(nn.Module):
         is_image: Bool[Tensor, "B T"],
         pixels: Float[Tensor, "N 3 H W"],
     ) -> Float[Tensor, "B T V"]:
-        """Logits of the next token at each position; images in the order of their marks, all of one size."""
+        """Return the logits of the next token at each position; images are in the order of their marks, of one size."""
         grid = self.vision.grid_of(pixels.shape[-2], pixels.shape[-1])
         tokens = self.project(self.image_features(pixels), grid).flatten(0, 1)
         return self.decoder(inputs_embeds=self.embed(ids, is_image, tokens), use_cache=False).logits
 
 
-def see_parts(parts: Int[Tensor, "B T"]) -> tuple[Bool[Tensor, "B 1 T T"], Int[Tensor, "B T"]]:
-    """Which tokens (columns) each token (row) sees, and its position: every part goes on from the end of part 0."""
+def part_mask(parts: Int[Tensor, "B T"]) -> tuple[Bool[Tensor, "B 1 T T"], Int[Tensor, "B T"]]:
+    """Return the tokens (columns) that each token (row) attends to, and its position: every part continues part 0."""
     same = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])
-    seen = same & torch.ones_like(same).tril()
-    return seen[:, None], seen.sum(-1) - 1
+    mask = same & torch.ones_like(same).tril()
+    return mask[:, None], mask.sum(-1) - 1
 
 
 def scales_logits(config: Any) -> bool:
-    """Whether a language model changes its logits after the output map, as Gemma, Granite and Cohere do."""
+    """Return whether a language model rescales its logits after the output map, as Gemma, Granite and Cohere do."""
     return any(getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))

@@ -1,7 +1,7 @@
 """Run the published Perception Language Models (facebook/Perception-LM-*), read by transformers.
 
-Their three parts become this package's tower and projector and a language model, so that all else is shared. The
-weights are under a non-commercial licence. Where transformers differs from the reference, `like` chooses.
+Their parts become this package's tower and projector and a language model, so that everything else is shared. The
+weights are under a non-commercial licence. `like` chooses where transformers differs from the reference code.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def read_perception_lm(
 ) -> LanguageModel:
     """Read a Perception-LM from a directory or the hub.
 
-    `tiles`: most tiles of an image (the published models were trained with 36). `like`: by "reference", the default,
-    each of several images is squashed to one square and texts stay as they are; by "transformers", every image is
-    tiled and texts lose the spaces around them. Raises WeightsUnavailableError and MissingExtraError.
+    `tiles`: maximum number of tiles of an image (the published models were trained with 36). `like`: "reference"
+    squashes several images to one square each and keeps texts unchanged; "transformers" tiles every image and strips
+    texts. Raises WeightsUnavailableError and MissingExtraError.
     """
     try:
         from transformers import AutoTokenizer, PerceptionLMForConditionalGeneration
@@ -72,7 +72,7 @@ def read_perception_lm(
 def wrap_perception_lm(
     name: str, whole: Any, tokenizer: Any, tiles: int = 4, like: Convention = "reference"
 ) -> LanguageModel:
-    """Make a `LanguageModel` of transformers' PerceptionLM and its tokenizer; the weights are shared, not copied."""
+    """Wrap transformers' PerceptionLM and its tokenizer; the weights are shared, not copied."""
     if like not in ("reference", "transformers"):
         raise ConfigError(f"like is {like!r}; it must be 'reference' or 'transformers'")
     vision = _tower(whole.model.vision_tower.timm_model, name)
@@ -103,8 +103,8 @@ def _tower(timm_model: Any, name: str) -> VisionTransformer:
     return tower
 
 
-def _projector(theirs: Any, pool: int) -> Projector:
-    first, second = theirs.linear_1, theirs.linear_2
+def _projector(module: Any, pool: int) -> Projector:
+    first, second = module.linear_1, module.linear_2
     with torch.device("meta"):
         projector = Projector(first.in_features, second.out_features, pool)
     projector.projector[0], projector.projector[2] = first, second

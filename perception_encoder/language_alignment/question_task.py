@@ -1,4 +1,4 @@
-"""Evaluate layers on questions: a small language model is fitted on each layer's tokens and answers (section 3)."""
+"""Evaluate layers on questions: fit a small language model to each layer's tokens and let it answer (section 3)."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ QUESTION_TASKS = tuple(name for name in TASKS if name != "mvbench")
 Seed = int
 MakeDecoder = Callable[[Seed], Decoder]
 TURNS = 8
-"""Most questions about an image that it is shown with at a time, drawn anew each time."""
+"""Maximum number of questions about an image in a training step, drawn again for every step."""
 AT_ONCE = 64
-"""Questions that are answered at a time."""
+"""Questions answered in a batch."""
 
 QuestionAnswer = tuple[str, str]
 """A question and its answer."""
@@ -59,7 +59,7 @@ _IMAGE = Image.new("L", (1, 1))
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerHeadConfig:
-    """How a head is made and fitted."""
+    """How a head is built and fitted."""
 
     fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=8, batch=32))
     pool: int = 1
@@ -67,14 +67,14 @@ class AnswerHeadConfig:
     linear: bool = False
     """A linear projector."""
     frozen: bool = False
-    """Fit the projector alone, and leave the language model as it is."""
+    """Fit the projector only and freeze the language model."""
 
 
 class AnswerHead(nn.Module):
     """A projector and a language model that reads a layer's patches, standardised over the images it is fitted on."""
 
     def __init__(self, width: int, grid: tuple[int, int], decoder: Decoder, config: AnswerHeadConfig) -> None:
-        """`width`: channels of the tokens; `grid`: rows and columns of the patches. The decoder is the head's own."""
+        """`width`: channels of the tokens; `grid`: rows and columns of the patches. The head trains `decoder`."""
         super().__init__()
         self.grid, self.decoder, self.config = grid, decoder, config
         self.standardize = Standardize(width)
@@ -85,12 +85,12 @@ class AnswerHead(nn.Module):
         decoder.model.requires_grad_(not config.frozen)
 
     def image_tokens(self, patches: Float[Tensor, "B h w D"]) -> Float[Tensor, "B M dim"]:
-        """Tokens of images for the language model."""
+        """Return the language model's tokens for images."""
         standard = self.standardize(patches).flatten(2).transpose(1, 2)  # (B, h·w, D)
         return self.model.project(standard, self.grid)
 
     def fit(self, patches: Maps, questions: Sequence[Sequence[QuestionAnswer]], track: Track = untracked) -> None:
-        """Fit on images (n, h, w, D), each with its questions; ModelError if it diverges."""
+        """Fit on images (n, h, w, D) with the questions of each; ModelError if it diverges."""
         self.standardize.measure(patches)
         draws = np.random.default_rng([self.config.fit.seed, 5])
         count = self.model.projector.tokens_of(self.grid)
@@ -101,7 +101,7 @@ class AnswerHead(nn.Module):
             for row in rows:
                 turns = questions[row]
                 drawn = [turns[at] for at in draws.permutation(len(turns))[:TURNS]]
-                prompt = self.decoder.prompts.apart(_messages(drawn), [count])  # as they are put later, one by one
+                prompt = self.decoder.prompts.independent_questions(_messages(drawn), [count])  # asked singly in tests
                 examples.append(Example(prompt, tokens[:0]))
             batch = collate(examples, 0)
             embeddings = self.model.embed(batch.ids, batch.is_image, tokens.flatten(0, 1))
@@ -111,14 +111,14 @@ class AnswerHead(nn.Module):
 
     @torch.no_grad()
     def answer(self, patches: Maps, questions: Sequence[tuple[int, str]], max_tokens: int) -> list[str]:
-        """Answer questions, each about the image of a row, greedily."""
+        """Answer questions about the images of rows, greedily."""
         answers: list[str] = []
         count = self.model.projector.tokens_of(self.grid)
         for start in range(0, len(questions), AT_ONCE):
             part = questions[start : start + AT_ONCE]
             with fast_autocast(torch.device("cpu")):
                 tokens = self.image_tokens(take(patches, np.array([row for row, _ in part])))
-                prompts = [self._prompt(text, own, count) for (_, text), own in zip(part, tokens, strict=True)]
+                prompts = [self._prompt(text, image, count) for (_, text), image in zip(part, tokens, strict=True)]
                 answers += self._generate(prompts, Sampling(max_tokens=max_tokens))
         return answers
 
@@ -130,14 +130,14 @@ class AnswerHead(nn.Module):
     def _generate(self, prompts: Sequence[Tensor], sampling: Sampling) -> list[str]:
         rows: list[list[int]] = [[] for _ in prompts]
         for tokens in generate_tokens(self.decoder.model, prompts, self.decoder.end_tokens, sampling):
-            for own, token in zip(rows, tokens, strict=True):
+            for row, token in zip(rows, tokens, strict=True):
                 if token is not None:
-                    own.append(token)
+                    row.append(token)
         return [self.decoder.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
 
 def _messages(turns: Sequence[QuestionAnswer]) -> list[Message]:
-    """A conversation about one image; the answers are left out if they are empty."""
+    """Return a conversation about one image, without empty answers."""
     messages = [Message("user", (_IMAGE, turns[0][0]))]
     for number, (question, answer) in enumerate(turns):
         messages += [Message("user", (question,))] if number else []
@@ -150,9 +150,9 @@ class QuestionTaskConfig:
     """How layers are evaluated on questions."""
 
     items: int = 1000
-    """The most test images."""
+    """Maximum number of test images."""
     train_items: int | None = None
-    """The most training images; by default twice as many."""
+    """Maximum number of training images; by default twice as many."""
     head: AnswerHeadConfig = field(default_factory=AnswerHeadConfig)
     seeds: int = HEAD_SEEDS
     """Seeds that a head and its language model are made with."""
@@ -160,7 +160,7 @@ class QuestionTaskConfig:
 
 @dataclass(frozen=True)
 class _Part:
-    """Images with the questions about each."""
+    """The images of a split with their questions."""
 
     name: str
     questions: tuple[tuple[Question, ...], ...]
@@ -168,10 +168,10 @@ class _Part:
     @property
     def keys(self) -> tuple[str, ...]:
         """The images' names."""
-        return tuple(own[0].block or own[0].id for own in self.questions)
+        return tuple(rows[0].block or rows[0].id for rows in self.questions)
 
     def open(self, row: int) -> list[Image.Image]:
-        """Open an image; InputError if it cannot be decoded, or its question is about several or a video."""
+        """Open an image; InputError if it cannot be decoded, or the question is not about a single image."""
         question = self.questions[row][0]
         media = open_media_of(question)
         if len(media) != 1 or not isinstance(media[0], Image.Image):
@@ -180,12 +180,12 @@ class _Part:
 
     def image_digest(self) -> str:
         """Of the images' content."""
-        sources = [source for own in self.questions for source in own[0].media]
+        sources = [source for rows in self.questions for source in rows[0].media]
         return content_digest([source.read() if isinstance(source, TableImage) else source for source in sources])
 
     def digest(self) -> str:
         """Of the questions and their answers."""
-        fields = [[(q.id, q.question, q.answers, q.correct, q.box) for q in own] for own in self.questions]
+        fields = [[(q.id, q.question, q.answers, q.correct, q.box) for q in rows] for rows in self.questions]
         return settings_digest(self.name, fields)
 
 
@@ -201,7 +201,7 @@ class QuestionTask(LayerEvaluator):
         image_size: tuple[int, int] | None = None,
         make_decoder: MakeDecoder | None = None,
     ) -> None:
-        """`task`: one of `QUESTION_TASKS`, or your own. `image_size`: height and width that images are squashed to.
+        """`task`: one of `QUESTION_TASKS`, or a custom one. `image_size`: height and width that images are squashed to.
 
         `make_decoder`: the language model of a head, by its seed; by default a fresh one whose vocabulary is that of
         the training questions. Raises ConfigError for another name, DataError for a part without a question.
@@ -236,7 +236,7 @@ class QuestionTask(LayerEvaluator):
         train, test = features
         for part in (train, test):
             if not len(part.rows):
-                raise DataError(f"{self.name}: no image can be used; the first: {part.failures[0]}")
+                raise DataError(f"{self.name}: no image can be decoded; the first failure: {part.failures[0]}")
         scores = with_head_seeds(self.config.seeds, partial(self._score, train, test, track))
         return Measurement(task=self.name, method="answers", scores=scores)
 
@@ -250,7 +250,7 @@ class QuestionTask(LayerEvaluator):
 
     def _answer(self, head: AnswerHead, test: CachedTokens) -> list[Answered]:
         task = self.task
-        rows = [(at, each) for at, row in enumerate(test.rows) for each in self.test.questions[row]]
+        rows = [(at, question) for at, row in enumerate(test.rows) for question in self.test.questions[row]]
         prompts = [(at, task.prompt(question)) for at, question in rows]
         predictions = head.answer(test.patches, prompts, task.max_tokens)
         answered = []
@@ -266,37 +266,39 @@ class QuestionTask(LayerEvaluator):
 
     @cached_property
     def _sizes(self) -> dict[int, tuple[int, int]]:
-        """Width and height of the test images whose boxes are wanted."""
-        boxed = [row for row, own in enumerate(self.test.questions) if any(each.box for each in own)]
+        """Width and height of the test images with boxes."""
+        boxed = [
+            row for row, questions in enumerate(self.test.questions) if any(question.box for question in questions)
+        ]
         return {row: self.test.open(row)[0].size for row in boxed}
 
     @cached_property
     def _training(self) -> list[list[QuestionAnswer]]:
         return [
-            [_training_turn(self.task, each, partial(self.train.open, row)) for each in own]
-            for row, own in enumerate(self.train.questions)
+            [_training_turn(self.task, question, partial(self.train.open, row)) for question in questions]
+            for row, questions in enumerate(self.train.questions)
         ]
 
     def _fresh(self, seed: int) -> Decoder:
-        texts = [text for own in self._training for turn in own for text in turn]
+        texts = [text for turns in self._training for turn in turns for text in turn]
         return make_fresh_decoder(texts, torch_generator(seed, 3))
 
 
-def _by_image(name: str, questions: Sequence[Question], most: int) -> _Part:
-    """The questions by image, at most so many images, at even intervals."""
+def _by_image(name: str, questions: Sequence[Question], maximum: int) -> _Part:
+    """Group questions by image; of more images than the maximum, take evenly spaced ones."""
     groups: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
         groups[question.block or question.id].append(question)
     if not groups:
         raise DataError(f"{name} has no question")
     images = [tuple(group) for group in groups.values()]
-    return _Part(name, tuple(images[int(row)] for row in spread_indices(len(images), min(len(images), most))))
+    return _Part(name, tuple(images[int(row)] for row in spread_indices(len(images), min(len(images), maximum))))
 
 
 def _training_turn(
     task: LanguageTask, question: Question, open_image: Callable[[], list[Image.Image]]
 ) -> QuestionAnswer:
-    """A question as it is put, and the answer that is right: a text, a choice's letter, or a box."""
+    """Return the prompt of a question and its correct answer: a text, the letter of a choice, or a box."""
     prompt = task.prompt(question)
     if question.box is not None:
         return prompt, box_text(question.box, *open_image()[0].size)

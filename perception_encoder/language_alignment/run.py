@@ -236,7 +236,7 @@ class Examples:
         else:
             images = [self._encoded(item, alone, features) for item in media]
         try:
-            make = self.prompts.apart if self.config.apart else self.prompts.training_prompt
+            make = self.prompts.independent_questions if self.config.apart else self.prompts.training_prompt
             prompt = make(messages, [len(tiles) * self._tokens for tiles in images])
         except ConfigError as error:
             raise ConfigError(f"{sample.key}: {error}") from None

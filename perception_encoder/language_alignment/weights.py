@@ -1,4 +1,4 @@
-"""Write and read a trained language model: one safetensors file with what was trained, and the names of the rest.
+"""Write and read a trained language model: a safetensors file with the trained weights and the names of the rest.
 
 Tensors: `vision.*` under the published names, if the encoder was trained; `projector.*`; `decoder.*`, either adapters
 or all weights. Metadata `language` has the rest as JSON.
@@ -45,23 +45,23 @@ from perception_encoder.records import from_fields
 METADATA = "language"
 """The field of a file's metadata that describes a language model."""
 PE_LANG = "PE-Lang-L14-448"
-"""The published model after which towers of other sizes are named."""
+"""The published model whose name towers of other sizes get."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a language model is made of."""
+    """The parts of a perception language model."""
 
     encoder: str
     """Name, alias or path of the model whose vision tower is used."""
     layer: int = -1
     """The layer that the projector reads: 0-based, negative from the end; later ones are dropped."""
     layer_scale: float | None = None
-    """LayerScale that is put into a tower without one."""
+    """Initial LayerScale for a tower without one."""
     decoder: str
     """Name or path of the language model, as `load_decoder` takes it."""
     context: int | None = None
-    """Most tokens of a prompt; by default the language model's own limit."""
+    """Maximum number of tokens of a prompt; by default the language model's limit."""
     chat_template: str | None = None
     pool: int = 2
     """Tokens along a side that are averaged into one, after the projector."""
@@ -73,7 +73,7 @@ class Parts:
 
 
 def load_vision(parts: Parts) -> VisionTransformer:
-    """The vision tower, cut at its layer, its position table resampled to the size that images are brought to."""
+    """Load the vision tower, cut at its layer, with position embeddings resampled to the size of its images."""
     model = load_model(parts.encoder)
     visual = model.visual if isinstance(model, CLIP) else model
     visual.truncate(parts.layer)
@@ -89,7 +89,7 @@ def load_vision(parts: Parts) -> VisionTransformer:
 def build_language_model(
     parts: Parts, generator: torch.Generator, decoder_dtype: torch.dtype | None = torch.float32
 ) -> tuple[PerceptionLanguageModel, Decoder]:
-    """Build a language model from its parts with a new projector, in float32; `decoder_dtype` as of `load_decoder`."""
+    """Build a language model from its parts with a new projector, in float32; `decoder_dtype`: see `load_decoder`."""
     decoder = load_decoder(parts.decoder, decoder_dtype, context=parts.context, chat_template=parts.chat_template)
     vision = load_vision(parts)
     projector = Projector(vision.config.width, decoder.dim, parts.pool, parts.linear)
@@ -100,7 +100,7 @@ def build_language_model(
 def write_language_model(
     path: Path, parts: Parts, model: PerceptionLanguageModel, vision: bool, decoder: bool, half: bool = True
 ) -> None:
-    """Write the projector, and the tower and the language model (or its adapters) if they were trained."""
+    """Write the projector, and the tower and the language model (or its adapters) if trained."""
     state = {f"projector.{name}": value for name, value in model.projector.state_dict().items()}
     if vision:
         state |= {f"vision.{name}": value for name, value in model.vision.state_dict().items()}
@@ -115,12 +115,12 @@ def write_language_model(
 def read_language_model(
     path: Path, device: torch.device, dtype: torch.dtype, tiles: int | None = None
 ) -> LanguageModel:
-    """Read a file of `write_language_model`; CheckpointError if it is not one. `tiles`: another budget than its own."""
+    """Read a file of `write_language_model`; CheckpointError if it is not one. `tiles`: replaces the model's."""
     parts, state = read_trained(path)
     if tiles is not None:
         parts = dataclasses.replace(parts, media=dataclasses.replace(parts.media, tiles=tiles))
     trained = None if parts.lora else next((value.dtype for value in _under("decoder.", state).values()), None)
-    with naming(path):  # the decoder in the type of its file: in float32, it would be most of the memory while loading
+    with naming(path):  # in the type of its file: a float32 decoder would dominate the memory of loading
         model, decoder = build_language_model(parts, torch.Generator(), trained)
     load_trained(path, parts, state, model)
     merge_decoder_adapters(model.decoder, dtype)
@@ -129,21 +129,21 @@ def read_language_model(
 
 
 def read_tower(path: Path) -> VisionTransformer:
-    """The aligned vision tower alone, float32, at the size that it was aligned at, named as a PE-Lang.
+    """Read the aligned vision tower alone, in float32, at the size it was aligned at, named as a PE-Lang.
 
     Sizes that differ from the published model's are in the tower's `config`. CheckpointError for another file.
     """
     parts, state = read_trained(path)
     with naming(path):
         tower = load_vision(parts)
-    if own := _under("vision.", state):
-        _load_tower(tower, own, path)
+    if weights := _under("vision.", state):
+        _load_tower(tower, weights, path)
     tower.name = next((e.name for e in MODELS.values() if e.vision == tower.config), PE_LANG)
     return tower
 
 
 def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
-    """What a file of `write_language_model` says and holds; CheckpointError if it is not one."""
+    """Read the parts and tensors in a file of `write_language_model`; CheckpointError if it is not one."""
     state, metadata = read_checkpoint(path)
     try:
         return from_fields(Parts, json.loads(metadata[METADATA])), state
@@ -155,21 +155,21 @@ def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let errors over what a file says that its model is made of name the file."""
+    """Name the file in errors about the parts that it names."""
     try:
         yield
     except (ConfigError, ShapeError, UnknownModelError, CheckpointError, WeightsUnavailableError) as error:
         raise type(error)(f"{path}: {error}") from error
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is made of what cannot be loaded: {one_line(error)}") from error
+        raise CheckpointError(f"{path} names parts that cannot be loaded: {one_line(error)}") from error
 
 
 def load_trained(path: Path, parts: Parts, state: Mapping[str, Tensor], model: PerceptionLanguageModel) -> None:
-    """Put what a file holds into a model of its parts, in place; adapters are put in, but not merged."""
-    if own := _under("vision.", state):
-        _load_tower(model.vision, own, path)
-    if own := _under("projector.", state):
-        _load(model.projector, own, path)
+    """Load a file's tensors into a model of its parts, in place; adapters are added, but not merged."""
+    if weights := _under("vision.", state):
+        _load_tower(model.vision, weights, path)
+    if weights := _under("projector.", state):
+        _load(model.projector, weights, path)
     if weights := _under("decoder.", state):
         if parts.lora is not None:
             load_adapters(model.decoder, parts.lora, weights)
@@ -182,7 +182,7 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_tower(tower: VisionTransformer, state: Mapping[str, Tensor], path: Path) -> None:
-    """Put weights into a tower, whose image size stays; the position table may be of another size."""
+    """Load weights into a tower and keep its image size; the position embeddings may be of another size."""
     size, table = tower.config.image_size, state.get("positional_embedding")
     if table is not None and len(table) > tower.num_prefix_tokens:
         tower.set_image_size(math.isqrt(len(table) - tower.num_prefix_tokens) * tower.config.patch_size)

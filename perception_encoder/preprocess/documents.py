@@ -1,4 +1,4 @@
-"""Pages of PDF documents to images, rendered so that a page fills a model's tiles (pypdfium2, of the extra `lang`)."""
+"""Render pages of PDFs as images that fill a model's tiles (pypdfium2, of the extra `lang`)."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ logger = logging.getLogger(__name__)
 PDF_HEAD = b"%PDF-"
 """A PDF's first bytes, possibly after a few others."""
 PAGES = 8
-"""Pages that are read unless the caller chooses."""
+"""Number of pages that are read by default."""
 MAX_SIDE = 14_400
-"""Points of a page's longer side at most, as in Acrobat: five metres."""
+"""Maximum length of a page's longer side in points, as in Acrobat: five metres."""
 MAX_RATIO = 100
-"""Of a page's sides at most; a receipt of two metres has 25."""
+"""Maximum ratio of a page's sides; a receipt of two metres has 25."""
 _LARGE = 1000
-"""Pixels a point that no grid of tiles holds."""
+"""Pixels a point at which a page exceeds every grid of tiles."""
 _LOCK = threading.Lock()
 """PDFium may only be used by one thread at a time."""
 
 
 def is_pdf(head: bytes) -> bool:
-    """Whether a file's first bytes are a PDF's."""
+    """Return whether the first bytes of a file are a PDF's."""
     return PDF_HEAD in head
 
 
@@ -42,7 +42,7 @@ def open_pdf_pages(
 ) -> list[Image.Image]:
     """Render pages of a PDF as RGB images that fill their tiles: see `tile_grid` for `tile` and `budget`.
 
-    `pages`: numbers from 1, in any order; by default the first `PAGES`, and a logged warning if there are more. Raises
+    `pages`: numbers from 1, in any order; by default the first `PAGES`, with a logged warning if there are more. Raises
     MediaDecodeError for an encrypted or damaged file, InputError for a page that does not exist, MediaTooLargeError for
     a page of more than `MAX_SIDE` or `MAX_RATIO`, and MissingExtraError.
     """
@@ -66,7 +66,7 @@ def _numbers(total: int, name: str, pages: Sequence[int] | None) -> Iterable[int
         raise MediaDecodeError(name, "has no pages")
     if pages is None:
         if total > PAGES:
-            logger.warning("%s: has %d pages; only the first %d are read unless pages are chosen", name, total, PAGES)
+            logger.warning("%s: has %d pages; reading the first %d: choose others with pages", name, total, PAGES)
         return range(1, min(total, PAGES) + 1)
     if missing := [number for number in pages if not 1 <= number <= total]:
         raise InputError(name, f"has pages 1 to {total}; there is no page {missing[0]}")
@@ -74,7 +74,7 @@ def _numbers(total: int, name: str, pages: Sequence[int] | None) -> Iterable[int
 
 
 def _render(page: Any, tile: int, budget: int, name: str) -> Image.Image:
-    """A page at the least scale at which it covers the tiles that it is cut into."""
+    """Render a page at the smallest scale that fills its tiles."""
     width, height = page.get_size()  # points
     if not max(width, height) <= min(MAX_SIDE, MAX_RATIO * min(width, height)):
         limits = f"a side has at most {MAX_SIDE:,}, and {MAX_RATIO} times the other"
@@ -88,9 +88,9 @@ def _render(page: Any, tile: int, budget: int, name: str) -> Image.Image:
 
 
 def _check_images(page: Any, name: str) -> None:
-    """MediaTooLargeError for a JPEG 2000 that is too large: PDFium decodes it whole, by the size that it really has.
+    """Raise MediaTooLargeError for a JPEG 2000 that is too large: PDFium decodes it whole, whatever the PDF says.
 
-    PDFium decodes other images a line at a time. It does not list those in patterns, masks and fonts.
+    PDFium decodes other images line by line. It does not list images in patterns, masks and fonts.
     """
     import pypdfium2.raw as pdfium
 

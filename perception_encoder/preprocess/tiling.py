@@ -1,7 +1,7 @@
-"""Cut a large image into tiles, so that a model of a fixed input size reads small text (PLM's thumbnail and tiles).
+"""Split images into tiles, so that a model with a fixed input size can read small text.
 
-The rules are those of the published PLM: the canvas is the one of at most `budget` tiles on which the image becomes
-largest, the image is squashed onto it, and a thumbnail of the whole comes first.
+The rules are those of the published PLM: of all canvases of at most `budget` tiles, take the one on which the image is
+largest, squash the image onto it, and put a thumbnail of the whole image first.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from perception_encoder.preprocess.image import to_float
 def tile_grid(width: int, height: int, tile: int, budget: int) -> tuple[int, int]:
     """Return the grid (columns, rows) of square tiles for an image of `width` × `height` pixels.
 
-    `tile`: side of a tile in pixels. `budget`: most tiles, the thumbnail not counted. Of the grids that hold the
-    image without shrinking it, the one on which it can be enlarged most is taken, and of equal ones the smallest. If
-    none holds it, the one whose aspect ratio is nearest (from below for a wide image, from above for a tall one) and
-    that has most tiles. Raises ConfigError if a number is less than 1.
+    `tile`: side of a tile in pixels. `budget`: maximum number of tiles without the thumbnail. Of the grids that hold
+    the image without shrinking it, this is the one on which it can be enlarged most, and of equal ones the smallest. If
+    none holds it, this is the one with the nearest aspect ratio (from below for a wide image, from above for a tall
+    one) and the most tiles. Raises ConfigError if a number is less than 1.
     """
     for name, value in (("width", width), ("height", height), ("tile", tile), ("budget", budget)):
         if value < 1:
@@ -60,20 +60,20 @@ def _pixels(image: Image.Image, width: int, height: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaConfig:
-    """How images and videos are brought to the encoder."""
+    """How images and videos become inputs of the encoder."""
 
     image_size: int
     """Side of an image, a tile or a frame, in pixels."""
     tiles: int = 4
-    """Most tiles beside the thumbnail of a conversation's only image; 0 or 1 for the thumbnail alone."""
+    """Maximum number of tiles beside the thumbnail of a conversation's only image; 0 or 1: only the thumbnail."""
     tile_each: bool = False
-    """Tile every image of several, too; as in the reference, by default each of several is a thumbnail alone."""
+    """Tile all images of a conversation with several; the default, as in the reference, shows only thumbnails."""
 
 
 def media_pixels(item: MediaPart, config: MediaConfig, alone: bool = True) -> Float[Tensor, "N 3 S S"]:
-    """Pixels of an image's thumbnail and tiles, or of a video's frames; N is their number, S `config.image_size`.
+    """Return the pixels of an image's thumbnail and tiles, or of a video's frames; S is `config.image_size`.
 
-    `alone`: the item is a conversation's only one, so an image is tiled.
+    `alone`: the item is the only one of its conversation, so an image is tiled.
     """
     size = config.image_size
     if not isinstance(item, Image.Image):

@@ -91,12 +91,12 @@ def test_an_incomplete_directory_names_the_missing_files(tmp_path: Path) -> None
     missing = [parts[1], parts[-1], "tokenizer.json"]
     for name in missing:
         (tmp_path / name).unlink()
-    with pytest.raises(WeightsUnavailableError, match="is incomplete: it lacks ") as error:
+    with pytest.raises(WeightsUnavailableError, match="is incomplete: missing ") as error:
         load_language_model(tmp_path, "cpu")
     assert str(tmp_path) in str(error.value) and all(name in str(error.value) for name in missing)
     (tmp_path / "config.json").unlink()
     (tmp_path / "model.safetensors.index.json").unlink()
-    with pytest.raises(WeightsUnavailableError, match=r"lacks config\.json, tokenizer\.json, model\.safetensors;"):
+    with pytest.raises(WeightsUnavailableError, match=r"missing config\.json, tokenizer\.json, model\.safetensors;"):
         load_language_model(tmp_path, "cpu")
 
 
@@ -143,5 +143,5 @@ def test_the_differences_of_transformers_are_an_option() -> None:
 
 
 def test_a_directory_without_one_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailableError, match="is incomplete: it lacks config"):
+    with pytest.raises(WeightsUnavailableError, match="is incomplete: missing config"):
         read_perception_lm(tmp_path, CPU, torch.float32)

@@ -47,7 +47,7 @@ def test_a_long_document_gives_its_first_pages_and_a_warning(caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         assert len(open_pdf_pages(pdf([A4] * (PAGES + 2)), "long.pdf", budget=1)) == PAGES
     assert caplog.messages == [
-        f"long.pdf: has {PAGES + 2} pages; only the first {PAGES} are read unless pages are chosen"
+        f"long.pdf: has {PAGES + 2} pages; reading the first {PAGES}: choose others with pages"
     ]
 
 

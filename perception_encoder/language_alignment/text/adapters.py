@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, by the library peft) of a language model: put in, saved, loaded and merged."""
+"""Add, save, load and merge low-rank adapters (LoRA, with the library peft) of a language model."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ TARGETS = {
     "attention": ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj", "gate_up_proj"),
 }
-"""Names of the linear maps of a decoder's blocks, as most families in transformers call them."""
+"""Names of the linear layers of a decoder's blocks in most families of transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderLoRA:
-    """Which adapters of the language model are trained."""
+    """Adapters of the language model."""
 
     rank: int = 16
-    """Width of an adapter."""
+    """Rank of an adapter."""
     alpha: int = 32
-    """What they add is scaled by alpha / rank."""
+    """Adapters are scaled by alpha / rank."""
     targets: str = "all"
-    """Which maps of each block have one: "attention", "mlp" or "all"."""
+    """The linear layers that have one: "attention", "mlp" or "all"."""
 
     def __post_init__(self) -> None:
         if min(self.rank, self.alpha) < 1:
@@ -38,9 +38,9 @@ class DecoderLoRA:
 
 
 def add_decoder_adapters(decoder: nn.Module, config: DecoderLoRA, generator: torch.Generator) -> list[nn.Parameter]:
-    """Put adapters into a decoder, in place, and return their parameters, the only ones that are trained.
+    """Add adapters to a decoder, in place, and return their parameters, the only ones to train.
 
-    The decoder computes what it did, until they are trained. Raises ConfigError for a decoder without maps of the
+    Untrained adapters do not change the decoder's output. Raises ConfigError for a decoder without linear layers of the
     known names, and MissingExtraError without peft.
     """
     try:
@@ -51,7 +51,7 @@ def add_decoder_adapters(decoder: nn.Module, config: DecoderLoRA, generator: tor
     present = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
     targets = sorted(present.intersection(names))
     if not targets:
-        raise ConfigError(f"the language model has none of the maps {', '.join(names)}; train it without adapters")
+        raise ConfigError(f"the language model has no linear layers called {', '.join(names)}; train without adapters")
     with drawn_from(generator):
         inject_adapter_in_model(LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets), decoder)
     adapters = [parameter for name, parameter in decoder.named_parameters() if "lora_" in name]
@@ -61,13 +61,13 @@ def add_decoder_adapters(decoder: nn.Module, config: DecoderLoRA, generator: tor
 
 
 def adapter_state(decoder: nn.Module) -> dict[str, Tensor]:
-    """The adapters' weights by name."""
+    """Return the adapters' weights by name."""
     return {name: value for name, value in decoder.state_dict().items() if "lora_" in name}
 
 
 @torch.no_grad()
 def load_adapters(decoder: nn.Module, config: DecoderLoRA, state: Mapping[str, Tensor]) -> None:
-    """Put saved adapters into a decoder, in place, in float32; CheckpointError if they do not fit."""
+    """Add saved adapters to a decoder, in place, in float32; CheckpointError if they do not fit."""
     add_decoder_adapters(decoder, config, torch.Generator())
     expected = adapter_state(decoder)
     wrong = sorted(expected.keys() ^ state.keys()) or [n for n in expected if expected[n].shape != state[n].shape]
@@ -79,9 +79,9 @@ def load_adapters(decoder: nn.Module, config: DecoderLoRA, state: Mapping[str, T
 
 @torch.no_grad()
 def merge_decoder_adapters(decoder: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Add what adapters learned, if there are any, to the weights that they adapt, in place, and take them out.
+    """Merge adapters, if there are any, into the weights that they adapt, in place, and remove them.
 
-    The sums are float32, a layer at a time, in a decoder of any type; `dtype` is what they are then rounded to.
+    The sums are computed in float32, one layer at a time, and rounded to `dtype`.
     """
     if not adapter_state(decoder):
         return
@@ -89,8 +89,8 @@ def merge_decoder_adapters(decoder: nn.Module, dtype: torch.dtype = torch.float3
 
     for name, module in list(decoder.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            parent, _, own = name.rpartition(".")
+            parent, _, child = name.rpartition(".")
             adapted: Any = module
             adapted.float().merge()
             layer: Any = adapted.get_base_layer()
-            setattr(decoder.get_submodule(parent), own, layer.to(dtype))
+            setattr(decoder.get_submodule(parent), child, layer.to(dtype))

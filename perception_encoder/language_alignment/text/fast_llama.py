@@ -1,7 +1,8 @@
-"""Take single decoding steps of a small Llama faster than transformers does, with the same result but for rounding.
+"""Decode single tokens with a small Llama faster than transformers, with the same results up to rounding.
 
-A step multiplies one row with each weight, so it waits for memory and for the calls of small operations. Here a block's
-maps of one input are one matrix, whose rows the model itself goes on to use, and nothing is repeated for grouped heads.
+A step multiplies one row by each weight, so memory and the overhead of small operations dominate. Here the linear
+layers of a block that share an input are one matrix, whose rows the model also uses, and nothing is repeated for
+grouped heads.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-MOST_PARAMETERS = 600_000_000
-"""Larger models were not measured: their steps wait for memory, which packing does not change."""
+MAX_PARAMETERS = 600_000_000
+"""Larger models were not measured: memory dominates their steps, and packing does not change that."""
 
 
 class FastLlama:
-    """The packed weights of a Llama of transformers, which shares them; the model itself reads the prompt."""
+    """The packed weights of a Llama of transformers, shared with the model, which reads the prompt."""
 
     def __init__(self, model: Any) -> None:
         config = model.config
@@ -32,15 +33,15 @@ class FastLlama:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether a model is a Llama on a CPU that is packed: SmolLM2 and small Llamas are."""
+        """Return whether a model is a small Llama on a CPU, such as SmolLM2."""
         config = getattr(model, "config", None)
         if type(model).__name__ != "LlamaForCausalLM" or config is None or config.hidden_act != "silu":
             return False
         plain = not config.attention_bias and not config.mlp_bias
         square = (getattr(config, "head_dim", None) or 0) in (0, config.hidden_size // config.num_attention_heads)
         count = sum(parameter.numel() for parameter in model.parameters())
-        wrapped = any(not isinstance(each, nn.Linear) for each in _maps(model.model.layers[0]))
-        return plain and square and not wrapped and model.device.type == "cpu" and count <= MOST_PARAMETERS
+        wrapped = any(not isinstance(layer, nn.Linear) for layer in _maps(model.model.layers[0]))
+        return plain and square and not wrapped and model.device.type == "cpu" and count <= MAX_PARAMETERS
 
     def continue_from(self, cache: Any, room: int) -> Callable[[int], Float[Tensor, " V"]]:
         """Return a function that takes the next token and returns the logits after it, for at most `room` tokens.
@@ -51,7 +52,7 @@ class FastLlama:
         length = prompt[0][0].shape[1]
         rest = prompt[0][0].new_zeros(self.groups, room, self.head_width)
         keys, values = (
-            torch.stack([torch.cat([each, rest], 1) for each in part]) for part in zip(*prompt, strict=True)
+            torch.stack([torch.cat([layer, rest], 1) for layer in layers]) for layers in zip(*prompt, strict=True)
         )
         # (L, groups, T, head_width)
         positions = torch.arange(length, length + room)[None]
@@ -84,7 +85,7 @@ class FastLlama:
         return step
 
     def _norm(self, x: Tensor, weight: Tensor, after: Tensor) -> Tensor:
-        """The root mean square norm, in the type of the map after it."""
+        """Return the root mean square norm, in the type of the next layer."""
         scale = torch.rsqrt(torch.linalg.vecdot(x, x)[:, None] / self.width + self.eps)
         return (x * scale * weight).to(after.dtype)
 
@@ -98,15 +99,15 @@ def _maps(block: Any) -> tuple[Any, ...]:
 
 
 def _pack(block: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Norm, the map to queries, keys and values, and from heads; norm, the map to gates and values, and down."""
+    """Return the weights: norm, queries-keys-values, output; norm, gate-up, down."""
     q, k, v, o, gate, up, down = _maps(block)
     norms = [norm.weight.detach().float() for norm in (block.input_layernorm, block.post_attention_layernorm)]
     return norms[0], _joined(q, k, v), o.weight.detach(), norms[1], _joined(gate, up), down.weight.detach()
 
 
 def _joined(*maps: nn.Linear) -> Tensor:
-    """The weights as one matrix, of which each map's weight becomes a part: they are held once."""
-    joined = torch.cat([each.weight.detach() for each in maps])
-    for each, part in zip(maps, joined.split([len(each.weight) for each in maps]), strict=True):
-        each.weight.data = part
+    """Join weights in one matrix, of which each layer's weight becomes a view."""
+    joined = torch.cat([layer.weight.detach() for layer in maps])
+    for layer, part in zip(maps, joined.split([len(layer.weight) for layer in maps]), strict=True):
+        layer.weight.data = part
     return joined

@@ -1,4 +1,4 @@
-"""A small language model with random weights: what an encoder is aligned or tried with cheaply, and without a prior."""
+"""A small language model with random weights, to align or evaluate an encoder cheaply and without a prior."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from perception_encoder.language_alignment.text.decoder import Decoder, make_dec
 from perception_encoder.models.initialization import drawn_from
 
 FRESH = "fresh"
-"""The name under which a run asks for one."""
+"""The name of such a decoder in a run's settings."""
 WIDTH, LAYERS = 128, 2
 TOKENS = 2048
-"""Most tokens of its vocabulary."""
+"""Maximum size of its vocabulary."""
 CONTEXT = 2048
 END, *ROLES = SPECIAL = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 TEMPLATE = (
@@ -29,7 +29,7 @@ TEMPLATE = (
 def make_fresh_decoder(
     texts: Iterable[str], generator: torch.Generator, width: int = WIDTH, layers: int = LAYERS
 ) -> Decoder:
-    """Return a Llama of random weights whose vocabulary is made from texts; each digit is a token, as in SmolLM2.
+    """Return a Llama with random weights and a vocabulary learned from texts; digits are single tokens, as in SmolLM2.
 
     `width` must be a multiple of 64, the width of a head. Raises MissingExtraError without transformers.
     """
@@ -58,7 +58,7 @@ def make_fresh_decoder(
 
 
 def write_fresh_decoder(out: Path, texts: Iterable[str], generator: torch.Generator) -> Path:
-    """Write one in transformers' layout, unless the directory exists; return it. Raises OutputError."""
+    """Write one in transformers' layout unless the directory exists, and return the directory; raises OutputError."""
     if not out.is_dir():
         decoder = make_fresh_decoder(texts, generator)
         with writing(out), replacing(out) as temporary:

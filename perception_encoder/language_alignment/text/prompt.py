@@ -1,7 +1,7 @@
 """Turn a conversation into token ids: the chat template's text, with room for the tokens of images.
 
-The template is rendered with a placeholder for each image, its text is tokenized between the placeholders, and each
-placeholder becomes as many image tokens as its image has. Labels cover the assistant's answers alone.
+The template is rendered with a placeholder for each image, the text between placeholders is tokenized, and each
+placeholder becomes the tokens of its image. Only the assistant's answers have labels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 PLACEHOLDER = "\ue200"
 """Stands for an image in a rendered template: a character of Unicode's private use area, removed from all texts."""
 GAP = " … "
-"""Stands for what was cut from a text."""
+"""Replaces the part that is cut from a text."""
 IGNORED = -100
 """Label of a token that has no loss."""
 
@@ -32,10 +32,10 @@ class Prompt:
     ids: list[int]
     """Token ids; of an image token, 0."""
     labels: list[int]
-    """The ids of the answers' tokens, else `IGNORED`."""
+    """Token ids in answers, else `IGNORED`."""
     is_image: list[bool]
     parts: list[int] | None = None
-    """Of questions that were made apart: 0 for the tokens that all of them see, then the question's number, from 1."""
+    """For independent questions: 0 for the tokens that all of them see, else the number of the question, from 1."""
     cut: int = 0
     """Text tokens that were left out because the context was full."""
 
@@ -48,16 +48,16 @@ class PromptFormat:
     """A tokenizer of transformers."""
     template: str
     context: int
-    """Most tokens of a prompt, those of images included."""
+    """Maximum number of tokens of a prompt, including those of images."""
 
     def training_prompt(self, messages: Sequence[Message], image_tokens: Sequence[int]) -> Prompt:
-        """Return a whole conversation, with labels on the answers; what the context has no room for is cut at the end.
+        """Return a whole conversation with labels on the answers, cut at the end to fit the context.
 
         `image_tokens`: tokens of each image or video of the messages. Raises ConfigError for a wrong number of them,
-        if a conversation has no answer, and if its images leave no room for one.
+        a conversation without an answer, and images that leave no room for one.
         """
         if not any(message.role == "assistant" for message in messages):
-            raise ConfigError("the conversation has no answer of the assistant, so there is nothing to train on")
+            raise ConfigError("the conversation has no answer of the assistant to train on")
         text, spans = self._render_with_answers(messages)
         prompt = self._tokenize(text, spans, image_tokens)
         excess = len(prompt.ids) - self.context
@@ -73,42 +73,42 @@ class PromptFormat:
         logger.warning("a conversation of %d tokens was cut to %d", len(prompt.ids), end)
         return Prompt(prompt.ids[:end], prompt.labels[:end], prompt.is_image[:end], cut=excess)
 
-    def apart(self, messages: Sequence[Message], image_tokens: Sequence[int]) -> Prompt:
-        """Return a conversation whose questions each see the images, but no earlier question or answer.
+    def independent_questions(self, messages: Sequence[Message], image_tokens: Sequence[int]) -> Prompt:
+        """Return a conversation in which every question sees the images but no earlier question or answer.
 
-        The tokens up to the last image are there once; every question goes on from them as if it were the only one.
-        Questions that do not fit the context are left out at the end. Raises what `training_prompt` raises, and
-        ConfigError if the images are not all in the first question.
+        The tokens up to the last image come once; every question continues them as if it were the only one. Questions
+        at the end that do not fit the context are left out. Raises what `training_prompt` raises, and ConfigError if
+        not all images are in the first question.
         """
         start = 1 if messages[0].role == "system" else 0
         first, rest = messages[start], messages[start + 2 :]
         if any(message.media for message in rest):
-            raise ConfigError("questions can be set apart only if all images stand in the first one")
-        own = self.training_prompt(messages[: start + 2], image_tokens)
-        shared = max((at + 1 for at, image in enumerate(own.is_image) if image), default=0)
-        ids, labels, parts = own.ids, own.labels, [0] * shared + [1] * (len(own.ids) - shared)
-        images, cut = [part for part in first.content if not isinstance(part, str)], own.cut
+            raise ConfigError("questions can be independent only if all images are in the first one")
+        prompt = self.training_prompt(messages[: start + 2], image_tokens)
+        shared = max((at + 1 for at, image in enumerate(prompt.is_image) if image), default=0)
+        ids, labels, parts = prompt.ids, prompt.labels, [0] * shared + [1] * (len(prompt.ids) - shared)
+        images, cut = [part for part in first.content if not isinstance(part, str)], prompt.cut
         for number in range(0, len(rest), 2):
             question = Message("user", (*images, *rest[number].content))
             further = self.training_prompt([*messages[:start], question, rest[number + 1]], image_tokens)
-            if further.ids[:shared] != own.ids[:shared] or further.is_image[:shared] != own.is_image[:shared]:
-                raise ConfigError("questions can be set apart only if all images stand before the first text")
+            if further.ids[:shared] != prompt.ids[:shared] or further.is_image[:shared] != prompt.is_image[:shared]:
+                raise ConfigError("questions can be independent only if all images come before the first text")
             added = len(further.ids) - shared
             if len(ids) + added > self.context:
                 cut += added
                 continue
             ids, labels = ids + further.ids[shared:], labels + further.labels[shared:]
             parts += [2 + number // 2] * added
-        return Prompt(ids, labels, own.is_image[:shared] + [False] * (len(ids) - shared), parts, cut)
+        return Prompt(ids, labels, prompt.is_image[:shared] + [False] * (len(ids) - shared), parts, cut)
 
     def generation_prompt(
         self, messages: Sequence[Message], image_tokens: Sequence[int], room: int, cut_text: bool = True
     ) -> Prompt:
-        """Return the conversation up to where the next answer begins, with `room` tokens left for it.
+        """Return the conversation up to the next answer, with `room` tokens left for it.
 
-        If the context is full, the longest text loses its middle, and that is logged; images are never cut. Raises
-        ContextLengthError if the images alone leave no room; ConfigError for a wrong number of `image_tokens`. Without
-        `cut_text` nothing is cut, and a token of room is enough.
+        If the context is full, the middle of the longest text is cut, with a logged warning; images are never cut.
+        Without `cut_text` nothing is cut, and room for one token is enough. Raises ContextLengthError if the images
+        leave no room; ConfigError for a wrong number of `image_tokens`.
         """
         limit = self.context - room
         prompt = self._tokenize(self._render(messages, True), [], image_tokens)
@@ -145,11 +145,11 @@ class PromptFormat:
             return self.tokenizer.apply_chat_template(
                 rows, chat_template=self.template, tokenize=False, add_generation_prompt=answer_next
             )
-        except Exception as error:  # templates raise what they like, over an order of roles for example
+        except Exception as error:  # templates raise anything, for example about the order of roles
             raise ConfigError(f"the chat template refuses this conversation: {one_line(error)}") from None
 
     def _render_with_answers(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """The whole text, and where in it each answer begins and ends, its end-of-turn token included."""
+        """Return the whole text, and the start and end of each answer in it, including its end-of-turn token."""
         text = self._render(messages, False)
         spans = []
         for number, message in enumerate(messages):
@@ -164,7 +164,7 @@ class PromptFormat:
         return text, spans
 
     def _tokenize(self, text: str, spans: list[tuple[int, int]], image_tokens: Sequence[int]) -> Prompt:
-        """Tokens of a rendered text, split where answers and images begin and end."""
+        """Tokenize a rendered text, split where answers and images begin and end."""
         images = [position for position, letter in enumerate(text) if letter == PLACEHOLDER]
         if len(images) != len(image_tokens):
             raise ConfigError(f"the prompt has {len(images)} placeholders for {len(image_tokens)} images and videos")
@@ -190,7 +190,7 @@ class PromptFormat:
         return Prompt(ids, labels, is_image)
 
     def _without_middle(self, messages: Sequence[Message], excess: int) -> list[Message] | None:
-        """The messages with at least `excess` tokens less in the middle of the longest text; None if it has too few."""
+        """Return the messages with `excess` tokens cut from the middle of the longest text; None if it is too short."""
         texts = [
             (len(part), row, column)
             for row, message in enumerate(messages)

@@ -1,4 +1,4 @@
-"""Answer in words by a decoder-only language model: whole or streamed, single or in batches."""
+"""Answer with a decoder-only language model: whole or streamed, singly or in batches, token by token."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TextModel(Assistant):
         return Reply(text, len(prompt), len(tokens), len(tokens) < sampling.max_tokens, cut)
 
     def _answer(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> list[Reply]:
-        prompts, cuts = zip(*(self._prompt(each, sampling) for each in conversations), strict=True)
+        prompts, cuts = zip(*(self._prompt(conversation, sampling) for conversation in conversations), strict=True)
         sampling = self._within_context(sampling, *prompts)
         tokens: list[list[int]] = [[] for _ in prompts]
         ended = [False] * len(prompts)
@@ -77,18 +77,18 @@ class TextModel(Assistant):
             if all(ended):
                 break
         return [
-            Reply(self._text(own, sampling)[0], len(prompt), len(own), end or len(own) < sampling.max_tokens, cut)
-            for own, prompt, cut, end in zip(tokens, prompts, cuts, ended, strict=True)
+            Reply(self._text(ids, sampling)[0], len(prompt), len(ids), end or len(ids) < sampling.max_tokens, cut)
+            for ids, prompt, cut, end in zip(tokens, prompts, cuts, ended, strict=True)
         ]
 
     def _within_context(self, sampling: Sampling, *prompts: Tensor) -> Sampling:
-        """Clip the length of the answers to what the context has room for; see `Sampling.cut`."""
+        """Clip the length of the answers to the room in the context: see `Sampling.cut`."""
         room = self.decoder.prompts.context - max(len(prompt) for prompt in prompts)
         return replace(sampling, max_tokens=min(sampling.max_tokens, room))
 
     @cached_property
     def _fast(self) -> FastLlama | None:
-        """Made for the first single answer: it packs the weights."""
+        """Created for the first single answer, as it packs the weights."""
         return FastLlama(self.decoder.model) if FastLlama.fits(self.decoder.model) else None
 
     def _generate(self, prompts: Sequence[Tensor], sampling: Sampling) -> Iterator[list[int | None]]:
@@ -96,23 +96,23 @@ class TextModel(Assistant):
         return generate_tokens(self.decoder.model, prompts, self.decoder.end_tokens, sampling, fast)
 
     def _text(self, tokens: list[int], sampling: Sampling) -> tuple[str, bool]:
-        """The text of an answer's tokens up to a stop, and whether there is one."""
+        """Return the text of an answer up to a stop, and whether there is one."""
         text = self.decoder.tokenizer.decode(tokens, skip_special_tokens=True)
         ends = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
         return (text[: min(ends)], True) if ends else (text, False)
 
     @torch.inference_mode()
     def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:
-        """The decoder's input (T, dim) for a conversation, and how many text tokens were cut."""
+        """Return the decoder's input (T, dim) for a conversation, and the number of text tokens cut."""
         if any(message.media for message in conversation):
-            raise ConfigError(f"{self.name} reads texts alone; images and videos need a model that sees")
+            raise ConfigError(f"{self.name} reads only text; images and videos need a vision-language model")
         prompt = self.decoder.prompts.generation_prompt(conversation, [], sampling.max_tokens, sampling.cut)
         embed = self.decoder.model.get_input_embeddings()  # type: ignore[operator]
         return embed(torch.tensor(prompt.ids, device=embed.weight.device)), prompt.cut
 
 
 def _without_partial(text: str, stops: Sequence[str]) -> str:
-    """The text without what may still change: half a character, or the beginning of a stop."""
+    """Return the text without an end that may still change: part of a character, or the beginning of a stop."""
     text = text.rstrip("\ufffd")
     for stop in stops:
         for length in range(min(len(stop) - 1, len(text)), 0, -1):
@@ -123,7 +123,7 @@ def _without_partial(text: str, stops: Sequence[str]) -> str:
 
 
 _COLDEST = 1e-5
-"""A temperature below it takes the most probable token, as 0 does: logits that are divided by it have no softmax."""
+"""Lower temperatures take the most probable token, as 0 does: dividing logits by them overflows."""
 
 
 @torch.inference_mode()
@@ -134,11 +134,10 @@ def generate_tokens(
     sampling: Sampling,
     fast: FastLlama | None = None,
 ) -> Iterator[list[int | None]]:
-    """Yield the next token of each prompt, until all have ended; None for one that has, its end token not yielded.
+    """Yield the next token of each prompt until all have ended, None for those that have; end tokens are not yielded.
 
-    `prompts`: embeddings (T, dim) of each. Prompts are padded on the left, and the padding is masked. Each draws from
-    a generator of its own, so that an answer does not depend on those beside it. `fast`: of the decoder, for the steps
-    of a single prompt.
+    `prompts`: embeddings (T, dim) of each. Prompts are padded on the left, with the padding masked. Each has its own
+    random generator, so that answers do not depend on the batch. `fast`: used for the steps of a single prompt.
     """
     if fast is not None and len(prompts) == 1:
         yield from _generate_one(decoder, prompts[0], end_tokens, sampling, fast)
@@ -161,7 +160,7 @@ def generate_tokens(
         output = decoder(**feed, **extra, **{cache_name: cache}, use_cache=True, logits_to_keep=1)
         cache = output[cache_name]
         rows = zip(output.logits[:, -1], generators, given, strict=True)
-        tokens = [choose(logits, sampling, own, earlier) for logits, own, earlier in rows]
+        tokens = [choose(logits, sampling, generator, earlier) for logits, generator, earlier in rows]
         for token, earlier in zip(tokens, given, strict=True):
             earlier.append(token)
         open_rows = [is_open and token not in end_tokens for is_open, token in zip(open_rows, tokens, strict=True)]
@@ -195,7 +194,7 @@ def _generate_one(
 def next_token_logits(decoder: Any, prompts: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield the logits (vocabulary,) of the token after each prompt (T, dim).
 
-    What all of them begin with, such as one video, is read once.
+    Their common beginning, such as a video, is read once.
     """
     name, start = _cache_name(decoder), _common_length(prompts)
     cache = decoder(inputs_embeds=prompts[0][None, :start], use_cache=True, logits_to_keep=1)[name] if start else None
@@ -205,7 +204,7 @@ def next_token_logits(decoder: Any, prompts: Sequence[Tensor]) -> Iterator[Tenso
 
 
 def _common_length(prompts: Sequence[Tensor]) -> int:
-    """How many tokens all prompts (T, dim) begin with; each has at least one of its own."""
+    """Return the length of the common beginning of prompts (T, dim), which leaves each at least one token."""
     length = min((len(prompt) for prompt in prompts), default=1) - 1
     for prompt in prompts[1:]:
         same = (prompt[:length] == prompts[0][:length]).all(-1)
@@ -218,7 +217,7 @@ def _cache_name(decoder: Any) -> str:
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, given: Sequence[int] = ()) -> int:
-    """Choose a token by its logits (V): the greatest, or one drawn under the temperature from the top of them.
+    """Choose a token by its logits (V): the most probable, or one drawn at the temperature from the top ones.
 
     `given`: the answer's earlier tokens, for the penalties.
     """

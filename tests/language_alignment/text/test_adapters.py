@@ -60,7 +60,7 @@ def test_adapters_that_do_not_fit_are_an_error() -> None:
     state = adapter_state(trained(DecoderLoRA(rank=2)))
     with pytest.raises(CheckpointError, match="do not fit this language model"):
         load_adapters(tiny_llama(), DecoderLoRA(rank=4), state)
-    with pytest.raises(ConfigError, match="has none of the maps"):
+    with pytest.raises(ConfigError, match="has no linear layers called"):
         add_decoder_adapters(torch.nn.Sequential(torch.nn.Linear(2, 2)), DecoderLoRA(), torch.Generator())
     with pytest.raises(ConfigError, match="targets is 'heads'"):
         DecoderLoRA(targets="heads")

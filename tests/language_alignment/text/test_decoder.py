@@ -51,11 +51,11 @@ def test_a_context_longer_than_the_models_is_refused() -> None:
 
 
 def test_a_directory_that_is_no_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailableError, match=r"lacks config\.json, tokenizer\.json, model\.safetensors"):
+    with pytest.raises(WeightsUnavailableError, match=r"missing config\.json, tokenizer\.json, model\.safetensors"):
         load_decoder(tmp_path)
     write_tiny_decoder(tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").unlink()
-    with pytest.raises(WeightsUnavailableError, match=r"model is incomplete: it lacks tokenizer\.json; download"):
+    with pytest.raises(WeightsUnavailableError, match=r"model is incomplete: missing tokenizer\.json; download"):
         load_decoder(tmp_path / "model")
     with pytest.raises(WeightsUnavailableError, match="is not a file"):
         load_decoder(tmp_path / "none.gguf")

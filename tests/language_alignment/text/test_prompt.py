@@ -127,7 +127,7 @@ def apart_messages(system: str | None = None) -> list[Message]:
 
 @pytest.mark.parametrize("system", [None, "be brief"])
 def test_questions_apart_go_on_from_the_image_as_if_each_were_the_only_one(system: str | None) -> None:
-    prompt = FORMAT.apart(apart_messages(system), [3])
+    prompt = FORMAT.independent_questions(apart_messages(system), [3])
     assert prompt.parts is not None and sum(prompt.is_image) == 3 and prompt.cut == 0
     for number, (question, answer) in enumerate(QUESTIONS, 1):
         seen = [at for at, part in enumerate(prompt.parts) if part in (0, number)]
@@ -138,16 +138,16 @@ def test_questions_apart_go_on_from_the_image_as_if_each_were_the_only_one(syste
 
 
 def test_questions_apart_that_do_not_fit_are_left_out() -> None:
-    whole = FORMAT.apart(apart_messages(), [3])
-    short = dataclasses.replace(FORMAT, context=len(whole.ids) - 1).apart(apart_messages(), [3])
+    whole = FORMAT.independent_questions(apart_messages(), [3])
+    short = dataclasses.replace(FORMAT, context=len(whole.ids) - 1).independent_questions(apart_messages(), [3])
     assert short.parts is not None and max(short.parts) == 2
     assert short.cut == len(whole.ids) - len(short.ids)
 
 
 def test_questions_are_set_apart_only_if_the_images_come_first() -> None:
     later = [*apart_messages()[:2], Message("user", (IMAGE, "and this?")), Message("assistant", ("no",))]
-    with pytest.raises(ConfigError, match="all images stand in the first"):
-        FORMAT.apart(later, [3, 3])
+    with pytest.raises(ConfigError, match="all images are in the first"):
+        FORMAT.independent_questions(later, [3, 3])
     between = [Message("user", ("this", IMAGE, "is what?")), *apart_messages()[1:]]
     with pytest.raises(ConfigError, match="before the first text"):
-        FORMAT.apart(between, [3])
+        FORMAT.independent_questions(between, [3])

@@ -122,5 +122,5 @@ def test_streams_and_batches_give_the_same() -> None:
 
 
 def test_images_are_refused() -> None:
-    with pytest.raises(ConfigError, match="tiny reads texts alone"):
+    with pytest.raises(ConfigError, match="tiny reads only text"):
         TextModel("tiny", tiny_decoder()).generate([ask("what?", [Image.new("RGB", (8, 8))])])
