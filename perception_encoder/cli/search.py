@@ -101,7 +101,7 @@ def search(
         queries_and_rows: list[QueryLike] = [*queries, *([index.hit(like)] if like else [])]
         result = index.search(queries_and_rows, top, where=where, thumbnails=html is not None)
     elif like or where or near_duplicates:
-        raise typer.BadParameter("--like, --where and --near-duplicates need an index; make one with: pe index DIR")
+        raise typer.BadParameter("--like, --where and --near-duplicates need an index; create one with: pe index DIR")
     elif not files:
         raise typer.BadParameter('name a directory too, as in: pe search "a red mug" photos')
     else:

@@ -117,9 +117,9 @@ class Index:
         if not self.exists:
             if self._location is None:
                 command = shlex.join(["pe", "index", *(self._paths or ["."])])
-                raise SearchIndexError(f"{self._name} has no index; make one with: {command}")
+                raise SearchIndexError(f"{self._name} has no index; create one with: {command}")
             command = f"pe index DIR --index {shlex.quote(str(self._location))}"
-            raise SearchIndexError(f"{self._location} has no index; make one with: {command}")
+            raise SearchIndexError(f"{self._location} has no index; create one with: {command}")
         return self._stores
 
     def update(
@@ -132,8 +132,8 @@ class Index:
     ) -> UpdateReport:
         """Create the index, or bring it up to date: read new and changed files, and remove deleted ones.
 
-        `every`: seconds between the frames of a video, 1 by default. `rebuild` starts anew, with the old index's model
-        and rate if its settings are readable. `ray`: the address of a Ray cluster whose machines read the files: see
+        `every`: seconds between the frames of a video, 1 by default. `rebuild` starts from scratch, by default with
+        the old index's model and rate. `ray`: the address of a Ray cluster whose machines read the files: see
         `on_cluster`. Unreadable files are skipped and reported; an interrupted update resumes when it is repeated.
         Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate or directory),
         ClusterError, and what loading the model raises.

@@ -128,7 +128,7 @@ def test_several_directories_are_searched_by_their_indexes(
         run = run_pe("search", "--like", new["id"], *directories, "--json")
         assert json.loads(run.stdout)["queries"][0]["image"] == "new.jpg"
     run = run_pe("search", "--like", "no-such-id", indexed, more)
-    assert run.status == 2 and "has no no-such-id" in run.stderr
+    assert run.status == 2 and "has no item no-such-id" in run.stderr
 
 
 @pytest.mark.parametrize("command", [("search", "a cat", "DIR"), ("index", "DIR"), ("serve", "DIR")])
@@ -167,8 +167,8 @@ def test_a_directory_without_an_index_gets_a_hint(run_pe, checkpoint: Path, imag
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("search", "a cat", "DIR", "--where", "colour = 'red'"), "condition \"colour = 'red'\" cannot be used"),
-        (("search", "--like", "nothing", "DIR"), "has no nothing"),
+        (("search", "a cat", "DIR", "--where", "colour = 'red'"), "condition \"colour = 'red'\" is invalid"),
+        (("search", "--like", "nothing", "DIR"), "has no item nothing"),
         (("search", "a cat", "DIR", "--model", "builtin"), "pe index --rebuild"),
         (("search", "a cat", "DIR/01.jpg", "--where", "size > 3"), "need an index"),
         (("index", "DIR", "--every", "0.1"), "--rebuild --every 0.1"),

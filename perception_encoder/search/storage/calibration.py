@@ -5,10 +5,10 @@ An index has no labels, so the model labels it: each image is classified among a
 cosine and probability, and a logistic curve through them maps one to the other: two numbers for each index. All texts
 share the curve, so it changes no ranking.
 
-The model evaluates itself: no index can show that its probabilities are right. The built-in model knows too little of
-images unlike its training data, so its indexes have no curve. No statement is made whether anything matches at all:
-a probability from the best three hits was worse than a constant on two of six photo collections. The curve is for hits
-of one text. For image queries the names gave no good answer, and sums of several terms lie elsewhere in the space.
+The model evaluates itself, so nothing guarantees that its probabilities are right. The built-in model knows too little
+of other images than its training data, so its indexes have no curve. The probability that anything matches at all is
+not estimated: from the best three hits it was worse than a constant on two of six photo collections. The curve is for
+queries of one text: for image queries the names gave no good curve, and sums of terms lie elsewhere in the space.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def renew_calibration(index: Store, encoder: Encoder) -> None:
             write_json(_path(index), content, through_link=False)
             restrict(index.directory / STORE, index.directory, index.root)
     except (OSError, ValueError, RuntimeError, PerceptionEncoderError) as error:
-        logger.warning("the index of %s gives no probabilities: %s", escape_name(index.directory), one_line(error))
+        logger.warning("the index of %s has no probabilities: %s", escape_name(index.directory), one_line(error))
 
 
 def read_calibration(index: Store) -> Calibration | None:
@@ -165,7 +165,7 @@ def _sample_contents(index: Store) -> list[str]:
 
 
 def _share_of_others(now: Sequence[str], before: Sequence[str]) -> float:
-    """Return the share of the contents of two samples that only one of the two indexes has, about."""
+    """Return approximately the share of two samples' contents that only one of the indexes has."""
     union = sorted({*now, *before})[:_SAMPLED]
     return 1 - len({*now} & {*before} & {*union}) / max(1, len(union))
 

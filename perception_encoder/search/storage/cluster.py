@@ -46,9 +46,9 @@ Read = Callable[[Store, Encoder, set[str], Sequence[File]], Iterator[list[FileRe
 
 _CONNECT_SECONDS, _END_SECONDS = 120.0, 20.0
 _GPU_BATCH = 64
-_TASK_BATCHES = 8  # at most; enough for the threads beside a GPU, and little work to lose
-_TASK_TRIES = 2  # then its files are read one by one, to find the one that workers die of
-_MEMORY = 1 << 30  # bytes that a worker takes beside its model's weights
+_TASK_BATCHES = 8  # at most: enough for the threads beside a GPU, little work to lose
+_TASK_TRIES = 2  # then its files are read one by one, to find the one that crashes workers
+_MEMORY = 1 << 30  # bytes of a worker beside its model's weights
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def on_cluster(address: str) -> Iterator[Read]:
         yield driver.read
     finally:
         with suppress(OSError):
-            driver.jobs.close()  # the sign to end
+            driver.jobs.close()  # tells the child to end
         try:
             process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -93,7 +93,7 @@ class _Digests:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What a worker needs besides the files."""
+    """What a worker needs in addition to the files."""
 
     source: str
     weight_hash: str
@@ -135,7 +135,7 @@ class _Driver:
             batch_size=encoder.batch_size,
             memory=_MEMORY + sum(weights.nbytes for weights in encoder.model.parameters()),
         )
-        lost = f"the Ray cluster at {self._address} was lost; give the same command again to continue"
+        lost = f"the Ray cluster at {self._address} was lost; rerun the command to resume"
         with suppress(BrokenPipeError):
             pickle.dump((job, list(files)), self.jobs)
             self.jobs.flush()
@@ -189,10 +189,10 @@ def _take_jobs(stream: IO[bytes], jobs: queue.SimpleQueue[tuple[_Job, list[File]
 
 def _failure(error: Exception) -> ClusterError:
     """Return why workers failed; Ray passes on only the text of an error's traceback."""
-    own = re.search(rf"^{errors.__name__}\.\w+: (.+)", str(error), re.MULTILINE)
-    foreign = re.search(r"^[\w.]+Error: .+", str(error), re.MULTILINE)  # the first that was raised
-    reason = own[1] if own else foreign[0] if foreign else f"{type(error).__name__}: {last_line(error)}"
-    return ClusterError(f"a worker of the cluster failed: {reason}; give the same command again to continue")
+    ours = re.search(rf"^{errors.__name__}\.\w+: (.+)", str(error), re.MULTILINE)
+    other = re.search(r"^[\w.]+Error: .+", str(error), re.MULTILINE)  # the first that was raised
+    reason = ours[1] if ours else other[0] if other else f"{type(error).__name__}: {last_line(error)}"
+    return ClusterError(f"a worker of the cluster failed: {reason}; rerun the command to resume")
 
 
 def _stream(address: str, job: _Job, files: list[File]) -> Iterator[bytes]:
@@ -248,8 +248,8 @@ class _Pipeline:
 class _Worker:
     """A process of the cluster with its own model, on one core, or on a GPU with decoding threads.
 
-    Ray gives a dead worker's task to another worker, again and again. So a task that was tried before is read file by
-    file, and a file that kills workers is reported like any other bad file.
+    Ray retries a dead worker's task for ever, so a retried task is read file by file, and a file that crashes workers
+    is reported like any other bad file.
     """
 
     def __init__(self, job: _Job, device: str, attempts: Any) -> None:

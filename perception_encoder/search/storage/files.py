@@ -1,16 +1,15 @@
 """The files beside an index's table: settings, a seal with checksums of all files, and a snapshot of the rows.
 
-The seal makes a damaged index an error and never a wrong answer. LanceDB reads whatever is there: a flipped byte gives
-another vector, and without its newest manifest a table is an older one. A search compares the size and time of each
-file, which is quick, and reads only files whose size or time differs; the snapshot, which answers most searches, is
-read whole. `pe index` reads everything. The checksum is zlib's CRC-32: it finds damage at over a gigabyte a second, but
-does not protect against deliberate changes. The seal is written after each commit. In between, and after a kill, the
-table has a commit that the seal does not know: then new files are unknown and old ones may be gone, but those that are
-there must still match.
+The seal turns damage into an error instead of a wrong answer: LanceDB reads a flipped byte as another vector, and a
+table without its newest manifest as an older table. A search compares the size and time of each file and reads only
+files that differ, and the snapshot whole; `pe index` reads everything. The checksum, zlib's CRC-32, finds accidental
+damage at over a gigabyte a second, but does not protect against deliberate changes. The seal is written after each
+commit. In between, and after a kill, the table has a commit that the seal does not know: new files are then unknown and
+old ones may be missing, but existing ones must still match.
 
-The snapshot is an Arrow file of all rows without thumbnails, mapped into memory, so that a search starts at once:
-loading LanceDB takes longer than a search. The seal holds its checksum while both are of the same commit; after the
-next commit it is out of date and unused, until the next update writes it again.
+The snapshot is an Arrow file of all rows without thumbnails, mapped into memory, so that a search need not load
+LanceDB, which takes longer than the search. The seal holds its checksum while both are of the same commit; later
+commits leave it unused until the next update writes it again.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def salvage_settings(directory: Path) -> dict[str, Any] | None:
-    """Read the settings of an index of any layout, even if its table is damaged; None if they are unreadable."""
+    """Read the settings of an index of any layout, even if its table is damaged; None if that fails."""
     try:
         settings = read_settings(directory)
         _check_settings(settings)
@@ -92,7 +91,7 @@ def write_settings(directory: Path, settings: Mapping[str, Any]) -> None:
 
 
 def identify(directory: Path) -> tuple[int, int] | None:
-    """Return what distinguishes an index from a later one in the same directory; None if there is no index."""
+    """Return what tells an index from a later one in the same directory; None without an index."""
     try:
         status = (directory / SETTINGS).stat()
     except OSError:
@@ -269,7 +268,7 @@ class SealedFiles:
     def changing(self) -> Iterator[None]:
         """Allow writing files; OutputError if that fails, or if the index was removed or replaced meanwhile."""
         gone = (
-            f"the index of {self._directory} was removed or made anew while it was written; give the same command again"
+            f"the index of {self._directory} was removed or rebuilt while it was being written; rerun the command"
         )
         if not self.same:
             raise OutputError(gone)

@@ -31,15 +31,15 @@ def _covers(directory: Path, media: Path) -> bool:
 
 def limit_store(index: Store, media: Path | str) -> Store:
     """Limit an index to a directory in its root; SearchIndexError if the root does not contain it."""
-    inside = _relative(index, Path(media))
-    if inside != Path() and not os.path.isdir(media):
-        raise SearchIndexError(f"{media} is not a directory; an index searches {index.root} or directories in it")
-    index.below = "" if inside == Path() else f"{escape_name(inside)}/"
+    subdirectory = _relative(index, Path(media))
+    if subdirectory != Path() and not os.path.isdir(media):
+        raise SearchIndexError(f"{media} is not a directory; the index covers {index.root} and the directories in it")
+    index.below = "" if subdirectory == Path() else f"{escape_name(subdirectory)}/"
     return index
 
 
 def check_root(index: Store, media: Path) -> None:
-    """Raise SearchIndexError if an index belongs to another directory; its own directory stands for that one."""
+    """Raise SearchIndexError if an index belongs to another directory; the index's own directory is accepted too."""
     if _relative(index, media) != Path():
         raise _other_root(index.directory, index.root, media)
 
@@ -47,7 +47,7 @@ def check_root(index: Store, media: Path) -> None:
 def prepare_location(media: Path, directory: Path | None) -> tuple[Path, Path]:
     """Return the directory to index and that of its index, by default the same; the latter is created if missing.
 
-    A directory with the index of another one stands for that one. Raises OutputError, SearchIndexError.
+    A directory that stores the index of another one stands for it. Raises OutputError, SearchIndexError.
     """
     separate = directory is not None
     if directory is None or _absolute(directory) == _absolute(media):
@@ -77,7 +77,7 @@ def _create(directory: Path, root: Path) -> None:
         directory.mkdir(parents=True)
         directory.chmod(stat.S_IMODE(root.stat().st_mode) & 0o777 | 0o700)
     except OSError as error:
-        raise OutputError(f"{directory} could not be made: {error.strerror}") from error
+        raise OutputError(f"{directory} could not be created: {error.strerror}") from error
 
 
 def _check_writable(directory: Path, media: Path) -> None:
@@ -88,7 +88,7 @@ def _check_writable(directory: Path, media: Path) -> None:
             raise PermissionError(0, "no permission to write")
     except OSError as error:
         raise OutputError(
-            f"{path} could not be written: {error.strerror}; keep the index elsewhere: pe index {media} --index DIR"
+            f"{path} could not be written: {error.strerror}; store the index elsewhere: pe index {media} --index DIR"
         ) from error
 
 
@@ -104,7 +104,7 @@ def _relative(index: Store, media: Path) -> Path:
 
 
 def _other_root(directory: Path, root: Path, media: Path) -> SearchIndexError:
-    return SearchIndexError(f"the index in {directory} is of {root}, not of {media}; choose another --index")
+    return SearchIndexError(f"the index in {directory} is of {root}, not of {media}; give another --index")
 
 
 def _absolute(path: Path) -> Path:

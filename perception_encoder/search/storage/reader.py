@@ -37,7 +37,7 @@ from perception_encoder.search.storage.rows import FileState, IndexRow
 THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""
 _LATEST = (1 << 63) - 1
-"""Nanoseconds since 1970 that an index can hold: April 2262. It stores later times as this one."""
+"""Latest time that an index can hold, in nanoseconds since 1970: April 2262. Later times are stored as this."""
 _NO_VECTOR = np.empty(0, np.float32)
 
 
@@ -63,7 +63,7 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """The difference between a directory and its index."""
+    """Differences between a directory and its index."""
 
     candidates: list[File]
     """New, or with another size or time than before."""
@@ -71,7 +71,7 @@ class Changes:
     """Paths in the index that no longer exist."""
     unchanged: int
     failures: list[InputError]
-    """What could not be listed; no file below it counts as gone."""
+    """What could not be listed; files below it do not count as deleted."""
     left_out: Counter[str]
     """Files that are neither images nor videos, by type: see `list_items`."""
 
@@ -118,7 +118,7 @@ def _status(item: Item) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class FileResult:
-    """A file after reading: its rows (None if the index knows its content), or the error."""
+    """A file after reading: its rows (None if its content is already indexed), or the error."""
 
     file: File
     digest: str = ""

@@ -26,7 +26,7 @@ class IndexRow:
     """An image, or a moment of a video."""
 
     id: str
-    """Short, and the same as long as the file keeps its path."""
+    """Short; stays the same while the file keeps its path."""
     path: str
     """Relative to the indexed directory and printable (see `unescape_name`); in a tar TAR/MEMBER."""
     kind: str
@@ -56,7 +56,7 @@ class IndexRow:
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
-    """What shows whether a file has changed."""
+    """Shows whether a file has changed."""
 
     size: int
     modified: int
@@ -111,7 +111,7 @@ def schema_of(dimension: int) -> pa.Schema:
 
 
 def check_dates(condition: str) -> None:
-    """Raise ConfigError if the column `date` is compared with what is no date."""
+    """Raise ConfigError if the column `date` is compared with something other than a date."""
     tokens = _TOKEN.findall(condition)
     for place, token in enumerate(tokens):
         if token.lower() != "date":
@@ -129,11 +129,11 @@ def _compared(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
         yield before[1]
     if after and after[0].lower() == "not":
         after = after[1:]
-    match [each.lower() for each in after[:1]]:
+    match [token.lower() for token in after[:1]]:
         case ["between"]:
             yield from after[1:4:2]
         case ["in"]:
-            yield from takewhile(lambda each: each != ")", after[1:])
+            yield from takewhile(lambda token: token != ")", after[1:])
         case [comparison] if comparison in _COMPARISONS:
             yield from after[1:2]
 

@@ -1,8 +1,8 @@
-"""The index of a directory: a LanceDB table with a row for each image and each moment of a video.
+"""The stored index of a directory: a LanceDB table with a row for each image and each moment of a video.
 
-DIR/.pe-index, the store, holds the table, `settings.json` with the model, a snapshot that lets a search start without
-LanceDB, and a seal with checksums of all of them. A write is one commit of whole files: a killed run loses what it had
-not committed and doubles nothing, and readers beside a writer see the last commit. There is one writer at a time.
+DIR/.pe-index holds the table, `settings.json` with the model, a snapshot that lets a search start without LanceDB, and
+a seal with checksums of all of them. Each write commits whole files: a killed run loses only uncommitted work and
+duplicates nothing, and concurrent readers see the last commit. Only one process writes at a time.
 """
 
 from __future__ import annotations
@@ -58,28 +58,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STORE = ".pe-index"
-"""The directory of an index in the one that it is of."""
+"""Name of an index's directory, inside the indexed one."""
 _LOCK = "lock"
 _COMPACT_AFTER = 32  # commits
 _KEEP_VERSIONS = timedelta(days=1)  # for readers at work
 _NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
-_CONDITION_PATHS = 500  # that a condition names
-_INDEXED_ROWS = 2000  # from here on an index of the ids is faster than comparing all
+_CONDITION_PATHS = 500  # in one condition
+_INDEXED_ROWS = 2000  # from here on, an index of the ids is faster than a scan
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
-"""What LanceDB and pyarrow raise over damaged files, in one version or another."""
+"""What the supported versions of LanceDB and pyarrow raise for damaged files."""
 APPROXIMATE_ROWS = 25_000
 """From here on vectors are compressed: comparing so many one by one takes over 20 ms (docs/results/search.json)."""
-_BITS = 5  # of a number of a compressed vector
-_REFINED = 3  # vectors that are read for each hit
-_ALL = 1 << 20  # clusters, more than there are
-_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # equal for comparable vectors
+_BITS = 5  # per number of a compressed vector
+_REFINED = 3  # exact vectors read per hit
+_ALL = 1 << 20  # more clusters than exist
+_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # equal if vectors are comparable
 
 
 class Store:
-    """An open index, from `Store.open` or `Store.create`; `settings`: those of `Encoder.describe`, and the layout."""
+    """An open index. `settings`: those of `Encoder.describe`, and the layout."""
 
     below = ""
-    """Only rows with this path prefix are visible: those of a subdirectory."""
+    """Path prefix of the visible rows: those of a subdirectory."""
 
     def __init__(self, directory: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
         self.directory, self.settings = directory, dict(settings)
@@ -91,10 +91,10 @@ class Store:
     def open(cls, directory: Path, whole: bool = False) -> Store:
         """Open the index of a directory; SearchIndexError if it is missing, damaged or of another layout.
 
-        `whole`: check all its files for damage, not only those that look changed.
+        `whole`: check all files for damage, not only those whose size or time changed.
         """
         if not Store.exists(directory):
-            raise SearchIndexError(f"{directory} has no index; make one with: pe index {directory}")
+            raise SearchIndexError(f"{directory} has no index; create one with: pe index {directory}")
         with _sound(directory):
             settings = read_settings(directory / STORE)
             if settings.get("layout") != LAYOUT:
@@ -133,18 +133,18 @@ class Store:
 
     @staticmethod
     def exists(directory: Path) -> bool:
-        """Whether a directory has an index, damaged or not, that this user may see."""
+        """Whether a directory has an index that this user may see, damaged or not."""
         return os.path.isfile(directory / STORE / SETTINGS)
 
     @staticmethod
     @contextmanager
     def for_writing(directory: Path) -> Iterator[None]:
-        """Lock the index for this process; OutputError if another one writes it, or it is a link or a file."""
+        """Lock the index for this process; OutputError if another process writes it, or if it is a link or a file."""
         if not directory.is_dir():
             raise OutputError(f"{directory} is not a directory")
         store = directory / STORE
         if store.is_symlink():
-            raise OutputError(f"{store} is a link, which an index may not be; remove it")
+            raise OutputError(f"{store} is a link; remove it, an index must be a directory")
         with writing(store):
             store.mkdir(exist_ok=True)
             restrict(store, directory)
@@ -157,34 +157,33 @@ class Store:
         return Path(self.settings.get("root") or self.directory)
 
     def check(self, settings: Mapping[str, object], model: str | None = None) -> None:
-        """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) are not comparable with the index's.
+        """Raise SearchIndexError unless vectors with `settings` (`Encoder.describe`) are comparable with the index's.
 
-        `model`: their model as the user named it, for the error's remedy.
+        `model`: their model as the user named it, for the error message.
         """
         self._compare({name: {**settings, "layout": LAYOUT}[name] for name in _SAME}, model)
 
     def check_name(self, model: str) -> None:
-        """Raise SearchIndexError if a model's name shows that it is another one, before any download."""
+        """Raise SearchIndexError if a model's name alone shows that it is another model, before any download."""
         name = canonical_name(model)
         if name is not None:
             self._compare({"model": name}, model)
 
     def _compare(self, expected: Mapping[str, object], model: str | None) -> None:
-        other = [name for name in expected if not _is_same(name, self.settings.get(name), expected[name])]
-        if other:
-            changes = ", ".join(f"{name} {self.settings.get(name)}, not {expected[name]}" for name in other)
+        different = [name for name in expected if not _is_same(name, self.settings.get(name), expected[name])]
+        if different:
+            changes = ", ".join(f"{name} {self.settings.get(name)}, not {expected[name]}" for name in different)
             option = () if model is None else ("--model", model)
-            anew = shlex.join(["pe", "index", "--rebuild", *option, str(self.directory)])
+            command = shlex.join(["pe", "index", "--rebuild", *option, str(self.directory)])
             raise SearchIndexError(
-                f"the index of {self.directory} was made with {changes}; choose that model, "
-                f"or make the index anew with: {anew}"
+                f"the index of {self.directory} was made with {changes}; use that model, or rebuild it with: {command}"
             )
 
     def refresh(self) -> int:
-        """Read later commits; return the number of the last one. SearchIndexError if the index was made anew."""
+        """Read later commits; return the number of the last one. SearchIndexError if the index was rebuilt."""
         with self._reading():
             if read_settings(self.directory / STORE) != self.settings or not self._files.same:
-                raise SearchIndexError(f"the index of {self.directory} was made anew meanwhile; open it again")
+                raise SearchIndexError(f"the index of {self.directory} was rebuilt in the meantime; open it again")
             self.table.checkout_latest()
             if self._files.refresh():
                 self._snapshot = read_snapshot(self.directory / STORE, self._files.state.snapshot)
@@ -192,7 +191,7 @@ class Store:
 
     @property
     def unfinished(self) -> bool:
-        """Whether `pe index` was stopped or is running, so that files may be missing."""
+        """Whether an update was stopped or is running, so that files may be missing."""
         return not self._files.state.complete
 
     def begin(self) -> None:
@@ -208,7 +207,7 @@ class Store:
             return self.table.count_rows()
 
     def count(self, where: str | None = None) -> int:
-        """How many rows fulfil a condition in SQL; ConfigError if it is not one."""
+        """Return how many rows match a condition in SQL; ConfigError if it is invalid."""
         return len(self) if where is None else self._run(self.table.search().limit(None), where, ["id"]).num_rows
 
     def files(self) -> dict[str, FileState]:
@@ -217,7 +216,7 @@ class Store:
         return {row.pop("path"): FileState(**row) for row in rows}
 
     def replace(self, paths: Collection[str], rows: Sequence[IndexRow]) -> None:
-        """Replace all rows of some paths in one commit; OutputError if that cannot be written."""
+        """Replace all rows of some paths in one commit; OutputError if it cannot be written."""
         if not rows:
             self.remove(paths)
             return
@@ -259,7 +258,7 @@ class Store:
         except _DAMAGE as error:
             raise SearchIndexError(
                 f"the index of {self.directory} cannot be read ({one_line(error)}); "
-                f"if that stays so, {_remedy(self.directory)}"
+                f"if this persists, {_remedy(self.directory)}"
             ) from error
 
     def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
@@ -272,10 +271,10 @@ class Store:
             except (ValueError, RuntimeError) as error:
                 if not where:
                     raise
-                raise ConfigError(f"the condition {where!r} cannot be used: {one_line(error)}") from None
+                raise ConfigError(f"the condition {where!r} is invalid: {one_line(error)}") from None
             if "vector" in names and rows["vector"].null_count:
                 raise ValueError("rows lack their vectors")
-            rows.validate(full=True)  # that texts are UTF-8, which LanceDB 0.25 leaves to whoever reads them
+            rows.validate(full=True)  # checks UTF-8, which LanceDB 0.25 does not
             return rows
 
     def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
@@ -287,8 +286,8 @@ class Store:
 
     def _within(self, where: str | None) -> str | None:
         """Combine a condition with that of the subdirectory."""
-        inside = "starts_with(path, '{}')".format(self.below.replace("'", "''")) if self.below else ""
-        return f"({where}) AND {inside}" if where and inside else where or inside or None
+        prefix = "starts_with(path, '{}')".format(self.below.replace("'", "''")) if self.below else ""
+        return f"({where}) AND {prefix}" if where and prefix else where or prefix or None
 
     def rows(self, where: str | None = None, thumbnails: bool = False) -> list[IndexRow]:
         """Return all rows that match a condition in SQL, newest first; ConfigError if the condition is invalid."""
@@ -302,7 +301,7 @@ class Store:
         """Return the row of an id with its thumbnail; SearchIndexError if there is none."""
         rows = self.rows(among("id", [row_id]), thumbnails=True)
         if not rows:
-            raise SearchIndexError(f"the index of {self.directory} has no {row_id}; `pe search` shows ids, --json too")
+            raise SearchIndexError(f"the index of {self.directory} has no item {row_id}; `pe search` prints ids")
         return rows[0]
 
     def nearest(
@@ -321,7 +320,7 @@ class Store:
         return [(1 - distance, row) for distance, row in zip(rows["_distance"].to_pylist(), to_rows(rows), strict=True)]
 
     def optimize(self) -> None:
-        """Compact small commits; a failure is logged, and leaves the index as it was."""
+        """Compact small commits; a failure is logged and changes nothing."""
         self._files.reopen()  # sealed files may be cleaned up
         try:
             with without_panics():
@@ -337,10 +336,7 @@ class Store:
         self._files.seal(self.table.version)
 
     def finish(self) -> None:
-        """Compact, write the snapshot if it is out of date or damaged, and seal the index as finished.
-
-        Nothing is written if the index is finished already.
-        """
+        """Compact, renew an outdated or damaged snapshot, and seal the index as finished, unless it is already."""
         sound = self._snapshot is not None or self._files.state.snapshot is None
         if sound and self._files.tidy(_KEEP_VERSIONS):
             self._files.restrict()
@@ -372,23 +368,22 @@ def _sound(directory: Path) -> Iterator[None]:
 
 
 def _remedy(directory: Path) -> str:
-    """Return the command that rebuilds an index, with placeholders for what its settings lack."""
+    """Return how to rebuild an index, with placeholders for missing settings."""
     quoted = shlex.quote(str(directory))
     readable = salvage_settings(directory / STORE) is not None
     arguments = quoted if readable else f"--index {quoted} --model MODEL DIR"
-    return f"make it anew with: pe index --rebuild {arguments}"
+    return f"rebuild it with: pe index --rebuild {arguments}"
 
 
-# Approximate search of a large index: LanceDB compares vectors compressed by RaBitQ, a few bits a number. A query reads
-# the bits of all rows, in all clusters, so that the hits do not depend on the clustering; then it reads the vectors of
-# the best, so that similarities are exact. Rows added since the last `Table.optimize`, which updates the bits, are
-# compared one by one.
+# Approximate search of a large index: LanceDB compares vectors that RaBitQ compresses to a few bits a number. A query
+# reads the bits of all rows, in all clusters, so that the hits do not depend on the clustering, then the vectors of the
+# best, so that similarities are exact. Rows added since the last `Table.optimize` are compared exactly.
 
 
 def compress_vectors(table: Table, rows: int | None = None) -> bool:
-    """Compress the vectors of a table of at least `rows` rows, if they are not yet; return whether they are compressed.
+    """Compress the vectors of a table of at least `rows` rows (`APPROXIMATE_ROWS`); return whether they are compressed.
 
-    `rows`: by default `APPROXIMATE_ROWS`. A failure is logged: searches then compare every row.
+    A failure is logged: searches then compare every row.
     """
     if any(index.columns == ["vector"] for index in table.list_indices()):
         return True

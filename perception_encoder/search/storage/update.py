@@ -1,7 +1,7 @@
 """Bring a directory's index up to date: encode new files, carry over moved ones, remove deleted ones.
 
-Every core takes whole batches, from the file to its rows. Rows are committed from time to time, whole files at once,
-so that a killed run continues where it stopped.
+Each core processes whole batches, from files to rows. Rows are committed regularly, whole files at a time, so that a
+killed run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from perception_encoder.search.storage.reader import File, FileResult, Reader, b
 from perception_encoder.search.storage.rows import IndexRow, among
 from perception_encoder.search.storage.store import STORE, Store
 
-_COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # the work that a kill may cost
-_FIRST_COMMIT_SECONDS = 1.0  # doubled at each commit up to the above, so that a page soon has something to show
+_COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # maximum work lost to a kill
+_FIRST_COMMIT_SECONDS = 1.0  # doubles up to the above; the page shows the first images soon
 
 
 @dataclass(kw_only=True)
@@ -51,9 +51,9 @@ class UpdateReport:
     source: str
     """Its name or path, as it was given."""
     added: int
-    """Encoded: new, or with other content than before."""
+    """Encoded: new or changed."""
     moved: int
-    """Indexed before under another name, with the same content."""
+    """Already indexed under another name, with the same content."""
     deleted: int
     unchanged: int
     rows: int
@@ -87,9 +87,9 @@ def writable_store(
     """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
     `model`: by default the index's own, or the default model for a new index. `every`: seconds between the frames of a
-    video. `rebuild` starts anew, with the old index's model and rate if its settings are readable. `directory`: where
-    the index is stored, by default the directory itself. Raises OutputError, SearchIndexError (a damaged index, or one
-    of another model, rate or directory), and what `load` raises.
+    video. `rebuild` starts from scratch, by default with the old index's model and rate. `directory`: where the index
+    is stored, by default the directory itself. Raises OutputError, SearchIndexError (a damaged index, or one of another
+    model, rate or directory), and what `load` raises.
     """
     root, directory = prepare_location(media, directory)
     with Store.for_writing(directory):
@@ -112,16 +112,13 @@ def writable_store(
         if every not in (None, store.settings["moments"]["every"]):
             raise SearchIndexError(
                 f"the index of {directory} has a frame every {store.settings['moments']['every']:g} s, not {every:g}; "
-                f"make it anew with: pe index --rebuild --every {every:g} {shlex.quote(str(directory))}"
+                f"rebuild it with: pe index --rebuild --every {every:g} {shlex.quote(str(directory))}"
             )
         yield store, encoder
 
 
 def read_here(store: Store, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[FileResult]]:
-    """Read files with the cores of this machine; yield a list of results a batch.
-
-    `digests`: contents that the index has already.
-    """
+    """Read files on this machine's cores; yield a list of results per batch. `digests`: contents already indexed."""
     reader = Reader(encoder, MomentConfig(**store.settings["moments"]), digests)
     return map_in_order(reader.read, batches(files, encoder.batch_size), worker_count(encoder))
 
@@ -132,7 +129,7 @@ def update_store(
     progress: Track = untracked,
     read: Callable[[Store, Encoder, set[str], Sequence[File]], Iterable[list[FileResult]]] = read_here,
 ) -> UpdateReport:
-    """Make an index match its directory; bad files are reported and never stop it.
+    """Make an index match its directory; bad files are reported and skipped.
 
     `store` and `encoder` come from `writable_store`. `read` reads the files: `read_here`, or `on_cluster`'s. Raises
     OutputError if the index cannot be written, and what `read` raises; committed rows stay.
@@ -200,7 +197,7 @@ class _Pending:
             self._commit()
 
     def commit(self) -> list[File]:
-        """Commit everything; return files whose content the index had and lost to an earlier commit."""
+        """Commit everything; return files to read again: their indexed content was lost to an earlier commit."""
         self._commit()
         lost, self._lost = self._lost, []
         return lost
@@ -216,7 +213,7 @@ class _Pending:
         """Copy the rows of moved contents to the files' new paths."""
         carried = self._store.rows(among("digest", self._moved), thumbnails=True)
         first: dict[str, str] = {}
-        for row in carried:  # of a content that the index has under several names, one name's rows
+        for row in carried:  # one name's rows of a content that is indexed under several
             first.setdefault(row.digest, row.path)
         originals = [row for row in carried if first[row.digest] == row.path]
         self._rows += [_renamed(row, file) for row in originals for file in self._moved[row.digest]]

@@ -270,7 +270,7 @@ def test_a_lost_local_cluster_is_an_error_and_what_was_committed_stays(
         with path.open("wb") as file:
             file.truncate(1 << 34)
     with writable_store(folder, str(checkpoint)) as (index, encoder):
-        with pytest.raises(ClusterError, match="was lost; give the same command again"), on_cluster("local") as read:
+        with pytest.raises(ClusterError, match="was lost; rerun the command"), on_cluster("local") as read:
             update_store(index, encoder, track, read)
         for path in slow:
             path.unlink()

@@ -33,7 +33,7 @@ def test_nearest_is_exact_and_takes_conditions(update, folder: Path, encoder: En
     assert {row.kind for _, row in index.nearest(query, 9, "kind = 'video'")} == {"video"}
     assert {row.path for row in index.rows(among("path", ["01.jpg", "it's"]))} == {"01.jpg"}
     assert index.rows("date > '2999'") == [] and len(index.rows("date > '1999-05'")) == len(rows)
-    with pytest.raises(ConfigError, match="condition 'colour = 3' cannot be used"):
+    with pytest.raises(ConfigError, match="condition 'colour = 3' is invalid"):
         index.nearest(query, 5, "colour = 3")
 
 
@@ -58,7 +58,7 @@ def _no_manifests(place: Path) -> None:
 def test_a_damaged_index_is_refused_with_the_remedy(harm: Callable[[Path], None], update, folder: Path) -> None:
     update()
     harm(folder / STORE)
-    with pytest.raises(SearchIndexError, match=r"make it anew with: pe index --rebuild"):
+    with pytest.raises(SearchIndexError, match=r"rebuild it with: pe index --rebuild"):
         Store.open(folder)
     with pytest.raises(SearchIndexError, match="--rebuild"):
         update()
@@ -69,7 +69,7 @@ def test_an_index_whose_making_was_cut_off_is_none(update, folder: Path) -> None
     update()
     (folder / STORE / "settings.json").unlink()
     assert not Store.exists(folder)
-    with pytest.raises(SearchIndexError, match="has no index; make one with: pe index"):
+    with pytest.raises(SearchIndexError, match="has no index; create one with: pe index"):
         Store.open(folder)
     assert counts(update()) == (21, 0, 0, 0)
 

@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_written_is_told_of_the_option(
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     run = run_pe("index", photos, "--model", checkpoint)
-    message = f"{photos / STORE} could not be written: Read-only file system; keep the index elsewhere:"
+    message = f"{photos / STORE} could not be written: Read-only file system; store the index elsewhere:"
     assert run.status == 2 and f"{message} pe index {photos} --index DIR" in run.stderr
     assert run_pe("index", photos, "--model", checkpoint, "--index", tmp_path / "home").status == 0
 
@@ -87,7 +87,7 @@ def test_the_printed_remedy_gives_the_same_index_back(
     paths = set(before.files())
     damage(home)
     run = run_pe("index", *words)
-    assert run.status == 2 and "make it anew with: pe index" in run.stderr
+    assert run.status == 2 and "rebuild it with: pe index" in run.stderr
     assert run_pe(*printed_command(run.stderr)).status == 0
     after = Store.open(home)
     assert after.settings == before.settings and after.root == before.root

@@ -83,7 +83,7 @@ def test_an_index_made_anew_by_another_model_is_not_written_to(client: TestClien
     with writable_store(folder, "builtin", rebuild=True):
         pass
     draw(71).save(folder / "new.jpg")
-    assert "was made anew meanwhile" in client.get("/api/status").json()["error"]
+    assert "was rebuilt in the meantime" in client.get("/api/status").json()["error"]
     client.post("/api/rescan")
     time.sleep(1)
     assert len(Store.open(folder)) == 0
