@@ -17,7 +17,7 @@ def classify(
     labels: Annotated[str, option("Labels separated by commas, or @FILE with one per line.", "LABELS")],
     prompts: options.Prompts = "photo",
     model: options.Model = None,
-    top: Annotated[int, option("Number of labels printed per file.", panel=OUTPUT, least=1)] = 3,
+    top: Annotated[int, option("Number of labels per file.", panel=OUTPUT, least=1)] = 3,
     json: options.Json = False,
     html: options.Html = None,
     strict: options.Strict = False,
@@ -26,7 +26,7 @@ def classify(
 
     Zero-shot: nothing is trained. Each label is put into a set of prompts, and each file gets the most similar labels,
     with probabilities over all labels. Write labels as you would say them ("ginger cat"), and add one for everything
-    else ("other pet"). Files that cannot be read are listed. In a pipe, the table is tab-separated.
+    else ("other pet"). Unreadable files are skipped and listed. In a pipe, the table is tab-separated.
 
     Examples:
 

@@ -119,7 +119,7 @@ def _kind_of_file(path: Path) -> DefaultKind:
 
 
 def print_demo(*sources: str | Path | None, option: str | None = None) -> None:
-    """Warn of each built-in demo among the models of a command, on stderr; `option`: what `-m` said."""
+    """Warn on stderr of the built-in demos among a command's models; `option`: the value of `-m`."""
     for line in dict.fromkeys(demo_line(str(source), option) for source in sources if source is not None):
         if line:
             output.print_warning(line)

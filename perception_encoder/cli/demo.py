@@ -27,8 +27,8 @@ def demo(
 ) -> None:
     """Try it on ten photographs and a video.
 
-    The photographs come with scikit-image (extra `demo`); the video pans over one of them. They are classified by a
-    list of labels and searched by five texts and an image; a page shows all results.
+    The photographs come with scikit-image (extra `demo`); the video pans over another one. They are classified by a
+    list of labels, and searched by five texts and an image. A page shows all results.
 
     Examples:
 

@@ -36,8 +36,8 @@ def embed(
 ) -> None:
     """Embed images, videos and texts.
 
-    Tables (CSV, TSV, Parquet, JSONL) need a column of paths or of texts; "clip.mp4@2s-5s" is a part of a video. Inputs
-    that cannot be read are skipped and listed. An interrupted run resumes when the same command is repeated.
+    Tables (CSV, TSV, Parquet, JSONL) need a column of paths or of texts; "clip.mp4@2s-5s" is a part of a video.
+    Unreadable inputs are skipped and listed. Rerun an interrupted command to resume it.
 
     Examples:
 

@@ -87,18 +87,18 @@ def prepare(
 
 
 def print_log(verbose: bool = False) -> None:
-    """Print the log from warnings on, and the package's whole log if `verbose`."""
+    """Print warnings, and the package's whole log if `verbose`."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("perception_encoder").setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own, and would print twice
+    logging.getLogger("huggingface_hub").propagate = False  # it has its own handler, and would print twice
     warnings.showwarning = lambda message, *_: output.print_warning(message)
 
 
 def wait_passively() -> None:
-    """Let OpenMP's threads sleep while they wait, unless the user has set how they wait; before torch is imported.
+    """Let waiting OpenMP threads sleep, unless the user has set how they wait; call it before torch is imported.
 
-    By default they spin. If other programs use the cores, a thread then spins for its whole share of time while the one
-    that it waits for does not run: two threads on two busy cores did not reach a tenth of one thread's speed.
+    By default they spin. On busy cores a thread then spins while the thread that it waits for cannot run: two threads
+    on two busy cores reached less than a tenth of one thread's speed.
     """
     if not any(name in os.environ for name in WAITING):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -112,8 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_program(program: typer.Typer, arguments: Sequence[str] | None = None, name: str | None = None) -> None:
     """Run a command-line program; an error of the package or of the file system is one line and exit status 2."""
     wait_passively()
-    gc.set_threshold(100_000, 20, 20)  # imports allocate much and free nothing: collecting takes a tenth of their time,
-    atexit.register(gc.freeze)  # and another fifth at exit, where the system frees everything anyway
+    gc.set_threshold(100_000, 20, 20)  # imports free nothing: collecting would take a tenth of their time,
+    atexit.register(gc.freeze)  # and a fifth at exit, where the system frees everything anyway
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -63,11 +63,11 @@ PrivateUrls = Annotated[bool, flag("--allow-private-urls", "Allow URLs that lead
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
 Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")]
 IndexHome = Annotated[
-    Path | None, typer.Option("--index", metavar="DIR", help="Directory that holds the index [default: DIR/.pe-index].")
+    Path | None, typer.Option("--index", metavar="DIR", help="Directory that stores the index [default: DIR/.pe-index].")
 ]
 Json = Annotated[bool, flag("--json", "Print JSON.", OUTPUT)]
 Html = Annotated[Path | None, option("Write a contact sheet, a page of thumbnails.", "FILE", OUTPUT)]
-Strict = Annotated[bool, flag("--strict", "Exit with status 1 if any input was skipped.")]
+Strict = Annotated[bool, flag("--strict", "Exit with status 1 if any input was skipped.", advanced=True)]
 Overwrite = Annotated[bool, flag("--overwrite", "Replace the output if it exists.", OUTPUT)]
 Frames = Annotated[int, option("Uniformly spaced frames of a video.", panel=VIDEO, least=1)]
 MaxFrames = Annotated[int, option("Maximum number of frames of a video.", panel=MEDIA, least=1)]

@@ -22,7 +22,7 @@ from perception_encoder.errors import InputError, shorten
 
 OK, SOME_SKIPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
 NONE = "–"
-"""A cell without a value."""
+"""An empty cell."""
 
 console = Console()
 error_console = Console(stderr=True)
@@ -60,7 +60,7 @@ def print_pieces(pieces: Iterable[str]) -> str:
 
 
 def print_remark(text: str) -> None:
-    """Print a line about the results: below them on a terminal, else as a note, so that a pipe holds results only."""
+    """Print a line about the results: on a terminal below them, else as a note, to keep pipes free of it."""
     (print_line if console.is_terminal else print_note)(text)
 
 
@@ -70,7 +70,7 @@ def _report(kind: str, style: str, message: str) -> None:
 
 def print_error(message: object) -> None:
     """Print `error: …` as one line on stderr."""
-    _report("error", "bold red", shorten(printable(message)))  # the system's errors quote names of any length
+    _report("error", "bold red", shorten(printable(message)))  # system errors quote names of any length
 
 
 def print_warning(message: object) -> None:
@@ -79,7 +79,7 @@ def print_warning(message: object) -> None:
 
 
 def print_note(message: object) -> None:
-    """Print `note: …` as one line on stderr: a hint where nothing is wrong."""
+    """Print `note: …` as one line on stderr: a hint, nothing is wrong."""
     _report("note", "bold", printable(message))
 
 
@@ -121,11 +121,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
 
 
 def report_left_out(left_out: Mapping[str, int]) -> None:
-    """Say how many files of directories are neither images nor videos, by type, on stderr."""
+    """Print how many files of directories are neither images nor videos, by type, on stderr."""
     if total := sum(left_out.values()):
         types = ", ".join(f"{left_out[kind]} {kind}" for kind in ("RAW", "SVG", "other") if left_out.get(kind))
         files = "1 file is" if total == 1 else f"{total} files are"
-        print_note(f"{files} of a type that cannot be read, and left out: {types}")
+        print_note(f"{files} of an unsupported type: {types}")
 
 
 def report_skipped(failures: Sequence[InputError], total: int) -> int:

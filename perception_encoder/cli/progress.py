@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TypeVar
 
 from perception_encoder.cli import output
@@ -21,13 +21,6 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
         return
     with progress_bar(description, total, output.error_console) as advance:
         yield advance
-
-
-@contextmanager
-def late_progress(description: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
-    """`progress` for work whose size is known only when it begins; yields `begin(total)`, which gives `advance`."""
-    with ExitStack() as bar:
-        yield lambda total: bar.enter_context(progress(description, total))
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

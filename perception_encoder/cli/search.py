@@ -42,16 +42,16 @@ def search(
     video: Annotated[
         list[str] | None, option("Search by a video, or a moment: clip.mp4@12s.", "FILE", QUERY, advanced=True)
     ] = None,
-    like: Annotated[str | None, option("Search by an indexed image or moment.", "ID", QUERY, advanced=True)] = None,
-    near_duplicates: Annotated[bool, flag("--near-duplicates", "List near-duplicates instead.", QUERY)] = False,
+    like: Annotated[str | None, option("Search by an image or moment of the index, by its id.", "ID", QUERY, advanced=True)] = None,
+    near_duplicates: Annotated[bool, flag("--near-duplicates", "Group near-duplicates instead of searching.", QUERY)] = False,
     threshold: Annotated[float | None, option(THRESHOLD, "COSINE", QUERY, least=0, advanced=True)] = None,
     all_but_one: Annotated[bool, flag("--all-but-one", ALL_BUT_ONE, QUERY, advanced=True)] = False,
-    where: Annotated[str | None, option("Search only indexed rows that match this condition.", "SQL", QUERY)] = None,
-    top: Annotated[int, option("Number of hits.", panel=OUTPUT, least=1)] = 10,
+    where: Annotated[str | None, option("Search only rows of the index that match a condition.", "SQL", QUERY)] = None,
+    top: Annotated[int, option("Number of hits per query.", panel=OUTPUT, least=1)] = 10,
     paths_only: Annotated[
         bool, flag("--paths-only", "Print only the paths of the hits.", OUTPUT, advanced=True)
     ] = False,
-    print0: Annotated[bool, flag("--print0 -0", "Like --paths-only, for `xargs -0`.", OUTPUT)] = False,
+    print0: Annotated[bool, flag("--print0 -0", "Print only the hits' paths, for `xargs -0`.", OUTPUT)] = False,
     json: options.Json = False,
     html: options.Html = None,
     model: options.IndexModel = None,
@@ -60,11 +60,11 @@ def search(
 ) -> None:
     """Find images and videos by text or by example.
 
-    The first argument is the query, unless an option gives one. Combine terms with + and -; the prefix 2: doubles a
-    term's weight. The path of an image or a video searches by example. Hits are ranked by cosine similarity; the
-    query's own file is left out. A directory with an index (see `pe index`), its own or that of a directory around it,
-    is searched through the index; other files are encoded first. Columns for --where: path, kind ('image' or 'video'),
-    date ('2024-07-31T18:05:00'), size (bytes), length (s), width, height. In a pipe, the table is tab-separated.
+    The first argument is the query, unless an option gives one: a text, or the path of an image or a video. Combine
+    terms with + and -; the prefix 2: doubles a term's weight. Hits are ranked by cosine similarity, without the query
+    itself. If a directory or one around it has an index (see `pe index`), the index is searched; other files are
+    encoded first. Columns for --where: path, kind ('image' or 'video'), date ('2024-07-31T18:05:00'), size (bytes),
+    length (s), width, height. In a pipe, the table is tab-separated.
 
     Examples:
 
@@ -103,7 +103,7 @@ def search(
     elif like or where or near_duplicates:
         raise typer.BadParameter("--like, --where and --near-duplicates need an index; create one with: pe index DIR")
     elif not files:
-        raise typer.BadParameter('name a directory too, as in: pe search "a red mug" photos')
+        raise typer.BadParameter('name a directory as well, as in: pe search "a red mug" photos')
     else:
         result = search_files(queries, files, source, top, progress=track)
     if json or not result.skipped or len(result.skipped) < result.encoded:
@@ -217,7 +217,7 @@ def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, print
 
 
 def index(
-    directories: Annotated[list[Path], argument("DIRS", "Directories; each gets its own index, DIR/.pe-index.")],
+    directories: Annotated[list[Path], argument("DIRS", "Directories; the index of each is stored in DIR/.pe-index.")],
     every: Annotated[float | None, option("Seconds between frames [default: 1].", panel=VIDEO, least=0.01)] = None,
     model: options.IndexModel = None,
     home: options.IndexHome = None,
@@ -228,9 +228,9 @@ def index(
 ) -> None:
     """Index directories, for search and serve.
 
-    Run it again to update an index: only new and changed files are read, moved files are recognised by their content,
-    and deleted ones are removed. Videos are split into moments at shot changes. An interrupted run resumes when the
-    same command is repeated. Files that cannot be read are listed.
+    Rerun the command to update an index, or to resume an interrupted run: only new and changed files are read, moved
+    files are recognised by their content, and deleted ones are removed. Videos are split into moments at shot changes.
+    Unreadable files are skipped and listed.
 
     Examples:
 
@@ -246,7 +246,7 @@ def index(
 
     check_paths(directories)
     if home is not None and len(directories) > 1:
-        raise typer.BadParameter("--index is for one directory; index the others one by one")
+        raise typer.BadParameter("--index is for one directory; index the others separately")
     reports: dict[str, UpdateReport] = {}
     for directory in directories:
         opened = open_index(directory, model, index=home)

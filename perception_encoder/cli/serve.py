@@ -1,4 +1,4 @@
-"""`pe serve`: a search page over a directory, and embeddings and conversations over HTTP."""
+"""`pe serve`: a search page for a directory, and embeddings and conversations over HTTP."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from perception_encoder.serving.requests import ApiConfig
 
 ORIGINS = "Origins of web pages that may use the API (CORS), such as https://app.example [default: none]."
-DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index of its own."
+DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index."
 MODELS = "Further models"
 CHAT = "Serve /v1/chat/completions with this language model, loaded at the first request [default: none]."
-ASK = """Answer questions on the page with this language model, loaded at the first one [default: none]. builtin-lang
-takes about 1 GB of memory. On a CPU an answer takes seconds, and slows down searches meanwhile."""
-FEATURES = """Show the last layer of this model, such as a PE-Spatial, beside the features of the index's own. It is
-loaded when an image's features are first looked at [default: none]."""
-DEPTH = """A file of pe train depth, or builtin-depth, a demo. The page shows depth by it; it is loaded, with an encoder
-of its own, when an image's depth is first looked at [default: see `pe models use`]."""
+ASK = """Answer questions on the page with this language model, loaded for the first question [default: none]. On a CPU
+an answer takes seconds and slows down searches."""
+FEATURES = """Also show the features of this model's last layer, such as a PE-Spatial's; loaded when first shown
+[default: none]."""
+DEPTH = """Show depth by this head: a file of pe train depth, or builtin-depth, a demo; loaded when first shown
+[default: see `pe models use`]."""
 ChatModel = Annotated[str | None, option(CHAT, "NAME", MODELS)]
 AskModel = Annotated[str | None, option(ASK, "NAME", MODELS)]
-FeaturesModel = Annotated[str | None, option(FEATURES, "NAME", MODELS)]
-DepthHeadName = Annotated[str | None, option(DEPTH, "HEAD", MODELS)]
+FeaturesModel = Annotated[str | None, option(FEATURES, "NAME", MODELS, advanced=True)]
+DepthHeadName = Annotated[str | None, option(DEPTH, "HEAD", MODELS, advanced=True)]
 
 
 def serve(
@@ -45,8 +45,8 @@ def serve(
     host: options.Host = None,
     port: options.Port = 8000,
     key: options.Key = None,
-    origins: Annotated[str | None, option(ORIGINS, "URL,URL,...", options.NETWORK)] = None,
-    waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", least=1)] = 4096,
+    origins: Annotated[str | None, option(ORIGINS, "URL,URL,...", options.NETWORK, advanced=True)] = None,
+    waiting: Annotated[int, option("Maximum length of the API's queue; further inputs get status 429.", least=1, advanced=True)] = 4096,
     chat_model: ChatModel = None,
     ask_model: AskModel = None,
     features_model: FeaturesModel = None,
@@ -54,15 +54,15 @@ def serve(
 ) -> None:
     """Search in the browser, or embed over HTTP.
 
-    Search by text, by an image or a video, or for similar hits, with filters. New, changed and deleted files are picked
-    up every ten seconds, or at once with the Rescan button. Click an opened image in the tab Features to segment what
-    looks like a point, and track that through a video. By default only this machine can open the page. With --lan,
-    or with --host and --key, other devices can too: open the printed address there. A given key is always required,
-    once by each browser. The connection is not encrypted, so use it only in a network that you trust.
+    Search by text, by an image or a video, or for more like a hit, with filters. New, changed and deleted files are
+    picked up every ten seconds, or at once with the Rescan button. In the Features tab of an image, click a point to
+    segment the region like it, and track it through a video. By default only this machine can open the page. With
+    --lan, or with --host and --key, other devices can too: open the printed address there. Every browser needs the key
+    once. The connection is not encrypted, so use it only on a network that you trust.
 
     The API accepts OpenAI's embedding requests (with infinity's `modality` for images and videos) and vLLM's
-    `messages`; images are data URIs or public addresses, never paths. Put a public server behind a proxy with TLS and
-    rate limits. The chat API takes OpenAI's requests, with images and videos, and answers one at a time.
+    `messages`; images are data URIs or public addresses, never paths. The chat API takes OpenAI's requests, with images
+    and videos, and answers one at a time. Put a public server behind a proxy with TLS and rate limits.
 
     Examples:
 
@@ -84,7 +84,7 @@ def serve(
         raise typer.BadParameter("--origins needs --api")
     check_models(directory, api, chat_model, ask_model, features_model, depth_head)
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
-    own_key, key = key, choose_key(host, lan, key)
+    given_key, key = key, choose_key(host, lan, key)
     config = ApiConfig(key=key, waiting=waiting, origins=check_origins(options.items_of(origins or "")))
     if importlib.util.find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "search")
@@ -97,7 +97,7 @@ def serve(
             output.print_line(f"{name} at {page_address(names[0], listener, None)}/v1/embeddings")
         else:
             output.print_line(f"{name} over {directory} at {page_address(names[0], listener, key)}")
-        if directory is None and key and not own_key:
+        if directory is None and key and not given_key:
             output.print_line(f"clients send: Authorization: Bearer {key}")
         default_model.print_demo(source, chat_model, ask_model, option=model)
         run_server(server, listener)

@@ -1,4 +1,4 @@
-"""The user's default models, one of each kind: chosen by `pe models use` or PE_MODEL, else a built-in demo.
+"""The user's default models, one per kind: chosen by `pe models use` or PE_MODEL, else a built-in demo.
 
 Encoders of images and texts, spatial towers and heads fall back to a built-in demo. Language models do not: a demo's
 answer in whole sentences would look like a real one.
@@ -106,9 +106,9 @@ def store_choice(kind: DefaultKind, name: str) -> None:
 
 
 def demo_line(source: str, option: str | None = None) -> str:
-    """Return `demo_note` of a model, or how to use the user's choice in an index that was made with the demo.
+    """Return `demo_note` of a model, or how to use the user's choice in an index made with the demo.
 
-    `option`: what `-m` said.
+    `option`: the value of `-m`.
     """
     choice = chosen_model()
     name = shown_name(source) or source

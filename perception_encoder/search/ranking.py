@@ -279,15 +279,15 @@ def best_moment(encoder: Encoder, video: Item, vector: Vector) -> float | None:
     return frames.times[int((encoder.encode_images(frames.images) @ vector).argmax())]
 
 
-def group_duplicates(vectors: Float[np.ndarray, "N D"], similar: float = SIMILAR) -> list[list[int]]:
-    """Group rows (unit vectors) linked by a similarity of at least `similar`: largest group first, rows in order.
+def group_duplicates(vectors: Float[np.ndarray, "N D"], threshold: float = SIMILAR) -> list[list[int]]:
+    """Group rows (unit vectors) linked by a similarity of at least `threshold`: largest group first, rows in order.
 
     Rows without a near-duplicate are in no group. Exact: every pair is compared.
     """
-    group_of = np.arange(len(vectors))  # each row's group, by the least row in it
+    group_of = np.arange(len(vectors))  # each row's group, named by its first row
     step = max(1, _BLOCK // max(1, len(vectors)))
     for start in range(0, len(vectors), step):
-        linked = vectors[start : start + step] @ vectors[start:].T >= similar
+        linked = vectors[start : start + step] @ vectors[start:].T >= threshold
         for links in linked[linked.sum(axis=1) > 1]:
             merged_groups = np.unique(group_of[start:][links])
             if len(merged_groups) > 1:
@@ -299,9 +299,9 @@ def group_duplicates(vectors: Float[np.ndarray, "N D"], similar: float = SIMILAR
 
 
 def all_but_largest(group: Sequence[Hit]) -> list[Hit]:
-    """Return the images of a group without the one that has the most pixels, of equal ones the largest file.
+    """Return the images of a group except the one with the most pixels; among equals, the largest file.
 
-    Moments of videos are left out: that they look alike does not make their videos duplicates.
+    Moments are left out: similar moments do not make their videos duplicates.
     """
     images = [hit for hit in group if hit.row is not None and hit.row.kind == "image"]
     kept = max(images, key=lambda hit: (hit.row.width * hit.row.height, hit.row.size) if hit.row else (), default=None)

@@ -23,8 +23,8 @@ from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.storage.rows import IndexRow
 
-_MOST_WEIGHT = 10_000.0
-_MOST_TERMS = 32  # of the page
+_MAXIMUM_WEIGHT = 10_000.0
+_MAXIMUM_TERMS = 32  # of the page
 _WEIGHTED = re.compile(r"(?P<weight>-?\d+(?:\.\d+)?):(?P<source>.+)", re.DOTALL)
 _LINE = re.compile(r"(?:(?P<weight>-?\d{1,4}(?:\.\d{1,4})?):)?(?P<kind>text|like|image):(?P<source>.*)", re.ASCII)
 
@@ -73,7 +73,7 @@ class Query:
         return self.kind == "text" and self.terms[0].weight > 0
 
     def contains(self, item: Item, row: IndexRow | None) -> bool:
-        """Whether a hit is one of the query's own rows, files or parts of videos."""
+        """Whether a hit is a row, file or part of a video that the query consists of."""
         return any(_is_same(term.source, item, row) for term in self.terms)
 
 
@@ -133,8 +133,8 @@ def parse_words(words: Sequence[str], media: bool = True) -> Query:
     for sign, word in zip(["+", *words[1::2]], words[::2], strict=True):
         match = _WEIGHTED.fullmatch(word)
         weight, source = (float(match["weight"]), match["source"]) if match and not is_url(word) else (1.0, word)
-        if abs(weight) > _MOST_WEIGHT:
-            raise ConfigError(f"the weight of {source[:60]!r} is over {_MOST_WEIGHT:,.0f}, the limit")
+        if abs(weight) > _MAXIMUM_WEIGHT:
+            raise ConfigError(f"the weight of {source[:60]!r} is over {_MAXIMUM_WEIGHT:,.0f}, the limit")
         resolved = parse_term(source) if media else _text(source)
         terms.append(Term(source=resolved, weight=-weight if sign == "-" else weight))
     return Query(name=" ".join(words), terms=tuple(terms))
@@ -153,8 +153,8 @@ def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | Uplo
             terms += [replace(term, weight=weight * term.weight) for term in query.terms]
         else:
             terms.append(Term(source=find("like" if kind == "like" else "image", source), weight=weight))
-        if len(terms) > _MOST_TERMS:
-            raise ConfigError(f"the query has {len(terms)} terms; the limit is {_MOST_TERMS}")
+        if len(terms) > _MAXIMUM_TERMS:
+            raise ConfigError(f"the query has {len(terms)} terms; the limit is {_MAXIMUM_TERMS}")
     return Query(name=", ".join(lines), terms=tuple(terms))
 
 

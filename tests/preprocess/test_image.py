@@ -33,6 +33,7 @@ from perception_encoder.preprocess.image import (
     content_key,
     count_pixels,
     date_taken,
+    encode_thumbnail,
     image_transform,
     open_image,
     pad_images,
@@ -436,3 +437,16 @@ def test_a_content_key_depends_on_pixels_shape_and_settings() -> None:
     blue, tall = Image.new("RGB", (4, 2), "blue"), Image.new("RGB", (2, 4), "red")
     keys = {content_key([red]), content_key([red], 2), *(content_key(each) for each in ([red, red], [blue], [tall]))}
     assert len(keys) == 5
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "CMYK"])
+def test_thumbnails_of_any_mode(mode: str) -> None:
+    original = Image.new(mode, (1000, 500), 120)
+    thumbnail = Image.open(io.BytesIO(encode_thumbnail(original, 400)))
+    assert thumbnail.size == (400, 200) and thumbnail.format == "JPEG"
+    assert original.size == (1000, 500)
+
+
+def test_transparent_parts_become_white() -> None:
+    content = encode_thumbnail(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), 400)
+    assert Image.open(io.BytesIO(content)).getpixel((4, 4)) == (255, 255, 255)

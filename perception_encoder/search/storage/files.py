@@ -267,9 +267,7 @@ class SealedFiles:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Allow writing files; OutputError if that fails, or if the index was removed or replaced meanwhile."""
-        gone = (
-            f"the index of {self._directory} was removed or rebuilt while it was being written; rerun the command"
-        )
+        gone = f"the index of {self._directory} was removed or rebuilt while it was being written; rerun the command"
         if not self.same:
             raise OutputError(gone)
         with writing(self._store, also=(RuntimeError, ValueError)), without_panics():

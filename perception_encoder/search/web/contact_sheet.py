@@ -1,8 +1,7 @@
 """Contact sheets: images with captions on one HTML page that opens without a server.
 
-A page embeds its thumbnails as data URIs, has no script, and fetches nothing (its own policy forbids both). The
-templates escape all text (names, queries, labels). Pages are written a tile at a time, so that a long one needs no more
-memory than a short one.
+A page embeds its thumbnails as data URIs; its content security policy forbids scripts and requests. The templates
+escape all text (names, queries, labels). Pages are written tile by tile, so that memory stays flat.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Sized(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory, about."""
+        """Approximate bytes of memory."""
         ...
 
 
@@ -60,9 +60,9 @@ class ImageResults(Generic[V]):
         self._cache: OrderedDict[Hashable, V] = OrderedDict()
 
     def get(self, row_id: str, compute: Callable[[Image.Image], V], variant: Hashable = None) -> V:
-        """Return a row's result, which `compute` makes of the image if it is not cached or the file has changed.
+        """Return a row's result; `compute` makes it from the image unless it is cached and the file is unchanged.
 
-        `variant`: tells apart the results of several functions. Raises what `MediaLibrary.media` and `compute` raise,
+        `variant`: distinguishes the results of several functions. Raises what `MediaLibrary.media` and `compute` raise,
         and the InputError of a file that cannot be decoded.
         """
         media, path = self._library.media(row_id)
@@ -75,7 +75,7 @@ class ImageResults(Generic[V]):
                     image = opened.images[0] if isinstance(opened, VideoFrames) else opened
                     assert isinstance(image, Image.Image)  # rows are not texts
                     self._cache[key] = self._library.compute(partial(compute, image))
-                while len(self._cache) > 1 and sum(each.nbytes for each in self._cache.values()) > self._budget:
+                while len(self._cache) > 1 and sum(result.nbytes for result in self._cache.values()) > self._budget:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(key)
             return self._cache[key]
@@ -117,14 +117,14 @@ class FeatureImages:
         return _to_bytes(Image.fromarray(np.rint(pixels).astype(np.uint8)), "PNG")
 
     def regions(self, row_id: str, layer: int, points: Sequence[tuple[float, float]]) -> bytes:
-        """Return what looks like each point (x, y, 0–1) in its colour, a later one on top: a PNG over the image."""
+        """Return the regions that look like the points (x, y, 0–1), each in its colour, later ones on top: a PNG."""
         features, size = self.features(row_id, layer), self._maps(row_id).image.size
         return overlay_png(self.library.compute(partial(label_regions, features, points, size)))
 
     def features(self, row_id: str, layer: int, baseline: bool = False) -> Float[np.ndarray, "h w D"]:
         """Return the features of a layer; `baseline`: of the second model."""
         encoder = self._encoder(baseline)
-        (number,) = encoder.visual.layer_indices([layer])  # before an image is decoded for nothing
+        (number,) = encoder.visual.layer_indices([layer])  # before an image is decoded in vain
         return self._maps(row_id, encoder).layers[number]
 
     def model(self, baseline: bool = False) -> str:
@@ -142,9 +142,9 @@ class FeatureImages:
 
     def _maps(self, row_id: str, encoder: Encoder | None = None) -> FeatureMaps:
         encoder = encoder or self.library.encoder
-        own = encoder is self.library.encoder
-        layers = None if own else [-1]
-        return self._results.get(row_id, lambda image: feature_maps(encoder, image, layers), variant=own)
+        is_main = encoder is self.library.encoder
+        layers = None if is_main else [-1]
+        return self._results.get(row_id, lambda image: feature_maps(encoder, image, layers), variant=is_main)
 
 
 def _to_bytes(image: Image.Image, image_format: str) -> bytes:
@@ -167,7 +167,7 @@ class DepthMap:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory, about."""
+        """Approximate bytes of memory."""
         return len(self.image) + len(self.colours) + self.metres.nbytes
 
     def at(self, x: float, y: float) -> float:
@@ -185,8 +185,8 @@ class DepthMaps:
     """Estimates the depth of a library's images; threads may share one."""
 
     def __init__(self, library: MediaLibrary, head: Path) -> None:
-        """`head`: a file that `pe train depth` wrote; it and its encoder (the one that it names, else the index's own)
-        are loaded for the first image."""
+        """`head`: a file of `pe train depth`, loaded for the first image, with the encoder that it names or the
+        index's."""
         self._path, self._lock, self._source = head, threading.Lock(), library.index.settings["source"]
         self.name = head_name(head)
         self._model: tuple[DenseModel, HeadInfo] | None = None
@@ -204,8 +204,8 @@ class DepthMaps:
             if self._model is None:
                 info, tensors = read_head_info(self._path, "depth")
                 known = canonical_name(info.encoder) is not None
-                own = None if known else self._source  # a file may not name other models; the index's is trusted
-                self._model = load_read_head(self._path, info, tensors, lambda name: load_tower(name), own)
+                trusted = None if known else self._source  # a head may name published models only
+                self._model = load_read_head(self._path, info, tensors, load_tower, trusted)
             return self._model
 
 

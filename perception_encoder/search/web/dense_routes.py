@@ -1,4 +1,4 @@
-"""The page's routes for what a model computes of each patch: features, regions, tracked videos and depth."""
+"""The page's routes for dense results: features, regions, tracked videos and depth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
 NO_HEAD = "this page has no depth head; start it with: pe serve DIR --depth-head FILE"
-MOST_POINTS = 6
+MAXIMUM_POINTS = 6
 """Regions of an image; their colours differ clearly."""
 _STORED = 4  # tracked videos that a browser has not fetched yet
 _CACHED = {"Cache-Control": "private, max-age=300"}
@@ -126,7 +126,7 @@ def add_depth_routes(get: Get, depth: DepthMaps | None) -> None:
     """
     from fastapi.responses import JSONResponse, Response
 
-    def about(request: Request) -> Response:
+    def depth_range(request: Request) -> Response:
         params = request.query_params
         points = read_points([params["at"]]) if "at" in params else []
         depth_map = map_of(request)
@@ -150,7 +150,7 @@ def add_depth_routes(get: Get, depth: DepthMaps | None) -> None:
     def colours(request: Request) -> Response:
         return Response(map_of(request).colours, media_type="image/png", headers=_CACHED)
 
-    get("/api/depth/{id}", about)
+    get("/api/depth/{id}", depth_range)
     get("/api/depth/{id}/image", image)
     get("/api/depth/{id}/colours", colours)
 
@@ -161,9 +161,9 @@ def read_layer(params: Mapping[str, str]) -> int:
 
 
 def read_points(values: Sequence[str]) -> list[tuple[float, float]]:
-    """Read parameters `at`; ConfigError unless they are 1 to `MOST_POINTS` points of the image."""
-    if not 1 <= len(values) <= MOST_POINTS:
-        raise ConfigError(f"{len(values)} points were given; give 1 to {MOST_POINTS}, such as at=0.25,0.5")
+    """Read parameters `at`; ConfigError unless they are 1 to `MAXIMUM_POINTS` points of the image."""
+    if not 1 <= len(values) <= MAXIMUM_POINTS:
+        raise ConfigError(f"{len(values)} points were given; give 1 to {MAXIMUM_POINTS}, such as at=0.25,0.5")
     matches = [_checked(value, _POINT, "at", "two numbers from 0 to 1 such as 0.25,0.5") for value in values]
     return [(float(match[1]), float(match[2])) for match in matches]
 

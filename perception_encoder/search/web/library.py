@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
 _CACHED = 64  # texts and images whose vectors are cached, so that a page further down costs no encoding
 _DECODERS = 2  # threads
-_ELSEWHERE = "to put the index into another directory, give --index DIR"
-_LISTING_SHARE = 0.05  # of the time, at most, is spent on listing
+_ELSEWHERE = "to store the index elsewhere, give --index DIR"
+_LISTING_SHARE = 0.05  # maximum share of time spent on listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Filter:
     kind: str = ""
     """"image", "video", or all."""
     since: str = ""
-    """A date such as "2024", "2024-07" or "2024-07-31", or any."""
+    """A date such as "2024", "2024-07" or "2024-07-31"; empty for any."""
     until: str = ""
     """The same; includes all of it."""
     path: str = ""
@@ -70,7 +70,7 @@ class Filter:
             parts.append(f"kind = '{self.kind}'")
         for value in (self.since, self.until):
             if value and not _DATE.fullmatch(value):
-                raise ConfigError(f"{value!r} must be a date such as 2024, 2024-07 or 2024-07-31")
+                raise ConfigError(f"{value!r} is not a date such as 2024, 2024-07 or 2024-07-31")
         if self.since:
             parts.append(f"date >= '{self.since}'")
         if self.until:
@@ -106,7 +106,7 @@ class MediaLibrary:
         self._encode_text = lru_cache(_CACHED)(self._encode_uncached)
         self._uploads: dict[str, UploadedImage] = {}
         self.model_thread = ThreadPoolExecutor(1, "model")
-        """Does all model work for the page: torch and the C library keep memory for each thread that computes."""
+        """Does all model work for the page: torch and the C library hold memory for each computing thread."""
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
 
     def compute(self, work: Callable[[], T]) -> T:
@@ -131,7 +131,7 @@ class MediaLibrary:
         return list(map(_as_dict, hits))
 
     def low_confidence(self, query: Query, rows: Sequence[dict[str, Any]]) -> str | None:
-        """Return why the best hits of a query with a text are likely to be wrong; None if nothing indicates that.
+        """Return why the best hits of a query with a text are likely wrong; None if they are not.
 
         The built-in model's always are; another model's if even the best hit is more likely wrong than right.
         """
@@ -154,7 +154,7 @@ class MediaLibrary:
         if kind == "like":
             return self.index.row(source_id)
         if source_id not in self._uploads:
-            raise ConfigError("this image is no longer cached; upload it again")
+            raise ConfigError("this image has expired; upload it again")
         return self._uploads[source_id]
 
     def add_image(self, content: bytes) -> str:
@@ -187,7 +187,7 @@ class MediaLibrary:
         return rows.slice(max(0, at - 6), min(at, 6) + 7).to_pylist()[::-1]
 
     def file(self, row_id: str) -> Path:
-        """Return a row's file; ConfigError if it is no longer in the directory, or in a tar."""
+        """Return a row's file; ConfigError if it is in a tar, or no longer in the directory."""
         return self._path(self.index.row(row_id))
 
     def media(self, row_id: str, whole: bool = False) -> tuple[Media, Path]:
@@ -201,7 +201,7 @@ class MediaLibrary:
         root = self.index.root.resolve()
         path = root / unescape_name(row.path)
         if not path.is_file() or not path.resolve().is_relative_to(root):
-            raise ConfigError("the file is not in the directory any more")
+            raise ConfigError("the file is no longer in the directory")
         return path
 
     def start_update(self) -> bool:
@@ -233,7 +233,7 @@ class MediaLibrary:
             return True
 
     def update(self) -> None:
-        """Bring the index up to date, and set `progress`."""
+        """Update the index, and set `progress`."""
 
         def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
             self.progress = Progress(running=True, total=total or 0, failures=self.progress.failures)
@@ -250,9 +250,9 @@ class MediaLibrary:
             self.progress.failures = list(report.skipped)
         except (PerceptionEncoderError, OSError) as error:
             self.progress.error = _with_remedy(error)
-        except Exception as error:  # nothing else reports it
-            logger.exception("the index could not be brought up to date")
-            self.progress.error = f"the index could not be brought up to date: {one_line(error)}"
+        except Exception as error:  # in a thread: nobody else would report it
+            logger.exception("the index could not be updated")
+            self.progress.error = f"the index could not be updated: {one_line(error)}"
         finally:
             self.progress.running = False
 

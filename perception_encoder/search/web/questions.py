@@ -1,4 +1,4 @@
-"""Questions about the page's images and moments, answered by a language model; an answer is sent while it is made."""
+"""Questions about the page's images and moments, answered by a language model; answers are streamed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NO_MODEL = "this page has no language model; start it with: pe serve DIR --ask-model facebook/Perception-LM-1B"
 _BODY_BYTES, _BODY_SECONDS = 1 << 20, 10.0
 _CHARACTERS = 50_000  # of a conversation
-_CACHED = 2  # opened images and moments, so that the model encodes each once for several questions
+_CACHED = 2  # opened images and moments, which the model encodes once for several questions
 _SAMPLING = Sampling(max_tokens=256)
 
 

@@ -21,7 +21,7 @@ from perception_encoder.preprocess.image import encode_thumbnail, open_image
 from perception_encoder.search.storage.rows import IndexRow, among
 from perception_encoder.search.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.dense_images import head_name
-from perception_encoder.search.web.dense_routes import MOST_POINTS, add_dense_routes
+from perception_encoder.search.web.dense_routes import MAXIMUM_POINTS, add_dense_routes
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.questions import add_ask_route
 from perception_encoder.search.web.responses import Get, SignedIds, error_response, model_fields
@@ -41,7 +41,7 @@ _HEADERS = {
 }
 _UPLOAD_BYTES = 64 << 20  # of an image or video to search by
 _UPLOAD_SECONDS = 30.0  # for an upload
-_COUNT, _MOST = 60, 200  # tiles of an answer
+_COUNT, _MAXIMUM_COUNT = 60, 200  # tiles of an answer
 _SHOWN_FAILURES = 200
 _THREADS = 8  # for requests; the model has its own
 _THUMBNAIL_THREADS = 2  # for large thumbnails, so that a screen full of them does not delay a search
@@ -94,12 +94,13 @@ def create_page(
         app.router.add_route(path, safely, methods=list(methods))
 
     def page(request: Request) -> Response:
-        about: dict[str, Any] = {"directory": library.index.root.resolve().name, "model": library.encoder.name}
-        about |= {"last_layer": library.encoder.visual.config.depth - 1, "ask_model": ask.name if ask else ""}
-        about |= {"features_model": Path(features_model).stem, "depth_head": depth_head, "most_points": MOST_POINTS}
-        about |= {"demo": demo_note(library.encoder.name), "features_demo": demo_note(Path(features_model).stem)}
-        about |= {"ask_demo": demo_note(ask.name) if ask else "", "depth_demo": demo_note(head_name(depth_head))}
-        return HTMLResponse(template.render(about, note=note, upload_bytes=_UPLOAD_BYTES))
+        values: dict[str, Any] = {"directory": library.index.root.resolve().name, "model": library.encoder.name}
+        values |= {"last_layer": library.encoder.visual.config.depth - 1, "ask_model": ask.name if ask else ""}
+        values |= {"features_model": Path(features_model).stem, "depth_head": depth_head}
+        values["maximum_points"] = MAXIMUM_POINTS
+        values |= {"demo": demo_note(library.encoder.name), "features_demo": demo_note(Path(features_model).stem)}
+        values |= {"ask_demo": demo_note(ask.name) if ask else "", "depth_demo": demo_note(head_name(depth_head))}
+        return HTMLResponse(template.render(values, note=note, upload_bytes=_UPLOAD_BYTES))
 
     def asset(request: Request) -> Response:
         if (name := request.path_params["name"]) not in _TYPES:
@@ -129,19 +130,19 @@ def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, i
     def hits(request: Request) -> Response:
         params = dict(request.query_params)
         limits = Filter(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")})
-        offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MOST)
+        offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MAXIMUM_COUNT)
         if "q" in params:
             query = parse_lines(request.query_params.getlist("q"), find_source)
             rows = library.find(query, limits, offset, count)
-            about: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
-            about["total"] = library.count(limits)
+            answer: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
+            answer["total"] = library.count(limits)
             doubt = library.low_confidence(query, rows) if offset == 0 else None
-            about |= {"more": len(rows) == count, "low_confidence": doubt, **model_fields(library.encoder.name)}
-            return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **about})
+            answer |= {"more": len(rows) == count, "low_confidence": doubt, **model_fields(library.encoder.name)}
+            return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **answer})
         rows, total = library.newest(limits, offset, count)
         tiles = ids.sign(thumbnails.tiles(rows))
-        about = {"more": offset + len(rows) < total, "total": total, **model_fields(library.encoder.name)}
-        return JSONResponse({"tiles": tiles, **about})
+        answer = {"more": offset + len(rows) < total, "total": total, **model_fields(library.encoder.name)}
+        return JSONResponse({"tiles": tiles, **answer})
 
     def status(request: Request) -> Response:
         progress = library.progress
@@ -209,9 +210,9 @@ def _as_json(term: Term, ids: SignedIds) -> dict[str, Any]:
     return {"weight": term.weight, "kind": "image", "what": source.id}
 
 
-def _number(params: dict[str, str], name: str, default: int, most: int) -> int:
+def _number(params: dict[str, str], name: str, default: int, maximum: int) -> int:
     value = params.get(name, "")
-    return min(int(value), most) if value.isdecimal() and len(value) < 10 else default
+    return min(int(value), maximum) if value.isdecimal() and len(value) < 10 else default
 
 
 class Thumbnails:

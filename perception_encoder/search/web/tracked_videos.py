@@ -1,4 +1,4 @@
-"""Follow regions of a moment through its video, and draw them in: one video at a time, within limits."""
+"""Track regions of a moment through its video and draw them: one video at a time, within limits."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from perception_encoder.serving.http import pieces_from
 from perception_encoder.serving.queues import QueueFullError
 
 SECONDS = 20.0
-"""Of a video that are tracked at most."""
-_RATE = 15.0  # frames a second at most, so that they are 300 at most
-_SIDE, _LEAST_SIDE = 640, 16  # pixels of a drawn frame's longer side at most, and of its shorter one at least
-_PIXELS = 4096 * 2304  # of a video's frame at most; two are in memory
-_JOBS = 4  # that wait or run
-_WAITING_SECONDS = 10.0  # after which a job that waits says so
+"""Maximum length that is tracked."""
+_RATE = 15.0  # maximum frames a second; 300 in all
+_SIDE, _MINIMUM_SIDE = 640, 16  # pixels: maximum of a drawn frame's longer side, minimum of its shorter one
+_PIXELS = 4096 * 2304  # maximum of a frame; two are in memory
+_JOBS = 4  # maximum waiting or running
+_WAITING_SECONDS = 10.0  # until a waiting job reports that it waits
 _ELSEWHERE = "track it with: pe track"
 
 
@@ -47,7 +47,7 @@ class TrackProgress:
 
     done: int
     total: int
-    """Frames, about."""
+    """Approximate number of frames."""
 
 
 @dataclass(frozen=True)
@@ -171,5 +171,5 @@ def _sample(path: Path, row: IndexRow, every: float) -> Iterator[Image.Image]:
         if sampled.time - start >= SECONDS:
             return
         scale = min(1.0, _SIDE / max(sampled.image.size))
-        width, height = (max(_LEAST_SIDE, 2 * round(side * scale / 2)) for side in sampled.image.size)
+        width, height = (max(_MINIMUM_SIDE, 2 * round(side * scale / 2)) for side in sampled.image.size)
         yield sampled.image.resize((width, height), Image.Resampling.BILINEAR)

@@ -239,7 +239,7 @@ def test_an_update_does_not_fail_for_it(
     monkeypatch.setattr(Encoder, "encode_texts", broken)
     with caplog.at_level(logging.WARNING):
         renew_calibration(index, builtin)
-    assert "gives no probabilities: no memory" in caplog.text and not stored(index).exists()
+    assert "has no probabilities: no memory" in caplog.text and not stored(index).exists()
 
 
 def broken(*_: object) -> None:

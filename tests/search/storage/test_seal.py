@@ -367,7 +367,7 @@ def test_an_index_that_is_a_link_is_refused(update: Update, folder: Path, tmp_pa
     (victim / "diary.txt").chmod(0o644)
     folder.chmod(0o700)
     (folder / STORE).symlink_to(victim)
-    with pytest.raises(OutputError, match=rf"{STORE} is a link, which an index may not be; remove it$"):
+    with pytest.raises(OutputError, match=rf"{STORE} is a link; remove it, an index must be a directory$"):
         update()
     assert modes(victim / "diary.txt") == {0o044} and os.listdir(victim) == ["diary.txt"]
 

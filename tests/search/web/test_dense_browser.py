@@ -21,7 +21,7 @@ from tests.serving.servers import served
 
 pytestmark = pytest.mark.browser
 PHOTO, CLIP = "04's <b>.jpg", "clip.mp4"
-HINT = "Click, or press Enter, to mark what looks like a patch."
+HINT = "Click, or press Enter, to mark the region like a patch."
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +150,10 @@ def test_regions_are_few_and_errors_are_told(page: Page) -> None:
     pane = open_tab(page, PHOTO, "Features")
     for number in range(7):
         click_at(pane, 0.1 + 0.12 * number, 0.5)
-    expect(status(page)).to_have_text("6 regions at most. Click a pin to remove it.")
+    expect(status(page)).to_have_text("Maximum: 6 regions. Click a pin to remove it.")
     expect(page.locator("#features .pane:first-child .pin")).to_have_count(6)
     page.keyboard.press("Escape")
-    message = "the file is not in the directory any more"
+    message = "the file is no longer in the directory"
     page.route("**/api/regions/*", lambda route: route.fulfill(status=400, json={"error": message}))
     click_at(pane, 0.5, 0.5)
     expect(status(page)).to_have_text(message)
@@ -174,7 +174,7 @@ def test_track_plays_the_video_with_the_regions(page: Page, monkeypatch: pytest.
     button.click()
     video = page.get_by_label("The regions through the video")
     expect(video).to_be_visible(timeout=60_000)
-    expect(status(page)).to_have_text("Tracked for 1 s, the limit.")
+    expect(status(page)).to_have_text("Tracked for the maximum of 1 s.")
     expect(page.locator("#tracking")).to_be_hidden()
     expect(pane).to_be_hidden()
     wait_until(page, "tracked.readyState >= 2 && tracked.currentTime > 0")  # it plays
@@ -297,7 +297,7 @@ def test_keys_read_the_depth_and_a_moment_has_one(page: Page) -> None:
 
 
 def test_a_file_that_is_gone_has_no_depth(page: Page) -> None:
-    message = "the file is not in the directory any more"
+    message = "the file is no longer in the directory"
     page.route("**/api/depth/*", lambda route: route.fulfill(status=400, json={"error": message}))
     pane = open_tab(page, PHOTO, "Depth")
     expect(page.locator("#depth-problem")).to_have_text(message)

@@ -110,7 +110,7 @@ def test_unknown_ids_and_files_that_are_gone_or_damaged(client: TestClient, fold
         assert status == 404 and error.startswith("clip.mp4: ")
         (folder / CLIP).unlink()
         status, error = refusal(call(client, route, image_id, CORNER))
-        assert status == 400 and "not in the directory any more" in error
+        assert status == 400 and "no longer in the directory" in error
     finally:
         (folder / CLIP).write_bytes(content)
 

@@ -119,7 +119,7 @@ def test_files_that_cannot_be_shown(client: TestClient, library: MediaLibrary, f
     assert corrupt.status_code == 404 and f"{name}: cannot be decoded" in corrupt.json()["error"]
     (folder / name).unlink()
     gone = client.get(address, params={"layer": 0})
-    assert gone.status_code == 400 and "not in the directory any more" in gone.json()["error"]
+    assert gone.status_code == 400 and "no longer in the directory" in gone.json()["error"]
     (tmp_path / "secret.jpg").write_bytes((folder / "02's <b>.jpg").read_bytes())
     (folder / name).symlink_to(tmp_path / "secret.jpg")
     assert client.get(address, params={"layer": 0}).status_code == 400

@@ -92,7 +92,7 @@ def test_filters_and_the_empty_state(page: Page) -> None:
     page.locator("#since").fill("2025")
     expect(page.locator("#empty h2")).to_have_text("No results")
     page.locator("#since").fill("soon")
-    expect(page.locator("#error")).to_contain_text("must be a date")
+    expect(page.locator("#error")).to_contain_text("is not a date")
 
 
 def test_one_is_opened_stepped_through_and_closed_by_keys(page: Page) -> None:
@@ -219,7 +219,7 @@ def test_inside_shows_a_second_model_beside_the_first(browser: Browser, library:
 
 
 def test_a_file_that_is_gone_has_no_inside(page: Page) -> None:
-    said = {"error": "the file is not in the directory any more"}
+    said = {"error": "the file is no longer in the directory"}
     page.route("**/api/inside/*", lambda route: route.fulfill(status=400, json=said))
     page.locator('#grid button[title="04\'s <b>.jpg"]').click()
     page.get_by_role("tab", name="Features").click()
@@ -502,7 +502,7 @@ def test_a_file_that_is_too_large_is_not_sent(page: Page, tmp_path: Path) -> Non
     page.locator("#file").evaluate("input => { input.dataset.limit = 2 << 20; }")
     (tmp_path / "long.mp4").write_bytes(bytes((2 << 20) + 1))
     page.get_by_label("Search by image").set_input_files(tmp_path / "long.mp4")
-    expect(page.locator("#error")).to_have_text("long.mp4 has more than 2 MiB, the limit")
+    expect(page.locator("#error")).to_have_text("long.mp4 is larger than 2 MiB, the limit")
     expect(page.locator("#count")).to_have_text("13 images and moments, newest first")
 
 
@@ -775,9 +775,9 @@ def test_limits_of_an_answer_are_told(ask_page: Page, echo: EchoGenerator) -> No
     open_ask(ask_page)
     send(ask_page, TOO_LONG)
     note = ask_page.locator("#answers .note")
-    expect(note).to_have_text("The conversation is too long for the model: 7 tokens of its text were left out.")
+    expect(note).to_have_text("The conversation is too long for the model: 7 tokens were cut.")
     send(ask_page, ENDLESS)
-    expect(note.last).to_have_text("The answer ends here: it reached its longest length.")
+    expect(note.last).to_have_text("The answer reached its maximum length.")
 
 
 def test_a_page_without_a_language_model_says_how_to_start_one(page: Page) -> None:

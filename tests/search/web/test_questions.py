@@ -104,7 +104,7 @@ def test_files_that_are_gone_or_damaged_and_ids_of_another_run(client: TestClien
     (folder / "sub" / "01's <b>.jpg").unlink()
     (folder / "02's <b>.jpg").write_bytes(b"\xff\xd8\xff")
     refused = client.post(gone, json={"question": "what?"})
-    assert refused.status_code == 400 and "not in the directory any more" in refused.json()["error"]
+    assert refused.status_code == 400 and "no longer in the directory" in refused.json()["error"]
     refused = client.post(damaged, json={"question": "what?"})
     assert refused.status_code == 404 and "02's <b>.jpg" in refused.json()["error"]
 

@@ -57,8 +57,8 @@ async function ask(question) {
       if (tile === asked) add();
     }
     if (!end) throw new Error(UNREACHABLE);
-    if (end.cut) add(line("note", `The conversation is too long for the model: ${end.cut} tokens of its text were left out.`));
-    if (!end.finished) add(line("note", "The answer ends here: it reached its longest length."));
+    if (end.cut) add(line("note", `The conversation is too long for the model: ${end.cut} tokens were cut.`));
+    if (!end.finished) add(line("note", "The answer reached its maximum length."));
   } catch (error) {
     if (tile === asked) add(...(error.name === "AbortError" ? [line("note", "Stopped.")] : [line("note failed", error.message)]));
     if (!text && tile === asked && !field.value) field.value = question;

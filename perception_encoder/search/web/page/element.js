@@ -78,7 +78,7 @@ export function showError(error) {
 
 export const shownError = () => $("error").textContent;
 
-// At most one call of `work` at a time; of the calls that come meanwhile, only the last one is made, afterwards.
+// Runs one call of `work` at a time; of the calls made in the meantime, only the last one follows.
 export function latest(work) {
   let waiting = null, busy = false;
   return async (...args) => {

@@ -64,7 +64,7 @@ export function hideFeatures() {
 
 function pointAt(to) {
   position = to;
-  shades.forEach((each) => (each.hidden = each.hidden || !to || hasPins()));
+  shades.forEach((image) => (image.hidden = image.hidden || !to || hasPins()));
   features.querySelectorAll(".mark").forEach((mark) => showMark(mark, to));
   if (to) light();
 }

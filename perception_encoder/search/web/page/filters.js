@@ -10,13 +10,13 @@ export const onFilter = (call) => { changed = call; };
 
 // Those that are set, as [name, value].
 export function filters() {
-  const kind = kinds.find((each) => each.checked).value;
+  const kind = kinds.find((input) => input.checked).value;
   return [["kind", kind], ...FIELDS.map((name) => [name, $(name).value.trim()])].filter(([, value]) => value);
 }
 
 export function readFilters(parameters) {
   const kind = parameters.get("kind") ?? "";
-  (kinds.find((each) => each.value === kind) ?? kinds[0]).checked = true;
+  (kinds.find((input) => input.value === kind) ?? kinds[0]).checked = true;
   FIELDS.forEach((name) => { $(name).value = parameters.get(name) ?? ""; });
   showCount();
 }

@@ -1,4 +1,4 @@
-// The grid: tiles that fill it as it scrolls, what stands above it, and keys that move about.
+// The grid: tiles that load as it scrolls, the text above it, and the keys that move through it.
 
 import { parameters } from "./address.js";
 import { $, element, fetchJson, showError } from "./element.js";
@@ -12,7 +12,7 @@ let tiles = [], more = true, loading = false, turn = 0, reading = false, refresh
 
 export const isEmpty = () => !tiles.length;
 
-// Searches anew; the old tiles stay until the answer comes. `refresh`: the same query, because the index has changed.
+// Searches again; the old tiles stay until the answer arrives. `refresh`: the same query, because the index has changed.
 export function search(refresh = false) {
   turn += 1;
   refreshing = refresh;
@@ -42,7 +42,7 @@ async function fill() {
       showSummary({});
     }
   } finally {
-    waiting.forEach((each) => each.remove());
+    waiting.forEach((tile) => tile.remove());
     if (mine === turn) {
       loading = false;
       grid.ariaBusy = "false";
@@ -81,10 +81,10 @@ function showSummary({ total, low_confidence }) {
 export function showEmpty(running = reading) {
   reading = running;
   const [title, text] =
-    !$("error").hidden ? ["No results", "The message above says why."]
-    : filters().length ? ["No results", "Nothing passes these filters. Remove one."]
-    : running ? ["Reading your images", "They appear as they are read."]
-    : ["No images yet", "Put images or videos into the directory, then press Rescan."];
+    !$("error").hidden ? ["No results", "See the message above."]
+    : filters().length ? ["No results", "Nothing matches these filters. Remove one."]
+    : running ? ["Reading your images", "They appear here as they are read."]
+    : ["No images yet", "Add images or videos to the directory, then press Rescan."];
   $("empty").hidden = tiles.length > 0 || grid.ariaBusy === "true";
   $("empty").querySelector("h2").textContent = title;
   $("empty").querySelector("p").textContent = text;
@@ -102,9 +102,9 @@ export function move(key) {
   if (key === "ArrowLeft") return all[at - 1]?.focus();
   const here = all[at].getBoundingClientRect(), middle = here.left + here.width / 2;
   const others = key === "ArrowDown" ? all.slice(at + 1) : all.slice(0, at).reverse();
-  const line = others.find((each) => Math.abs(each.getBoundingClientRect().top - here.top) > 20)?.getBoundingClientRect().top;
-  const near = others.filter((each) => each.getBoundingClientRect().top === line);
-  const distance = (each) => Math.abs(each.getBoundingClientRect().left + each.offsetWidth / 2 - middle);
+  const line = others.find((tile) => Math.abs(tile.getBoundingClientRect().top - here.top) > 20)?.getBoundingClientRect().top;
+  const near = others.filter((tile) => tile.getBoundingClientRect().top === line);
+  const distance = (tile) => Math.abs(tile.getBoundingClientRect().left + tile.offsetWidth / 2 - middle);
   near.sort((a, b) => distance(a) - distance(b))[0]?.focus();
 }
 

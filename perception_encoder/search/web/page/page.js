@@ -23,7 +23,7 @@ addEventListener("keydown", (event) => {
 });
 $("show-help").addEventListener("click", () => help.showModal());
 document.querySelectorAll("dialog").forEach((dialog) => {
-  let outside = false;   // a drag that begins inside, as to select text, and ends outside does not close it
+  let outside = false;   // a drag from inside to outside, such as selecting text, does not close it
   dialog.addEventListener("pointerdown", (event) => { outside = event.target === dialog; });
   dialog.addEventListener("click", (event) => {
     if ((outside && event.target === dialog) || event.target.matches(".close")) dialog.close();

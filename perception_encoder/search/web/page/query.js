@@ -1,4 +1,4 @@
-// The query: the text in the field, and images. If there are several terms, each has a chip with its weight.
+// The query: the text in the field, and images. Each of several terms has a chip with its weight.
 
 import { $, element, fetchJson, showError } from "./element.js";
 
@@ -45,7 +45,7 @@ export function addExample(weight, what, image) {
 async function searchByFile(file) {
   const limit = Number($("file").dataset.limit), before = $("count").textContent;
   try {
-    if (file.size > limit) throw new Error(`${file.name} has more than ${limit >> 20} MiB, the limit`);
+    if (file.size > limit) throw new Error(`${file.name} is larger than ${limit >> 20} MiB, the limit`);
     $("count").textContent = `Reading ${file.name} …`;
     const { q } = await fetchJson("/api/image", { method: "POST", body: file });
     examples = [];
@@ -81,7 +81,7 @@ export function showTerms(answered) {
     list.replaceChildren(...all.map((term, at) => chip(term, () => [...texts, ...examples][at])));
     list.dataset.key = key;
   }
-  [...list.children].forEach((each, at) => showWeight(each, all[at].weight, all.length > 1 || all[at].weight !== 1));
+  [...list.children].forEach((chip, at) => showWeight(chip, all[at].weight, all.length > 1 || all[at].weight !== 1));
 }
 
 function chip(term, current) {
@@ -89,8 +89,8 @@ function chip(term, current) {
   const label = source
     ? element("img", { src: source, alt: name, title: name })
     : element("span", { className: "name", textContent: name, title: name });
-  const most = Math.max(2, Math.ceil(Math.abs(term.weight)));
-  const slider = element("input", { type: "range", min: -most, max: most, step: 0.25, ariaLabel: `Weight of ${name}` });
+  const limit = Math.max(2, Math.ceil(Math.abs(term.weight)));
+  const slider = element("input", { type: "range", min: -limit, max: limit, step: 0.25, ariaLabel: `Weight of ${name}` });
   const remove = element("button", { type: "button", textContent: "×", ariaLabel: `Remove ${name}` });
   const item = element("li", { className: "chip" }, label, slider, element("output"), remove);
   slider.addEventListener("input", () => {

@@ -1,10 +1,10 @@
-// Regions: points that are pinned to the image, and over it what looks like each. Those of a video can be tracked.
+// Regions: points that are pinned to the image, and over it the regions like them. In a video they can be tracked.
 
 import { $, element, latest, putImage, showMark, pointParameter } from "./element.js";
 import { endTracking, track } from "./tracking.js";
 
 const bar = $("regions-bar"), overlay = $("regions"), clear = $("clear"), status = bar.querySelector("[role=status]");
-const panes = [...document.querySelectorAll("#features .pane")], most = Number(bar.dataset.most);
+const panes = [...document.querySelectorAll("#features .pane")], maximum = Number(bar.dataset.maximum);
 let tile = null, layer, pins = [];   // pins: of [x, y], 0–1
 
 export const hasPins = () => pins.length > 0;
@@ -22,7 +22,7 @@ export function setLayer(number) {
 // Pins a point, or removes the pin that is within `reach` of it.
 export function togglePin(point, reach) {
   const near = pins.findIndex((pin) => pin.every((share, axis) => Math.abs(share - point[axis]) < reach[axis]));
-  if (near < 0 && pins.length === most) return say(`${most} regions at most. Click a pin to remove it.`);
+  if (near < 0 && pins.length === maximum) return say(`Maximum: ${maximum} regions. Click a pin to remove it.`);
   if (near < 0) pins.push(point); else pins.splice(near, 1);
   change();
 }
@@ -49,7 +49,7 @@ function change() {
   clear.hidden = !hasPins();
   $("track").hidden = !hasPins() || tile?.kind !== "video";
   overlay.hidden = overlay.hidden || !hasPins();
-  if (!hasPins()) say("Click, or press Enter, to mark what looks like a patch.");
+  if (!hasPins()) say("Click, or press Enter, to mark the region like a patch.");
   else say(`${pins.length} ${pins.length === 1 ? "region" : "regions"}. Click a pin to remove it.`);
   draw();
 }

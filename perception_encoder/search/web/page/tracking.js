@@ -32,7 +32,7 @@ async function run(address, say) {
     if (job !== mine) return;
     endTracking();
     play(content);
-    say(end.limit ? `Tracked for ${end.limit} s, the limit.` : "Tracked to the end of the video.");
+    say(end.limit ? `Tracked for the maximum of ${end.limit} s.` : "Tracked to the end of the video.");
   } catch (error) {
     if (job !== mine) return;
     endTracking();

@@ -15,7 +15,7 @@ let shown = null, list = [], closed = () => {};
 export const isOpen = () => viewer.open;
 export const onClose = (call) => { closed = call; };
 
-// Opens a tile, or goes on to it; `among` is what the arrow keys step through. The address names the tile, and Back
+// Opens a tile, or moves to it; `among` is what the arrow keys step through. The address names the tile, and Back
 // closes the viewer; `entry`: whether the history needs a new entry for it.
 export async function open(tile, among = list, entry = true) {
   [shown, list] = [tile, among];
@@ -32,7 +32,7 @@ export async function open(tile, among = list, entry = true) {
   try {
     const { tiles } = await fetchJson(`/api/around/${tile.id}`);
     if (shown !== tile) return;
-    $("around").replaceChildren(...tiles.map((other) => tileButton(other, (each) => open(each), moment)));
+    $("around").replaceChildren(...tiles.map((other) => tileButton(other, (next) => open(next), moment)));
     const current = $("around").querySelector(`[data-id="${tile.id}"]`);
     current?.setAttribute("aria-current", "true");
     current?.scrollIntoView({ inline: "center", block: "nearest" });
@@ -41,7 +41,7 @@ export async function open(tile, among = list, entry = true) {
 
 // Opens what an address or the history names.
 export async function openById(id, entry) {
-  const { tiles } = await fetchJson(`/api/around/${id}`), tile = tiles.find((each) => each.id === id);
+  const { tiles } = await fetchJson(`/api/around/${id}`), tile = tiles.find((item) => item.id === id);
   if (tile) open(tile, tiles, entry);
 }
 

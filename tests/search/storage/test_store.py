@@ -1,9 +1,11 @@
-"""An index: its nearest rows, its damages, and one writer beside readers."""
+"""The stored index: nearest rows, conditions, settings, odd names, damage, and one writer beside readers."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +15,11 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.rows import among
+from perception_encoder.search.storage.files import SETTINGS
+from perception_encoder.search.storage.rows import among, check_dates
 from perception_encoder.search.storage.store import STORE, Store
 from perception_encoder.search.storage.update import writable_store
-from tests.search.indexes import counts
+from tests.search.indexes import counts, rows_by_path
 
 Draw = Callable[[int], Image.Image]
 
@@ -89,3 +92,79 @@ def test_there_is_one_writer_and_readers_beside_it(update, folder: Path, draw: D
 def test_no_folder_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is not a directory"), writable_store(tmp_path / "missing", str(checkpoint)):
         pass
+
+
+def test_the_model_is_remembered(folder: Path, update, checkpoint: Path) -> None:
+    update()
+    with writable_store(folder) as (index, encoder):
+        assert index.settings["source"] == str(checkpoint)
+        assert encoder.weight_hash == index.settings["weight_hash"]
+
+
+def test_settings_that_are_none(update, folder: Path) -> None:
+    update()
+    path = folder / STORE / SETTINGS
+    whole = path.read_text()
+    odd = ["[]", "null", '{"layout": 1}', '{"layout": []}', '{"layout": 1, "source": 3}', "[" * 100_000, "\udcff"]
+    for settings in [*odd, whole.replace('"every": 1.0', '"every": -1')]:
+        path.write_bytes(settings.encode("utf-8", "surrogateescape"))
+        for use in (lambda: Store.open(folder), update):
+            with pytest.raises(SearchIndexError, match="pe index --rebuild") as caught:
+                use()
+    assert "every is '-1', not a positive number" in str(caught.value)
+
+
+def test_odd_names_and_tars_are_indexed_and_forgotten(update, folder: Path, draw: Draw) -> None:
+    update()
+    odd = [
+        os.fsdecode(name) for name in (b"it's; DROP TABLE.jpg", b"<b>&amp;.jpg", b"line\nbreak.jpg", b"\xff\xfe.jpg")
+    ]
+    for number, name in enumerate(odd):
+        draw(50 + number).save(folder / name)
+    with tarfile.open(folder / "more.tar", "w") as tar:
+        tar.add(folder / "01.jpg", "inside/'one'.jpg")
+    report = update()
+    assert counts(report) == (4, 1, 0, 21)
+    paths = set(rows_by_path(folder))
+    assert {"it's; DROP TABLE.jpg", "<b>&amp;.jpg", r"line\x0abreak.jpg", r"\xff\xfe.jpg"} < paths
+    assert "more.tar/inside/'one'.jpg" in paths
+    for name in [*odd, "more.tar"]:
+        (folder / name).unlink()
+    assert counts(update()) == (0, 0, 5, 21)
+    assert len(rows_by_path(folder)) == 21
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "date >= '2024'",
+        "kind = 'video' AND date>='2024-07' and length < 60",
+        "date BETWEEN '2024-02-29' AND '2024-07-31T18:05:00'",
+        "date <= '2024-07~'",  # the page's
+        "'2024-07-31T18' < date OR date IN ('2024', '2023-01')",
+        "path = 'not a date' AND date LIKE '2024-%' AND date IS NOT NULL",
+        "path = 'the date = ''x'' y'",
+    ],
+)
+def test_dates(condition: str) -> None:
+    check_dates(condition)
+
+
+@pytest.mark.parametrize(
+    ("condition", "literal"),
+    [
+        ("date >= '2024-13'", "'2024-13'"),
+        ("date >= '2023-02-29'", "'2023-02-29'"),
+        ("kind = 'image' AND DATE < 'yesterday'", "'yesterday'"),
+        ("date > '31.12.2024'", "'31.12.2024'"),
+        ("date > '2024-07-31 18:05'", "'2024-07-31 18:05'"),
+        ("date NOT BETWEEN '2024' AND '2024-1'", "'2024-1'"),
+        ("'24' <= date", "'24'"),
+        ("date NOT IN ('2024', 'last year')", "'last year'"),
+        ("date = '' ", "''"),
+    ],
+)
+def test_other_texts_are_refused(condition: str, literal: str) -> None:
+    with pytest.raises(ConfigError, match="is not a date; dates look like '2024'") as error:
+        check_dates(condition)
+    assert str(error.value).startswith(literal)
