@@ -63,7 +63,7 @@ PrivateUrls = Annotated[bool, flag("--allow-private-urls", "Allow URLs that lead
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
 Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")]
 IndexHome = Annotated[
-    Path | None, typer.Option("--index", metavar="DIR", help="Directory that stores the index [default: DIR/.pe-index].")
+    Path | None, typer.Option("--index", metavar="DIR", help="Directory of the index [default: DIR/.pe-index].")
 ]
 Json = Annotated[bool, flag("--json", "Print JSON.", OUTPUT)]
 Html = Annotated[Path | None, option("Write a contact sheet, a page of thumbnails.", "FILE", OUTPUT)]

@@ -42,8 +42,8 @@ def search(
     video: Annotated[
         list[str] | None, option("Search by a video, or a moment: clip.mp4@12s.", "FILE", QUERY, advanced=True)
     ] = None,
-    like: Annotated[str | None, option("Search by an image or moment of the index, by its id.", "ID", QUERY, advanced=True)] = None,
-    near_duplicates: Annotated[bool, flag("--near-duplicates", "Group near-duplicates instead of searching.", QUERY)] = False,
+    like: Annotated[str | None, option("Search by an indexed image or moment.", "ID", QUERY, advanced=True)] = None,
+    near_duplicates: Annotated[bool, flag("--near-duplicates", "Group near-duplicates instead.", QUERY)] = False,
     threshold: Annotated[float | None, option(THRESHOLD, "COSINE", QUERY, least=0, advanced=True)] = None,
     all_but_one: Annotated[bool, flag("--all-but-one", ALL_BUT_ONE, QUERY, advanced=True)] = False,
     where: Annotated[str | None, option("Search only rows of the index that match a condition.", "SQL", QUERY)] = None,

@@ -46,7 +46,9 @@ def serve(
     port: options.Port = 8000,
     key: options.Key = None,
     origins: Annotated[str | None, option(ORIGINS, "URL,URL,...", options.NETWORK, advanced=True)] = None,
-    waiting: Annotated[int, option("Maximum length of the API's queue; further inputs get status 429.", least=1, advanced=True)] = 4096,
+    waiting: Annotated[
+        int, option("Maximum length of the API's queue; further inputs get status 429.", least=1, advanced=True)
+    ] = 4096,
     chat_model: ChatModel = None,
     ask_model: AskModel = None,
     features_model: FeaturesModel = None,
