@@ -104,6 +104,11 @@ class Encoder(SentenceInterface):
         self._source: str | Path | None = None
         self._cached_hash: CachedHash | None = None
 
+    @property
+    def source(self) -> str:
+        """Name or path that it was loaded from."""
+        return str(getattr(self, "_source", None) or self.name)
+
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         details = f"{self.name!r}, dimension={self.dimension}, device={str(self.device)!r}, dtype={dtype!r}"

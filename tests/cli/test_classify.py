@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import perception_encoder as pe
 from perception_encoder.evaluation.classification.labels import Namer
 from perception_encoder.inference.encoder import Encoder
 from tests.clips import clip
@@ -24,6 +25,7 @@ def test_files_are_named_with_probabilities(
     assert printed["model"] == "PE-Core-N16-128" and printed["labels"] == LABELS.split(",")
     assert [file["path"] for file in printed["files"]] == list(map(str, image_files))
     expected = Namer(encoder, LABELS.split(",")).guess(encoder.encode_images(image_files), top=4)
+    assert pe.classify(image_files[0].parent, LABELS, model=checkpoint, top=4).to_dict() == printed
     for file, guesses in zip(printed["files"], expected, strict=True):
         assert sum(guess["probability"] for guess in file["labels"]) == pytest.approx(1, abs=1e-4)
         probabilities = {guess["label"]: guess["probability"] for guess in file["labels"]}
@@ -48,6 +50,13 @@ def test_a_table_by_default_and_bad_files_reported(run_pe, checkpoint: Path, ima
     assert missing.status == 2 and missing.stderr == "error: missing.jpg: no such file or directory\n"
     bad = run_pe("classify", image_files[1], "--labels", labels, "--model", checkpoint)
     assert bad.status == 2 and bad.stdout == "" and "1 of 1 inputs skipped" in bad.stderr
+
+
+def test_the_call_takes_an_encoder_and_a_list_and_reports_bad_files(encoder: Encoder, image_files: list[Path]) -> None:
+    image_files[1].write_bytes(b"no picture")
+    found = pe.classify(image_files[:3], ["cat", "dog"], model=encoder, top=1)
+    assert [file.path for file in found] == [str(image_files[0]), str(image_files[2])] and len(found[0].labels) == 1
+    assert [error.source for error in found.skipped] == [str(image_files[1])]
 
 
 def test_a_contact_sheet_by_label(run_pe, checkpoint: Path, image_files: list[Path], tmp_path: Path) -> None:

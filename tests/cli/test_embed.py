@@ -7,7 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+import perception_encoder as pe
 from perception_encoder.cli import output
 from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
@@ -51,6 +52,23 @@ def out(tmp_path: Path) -> Path:
 def embed(run_pe: Embed, checkpoint: Path, out: Path) -> Embed:
     """Run `pe embed` with the small model in float32."""
     return lambda *arguments: run_pe("embed", "-o", out, "-m", checkpoint, "--dtype", "float32", *arguments)
+
+
+def test_the_call_writes_what_the_command_writes(embed: Embed, directory: Path, checkpoint: Path, out: Path) -> None:
+    assert embed(directory).status == output.OK
+    expected = out.read_bytes()
+    (directory / "bad.jpg").write_bytes(b"no image")
+    seen = []
+
+    def track(items: Iterable[object], description: str, total: int | None) -> Iterator[object]:
+        for item in items:
+            seen.append(total)
+            yield item
+
+    report = pe.embed(directory, out, model=checkpoint, dtype=torch.float32, overwrite=True, progress=track)
+    assert out.read_bytes() == expected and (report.rows, report.encoded) == (12, 13) and seen == [13] * 13
+    assert [error.source for error in report.skipped] == [str(directory / "bad.jpg")]
+    assert report.to_dict()["skipped"][0]["path"] == str(directory / "bad.jpg")
 
 
 def test_images_become_rows(embed: Embed, directory: Path, checkpoint: Path, out: Path) -> None:

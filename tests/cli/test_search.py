@@ -65,7 +65,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a red mug",), "name a directory too"),
+        (("a red mug",), "name a directory as well"),
         ((" ", "."), "the query is empty"),
         (("--image", "missing.jpg", "."), "missing.jpg: no such file"),
         (("a cat", "."), "no images or videos in ."),

@@ -1,4 +1,4 @@
-"""Folders are searched by their own index, by one around them, or by encoding their files."""
+"""`pe.open_index`, and the directories that `pe search` searches by an index, their own or one around them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ def test_an_index_is_made_searched_and_updated(photos: Path, checkpoint: Path, e
     assert [hit.path for hit in pe.search_files("a cat", photos, checkpoint, top=3)] == [hit.path for hit in result]
     (photos / "00.jpg").unlink()
     assert index.update().deleted == 1 and len(index) == 19
-    assert pe.open_index(photos, encoder).search("a cat", top=2)[1].path == index.search("a cat", top=2)[1].path
+    with_encoder = pe.open_index(photos, encoder)
+    assert with_encoder.search("a cat", top=2)[1].path == index.search("a cat", top=2)[1].path
+    loaded = pe.load(checkpoint)
+    assert pe.open_index(photos, loaded).update(rebuild=True).source == str(checkpoint)
+    assert len(pe.open_index(photos).search("a cat")) == 10
 
 
 def test_queries_are_texts_paths_images_hits_and_weighted_terms(photos: Path, checkpoint: Path) -> None:

@@ -99,7 +99,7 @@ def writable_store(
         if store is not None and name is not None:
             store.check_name(name)
         if isinstance(model, Encoder):
-            source, encoder = portable_name(model.name), model
+            source, encoder = portable_name(model.source), model
         else:
             source = portable_name(model or earlier.get("source") or default_model())
             encoder = load(source)

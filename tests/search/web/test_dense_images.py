@@ -150,7 +150,7 @@ def test_a_head_is_loaded_for_the_first_image_and_once(
 def test_heads_that_cannot_be_used(library: MediaLibrary, depth_head: Path, checkpoint: Path, tmp_path: Path) -> None:
     row_id = id_of(library, PHOTO)
     other = write_depth_head(tmp_path / "other.safetensors", checkpoint, weights="0" * 64)
-    with pytest.raises(ConfigError, match=r"belongs to .*, layer 2, with weights 000000000000; the encoder that was"):
+    with pytest.raises(ConfigError, match=r"belongs to .*, layer 2, with weights 000000000000; the given encoder has"):
         DepthMaps(library, other).map(row_id)
     classes = write_depth_head(tmp_path / "classes.safetensors", checkpoint, task="segmentation")
     with pytest.raises(ConfigError, match="is a head for segmentation, not for depth"):
