@@ -26,7 +26,7 @@ from perception_encoder.models.precision import fast_dtype
 from perception_encoder.preprocess.frames import plm_frame_indices
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from perception_encoder.video_data_engine.config import EngineConfig
-from perception_encoder.video_data_engine.run import run_engine
+from perception_encoder.video_data_engine.run import caption_videos
 
 DEFAULTS = EngineConfig()
 SIDES = {"full size": None, f"short side {DEFAULTS.side} px": DEFAULTS.side}
@@ -75,8 +75,8 @@ def measure_engine(clips: Sequence[Path]) -> dict[str, Any]:
     """Run the engine on the clips; return its report, and the seconds from the call to the last file."""
     with tempfile.TemporaryDirectory() as directory:
         start = time.perf_counter()
-        counts = run_engine(clips, Path(directory, "out"), DEFAULTS)
-        return {**counts.to_json(), "total_seconds": round(time.perf_counter() - start, 2)}
+        counts = caption_videos(clips, Path(directory, "out"), DEFAULTS)
+        return {**counts.to_dict(), "total_seconds": round(time.perf_counter() - start, 2)}
 
 
 def main() -> None:

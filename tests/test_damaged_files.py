@@ -230,11 +230,10 @@ def read_result(directory: Path) -> None:
 
 def write_engine(directory: Path) -> None:
     from perception_encoder.video_data_engine.config import EngineConfig
-    from perception_encoder.video_data_engine.journal import Journal
-    from perception_encoder.video_data_engine.record import FRAMES, PROBE, STAGES, StageFailure
-    from perception_encoder.video_data_engine.settings import EngineSettings
+    from perception_encoder.video_data_engine.journal import FRAMES, PROBE, STAGES, Journal, StageFailure
+    from perception_encoder.video_data_engine.run import EngineSettings
     from tests.video_data_engine.test_journal import result
-    from tests.video_data_engine.test_settings import PROMPTS
+    from tests.video_data_engine.test_run import PROMPTS
 
     journal = Journal(directory)
     journal.add(StageFailure(key="b", stage=PROBE, source="b.mp4", reason="is empty", cause="video"))
@@ -245,13 +244,12 @@ def write_engine(directory: Path) -> None:
 
 def read_engine(directory: Path) -> None:
     from perception_encoder.video_data_engine.config import EngineConfig
-    from perception_encoder.video_data_engine.journal import Journal
+    from perception_encoder.video_data_engine.journal import PROBE, Journal, clips_of
     from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
-    from perception_encoder.video_data_engine.record import PROBE, clips_of
     from perception_encoder.video_data_engine.refine import find_video_prompt
-    from perception_encoder.video_data_engine.settings import EngineSettings
+    from perception_encoder.video_data_engine.run import EngineSettings
     from tests.video_data_engine.test_journal import RECORD
-    from tests.video_data_engine.test_settings import PROMPTS
+    from tests.video_data_engine.test_run import PROMPTS
 
     find_video_prompt(directory)
     EngineSettings(directory, EngineConfig(), PROMPTS).add_model("summary", {"name": "llm", "weights": "12ab"})
@@ -282,7 +280,7 @@ def write_project(directory: Path) -> None:
 
 def use_project(directory: Path) -> None:
     from perception_encoder.video_dataset.annotation.export import export_dataset
-    from perception_encoder.video_dataset.annotation.progress import count_progress, measure_agreement
+    from perception_encoder.video_dataset.annotation.progress import count_progress
     from perception_encoder.video_dataset.annotation.project import AnnotationProject
     from perception_encoder.video_dataset.annotation.work import next_task
 
@@ -292,7 +290,6 @@ def use_project(directory: Path) -> None:
         project.team()
         next_task(project, "ben", "tab")
         count_progress(project)
-        measure_agreement(project)
         export_dataset(project, directory / "exported")
     finally:
         project.close()
@@ -306,7 +303,8 @@ def write_videos(directory: Path) -> None:
 
 
 def read_videos(directory: Path) -> None:
-    from perception_encoder.datasets.pe_video import load_benchmark, read_videos_of
+    from perception_encoder.datasets.captioned import load_benchmark
+    from perception_encoder.datasets.pe_video import read_videos_of
     from perception_encoder.video_dataset.statistics import describe_dataset
 
     load_benchmark(directory)
@@ -453,11 +451,11 @@ def write_scores(directory: Path) -> None:
 
 
 def read_scores(directory: Path) -> None:
-    from perception_encoder.video_dataset.interest import read_hand_scores
-    from perception_encoder.video_dataset.outcomes import read_outcomes
+    from perception_encoder.video_dataset.selection import read_hand_scores
+    from perception_encoder.video_dataset.tables import read_video_table
 
     read_hand_scores(directory / "scores.csv")
-    read_outcomes(directory / "names.csv")
+    read_video_table(directory / "names.csv")
 
 
 def write_video_features(directory: Path) -> None:
@@ -477,7 +475,7 @@ def read_video_features(directory: Path) -> None:
 
 
 def write_tasks(directory: Path) -> None:
-    from perception_encoder.video_dataset.annotation.label_studio import export_tasks
+    from perception_encoder.video_dataset.annotation.export import export_tasks
     from perception_encoder.video_dataset.annotation.project import AnnotationProject
 
     write_project(directory)
@@ -487,12 +485,12 @@ def write_tasks(directory: Path) -> None:
 
 
 def import_tasks(directory: Path) -> None:
-    from perception_encoder.video_dataset.annotation import label_studio
+    from perception_encoder.video_dataset.annotation import export
     from perception_encoder.video_dataset.annotation.project import AnnotationProject
 
     project = AnnotationProject(directory)
     try:
-        label_studio.import_tasks(project, directory / "tasks.json")
+        export.import_tasks(project, directory / "tasks.json")
     finally:
         project.close()
 
@@ -642,7 +640,7 @@ def write_words(directory: Path) -> None:
 def read_words(directory: Path) -> None:
     from perception_encoder.evaluation.classification.labels import read_labels
     from perception_encoder.video_data_engine.prompts import load_prompt
-    from perception_encoder.video_data_engine.videos.probe import read_metadata_fields
+    from perception_encoder.video_data_engine.videos import read_metadata_fields
 
     read_labels(f"@{directory / 'labels.txt'}")
     load_prompt(str(directory / "prompt.txt"))

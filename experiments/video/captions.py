@@ -23,7 +23,7 @@ from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.outputs import CAPTIONS
 from perception_encoder.video_data_engine.prompts import FRAME_CAPTION
 from perception_encoder.video_data_engine.refine import refine_captioner, refinement
-from perception_encoder.video_data_engine.run import EngineListener, run_engine
+from perception_encoder.video_data_engine.run import EngineListener, caption_videos
 
 FRAMES = 4
 """Of a clip that the captioner sees."""
@@ -93,7 +93,7 @@ def caption(
         frame_tokens=32,
         summary_tokens=64,
     )
-    run_engine([clip.path for clip in clips], out, config, WorkConfig(workers=1), listener=listener)
+    caption_videos([clip.path for clip in clips], out, config, WorkConfig(workers=1), listener=listener)
     rows = {Path(str(row["path"])).stem: row for row in read_table(out / CAPTIONS)}
     return {
         clip.key: Captions(row["video_id"], row["video_caption"], tuple(row["frame_captions"]), row["summary"])

@@ -18,8 +18,8 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.statistics.bootstrap import PERCENTILES, RESAMPLES
 from perception_encoder.files import write_json
 from perception_encoder.video_dataset.features import read_features
-from perception_encoder.video_dataset.interest import HIGHEST, report_as_json, score_videos
-from perception_encoder.video_dataset.tars import table_key
+from perception_encoder.video_dataset.selection import MAX_SCORE, score_videos
+from perception_encoder.video_dataset.tables import table_key
 from synthetic.video_dataset.truth import SceneTruth
 
 
@@ -32,7 +32,7 @@ def reproduce_interest(clips: Path, features: Path, scored: int) -> dict[str, An
     for tar in list_video_tars(clips):
         for record in read_video_tar(tar):
             truth = SceneTruth.of(record.metadata)
-            events[table_key(record)] = min(HIGHEST, float(len(truth.events) + truth.orbits))
+            events[table_key(record)] = min(MAX_SCORE, float(len(truth.events) + truth.orbits))
             orbits[table_key(record)] = truth.orbits
     table = read_features(features)
     hand = {key: events[key] for key in [key for key in table.keys if key.startswith("train/")][:scored]}
@@ -51,7 +51,7 @@ def reproduce_interest(clips: Path, features: Path, scored: int) -> dict[str, An
         "unseen objects": unseen,
     }
     rows = [{"videos": name, **_correlate(values[of], counts[of])} for name, of in groups.items() if of.sum() > 2]
-    return {"rows": rows, "forest": report_as_json(scores.report)}
+    return {"rows": rows, "forest": scores.report.to_dict()}
 
 
 def _correlate(scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:

@@ -1,11 +1,10 @@
-"""`pe engine`: caption videos for training, print the prompts, and refine the captioner."""
+"""`pe engine`: caption videos for training, and refine the captioner."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,21 +23,20 @@ from perception_encoder.cli.progress import progress, reporter, track
 from perception_encoder.errors import DataError, InputError
 
 if TYPE_CHECKING:
-    from perception_encoder.video_data_engine.report import EngineReport
+    from perception_encoder.video_data_engine.run import EngineReport
 
-COMMANDS = {"Commands": {"run": "engine:run", "prompts": "engine:prompts", "refine": "engine:refine"}}
+COMMANDS = {"Commands": {"run": "engine:run", "refine": "engine:refine"}}
 app = lazy_group(COMMANDS)
 CAPTIONER = f"Captioner of videos: {FORMS} [default: see `pe models use`]."
-LLM = "Model of the summary: the same forms, and smollm2 or a GGUF file [default: the captioner of videos]."
-VIDEO_PROMPT = """Prompt of video captions, or a file. By default video_caption_short_v1 for builtin-lang, else
-video_caption_v1."""
+LLM = "Model of the summary: the same forms, smollm2 or a GGUF file [default: the captioner of videos]."
+VIDEO_PROMPT = "Prompt of video captions [default: video_caption_v1, or video_caption_short_v1 for builtin-lang]."
 COLUMNS = ("stage", "done", "failed", "seconds", "share")
 CAPTIONS = "Table of video_id and human_caption, or a file of `pe annotate` [default: DIR/annotations.sqlite]."
 
 
 @app.callback()
 def engine() -> None:
-    """Make captioned clips of raw videos.
+    """Turn raw videos into captioned clips.
 
     The paper's video data engine: a captioner describes each clip and some of its frames, and a language model blends
     that with the video's metadata into one short caption to train on.
@@ -46,43 +44,89 @@ def engine() -> None:
     Examples:
 
         pe engine run --videos clips/ -o captioned/
-        pe engine prompts
         pe engine refine captioned/ --captions corrected.csv -o runs/refined
     """
 
 
+def print_prompt(name: str | None) -> None:
+    """Print a prompt's text, or every prompt with its hash, and exit."""
+    from perception_encoder.video_data_engine.prompts import list_prompts, load_prompt
+
+    if name is None:
+        return
+    for prompt in list_prompts() if name == "all" else [load_prompt(name)]:
+        if name == "all":
+            output.print_line(f"# {prompt.name}  {prompt.hash}")
+        for line in prompt.text.splitlines():
+            output.print_line(line)
+    raise typer.Exit
+
+
+ShowPrompt = Annotated[
+    str | None,
+    typer.Option(
+        is_eager=True,
+        callback=print_prompt,
+        expose_value=False,
+        metavar="NAME",
+        rich_help_panel=MODEL,
+        hidden=True,
+        help="Print a prompt, or all with their hashes, and exit.",
+    ),
+]
+
+
 def run(
     videos: Annotated[list[str], option("Video, directory, glob, tar or table; repeatable.", "PATH")],
-    out: Annotated[Path, out_option("Directory of the results; the same command completes it.", "DIR")],
+    out: Annotated[Path, out_option("Directory of the results; rerun to resume.", "DIR")],
     captioner: Annotated[str | None, option(CAPTIONER, "MODEL", MODEL)] = None,
     frame_captioner: Annotated[
-        str | None, option("Captioner of frames [default: that of videos].", "MODEL", MODEL)
+        str | None, option("Captioner of single frames [default: that of videos].", "MODEL", MODEL)
     ] = None,
     llm: Annotated[str | None, option(LLM, "MODEL", MODEL)] = None,
-    video_prompt: Annotated[str | None, option(VIDEO_PROMPT, "NAME", MODEL)] = None,
-    frame_prompt: Annotated[str, option("Prompt of frame captions, or a file.", "NAME", MODEL)] = "frame_caption_v1",
-    summary_prompt: Annotated[str, option("Prompt of summaries, or a file.", "NAME", MODEL)] = "summary_v1",
-    frames: Annotated[int, option("Frames that the captioner sees.", panel=MEDIA, least=1)] = 8,
-    captioned_frames: Annotated[int, option("Frames captioned alone.", panel=MEDIA, least=1)] = 3,
-    longest: Annotated[float, option("Seconds from which videos are cut.", panel=MEDIA, least=0)] = 30.0,
-    workers: Annotated[int, option("Processes that decode.", panel=SPEED, least=1)] = 2,
-    batch_size: Annotated[int, option("Clips or requests at a time.", panel=SPEED, least=1)] = 8,
-    timeout: Annotated[float, option("Seconds for one attempt at one item.", panel=SPEED, least=0)] = 120.0,
-    tries: Annotated[int, option("Attempts at one item.", panel=SPEED, least=1)] = 3,
-    ray: Annotated[str | None, option("Ray cluster: auto, HOST:PORT or local.", "ADDRESS", SPEED)] = None,
-    gpu_share: Annotated[float, option("Share of a GPU for a model on a cluster.", panel=SPEED, least=0)] = 1.0,
-    shard_size: Annotated[int, option("Clips of a shard.", panel=OUTPUT, least=1)] = 1000,
-    retry: Annotated[bool, flag("--retry", "Try what is in quarantine again.")] = False,
+    video_prompt: Annotated[str | None, option(VIDEO_PROMPT, "NAME", MODEL, advanced=True)] = None,
+    frame_prompt: Annotated[
+        str, option("Prompt of frame captions: a name or a text file.", "NAME", MODEL, advanced=True)
+    ] = "frame_caption_v1",
+    summary_prompt: Annotated[
+        str, option("Prompt of summaries: a name or a text file.", "NAME", MODEL, advanced=True)
+    ] = "summary_v1",
+    frames: Annotated[int, option("Frames of a clip that the captioner sees.", panel=MEDIA, least=1)] = 8,
+    captioned_frames: Annotated[
+        int, option("Frames of a clip that are also captioned one by one.", panel=MEDIA, least=1, advanced=True)
+    ] = 3,
+    longest: Annotated[float, option("Split videos longer than this many seconds.", panel=MEDIA, least=0)] = 30.0,
+    workers: Annotated[int, option("Processes that decode videos.", panel=SPEED, least=1)] = 2,
+    batch_size: Annotated[
+        int, option("Clips per batch, or concurrent requests to an endpoint.", panel=SPEED, least=1, advanced=True)
+    ] = 8,
+    timeout: Annotated[
+        float, option("Seconds for one attempt at one item.", panel=SPEED, least=0, advanced=True)
+    ] = 120.0,
+    tries: Annotated[
+        int, option("Attempts after crashes, timeouts and failed requests.", panel=SPEED, least=1, advanced=True)
+    ] = 3,
+    ray: Annotated[
+        str | None, option("Ray cluster that does the work: auto, HOST:PORT or local.", "ADDRESS", SPEED, advanced=True)
+    ] = None,
+    gpu_share: Annotated[
+        float, option("Share of a GPU for each model on a cluster.", panel=SPEED, least=0, advanced=True)
+    ] = 1.0,
+    shard_size: Annotated[int, option("Clips per WebDataset shard.", panel=OUTPUT, least=1, advanced=True)] = 1000,
+    retry: Annotated[bool, flag("--retry", "Also retry clips in quarantine.")] = False,
     json: shared.Json = False,
     strict: shared.Strict = False,
+    show_prompt: ShowPrompt = None,
 ) -> None:
     """Caption videos for training.
 
-    Long videos are cut at shot changes. Each clip gets a video caption, captions of single frames, and a summary that a
-    language model makes of them and of the title and description (in the file, or in clip.json or clip.info.json beside
-    clip.mp4). One model may do all three; the demo model cannot be mixed with others. DIR gets captions.parquet,
-    WebDataset shards, every intermediate result, and quarantine.jsonl with the videos that failed and why. Rerun the
-    same command to resume a run that was stopped or killed. The key of an endpoint is read from OPENAI_API_KEY.
+    Long videos are split at shot changes. Each clip gets a video caption, captions of single frames, and a summary: a
+    language model blends these with the title and description from the file, or from clip.json or clip.info.json beside
+    clip.mp4. One model may do all three; the demo model cannot be combined with others.
+
+    DIR gets captions.parquet, WebDataset shards, all intermediate results, and quarantine.jsonl: the failed videos with
+    the reasons. Rerun the same command to resume an interrupted run. The key of an endpoint is read from
+    OPENAI_API_KEY.
 
     Examples:
 
@@ -93,54 +137,59 @@ def run(
         pe train video_finetune_b16 --shards captioned/shards
     """
     from perception_encoder.inference.listing import check_paths
-    from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
     from perception_encoder.video_data_engine.run import run_engine
 
     check_paths(videos)
     captioner = default_model.language_model(captioner)
-    config = EngineConfig(
-        captioner=captioner, frame_captioner=frame_captioner or "", llm=llm or "",
-        video_prompt=video_prompt or "", frame_prompt=frame_prompt, summary_prompt=summary_prompt,
-        frames=frames, captioned_frames=captioned_frames, cut=CutConfig(longest=longest),
-    )  # fmt: skip
-    work = WorkConfig(
-        workers=workers, batch_size=batch_size, timeout=timeout, tries=tries, gpu_share=gpu_share,
-        shard_samples=shard_size,
-    )  # fmt: skip
-    default_model.print_demo(config.captioner, config.frame_captioner, config.llm)
+    default_model.print_demo(captioner, frame_captioner, llm)
     try:
         with live_table() as show:
-            report = run_engine(videos, out, config, work, ray=ray, retry=retry, listener=show)
+            report = run_engine(
+                videos,
+                out,
+                captioner,
+                frame_captioner=frame_captioner,
+                llm=llm,
+                video_prompt=video_prompt,
+                frame_prompt=frame_prompt,
+                summary_prompt=summary_prompt,
+                frames=frames,
+                captioned_frames=captioned_frames,
+                longest=longest,
+                workers=workers,
+                batch_size=batch_size,
+                timeout=timeout,
+                tries=tries,
+                ray=ray,
+                gpu_share=gpu_share,
+                shard_size=shard_size,
+                retry=retry,
+                listener=show,
+            )
     except KeyboardInterrupt:
         output.print_warning("stopped; rerun the same command to resume")
         raise typer.Exit(output.INTERRUPTED) from None
-    raise typer.Exit(_show(report, out, json, strict))
-
-
-def _show(report: EngineReport, out: Path, json: bool, strict: bool) -> int:
-    """Print the table of stages, or JSON, and the failures; returns the exit status."""
-
-    failures = [InputError(each.source, f"{each.stage}: {each.reason}") for each in report.quarantine]
+    failures = [InputError(failure.source, f"{failure.stage}: {failure.reason}") for failure in report.quarantine]
     if json:
-        output.print_json(report.to_json())
+        output.print_json(report.to_dict())
     else:
         output.print_table(COLUMNS, stage_cells(report))
         output.print_remark(f"{speed_line(report)}: {out}")
-    return output.input_status(failures, report.clips, strict)
+    output.exit_with_skipped(failures, report.clips, strict)
 
 
 def stage_cells(report: EngineReport) -> list[list[str]]:
-    """Return the cells of the table, a row for each stage."""
+    """Return the table of stages."""
     return [
         [row.stage, str(row.done), str(row.failed), f"{row.seconds:.1f}", f"{row.share:.0%}"] for row in report.rows()
     ]
 
 
 def speed_line(report: EngineReport) -> str:
-    """Return how far and how fast a run is, in one line."""
+    """Return the progress and speed of a run in one line."""
     return (
         f"{report.done['probe']} of {report.videos - report.skipped} videos, {report.clips} clips finished, "
-        f"{report.videos_per_minute:.1f} videos/min, {report.frames_per_second:.0f} frames/s decoded in a process"
+        f"{report.videos_per_minute:.1f} videos/min, {report.frames_per_second:.0f} frames/s decoded per process"
     )
 
 
@@ -161,35 +210,6 @@ def _table(report: EngineReport) -> Group:
     for cells in stage_cells(report):
         table.add_row(*cells)
     return Group(table, Text(speed_line(report), style="dim"))
-
-
-def prompts(
-    name: Annotated[str | None, argument("NAME", "A prompt, to print its text alone.")] = None,
-    json: shared.Json = False,
-) -> None:
-    """Print the prompts of the engine.
-
-    Each is a versioned file of this package; a changed text gets a new version. Give one, or a text file of your own,
-    to `pe engine run`.
-
-    Examples:
-
-        pe engine prompts
-        pe engine prompts summary_v1 > my_summary.txt
-    """
-    from perception_encoder.video_data_engine.prompts import list_prompts, load_prompt
-
-    every = list_prompts() if name is None else [load_prompt(name)]
-    if json:
-        output.print_json([asdict(prompt) | {"hash": prompt.hash} for prompt in every])
-    elif name is not None:
-        for line in every[0].text.splitlines():
-            output.print_line(line)
-    else:
-        for prompt in every:
-            output.print_line(f"{prompt.name}  {prompt.hash}")
-            for line in prompt.text.splitlines():
-                output.print_line(f"    {line}")
 
 
 def refine(

@@ -41,7 +41,7 @@ COMMANDS = {
         "convert": "export:convert",
         "export": "export",
     },
-    "Video datasets": {"annotate": "annotation", "video-dataset": "video_dataset"},
+    "Video datasets": {"annotate": "video_dataset:annotate", "video-dataset": "video_dataset"},
     "Train and evaluate": {
         "train": "train",
         "data": "data",

@@ -1,253 +1,164 @@
-"""`pe video-dataset`: select videos, and load, describe and benchmark a dataset of captioned videos."""
+"""`pe annotate` and `pe video-dataset`: refine captions of videos, and select, describe and export datasets of them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from perception_encoder.cli import default_model, options, output
-from perception_encoder.cli import evaluate_options as evaluation
-from perception_encoder.cli.annotation import Data, Features
 from perception_encoder.cli.groups import lazy_group
-from perception_encoder.cli.options import Frames, option
+from perception_encoder.cli.options import MODEL, OUTPUT, argument, flag, items_of, option
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import DataError
 
 if TYPE_CHECKING:
+    from perception_encoder.video_dataset.annotation.progress import Agreement
     from perception_encoder.video_dataset.statistics import Spread
 
 COMMANDS = {
-    "Selection": {
-        "features": "video_dataset:features",
-        "score": "video_dataset:score",
-        "select": "video_dataset:select",
-        "categorise": "video_dataset:categorise",
-    },
-    "Annotation": {
-        "assign": "annotation:assign",
-        "progress": "annotation:progress",
-        "export": "annotation:export",
-        "import": "annotation:import_labels",
-    },
-    "Use": {
-        "load": "video_dataset:load",
+    "Commands": {
         "stats": "video_dataset:stats",
-        "benchmark": "video_dataset:benchmark",
+        "select": "video_dataset:select",
+        "progress": "video_dataset:progress",
+        "export": "video_dataset:export",
+        "import": "video_dataset:import_tasks",
     },
 }
 app = lazy_group(COMMANDS)
-ASK = "Language model that answers 26 questions, such as facebook/Perception-LM-1B; builtin-lang is a demo."
-MOST = 10
-SPLIT = "Split of the table of categories, or all [default: test, the benchmark, else all]."
+DATA = "The dataset: a directory of train/*.tar and so on, one tar, or an output of `pe engine run`."
+Data = Annotated[Path, argument("DATA", DATA)]
+Store = Annotated[Path | None, option("File of the annotations [default: DATA/annotations.sqlite].", "FILE")]
+DOUBLE = "Share of the videos that two people annotate [default: unchanged, initially 0.1]."
+ASK = "Vision-language model that answers 26 questions, such as facebook/Perception-LM-1B; builtin-lang is a demo."
+SELECTION = "Write only these videos: a table of `pe video-dataset select`; also adds its scores and categories."
+SPLIT = "Split to show: one of the dataset's, or all [default: test, the benchmark, else all]."
+IMPORTANCES = 10
+"""Features whose importance is printed."""
 
 
 @app.callback()
 def video_dataset() -> None:
     """Make datasets of captioned videos.
 
-    They have the layout of the PE Video Dataset: tars of KEY.mp4 and KEY.json in train/, test/ and extended/.
-    `pe annotate` opens the page on which people refine the captions.
-
-    Examples:
-
-        pe video-dataset features clips -o features
-        pe video-dataset assign clips --people anna,ben
-        pe video-dataset progress clips
-        pe video-dataset export clips -o refined
-        pe video-dataset benchmark PE-Video -m PE-Core-L14-336
-    """
-
-
-def features(
-    data: Data,
-    out: Annotated[Path, options.out_option("Directory of Parquet files, one a tar.", "DIR")],
-    model: Annotated[str | None, options.model_option("see `pe models`")] = None,
-    ask_model: Annotated[str | None, option(ASK, "MODEL", options.MODEL)] = None,
-    strict: options.Strict = False,
-) -> None:
-    """Compute features of videos.
-
-    Frame rate, frames and I-frames; the motion vectors' length and variance, from the codec or, if it has none, by
-    matching blocks; how much moves besides the camera, how often and in how many regions; embeddings of three uniform
-    frames; and with --ask-model the probability of yes for 26 questions on the camera, the scene, motion, actions,
-    content and obstruction. An interrupted run goes on at the next tar.
-
-    Examples:
-
-        pe video-dataset features clips -o features
-        pe video-dataset features clips -o features -m PE-Core-L14-336 --ask-model facebook/Perception-LM-1B
-    """
-    from perception_encoder.inference.load import load
-    from perception_encoder.language_alignment.load import load_language_model
-    from perception_encoder.video_dataset.features import extract_features
-
-    encoder = load(model := model or default_model.default_model())
-    language_model = load_language_model(ask_model) if ask_model else None
-    run = extract_features(data, out, encoder, language_model, track)
-    output.print_line(f"features of {run.videos:,} videos: {out}")
-    default_model.print_demo(model, ask_model)
-    output.exit_with_skipped(run.failures, run.videos, strict)
-
-
-def score(
-    features: Features,
-    hand: Annotated[Path, option("Hand scores: a table of `key` (SPLIT/KEY) and `score` (0 to 5).", "FILE")],
-    out: Annotated[Path, options.out_option("Table of scores: .parquet, .csv or .jsonl.")],
-    seed: Annotated[int, option("Random seed.", least=0)] = 0,
-    as_json: options.Json = False,
-) -> None:
-    """Score videos by a random forest.
-
-    Fitted on hand scores, from 0 (one frame says it all) to 5 (several events); the paper used about 1,000. Prints the
-    error out of bag, beside that of the mean hand score, and the most important features. Needs the extra `eval`.
-
-    Examples:
-
-        pe video-dataset score features --hand scores.csv -o scores.parquet
-    """
-    from perception_encoder.video_dataset.features import read_features
-    from perception_encoder.video_dataset.interest import read_hand_scores, report_as_json, score_videos
-    from perception_encoder.video_dataset.outcomes import check_outcome_path, write_outcomes
-
-    check_outcome_path(out)
-    scores = score_videos(read_features(features), read_hand_scores(hand), seed)
-    rows = [{"key": key, "score": value} for key, value in zip(scores.keys, scores.values.tolist(), strict=True)]
-    write_outcomes(out, rows)
-    report = scores.report
-    if as_json:
-        output.print_json(report_as_json(report))
-        return
-    errors = f"mean error {report.mean_error:.2f} (of the mean score {report.baseline_error:.2f})"
-    output.print_line(
-        f"{len(rows):,} videos scored; out of bag on {report.videos:,} hand scores: {errors}, "
-        f"R² {report.explained:.2f}, rank correlation {report.rank_correlation:.2f}"
-    )
-    importances = [(name, f"{value:.3f}") for name, value in list(report.importances.items())[:MOST]]
-    output.print_table(("feature", "importance"), importances)
-
-
-def select(
-    features: Features,
-    scores: Annotated[Path, option("Table that `pe video-dataset score` wrote.", "FILE")],
-    out: Annotated[Path, options.out_option("Table of the selection: .parquet, .csv or .jsonl.")],
-    count: Annotated[int, option("Most videos to select.", least=1)] = 1000,
-    seed: Annotated[int, option("Random seed.", least=0)] = 0,
-) -> None:
-    """Select varied videos.
-
-    K-means on the videos' embeddings; then the best of each cluster by score, the second of each, and so on, without
-    near-duplicates. Needs the extra `eval`.
-
-    Examples:
-
-        pe video-dataset select features --scores scores.parquet --count 500 -o selection.csv
-    """
-    from perception_encoder.video_dataset.features import read_features
-    from perception_encoder.video_dataset.outcomes import check_outcome_path, write_outcomes
-    from perception_encoder.video_dataset.selection import align_scores, select_videos
-
-    check_outcome_path(out)
-    table = read_features(features)
-    chosen = select_videos(table, align_scores(table, scores), count, seed=seed)
-    write_outcomes(out, [dict(vars(video)) for video in chosen])
-    output.print_line(f"{len(chosen):,} of {len(table):,} videos selected: {out}")
-
-
-def categorise(
-    features: Features,
-    out: Annotated[Path, options.out_option("Table of categories: .parquet, .csv or .jsonl.")],
-    model: Annotated[str | None, options.model_option("see `pe models`")] = None,
-) -> None:
-    """Sort videos into ten categories.
-
-    By the texts nearest to a video's frames: Hand Actions, Object Interactions, Food Preparation, Work Activities,
-    Outdoor Scenes, Animals, Water Scenes, Object Handling, Close-up Shots, Nature Scenes. Use the model that computed
-    the features.
-
-    Examples:
-
-        pe video-dataset categorise features -o categories.csv
-    """
-    from perception_encoder.inference.load import load
-    from perception_encoder.video_dataset.categories import categorise_videos
-    from perception_encoder.video_dataset.features import read_features
-    from perception_encoder.video_dataset.outcomes import check_outcome_path, write_outcomes
-
-    check_outcome_path(out)
-    table = read_features(features)
-    categories = categorise_videos(table, load(model := model or default_model.default_model()))
-    write_outcomes(out, [dict(vars(each)) for each in categories])
-    counts = Counter(each.category for each in categories)
-    default_model.print_demo(model)
-    output.print_table(("category", "videos"), counts.most_common())
-
-
-def load(
-    data: Data,
-    out: Annotated[Path, options.out_option("Table of videos: .parquet, .csv or .jsonl.")],
-    split: Annotated[str | None, option("One split, such as test [default: all].", "NAME")] = None,
-) -> None:
-    """Read a dataset's fields into a table.
-
-    A row a video: its key (SPLIT/KEY), captions, who refined them, category, seconds, frame rate, and where its bytes
-    are in which tar. Published tars are read as they are. Every tar and every JSON is checked.
-
-    Examples:
-
-        pe video-dataset load PE-Video -o videos.parquet
-        pe video-dataset load PE-Video --split test -o test.csv
-    """
-    from perception_encoder.datasets.pe_video import read_videos_of
-    from perception_encoder.video_dataset.outcomes import check_outcome_path, write_outcomes
-    from perception_encoder.video_dataset.tars import describe_record
-
-    check_outcome_path(out)
-    rows = [describe_record(record) for record in read_videos_of(data, split)]
-    write_outcomes(out, rows)
-    output.print_line(f"{len(rows):,} videos: {out}")
-
-
-def stats(
-    data: Data, split: Annotated[str | None, option(SPLIT, "NAME")] = None, as_json: options.Json = False
-) -> None:
-    """Show statistics of a dataset.
-
-    The paper's table 3: videos, lengths and words of captions, by split, as mean ± standard deviation. And its table
-    16: the refined captions of each category in the benchmark, the split test. Every tar and every JSON is read and
-    checked.
+    They have the layout of the PE Video Dataset: tars of KEY.mp4 and KEY.json in train/, test/ and extended/. People
+    refine the captions with `pe annotate`; `pe eval retrieval` evaluates a model on a dataset's refined captions.
 
     Examples:
 
         pe video-dataset stats PE-Video
-        pe video-dataset stats PE-Video --split train
+        pe video-dataset select clips --hand-scores scores.csv -o selection.csv
+        pe annotate clips
+        pe video-dataset export clips -o refined
+    """
+
+
+def annotate(
+    data: Data,
+    store: Store = None,
+    team: Annotated[str | None, option("Only these people may annotate, such as anna,ben.", "NAMES")] = None,
+    assign: Annotated[str | None, option("Deal the videos that nobody has begun to these people.", "NAMES")] = None,
+    double: Annotated[float | None, option(DOUBLE, "SHARE")] = None,
+    lan: options.Lan = False,
+    host: options.Host = None,
+    port: options.Port = 8010,
+    key: options.Key = None,
+) -> None:
+    """Refine captions of videos in the browser.
+
+    The page loops each video beside the caption of a model. A person removes what is wrong, corrects it, adds what is
+    missing, and rates the model's caption from 1 to 5; a second person reviews. Press ? on the page for its keys. Every
+    change is stored at once, so a crash loses nothing. The dataset itself does not change: `pe video-dataset export`
+    writes a new one with the refined captions.
+
+    Everyone gets the next free video, or, with --assign, the videos dealt to them. By default, only this machine can
+    open the page. With --lan, or with --host and --key, other devices can too; the connection is not encrypted, so use
+    it only in a network that you trust. People give their names, without a password.
+
+    Examples:
+
+        pe annotate clips
+        pe annotate captioned            # of pe engine run
+        pe annotate PE-Video --team anna,ben --double 0.2
+        pe annotate clips --lan      # open http://192.168.1.5:8010/?key=… on other machines
+    """
+    from perception_encoder.serving.guard import HOSTS
+    from perception_encoder.serving.server import choose_key, listen, page_address, reachable_names, run_server
+    from perception_encoder.video_dataset.annotation.project import AnnotationProject
+    from perception_encoder.video_dataset.annotation.server import create_annotation_page
+
+    host = host or ("0.0.0.0" if lan else "127.0.0.1")
+    key = choose_key(host, lan, key)
+    with listen(host, port) as listener:
+        project = AnnotationProject(data, store)
+        count = project.update(track)
+        if team is not None:
+            project.set_team([name for name in items_of(team) if name])
+        if double is not None:
+            project.set_double(double)
+        if assign is not None:
+            for name, videos in project.assign([name for name in items_of(assign) if name]).items():
+                output.print_remark(f"{name}: {videos:,} videos")
+        names = reachable_names(host)
+        page = create_annotation_page(project, (*names, host, *HOSTS), key)
+        output.print_line(f"{count:,} videos of {data} at {page_address(names[0], listener, key)}")
+        run_server(page, listener)
+        project.close()
+
+
+def stats(
+    data: Data,
+    split: Annotated[str | None, option(SPLIT, "NAME")] = None,
+    out: Annotated[
+        Path | None, options.out_option("Also write a row for each video: .parquet, .csv or .jsonl.", "FILE")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show statistics of a dataset.
+
+    The paper's table 3: videos, lengths and words of captions by split, as mean ± standard deviation. And its table 16:
+    the refined captions by category, of the benchmark (the split test) unless --split says otherwise. Every tar and
+    JSON file is read and checked. The rows of -o have a video's key (SPLIT/KEY), captions, who refined them, category,
+    seconds, frame rate, and the position of its bytes in its tar.
+
+    Examples:
+
+        pe video-dataset stats PE-Video
+        pe video-dataset stats PE-Video --split test -o test.parquet
         pe video-dataset stats clips --json
     """
-    from perception_encoder.datasets.pe_video import read_videos_of
-    from perception_encoder.video_dataset.statistics import ALL, BENCHMARK, describe_dataset
+    from perception_encoder.video_dataset.dataset import open_video_dataset
+    from perception_encoder.video_dataset.statistics import ALL, BENCHMARK
+    from perception_encoder.video_dataset.tables import check_table_path, write_video_table
 
-    statistics = describe_dataset(read_videos_of(data))
+    if out is not None:
+        check_table_path(out)
+    dataset = open_video_dataset(data)
+    statistics = dataset.stats()
     if split is not None and split not in statistics.splits:
         raise DataError(f"{data} has no split {split!r}; it has {', '.join(filter(None, statistics.splits))}")
+    if out is not None:
+        rows = dataset.rows(None if split == ALL else split)
+        write_video_table(out, rows)
+        output.print_remark(f"{len(rows):,} videos: {out}")
     if as_json:
-        output.print_json(asdict(statistics))
+        output.print_json(statistics.to_dict())
         return
     columns = ("split", "videos", "refined", "simulated", "seconds", "hours", "model's words", "refined words")
-    rows = [
+    table = [
         (
-            split or output.NONE,
-            table.videos,
-            table.refined,
-            table.simulated,
-            _spread(table.seconds),
-            f"{table.hours:.1f}",
-            _spread(table.model_words),
-            _spread(table.refined_words),
+            name or output.NONE,
+            row.videos,
+            row.refined,
+            row.simulated,
+            _spread(row.seconds),
+            f"{row.hours:.1f}",
+            _spread(row.model_words),
+            _spread(row.refined_words),
         )
-        for split, table in statistics.splits.items()
+        for name, row in statistics.splits.items()
     ]
-    output.print_table(columns, rows)
+    output.print_table(columns, table)
     split = split or (BENCHMARK if statistics.categories.get(BENCHMARK) else ALL)
     categories = [(row.category, row.videos, f"{row.words:.1f}") for row in statistics.categories[split]]
     if categories:
@@ -258,21 +169,172 @@ def _spread(spread: Spread) -> str:
     return f"{spread.mean:.1f}±{spread.deviation:.1f}" if spread.count else output.NONE
 
 
-def benchmark(
-    model: evaluation.TwoTowers,
+def select(
     data: Data,
-    split: evaluation.Split = "test",
-    transform: evaluation.Transforms = "squash,crop",
-    frames: Frames = 8,
-    out: evaluation.Out = None,
+    hand_scores: Annotated[Path, option("Hand scores: a table of `key` (SPLIT/KEY) and `score` (0 to 5).", "FILE")],
+    out: Annotated[Path, options.out_option("Table of the selected videos: .parquet, .csv or .jsonl.")],
+    count: Annotated[int, option("Maximum number of selected videos.", least=1)] = 1000,
+    features: Annotated[
+        Path | None, option("Directory of the videos' features, reused by later runs [default: DATA/features].", "DIR")
+    ] = None,
+    model: Annotated[str | None, options.model_option("see `pe models`")] = None,
+    ask_model: Annotated[str | None, option(ASK, "MODEL", MODEL)] = None,
+    scores: Annotated[
+        Path | None, option("Also write the score and category of every video to this table.", "FILE", OUTPUT)
+    ] = None,
+    seed: Annotated[int, option("Random seed.", least=0, advanced=True)] = 0,
+    as_json: options.Json = False,
+    strict: options.Strict = False,
 ) -> None:
-    """Evaluate text and video retrieval.
+    """Select varied, interesting videos.
 
-    PVD-Bench: the videos of the split `test` with a refined caption; of the published dataset, 15,000. R@1, R@5 and
-    R@10 in both directions, with and without dual softmax, as in `pe eval retrieval`. Needs the extra `eval`.
+    As in the paper's appendix A.2: features of each video (motion, embeddings of three frames, and with --ask-model the
+    answers to 26 questions), a random forest that learns interest scores from your hand scores, and the best videos of
+    each k-means cluster without near-duplicates. A hand score is from 0 (one frame says it all) to 5 (several events);
+    the paper used about 1,000. Each video also gets one of the paper's ten categories. Prints the forest's error out of
+    bag and the most important features. An interrupted run resumes at the next tar. Needs the extra `eval`.
 
     Examples:
 
-        pe video-dataset benchmark PE-Video -m PE-Core-L14-336 -o pvd.json
+        pe video-dataset select clips --hand-scores scores.csv --count 500 -o selection.csv
+        pe video-dataset select clips --hand-scores scores.csv -o selection.csv --ask-model facebook/Perception-LM-1B
     """
-    evaluation.run("video-retrieval", locals())
+    from perception_encoder.video_dataset.dataset import open_video_dataset
+    from perception_encoder.video_dataset.tables import check_table_path, write_video_table
+
+    for path in (out, scores):
+        if path is not None:
+            check_table_path(path)
+    selection = open_video_dataset(data).select(
+        hand_scores, count, features=features, model=model, ask_model=ask_model, seed=seed, track=track
+    )
+    write_video_table(out, selection.rows())
+    if scores is not None:
+        write_video_table(scores, [dict(vars(video)) for video in selection.scored.values()])
+    total, report = len(selection.scored), selection.report
+    if as_json:
+        output.print_json({"videos": total, "selected": len(selection.videos), "forest": report.to_dict()})
+    else:
+        errors = f"mean error {report.mean_error:.2f} (of the mean score {report.baseline_error:.2f})"
+        output.print_line(
+            f"scores, out of bag on {report.videos:,} hand scores: {errors}, "
+            f"R² {report.explained:.2f}, rank correlation {report.rank_correlation:.2f}"
+        )
+        importances = [(name, f"{value:.3f}") for name, value in list(report.importances.items())[:IMPORTANCES]]
+        output.print_table(("feature", "importance"), importances)
+        categories = Counter(selection.scored[video.key].category for video in selection.videos)
+        output.print_table(("category", "selected"), categories.most_common())
+        output.print_line(f"{len(selection.videos):,} of {total:,} videos selected: {out}")
+    default_model.print_demo(model or default_model.default_model(), ask_model)
+    output.exit_with_skipped(selection.failures, total, strict)
+
+
+def progress(data: Data, store: Store = None, as_json: options.Json = False) -> None:
+    """Show the progress of annotators.
+
+    Counts of videos, what each person has done and at which pace, and how far two people agree: the share of words that
+    their captions have in common, Cohen's kappa on which words of the model's caption they removed, and Krippendorff's
+    alpha of their ratings.
+
+    Examples:
+
+        pe video-dataset progress clips
+        pe video-dataset progress clips --json
+    """
+    from perception_encoder.video_dataset.dataset import open_video_dataset
+
+    state = open_video_dataset(data, store).progress()
+    if as_json:
+        output.print_json(state.to_dict())
+        return
+    rows = [
+        (
+            person.name,
+            person.origin,
+            person.done,
+            person.last_hour,
+            output.NONE if person.seconds is None else f"{person.seconds:.0f}",
+            person.skipped,
+            person.reviewed,
+        )
+        for person in state.people
+    ]
+    output.print_table(("name", "origin", "done", "last hour", "seconds each", "skipped", "reviewed"), rows)
+    left = "" if state.hours_left is None else f"; about {state.hours_left:.1f} hours of work left"
+    counts = f"{state.begun} begun, {state.skipped} skipped, {state.reviewed} reviewed{left}"
+    output.print_remark(f"{state.done:,} of {state.videos:,} videos done, {counts}")
+    if state.agreement.videos:
+        output.print_remark(describe_agreement(state.agreement))
+
+
+def describe_agreement(agreement: Agreement) -> str:
+    """Return the agreement of two people in one line."""
+    parts = {
+        "words in common": agreement.similarity,
+        "kappa of removed words": agreement.words,
+        "alpha of ratings": agreement.ratings,
+        "ratings within 1": agreement.within_one,
+    }
+    values = ", ".join(f"{name} {value:.2f}" for name, value in parts.items() if value is not None)
+    return f"agreement on {agreement.videos} videos: {values}"
+
+
+def export(
+    data: Data,
+    out: Annotated[Path, options.out_option("New directory of tars, or a .json file for Label Studio.", "OUT")],
+    store: Store = None,
+    refined_only: Annotated[bool, flag("--refined-only", "Leave out videos without a refined caption.")] = False,
+    selection: Annotated[Path | None, option(SELECTION, "FILE")] = None,
+    scores: Annotated[Path | None, option("Add scores and categories: the table of `select --scores`.", "FILE")] = None,
+    video_prefix: Annotated[str, option("For Label Studio: start of the videos' addresses.", "URL")] = "",
+) -> None:
+    """Write refined captions: tars, or JSON.
+
+    A directory gets the dataset in the layout of the PE Video Dataset, with the refined captions as `human_caption`,
+    and `refined_by`, `caption_rating` and `caption_reviewed`; people's names are left out. Captions of a simulated
+    annotator are `refined_caption` instead. Of several annotations of a video, the approved one is written, else the
+    earliest. Scores and categories become `interest_score` and `category_name`.
+
+    A .json file gets all annotations in Label Studio's format; `video` is URL + KEY.mp4. The labelling interface for
+    the project there is printed.
+
+    Examples:
+
+        pe video-dataset export clips -o refined
+        pe video-dataset export clips -o refined --refined-only
+        pe video-dataset export clips -o chosen --selection selection.csv
+        pe video-dataset export clips -o labels.json --video-prefix "/data/local-files/?d=clips/"
+    """
+    from perception_encoder.video_dataset.annotation.export import LABELING_CONFIG
+    from perception_encoder.video_dataset.dataset import open_video_dataset
+
+    dataset = open_video_dataset(data, store)
+    if out.suffix == ".json":
+        count = dataset.export_tasks(out, video_prefix)
+        output.print_line(f"{count:,} videos with their annotations: {out}")
+        for line in LABELING_CONFIG.splitlines():
+            output.print_line(line)
+    else:
+        counts = dataset.export(out, refined_only=refined_only, selection=selection, scores=scores, track=track)
+        output.print_line(f"{counts.videos:,} videos, {counts.refined:,} with refined captions: {out}")
+
+
+def import_tasks(
+    data: Data,
+    file: Annotated[Path, argument("FILE", "Tasks that Label Studio exported as JSON.")],
+    store: Store = None,
+    annotator: Annotated[str | None, option("Name for annotations that do not name theirs.", "NAME")] = None,
+) -> None:
+    """Read annotations of Label Studio.
+
+    Adds them to the dataset's annotations, all or none. A video is found by its tar and key, or by its file's name. An
+    annotation that is already there is counted, not added again.
+
+    Examples:
+
+        pe video-dataset import clips project-1.json
+    """
+    from perception_encoder.video_dataset.dataset import open_video_dataset
+
+    counts = open_video_dataset(data, store).import_tasks(file, annotator)
+    output.print_line(f"{counts.added:,} annotations added, {counts.known:,} already there")

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.datasets.classified import rows_of_split
-from perception_encoder.datasets.webdataset import CAPTIONS, find_tars, read_pairs
+from perception_encoder.datasets.pe_video import read_videos_of
+from perception_encoder.datasets.webdataset import CAPTIONS, find_tars, has_members, read_pairs
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
 from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, TEXT_COLUMNS, find_column, read_table
+from perception_encoder.preprocess.media_types import SHARD_VIDEOS
 from perception_encoder.preprocess.source import escape_name
 
 VIDEO_COLUMN = "video_id"
@@ -37,10 +39,13 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
     JSON: COCO's `images` and `annotations`, or `images` and `captions` by image id; Karpathy's `images` with
     `sentences` (the rows of `split`); MSR-VTT's `videos` and `sentences` (likewise); or captions by file name. A table:
     MSR-VTT's `video_id` and `sentence`, or a path and a caption a row; several rows of one file are its captions.
-    Tars of images with KEY.txt, a caption a line (see `webdataset`): one, or a directory of them. Raises DataError for
-    anything else, with the file and the entry, and for an item without a caption.
+    Tars of images with KEY.txt, a caption a line (see `webdataset`), or of videos with a refined caption in KEY.json
+    (see `load_benchmark`): one, or a directory of them. Raises DataError for anything else, with the file and the
+    entry, and for an item without a caption.
     """
     if path.is_dir() or path.suffix.lower() == ".tar":
+        if any(has_members(path, split, suffix) for suffix in SHARD_VIDEOS):
+            return load_benchmark(path, split)
         return _of_shards(path, split)
     directory = MediaDirectory(media or path.parent)
     if path.suffix.lower() in TABLE_SUFFIXES:
@@ -63,6 +68,25 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
         media=tuple(directory.find(key, Path(key).name) for key in pairs),
         captions=tuple(text for _, text in captions),
         owners=tuple(index[key] for key, _ in captions),
+    )
+
+
+def load_benchmark(path: Path, split: str = "test") -> CaptionedMedia:
+    """Return the videos of a split that have a refined caption, with that caption: of `test`, PVD-Bench (section 2.3).
+
+    Raises DataError if fewer than two have one.
+    """
+    records = [record for record in read_videos_of(path, split) if record.refined_caption]
+    if len(records) < 2:
+        raise DataError(
+            f"{path}: {len(records)} videos of {split} have a refined caption; retrieval needs at least two"
+        )
+    return CaptionedMedia(
+        name=f"{path.name} {split}",
+        keys=tuple(record.key for record in records),
+        media=tuple(record.video for record in records),
+        captions=tuple(record.refined_caption for record in records),
+        owners=tuple(range(len(records))),
     )
 
 

@@ -12,15 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import split_member
 from perception_encoder.formats.tars import TarMember, check_entry, read_entry, walk_tar
 from perception_encoder.preprocess.media_types import SHARD_VIDEOS
-
-if TYPE_CHECKING:
-    from perception_encoder.datasets.captioned import CaptionedMedia
 
 PE_VIDEO_SPLITS = ("train", "val", "test", "extended")
 """Directories of tars; `val` is only of rendered scenes."""
@@ -153,27 +150,6 @@ def read_video_tar(tar: VideoTar) -> Iterator[VideoRecord]:
         raise DataError(message if message.startswith(str(tar.path)) else f"{tar.path}: {message}") from error
     if lonely := [*videos, *metadata]:
         raise DataError(f"{tar.path}: {len(lonely)} samples lack a video or a .json; the first is {lonely[0]}")
-
-
-def load_benchmark(path: Path, split: str = "test") -> CaptionedMedia:
-    """Return PVD-Bench: the videos of `test` with a refined caption, each with that caption.
-
-    Raises DataError if fewer than two have one.
-    """
-    from perception_encoder.datasets.captioned import CaptionedMedia  # pyarrow, which `pe annotate` does not need
-
-    records = [record for record in read_videos_of(path, split) if record.refined_caption]
-    if len(records) < 2:
-        raise DataError(
-            f"{path}: {len(records)} videos of {split} have a refined caption; retrieval needs at least two"
-        )
-    return CaptionedMedia(
-        name=f"{path.name} {split}",
-        keys=tuple(record.key for record in records),
-        media=tuple(record.video for record in records),
-        captions=tuple(record.refined_caption for record in records),
-        owners=tuple(range(len(records))),
-    )
 
 
 def _split_of(tar: Path) -> str:

@@ -1,7 +1,7 @@
-"""Run the stages on a Ray cluster by Ray Data: a pool of actors for each stage, through which the records stream.
+"""Run the stages on a Ray cluster with Ray Data: records stream through a pool of actors for each stage.
 
-A record is stored when it has been through all stages, so a killed run does its clips in flight again. A worker that
-dies is replaced by Ray, and its records are given to another. The machines must see the videos under the same paths.
+A record is stored when it has passed all stages, so a killed run repeats its clips in flight. Ray replaces a worker
+that dies and gives its records to another. All machines must see the videos under the same paths.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,20 +21,20 @@ from perception_encoder.language_alignment.endpoint import KEY
 from perception_encoder.language_alignment.load import is_endpoint
 from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
 from perception_encoder.video_data_engine.config import WorkConfig
+from perception_encoder.video_data_engine.journal import PROBE, ClipRecord, Outcome, StageFailure, StageResult, clips_of
 from perception_encoder.video_data_engine.local import Loaded
-from perception_encoder.video_data_engine.record import PROBE, ClipRecord, Outcome, StageFailure, StageResult, clips_of
 from perception_encoder.video_data_engine.stages import DECODING, EngineStage
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 1000
-"""Records of a pass; the next one begins when it is done."""
+_PASS = 1000
+"""Records of a pass; the next pass begins when it is done."""
 
 
 def run_on_cluster(
     address: str, stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
-) -> Iterator[Outcome]:
-    """Do what `run_local` does on the cluster at `address`: "auto", HOST:PORT, or "local" for one of this machine.
+) -> Generator[Outcome, None, None]:
+    """Do what `run_local` does on the cluster at `address`: "auto", HOST:PORT, or "local" for one on this machine.
 
     Raises MissingExtraError without Ray, ConfigError for a ray:// address, and ClusterError if the cluster fails.
     """
@@ -47,8 +47,8 @@ def run_on_cluster(
     known: set[str] = set()
     try:
         waiting = list(records)
-        for start in range(0, len(waiting), _AT_ONCE):
-            for row in _stream(stages, waiting[start : start + _AT_ONCE], work):
+        for start in range(0, len(waiting), _PASS):
+            for row in _stream(stages, waiting[start : start + _PASS], work):
                 for stage, facts in pickle.loads(row["facts"]).items():
                     if stage not in known:
                         known.add(stage)
@@ -59,14 +59,14 @@ def run_on_cluster(
                     yield outcome
     except ray.exceptions.RayError as error:
         logger.info("the cluster failed", exc_info=error)
-        raise ClusterError(f"the cluster failed: {last_line(error)}; give the same command again to go on") from None
+        raise ClusterError(f"the cluster failed: {last_line(error)}; rerun the same command to resume") from None
     finally:
         with suppress(Exception):
             ray.shutdown()
 
 
 def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: WorkConfig) -> Iterator[dict[str, Any]]:
-    """Yield a row for each record that is through: its outcomes, and what is stored of the models it met."""
+    """Yield a row for each finished record: its outcomes, and what is stored of its stages' models."""
     import ray
     import ray.data
 
@@ -87,15 +87,15 @@ def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: Work
             fn_constructor_args=(stage, work.tries, attempts, environment),
             batch_size=stage.batch_size,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_most(stage, work, cpus, gpus)),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_max_actors(stage, work, cpus, gpus)),
             num_cpus=min(1.0, cpus / (len(stages) + 1)),
             num_gpus=share,
         )
     yield from data.iter_rows()
 
 
-def _most(stage: EngineStage, work: WorkConfig, cpus: float, gpus: float) -> int:
-    """Most actors of a stage: for a model, as many as fit the GPUs; for decoding, `workers`."""
+def _max_actors(stage: EngineStage, work: WorkConfig, cpus: float, gpus: float) -> int:
+    """Return the maximum number of actors of a stage: as many models as fit the GPUs, `workers` for decoding."""
     if stage.group == DECODING:
         return max(1, min(work.workers, int(cpus)))
     if is_endpoint(stage.group) or not gpus:
@@ -104,7 +104,7 @@ def _most(stage: EngineStage, work: WorkConfig, cpus: float, gpus: float) -> int
 
 
 class StageActor:
-    """A worker of the cluster that takes rows through one stage; those that wait for another pass unchanged."""
+    """A worker of the cluster that takes rows through one stage; rows that wait for another stage pass unchanged."""
 
     def __init__(self, stage: EngineStage, tries: int, attempts: Any, environment: dict[str, str]) -> None:
         os.environ.update(environment)
@@ -112,37 +112,34 @@ class StageActor:
         self._problem: PerceptionEncoderError | None = None
         try:
             self._handle, self._facts = stage.open({})
-        except PerceptionEncoderError as error:  # which Ray would pass on as the text of a traceback
+        except PerceptionEncoderError as error:  # Ray would pass it on as the text of a traceback
             self._problem = error
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Return the rows after the stage; a probed video becomes a row for each clip."""
+        """Return the rows after the stage; a probed video becomes one row for each clip."""
         rows = table.to_pylist()
-        own: list[tuple[dict[str, bytes], ClipRecord, list[Any]]] = []
-        others: list[dict[str, bytes]] = []
+        waiting: list[tuple[dict[str, bytes], ClipRecord, list[Any]]] = []
+        results: list[dict[str, bytes]] = []
         for row in rows:
             record: ClipRecord = pickle.loads(row["record"])
             outcomes = pickle.loads(row["outcomes"])
             is_over = bool(outcomes) and not isinstance(outcomes[-1], StageResult)
             if record.next_stage == self._stage.name and not is_over:
-                own.append((row, record, outcomes))
+                waiting.append((row, record, outcomes))
             else:
-                others.append(row)
-        results = others
-        if own:
-            handled = self._outcomes([record for _, record, _ in own])
-            for (row, record, outcomes), outcome in zip(own, handled, strict=True):
+                results.append(row)
+        if waiting:
+            handled = self._outcomes([record for _, record, _ in waiting])
+            for (row, record, outcomes), outcome in zip(waiting, handled, strict=True):
                 results += self._after(row, record, [*outcomes, outcome])
         return pa.Table.from_pylist(results, table.schema)
 
     def _after(self, row: dict[str, bytes], record: ClipRecord, outcomes: list[Any]) -> list[dict[str, bytes]]:
-        last = outcomes[-1]
-        facts = row["facts"]
-        if isinstance(last, StageResult):
+        result, facts, clips = outcomes[-1], row["facts"], [record]
+        if isinstance(result, StageResult):
             facts = pickle.dumps({**pickle.loads(facts), self._stage.name: self._facts})
-            record = record.after(last)
-        split = isinstance(last, StageResult) and last.stage == PROBE
-        clips = clips_of(record) if split else [record]
+            record = record.after(result)
+            clips = clips_of(record) if result.stage == PROBE else [record]
         return [
             {"record": pickle.dumps(clip), "outcomes": pickle.dumps([] if number else outcomes), "facts": facts}
             for number, clip in enumerate(clips)
@@ -158,27 +155,26 @@ class StageActor:
                 return [error] * len(records)
             except Exception as error:
                 logger.info("a stage failed", exc_info=error)
-        return [self._alone(record) for record in records]  # one of them ended a worker, or failed
+        return [self._alone(record) for record in records]  # one of them crashed a worker, or failed
 
     def _alone(self, record: ClipRecord) -> Outcome | PerceptionEncoderError:
         if self._begin("alone", record) > self._tries:
             return self._failure(record, f"ended its worker, or took longer than {self._stage.seconds:g} s")
         try:
-            outcome: Outcome | PerceptionEncoderError = self._limited([record])[0]
+            return self._limited([record])[0]
         except PerceptionEncoderError as error:
-            outcome = error
+            return error
         except Exception as error:
-            outcome = self._failure(record, f"{type(error).__name__}: {one_line(error)}")
-        return outcome
+            return self._failure(record, f"{type(error).__name__}: {one_line(error)}")
 
     def _begin(self, how: str, record: ClipRecord) -> int:
-        """Return how often a worker began a record so far; it may not have survived that."""
+        """Return how often workers have begun a record; they may not have survived it."""
         import ray
 
         return ray.get(self._attempts.begin.remote(f"{how} {self._stage.name} {record.key}"))
 
     def _limited(self, records: list[ClipRecord]) -> list[Outcome]:
-        """Handle records in their time; if it runs out, this worker ends, and Ray starts another."""
+        """Handle records; at the end of their time this worker exits, and Ray starts another."""
         clock = threading.Timer(self._stage.seconds * len(records), os._exit, (1,))
         clock.daemon = True
         clock.start()

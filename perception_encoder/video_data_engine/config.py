@@ -1,4 +1,4 @@
-"""Configure a run of the engine; the settings that results depend on are stored beside them."""
+"""Settings of an engine run: what each clip gets, which is stored with the results, and how the work is done."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY,
 
 @dataclass(frozen=True, kw_only=True)
 class CutConfig:
-    """How long videos are cut."""
+    """How videos are split into clips."""
 
     longest: float = 30.0
-    """Seconds. A longer video is cut at its shot changes, and what is still longer evenly."""
+    """Maximum seconds of a clip: a longer video is split at shot changes, and longer shots evenly."""
     shortest: float = 2.0
-    """Seconds. A shorter shot joins the one before it."""
+    """Minimum seconds of a shot: a shorter one is merged with the one before it."""
     every: float = 0.25
-    """Seconds between the frames in which shot changes are looked for."""
+    """Seconds between the frames that are compared to find shot changes."""
     shot_change: float = 0.4
-    """Share of the image whose colours must change from one frame to the next for a cut, in 0–1."""
+    """Share of the image whose colours must change between consecutive frames for a shot change, in 0–1."""
 
     def __post_init__(self) -> None:
         if not 0 < 2 * self.shortest <= self.longest:
@@ -34,37 +34,37 @@ class CutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """What is made of each video."""
+    """The models, prompts and sampling of a run; runs with different ones never share an output."""
 
     captioner: str = BUILTIN_LANG
-    """The model that captions videos; see `load_assistant` for its forms."""
+    """Model that captions videos; `load_engine_model` lists its forms."""
     frame_captioner: str = ""
-    """The model that captions single frames; if empty, that of videos."""
+    """Model that captions single frames; if empty, the captioner of videos."""
     llm: str = ""
-    """The model that writes the summary; if empty, the captioner of videos, and SmolLM2 with the built-in one."""
+    """Model that writes the summary; if empty, the captioner of videos, or SmolLM2 for the built-in one."""
     video_prompt: str = ""
-    """The prompt of the video's caption: a name of `pe engine prompts`, or a file. If empty it becomes the short one
+    """Prompt of the video caption: a name from `pe engine run --show-prompt all`, or a file. If empty, the short one
     for the built-in captioner, which follows no other, else the detailed one."""
     frame_prompt: str = FRAME_CAPTION
     summary_prompt: str = SUMMARY
     cut: CutConfig = field(default_factory=CutConfig)
     frames: int = 8
-    """Frames of a clip that the captioner sees, chosen as the published PLM chooses them."""
+    """Frames of a clip that the captioner sees, sampled as in the published PLM."""
     captioned_frames: int = 3
-    """How many of these are captioned alone, evenly apart; the paper leaves their number open."""
+    """How many of these are also captioned one by one, evenly spaced; the paper leaves their number open."""
     side: int = 448
-    """Short side to which larger frames are reduced, in pixels."""
+    """Short side in pixels to which larger frames are reduced."""
     video_tokens: int = 160
-    """Most tokens of a video's caption; the published ones have 112 words on average."""
+    """Maximum tokens of a video caption; the published ones have 112 words on average."""
     frame_tokens: int = 48
     summary_tokens: int = 160
-    """Most tokens of a summary: its prompt asks for about 120."""
+    """Maximum tokens of a summary: its prompt asks for about 120."""
 
     def __post_init__(self) -> None:
-        for name, value in (("frame_captioner", self.captioner), ("llm", self.captioner)):
-            if not getattr(self, name):
-                value = SMOLLM2 if (name, value) == ("llm", BUILTIN_LANG) else value
-                object.__setattr__(self, name, value)
+        if not self.frame_captioner:
+            object.__setattr__(self, "frame_captioner", self.captioner)
+        if not self.llm:
+            object.__setattr__(self, "llm", SMOLLM2 if self.captioner == BUILTIN_LANG else self.captioner)
         models = {self.captioner, self.frame_captioner, self.llm} - {SMOLLM2}
         if BUILTIN_LANG in models and len(models) > 1:
             other = min(models - {BUILTIN_LANG})
@@ -75,43 +75,45 @@ class EngineConfig:
         if not self.video_prompt:
             prompt = VIDEO_CAPTION_SHORT if self.captioner == BUILTIN_LANG else VIDEO_CAPTION
             object.__setattr__(self, "video_prompt", prompt)
-        counts = ("frames", "captioned_frames", "side", "video_tokens", "frame_tokens", "summary_tokens")
-        if small := [name for name in counts if getattr(self, name) < 1]:
-            raise ConfigError(f"{small[0]} is {getattr(self, small[0])}; it must be at least 1")
+        _check_positive(self, "frames", "captioned_frames", "side", "video_tokens", "frame_tokens", "summary_tokens")
         if self.captioned_frames > self.frames:
             raise ConfigError(f"captioned_frames is {self.captioned_frames}; a clip has {self.frames} frames")
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields, nested ones as objects."""
+        """Return its fields, nested ones as objects."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkConfig:
-    """How the work is done; results do not depend on it."""
+    """Workers, batches, timeouts and retries; results do not depend on them."""
 
     workers: int = 2
     """Processes that decode."""
     batch_size: int = 8
-    """Clips that a model captions together, and requests that an endpoint gets at a time."""
+    """Clips that a model captions together, or concurrent requests to an endpoint."""
     timeout: float = 120.0
-    """Seconds for one attempt at one item: a video's probing or decoding, or an answer."""
+    """Seconds for one attempt at one item: probing or decoding a video, or an answer."""
     tries: int = 3
-    """Attempts, if a worker dies, a time runs out or an endpoint fails."""
+    """Attempts after a crash, a timeout or a failure of an endpoint."""
     pause: float = 1.0
-    """Seconds before the second attempt at an endpoint; each further pause is twice as long."""
+    """Seconds before an endpoint's second attempt; each later pause is twice as long."""
     gpu_share: float = 1.0
     """Share of a GPU that a model takes on a cluster: 0.5 puts two on each."""
-    shard_samples: int = 1000
-    """Clips of a WebDataset shard."""
+    shard_size: int = 1000
+    """Clips per WebDataset shard."""
     failures_in_a_row: int = 5
-    """Failures of a service in a row after which the run stops, since it is out of order."""
+    """Consecutive failures of a service that stop the run, since it must be down."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "batch_size", "tries", "shard_samples", "failures_in_a_row"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        _check_positive(self, "workers", "batch_size", "tries", "shard_size", "failures_in_a_row")
         if not 0 < self.gpu_share <= 1:
             raise ConfigError(f"gpu_share is {self.gpu_share:g}; it must be above 0 and at most 1")
         if self.timeout <= 0 or self.pause < 0:
             raise ConfigError(f"timeout is {self.timeout:g} s and pause {self.pause:g} s; the timeout must be above 0")
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 1")

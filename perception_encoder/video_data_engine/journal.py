@@ -1,7 +1,7 @@
-"""What a run has done so far: a line of JSON for each outcome, on the disk before the work goes on.
+"""The records of a run, the outcomes of its stages, and the journal that stores each outcome before work continues.
 
-A line that was cut off by a kill or a full disk is removed when the file is read. Frames are in a tar for each clip,
-written whole before their line.
+The journal has a line of JSON for each outcome. A last line that a kill or a full disk cut off is removed when the file
+is read. Frames are in a tar for each clip, written whole before their line.
 """
 
 from __future__ import annotations
@@ -10,47 +10,111 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import is_integer, quoted
 from perception_encoder.formats.shards import read_members, write_members
 from perception_encoder.formats.tables import append_json_lines, read_appended_lines
-from perception_encoder.video_data_engine.record import (
-    FRAME_CAPTIONS,
-    FRAMES,
-    PROBE,
-    STAGES,
-    SUMMARY,
-    VIDEO_CAPTION,
-    ClipRecord,
-    Outcome,
-    StageFailure,
-    StageResult,
-)
+from perception_encoder.formats.tars import TarMember
+from perception_encoder.inference.listing import Item
 
 logger = logging.getLogger(__name__)
 
+PROBE, FRAMES, VIDEO_CAPTION, FRAME_CAPTIONS, SUMMARY = "probe", "frames", "video_caption", "frame_captions", "summary"
+STAGES = (PROBE, FRAMES, VIDEO_CAPTION, FRAME_CAPTIONS, SUMMARY)
+"""In order. The first takes a video, the others each of its clips."""
+
+Cause = Literal["video", "model", "service"]
+"""What caused a failure: the file, the model's answer, or an endpoint that was down."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecord:
+    """A video, or after probing each of its clips, with the results so far."""
+
+    key: str
+    """Its name in all outputs: letters, digits, `-` and `_`."""
+    item: Item
+    """The file, and the seconds of it."""
+    video: str = ""
+    """The key of the video that it was cut from; empty for a whole video."""
+    sidecar: Path | TarMember | None = None
+    """A JSON file of metadata."""
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By stage, ready for JSON."""
+    frames: tuple[bytes, ...] = ()
+    """Sampled frames, as JPEG files."""
+
+    @property
+    def next_stage(self) -> str | None:
+        """The first stage that it has no result of; None if it is finished."""
+        return next((stage for stage in STAGES if stage not in self.results), None)
+
+    def after(self, result: StageResult) -> ClipRecord:
+        """Return the record with one more result."""
+        results = {**self.results, result.stage: result.value}
+        return replace(self, results=results, frames=result.frames or self.frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """The result of a stage for a record."""
+
+    key: str
+    stage: str
+    value: Mapping[str, Any]
+    seconds: float = 0.0
+    """Its share of the worker's time."""
+    frames: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFailure:
+    """Why a stage failed for a record."""
+
+    key: str
+    stage: str
+    source: str
+    """The input's name."""
+    reason: str
+    cause: Cause
+    seconds: float = 0.0
+
+
+Outcome = StageResult | StageFailure
+
+
+def clips_of(video: ClipRecord) -> list[ClipRecord]:
+    """Return the clips of a probed video: the video itself if it was not split."""
+    spans = video.results[PROBE]["clips"]
+    if len(spans) == 1:
+        return [video]
+    return [
+        replace(video, key=f"{video.key}-{number:04}", video=video.key, item=replace(video.item, start=start, end=end))
+        for number, (start, end) in enumerate(spans)
+    ]
+
+
 JOURNAL, FRAMES_DIRECTORY = "journal.jsonl", "frames"
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
-"""What a clip's key may be; files are named by it."""
+"""The form of a clip's key, which files are named after."""
 _REMEDY = "restore a copy, or choose another output"
 
 
 class Journal:
-    """The outcomes of all runs with one output directory.
+    """The outcomes of all runs that wrote one output directory.
 
-    Attributes: `results` (by key and stage), `failures` (by key: those that no later run overcame), `finished` (keys of
-    clips with a summary, in the order in which they were finished). Raises DataError for a damaged journal.
+    Attributes: `results` (by key and stage), `failures` (by key, without those that a later run overcame), `finished`
+    (keys of clips with a summary, in the order of their completion). Raises DataError for a damaged journal.
     """
 
     def __init__(self, directory: Path) -> None:
         self._path, self._frames = directory / JOURNAL, directory / FRAMES_DIRECTORY
         self.results: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         self.failures: dict[str, StageFailure] = {}
-        self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self.finished: list[str] = []
         for where, line in read_appended_lines(self._path):
             try:
@@ -65,7 +129,7 @@ class Journal:
                 raise DataError(f"{self._path} has clips of {video}, but no {PROBE}; {_REMEDY}")
 
     def add(self, outcome: Outcome) -> None:
-        """Store an outcome; OutputError if that fails, and then the next run does that work again."""
+        """Store an outcome; OutputError if that fails: the next run then repeats the work."""
         if isinstance(outcome, StageResult):
             if outcome.frames:
                 names = [f"{outcome.key}-{number:03}.jpg" for number in range(len(outcome.frames))]
@@ -78,7 +142,7 @@ class Journal:
         self._take(outcome)
 
     def restore(self, record: ClipRecord) -> ClipRecord:
-        """Return a record with the results that it has so far, and its frames if it has those."""
+        """Return a record with its stored results and frames."""
         record = replace(record, results={**record.results, **self.results.get(record.key, {})})
         if FRAMES not in record.results or SUMMARY in record.results:
             return record
@@ -94,7 +158,6 @@ class Journal:
         return self._frames / f"{key}.tar"
 
     def _take(self, outcome: Outcome) -> None:
-        self.seconds[outcome.stage] += outcome.seconds
         if isinstance(outcome, StageFailure):
             self.failures[outcome.key] = outcome
             return
@@ -125,7 +188,7 @@ def _outcome(line: dict[str, Any]) -> Outcome:
 def _check_fields(values: Mapping[str, Any], checks: Mapping[str, Callable[[Any], bool]]) -> None:
     for name, check in checks.items():
         if name not in values or not check(values[name]):
-            raise ValueError(f"`{name}` is {quoted(values.get(name))}, which it cannot be")
+            raise ValueError(f"`{name}` is {quoted(values.get(name))}, which is not valid")
 
 
 def _is_text(value: Any) -> bool:
@@ -174,4 +237,4 @@ _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     FRAME_CAPTIONS: {"times": _list_of(_is_number), "captions": _list_of(_is_text), "finished": _is_flag},
     SUMMARY: _ANSWER,
 }
-"""What later stages and the outputs read of each stage's result."""
+"""The fields of each stage's result that later stages and the outputs read."""

@@ -11,7 +11,7 @@ import logging
 import multiprocessing
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import torch
 
 from perception_encoder.errors import MissingExtraError, PerceptionEncoderError, one_line
 from perception_encoder.video_data_engine.config import WorkConfig
-from perception_encoder.video_data_engine.record import (
+from perception_encoder.video_data_engine.journal import (
     PROBE,
     ClipRecord,
     Outcome,
@@ -44,7 +44,7 @@ IN_FLIGHT = 4
 
 def run_local(
     stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Take records through their remaining stages and yield each outcome as soon as it is ready.
 
     A record continues only when the consumer, which stores its outcome, asks for the next one. Raises the

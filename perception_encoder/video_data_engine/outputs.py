@@ -1,6 +1,6 @@
-"""Write what a run made: one Parquet file, WebDataset shards with the clips, and a list of failures.
+"""Write a run's results: one Parquet file, WebDataset shards with the clips, and a list of failures.
 
-All of it is made from the journal, so that it may be written at any time, and again.
+All are made from the journal, at any time and as often as needed. Clips are copied, not encoded again.
 """
 
 from __future__ import annotations
@@ -8,25 +8,39 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import av
+import av.error
 import pyarrow as pa
 import pyarrow.parquet as pq
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError, InputError, MediaDecodeError
 from perception_encoder.files import replacing, write_text, writing
 from perception_encoder.formats.shards import json_bytes, present_fields, split_member, write_members
 from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.listing import Item
 from perception_encoder.preprocess.media_types import SHARD_VIDEOS
 from perception_encoder.preprocess.source import open_source
-from perception_encoder.video_data_engine.journal import KEY, Journal
-from perception_encoder.video_data_engine.record import FRAME_CAPTIONS, FRAMES, PROBE, SUMMARY, VIDEO_CAPTION
-from perception_encoder.video_data_engine.videos.extract import extract_clip
-from perception_encoder.video_data_engine.videos.probe import file_digest
+from perception_encoder.preprocess.video import INDEXED
+from perception_encoder.preprocess.video_file import open_container
+from perception_encoder.video_data_engine.journal import (
+    FRAME_CAPTIONS,
+    FRAMES,
+    KEY,
+    PROBE,
+    SUMMARY,
+    VIDEO_CAPTION,
+    Journal,
+)
+from perception_encoder.video_data_engine.videos import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +50,7 @@ _ROWS = 1000
 
 
 def describe_clip(journal: Journal, key: str, models: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that is known about a finished clip; facts have the names of the published PE Video Dataset."""
+    """Return all that is known about a finished clip, under the names of the published PE Video Dataset."""
     results = journal.results[key]
     frames, captions = results[FRAMES], results[FRAME_CAPTIONS]
     probe = journal.results[frames["video"]][PROBE]
@@ -69,7 +83,7 @@ def describe_clip(journal: Journal, key: str, models: Mapping[str, Any]) -> dict
 
 
 def write_captions(out: Path, journal: Journal, models: Mapping[str, Any]) -> Path:
-    """Write `OUT/captions.parquet`, a row for each finished clip, by path and time; OutputError if that fails."""
+    """Write `OUT/captions.parquet`: a row for each finished clip, by path and time; OutputError if that fails."""
     path = out / CAPTIONS
     rows = [describe_clip(journal, key, models) for key in journal.finished]
     rows.sort(key=lambda row: (row["path"], row["start"], row["video_id"]))
@@ -89,14 +103,14 @@ def write_shards(
     models: Mapping[str, Any],
     size: int,
     videos: Mapping[str, Item],
-    whole_only: bool = False,
+    full_only: bool = False,
 ) -> int:
-    """Write the WebDataset shards that are missing or were not full; return how many there are.
+    """Write the WebDataset shards that are missing or were not full; return the number of shards.
 
-    A sample is `KEY.mp4` (or another suffix), `KEY.json` and `KEY.txt`, the summary. `videos`: what was listed, by key:
-    only these are read, and only if they are what was captioned; other clips are taken from the shards of an earlier
-    run. A clip that neither has is left out, with a warning. `whole_only`: leave the last shard, if it is not full, for
-    later.
+    A sample is `KEY.mp4` (or another suffix), `KEY.json` and `KEY.txt`, the summary. `videos`: the listed videos by
+    key. Only these are read, and only if they have not changed since they were captioned; other clips are taken from
+    the shards of earlier runs. A clip that is in neither is left out with a warning. `full_only`: leave a last shard
+    that is not full for later.
     """
     directory, groups = out / SHARDS, list(_groups(journal.finished, size))
     shards = {f"{number:05}.tar": list(keys) for number, keys in enumerate(groups)}
@@ -111,7 +125,7 @@ def write_shards(
             for name, keys in shards.items():
                 write_members(temporary / name, _members(journal, keys, models, reader))
         return len(shards)
-    if whole_only and groups and len(groups[-1]) < size:
+    if full_only and groups and len(groups[-1]) < size:
         shards.popitem()
     for name, keys in shards.items():
         if present.get(name) != keys:
@@ -121,7 +135,7 @@ def write_shards(
 
 @dataclass(frozen=True)
 class ShardClip:
-    """A clip of a run's shards."""
+    """A clip in a run's shards."""
 
     suffix: str
     video: TarMember
@@ -129,10 +143,10 @@ class ShardClip:
     """Its JSON."""
 
     def shows(self, facts: Mapping[str, Any]) -> bool:
-        """Whether it is the same part of the same file."""
+        """Return whether it is the same part of the same file."""
         try:
-            own = json.loads(self.facts.read(self.suffix))
-            return all(own[name] == facts[name] for name in ("sha256", "start", "end"))
+            stored = json.loads(self.facts.read(self.suffix))
+            return all(stored[name] == facts[name] for name in ("sha256", "start", "end"))
         except (InputError, ValueError, LookupError, TypeError, RecursionError):
             return False
 
@@ -157,9 +171,9 @@ def read_shard_clips(out: Path) -> dict[str, ShardClip]:
 
 
 class _ClipReader:
-    """Reads the clips of the videos that were listed, or of the shards of an earlier run.
+    """Reads clips from the listed videos, or from the shards of an earlier run.
 
-    The journal does not say where a video is: whoever wrote it could have any file packed.
+    Paths in the journal are not used: whoever wrote it could have any file packed.
     """
 
     def __init__(self, journal: Journal, videos: Mapping[str, Item], stored: Mapping[str, ShardClip]) -> None:
@@ -167,7 +181,7 @@ class _ClipReader:
         self._digest = "", ""
 
     def read(self, key: str, facts: Mapping[str, Any]) -> tuple[str, bytes]:
-        """Return the suffix and the file of a clip of these facts; InputError if it cannot be had."""
+        """Return the suffix and the file of a clip with these facts; InputError if it is unavailable."""
         if (clip := self._stored.get(key)) is not None and clip.shows(facts):
             return clip.suffix, clip.video.read(key)
         frames = self._journal.results[key][FRAMES]
@@ -200,13 +214,13 @@ def _members(
             logger.warning("left out of the shards: %s", error)
             continue
         yield f"{key}.{suffix}", content
-        caption = {"model_caption": facts["video_caption"]}  # as PE Video Dataset calls what people refine
+        caption = {"model_caption": facts["video_caption"]}  # the PE Video Dataset's name of what people refine
         yield f"{key}.json", json_bytes(present_fields({**facts, **caption}, _TEXT_FIELDS))
         yield f"{key}.txt", facts["summary"].encode()
 
 
 def write_quarantine(out: Path, journal: Journal) -> Path:
-    """Write `OUT/quarantine.jsonl`, a line for each video or clip that failed: stage, reason and cause."""
+    """Write `OUT/quarantine.jsonl`: a line with stage, reason and cause for each failed video or clip."""
     lines = [json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in journal.failures.values()]
     write_text(out / QUARANTINE, "".join(lines))
     return out / QUARANTINE
@@ -228,3 +242,69 @@ _SCHEMA = pa.schema(
         "models": pa.string(),
     }
 )
+
+
+def extract_clip(item: Item) -> tuple[str, bytes]:
+    """Return a clip's suffix, one of `SHARD_VIDEOS`, and its file: the bytes of a whole video, or a copied part.
+
+    A part is an MP4 that begins at the key frame before the clip, with an edit list that hides the frames before it. A
+    codec that MP4 does not support is copied to Matroska, which shows them. A few frames that others refer to may
+    follow the end. Raises InputError.
+    """
+    source, suffix = item.open(), PurePosixPath(item.path).suffix.lower().removeprefix(".")
+    if item.start is None and item.end is None and suffix in SHARD_VIDEOS:
+        with open_source(source, item.name) as (stream, _):
+            return suffix, stream.read()
+    reason: av.error.FFmpegError | ValueError | None = None
+    for suffix, container in (("mp4", "mp4"), ("mkv", "matroska")):
+        try:
+            return suffix, _copy(source, item.name, item.start or 0.0, item.end, container)
+        except (av.error.FFmpegError, ValueError) as error:
+            reason = error
+    raise MediaDecodeError(item.name, f"cannot be copied to MP4 or Matroska: {reason}")
+
+
+def _copy(source: Path | bytes, name: str, start: float, end: float | None, container: str) -> bytes:
+    with tempfile.TemporaryDirectory() as directory, open_source(source, name) as (stream, _):
+        path = Path(directory, "clip")
+        with open_container(stream, name) as (reader, video), av.open(str(path), "w", format=container) as writer:
+            unit = video.time_base
+            if unit is None:
+                raise ValueError("its frames have no times")
+            copy = writer.add_stream_from_template(video)
+            begin = (video.start_time or 0) + round(start / unit)
+            if reader.format.name in INDEXED:
+                reader.seek(begin, stream=video)
+            until = None if end is None else begin + float((end - start) / unit)
+            for packet in _timed(_packets(reader, video, begin, until)):
+                packet.pts, packet.dts = packet.pts - begin, packet.dts - begin
+                packet.stream = copy
+                writer.mux(packet)
+        return path.read_bytes()
+
+
+def _packets(reader: InputContainer, video: VideoStream, begin: int, end: float | None) -> list[Any]:
+    """Return packets in decoding order, from the last key frame before tick `begin` to the last one before `end`."""
+    chosen: list[Any] = []
+    waiting: list[Any] = []  # shown later, but an earlier one may refer to it
+    for packet in reader.demux(video):
+        if packet.pts is None or not packet.size:
+            continue
+        if end is not None and packet.dts is not None and packet.dts >= end:
+            break
+        if packet.is_keyframe and packet.pts <= begin:
+            chosen, waiting = [], []
+        waiting.append(packet)
+        if end is None or packet.pts < end - 0.5:
+            chosen.extend(waiting)
+            waiting = []
+    return chosen
+
+
+def _timed(packets: list[Any]) -> list[Any]:
+    """Give packets without a decoding time, as in Matroska, one that is evenly spaced before the next."""
+    step = next((packet.duration for packet in packets if packet.duration), 1)
+    for later, packet in pairwise(reversed(packets)):
+        if packet.dts is None:
+            packet.dts = (later.pts if later.dts is None else later.dts) - step
+    return [packet for packet in packets if packet.dts is not None]

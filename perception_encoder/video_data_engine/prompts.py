@@ -1,4 +1,4 @@
-"""The prompts of the stages: versioned files of this package, or files of your own, by name and hash."""
+"""The prompts of the stages: versioned files of this package, or your own text files, by name and hash."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ VIDEO_CAPTION, FRAME_CAPTION, SUMMARY = "video_caption_v1", "frame_caption_v1", 
 VIDEO_CAPTION_SHORT = "video_caption_short_v1"
 """Asks for one sentence, in the words of the captions that `pe train language_…` reads."""
 FIELDS = ("metadata", "title", "description", "keywords", "video_caption", "frame_captions")
-"""What a prompt of the summary may hold, such as `$title`; `$metadata` is a line for each of the next three."""
+"""Fields that a summary prompt may use, such as `$title`; `$metadata` has a line for each of the next three."""
 
 
 @dataclass(frozen=True)
 class EnginePrompt:
-    """A prompt, with `$fields` if it is that of the summary."""
+    """A prompt; that of the summary may have `$fields`."""
 
     name: str
     text: str
@@ -33,35 +33,38 @@ class EnginePrompt:
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """Return the text with its fields filled in; `$` in the values means nothing."""
+        """Return the text with its fields filled in; a `$` in a value is not a field."""
         return Template(self.text).substitute(values)
 
 
 def list_prompts() -> list[EnginePrompt]:
-    """Return the prompts of this package, every version."""
-    names = sorted(path.name for path in _directory().iterdir() if path.name.endswith(".txt"))
-    return [load_prompt(name.removesuffix(".txt")) for name in names]
+    """Return every version of this package's prompts."""
+    return [load_prompt(name) for name in _packaged_names()]
 
 
 def load_prompt(name: str, fields: tuple[str, ...] = FIELDS) -> EnginePrompt:
-    """Load a prompt of this package by its name, or a text file; ConfigError for neither, and for other `$fields`."""
-    path = Path(name)
+    """Load a prompt of this package by name, or a text file; ConfigError for neither, and for other `$fields`."""
     if re.fullmatch(r"\w+_v\d+", name):
-        packaged = _directory() / f"{name}.txt"
-        if not packaged.is_file():
-            known = sorted(each.name.removesuffix(".txt") for each in _directory().iterdir())
-            raise ConfigError(f"no prompt is called {name!r}; give one of {', '.join(known)}, or a text file")
-        return EnginePrompt(name, packaged.read_text(encoding="utf-8").strip())
+        if name not in _packaged_names():
+            known = ", ".join(_packaged_names())
+            raise ConfigError(f"no prompt is called {name!r}; give one of {known}, or a text file")
+        return EnginePrompt(name, (_directory() / f"{name}.txt").read_text(encoding="utf-8").strip())
+    path = Path(name)
     try:
         prompt = EnginePrompt(path.stem, path.read_text(encoding="utf-8").strip())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"the prompt {name} cannot be read: {reason}; `pe engine prompts` lists others") from None
+        remedy = "`pe engine run --show-prompt all` lists others"
+        raise ConfigError(f"the prompt {name} cannot be read: {reason}; {remedy}") from None
     template = Template(prompt.text)
     if not prompt.text or not template.is_valid() or not set(template.get_identifiers()) <= set(fields):
         allowed = ", ".join(f"${field}" for field in fields) or "none"
         raise ConfigError(f"the prompt {name} must be a text whose fields are {allowed}; write $$ for a dollar")
     return prompt
+
+
+def _packaged_names() -> list[str]:
+    return sorted(path.stem for path in _directory().glob("*.txt"))
 
 
 def _directory() -> Path:

@@ -22,7 +22,7 @@ from perception_encoder.training.metrics import Listener
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.validation import ValidationConfig
 from perception_encoder.video_data_engine.outputs import ShardClip, read_shard_clips
-from perception_encoder.video_data_engine.settings import SETTINGS, read_engine_settings
+from perception_encoder.video_data_engine.run import SETTINGS, read_engine_settings
 
 KEYS = ("video_id", "key", "id")
 CAPTIONS = ("human_caption", "refined_caption", "caption", "text")

@@ -1,27 +1,110 @@
-"""Run the engine: videos to clips with captions, in a directory that a later run with the same command completes."""
+"""Run the engine: turn videos into captioned clips, in a directory that a later run of the same settings completes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from perception_encoder.errors import DataError, EndpointError
-from perception_encoder.files import holding, writing
+from perception_encoder import __version__
+from perception_encoder.errors import DataError, EndpointError, OutputError
+from perception_encoder.files import holding, write_json, writing
+from perception_encoder.formats.entries import quoted, read_json
 from perception_encoder.language_alignment.load import check_name
-from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.journal import Journal
-from perception_encoder.video_data_engine.local import Loaded, run_local
+from perception_encoder.models.defaults import language_model
+from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
+from perception_encoder.video_data_engine.journal import (
+    FRAMES,
+    PROBE,
+    STAGES,
+    ClipRecord,
+    Journal,
+    Outcome,
+    StageFailure,
+    StageResult,
+    clips_of,
+)
+from perception_encoder.video_data_engine.local import run_local
 from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
-from perception_encoder.video_data_engine.record import PROBE, ClipRecord, Outcome, StageFailure, clips_of
-from perception_encoder.video_data_engine.report import EngineReport
-from perception_encoder.video_data_engine.settings import EngineSettings
-from perception_encoder.video_data_engine.stages import AnswerStage, EngineStage, make_stages
-from perception_encoder.video_data_engine.videos.listing import list_videos
+from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, EnginePrompt
+from perception_encoder.video_data_engine.stages import AnswerStage, make_stages
+from perception_encoder.video_data_engine.videos import list_videos
 
-EngineListener = Callable[[EngineReport], None]
+SETTINGS = "settings.json"
+_LIBRARIES = ("av", "torch", "transformers", "openai", "ray")
+EngineListener = Callable[["EngineReport"], None]
 
 
 def run_engine(
+    videos: str | Path | Iterable[str | Path],
+    out: str | Path,
+    captioner: str | None = None,
+    *,
+    frame_captioner: str | None = None,
+    llm: str | None = None,
+    video_prompt: str | None = None,
+    frame_prompt: str = FRAME_CAPTION,
+    summary_prompt: str = SUMMARY,
+    frames: int = 8,
+    captioned_frames: int = 3,
+    longest: float = 30.0,
+    workers: int = 2,
+    batch_size: int = 8,
+    timeout: float = 120.0,
+    tries: int = 3,
+    ray: str | None = None,
+    gpu_share: float = 1.0,
+    shard_size: int = 1000,
+    retry: bool = False,
+    listener: EngineListener | None = None,
+) -> EngineReport:
+    """Turn videos into captioned clips to train on, or resume that; return the counts.
+
+        pe.run_engine("clips/", "captioned/", "facebook/Perception-LM-1B", llm="http://127.0.0.1:8000/v1#qwen3-8b")
+
+    `videos`: paths, directories, globs, tars and tables. `out`: the directory that gets `captions.parquet`, `shards/`
+    (WebDataset), `quarantine.jsonl` (failures), `frames/`, `journal.jsonl` and `settings.json`. `captioner`,
+    `frame_captioner`, `llm`: models of any form that `load_assistant` takes; by default the model of `pe models use`
+    does all three. `video_prompt` and so on: names of the package's prompts, or text files. `frames`: frames of a clip
+    that the captioner sees; `captioned_frames` of them are also captioned one by one. `longest`: seconds above which a
+    video is split. `workers`: processes that decode. `timeout`: seconds for one of `tries` attempts at one item. `ray`:
+    the address of a Ray cluster that does the work, see `run_on_cluster`. `retry`: also retry clips in quarantine;
+    failures of a service are always retried. `listener`: called after each step with the counts so far.
+
+    Raises DataError if there are no videos, ConfigError, OutputError (also if another run is writing `out`, or earlier
+    results are of other settings), EndpointError if a service is down, and what loading a model raises.
+    """
+    config = EngineConfig(
+        captioner=language_model(captioner),
+        frame_captioner=frame_captioner or "",
+        llm=llm or "",
+        video_prompt=video_prompt or "",
+        frame_prompt=frame_prompt,
+        summary_prompt=summary_prompt,
+        frames=frames,
+        captioned_frames=captioned_frames,
+        cut=CutConfig(longest=longest),
+    )
+    work = WorkConfig(
+        workers=workers,
+        batch_size=batch_size,
+        timeout=timeout,
+        tries=tries,
+        gpu_share=gpu_share,
+        shard_size=shard_size,
+    )
+    videos = [videos] if isinstance(videos, (str, Path)) else videos
+    return caption_videos(videos, Path(out), config, work, ray=ray, retry=retry, listener=listener)
+
+
+def caption_videos(
     videos: Iterable[str | Path],
     out: Path,
     config: EngineConfig | None = None,
@@ -31,15 +114,7 @@ def run_engine(
     retry: bool = False,
     listener: EngineListener | None = None,
 ) -> EngineReport:
-    """Caption videos into `out`, or go on with it; return the counts.
-
-    `videos`: paths, directories, globs, tars and tables, as `list_items` takes them. `ray`: the address of a Ray
-    cluster that does the work, see `run_on_cluster`. `retry`: try again what is in quarantine; failures of a service
-    are tried again anyway. `listener` is called after each step. Writes `captions.parquet`, `shards/`,
-    `quarantine.jsonl`, `frames/`, `journal.jsonl` and `settings.json`. Raises DataError without videos, ConfigError,
-    OutputError (also if another run is writing there, or earlier results are of another configuration), EndpointError
-    if a service is out of order, and what loading a model raises.
-    """
+    """Do what `run_engine` does, with every setting of a run in two objects."""
     config, work = config or EngineConfig(), work or WorkConfig()
     for name in (config.captioner, config.frame_captioner, config.llm):
         check_name(name)
@@ -53,43 +128,41 @@ def run_engine(
     with holding(out / "lock", f"another run is writing {out}; wait for it, or choose another output"):
         prompts = [stage.prompt for stage in stages if isinstance(stage, AnswerStage)]
         settings = EngineSettings(out, config, prompts)
+        models: Mapping[str, Any] = settings.values["models"]
         journal, report = Journal(out), EngineReport(len(listed))
         records, items = _pending(listed, journal, report, retry), {record.key: record.item for record in listed}
+        if ray is None:
+            outcomes = run_local(stages, records, work, settings.add_model)
+        else:
+            from perception_encoder.video_data_engine.cluster import run_on_cluster
+
+            outcomes = run_on_cluster(ray, stages, records, work, settings.add_model)
         guard = _ServiceGuard(work.failures_in_a_row)
-        for outcome in _outcomes(ray, stages, records, work, settings.add_model):
-            guard.check(outcome)
-            journal.add(outcome)
-            report.add(outcome)
-            report.clips = len(journal.finished)
-            if report.clips and report.clips % work.shard_samples == 0:
-                write_shards(out, journal, settings.values["models"], work.shard_samples, items, whole_only=True)
-            if listener is not None:
-                listener(report)
+        with closing(outcomes):
+            for outcome in outcomes:
+                guard.check(outcome)
+                journal.add(outcome)
+                report.add(outcome)
+                report.clips = len(journal.finished)
+                if report.clips and report.clips % work.shard_size == 0:
+                    write_shards(out, journal, models, work.shard_size, items, full_only=True)
+                if listener is not None:
+                    listener(report)
         report.clips, report.quarantine = len(journal.finished), list(journal.failures.values())
-        write_captions(out, journal, settings.values["models"])
-        write_shards(out, journal, settings.values["models"], work.shard_samples, items)
+        write_captions(out, journal, models)
+        write_shards(out, journal, models, work.shard_size, items)
         write_quarantine(out, journal)
     return report
 
 
-def _outcomes(
-    ray: str | None, stages: Sequence[EngineStage], records: Iterator[ClipRecord], work: WorkConfig, loaded: Loaded
-) -> Iterator[Outcome]:
-    if ray is None:
-        return run_local(stages, records, work, loaded)
-    from perception_encoder.video_data_engine.cluster import run_on_cluster
-
-    return run_on_cluster(ray, stages, records, work, loaded)
-
-
 def _pending(listed: Sequence[ClipRecord], journal: Journal, report: EngineReport, retry: bool) -> Iterator[ClipRecord]:
-    """Yield what is left to do: videos that are not probed, and clips that are not finished."""
+    """Yield videos that are not probed yet, and clips that are not finished."""
     for video in listed:
         restored = journal.restore(video)
         clips = clips_of(restored) if PROBE in restored.results else [restored]
-        waiting = [clip for clip in map(journal.restore, clips) if _is_pending(clip, journal, retry)]
-        report.skipped += not waiting
-        yield from waiting
+        pending = [clip for clip in map(journal.restore, clips) if _is_pending(clip, journal, retry)]
+        report.skipped += not pending
+        yield from pending
 
 
 def _is_pending(record: ClipRecord, journal: Journal, retry: bool) -> bool:
@@ -99,17 +172,151 @@ def _is_pending(record: ClipRecord, journal: Journal, retry: bool) -> bool:
 
 
 class _ServiceGuard:
-    """Stops a run whose service is out of order, so that not every video fails by it."""
+    """Stops a run whose service is down, before every clip fails."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._count = most, dict[str, int]()
+    def __init__(self, maximum: int) -> None:
+        self._maximum, self._count = maximum, Counter[str]()
 
     def check(self, outcome: Outcome) -> None:
-        """Raise EndpointError after so many failures of a service in a row."""
-        is_failure = isinstance(outcome, StageFailure) and outcome.cause == "service"
-        self._count[outcome.stage] = self._count.get(outcome.stage, 0) + 1 if is_failure else 0
-        if isinstance(outcome, StageFailure) and self._count[outcome.stage] >= self._most:
+        """Raise EndpointError after too many consecutive failures of a service."""
+        if not isinstance(outcome, StageFailure) or outcome.cause != "service":
+            self._count[outcome.stage] = 0
+            return
+        self._count[outcome.stage] += 1
+        if self._count[outcome.stage] >= self._maximum:
             raise EndpointError(
-                f"{outcome.stage} failed for {self._most} clips in a row, at last: {outcome.reason}; "
-                "what is done is stored: give the same command again when the service is back"
+                f"{outcome.stage} failed for {self._maximum} clips in a row, most recently: {outcome.reason}; "
+                "finished work is stored: rerun the same command when the service is back"
             )
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A line of the table of stages."""
+
+    stage: str
+    done: int
+    failed: int
+    seconds: float
+    """Of work, in all processes together."""
+    share: float
+    """Of the work of all stages, in 0–1."""
+
+
+class EngineReport:
+    """The counts of one run.
+
+    Attributes: `videos` (listed), `skipped` (finished before, or in quarantine), `frames` (decoded), `clips` (finished
+    in all runs), `quarantine` (failures of all runs, set at the end), `wall` (seconds).
+    """
+
+    def __init__(self, videos: int) -> None:
+        self.videos, self.skipped, self.frames, self.clips = videos, 0, 0, 0
+        self.quarantine: list[StageFailure] = []
+        self.done: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._started = time.monotonic()
+        self.wall = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count an outcome."""
+        self.seconds[outcome.stage] += outcome.seconds
+        (self.failed if isinstance(outcome, StageFailure) else self.done)[outcome.stage] += 1
+        if isinstance(outcome, StageResult):
+            self.frames += len(outcome.frames)
+        self.wall = time.monotonic() - self._started
+
+    def rows(self) -> list[StageRow]:
+        """Return the stages in order."""
+        total = sum(self.seconds.values()) or 1.0
+        return [
+            StageRow(stage, self.done[stage], self.failed[stage], seconds, seconds / total)
+            for stage, seconds in self.seconds.items()
+        ]
+
+    @property
+    def videos_per_minute(self) -> float:
+        """Probed videos per minute of wall-clock time."""
+        return 60 * self.done[PROBE] / self.wall if self.wall else 0.0
+
+    @property
+    def frames_per_second(self) -> float:
+        """Sampled frames per second of a decoding process."""
+        return self.frames / self.seconds[FRAMES] if self.seconds[FRAMES] else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report, ready for JSON."""
+        return {
+            "videos": self.videos,
+            "skipped": self.skipped,
+            "clips": self.clips,
+            "quarantine": len(self.quarantine),
+            "seconds": round(self.wall, 2),
+            "videos_per_minute": round(self.videos_per_minute, 2),
+            "frames_per_second": round(self.frames_per_second, 1),
+            "stages": [
+                {**vars(row), "seconds": round(row.seconds, 2), "share": round(row.share, 4)} for row in self.rows()
+            ],
+        }
+
+
+class EngineSettings:
+    """The file `OUT/settings.json`: configuration, prompts, models with their hashes, and the runs with their versions.
+
+    Results of two configurations are never mixed in one output. Attributes: `values`. Raises OutputError if the output
+    was made with another configuration or prompt, and DataError if the file is damaged.
+    """
+
+    def __init__(self, out: Path, config: EngineConfig, prompts: list[EnginePrompt]) -> None:
+        self._path = out / SETTINGS
+        current = {"config": config.to_json(), "prompts": {prompt.name: prompt.text for prompt in prompts}}
+        self.values: dict[str, Any] = {**current, "models": {}, "runs": []}
+        if self._path.exists():
+            self.values = read_engine_settings(out)
+            for name, values in current.items():
+                _check_same(out, self.values[name], values)
+        self.values["runs"].append({"started": datetime.now(UTC).isoformat(timespec="seconds"), **_versions()})
+        write_json(self._path, self.values)
+
+    def add_model(self, stage: str, facts: Mapping[str, Any]) -> None:
+        """Store the facts of a stage's loaded model; OutputError if earlier results are of another model."""
+        if not facts or self.values["models"].get(stage) == facts:
+            return
+        if stage in self.values["models"]:
+            _check_same(self._path.parent, self.values["models"][stage], facts)
+        self.values["models"][stage] = dict(facts)
+        write_json(self._path, self.values)
+
+
+def read_engine_settings(out: Path) -> dict[str, Any]:
+    """Return the settings of an output; DataError if `out` is not one, or its settings are damaged."""
+    path = out / SETTINGS
+    if not path.is_file():
+        raise DataError(f"{out} is not an output of `pe engine run`: it has no {SETTINGS}")
+    values = read_json(path)
+    for name in ("config", "prompts", "models", "runs"):
+        value = values.get(name) if isinstance(values, dict) else None
+        facts = [*value.values()] if isinstance(value, dict) and name == "models" else []
+        if not isinstance(value, list if name == "runs" else dict) or not all(isinstance(fact, dict) for fact in facts):
+            raise DataError(f"{path}: `{name}` is {quoted(value)}; restore a copy, or choose another output")
+    return values
+
+
+def _check_same(out: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    for name, value in current.items():
+        if stored.get(name) != value:
+            old, new = quoted(stored.get(name)), quoted(value)
+            raise OutputError(
+                f"{out} was made with another {name}, {old} and not {new}; give the same, or choose another output"
+            )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"perception_encoder": __version__, "python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

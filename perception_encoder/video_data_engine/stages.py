@@ -1,22 +1,24 @@
-"""The stages of the engine, each a small function of records, which every runner shares."""
+"""The stages of the engine: functions of records, which every runner shares."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
-from perception_encoder.errors import EndpointError, InputError, PerceptionEncoderError
+from perception_encoder.errors import ConfigError, EndpointError, InputError, PerceptionEncoderError
 from perception_encoder.inference.conversation.assistant import Assistant, describe_assistant
 from perception_encoder.language_alignment.load import is_endpoint, load_assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import spread_indices
-from perception_encoder.video_data_engine.answers import Attempts, answer_each
 from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.prompts import EnginePrompt, load_prompt
-from perception_encoder.video_data_engine.record import (
+from perception_encoder.video_data_engine.journal import (
     FRAME_CAPTIONS,
     FRAMES,
     PROBE,
@@ -28,123 +30,105 @@ from perception_encoder.video_data_engine.record import (
     StageFailure,
     StageResult,
 )
-from perception_encoder.video_data_engine.videos.probe import probe_video
-from perception_encoder.video_data_engine.videos.sampling import open_clip_frames, sample_clip
+from perception_encoder.video_data_engine.prompts import EnginePrompt, load_prompt
+from perception_encoder.video_data_engine.videos import open_clip_frames, probe_video, sample_clip
+
+logger = logging.getLogger(__name__)
 
 Handler = Callable[[Sequence[ClipRecord]], list[Outcome]]
 """Takes records through a stage: an outcome for each, in order."""
 DECODING = "decoding"
 """The group of the stages that decode."""
 Models = dict[str, Assistant]
-"""The models of a process by name, so that two stages share one."""
+"""The models of a process by name, so that stages share them."""
+MAX_PAUSE = 60.0
+"""Seconds between two attempts, even if an endpoint requests more."""
 _QUOTED = re.compile(r"""\"([^"]+)\"|'((?:[^']|(?<=\w)'(?=\w))+)'""")
-"""A text in quotes with none inside; an apostrophe in a word is not one."""
-
-
-class EngineStage(Protocol):
-    """A stage before its model is loaded; it is pickled to where it runs."""
-
-    @property
-    def name(self) -> str:
-        """One of `STAGES`."""
-        ...
-
-    @property
-    def group(self) -> str:
-        """Stages of one group share processes: `DECODING`, or a model's name."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """Most records that are handled together."""
-        ...
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that one record may take."""
-        ...
-
-    def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
-        """Load what the stage needs; return what handles records, and what is stored of the model."""
-        ...
+"""A text in quotes without quotes inside; an apostrophe in a word is not a quote."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeStage:
-    """Reads what a video holds and where it is cut."""
+class DecodingStage:
+    """A stage that reads the video, one record at a time; pickled to where it runs."""
 
-    cut: CutConfig
+    name: str
+    function: Callable[[ClipRecord], tuple[dict[str, Any], tuple[bytes, ...]]]
+    """Returns the result and the frames; an InputError is a failure of the video."""
     seconds: float
-    name: str = PROBE
+    """Time limit of a record."""
     group: str = DECODING
+    """Stages of one group share processes."""
     batch_size: int = 1
+    """Maximum number of records handled together."""
 
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
-        """See `EngineStage`."""
-        return _each(PROBE, lambda record: (probe_video(record, self.cut), ())), {}
+        """Return what handles records, and nothing to store."""
+        return self._handle, {}
 
-
-@dataclass(frozen=True, kw_only=True)
-class FramesStage:
-    """Decodes the frames of a clip."""
-
-    count: int
-    side: int
-    seconds: float
-    name: str = FRAMES
-    group: str = DECODING
-    batch_size: int = 1
-
-    def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
-        """See `EngineStage`."""
-        return _each(FRAMES, lambda record: sample_clip(record, self.count, self.side)), {}
+    def _handle(self, records: Sequence[ClipRecord]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for record in records:
+            started = time.perf_counter()
+            try:
+                value, frames = self.function(record)
+            except InputError as error:
+                seconds = time.perf_counter() - started
+                outcomes.append(_failure(record, self.name, error.reason, "video", seconds))
+            else:
+                seconds = time.perf_counter() - started
+                outcomes.append(
+                    StageResult(key=record.key, stage=self.name, value=value, frames=frames, seconds=seconds)
+                )
+        return outcomes
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerStage:
-    """Puts questions about each clip to a model."""
+    """A stage that asks a model about each clip; pickled to where its model is loaded."""
 
     name: str
     model: str
     prompt: EnginePrompt
     sampling: Sampling
     captioned_frames: int
-    """Frames that are captioned, in that stage."""
+    """Frames that are captioned one by one, in that stage."""
     work: WorkConfig
-    batch_size: int
 
     @property
     def group(self) -> str:
-        """See `EngineStage`."""
+        """Stages of one model share a process."""
         return self.model
 
     @property
+    def batch_size(self) -> int:
+        """Maximum number of records handled together."""
+        return self.work.batch_size
+
+    @property
     def seconds(self) -> float:
-        """See `EngineStage`."""
+        """Time limit of a record."""
         questions = self.captioned_frames if self.name == FRAME_CAPTIONS else 1
         if not is_endpoint(self.model):
             return self.work.timeout * questions
         pauses = self.work.pause * 2**self.work.tries
-        return (self.work.timeout * self.work.tries + pauses) * questions + 10  # if it does not keep its own time
+        return (self.work.timeout * self.work.tries + pauses) * questions + 10  # the client's own timeout comes first
 
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
-        """See `EngineStage`."""
+        """Load the model; return what handles records, and what is stored of the model."""
         if self.model not in models:
             models[self.model] = load_assistant(self.model, timeout=self.work.timeout, text_only=self.name == SUMMARY)
-        generator = models[self.model]
-        facts = {**describe_assistant(generator), "prompt": self.prompt.name, "prompt_hash": self.prompt.hash}
-        return lambda records: self._handle(generator, records), facts
+        assistant = models[self.model]
+        facts = {**describe_assistant(assistant), "prompt": self.prompt.name, "prompt_hash": self.prompt.hash}
+        return partial(self._handle, assistant), facts
 
-    def _handle(self, generator: Assistant, records: Sequence[ClipRecord]) -> list[Outcome]:
+    def _handle(self, assistant: Assistant, records: Sequence[ClipRecord]) -> list[Outcome]:
         started = time.perf_counter()
         questions = [self._conversations(record) for record in records]
-        attempts = Attempts(tries=self.work.tries, pause=self.work.pause)
-        threads = self.work.batch_size if is_endpoint(self.model) else 1
-        every = [conversation for own in questions for conversation in own]
-        replies = iter(answer_each(generator, every, self.sampling, attempts, threads))
-        answers = [[next(replies) for _ in own] for own in questions]
+        threads = self.batch_size if is_endpoint(self.model) else 1
+        replies = iter(answer_all(assistant, [*itertools.chain(*questions)], self.sampling, self.work, threads))
+        answers = [[next(replies) for _ in conversations] for conversations in questions]
         seconds = (time.perf_counter() - started) / len(records)
-        return [self._outcome(record, own, seconds) for record, own in zip(records, answers, strict=True)]
+        return [self._outcome(record, replies, seconds) for record, replies in zip(records, answers, strict=True)]
 
     def _conversations(self, record: ClipRecord) -> list[list[Message]]:
         if self.name == SUMMARY:
@@ -152,9 +136,9 @@ class AnswerStage:
         frames = open_clip_frames(record)
         if self.name == VIDEO_CAPTION:
             return [ask(self.prompt.text, [frames])]
-        return [ask(self.prompt.text, [frames.images[number]]) for number in self._frame_numbers(record)]
+        return [ask(self.prompt.text, [frames.images[index]]) for index in self._frame_indices(record)]
 
-    def _frame_numbers(self, record: ClipRecord) -> list[int]:
+    def _frame_indices(self, record: ClipRecord) -> list[int]:
         count = len(record.results[FRAMES]["times"])
         return spread_indices(count, min(count, self.captioned_frames))
 
@@ -164,17 +148,20 @@ class AnswerStage:
         replies = [answer for answer in answers if isinstance(answer, Reply)]
         for answer in answers:
             if not isinstance(answer, Reply):
-                passing = isinstance(answer, EndpointError) and answer.scope == "attempt"
-                return _failure(record, self.name, str(answer), "service" if passing else "model", seconds)
+                temporary = isinstance(answer, EndpointError) and answer.scope == "attempt"
+                return _failure(record, self.name, str(answer), "service" if temporary else "model", seconds)
         value: dict[str, Any] = {"tokens": sum(reply.tokens for reply in replies)}
         if self.name == FRAME_CAPTIONS:
             times = record.results[FRAMES]["times"]
-            value["times"] = [times[number] for number in self._frame_numbers(record)]
-            value["captions"] = [_one_line(reply.text) for reply in replies]
+            value["times"] = [times[index] for index in self._frame_indices(record)]
+            value["captions"] = [_caption_line(reply.text) for reply in replies]
         else:
-            value["text"] = _one_line(replies[0].text)
+            value["text"] = _caption_line(replies[0].text)
         value["finished"] = all(reply.finished for reply in replies)
         return StageResult(key=record.key, stage=self.name, value=value, seconds=seconds)
+
+
+EngineStage = DecodingStage | AnswerStage
 
 
 def make_stages(config: EngineConfig, work: WorkConfig) -> list[EngineStage]:
@@ -188,20 +175,30 @@ def make_stages(config: EngineConfig, work: WorkConfig) -> list[EngineStage]:
             sampling=Sampling(max_tokens=tokens),
             captioned_frames=config.captioned_frames,
             work=work,
-            batch_size=work.batch_size,
         )
 
+    sample = partial(sample_clip, count=config.frames, side=config.side)
     return [
-        ProbeStage(cut=config.cut, seconds=work.timeout),
-        FramesStage(count=config.frames, side=config.side, seconds=work.timeout),
+        DecodingStage(name=PROBE, function=partial(_probe, cut=config.cut), seconds=work.timeout),
+        DecodingStage(name=FRAMES, function=sample, seconds=work.timeout),
         answers(VIDEO_CAPTION, config.captioner, config.video_prompt, config.video_tokens),
         answers(FRAME_CAPTIONS, config.frame_captioner, config.frame_prompt, config.frame_tokens),
         answers(SUMMARY, config.llm, config.summary_prompt, config.summary_tokens),
     ]
 
 
+def _probe(record: ClipRecord, cut: CutConfig) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    return probe_video(record, cut), ()
+
+
+def _failure(record: ClipRecord, stage: str, reason: str, cause: Cause, seconds: float) -> StageFailure:
+    return StageFailure(
+        key=record.key, stage=stage, source=record.item.name, reason=reason, cause=cause, seconds=seconds
+    )
+
+
 def _summary_fields(record: ClipRecord) -> dict[str, str]:
-    """The fields of the summary's prompt; what is unknown is a dash."""
+    """Return the fields of the summary's prompt; an unknown one is a dash."""
     metadata = record.results[PROBE]["metadata"]
     captions = record.results[FRAME_CAPTIONS]["captions"]
     names = ("title", "description", "keywords")
@@ -214,33 +211,56 @@ def _summary_fields(record: ClipRecord) -> dict[str, str]:
     }
 
 
-def _one_line(text: str) -> str:
-    """A caption on one line, without quotes around all of it; letters that a server cut in two are joined."""
+def _caption_line(text: str) -> str:
+    """Return a caption on one line, without quotes around all of it; joins characters that a server split in two."""
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     line = " ".join(whole.split())
     match = _QUOTED.fullmatch(line)
     return (match[1] or match[2]).strip() if match else line
 
 
-def _each(stage: str, work: Callable[[ClipRecord], tuple[dict[str, Any], tuple[bytes, ...]]]) -> Handler:
-    """A handler that takes records one by one; an InputError is a failure of the video."""
+def answer_all(
+    assistant: Assistant,
+    conversations: Sequence[Sequence[Message]],
+    sampling: Sampling,
+    work: WorkConfig,
+    threads: int = 1,
+) -> list[Reply | PerceptionEncoderError]:
+    """Return an answer to each conversation, or its error in its place, after the attempts and pauses of `work`.
 
-    def handle(records: Sequence[ClipRecord]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for record in records:
-            started = time.perf_counter()
-            try:
-                value, frames = work(record)
-                seconds = time.perf_counter() - started
-                outcomes.append(StageResult(key=record.key, stage=stage, value=value, frames=frames, seconds=seconds))
-            except InputError as error:
-                outcomes.append(_failure(record, stage, error.reason, "video", time.perf_counter() - started))
-        return outcomes
-
-    return handle
+    `threads`: concurrent requests, to a model that is safe to share; one thread gives the model all conversations
+    together, and one by one if that fails. Raises EndpointError if no request can succeed.
+    """
+    if threads > 1 and len(conversations) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda conversation: _answer(assistant, conversation, sampling, work), conversations))
+    try:
+        return [_checked(reply) for reply in assistant.generate(conversations, sampling)]
+    except (EndpointError, ConfigError):
+        return [_answer(assistant, conversation, sampling, work) for conversation in conversations]
 
 
-def _failure(record: ClipRecord, stage: str, reason: str, cause: Cause, seconds: float) -> StageFailure:
-    return StageFailure(
-        key=record.key, stage=stage, source=record.item.name, reason=reason, cause=cause, seconds=seconds
-    )
+def _answer(
+    assistant: Assistant, conversation: Sequence[Message], sampling: Sampling, work: WorkConfig
+) -> Reply | PerceptionEncoderError:
+    for attempt in range(1, work.tries + 1):
+        try:
+            return _checked(assistant.generate([conversation], sampling)[0])
+        except EndpointError as error:
+            if error.scope == "service":
+                raise
+            if error.scope == "request" or attempt == work.tries:
+                return error
+            pause = work.pause * 2 ** (attempt - 1) if error.wait is None else error.wait
+            logger.info("attempt %d of %d: %s", attempt, work.tries, error)
+            time.sleep(min(MAX_PAUSE, pause))
+        except ConfigError as error:  # it does not fit the model's context
+            return error
+    raise AssertionError("tries is at least 1")
+
+
+def _checked(reply: Reply) -> Reply | PerceptionEncoderError:
+    """Return the reply, or an error if it has no letter or digit."""
+    if not any(letter.isalnum() for letter in reply.text):
+        return ConfigError("the model answered without a word")
+    return reply

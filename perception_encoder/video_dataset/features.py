@@ -1,7 +1,7 @@
 """Features of every video, from which an interest score is learned (section 2.3, A.2): motion, frames, answers.
 
-They are Parquet files, one for each tar, so that a run that was interrupted goes on at the next tar. A language model
-that sees answers 26 yes/no questions; the paper lists what they are about (A.2, step 3), the wording is ours.
+They are stored in a Parquet file for each tar, so that an interrupted run resumes at the next tar. A vision-language
+model answers 26 yes/no questions; the paper lists their subjects (A.2, step 3), the wording is ours.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ from perception_encoder.preprocess.conversation import Message, ask
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
-from perception_encoder.video_dataset.motion import MotionFeatures, measure_motion
-from perception_encoder.video_dataset.object_motion import NO_MOTION, measure_object_motion
-from perception_encoder.video_dataset.tars import table_key
+from perception_encoder.video_dataset.motion import NO_MOTION, MotionFeatures, measure_motion, measure_object_motion
+from perception_encoder.video_dataset.tables import table_key
 
 FORMAT = 4
-"""Rises when the same video gets other features."""
+"""Increased when the same video gets other features."""
 FRAMES = 3
-"""Uniform frames that are encoded."""
+"""Uniformly spaced frames that are encoded."""
 QUESTION_FRAMES = 8
-"""Uniform frames that a language model sees."""
+"""Uniformly spaced frames that the language model sees."""
 MOTION = (
     *(f"motion_{field.name}" for field in fields(MotionFeatures) if field.name != "source"),
     *(f"objects_{name}" for name in NO_MOTION.columns()),
@@ -68,7 +67,7 @@ QUESTIONS: dict[str, str] = {
     "hidden_objects": "Do some objects hide parts of others?",
     "hidden_view": "Is something other than a watermark in the way of the view?",
 }
-"""Yes/no questions by the name of the feature."""
+"""Yes/no questions by the feature's name."""
 SUFFIX = " Answer yes or no."
 
 
@@ -92,9 +91,9 @@ class FeatureTable:
     keys: tuple[str, ...]
     """SPLIT/KEY."""
     names: tuple[str, ...]
-    """Of the columns of `values`."""
+    """Columns of `values`."""
     values: np.ndarray
-    """(n, m) float64: motion, then the frames' embeddings, then the answers if there are any."""
+    """(n, m) float64: motion, the frames' embeddings, and any answers."""
     embeddings: np.ndarray
     """(n, D) float32: the mean of the frames' embeddings, unit length."""
 
@@ -104,11 +103,11 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class FeatureRun:
-    """What `extract_features` did."""
+    """The result of `extract_features`."""
 
     videos: int
     failures: tuple[InputError, ...]
-    """Videos that cannot be decoded; they have no row."""
+    """Videos that cannot be decoded and have no row."""
 
 
 def extract_features(
@@ -116,9 +115,7 @@ def extract_features(
 ) -> FeatureRun:
     """Write OUT/SPLIT-TAR.parquet for each tar that has none yet; `model` answers the questions.
 
-    Of train.tar and train/train.tar, which would have one name, the second gets another.
-
-    Rows are made anew if the tar, the encoder or the model is another. Raises DataError for a damaged tar.
+    A file is written again if its tar, the encoder or the model has changed. Raises DataError for a damaged tar.
     """
     videos, failures = 0, list[InputError]()
     models = [encoder.name, getattr(encoder, "weight_hash", ""), model.name if model else ""]
@@ -126,7 +123,7 @@ def extract_features(
     tars, names = list_video_tars(data), set[str]()
     for tar in track(tars, "reading features", len(tars)):
         name = f"{tar.split or 'videos'}-{tar.path.stem}"
-        while name in names:
+        while name in names:  # train.tar and train/train.tar
             name += "+"
         names.add(name)
         path = out / f"{name}.parquet"
@@ -143,22 +140,18 @@ def extract_features(
 
 
 def read_features(directory: Path) -> FeatureTable:
-    """Read the files of `extract_features`.
-
-    Raises DataError if there are none, if one is damaged, if they differ in their columns, or if they are of an older
-    version.
-    """
-    again = f"write it again: pe video-dataset features DATA -o {directory}"
+    """Read the files of `extract_features`; DataError if there are none, or they are damaged, mixed or too old."""
+    remedy = "delete it and rerun `pe video-dataset select` to compute features again"
     paths = sorted(directory.glob("*.parquet"))
     tables = [_read_table(path) for path in paths]
     tables = [table for table in tables if table.num_rows]
     if not tables:
-        raise DataError(f"{directory} has no features; write them with: pe video-dataset features DATA -o {directory}")
+        raise DataError(f"{directory} has no features; `pe video-dataset select` computes them")
     if any(table.column_names != tables[0].column_names for table in tables):
-        raise DataError(f"{directory}: some features have answers and some not; write them all in one way")
+        raise DataError(f"{directory}: some features have answers and others do not; {remedy}")
     table = pa.concat_tables(tables)
     if not {*MOTION, "key", "frames"} <= set(table.column_names):
-        raise DataError(f"{directory} is of an older version; {again}")
+        raise DataError(f"{directory} is of an older version; {remedy}")
     answers = [name for name in table.column_names if name.startswith("answer_")]
     try:
         frames = np.array(table["frames"].to_pylist(), np.float32)  # (n, 3, D)
@@ -166,7 +159,7 @@ def read_features(directory: Path) -> FeatureTable:
         if frames.ndim != 3 or frames.shape[1] != FRAMES or None in (keys := table["key"].to_pylist()):
             raise ValueError(f"frames are {frames.shape}")
     except (ValueError, TypeError) as error:
-        raise DataError(f"{directory} holds other values than features have ({one_line(error)}); {again}") from None
+        raise DataError(f"{directory} has values that features cannot have ({one_line(error)}); {remedy}") from None
     names = [*MOTION, *(f"frame{frame}_{n}" for frame in range(FRAMES) for n in range(frames.shape[2])), *answers]
     flat = frames.reshape(len(frames), -1)
     values = np.concatenate([*columns[: len(MOTION)], flat, *columns[len(MOTION) :]], axis=1)
@@ -179,7 +172,7 @@ def _read_table(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        remedy = "delete it and run `pe video-dataset features` again"
+        remedy = "delete it and rerun `pe video-dataset select`"
         raise DataError(f"{path} is damaged ({one_line(error)}); {remedy}") from None
 
 
@@ -221,7 +214,7 @@ def _schema(rows: list[dict[str, Any]], answered: bool) -> pa.Schema:
 
 
 def _made_by(path: Path) -> str | None:
-    """Return what a file was made of; None if it is missing or damaged."""
+    """Return the sources of a file; None if it is missing or damaged."""
     try:
         metadata = pq.read_table(path).schema.metadata or {}
         return metadata.get(b"made_by", b"").decode()

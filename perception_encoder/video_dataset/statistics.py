@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from perception_encoder.datasets.pe_video import VideoRecord
-from perception_encoder.video_dataset.annotation.word_diff import count_words
 
-UNKNOWN = "without a category"
+NO_CATEGORY = "without a category"
 BENCHMARK, ALL = "test", "all"
 """The split of table 16, and the name of the whole dataset."""
 
@@ -39,9 +39,9 @@ class SplitStatistics:
     refined: int
     """Videos with a refined caption."""
     simulated: int
-    """Those whose refined caption is of a simulated annotator."""
+    """Those whose refined caption is by a simulated annotator."""
     seconds: Spread
-    """Length of a video, where the dataset says it."""
+    """Length of a video, if the dataset says it."""
     hours: float
     model_words: Spread
     """Words of a model's caption."""
@@ -61,19 +61,23 @@ class CategoryStatistics:
 class DatasetStatistics:
     """Both tables."""
 
-    splits: dict[str, SplitStatistics]
+    splits: Mapping[str, SplitStatistics]
     """By split; "all" is the whole dataset."""
-    categories: dict[str, tuple[CategoryStatistics, ...]]
-    """By split; of each the largest first. Table 16 is that of `BENCHMARK`."""
+    categories: Mapping[str, tuple[CategoryStatistics, ...]]
+    """By split, the largest category first. Table 16 is that of `test`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return both tables, ready for JSON."""
+        return asdict(self)
 
 
 def describe_dataset(records: Iterable[VideoRecord]) -> DatasetStatistics:
     """Compute the statistics of a dataset."""
-    everything = list(records)
+    videos = list(records)
     splits: dict[str, list[VideoRecord]] = {}
-    for record in everything:
+    for record in videos:
         splits.setdefault(record.split, []).append(record)
-    splits[ALL] = everything
+    splits[ALL] = videos
     return DatasetStatistics(
         {split: _describe(members) for split, members in splits.items()},
         {split: _categories(members) for split, members in splits.items()},
@@ -84,7 +88,7 @@ def _categories(records: Sequence[VideoRecord]) -> tuple[CategoryStatistics, ...
     words: dict[str, list[int]] = {}
     for record in records:
         if record.refined_caption:
-            words.setdefault(record.category or UNKNOWN, []).append(count_words(record.refined_caption))
+            words.setdefault(record.category or NO_CATEGORY, []).append(_count_words(record.refined_caption))
     rows = [CategoryStatistics(name, len(counts), float(np.mean(counts))) for name, counts in words.items()]
     return tuple(sorted(rows, key=lambda row: (-row.videos, row.category)))
 
@@ -98,6 +102,10 @@ def _describe(records: Sequence[VideoRecord]) -> SplitStatistics:
         simulated=sum(record.refined_by == "simulated" for record in refined),
         seconds=Spread.of(seconds),
         hours=sum(seconds) / 3600,
-        model_words=Spread.of([count_words(record.model_caption) for record in records if record.model_caption]),
-        refined_words=Spread.of([count_words(record.refined_caption) for record in refined]),
+        model_words=Spread.of([_count_words(record.model_caption) for record in records if record.model_caption]),
+        refined_words=Spread.of([_count_words(record.refined_caption) for record in refined]),
     )
+
+
+def _count_words(text: str) -> int:
+    return len(text.split())

@@ -15,63 +15,42 @@ from perception_encoder.formats.shards import json_bytes, present_fields, write_
 TEXT_FIELDS = (
     *("human_caption", "refined_caption", "refined_by", "model_caption", "category", "category_name", "description"),
 )
-"""Fields of the JSON that are texts, in every video; one that a video lacks is empty."""
+"""Text fields of every JSON; empty if a video lacks them."""
 PER_TAR = 500
 
 
 @dataclass(frozen=True)
 class OutputVideo:
-    """A video as it is written."""
+    """A video to write."""
 
     key: str
     extension: str
     read: Callable[[], bytes]
-    """Gives the video's bytes when they are written."""
+    """Returns the video's bytes; called when they are written."""
     metadata: Mapping[str, Any]
     split: str
 
     @classmethod
     def of(cls, record: VideoRecord, metadata: Mapping[str, Any], split: str) -> OutputVideo:
-        """A video of another dataset, with other metadata."""
+        """Return a video of another dataset, with other metadata."""
         return cls(record.key, record.extension, lambda: record.video.read(record.where), metadata, split)
 
 
 def refined_fields(metadata: Mapping[str, Any], caption: str, origin: str) -> dict[str, Any]:
-    """Return a video's metadata with a refined caption; only that of a person is a `human_caption`."""
+    """Return a video's metadata with a refined caption: `human_caption` only if a person wrote it."""
     if origin == "human":
         return {**metadata, "human_caption": caption, "refined_by": origin}
     return {**metadata, "human_caption": "", "refined_caption": caption, "refined_by": origin}
 
 
-def table_key(record: VideoRecord) -> str:
-    """Return a video's name in tables: SPLIT/KEY."""
-    return f"{record.split}/{record.key}" if record.split else record.key
-
-
-def describe_record(record: VideoRecord) -> dict[str, Any]:
-    """Return what a dataset says about a video, as a row of a table."""
-    return {
-        "key": table_key(record),
-        "tar": str(record.video.tar),
-        "offset": record.video.offset,
-        "size": record.video.size,
-        "model_caption": record.model_caption,
-        "refined_caption": record.refined_caption,
-        "refined_by": record.refined_by,
-        "category": record.category,
-        "seconds": record.duration,
-        "frame_rate": record.frame_rate,
-    }
-
-
 def write_dataset(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
-    """Do what `write_tars` does in a directory that is new or empty; OutputError for another, and if it is in use."""
+    """Do what `write_tars` does in a new or empty directory; OutputError for another, or if it is in use."""
     with new_directory(out):
         return write_tars(out, videos, per_tar)
 
 
 def write_tars(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
-    """Write videos, ordered by split, and return the number of each split's videos.
+    """Write videos, which are ordered by split, and return the number of videos of each split.
 
     The same videos make the same bytes.
     """

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.datasets.pe_video import list_video_tars, load_benchmark, read_videos_of
+from perception_encoder.datasets.captioned import load_benchmark, load_captions
+from perception_encoder.datasets.pe_video import list_video_tars, read_videos_of
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.evaluation.features import open_item
 from perception_encoder.formats.shards import json_bytes, write_members
@@ -50,6 +51,7 @@ def test_one_split_or_one_tar(published: Path) -> None:
 
 def test_the_benchmark_is_the_refined_captions_of_test(published: Path) -> None:
     data = load_benchmark(published)
+    assert load_captions(published) == data
     assert data.keys == ("a", "c") and data.captions == ("person a", "person c") and data.owners == (0, 1)
     frames = open_item(data.media[1], "c", 2)
     assert [number_of(image) for image in frames] == [0, 19]

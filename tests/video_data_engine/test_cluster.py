@@ -17,7 +17,7 @@ import pytest
 from perception_encoder.errors import ClusterError, ConfigError
 from perception_encoder.video_data_engine.cluster import run_on_cluster
 from perception_encoder.video_data_engine.config import CutConfig, WorkConfig
-from perception_encoder.video_data_engine.run import run_engine
+from perception_encoder.video_data_engine.run import caption_videos
 from tests.clips import clip
 from tests.conftest import ROOT
 from tests.video_data_engine.conftest import ECHOES, QUICK
@@ -80,7 +80,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(add_video, log: Path, tmp_pat
     out, work = tmp_path / "out", WorkConfig(workers=1, batch_size=2, tries=1)
     config = replace(ECHOES, cut=CutConfig(longest=3.0, shortest=1.0))  # which cuts the long one into two clips
     try:
-        report = run_engine([tmp_path / "videos"], out, config, work, ray="local")
+        report = caption_videos([tmp_path / "videos"], out, config, work, ray="local")
     finally:
         done.set()
         killer.join()
@@ -93,7 +93,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(add_video, log: Path, tmp_pat
     assert {Path(failure.source).stem for failure in report.quarantine} == {"bad", "broken", "deadly"}
     lines = (out / "journal.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 5 * 4 + 2 * 5 + 1 + 2 * 4  # one outcome for each stage of each video and clip
-    assert run_engine([tmp_path / "videos"], out, config, QUICK).skipped == len(titles) + 2
+    assert caption_videos([tmp_path / "videos"], out, config, QUICK).skipped == len(titles) + 2
 
 
 def test_addresses_that_are_not_clusters() -> None:

@@ -1,11 +1,23 @@
-"""Configurations that are refused."""
+"""Configurations and prompts, and those that are refused."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.preprocess.conversation import CAPTION_PROMPT
 from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
+from perception_encoder.video_data_engine.prompts import (
+    FIELDS,
+    FRAME_CAPTION,
+    SUMMARY,
+    VIDEO_CAPTION,
+    VIDEO_CAPTION_SHORT,
+    list_prompts,
+    load_prompt,
+)
 
 
 def test_the_video_prompt_is_one_that_the_captioner_follows() -> None:
@@ -44,3 +56,55 @@ def test_a_demo_model_is_not_mixed_with_others(name: str) -> None:
 def test_what_is_refused(kind: type, fields: dict[str, float], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         kind(**fields)
+
+
+def test_the_summary_says_what_the_paper_asks_for() -> None:
+    prompt = load_prompt(SUMMARY)
+    for words in ("120 tokens", "context and for names only", "alt text", "before grammar", "Infer nothing"):
+        assert words in prompt.text
+    values = dict.fromkeys(FIELDS, "-") | {"video_caption": "a $5 cup {x} $title", "metadata": "Title: Чашка"}
+    text = prompt.fill(values)
+    assert "Video caption: a $5 cup {x} $title" in text and "Title: Чашка" in text
+
+
+def test_every_prompt_is_listed_with_a_hash_of_its_own() -> None:
+    prompts = {prompt.name: prompt.hash for prompt in list_prompts()}
+    assert prompts.keys() >= {VIDEO_CAPTION, VIDEO_CAPTION_SHORT, FRAME_CAPTION, SUMMARY}
+    assert len(set(prompts.values())) == len(prompts)
+    assert prompts[FRAME_CAPTION] == "494392f0754c0f3a", "a changed text gets a new version, and so a new file"
+
+
+def test_one_sentence_is_asked_for_in_the_words_of_the_training_data() -> None:
+    assert load_prompt(FRAME_CAPTION).text == CAPTION_PROMPT
+    assert load_prompt(VIDEO_CAPTION_SHORT).text == CAPTION_PROMPT.replace("image", "video")
+
+
+def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("Shorten, for $$5: $video_caption\n")
+    prompt = load_prompt(str(path))
+    assert (prompt.name, prompt.fill({"video_caption": "a cup"})) == ("mine", "Shorten, for $5: a cup")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("summary_v99", "no prompt is called 'summary_v99'; give one of frame_caption_v1"),
+        ("missing.txt", "cannot be read: No such file"),
+        ("empty.txt", "must be a text"),
+        ("latin.txt", "it is not UTF-8"),
+        ("fields.txt", "whose fields are .metadata, .title"),
+        ("dollar.txt", "write .. for a dollar"),
+    ],
+)
+def test_prompts_that_are_refused(name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").touch()
+    Path("latin.txt").write_bytes(b"caf\xe9")
+    Path("fields.txt").write_text("$caption")
+    Path("dollar.txt").write_text("5 $ a cup")
+    with pytest.raises(ConfigError, match=reason):
+        load_prompt(name)
+    with pytest.raises(ConfigError, match="whose fields are none"):
+        Path("summary.txt").write_text("$title")
+        load_prompt("summary.txt", ())

@@ -1,4 +1,4 @@
-"""The journal: read again after a kill in the middle of a line, and what it says about failures."""
+"""Records through the stages, and the journal: read again after a kill in the middle of a line."""
 
 from __future__ import annotations
 
@@ -9,17 +9,43 @@ import pytest
 
 from perception_encoder.errors import DataError
 from perception_encoder.inference.listing import Item
-from perception_encoder.video_data_engine.journal import Journal
-from perception_encoder.video_data_engine.record import (
+from perception_encoder.video_data_engine.journal import (
     FRAME_CAPTIONS,
     FRAMES,
     PROBE,
+    STAGES,
     SUMMARY,
     VIDEO_CAPTION,
     ClipRecord,
+    Journal,
     StageFailure,
     StageResult,
+    clips_of,
 )
+
+VIDEO = ClipRecord(key="a", item=Item("a.mp4", "a.mp4"))
+
+
+def test_a_record_waits_for_the_first_stage_it_lacks() -> None:
+    record, waited = VIDEO, []
+    while (stage := record.next_stage) is not None:
+        waited.append(stage)
+        frames = (b"jpeg",) if stage == FRAMES else ()
+        record = record.after(StageResult(key="a", stage=stage, value={"of": stage}, frames=frames))
+    assert tuple(waited) == STAGES and record.frames == (b"jpeg",)
+    assert VIDEO.results == {}
+
+
+def test_clips_have_keys_and_times_of_their_own() -> None:
+    probed = VIDEO.after(StageResult(key="a", stage=PROBE, value={"clips": [[0.0, 2.0], [2.0, 3.5]]}))
+    clips = clips_of(probed)
+    assert [(clip.key, clip.video, clip.item.start, clip.item.end) for clip in clips] == [
+        ("a-0000", "a", 0.0, 2.0),
+        ("a-0001", "a", 2.0, 3.5),
+    ]
+    whole = VIDEO.after(StageResult(key="a", stage=PROBE, value={"clips": [[None, None]]}))
+    assert clips_of(whole) == [whole]
+
 
 RECORD = ClipRecord(key="a", item=Item("a.mp4", "a.mp4"))
 NUMBERS = dict.fromkeys(("duration", "fps", "frames", "width", "height"), 1)
@@ -72,8 +98,8 @@ def test_a_failure_lasts_until_a_result(tmp_path: Path) -> None:
         ("words", "is not JSON"),
         (line("../../x", FRAMES), "`key` is '../../x'; it must be letters, digits, - and _"),
         (line("a", "dream"), "`stage` is 'dream'; it must be one of probe, frames"),
-        (line("a", PROBE, clips=[[0]]), r"`clips` is \[\[0\]\], which it cannot be"),
-        (line("a", FRAMES, video="../x"), "`video` is '../x', which it cannot be"),
+        (line("a", PROBE, clips=[[0]]), r"`clips` is \[\[0\]\], which is not valid"),
+        (line("a", FRAMES, video="../x"), "`video` is '../x', which is not valid"),
         (line("a", SUMMARY), "has a summary of a, but no frames; restore a copy, or choose another output"),
     ],
 )

@@ -15,10 +15,10 @@ import pytest
 from perception_encoder.errors import PerceptionEncoderError, UnknownModelError
 from perception_encoder.video_data_engine import local
 from perception_encoder.video_data_engine.config import EngineConfig
+from perception_encoder.video_data_engine.journal import STAGES, ClipRecord, Outcome, StageResult
 from perception_encoder.video_data_engine.local import run_local
-from perception_encoder.video_data_engine.record import STAGES, ClipRecord, Outcome, StageResult
 from perception_encoder.video_data_engine.stages import make_stages
-from perception_encoder.video_data_engine.videos.listing import list_videos
+from perception_encoder.video_data_engine.videos import list_videos
 from tests.video_data_engine.conftest import ECHOES, QUICK
 from tests.video_data_engine.models import ECHO, SLEEPER
 

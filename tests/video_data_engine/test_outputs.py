@@ -1,10 +1,11 @@
-"""Parquet, shards and the quarantine, made again from the journal at any time."""
+"""Parquet, shards and the quarantine, made from the journal at any time; clips are copied to the frame."""
 
 from __future__ import annotations
 
 import json
 import logging
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,14 +13,15 @@ import pytest
 
 from perception_encoder.data.captions import HeldOut
 from perception_encoder.data.shard_index import summarize_shard
+from perception_encoder.errors import InputError
 from perception_encoder.formats.shards import read_members
-from perception_encoder.inference.listing import Item
-from perception_encoder.video_data_engine.journal import Journal
-from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
-from perception_encoder.video_data_engine.record import StageFailure
+from perception_encoder.inference.listing import Item, list_items
+from perception_encoder.preprocess.video import read_frames
+from perception_encoder.video_data_engine.journal import Journal, StageFailure
+from perception_encoder.video_data_engine.outputs import extract_clip, write_captions, write_quarantine, write_shards
 from perception_encoder.video_data_engine.stages import make_stages
-from perception_encoder.video_data_engine.videos.listing import list_videos
-from tests.clips import clip
+from perception_encoder.video_data_engine.videos import list_videos
+from tests.clips import clip, number_of, with_display_matrix
 from tests.data.webdatasets import load_webdataset
 from tests.video_data_engine.conftest import ECHOES, QUICK
 
@@ -55,7 +57,7 @@ def finished_journal(tmp_path: Path) -> Journal:
 
 def test_shards_are_what_training_reads(journal: Journal, tmp_path: Path) -> None:
     out, videos = tmp_path / "out", listed(tmp_path)
-    assert write_shards(out, journal, MODELS, 2, videos, whole_only=True) == 1
+    assert write_shards(out, journal, MODELS, 2, videos, full_only=True) == 1
     whole = (out / "shards" / "00000.tar").stat()
     assert write_shards(out, journal, MODELS, 2, videos) == 2
     assert (out / "shards" / "00000.tar").stat() == whole  # a full shard stays
@@ -154,3 +156,48 @@ def test_the_quarantine_has_a_line_for_each_failure(journal: Journal, tmp_path: 
     journal.add(StageFailure(key="x", stage="probe", source="кот.mp4", reason="is empty", cause="video"))
     (line,) = write_quarantine(tmp_path / "out", journal).read_text(encoding="utf-8").splitlines()
     assert json.loads(line).items() >= {"source": "кот.mp4", "reason": "is empty", "cause": "video"}.items()
+
+
+def item(path: Path, content: bytes, start: float | None, end: float | None) -> Item:
+    path.write_bytes(content)
+    (whole,) = list_items([path])
+    return replace(whole, start=start, end=end)
+
+
+@pytest.mark.parametrize(
+    ("format", "codec"),
+    [
+        ("mp4", "libx264"),
+        ("mp4", "libx265"),
+        ("matroska", "libx264"),
+        ("webm", "libvpx-vp9"),
+        ("mpegts", "libx264"),
+        ("avi", "mpeg4"),
+        ("mov", "mjpeg"),
+    ],
+)
+@pytest.mark.parametrize(("start", "end"), [(0.8, 1.6), (None, 1.0), (1.0, None)])
+def test_a_part_begins_and_ends_at_its_frames(
+    format: str, codec: str, start: float | None, end: float | None, tmp_path: Path
+) -> None:
+    suffix, content = extract_clip(item(tmp_path / f"a.{format}", clip(60, format, codec), start, end))
+    frames = read_frames(content, frames=2)
+    first, last = map(number_of, frames.images)
+    expected = round(25 * (end or 2.4)) - 1
+    assert suffix == "mp4" and frames.complete
+    assert first == round(25 * (start or 0)) and expected <= last <= expected + 3  # frames that others refer to
+
+
+def test_a_codec_that_mp4_does_not_hold_begins_at_a_key_frame(tmp_path: Path) -> None:
+    suffix, content = extract_clip(item(tmp_path / "a.webm", clip(60, "webm", "libvpx"), 0.8, 1.6))
+    first, last = map(number_of, read_frames(content, frames=2).images)
+    assert (suffix, first, last) == ("mkv", 12, 39)
+
+
+def test_a_whole_video_is_its_own_file_and_a_part_stays_upright(tmp_path: Path) -> None:
+    turned = with_display_matrix(clip(60), 0, 1, -1, 0)
+    assert extract_clip(item(tmp_path / "a.mp4", turned, None, None)) == ("mp4", turned)
+    _, content = extract_clip(item(tmp_path / "a.mp4", turned, 1.0, 2.0))
+    assert read_frames(content).images[0].size == (64, 128)
+    with pytest.raises(InputError, match="no such file"):
+        extract_clip(Item("x.mp4", "x.mp4", tmp_path / "x.mp4", 1.0, 2.0))

@@ -12,7 +12,7 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.video_data_engine.config import CutConfig, EngineConfig
 from perception_encoder.video_data_engine.refine import refine_captioner, refinement
-from perception_encoder.video_data_engine.run import run_engine
+from perception_encoder.video_data_engine.run import caption_videos
 from tests.cli.language.conftest import language_run
 from tests.video_data_engine.conftest import ECHOES, QUICK
 from tests.video_data_engine.test_run import rows
@@ -25,7 +25,7 @@ def test_the_captioner_learns_from_corrected_captions(add_video, tmp_path: Path,
     add_video("a")
     out = tmp_path / "out"
     config = EngineConfig(**{**ECHOES.to_json(), "cut": CutConfig(longest=1.5, shortest=0.5)})
-    run_engine([tmp_path / "videos"], out, config, QUICK)
+    caption_videos([tmp_path / "videos"], out, config, QUICK)
     keys = sorted(rows(out))
     assert len(keys) == 2
     table = tmp_path / "corrected.csv"
@@ -51,7 +51,7 @@ def test_what_cannot_be_refined(add_video, tmp_path: Path, language_run: Path) -
     table.write_text("video_id,human_caption\nother,a cup\n")
     with pytest.raises(DataError, match="is not an output of `pe engine run`"):
         refine_captioner(tmp_path, table, config, tmp_path / "run")
-    run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     with pytest.raises(DataError, match="caption of other, but the engine's shards have no such clip"):
         refine_captioner(out, table, config, tmp_path / "run")
     table.write_text("video_id,human_caption\nother,\n")

@@ -1,4 +1,4 @@
-"""The whole engine: what it makes, what it does twice or loses (nothing), and what it puts in quarantine."""
+"""The whole engine: its results, its resumption, its quarantine, its settings and its report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from perception_encoder.errors import ConfigError, DataError, EndpointError, Out
 from perception_encoder.files import holding
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.run import run_engine
+from perception_encoder.video_data_engine.journal import FRAMES, PROBE, StageFailure, StageResult
+from perception_encoder.video_data_engine.prompts import EnginePrompt
+from perception_encoder.video_data_engine.run import EngineReport, EngineSettings, caption_videos
 from tests.clips import clip, number_of
 from tests.video_data_engine.conftest import ECHOES, QUICK
 from tests.video_data_engine.models import ECHO, attempts, notes
@@ -30,7 +32,7 @@ def test_captions_with_everything_between(add_video, tmp_path: Path) -> None:
     add_video("a", title="First", description="二つ目の説明", tags=["cup", "чашка"])
     add_video("b")
     out = tmp_path / "out"
-    report = run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    report = caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     assert (report.videos, report.clips, report.quarantine) == (2, 2, [])
     first = rows(out)["First"]
     assert first["summary"] == "First: frames 0 25 50" and first["video_caption"] == "frames 0 25 50"
@@ -51,17 +53,17 @@ def test_captions_with_everything_between(add_video, tmp_path: Path) -> None:
     assert json.loads(members[f"{key}.json"])["frame_captions"] == first["frame_captions"]
     settings = json.loads((out / "settings.json").read_text())
     assert settings["config"]["frames"] == 3 and "alt text" in settings["prompts"]["summary_v1"]
-    shares = [row["share"] for row in report.to_json()["stages"]]
+    shares = [row["share"] for row in report.to_dict()["stages"]]
     assert sum(shares) == pytest.approx(1, abs=1e-3) and report.videos_per_minute > 0 < report.frames_per_second
 
 
 def test_what_is_done_is_not_done_again(add_video, tmp_path: Path) -> None:
     add_video("a", title="First")
     out = tmp_path / "out"
-    run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     questions = notes("seen") + notes("summary")
     add_video("b", title="Second")
-    report = run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    report = caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     assert (report.skipped, report.clips, report.done["probe"]) == (1, 2, 1)
     assert len(notes("seen") + notes("summary")) == 2 * len(questions)
     assert rows(out).keys() == {"First", "Second"}
@@ -72,7 +74,7 @@ def test_what_is_done_is_not_done_again(add_video, tmp_path: Path) -> None:
 def test_a_run_goes_on_from_the_stage_it_had_reached(add_video, tmp_path: Path) -> None:
     add_video("a", title="First")
     out = tmp_path / "out"
-    run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     journal = out / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     assert [json.loads(line)["stage"] for line in lines] == [
@@ -84,11 +86,11 @@ def test_a_run_goes_on_from_the_stage_it_had_reached(add_video, tmp_path: Path) 
     ]
     journal.write_text("".join(lines[:3]) + lines[3][:40])  # cut off in the middle of a line
     seen = len(notes("seen"))
-    assert run_engine([tmp_path / "videos"], out, ECHOES, QUICK).clips == 1
+    assert caption_videos([tmp_path / "videos"], out, ECHOES, QUICK).clips == 1
     assert notes("seen")[seen:] == ["frames 0", "frames 50"]  # of the stored frames; the video's caption stays
     next((out / "frames").glob("*.tar")).write_bytes(b"damaged")
     journal.write_text("".join(lines[:3]))
-    assert run_engine([tmp_path / "videos"], out, ECHOES, QUICK).clips == 1
+    assert caption_videos([tmp_path / "videos"], out, ECHOES, QUICK).clips == 1
     assert rows(out)["First"]["summary"] == "First: frames 0 25 50"
 
 
@@ -96,7 +98,7 @@ def test_failures_of_one_clip_leave_the_others(add_video, tmp_path: Path) -> Non
     for title in ("First", "deadly", "broken", "mute", "shy", "Last"):
         add_video(title, title=title)
     out = tmp_path / "out"
-    report = run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    report = caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     assert rows(out).keys() == {"First", "shy", "Last"} and attempts("shy") == 2
     reasons = {Path(failure.source).stem: (failure.reason, failure.cause) for failure in report.quarantine}
     assert reasons.keys() == {"deadly", "broken", "mute"}
@@ -106,9 +108,9 @@ def test_failures_of_one_clip_leave_the_others(add_video, tmp_path: Path) -> Non
     lines = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
     assert {(line["stage"], line["cause"]) for line in lines} == {("summary", "video"), ("summary", "model")}
     before = attempts("mute")
-    assert run_engine([tmp_path / "videos"], out, ECHOES, QUICK).skipped == 6
+    assert caption_videos([tmp_path / "videos"], out, ECHOES, QUICK).skipped == 6
     assert attempts("mute") == before
-    assert len(run_engine([tmp_path / "videos"], out, ECHOES, QUICK, retry=True).quarantine) == 3
+    assert len(caption_videos([tmp_path / "videos"], out, ECHOES, QUICK, retry=True).quarantine) == 3
     assert attempts("mute") == before + 1
 
 
@@ -116,7 +118,7 @@ def test_a_clip_that_takes_too_long_is_given_up(add_video, tmp_path: Path) -> No
     add_video("slow", title="slow")
     add_video("quick", title="quick")
     work = WorkConfig(workers=1, batch_size=2, timeout=3, tries=1)
-    report = run_engine([tmp_path / "videos"], tmp_path / "out", ECHOES, work)
+    report = caption_videos([tmp_path / "videos"], tmp_path / "out", ECHOES, work)
     (failure,) = report.quarantine
     assert failure.reason == "took longer than 3 s; attempts: 1" and Path(failure.source).stem == "slow"
     assert rows(tmp_path / "out").keys() == {"quick"}
@@ -126,10 +128,10 @@ def test_a_service_that_is_down_stops_the_run_and_is_tried_again(add_video, tmp_
     paths = [add_video(f"{number}", title="down") for number in range(3)]
     out = tmp_path / "out"
     work = WorkConfig(workers=1, batch_size=1, pause=0, tries=1, failures_in_a_row=2)
-    with pytest.raises(EndpointError, match="summary failed for 2 clips in a row, at last: the service is down"):
-        run_engine([tmp_path / "videos"], out, ECHOES, work)
+    with pytest.raises(EndpointError, match="summary failed for 2 clips in a row, most recently: the service is down"):
+        caption_videos([tmp_path / "videos"], out, ECHOES, work)
     paths[0].with_suffix(".json").unlink()  # its metadata are those of the first probing
-    report = run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    report = caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     assert attempts("down") > 2 and len(report.quarantine) == 3
 
 
@@ -137,7 +139,7 @@ def test_a_long_video_becomes_clips(add_video, tmp_path: Path) -> None:
     add_video("long")
     out = tmp_path / "out"
     config = EngineConfig(**{**ECHOES.to_json(), "cut": CutConfig(longest=1.0, shortest=0.4)})
-    report = run_engine([tmp_path / "videos"], out, config, WorkConfig(workers=1, batch_size=2, shard_samples=2))
+    report = caption_videos([tmp_path / "videos"], out, config, WorkConfig(workers=1, batch_size=2, shard_size=2))
     assert report.clips == 3
     captions = sorted(rows(out).values(), key=lambda row: row["start"])
     assert [(row["start"], row["end"]) for row in captions] == [(0.0, 0.8), (0.8, 1.6), (1.6, 2.4)]
@@ -156,7 +158,7 @@ def test_bad_videos_are_in_quarantine_with_their_reasons(add_video, tmp_path: Pa
     bad, odd = bad_videos(), odd_videos()
     for name, (content, *_) in {**bad, **odd}.items():
         add_video(name, content)
-    report = run_engine([tmp_path / "videos"], tmp_path / "out", ECHOES, QUICK)
+    report = caption_videos([tmp_path / "videos"], tmp_path / "out", ECHOES, QUICK)
     reasons = {Path(failure.source).stem: failure.reason for failure in report.quarantine}
     assert reasons.keys() == bad.keys() and report.clips == len(odd)
     assert [reason for name, (_, reason) in bad.items() if reason not in reasons[name]] == []
@@ -165,20 +167,20 @@ def test_bad_videos_are_in_quarantine_with_their_reasons(add_video, tmp_path: Pa
 def test_one_run_at_a_time_and_one_configuration(add_video, tmp_path: Path) -> None:
     add_video("a")
     out = tmp_path / "out"
-    run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     with holding(out / "lock", "held"), pytest.raises(OutputError, match="another run is writing"):
-        run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+        caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     other = EngineConfig(**{**ECHOES.to_json(), "cut": ECHOES.cut, "frames": 5})
     with pytest.raises(OutputError, match="was made with another frames, 3 and not 5"):
-        run_engine([tmp_path / "videos"], out, other, QUICK)
+        caption_videos([tmp_path / "videos"], out, other, QUICK)
 
 
 def test_nothing_to_do_and_nothing_that_can_be_done(add_video, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no videos in"):
-        run_engine([tmp_path / "videos"], tmp_path / "out")
+        caption_videos([tmp_path / "videos"], tmp_path / "out")
     add_video("a")
     with pytest.raises(ConfigError, match="names no model; add it, as in http://x/v1#"):
-        run_engine([tmp_path / "videos"], tmp_path / "out", EngineConfig(captioner=ECHO, llm="http://x/v1"))
+        caption_videos([tmp_path / "videos"], tmp_path / "out", EngineConfig(captioner=ECHO, llm="http://x/v1"))
     assert not (tmp_path / "out").exists()
 
 
@@ -200,8 +202,8 @@ def test_a_full_disk_is_one_error_and_the_next_run_goes_on(
 
     with monkeypatch.context() as patch, pytest.raises(OutputError, match="No space left"):
         patch.setattr(journal, "append_json_lines", full)
-        run_engine([tmp_path / "videos"], tmp_path / "out", ECHOES, QUICK)
-    assert run_engine([tmp_path / "videos"], tmp_path / "out", ECHOES, QUICK).clips == 1
+        caption_videos([tmp_path / "videos"], tmp_path / "out", ECHOES, QUICK)
+    assert caption_videos([tmp_path / "videos"], tmp_path / "out", ECHOES, QUICK).clips == 1
     assert len(notes("seen")) == 5 and rows(tmp_path / "out").keys() == {"First"}
 
 
@@ -211,8 +213,49 @@ def test_videos_in_a_tar_have_their_json(add_video, tmp_path: Path) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    run_engine([tmp_path / "videos.tar"], tmp_path / "out", ECHOES, QUICK)
+    caption_videos([tmp_path / "videos.tar"], tmp_path / "out", ECHOES, QUICK)
     (row,) = rows(tmp_path / "out").values()
     assert (row["description"], row["keywords"]) == ("A cup.", "cup")
     with tarfile.open(tmp_path / "out" / "shards" / "00000.tar") as tar:
         assert tar.extractfile(f"{row['video_id']}.mp4").read() == clip(60)
+
+
+PROMPTS = [EnginePrompt("mine", "Describe it.")]
+
+
+def test_models_and_runs_are_stored(tmp_path: Path) -> None:
+    settings = EngineSettings(tmp_path, EngineConfig(), PROMPTS)
+    settings.add_model("summary", {"name": "llm", "weights": "12ab"})
+    EngineSettings(tmp_path, EngineConfig(), PROMPTS).add_model("summary", {"name": "llm", "weights": "12ab"})
+    values = json.loads((tmp_path / "settings.json").read_text())
+    assert values["models"] == {"summary": {"name": "llm", "weights": "12ab"}}
+    assert [set(run) >= {"started", "python", "torch", "perception_encoder"} for run in values["runs"]] == [True, True]
+
+
+def test_another_prompt_model_or_configuration_is_refused(tmp_path: Path) -> None:
+    settings = EngineSettings(tmp_path, EngineConfig(), PROMPTS)
+    settings.add_model("summary", {"name": "llm", "weights": "12ab"})
+    with pytest.raises(OutputError, match="was made with another weights, '12ab' and not '34cd'"):
+        settings.add_model("summary", {"name": "llm", "weights": "34cd"})
+    with pytest.raises(OutputError, match=r"was made with another mine, 'Describe it\.' and not 'Look\.'"):
+        EngineSettings(tmp_path, EngineConfig(), [EnginePrompt("mine", "Look.")])
+    with pytest.raises(OutputError, match="another captioner, 'builtin-lang' and not 'hf:other'; give the same"):
+        EngineSettings(tmp_path, EngineConfig(captioner="hf:other"), PROMPTS)
+
+
+def test_shares_and_speeds() -> None:
+    report = EngineReport(3)
+    assert (report.videos_per_minute, report.frames_per_second) == (0, 0)
+    report.add(StageResult(key="a", stage=PROBE, value={}, seconds=1.0))
+    report.add(StageResult(key="a", stage=FRAMES, value={}, seconds=3.0, frames=(b"",) * 6))
+    report.add(StageFailure(key="b", stage=PROBE, source="b", reason="is empty", cause="video"))
+    probe, frames, *others = report.rows()
+    assert (probe.done, probe.failed, probe.share) == (1, 1, 0.25) and frames.share == 0.75
+    assert sum(row.done for row in others) == 0 and report.frames_per_second == 2
+    report.wall = 30.0
+    assert report.videos_per_minute == pytest.approx(2)
+    assert report.to_dict()["stages"][0] == {"stage": "probe", "done": 1, "failed": 1, "seconds": 1.0, "share": 0.25}
+    for key in ("c", "d"):
+        report.add(StageResult(key=key, stage=PROBE, value={}))
+    report.wall = 30.0
+    assert report.videos_per_minute == pytest.approx(6)  # three in half a minute

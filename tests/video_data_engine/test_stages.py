@@ -1,22 +1,25 @@
-"""Stages in this process: what they put to a model, and what they make of its answers."""
+"""Stages in this process: what they ask a model, its attempts, and what they make of its answers."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.nn import Linear
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, EndpointError
 from perception_encoder.inference.listing import Item
-from perception_encoder.language_alignment import load as language_models
-from perception_encoder.language_alignment import transformers_model
-from perception_encoder.preprocess.conversation import Reply
+from perception_encoder.language_alignment import load, transformers_model
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
+from perception_encoder.video_data_engine import stages
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.record import STAGES, ClipRecord, StageFailure, StageResult
-from perception_encoder.video_data_engine.stages import EngineStage, Models, make_stages
-from perception_encoder.video_data_engine.videos.listing import list_videos
+from perception_encoder.video_data_engine.journal import STAGES, ClipRecord, StageFailure, StageResult
+from perception_encoder.video_data_engine.stages import EngineStage, Models, answer_all, make_stages
+from perception_encoder.video_data_engine.videos import list_videos
 from tests.video_data_engine import servers
 from tests.video_data_engine.conftest import ECHOES, QUICK
 
@@ -45,12 +48,12 @@ def test_a_record_goes_through_all_stages(add_video, tmp_path: Path) -> None:
 def test_captioners_see_and_the_language_model_need_not(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[tuple[str, str]] = []
 
-    def load(loader: str, model: str) -> Fake:
+    def take(loader: str, model: str) -> Fake:
         loaded.append((loader, model))
         return Fake()
 
-    monkeypatch.setattr(transformers_model, "load_transformers_model", lambda model: load("sees", model))
-    monkeypatch.setattr(language_models, "load_decoder", lambda model, _: load("reads", model))
+    monkeypatch.setattr(transformers_model, "load_transformers_model", lambda model: take("sees", model))
+    monkeypatch.setattr(load, "load_decoder", lambda model, _: take("reads", model))
     models: Models = {}
     for stage in make_stages(EngineConfig(captioner="hf:a", frame_captioner="hf:b", llm="hf:c"), QUICK):
         stage.open(models)
@@ -143,3 +146,100 @@ def test_prompts_of_frames_and_videos_have_no_fields(tmp_path: Path) -> None:
     path.write_text("Describe $title")
     with pytest.raises(ConfigError, match="whose fields are none"):
         make_stages(EngineConfig(frame_prompt=str(path)), QUICK)
+
+
+class Fickle:
+    """A `Generator` that fails as often as a text says: "2" fails twice, "wide" always; it notes its batches."""
+
+    name = "fickle"
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
+        texts = [str(each[0].content[0]) for each in conversations]
+        self.batches.append(texts)
+        for text in texts:
+            if text == "wide":
+                raise ConfigError("does not fit")
+            if text == "refused":
+                raise EndpointError("refused", "request")
+            if text == "key":
+                raise EndpointError("wrong key", "service")
+            if text.isdigit() and sum(text in batch for batch in self.batches) <= int(text):
+                raise EndpointError("busy", wait=30.0)
+        return [Reply(f"<{text}>", 1, 1, True) for text in texts]
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long is waited between attempts."""
+    seconds: list[float] = []
+    monkeypatch.setattr(stages.time, "sleep", seconds.append)
+    return seconds
+
+
+def texts(replies: Sequence[object]) -> list[str]:
+    return [reply.text if isinstance(reply, Reply) else str(reply) for reply in replies]
+
+
+def conversations(*words: str) -> list[list[Message]]:
+    return [ask(word) for word in words]
+
+
+def test_a_model_gets_all_together_and_one_by_one_if_that_fails() -> None:
+    model = Fickle()
+    assert texts(answer_all(model, conversations("a", "b"), Sampling(), WorkConfig())) == ["<a>", "<b>"]
+    replies = answer_all(model, conversations("a", "wide", "refused", "b"), Sampling(), WorkConfig())
+    assert texts(replies) == ["<a>", "does not fit", "refused", "<b>"]
+    assert [len(batch) for batch in model.batches] == [2, 4, 1, 1, 1, 1]
+
+
+def test_passing_failures_are_tried_again_after_pauses(pauses: list[float]) -> None:
+    model = Fickle()
+    replies = answer_all(model, conversations("1", "9"), Sampling(), WorkConfig(tries=3, pause=2.0), threads=2)
+    assert texts(replies) == ["<1>", "busy"]
+    assert pauses == [30.0, 30.0, 30.0]
+    plain = EndpointError("busy")
+
+    class Busy(Fickle):
+        def generate(self, *arguments: object) -> list[Reply]:
+            raise plain
+
+    pauses.clear()
+    answer_all(Busy(), conversations("a"), Sampling(), WorkConfig(tries=4, pause=2.0))
+    assert pauses == [2.0, 4.0, 8.0]
+
+
+def test_a_pause_is_a_minute_at_most(pauses: list[float]) -> None:
+    for wait in (3600.0, None):
+
+        class Busy(Fickle):
+            def generate(self, *arguments: object) -> list[Reply]:
+                raise EndpointError("busy", wait=wait)  # noqa: B023 (called at once)
+
+        answer_all(Busy(), conversations("a"), Sampling(), WorkConfig(tries=3, pause=45.0))
+    assert pauses == [60.0, 60.0, 45.0, 60.0]
+
+
+def test_requests_are_sent_at_the_same_time() -> None:
+    together = threading.Barrier(3, timeout=20)
+
+    class Meeting(Fickle):
+        def generate(self, *arguments: Any) -> list[Reply]:
+            together.wait()
+            return super().generate(*arguments)
+
+    words = conversations("a", "b", "c")
+    assert texts(answer_all(Meeting(), words, Sampling(), WorkConfig(), threads=3)) == ["<a>", "<b>", "<c>"]
+
+
+def test_a_wrong_key_ends_everything() -> None:
+    for threads in (1, 2):
+        with pytest.raises(EndpointError, match="wrong key"):
+            answer_all(Fickle(), conversations("a", "key"), Sampling(), WorkConfig(), threads)
+
+
+def test_an_answer_without_a_word_is_a_failure() -> None:
+    replies = answer_all(Fickle(), conversations("…", "да"), Sampling(), WorkConfig())
+    assert texts(replies) == ["the model answered without a word", "<да>"]

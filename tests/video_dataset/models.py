@@ -1,4 +1,4 @@
-"""Encoders and models whose outputs are known."""
+"""Encoders and models whose outputs are known, and features without videos."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from PIL import Image
 
 from perception_encoder.preprocess.conversation import Message
 from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.video_dataset.features import FeatureTable
 from tests.clips import number_of
 
 
@@ -40,3 +41,11 @@ class CountingModel:
         self.conversations += conversations
         assert all(isinstance(each[0].media[0], VideoFrames) for each in conversations)
         return np.arange(len(conversations)) / 100
+
+
+def table_of(embeddings: np.ndarray, values: np.ndarray | None = None) -> FeatureTable:
+    """Videos train/0, train/1 and so on; `values` are two features by default unrelated to anything."""
+    keys = tuple(f"train/{number}" for number in range(len(embeddings)))
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    values = np.zeros((len(embeddings), 2)) if values is None else values
+    return FeatureTable(keys, tuple(f"motion_{n}" for n in range(values.shape[1])), values, unit.astype(np.float32))

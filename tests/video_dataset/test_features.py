@@ -1,7 +1,8 @@
-"""Tables of features: what is in them, that a run goes on, and that bad videos are reported."""
+"""Features of every video: stored tar by tar, read again, and answers to questions."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,16 @@ import pytest
 
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import json_bytes, write_members
-from perception_encoder.video_dataset.features import MOTION, extract_features, read_features
-from tests.video_dataset.clips import fields, small_dataset, write_dataset
+from perception_encoder.preprocess.video import read_frames
+from perception_encoder.video_dataset.features import (
+    MOTION,
+    QUESTIONS,
+    answer_columns,
+    answer_questions,
+    extract_features,
+    read_features,
+)
+from tests.video_dataset.clips import fields, short_clip, small_dataset, write_dataset
 from tests.video_dataset.models import CountingModel, NumberEncoder
 
 
@@ -68,7 +77,7 @@ def test_features_of_an_older_version_are_refused(tmp_path: Path) -> None:
     (path,) = (tmp_path / "out").iterdir()
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["objects_moving"]), path)
-    with pytest.raises(DataError, match="is of an older version; write it again: pe video-dataset features DATA -o"):
+    with pytest.raises(DataError, match="is of an older version; delete it and rerun `pe video-dataset select`"):
         read_features(tmp_path / "out")
 
 
@@ -79,5 +88,19 @@ def test_tables_that_are_missing_or_differ(tmp_path: Path) -> None:
     extract_features(data, tmp_path / "out", NumberEncoder())
     (tmp_path / "out" / "test-000000.parquet").unlink()
     extract_features(data / "test", tmp_path / "out", NumberEncoder(), CountingModel())
-    with pytest.raises(DataError, match="some features have answers and some not"):
+    with pytest.raises(DataError, match="some features have answers and others do not"):
         read_features(tmp_path / "out")
+
+
+def test_there_are_26_different_questions() -> None:
+    assert len(set(QUESTIONS.values())) == len(answer_columns()) == 26
+    assert all(re.fullmatch(r"[A-Z][^?]*\?", question) for question in QUESTIONS.values())
+    groups = {name.split("_")[0] for name in QUESTIONS}
+    assert groups == {"camera", "scene", "motion", "action", "content", "hidden"}
+
+
+def test_every_question_is_about_the_video() -> None:
+    model = CountingModel()
+    answers = answer_questions(model, read_frames(short_clip(), frames=8))
+    assert np.array_equal(answers, np.arange(26) / 100) and len(model.conversations) == 26
+    assert model.conversations[3][0].content[1] == "Is the camera far away from what it films? Answer yes or no."

@@ -56,12 +56,12 @@ CREATE INDEX decisions_of_person ON decisions (person, undone);
 
 
 _NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CANTOPEN")
-"""Errors that are of the disk, of permissions or of other processes."""
+"""Errors of the disk, of permissions or of other processes."""
 
 
 @cache
 def _columns() -> dict[str, dict[str, str]]:
-    """The types that `typeof` may tell of each column, by table."""
+    """Return the allowed results of `typeof` for each column, by table."""
     kinds = {"TEXT": "'text'", "INTEGER": "'integer'", "REAL": "'real', 'integer'"}
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(SCHEMA)
@@ -76,16 +76,15 @@ def _columns() -> dict[str, dict[str, str]]:
 
 
 def fits(number: int) -> bool:
-    """Return whether the database can hold an integer, of 64 bits; no row has another id."""
+    """Return whether an integer has at most 64 bits, as the database requires; no row has another id."""
     return -(2**63) <= number < 2**63
 
 
 class Database:
-    """A connection that threads share; each transaction holds it alone, and writers wait for other processes."""
+    """A connection that threads share: one transaction at a time, and writers wait for other processes."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, which is made if it is missing. Raises DataError if it is another file, or of another version,
-        and OutputError if it cannot be made."""
+        """Open or create the file; DataError for another kind or version, OutputError if it cannot be created."""
         self.path = path
         self._lock = threading.RLock()
         with writing(path):
@@ -106,7 +105,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection for changes that are all on the disk when the block ends, or not made at all."""
+        """Yield the connection for changes that are all on the disk when the block ends, or none of them."""
         with self._lock, self._readable():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -118,7 +117,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection for reading; all queries of the block see one state."""
+        """Yield the connection for reading; all queries in the block see the same state."""
         with self._lock, self._readable():
             self._connection.execute("BEGIN")
             try:
@@ -133,7 +132,7 @@ class Database:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turn errors of SQLite into one line that names the file; an IntegrityError is a mistake of ours."""
+        """Turn SQLite's errors into one line that names the file; an IntegrityError is our own bug."""
         try:
             yield
         except sqlite3.IntegrityError:
@@ -162,7 +161,7 @@ class Database:
                 self._check(connection)
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        """Raise DataError for pages that are damaged, values of other types, and rows that refer to nothing."""
+        """Raise DataError for damaged pages, values of the wrong type and dangling references."""
         (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
             raise self.damage(" ".join(str(state).split())[:100])

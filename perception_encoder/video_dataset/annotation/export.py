@@ -1,75 +1,245 @@
-"""Write a project's dataset anew, with the refined captions in its tars."""
+"""Write a project's captions: the dataset with refined captions in its tars, or tasks for Label Studio and back.
+
+A task's `data` has the video's file name, its key and split, and the model's caption, which is also a prediction. An
+annotation has a text area `caption`, a rating `rating`, and its annotator's name. Label Studio drops the name when it
+imports an annotation, and calls its `id` `import_id`; so `data` also has the names, as `annotators` by that id. An
+approved caption is `ground_truth`, with the reviewer's text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from perception_encoder.datasets.pe_video import read_video_tar
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.files import write_json
+from perception_encoder.formats.entries import list_objects, quoted, read_json
 from perception_encoder.progress import Track, untracked
-from perception_encoder.video_dataset.annotation.progress import Refinement, count_progress, read_refinements
-from perception_encoder.video_dataset.annotation.project import AnnotationProject
-from perception_encoder.video_dataset.tars import OutputVideo, refined_fields, table_key, write_dataset
+from perception_encoder.video_dataset.annotation.progress import read_refinements
+from perception_encoder.video_dataset.annotation.project import AnnotationProject, add_person, check_name
+from perception_encoder.video_dataset.annotation.work import AnnotationConflictError, Edit, add_finished
+from perception_encoder.video_dataset.tables import table_key
+from perception_encoder.video_dataset.tars import OutputVideo, refined_fields, write_dataset
+
+LABELING_CONFIG = """<View>
+  <Video name="video" value="$video"/>
+  <TextArea name="caption" toName="video" value="$caption" rows="6" maxSubmissions="1" editable="true" required="true"/>
+  <Rating name="rating" toName="video" maxRating="5" required="true"/>
+</View>"""
+"""The interface of a Label Studio project for these tasks."""
+_SKIPPED = "skipped in Label Studio"
 
 
 @dataclass(frozen=True)
 class ExportCounts:
-    """What was written."""
+    """Counts of written videos."""
 
     videos: int
     refined: int
     """Videos whose caption was refined in this project."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportChoice:
-    """Which videos are written, and what is added to their fields."""
+@dataclass(frozen=True)
+class ImportCounts:
+    """Counts of annotations in a file of Label Studio."""
 
-    refined_only: bool = False
-    """Leave out videos without a refined caption of this project."""
-    selection: frozenset[str] | None = None
-    """SPLIT/KEY of the videos to write; None for all."""
-    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By SPLIT/KEY, such as a category and a score."""
+    added: int
+    known: int
+    """Annotations that the project already had."""
 
 
 def export_dataset(
-    project: AnnotationProject, out: Path, choice: ExportChoice | None = None, track: Track = untracked
+    project: AnnotationProject,
+    out: Path,
+    *,
+    refined_only: bool = False,
+    selection: frozenset[str] | None = None,
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
+    track: Track = untracked,
 ) -> ExportCounts:
-    """Write the chosen videos, with `human_caption` (or `refined_caption`, of a simulated
-    annotator), `refined_by`, `caption_rating` and `caption_reviewed`. Names of people are not written.
+    """Write videos with `human_caption`, `refined_by`, `caption_rating` and `caption_reviewed`, without people's names.
 
-    Raises OutputError if `out` is not new or empty, and DataError for a damaged tar.
+    A simulated annotator's caption is `refined_caption` instead. `refined_only`: leave out videos without a refined
+    caption. `selection`: SPLIT/KEY of the videos to write; None for all. `fields`: further metadata by SPLIT/KEY, such
+    as a category. Raises OutputError if `out` is not new or empty, and DataError for a damaged tar.
     """
-    choice = choice or ExportChoice()
-    refinements = {(each.tar, each.key): each for each in read_refinements(project)}
+    refinements = {(refinement.tar, refinement.key): refinement for refinement in read_refinements(project)}
     refined: list[str] = []
 
     def videos() -> Iterator[OutputVideo]:
         for name, tar in project.tars.items():
             for record in read_video_tar(tar):
                 key = table_key(record)
-                if choice.selection is not None and key not in choice.selection:
-                    continue
                 refinement = refinements.get((name, record.key))
-                added = choice.fields.get(key, {})
+                if (selection is not None and key not in selection) or (refinement is None and refined_only):
+                    continue
+                metadata = record.metadata
                 if refinement is not None:
                     refined.append(record.key)
-                    metadata = refined_fields(record.metadata, refinement.caption, refinement.origin)
-                    yield OutputVideo.of(record, {**metadata, **_about(refinement), **added}, tar.split)
-                elif not choice.refined_only:
-                    yield OutputVideo.of(record, {**record.metadata, **added}, tar.split)
+                    metadata = {
+                        **refined_fields(metadata, refinement.caption, refinement.origin),
+                        "model_caption": refinement.original or None,
+                        "caption_rating": refinement.rating,
+                        "caption_reviewed": refinement.reviewed,
+                    }
+                yield OutputVideo.of(record, {**metadata, **(fields or {}).get(key, {})}, tar.split)
 
-    total = len(refinements) if choice.refined_only else count_progress(project).videos
+    total = len(refinements) if refined_only else project.count()
     counts = write_dataset(out, track(videos(), "writing", total))
     return ExportCounts(sum(counts.values()), len(refined))
 
 
-def _about(refinement: Refinement) -> dict[str, object]:
+def export_tasks(project: AnnotationProject, path: Path, prefix: str = "") -> int:
+    """Write every video with its annotations as tasks that Label Studio imports; return the number of videos.
+
+    `prefix`: the start of the videos' addresses, before KEY.mp4. Unfinished annotations are left out.
+    """
+    with project.database.reading() as connection:
+        clips = connection.execute(
+            "SELECT clips.*, tars.split, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.size > 0 "
+            "ORDER BY clips.id"
+        ).fetchall()
+        rows = connection.execute(
+            "SELECT annotations.*, reviews.caption AS approved FROM annotations LEFT JOIN reviews "
+            "ON reviews.annotation = annotations.id AND reviews.state = 'done' WHERE annotations.state != 'draft' "
+            "ORDER BY annotations.id"
+        ).fetchall()
+    annotations: dict[int, list[dict[str, Any]]] = {}
+    annotators: dict[int, dict[str, str]] = {}
+    for row in rows:
+        annotations.setdefault(row["clip"], []).append(_annotation(row))
+        annotators.setdefault(row["clip"], {})[str(row["id"])] = row["person"]
+    tasks = []
+    for clip in clips:
+        names = {name: clip[name] for name in ("key", "split", "caption", "category")}
+        data = {
+            "video": f"{prefix}{clip['key']}.{clip['extension']}",
+            **names,
+            "tar": clip["path"],
+            "annotators": annotators.get(clip["id"], {}),
+        }
+        prediction = {"model_version": "model", "result": _result(clip["caption"], None)}
+        predictions = [prediction] if clip["caption"] else []
+        tasks.append(
+            {
+                "id": clip["id"],
+                "data": data,
+                "annotations": annotations.get(clip["id"], []),
+                "predictions": predictions,
+            }
+        )
+    write_json(path, tasks)
+    return len(tasks)
+
+
+def import_tasks(project: AnnotationProject, path: Path, annotator: str | None = None) -> ImportCounts:
+    """Add the annotations of a file that Label Studio exported as JSON, all or none.
+
+    `annotator`: the name for annotations that do not name theirs. Raises DataError for a file of another form, and for
+    a task whose video is not in the project.
+    """
+    tasks = read_json(path)
+    if not isinstance(tasks, list):
+        raise DataError(f"{path} is {quoted(tasks)}; it must be a list of tasks, as Label Studio exports with JSON")
+    added = known = 0
+    with project.database.transaction() as connection:
+        rows = connection.execute(
+            "SELECT clips.id, clips.key, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.size > 0"
+        ).fetchall()
+        clips = _Clips([(row["id"], row["key"], row["path"]) for row in rows])
+        for number, task in enumerate(tasks):
+            where = f"{path}: task {number}"
+            if isinstance(task, dict) and task.keys() >= {"video", "annotator"}:
+                raise DataError(f"{path} is Label Studio's JSON-MIN; export as JSON, which keeps every annotation")
+            if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
+                raise DataError(f"{where} is not an object with `data`")
+            for person, edit, reason in _read_annotations(task, where, annotator):
+                clip = clips.find(task["data"], where)
+                try:
+                    add_person(connection, person)
+                    new = add_finished(connection, project.now(), clip, person, edit, reason)
+                except (ConfigError, AnnotationConflictError) as error:
+                    raise type(error)(f"{where}: {error}") from None
+                added, known = added + new, known + (not new)
+    return ImportCounts(added, known)
+
+
+class _Clips:
+    """A project's videos by tar and key, or by key alone if it is unique."""
+
+    def __init__(self, rows: Sequence[tuple[int, str, str]]) -> None:
+        self._by_tar = {(tar, key): clip for clip, key, tar in rows}
+        self._by_key: dict[str, list[int]] = {}
+        for clip, key, _ in rows:
+            self._by_key.setdefault(key, []).append(clip)
+
+    def find(self, data: Mapping[str, Any], where: str) -> int:
+        tar, key = data.get("tar"), data.get("key")
+        if not isinstance(key, str):
+            key = PurePosixPath(unquote(urlsplit(str(data.get("video", ""))).path)).stem
+        if isinstance(tar, str) and (tar, key) in self._by_tar:
+            return self._by_tar[tar, key]
+        clips = self._by_key.get(key, [])
+        if len(clips) != 1:
+            raise DataError(f"{where}: {len(clips)} videos of this dataset have the key {quoted(key)}")
+        return clips[0]
+
+
+def _annotation(row: Any) -> dict[str, Any]:
+    caption = row["caption"] if row["approved"] is None else row["approved"]
     return {
-        "model_caption": refinement.original or None,
-        "caption_rating": refinement.rating,
-        "caption_reviewed": refinement.reviewed,
+        "id": row["id"],
+        "annotator": row["person"],
+        "result": [] if row["state"] == "skipped" else _result(caption, row["rating"]),
+        "was_cancelled": row["state"] == "skipped",
+        "ground_truth": row["approved"] is not None,
+        "lead_time": row["seconds"],
     }
+
+
+def _result(caption: str, rating: int | None) -> list[dict[str, Any]]:
+    text = {"from_name": "caption", "to_name": "video", "type": "textarea", "value": {"text": [caption]}}
+    stars = {"from_name": "rating", "to_name": "video", "type": "rating", "value": {"rating": rating}}
+    return [text] if rating is None else [text, stars]
+
+
+def _read_annotations(task: Mapping[str, Any], where: str, annotator: str | None) -> Iterator[tuple[str, Edit, str]]:
+    """Yield each finished or skipped annotation: its person, its edit, and why it was skipped."""
+    for number, annotation in enumerate(list_objects(task, "annotations", where)):
+        entry = f"{where}: annotations[{number}]"
+        person = _person(annotation, task["data"], annotator, entry)
+        seconds = annotation.get("lead_time")
+        seconds = float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < 1e6 else 0.0
+        if annotation.get("was_cancelled") is True:
+            yield person, Edit(caption="", seconds=seconds), _SKIPPED
+            continue
+        values: dict[str, Any] = {}
+        for part in list_objects(annotation, "result", entry):
+            value = part.get("value")
+            if isinstance(value, dict):
+                values[str(part.get("type"))] = value.get("text" if part.get("type") == "textarea" else "rating")
+        text, rating = values.get("textarea"), values.get("rating")
+        text = "\n".join(map(str, text)) if isinstance(text, list) else text
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{entry} has no text of a text area")
+        stars = rating if isinstance(rating, int) and not isinstance(rating, bool) else None
+        yield person, Edit(caption=text, rating=stars, seconds=seconds), ""
+
+
+def _person(annotation: Mapping[str, Any], data: Mapping[str, Any], annotator: str | None, where: str) -> str:
+    stored, by = data.get("annotators"), annotation.get("completed_by")
+    names = [
+        annotation.get("annotator"),
+        stored.get(str(annotation.get("import_id"))) if isinstance(stored, dict) else None,
+        by.get("email") if isinstance(by, dict) else None,
+        f"label-studio-{by}" if isinstance(by, int) and not isinstance(by, bool) else None,
+        annotator,
+    ]
+    name = next((name for name in names if isinstance(name, str) and name), None)
+    if name is None:
+        raise DataError(f"{where} does not name its annotator; give --annotator")
+    return check_name(name)

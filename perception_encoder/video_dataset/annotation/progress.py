@@ -1,16 +1,16 @@
-"""Counts and pace of a project, agreement of double annotations, and the captions that came of it."""
+"""Progress of a project: counts, pace, agreement of double annotations, and the refined captions."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
 from itertools import groupby
 from statistics import fmean
 from typing import Any
 
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
-from perception_encoder.video_dataset.annotation.word_diff import diff_words, surviving_words, word_similarity
 
 HOUR = 3600.0
 
@@ -38,26 +38,31 @@ class ProjectProgress:
     done: int
     """Videos with as many annotations as they need."""
     begun: int
-    """Videos with some annotation, a draft too, but fewer finished ones than they need."""
+    """Videos with a draft or an annotation, but fewer finished ones than they need."""
     skipped: int
     """Videos that people skipped and nobody annotated."""
     reviewed: int
     """Videos with an approved annotation."""
     people: tuple[PersonProgress, ...]
+    agreement: Agreement
 
     @property
     def hours_left(self) -> float | None:
-        """Working hours for the videos that are left, at the mean pace so far; None before any is done."""
+        """Working hours for the remaining videos at the mean pace so far; None before any is done."""
         times = [(person.seconds, person.done) for person in self.people if person.seconds is not None]
         if not times:
             return None
         mean = sum(seconds * done for seconds, done in times) / sum(done for _, done in times)
         return (self.videos - self.done - self.skipped) * mean / HOUR
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields and the hours left, ready for JSON."""
+        return {**asdict(self), "hours_left": self.hours_left}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far two people agree on one video, over all double annotations; None where nothing can be compared."""
+    """Agreement of two people on one video, over all double annotations; None if nothing can be compared."""
 
     videos: int
     similarity: float | None
@@ -82,13 +87,10 @@ class Refinement:
     origin: str
     """Of the annotator: human or simulated."""
     reviewed: bool
-    removed: int
-    """Words."""
-    added: int
 
 
 def count_progress(project: AnnotationProject) -> ProjectProgress:
-    """Count a project's videos by state, and what each person has done."""
+    """Count a project's videos by state and each person's work, and measure the agreement."""
     with project.database.reading() as connection:
         rows = connection.execute(
             "SELECT clips.needed, sum(state = 'done') AS done, sum(state = 'draft') AS drafts, "
@@ -106,11 +108,12 @@ def count_progress(project: AnnotationProject) -> ProjectProgress:
         skipped=sum(row["skips"] == row["skips"] + row["done"] + row["drafts"] for row in rows),
         reviewed=sum(row["reviewed"] > 0 for row in rows),
         people=people,
+        agreement=measure_agreement(project),
     )
 
 
 def measure_agreement(project: AnnotationProject) -> Agreement:
-    """Compare the two first annotations of every video that has two."""
+    """Compare the first two annotations of every video that has two."""
     with project.database.reading() as connection:
         rows = connection.execute(
             "SELECT clip, clips.caption AS original, annotations.caption, rating FROM annotations "
@@ -119,22 +122,22 @@ def measure_agreement(project: AnnotationProject) -> Agreement:
     groups = [list(group) for _, group in groupby(rows, key=lambda row: row["clip"])]
     pairs = [(group[0], group[1]) for group in groups if len(group) > 1]
     ratings = [(a["rating"], b["rating"]) for a, b in pairs if None not in (a["rating"], b["rating"])]
-    fates = [
-        fate
-        for a, b in pairs
-        for fate in zip(*(surviving_words(row["original"], row["caption"]) for row in (a, b)), strict=True)
+    kept = [
+        decisions
+        for pair in pairs
+        for decisions in zip(*(surviving_words(row["original"], row["caption"]) for row in pair), strict=True)
     ]
     return Agreement(
         videos=len(pairs),
         similarity=fmean(word_similarity(a["caption"], b["caption"]) for a, b in pairs) if pairs else None,
-        words=cohen_kappa(fates),
+        words=cohen_kappa(kept),
         ratings=interval_alpha(ratings),
         within_one=fmean(abs(a - b) <= 1 for a, b in ratings) if ratings else None,
     )
 
 
 def read_refinements(project: AnnotationProject) -> Iterator[Refinement]:
-    """Yield the refined caption of each video that has one: of an approved annotation first, else of the earliest."""
+    """Yield the refined caption of each video that has one: the approved one, else the earliest."""
     with project.database.reading() as connection:
         rows = connection.execute(
             "SELECT clip, tars.path AS tar, clips.key, clips.caption AS original, annotations.rating, people.origin, "
@@ -144,7 +147,9 @@ def read_refinements(project: AnnotationProject) -> Iterator[Refinement]:
             "AND reviews.state = 'done' WHERE annotations.state = 'done' ORDER BY clip, reviewed DESC, annotations.id"
         ).fetchall()
     for _, group in groupby(rows, key=lambda row: row["clip"]):
-        yield _refinement(next(group))
+        values = dict(next(group))
+        del values["clip"]
+        yield Refinement(**{**values, "reviewed": bool(values["reviewed"])})
 
 
 def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
@@ -193,16 +198,19 @@ def _count_person(connection: sqlite3.Connection, row: Any, now: float) -> Perso
     )
 
 
-def _refinement(row: Any) -> Refinement:
-    runs = diff_words(row["original"], row["caption"])
-    return Refinement(
-        tar=row["tar"],
-        key=row["key"],
-        original=row["original"],
-        caption=row["caption"],
-        rating=row["rating"],
-        origin=row["origin"],
-        reviewed=bool(row["reviewed"]),
-        removed=sum(len(run.words) for run in runs if run.change == "removed"),
-        added=sum(len(run.words) for run in runs if run.change == "added"),
-    )
+def surviving_words(original: str, caption: str) -> list[bool]:
+    """Return for each word of the original whether it is still in the caption."""
+    words = original.split()
+    survives = [False] * len(words)
+    for start, _, length in _matcher(words, caption.split()).get_matching_blocks():
+        survives[start : start + length] = [True] * length
+    return survives
+
+
+def word_similarity(first: str, second: str) -> float:
+    """Return the share of both captions' words that they have in common, in order: 1 for equal captions."""
+    return _matcher(first.split(), second.split()).ratio()
+
+
+def _matcher(first: list[str], second: list[str]) -> SequenceMatcher[str]:
+    return SequenceMatcher(None, first, second, autojunk=False)

@@ -1,4 +1,4 @@
-"""An annotation project: the videos of a dataset, the people who refine their captions, and who gets which video.
+"""An annotation project: the videos of a dataset, the people who refine their captions, and their assignments.
 
 The videos' bytes stay in their tars: the project stores where they are. A model's caption is stored when its video is
 first seen, and never changes.
@@ -23,7 +23,7 @@ from perception_encoder.video_dataset.annotation.database import Database, fits
 FILE_NAME = "annotations.sqlite"
 LONGEST_NAME = 40
 DOUBLE = 0.1
-"""Default share of the videos that two people annotate."""
+"""Default share of videos that two people annotate."""
 CLIP_COLUMNS = "clips.id AS clip, clips.key, tars.split, clips.extension, clips.caption AS original, clips.category, "
 CLIP_COLUMNS += "clips.duration, clips.rate"
 
@@ -63,9 +63,10 @@ class AnnotationProject:
         self.database.close()
 
     def update(self, track: Track = untracked) -> int:
-        """Read new and changed tars, and return the number of videos.
+        """Read new and changed tars; return the number of videos.
 
-        A missing video is not offered; its annotations stay, and are those of the same key and caption in another tar.
+        A missing video is no longer offered; its annotations are kept, and move to a video of the same key and caption
+        in another tar.
         """
         with self.database.transaction() as connection:
             known = {row["path"]: row for row in connection.execute("SELECT * FROM tars")}
@@ -83,9 +84,13 @@ class AnnotationProject:
             if changed:
                 _follow_moved(connection)
                 _choose_doubles(connection, float(_setting(connection, "double", str(DOUBLE))))
-            (count,) = connection.execute("SELECT count(*) FROM clips WHERE size > 0").fetchone()
         self._clips.clear()
-        return int(count)
+        return self.count()
+
+    def count(self) -> int:
+        """Return the number of videos."""
+        with self.database.reading() as connection:
+            return int(connection.execute("SELECT count(*) FROM clips WHERE size > 0").fetchone()[0])
 
     def set_double(self, share: float) -> None:
         """Set the share of videos that two people annotate; a larger share includes those of a smaller one."""
@@ -96,22 +101,22 @@ class AnnotationProject:
             _choose_doubles(connection, share)
 
     def set_team(self, names: Sequence[str]) -> None:
-        """Let only these people annotate and review; without names, everyone."""
+        """Allow only these people to annotate and review; without names, everyone."""
         checked = [check_name(name) for name in names]
         if len(set(checked)) < len(checked):
-            raise ConfigError(f"the team is {', '.join(checked)}; a name is twice in it")
+            raise ConfigError(f"the team is {', '.join(checked)}; a name occurs twice")
         with self.database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO settings VALUES ('team', ?)", ("\n".join(checked),))
             for name in checked:
                 add_person(connection, name)
 
     def team(self) -> list[str]:
-        """Return the people who may annotate; empty if everyone may."""
+        """Return the people who may annotate; empty for everyone."""
         with self.database.reading() as connection:
             return _setting(connection, "team", "").splitlines()
 
     def assign(self, names: Sequence[str]) -> dict[str, int]:
-        """Deal the videos that nobody has begun to these people, two different ones to a double annotation.
+        """Deal the videos that nobody has begun to these people in turn, a double annotation to two of them.
 
         Earlier assignments of those videos are replaced. Returns the number of each person's videos.
         """
@@ -131,7 +136,7 @@ class AnnotationProject:
         return {name: sum(person == name for _, person in dealt) for name in checked}
 
     def video(self, clip: int) -> tuple[TarMember, str]:
-        """Return where a video is, and its extension; InputError if it does not exist or has gone.
+        """Return where a video is, and its extension; InputError if it does not exist any more.
 
         Only members of the tars that were listed when the project was opened are returned.
         """
@@ -141,7 +146,7 @@ class AnnotationProject:
                 row: Any = connection.execute(query, (clip,)).fetchone() if fits(clip) else None
             tar = self.tars.get(row["path"]) if row is not None and row["size"] > 0 else None
             if tar is None:
-                raise InputError(f"video {clip}", "does not exist, or its tar has gone")
+                raise InputError(f"video {clip}", "does not exist, or its tar was removed")
             self._clips[clip] = TarMember(tar.path, row["offset"], row["size"]), row["extension"]
         return self._clips[clip]
 
@@ -155,11 +160,11 @@ def check_name(name: str) -> str:
 
 
 def add_person(connection: sqlite3.Connection, name: str, origin: str = "human") -> None:
-    """Add a person, or a simulated annotator; ConfigError if the name is of the other origin already."""
+    """Add a person or a simulated annotator; ConfigError if the name already belongs to the other kind."""
     connection.execute("INSERT OR IGNORE INTO people VALUES (?, ?)", (name, origin))
     (known,) = connection.execute("SELECT origin FROM people WHERE name = ?", (name,)).fetchone()
     if known != origin:
-        raise ConfigError(f"the name {name!r} is of a {known} annotator; choose another one")
+        raise ConfigError(f"the name {name!r} belongs to a {known} annotator; choose another one")
 
 
 def admit(connection: sqlite3.Connection, name: str) -> str:
@@ -173,7 +178,7 @@ def admit(connection: sqlite3.Connection, name: str) -> str:
 
 
 def clip_of_row(row: sqlite3.Row) -> ProjectClip:
-    """Return the video of a row of `CLIP_COLUMNS`."""
+    """Return the video of a row with `CLIP_COLUMNS`."""
     names = ("key", "split", "extension", "original", "category", "duration", "rate")
     return ProjectClip(id=row["clip"], **{name: row[name] for name in names})
 
@@ -188,7 +193,7 @@ def _setting(connection: sqlite3.Connection, name: str, default: str) -> str:
 
 
 def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, stamp: tuple[int, int]) -> None:
-    """Add a tar's videos; of those already known only what the tar says about their bytes and length is updated."""
+    """Add a tar's videos; of known ones, only the location of their bytes and their length are updated."""
     size, modified = stamp
     (tar_id,) = connection.execute(
         "INSERT INTO tars (path, split, size, modified) VALUES (?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET "
@@ -199,10 +204,10 @@ def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, stamp: t
     rows = []
     for record in read_video_tar(tar):
         video = (record.extension, record.video.offset, record.video.size)
-        about = (record.model_caption, record.category, record.duration, record.frame_rate)
-        rows.append((tar_id, record.key, *video, *about))
+        facts = (record.model_caption, record.category, record.duration, record.frame_rate)
+        rows.append((tar_id, record.key, *video, *facts))
     if len({key for _, key, *_ in rows}) < len(rows):
-        raise DataError(f"{tar.path}: two videos have one key")
+        raise DataError(f"{tar.path}: two videos have the same key")
     connection.executemany(
         "INSERT INTO clips (tar, key, extension, offset, size, caption, category, duration, rate) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tar, key) DO UPDATE SET extension = excluded.extension, "
@@ -212,7 +217,7 @@ def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, stamp: t
 
 
 def _follow_moved(connection: sqlite3.Connection) -> None:
-    """Give the annotations of missing videos to those of the same key and caption that nobody has begun elsewhere."""
+    """Move the annotations of missing videos to videos of the same key and caption that nobody has begun."""
     moved = connection.execute(
         "SELECT new.id AS new, old.id AS old FROM clips AS old JOIN clips AS new ON new.key = old.key "
         "AND new.caption = old.caption WHERE old.size = 0 AND new.size > 0 "
@@ -224,7 +229,7 @@ def _follow_moved(connection: sqlite3.Connection) -> None:
 
 
 def _choose_doubles(connection: sqlite3.Connection, share: float) -> None:
-    """Choose the videos for two people by a hash of their keys, so that the choice depends on nothing else."""
+    """Choose the videos for two people by a hash of their keys alone."""
     keys = connection.execute("SELECT id, key, needed FROM clips").fetchall()
     needed = [(2 if _fraction(row["key"]) < share else 1, row["id"], row["needed"]) for row in keys]
     changes = [(number, clip) for number, clip, before in needed if number != before]

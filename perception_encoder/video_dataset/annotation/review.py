@@ -1,4 +1,4 @@
-"""Review by a second person: approve a finished caption, corrected or as it is, or return it with a note."""
+"""Review by a second person: approve a finished caption, corrected or unchanged, or return it with a note."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from perception_encoder.video_dataset.annotation.work import (
     AnnotationConflictError,
     Edit,
     check_session,
-    own_row,
+    editable_row,
     record_decision,
     tidy_caption,
 )
 
-_LONGEST_NOTE = 500
+_MAX_NOTE = 500
 _REVIEW = f"""
 SELECT reviews.*, annotations.person AS annotator, annotations.caption AS annotated, annotations.rating, {CLIP_COLUMNS}
 FROM reviews JOIN annotations ON annotations.id = reviews.annotation JOIN clips ON clips.id = annotations.clip
@@ -51,14 +51,14 @@ class ReviewTask:
     annotated: str
     """The annotator's caption."""
     caption: str
-    """The same, as the reviewer has corrected it so far."""
+    """With the reviewer's corrections so far."""
     rating: int | None
     """Of the model's caption, by the annotator."""
     seconds: float
 
 
 def next_review(project: AnnotationProject, person: str, session: str) -> ReviewTask | None:
-    """Open the reviewer's unfinished review, else a finished annotation of someone else; None without any."""
+    """Open the reviewer's unfinished review, else someone else's finished annotation; None if there is none."""
     with project.database.transaction() as connection:
         person = admit(connection, person)
         row = connection.execute(
@@ -75,7 +75,7 @@ def next_review(project: AnnotationProject, person: str, session: str) -> Review
 
 
 def save_review(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
-    """Store an unfinished correction; errors as those of `work.save`."""
+    """Store an unfinished correction; errors as `work.save`."""
     with project.database.transaction() as connection:
         row = _own_review(connection, person, annotation)
         if row["session"] == edit.session and edit.sequence <= row["sequence"]:
@@ -85,7 +85,7 @@ def save_review(project: AnnotationProject, person: str, annotation: int, edit: 
 
 
 def approve(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
-    """Approve the caption as the reviewer has left it. ConfigError if it is empty; else as `work.save`."""
+    """Approve the caption with the reviewer's corrections; ConfigError if it is empty; otherwise as `work.save`."""
     with project.database.transaction() as connection:
         row = _own_review(connection, person, annotation)
         caption = tidy_caption(edit.caption)
@@ -103,10 +103,10 @@ def approve(project: AnnotationProject, person: str, annotation: int, edit: Edit
 
 
 def return_to_annotator(project: AnnotationProject, person: str, annotation: int, note: str, session: str) -> None:
-    """Let the annotator work on it again. ConfigError without a note; else as `work.save`."""
+    """Return the caption to its annotator; ConfigError without a note; otherwise as `work.save`."""
     note = note.strip()
-    if not 1 <= len(note) <= _LONGEST_NOTE:
-        raise ConfigError(f"the note has {len(note)} characters; it must have 1 to {_LONGEST_NOTE}")
+    if not 1 <= len(note) <= _MAX_NOTE:
+        raise ConfigError(f"the note has {len(note)} characters; it must have 1 to {_MAX_NOTE}")
     with project.database.transaction() as connection:
         if _is_returned(connection, person, annotation, note):
             return
@@ -120,9 +120,9 @@ def return_to_annotator(project: AnnotationProject, person: str, annotation: int
 
 
 def undo_review(project: AnnotationProject, person: str, session: str) -> ReviewTask | None:
-    """Open the review again that the person finished last; None if there is none to undo.
+    """Reopen the review that the person finished last; None if there is nothing to undo.
 
-    AnnotationConflictError if the annotator has opened a returned video.
+    AnnotationConflictError if the annotator has opened the returned video.
     """
     with project.database.transaction() as connection:
         person = admit(connection, person)
@@ -137,7 +137,7 @@ def undo_review(project: AnnotationProject, person: str, session: str) -> Review
         if decision["action"] == "return":
             row = connection.execute("SELECT * FROM annotations WHERE id = ?", (annotation,)).fetchone()
             if row["state"] != "draft" or row["session"]:
-                raise AnnotationConflictError("the annotator has this video open already; it cannot be undone any more")
+                raise AnnotationConflictError("the annotator has already opened this video; it can no longer be undone")
             connection.execute("UPDATE annotations SET state = 'done', note = '' WHERE id = ?", (annotation,))
             _begin(connection, annotation, person, row["caption"], now)
         connection.execute("UPDATE decisions SET undone = 1 WHERE id = ?", (decision["id"],))
@@ -148,7 +148,7 @@ def undo_review(project: AnnotationProject, person: str, session: str) -> Review
 
 
 def _begin(connection: sqlite3.Connection, annotation: int, person: str, caption: str, now: float) -> None:
-    """Reserve an annotation for a reviewer, who takes over an abandoned review as it is."""
+    """Reserve an annotation for a reviewer; an abandoned review is taken over unchanged."""
     connection.execute(
         "INSERT INTO reviews (annotation, person, state, caption, opened, updated) VALUES (?, ?, 'draft', ?, ?, ?) "
         "ON CONFLICT (annotation) DO UPDATE SET person = excluded.person, updated = excluded.updated",
@@ -171,11 +171,11 @@ def _open(connection: sqlite3.Connection, annotation: int, session: str) -> Revi
 
 
 def _own_review(connection: sqlite3.Connection, person: str, annotation: int) -> Any:
-    return own_row(connection, _REVIEW, person, annotation, "review of annotation")
+    return editable_row(connection, _REVIEW, person, annotation, "review of annotation")
 
 
 def _is_returned(connection: sqlite3.Connection, person: str, annotation: int, note: str) -> bool:
-    """Whether the same request came before, and its answer was lost."""
+    """Return whether the same request came before and its answer was lost."""
     query = "SELECT 1 FROM annotations JOIN decisions ON decisions.annotation = annotations.id "
     query += "WHERE annotations.id = ? AND state = 'draft' AND note = ? "
     query += "AND action = 'return' AND decisions.person = ? AND NOT undone"

@@ -15,7 +15,7 @@ from perception_encoder.errors import InputError, MissingExtraError, PerceptionE
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.serving.http import ApiError, BodyReader, parse_body
 from perception_encoder.serving.server import HANG_UP, HOSTS, guard
-from perception_encoder.video_dataset.annotation.progress import count_progress, measure_agreement
+from perception_encoder.video_dataset.annotation.progress import count_progress
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.review import (
     ReviewTask,
@@ -57,7 +57,7 @@ _VIDEO_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktim
 
 @dataclass(kw_only=True)
 class WorkRequest:
-    """The JSON of every change: who, in which tab, and what."""
+    """The JSON of every change: the person, the tab and the edit."""
 
     __pydantic_config__: ClassVar = {"strict": True}
     person: str
@@ -69,76 +69,41 @@ class WorkRequest:
     seconds: float = 0.0
     sequence: int = 0
     note: str = ""
-    """The reason to skip a video, or to return it to its annotator."""
+    """The reason for skipping a video or returning it to its annotator."""
 
     def edit(self) -> Edit:
         """Return the state of the editor."""
-        return Edit(
-            caption=self.caption,
-            rating=self.rating,
-            seconds=self.seconds,
-            session=self.session,
-            sequence=self.sequence,
-        )
+        names = ("caption", "rating", "seconds", "session", "sequence")
+        return Edit(**{name: getattr(self, name) for name in names})
 
 
 _ALLOWED = {
     "": "the body must be a JSON object",
-    "person": "it must be a text",
-    "session": "it must be a text",
-    "id": "it must be an integer",
-    "caption": "it must be a text",
+    **dict.fromkeys(("person", "session", "caption", "note"), "it must be a text"),
+    **dict.fromkeys(("id", "sequence"), "it must be an integer"),
     "rating": "it must be an integer or null",
     "seconds": "it must be a number",
-    "sequence": "it must be an integer",
-    "note": "it must be a text",
 }
-_Action = Callable[[AnnotationProject, WorkRequest], AnnotationTask | ReviewTask | None]
-
-
-def _save(project: AnnotationProject, request: WorkRequest) -> None:
-    save(project, request.person, request.id, request.edit())
-
-
-def _submit(project: AnnotationProject, request: WorkRequest) -> None:
-    submit(project, request.person, request.id, request.edit())
-
-
-def _skip(project: AnnotationProject, request: WorkRequest) -> None:
-    skip(project, request.person, request.id, request.note, request.edit())
-
-
-def _save_review(project: AnnotationProject, request: WorkRequest) -> None:
-    save_review(project, request.person, request.id, request.edit())
-
-
-def _approve(project: AnnotationProject, request: WorkRequest) -> None:
-    approve(project, request.person, request.id, request.edit())
-
-
-def _return(project: AnnotationProject, request: WorkRequest) -> None:
-    return_to_annotator(project, request.person, request.id, request.note, request.session)
-
-
-ACTIONS: dict[str, _Action] = {
-    "annotate/next": lambda project, request: next_task(project, request.person, request.session),
-    "annotate/save": _save,
-    "annotate/submit": _submit,
-    "annotate/skip": _skip,
-    "annotate/undo": lambda project, request: undo(project, request.person, request.session),
-    "review/next": lambda project, request: next_review(project, request.person, request.session),
-    "review/save": _save_review,
-    "review/submit": _approve,
-    "review/return": _return,
-    "review/undo": lambda project, request: undo_review(project, request.person, request.session),
+Action = Callable[[AnnotationProject, WorkRequest], AnnotationTask | ReviewTask | None]
+ACTIONS: dict[str, Action] = {
+    "annotate/next": lambda project, r: next_task(project, r.person, r.session),
+    "annotate/save": lambda project, r: save(project, r.person, r.id, r.edit()),
+    "annotate/submit": lambda project, r: submit(project, r.person, r.id, r.edit()),
+    "annotate/skip": lambda project, r: skip(project, r.person, r.id, r.note, r.edit()),
+    "annotate/undo": lambda project, r: undo(project, r.person, r.session),
+    "review/next": lambda project, r: next_review(project, r.person, r.session),
+    "review/save": lambda project, r: save_review(project, r.person, r.id, r.edit()),
+    "review/submit": lambda project, r: approve(project, r.person, r.id, r.edit()),
+    "review/return": lambda project, r: return_to_annotator(project, r.person, r.id, r.note, r.session),
+    "review/undo": lambda project, r: undo_review(project, r.person, r.session),
 }
-"""What `POST /api/NAME` does; `next` and `undo` answer with a task, or null."""
+"""What `POST /api/NAME` does with a request; `next` and `undo` answer with a task, or null."""
 
 
 def create_annotation_page(
     project: AnnotationProject, hosts: tuple[str, ...] = HOSTS, key: str | None = None
 ) -> FastAPI:
-    """Create the server of a project under some host names; `key`: see `guard`. Raises MissingExtraError."""
+    """Create the server of a project for some host names; `key`: see `guard`. Raises MissingExtraError."""
     try:
         import fastapi
         import jinja2
@@ -160,8 +125,8 @@ def create_annotation_page(
         app.router.add_route(path, safely, methods=["GET"])
 
     def page(request: Request) -> Response:
-        about = {"dataset": project.data.resolve().name, "team": project.team()}
-        return HTMLResponse(template.render(about), headers={"Cache-Control": "no-store"})
+        values = {"dataset": project.data.resolve().name, "team": project.team()}
+        return HTMLResponse(template.render(values), headers={"Cache-Control": "no-store"})
 
     def asset(request: Request) -> Response:
         if (name := request.path_params["name"]) not in _TYPES:
@@ -172,7 +137,7 @@ def create_annotation_page(
     get("/static/{name}", asset)
     get("/video/{id:int}", lambda request: _video(project, request))
     get("/api/rate/{id:int}", lambda request: JSONResponse({"rate": _frame_rate(project, request.path_params["id"])}))
-    get("/api/progress", lambda request: JSONResponse(_progress(project)))
+    get("/api/progress", lambda request: JSONResponse(count_progress(project).to_dict()))
     _add_work_route(app, project, threads)
     guard(app, _HEADERS, hosts, key)
     return app
@@ -216,7 +181,7 @@ def _video(project: AnnotationProject, request: Request) -> Response:
 
 
 def _frame_rate(project: AnnotationProject, clip: int) -> float | None:
-    """Read a video's frames a second from its header, for datasets that do not say it."""
+    """Read a video's frames per second from its header, for datasets that do not state it."""
     from perception_encoder.preprocess.video_file import open_container  # torch, which the page does not need
 
     member, _ = project.video(clip)
@@ -225,16 +190,10 @@ def _frame_rate(project: AnnotationProject, clip: int) -> float | None:
     return None if rate is None else float(rate)
 
 
-def _progress(project: AnnotationProject) -> dict[str, Any]:
-    progress = count_progress(project)
-    agreement = asdict(measure_agreement(project))
-    return {**asdict(progress), "hours_left": progress.hours_left, "agreement": agreement}
-
-
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return the first byte and the one after the last of a `Range` header, None for the whole.
+    """Return the first byte of a `Range` header and the one after the last; None for the whole.
 
-    As HTTP wants it, a header of another form, such as several ranges, is ignored. ApiError 416 for bytes beyond.
+    As in HTTP, a header of another form, such as several ranges, is ignored. ApiError 416 for bytes beyond the end.
     """
     match = _RANGE.fullmatch(header or "")
     if match is None or match[0] == "bytes=-":
@@ -249,14 +208,13 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def send_video(member: TarMember, extension: str, header: str | None) -> Response:
-    """Make the answer: status 206 for a part, 200 for the whole. Raises ApiError 416, and InputError if the tar is
-    gone."""
+    """Make the answer: status 206 for a part, 200 for the whole. ApiError 416; InputError if the tar is gone."""
     from starlette.responses import StreamingResponse
 
     part = parse_range(header, member.size)
     start, end = part or (0, member.size)
     if not member.tar.is_file():
-        raise InputError("the video's tar", "has gone")
+        raise InputError("the video's tar", "was removed")
     headers = {"Accept-Ranges": "bytes", "Content-Length": str(end - start), "Cache-Control": "private, max-age=3600"}
     if part is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{member.size}"

@@ -1,9 +1,9 @@
 """One person's work: the next video, autosave, submit, skip with a reason, undo.
 
-A video is offered until it has as many annotations as it needs. Who opens it holds it for a day after the last
-change; a video that two people skipped is not offered any more. Each tab of a browser has a session: the one that
-opened the video last may save, so that two tabs do not overwrite each other. A request that is sent twice, because the
-answer was lost, is done once.
+A video is offered until it has as many annotations as it needs. Whoever opens it holds it until a day after the last
+change; a video that two people skipped is no longer offered. Each browser tab has a session: only the tab that opened
+the video last may save, so that two tabs do not overwrite each other. A request that is sent twice, because the answer
+was lost, takes effect once.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from perception_encoder.video_dataset.annotation.project import (
 )
 
 HOLD_SECONDS = 24 * 3600.0
-"""How long a video is held, after the last change, for the person who opened it."""
-MOST_SKIPS = 2
-LONGEST_CAPTION = 20_000
-_LONGEST_REASON = 500
-_MOST_SECONDS = 24 * 3600.0
+"""How long after the last change a video is held for the person who opened it."""
+MAX_SKIPS = 2
+MAX_CAPTION = 20_000
+_MAX_REASON = 500
+_MAX_SECONDS = 24 * 3600.0
 _TASK = f"SELECT annotations.*, {CLIP_COLUMNS} FROM annotations JOIN clips ON clips.id = annotations.clip "
 _TASK += "JOIN tars ON tars.id = clips.tar WHERE annotations.id = ?"
 _OPEN = """
@@ -38,17 +38,17 @@ SELECT clips.id, clips.caption FROM clips {assigned} WHERE clips.size > 0
         SELECT count(*) FROM annotations WHERE clip = clips.id
         AND (state = 'done' OR state = 'draft' AND updated > :stale)
     )
-    AND :most_skips > (SELECT count(*) FROM annotations WHERE clip = clips.id AND state = 'skipped')
+    AND :max_skips > (SELECT count(*) FROM annotations WHERE clip = clips.id AND state = 'skipped')
 ORDER BY clips.id LIMIT 1
 """
-_MINE = _OPEN.format(assigned="JOIN assignments ON assignments.clip = clips.id AND assignments.person = :person")
-_ANYONES = _OPEN.format(assigned="").replace(
+_ASSIGNED = _OPEN.format(assigned="JOIN assignments ON assignments.clip = clips.id AND assignments.person = :person")
+_UNASSIGNED = _OPEN.format(assigned="").replace(
     "WHERE", "WHERE NOT EXISTS (SELECT 1 FROM assignments WHERE clip = clips.id) AND", 1
 )
 
 
 class AnnotationConflictError(PerceptionEncoderError):
-    """A change that someone else, or another tab, has made impossible."""
+    """A change that conflicts with another person's or another tab's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +59,20 @@ class Edit:
     rating: int | None = None
     """Of the model's caption, 1 to 5."""
     seconds: float = 0.0
-    """Time that the person has worked on it so far."""
+    """The person's working time so far."""
     session: str = ""
     sequence: int = 0
-    """Grows with each save of a session; one that arrives late is ignored."""
+    """Grows with each save of a session; a save that arrives late is ignored."""
 
     def __post_init__(self) -> None:
         if self.rating is not None and not 1 <= self.rating <= 5:
             raise ConfigError(f"rating is {self.rating}; it must be 1 to 5")
         if not 0 <= self.seconds < math.inf:
-            raise ConfigError(f"seconds is {self.seconds}; it must be a number from 0")
+            raise ConfigError(f"seconds is {self.seconds}; it must be at least 0")
         if not fits(self.sequence):
             raise ConfigError(f"sequence is {self.sequence}; it must be an integer of 64 bits")
-        if len(self.caption) > LONGEST_CAPTION:
-            raise ConfigError(f"the caption has {len(self.caption):,} characters; the limit is {LONGEST_CAPTION:,}")
+        if len(self.caption) > MAX_CAPTION:
+            raise ConfigError(f"the caption has {len(self.caption):,} characters; the limit is {MAX_CAPTION:,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,12 @@ class AnnotationTask:
     caption: str
     rating: int | None
     note: str
-    """Of a reviewer who returned it."""
+    """From the reviewer who returned it."""
     seconds: float
 
 
 def next_task(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
-    """Open the person's unfinished video, else an assigned one, else the first that is free; None without any."""
+    """Open the person's unfinished video, else an assigned one, else the first free one; None if there is none."""
     with project.database.transaction() as connection:
         person = admit(connection, person)
         query = "SELECT id FROM annotations WHERE person = ? AND state = 'draft' AND clip IN "
@@ -109,7 +109,7 @@ def next_task(project: AnnotationProject, person: str, session: str) -> Annotati
 
 
 def upcoming_clip(project: AnnotationProject, person: str) -> int | None:
-    """Return the video that the person would get next, so that it can be loaded ahead; nothing is reserved."""
+    """Return the video that the person would get next, for preloading; nothing is reserved."""
     with project.database.reading() as connection:
         row = _find_open(connection, project.now(), person)
         return None if row is None else int(row["id"])
@@ -118,11 +118,11 @@ def upcoming_clip(project: AnnotationProject, person: str) -> int | None:
 def save(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
     """Store an unfinished caption; see `Edit` for saves that arrive twice or late.
 
-    Raises InputError for an unknown id, and AnnotationConflictError if the video is another person's, is finished, or
-    is open in another tab.
+    Raises InputError for an unknown id, and AnnotationConflictError if the annotation is another person's, finished, or
+    open in another tab.
     """
     with project.database.transaction() as connection:
-        row = own_row(connection, _TASK, person, annotation)
+        row = editable_row(connection, _TASK, person, annotation)
         if row["session"] == edit.session and edit.sequence <= row["sequence"]:
             return
         check_session(row, edit.session)
@@ -130,9 +130,9 @@ def save(project: AnnotationProject, person: str, annotation: int, edit: Edit) -
 
 
 def submit(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
-    """Store a finished caption. ConfigError if it is empty, or if the model's caption is not rated; else as `save`."""
+    """Store a finished caption; ConfigError if it is empty or the model's caption is unrated; otherwise as `save`."""
     with project.database.transaction() as connection:
-        row = own_row(connection, _TASK, person, annotation)
+        row = editable_row(connection, _TASK, person, annotation)
         caption = tidy_caption(edit.caption)
         if row["state"] == "done" and row["session"] == edit.session and row["caption"] == caption:
             return
@@ -150,12 +150,12 @@ def submit(project: AnnotationProject, person: str, annotation: int, edit: Edit)
 
 
 def skip(project: AnnotationProject, person: str, annotation: int, reason: str, edit: Edit) -> None:
-    """Skip a video; what was typed stays. ConfigError without a reason; else as `save`."""
+    """Skip a video and keep the typed text; ConfigError without a reason; otherwise as `save`."""
     reason = reason.strip()
-    if not 1 <= len(reason) <= _LONGEST_REASON:
-        raise ConfigError(f"the reason has {len(reason)} characters; it must have 1 to {_LONGEST_REASON}")
+    if not 1 <= len(reason) <= _MAX_REASON:
+        raise ConfigError(f"the reason has {len(reason)} characters; it must have 1 to {_MAX_REASON}")
     with project.database.transaction() as connection:
-        row = own_row(connection, _TASK, person, annotation)
+        row = editable_row(connection, _TASK, person, annotation)
         if row["state"] == "skipped" and row["session"] == edit.session and row["reason"] == reason:
             return
         check_session(row, edit.session)
@@ -165,9 +165,9 @@ def skip(project: AnnotationProject, person: str, annotation: int, reason: str, 
 
 
 def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
-    """Open the video again that the person submitted or skipped last, as it was; None if there is none to undo.
+    """Reopen the video that the person submitted or skipped last, as it was; None if there is nothing to undo.
 
-    Called again, it goes further back. AnnotationConflictError if someone has reviewed it or is reviewing it.
+    Repeated calls go further back. AnnotationConflictError if someone has reviewed it or is reviewing it.
     """
     with project.database.transaction() as connection:
         person = admit(connection, person)
@@ -180,7 +180,7 @@ def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTas
             return None
         annotation = decision["annotation"]
         if connection.execute("SELECT 1 FROM reviews WHERE annotation = ?", (annotation,)).fetchone():
-            raise AnnotationConflictError("this video is being reviewed, or has been; it cannot be undone any more")
+            raise AnnotationConflictError("a reviewer has opened this video; it can no longer be undone")
         connection.execute("UPDATE decisions SET undone = 1 WHERE id = ?", (decision["id"],))
         # opened 0: it comes before the video that is open now
         connection.execute(
@@ -193,10 +193,10 @@ def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTas
 def add_finished(
     connection: sqlite3.Connection, now: float, clip: int, person: str, edit: Edit, skip_reason: str = ""
 ) -> bool:
-    """Add a caption, or a skip with its reason, that was made elsewhere; False if it is here already.
+    """Add a caption, or a skip with its reason, that was made elsewhere; False if it is already here.
 
-    The text of an approved caption may be the annotator's or the reviewer's. AnnotationConflictError if the person has
-    another one of this video, which is not a draft.
+    An approved caption may have the annotator's text or the reviewer's. AnnotationConflictError if the person has
+    another finished annotation of this video.
     """
     caption, state = tidy_caption(edit.caption), "skipped" if skip_reason else "done"
     row = connection.execute(
@@ -209,7 +209,7 @@ def add_finished(
             return False
         if row["state"] == state and caption in (row["caption"], row["approved"]) and row["rating"] == edit.rating:
             return False
-        raise AnnotationConflictError(f"{person} has finished video {clip} already, with another result")
+        raise AnnotationConflictError(f"{person} has already finished video {clip}, with another result")
     values = (clip, person, state, caption, edit.rating, skip_reason, edit.seconds, now, now)
     (annotation,) = connection.execute(
         "INSERT INTO annotations (clip, person, state, caption, rating, reason, seconds, opened, updated) "
@@ -223,13 +223,13 @@ def add_finished(
 
 
 def _find_open(connection: sqlite3.Connection, now: float, person: str) -> Any:
-    values = {"person": person, "stale": now - HOLD_SECONDS, "most_skips": MOST_SKIPS}
-    mine = connection.execute(_MINE, values).fetchone()
-    return mine or connection.execute(_ANYONES, values).fetchone()
+    values = {"person": person, "stale": now - HOLD_SECONDS, "max_skips": MAX_SKIPS}
+    mine = connection.execute(_ASSIGNED, values).fetchone()
+    return mine or connection.execute(_UNASSIGNED, values).fetchone()
 
 
 def _open(connection: sqlite3.Connection, annotation: int, session: str) -> AnnotationTask:
-    """Give the video to a tab; the saves of others are refused from now on."""
+    """Give the video to a tab; other tabs can no longer save it."""
     connection.execute("UPDATE annotations SET session = ?, sequence = 0 WHERE id = ?", (session, annotation))
     row = connection.execute(_TASK, (annotation,)).fetchone()
     return AnnotationTask(
@@ -242,10 +242,10 @@ def _open(connection: sqlite3.Connection, annotation: int, session: str) -> Anno
     )
 
 
-def own_row(
+def editable_row(
     connection: sqlite3.Connection, query: str, person: str, annotation: int, subject: str = "annotation"
 ) -> Any:
-    """Return the row of an annotation, or of its review, if the person may change it; errors as those of `save`."""
+    """Return the row of an annotation, or of its review, if the person may change it; errors as `save`."""
     person, name = admit(connection, person), f"{subject} {annotation}"
     row = connection.execute(query, (annotation,)).fetchone() if fits(annotation) else None
     if row is None:
@@ -256,28 +256,28 @@ def own_row(
 
 
 def tidy_caption(text: str) -> str:
-    """Return a caption without white space around it and at the ends of its lines."""
+    """Return a caption without surrounding white space, or white space at the ends of its lines."""
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
 def check_session(row: Any, session: str) -> None:
     """Raise AnnotationConflictError unless an annotation or a review is unfinished, and open in this tab."""
     if row["state"] != "draft":
-        raise AnnotationConflictError("this video is finished already, perhaps in another tab; reload the page")
+        raise AnnotationConflictError("this video is already finished, perhaps in another tab; reload the page")
     if row["session"] != session:
-        raise AnnotationConflictError("this video was opened in another tab; go on there, or reload the page")
+        raise AnnotationConflictError("this video was opened in another tab; continue there, or reload the page")
 
 
 def _store(connection: sqlite3.Connection, now: float, annotation: int, edit: Edit) -> None:
     connection.execute(
         "UPDATE annotations SET caption = ?, rating = ?, seconds = max(seconds, ?), updated = ?, sequence = ? "
         "WHERE id = ?",
-        (edit.caption, edit.rating, min(edit.seconds, _MOST_SECONDS), now, edit.sequence, annotation),
+        (edit.caption, edit.rating, min(edit.seconds, _MAX_SECONDS), now, edit.sequence, annotation),
     )
 
 
 def record_decision(connection: sqlite3.Connection, now: float, person: str, annotation: int, action: str) -> None:
-    """Note that a person has submitted, skipped, approved or returned an annotation."""
+    """Record that a person submitted, skipped, approved or returned an annotation."""
     connection.execute(
         "INSERT INTO decisions (person, annotation, action, time) VALUES (?, ?, ?, ?)",
         (person, annotation, action, now),

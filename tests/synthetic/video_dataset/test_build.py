@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.datasets.pe_video import load_benchmark, read_videos_of
+from perception_encoder.datasets.captioned import load_benchmark
+from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.preprocess.conversation import Message, Reply
 from perception_encoder.preprocess.video import read_frames

@@ -1,19 +1,35 @@
-"""The refined dataset: refined captions in the tars, the originals beside them, and no names of people."""
+"""Refined captions in a new dataset, and annotations to Label Studio and back."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from xml.etree import ElementTree
 
 import pytest
 
 from perception_encoder.datasets.pe_video import read_videos_of
-from perception_encoder.errors import OutputError
-from perception_encoder.video_dataset.annotation.export import ExportChoice, ExportCounts, export_dataset
+from perception_encoder.errors import DataError, OutputError
+from perception_encoder.video_dataset.annotation.export import (
+    LABELING_CONFIG,
+    ExportCounts,
+    ImportCounts,
+    export_dataset,
+    export_tasks,
+    import_tasks,
+)
+from perception_encoder.video_dataset.annotation.progress import count_progress, read_refinements
 from perception_encoder.video_dataset.annotation.project import AnnotationProject, add_person
 from perception_encoder.video_dataset.annotation.review import approve, next_review
-from perception_encoder.video_dataset.annotation.work import Edit, add_finished
+from perception_encoder.video_dataset.annotation.work import (
+    AnnotationConflictError,
+    Edit,
+    add_finished,
+    next_task,
+    skip,
+)
 from tests.video_dataset.annotation.conftest import Annotate
 from tests.video_dataset.clips import short_clip
 
@@ -36,7 +52,7 @@ def test_refined_captions_are_written_back(project: AnnotationProject, annotate:
     assert (second.metadata["human_caption"], second.refined_caption, second.refined_by) == ("", "A ship.", "simulated")
     assert second.metadata["caption_reviewed"] is False and third.refined_caption == ""
     assert b"secret" not in (tmp_path / "out" / "train" / "000000.tar").read_bytes()
-    assert export_dataset(project, tmp_path / "few", ExportChoice(refined_only=True)) == ExportCounts(2, 2)
+    assert export_dataset(project, tmp_path / "few", refined_only=True) == ExportCounts(2, 2)
     assert [record.key for record in read_videos_of(tmp_path / "few")] == ["v0", "v1"]
 
 
@@ -55,8 +71,8 @@ def test_two_at_once_do_not_write_one_directory(project: AnnotationProject, tmp_
 def test_a_selection_with_categories_and_scores(project: AnnotationProject, annotate: Annotate, tmp_path: Path) -> None:
     annotate("anna", "A boat.")
     fields = {"train/v0": {"category_name": "Animals", "interest_score": 4.5}, "train/v1": {"interest_score": 1.0}}
-    choice = ExportChoice(selection=frozenset({"train/v0", "train/v1"}), fields=fields)
-    assert export_dataset(project, tmp_path / "out", choice) == ExportCounts(2, 1)
+    keys = frozenset({"train/v0", "train/v1"})
+    assert export_dataset(project, tmp_path / "out", selection=keys, fields=fields) == ExportCounts(2, 1)
     first, second = read_videos_of(tmp_path / "out")
     assert (first.category, first.refined_caption, first.metadata["interest_score"]) == ("Animals", "A boat.", 4.5)
     assert (second.category, second.metadata["interest_score"]) == ("Water Scenes", 1)
@@ -72,3 +88,162 @@ def test_an_exported_dataset_can_be_annotated_again(
     with again.database.reading() as connection:
         captions = [row["caption"] for row in connection.execute("SELECT caption FROM clips ORDER BY id")]
     assert captions[0] == "A red boat number 0 drifts on a lake."
+
+
+def of_label_studio(**changes: Any) -> list[dict[str, Any]]:
+    """A task as Label Studio 1.x exports it."""
+    result = [
+        {
+            "id": "uA1",
+            "from_name": "caption",
+            "to_name": "video",
+            "type": "textarea",
+            "origin": "manual",
+            "value": {"text": ["A boat\non a lake."]},
+        },
+        {"id": "uA2", "from_name": "rating", "to_name": "video", "type": "rating", "value": {"rating": 4}},
+    ]
+    annotation = {
+        "id": 1001,
+        "completed_by": 10,
+        "result": result,
+        "was_cancelled": False,
+        "ground_truth": False,
+        "created_at": "2026-03-09T22:16:08.728353Z",
+        "lead_time": 4.288,
+        "task": 1,
+        **changes,
+    }
+    data = {"video": "/data/local-files/?d=clips/x.mp4", "key": "v1"}
+    return [{"id": 1, "project": 83, "data": data, "annotations": [annotation], "predictions": []}]
+
+
+def write(path: Path, value: object) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_annotations_come_back(project: AnnotationProject, annotate: Annotate, data: Path, tmp_path: Path) -> None:
+    annotate("anna", "A boot.", rating=4, seconds=30)
+    skipped = next_task(project, "anna", "tab")
+    skip(project, "anna", skipped.id, "dark", Edit(caption="half", session="tab", sequence=1))
+    next_task(project, "anna", "tab")  # unfinished
+    task = next_review(project, "ben", "r")
+    approve(project, "ben", task.id, Edit(caption="A boat.", session="r", sequence=1))
+    path = tmp_path / "labels.json"
+    assert export_tasks(project, path, "http://files/") == 3
+    first, second, third = json.loads(path.read_text())
+    assert first["data"]["video"] == "http://files/v0.mp4" and first["data"]["tar"] == "train/000000.tar"
+    assert first["predictions"][0]["result"][0]["value"]["text"] == ["A red boat number 0 drifts on a lake."]
+    assert first["annotations"][0]["ground_truth"] and second["annotations"][0]["was_cancelled"]
+    assert third["annotations"] == []
+    other = AnnotationProject(data, tmp_path / "other.sqlite")
+    other.update()
+    assert import_tasks(other, path) == ImportCounts(2, 0)
+    (refinement,) = read_refinements(other)
+    assert (refinement.key, refinement.caption, refinement.rating) == ("v0", "A boat.", 4)
+    (anna,) = count_progress(other).people
+    assert (anna.name, anna.done, anna.skipped, anna.seconds) == ("anna", 1, 1, 30)
+    assert import_tasks(other, path) == ImportCounts(0, 2)
+    assert import_tasks(project, path) == ImportCounts(0, 2)  # approved and skipped as they are there
+
+
+def through_label_studio(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tasks as Label Studio exports them again: their annotations are those of the user who imported them."""
+    names = ("result", "was_cancelled", "ground_truth", "lead_time")
+    for number, task in enumerate(tasks, 101):
+        imported = [{name: each[name] for name in names} | {"import_id": each["id"]} for each in task["annotations"]]
+        task["annotations"] = [{"id": 200 + n, "completed_by": 1, **each} for n, each in enumerate(imported)]
+        task["id"] = number
+    return tasks
+
+
+def test_two_annotations_of_a_video_come_back_from_label_studio(
+    project: AnnotationProject, annotate: Annotate, data: Path, tmp_path: Path
+) -> None:
+    project.set_double(1)
+    annotate("anna", "A boat.", rating=4)
+    annotate("ben", "A ship.", rating=5)
+    export_tasks(project, tmp_path / "labels.json")
+    tasks = through_label_studio(json.loads((tmp_path / "labels.json").read_text()))
+    tasks[1]["annotations"] = of_label_studio(import_id=None, completed_by=1)[0]["annotations"]
+    path = write(tmp_path / "project-1.json", tasks)
+    assert import_tasks(project, path) == ImportCounts(1, 2)
+    other = AnnotationProject(data, tmp_path / "other.sqlite")
+    other.update()
+    assert import_tasks(other, path) == ImportCounts(3, 0)
+    assert [person.name for person in count_progress(other).people] == ["anna", "ben", "label-studio-1"]
+
+
+def test_the_labeling_interface_fits_the_tasks(
+    project: AnnotationProject, annotate: Annotate, root: Path, tmp_path: Path
+) -> None:
+    annotate("anna", "A boat.", rating=4)
+    export_tasks(project, tmp_path / "labels.json")
+    task = json.loads((tmp_path / "labels.json").read_text())[0]
+    tags = {tag.get("name"): tag for tag in ElementTree.fromstring(LABELING_CONFIG)}
+    assert tags["video"].tag == "Video"
+    results = [*task["predictions"][0]["result"], *task["annotations"][0]["result"]]
+    assert {result["from_name"] for result in results} == {"caption", "rating"} == tags.keys() - {"video"}
+    for result in results:
+        tag = tags[result["from_name"]]
+        assert (tag.tag.lower(), tag.get("toName")) == (result["type"], result["to_name"])
+    assert {tag.get("value", "$key")[1:] for tag in tags.values()} <= task["data"].keys()
+    assert LABELING_CONFIG in (root / "docs" / "video_dataset.md").read_text(encoding="utf-8")
+
+
+def test_a_file_of_label_studio(project: AnnotationProject, tmp_path: Path) -> None:
+    path = write(tmp_path / "project-1.json", of_label_studio())
+    assert import_tasks(project, path) == ImportCounts(1, 0)
+    (refinement,) = read_refinements(project)
+    assert (refinement.key, refinement.caption, refinement.rating) == ("v1", "A boat\non a lake.", 4)
+    assert refinement.origin == "human" and count_progress(project).people[0].name == "label-studio-10"
+
+
+@pytest.mark.parametrize(
+    ("by", "annotator", "name"),
+    [({"email": "anna@example.org"}, None, "anna@example.org"), (None, "ben", "ben"), (7, "ben", "label-studio-7")],
+)
+def test_whose_it_is(project: AnnotationProject, tmp_path: Path, by: object, annotator: str | None, name: str) -> None:
+    path = write(tmp_path / "a.json", of_label_studio(completed_by=by))
+    import_tasks(project, path, annotator)
+    assert [person.name for person in count_progress(project).people] == [name]
+
+
+def test_videos_are_found_by_their_files_names(project: AnnotationProject, tmp_path: Path) -> None:
+    tasks = of_label_studio()
+    tasks[0]["data"] = {"video": "https://files.example/clips/v2.mp4?token=1"}
+    import_tasks(project, write(tmp_path / "a.json", tasks))
+    assert [refinement.key for refinement in read_refinements(project)] == ["v2"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({}, "must be a list of tasks"),
+        ([3], "task 0 is not an object with `data`"),
+        (
+            [{"video": "/data/x.mp4", "key": "v1", "id": 1, "caption": "A boat.", "rating": 4, "annotator": 1}],
+            "is Label Studio's JSON-MIN; export as JSON",
+        ),
+        ([{"data": {}}], "`annotations` is missing or null"),
+        (of_label_studio(result=[]), "has no text of a text area"),
+        (of_label_studio(completed_by=None), "does not name its annotator; give --annotator"),
+        ([{**of_label_studio()[0], "data": {"key": "nowhere"}}], "0 videos of this dataset have the key 'nowhere'"),
+    ],
+)
+def test_files_of_another_form_change_nothing(
+    project: AnnotationProject, tmp_path: Path, tasks: object, message: str
+) -> None:
+    both = [*of_label_studio(), *tasks] if isinstance(tasks, list) else tasks
+    with pytest.raises(DataError, match=message.replace("task 0", "task 1")):
+        import_tasks(project, write(tmp_path / "a.json", both))
+    assert list(read_refinements(project)) == []
+
+
+def test_another_result_of_the_same_person_is_refused(project: AnnotationProject, tmp_path: Path) -> None:
+    import_tasks(project, write(tmp_path / "a.json", of_label_studio()))
+    tasks = of_label_studio()
+    tasks[0]["annotations"][0]["result"][1]["value"]["rating"] = 1
+    with pytest.raises(AnnotationConflictError, match="has already finished video 2"):
+        import_tasks(project, write(tmp_path / "b.json", tasks))

@@ -1,10 +1,12 @@
-"""Counts, pace, agreement and the refined captions."""
+"""Counts, pace, agreement, differences of words, and the refined captions."""
 
 from __future__ import annotations
 
 from statistics import fmean
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from perception_encoder.video_dataset.annotation.progress import (
@@ -13,6 +15,8 @@ from perception_encoder.video_dataset.annotation.progress import (
     interval_alpha,
     measure_agreement,
     read_refinements,
+    surviving_words,
+    word_similarity,
 )
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.review import approve, next_review
@@ -39,7 +43,7 @@ def test_counts_and_pace(project: AnnotationProject, annotate: Annotate, clock: 
     undo(project, "ben", "tab")
     progress = count_progress(project)
     assert (progress.begun, progress.skipped) == (1, 0)
-    assert progress.hours_left == pytest.approx(60 / 3600)
+    assert progress.hours_left == progress.to_dict()["hours_left"] == pytest.approx(60 / 3600)
 
 
 def test_a_double_annotation_is_done_when_both_are(project: AnnotationProject, annotate: Annotate) -> None:
@@ -90,4 +94,24 @@ def test_a_reviewed_caption_is_preferred(project: AnnotationProject, annotate: A
     approve(project, "cleo", other.id, Edit(caption="A red boat drifts.", session="r", sequence=1))
     (late,) = read_refinements(project)
     assert (late.caption, late.rating, late.reviewed, late.origin) == ("A red boat drifts.", 2, True, "human")
-    assert (late.tar, late.key, late.removed, late.added) == ("train/000000.tar", "v0", 6, 1)
+    assert (late.tar, late.key, late.original) == ("train/000000.tar", "v0", "A red boat number 0 drifts on a lake.")
+
+
+CAPTIONS = st.lists(st.sampled_from(["a", "red", "boat", "boat.", "drifts"]), max_size=12).map(" ".join)
+
+
+def test_words_survive_or_not() -> None:
+    original, caption = "A blue car drives fast on a road", "A red car drives\non a road at night"
+    assert surviving_words(original, caption) == [True, False, True, True, False, True, True, True]
+    assert surviving_words("a boat", " a\n boat ") == [True, True] and surviving_words("", "a boat") == []
+    assert word_similarity("", "") == word_similarity("a b", "a b") == 1 and word_similarity("a b", "c d") == 0
+
+
+@given(CAPTIONS, CAPTIONS)
+def test_surviving_words_are_in_the_caption_in_order(original: str, caption: str) -> None:
+    words = original.split()
+    rest = iter(caption.split())
+    assert all(
+        word in rest for word, survives in zip(words, surviving_words(original, caption), strict=True) if survives
+    )
+    assert surviving_words(original, original) == [True] * len(words)

@@ -1,14 +1,17 @@
-"""A project knows its videos, its people, and who gets which video; it reads nothing outside the dataset."""
+"""A project's videos, people and assignments, and its database."""
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.errors import ConfigError, DataError, InputError, OutputError
 from perception_encoder.formats.shards import json_bytes, write_members
+from perception_encoder.video_dataset.annotation.database import Database
 from perception_encoder.video_dataset.annotation.progress import read_refinements
 from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject, add_person, check_name
 from perception_encoder.video_dataset.annotation.work import Edit, next_task, submit
@@ -32,7 +35,7 @@ def test_a_changed_tar_is_read_again_and_work_stays(data: Path, project: Annotat
     assert project.update() == 2
     offered = next_task(project, "ben", "tab")
     assert offered.clip.key == "new"  # v0 is annotated; v1 and v2 have gone
-    with pytest.raises(InputError, match="its tar has gone"):
+    with pytest.raises(InputError, match="its tar was removed"):
         project.video(2)
     with project.database.reading() as connection:
         rows = connection.execute("SELECT clips.caption, key FROM clips JOIN annotations ON clip = clips.id").fetchall()
@@ -80,7 +83,7 @@ def test_two_videos_of_one_key_are_an_error(tmp_path: Path) -> None:
     samples = [("a.mp4", short_clip()), ("a.json", json_bytes({}))] * 2
     write_members(tmp_path / "train" / "0.tar", samples)
     project = AnnotationProject(tmp_path)
-    with pytest.raises(DataError, match="two videos have one key"):
+    with pytest.raises(DataError, match="two videos have the same key"):
         project.update()
 
 
@@ -132,7 +135,7 @@ def test_a_team_keeps_others_out(project: AnnotationProject) -> None:
     assert next_task(project, "ben", "tab") is not None
     project.set_team([])
     assert next_task(project, "cleo", "tab") is not None
-    with pytest.raises(ConfigError, match="a name is twice in it"):
+    with pytest.raises(ConfigError, match="a name occurs twice"):
         project.set_team(["anna", "anna "])
 
 
@@ -145,7 +148,7 @@ def test_names_that_are_none(name: str) -> None:
 def test_a_person_cannot_take_the_name_of_a_simulated_annotator(project: AnnotationProject) -> None:
     with project.database.transaction() as connection:
         add_person(connection, "robot", "simulated")
-    with pytest.raises(ConfigError, match="'robot' is of a simulated annotator"):
+    with pytest.raises(ConfigError, match="'robot' belongs to a simulated annotator"):
         next_task(project, "robot", "tab")
 
 
@@ -155,3 +158,84 @@ def test_ten_thousand_videos_open_in_under_a_second(many_videos: Path, tmp_path:
     project = AnnotationProject(many_videos, tmp_path / "a.sqlite")
     assert project.update() == 10_000 and next_task(project, "anna", "tab") is not None
     assert time.process_time() - start < 0.1
+
+
+def people(database: Database) -> list[str]:
+    with database.reading() as connection:
+        return [row["name"] for row in connection.execute("SELECT name FROM people ORDER BY name")]
+
+
+def add(database: Database, name: str) -> None:
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO people VALUES (?, 'human')", (name,))
+
+
+def test_it_is_made_and_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.sqlite"
+    database = Database(path)
+    add(database, "anna")
+    with database.reading() as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+    assert people(Database(path)) == ["anna"]  # while the first connection is open
+    database.close()
+    assert people(Database(path)) == ["anna"]
+
+
+def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
+    database = Database(tmp_path / "a.sqlite")
+    with pytest.raises(sqlite3.IntegrityError), database.transaction() as connection:
+        connection.execute("INSERT INTO people VALUES ('anna', 'human')")
+        connection.execute("INSERT INTO people VALUES ('ben', 'machine')")
+    assert people(database) == []
+
+
+def test_threads_and_connections_take_turns(tmp_path: Path) -> None:
+    shared, other = Database(tmp_path / "a.sqlite"), Database(tmp_path / "a.sqlite")
+    work = [(database, f"{n}-{m}") for n in range(10) for m, database in enumerate((shared, shared, other))]
+    threads = [threading.Thread(target=add, args=each) for each in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(people(shared)) == 30
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a database, but long enough to be read as one " * 20)
+    with pytest.raises(DataError, match="is not an annotation project"):
+        Database(tmp_path / "text")
+    with sqlite3.connect(tmp_path / "other") as other:
+        other.execute("CREATE TABLE birds (name TEXT)")
+    with pytest.raises(DataError, match="not an annotation project of version 1"):
+        Database(tmp_path / "other")
+    with pytest.raises(OutputError, match="could not be written"):
+        Database(tmp_path / "text" / "a.sqlite")
+
+
+def test_damage_is_named_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    Database(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO tars VALUES (1, 'a.tar', 'test', 'long', 0)")
+    connection.close()
+    remedy = "restore a copy, or save what is readable: sqlite3 FILE .recover"
+    with pytest.raises(DataError, match=rf"a\.sqlite is damaged \(a value of tars\.size\); {remedy}"):
+        Database(path)
+
+
+def test_a_project_that_another_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.video_dataset.annotation.database._BUSY_SECONDS", 0.01)
+    path = tmp_path / "a.sqlite"
+    database, other = Database(path), sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with (
+        pytest.raises(OutputError, match=r"a\.sqlite could not be written: database is locked"),
+        database.transaction(),
+    ):
+        pass
+    other.execute("ROLLBACK")
+    other.close()
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO people VALUES ('eve', 'human')")
+    database.close()

@@ -59,7 +59,7 @@ def test_a_correction_is_saved_and_approved(project: AnnotationProject, annotate
         approve(project, "ben", task.id, edit(" A boat. \n", 3))
     assert refined(project) == [("v0", "A boat.", True)]
     assert next_review(project, "ben", "r") is None
-    with pytest.raises(AnnotationConflictError, match="finished already"):
+    with pytest.raises(AnnotationConflictError, match="already finished"):
         save_review(project, "ben", task.id, edit("x", 4))
 
 
@@ -96,7 +96,7 @@ def test_a_return_that_the_annotator_has_opened_stays(project: AnnotationProject
     annotate("anna", "One.")
     return_to_annotator(project, "ben", review(project).id, "why?", "r")
     next_task(project, "anna", "tab")
-    with pytest.raises(AnnotationConflictError, match="has this video open already"):
+    with pytest.raises(AnnotationConflictError, match="has already opened this video"):
         undo_review(project, "ben", "r")
 
 

@@ -79,7 +79,7 @@ def test_only_the_tab_that_opened_it_last_saves(project: AnnotationProject) -> N
         save(project, "anna", task.id, edit("x", session="old tab"))
     save(project, "anna", task.id, edit("y", session="new tab"))
     submit(project, "anna", task.id, edit("z", 2, session="new tab"))
-    with pytest.raises(AnnotationConflictError, match="finished already"):
+    with pytest.raises(AnnotationConflictError, match="already finished"):
         save(project, "anna", task.id, edit("x", 3, session="old tab"))
 
 
@@ -87,7 +87,7 @@ def test_a_submission_is_tidied_and_may_be_sent_twice(project: AnnotationProject
     task = next_task(project, "anna", "tab")
     for sequence in (5, 6):
         submit(project, "anna", task.id, edit("\n A boat. \nIt drifts.\t\n\n", sequence))
-    with pytest.raises(AnnotationConflictError, match="finished already"):
+    with pytest.raises(AnnotationConflictError, match="already finished"):
         submit(project, "anna", task.id, edit("something else", 7))
     with project.database.reading() as connection:
         row = connection.execute("SELECT state, caption FROM annotations").fetchone()
@@ -137,7 +137,7 @@ def test_what_is_finished_or_open_in_another_tab_is_not_changed(
             {"save": save, "submit": submit}[change](project, "anna", task.id, state)
 
     done, task = annotate("anna", "One."), next_task(project, "anna", "tab")
-    with pytest.raises(AnnotationConflictError, match="is finished already"):
+    with pytest.raises(AnnotationConflictError, match="is already finished"):
         attempt(done, "tab")
     with pytest.raises(AnnotationConflictError, match="opened in another tab"):
         attempt(task, "other")
@@ -164,7 +164,7 @@ def test_undo_goes_back_step_by_step(project: AnnotationProject, annotate: Annot
 def test_what_is_being_reviewed_cannot_be_undone(project: AnnotationProject, annotate: Annotate) -> None:
     annotate("anna", "One.")
     assert next_review(project, "ben", "r") is not None
-    with pytest.raises(AnnotationConflictError, match="is being reviewed"):
+    with pytest.raises(AnnotationConflictError, match="a reviewer has opened this video"):
         undo(project, "anna", "tab")
 
 

@@ -1,4 +1,4 @@
-"""An engine that a full disk, its endpoint or another engine stops loses nothing, and goes on."""
+"""An engine that is killed, or stopped by a full disk, its endpoint or another engine, loses and doubles nothing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,52 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import EndpointError, OutputError
-from perception_encoder.video_data_engine.record import STAGES
-from perception_encoder.video_data_engine.run import run_engine
+from perception_encoder.video_data_engine.journal import STAGES
+from perception_encoder.video_data_engine.run import caption_videos
 from tests import processes
 from tests.video_data_engine import servers
 from tests.video_data_engine.conftest import ECHOES, QUICK
 from tests.video_data_engine.models import notes
-from tests.video_data_engine.test_engine_kill import lines, start_run
 from tests.video_data_engine.test_run import rows
+
+
+def start_run(videos: Path, out: Path) -> None:
+    caption_videos([videos], out, ECHOES, QUICK)
+
+
+def lines(out: Path) -> list[dict[str, object]]:
+    journal = out / "journal.jsonl"
+    whole = [line for line in journal.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in whole]
+
+
+def test_killed_runs_end_with_every_result_once(add_video, log: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        add_video(f"{number}", title=f"title {number}")
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    out.mkdir()
+    (out / "journal.jsonl").touch()
+    environment = {"ENGINE_LOG": str(log), "ENGINE_PAUSE": "0.15"}
+    for _ in range(3):
+        before = len(lines(out))
+        run = processes.start(start_run, videos, out, log=tmp_path / "output", environment=environment)
+        while len(lines(out)) < before + 6:
+            assert run.running(), run.output()
+            time.sleep(0.02)
+        run.kill()
+    stored = len(lines(out))
+    assert stored < 30
+    report = caption_videos([videos], out, ECHOES, QUICK)
+    done = Counter((line["key"], line["stage"]) for line in lines(out))
+    assert len(done) == 30 and set(done.values()) == {1}
+    rows = pq.read_table(out / "captions.parquet").to_pylist()
+    assert sorted(row["summary"] for row in rows) == [f"title {number}: frames 0 25 50" for number in range(6)]
+    assert (report.clips, sum(report.done.values())) == (6, 30 - stored)
+
 
 DISK = 1 << 20
 
@@ -61,13 +96,13 @@ def test_a_full_disk_stops_the_run_until_there_is_room(add_video, tmp_path: Path
         filler.unlink(missing_ok=True)
         filler.write_bytes(bytes(DISK - used - room))
         with pytest.raises(OutputError, match=r"could not be written: No space left on device"):
-            run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+            caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
         assert stored(out)[: len(before)] == before
         before = stored(out)
         counts.append(len(before))
     assert counts[0] == 0 < counts[1] < 6 * len(STAGES) == counts[2]  # in the end only the Parquet file does not fit
     filler.unlink()
-    report = run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    report = caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     assert report.clips == 6 and stored(out)[: len(before)] == before
     assert_each_once(out, 6)
     assert rows(out).keys() == {f"title {number}" for number in range(6)}
@@ -82,9 +117,9 @@ def test_a_run_that_its_endpoint_stopped_goes_on(add_video, tmp_path: Path) -> N
     with servers.endpoint(*failures, servers.well) as (address, requests):
         config = replace(ECHOES, llm=f"{address}#any")
         with pytest.raises(EndpointError, match="summary failed for 2 clips in a row"):
-            run_engine([tmp_path / "videos"], out, config, work)
+            caption_videos([tmp_path / "videos"], out, config, work)
         failed = [line for line in stored(out) if "reason" in line]
-        report = run_engine([tmp_path / "videos"], out, config, work)
+        report = caption_videos([tmp_path / "videos"], out, config, work)
     assert [line["cause"] for line in failed] == ["service"]
     assert (report.clips, report.quarantine, len(requests)) == (3, [], 7)
     results = [line for line in stored(out) if "value" in line]
@@ -102,7 +137,7 @@ def test_a_second_engine_is_refused_and_the_first_one_ends_well(add_video, log: 
         assert first.running(), first.output()
         time.sleep(0.02)
     with pytest.raises(OutputError, match=r"another run is writing .*; wait for it, or choose another output"):
-        run_engine([videos], out, ECHOES, QUICK)
+        caption_videos([videos], out, ECHOES, QUICK)
     assert first.statuses() == [0], first.output()
     assert_each_once(out, 3)
     assert len(notes("summary")) == 3

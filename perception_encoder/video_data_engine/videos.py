@@ -1,0 +1,293 @@
+"""Raw videos: list them, probe them with their metadata, split them into clips, and sample a clip's frames.
+
+Metadata come from the JSON file beside a video, the tags of its container and the text of a table. A long video is
+split at its shot changes, to the frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from perception_encoder.errors import DataError, InputError, MediaDecodeError, one_line
+from perception_encoder.files import cached_by_file
+from perception_encoder.formats.tars import TarMember, walk_tar
+from perception_encoder.inference.listing import Item, list_items
+from perception_encoder.preprocess.frames import VideoFrames, plm_frame_indices
+from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
+from perception_encoder.preprocess.frames import colour_change, colour_histogram
+from perception_encoder.preprocess.source import escape_name, open_source
+from perception_encoder.preprocess.video import read_frames, sample_frames
+from perception_encoder.preprocess.video_file import decoding, open_container
+from perception_encoder.video_data_engine.config import CutConfig
+from perception_encoder.video_data_engine.journal import FRAMES, ClipRecord
+
+SIDECARS = (".json", ".info.json")
+"""Suffixes of a video's JSON file: `clip.mp4` has `clip.json`, as in WebDataset, or yt-dlp's `clip.info.json`."""
+FIELDS = {
+    "title": ("title", "video_title", "fulltitle"),
+    "description": ("description", "comment", "synopsis"),
+    "keywords": ("keywords", "tags"),
+    "category": ("category_name", "category", "categories", "genre"),
+}
+"""Our field → names in files and tags; the first that holds a text counts."""
+MAX_TEXT = 2000
+"""Characters to which a text is cut."""
+MAX_SIDECAR_BYTES = 16 << 20
+QUALITY = 92
+"""Of the frames' JPEG files."""
+_COMPARED_SIDE = 64
+"""Short side of the frames that are compared to find shot changes."""
+_REFINED = 16
+"""Frames between two sampled ones among which the first frame of a shot is searched."""
+_JOINERS = "\u200c\u200d"
+"""Unprintable, but part of words in Persian and Hindi, and of emoji."""
+
+
+def list_videos(paths: Iterable[str | Path]) -> Iterator[ClipRecord]:
+    """Yield a record for each video, in the order of `list_items`; images and texts are left out.
+
+    An input that cannot be listed is a record whose item raises the reason. A file that is named twice is listed once.
+    """
+    keys: set[str] = set()
+    for item in list_items(paths):
+        is_text = item.source is None and item.problem is None
+        if is_text or PurePosixPath(item.path).suffix.lower() in IMAGE_SUFFIXES:
+            continue
+        key = make_key(item)
+        if key not in keys:
+            keys.add(key)
+            yield ClipRecord(key=key, item=item, sidecar=_find_sidecar(item))
+
+
+def make_key(item: Item) -> str:
+    """Return a unique name of an item: its file's name, and a hash of its whole path and its range."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(item.path).stem)[:40].strip("_")
+    path = item.path
+    if isinstance(item.source, Path):
+        path = os.path.abspath(item.source)
+    elif isinstance(item.source, TarMember):  # a relative path may be of another tar elsewhere
+        path = os.path.abspath(item.source.tar) + item.path.removeprefix(escape_name(item.source.tar))
+    digest = hashlib.sha256(f"{path}\0{item.start}\0{item.end}".encode("utf-8", "surrogateescape")).hexdigest()[:10]
+    return f"{stem or 'video'}-{digest}"
+
+
+def _find_sidecar(item: Item) -> Path | TarMember | None:
+    if isinstance(item.source, Path):
+        candidates = (item.source.with_name(item.source.stem + suffix) for suffix in SIDECARS)
+        return next((path for path in candidates if path.is_file()), None)
+    if isinstance(item.source, TarMember):
+        return _json_members(item.source.tar).get(str(PurePosixPath(item.path).with_suffix("")))
+    return None
+
+
+@cached_by_file(1)
+def _json_members(tar: Path) -> dict[str, TarMember]:
+    """Return the JSON files of a tar by `Item.path` without suffix; the items report a damaged tar."""
+    members: dict[str, TarMember] = {}
+    try:
+        with tar.open("rb") as stream:
+            for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
+                name = PurePosixPath(entry.name)
+                if name.suffix.lower() == ".json" and entry.problem is None:
+                    stem = escape_name(str(name.with_suffix("")).removesuffix(".info"))
+                    path = str(PurePosixPath(f"{escape_name(tar)}/{stem}"))
+                    members.setdefault(path, TarMember(tar, entry.offset, entry.size))
+    except (DataError, OSError):
+        pass
+    return members
+
+
+def probe_video(record: ClipRecord, config: CutConfig) -> dict[str, Any]:
+    """Return the facts, metadata and `clips` of a video, ready for JSON.
+
+    An item that is a part of a video is one clip of any length. Raises InputError for anything that is not a video, is
+    damaged beyond use, or has no frames.
+    """
+    item = record.item
+    source, name = item.open(), item.name
+    with open_source(source, name) as (stream, _), decoding(name):
+        digest, size = file_digest(stream), stream.tell()
+        with open_container(stream, name) as (container, video):
+            context = video.codec_context
+            facts: dict[str, Any] = {
+                "sha256": digest,
+                "bytes": size,
+                "container": container.format.name,
+                "codec": context.name,
+                "pixel_format": context.pix_fmt,
+                "sound": bool(container.streams.audio),
+            }
+            tags = dict(container.metadata)
+    first = read_frames(source, name, 1)
+    metadata, problems = read_metadata_fields(record.sidecar, tags, item.text)
+    return {
+        **facts,
+        "duration": round(first.duration, 6),
+        "frames": first.frame_count,
+        "fps": round(first.frame_count / first.duration, 4) if first.duration > 0 else 0.0,
+        "width": first.images[0].width,
+        "height": first.images[0].height,
+        "complete": first.complete,
+        "path": item.path,
+        "metadata": metadata,
+        "problems": problems,
+        "clips": _find_clips(item, source, first.duration, config),
+    }
+
+
+def file_digest(stream: BinaryIO) -> str:
+    """Return the SHA-256 of a stream, which is read to its end."""
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _find_clips(
+    item: Item, source: Path | bytes, duration: float, config: CutConfig
+) -> list[tuple[float | None, float | None]]:
+    if item.start is not None or item.end is not None:
+        if item.start is not None and item.start >= duration:
+            raise InputError(item.name, f"lasts {duration:.3f} s; there is nothing at {item.start:g} s")
+        return [(item.start, item.end)]
+    if duration <= config.longest:
+        return [(None, None)]
+    clips = split_clips(duration, find_shot_changes(source, item.name, config), config)
+    if not clips:
+        raise MediaDecodeError(item.name, "has no frames")
+    return [*clips]
+
+
+def find_shot_changes(source: Path | bytes, name: str, config: CutConfig) -> list[float]:
+    """Return the seconds at which new shots begin, without the start of the video.
+
+    Frames are compared at a steady rate. Between two that differ, the first frame of a new shot is searched; if no two
+    consecutive frames differ enough, something only moved.
+    """
+    changes: list[float] = []
+    before = None
+    last = 0.0
+    for frame in sample_frames(source, name, config.every, side=_COMPARED_SIDE):
+        colours = colour_histogram(frame.image)
+        if before is not None and colour_change(before, colours) > config.shot_change:
+            change = _refine_change(source, name, last, frame.time, config.shot_change)
+            changes += [] if change is None else [change]
+        before, last = colours, frame.time
+    return changes
+
+
+def _refine_change(source: Path | bytes, name: str, start: float, end: float, minimum: float) -> float | None:
+    """Return the time in (start, end] of the frame that differs most from the one before it; None below `minimum`."""
+    frames = read_frames(source, name, _REFINED, start, math.nextafter(end + 1e-3, math.inf), side=_COMPARED_SIDE)
+    colours = [colour_histogram(image) for image in frames.images]
+    changes = [colour_change(first, second) for first, second in itertools.pairwise(colours)]
+    if not changes:
+        return end
+    return frames.times[1 + changes.index(max(changes))] if max(changes) > minimum else None
+
+
+def split_clips(duration: float, changes: Sequence[float], config: CutConfig) -> list[tuple[float, float]]:
+    """Return clips (start, end) that cover a video, each from `shortest` to `longest` seconds.
+
+    A shot that is too short is merged with the one before it, the first with the one after it; a shot that is too long
+    is split evenly. A video of at most `longest` seconds is one clip.
+    """
+    if duration <= config.longest:
+        return [(0.0, duration)]
+    edges = [0.0]
+    for change in changes:
+        if change - edges[-1] >= config.shortest and duration - change >= config.shortest:
+            edges.append(change)
+    clips: list[tuple[float, float]] = []
+    for start, end in itertools.pairwise([*edges, duration]):
+        parts = math.ceil((end - start) / config.longest - 1e-9)
+        clips += itertools.pairwise(start + (end - start) * part / parts for part in range(parts + 1))
+    return [(round(start, 6), round(end, 6)) for start, end in clips]
+
+
+def read_metadata_fields(
+    sidecar: Path | TarMember | None, tags: Mapping[str, Any], text: str | None
+) -> tuple[dict[str, str], list[str]]:
+    """Return the `FIELDS` that are known, and what is wrong with the sidecar.
+
+    The sidecar takes precedence over the container's tags; `text`, from a table, is the description if neither has one.
+    """
+    problems: list[str] = []
+    sources: list[Mapping[str, Any]] = []
+    if sidecar is not None:
+        try:
+            sources.append(_read_sidecar(sidecar))
+        except (OSError, ValueError, RecursionError, InputError) as error:
+            problems.append(f"its JSON file cannot be read: {one_line(error)}"[:300])
+    sources += [{name.lower(): value for name, value in tags.items()}, {"description": text}]
+    fields = {}
+    for field, names in FIELDS.items():
+        values = (_as_text(source.get(name)) for source in sources for name in names)
+        if value := next(filter(None, values), ""):
+            fields[field] = value
+    return fields, problems
+
+
+def _read_sidecar(sidecar: Path | TarMember) -> Mapping[str, Any]:
+    if isinstance(sidecar, Path):
+        if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
+            raise ValueError(f"it has more than {MAX_SIDECAR_BYTES:,} bytes")
+        content = sidecar.read_bytes()
+    else:
+        content = sidecar.read(str(sidecar.tar))
+    value = json.loads(content.decode("utf-8-sig"))
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return value
+
+
+def _as_text(value: Any) -> str:
+    """Return a text, or a list of texts with commas, on one line; empty for anything else."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ", ".join(value)
+    if not isinstance(value, str):
+        return ""
+    text = " ".join("".join(c if c.isprintable() or c.isspace() or c in _JOINERS else " " for c in value).split())
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def sample_clip(record: ClipRecord, count: int, side: int) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    """Return a clip's range and frame times, and at most `count` frames, reduced to the short side `side`, as JPEG.
+
+    Frames are those that the published PLM reads. Raises InputError as `read_frames` does.
+    """
+    item = record.item
+    frames = read_frames(item.open(), item.name, count, item.start, item.end, choose=plm_frame_indices, side=side)
+    value = {
+        "video": record.video or record.key,
+        "start": item.start,
+        "end": item.end,
+        "times": [round(time, 6) for time in frames.times],
+        "size": list(frames.images[0].size),
+    }
+    return value, tuple(jpeg_file(image) for image in frames.images)
+
+
+def open_clip_frames(record: ClipRecord) -> VideoFrames:
+    """Return the sampled frames as a captioner reads them."""
+    images = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in record.frames]
+    times: Sequence[float] = record.results[FRAMES]["times"]
+    return VideoFrames(list(images), list(times), times[-1], len(images), True)
+
+
+def jpeg_file(image: Image.Image) -> bytes:
+    """Encode an image as JPEG."""
+    stream = io.BytesIO()
+    image.convert("RGB").save(stream, "JPEG", quality=QUALITY)
+    return stream.getvalue()

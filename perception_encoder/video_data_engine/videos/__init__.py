@@ -1,1 +1,0 @@
-"""Raw videos: listed, probed, with their metadata, cut into clips and sampled."""

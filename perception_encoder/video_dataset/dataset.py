@@ -1,0 +1,222 @@
+"""Open a dataset of captioned videos: describe it, select from it, and export the captions that people refined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.datasets.pe_video import VideoRecord, read_videos_of
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.formats.entries import quoted
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
+from perception_encoder.models.defaults import default_model
+from perception_encoder.progress import Track, untracked
+from perception_encoder.video_dataset.annotation.export import (
+    ExportCounts,
+    ImportCounts,
+    export_dataset,
+    export_tasks,
+    import_tasks,
+)
+from perception_encoder.video_dataset.annotation.progress import ProjectProgress, count_progress
+from perception_encoder.video_dataset.annotation.project import AnnotationProject
+from perception_encoder.video_dataset.features import YesNoModel, extract_features, read_features
+from perception_encoder.video_dataset.selection import (
+    ForestReport,
+    SelectedVideo,
+    categorise_videos,
+    read_hand_scores,
+    score_videos,
+    select_videos,
+)
+from perception_encoder.video_dataset.statistics import DatasetStatistics, describe_dataset
+from perception_encoder.video_dataset.tables import describe_record, read_video_table
+
+FEATURES = "features"
+"""Default directory of features, in the dataset's directory."""
+
+
+@dataclass(frozen=True)
+class ScoredVideo:
+    """A video's interest score and category."""
+
+    key: str
+    """SPLIT/KEY."""
+    score: float
+    """From 0 to 5."""
+    category: str
+    probability: float
+    """Of the category."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Selected videos, and the scores that they were selected by."""
+
+    videos: tuple[SelectedVideo, ...]
+    """The best of each cluster first."""
+    scored: Mapping[str, ScoredVideo]
+    """All videos by key."""
+    report: ForestReport
+    """How well the scores predict the hand scores."""
+    features: Path
+    """The directory of the features."""
+    failures: tuple[InputError, ...]
+    """Videos that cannot be decoded; they have no score."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the selected videos with their categories, as rows of a table."""
+        return [{**vars(video), **vars(self.scored[video.key])} for video in self.videos]
+
+
+class VideoDataset:
+    """A dataset of captioned videos and the annotation project of its captions; see `open_video_dataset`."""
+
+    def __init__(self, path: Path, store: Path | None = None) -> None:
+        self.path, self.store = path, store
+
+    def records(self, split: str | None = None) -> Iterator[VideoRecord]:
+        """Yield the videos of one split or all, without reading the videos' bytes.
+
+        Raises DataError if the split does not exist or a file is damaged.
+        """
+        return read_videos_of(self.path, split)
+
+    def rows(self, split: str | None = None) -> list[dict[str, Any]]:
+        """Return what the dataset says about each video: key, captions, category, length, and where its bytes are."""
+        return [describe_record(record) for record in self.records(split)]
+
+    def stats(self) -> DatasetStatistics:
+        """Return counts, lengths and words of captions by split, and categories: the paper's tables 3 and 16."""
+        return describe_dataset(self.records())
+
+    def select(
+        self,
+        hand_scores: Path | Mapping[str, float],
+        count: int = 1000,
+        *,
+        features: Path | None = None,
+        model: str | Encoder | None = None,
+        ask_model: str | YesNoModel | None = None,
+        seed: int = 0,
+        track: Track = untracked,
+    ) -> Selection:
+        """Select varied, interesting videos as the paper's appendix A.2 does, without near-duplicates.
+
+        Features of all videos are computed, or resumed, in the directory `features` [default: PATH/features]: motion,
+        embeddings by `model`, and the answers of `ask_model`, a vision-language model, to 26 yes/no questions. A random
+        forest fitted on `hand_scores` (0 to 5 by SPLIT/KEY, or a table of `key` and `score`) scores every video, and at
+        most `count` are selected: the best of each k-means cluster first. Raises DataError, ConfigError, and
+        MissingExtraError without the extra `eval`.
+        """
+        if isinstance(hand_scores, Path):
+            hand_scores = read_hand_scores(hand_scores)
+        directory = features or (self.path if self.path.is_dir() else self.path.parent) / FEATURES
+        encoder = model if isinstance(model, Encoder) else load(model or default_model())
+        if isinstance(ask_model, str):
+            from perception_encoder.language_alignment.load import load_language_model
+
+            ask_model = load_language_model(ask_model)
+        failures = extract_features(self.path, directory, encoder, ask_model, track).failures
+        table = read_features(directory)
+        scores = score_videos(table, hand_scores, seed)
+        categories = categorise_videos(table, encoder)
+        scored = [
+            ScoredVideo(category.key, score, category.category, category.probability)
+            for category, score in zip(categories, scores.values.tolist(), strict=True)
+        ]
+        return Selection(
+            videos=tuple(select_videos(table, scores.values, min(count, len(table)), seed=seed)),
+            scored={video.key: video for video in scored},
+            report=scores.report,
+            features=directory,
+            failures=failures,
+        )
+
+    def progress(self) -> ProjectProgress:
+        """Return counts of annotated videos, each person's pace, and the agreement of double annotations."""
+        with self.project() as project:
+            return count_progress(project)
+
+    def assign(self, people: Sequence[str]) -> dict[str, int]:
+        """Deal the videos that nobody has begun to annotators, in turn; return the number of each person's videos.
+
+        A video that needs two annotations goes to two people. Only they are offered it in `pe annotate`.
+        """
+        with self.project() as project:
+            return project.assign(people)
+
+    def export(
+        self,
+        out: Path,
+        *,
+        refined_only: bool = False,
+        selection: Path | None = None,
+        scores: Path | None = None,
+        track: Track = untracked,
+    ) -> ExportCounts:
+        """Write the dataset with its refined captions to a new directory of tars; return the counts.
+
+        `refined_only`: leave out videos without a refined caption. `selection`: a table of the only videos to write.
+        Scores and categories in this table or in `scores` become `interest_score` and `category_name`.
+        """
+        selected = None if selection is None else read_video_table(selection)
+        fields: dict[str, dict[str, Any]] = {}
+        for table in ({} if scores is None else read_video_table(scores), selected or {}):
+            for key, row in table.items():
+                if row.get("score") is not None:
+                    fields.setdefault(key, {})["interest_score"] = _number(row["score"], key)
+                if row.get("category") is not None:
+                    fields.setdefault(key, {})["category_name"] = row["category"]
+        with self.project(track) as project:
+            keys = None if selected is None else frozenset(selected)
+            return export_dataset(project, out, refined_only=refined_only, selection=keys, fields=fields, track=track)
+
+    def export_tasks(self, out: Path, video_prefix: str = "") -> int:
+        """Write all annotations as tasks of Label Studio; return the number of videos.
+
+        `video_prefix`: the address of the videos, which comes before KEY.mp4.
+        """
+        with self.project() as project:
+            return export_tasks(project, out, video_prefix)
+
+    def import_tasks(self, file: Path, annotator: str | None = None) -> ImportCounts:
+        """Add annotations that Label Studio exported as JSON, all or none; those already present are not repeated.
+
+        `annotator`: the name for annotations that do not name theirs.
+        """
+        with self.project() as project:
+            return import_tasks(project, file, annotator)
+
+    @contextmanager
+    def project(self, track: Track = untracked) -> Iterator[AnnotationProject]:
+        """Open the annotation project with new and changed tars read."""
+        project = AnnotationProject(self.path, self.store)
+        try:
+            project.update(track)
+            yield project
+        finally:
+            project.close()
+
+
+def _number(value: Any, key: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"the score of {key} is {quoted(value)}; it must be a number") from None
+
+
+def open_video_dataset(path: str | Path, store: str | Path | None = None) -> VideoDataset:
+    """Open a dataset of captioned videos.
+
+        dataset = pe.open_video_dataset("PE-Video")
+        print(dataset.stats().splits["all"].hours)
+
+    `path`: a directory in the layout of the PE Video Dataset (train/*.tar and so on, of KEY.mp4 and KEY.json), one tar,
+    or an output of `run_engine`. `store`: the file of its annotations [default: PATH/annotations.sqlite].
+    """
+    return VideoDataset(Path(path), None if store is None else Path(store))

@@ -1,0 +1,215 @@
+"""`pe engine`: what it prints and writes, its exit statuses, and the whole workflow."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from fastapi.testclient import TestClient
+from rich.console import Console
+
+from perception_encoder.cli import output
+from perception_encoder.cli.engine import live_table, speed_line, stage_cells
+from perception_encoder.datasets.pe_video import read_videos_of
+from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.video_data_engine import refine
+from perception_encoder.video_data_engine.journal import PROBE, StageResult
+from perception_encoder.video_data_engine.prompts import load_prompt
+from perception_encoder.video_data_engine.run import EngineReport
+from perception_encoder.video_dataset.annotation.project import AnnotationProject
+from perception_encoder.video_dataset.annotation.server import create_annotation_page
+from tests.cli.language.conftest import language_run
+from tests.clips import clip
+from tests.data.webdatasets import load_webdataset
+from tests.video_data_engine.models import ECHO
+
+
+@pytest.fixture
+def run_engine(run_pe, tmp_path: Path):
+    """Run the engine on a directory of a good video and a bad one."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "good.mp4").write_bytes(clip(30))
+    (videos / "bad.mp4").write_bytes(b"no video" * 9)
+    models = ("--captioner", ECHO, "--frame-captioner", ECHO, "--llm", ECHO, "--workers", "1")
+    return lambda *arguments: run_pe("engine", "run", "--videos", videos, "-o", tmp_path / "out", *models, *arguments)
+
+
+def test_a_run_prints_its_stages_and_failures(run_engine, tmp_path: Path) -> None:
+    run = run_engine()
+    assert run.status == output.OK
+    lines = [line.split("\t") for line in run.stdout.splitlines()]
+    assert lines[0] == ["stage", "done", "failed", "seconds", "share"]
+    assert [line[:3] for line in lines[1:]] == [
+        ["probe", "1", "1"],
+        ["frames", "1", "0"],
+        ["video_caption", "1", "0"],
+        ["frame_captions", "1", "0"],
+        ["summary", "1", "0"],
+    ]
+    assert "bad.mp4: probe: is not a video" in run.stderr and "1 clips finished" in run.stderr
+    assert (tmp_path / "out" / "captions.parquet").is_file()
+    again = run_engine("--json", "--strict")
+    report = json.loads(again.stdout)
+    assert again.status == output.SOME_SKIPPED and (report["skipped"], report["clips"], report["quarantine"]) == (
+        2,
+        1,
+        1,
+    )
+    assert run_engine("--frames", "4").status == output.ERROR
+
+
+def test_ctrl_c_ends_a_run_that_goes_on_later(run_engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from perception_encoder.video_data_engine.journal import Journal
+
+    add, count = Journal.add, []
+
+    def stop(self: Journal, outcome: object) -> None:
+        count.append(outcome)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        add(self, outcome)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", stop)
+        run = run_engine()
+    assert run.status == output.INTERRUPTED
+    assert run.stderr == "warning: stopped; rerun the same command to resume\n"
+    assert run_engine().status == output.OK
+
+
+def test_the_captioner_does_all_unless_others_are_named(run_pe, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(clip(30))
+    command = ("engine", "run", "--videos", tmp_path / "a.mp4", "--workers", "1")
+    assert run_pe(*command, "-o", tmp_path / "out", "--captioner", ECHO).status == output.OK
+    config = json.loads((tmp_path / "out" / "settings.json").read_text())["config"]
+    assert config["captioner"] == config["frame_captioner"] == config["llm"] == ECHO
+    mixed = run_pe(*command, "-o", tmp_path / "mixed", "--captioner", ECHO, "--frame-captioner", "builtin-lang")
+    assert mixed.status == output.ERROR and "builtin-lang is a demo model" in mixed.stderr
+    assert not (tmp_path / "mixed").exists()
+    unknown = run_pe(*command, "-o", tmp_path / "out2", "--captioner", "gpt")
+    assert unknown.status == output.ERROR
+    for form in ("facebook/Perception-LM-1B", "http://HOST/v1#MODEL", "hf:NAME", "python:MODULE:FUNCTION"):
+        assert form in unknown.stderr and form in " ".join(run_pe("engine", "run", "--help").stdout.split())
+
+
+def test_usage_errors(run_engine, run_pe, tmp_path: Path) -> None:
+    run = run_pe("engine", "run", "--videos", tmp_path / "none", "-o", tmp_path / "out")
+    assert run.status == output.ERROR and "no such file or directory" in run.stderr
+    run = run_engine("--llm", "http://127.0.0.1:8000/v1")
+    assert run.status == output.ERROR and "names no model" in run.stderr
+    run = run_engine("--ray", "127.0.0.1:9")
+    assert run.status == output.ERROR and ("no Ray cluster answers" in run.stderr or "not installed" in run.stderr)
+
+
+def report() -> EngineReport:
+    report = EngineReport(4)
+    report.add(StageResult(key="a", stage=PROBE, value={}, seconds=2.0))
+    report.wall, report.skipped = 30.0, 1
+    return report
+
+
+def test_cells_and_speed() -> None:
+    assert stage_cells(report())[0] == ["probe", "1", "0", "2.0", "100%"]
+    assert speed_line(report()).startswith("1 of 3 videos, 0 clips finished, 2.0 videos/min")
+
+
+def test_the_table_is_shown_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_terminal in (True, False):
+        stream = io.StringIO()
+        console = Console(file=stream, force_terminal=is_terminal, color_system=None, width=120)
+        monkeypatch.setattr(output, "error_console", console)
+        with live_table() as show:
+            show(report())
+        assert ("frame_captions" in stream.getvalue() and "2.0 videos/min" in stream.getvalue()) == is_terminal
+
+
+__all__ = ["language_run"]
+
+
+def test_options_reach_training(run_pe, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def train(engine: Path, captions: dict[str, str], config: LanguageConfig, out: Path, *others: object) -> Path:
+        calls.append((engine.name, captions, config.steps))
+        return out / "language.safetensors"
+
+    monkeypatch.setattr(refine, "refine_captioner", train)
+    engine = tmp_path / "captioned"
+    engine.mkdir()
+    settings = {"config": {"video_prompt": "mine.txt", "captioner": str(language_run)}, "prompts": {}, "models": {}}
+    (engine / "settings.json").write_text(json.dumps({**settings, "runs": []}))
+    (tmp_path / "fixed.csv").write_text("video_id,human_caption\na,a cup\n")
+    arguments = ("engine", "refine", engine, "--captions", tmp_path / "fixed.csv", "-o", tmp_path / "run")
+    run = run_pe(*arguments, "--set", "steps=7")  # the captioner is the engine's own
+    assert run.status == output.OK and calls == [("captioned", {"a": "a cup"}, 7)], run.stderr
+    assert f"--captioner {tmp_path / 'run'} --video-prompt mine.txt" in run.stdout
+    assert run_pe(*arguments, "--set", "stepps=7").status == output.ERROR
+
+
+def test_a_directory_that_is_not_an_engines(run_pe, language_run: Path, tmp_path: Path) -> None:
+    run = run_pe("engine", "refine", tmp_path, "--captions", "x.csv", "-o", tmp_path / "run", "-m", language_run)
+    assert run.status == output.ERROR and "is not an output of `pe engine run`" in run.stderr
+
+
+__all__ = ["language_run"]
+
+
+def test_from_raw_videos_to_a_refined_captioner_and_a_dataset(run_pe, language_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed; install the extra train")
+    videos, run = tmp_path / "videos", tmp_path / "run"
+    videos.mkdir()
+    for name in ("a", "b"):
+        (videos / f"{name}.mp4").write_bytes(clip(60))
+    prompt = tmp_path / "say.txt"  # the tiny model's context is short
+    prompt.write_text("Describe it.")
+    engine = ("engine", "run", "--videos", videos, "--workers", "1", "--frames", "2", "--captioned-frames", "1")
+    engine += ("--video-prompt", prompt, "--frame-prompt", prompt, "--llm", ECHO)
+    assert run_pe(*engine, "-o", run, "--captioner", ECHO).status == output.OK
+    # the captions of the engine are counted and shown
+    statistics = json.loads(run_pe("video-dataset", "stats", run, "--json").stdout)["splits"]["all"]
+    assert (statistics["videos"], statistics["refined"], statistics["model_words"]["mean"]) == (2, 0, 3)
+    refine = ("engine", "refine", run, "-o", tmp_path / "refined", "-m", language_run)
+    assert "annotations.sqlite does not exist; correct captions with: pe annotate" in run_pe(*refine).stderr
+    project = AnnotationProject(run)
+    assert project.update() == 2
+    project.set_double(0)
+    with TestClient(create_annotation_page(project), base_url="http://localhost") as page:
+        anna = {"person": "anna", "session": "tab"}
+        task = page.post("/api/annotate/next", json=anna).json()["task"]
+        assert task["clip"]["original"] == "frames 0 50"
+        assert page.get(f"/video/{task['clip']['id']}").content == clip(60)
+        edit = {"id": task["id"], "caption": "A cup falls.", "rating": 2, "sequence": 1}
+        assert run_pe(*refine).stderr.endswith(f"has no finished annotation; continue with: pe annotate {run}\n")
+        assert page.post("/api/annotate/submit", json={**anna, **edit}).status_code == 200
+    project.close()
+    # the captioner learns from the annotations, and captions again
+    few = ("steps=1", "batch_size=1", "frames=2", "warmup=0", "validation=null")
+    refined = run_pe(*refine, *(word for setting in few for word in ("--set", setting)))
+    assert refined.status == output.OK, refined.stderr
+    (line,) = map(json.loads, (tmp_path / "refined" / "conversations.jsonl").read_text().splitlines())
+    assert line["id"] == task["clip"]["key"] and line["conversations"][1]["value"] == "A cup falls."
+    again = run_pe(*engine, "-o", tmp_path / "again", "--captioner", tmp_path / "refined")
+    assert again.status == output.OK, again.stderr
+    assert pq.read_table(tmp_path / "again" / "captions.parquet").num_rows == 2
+    # the refined captions are a dataset
+    assert run_pe("video-dataset", "export", run, "-o", tmp_path / "pvd").status == output.OK
+    records = {record.key: record for record in read_videos_of(tmp_path / "pvd")}
+    first = records.pop(task["clip"]["key"])
+    assert (first.refined_caption, first.refined_by, first.model_caption) == ("A cup falls.", "human", "frames 0 50")
+    assert [record.refined_caption for record in records.values()] == [""]
+    captions = {row["human_caption"] for row in load_webdataset(tmp_path / "pvd" / "train", tmp_path)}
+    assert captions == {"", "A cup falls."}
+
+
+def test_prompts_are_printed(run_pe) -> None:
+    run = run_pe("engine", "run", "--show-prompt", "all")
+    assert run.status == output.OK
+    for name in ("video_caption_v1", "video_caption_short_v1", "frame_caption_v1", "summary_v1"):
+        assert f"# {name}  {load_prompt(name).hash}\n" in run.stdout
+    assert run_pe("engine", "run", "--show-prompt", "summary_v1").stdout == load_prompt("summary_v1").text + "\n"
+    run = run_pe("engine", "run", "--show-prompt", "summary_v99")
+    assert run.status == output.ERROR and "no prompt is called 'summary_v99'" in run.stderr
