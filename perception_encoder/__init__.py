@@ -62,6 +62,11 @@ if TYPE_CHECKING:
     from perception_encoder.stages import list_recipes as list_recipes
     from perception_encoder.stages import plan as plan
     from perception_encoder.stages import train as train
+    from perception_encoder.video_data_engine.run import EngineReport as EngineReport
+    from perception_encoder.video_data_engine.run import run_engine as run_engine
+    from perception_encoder.video_dataset.dataset import VideoDataset as VideoDataset
+    from perception_encoder.video_dataset.dataset import VideoSelection as VideoSelection
+    from perception_encoder.video_dataset.dataset import open_video_dataset as open_video_dataset
 
 __version__ = "0.2.0"
 
@@ -73,6 +78,7 @@ _HOMES = {
     "Detections": "perception_encoder.dense_prediction.predictions",
     "EmbedReport": "perception_encoder.inference.output",
     "Encoder": "perception_encoder.inference.encoder",
+    "EngineReport": "perception_encoder.video_data_engine.run",
     "Head": "perception_encoder.dense_prediction.heads",
     "Hit": "perception_encoder.search.ranking",
     "Index": "perception_encoder.search.index",
@@ -85,6 +91,8 @@ _HOMES = {
     "Segmentation": "perception_encoder.dense_prediction.predictions",
     "TrackedFrame": "perception_encoder.dense_prediction.predictions",
     "UpdateReport": "perception_encoder.search.storage.update",
+    "VideoDataset": "perception_encoder.video_dataset.dataset",
+    "VideoSelection": "perception_encoder.video_dataset.dataset",
     "analyze_layers": "perception_encoder.api",
     "classify": "perception_encoder.evaluation.classification.labels",
     "compare": "perception_encoder.api",
@@ -105,9 +113,11 @@ _HOMES = {
     "load_head": "perception_encoder.dense_prediction.heads",
     "load_layers": "perception_encoder.inference.load",
     "open_index": "perception_encoder.search.index",
+    "open_video_dataset": "perception_encoder.video_dataset.dataset",
     "pad_images": "perception_encoder.preprocess.image",
     "plan": "perception_encoder.stages",
     "published_state_dict": "perception_encoder.models.checkpoints.weights",
+    "run_engine": "perception_encoder.video_data_engine.run",
     "search_files": "perception_encoder.search.index",
     "segment": "perception_encoder.dense_prediction.heads",
     "tokenizer": "perception_encoder.preprocess.tokenizer",
@@ -123,6 +133,7 @@ __all__ = [
     "Detections",
     "EmbedReport",
     "Encoder",
+    "EngineReport",
     "Head",
     "Hit",
     "Index",
@@ -135,6 +146,8 @@ __all__ = [
     "Segmentation",
     "TrackedFrame",
     "UpdateReport",
+    "VideoDataset",
+    "VideoSelection",
     "__version__",
     "analyze_layers",
     "classify",
@@ -157,9 +170,11 @@ __all__ = [
     "load_head",
     "load_layers",
     "open_index",
+    "open_video_dataset",
     "pad_images",
     "plan",
     "published_state_dict",
+    "run_engine",
     "search_files",
     "segment",
     "tokenizer",

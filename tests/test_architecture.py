@@ -32,7 +32,8 @@ inference
 dense_prediction
 serving
 evaluation search
-dense_training layer_analysis pretraining language_alignment spatial_alignment video_dataset
+dense_training layer_analysis pretraining language_alignment spatial_alignment
+video_dataset
 video_data_engine
 stages api
 cli

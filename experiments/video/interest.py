@@ -13,11 +13,13 @@ import numpy as np
 
 from experiments.command_line import Out, announce, run_experiment
 from perception_encoder.cli.options import option
+from perception_encoder.cli.progress import track
 from perception_encoder.datasets.pe_video import list_video_tars, read_video_tar
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.statistics.bootstrap import PERCENTILES, RESAMPLES
 from perception_encoder.files import write_json
-from perception_encoder.video_dataset.features import read_features
+from perception_encoder.inference.load import load
+from perception_encoder.video_dataset.features import extract_features, read_features
 from perception_encoder.video_dataset.selection import MAX_SCORE, score_videos
 from perception_encoder.video_dataset.tables import table_key
 from synthetic.video_dataset.truth import SceneTruth
@@ -76,7 +78,7 @@ def _correlate(scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
 
 def interest(
     clips: Annotated[Path, option("Dataset of `python -m synthetic.video_dataset`.", "DIR")],
-    features: Annotated[Path, option("Directory of `pe video-dataset features`.", "DIR")],
+    features: Annotated[Path, option("Directory of features; computed with the built-in model if it is missing.", "DIR")],
     scored: Annotated[int, option("Videos of train that the forest is fitted on.", least=20)] = 1000,
     out: Out = Path("video_interest.json"),
 ) -> None:
@@ -84,9 +86,10 @@ def interest(
 
     Examples:
 
-        pe video-dataset features clips -o features
         python -m experiments.video.interest --clips clips --features features
     """
+    if not features.exists():
+        extract_features(clips, features, load("builtin"), track=track)
     write_json(out, reproduce_interest(clips, features, scored))
     announce(out)
 

@@ -236,7 +236,7 @@ def refine(
     """
     from perception_encoder.training.settings import override
     from perception_encoder.video_data_engine.refine import find_video_prompt, refine_captioner, refinement
-    from perception_encoder.video_data_engine.settings import read_engine_settings
+    from perception_encoder.video_data_engine.run import read_engine_settings
 
     video_prompt = find_video_prompt(engine)
     captioner = model or read_engine_settings(engine)["config"].get("captioner", "")

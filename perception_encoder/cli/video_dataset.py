@@ -82,8 +82,7 @@ def annotate(
         pe annotate PE-Video --team anna,ben --double 0.2
         pe annotate clips --lan      # open http://192.168.1.5:8010/?key=… on other machines
     """
-    from perception_encoder.serving.guard import HOSTS
-    from perception_encoder.serving.server import choose_key, listen, page_address, reachable_names, run_server
+    from perception_encoder.serving.server import HOSTS, choose_key, listen, page_address, reachable_names, run_server
     from perception_encoder.video_dataset.annotation.project import AnnotationProject
     from perception_encoder.video_dataset.annotation.server import create_annotation_page
 

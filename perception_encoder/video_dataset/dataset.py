@@ -54,7 +54,7 @@ class ScoredVideo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class VideoSelection:
     """Selected videos, and the scores that they were selected by."""
 
     videos: tuple[SelectedVideo, ...]
@@ -96,15 +96,15 @@ class VideoDataset:
 
     def select(
         self,
-        hand_scores: Path | Mapping[str, float],
+        hand_scores: str | Path | Mapping[str, float],
         count: int = 1000,
         *,
-        features: Path | None = None,
+        features: str | Path | None = None,
         model: str | Encoder | None = None,
         ask_model: str | YesNoModel | None = None,
         seed: int = 0,
         track: Track = untracked,
-    ) -> Selection:
+    ) -> VideoSelection:
         """Select varied, interesting videos as the paper's appendix A.2 does, without near-duplicates.
 
         Features of all videos are computed, or resumed, in the directory `features` [default: PATH/features]: motion,
@@ -113,9 +113,9 @@ class VideoDataset:
         most `count` are selected: the best of each k-means cluster first. Raises DataError, ConfigError, and
         MissingExtraError without the extra `eval`.
         """
-        if isinstance(hand_scores, Path):
-            hand_scores = read_hand_scores(hand_scores)
-        directory = features or (self.path if self.path.is_dir() else self.path.parent) / FEATURES
+        if isinstance(hand_scores, (str, Path)):
+            hand_scores = read_hand_scores(Path(hand_scores))
+        directory = Path(features or (self.path if self.path.is_dir() else self.path.parent) / FEATURES)
         encoder = model if isinstance(model, Encoder) else load(model or default_model())
         if isinstance(ask_model, str):
             from perception_encoder.language_alignment.load import load_language_model
@@ -129,7 +129,7 @@ class VideoDataset:
             ScoredVideo(category.key, score, category.category, category.probability)
             for category, score in zip(categories, scores.values.tolist(), strict=True)
         ]
-        return Selection(
+        return VideoSelection(
             videos=tuple(select_videos(table, scores.values, min(count, len(table)), seed=seed)),
             scored={video.key: video for video in scored},
             report=scores.report,
@@ -152,11 +152,11 @@ class VideoDataset:
 
     def export(
         self,
-        out: Path,
+        out: str | Path,
         *,
         refined_only: bool = False,
-        selection: Path | None = None,
-        scores: Path | None = None,
+        selection: str | Path | None = None,
+        scores: str | Path | None = None,
         track: Track = untracked,
     ) -> ExportCounts:
         """Write the dataset with its refined captions to a new directory of tars; return the counts.
@@ -164,9 +164,9 @@ class VideoDataset:
         `refined_only`: leave out videos without a refined caption. `selection`: a table of the only videos to write.
         Scores and categories in this table or in `scores` become `interest_score` and `category_name`.
         """
-        selected = None if selection is None else read_video_table(selection)
+        selected = None if selection is None else read_video_table(Path(selection))
         fields: dict[str, dict[str, Any]] = {}
-        for table in ({} if scores is None else read_video_table(scores), selected or {}):
+        for table in ({} if scores is None else read_video_table(Path(scores)), selected or {}):
             for key, row in table.items():
                 if row.get("score") is not None:
                     fields.setdefault(key, {})["interest_score"] = _number(row["score"], key)
@@ -174,23 +174,25 @@ class VideoDataset:
                     fields.setdefault(key, {})["category_name"] = row["category"]
         with self.project(track) as project:
             keys = None if selected is None else frozenset(selected)
-            return export_dataset(project, out, refined_only=refined_only, selection=keys, fields=fields, track=track)
+            return export_dataset(
+                project, Path(out), refined_only=refined_only, selection=keys, fields=fields, track=track
+            )
 
-    def export_tasks(self, out: Path, video_prefix: str = "") -> int:
+    def export_tasks(self, out: str | Path, video_prefix: str = "") -> int:
         """Write all annotations as tasks of Label Studio; return the number of videos.
 
         `video_prefix`: the address of the videos, which comes before KEY.mp4.
         """
         with self.project() as project:
-            return export_tasks(project, out, video_prefix)
+            return export_tasks(project, Path(out), video_prefix)
 
-    def import_tasks(self, file: Path, annotator: str | None = None) -> ImportCounts:
+    def import_tasks(self, file: str | Path, annotator: str | None = None) -> ImportCounts:
         """Add annotations that Label Studio exported as JSON, all or none; those already present are not repeated.
 
         `annotator`: the name for annotations that do not name theirs.
         """
         with self.project() as project:
-            return import_tasks(project, file, annotator)
+            return import_tasks(project, Path(file), annotator)
 
     @contextmanager
     def project(self, track: Track = untracked) -> Iterator[AnnotationProject]:
