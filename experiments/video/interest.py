@@ -78,7 +78,7 @@ def _correlate(scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
 
 def interest(
     clips: Annotated[Path, option("Dataset of `python -m synthetic.video_dataset`.", "DIR")],
-    features: Annotated[Path, option("Directory of features; computed with the built-in model if it is missing.", "DIR")],
+    features: Annotated[Path, option("Directory of features; computed by the built-in model if missing.", "DIR")],
     scored: Annotated[int, option("Videos of train that the forest is fitted on.", least=20)] = 1000,
     out: Out = Path("video_interest.json"),
 ) -> None:
