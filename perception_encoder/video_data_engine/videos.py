@@ -23,9 +23,8 @@ from perception_encoder.errors import DataError, InputError, MediaDecodeError, o
 from perception_encoder.files import cached_by_file
 from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.listing import Item, list_items
-from perception_encoder.preprocess.frames import VideoFrames, plm_frame_indices
+from perception_encoder.preprocess.frames import VideoFrames, colour_change, colour_histogram, plm_frame_indices
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
-from perception_encoder.preprocess.frames import colour_change, colour_histogram
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from perception_encoder.preprocess.video_file import decoding, open_container
