@@ -35,7 +35,7 @@ def evaluate(
         result = pe.evaluate("knn", encoder, "flowers/", k=[10, 20])
         print({metric.name: metric.value for metric in result.measurements[0].metrics})
 
-    `task`: "classification", "retrieval", "video-retrieval", "knn" or "linear", for an `Encoder`; "attentive",
+    `task`: "classification", "retrieval", "knn" or "linear", for an `Encoder`; "attentive",
     "segmentation", "detection", "tracking" or "depth", for `LayerFeatures`; "questions", for an `Assistant`. `model`
     may also be a name. `arguments`: the options of the command, such as `split`, `layer` or `k`; the functions of
     `perception_encoder.evaluation.tasks` list them with types and defaults. Items that cannot be decoded are listed in

@@ -106,6 +106,7 @@ def retrieval(
         pe eval retrieval PE-Core-L14-336 --data dataset_coco.json --media coco
         pe eval retrieval PE-Core-L14-336 --data wds_flickr8k
         pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
+        pe eval retrieval PE-Core-L14-336 --data PE-Video      # PVD-Bench: the refined captions of `test`
     """
     options.run("retrieval", locals())
 

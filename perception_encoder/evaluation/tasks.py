@@ -11,7 +11,6 @@ from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.classified import ClassOptions, load_tasks
 from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.masked_videos import read_videos
-from perception_encoder.datasets.pe_video import load_benchmark
 from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
@@ -76,20 +75,6 @@ def retrieval(
 ) -> Result:
     """Retrieve media by captions and captions by media: R@1, R@5 and R@10, with and without dual softmax."""
     evaluator = RetrievalEvaluator(load_captions(Path(data), _path(media), split), frames)
-    return _evaluate_variants([evaluator], model, split, progress, transform, texts=True)
-
-
-def video_retrieval(
-    model: EncoderLike,
-    data: str | Path,
-    *,
-    split: str = "test",
-    transform: str = "squash,crop",
-    frames: int = 8,
-    progress: Track = untracked,
-) -> Result:
-    """Retrieve the videos of a PE Video Dataset by their refined captions, and the reverse (PVD-Bench)."""
-    evaluator = RetrievalEvaluator(load_benchmark(Path(data), split), frames)
     return _evaluate_variants([evaluator], model, split, progress, transform, texts=True)
 
 
@@ -232,7 +217,6 @@ def depth(
 TASKS: dict[str, Callable[..., Result]] = {
     "classification": classification,
     "retrieval": retrieval,
-    "video-retrieval": video_retrieval,
     "knn": knn,
     "linear": linear,
     "attentive": attentive,
