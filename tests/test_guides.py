@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import perception_encoder as pe
+from perception_encoder.formats.shards import write_members
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- not run: [^\n]*-->\n)?^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -49,6 +50,8 @@ def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     frames = [picture("orange", 40 + number) for number in range(6)]
     for name in ("clip.mp4", "clips/dog.mp4"):
         write_frames(directory / name, frames)
+    clip = (directory / "clip.mp4").read_bytes()
+    write_members(directory / "DATA" / "train" / "000000.tar", [("a.mp4", clip), ("a.json", b"{}")])
     monkeypatch.chdir(directory)
     return directory
 
