@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from perception_encoder.api import analyze_layers as analyze_layers
     from perception_encoder.api import compare as compare
     from perception_encoder.api import evaluate as evaluate
+    from perception_encoder.api import serve as serve
     from perception_encoder.dense_prediction.export import export_onnx as export_onnx
     from perception_encoder.dense_prediction.heads import Head as Head
     from perception_encoder.dense_prediction.heads import depth as depth
@@ -120,6 +121,7 @@ _HOMES = {
     "run_engine": "perception_encoder.video_data_engine.run",
     "search_files": "perception_encoder.search.index",
     "segment": "perception_encoder.dense_prediction.heads",
+    "serve": "perception_encoder.api",
     "tokenizer": "perception_encoder.preprocess.tokenizer",
     "track": "perception_encoder.dense_prediction.tracking",
     "train": "perception_encoder.stages",
@@ -177,6 +179,7 @@ __all__ = [
     "run_engine",
     "search_files",
     "segment",
+    "serve",
     "tokenizer",
     "track",
     "train",

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from perception_encoder.datasets.questions.question import Question
     from perception_encoder.evaluation.comparison import Difference
     from perception_encoder.evaluation.language.tasks import LanguageTask
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
     from perception_encoder.layer_analysis.report import LayerReport
+    from perception_encoder.serving.queues import GenerationQueue
+    from perception_encoder.serving.requests import ApiConfig
 
 
 def evaluate(
@@ -150,9 +157,6 @@ def analyze_layers(
     an interrupted call resumes from it. `announce` gets how much disk the features will take. Raises ConfigError,
     DataError, ModelError, OutputError, and what loading the models raises.
     """
-    from dataclasses import replace
-    from functools import partial
-
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.inference.load import RANDOM
     from perception_encoder.language_alignment.question_task import QUESTION_TASKS, read_question_task
@@ -180,3 +184,155 @@ def _unknown(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> 
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
     return ConfigError(f"{name!r} is not a known {kind}; {hint}")
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that `serve` has started."""
+
+    name: str
+    """The encoder's name."""
+    source: str
+    """The name by which it was given, or by which the index was made."""
+    address: str
+    """The address of the page, with its key, or of the embeddings."""
+    new_key: str | None
+    """A key that was made for the API; clients send it as `Authorization: Bearer KEY`."""
+
+
+def serve(
+    directory: str | Path | None = None,
+    *,
+    api: bool = False,
+    model: str | None = None,
+    index: str | Path | None = None,
+    lan: bool = False,
+    host: str | None = None,
+    port: int = 8000,
+    key: str | None = None,
+    origins: Sequence[str] = (),
+    waiting: int = 4096,
+    chat_model: str | None = None,
+    ask_model: str | None = None,
+    features_model: str | None = None,
+    depth_head: str | None = None,
+    on_start: Callable[[RunningServer], object] = lambda server: None,
+) -> None:
+    """Serve a search page over a directory, the API, or both, until the process is stopped, as `pe serve` does.
+
+    `model`: by default that of the index, or the default model. `index`: directory of the index. `lan`, `host`, `port`,
+    `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS). `waiting`:
+    maximum length of the API's queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the
+    page; both are names that `load_assistant` takes, loaded at the first request. `features_model`, `depth_head`: for
+    the page's features and depth. `on_start` is called once the server listens. Raises ConfigError for a taken port or
+    options that do not fit together, and what loading the models raises.
+    """
+    from perception_encoder.models.defaults import default_model
+    from perception_encoder.serving.requests import ApiConfig, check_origins
+    from perception_encoder.serving.server import choose_key, listen, page_address, reachable_names, run_server
+
+    directory = None if directory is None and index is None else Path(directory or index or "")
+    if origins and not api:
+        raise ConfigError("--origins needs --api")
+    check_served(directory, api, chat_model, ask_model, features_model, depth_head)
+    host = host or ("0.0.0.0" if lan else "127.0.0.1")
+    needed_key = choose_key(host, lan, key)
+    config = ApiConfig(key=needed_key, waiting=waiting, origins=check_origins(origins))
+    if importlib.util.find_spec("uvicorn") is None:
+        raise MissingExtraError("uvicorn", "search")
+    with listen(host, port) as listener:  # before the models are loaded
+        names = reachable_names(host)
+        chat, ask = language_queues(chat_model, ask_model)
+        depth = depth_head or default_model("depth")
+        home = None if index is None else Path(index)
+        app, source, name = _make_app(
+            directory, home, api, model, config, (*names, host), chat, ask, features_model or "", depth
+        )
+        address = page_address(names[0], listener, None if directory is None else needed_key)
+        new_key = needed_key if directory is None and not key else None
+        on_start(RunningServer(name, source, address if directory else f"{address}/v1/embeddings", new_key))
+        run_server(app, listener)
+
+
+def _make_app(
+    directory: Path | None,
+    home: Path | None,
+    api: bool,
+    model: str | None,
+    config: ApiConfig,
+    names: tuple[str, ...],
+    chat: GenerationQueue | None,
+    ask: GenerationQueue | None,
+    features_model: str,
+    depth_head: str,
+) -> tuple[FastAPI, str, str]:
+    """Create the page of a directory, the API, or both; return it with the source and name of the encoder."""
+    from perception_encoder.dense_prediction.dense_model import find_head
+    from perception_encoder.inference.load import load
+    from perception_encoder.models.defaults import config_directory, default_model, demo_line
+    from perception_encoder.search.web.library import open_library
+    from perception_encoder.search.web.responses import stored_secret
+    from perception_encoder.search.web.server import create_page
+    from perception_encoder.serving.api import create_app
+    from perception_encoder.serving.server import HOSTS
+
+    hosts = (*names, *HOSTS)
+    if directory is None:
+        source = model or default_model()
+        encoder = load(source)
+        return create_app(encoder, replace(config, source=source), hosts, chat=chat), source, encoder.name
+    library = open_library(directory, model, home)
+    source, encoder = library.index.settings["source"], library.encoder
+    note, secret = demo_line(source, model), stored_secret(config_directory() / "page-secret")
+    page = create_page(library, hosts, note, config.key, ask, features_model, find_head(depth_head), secret)
+    library.watch()
+    if not api:
+        return page, source, encoder.name
+    both = create_app(encoder, replace(config, source=source), hosts, library.model_thread, chat)
+    both.mount("/", page)
+    return both, source, encoder.name
+
+
+def check_served(
+    directory: Path | None,
+    api: bool,
+    chat_model: str | None,
+    ask_model: str | None,
+    features_model: str | None,
+    depth_head: str | None,
+) -> None:
+    """Check what is served before anything is loaded.
+
+    Raises ConfigError if nothing is served or nothing would use a model, UnknownModelError for an unknown
+    `features_model`, and CheckpointError or ConfigError for a file that is not a depth head.
+    """
+    if directory is None and not api:
+        raise ConfigError("nothing to serve: name a directory, or add --api")
+    if chat_model and not api:
+        raise ConfigError("--chat-model needs --api")
+    pages = {"--ask-model": ask_model, "--features-model": features_model, "--depth-head": depth_head}
+    if directory is None and (unused := [name for name, value in pages.items() if value]):
+        raise ConfigError(f"{unused[0]} needs a directory")
+    if features_model:
+        from perception_encoder.models.checkpoints.weights import find_weights
+
+        find_weights(features_model)
+    if depth_head:
+        from perception_encoder.dense_prediction.dense_model import find_head, read_head_info
+
+        read_head_info(find_head(depth_head), "depth")
+
+
+def language_queues(*names: str | None) -> list[GenerationQueue | None]:
+    """Return the queues of language models, each loaded once and at its first use; None without a name."""
+    from perception_encoder.language_alignment.load import check_name, load_assistant
+    from perception_encoder.serving.queues import GenerationQueue
+
+    queues: dict[str | None, GenerationQueue] = {}
+    for name in {name for name in names if name}:
+        check_name(name, find=True)
+        if not name.startswith(("http", "python:")) and importlib.util.find_spec("transformers") is None:
+            raise MissingExtraError("transformers", "lang")
+        label = Path(name).name if Path(name).exists() else name
+        queues[name] = GenerationQueue(label, partial(load_assistant, name), source=name)
+    return [queues.get(name) for name in names]

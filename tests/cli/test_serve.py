@@ -163,7 +163,7 @@ def test_one_language_model_serves_the_page_and_the_api_and_is_loaded_late(
         assert names == []
         models = client.get("/v1/models").json()["data"]
         assert [model["id"] for model in models] == ["PE-Core-N16-128", "run"]  # not the whole path
-        assert "Answers are by run" in client.get("/").text
+        assert "Answers come from run" in client.get("/").text
         for name in ("run", str(run)):
             body = {"model": name, "messages": [{"role": "user", "content": "hello"}]}
             answer = client.post("/v1/chat/completions", json=body).json()

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from perception_encoder.cli.serve import check_models, language_queues
-from perception_encoder.errors import CheckpointError, UnknownModelError
+from perception_encoder.api import check_served, language_queues
+from perception_encoder.errors import CheckpointError, ConfigError, UnknownModelError
 
 
 @pytest.mark.parametrize(
@@ -25,16 +24,16 @@ from perception_encoder.errors import CheckpointError, UnknownModelError
 def test_a_model_that_nothing_would_use(
     directory: Path | None, api: bool, models: tuple[Any, ...], message: str
 ) -> None:
-    with pytest.raises(typer.BadParameter, match=message):
-        check_models(directory, api, *models)
+    with pytest.raises(ConfigError, match=message):
+        check_served(directory, api, *models)
 
 
 def test_models_are_known_before_anything_starts() -> None:
-    check_models(Path(), True, "a", "b", "builtin", None)
+    check_served(Path(), True, "a", "b", "builtin", None)
     with pytest.raises(UnknownModelError):
-        check_models(Path(), False, None, None, "no-such-model", None)
+        check_served(Path(), False, None, None, "no-such-model", None)
     with pytest.raises(CheckpointError, match="no such file"):
-        check_models(Path(), False, None, None, None, "no-such-head.safetensors")
+        check_served(Path(), False, None, None, None, "no-such-head.safetensors")
     assert language_queues(None, None) == [None, None]
     with pytest.raises(UnknownModelError, match="no language model is called 'llava'"):
         language_queues("llava")

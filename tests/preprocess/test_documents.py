@@ -46,9 +46,7 @@ def test_a_page_covers_its_tiles_and_no_more(size: tuple[int, int], tile: int, b
 def test_a_long_document_gives_its_first_pages_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert len(open_pdf_pages(pdf([A4] * (PAGES + 2)), "long.pdf", budget=1)) == PAGES
-    assert caplog.messages == [
-        f"long.pdf: has {PAGES + 2} pages; reading the first {PAGES}: choose others with pages"
-    ]
+    assert caplog.messages == [f"long.pdf: has {PAGES + 2} pages; reading the first {PAGES}: choose others with pages"]
 
 
 @pytest.mark.parametrize(
