@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from perception_encoder.stages import list_recipes as list_recipes
     from perception_encoder.stages import plan as plan
     from perception_encoder.stages import train as train
+    from perception_encoder.video_data_engine.refine import refine_captioner as refine_captioner
     from perception_encoder.video_data_engine.run import EngineReport as EngineReport
     from perception_encoder.video_data_engine.run import run_engine as run_engine
     from perception_encoder.video_dataset.dataset import VideoDataset as VideoDataset
@@ -118,6 +119,7 @@ _HOMES = {
     "pad_images": "perception_encoder.preprocess.image",
     "plan": "perception_encoder.stages",
     "published_state_dict": "perception_encoder.models.checkpoints.weights",
+    "refine_captioner": "perception_encoder.video_data_engine.refine",
     "run_engine": "perception_encoder.video_data_engine.run",
     "search_files": "perception_encoder.search.index",
     "segment": "perception_encoder.dense_prediction.heads",
@@ -176,6 +178,7 @@ __all__ = [
     "pad_images",
     "plan",
     "published_state_dict",
+    "refine_captioner",
     "run_engine",
     "search_files",
     "segment",

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.video.clips import Clip
-from perception_encoder.files import write_text
 from perception_encoder.formats.tables import read_table
 from perception_encoder.inference.conversation.assistant import Assistant
-from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, find_language_model
 from perception_encoder.language_alignment.weights import read_trained
 from perception_encoder.models.checkpoints.files import write_tensors
@@ -22,7 +20,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.outputs import CAPTIONS
 from perception_encoder.video_data_engine.prompts import FRAME_CAPTION
-from perception_encoder.video_data_engine.refine import refine_captioner, refinement
+from perception_encoder.video_data_engine.refine import refine_captioner
 from perception_encoder.video_data_engine.run import EngineListener, caption_videos
 
 FRAMES = 4
@@ -77,7 +75,7 @@ def caption(
     llm: str = NOTHING,
     listener: EngineListener | None = None,
 ) -> dict[str, Captions]:
-    """Run the engine on clips, or go on; return their captions by key.
+    """Run the engine on clips, or resume that; return their captions by key.
 
     Without `frame_captioner` and `llm` only the whole clips are captioned.
     """
@@ -105,14 +103,6 @@ def caption(
 def refined_captioner(
     captioner: Path, engine: Path, refined: Mapping[str, str], out: Path, steps: int, track: Track = untracked
 ) -> Path:
-    """Finetune a captioner on refined captions, by the engine's `video_id`, or go on; return its file."""
-    table = out.with_name(f"{out.name}.jsonl")
-    lines = [json.dumps({"video_id": key, "human_caption": text}) for key, text in refined.items()]
-    write_text(table, "".join(f"{line}\n" for line in lines))
-    return refine_captioner(engine, table, refinement_of(captioner, steps), out, track)
-
-
-def refinement_of(captioner: Path, steps: int) -> LanguageConfig:
-    """The run of the second phase."""
-    config = refinement(str(captioner))
-    return dataclasses.replace(config, frames=FRAMES, steps=steps, checkpoint_every=20, validation=None)
+    """Finetune a captioner on refined captions, by the engine's `video_id`, or resume that; return its file."""
+    settings = {"frames": FRAMES, "steps": steps, "checkpoint_every": 20, "validation": None}
+    return refine_captioner(engine, out, refined, captioner, settings=settings, track=track)

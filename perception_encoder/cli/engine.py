@@ -20,7 +20,7 @@ from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.language import FORMS
 from perception_encoder.cli.options import MEDIA, MODEL, OUTPUT, SPEED, argument, flag, model_option, option, out_option
 from perception_encoder.cli.progress import progress, reporter, track
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import InputError
 
 if TYPE_CHECKING:
     from perception_encoder.video_data_engine.run import EngineReport
@@ -224,9 +224,9 @@ def refine(
     """Finetune a captioner on refined captions.
 
     The paper's second phase: people correct the video captions, with `pe annotate DIR` or in a table, and the captioner
-    learns from them. Its projector and adapters are trained on (clip, corrected caption); the encoder stays. Of several
-    annotations of a clip, an approved one is taken, else the earliest. Settings are those of `pe train language_own`.
-    An interrupted run resumes. Needs the extra `train`.
+    learns from them. Its projector and adapters are trained on the clips with corrected captions; the encoder does not
+    change. Of several annotations of a clip, the approved one counts, else the earliest. Settings are those of
+    `pe train language_own`. Rerun to resume an interrupted run. Needs the extra `train`.
 
     Examples:
 
@@ -235,37 +235,23 @@ def refine(
         pe engine run --videos clips/ -o again/ --captioner runs/refined --video-prompt video_caption_short_v1
     """
     from perception_encoder.training.settings import override
-    from perception_encoder.video_data_engine.refine import find_video_prompt, refine_captioner, refinement
-    from perception_encoder.video_data_engine.run import read_engine_settings
+    from perception_encoder.video_data_engine.refine import (
+        find_captioner,
+        find_video_prompt,
+        read_corrections,
+        refine_captioner,
+        refinement,
+    )
 
-    video_prompt = find_video_prompt(engine)
-    captioner = model or read_engine_settings(engine)["config"].get("captioner", "")
-    texts = _read_corrections(engine, captions)
+    video_prompt, captioner = find_video_prompt(engine), model or find_captioner(engine)
+    texts = read_corrections(engine, captions)
+    steps = override(refinement(captioner), set_ or []).steps
     default_model.print_demo(captioner)
-    config = override(refinement(captioner), set_ or [])
     logging.getLogger("perception_encoder.training.loop").setLevel(logging.INFO)  # it reports that a run resumes
-    with progress("training", config.steps) as advance:
-        path = refine_captioner(engine, texts, config, out, track, reporter(advance))
+    with progress("training", steps) as advance:
+        path = refine_captioner(
+            engine, out, texts, captioner, settings=set_ or [], track=track, listener=reporter(advance)
+        )
     output.print_line(f"weights: {path}")
     options = f"--captioner {path.parent} --video-prompt {video_prompt}"
     output.print_line(f"try it: pe engine run --videos VIDEOS -o OUT {options}")
-
-
-def _read_corrections(engine: Path, captions: Path | None) -> dict[str, str]:
-    """Read corrected captions by clip, of a table or of an annotation project; DataError without any."""
-    from perception_encoder.formats.tables import TABLE_SUFFIXES
-    from perception_encoder.video_data_engine.refine import read_captions
-    from perception_encoder.video_dataset.annotation.progress import read_refinements
-    from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject
-
-    path = captions or engine / FILE_NAME
-    if path.suffix in TABLE_SUFFIXES:
-        return read_captions(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; correct captions with: pe annotate {engine}, or give --captions FILE")
-    project = AnnotationProject(engine, path)
-    texts = {refinement.key: refinement.caption for refinement in read_refinements(project)}
-    project.close()
-    if not texts:
-        raise DataError(f"{path} has no finished annotation; continue with: pe annotate {engine}")
-    return texts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.files import holding, replacing, write_text, writing
 from perception_encoder.formats.entries import quoted
-from perception_encoder.formats.tables import find_column, read_table
+from perception_encoder.formats.tables import TABLE_SUFFIXES, find_column, read_table
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import find_language_model
 from perception_encoder.language_alignment.run import align_language
@@ -20,21 +20,64 @@ from perception_encoder.language_alignment.weights import read_trained
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.settings import override
 from perception_encoder.training.validation import ValidationConfig
 from perception_encoder.video_data_engine.outputs import ShardClip, read_shard_clips
 from perception_encoder.video_data_engine.run import SETTINGS, read_engine_settings
+from perception_encoder.video_dataset.annotation.progress import read_refinements
+from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject
 
 KEYS = ("video_id", "key", "id")
 CAPTIONS = ("human_caption", "refined_caption", "caption", "text")
-"""Columns of a table of corrected captions: the first of these that it has."""
+"""Columns of a table of corrected captions; the first that it has is read."""
 CONVERSATIONS = "conversations.jsonl"
+
+
+def refine_captioner(
+    engine: str | Path,
+    out: str | Path,
+    captions: str | Path | Mapping[str, str] | None = None,
+    model: str | Path | None = None,
+    *,
+    settings: Sequence[str] | Mapping[str, object] = (),
+    track: Track = untracked,
+    listener: Listener | None = None,
+) -> Path:
+    """Finetune a captioner on corrected captions of an engine's clips, or resume that; return the weights' file.
+
+        pe.refine_captioner("captioned/", "runs/refined", settings={"steps": 100})
+
+    `engine`: a directory of `run_engine`, whose shards have the clips. `out`: the directory of the training run, which
+    also gets the clips and conversations. `captions`: by `video_id`; a table with `video_id` and `human_caption`; or a
+    file of annotations [default: ENGINE/annotations.sqlite, of `pe annotate`]. `model`: the captioner, `builtin-lang`
+    or a run of `pe train` or of an earlier refinement [default: the engine's]. `settings`: see `train`. Raises
+    DataError without captions and for captions of unknown clips, ConfigError for a captioner that this package did not
+    train, and what training raises.
+    """
+    engine, out = Path(engine), Path(out)
+    stored = read_engine_settings(engine)
+    name = Path(find_video_prompt(engine)).stem
+    prompt = stored["prompts"].get(name)
+    if not isinstance(prompt, str):
+        raise DataError(f"{engine / SETTINGS} has no text of the prompt {name}: restore a copy")
+    texts = captions if isinstance(captions, Mapping) else read_corrections(engine, captions and Path(captions))
+    config = override(refinement(str(model or find_captioner(engine))), settings)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with holding(out / "data.lock", f"another run is writing {out}; wait for it, or choose another directory"):
+        clips = read_shard_clips(engine)
+        lines = [
+            _conversation(clips, key, texts[key], prompt, out)
+            for key in track(list(texts), "copying clips", len(texts))
+        ]
+        write_text(out / CONVERSATIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return align_language(config, [out / CONVERSATIONS], out, track, listener)
 
 
 def refinement(captioner: str) -> LanguageConfig:
     """Return how a captioner is finetuned: projector and adapters, 500 steps; the paper leaves the rates open.
 
-    `captioner`: `builtin-lang`, or what `pe train language_…` or an earlier refinement wrote. Raises ConfigError for
-    another model.
+    Raises ConfigError for a model that was not trained by this package.
     """
     initial = Path(find_language_model(captioner))
     if not initial.is_file():
@@ -54,58 +97,46 @@ def refinement(captioner: str) -> LanguageConfig:
     )
 
 
+def find_captioner(engine: Path) -> str:
+    """Return the captioner of an engine's video captions; DataError if `engine` is not its output."""
+    return _setting(engine, "captioner")
+
+
 def find_video_prompt(engine: Path) -> str:
     """Return the prompt of an engine's video captions, a name or a file; DataError if `engine` is not its output."""
-    prompt = read_engine_settings(engine)["config"].get("video_prompt")
-    if not isinstance(prompt, str):
-        raise DataError(f"{engine / SETTINGS}: `video_prompt` is {quoted(prompt)}; it must be a prompt: restore a copy")
-    return prompt
+    return _setting(engine, "video_prompt")
 
 
-def refine_captioner(
-    engine: Path,
-    captions: Path | Mapping[str, str],
-    config: LanguageConfig,
-    out: Path,
-    track: Track = untracked,
-    listener: Listener | None = None,
-) -> Path:
-    """Finetune a captioner on corrected captions of an engine's clips, or resume that; return the weights it wrote.
-
-    `engine`: a directory of `run_engine`, whose shards have the clips. `captions`: by `video_id`, or a table for
-    `read_captions`. Clips and conversations are written to `out` beside the weights. Raises what `align_language` does,
-    and DataError for captions of clips that the engine does not have.
-    """
-    name = Path(find_video_prompt(engine)).stem
-    prompt = read_engine_settings(engine)["prompts"].get(name)
-    if not isinstance(prompt, str):
-        raise DataError(f"{engine / SETTINGS} has no text of the prompt {name}: restore a copy")
-    texts = read_captions(captions) if isinstance(captions, Path) else captions
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with holding(out / "data.lock", f"another run is writing {out}; wait for it, or choose another directory"):
-        clips = read_shard_clips(engine)
-        lines = [
-            _conversation(clips, key, texts[key], prompt, out)
-            for key in track(list(texts), "copying clips", len(texts))
-        ]
-        write_text(out / CONVERSATIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    return align_language(config, [out / CONVERSATIONS], out, track, listener)
+def _setting(engine: Path, name: str) -> str:
+    value = read_engine_settings(engine)["config"].get(name)
+    if not isinstance(value, str):
+        raise DataError(f"{engine / SETTINGS}: `{name}` is {quoted(value)}; it must be a text: restore a copy")
+    return value
 
 
-def read_captions(table: Path) -> dict[str, str]:
-    """Read corrected captions by clip from a table with `video_id` and `human_caption`; DataError without any."""
-    rows = read_table(table)
-    key = find_column(rows, KEYS, table, "clips")
-    caption = find_column(rows, CAPTIONS, table, "captions")
-    texts = {str(row[key]): text for row in rows if (text := str(row[caption] or "").strip())}
+def read_corrections(engine: Path, captions: Path | None = None) -> dict[str, str]:
+    """Read corrected captions by clip, from a table or an annotation project; DataError if there are none."""
+    path = captions or engine / FILE_NAME
+    if path.suffix in TABLE_SUFFIXES:
+        rows = read_table(path)
+        key = find_column(rows, KEYS, path, "clips")
+        caption = find_column(rows, CAPTIONS, path, "captions")
+        texts = {str(row[key]): text for row in rows if (text := str(row[caption] or "").strip())}
+        if not texts:
+            raise DataError(f"{path} has no caption in its column {caption!r}")
+        return texts
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; correct captions with: pe annotate {engine}, or give --captions FILE")
+    project = AnnotationProject(engine, path)
+    texts = {refinement.key: refinement.caption for refinement in read_refinements(project)}
+    project.close()
     if not texts:
-        raise DataError(f"{table} has no caption in its column {caption!r}")
+        raise DataError(f"{path} has no finished annotation; continue with: pe annotate {engine}")
     return texts
 
 
 def _conversation(clips: Mapping[str, ShardClip], key: str, caption: str, prompt: str, out: Path) -> Mapping[str, Any]:
-    """A conversation to train on; its clip is copied unless it is there."""
+    """Return a conversation to train on; copies its clip unless it is there."""
     if key not in clips:
         raise DataError(f"there is a caption of {key}, but the engine's shards have no such clip")
     path, content = out / "videos" / f"{key}.{clips[key].suffix}", clips[key].video.read(key)

@@ -133,19 +133,21 @@ __all__ = ["language_run"]
 def test_options_reach_training(run_pe, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def train(engine: Path, captions: dict[str, str], config: LanguageConfig, out: Path, *others: object) -> Path:
-        calls.append((engine.name, captions, config.steps))
+    def train(config: LanguageConfig, data: list[Path], out: Path, *others: object) -> Path:
+        calls.append((data, config.steps))
         return out / "language.safetensors"
 
-    monkeypatch.setattr(refine, "refine_captioner", train)
+    monkeypatch.setattr(refine, "align_language", train)
+    monkeypatch.setattr(refine, "_conversation", lambda clips, key, caption, prompt, out: (key, caption, prompt))
     engine = tmp_path / "captioned"
     engine.mkdir()
-    settings = {"config": {"video_prompt": "mine.txt", "captioner": str(language_run)}, "prompts": {}, "models": {}}
-    (engine / "settings.json").write_text(json.dumps({**settings, "runs": []}))
+    settings = {"config": {"video_prompt": "mine.txt", "captioner": str(language_run)}, "models": {}}
+    (engine / "settings.json").write_text(json.dumps({**settings, "prompts": {"mine": "Say it."}, "runs": []}))
     (tmp_path / "fixed.csv").write_text("video_id,human_caption\na,a cup\n")
     arguments = ("engine", "refine", engine, "--captions", tmp_path / "fixed.csv", "-o", tmp_path / "run")
     run = run_pe(*arguments, "--set", "steps=7")  # the captioner is the engine's own
-    assert run.status == output.OK and calls == [("captioned", {"a": "a cup"}, 7)], run.stderr
+    assert run.status == output.OK and calls == [([tmp_path / "run" / "conversations.jsonl"], 7)], run.stderr
+    assert json.loads((tmp_path / "run" / "conversations.jsonl").read_text()) == ["a", "a cup", "Say it."]
     assert f"--captioner {tmp_path / 'run'} --video-prompt mine.txt" in run.stdout
     assert run_pe(*arguments, "--set", "stepps=7").status == output.ERROR
 
@@ -153,9 +155,6 @@ def test_options_reach_training(run_pe, language_run: Path, tmp_path: Path, monk
 def test_a_directory_that_is_not_an_engines(run_pe, language_run: Path, tmp_path: Path) -> None:
     run = run_pe("engine", "refine", tmp_path, "--captions", "x.csv", "-o", tmp_path / "run", "-m", language_run)
     assert run.status == output.ERROR and "is not an output of `pe engine run`" in run.stderr
-
-
-__all__ = ["language_run"]
 
 
 def test_from_raw_videos_to_a_refined_captioner_and_a_dataset(run_pe, language_run: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.video_data_engine.config import CutConfig, EngineConfig
-from perception_encoder.video_data_engine.refine import refine_captioner, refinement
+from perception_encoder.video_data_engine.refine import refine_captioner
 from perception_encoder.video_data_engine.run import caption_videos
 from tests.cli.language.conftest import language_run
 from tests.video_data_engine.conftest import ECHOES, QUICK
@@ -30,12 +29,12 @@ def test_the_captioner_learns_from_corrected_captions(add_video, tmp_path: Path,
     assert len(keys) == 2
     table = tmp_path / "corrected.csv"
     table.write_text(f'video_id,human_caption\n{keys[0]},"a cup, falling"\n{keys[1]},чашка\n')
-    steps = dataclasses.replace(
-        refinement(str(language_run)), steps=2, batch_size=2, frames=2, warmup=0, validation=None
-    )
+    few = {"steps": 2, "batch_size": 2, "frames": 2, "warmup": 0, "validation": None}
     losses: list[float] = []
     run = tmp_path / "run"
-    weights = refine_captioner(out, table, steps, run, listener=lambda row: losses.append(row["next_token"]))
+    weights = refine_captioner(
+        out, run, table, language_run, settings=few, listener=lambda row: losses.append(row["next_token"])
+    )
     lines = [json.loads(line) for line in (run / "conversations.jsonl").read_text().splitlines()]
     assert [line["conversations"][1]["value"] for line in lines] == ["a cup, falling", "чашка"]
     assert lines[0]["conversations"][0]["value"].startswith("<video>\nDescribe this video in detail.")
@@ -47,15 +46,14 @@ def test_the_captioner_learns_from_corrected_captions(add_video, tmp_path: Path,
 def test_what_cannot_be_refined(add_video, tmp_path: Path, language_run: Path) -> None:
     add_video("a")
     out, table = tmp_path / "out", tmp_path / "corrected.csv"
-    config = refinement(str(language_run))
     table.write_text("video_id,human_caption\nother,a cup\n")
     with pytest.raises(DataError, match="is not an output of `pe engine run`"):
-        refine_captioner(tmp_path, table, config, tmp_path / "run")
+        refine_captioner(tmp_path, tmp_path / "run", table, language_run)
     caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     with pytest.raises(DataError, match="caption of other, but the engine's shards have no such clip"):
-        refine_captioner(out, table, config, tmp_path / "run")
+        refine_captioner(out, tmp_path / "run", table, language_run)
     table.write_text("video_id,human_caption\nother,\n")
     with pytest.raises(DataError, match="has no caption in its column 'human_caption'"):
-        refine_captioner(out, table, config, tmp_path / "run")
+        refine_captioner(out, tmp_path / "run", table, language_run)
     with pytest.raises(ConfigError, match="was not trained by this package"):
-        refinement("facebook/Perception-LM-1B")
+        refine_captioner(out, tmp_path / "run", {"a": "a cup"}, "facebook/Perception-LM-1B")
