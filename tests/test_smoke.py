@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import perception_encoder
 from tests.clips import clip
 
 pytestmark = pytest.mark.smoke
@@ -84,14 +85,13 @@ def test_convert_and_export(tmp_path: Path) -> None:
         pytest.importorskip(module)
     from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
     from perception_encoder.models.export import write_onnx
-    from perception_encoder.models.external.timm_models import TimmModel
     from tests.models.small import small_clip, small_tower
 
     model = small_clip()
     model.name = "PE-Core-N16-128"
     write_layout_directory(model, tmp_path / "timm", "timm")
-    name = f"local-dir:{tmp_path / 'timm'}"
-    assert TimmModel(f"timm:{name}", name).encoder("squash").encode_images([Image.new("RGB", (40, 30))]).shape[0] == 1
+    encoder = perception_encoder.load(f"timm:local-dir:{tmp_path / 'timm'}")
+    assert encoder.encode_images([Image.new("RGB", (40, 30))]).shape[0] == 1
     assert write_onnx(small_tower(), tmp_path / "onnx")["image"] is not None
 
 
