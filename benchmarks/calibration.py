@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.results import report
 from perception_encoder.datasets.labelled import load_labelled
-from perception_encoder.evaluation.features import encode_images
+from perception_encoder.evaluation.embeddings import encode_images
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.models.clip import CLIP

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from perception_encoder.datasets.class_masks import read_class_splits
+from perception_encoder.datasets.instances import read_instance_splits
+from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.errors import DataError
+from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator
+from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.layer_analysis.tasks import TaskOptions, make_task
+from perception_encoder.layer_analysis.tasks import DEPTH_HEAD, DETECTION, TaskOptions, make_task, thin
 
 
 def read_dense_tasks(
@@ -24,7 +30,27 @@ def read_dense_tasks(
             continue
         if not path.exists():
             raise DataError(f"{name}: {path} does not exist")
-        evaluator = make_task(kind, path, options)
+        evaluator = read_task(kind, path, options)
         evaluator.name = name
         evaluators.append(evaluator)
     return evaluators
+
+
+def read_task(kind: str, path: Path, options: TaskOptions) -> LayerEvaluator:
+    """Read a task of `pe layers`, or one of three for rendered scenes, which show each class only a few times.
+
+    "foreground": segmentation of objects and background; "relative-depth": depth after scaling each prediction to the
+    right median, for images that do not show how large objects are; "objects": detection of objects of any class.
+    """
+    match kind:
+        case "foreground":
+            masks = thin(read_class_splits(path, any_class=True), options.items)
+            return SegmentationEvaluator(*masks, image_size=options.image_size, name=kind)
+        case "relative-depth":
+            protocol = DepthProtocol(head=DEPTH_HEAD.relative(), aligned=True)
+            splits = thin(read_depth_splits(path, options.per_metre), options.items)
+            return DepthEvaluator(*splits, protocol, options.image_size, kind)
+        case "objects":
+            train, test = (part.merge_classes() for part in thin(read_instance_splits(path), options.items))
+            return DetectionEvaluator(train, test, DETECTION, options.image_size, kind)
+    return make_task(kind, path, options)

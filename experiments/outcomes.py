@@ -17,7 +17,7 @@ from experiments.robustness import CHANGES, Changed
 from perception_encoder.datasets.labelled import LabelledImages, load_labelled
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier
-from perception_encoder.evaluation.features import CachingEncoder, encode_images
+from perception_encoder.evaluation.embeddings import CachingEncoder, encode_images
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked

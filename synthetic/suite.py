@@ -19,12 +19,12 @@ from perception_encoder.cli import options as shared
 from perception_encoder.cli.progress import track
 from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation import transforms
+from perception_encoder.evaluation import embeddings
 from perception_encoder.evaluation.classification.linear_probe import LinearEvaluator
 from perception_encoder.evaluation.classification.prompts import find_templates
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
-from perception_encoder.evaluation.features import CachingEncoder, cache_features
+from perception_encoder.evaluation.embeddings import CachingEncoder, cache_features
 from perception_encoder.evaluation.results import Measurement, Result, evaluate, to_json
 from perception_encoder.evaluation.retrieval import NamedRetrievalEvaluator
 from perception_encoder.files import write_text
@@ -130,7 +130,7 @@ def suite(
         python -m synthetic.suite PE-Core-B16-224 --photos photos --drawings datasets
         python -m synthetic.suite runs/builtin/model.safetensors --photos photos --split val
     """
-    encoders, about = transforms.load_variants(model, texts=True)
+    encoders, about = embeddings.load_variants(model, texts=True)
     evaluation = Suite(encoders, shared.items_of(prompts), track)
     evaluation.classify(photos, split, find_unseen_labels)
     if drawings is not None:

@@ -24,8 +24,9 @@ from perception_encoder.data.shard_index import load_table
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, OutputError
+from perception_encoder.evaluation.embeddings import CachingEncoder
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.features import CachingEncoder, inputs_of
+from perception_encoder.evaluation.inputs import inputs_of
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
 from perception_encoder.files import cached_by_file

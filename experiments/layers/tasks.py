@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
+from experiments.layers.caption_task import read_caption_task
 from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.rgbd import DepthImages, read_depth_splits
@@ -19,7 +20,6 @@ from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProto
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.layer_analysis.caption_task import read_caption_task
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,

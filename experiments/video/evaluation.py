@@ -15,7 +15,7 @@ from experiments.video.clips import Clip
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
-from perception_encoder.evaluation.features import CachingEncoder
+from perception_encoder.evaluation.embeddings import CachingEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
 from perception_encoder.evaluation.statistics.scores import ItemScores

@@ -34,11 +34,10 @@ def layers(
     recommendations for `pe embed --layer`, and why), curves.png, layers.csv and layers.json.
 
     Tasks and their datasets: classification, retrieval (labelled images: shards, class directories, tables),
-    segmentation (scenes, ADE20K), foreground (scenes), depth (NYU, KEY.jpg with KEY.depth.png), relative-depth (same),
-    tracking (DAVIS, NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS, scenes), objects (COCO, scenes),
-    captions (do similar images have similar captions?); and, with the extra `lang`, the datasets of questions of
-    `pe eval`, each by a small language model that is fitted on its split `train`: vqav2, okvqa, textvqa, docvqa,
-    infovqa, chartqa, ai2d, pope, coco, refcoco, refcoco+, refcocog. Needs the extra `eval`. Status 1: images failed.
+    segmentation (ADE20K, scenes), depth (NYU, KEY.jpg with KEY.depth.png), tracking (DAVIS, NAME.tar of NNNNN.jpg with
+    NNNNN.png), detection (COCO, LVIS, scenes); and, with the extra `lang`, the datasets of `pe eval questions` about
+    single images, each by a small language model that is fitted on its split `train`. Needs the extra `eval`. Status 1:
+    images failed.
 
     Examples:
 

@@ -1,42 +1,41 @@
-"""The base of evaluators that read one layer's tokens: of features encoded here, or extracted by layer analysis."""
+"""Evaluators of one layer's tokens: of features encoded here, or cached by layer analysis."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import ClassVar
 
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_features import CachedTokens, EncoderInputs
+from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
+from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import check_scipy
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
-
-AnySet = TypeVar("AnySet", bound=ImageSet)
 
 CHUNK = 16
 """Images, or videos, that are encoded at a time."""
 
 
 class LayerEvaluator(ABC):
-    """A task that is evaluated on the tokens of one layer."""
+    """A task on the tokens of one layer: `images` names what to encode, `score` makes metrics of the features."""
 
     name: str
-    """Names the task in errors; of one word."""
-
-    @property
-    def failures(self) -> Sequence[InputError]:
-        """Inputs besides images that could not be used, such as masks; known before anything is scored."""
-        return ()
+    """Names the task in errors; one word."""
+    pool: ClassVar[str] = "tokens"
+    """The `pe embed --pool` that the metrics stand for: "tokens" for maps, "mean" for an embedding an image."""
+    pools: ClassVar[Mapping[str, str]] = {}
+    """The same for metrics that differ, by name."""
+    needs_scipy: bool = True
+    """Whether the intervals need scipy, which is checked before anything is encoded."""
 
     @property
     @abstractmethod
     def digest(self) -> str:
-        """Of everything that scores depend on besides features: targets, settings."""
+        """Digest of everything that scores depend on besides features: targets, settings."""
 
     @abstractmethod
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
@@ -49,65 +48,56 @@ class LayerEvaluator(ABC):
         Features of images none of which could be decoded have no rows. Raises DataError if nothing can be scored.
         """
 
-    def pool(self, metric: str) -> str:
-        """Return the `pe embed --pool` that a metric is of: "tokens" for maps, "mean" for an embedding an image."""
-        return "tokens"
-
-    def check_extras(self) -> None:
-        """Raise MissingExtraError for a package that the intervals need, before anything is encoded."""
-        check_scipy()
-
     def run(self, encoder: LayerFeatures, track: Track = untracked) -> list[Measurement]:
-        """Encode the images at one layer, one set after the other, and score them: see `Evaluator`."""
-        self.check_extras()
+        """Encode the images at the selected layer, one set after the other, and score them: see `Evaluator`."""
+        if self.needs_scipy:
+            check_scipy()
         failures: list[InputError] = []
         cache = FeatureCache(dtype="float32", chunk=CHUNK)
 
         def encoded() -> Iterator[CachedTokens]:
             for images in self.images(encoder, track):
-                cached = cache.encode_layers(encoder, images, [encoder.layer], track)
-                features = cached.read(encoder.layer)
+                features = cache.encode_layers(encoder, images, [encoder.layer], track).read(encoder.layer)
                 failures.extend(features.failures)
                 yield features
 
         measurement = self.score(encoded(), track)
-        return [replace(measurement, failures=(*self.failures, *failures))]
+        return [replace(measurement, failures=tuple(failures))]
 
 
-class HeadEvaluator(LayerEvaluator, Generic[AnySet]):
+class HeadEvaluator(LayerEvaluator):
     """A task whose head is fitted on one dataset's features and tested on another's."""
 
-    train: AnySet
-    test: AnySet
-    image_size: tuple[int, int] | None = None
-    """Height and width that images are squashed to; the encoder's own by default."""
-    _images: tuple[EncoderInputs, ...] = ()
+    def __init__(
+        self,
+        name: str,
+        train: tuple[ImageSet, Callable[[int], object]],
+        test: tuple[ImageSet, Callable[[int], object]],
+        image_size: tuple[int, int] | None,
+    ) -> None:
+        """`train`, `test`: each dataset, and a function that decodes a target by the image's index.
 
-    @abstractmethod
-    def targets(self, track: Track) -> tuple[Callable[[int], object], Callable[[int], object]]:
-        """Return functions that decode a target of the training and of the test set, by the image's index."""
-
-    def check_targets(self, train: Callable[[int], object], test: Callable[[int], object]) -> None:
-        """Look at the targets after all were read once; does nothing by default."""
+        `image_size`: height and width that images are squashed to; the encoder's own by default.
+        """
+        self.name, self.image_size = name, image_size
+        self._sets = {"train": train, "test": test}
+        self._images: tuple[EncoderInputs, ...] = ()
 
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the training and the test images whose targets are usable; decoded once, whatever the encoder."""
-        if not self._images:
-            train, test = self.targets(track)
-            self._images = (
-                EncoderInputs.of(f"{self.name}, train", self.train, train, self.image_size, track),
-                EncoderInputs.of(f"{self.name}, test", self.test, test, self.image_size, track),
-            )
-            self.check_targets(train, test)
+        self._images = self._images or tuple(
+            EncoderInputs.of(f"{self.name}, {part}", images, target, self.image_size, track)
+            for part, (images, target) in self._sets.items()
+        )
         return self._images
 
-    def train_and_test(self, features: Iterable[CachedTokens]) -> tuple[CachedTokens, CachedTokens]:
-        """Return the features of the two datasets; DataError if no image of one could be used."""
-        parts = []
-        for part in features:
-            if not len(part.rows):
-                reason = f"; the first: {part.failures[0]}" if part.failures else ""
-                raise DataError(f"{self.name}: no image can be used{reason}")
-            parts.append(part)
-        train, test = parts
-        return train, test
+
+def check_rows(name: str, features: Iterable[CachedTokens]) -> list[CachedTokens]:
+    """Return the features of all sets of a task; DataError if no image of one could be used."""
+    parts = []
+    for part in features:
+        if not len(part.rows):
+            reason = f"; the first: {part.failures[0]}" if part.failures else ""
+            raise DataError(f"{name}: no image can be used{reason}")
+        parts.append(part)
+    return parts

@@ -16,8 +16,8 @@ from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier
-from perception_encoder.evaluation.features import FRAMES, encode_images
-from perception_encoder.evaluation.layer_features import check_finite
+from perception_encoder.evaluation.embeddings import encode_images
+from perception_encoder.evaluation.inputs import FRAMES, check_finite
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ItemScores
 from perception_encoder.inference.encoder import Encoder

@@ -26,10 +26,9 @@ from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProto
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
 from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
-from perception_encoder.evaluation.features import cache_features
+from perception_encoder.evaluation.embeddings import cache_features, load_variants
 from perception_encoder.evaluation.results import Evaluator, Result, evaluate
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
-from perception_encoder.evaluation.transforms import load_variants
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers

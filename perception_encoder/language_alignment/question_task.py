@@ -20,12 +20,13 @@ from perception_encoder.datasets.questions.question import Question
 from perception_encoder.datasets.questions.read import default_split, read_questions
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.evaluation.feature_cache import CachedTokens
+from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, settings_digest
 from perception_encoder.evaluation.language.boxes import scale_box
 from perception_encoder.evaluation.language.evaluators import Answered, open_media_of, score_answers
 from perception_encoder.evaluation.language.records import AnswerRecord
 from perception_encoder.evaluation.language.tasks import TASKS, LanguageTask
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import CachedTokens, EncoderInputs, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Scores, with_head_seeds
 from perception_encoder.formats.tables import TableImage

@@ -9,8 +9,8 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
 from perception_encoder.evaluation.feature_cache import FeatureCache, check_space, show_bytes
+from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import EncoderInputs
 from perception_encoder.inference.load import load_layers
 from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourFeatures
 from perception_encoder.layer_analysis.global_tokens import TokenStatistics

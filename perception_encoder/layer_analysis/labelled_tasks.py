@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,9 +27,10 @@ from perception_encoder.evaluation.classification.linear_probe import fit_probe
 from perception_encoder.evaluation.classification.nearest_neighbours import K, vote
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies
-from perception_encoder.evaluation.features import Features, cut_border
+from perception_encoder.evaluation.embeddings import Features
+from perception_encoder.evaluation.feature_cache import CachedTokens
+from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, cut_border, settings_digest
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import CachedTokens, EncoderInputs, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, with_head_seeds
@@ -44,7 +46,9 @@ STRENGTHS = (1e-2, 1e-1, 1.0)
 
 
 class LabelledTask(LayerEvaluator):
-    """A task on images with labels or captions."""
+    """A task on images with labels, which are compared by the mean of their patches."""
+
+    pool = "mean"
 
     def __init__(
         self, name: str, parts: Mapping[str, LabelledImages], image_size: tuple[int, int] | None = None
@@ -68,10 +72,6 @@ class LabelledTask(LayerEvaluator):
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the images of each part."""
         return self._images
-
-    def pool(self, metric: str) -> str:
-        """Return "mean": images are compared by the mean of their patches."""
-        return "mean"
 
     def means(self, features: Iterable[CachedTokens]) -> list[Features]:
         """Return the mean patch of each image that could be decoded, part by part; DataError if a part has none."""
@@ -112,6 +112,8 @@ class LabelledConfig:
 class ClassificationTask(LabelledTask):
     """Classification by probes."""
 
+    pools: ClassVar[Mapping[str, str]] = {"mean class accuracy, attentive probe": "tokens"}
+
     def __init__(
         self, splits: Splits, config: LabelledConfig | None = None, image_size: tuple[int, int] | None = None
     ) -> None:
@@ -123,10 +125,6 @@ class ClassificationTask(LabelledTask):
     def digest(self) -> str:
         """Of the labels and the settings."""
         return settings_digest(asdict(self.config), tuple(part.labels for part in self.parts.values()))
-
-    def pool(self, metric: str) -> str:
-        """Return "tokens" for the attentive probe, "mean" for the others."""
-        return "tokens" if metric.endswith("attentive probe") else "mean"
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Return the mean class accuracy of each classifier."""

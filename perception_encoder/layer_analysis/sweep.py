@@ -76,7 +76,6 @@ def run_sweep(
             curves.append(
                 LayerCurve(model=encoder.name, task=task.name, metric=metric, depth=encoder.depth, scores=by_layer)
             )
-        failures |= {f"{task.name}/{failure.source}": failure for failure in task.failures}
     return Sweep(
         model=encoder.name,
         about=dict(encoder.about),
@@ -102,7 +101,7 @@ def _evaluate(
     path = directory / f"{hashlib.sha256(depends.encode()).hexdigest()[:20]}.json"
     if not path.is_file():
         groups = by_metric(task.score([features.read(layer) for features in cached]).scores)
-        computed = [LayerScore.of(group, task.pool(metric)) for metric, group in groups.items()]
+        computed = [LayerScore.of(group, task.pools.get(metric, task.pool)) for metric, group in groups.items()]
         for score in computed:
             if not np.isfinite(score.value):
                 raise ModelError(

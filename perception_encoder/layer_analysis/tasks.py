@@ -23,7 +23,6 @@ from perception_encoder.evaluation.dense.detection import DetectionEvaluator, De
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.layer_analysis.caption_task import read_caption_task
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
@@ -32,9 +31,7 @@ from perception_encoder.layer_analysis.labelled_tasks import (
 )
 from perception_encoder.preprocess.frames import spread_indices
 
-IMAGE_TASKS = ("classification", "retrieval", "captions")
-DENSE_TASKS = ("segmentation", "foreground", "depth", "relative-depth", "tracking", "detection", "objects")
-TASKS = (*IMAGE_TASKS, *DENSE_TASKS)
+TASKS = ("classification", "retrieval", "segmentation", "depth", "tracking", "detection")
 DEPTH_HEAD = DepthConfig(channels=32)
 DETECTION = DetectionProtocol(
     head=DetectionConfig(channels=64, hidden=256, regions=128, fit=FitConfig(epochs=8, batch=8, weight_decay=0.05))
@@ -107,23 +104,15 @@ def make_task(
             return ClassificationTask(read_labels(path, items), LabelledConfig(items=items), size)
         case "retrieval":
             return RetrievalTask(read_labels(path, items).test, size)
-        case "captions":
-            return read_caption_task(path, items, size)
         case "tracking":
             return TrackingEvaluator(read_videos(path), TrackingConfig(short_side=options.short_side))
-        case "segmentation" | "foreground":
-            masks = read_class_splits(path, any_class=name == "foreground")
-            return SegmentationEvaluator(*thin(masks, items), image_size=size, name=name)
-        case "depth" | "relative-depth":
-            relative = name == "relative-depth"
-            protocol = DepthProtocol(head=DEPTH_HEAD.relative() if relative else DEPTH_HEAD, aligned=relative)
-            return DepthEvaluator(*thin(read_depth_splits(path, options.per_metre), items), protocol, size, name)
+        case "segmentation":
+            return SegmentationEvaluator(*thin(read_class_splits(path), items), image_size=size)
+        case "depth":
+            splits = thin(read_depth_splits(path, options.per_metre), items)
+            return DepthEvaluator(*splits, DepthProtocol(head=DEPTH_HEAD), size)
         case "detection":
-            train, test = keep_trained(*thin(read_instance_splits(path), items))
-            return DetectionEvaluator(train, test, DETECTION, size)
-        case "objects":
-            train, test = (part.merge_classes() for part in thin(read_instance_splits(path), items))
-            return DetectionEvaluator(train, test, DETECTION, size, name)
+            return DetectionEvaluator(*keep_trained(*thin(read_instance_splits(path), items)), DETECTION, size)
     raise ConfigError(f"the task {name!r} is unknown; the tasks are {', '.join(TASKS)}")
 
 

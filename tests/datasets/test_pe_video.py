@@ -10,7 +10,7 @@ import pytest
 from perception_encoder.datasets.captioned import load_benchmark, load_captions
 from perception_encoder.datasets.pe_video import list_video_tars, read_videos_of
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.evaluation.features import open_item
+from perception_encoder.evaluation.inputs import open_item
 from perception_encoder.formats.shards import json_bytes, write_members
 from tests.clips import number_of
 from tests.video_dataset.clips import fields, short_clip, write_dataset

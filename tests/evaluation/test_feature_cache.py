@@ -14,8 +14,8 @@ from PIL import Image
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.errors import ConfigError, DataError, ModelError, OutputError
 from perception_encoder.evaluation import feature_cache as module
-from perception_encoder.evaluation.feature_cache import FeatureCache, chunk_size, show_bytes
-from perception_encoder.evaluation.layer_features import ComputedTokens, EncoderInputs
+from perception_encoder.evaluation.feature_cache import ComputedTokens, FeatureCache, chunk_size, show_bytes
+from perception_encoder.evaluation.inputs import EncoderInputs
 from tests.evaluation.layers import ColourLayers, png
 from tests.layer_analysis.toys import ToyEncoder, greys
 

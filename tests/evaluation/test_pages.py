@@ -9,7 +9,7 @@ import pytest
 
 from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.classification.zero_shot import FEW, ZeroShotClassifier, accuracies
-from perception_encoder.evaluation.features import encode_images
+from perception_encoder.evaluation.embeddings import encode_images
 from perception_encoder.evaluation.results import Result, from_json
 from perception_encoder.evaluation.statistics.scores import ItemScores, measure
 from perception_encoder.inference.load import load

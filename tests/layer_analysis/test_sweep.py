@@ -22,8 +22,7 @@ from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProto
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
 from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
-from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_features import CachedTokens
+from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ResampledScores
 from perception_encoder.layer_analysis.curve import LayerCurve

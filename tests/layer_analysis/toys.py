@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaDecodeError
+from perception_encoder.errors import MediaDecodeError
+from perception_encoder.evaluation.feature_cache import CachedTokens
+from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import CachedTokens, EncoderInputs
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ItemScores
 from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
@@ -85,10 +86,10 @@ def greys(
 class LightnessTask(LayerEvaluator):
     """How well a layer's mean predicts lightness: an image's score is 1 less its error."""
 
+    pool = "mean"
     count: int = 20
     name: str = "lightness"
     digest: str = "d1"
-    failures: tuple[InputError, ...] = ()
     broken: tuple[int, ...] = ()
     evaluated: list[int] = field(default_factory=list)
     lower: bool = False
@@ -96,9 +97,6 @@ class LightnessTask(LayerEvaluator):
 
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         return [greys(self.count, self.broken, size=self.image_size)]
-
-    def pool(self, metric: str) -> str:
-        return "mean"
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         (layer,) = features

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.evaluation import transforms
+from perception_encoder.evaluation import embeddings
 from tests.evaluation.colours import ColourEncoder, write_colours
 
 
@@ -22,7 +22,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def colours(monkeypatch) -> None:
     """Every model is one that sees colours."""
-    monkeypatch.setattr(transforms, "load", lambda model: ColourEncoder())
+    monkeypatch.setattr(embeddings, "load", lambda model: ColourEncoder())
 
 
 def test_results_are_printed_and_written(run_module, colours, photos: Path, tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ from perception_encoder.errors import ConfigError, DataError, ModelError
 from perception_encoder.evaluation.classification.linear_probe import mean_class_accuracy
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
-from perception_encoder.evaluation.features import FRAMES, class_indices, inputs_of
+from perception_encoder.evaluation.embeddings import class_indices
+from perception_encoder.evaluation.feature_cache import CachedTokens, Tokens
+from perception_encoder.evaluation.inputs import FRAMES, EncoderInputs, inputs_of, settings_digest
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import CachedTokens, EncoderInputs, Tokens, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
 from perception_encoder.inference.layer_features import LayerFeatures

@@ -15,7 +15,7 @@ import numpy as np
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
-from perception_encoder.evaluation.features import Features, encode_images
+from perception_encoder.evaluation.embeddings import Features, encode_images
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked

@@ -13,7 +13,7 @@ import torch
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies
-from perception_encoder.evaluation.features import encode_images
+from perception_encoder.evaluation.embeddings import encode_images
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked

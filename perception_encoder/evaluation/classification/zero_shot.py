@@ -10,7 +10,8 @@ import numpy as np
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.prompts import ensemble, find_templates, prompted_name
-from perception_encoder.evaluation.features import FRAMES, class_indices, encode_images
+from perception_encoder.evaluation.embeddings import class_indices, encode_images
+from perception_encoder.evaluation.inputs import FRAMES
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ItemScores
 from perception_encoder.inference.encoder import Encoder

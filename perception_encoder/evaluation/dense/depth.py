@@ -8,7 +8,7 @@ the depth's own size. With NYU's 640x480 frames, set `eigen_crop`, as published 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,10 +19,12 @@ from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_prediction.depth import DepthConfig, Depths, fit_depth
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
-from perception_encoder.evaluation.layer_features import CachedTokens, check_maps, content_digest, settings_digest
+from perception_encoder.evaluation.feature_cache import CachedTokens
+from perception_encoder.evaluation.inputs import EncoderInputs, check_maps, content_digest, settings_digest
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, check_rows
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class DepthProtocol:
         check_head_seeds(self.head_seeds)
 
 
-class DepthEvaluator(HeadEvaluator[DepthImages]):
+class DepthEvaluator(HeadEvaluator):
     """Depth of pixels, predicted by a head on one layer."""
 
     def __init__(
@@ -61,8 +63,10 @@ class DepthEvaluator(HeadEvaluator[DepthImages]):
         name: str = "depth",
     ) -> None:
         """Images whose depth cannot be decoded, or is nowhere within the range, are left out."""
-        self.train, self.test, self.image_size, self.name = train, test, image_size, name
-        self.protocol = protocol or DepthProtocol()
+        self.train, self.test, self.protocol = train, test, protocol or DepthProtocol()
+        whole = KnownDepths(train, replace(self.protocol, eigen_crop=False))  # training images are never cropped
+        self._known = whole, KnownDepths(test, self.protocol)
+        super().__init__(name, (train, whole), (test, self._known[1]), image_size)
 
     @cached_property
     def digest(self) -> str:
@@ -70,19 +74,17 @@ class DepthEvaluator(HeadEvaluator[DepthImages]):
         parts = [(part.per_metre, content_digest(part.depths)) for part in (self.train, self.test)]
         return settings_digest(self.protocol, self.test.blocks, parts)
 
-    def targets(self, track: Track) -> tuple[Callable[[int], object], Callable[[int], object]]:
-        """Return depths to learn from, which are never cropped, and depths to test on."""
-        train = KnownDepths(self.train, replace(self.protocol, eigen_crop=False))
-        return train, KnownDepths(self.test, self.protocol)
-
-    def check_targets(self, train: Callable[[int], object], test: Callable[[int], object]) -> None:
-        """Warn if most of the known depth is out of the range."""
-        assert isinstance(train, KnownDepths) and isinstance(test, KnownDepths)
-        warn_of_range(train, test)
+    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
+        """Return the images, and warn the first time if most of the known depth is out of the range."""
+        first = not self._images
+        images = super().images(encoder, track)
+        if first:
+            warn_of_range(*self._known)
+        return images
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Fit and test heads: RMSE first, or the relative error of aligned predictions."""
-        train, test = self.train_and_test(features)
+        train, test = check_rows(self.name, features)
         protocol = self.protocol
         scores = score_depth(
             train.patches,

@@ -15,8 +15,9 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionCon
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.dense.average_precision import AnnotationKind, average_precision
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
-from perception_encoder.evaluation.layer_features import CachedTokens, check_maps, settings_digest
+from perception_encoder.evaluation.feature_cache import CachedTokens
+from perception_encoder.evaluation.inputs import check_maps, settings_digest
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, check_rows
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import (
     HEAD_SEEDS,
@@ -41,7 +42,7 @@ class DetectionProtocol:
         check_head_seeds(self.head_seeds)
 
 
-class DetectionEvaluator(HeadEvaluator[InstanceSet]):
+class DetectionEvaluator(HeadEvaluator):
     """Boxes and masks of objects, predicted by a detector over one layer."""
 
     def __init__(
@@ -52,7 +53,8 @@ class DetectionEvaluator(HeadEvaluator[InstanceSet]):
         image_size: tuple[int, int] | None = None,
         name: str = "detection",
     ) -> None:
-        self.train, self.test, self.image_size, self.name = train, test, image_size, name
+        super().__init__(name, (train, train.instances), (test, test.instances), image_size)
+        self.train, self.test = train, test
         self.protocol = protocol or DetectionProtocol()
 
     @cached_property
@@ -61,13 +63,9 @@ class DetectionEvaluator(HeadEvaluator[InstanceSet]):
         parts = [(part.records, sorted(part.annotations.items()), part.categories) for part in (self.train, self.test)]
         return settings_digest(self.protocol, parts)
 
-    def targets(self, track: Track) -> tuple[Callable[[int], object], Callable[[int], object]]:
-        """Return functions that decode an image's objects."""
-        return self.train.instances, self.test.instances
-
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Fit and test detectors: AP of boxes first, then that of masks if there are masks."""
-        train, test = self.train_and_test(features)
+        train, test = check_rows(self.name, features)
         scores = score_detection(
             train.patches, (self.train, train.rows), test.patches, (self.test, test.rows), self.protocol, track
         )

@@ -6,7 +6,7 @@ Pixels are compared at the mask's own size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -18,8 +18,9 @@ from perception_encoder.datasets.image_set import keep_trained
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.dense_prediction.segmentation import Labels, SegmentationConfig, fit_segmentation
 from perception_encoder.errors import InputError
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
-from perception_encoder.evaluation.layer_features import CachedTokens, check_maps, content_digest, settings_digest
+from perception_encoder.evaluation.feature_cache import CachedTokens
+from perception_encoder.evaluation.inputs import check_maps, content_digest, settings_digest
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, check_rows
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
 from perception_encoder.progress import Track, untracked
@@ -37,7 +38,7 @@ class SegmentationProtocol:
         check_head_seeds(self.head_seeds)
 
 
-class SegmentationEvaluator(HeadEvaluator[ClassMasks]):
+class SegmentationEvaluator(HeadEvaluator):
     """Classes of pixels, predicted by a linear head on one layer."""
 
     def __init__(
@@ -51,7 +52,7 @@ class SegmentationEvaluator(HeadEvaluator[ClassMasks]):
     ) -> None:
         """Classes that no training image shows are not scored, and images without any class are left out."""
         self.train, self.test = keep_trained(train, test, track)
-        self.image_size, self.name = image_size, name
+        super().__init__(name, (self.train, known_labels(self.train)), (self.test, known_labels(self.test)), image_size)
         self.protocol = protocol or SegmentationProtocol()
 
     @cached_property
@@ -60,13 +61,9 @@ class SegmentationEvaluator(HeadEvaluator[ClassMasks]):
         parts = [(part.classes, part.numbers, content_digest(part.masks)) for part in (self.train, self.test)]
         return settings_digest(self.protocol, parts)
 
-    def targets(self, track: Track) -> tuple[Callable[[int], object], Callable[[int], object]]:
-        """Return functions that decode the classes of an image's pixels."""
-        return known_labels(self.train), known_labels(self.test)
-
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Fit and test heads: mIoU first."""
-        train, test = self.train_and_test(features)
+        train, test = check_rows(self.name, features)
         scores = score_segmentation(
             train.patches,
             lambda row: self.train.labels(int(train.rows[row])),

@@ -22,20 +22,16 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 
 from perception_encoder.datasets.masked_videos import VOID, MaskedVideo
 from perception_encoder.dense_prediction.tracking import SHORT_SIDE, PropagationConfig, frame_size, propagate
 from perception_encoder.errors import DataError, InputError
+from perception_encoder.evaluation.feature_cache import CachedTokens
+from perception_encoder.evaluation.inputs import EncoderInputs, check_finite, content_digest, settings_digest
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import (
-    CachedTokens,
-    EncoderInputs,
-    check_finite,
-    content_digest,
-    settings_digest,
-)
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.bootstrap import FEW_BLOCKS, check_scipy
+from perception_encoder.evaluation.statistics.bootstrap import FEW_BLOCKS
 from perception_encoder.evaluation.statistics.scores import ItemScores
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
@@ -62,6 +58,7 @@ class TrackingEvaluator(LayerEvaluator):
     def __init__(self, videos: Sequence[MaskedVideo], config: TrackingConfig | None = None) -> None:
         """Videos with a frame or mask that cannot be decoded, or without an object to follow, are left out."""
         self.videos, self.config = tuple(videos), config or TrackingConfig()
+        self.needs_scipy = 1 < len(self.videos) < FEW_BLOCKS
 
     @cached_property
     def _failures(self) -> dict[str, InputError]:
@@ -74,16 +71,6 @@ class TrackingEvaluator(LayerEvaluator):
                 failures[video.name] = error
         return failures
 
-    @property
-    def failures(self) -> Sequence[InputError]:
-        """Masks that cannot be decoded or used; their videos are left out."""
-        return tuple(self._failures.values())
-
-    @property
-    def usable(self) -> list[MaskedVideo]:
-        """The videos whose masks can be used."""
-        return [video for video in self.videos if video.name not in self._failures]
-
     @cached_property
     def digest(self) -> str:
         """Of the masks and the settings."""
@@ -91,21 +78,21 @@ class TrackingEvaluator(LayerEvaluator):
         names = [(video.name, [mask is not None for mask in video.masks]) for video in self.videos]
         return settings_digest(self.config, names, content_digest(masks))
 
-    def check_extras(self) -> None:
-        """Raise MissingExtraError if the interval of few videos needs scipy."""
-        if 1 < len(self.videos) < FEW_BLOCKS:
-            check_scipy()
-
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
-        """Return each video's frames."""
-        return [_frames(video, encoder, self.config.short_side) for video in self.usable]
+        """Return each video's frames; of a video whose masks cannot be used, one item that fails."""
+        return [
+            _failed(video.name, self._failures[video.name])
+            if video.name in self._failures
+            else _frames(video, encoder, self.config.short_side)
+            for video in self.videos
+        ]
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Follow objects through the videos whose frames can all be decoded: J&F, J and F."""
         scores: dict[str, VideoScores] = {}
-        failures = list(self.failures)
+        failures: list[InputError] = []
         layer = 0
-        for video, frames in track(zip(self.usable, features, strict=True), "tracking", len(self.usable)):
+        for video, frames in track(zip(self.videos, features, strict=True), "tracking", len(self.videos)):
             layer = frames.layer
             failures += frames.failures
             if not frames.failures:
@@ -118,6 +105,13 @@ class TrackingEvaluator(LayerEvaluator):
         return Measurement(
             task=self.name, method="label propagation", settings=settings, scores=tracking_scores(scores)
         )
+
+
+def _failed(name: str, error: InputError) -> EncoderInputs:
+    def fail(row: int) -> Sequence[Image.Image]:
+        raise error
+
+    return EncoderInputs(name=name, keys=(name,), open=fail, compute_digest=lambda: f"{name}: {error}")
 
 
 def _frames(video: MaskedVideo, encoder: LayerFeatures, short_side: int) -> EncoderInputs:

@@ -12,13 +12,12 @@ from PIL import Image
 from perception_encoder.datasets.questions.question import Question, QuestionMedia
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.feature_cache import decode_ahead
-from perception_encoder.evaluation.features import FRAMES
+from perception_encoder.evaluation.inputs import FRAMES, content_digest, settings_digest
 from perception_encoder.evaluation.language.boxes import predicted_iou, scale_box
 from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
 from perception_encoder.evaluation.language.choices import parse_yes_no, yes_no_answer
 from perception_encoder.evaluation.language.records import AnswerRecord, append_records, read_records
 from perception_encoder.evaluation.language.tasks import LanguageTask, find_task
-from perception_encoder.evaluation.layer_features import content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import resample
 from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.evaluation import tasks, transforms
+from perception_encoder.evaluation import tasks
 from tests.evaluation.colours import ColourEncoder, image_bytes
 from tests.evaluation.layers import ColourLayers
 

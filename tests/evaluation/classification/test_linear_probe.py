@@ -9,7 +9,7 @@ import pytest
 
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.classification.linear_probe import STRENGTHS, fit_probe
-from perception_encoder.evaluation.features import Features
+from perception_encoder.evaluation.embeddings import Features
 
 CLASSES = ("a", "b", "c")
 

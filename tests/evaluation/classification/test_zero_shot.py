@@ -14,7 +14,7 @@ from perception_encoder.evaluation.classification.zero_shot import (
     check_classes,
     highest,
 )
-from perception_encoder.evaluation.features import Features
+from perception_encoder.evaluation.embeddings import Features
 from perception_encoder.evaluation.statistics.scores import estimate, measure
 from tests.evaluation.colours import ColourEncoder, image_bytes, unit
 

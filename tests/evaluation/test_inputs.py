@@ -8,7 +8,7 @@ import pytest
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.errors import ConfigError, InputError, ModelError
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_features import EncoderInputs, content_digest
+from perception_encoder.evaluation.inputs import EncoderInputs, content_digest
 from tests.evaluation.layers import ColourLayers, png
 
 GREYS = ImageSet(

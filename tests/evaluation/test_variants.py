@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.transforms import load_variants
+from perception_encoder.evaluation.embeddings import load_variants
 from perception_encoder.inference.load import load_layers
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from tests.models.external.samples import save_transformer

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float
 from perception_encoder.datasets.captioned import CaptionedMedia, load_captions
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, MissingExtraError
-from perception_encoder.evaluation.layer_features import CachedTokens, settings_digest
+from perception_encoder.evaluation.feature_cache import CachedTokens
+from perception_encoder.evaluation.inputs import settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores

@@ -1,38 +1,29 @@
 """Embeddings of labelled images and videos, each decoded and encoded once.
 
 A video's embedding is the mean of its frames' embeddings, made unit length (section 2.2). They are averaged with the
-lengths that the model gives them, as in the reference's evaluation. An item that cannot be decoded is left out and
-reported; no other one takes its place.
+lengths that the model gives them, as in the reference's evaluation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import torch
 
+from perception_encoder import __version__
 from perception_encoder.datasets.labelled import LabelledImages
-from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_features import (
-    EMBEDDING,
-    EmbeddingRows,
-    EncoderInputs,
-    content_digest,
-    settings_digest,
-)
-from perception_encoder.formats.media_directory import Clip, MediaSource
-from perception_encoder.formats.tars import TarMember
-from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.media import open_media, resolve
-from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.evaluation.feature_cache import EMBEDDING, EmbeddingRows, FeatureCache
+from perception_encoder.evaluation.inputs import FRAMES, inputs_of
+from perception_encoder.inference.encoder import Encoder, check_transform
+from perception_encoder.inference.load import load
 from perception_encoder.progress import Track, untracked
 
 CHUNK = 256  # images in memory at a time
-FRAMES = 8  # of a video
 
 
 @dataclass(frozen=True)
@@ -127,37 +118,25 @@ def _encode_dataset(encoder: Encoder, images: LabelledImages, track: Track, fram
     return Features(vectors, decodable.keys, decodable.labels, cached.failures, tuple(rows))
 
 
-def inputs_of(images: LabelledImages, frames: int = FRAMES) -> EncoderInputs:
-    """Return a dataset's images, and its videos by `frames` uniform frames, to be encoded."""
-    return EncoderInputs(
-        name=images.name,
-        keys=images.keys,
-        open=media_opener(images, frames),
-        compute_digest=lambda: settings_digest(content_digest(images.images), images.trim, frames),
-    )
+def load_variants(
+    model: str | Path | Encoder,
+    transforms: str = "squash,crop",
+    layer: int | None = None,
+    pool: str | None = None,
+    texts: bool = False,
+) -> tuple[dict[str, Encoder], dict[str, str]]:
+    """Return a model under some transforms, by name, and what its metrics depend on: weight hash, type, versions.
 
-
-def media_opener(images: LabelledImages, frames: int = FRAMES) -> Callable[[int], list[Image.Image]]:
-    """Return a function that opens an item of a dataset: an image, or the frames of a video; InputError if it fails."""
-    return lambda row: open_item(images.images[row], images.keys[row], frames, images.trim)
-
-
-def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list[Image.Image]:
-    """Open an image, or `frames` frames of a video, `trim` pixels cut off each side; InputError if it fails."""
-    if isinstance(source, Clip):
-        media = resolve(source.path, key, start=source.start, end=source.end)
-    else:
-        media = resolve(source.read(key) if isinstance(source, TarMember) else source, key)
-    opened = open_media(media, frames)
-    assert not isinstance(opened, str)
-    images = opened.images if isinstance(opened, VideoFrames) else [opened]
-    return [cut_border(image, key, trim) for image in images]
-
-
-def cut_border(image: Image.Image, key: str, trim: int) -> Image.Image:
-    """Cut `trim` pixels off each side of an image; InputError if nothing would be left."""
-    if not trim:
-        return image
-    if min(image.size) <= 2 * trim:
-        raise InputError(key, f"is too small to have {trim} pixels cut off each side")
-    return image.crop((trim, trim, image.width - trim, image.height - trim))
+    `model`: an encoder, or a name as `load` takes it. `transforms`: "squash", "crop" or both with a comma; they share
+    the weights. `layer`, `pool`: see `Encoder.feature`. `texts`: whether the evaluation needs a text tower. Raises what
+    `load` raises, and ConfigError for what the model does not have.
+    """
+    names = [name.strip() for name in transforms.split(",")]
+    for name in names:
+        check_transform(name)
+    encoder = model if isinstance(model, Encoder) else load(model)
+    if texts and not encoder.reads_texts:
+        raise ConfigError(f"{encoder.name} is only a vision tower, without texts; evaluate it by k-NN or a probe")
+    variants = {name: encoder.variant(transform=name, layer=layer, pool=pool) for name in names}
+    about = next(iter(variants.values())).about
+    return variants, {**about, "perception-encoder": __version__, "torch": torch.__version__}

@@ -11,8 +11,8 @@ from PIL import Image
 
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, MediaDecodeError, ModelError
-from perception_encoder.evaluation import features as module
-from perception_encoder.evaluation.features import CachingEncoder, cache_features, encode_images
+from perception_encoder.evaluation import embeddings as module
+from perception_encoder.evaluation.embeddings import CachingEncoder, cache_features, encode_images
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.video import read_frames

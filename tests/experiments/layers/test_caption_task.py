@@ -10,12 +10,11 @@ import pytest
 from PIL import Image
 from scipy.stats import spearmanr
 
+from experiments.layers.caption_task import CaptionTask, rank_agreement, rank_agreement_without, read_caption_task
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.layer_analysis.caption_task import CaptionTask, rank_agreement, rank_agreement_without
 from perception_encoder.layer_analysis.sweep import run_sweep
-from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from perception_encoder.vectors import unit_rows
 from tests.layer_analysis.toys import CLEAR, ToyEncoder
 
@@ -69,7 +68,7 @@ def test_a_layer_that_is_the_same_for_all_scores_zero() -> None:
 
 
 def test_the_layer_that_agrees_with_captions_is_best(captions: Path, tmp_path: Path) -> None:
-    (task,) = make_tasks(["captions"], {}, captions, TaskOptions(items=100))
+    task = read_caption_task(captions, 100)
     sweep = run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"))
     (curve,) = sweep.curves
     assert curve.metric == "rank correlation with captions" and curve.unit == "" and curve.best == CLEAR
@@ -78,7 +77,7 @@ def test_the_layer_that_agrees_with_captions_is_best(captions: Path, tmp_path: P
 
 
 def test_images_are_taken_at_even_intervals(captions: Path) -> None:
-    (task,) = make_tasks(["captions"], {}, captions, TaskOptions(items=4))
+    task = read_caption_task(captions, 4)
     assert isinstance(task, CaptionTask) and task.labelled.keys == ("0.png", "8.png", "15.png", "23.png")
 
 
@@ -100,7 +99,7 @@ def test_captions_that_cannot_be_ranked(texts: tuple[str, ...], message: str) ->
 def test_images_next_to_the_annotations_directory(captions: Path, tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     moved = captions.rename(tmp_path / "annotations" / "captions.json")
-    (task,) = make_tasks(["captions"], {}, moved, TaskOptions(items=2))
+    task = read_caption_task(moved, 2)
     assert isinstance(task, CaptionTask) and len(task.labelled.keys) == 3
     task.images(ToyEncoder())[0].open(0)
 
@@ -108,14 +107,14 @@ def test_images_next_to_the_annotations_directory(captions: Path, tmp_path: Path
 def test_the_cause_is_reported_if_nothing_can_be_decoded(captions: Path, tmp_path: Path) -> None:
     for image in tmp_path.glob("*.png"):
         image.write_bytes(b"not an image")
-    (task,) = make_tasks(["captions"], {}, captions, TaskOptions(items=10))
+    task = read_caption_task(captions, 10)
     with pytest.raises(DataError, match=r"0 images can be decoded, but 3 are needed; 0\.png: "):
         run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"))
 
 
 def test_a_path_without_captions(tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(DataError, match=r"captions: .*none.json holds no captions"):
-        make_tasks(["captions"], {}, tmp_path / "none.json", TaskOptions(items=10))
-    with pytest.raises(DataError, match=r"captions: .*is a directory without .*; give a file of captions"):
-        make_tasks(["captions"], {}, tmp_path, TaskOptions(items=10))
+    with pytest.raises(DataError, match=r"none.json holds no captions"):
+        read_caption_task(tmp_path / "none.json", 10)
+    with pytest.raises(DataError, match=r"is a directory without .*; give a file of captions"):
+        read_caption_task(tmp_path, 10)

@@ -1,0 +1,159 @@
+"""The images and videos that evaluators encode: how they are opened, and digests of what they hold.
+
+An item that cannot be decoded is left out and reported; no other one takes its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.datasets.image_set import ImageSet
+from perception_encoder.datasets.labelled import LabelledImages
+from perception_encoder.dense_prediction.head_fitting import Maps
+from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError, ModelError
+from perception_encoder.formats.media_directory import Clip, MediaSource
+from perception_encoder.formats.tars import TarMember
+from perception_encoder.inference.media import open_media, resolve
+from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.progress import Track, untracked
+
+FRAMES = 8
+"""Frames of a video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderInputs:
+    """Images or videos that are encoded together, at one size."""
+
+    name: str
+    """Names them while they are encoded, and in errors."""
+    keys: tuple[str, ...]
+    open: Callable[[int], Sequence[Image.Image]]
+    """Opens an item: one image, or the frames of a video; raises InputError if it cannot be decoded."""
+    compute_digest: Callable[[], str]
+    """Of the images' content; called if features are stored."""
+    image_size: tuple[int, int] | None = None
+    """Height and width they are squashed to, multiples of the patch; the encoder's own by default."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the images' content: features are stored under it."""
+        return self.compute_digest()
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        images: ImageSet,
+        target: Callable[[int], object],
+        image_size: tuple[int, int] | None = None,
+        track: Track = untracked,
+    ) -> EncoderInputs:
+        """Take the images of a dataset whose targets are usable: an InputError of `target` is that of its image.
+
+        Targets are decoded once for it, so that failures are known before anything is encoded.
+        """
+        failures: dict[int, InputError] = {}
+        for row in track(range(len(images.keys)), f"reading the targets of {name}", len(images.keys)):
+            try:
+                target(row)
+            except InputError as error:
+                failures[row] = error
+
+        def open_row(row: int) -> list[Image.Image]:
+            if row in failures:
+                raise failures[row]
+            return [images.open(row)]
+
+        def digest() -> str:
+            return content_digest(images.images) + (f", without {sorted(failures)}" if failures else "")
+
+        return cls(name=name, keys=images.keys, open=open_row, compute_digest=digest, image_size=image_size)
+
+
+def inputs_of(images: LabelledImages, frames: int = FRAMES) -> EncoderInputs:
+    """Return a dataset's images, and its videos by `frames` uniform frames, to be encoded."""
+    return EncoderInputs(
+        name=images.name,
+        keys=images.keys,
+        open=media_opener(images, frames),
+        compute_digest=lambda: settings_digest(content_digest(images.images), images.trim, frames),
+    )
+
+
+def media_opener(images: LabelledImages, frames: int = FRAMES) -> Callable[[int], list[Image.Image]]:
+    """Return a function that opens an item of a dataset: an image, or the frames of a video; InputError if it fails."""
+    return lambda row: open_item(images.images[row], images.keys[row], frames, images.trim)
+
+
+def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list[Image.Image]:
+    """Open an image, or `frames` frames of a video, `trim` pixels cut off each side; InputError if it fails."""
+    if isinstance(source, Clip):
+        media = resolve(source.path, key, start=source.start, end=source.end)
+    else:
+        media = resolve(source.read(key) if isinstance(source, TarMember) else source, key)
+    opened = open_media(media, frames)
+    assert not isinstance(opened, str)
+    images = opened.images if isinstance(opened, VideoFrames) else [opened]
+    return [cut_border(image, key, trim) for image in images]
+
+
+def cut_border(image: Image.Image, key: str, trim: int) -> Image.Image:
+    """Cut `trim` pixels off each side of an image; InputError if nothing would be left."""
+    if not trim:
+        return image
+    if min(image.size) <= 2 * trim:
+        raise InputError(key, f"is too small to have {trim} pixels cut off each side")
+    return image.crop((trim, trim, image.width - trim, image.height - trim))
+
+
+def check_maps(features: Maps, name: str, keys: Sequence[str] = ()) -> None:
+    """Raise ModelError for features that are not finite; computed ones are checked when they are read."""
+    if isinstance(features, np.ndarray):
+        check_finite(features, "the layer", name, keys)
+
+
+def check_finite(features: np.ndarray, model: str, inputs: str, keys: Sequence[str] = ()) -> np.ndarray:
+    """Return features (n, …) unchanged; `ModelError`, naming the first item, if one holds NaN or infinity."""
+    bad = np.flatnonzero([not np.isfinite(each).all() for each in features])
+    if len(bad):
+        first = f", {keys[bad[0]]} first" if keys else ""
+        raise ModelError(
+            f"{model} gives NaN or infinity in {len(bad)} of {len(features)} vectors of {inputs}{first}; try float32"
+        )
+    return features
+
+
+def content_digest(sources: Sequence[MediaSource]) -> str:
+    """Return a SHA-256 of the content of files and of the ranges of clips, in order.
+
+    A missing file counts as empty, for it is reported later.
+    """
+    digest = hashlib.sha256()
+    for source in sources:
+        content = source if isinstance(source, bytes) else _read(source)
+        digest.update(len(content).to_bytes(8, "little") + content)
+        if isinstance(source, Clip):
+            digest.update(f"{source.start} {source.end}".encode())
+    return digest.hexdigest()[:20]
+
+
+def _read(source: Path | Clip | TarMember) -> bytes:
+    try:
+        if isinstance(source, TarMember):
+            return source.read(str(source.tar))
+        return (source.path if isinstance(source, Clip) else source).read_bytes()
+    except (OSError, MediaDecodeError, MediaNotFoundError):
+        return b""
+
+
+def settings_digest(*parts: object) -> str:
+    """Return a SHA-256 of how settings are written, the first 20 digits."""
+    return hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()[:20]
