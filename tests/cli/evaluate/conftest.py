@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.evaluation import tasks
+from perception_encoder.evaluation import embeddings, tasks
 from tests.evaluation.colours import ColourEncoder, image_bytes
 from tests.evaluation.layers import ColourLayers
 
@@ -27,8 +27,7 @@ class ColourBlind(ColourEncoder):
 @pytest.fixture
 def colour_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model sees colours, except "blind"."""
-
-    monkeypatch.setattr(transforms, "load", lambda name: ColourBlind() if name == "blind" else ColourEncoder())
+    monkeypatch.setattr(embeddings, "load", lambda name: ColourBlind() if name == "blind" else ColourEncoder())
 
 
 @pytest.fixture
