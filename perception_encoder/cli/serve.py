@@ -38,7 +38,7 @@ def serve(
     features_model: Annotated[str | None, option(FEATURES, "NAME", MODELS, advanced=True)] = None,
     depth_head: Annotated[str | None, option(DEPTH, "HEAD", MODELS, advanced=True)] = None,
 ) -> None:
-    """Search in the browser, or embed and chat over HTTP.
+    """Search in the browser, or serve HTTP APIs.
 
     On the page, search by text, image or video, find similar images, and filter. Added, changed and deleted files
     appear within ten seconds. Only this machine can open the page, unless you add --lan, or --host and --key: then
