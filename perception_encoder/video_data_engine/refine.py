@@ -60,7 +60,11 @@ def refine_captioner(
     prompt = stored["prompts"].get(name)
     if not isinstance(prompt, str):
         raise DataError(f"{engine / SETTINGS} has no text of the prompt {name}: restore a copy")
-    texts = captions if isinstance(captions, Mapping) else read_corrections(engine, captions and Path(captions))
+    texts = (
+        captions
+        if isinstance(captions, Mapping)
+        else read_corrections(engine, None if captions is None else Path(captions))
+    )
     config = override(refinement(str(model or find_captioner(engine))), settings)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
