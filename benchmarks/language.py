@@ -23,7 +23,7 @@ from PIL import Image
 from torch.nn import functional
 
 from benchmarks.results import machine, report
-from perception_encoder.language_alignment.batch import Example, collate
+from perception_encoder.language_alignment.batches import Example, collate
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.run import LanguageTrainee

@@ -20,8 +20,7 @@ from perception_encoder.training.stage import Stage
 if TYPE_CHECKING:
     from perception_encoder.data.streams import Shards
     from perception_encoder.training.config import TrainingConfig
-    from perception_encoder.training.cost import TrainingPlan
-    from perception_encoder.training.devices import Device
+    from perception_encoder.training.cost import Device, TrainingPlan
     from perception_encoder.training.metrics import Listener
 
 STAGES = (
@@ -155,8 +154,7 @@ def plan_training(
     stage: Stage, config: TrainingConfig, device: str | Device, devices: int | None = None, utilization: float = 0.4
 ) -> TrainingPlan:
     """Return what a configuration of a stage costs; see `plan`."""
-    from perception_encoder.training.cost import TrainingPlan
-    from perception_encoder.training.devices import find_device
+    from perception_encoder.training.cost import TrainingPlan, find_device
 
     device = find_device(device) if isinstance(device, str) else device
     devices = min(8, config.batch_size) if devices is None else devices

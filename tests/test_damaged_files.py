@@ -159,7 +159,7 @@ def load_head(directory: Path) -> None:
 
 
 def write_masks(directory: Path) -> None:
-    from perception_encoder.spatial_alignment.teacher_cache import TeacherCache
+    from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
 
     cache = TeacherCache(directory / "masks.sqlite", {"teacher": "t", "seed": 0})
     for copy in range(2):
@@ -168,7 +168,7 @@ def write_masks(directory: Path) -> None:
 
 
 def read_masks(directory: Path) -> None:
-    from perception_encoder.spatial_alignment.teacher_cache import TeacherCache
+    from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
 
     cache = TeacherCache(directory / "masks.sqlite")
     try:
@@ -181,7 +181,7 @@ def read_masks(directory: Path) -> None:
 
 
 def write_features(directory: Path) -> None:
-    from perception_encoder.language_alignment.feature_file import FeatureFile
+    from perception_encoder.language_alignment.batches import FeatureFile
 
     file = FeatureFile(directory / "features", 4, 3)
     for key in "abc":
@@ -189,7 +189,7 @@ def write_features(directory: Path) -> None:
 
 
 def read_features(directory: Path) -> None:
-    from perception_encoder.language_alignment.feature_file import FeatureFile
+    from perception_encoder.language_alignment.batches import FeatureFile
 
     file = FeatureFile(directory / "features", 4, 3)
     for key in "abcd":

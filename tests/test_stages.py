@@ -22,7 +22,7 @@ from perception_encoder.pretraining.recipes import core_n16, finetune
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.stages import configure, list_recipes, plan_training
 from perception_encoder.training.checkpoint import BEST
-from perception_encoder.training.devices import find_device
+from perception_encoder.training.cost import find_device
 from perception_encoder.training.settings import describe_settings, override
 from synthetic.builtin.recipes import builtin
 from tests.pretraining.toys import debug

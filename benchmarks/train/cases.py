@@ -24,8 +24,7 @@ from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.towers import CachedTexts
-from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary
 from perception_encoder.training.optimizer import OptimizerConfig
 
 BATCHES = 3  # made for each resolution

@@ -17,8 +17,7 @@ from perception_encoder.models.precision import fast_autocast
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import CachedTexts, Towers
-from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary, Towers
 from perception_encoder.training.distributed import clip_gradients
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
 

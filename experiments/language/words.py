@@ -44,7 +44,7 @@ from perception_encoder.training.loop import train
 from perception_encoder.training.metrics import Listener, describe_run, write_record
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.seed import torch_generator
-from perception_encoder.training.validation import Validation
+from perception_encoder.training.task import Validation
 
 BACKGROUND_WEIGHT = 0.1
 """Most patches of a scene show its floor or a wall."""

@@ -79,8 +79,8 @@ def masks(
     """
     from perception_encoder.errors import ConfigError
     from perception_encoder.spatial_alignment.config import SpatialConfig
+    from perception_encoder.spatial_alignment.mask_teachers import SUFFIX
     from perception_encoder.spatial_alignment.run import cache_masks
-    from perception_encoder.spatial_alignment.teacher_cache import SUFFIX
     from perception_encoder.stages import configure
 
     _, config = configure(recipe, set_ or [])

@@ -12,7 +12,7 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.training.config import debug_loop
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 
 COCO = 118_287
 """Training images of COCO 2017."""

@@ -31,9 +31,14 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, De
 from perception_encoder.dense_prediction.detection.roi_heads import class_frequencies, repeat_factors
 from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_prediction.published_detectors import published_detector
-from perception_encoder.dense_training.batches import DenseBatches
+from perception_encoder.dense_training.batches import (
+    ClassSamples,
+    DenseBatches,
+    DenseSamples,
+    DepthSamples,
+    ObjectSamples,
+)
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
-from perception_encoder.dense_training.samples import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
 from perception_encoder.dense_training.task import DenseTask, trained_part
 from perception_encoder.dense_training.validation import DenseValidation
 from perception_encoder.errors import CheckpointError, ConfigError

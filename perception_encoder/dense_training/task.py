@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from perception_encoder.data.batch import to_device
 from perception_encoder.dense_prediction.dense_model import DenseModel
 from perception_encoder.dense_prediction.depth import DepthHead, scale_invariant_loss
 from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, class_share_loss
+from perception_encoder.dense_training.batches import DenseBatch, Targets
 from perception_encoder.dense_training.config import DenseConfig
-from perception_encoder.dense_training.samples import Targets
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.training.seed import torch_generator
-from perception_encoder.training.validation import Validation
-
-
-@dataclass(frozen=True)
-class DenseBatch:
-    """A rank's share of a batch."""
-
-    images: UInt8[Tensor, "B 3 S S"]
-    targets: list[Targets]
-    draw: int
-    """Number of the step, which seeds the sampling of a detector's regions."""
-    share: float
-    """This rank's share of the batch's images."""
-    branches: Float[Tensor, "L 2 B"] | None = None
-    """Factors of the encoder's residual branches."""
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device) -> DenseBatch:
-        """Return the batch on a device."""
-        targets = [{name: value.to(device) for name, value in target.items()} for target in self.targets]
-        return replace(to_device(self, device), targets=targets)
+from perception_encoder.training.task import Validation
 
 
 def trained_part(model: DenseModel, config: DenseConfig) -> nn.Module:

@@ -17,7 +17,7 @@ from perception_encoder.dense_prediction.depth import DepthConfig, DepthHead
 from perception_encoder.dense_prediction.detection.detr import DetrHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
-from perception_encoder.dense_training.samples import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
+from perception_encoder.dense_training.batches import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.dense.average_precision import average_precision
 from perception_encoder.evaluation.dense.depth import DepthProtocol, depth_errors

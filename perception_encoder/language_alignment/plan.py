@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
-from perception_encoder.language_alignment.batch import LanguageBatch
+from perception_encoder.language_alignment.batches import LanguageBatch
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.language_alignment.text.fresh_decoder import FRESH, LAYERS, TOKENS, WIDTH

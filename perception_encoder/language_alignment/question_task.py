@@ -31,7 +31,7 @@ from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Scores, with_head_seeds
 from perception_encoder.formats.tables import TableImage
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.language_alignment.batch import Example, collate
+from perception_encoder.language_alignment.batches import Example, collate
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder

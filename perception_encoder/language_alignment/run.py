@@ -16,9 +16,8 @@ from perception_encoder.data.conversation_records import ConversationSample
 from perception_encoder.data.conversations import Conversations, open_conversations
 from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment.batch import Example, LanguageBatch, collate
+from perception_encoder.language_alignment.batches import Example, FeatureFile, LanguageBatch, collate
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.feature_file import FeatureFile
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.plan import language_cost, shape_of
 from perception_encoder.language_alignment.task import AlignedModel, HeldOutAnswers, LanguageAlignmentTask

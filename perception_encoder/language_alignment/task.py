@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from perception_encoder.language_alignment.batch import LanguageBatch
+from perception_encoder.language_alignment.batches import LanguageBatch
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.models.layers import drop_path
 from perception_encoder.training.seed import torch_generator
-from perception_encoder.training.validation import Validation
+from perception_encoder.training.task import Validation
 
 
 class AlignedModel(nn.Module):

@@ -18,13 +18,13 @@ from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.training.config import TrainingConfig, check_minimums
-from perception_encoder.training.task import MAX_LOGIT_SCALE
 
 PROCEDURE = 2
 """Version of what a run does with its configuration. Raise it with a change after which the same configuration, data
 and seed train other weights (1: crops larger than the image were clipped, positions were drawn at the last resolution):
 then a run that an earlier version began is not resumed. Published results refer to runs by their configuration alone.
 """
+MAX_LOGIT_SCALE = 100.0  # appendix B.1.1
 TEACHER_LOGIT_SCALE = 2 * MAX_LOGIT_SCALE  # the teacher's temperature is half the student's (appendix C.3)
 
 

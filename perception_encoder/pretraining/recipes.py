@@ -18,7 +18,7 @@ from perception_encoder.pretraining.config import MaskRegularization, Pretrainin
 from perception_encoder.training.config import debug_loop
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 
 BATCH = 131_072
 WARMUP = 2_000  # steps

@@ -27,9 +27,8 @@ from perception_encoder.pretraining.plan import pair_cost, teacher_parts, watch_
 from perception_encoder.pretraining.sources import open_sources
 from perception_encoder.pretraining.task import ContrastiveTask, DistillationTask
 from perception_encoder.pretraining.teacher import Teacher, load_teacher
-from perception_encoder.pretraining.towers import MAX_CACHED, CachedTexts, Towers
+from perception_encoder.pretraining.towers import MAX_CACHED, CachedTexts, CaptionVocabulary, Towers
 from perception_encoder.pretraining.validation import PairValidation
-from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.distributed import Exchange, own_cores, own_device, this_rank

@@ -22,10 +22,10 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.preprocess.tokenizer import clean, tokenizer
 from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from perception_encoder.pretraining.towers import CaptionVocabulary
 from perception_encoder.progress import Track
 from perception_encoder.ranks import Rank
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 
 LAYOUTS = (
     "--data takes a directory with a directory of images for each class (DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg), a "

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.losses.logit_distillation import logit_distillation_loss
-from perception_encoder.pretraining.config import TEACHER_LOGIT_SCALE
+from perception_encoder.pretraining.config import MAX_LOGIT_SCALE, TEACHER_LOGIT_SCALE
 from perception_encoder.pretraining.teacher import Teacher
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.training.distributed import gather
-from perception_encoder.training.task import ImageTextTask
-from perception_encoder.training.validation import Validation
+from perception_encoder.training.task import Validation
+
+
+class ImageTextTask:
+    """Base of tasks on a model with a parameter called `logit_scale`."""
+
+    def __init__(self, model: nn.Module, validation: Validation | None = None) -> None:
+        self.model, self.validation, self.left_out = model, validation, 0
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """The logarithm of the logit scale."""
+        (scale,) = (p for name, p in self.model.named_parameters() if name.endswith("logit_scale"))
+        return scale
+
+    def report(self) -> dict[str, float]:
+        """Return the logit scale, and how many samples could not be read so far, if any."""
+        left_out = {"left_out": float(self.left_out)} if self.left_out else {}
+        return {"logit_scale": round(self.logit_scale.exp().item(), 3), **left_out}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Clamp the logit scale to its maximum."""
+        self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
 
 class ContrastiveTask(ImageTextTask):

@@ -5,6 +5,7 @@ One forward pass does everything that needs gradients, so that DDP and FSDP can 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,7 @@ from perception_encoder.losses.mask_regularization import mask_regularization_lo
 from perception_encoder.models.clip import CLIP, TextTransformer
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.image import to_float
-from perception_encoder.preprocess.tokenizer import trim
-from perception_encoder.pretraining.vocabulary import PADDING
+from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.distributed import gather, in_chunks, pad_rows, this_rank
 
@@ -129,3 +129,39 @@ def encode_by_length(model: CLIP, tokens: Tensor, chunk: int | None = None) -> T
     size = chunk or -(-len(order) // LENGTH_GROUPS)
     groups = [in_chunks(model.encode_text, trim(tokens[rows]), chunk) for rows in order.split(size)]
     return torch.cat(groups)[order.argsort()]
+
+
+PADDING = 0
+
+
+class CaptionVocabulary:
+    """The token ids of some texts, renumbered from 0 in order, so that the end of a text stays the highest."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: Iterable[str]) -> None:
+        self.tokenizer = tokenizer
+        rows = tokenizer(texts).unique(dim=0)
+        self.ids = torch.cat([torch.tensor([PADDING]), rows.flatten()]).unique()  # ascending
+        self.captions = torch.searchsorted(self.ids, rows)
+        """Renumbered ids (U, T) of the distinct texts, in an order that does not depend on theirs."""
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Return the renumbered ids (U, T) of texts whose tokens are all known."""
+        return torch.searchsorted(self.ids, self.tokenizer(texts))
+
+    @torch.no_grad()
+    def narrow(self, model: CLIP) -> None:
+        """Reduce a text tower's token table to these tokens, in place."""
+        table = model.text.token_embedding.weight
+        model.text.token_embedding = nn.Embedding.from_pretrained(table[self.ids].clone(), freeze=False)
+
+    @torch.no_grad()
+    def widen(self, model: CLIP, others: Tensor | None = None) -> None:
+        """Restore a text tower's whole vocabulary, in place; other tokens' rows are zero, or those of `others`."""
+        rows = model.text.token_embedding.weight
+        table = (
+            rows.new_zeros(model.text.config.vocabulary, rows.shape[1])
+            if others is None
+            else others.to(rows.device, copy=True)
+        )
+        table[self.ids] = rows
+        model.text.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)

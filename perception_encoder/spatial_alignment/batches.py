@@ -27,9 +27,14 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import AlignmentImage, StoredFile
-from perception_encoder.spatial_alignment.mask_teachers import MaskTeacher, mask_tokens, one_hot_masks
+from perception_encoder.spatial_alignment.mask_teachers import (
+    FORMAT,
+    MaskTeacher,
+    TeacherCache,
+    mask_tokens,
+    one_hot_masks,
+)
 from perception_encoder.spatial_alignment.task import SpatialBatch
-from perception_encoder.spatial_alignment.teacher_cache import FORMAT, TeacherCache
 from perception_encoder.training.seed import torch_generator
 
 logger = logging.getLogger(__name__)

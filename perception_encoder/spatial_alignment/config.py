@@ -15,7 +15,7 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.training.config import TrainingConfig, check_minimums
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.training.config import debug_loop
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 
 SAM = "facebook/sam2.1-hiera-large"
 CORE_LAYER = 40

@@ -27,10 +27,9 @@ from perception_encoder.spatial_alignment.batches import (
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import open_images
-from perception_encoder.spatial_alignment.mask_teachers import find_mask_teacher
+from perception_encoder.spatial_alignment.mask_teachers import SUFFIX, TeacherCache, find_mask_teacher
 from perception_encoder.spatial_alignment.plan import plan_spatial
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Student
-from perception_encoder.spatial_alignment.teacher_cache import SUFFIX, TeacherCache
 from perception_encoder.spatial_alignment.validation import SpatialValidation
 from perception_encoder.training.cost import RunCost
 from perception_encoder.training.distributed import own_device, this_rank

@@ -14,7 +14,7 @@ from perception_encoder.losses.spatial import token_cosine_loss, token_similarit
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.training.validation import Validation
+from perception_encoder.training.task import Validation
 
 
 @dataclass(frozen=True)

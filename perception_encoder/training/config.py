@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from perception_encoder.errors import ConfigError
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,7 @@ from perception_encoder.errors import DataError, OutputError
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.training.checkpoint import Fit, RunState, resume_run, save_run
 from perception_encoder.training.config import TrainingConfig
-from perception_encoder.training.cost import RunCost
-from perception_encoder.training.devices import peak_flops
+from perception_encoder.training.cost import RunCost, peak_flops
 from perception_encoder.training.distributed import (
     clip_gradients,
     first_rank_values,
@@ -34,8 +33,7 @@ from perception_encoder.training.distributed import (
 )
 from perception_encoder.training.metrics import Listener, Metrics
 from perception_encoder.training.optimizer import build_optimizer, learning_rate
-from perception_encoder.training.task import Task
-from perception_encoder.training.validation import Validation, choose_metric, is_better, is_due
+from perception_encoder.training.task import Task, Validation, choose_metric, is_better, is_due
 
 logger = logging.getLogger(__name__)
 

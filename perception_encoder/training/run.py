@@ -18,8 +18,7 @@ from perception_encoder.training.cost import RunCost
 from perception_encoder.training.distributed import process_group, whole_model
 from perception_encoder.training.loop import Batches, train
 from perception_encoder.training.metrics import Listener, describe_run, write_record
-from perception_encoder.training.task import Task
-from perception_encoder.training.validation import choose_metric
+from perception_encoder.training.task import Task, choose_metric
 
 
 class Trainee(Protocol):

@@ -1,16 +1,73 @@
-"""Define what the training loop needs from a stage: a model and the losses of a batch."""
+"""Define what the training loop needs from a stage: a model, the losses of a batch, and how to validate."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from perception_encoder.training.validation import Validation
+from perception_encoder.errors import ConfigError
 
-MAX_LOGIT_SCALE = 100.0  # appendix B.1.1
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Score the model while it trains; the weights with the best score are written beside the last ones."""
+
+    every: int = 100
+    """Steps between validations; the last step is always validated."""
+    metric: str | None = None
+    """Metric that selects the best step, by default the task's first. For image-text pairs: "retrieval", the mean of
+    the R@1 from images to captions ("image_to_text") and from captions to images ("text_to_image"), or "zero_shot", the
+    top-1 accuracy over the labels, for data in memory."""
+    share: float = 0.05
+    """Share of each source that is held out of training if the data have no split `val`; at 0 nothing is, and a run is
+    validated only if its data have one."""
+    size: int = 1000
+    """Maximum number of samples."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 0.5:
+            raise ConfigError(f"validation.share is {self.share}; it must be from 0 to 0.5")
+        for name in ("every", "size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"validation.{name} is {getattr(self, name)}; it must be at least 1")
+
+
+class Validation(Protocol):
+    """Scores a model on held-out data."""
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        """Return by metric, the default one first, whether higher scores are better."""
+        ...
+
+    def validate(self, metric: str) -> dict[str, float]:
+        """Return scores by metric, including this one; all ranks call it, and training must not depend on it."""
+        ...
+
+
+def choose_metric(config: ValidationConfig, higher_is_better: Mapping[str, bool]) -> str:
+    """Return the metric that selects the best step; ConfigError lists those of the task."""
+    metric = config.metric or next(iter(higher_is_better), None)
+    if metric is None or metric not in higher_is_better:
+        known = ", ".join(higher_is_better) or "none; set validation=null"
+        raise ConfigError(f"validation.metric is {config.metric!r}; the task has {known}")
+    return metric
+
+
+def is_due(validation: ValidationConfig, done: int, steps: int) -> bool:
+    """Return whether a run of `steps` is validated after `done` of them."""
+    return done % validation.every == 0 or done == steps
+
+
+def is_better(score: float, best: float | None, higher_is_better: bool) -> bool:
+    """Return whether a score is better than the best one so far; a score that is not finite never is."""
+    if not math.isfinite(score):
+        return False
+    return best is None or (score > best if higher_is_better else score < best)
 
 
 class Task(Protocol):
@@ -32,26 +89,3 @@ class Task(Protocol):
     def after_step(self) -> None:
         """Clamp parameters after an optimizer step."""
         ...
-
-
-class ImageTextTask:
-    """Base of tasks on a model with a parameter called `logit_scale`."""
-
-    def __init__(self, model: nn.Module, validation: Validation | None = None) -> None:
-        self.model, self.validation, self.left_out = model, validation, 0
-
-    @property
-    def logit_scale(self) -> nn.Parameter:
-        """The logarithm of the logit scale."""
-        (scale,) = (p for name, p in self.model.named_parameters() if name.endswith("logit_scale"))
-        return scale
-
-    def report(self) -> dict[str, float]:
-        """Return the logit scale, and how many samples could not be read so far, if any."""
-        left_out = {"left_out": float(self.left_out)} if self.left_out else {}
-        return {"logit_scale": round(self.logit_scale.exp().item(), 3), **left_out}
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Clamp the logit scale to its maximum."""
-        self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))

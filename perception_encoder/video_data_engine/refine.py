@@ -21,7 +21,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.settings import override
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 from perception_encoder.video_data_engine.outputs import ShardClip, read_shard_clips
 from perception_encoder.video_data_engine.run import SETTINGS, read_engine_settings
 from perception_encoder.video_dataset.annotation.progress import read_refinements

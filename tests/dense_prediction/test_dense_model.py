@@ -23,7 +23,7 @@ from perception_encoder.dense_prediction.dense_model import (
     write_head,
 )
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
-from perception_encoder.dense_training.samples import Augmenter
+from perception_encoder.dense_training.batches import Augmenter
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint

@@ -21,8 +21,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.stages import plan_training
-from perception_encoder.training.cost import Phase, TrainingPlan
-from perception_encoder.training.devices import find_device
+from perception_encoder.training.cost import Phase, TrainingPlan, find_device
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests.recipes import find_recipe

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perception_encoder.datasets.class_masks import UNSCORED
 from perception_encoder.datasets.instances import read_instance_splits
-from perception_encoder.dense_training.samples import Augmenter, ClassSamples, DepthSamples, ObjectSamples
+from perception_encoder.dense_training.batches import Augmenter, ClassSamples, DepthSamples, ObjectSamples
 from tests.datasets.drawn import drawn_masks, label_maps, pairs, rooms, write_instances
 from tests.evaluation.layers import png
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from perception_encoder.language_alignment.batch import Example, collate
+from perception_encoder.language_alignment.batches import Example, collate
 from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
 
 SHORT = Example(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.language_alignment.feature_file import FeatureFile
+from perception_encoder.language_alignment.batches import FeatureFile
 
 
 def features(count: int, seed: int = 0) -> torch.Tensor:

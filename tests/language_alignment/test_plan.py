@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError, WeightsUnavailableError
-from perception_encoder.language_alignment.batch import LanguageBatch
+from perception_encoder.language_alignment.batches import LanguageBatch
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.plan import (
     SHAPES,
@@ -32,8 +32,7 @@ from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.stage import STAGE
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.stages import plan_training
-from perception_encoder.training.cost import TrainingPlan
-from perception_encoder.training.devices import find_device
+from perception_encoder.training.cost import TrainingPlan, find_device
 from synthetic.builtin.recipes import language_builtin
 from tests.language_models import tiny_llama, write_tiny_decoder
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perception_encoder.data.conversations import open_conversations
 from perception_encoder.language_alignment import weights
-from perception_encoder.language_alignment.batch import collate
+from perception_encoder.language_alignment.batches import collate
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.plan import SHAPES
 from perception_encoder.language_alignment.recipes import (

@@ -11,8 +11,8 @@ from PIL import Image
 
 from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import CheckpointError, ConfigError, DataError, InputError
+from perception_encoder.language_alignment.batches import FeatureFile
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.feature_file import FeatureFile
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee, align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
@@ -20,7 +20,7 @@ from perception_encoder.language_alignment.weights import load_vision, read_towe
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 from tests import processes
 from tests.language_models import TEMPLATE, write_tiny_decoder
 from tests.processes import pe

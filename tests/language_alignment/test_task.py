@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from perception_encoder.language_alignment.batch import Example, collate
+from perception_encoder.language_alignment.batches import Example, collate
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.task import AlignedModel, HeldOutAnswers, LanguageAlignmentTask
 from perception_encoder.language_alignment.text.prompt import IGNORED
 from perception_encoder.language_alignment.text.text_model import generate_tokens
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.tiling import media_pixels
-from perception_encoder.training.validation import is_better
+from perception_encoder.training.task import is_better
 from tests.language_models import tiny_language_model
 
 NOISE = Image.effect_noise((64, 64), 90).convert("RGB")

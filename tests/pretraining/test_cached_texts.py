@@ -14,8 +14,7 @@ from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import run, towers
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import CachedTexts, Towers
-from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary, Towers
 from synthetic.builtin.rules import RULES
 from tests.pretraining.toys import debug, gradients, small_batch
 

@@ -33,8 +33,7 @@ from perception_encoder.pretraining.recipes import distill_builtin
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.task import DistillationTask, scale_down
 from perception_encoder.pretraining.teacher import Teacher, load_teacher
-from perception_encoder.pretraining.towers import Towers
-from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from perception_encoder.pretraining.towers import CaptionVocabulary, Towers
 from perception_encoder.training.cost import text_cost, vision_cost
 from tests import processes
 from tests.pretraining.teachers import TEXTS, Noted, noise_images

@@ -17,8 +17,7 @@ from perception_encoder.pretraining.recipes import ablation, cooldown, core
 from perception_encoder.pretraining.run import build_model
 from perception_encoder.pretraining.stage import STAGE
 from perception_encoder.stages import plan_training
-from perception_encoder.training.cost import Phase, StepModel, text_cost, vision_cost
-from perception_encoder.training.devices import Device, find_device
+from perception_encoder.training.cost import Device, Phase, StepModel, find_device, text_cost, vision_cost
 from perception_encoder.training.distributed import ParallelConfig
 
 CONFIG = PretrainingConfig(

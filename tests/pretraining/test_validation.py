@@ -26,7 +26,7 @@ from perception_encoder.pretraining.validation import PairValidation, hits
 from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import load_weights
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 from synthetic.builtin.rules import RULES
 from tests.pretraining.test_parallel import best
 from tests.pretraining.test_parallel import validations as rows

@@ -6,7 +6,7 @@ import torch
 
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from perception_encoder.pretraining.towers import CaptionVocabulary
 
 TEXTS = ["a photo of a cup.", "a rose", "the cup, a kind of vessel"]
 

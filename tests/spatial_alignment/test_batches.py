@@ -25,7 +25,7 @@ from perception_encoder.spatial_alignment.batches import (
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import AlignmentImage, open_images
-from perception_encoder.spatial_alignment.teacher_cache import TeacherCache
+from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
 from tests.spatial_alignment.conftest import encoded, scene
 
 VISION = find_model(BUILTIN).vision

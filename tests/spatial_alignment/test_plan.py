@@ -16,7 +16,7 @@ from perception_encoder.spatial_alignment.run import SpatialTrainee
 from perception_encoder.spatial_alignment.stage import STAGE
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialBatch
 from perception_encoder.stages import plan_training
-from perception_encoder.training.devices import find_device
+from perception_encoder.training.cost import find_device
 
 H100 = find_device("h100")
 

@@ -20,7 +20,7 @@ from perception_encoder.spatial_alignment.recipes import distill_spatial
 from perception_encoder.spatial_alignment.run import SpatialTrainee, align_spatially, spatial_name
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 from tests import processes
 from tests.processes import pe
 from tests.spatial_alignment.conftest import encoded, scene

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.spatial_alignment.teacher_cache import TeacherCache
+from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
 
 SETTINGS = {"teacher": "t", "seed": 0, "augmentation": {"scale": (0.1, 1.0)}}
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from perception_encoder.spatial_alignment.task import SpatialBatch
 from perception_encoder.spatial_alignment.validation import SpatialValidation, area_under_curve, neighbours
-from perception_encoder.training.validation import is_better
+from perception_encoder.training.task import is_better
 
 
 def test_the_area_is_scikit_learns() -> None:

@@ -10,7 +10,7 @@ import pytest
 from perception_encoder.training.checkpoint import BEST, RunState, save_run, write_best
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 from tests.training.toys import Regression, batch
 
 

@@ -14,8 +14,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 
 from perception_encoder.errors import CheckpointError
-from perception_encoder.training.checkpoint import RunState, find_checkpoints, resume_run, save_run
-from perception_encoder.training.checkpoint_reader import CheckpointReader
+from perception_encoder.training.checkpoint import CheckpointReader, RunState, find_checkpoints, resume_run, save_run
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
 
 pytestmark = pytest.mark.security

@@ -9,7 +9,7 @@ import pytest
 from perception_encoder.errors import ConfigError
 from perception_encoder.training.config import TrainingConfig, check_minimums, debug_loop
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 from tests.training.toys import CONFIG, ToyConfig
 
 

@@ -21,8 +21,7 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.plan import contrastive_flops
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.training.cost import Phase, RunCost, StepModel, TrainingPlan, text_cost, vision_cost
-from perception_encoder.training.devices import Device
+from perception_encoder.training.cost import Device, Phase, RunCost, StepModel, TrainingPlan, text_cost, vision_cost
 from perception_encoder.training.distributed import ParallelConfig, in_chunks
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests.models.small import CORE, KINDS, TEXT, randomize, small_clip, small_tower

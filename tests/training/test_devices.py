@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.training.devices import DEVICES, Device, find_device, known_device, peak_flops
+from perception_encoder.training.cost import DEVICES, Device, find_device, known_device, peak_flops
 
 
 def test_devices_by_name() -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from perception_encoder.pretraining.task import ContrastiveTask, DistillationTask
 from perception_encoder.pretraining.validation import PairValidation
-from perception_encoder.training.task import Task
-from perception_encoder.training.validation import Validation
+from perception_encoder.training.task import Task, Validation
 
 
 @pytest.mark.parametrize(

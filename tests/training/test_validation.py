@@ -15,7 +15,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError
 from perception_encoder.training.checkpoint import find_checkpoints, load_weights
 from perception_encoder.training.loop import train
-from perception_encoder.training.validation import ValidationConfig, choose_metric, is_better, is_due
+from perception_encoder.training.task import ValidationConfig, choose_metric, is_better, is_due
 from tests.training.test_loop import CONFIG, Killed, Regression, batch, losses_of
 
 EVERY_FOURTH = ValidationConfig(every=4)
