@@ -1,4 +1,4 @@
-"""Processes that share work: the rank of this one, and each one's part."""
+"""Share work among processes: the rank of this one, and its part."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """Which of several processes this one is; alone by default."""
+    """The place of a process among those that share the work; alone by default."""
 
-    number: int = 0
-    of: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and reports for all."""
+        return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """This rank's part of `count` items: parts are in order, and their sizes differ by one at most."""
-        return slice(count * self.number // self.of, count * (self.number + 1) // self.of)
+        """Return this rank's part of `count` items; parts are in order, and their sizes differ by at most one."""
+        return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
     def all_shares(self, count: int) -> list[slice]:
-        """The parts of all ranks, in order."""
-        return [Rank(number=number, of=self.of).share(count) for number in range(self.of)]
+        """Return the parts of all ranks, in order."""
+        return [Rank(rank=rank, world_size=self.world_size).share(count) for rank in range(self.world_size)]
 
 
 ALONE = Rank()

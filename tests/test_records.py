@@ -109,10 +109,10 @@ def test_the_bar_counts_items(terminal: bool, total: int | None, count: str | No
 @pytest.mark.parametrize("of", [1, 2, 3, 8])
 def test_shares_cover_everything_once(count: int, of: int) -> None:
     items = list(range(count))
-    parts = [items[Rank(number=number, of=of).share(count)] for number in range(of)]
+    parts = [items[Rank(rank=number, world_size=of).share(count)] for number in range(of)]
     assert [item for part in parts for item in part] == items
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert [items[share] for share in Rank(of=of).all_shares(count)] == parts
+    assert [items[share] for share in Rank(world_size=of).all_shares(count)] == parts
 
 
 def test_alone_is_everything() -> None:

@@ -226,7 +226,7 @@ def refine(
     The paper's second phase: people correct the video captions, with `pe annotate DIR` or in a table, and the captioner
     learns from them. Its projector and adapters are trained on the clips with corrected captions; the encoder does not
     change. Of several annotations of a clip, the approved one counts, else the earliest. Settings are those of
-    `pe train language_own`. Rerun to resume an interrupted run. Needs the extra `train`.
+    `pe train language_custom`. Rerun to resume an interrupted run. Needs the extra `train`.
 
     Examples:
 

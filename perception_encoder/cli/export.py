@@ -24,7 +24,7 @@ def export() -> None:
 
         pe export onnx builtin builtin-onnx
         pe export onnx runs/detector/head.safetensors detector.onnx
-        pe export lang runs/language_own my-lang
+        pe export lang runs/language_custom my-lang
         pe export vectors photos vectors
     """
 
@@ -85,8 +85,8 @@ def lang(
 
     Examples:
 
-        pe export lang runs/language_own my-lang
-        pe export lang runs/language_own -o my-lang.safetensors --half
+        pe export lang runs/language_custom my-lang
+        pe export lang runs/language_custom -o my-lang.safetensors --half
         pe embed photos -m my-lang.safetensors -o features
     """
     from perception_encoder.language_alignment.load import export_lang

@@ -56,8 +56,8 @@ def train(
     devices: Annotated[
         int | None, option("Number of devices [default: 8, or the batch if that is smaller].", "N", PLAN)
     ] = None,
-    device: Annotated[str, option("h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)] = "h100",
-    utilization: Annotated[float, option("Achieved share of the peak FLOP/s.", "SHARE", PLAN)] = 0.4,
+    device: Annotated[str, option("Device: h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)] = "h100",
+    utilization: Annotated[float, option("Achieved share of the peak FLOP/s.", "SHARE", PLAN, advanced=True)] = 0.4,
 ) -> None:
     """Train a model from a recipe.
 

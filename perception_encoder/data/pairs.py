@@ -159,8 +159,10 @@ class PairBatches:
         if not stages or min(stage.steps for stage in stages) < 1:
             raise ConfigError("a run needs stages of at least one step each")
         sizes = [stage.batch_size or batch_size for stage in stages]
-        if min(sizes) < rank.of:
-            raise ConfigError(f"a batch of {min(sizes)} cannot be shared by {rank.of} ranks; it needs one pair each")
+        if min(sizes) < rank.world_size:
+            raise ConfigError(
+                f"a batch of {min(sizes)} cannot be shared by {rank.world_size} ranks; it needs one pair each"
+            )
         self.sources, self.rank, self.exchange, self.masks, self.patch = sources, rank, exchange, masks, patch
         self.mixing = mixing
         self.ends = list(accumulate(stage.steps for stage in stages))

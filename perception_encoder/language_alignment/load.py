@@ -145,7 +145,7 @@ def export_lang(run: str | Path, out: str | Path, *, half: bool = False) -> Visi
     or a new directory, which timm loads as `local-dir:OUT` and transformers by AutoModel.from_pretrained. `half`: write
     float16. Raises UnknownModelError, CheckpointError and OutputError.
 
-        pe.export_lang("runs/language_own", "my-lang")
+        pe.export_lang("runs/language_custom", "my-lang")
     """
     tower = read_tower(Path(find_language_model(run)))
     if Path(out).suffix in SUFFIXES:

@@ -133,7 +133,7 @@ def frozen(size: str, decoder: str) -> LanguageConfig:
     )
 
 
-def own_questions() -> LanguageConfig:
+def custom_questions() -> LanguageConfig:
     """Your questions and answers on one GPU: a PE encoder, any language model, LoRA.
 
     4,000 samples (500 steps of 8). The context has room for 2,048 tokens of text beside a video's 8 frames of 256.

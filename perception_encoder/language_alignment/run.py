@@ -95,7 +95,7 @@ class LanguageRun(StageRun):
         if self.config.decoder != FRESH:
             return self.config
         texts = [text for source in sources for sample in _spread(source, FRESH_SAMPLES) for _, text in sample.turns]
-        if this_rank().number == 0:
+        if this_rank().is_first:
             write_fresh_decoder(self.out / "decoder", texts, torch_generator(self.config.seed, 3))
         Exchange()(None)  # the others wait for it
         return dataclasses.replace(self.config, decoder=str(self.out / "decoder"))
@@ -116,11 +116,15 @@ class LanguageRun(StageRun):
     def _features(self) -> FeatureFile | None:
         """Return where the frozen tower's features are cached; None if it is trained, or sharded by FSDP."""
         rank = this_rank()
-        if self.config.train_vision or not self.config.cached or (self.config.parallel.kind == "fsdp" and rank.of > 1):
+        if (
+            self.config.train_vision
+            or not self.config.cached
+            or (self.config.parallel.kind == "fsdp" and rank.world_size > 1)
+        ):
             return None
         vision, media = self.trainee.model.vision, self.trainee.parts.media
         rows, columns = vision.grid_of(media.image_size, media.image_size)
-        name = f"{weight_hash(vision)}-{media.image_size}-{rank.number}"
+        name = f"{weight_hash(vision)}-{media.image_size}-{rank.rank}"
         return FeatureFile(self.out / "features" / name, rows * columns, vision.config.width)
 
     def _cost(self) -> RunCost | None:

@@ -72,6 +72,6 @@ STAGE = Stage(
             "PE-Core-L, frozen, Qwen2.5-7B: the benchmark, 3 million samples",
             recipe("frozen", "l14", "qwen"),
         ),
-        "language_own": ("PE-Core-L and SmolLM2-1.7B by LoRA on your questions", recipe("own_questions")),
+        "language_custom": ("PE-Core-L and SmolLM2-1.7B by LoRA on your questions", recipe("custom_questions")),
     },
 )

@@ -145,6 +145,6 @@ def hits(scores: Tensor, truth: Tensor) -> float:
 
 def _chunks(items: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
     """Yield the start and the items of each part that all ranks encode in a pass."""
-    size = AT_ONCE * this_rank().of
+    size = AT_ONCE * this_rank().world_size
     for start in range(0, len(items), size):
         yield start, items[start : start + size]

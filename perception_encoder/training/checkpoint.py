@@ -65,7 +65,7 @@ def run_directory(directory: Path) -> Iterator[None]:
 
     The first rank holds the lock for all.
     """
-    if this_rank().number != 0:
+    if not this_rank().is_first:
         yield
         return
     with writing(directory):
@@ -86,12 +86,12 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
     path = directory / CHECKPOINTS / f"step-{state.step:08d}"
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path, also=(RuntimeError,)), _quietly():
-        if this_rank().number == 0:
+        if this_rank().is_first:
             remove(temporary)
             temporary.mkdir(parents=True)
         _wait_for_all()
         save(_tensors(model, optimizer), checkpoint_id=temporary)
-        if this_rank().number == 0:
+        if this_rank().is_first:
             (temporary / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
             for path_to_sync in (*temporary.iterdir(), temporary):
                 sync(path_to_sync)

@@ -125,7 +125,7 @@ def mean_gradients(model: nn.Module) -> None:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
-            parameter.grad /= rank.of
+            parameter.grad /= rank.world_size
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> float:
@@ -141,7 +141,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> float:
 
 def this_rank() -> Rank:
     """Return the rank of this process in the group; without a group it is alone."""
-    return Rank(number=dist.get_rank(), of=dist.get_world_size()) if dist.is_initialized() else ALONE
+    return Rank(rank=dist.get_rank(), world_size=dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
 class Exchange:

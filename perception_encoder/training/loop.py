@@ -74,7 +74,7 @@ def train(
     state = resume_run(directory, task.model, optimizer, fingerprint, fit)
     first, best, best_step = state.step, state.best, state.best_step
     last = config.steps if stop_after is None else min(config.steps, stop_after)
-    if trained < first < last and this_rank().number == 0:
+    if trained < first < last and this_rank().is_first:
         logger.info("resuming from step %d", first)
     group = StepGroup(config.steps, config.skip_bad_losses, state, cost, device)
     saved = time.monotonic()
@@ -131,7 +131,7 @@ def _backward(task: Task, batch: Any) -> dict[str, float]:
     with fast_autocast(next(task.model.parameters()).device):
         losses = task.losses(batch)
     total = torch.stack(list(losses.values())).sum()
-    (total * this_rank().of).backward()  # the ranks' shares add up; their gradients are averaged
+    (total * this_rank().world_size).backward()  # the ranks' shares add up; their gradients are averaged
     mean_gradients(task.model)
     values = torch.stack([loss.detach().float() for loss in losses.values()])
     if dist.is_initialized():
@@ -192,7 +192,7 @@ class StepGroup:
         self, steps: int, bad_losses: int, state: RunState, cost: RunCost | None, device: torch.device
     ) -> None:
         self._steps, self._bad_losses, self._cost = steps, bad_losses, cost
-        self._peak = peak_flops(device) if cost and this_rank().number == 0 else math.inf
+        self._peak = peak_flops(device) if cost and this_rank().is_first else math.inf
         self._bad = 0
         self._loss_sum, self._loss_count = state.loss_sum, state.loss_count
         self._start(state.step)

@@ -45,7 +45,7 @@ class Metrics:
     """
 
     def __init__(self, directory: Path, step: int, rank: Rank, listener: Listener | None = None) -> None:
-        self.path, self.listener, self._reports = directory / FILE, listener, rank.number == 0
+        self.path, self.listener, self._reports = directory / FILE, listener, rank.is_first
         if not self._reports:
             return
         try:

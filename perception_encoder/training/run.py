@@ -101,7 +101,7 @@ def run_stage(
         run, trained, metric = open_run(), 0, ""
         check_run(out, run.fingerprint)
         record = describe_run(run.config, run.fingerprint, run.samples)
-        if rank.number == 0:
+        if rank.is_first:
             write_record(out, record)
         for section in run.sections(track):
             train(
@@ -127,7 +127,7 @@ def run_stage(
             load_weights(out, step, trainee.module)
             trainee.write(best)
 
-        if rank.number == 0:
+        if rank.is_first:
             run.trainee.write(path)
             record |= run.describe(path)
             write_record(out, record | write_best(path, run.config, metric, write_step))

@@ -43,5 +43,5 @@ def test_a_plan_of_a_run_on_a_cluster(run_pe: Callable[..., Run]) -> None:
     ):
         small = run_pe("train", recipe, "--plan")
         assert small.status == 0 and holds in small.stdout and " 0 device-hours" not in small.stdout, small.stderr
-    few = run_pe("train", "language_own", "--set", "batch_size=6", "--plan")
+    few = run_pe("train", "language_custom", "--set", "batch_size=6", "--plan")
     assert few.status == 0 and "6 devices at 40 %" in few.stdout, few.stderr

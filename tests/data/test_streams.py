@@ -108,7 +108,7 @@ def test_ranks_share_a_batch_also_where_they_are_more_than_shards(
             barrier.wait()
             return values
 
-        rank = Rank(number=number, of=count)
+        rank = Rank(rank=number, world_size=count)
         sets = open_shards([Shards(str(tmp_path / "only.tar"))], StreamConfig(), rank, exchange)
         return batches(sets, 20, rank=rank, exchange=exchange, bad_share=0.5, mixing=mixing)(2)
 

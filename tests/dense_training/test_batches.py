@@ -20,10 +20,10 @@ GREY = (127, 127, 127)
 def test_the_same_step_gives_the_same_batch(datasets: dict[str, Path]) -> None:
     config = small_config("depth")
     samples, _, _ = read_samples(config, datasets["depth"])
-    one, two = (DenseBatches(config, samples, Rank(number=0, of=1), 12, GREY) for _ in range(2))
+    one, two = (DenseBatches(config, samples, Rank(rank=0, world_size=1), 12, GREY) for _ in range(2))
     two(0)
     assert torch.equal(one(5).images, two(5).images) and not torch.equal(one(5).images, one(6).images)
-    halves = [DenseBatches(config, samples, Rank(number=number, of=2), 12, GREY)(5).images for number in range(2)]
+    halves = [DenseBatches(config, samples, Rank(rank=number, world_size=2), 12, GREY)(5).images for number in range(2)]
     assert torch.equal(torch.cat(halves), one(5).images)
 
 
@@ -34,7 +34,7 @@ def test_images_may_be_shown_more_than_once_an_epoch(
     samples, _, _ = read_samples(config, datasets["depth"])
     read, rows = type(samples).read, []
     monkeypatch.setattr(type(samples), "read", lambda self, index: rows.append(index) or read(self, index))
-    DenseBatches(config, samples, Rank(number=0, of=1), 12, GREY, torch.tensor([0.0, 0, 0, 3, 0, 1, 0, 0]))(0)
+    DenseBatches(config, samples, Rank(rank=0, world_size=1), 12, GREY, torch.tensor([0.0, 0, 0, 3, 0, 1, 0, 0]))(0)
     assert sorted(rows) == [3, 3, 3, 5]
 
 
@@ -57,7 +57,7 @@ def test_repeats_are_drawn_in_every_epoch() -> None:
 def test_drop_path_grows_over_the_blocks(datasets: dict[str, Path]) -> None:
     config = small_config("depth", "frozen=false", "drop_path=0.5", "batch_size=8")
     samples, _, _ = read_samples(config, datasets["depth"])
-    batches = DenseBatches(config, samples, Rank(number=0, of=1), 5, GREY)
+    batches = DenseBatches(config, samples, Rank(rank=0, world_size=1), 5, GREY)
     branches = torch.cat([batches(step).branches for step in range(20)], dim=2)  # (L, 2, B)
     assert (branches[0] == 1).all()
     for block, rate in enumerate((0, 0.125, 0.25, 0.375, 0.5)):
@@ -79,7 +79,7 @@ def test_an_image_that_cannot_be_decoded_is_left_out(
         return read(self, index)
 
     monkeypatch.setattr(type(samples), "read", refuse)
-    batches = DenseBatches(config, samples, Rank(number=0, of=1), 12, GREY)
+    batches = DenseBatches(config, samples, Rank(rank=0, world_size=1), 12, GREY)
     with caplog.at_level(logging.WARNING):
         assert all(len(batches(step)) == 4 for step in range(4))
     assert {record.getMessage().split(":")[0] for record in caplog.records} <= {f"skipped {key}" for key in bad}

@@ -22,7 +22,7 @@ def make(task: str, path: Path, *settings: str) -> tuple[DenseTask, DenseBatches
     torch.manual_seed(0)
     backbone = Backbone(tower, layer, config.frozen)
     model = DenseModel(backbone, make_head(describe_head(config, tower, layer, samples, classes), backbone.width))
-    return DenseTask(model.train(), config), DenseBatches(config, samples, Rank(number=0, of=1), 12, (127,) * 3)
+    return DenseTask(model.train(), config), DenseBatches(config, samples, Rank(rank=0, world_size=1), 12, (127,) * 3)
 
 
 @pytest.mark.parametrize("task", HEADS)
@@ -57,7 +57,7 @@ def test_a_rank_gives_its_part_of_the_losses(datasets: dict[str, Path]) -> None:
     whole = own.losses(batches(0))["depth"]
     parts = []
     for number in range(2):
-        batches.rank = Rank(number=number, of=2)
+        batches.rank = Rank(rank=number, world_size=2)
         batch = batches(0)
         assert len(batch) == 2 and batch.share == 0.5
         parts.append(own.losses(batch)["depth"])

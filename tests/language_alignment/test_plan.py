@@ -24,7 +24,7 @@ from perception_encoder.language_alignment.plan import (
 from perception_encoder.language_alignment.recipes import (
     alignment,
     frozen,
-    own_questions,
+    custom_questions,
     third_stage,
     warmup,
 )
@@ -102,17 +102,17 @@ def test_a_plan_has_the_text_that_the_largest_image_or_video_leaves_room_for() -
         frozen("l14", "llama"): 1_024 + 2_048,  # beside 8 frames of 1,024
         language_builtin(): 400,  # a row is shorter than the context
         third_stage("l14"): 11_520,
-        dataclasses.replace(own_questions(), context=None): 2 * 5 * 256,
+        dataclasses.replace(custom_questions(), context=None): 2 * 5 * 256,
     }
     for config, count in tokens.items():
         assert f"{count:,} tokens in all" in plan_language(config)[1]
 
 
 def test_own_questions_fit_a_gpu_and_too_small_a_batch_is_refused() -> None:
-    plan = planned(own_questions(), 1)
+    plan = planned(custom_questions(), 1)
     assert sum(plan.memory().values()) < 0.9 * 80e9
     with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 16 devices"):
-        plan_language(own_questions(), 16)
+        plan_language(custom_questions(), 16)
 
 
 def test_an_unknown_language_model_is_an_error(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from perception_encoder.language_alignment.recipes import (
     debug_language,
     frozen,
     frozen_warmup,
-    own_questions,
+    custom_questions,
     third_stage,
     untiled,
     warmup,
@@ -149,7 +149,7 @@ def test_a_cut_tower_has_the_depth_of_the_published_one(size: str) -> None:
 
 
 def test_own_questions_train_adapters_and_the_projector() -> None:
-    config = own_questions()
+    config = custom_questions()
     assert config.train_decoder and config.lora is not None and not config.train_vision
 
 
@@ -160,7 +160,7 @@ def test_the_built_in_one_trains_adapters_after_the_words() -> None:
 
 
 def test_a_debug_form_trains_what_its_recipe_does() -> None:
-    for recipe in (warmup("g14"), alignment("l14"), own_questions()):
+    for recipe in (warmup("g14"), alignment("l14"), custom_questions()):
         small = debug_language(recipe)
         assert (small.train_vision, small.train_decoder) == (recipe.train_vision, recipe.train_decoder)
         assert small.initial is None and small.steps == 4

@@ -303,7 +303,7 @@ def train_by_ranks(data: Path, out: Path, decoder: Path, ranks: int, kind: str, 
     """The losses of a run's steps."""
     told = [f"decoder={decoder}", "context=300", "batch_size=4", "cached=false", f"parallel.kind={kind}", *settings]
     told += ["apart=true", "tiles=1", "pool=1", "parallel.checkpointing=false"]
-    words = ["train", "language_own", "--debug", "--data", str(data), "--out", str(out)]
+    words = ["train", "language_custom", "--debug", "--data", str(data), "--out", str(out)]
     words += [word for setting in told for word in ("--set", setting)]
     log = out.with_name(f"{out.name}.log")
     started = processes.start(pe, *words, log=log, ranks=None if ranks == 1 else ranks, environment=FLOAT32)

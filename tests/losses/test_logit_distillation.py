@@ -76,7 +76,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 def test_parts_of_ranks_add_up_to_the_whole(ranks: int) -> None:
     features = [unit(7, 0), unit(5, 1), scale(10.0), unit(7, 2), unit(5, 3), TEACHER_SCALE]
     whole = logit_distillation_loss(*features)
-    shares = [Rank(number=number, of=ranks) for number in range(ranks)]
+    shares = [Rank(rank=number, world_size=ranks) for number in range(ranks)]
     parts = [logit_distillation_loss(*features, rank.share(7), rank.share(5)) for rank in shares]
     torch.testing.assert_close(sum(parts), whole, rtol=1e-12, atol=0)
     for a, b in zip(

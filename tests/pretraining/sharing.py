@@ -74,12 +74,12 @@ def losses_and_gradients(
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             losses = task.losses(batch_of(captions, rank))
         blocks = [module for module in model.modules() if isinstance(module, Block)]
-        shared = rank.of == 1 or all(isinstance(p, DTensor) for block in blocks for p in block.parameters())
+        shared = rank.world_size == 1 or all(isinstance(p, DTensor) for block in blocks for p in block.parameters())
         assert shared, "whole weights stay between forward and backward"
-        (sum(losses.values()) * rank.of).backward()
+        (sum(losses.values()) * rank.world_size).backward()
         mean_gradients(task.model)
     results = {name: loss.detach() for name, loss in losses.items()}
-    if rank.of > 1:
+    if rank.world_size > 1:
         for loss in results.values():
             dist.all_reduce(loss)
     for name, parameter in task.model.named_parameters():
@@ -93,5 +93,5 @@ def losses_and_gradients(
 if __name__ == "__main__":
     with process_group() as rank:
         results = {name: losses_and_gradients(*case) for name, case in CASES.items()}
-        if rank.number == 0:
+        if rank.is_first:
             torch.save(results, Path(sys.argv[1]))

@@ -60,7 +60,7 @@ def test_the_mask_is_cut_and_mirrored_as_its_image(scenes: Path) -> None:
 def test_ranks_make_the_batch_of_one_process(scenes: Path) -> None:
     images = open_images(scenes)
     whole = batches(images)(5)
-    parts = [batches(images, Rank(number=number, of=3))(5) for number in range(3)]
+    parts = [batches(images, Rank(rank=number, world_size=3))(5) for number in range(3)]
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
     assert torch.equal(torch.cat([part.hidden for part in parts]), whole.hidden)
     assert torch.equal(torch.cat([part.branches for part in parts], dim=2), whole.branches)

@@ -48,7 +48,7 @@ def loss_and_gradients(dtype: torch.dtype, chunk: int | None) -> dict[str, torch
     )
     loss.backward()
     results = {name: parameter.grad for name, parameter in model.named_parameters()} | {"loss": loss.detach()}
-    if rank.of > 1:
+    if rank.world_size > 1:
         for value in results.values():
             dist.all_reduce(value)
     return results
@@ -61,7 +61,7 @@ def write(out: Path, chunks: Sequence[int | None]) -> None:
             str(dtype): {chunk: loss_and_gradients(dtype, chunk) for chunk in chunks}
             for dtype in (torch.float64, torch.float32)
         }
-        if rank.number == 0:
+        if rank.is_first:
             torch.save(results, out)
 
 

@@ -48,7 +48,7 @@ def test_ranks_and_micro_batches_change_nothing(ranks: int, tmp_path: Path) -> N
 def test_shares_are_all_and_differ_by_one_at_most() -> None:
     for count in range(20):
         for ranks in range(1, 9):
-            parts = [range(count)[share] for share in Rank(of=ranks).all_shares(count)]
+            parts = [range(count)[share] for share in Rank(world_size=ranks).all_shares(count)]
             assert [each for part in parts for each in part] == list(range(count))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

@@ -191,7 +191,7 @@ def test_a_full_disk_is_survived_until_the_last_checkpoint(
 
     monkeypatch.setattr(Path, "rename", full)
     train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=28)
-    assert caplog.text.count("No space left on device; training goes on") == 2
+    assert caplog.text.count("No space left on device; training continues") == 2
     assert [state.step for _, state in find_checkpoints(tmp_path)] == [28, 7]
     failing.add("step-00000030")
     with pytest.raises(OutputError, match="No space left"):
@@ -214,7 +214,7 @@ def test_an_error_in_a_batch_reaches_the_caller() -> None:
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_ranks_part_of_the_loss_is_scaled_by_the_ranks(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients are averaged over ranks, while their losses are parts that add up to the batch's."""
-    monkeypatch.setattr(loop, "this_rank", lambda: Rank(number=0, of=ranks))
+    monkeypatch.setattr(loop, "this_rank", lambda: Rank(rank=0, world_size=ranks))
     task = Regression()
     losses = loop._backward(task, batch(0))
     grad = task.model.weight.grad.clone()

@@ -30,7 +30,7 @@ def test_rows_after_the_step_that_is_resumed_from_are_dropped(tmp_path: Path) ->
 
 
 def test_only_the_first_rank_writes(tmp_path: Path) -> None:
-    other = Metrics(tmp_path, 0, Rank(number=1, of=2))
+    other = Metrics(tmp_path, 0, Rank(rank=1, world_size=2))
     other.write({"step": 1})
     other.close()
     assert list(tmp_path.iterdir()) == []

@@ -142,6 +142,6 @@ def test_a_best_checkpoint_that_cannot_be_written_is_not_the_best(
 
     monkeypatch.setattr(Path, "rename", full)
     run(tmp_path / "full")
-    assert "training goes on" in caplog.text
+    assert "training continues" in caplog.text
     second = min((value, step) for step, value in scores(tmp_path / "full").items() if step != best_step)
     assert {(state.best, state.best_step) for _, state in find_checkpoints(tmp_path / "full")} == {second}
