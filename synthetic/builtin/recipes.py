@@ -26,7 +26,7 @@ from perception_encoder.pretraining.recipes import core_n16
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.validation import ValidationConfig
+from perception_encoder.training.task import ValidationConfig
 from synthetic.builtin.rules import RULES
 from synthetic.questions.conversations import scene_conversations
 

@@ -23,8 +23,8 @@ from perception_encoder.language_alignment.plan import (
 )
 from perception_encoder.language_alignment.recipes import (
     alignment,
-    frozen,
     custom_questions,
+    frozen,
     third_stage,
     warmup,
 )

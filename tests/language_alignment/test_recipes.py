@@ -18,10 +18,10 @@ from perception_encoder.language_alignment.plan import SHAPES
 from perception_encoder.language_alignment.recipes import (
     LAYERS,
     alignment,
+    custom_questions,
     debug_language,
     frozen,
     frozen_warmup,
-    custom_questions,
     third_stage,
     untiled,
     warmup,
