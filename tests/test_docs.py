@@ -245,3 +245,11 @@ def test_lists_and_tables_of_every_page_are_rendered_on_the_site(site: Path) -> 
     for page in site.rglob("*.html"):
         for paragraph in re.findall(r"<p>(.*?)</p>", page.read_text(encoding="utf-8"), flags=re.DOTALL):
             assert not re.search(r"^\s*(?:[-*] |\d+\. |\||```)", paragraph, flags=re.MULTILINE), (page.name, paragraph)
+
+
+def test_the_site_sends_no_request_elsewhere(site: Path) -> None:
+    """Neither fonts, scripts and styles of other hosts, nor the theme's look-up of the repository's stars."""
+    for page in site.rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        assert re.findall(r'\bsrc="https?:[^"]*"|<link[^>]+stylesheet[^>]+"https?:[^>]*>', html) == [], page.name
+        assert 'data-md-component="source"' not in html, page.name
