@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.conversation.media import FRAMES, MediaOptions, open_input
-from perception_encoder.inference.listing import list_items
+from perception_encoder.inference.conversation.assistant import Assistant
+from perception_encoder.inference.conversation.media import FRAMES
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.conversation import ContentPart, Message, Sampling
@@ -54,9 +54,7 @@ class _Answers:
         self.generator = load_language_model(pretrained, device, tiles=tiles)
         if note := demo_note(self.generator.name):
             logger.warning(note)
-        self.batch_size = int(batch_size)
-        media = self.generator.media
-        self.media = MediaOptions(frames=frames, tile=media.image_size, tiles=media.tiles)
+        self.batch_size, self.frames = int(batch_size), frames
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Return the answers to requests of lmms-eval, in order; requests with the same sampling are batched."""
@@ -76,7 +74,8 @@ class _Answers:
 
     def _conversation(self, arguments: Sequence[Any]) -> list[Message]:
         _, to_messages, _, row, task, split = arguments
-        return read_messages(to_messages(self.task_dict[task][split][row]), self.media)  # type: ignore[attr-defined]
+        messages = to_messages(self.task_dict[task][split][row])  # type: ignore[attr-defined]
+        return read_messages(messages, self.generator, self.frames)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Raise ConfigError: tasks of this kind compare likelihoods of answers, and are unsupported."""
@@ -101,15 +100,18 @@ def sampling_of(settings: Mapping[str, Any]) -> Sampling:
     )
 
 
-def read_messages(messages: Sequence[Mapping[str, Any]], media: MediaOptions) -> list[Message]:
+def read_messages(messages: Sequence[Mapping[str, Any]], assistant: Assistant, frames: int = FRAMES) -> list[Message]:
     """Return lmms-eval's messages with their media opened; ConfigError for sound, InputError for bad files."""
     return [
-        Message(message["role"], tuple(part for content in message["content"] for part in _parts(content, media)))
+        Message(
+            message["role"],
+            tuple(part for content in message["content"] for part in _parts(content, assistant, frames)),
+        )
         for message in messages
     ]
 
 
-def _parts(content: Mapping[str, Any], media: MediaOptions) -> list[ContentPart]:
+def _parts(content: Mapping[str, Any], assistant: Assistant, frames: int) -> Sequence[ContentPart]:
     kind = content["type"]
     if kind == "text":
         return [content["text"]]
@@ -118,9 +120,7 @@ def _parts(content: Mapping[str, Any], media: MediaOptions) -> list[ContentPart]
     source = content["url"]
     if isinstance(source, Image.Image):
         return [source.convert("RGB")]
-    span = {name: content[f"{name}_time"] for name in ("start", "end") if content.get(f"{name}_time") is not None}
-    options = MediaOptions(frames=media.frames, tile=media.tile, tiles=media.tiles, **span)
-    return [part for item in list_items([str(source)]) for part in open_input(item, options)]
+    return assistant.open(str(source), frames=frames, start=content.get("start_time"), end=content.get("end_time"))
 
 
 def manifest() -> ModelManifest:

@@ -196,6 +196,8 @@ def test_a_depth_head_is_checked_at_the_start_and_shown(
         (("--api", "--ask-model", "builtin-lang"), "--ask-model needs a directory"),
         (("--api", "--features-model", "builtin"), "--features-model needs a directory"),
         (("--api", "--depth-head", "head.safetensors"), "--depth-head needs a directory"),
+        ((".", "--depth-head", "no-such-head.safetensors"), "no-such-head.safetensors: no such file"),
+        ((".", "--features-model", "no-such-model"), "no-such-model"),
         ((".", "--chat-model", "builtin-lang"), "--chat-model needs --api"),
         (("--api", "--chat-model", "llava"), "no language model is called 'llava'; give builtin-lang, a file"),
         ((".", "--ask-model", "llava"), "no language model is called 'llava'"),

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, MediaDecodeError
-from perception_encoder.inference.conversation.media import MediaOptions
 from perception_encoder.language_alignment import lmms_eval_adapter
 from perception_encoder.language_alignment.lmms_eval_adapter import read_messages, sampling_of
 from perception_encoder.preprocess.conversation import Sampling, ask
@@ -140,17 +139,17 @@ def test_media_are_opened_in_their_order(tmp_path: Path) -> None:
         {"type": "text", "text": "last"},
     ]
     system = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
-    first, second = read_messages([system, {"role": "user", "content": content}], MediaOptions(frames=4))
+    first, second = read_messages([system, {"role": "user", "content": content}], tiny_language_model(), frames=4)
     assert (first.role, first.content) == ("system", ("Be brief.",))
     head, image, video, tail = second.content
     assert (head, tail, image.mode) == ("first", "last", "RGB")
     assert [number_of(frame) for frame in video.images] == plm_frame_indices(60, 25, 4, 1.0)
     with pytest.raises(ConfigError, match="a sample holds audio; only texts, images and videos are read"):
-        read_messages([{"role": "user", "content": [{"type": "audio", "url": "a.wav"}]}], MediaOptions())
+        read_messages([{"role": "user", "content": [{"type": "audio", "url": "a.wav"}]}], tiny_language_model())
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(MediaDecodeError, match=r"bad\.png"):
         read_messages(
-            [{"role": "user", "content": [{"type": "image", "url": str(tmp_path / "bad.png")}]}], MediaOptions()
+            [{"role": "user", "content": [{"type": "image", "url": str(tmp_path / "bad.png")}]}], tiny_language_model()
         )
 
 

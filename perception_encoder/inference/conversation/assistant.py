@@ -120,7 +120,16 @@ class Assistant(ABC):
         `frames`: maximum number of frames of a video. `start`, `end`: the part of videos to show, in seconds. `pages`:
         of PDFs, such as "1-3,7" or [1, 2, 3, 7]; by default the first 8.
         """
-        options = _options(self, frames, start, end, pages, allow_private_urls)
+        limits = FetchLimits(allow_private=allow_private_urls)
+        options = MediaOptions(
+            frames=frames,
+            start=start,
+            end=end,
+            pages=read_pages(pages),
+            tile=self.tile,
+            tiles=self.tiles,
+            limits=limits,
+        )
         return [part for source in list_inputs(media) for part in open_input(source, options)]
 
     def ask(
@@ -144,11 +153,11 @@ class Assistant(ABC):
         `frames`, `start`, `end`, `pages`: see `open`. `temperature`: 0 takes the most probable token; up to 2 draws.
         """
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-        options = _options(self, frames, start, end, pages, allow_private_urls)
-        sources = list(list_inputs(media))
-        parts = [part for source in sources for part in open_input(source, options)]
+        parts = self.open(
+            media, frames=frames, start=start, end=end, pages=pages, allow_private_urls=allow_private_urls
+        )
         answer = _answer(self, ask(question, parts, system), sampling)
-        return replace(answer, question=question, inputs=tuple(map(name_of, sources)))
+        return replace(answer, question=question, inputs=tuple(map(name_of, list_inputs(media))))
 
     def chat(self, messages: Sequence[Turn], *, max_tokens: int = 256, temperature: float = 0.0) -> Answer:
         """Answer the last message of a conversation.
@@ -192,7 +201,8 @@ class Assistant(ABC):
         there are no media, and OutputError for a file of another model or prompt.
         """
         sampling, prompt = Sampling(max_tokens=max_tokens), prompt or CAPTION_PROMPT
-        options = _options(self, frames, None, None, pages, allow_private_urls)
+        limits = FetchLimits(allow_private=allow_private_urls)
+        options = MediaOptions(frames=frames, pages=read_pages(pages), tile=self.tile, tiles=self.tiles, limits=limits)
         sources = list_inputs(media)
         if (first := next(sources, None)) is None:
             names = media if isinstance(media, (list, tuple)) else [media]
@@ -222,28 +232,14 @@ class Assistant(ABC):
         return list(file.rows.values())
 
 
-def _options(
-    model: Assistant,
-    frames: int,
-    start: float | None,
-    end: float | None,
-    pages: str | Sequence[int] | None,
-    allow_private_urls: bool,
-) -> MediaOptions:
-    return MediaOptions(
-        frames=frames,
-        start=start,
-        end=end,
-        pages=read_pages(pages),
-        tile=model.tile,
-        tiles=model.tiles,
-        limits=FetchLimits(allow_private=allow_private_urls),
-    )
-
-
 def _message(model: Assistant, message: Turn) -> Message:
     """The message with its media open; those that are open already stay the same objects."""
-    role, content = (message.role, message.content) if isinstance(message, Message) else _fields(message)
+    if isinstance(message, Message):
+        role, content = message.role, message.content
+    elif missing := [name for name in ("role", "content") if name not in message]:
+        raise ConfigError(f"a message has no {missing[0]!r}; give {{'role': 'user', 'content': …}}")
+    else:
+        role, content = message["role"], message["content"]
     whole: Sequence[Any] = content if isinstance(content, (list, tuple)) else [content]
     parts: list[ContentPart] = []
     options = MediaOptions(tile=model.tile, tiles=model.tiles)
@@ -304,12 +300,6 @@ def _replies(
         if len(conversations) == 1:
             return [error]
         return [reply for conversation in conversations for reply in _replies(model, [conversation], sampling)]
-
-
-def _fields(message: Mapping[str, Any]) -> tuple[Any, Any]:
-    if missing := [name for name in ("role", "content") if name not in message]:
-        raise ConfigError(f"a message has no {missing[0]!r}; give {{'role': 'user', 'content': …}}")
-    return message["role"], message["content"]
 
 
 def _as_item(source: Source) -> Item:
