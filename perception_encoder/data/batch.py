@@ -1,4 +1,4 @@
-"""Define the batch of image-text training, or one rank's part of it."""
+"""The batch of image-text training, or one rank's share of it."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ class ImageTextBatch:
     tokens: Tensor
     """int64 (u, T), cut to the longest caption."""
     image_positives: Tensor
-    """Which captions of the whole batch are true of these images: bool (b, U), or float where images are mixed."""
+    """Which captions of the whole batch match these images: bool (b, U), or float if images are mixed."""
     text_positives: Tensor
-    """Of which images of the whole batch these captions are true: (u, B), likewise."""
+    """Which images of the whole batch these captions match: (u, B), also bool or float."""
     own_images: slice = field(default_factory=lambda: slice(None))
-    """Which rows of the whole batch `images` are."""
+    """The rows of the whole batch that `images` holds."""
     own_tokens: slice = field(default_factory=lambda: slice(None))
-    """Which of its captions `tokens` are."""
+    """The captions of the whole batch that `tokens` holds."""
     texts: tuple[str, ...] = ()
-    """The captions that `tokens` are, in words."""
+    """The captions in `tokens`, as strings."""
     masked: Tensor | None = None
     """Rows of `images` whose copies are masked, int64 (M,)."""
     masks: Tensor | None = None
-    """What is hidden of them, bool (M, h·w)."""
+    """Hidden patches of those copies, bool (M, h·w)."""
     masked_share: float = 0.0
-    """Share of the whole batch's masked copies that these are."""
+    """These copies as a share of the whole batch's masked copies."""
     left_out: int = 0
-    """Samples that could not be read and were replaced by others, since the run was started or resumed."""
+    """Unreadable samples replaced by others since the run was started or resumed."""
 
     def __len__(self) -> int:
-        """Images of the whole batch."""
+        """Number of images in the whole batch."""
         return self.text_positives.shape[1]
 
     def to(self, device: torch.device) -> ImageTextBatch:
-        """The same on a device: see `to_device`."""
+        """Return a copy on a device: see `to_device`."""
         return to_device(self, device)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return a dataclass with its tensors on a device; to a GPU they go out of pinned memory, while that computes."""
+    """Return a dataclass with its tensors on a device; copies to a GPU use pinned memory and overlap computation."""
     moved: dict[str, Any] = {}
     for item in fields(batch):
         value = getattr(batch, item.name)

@@ -1,9 +1,9 @@
-"""Make captions for a sample from its metadata and its colours.
+"""Make captions for a sample from its metadata and colours.
 
-A caption is drawn in two steps: a way to say it (its share is in `SHARES`), then a random wording of that way.
-Two samples whose captions are the same text are positives of each other; `concept` names what a sample shows.
+A caption is drawn in two steps: a kind (its share is in `SHARES`), then a random wording of that kind.
+Two samples with the same caption are positives of each other; `concept` names what a sample shows.
 
-The most frequent way puts the bare label into a template of the zero-shot protocol (`PHOTO_TEMPLATES`), as
+The most frequent kind puts the bare label into a template of the zero-shot protocol (`PHOTO_TEMPLATES`), as
 evaluation does, article errors included ("a photo of a anchor."); the others are better English.
 """
 
@@ -59,7 +59,7 @@ SHARES: Mapping[str, float] = {
     "tags": 0.15,
     "description": 0.1,
 }
-"""How often each way to say it is used, rescaled to the ways that a sample has."""
+"""Share of each kind of caption, rescaled to the kinds that a sample has."""
 LONGEST_SENTENCE = 22  # words: about 30 tokens of the text tower's 32
 SINGULAR_IN_S = frozenset(("lens", "mars", "series", "species", "chess", "gps", "canvas", "iris"))
 PLURALS = frozenset(("people", "men", "women", "children"))
@@ -88,16 +88,16 @@ WHITE_BORDER = 0.8  # of the border, for a photograph to count as cut out over w
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionStyle:
-    """How captions of a source are worded; the default is for photographs."""
+    """Wording of a source's captions; the default is for photographs."""
 
     drawn: bool = False
-    """Whether its images are drawings over white."""
+    """Whether its images are drawings on white."""
     templates: tuple[str, ...] = PHOTO_TEMPLATES
     """Templates of a bare label."""
     plain: tuple[str, ...] = PLAIN_PHOTO
     """Templates of a label with its article."""
     kinds: tuple[str, ...] = ()
-    """Templates of a bare label that say what all images of the source show."""
+    """Templates of a bare label that name what all images of the source show."""
 
 
 PHOTO = CaptionStyle()
@@ -109,7 +109,7 @@ def concept(metadata: Mapping[str, Any]) -> str:
 
 
 def wrong_field(metadata: Mapping[str, Any]) -> str | None:
-    """Which of the fields that captions are made of has the wrong type, in words; a null is like no field."""
+    """Return an error message if a field used for captions has the wrong type; null counts as missing."""
     for name, (kinds, allowed) in _KINDS.items():
         value = metadata.get(name)
         if value is not None and not isinstance(value, kinds):
@@ -179,7 +179,7 @@ def _name_pixels(pixels: np.ndarray) -> np.ndarray:
 
 
 def with_article(noun: str) -> str:
-    """Put `a` or `an` before a noun, or nothing before plurals and what is not counted."""
+    """Put `a` or `an` before a noun, or nothing before plurals and uncountable nouns."""
     head = re.split(r" (?:of|with|in|on|at|for|without)\b|,", noun)[0].split()
     if not head or head[0] in ("a", "an", "the") or _uncounted(head[-1]):
         return noun
@@ -196,7 +196,7 @@ def _uncounted(word: str) -> bool:
 def captions(
     metadata: Mapping[str, Any], colours: Sequence[str] = (), style: CaptionStyle = PHOTO
 ) -> dict[str, list[str]]:
-    """Return all captions of a sample by the way they say it (the keys of `SHARES`), without ways that it lacks."""
+    """Return all captions of a sample by kind (the keys of `SHARES`), without kinds that it lacks."""
     metadata = {name: value for name, value in metadata.items() if value is not None}
     label = concept(metadata)
     noun = with_article(label)
@@ -223,7 +223,7 @@ def choose_caption(
 
 
 def draw_text(texts: Mapping[str, Sequence[str]], shares: Mapping[str, float], generator: np.random.Generator) -> str:
-    """Draw a kind of text by its share, rescaled to the kinds that there are, and one of its texts."""
+    """Draw a kind by its share, rescaled to the kinds present, and then one of its texts."""
     weights = np.array([shares[kind] for kind in texts])
     kind = list(texts)[int(generator.choice(len(weights), p=weights / weights.sum()))]
     return texts[kind][int(generator.integers(len(texts[kind])))]
@@ -270,7 +270,7 @@ def _coloured(label: str, colours: Sequence[str]) -> list[str]:
 
 
 def _worn(metadata: Mapping[str, Any], label: str) -> list[str]:
-    """Captions of clothes that say who wears them."""
+    """Captions of clothes that name who wears them."""
     if "kids" not in metadata:
         return []
     wearer = "a child" if metadata["kids"] else "an adult"
@@ -289,21 +289,21 @@ def _nothing(path: Path) -> AbstractSet[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What must not be trained on; by default nothing."""
+    """What must not be trained on; nothing by default."""
 
     sources: frozenset[str] = frozenset()
     """Sources that are refused in training data."""
     class_source: str | None = None
     """The source whose classes are partly held out."""
     classes: frozenset[str] = frozenset()
-    """Those classes: samples of their labels, of any source, are left out beside shards of `class_source`."""
+    """Held-out classes: with shards of `class_source`, samples of these labels are left out whatever their source."""
     find_classes: Callable[[Path], AbstractSet[str]] = _nothing
-    """Finds those classes in a directory of data, all of whose splits can be read."""
+    """Finds the held-out classes in a data directory, from all of its splits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRules:
-    """What is known of sources by their names; by default nothing."""
+    """What is known about sources by name; nothing by default."""
 
     styles: Mapping[str, CaptionStyle] = field(default_factory=dict)
     """Wording of captions; other sources hold photographs."""

@@ -1,7 +1,7 @@
 """Read the files of conversations: JSONL, JSON, CSV, TSV and Parquet files, and shards.
 
-Every file gives its records one after the other, with an error in place of each bad one, and later each record by its
-row. JSON is found by its bytes and parsed when it is read, so that a million lines take 8 bytes each.
+A file first yields its records in order, with an error in place of each bad one, and then returns any record by its
+row. JSON is located by byte offsets and parsed on access, so that each of a million lines takes 8 bytes.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from perception_encoder.formats.tables import TableImage, iterate_table
 from perception_encoder.preprocess.source import escape_name
 
 Expand = Callable[[Mapping[str, Any], MediaKind], Sequence[Sequence[Turn]]]
-"""Makes conversations of a sample's JSON that holds none itself; DataError for a bad field."""
+"""Makes conversations from a sample's JSON that has none itself; raises DataError for a bad field."""
 MOST_EXPANDED = 3
-"""Most conversations of such a sample; further ones are left out."""
+"""Maximum number of conversations of such a sample; the rest are left out."""
 ONE_PART = np.zeros(1, np.int64)
 _BLOCK = 1 << 22
 _BOM = b"\xef\xbb\xbf"
@@ -44,7 +44,7 @@ _MEDIA_NAMES: dict[str, MediaKind] = {name: kind for kind, names in MEDIA_FIELDS
 _FIELDS = ("id", *CONTENT_FIELDS, *ANSWER_FIELDS, *_MEDIA_NAMES)
 
 Scanned = tuple[int, Record | InputError]
-"""A record or what is wrong with it, and its row."""
+"""A row and its record, or the record's error."""
 
 
 class ConversationFile(Protocol):
@@ -56,11 +56,11 @@ class ConversationFile(Protocol):
 
     @property
     def count(self) -> int:
-        """Records that `scan` gives, at most."""
+        """Maximum number of records that `scan` yields."""
         ...
 
     def scan(self) -> Iterator[Scanned]:
-        """Yield all records in order of their rows, once, before `read`; DataError if the file cannot be read."""
+        """Yield all records in row order, once, before `read`; DataError if the file cannot be read."""
         ...
 
     def read(self, row: int) -> Record:
@@ -223,7 +223,7 @@ class ParquetRecords:
         self.cells: set[str] = set()
         """Fields whose cells hold media."""
         self.columns: list[str] = []
-        """What is read of them: of media only paths, if there are, for cells without media to be seen."""
+        """The columns to read; only the paths of media, so that empty cells are noticed."""
         for column in file.schema_arrow:
             field = column.name.strip().lower()
             if field not in _FIELDS or field in self.fields:
@@ -243,7 +243,7 @@ class ParquetRecords:
         return int(self.edges[-1])
 
     def scan(self) -> Iterator[Scanned]:
-        """Yield the records, a row group after the other."""
+        """Yield the records, one row group after another."""
         for row in range(self.count):
             try:
                 record = self.read(row)

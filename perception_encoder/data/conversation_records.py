@@ -1,4 +1,4 @@
-"""Read a conversation's turns and its images and videos from a record, in any of the layouts of training data.
+"""Read a conversation's turns, images and videos from a record in any layout of training data.
 
     conversations   [{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A cup."}, …]
     messages        [{"role": "user", "content": "…" or a list of parts}, …]
@@ -69,13 +69,13 @@ class Record:
     """A sample as its file holds it."""
 
     where: str
-    """Its file and position, as errors name it."""
+    """Its file and position, for errors."""
     key: str
     """Its name if it has no `id`: the same wherever the dataset lies."""
     fields: Mapping[str, Any]
     """By name; those of `MEDIA_FIELDS` hold paths or `StoredMedia`."""
     group: str | None = None
-    """What it has in common with other samples of the same image or video."""
+    """Identifies samples of the same image or video."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,14 @@ class ConversationSample:
     """A conversation to train on; its images and videos are opened by `messages`."""
 
     key: str
-    """Its `id`, or else its file's name and its position there."""
+    """Its `id`, or else its file's name and position."""
     turns: tuple[Turn, ...]
     media: tuple[SampleMedia, ...]
     """In the order of their placeholders."""
     where: str = ""
-    """Its file and position, as errors name it."""
+    """Its file and position, for errors."""
     group: str = ""
-    """Samples of the same images and videos have the same one."""
+    """The same for all samples of the same images and videos."""
 
     def messages(self, frames: int = 8) -> list[Message]:
         """Return the turns with the media opened, of each video at most `frames` frames, by `plm_frame_indices`.
@@ -132,7 +132,7 @@ class ConversationSample:
 
     @property
     def joinable(self) -> bool:
-        """Whether further questions about the same files may follow: they stand before the first text."""
+        """Whether more questions about the same files may follow: all media come before the first text."""
         placeholders = "".join(f"<{item.kind}>" for item in self.media)
         rest = self.turns[0][1].removeprefix(placeholders)
         paths = all(isinstance(value.source, Path) for value in self.media)
@@ -175,7 +175,7 @@ def _parse(record: Record, directory: Path) -> ConversationSample:
     _check_turns(turns)
     value = fields.get("id")
     if isinstance(value, bool) or not isinstance(value, (int, str, type(None))):
-        raise _BadRecord(f"`id` is {quoted(value)}; it must be an integer or a text")
+        raise _BadRecord(f"`id` is {quoted(value)}; it must be an integer or a string")
     key = record.key if value is None or value == "" else str(value)
     if not _is_unicode(key):
         raise _BadRecord(f"`id` is {quoted(value)}, which is not Unicode text")
@@ -189,7 +189,7 @@ def _layout(fields: Mapping[str, Any]) -> str | None:
 
 
 def _turns(fields: Mapping[str, Any]) -> tuple[list[Turn], dict[MediaKind, list[Any]]]:
-    """The turns, and the media that parts of their contents name."""
+    """Return the turns, and the media named in their contents."""
     values: dict[MediaKind, list[Any]] = {"image": [], "video": []}
     layout = _layout(fields)
     if layout is None:
@@ -214,7 +214,7 @@ def _turns(fields: Mapping[str, Any]) -> tuple[list[Turn], dict[MediaKind, list[
 
 
 def _answer(value: Any) -> str:
-    """An answer as text; of several people's answers the most frequent, the first of those."""
+    """Return the answer as text; of several people's answers, the most frequent (the first if tied)."""
     if isinstance(value, list) and value:
         texts = [item.get("answer") if isinstance(item, dict) else item for item in value]
         if all(isinstance(text, str) for text in texts):
@@ -226,14 +226,14 @@ def _answer(value: Any) -> str:
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise _BadRecord(f"{name} is {quoted(value)}; it must be a text")
+        raise _BadRecord(f"{name} is {quoted(value)}; it must be a string")
     if not _is_unicode(value):
         raise _BadRecord(f"{name} is {quoted(value)}, which is not Unicode text")
     return value
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it has no half of a surrogate pair, which JSON allows and tokenizers refuse."""
+    """Whether a text has no lone surrogate, which JSON allows and tokenizers refuse."""
     return text.isascii() or text == text.encode("utf-8", "replace").decode()
 
 
@@ -323,7 +323,7 @@ def _without_breaks(text: str) -> str:
 
 
 def _check_turns(turns: list[Turn]) -> None:
-    """Questions and answers take turns, after the system's turn if there is one, and none is empty."""
+    """Check that questions and answers alternate, after an optional system turn, and that none is empty."""
     expected: Role = "user"
     for number, (role, text) in enumerate(turns, 1):
         if not text:

@@ -1,12 +1,12 @@
 """Conversations to train a language model on: LLaVA's JSONL, tables of questions, the hub's Parquet files, and shards.
 
     DATA.jsonl, DATA.json                 `image|images|video|videos` (paths) and `conversations`, `messages` or `texts`
-    DATA.csv, .tsv, .jsonl, .parquet      `image|images|video`, `question`, `answer`: a question a row
+    DATA.csv, .tsv, .jsonl, .parquet      `image|images|video`, `question`, `answer`: one question per row
     DIRECTORY/[data/][train-]*.parquet    the hub's: images in cells, and any of these fields
     DIRECTORY/[train/]*.tar               KEY.jpg or KEY.mp4 beside KEY.json with a conversation
 
-One pass over all files checks each record; after that only positions are in memory, and a sample is parsed when it is
-asked for. An error names the file and the line.
+One pass over all files checks each record; after that only positions stay in memory, and a sample is parsed on
+access. An error names the file and the line.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ logger = logging.getLogger(__name__)
 
 LINES, TABLES, PARQUET = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".parquet", ".pq")
 PREFERRED = ("conversations", "train", "metadata")
-"""The table of a directory with several, by its name without suffix."""
+"""Names without suffix of the table to read from a directory with several, in order of preference."""
 QUESTIONS_JOINED = 8
-"""Most rows of one image that become one conversation."""
+"""Maximum number of rows of one image joined into one conversation."""
 NAMED = 5
-"""Bad records that are logged by name."""
+"""Maximum number of bad records logged by name."""
 _ROWS = 1 << 40
 """More than the rows of any file."""
 
@@ -92,7 +92,7 @@ class Conversations:
 
     @property
     def sizes(self) -> list[int]:
-        """How many samples in a row lie in one file or row group each: what is best shuffled and read together."""
+        """Numbers of consecutive samples in one file or row group, which are best shuffled and read together."""
         first = self.rows[self.starts[:-1]]
         owners = first // _ROWS
         parts = np.zeros(len(first), np.int64)
@@ -142,9 +142,9 @@ def open_conversations(
     """Open a dataset of conversations and check every record; images and videos are not opened.
 
     `media`: the directory below which the paths of images and videos lie, by default that of the file that names them.
-    `skip_bad`: leave bad records out, log the first five by name, and count them. `join`: make one conversation of up
-    to eight rows with a question about the same image file; else, and for images inside of tables, each row is one.
-    `expand`: makes conversations of the JSON of a tar's sample that holds none.
+    `skip_bad`: leave bad records out, log the first five by name, and count them. `join`: join up to eight rows with a
+    question about the same image file into one conversation; otherwise, and for images inside tables, each row is one.
+    `expand`: makes conversations from the JSON of a tar's sample that has none.
     Raises DataError for a missing or damaged file, for the first bad record, and if no record is left.
     """
     check = _Check(media, skip_bad, join)
@@ -163,7 +163,8 @@ def open_conversations(
 def _find_files(path: Path, expand: Expand | None) -> list[ConversationFile]:
     """Return the files at a path: a file, or a directory with Parquet files, shards or one table.
 
-    Of files of several splits, those of the split `train` count. Raises DataError if there is none, or no one table.
+    If files of several splits are there, only those of `train` are read. Raises DataError if there is none, or if
+    several tables could be meant.
     """
     if not path.is_dir():
         return [_open(path, expand)]
@@ -220,7 +221,7 @@ class _Check:
         self.digest = hashlib.blake2b(str(join).encode(), digest_size=16)
 
     def add(self, row: int, record: Record | InputError, directory: Path) -> None:
-        """Add a record, or count it as a bad one; DataError for it unless they are skipped."""
+        """Add a record, or count it as bad; DataError if bad records are not skipped."""
         try:
             if isinstance(record, InputError):
                 raise record
@@ -239,7 +240,7 @@ class _Check:
         self.digest.update(repr(content).encode())
 
     def result(self, files: Sequence[ConversationFile]) -> Conversations:
-        """Return the samples, those that are joined where the first row was."""
+        """Return the samples; joined rows take the place of the first."""
         rows, groups = np.array(self.rows, np.int64), np.array(self.groups, np.uint64)
         order, starts = _join(groups, np.frombuffer(self.joinable, np.bool_))
         return Conversations(

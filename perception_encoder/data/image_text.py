@@ -50,7 +50,7 @@ class FileSample:
     metadata: Mapping[str, Any]
     """Its `source`, the name of the directory or table, and its `label`, which is empty if it has captions."""
     texts: tuple[str, ...] = ()
-    """Its captions, cleaned; if there are none they are made of the label."""
+    """Its captions, cleaned; if empty, captions are made from the label."""
 
 
 ReadFiles = Callable[[Path, str], Sequence[FileSample]]
@@ -69,13 +69,13 @@ class ImageTextSample:
     """Names of its dominant colours, for captions."""
     style: CaptionStyle = PHOTO
     texts: tuple[str, ...] = ()
-    """Its captions; if there are none they are made of the metadata."""
+    """Its captions; if empty, captions are made from the metadata."""
     of_shard: bool = True
-    """Whether it is from a shard; else it is from a directory or a table of the user's."""
+    """Whether it is from a shard; otherwise it is from a directory or a table."""
 
     @property
     def source(self) -> str:
-        """The collection that it is from."""
+        """The collection it belongs to."""
         return str(self.metadata["source"])
 
     @property
@@ -84,7 +84,7 @@ class ImageTextSample:
         return str(self.metadata["label"])
 
     def caption(self, generator: np.random.Generator) -> str:
-        """Draw one of its captions, or one that is made (see `captions.choose_caption`)."""
+        """Draw one of its captions, or make one (see `captions.choose_caption`)."""
         if self.texts:
             return self.texts[int(generator.integers(len(self.texts)))]
         return choose_caption(self.metadata, generator, self.colours, self.style)
@@ -116,8 +116,8 @@ class ImageTextSet(Sequence[ImageTextSample]):
         """Load a split of some directories or tar files; `read_files` reads those without shards.
 
         Images whose short side is over `image_side` px are scaled to it, none is enlarged.
-        Raises `DataError` if there is no such split, if a shard is damaged, and if training data holds what is never
-        trained on. An image that cannot be decoded is logged and left out.
+        Raises `DataError` if there is no such split, if a shard is damaged, and if training data holds held-out
+        sources. An image that cannot be decoded is logged and left out.
         """
         paths, rules = [paths] if isinstance(paths, Path) else list(paths), rules or SourceRules()
         samples: list[ImageTextSample] = []
@@ -160,7 +160,7 @@ class ImageTextSet(Sequence[ImageTextSample]):
         return ImageTextSet([sample for number, sample in numbered if bool(number % count) == others])
 
     def balanced(self, power: float = 0.5) -> ImageTextSet:
-        """Return a set in which samples of rare labels stand several times (the images are not copied).
+        """Return a set that repeats samples of rare labels (the images are not copied).
 
         A label with n samples, where the most frequent has m, is repeated (m / n) ** power times, rounded.
         """
@@ -173,7 +173,7 @@ class ImageTextSet(Sequence[ImageTextSample]):
 def _read_split(
     path: Path, split: str, read_files: ReadFiles | None, sources: AbstractSet[str], classes: AbstractSet[str]
 ) -> Sequence[ShardSample | FileSample]:
-    """Read a split's samples; in training DataError for these sources, and none of these classes."""
+    """Read a split's samples; in training, raise DataError for held-out sources and leave out held-out classes."""
     samples: Sequence[ShardSample | FileSample]
     if read_files is not None and path.suffix != ".tar" and not shards_below(path, split):
         samples = read_files(path, split)
@@ -210,7 +210,7 @@ def _open(sample: ShardSample | FileSample, image_side: int) -> Image.Image:
     """Return the image in RGB; InputError if it cannot be decoded."""
     if isinstance(sample, FileSample):
         if not isinstance(sample.image, Path):
-            raise InputError(sample.key, "is a part of a video; videos are trained on from shards")
+            raise InputError(sample.key, "is a clip of a video; to train on videos, give shards")
         return open_image(sample.image, sample.key, reduce_to=image_side).convert("RGB")
     try:
         with Image.open(io.BytesIO(sample.image)) as image:

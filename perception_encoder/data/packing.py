@@ -29,8 +29,8 @@ from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.progress import Track, untracked
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
-QUALITY = 92  # of a JPEG that is made anew
-AHEAD = 64  # images that are read in advance, each core
+QUALITY = 92  # of re-encoded JPEGs
+AHEAD = 64  # images read ahead per core
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Candidate:
 
     image: Path
     texts: tuple[tuple[str, bytes | Path], ...]
-    """By extension: the content, or the file that has it."""
+    """Content, or the file that holds it, by extension."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,20 @@ class ShardSize:
 
     @classmethod
     def parse(cls, text: str) -> ShardSize:
-        """ "1000" samples, or "500MB"; ConfigError for anything else."""
+        """Parse "1000" (samples) or "500MB"; ConfigError for anything else."""
         match = re.fullmatch(r"([1-9]\d*)\s*(MB)?", text.strip(), re.IGNORECASE)
         if match is None:
             raise ConfigError(f"size {text!r}: write a number of samples, such as 1000, or of megabytes, such as 500MB")
         return cls(bytes=int(match[1]) * 10**6) if match[2] else cls(samples=int(match[1]))
 
     def is_full(self, samples: int, size: int) -> bool:
-        """Whether a shard of so many samples and bytes takes no more."""
+        """Whether a shard with this many samples and bytes is full."""
         return samples >= self.samples if self.samples is not None else size >= (self.bytes or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """The outcome of packing a directory or table."""
+    """Result of packing a directory or table."""
 
     shards: int
     samples: int
@@ -72,10 +72,10 @@ class Packed:
 
 
 def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, track: Track = untracked) -> Packed:
-    """Write the pairs of a directory or table as `OUT/00000.tar` and so on, all of them, or none if that fails.
+    """Write the pairs of a directory or table as `OUT/00000.tar` and so on, or nothing if that fails.
 
-    Every image is decoded to see that it can be; `side`: images whose short side is longer are scaled to it, as
-    JPEG. Bad inputs are left out. Raises DataError if there are no pairs, OutputError if `out` has files.
+    Every image is decoded to check it. `side`: images with a longer short side are scaled down to it, as JPEG. Bad
+    inputs are left out. Raises DataError if there are no pairs, OutputError if `out` has files.
     """
     candidates, failures = find_pairs(source)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -122,7 +122,7 @@ def _write_shards(samples: Iterator[list[tuple[str, bytes]]], directory: Path, s
 
 
 def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
-    """The images of a directory or table with their texts, in order, and what has none."""
+    """Return the images of a directory or table with their texts, in order, and the errors."""
     if source.is_dir():
         pairs: Iterable[Candidate | InputError] = _directory_pairs(source)
     elif source.suffix.lower() in TABLE_SUFFIXES:
@@ -140,7 +140,7 @@ def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
 
 
 def _directory_pairs(directory: Path) -> Iterator[Candidate | InputError]:
-    """Images with the texts beside them; without any, the directory that an image is in is its label."""
+    """Yield images with the texts beside them; without texts, the directory's name is the label."""
     files = sorted(path for path in directory.rglob("*") if not path.name.startswith("."))
     there = set(files)
     for path in files:
@@ -162,7 +162,7 @@ def _directory_pairs(directory: Path) -> Iterator[Candidate | InputError]:
 
 
 def _table_pairs(table: Path) -> Iterator[Candidate | InputError]:
-    """Rows with a path, looked up beside the table first, and a text."""
+    """Yield rows with a text and a path, which is looked up beside the table first."""
     for number, row in enumerate(read_rows(table), 1):
         position = f"{escape_name(table)}:{number}"
         if isinstance(row, InputError):
@@ -184,7 +184,7 @@ def _read_all(candidates: Sequence[Candidate], side: int | None) -> Iterator[lis
 
 
 def _read(candidate: Candidate, side: int | None) -> list[tuple[str, bytes]] | InputError:
-    """A sample's files by extension; images of other formats than a shard's become JPEG, too."""
+    """Return a sample's files by extension; images in formats that shards do not hold become JPEG."""
     try:
         with open_source(candidate.image) as (stream, name):
             content = stream.read()

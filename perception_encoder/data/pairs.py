@@ -1,9 +1,9 @@
 """Make training batches of image-text pairs, in memory or in shards: a pure function of the step.
 
-Every step draws samples from the sources by weight, a caption for each, and an augmentation; captions are encoded
-once each, and an image's positives are all captions of the batch that are true of it. What becomes of a sample
-depends on the seed, the step and its row alone. A sample that cannot be read gives way to the one whose turn it would
-be in the same row a step later, which is the same on any number of ranks.
+Every step draws samples from the sources by weight, and a caption and an augmentation for each. Each distinct caption
+is encoded once, and an image's positives are all captions of the batch that match it. All draws depend only on the
+seed, the step and the row. An unreadable sample is replaced by the one that the same row would draw a step later, which
+is the same on any number of ranks.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from perception_encoder.ranks import ALONE, Rank
 
 logger = logging.getLogger(__name__)
 
-TRIES = 8  # samples that are tried for one row
-FEWEST = 1000  # samples that a share of bad ones is taken of, at least
+TRIES = 8  # samples tried for one row
+FEWEST = 1000  # minimum number of samples that a share of bad ones refers to
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -56,12 +56,12 @@ class Pair(Protocol):
 
     @property
     def captions(self) -> AbstractSet[str]:
-        """Every caption that is true of it and may be drawn."""
+        """Every caption that may be drawn for it."""
         ...
 
     @property
     def label(self) -> str:
-        """What it shows, in a word or a few; empty if only captions are known."""
+        """What it shows, in a few words; empty if only captions are known."""
         ...
 
     def caption(self, generator: np.random.Generator) -> str:
@@ -78,12 +78,12 @@ class PairSource(Protocol):
         ...
 
     def load(self, index: int, needed: NeededSide) -> Pair:
-        """A sample, its image no smaller than `needed` says if it was larger; InputError if it cannot be read."""
+        """Load a sample, its image perhaps reduced to the side `needed`; InputError if it cannot be read."""
         ...
 
 
 class SourcePart:
-    """A part of a source (a `PairSource` itself): every n-th sample of each shard if `chosen`, else the others."""
+    """A part of a source, also a `PairSource`: every n-th sample of each shard if `chosen`, else all others."""
 
     def __init__(self, source: PairSource, every: int, chosen: bool) -> None:
         self.source, self.every, self.chosen = source, every, chosen
@@ -108,7 +108,7 @@ class Stage:
     steps: int
     """Optimizer steps."""
     batch_size: int | None = None
-    """Pairs a step; by default the run's."""
+    """Pairs per step; by default the run's."""
 
 
 @dataclass(frozen=True)
@@ -121,20 +121,19 @@ class _Row:
 
 
 def alone(value: T) -> list[T]:
-    """Return the values of all ranks, if there is one rank."""
+    """Return the values of all ranks of a run with one rank."""
     return [value]
 
 
 class PairBatches:
-    """`batches(step)` → `ImageTextBatch`, or a rank's part of it: together the ranks see what one process would see.
+    """`batches(step)` → `ImageTextBatch`, or a rank's share of it: together the ranks see what one process would see.
 
-    `masks(images, patches, generator)` draws rows to copy (M,) and what to hide of each (M, patches), for images
-    of `patch` px a patch; without it nothing is masked. `exchange(value)` gives all ranks' values, in order.
-    `mixing`: images are mixed with each other, and so are their positives: a caption is as true of a mixed image
-    as the share of it that it describes. An image's other is the one as far from the batch's end as it is from its
-    beginning; on several ranks, that may have to be read twice.
-    `workers` threads read and augment; 1 is the caller's own. `bad_share`: of all samples so far, or of the first
-    thousand, so many may be unreadable; then DataError. `resampled`: see `ShardOrder`.
+    `masks(images, patches, generator)` draws rows to copy (M,) and the patches to hide in each (M, patches), for images
+    with patches of `patch` px; without it nothing is masked. `exchange(value)` returns all ranks' values, in order.
+    `mixing`: mix each image with the one in the opposite row of the batch, and their positives with the same shares;
+    with several ranks, an image may be read twice. `workers`: threads that read and augment; 1 is the calling thread.
+    `bad_share`: share of all samples so far (at least a thousand) that may be unreadable before a DataError.
+    `resampled`: see `ShardOrder`.
     """
 
     def __init__(
@@ -161,7 +160,7 @@ class PairBatches:
         sizes = [stage.batch_size or batch_size for stage in stages]
         if min(sizes) < rank.world_size:
             raise ConfigError(
-                f"a batch of {min(sizes)} cannot be shared by {rank.world_size} ranks; it needs one pair each"
+                f"a batch of {min(sizes)} cannot be shared by {rank.world_size} ranks; each needs at least one pair"
             )
         self.sources, self.rank, self.exchange, self.masks, self.patch = sources, rank, exchange, masks, patch
         self.mixing = mixing
@@ -207,7 +206,7 @@ class PairBatches:
         return replace(batch, masked=masked[ours] - mine.start, masks=masks[ours], masked_share=share)
 
     def _true_images(self, first: int, true_texts: Tensor, my_texts: slice, size: int) -> Tensor:
-        """Of which images of all ranks (B) this rank's captions are true, or how far: (u, B)."""
+        """Return how well this rank's captions match the images of all ranks: (u, B)."""
         truth = torch.zeros(my_texts.stop - my_texts.start, size, dtype=true_texts.dtype)
         pairs = true_texts.nonzero(as_tuple=True)
         for start, rows, columns, shares in self.exchange((first, *pairs, true_texts[pairs])):
@@ -218,7 +217,7 @@ class PairBatches:
     def _read(
         self, step: int, positions: Sequence[Position], draws: Tensor, rows: Sequence[int]
     ) -> tuple[dict[int, _Row], list[InputError]]:
-        """Read rows by number, fewer if `TRIES` samples for one are bad; and why samples were left out."""
+        """Return rows by number, without those of which `TRIES` samples are bad, and the errors."""
         sampler, done, errors = self.samplers[self.stage(step)], dict[int, _Row](), list[InputError]()
         missing = list(rows)
         for later in range(TRIES):
@@ -246,7 +245,7 @@ class PairBatches:
         return _Row(augment(pair.image, size, self.augmentation, draw), text, pair.captions)
 
     def _map(self, work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
-        """`map` by the workers, each of which takes several items at a time."""
+        """Map with the workers, several items at a time."""
         if self._pool is None:
             return map(work, items)
         size = max(1, len(items) // (4 * self.workers))
@@ -254,7 +253,7 @@ class PairBatches:
         return chain.from_iterable(self._pool.map(lambda chunk: list(map(work, chunk)), chunks))
 
     def _all_texts(self, texts: list[str], bad: Sequence[InputError], size: int) -> list[str]:
-        """Return all ranks' captions, each once; DataError if too many samples of all ranks are bad."""
+        """Return the distinct captions of all ranks; DataError if too many samples are bad."""
         shared = self.exchange((texts, [str(error) for error in bad]))
         errors = [error for _, item in shared for error in item]
         self._seen, self._bad = self._seen + size, self._bad + len(errors)
@@ -268,21 +267,21 @@ class PairBatches:
         return list(dict.fromkeys(text for texts, _ in shared for text in texts))
 
     def stage(self, step: int) -> int:
-        """The number of the stage that a step belongs to."""
+        """Return the index of a step's stage."""
         return next(number for number, end in enumerate(self.ends) if step < end)
 
     def image_size(self, step: int) -> int:
-        """The resolution of a step, in pixels."""
+        """Return the resolution of a step, in pixels."""
         return self.stages[self.stage(step)].image_size
 
 
 def _stack(rows: Sequence[_Row], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, S, S) of rows, and which texts (U) are true of them: bool (B, U)."""
+    """Return the images of rows (B, 3, S, S), and which texts match them: bool (B, U)."""
     return torch.stack([row.pixels for row in rows]), true_pairs([row.captions for row in rows], texts)
 
 
 def true_pairs(captions: Sequence[AbstractSet[str]], texts: Sequence[str]) -> Tensor:
-    """Which texts (U) are true of which samples, by the captions of these (B): bool (B, U)."""
+    """Return which texts (U) are among the captions of each sample (B): bool (B, U)."""
     column_of = {text: column for column, text in enumerate(texts)}
     positives = torch.zeros(len(captions), len(texts), dtype=torch.bool)
     for row, true in zip(positives, captions, strict=True):

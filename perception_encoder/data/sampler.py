@@ -16,10 +16,10 @@ Position = tuple[int, int]
 
 
 class WeightedSampler:
-    """Mixes several sources in fixed shares; each source is gone through in a new random order every epoch.
+    """Mixes several sources in fixed shares, each in a new random order every epoch.
 
     A batch holds the same number of samples of each source, its share of `batch_size` rounded (at least one
-    if the weight is positive). The next batch goes on where the last one stopped.
+    if the weight is positive). The next batch continues where the last one stopped.
     """
 
     def __init__(
@@ -33,10 +33,10 @@ class WeightedSampler:
         before: WeightedSampler | None = None,
         first: int = 0,
     ) -> None:
-        """Mix sources of `sizes` samples, or of so many a shard, by `weights` (any positive scale).
+        """Mix sources with `sizes` samples, in total or per shard, by `weights` (any positive scale).
 
-        `resampled`: see `ShardOrder`. `before`: the sampler of the steps before `first`, after which this one goes
-        on. ConfigError if that is impossible.
+        `resampled`: see `ShardOrder`. `before`: the sampler of the steps before `first`, which this one continues.
+        Raises ConfigError for sizes and weights that do not fit.
         """
         if len(sizes) != len(weights) or not sizes:
             raise ConfigError(f"{len(sizes)} sources and {len(weights)} weights; give one weight a source")
@@ -53,11 +53,11 @@ class WeightedSampler:
         self._orders: dict[tuple[int, int], ShardOrder] = {}
 
     def begin(self, source: int, step: int) -> int:
-        """How many samples of a source were drawn before a step."""
+        """Return how many samples of a source were drawn before a step."""
         return self.begins[source] + (step - self.first) * self.counts[source]
 
     def positions(self, step: int) -> list[Position]:
-        """What `step` (from 0) draws, in random order."""
+        """Return the positions that `step` (from 0) draws, in random order."""
         drawn = []
         for source, count in enumerate(self.counts):
             begin = self.begin(source, step)
@@ -66,17 +66,17 @@ class WeightedSampler:
         return [drawn[i] for i in shuffle]
 
     def index(self, position: Position, later: int = 0) -> int:
-        """Return the sample at a position, within its source; or at the position whose turn is so many steps later."""
+        """Return the index within its source of the sample at a position, or of the one drawn `later` steps later."""
         source, drawn = position
         epoch, offset = divmod(drawn + later * self.counts[source], self.sizes[source])
         return self._order(source, epoch)[offset]
 
     def batch(self, step: int) -> list[tuple[int, int]]:
-        """The samples of `step`, in random order, as (source, index within the source)."""
+        """Return the samples of `step`, in random order, as (source, index within the source)."""
         return [(position[0], self.index(position)) for position in self.positions(step)]
 
     def _order(self, source: int, epoch: int) -> ShardOrder:
-        """The order of a source in an epoch; the last two epochs stay, as a batch may span them."""
+        """Return a source's order in an epoch; the last two are kept, as a batch may span them."""
         key = (source, epoch)
         if key not in self._orders:
             self._orders = {k: v for k, v in self._orders.items() if k[0] != source or k[1] == epoch - 1}
@@ -85,14 +85,14 @@ class WeightedSampler:
 
 
 class ShardOrder:
-    """The order of a source's samples in one epoch, a window of shards at a time, so that few files are in use.
+    """The order of a source's samples in one epoch, one window of shards at a time so that few files are open.
 
-    Shards come in random order, and the samples of each `WINDOW` of them are mixed: every sample once. `resampled`:
-    as many samples, but the window's shards are drawn with replacement by their sizes, and so are samples in them.
+    Shards come in random order, and the samples of each `WINDOW` shards are shuffled together, every sample once.
+    `resampled`: draw the window's shards by size, and the samples in them, with replacement instead.
     """
 
     def __init__(self, sizes: np.ndarray, key: Sequence[int], resampled: bool) -> None:
-        """Order shards of `sizes` samples by the random key."""
+        """Order shards with `sizes` samples by a random key."""
         self._sizes, self._key, self._resampled = sizes, key, resampled
         self._starts = np.cumsum(sizes) - sizes
         order = np.random.default_rng([*key, 0]).permutation(len(sizes))
@@ -101,7 +101,7 @@ class ShardOrder:
         self._mixed: dict[int, np.ndarray] = {}
 
     def __getitem__(self, offset: int) -> int:
-        """The index, within the source, of the sample at `offset`."""
+        """Return the index within the source of the sample at `offset`."""
         window = int(np.searchsorted(self._ends, offset, side="right"))
         if window not in self._mixed:
             self._mixed = {k: v for k, v in self._mixed.items() if k == window - 1}
@@ -122,7 +122,7 @@ class ShardOrder:
 
 
 def _apportion(weights: Sequence[float], batch_size: int) -> tuple[int, ...]:
-    """Split `batch_size` by `weights`: largest remainders, but one sample at least for a positive weight."""
+    """Split `batch_size` by `weights` with largest remainders, at least one sample for each positive weight."""
     used = [i for i, weight in enumerate(weights) if weight > 0]
     if batch_size < len(used):
         raise ConfigError(f"batch_size {batch_size} is less than the {len(used)} sources in use")

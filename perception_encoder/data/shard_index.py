@@ -1,8 +1,7 @@
-"""Index the samples of a WebDataset shard, so that a tar on disk or at a URL is read at random.
+"""Index the samples of a WebDataset shard for random access to a tar on disk or at a URL.
 
-One pass over a tar gives a table of the byte ranges of its samples' images, videos and texts. It is cached as Parquet
-in the user's cache directory, under a name made of the shard's address and state: a shard that has changed is indexed
-again.
+One pass over a tar makes a table of the byte ranges of its samples' images, videos and texts. It is cached as Parquet
+in the user's cache directory, keyed by the shard's address and state: a shard that has changed is indexed again.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from perception_encoder.preprocess.source import escape_name
 TEXTS = ("txt", "caption", "json")
 MEDIA = {"image": SHARD_IMAGES, "video": SHARD_VIDEOS}
 PARTS = (*MEDIA, *TEXTS)
-OPEN = 64  # tables of shards in memory
+OPEN = 64  # shard tables in memory
 _COLUMNS = ("key", "held_out", *(f"{part}_{name}" for part in PARTS for name in ("start", "size")))
-_FORM = "5"  # of the table; part of its name
-_PAUSES = (0.2, 1.0)  # seconds before a connection that broke off is tried again
+_FORM = "5"  # version of the table; part of its name
+_PAUSES = (0.2, 1.0)  # seconds before a broken connection is retried
 _EXTRAS = {"http": ("aiohttp", "train"), "https": ("aiohttp", "train"), "s3": ("s3fs", "s3")}
 _WHOLE = "its server sends whole files only; put simplecache:: before the URL, or download the shards"
 
@@ -50,13 +49,13 @@ class ShardSummary:
 
     url: str
     size: int = 0
-    """Of the tar, in bytes."""
+    """Size of the tar in bytes."""
     samples: Mapping[str, int] = field(default_factory=dict)
-    """How many samples have which members: {"jpg json txt": 998, "jpg": 2}."""
+    """Numbers of samples by their members: {"jpg json txt": 998, "jpg": 2}."""
     held_out: Mapping[str, int] = field(default_factory=dict)
-    """Those of them whose label is a held-out class."""
+    """The same for samples of a held-out class."""
     sources: tuple[str, ...] = ()
-    """Which of the sources that `HeldOut` names its samples are from."""
+    """Sources of its samples, of those that `HeldOut` names."""
     fields: tuple[str, ...] = ()
     """Names in the first sample's JSON object."""
     problem: str | None = None
@@ -67,11 +66,11 @@ class ShardSummary:
         return self.url.rpartition("/")[2]
 
     def pairs(self, texts: Collection[str], medium: str = "image") -> int:
-        """Count samples with one of the `MEDIA` and one of these `TEXTS`, but for those of held-out classes."""
+        """Count samples with one of the `MEDIA` and one of these `TEXTS`, without held-out classes."""
         return _count_pairs(self.samples, texts, medium) - self.held_out_pairs(texts, medium)
 
     def held_out_pairs(self, texts: Collection[str], medium: str = "image") -> int:
-        """Count such samples whose label is a held-out class."""
+        """Count such samples of held-out classes."""
         return _count_pairs(self.held_out, texts, medium)
 
 
@@ -87,7 +86,7 @@ class ShardTable:
     url: str
     keys: list[str]
     starts: np.ndarray
-    """int64 (n, 5): first bytes of the `PARTS`; −1 where a sample lacks one."""
+    """int64 (n, 5): first bytes of the `PARTS`; −1 if a sample lacks one."""
     sizes: np.ndarray
 
     def read(self, row: int, texts: Collection[str], medium: str = "image") -> dict[str, bytes]:
@@ -98,7 +97,7 @@ class ShardTable:
         try:
             files, path = open_storage(self.url)
             data = _patiently(lambda: files.cat_file(path, start=first, end=last))
-        except Exception as error:  # each kind of storage raises its own
+        except Exception as error:  # each kind of storage raises its own errors
             raise MediaDecodeError(self.name(row), f"cannot be read: {one_line(error)}") from error
         if len(data) != last - first:
             cut = len(data) < last - first
@@ -107,12 +106,12 @@ class ShardTable:
         return {PARTS[at]: data[b : b + s] for at, b, s in zip(columns, begins, sizes, strict=True)}
 
     def name(self, row: int) -> str:
-        """What messages call a sample."""
+        """Return a sample's name for messages."""
         return f"{self.url}/{escape_name(self.keys[row])}"
 
 
 def summarize_shard(url: str, held_out: HeldOut) -> ShardSummary:
-    """Return what a shard holds; it is indexed if it is new or has changed."""
+    """Return a shard's summary, indexing it first if it is new or has changed."""
     try:
         return _summary(pq.read_schema(_find_table(url, held_out)))
     except DataError as error:
@@ -123,7 +122,7 @@ def summarize_shard(url: str, held_out: HeldOut) -> ShardSummary:
 def load_table(
     url: str, texts: tuple[str, ...], medium: str = "image", held_out: HeldOut | None = None, without: bool = False
 ) -> ShardTable:
-    """Load the byte ranges of a shard's pairs, `without` those of held-out classes or with them.
+    """Load the byte ranges of a shard's pairs; `without`: leave out held-out classes.
 
     DataError if the shard cannot be read.
     """
@@ -136,7 +135,7 @@ def load_table(
 
 
 def open_storage(url: str) -> tuple[Any, str]:
-    """The storage of a URL, as fsspec has it, and the path there; MissingExtraError, DataError without its package."""
+    """Return a URL's fsspec file system and path; MissingExtraError or DataError without the package it needs."""
     try:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
@@ -148,23 +147,23 @@ def open_storage(url: str) -> tuple[Any, str]:
 
 
 def _patiently(work: Callable[[], T]) -> T:
-    """Return what `work` does; if a connection breaks off it is tried again."""
+    """Call `work`, and retry if a connection breaks."""
     for pause in _PAUSES:
         try:
             return work()
         except (FileNotFoundError, PermissionError, ValueError, DataError):
             raise  # the same would come again
-        except Exception:  # each kind of storage raises its own
+        except Exception:  # each kind of storage raises its own errors
             time.sleep(pause)
     return work()
 
 
 def _find_table(url: str, held_out: HeldOut) -> Path:
-    """Return the file of a shard's table, made if it does not exist."""
+    """Return the file of a shard's table; make it if it is missing or damaged."""
     files, path = open_storage(url)
     try:
         size, state = _patiently(lambda: (files.size(path), _state(files, path)))
-    except Exception as error:  # each kind of storage raises its own
+    except Exception as error:  # each kind of storage raises its own errors
         raise DataError(f"{url}: cannot be opened: {one_line(error.__cause__ or error)}") from error
     if size is None:
         raise DataError(f"{url}: its server does not say how large it is; download the shards")
@@ -177,7 +176,7 @@ def _find_table(url: str, held_out: HeldOut) -> Path:
             table = _patiently(lambda: _make_table(url, size, held_out))
         except DataError as error:
             raise DataError(f"{url}: {error}") from None
-        except Exception as error:  # each kind of storage raises its own
+        except Exception as error:  # each kind of storage raises its own errors
             raise DataError(f"{url}: cannot be read: {one_line(error)}") from error
         note = "set XDG_CACHE_HOME to a directory for caches"
         with writing(cached, note=note), replacing(cached) as temporary:
@@ -197,7 +196,7 @@ def _is_sound(path: Path, url: str) -> bool:
 
 
 def _state(files: Any, path: str) -> str:
-    """Return what changes when a file does; fsspec takes files on the web for unchanging."""
+    """Return a value that changes with the file; fsspec assumes that files on the web never change."""
     if "http" not in files.protocol:
         return str(files.ukey(path))
     info = files.info(path)
@@ -205,7 +204,7 @@ def _state(files: Any, path: str) -> str:
 
 
 def _check_ranges(files: Any, path: str, size: int) -> None:
-    """DataError where a web server cannot send a part of a file; nothing more than a byte is fetched to see it."""
+    """Raise DataError if a web server cannot send a part of a file; fetches one byte to find out."""
     if "http" not in files.protocol or not size:
         return
     try:
@@ -217,7 +216,7 @@ def _check_ranges(files: Any, path: str, size: int) -> None:
 
 
 def _make_table(url: str, size: int, held_out: HeldOut) -> pa.Table:
-    """Index a tar; DataError if it is none, or is damaged."""
+    """Index a tar; DataError if it is damaged or not a tar."""
     named = held_out.sources | ({held_out.class_source} if held_out.class_source else set())
     keys, ranges, excluded = list[str](), list[list[tuple[int, int]]](), list[bool]()
     samples, of_held_out, sources = Counter[str](), Counter[str](), set[str]()
@@ -261,7 +260,7 @@ def _entries(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
 
 
 def _object(stream: BinaryIO, member: TarEntry) -> dict[str, Any]:
-    """Return a sample's JSON object; an empty one if it is none, which is reported when the sample is read."""
+    """Return a sample's JSON object; an empty one if it is invalid, which is reported when the sample is read."""
     content = read_entry(stream, member)
     try:
         value: Any = json.loads(content)

@@ -41,12 +41,12 @@ from perception_encoder.ranks import Rank
 
 logger = logging.getLogger(__name__)
 
-READERS = 16  # tars that are indexed at a time
+READERS = 16  # tars indexed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig:
-    """How shards are read."""
+    """How to read shards."""
 
     captions: Mapping[str, float] = field(
         default_factory=lambda: {"txt": 1.0, "caption": 1.0, "text": 1.0, "label": 1.0}
@@ -54,9 +54,9 @@ class StreamConfig:
     """Share of each caption field, rescaled to those that a sample has: "txt" and "caption" are members KEY.txt and
     KEY.caption, every name is also one in KEY.json, a text or a list of texts; "label" is put into templates."""
     resampled: bool = False
-    """Draw shards with replacement, by their sizes, instead of every sample once an epoch."""
+    """Draw shards with replacement, by size, instead of every sample once per epoch."""
     bad_share: float = 0.01
-    """Share of the samples, or of the first thousand, that may be unreadable; others take their places."""
+    """Share of the samples (at least a thousand) that may be unreadable; others replace them."""
     skip_bad_shards: bool = False
     """Leave out shards that cannot be read or have no pairs, with a warning, instead of an error."""
 
@@ -68,14 +68,14 @@ class StreamConfig:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The members that captions may be in."""
+        """The members that may hold captions."""
         in_json = self.captions.keys() - {"txt"}
         return tuple(text for text in TEXTS if text in self.captions or (text == "json" and in_json))
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Tars as training data, given by one name, and their weight among others."""
+    """Tars as training data under one location, and their weight among others."""
 
     location: str
     """A tar, a directory of tars, a glob, or braces as in `s3://bucket/{000..127}.tar`."""
@@ -130,10 +130,10 @@ class StreamPair:
     image: Tensor
     """uint8 (3, H, W), or the frames of a video (F, 3, H, W)."""
     texts: Mapping[str, Sequence[str]]
-    """By the field that they are from."""
+    """By field."""
     shares: Mapping[str, float]
     label: str = ""
-    """What it shows, if its JSON object says so."""
+    """Its label, if its JSON has one."""
 
     @property
     def captions(self) -> frozenset[str]:
@@ -188,14 +188,14 @@ class ShardSet:
 
 
 def medium_of(frames: int | None) -> str:
-    """Return what of a shard is read: its images, or its videos if it has frames."""
+    """Return the medium to read: videos if `frames` is given, else images."""
     return "image" if frames is None else "video"
 
 
 def _read_texts(
     parts: Mapping[str, bytes], caption_shares: Mapping[str, float], name: str, rules: SourceRules
 ) -> tuple[dict[str, list[str]], dict[str, float], str]:
-    """Return captions by their field, cleaned so that equal ones are the same, their shares, and the label.
+    """Return normalised captions by field, the fields' shares, and the label.
 
     Raises MediaDecodeError if there are none.
     """
@@ -238,10 +238,10 @@ def open_shards(
     frames: int | None = None,
     rules: SourceRules | None = None,
 ) -> list[ShardSet]:
-    """Index all shards, each rank a part of them, before anything is trained.
+    """Index all shards before training, a part of them on each rank.
 
-    `frames`: of each video; None for images. Raises DataError for shards that cannot be read, or have no media with
-    captions, unless they are to be skipped, and for what `rules` hold out.
+    `frames`: frames per video; None for images. Raises DataError for shards that are unreadable or lack media with
+    captions, unless they are to be skipped, and for sources that `rules` hold out.
     """
     rules = rules or SourceRules()
     held_out = rules.held_out
@@ -272,7 +272,7 @@ def open_shards(
 
 
 def _problem(shard: ShardSummary, config: StreamConfig, medium: str, held_out: HeldOut) -> str | None:
-    """Return why a shard cannot be used."""
+    """Return why a shard cannot be used, or None."""
     if shard.problem is not None:
         return shard.problem
     if of_split := split_problem(shard.url, "train"):

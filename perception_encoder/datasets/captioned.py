@@ -1,4 +1,4 @@
-"""Images and videos with captions in the usual layouts: COCO, Karpathy's splits, MSR-VTT, tables and tars."""
+"""Read captioned images and videos in the usual layouts: COCO, Karpathy's splits, MSR-VTT, tables and tars."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VIDEO_COLUMN = "video_id"
 
 @dataclass(frozen=True)
 class CaptionedMedia:
-    """Images or videos, and captions that each belong to one of them."""
+    """Images or videos, and captions that belong to one of them each."""
 
     name: str
     keys: tuple[str, ...]
@@ -37,11 +37,11 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
     """Read annotations; `media` is the directory of the images or videos, by default that of the annotations.
 
     JSON: COCO's `images` and `annotations`, or `images` and `captions` by image id; Karpathy's `images` with
-    `sentences` (the rows of `split`); MSR-VTT's `videos` and `sentences` (likewise); or captions by file name. A table:
-    MSR-VTT's `video_id` and `sentence`, or a path and a caption a row; several rows of one file are its captions.
-    Tars of images with KEY.txt, a caption a line (see `webdataset`), or of videos with a refined caption in KEY.json
-    (see `load_benchmark`): one, or a directory of them. Raises DataError for anything else, with the file and the
-    entry, and for an item without a caption.
+    `sentences`, or MSR-VTT's `videos` and `sentences` (of `split`); or captions by file name. A table: MSR-VTT's
+    `video_id` and `sentence`, or a path and a caption per row; a file may have several rows. Tars of images with
+    KEY.txt, one caption per line (see `webdataset`), or of videos with a refined caption in KEY.json (see
+    `load_benchmark`): one, or a directory of them. Raises DataError for anything else, with the file and the entry,
+    and for an item without a caption.
     """
     if path.is_dir() or path.suffix.lower() == ".tar":
         if any(has_members(path, split, suffix) for suffix in SHARD_VIDEOS):
@@ -118,7 +118,7 @@ def _pairs_of_table(path: Path, split: str) -> dict[str, list[str]]:
         where = f"{path}: row {number + 1}"
         name = text_field(row, column, where)
         if row.get(text) is not None and not isinstance(row[text], str):
-            raise DataError(f"{where}: `{text}` is {quoted(row[text])}; it must be a text")
+            raise DataError(f"{where}: `{text}` is {quoted(row[text])}; it must be a string")
         pairs.setdefault(name, []).append(row.get(text) or "")
     return pairs
 

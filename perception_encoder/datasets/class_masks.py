@@ -1,11 +1,11 @@
-"""Images with the class of each pixel: your own directories, rendered scenes, and ADE20K's directories.
+"""Read images with the class of each pixel: custom directories, rendered scenes, and ADE20K's directories.
 
     PATH/images/KEY.jpg  PATH/masks/KEY.png                       one set, cut by three fifths
     PATH/train/images/…  PATH/train/masks/…, and the same of test or val
     PATH/train/*.tar  PATH/test/*.tar: KEY.jpg, KEY.mask.png (numbers of objects) and KEY.json (`objects`)    scenes
     PATH/images/training/KEY.jpg  PATH/annotations/training/KEY.png, and the same of validation              ADE20K
 
-In your own masks a number is a class, and 255 is not scored; masks of 0 and 255 alone are of an object on a background.
+In custom masks a number is a class, and 255 is not scored; masks of 0 and 255 alone are of an object on a background.
 Images have any suffix and may lie in directories; `classes.txt` in PATH, if it exists, names the classes in lines, from
 0.
 
@@ -35,22 +35,22 @@ from perception_encoder.progress import Track
 
 UNSCORED = -1
 HIGHEST = 255
-"""The highest number that a mask can hold."""
+"""Maximum number in a mask."""
 BACKGROUND, OBJECT = "background", "object"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMasks(ImageSet):
-    """Images and masks, as stored, and the class of each number in each mask."""
+    """Stored images and masks, and the class of each number in each mask."""
 
     per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "masks", "numbers")
 
     masks: tuple[Stored, ...]
     classes: tuple[str, ...]
     numbers: tuple[dict[int, int], ...]
-    """Of each mask: its values to indices of `classes`, or to `UNSCORED`."""
+    """For each mask, a map from its values to indices of `classes`, or to `UNSCORED`."""
     numbers_of: str = "its KEY.json"
-    """What says so, as errors name it."""
+    """Where `numbers` comes from, for errors."""
 
     def labels(self, index: int) -> Int[np.ndarray, "H W"]:
         """Decode the class of each pixel, an index of `classes`, int16, or `UNSCORED`.
@@ -70,7 +70,7 @@ class ClassMasks(ImageSet):
         return table[mask]
 
     def seen_classes(self, track: Track) -> set[Any]:
-        """Return the classes of its pixels; a mask that cannot be decoded shows none, and is reported when it is used.
+        """Return the classes that its pixels show; undecodable masks are ignored here and reported when used.
 
         All, if it shows none at all.
         """
@@ -83,7 +83,7 @@ class ClassMasks(ImageSet):
         return seen or set(range(len(self.classes)))
 
     def keep_classes(self, classes: set[Any]) -> ClassMasks:
-        """Return the set with other pixels unscored."""
+        """Return the set with pixels of other classes unscored."""
         if len(classes) == len(self.classes):
             return self
         order = {old: new for new, old in enumerate(sorted(classes))}
@@ -96,7 +96,7 @@ class ClassMasks(ImageSet):
         )
 
     def check(self) -> ClassMasks:
-        """Return the set; DataError if no pixel can be of any class but the background."""
+        """Return the set; DataError if no pixel can have a class other than the background."""
         objects = {number for number, name in enumerate(self.classes) if name != BACKGROUND}
         if not any(number in objects for numbers in self.numbers for number in numbers.values()):
             raise DataError(
@@ -131,7 +131,7 @@ def read_class_splits(path: Path, any_class: bool = False) -> tuple[ClassMasks, 
 
 
 def _read_directories(root: Path, places: Sequence[Path]) -> list[ClassMasks]:
-    """Read the images and masks of places, whose classes are the same."""
+    """Read the images and masks of directories that share their classes."""
     pairs = [_pair_files(place) for place in places]
     values: set[int] = set()
     for masks, _ in pairs:
@@ -149,7 +149,7 @@ def _read_directories(root: Path, places: Sequence[Path]) -> list[ClassMasks]:
     if wrong := values - numbers.keys():
         raise DataError(f"{root}: {min(wrong)} is in a mask, and {names_file.name} names {len(names)} classes, from 0")
     if len(names) < 2:
-        raise DataError(f"{root}: the masks show one class; at least two are needed, such as 0 and 1")
+        raise DataError(f"{root}: the masks show only one class; at least two are needed, such as 0 and 1")
     return [
         ClassMasks(
             name=escape_name("/".join(place.parts[-1 if place == root else -2 :])),
@@ -164,7 +164,7 @@ def _read_directories(root: Path, places: Sequence[Path]) -> list[ClassMasks]:
 
 
 def _pair_files(place: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The masks and the images of a place, by their paths without suffixes."""
+    """Return the masks and the images of a directory, by their paths without suffixes."""
     found = []
     for name, suffixes in (("masks", {".png"}), ("images", IMAGE_SUFFIXES)):
         paths = sorted(path for path in (place / name).rglob("*") if path.suffix.lower() in suffixes)
@@ -182,7 +182,7 @@ class _Scene(NamedTuple):
     image: Stored
     mask: Stored
     objects: dict[int, str]
-    """The class of each number."""
+    """Return the class of each number."""
 
 
 def _to_masks(name: str, scenes: list[_Scene], classes: tuple[str, ...]) -> ClassMasks:

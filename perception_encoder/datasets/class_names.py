@@ -1,4 +1,4 @@
-"""Names of classes in directories, in tables and in prompts, and mappings from other sets of classes.
+"""Read names of classes for directories, tables and prompts, and mappings from other sets of classes.
 
 ImageNet's own classes are `imagenet`: their WordNet ids from timm, and OpenAI's cleaned names from open_clip. The
 datasets of its family name their directories by WordNet id (-A, -R, -Sketch), by number (-V2) or by words of their own
@@ -25,18 +25,18 @@ class ClassNames:
     """Classes in order."""
 
     ids: tuple[str, ...]
-    """Their names in directories and tables, each once."""
+    """Their unique names in directories and tables."""
     names: tuple[str, ...]
     """Their names in prompts."""
     source: str = "the classes"
-    """Names them in errors."""
+    """Name of the set, for errors."""
     synonyms: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Further names of a class, in lower case, to its id."""
+    """Ids by other names, in lower case."""
 
     def find(self, label: str) -> str:
-        """Return the id of a label: an id, a class's number, or a name in any case, with _ for a space.
+        """Return the id of a label: an id, a class's number, or a name in any case, perhaps with _ for a space.
 
-        Raises DataError for a label that is none of them.
+        Raises DataError for an unknown label.
         """
         if label in self._known:
             return label
@@ -48,7 +48,7 @@ class ClassNames:
         return identity
 
     def name(self, identity: str) -> str:
-        """Return a class's name in prompts."""
+        """Return a class's name for prompts."""
         return self._known[identity]
 
     @cached_property
@@ -97,7 +97,7 @@ def imagenet_classes() -> ClassNames:
 
 
 def _clear(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return ids by name, of the names that mean one class only; "crane" means two."""
+    """Return ids by unambiguous name; "crane" names two classes."""
     meanings: dict[str, set[str]] = {}
     for name, identity in pairs:
         meanings.setdefault(_plain(name), set()).add(identity)
@@ -112,7 +112,7 @@ def _pairs_of_json(path: Path) -> list[tuple[str, str]]:
         return list(value.items())
     if isinstance(value, dict) and all(_is_pair(pair) for pair in value.values()):
         return [(identity, name.replace("_", " ")) for identity, name in value.values()]
-    raise DataError(f"{path} is not a list of names or an object of names by directory")
+    raise DataError(f"{path} is neither a list of names nor an object of names by directory")
 
 
 def _is_pair(value: Any) -> bool:

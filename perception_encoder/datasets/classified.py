@@ -1,4 +1,4 @@
-"""Classification datasets in the usual layouts: a directory for each class, tables, Kinetics' CSV, labelled shards.
+"""Read classification datasets in the usual layouts: class directories, tables, Kinetics' CSV, labelled shards.
 
 For ImageNet's family a class file names the classes of the directories. ObjectNet's labels are mapped: those without a
 counterpart are left out. The others keep their names, in lower case, or with `onto` take those of their counterparts,
@@ -30,20 +30,20 @@ class ClassOptions:
     classes: str = ""
     """`imagenet` or a class file (see `read_class_names`); by default directories and labels are the names."""
     every_class: bool = False
-    """Choose from all classes of the class file, not only from those that occur."""
+    """Choose from all classes of the class file, not only those that occur."""
     mapping: Path | None = None
     """JSON of which classes each label may be called (see `read_mapping`); labels that are not in it are left out.
 
-    The others keep their own names, in lower case, as ObjectNet's 113 in the published mean; with `onto` they do not.
+    The others keep their names, in lower case, as ObjectNet's 113 in the published mean; with `onto` they do not.
     """
     onto: str = ""
-    """The classes that labels are mapped onto, `imagenet` or a class file; by default the dataset's own."""
+    """The classes to map labels onto: `imagenet` or a class file; by default the dataset's."""
     media: Path | None = None
-    """Directory of the files that a table names; by default the table's own."""
+    """Directory of the files that a table names; by default the table's directory."""
     trim: int = 0
     """Pixels cut off each side; 2 removes ObjectNet's red border, which the published mean leaves on."""
     held_out: FindHeldOut | None = None
-    """Of labelled shards, the classes that make a task of their own (see `load_labelled`)."""
+    """Finds the classes of labelled shards that form a separate task (see `load_labelled`)."""
 
     def __post_init__(self) -> None:
         if self.trim < 0:
@@ -74,7 +74,7 @@ def load_tasks(path: Path, split: str, options: ClassOptions | None = None) -> d
 
 
 def has_labels(path: Path, split: str) -> bool:
-    """Return whether `load_tasks` will find this split there rather than another of the path's."""
+    """Return whether `load_tasks` would find this split at a path."""
     alone = path.suffix.lower() in TABLE_SUFFIXES or not any((path / name).is_dir() for name in SPLITS)
     shards = bool(find_tars(path, split)) or _has_shards(path, split)
     return alone or shards or any(item.is_dir() for item in (path / split).glob("*"))
@@ -90,7 +90,7 @@ def _has_shards(path: Path, split: str) -> bool:
 
 
 def _read_directories(path: Path, split: str) -> LabelledImages:
-    """Read images or videos in a directory for each class; the labels are the directories' names."""
+    """Read images or videos from one directory per class; the labels are the directories' names."""
     root = path / split if (path / split).is_dir() else path
     directories = sorted(value for value in root.iterdir() if value.is_dir()) if root.is_dir() else []
     others = {name for names in SAME_SPLITS for name in names} & {item.name for item in directories}
@@ -108,7 +108,7 @@ def _read_directories(path: Path, split: str) -> LabelledImages:
 
 
 def _read_table(path: Path, split: str, options: ClassOptions) -> LabelledImages:
-    """Read a row for each image or video: path and label; or Kinetics' label, youtube_id, time_start, time_end."""
+    """Read one image or video per row: path and label; or Kinetics' label, youtube_id, time_start, time_end."""
     rows = read_table(path)
     label = find_column(rows, LABEL_COLUMNS, path, "labels")
     kinetics = "youtube_id" in rows[0]
@@ -128,7 +128,7 @@ def _read_table(path: Path, split: str, options: ClassOptions) -> LabelledImages
 
 
 def rows_of_split(rows: Iterable[Mapping[str, Any]], split: str, path: Path) -> list[tuple[int, Mapping[str, Any]]]:
-    """Return the rows of a split, each with its number, or all without a field `split`. `val` and `validate` are one.
+    """Return the rows of a split with their numbers, or all if there is no field `split`. `val` and `validate` are one.
 
     DataError, under the table's path, if no row is of the split.
     """
@@ -139,7 +139,7 @@ def rows_of_split(rows: Iterable[Mapping[str, Any]], split: str, path: Path) -> 
     selected = [(number, row) for number, row in numbered if str(row.get("split")) in names]
     if not selected:
         splits = ", ".join(sorted({str(row.get("split")) for _, row in numbered}))
-        raise DataError(f"{path}: no row is of the split {split!r}; there are: {escape_name(splits)}")
+        raise DataError(f"{path}: no row has the split {split!r}; there are: {escape_name(splits)}")
     return selected
 
 
@@ -179,6 +179,6 @@ def _with_options(task: LabelledImages, options: ClassOptions) -> LabelledImages
 
 
 def _plain_classes(task: LabelledImages) -> ClassNames:
-    """Return the dataset's own names or, without any, the labels themselves; with spaces for underscores."""
+    """Return the dataset's class names or else its labels, with spaces for underscores."""
     names = tuple(task.names.get(label, label).replace("_", " ") for label in task.classes)
     return ClassNames(task.classes, names, task.name)

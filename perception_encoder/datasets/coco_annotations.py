@@ -1,4 +1,4 @@
-"""Annotations in COCO's format or LVIS's, checked as a whole: all that is wrong with a file is listed at once."""
+"""Read annotations in COCO's or LVIS's format, and list all problems of a file at once."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from perception_encoder.preprocess.source import escape_name
 logger = logging.getLogger(__name__)
 
 LISTED, ROOM = 10, 700
-"""The most problems of a file that an error lists, and the characters that they may take."""
+"""Maximum number of problems that an error lists, and of their characters."""
 BEYOND = 1.0
-"""Pixels by which a box may reach beyond its image without a warning, as some of COCO's do."""
+"""Pixels by which a box may exceed its image without a warning, as some of COCO's do."""
 
 Find = Callable[[dict[str, Any]], Iterable[str]]
-"""An entry to what is wrong with it."""
+"""Returns the problems of an entry."""
 
 
 @dataclass
 class Problems:
-    """What is wrong with a file, collected."""
+    """Collects the problems of a file."""
 
     file: Path
     texts: list[str] = field(default_factory=list)
@@ -60,13 +60,13 @@ class Annotations:
     """The content of a file."""
 
     records: tuple[dict[str, Any], ...]
-    """The images' entries, ascending by id."""
+    """The images' entries, sorted by id."""
     keys: tuple[str, ...]
     """Their file names."""
     objects: dict[int, list[dict[str, Any]]]
     """The annotations, by the image's id."""
     categories: tuple[dict[str, Any], ...]
-    """Ascending by id."""
+    """Sorted by id."""
 
 
 def read_annotations(file: Path) -> dict[str, Any]:
@@ -104,12 +104,12 @@ def check_annotations(content: Mapping[str, Any], problems: Problems) -> Annotat
 
 
 def file_name(image: Mapping[str, Any]) -> str:
-    """Return the path of an image below the directories that hold images; LVIS has it as the end of an address."""
+    """Return an image's path below the image directories; in LVIS it is the end of a URL."""
     return str(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]))
 
 
 def has_area(annotation: Mapping[str, Any]) -> bool:
-    """Return whether a box has a width and a height."""
+    """Return whether a box has an area."""
     return min(annotation["bbox"][2:]) > 0
 
 
@@ -145,7 +145,7 @@ def _sound(
     label: Callable[[dict[str, Any]], str] = lambda value: "",
     optional_id: bool = False,
 ) -> tuple[list[dict[str, Any]], set[int]]:
-    """Return a list's entries without problems, and the ids of all; problems of the others are added.
+    """Return a list's valid entries, and the ids of all; add the problems of the others.
 
     `label`: tells which entry it is, besides its number.
     """
@@ -162,7 +162,7 @@ def _sound(
             if not is_integer(identity):
                 texts.insert(0, f"`id` is {quoted(identity)}; it must be an integer of at least 0")
             elif identity in ids:
-                texts.insert(0, f"`id` is {identity}, which an entry before has as well")
+                texts.insert(0, f"`id` is {identity}, which an earlier entry has too")
             else:
                 ids.add(identity)
         for text in texts:
@@ -173,13 +173,13 @@ def _sound(
 
 
 def _name(image: Mapping[str, Any]) -> str:
-    """Return an image's name for an error, short whatever it is."""
+    """Return an image's short name for an error."""
     name = image.get("file_name") or image.get("coco_url")
     return (name if len(name) <= 60 else f"{name[:28]}…{name[-28:]}") if isinstance(name, str) else "without a name"
 
 
 def _owner(annotation: Mapping[str, Any]) -> int | None:
-    """Return the id of an annotation's image, if it is one."""
+    """Return the id of an annotation's image, if it is valid."""
     image = annotation.get("image_id")
     return image if is_integer(image) else None
 
@@ -187,7 +187,7 @@ def _owner(annotation: Mapping[str, Any]) -> int | None:
 def _image_problems(image: dict[str, Any]) -> Iterator[str]:
     name = "file_name" if image.get("file_name") or not image.get("coco_url") else "coco_url"
     if not isinstance(image.get(name), str) or not image[name]:
-        yield f"`{name}` is {quoted(image.get(name))}; it must be a text that is not empty"
+        yield f"`{name}` is {quoted(image.get(name))}; it must be a non-empty string"
     wrong = [side for side in ("width", "height") if not is_integer(image.get(side), 1)]
     for side in wrong:
         yield f"`{side}` is {quoted(image.get(side))}; it must be an integer of at least 1"
@@ -261,7 +261,7 @@ def _is_segmentation(value: Any, size: list[int] | None) -> bool:
 
 
 def warn_of_gaps(file: Path, annotations: Annotations) -> None:
-    """Log which annotations lack a box or a mask, and which boxes are cut."""
+    """Log annotations without a box or a mask, and boxes that are cut."""
 
     def warn(text: str, some: list[dict[str, Any]], consequence: str, of: str = "") -> None:
         which = f"annotation {some[0].get('id')} of image {some[0]['image_id']}"

@@ -1,4 +1,4 @@
-"""What the sets of images with targets share: images by name, parts of a set, and the classes that were trained on."""
+"""Sets of images with targets: images by name, parts of a set, and the classes that were trained on."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 
 Stored = Path | bytes
-"""A file, or its content."""
+"""A file or its content."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Named images, as stored."""
+    """Stored images by name."""
 
     per_item: ClassVar[tuple[str, ...]] = ("keys", "images")
-    """The fields with an entry for each image; empty ones are left out."""
+    """The fields with one entry per image; empty ones are skipped."""
 
     name: str
     keys: tuple[str, ...]
@@ -57,7 +57,7 @@ class ClassifiedSet(Protocol):
         ...
 
     def keep_classes(self, classes: set[Any]) -> Self:
-        """Return the set without any other classes."""
+        """Return the set with only these classes."""
         ...
 
     def check(self) -> Self:
@@ -71,7 +71,7 @@ AnyClassifiedSet = TypeVar("AnyClassifiedSet", bound=ClassifiedSet)
 def keep_trained(
     train: AnyClassifiedSet, test: AnyClassifiedSet, track: Track = untracked
 ) -> tuple[AnyClassifiedSet, AnyClassifiedSet]:
-    """Return both with only the classes that occur in `train`: others can only be missed, and are not scored.
+    """Return both with only the classes that occur in `train`; others could only be missed and are not scored.
 
     DataError if `test` has none of them.
     """
@@ -80,7 +80,7 @@ def keep_trained(
 
 
 def read_integers(stored: Stored, name: str, modes: tuple[str, ...], requirement: str) -> tuple[np.ndarray, str]:
-    """Decode an image of one channel, (H, W), and return its mode too; MediaDecodeError if it has another mode."""
+    """Decode a one-channel image (H, W) and return it with its mode; MediaDecodeError if it has another mode."""
     try:
         with Image.open(BytesIO(stored) if isinstance(stored, bytes) else stored) as image:
             if image.mode not in modes:

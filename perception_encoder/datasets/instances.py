@@ -1,4 +1,4 @@
-"""Images with boxes and masks of their objects, in COCO's format or LVIS's.
+"""Read images with boxes and masks of their objects, in COCO's or LVIS's format.
 
     PATH/annotations/instances_{train,val}2017.json  PATH/{train,val}2017/*.jpg        COCO
     PATH/[annotations/]lvis_v1_{train,val}.json  PATH/{train,val}2017/*.jpg            LVIS
@@ -54,13 +54,13 @@ from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
 OBJECTS365 = "zhiyuan_objv2_"
-"""How the names of its annotations begin."""
+"""Prefix of the names of its annotation files."""
 UNPUBLISHED = ("objects365_v1_00320532.jpg", "objects365_v1_00320534.jpg", "objects365_v2_00908726.jpg")
 
 
 @dataclass(frozen=True)
 class Instances:
-    """The annotated objects of an image, in the image's own pixels; crowds and boxes without area are left out."""
+    """The annotated objects of an image, in its pixels, without crowds and boxes without area."""
 
     boxes: np.ndarray
     """(m, 4) float32: left, top, right, bottom."""
@@ -79,13 +79,13 @@ class InstanceSet(ImageSet):
     records: tuple[dict[str, Any], ...]
     """The images' entries in the annotations: `id`, `width`, `height` and so on."""
     annotations: dict[int, list[dict[str, Any]]]
-    """By the image's id, as they are in the file."""
+    """The file's annotations, by image id."""
     categories: tuple[dict[str, Any], ...]
-    """Ascending by id."""
+    """Sorted by id."""
 
     @property
     def lvis(self) -> bool:
-        """Whether only some categories were looked for in each image, as in LVIS."""
+        """Whether only some categories were annotated in each image, as in LVIS."""
         return any("neg_category_ids" in record for record in self.records)
 
     @cached_property
@@ -99,15 +99,15 @@ class InstanceSet(ImageSet):
         return self.records[index]["height"], self.records[index]["width"]
 
     def open(self, index: int) -> Image.Image:
-        """Open an image, RGB; InputError if it cannot be decoded, or has not the size that its annotations are for."""
+        """Open an image, RGB; InputError if it cannot be decoded or its size is not that of its annotations."""
         image, (height, width) = super().open(index), self.size(index)
         if image.size != (width, height):
             size = f"{image.width}x{image.height}"
-            raise InputError(self.keys[index], f"is of {size} pixels, and its annotations are for {width}x{height}")
+            raise InputError(self.keys[index], f"is {size} pixels, but its annotations are for {width}x{height}")
         return image
 
     def instances(self, index: int, masks: bool = True) -> Instances:
-        """Return the objects of an image, with masks or without; boxes are cut at its edges."""
+        """Return the objects of an image, with or without masks; boxes are cut at its edges."""
         number = {category["id"]: row for row, category in enumerate(self.categories, start=1)}
         height, width = self.size(index)
         every = self.annotations.get(self.records[index]["id"], [])
@@ -122,7 +122,7 @@ class InstanceSet(ImageSet):
         return Instances(boxes, labels, np.array(pixels, dtype=bool).reshape(len(objects), height, width))
 
     def truth(self, rows: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """Return COCO's JSON of these images, for the evaluation; boxes without area are in it, as in COCO's own."""
+        """Return COCO's JSON of these images for evaluation, with boxes without area, as in COCO's files."""
         records = [self.records[int(row)] for row in rows]
         annotations = [dict(value) for record in records for value in self.annotations.get(record["id"], [])]
         for number, item in enumerate(annotations, start=1):
@@ -135,18 +135,18 @@ class InstanceSet(ImageSet):
         }
 
     def select(self, rows: Sequence[int]) -> InstanceSet:
-        """Return the set of these images, and their annotations."""
+        """Return the set of these images with their annotations."""
         ids = {self.records[row]["id"] for row in rows}
         annotations = {image: entries for image, entries in self.annotations.items() if image in ids}
         return replace(super().select(rows), annotations=annotations)
 
     def seen_classes(self, track: Track) -> set[Any]:
-        """Return the ids of the categories with an object that is not a crowd."""
+        """Return the ids of the categories with at least one object that is not a crowd."""
         every = [item for some in self.annotations.values() for item in some]
         return {value.get("category_id") for value in every if not value.get("iscrowd")}
 
     def keep_classes(self, classes: set[Any]) -> InstanceSet:
-        """Return the set with these categories alone."""
+        """Return the set with only these categories."""
         annotations = {
             image: [item for item in some if item.get("category_id") in classes]
             for image, some in self.annotations.items()
@@ -157,10 +157,12 @@ class InstanceSet(ImageSet):
     def merge_classes(self) -> InstanceSet:
         """Return the same boxes as objects of one category, without masks.
 
-        DataError for LVIS, where an object of a category that was not looked for has no box.
+        DataError for LVIS, where objects of categories that were not annotated have no box.
         """
         if self.lvis:
-            raise DataError(f"{self.name}: LVIS has no boxes of objects that were not looked for; use COCO or scenes")
+            raise DataError(
+                f"{self.name}: LVIS has no boxes for categories that were not annotated; use COCO or scenes"
+            )
         boxes = {
             image: [{**item, "category_id": 1, "segmentation": None} for item in some]
             for image, some in self.annotations.items()
@@ -170,7 +172,7 @@ class InstanceSet(ImageSet):
     def check(self) -> InstanceSet:
         """Return the set; DataError if it has no box."""
         if not any(self.annotations.values()):
-            raise DataError(f"{self.name}: there is no box; detection needs some to train on and some to find")
+            raise DataError(f"{self.name}: no boxes; detection needs some to train on and some to find")
         return self
 
 
@@ -227,7 +229,7 @@ def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, Instan
 
 
 def _warn_of_classes(train: InstanceSet, test: InstanceSet) -> None:
-    """Log the classes of one set that the other has no object of."""
+    """Log the classes of each set without an object in the other."""
     names = {category["id"]: category.get("name", category["id"]) for category in train.categories}
     trained, tested = train.seen_classes(untracked), test.seen_classes(untracked)
     if untrained := sorted(tested - trained):
@@ -239,7 +241,7 @@ def _warn_of_classes(train: InstanceSet, test: InstanceSet) -> None:
 
 
 def _read_objects365(path: Path, files: Mapping[str, Path]) -> tuple[InstanceSet, InstanceSet]:
-    """Read Objects365; the names of classes, which have typing errors, are those of the training set."""
+    """Read Objects365 with the class names of the training set, as the files differ in typing errors."""
     train, test = (
         instance_set(
             without_gaps(read_annotations(file), str(file)),
@@ -333,7 +335,7 @@ def without_gaps(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _key(value: Any) -> Any:
-    """Return an id that can be looked up, whatever it is."""
+    """Return a hashable form of an id."""
     return value if isinstance(value, int | str) else None
 
 

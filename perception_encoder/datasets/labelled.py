@@ -1,4 +1,4 @@
-"""Labelled images and videos, and their reader for shards: KEY.jpg with KEY.json (`source`, `label`, `coarse`)."""
+"""Labelled images and videos, and their shards: KEY.jpg with KEY.json (`source`, `label`, `coarse`)."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class LabelledImages:
     """Undecoded images and videos, or their files."""
     labels: tuple[str, ...]
     choices: tuple[str, ...] = ()
-    """The classes to choose from, if they are not just the labels that occur."""
+    """The classes to choose from, if not only the labels that occur."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """The name of a class in prompts; itself by default."""
+    """Names of classes for prompts; by default the classes themselves."""
     accepted: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The classes that are right for a label, if they are of another set; else the label is its own class."""
+    """The correct classes of a label, if they are of another set; otherwise the label itself."""
     trim: int = 0
-    """Pixels that are cut off each side of an image before anything else."""
+    """Pixels to cut off each side of an image first."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes to choose from: the labels, each once, sorted, or `choices`."""
+        """The classes to choose from: `choices`, or the distinct labels, sorted."""
         return self.choices or tuple(sorted(set(self.labels)))
 
     def select(self, rows: Sequence[int]) -> LabelledImages:
@@ -51,11 +51,11 @@ class LabelledImages:
 
 
 HELD_OUT_SHARE = 0.2
-"""The share of a dataset without splits that is evaluated on, and not trained on."""
+"""Share of a dataset without splits that is held out for evaluation."""
 
 
 def held_out_rows(keys: Sequence[str], labels: Sequence[str], share: float = HELD_OUT_SHARE) -> list[int]:
-    """Return the rows of a dataset without splits to evaluate on: of each class those with the smallest hashes of keys.
+    """Return the held-out rows of a dataset without splits: those of each class with the smallest hashes of keys.
 
     Evaluations and training with the same `validation.share` hold out the same rows; of two or more of a class, one at
     least and never all.

@@ -1,4 +1,4 @@
-"""Videos with object masks of some frames: DAVIS, directories or tars of NNNNN.jpg with NNNNN.png, rendered videos.
+"""Read videos with object masks of some frames: DAVIS, directories or tars of JPEGs and PNGs, rendered videos.
 
     ROOT/JPEGImages/480p/NAME/NNNNN.jpg  ROOT/Annotations/480p/NAME/NNNNN.png  ROOT/ImageSets/2017/val.txt     DAVIS
     PATH/NAME.tar  or  PATH/NAME/      each with NNNNN.jpg and NNNNN.png                                       others
@@ -27,21 +27,21 @@ from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.video import read_frames
 
 VOID = 255
-"""In a mask: a pixel that is not scored."""
+"""Value of mask pixels that are not scored."""
 
 
 @dataclass(frozen=True)
 class MaskedVideo:
-    """A video's frames, and the masks of some of them, as stored."""
+    """A video's stored frames, and the masks of some of them."""
 
     name: str
     frames: tuple[Stored, ...]
     masks: tuple[Stored | None, ...]
-    """One for each frame; the first is never None."""
+    """One per frame; the first is never None."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The frames' names, in errors too."""
+        """The frames' names, also for errors."""
         return tuple(f"{self.name}/frame {number}" for number in range(len(self.frames)))
 
     def open(self, index: int) -> Image.Image:
@@ -103,7 +103,7 @@ def _read_davis(root: Path) -> list[MaskedVideo]:
         if split_file.is_file():
             names = [name for line in read_lines(split_file) for name in line.split()]
             if missing := next((name for name in names if not os.path.isdir(frames / name)), None):
-                raise DataError(f"{split_file}: there is no directory of frames {quoted(missing)} in {frames}")
+                raise DataError(f"{split_file}: no directory of frames {quoted(missing)} in {frames}")
             break
     return [_pair(name, frames / name, masks / name) for name in names]
 
@@ -123,9 +123,9 @@ def _read_tar(path: Path) -> list[MaskedVideo]:
 
 
 def _cut_video(name: str, parts: Mapping[str, bytes]) -> MaskedVideo:
-    """Cut a rendered video and its masks into frames, each stored by itself without loss.
+    """Split a rendered video and its masks into losslessly stored frames.
 
-    If they cannot be decoded they stay as they are, so that they fail, and are reported, when they are used.
+    If they cannot be decoded they are kept as they are, and reported when used.
     """
     if "mask.png" not in parts:
         raise DataError(f"{name}: the video has no {name}.mask.png")

@@ -20,7 +20,7 @@ from perception_encoder.formats.tars import TarMember, check_entry, read_entry, 
 from perception_encoder.preprocess.media_types import SHARD_VIDEOS
 
 PE_VIDEO_SPLITS = ("train", "val", "test", "extended")
-"""Directories of tars; `val` is only of rendered scenes."""
+"""Directories of tars; only rendered scenes have `val`."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class VideoTar:
     """A tar of the dataset."""
 
     split: str
-    """Empty if neither its directory nor its name is one."""
+    """The split that its directory or name says, or empty."""
     path: Path
 
 
@@ -39,36 +39,36 @@ class VideoRecord:
     key: str
     split: str
     extension: str
-    """Of the video, such as mp4."""
+    """The video's suffix, such as mp4."""
     video: TarMember
     metadata: dict[str, Any]
-    """The whole of KEY.json."""
+    """The content of KEY.json."""
 
     @property
     def where(self) -> str:
-        """Its tar and key, as errors name it."""
+        """Its tar and key, for errors."""
         return f"{self.video.tar}: {self.key}"
 
     @property
     def model_caption(self) -> str:
-        """The model's caption; empty if it has none."""
+        """The model's caption, or empty."""
         return self._text("model_caption")
 
     @cached_property
     def refined_caption(self) -> str:
-        """The caption that a person, or a simulated annotator, has refined; empty if there is none."""
+        """The caption refined by a person or a simulated annotator, or empty."""
         return self._text("human_caption") or self._text("refined_caption")
 
     @property
     def refined_by(self) -> str:
-        """human or simulated, which is never in `human_caption`; empty without a refined caption."""
+        """Who refined it: human or simulated; empty without a refined caption."""
         if not self.refined_caption:
             return ""
         return "human" if self._text("human_caption") else self._text("refined_by")
 
     @property
     def category(self) -> str:
-        """The category's name, such as "Water Scenes"; empty if it has none."""
+        """The category's name, such as "Water Scenes", or empty."""
         return self._text("category_name") or self._text("category")
 
     @property
@@ -78,7 +78,7 @@ class VideoRecord:
 
     @property
     def frame_rate(self) -> float | None:
-        """Frames a second."""
+        """Frames per second."""
         return self._number("fps", "rate")
 
     def _text(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Images with the depth of each pixel: NYU-style directories, directories or tars of pairs, and rendered scenes.
+"""Read images with the depth of each pixel: NYU-style directories, directories or tars of pairs, and rendered scenes.
 
     PATH/train.tar  PATH/train/*.tar  PATH/train/      and the same of test: KEY.jpg with KEY.depth.png
     …/SCENE/rgb_00045.jpg  …/SCENE/sync_depth_00045.png   NYU Depth v2, in its usual form for training and testing
@@ -32,15 +32,15 @@ MILLIMETRES = 1000.0
 
 @dataclass(frozen=True, kw_only=True)
 class DepthImages(ImageSet):
-    """Images and their depths, as stored."""
+    """Stored images and depths."""
 
     per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "depths", "sequences")
 
     depths: tuple[Stored, ...]
     per_metre: float = MILLIMETRES
-    """Units of the stored integers in a metre."""
+    """Stored units per metre."""
     sequences: tuple[str, ...] = ()
-    """The sequence that each is a frame of; empty if each is a block by itself."""
+    """The sequence of each image; empty if each image is its own block."""
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ def _check_pairs(name: str, images: Mapping[str, Stored], depths: Mapping[str, S
 
 
 def _members(path: Path) -> Iterator[tuple[str, bool, Stored]]:
-    """Yield key, whether it is a depth, and the content."""
+    """Yield each file's key, whether it is a depth, and its content."""
     for name, content in read_members(path, (*SHARD_IMAGES, "depth.png")):
         key, extension = split_member(name)
         yield key, extension == "depth.png", content

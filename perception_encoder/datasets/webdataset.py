@@ -44,7 +44,7 @@ def find_tars(path: Path, split: str) -> list[Path]:
 
 
 def _by_number(directory: Path) -> list[Path]:
-    """The tars in a directory, 2.tar before 10.tar."""
+    """Return the tars in a directory, 2.tar before 10.tar."""
     return sorted(directory.glob("*.tar"), key=lambda tar: (len(tar.name), tar.name))
 
 
@@ -67,7 +67,7 @@ def has_members(path: Path, split: str, extension: str) -> bool:
 def load_numbered(path: Path, split: str) -> LabelledImages:
     """Read a split whose labels are numbers of classes, named in `classnames.txt`; all classes are to choose from.
 
-    Without that file, labels are their own names. Raises DataError for a damaged tar, an image without a number, and a
+    Without that file, the labels are the names. Raises DataError for a damaged tar, an image without a number, and a
     number without a name.
     """
     tars = find_tars(path, split)
@@ -93,7 +93,7 @@ def load_numbered(path: Path, split: str) -> LabelledImages:
 
 
 def _places(path: Path, tars: list[Path]) -> list[Path]:
-    """Where the names of a dataset's classes may be: beside its split's directory, or its tars."""
+    """Yield the places to look for class names: beside the split's directory, and beside its tars."""
     return [directory / CLASS_NAMES for tar in tars[:1] for directory in (path, tar.parent, tar.parent.parent)]
 
 

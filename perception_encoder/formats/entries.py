@@ -1,4 +1,4 @@
-"""Annotation files and the types of their fields; errors name the file, the entry and the field."""
+"""Read annotation files and check the types of their fields; errors name the file, the entry and the field."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REPR.maxstring = _REPR.maxother = 60
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, UTF-8; DataError if it cannot be read."""
+    """Return the lines of a UTF-8 text file; DataError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -23,7 +23,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content; DataError if it cannot be read."""
+    """Return a JSON file's content; DataError if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -31,7 +31,7 @@ def read_json(path: Path) -> Any:
 
 
 def list_objects(entry: Mapping[str, Any], name: str, where: str | Path) -> list[dict[str, Any]]:
-    """A list of objects; DataError, with the index of the first entry that is not an object, if it is anything else."""
+    """Return a field that is a list of objects; DataError if it is not, with the index of the first bad item."""
     value = entry.get(name)
     if not isinstance(value, list):
         raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be a list of objects")
@@ -42,23 +42,23 @@ def list_objects(entry: Mapping[str, Any], name: str, where: str | Path) -> list
 
 
 def text_field(entry: Mapping[str, Any], name: str, where: str) -> str:
-    """A text that is not empty; DataError if it is anything else."""
+    """Return a field that is a non-empty string; DataError if it is not."""
     value = entry.get(name)
     if not isinstance(value, str) or not value:
-        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be a text that is not empty")
+        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be a non-empty string")
     return value
 
 
 def id_field(entry: Mapping[str, Any], name: str, where: str) -> int | str:
-    """An integer or a text, as ids are; DataError if it is anything else."""
+    """Return a field that is an integer or a string, such as an id; DataError if it is not."""
     value = entry.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be an integer or a text")
+        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be an integer or a string")
     return value
 
 
 def integer_field(entry: Mapping[str, Any], name: str, where: str, least: int = 0) -> int:
-    """An integer of at least `least`; DataError if it is anything else."""
+    """Return a field that is an integer of at least `least`; DataError if it is not."""
     value = entry.get(name)
     if not is_integer(value, least):
         raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be an integer of at least {least}")
@@ -71,17 +71,17 @@ def is_integer(value: Any, least: int = 0) -> TypeGuard[int]:
 
 
 def text_list(value: Any, where: str) -> list[str]:
-    """A list of texts; DataError if it is anything else."""
+    """Return a value that is a list of strings; DataError if it is not."""
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise DataError(f"{where} is {quoted(value)}; it must be a list of texts")
+        raise DataError(f"{where} is {quoted(value)}; it must be a list of strings")
     return value
 
 
 def are_numbers(value: Any, least: float = -1e6, most: float = 1e6) -> bool:
-    """Whether a value is a list of numbers within bounds, by default those of pixels in any image."""
+    """Whether a value is a list of numbers within bounds, by default of pixel coordinates."""
     return isinstance(value, list) and set(map(type, value)) <= {int, float} and all(least <= n <= most for n in value)
 
 
 def quoted(value: Any) -> str:
-    """A value as errors show it: short, whatever it is."""
+    """Return a short form of any value for an error."""
     return "missing or null" if value is None else _REPR.repr(value)

@@ -1,4 +1,4 @@
-"""LanceDB, imported when it is needed."""
+"""Connect to LanceDB, imported on first use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def without_panics() -> Iterator[None]:
-    """Turn a panic of LanceDB over damaged files, one kind of which is not an Exception, into a RuntimeError."""
+    """Turn LanceDB's panics about damaged files, some of which are not Exceptions, into RuntimeErrors."""
     try:
         yield
     except BaseException as error:
@@ -28,7 +28,7 @@ def without_panics() -> Iterator[None]:
 
 
 def connect(directory: Path) -> DBConnection:
-    """The tables of a directory, NAME in NAME.lance; MissingExtraError without LanceDB, OutputError for odd names."""
+    """Open a directory of tables; MissingExtraError without LanceDB, OutputError if its path is not UTF-8."""
     os.environ.setdefault("LANCEDB_LOG", "error")  # it would warn of harmless conditions
     try:
         with warnings.catch_warnings():

@@ -23,20 +23,20 @@ class Clip:
 
 
 MediaSource = bytes | Path | Clip | TarMember
-"""The content of an image or video, its file, or a part of a file; a missing file is noticed when it is opened."""
+"""The content of an image or video, its file, or a part of a file; files are not opened yet."""
 
 
 class MediaDirectory:
-    """A directory whose files are looked up by path, or by name without suffix, however deep they lie."""
+    """A directory whose files are looked up by path, or by name with or without suffix at any depth."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises DataError if there is no such directory."""
+        """Raise DataError if the directory does not exist."""
         if not directory.is_dir():
             raise DataError(f"{directory} is not a directory; give the one that holds the images or videos")
         self.directory = directory
 
     def find(self, *names: str) -> Path:
-        """The file of the first of these names that exists; else the path that the first one should have."""
+        """Return the file of the first of these names that exists, or else the path expected for the first name."""
         for name in names:
             direct = self.directory / name
             if os.path.isfile(direct):  # not `Path.is_file`, which raises for a name that is too long
@@ -47,7 +47,7 @@ class MediaDirectory:
 
     @cached_property
     def _by_name(self) -> dict[str, Path]:
-        """Files by their names with and without suffix; of several with one name the first in order."""
+        """Files by name with and without suffix; the first in order if names repeat."""
         files: dict[str, Path] = {}
         for path in list_media(self.directory):
             for name in (path.name, path.stem):
@@ -56,6 +56,6 @@ class MediaDirectory:
 
 
 def list_media(directory: Path) -> list[Path]:
-    """The images and videos in a directory and below it, by their suffixes; hidden ones are left out."""
+    """Return the images and videos at any depth of a directory, by suffix, without hidden ones."""
     paths = (path for path in directory.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES)
     return sorted(path for path in paths if not path.name.startswith(".") and path.is_file())

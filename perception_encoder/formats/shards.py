@@ -28,7 +28,7 @@ SAME_SPLITS = ({"val", "valid", "validate", "validation"}, {"train", "training"}
 
 @dataclass(frozen=True)
 class ShardSample:
-    """An image's file and its metadata."""
+    """An image and its metadata."""
 
     key: str
     extension: str
@@ -37,7 +37,7 @@ class ShardSample:
 
     @property
     def source(self) -> str:
-        """The collection that the image is from."""
+        """The image's collection."""
         return str(self.metadata["source"])
 
     @property
@@ -47,7 +47,7 @@ class ShardSample:
 
 
 def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
-    """Write `samples` in order as the tar file `path`, atomically; returns how many."""
+    """Write `samples` in order as the tar file `path`, atomically; return their number."""
 
     def members() -> Iterator[tuple[str, bytes]]:
         for sample in samples:
@@ -58,7 +58,7 @@ def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
 
 
 def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
-    """Write files by name, in order, as the tar file `path`, atomically; returns how many."""
+    """Write files by name, in order, as the tar file `path`, atomically; return their number."""
     count = 0
     with (
         writing(path),
@@ -74,12 +74,12 @@ def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
 
 
 def json_bytes(metadata: Mapping[str, Any]) -> bytes:
-    """Metadata as a shard stores them: the same bytes for the same metadata."""
+    """Serialise metadata deterministically."""
     return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode(errors="backslashreplace")
 
 
 def present_fields(metadata: Mapping[str, Any], texts: Iterable[str]) -> dict[str, Any]:
-    """Return metadata that `load_dataset("webdataset")` reads: a text that is absent is empty, other absent fields go.
+    """Return metadata that `load_dataset("webdataset")` reads: missing strings become empty, other missing fields go.
 
     It takes the types from the first samples: a field that is null or an empty list in these may not be another later.
     """
@@ -133,7 +133,7 @@ def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str,
 
 
 def split_member(name: str) -> tuple[str, str]:
-    """Key and lower-case extension; as in WebDataset, the extension starts at the base name's first dot."""
+    """Split a name into key and lower-case extension, which starts at the base name's first dot as in WebDataset."""
     directory, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return directory + slash + stem, extension.lower()
@@ -180,7 +180,7 @@ def find_shards(path: Path, split: str) -> list[Path]:
 
 
 def split_problem(shard: PurePath | str, split: str) -> str | None:
-    """Return why a tar file cannot be used as a split: its own or its directory's name is another one."""
+    """Return why a tar cannot be used as a split, if its name or its directory's is that of another split."""
     path = PurePath(shard)
     others = {path.stem, path.parent.name} & set(SPLITS) - {split}
     return f"{shard} is of the split {others.pop()!r}; it cannot be used as {split!r}" if others else None
@@ -200,11 +200,11 @@ class StoredScene(NamedTuple):
 
     key: str
     where: str
-    """Its tar and key, as errors name it."""
+    """Its tar and key, for errors."""
     image: bytes
     metadata: dict[str, Any]
     mask: bytes = b""
-    """A PNG with the number of the object at each pixel; empty unless it was asked for."""
+    """A PNG with the object's number at each pixel; empty unless requested."""
 
 
 def read_scene_tars(tars: Iterable[Path], masks: bool = False) -> Iterator[StoredScene]:

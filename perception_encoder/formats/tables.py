@@ -26,10 +26,10 @@ PATH_COLUMNS = (
     "path", "filepath", "file_path", "filename", "file_name", "file", "image_path", "video_path", "image", "video",
     "url", "image_url", "video_url",
 )
-"""Columns that name an image or video: the first of these that a table has, in upper or lower case."""
+"""Columns that name an image or video: the first one present is read, in any case."""
 # fmt: on
 TEXT_COLUMNS = ("text", "caption", "sentence", "captions")
-"""Columns of captions and other texts: the first of these that a table has, likewise."""
+"""Columns of captions and other texts: the first one present is read, in any case."""
 LABEL_COLUMNS = ("label", "class", "category", "wnid")
 """Columns of classes."""
 _NAMED = frozenset({*PATH_COLUMNS, *TEXT_COLUMNS})
@@ -41,7 +41,7 @@ Cells = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Row:
-    """A table's data on one item; it has a path, a text, or both."""
+    """One item of a table, with a path, a text, or both."""
 
     path: str | None = None
     start: float | None = None
@@ -51,13 +51,13 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row | InputError]:
-    """Yield the rows that name images, videos or texts; an error in place of each bad row, or of the whole table."""
+    """Yield the rows that name images, videos or texts, or an error for each bad row or for the whole table."""
     for cells in _read_cells(path, needs_media=True):
         yield cells if isinstance(cells, InputError) else _row(*cells)
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """All cells of a table, a dict a row, column names in lower case; DataError for a bad row and for no rows."""
+    """Return all rows as dicts with lower-case column names; DataError for a bad row or an empty table."""
     rows = []
     for cells in _read_cells(path, needs_media=False):
         if isinstance(cells, InputError):
@@ -69,7 +69,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 
 def iterate_table(path: Path) -> Iterator[Cells | InputError]:
-    """Yield each row's name and all its cells; an error in place of each bad row, or of the whole table.
+    """Yield each row's name and cells, or an error for each bad row or for the whole table.
 
     A row of a CSV or TSV file with more cells than columns is bad, because a cell with a comma was not quoted.
     """
@@ -77,7 +77,7 @@ def iterate_table(path: Path) -> Iterator[Cells | InputError]:
 
 
 def read_json_lines(path: Path) -> list[Cells]:
-    """All objects of a JSONL file, whatever its suffix, each with its line's name; DataError for a bad line."""
+    """Return the objects of a JSONL file of any suffix, each with its line's name; DataError for a bad line."""
     lines: list[Cells] = []
     try:
         for cells in _read_jsonl(path, escape_name(path), needs_media=False):
@@ -90,7 +90,7 @@ def read_json_lines(path: Path) -> list[Cells]:
 
 
 def read_appended_lines(path: Path) -> list[Cells]:
-    """The objects of a file of `append_json_lines`, none if it is missing; a last line that was cut off is removed.
+    """Return the objects that `append_json_lines` wrote, none if the file is missing; remove an incomplete last line.
 
     Raises DataError for a bad line, and OutputError if the file cannot be cut.
     """
@@ -102,7 +102,7 @@ def read_appended_lines(path: Path) -> list[Cells]:
 
 
 def append_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add objects to a JSONL file, whose directory is made; OutputError if it cannot be written."""
+    """Append objects to a JSONL file and make its directory; OutputError if it cannot be written."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -113,7 +113,7 @@ def append_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path, what: str) -> str:
-    """The first of some column names that a table has; DataError under the table's path shows the table's columns."""
+    """Return the first of some column names that a table has; DataError lists the table's columns."""
     for name in names:
         if name in rows[0]:
             return name
@@ -122,7 +122,7 @@ def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path
 
 
 def _read_cells(path: Path, needs_media: bool, exact: bool = False) -> Iterator[Cells | InputError]:
-    """Yield the cells of each row; `needs_media`: only of a table with paths or texts, of Parquet these alone."""
+    """Yield the cells of each row; `needs_media`: require columns of paths or texts, and read only these of Parquet."""
     name, suffix = escape_name(path), path.suffix.lower()
     rows: Iterator[Cells | InputError]
     try:
@@ -200,7 +200,7 @@ def _check_columns(columns: Iterable[str], name: str, needs_media: bool) -> None
 
 
 def _row(where: str, cells: dict[str, Any]) -> Row | InputError:
-    """The row of these cells; `where` names it in errors."""
+    """Make a row from cells; `where` names it in errors."""
     values = {key: value for key, value in cells.items() if value not in (None, "")}
     path = next((values[column] for column in PATH_COLUMNS if column in values), None)
     texts = [values[column] for column in TEXT_COLUMNS if column in values]
@@ -225,7 +225,7 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class TableImage:
-    """An image in a Parquet file: a cell of bytes, or of `{bytes, path}`, or one of a cell that lists such."""
+    """An image in a Parquet file: a cell with bytes or `{bytes, path}`, or an item of a cell that lists these."""
 
     path: Path
     row_group: int
@@ -233,7 +233,7 @@ class TableImage:
     """Within the row group."""
     column: str
     index: int | None = None
-    """In the cell's list, from 0; None if the cell holds one image."""
+    """Index in the cell's list; None if the cell holds one image."""
 
     def read(self) -> bytes:
         """Return its bytes; MediaDecodeError if the cell is empty or the file cannot be read.

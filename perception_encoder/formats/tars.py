@@ -1,7 +1,7 @@
-"""The members of a plain tar: where the bytes of each file are, and an error if the tar is damaged.
+"""Find the bytes of each member of a plain tar, and report a damaged tar.
 
-`tarfile` ends silently at a header that it cannot read, and believes every size. Here a tar has to end with an
-end-of-archive block, and each member has to lie inside the file.
+`tarfile` stops silently at an unreadable header and trusts every size. Here a tar must end with an end-of-archive
+block, and each member must lie within the file.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from perception_encoder.errors import DataError, MediaDecodeError, one_line
 from perception_encoder.preprocess.source import escape_name, open_source
 
 MOST_BYTES = 1 << 30
-"""The largest member that is read: all of it has to fit in memory."""
+"""Maximum size of a member, as all of it must fit in memory."""
 _HEADER_BYTES = 1 << 20
-"""More than any header takes, long names included."""
+"""More than any header, long names included."""
 _PADDING_BYTES = 64 << 20
-"""Zeros that may follow the end of an archive; tar itself fills up its last record, of 10 KiB by default."""
+"""Zeros allowed after the end of an archive; tar pads its last record, of 10 KiB by default."""
 _DAMAGE = (tarfile.TarError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError)
-"""What tarfile raises for a damaged header; errors of the storage pass as they are."""
+"""What tarfile raises for a damaged header; storage errors pass through."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ class TarEntry:
 
     name: str
     offset: int
-    """Of its first byte in the tar."""
+    """Position of its first byte in the tar."""
     size: int
     sparse: bool
-    """Stored without its zeros, so that its bytes do not lie together."""
+    """Stored without its zeros, so its bytes are not contiguous."""
     other: str = ""
-    """What it is if it has no bytes of its own: a link, or a device."""
+    """Its kind if it has no bytes: a link or a device."""
 
     @property
     def problem(self) -> str | None:
-        """Why its bytes are not read."""
+        """Why it cannot be read, or None."""
         if self.other:
-            return f"is {self.other}; make the tar anew with --dereference"
+            return f"is {self.other}; recreate the tar with --dereference"
         if self.sparse:
-            return "is stored sparse; make the tar anew without --sparse"
+            return "is stored sparse; recreate the tar without --sparse"
         if self.size > MOST_BYTES:
             return f"has {self.size:,} bytes; at most {MOST_BYTES:,} are read from a tar: unpack it"
         return None
@@ -52,14 +52,14 @@ class TarEntry:
 
 @dataclass(frozen=True)
 class TarMember:
-    """A file inside a tar: where its bytes are."""
+    """The location of a file's bytes in a tar."""
 
     tar: Path
     offset: int
     size: int
 
     def read(self, name: str) -> bytes:
-        """Its bytes; MediaDecodeError if the tar ends before they do."""
+        """Return its bytes; MediaDecodeError if the tar ends too early."""
         with open_source(self.tar) as (stream, _):
             stream.seek(self.offset)
             data = stream.read(self.size)
@@ -69,7 +69,7 @@ class TarMember:
 
 
 class _Headers:
-    """What tarfile reads headers from: it gets no more than a header at a time, whatever a header claims."""
+    """A stream for tarfile that returns at most one header at a time, whatever a header claims."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.seek, self.tell, self._read = stream.seek, stream.tell, stream.read
@@ -109,13 +109,13 @@ def walk_tar(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
 
 
 def check_entry(entry: TarEntry) -> None:
-    """Raise DataError, which names the member, if it has a problem."""
+    """Raise DataError, naming the member, if it cannot be read."""
     if entry.problem:
         raise DataError(f"{escape_name(entry.name)} {entry.problem}")
 
 
 def read_entry(stream: BinaryIO, entry: TarEntry) -> bytes:
-    """Read a member's bytes; DataError names the member if they cannot be read."""
+    """Read a member's bytes; DataError, naming the member, if that fails."""
     check_entry(entry)
     stream.seek(entry.offset)
     data = stream.read(entry.size)
@@ -133,12 +133,12 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
 
 
 def _offset(tar: tarfile.TarFile) -> int:
-    """Where the next header is looked for."""
+    """Return the position of the next header."""
     return tar.offset
 
 
 def _check_end(stream: BinaryIO, end: int, size: int) -> None:
-    """Raise DataError unless at least a block of zeros lies from byte `end` on, and nothing else."""
+    """Raise DataError unless at least one block of zeros, and nothing else, follows byte `end`."""
     if size - end < tarfile.BLOCKSIZE:
         raise DataError(f"cut off at byte {size:,}: the end-of-archive block is missing, and so may be members")
     if size - end > _PADDING_BYTES:

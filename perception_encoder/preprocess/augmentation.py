@@ -17,10 +17,9 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError
 
 TRIES = 10
-"""Crops that are drawn until one fits into the image, as torchvision does."""
+"""Maximum number of crops drawn until one fits into the image, as in torchvision."""
 DRAWS = 2 * TRIES + 5
-"""Random numbers that an image's augmentation takes: area and aspect of each crop, then top, left, flip, brightness,
-saturation."""
+"""Random numbers per image: area and aspect of each crop, then top, left, flip, brightness, saturation."""
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -31,20 +30,20 @@ class Augmentation:
     scale: tuple[float, float] = (0.08, 1.0)
     """Share of the image's area that a crop keeps."""
     aspect: tuple[float, float] = (0.75, 1.33)
-    """Width over height of a crop, before it is squashed to a square."""
+    """Aspect ratio (width / height) of a crop, before it is squashed to a square."""
     brightness: float = 0.32
-    """Brightness is multiplied by 1 minus this to 1 plus this."""
+    """Brightness is multiplied by a factor within 1 ± this."""
     saturation: float = 0.32
-    """Saturation likewise."""
+    """Saturation is multiplied by a factor within 1 ± this."""
     flip: float = 0.5
-    """Probability of a mirror image."""
+    """Probability of a horizontal flip."""
 
 
 def augment(image: Tensor, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> Tensor:
     """Augment a uint8 image (3, H, W) to (3, size, size); without `augmentation`, squash.
 
-    All frames of a video (F, 3, H, W) are augmented alike. `draw`: `DRAWS` numbers from 0 to 1, by which everything is
-    chosen.
+    All frames of a video (F, 3, H, W) get the same augmentation. `draw`: `DRAWS` numbers from 0 to 1, which
+    determine all choices.
     """
     frames = image if image.dim() == 4 else image[None]
     if augmentation is None:
@@ -98,7 +97,7 @@ def _possible(
 
 
 def _crop(height: int, width: int, augmentation: Augmentation, draw: Sequence[float]) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random crop: the first that fits, or the largest in the middle if none does."""
+    """Return top, left, height and width of the first random crop that fits, or of the largest central one."""
     for tall, wide in _tries(height, width, augmentation, draw):
         crop_height, crop_width = round(tall), round(wide)
         if 0 < crop_height <= height and 0 < crop_width <= width:
@@ -109,7 +108,7 @@ def _crop(height: int, width: int, augmentation: Augmentation, draw: Sequence[fl
 
 
 def _tries(height: int, width: int, augmentation: Augmentation, draw: Sequence[float]) -> Iterator[tuple[float, float]]:
-    """Heights and widths of random crops, which may be larger than the image."""
+    """Yield heights and widths of random crops, which may exceed the image."""
     low, high = augmentation.scale
     log_low, log_high = (math.log(bound) for bound in augmentation.aspect)
     for share, position in zip(draw[: 2 * TRIES : 2], draw[1 : 2 * TRIES : 2], strict=True):
@@ -119,15 +118,15 @@ def _tries(height: int, width: int, augmentation: Augmentation, draw: Sequence[f
 
 
 def _central(height: int, width: int, augmentation: Augmentation) -> tuple[float, float]:
-    """Height and width of the largest crop whose aspect is in the range, or nearest to the image's."""
+    """Return height and width of the largest crop with an allowed aspect ratio nearest to the image's."""
     low, high = augmentation.aspect
     return min(height, width / low), min(width, height * high)
 
 
 def jitter(batch: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
-    """Brightness and saturation of each image of a uint8 batch (B, 3, H, W) times its own factor.
+    """Scale brightness and saturation of each image of a uint8 batch (B, 3, H, W).
 
-    `draws` (B, 2), or (1, 2) for all: numbers from 0 to 1, by which the two factors are chosen.
+    `draws` (B, 2), or (1, 2) for all: numbers from 0 to 1, which determine the two factors.
     """
     strengths = torch.tensor([augmentation.brightness, augmentation.saturation])
     brightness, saturation = (1 + strengths * (2 * draws - 1)).view(-1, 2, 1, 1, 1).unbind(1)
@@ -137,17 +136,17 @@ def jitter(batch: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
 
 
 MIXING_DRAWS = 5
-"""Random numbers that an image's mixing takes."""
+"""Random numbers per image for mixing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """How many images of a batch are mixed, and how."""
+    """How to mix images of a batch."""
 
     share: float = 0.8
     """Share of the images that are mixed."""
     pasted: float = 0.5
-    """Share of the mixed images that get a piece of the other one pasted in; the rest are blended with it."""
+    """Share of the mixed images that get a patch of the other image (CutMix); the rest are blended (mixup)."""
 
     def __post_init__(self) -> None:
         for name in ("share", "pasted"):
@@ -156,9 +155,9 @@ class Mixing:
 
 
 def mix(images: Tensor, others: Tensor, mixing: Mixing, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, S, S) mixed with `others`, uint8 both; and the share of itself that each keeps (B,), ≥ 1/2.
+    """Mix uint8 images (B, 3, S, S) with `others`; also return the share of itself that each keeps (B,), ≥ 1/2.
 
-    `draws` (B, `MIXING_DRAWS`): numbers from 0 to 1, by which everything is chosen.
+    `draws` (B, `MIXING_DRAWS`): numbers from 0 to 1, which determine all choices.
     """
     size = images.shape[-1]
     shares = torch.where(draws[:, 0] < mixing.share, draws[:, 1] / 2, 0.0)  # what each gets of the other
@@ -172,7 +171,7 @@ def mix(images: Tensor, others: Tensor, mixing: Mixing, draws: Tensor) -> tuple[
 
 
 def _spans(lengths: Tensor, positions: Tensor, size: int) -> Tensor:
-    """Which of `size` pixels lie in spans of these lengths, each at its position from 0 to 1: bool (B, size)."""
+    """Return which of `size` pixels lie in spans of these lengths and relative positions: bool (B, size)."""
     starts = (positions * (size - lengths + 1)).floor()[:, None]
     at = torch.arange(size)
     return (at >= starts) & (at < starts + lengths[:, None])

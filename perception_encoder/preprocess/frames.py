@@ -12,7 +12,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError
 
 FrameChoice = Callable[[int, float, int, float | None, float | None], list[int]]
-"""Chooses frames as `plm_frame_indices` does: by total, frames a second, count, and start and end in seconds."""
+"""Chooses frames by total, frame rate, count, and start and end in seconds, as `plm_frame_indices` does."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,20 @@ class VideoFrames:
 
     images: list[Image.Image]
     times: list[float]
-    """Seconds from the video's first frame."""
+    """Seconds since the video's first frame."""
     duration: float
     """Seconds from the first frame to the end of the last one."""
     frame_count: int
-    """Frames that the whole video holds, T."""
+    """Number of frames of the whole video, T."""
     complete: bool
-    """False if the file ends early or is damaged: the frames are then of what could be decoded."""
+    """False if the file ends early or is damaged; the frames are then those that could be decoded."""
 
 
 def frame_indices(total: int, count: int) -> list[int]:
-    """`count` uniform indices into `total` frames, i·(total−1)/(count−1) rounded down; the first for one.
+    """Return `count` uniform indices into `total` frames: ⌊i·(total−1)/(count−1)⌋, or the first one.
 
-    The one formula for the frames of a video, in training, `Encoder.encode` and evaluation: that of the reference's
-    evaluation. Raises ConfigError if either is less than 1.
+    The only frame-sampling formula, for training, `Encoder.encode` and evaluation: that of the reference's evaluation.
+    Raises ConfigError if either is less than 1.
     """
     _check(total, count, "frames")
     return [i * (total - 1) // max(1, count - 1) for i in range(count)]
@@ -43,7 +43,7 @@ def frame_indices(total: int, count: int) -> list[int]:
 def plm_frame_indices(
     total: int, fps: float, count: int, start: float | None = None, end: float | None = None
 ) -> list[int]:
-    """Indices of the frames that the published PLM reads of `total` frames at `fps` a second: `count` uniform ones.
+    """Return the `count` uniform indices that the published PLM reads of `total` frames at `fps` frames per second.
 
     They are chosen from the frames at whole seconds if there are at least `count` of those, else from all frames;
     a video of fewer frames gives all. `start`, `end`: seconds that limit the part that is read. Raises ConfigError for
@@ -63,7 +63,7 @@ def plm_frame_indices(
 
 
 def spread_indices(total: int, count: int) -> list[int]:
-    """`count` indices evenly apart into `total` items, halves rounded up: for a part of a dataset, not for frames.
+    """Return `count` evenly spaced indices into `total` items, halves rounded up; for parts of datasets, not frames.
 
     Raises ConfigError if either is less than 1.
     """

@@ -37,7 +37,7 @@ from perception_encoder.preprocess.media_types import is_heif
 from perception_encoder.preprocess.source import Source, open_source
 
 _DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
-"""Bytes of memory that a pixel takes at most in the decoders of some formats, which are more than `PIXEL_BYTES`."""
+"""Maximum bytes per pixel of decoders that need more than `PIXEL_BYTES`."""
 _STRIPE = 1 << 20  # pixels that are scaled to 8 bits at a time, in floats
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "JPEG2000", "TIFF", "BMP", "ICO", "ICNS", "PPM", "PSD")
@@ -53,11 +53,11 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation → the transposition that makes the image upright."""
+"""EXIF orientation → transposition that makes the image upright."""
 
 
 NeededSide = Callable[[int, int], int]
-"""The least length of the short side of an image of some width and height."""
+"""Returns the minimum short side for an image of a given width and height."""
 
 
 def open_image(
@@ -91,14 +91,14 @@ def open_image(
 
 
 def count_pixels(source: Source, name: str | None = None) -> int:
-    """Return an image's pixels by its header, without decoding it; raises what `open_image` raises."""
+    """Return an image's size from its header, without decoding it; raises what `open_image` raises."""
     with _opened_header(source, name) as (image, name):
         check_pixels(name, *image.size, _pixel_bytes(image))
         return image.width * image.height
 
 
 def _pixel_bytes(image: Image.Image) -> int:
-    """Bytes of memory that a pixel takes at most while an image is opened."""
+    """Return the maximum bytes per pixel while an image is opened."""
     if image.format == "JPEG2000":
         return PIXEL_BYTES * len(image.getbands())
     return _DECODER_BYTES.get(image.format or "", 2 * PIXEL_BYTES if image.mode in ("I", "F") else PIXEL_BYTES)
@@ -106,7 +106,7 @@ def _pixel_bytes(image: Image.Image) -> int:
 
 @contextmanager
 def _opened_header(source: Source, name: str | None) -> Iterator[tuple[Image.Image, str]]:
-    """Yield an image whose header alone has been read, and its name; errors within the block are named."""
+    """Yield an image of which only the header has been read, and its name; name errors within the block."""
     with open_source(source, name) as (stream, name), _quiet_pillow():
         _prepare_heif(stream, name)
         try:
@@ -123,7 +123,7 @@ def _opened_header(source: Source, name: str | None) -> Iterator[tuple[Image.Ima
 
 
 def date_taken(source: Source) -> datetime | None:
-    """When an image was taken, by its EXIF data, in the camera's local time; None without a date."""
+    """Return when an image was taken (EXIF), in the camera's local time; None without a date."""
     try:
         with open_source(source) as (stream, _), _quiet_pillow(), Image.open(stream, formats=_known_formats()) as image:
             exif = image.getexif()
@@ -153,7 +153,7 @@ def _known_formats() -> list[str]:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings about odd files to itself; unlike `warnings.catch_warnings`, safe in several threads."""
+    """Silence Pillow's warnings about odd files; thread-safe, unlike `warnings.catch_warnings`."""
     filters = cast(list[Any], warnings.filters)
     filters.insert(0, entry := ("ignore", None, Warning, re.compile(r"PIL\."), 0))
     try:
@@ -174,7 +174,7 @@ def plain_image(image: Image.Image) -> Image.Image:
 
 
 def content_key(images: Iterable[Image.Image], *settings: object) -> str:
-    """Return a cache's key for values that depend on the images' pixels and on `settings`, not on any name."""
+    """Return a cache key that depends on the images' pixels and on `settings`, not on names."""
     digest = hashlib.blake2b(repr(settings).encode(errors="surrogatepass"), digest_size=16)
     for image in images:
         digest.update(f"{image.size}".encode() + image.convert("RGB").tobytes())
@@ -209,7 +209,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _scale(values: np.ndarray) -> np.ndarray:
-    """Grey values of any type to uint8; NaN and -infinity become black, +infinity white.
+    """Convert grey values of any type to uint8; NaN and -infinity become black, +infinity white.
 
     A stripe at a time, so that a large image takes no more than a byte a pixel besides its own.
     """
@@ -238,7 +238,7 @@ class ImageTransform:
     """
 
     size: int | tuple[int, int]
-    """Side of a square, or (H, W), in pixels."""
+    """Side of the square, or (H, W), in pixels."""
     mode: Literal["squash", "crop"] = "squash"
 
     def __post_init__(self) -> None:
@@ -250,7 +250,7 @@ class ImageTransform:
         return to_float(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> UInt8[Tensor, "3 H W"]:
-        """The same before it is scaled: uint8, a quarter of the memory; `to_float` does the rest."""
+        """Return the pixels before scaling as uint8, a quarter of the memory; `to_float` scales them."""
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         if self.mode == "squash":
             image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -266,7 +266,7 @@ def to_float(pixels: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
 
 
 def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize and keep the aspect ratio; the side that fits exactly does so, the other is rounded down."""
+    """Resize to cover a size at the same aspect ratio; the other side is rounded down."""
     if image.width * height <= image.height * width:
         size = (width, max(height, width * image.height // image.width))
     else:
@@ -280,7 +280,7 @@ def _crop_centre(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def image_transform(model: nn.Module, mode: Literal["squash", "crop"] = "squash") -> ImageTransform:
-    """The transform to the size a model was trained at: of a two-tower model, or of a vision tower alone."""
+    """Return the transform to the size that a model or vision tower was trained at."""
     tower: Any = getattr(model, "visual", model)
     return ImageTransform(tower.config.image_size, mode)
 
@@ -288,10 +288,10 @@ def image_transform(model: nn.Module, mode: Literal["squash", "crop"] = "squash"
 def pad_images(
     images: Sequence[Float[Tensor, "3 _ _"]], patch_size: int
 ) -> tuple[Float[Tensor, "B 3 H W"], Bool[Tensor, "B h w"]]:
-    """Images of several sizes as one batch, padded to the right and below with grey, and a mask of the real patches.
+    """Batch images of several sizes, padded with grey on the right and below, with a mask of the real patches.
 
-    Each side must be a multiple of the patch. The mask (B, h, w) is True for a patch of the image: what
-    `encode_image(batch, padding_mask=mask)` reads.
+    Each side must be a multiple of the patch. The mask (B, h, w) is True for patches of the image; pass it
+    to `encode_image(batch, padding_mask=mask)`.
     """
     if not images:
         raise ShapeError("no images to pad")

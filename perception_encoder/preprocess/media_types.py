@@ -1,4 +1,4 @@
-"""Which files are images and videos: by their names' suffixes, and by the brands that an MP4-like file names itself."""
+"""Tell images and videos by their suffixes, and MP4-like files by their brands."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ VIDEO_SUFFIXES = frozenset({
 # fmt: on
 MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 SHARD_IMAGES = ("jpg", "jpeg", "png", "webp")
-"""Extensions of images in shards, those that any reader of WebDataset decodes; of two in one sample, the first."""
+"""Extensions of images in shards that any WebDataset reader decodes; the first one in a sample counts."""
 SHARD_VIDEOS = ("mp4", "webm", "mov", "mkv", "avi")
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 
 def file_brands(head: bytes) -> set[bytes] | None:
-    """The brands in the first bytes of an MP4-like file (video, AVIF, HEIC); None for any other file."""
+    """Return the brands in the first bytes of an MP4-like file (video, AVIF, HEIC); None for other files."""
     if head[4:8] != b"ftyp":
         return None
     size = min(len(head), int.from_bytes(head[:4], "big"))
@@ -30,7 +30,7 @@ def file_brands(head: bytes) -> set[bytes] | None:
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file's first bytes say that it is HEIC or HEIF, and not AVIF, which names some of the same brands."""
+    """Whether a file's first bytes are those of HEIC or HEIF, and not of AVIF, which shares some brands."""
     brands = file_brands(head) or set()
     return bool(brands & HEIF_BRANDS) and not brands & AVIF_BRANDS
 
@@ -44,6 +44,6 @@ _RAW = frozenset({
 
 
 def unsupported_type(suffix: str) -> str:
-    """Return what a file that is neither an image nor a video is counted as, by its suffix: RAW, SVG or other."""
+    """Return the kind of an unsupported file by its suffix: RAW, SVG or other."""
     suffix = suffix.lower()
     return "RAW" if suffix in _RAW else "SVG" if suffix in (".svg", ".svgz") else "other"

@@ -21,7 +21,7 @@ _ESCAPED = re.compile(r"\\\\|\\x([0-9a-f]{2})|\\u([0-9a-f]{4})")
 
 @contextmanager
 def open_source(source: Source, name: str | None = None) -> Iterator[tuple[BinaryIO, str]]:
-    """Open a source for reading and name it; files are closed again, streams are left open.
+    """Open a source for reading and name it; files are closed at the end, streams stay open.
 
     Raises MediaNotFoundError for a missing file, and MediaDecodeError if it is not a regular file (a directory, say),
     is empty, or may not be read.
@@ -44,7 +44,7 @@ def _open_file(path: Path, name: str) -> BinaryIO:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise MediaDecodeError(name, "is a directory")
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe could block forever
             raise MediaDecodeError(name, "is not a regular file")
         if status.st_size == 0:
             raise MediaDecodeError(name, "is empty")
@@ -56,7 +56,7 @@ def _open_file(path: Path, name: str) -> BinaryIO:
 
 
 def escape_name(path: str | os.PathLike[str]) -> str:
-    r"""A path as text that can be printed and stored: bytes that are not UTF-8 and control characters become \xNN.
+    r"""Return a path as printable text: control characters and bytes that are not UTF-8 become \xNN.
 
     Reversible (`unescape_name`): a backslash is doubled; on Windows, where it is the separator, it becomes a slash.
     """
@@ -75,7 +75,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def unescape_name(name: str) -> str:
-    """The path that `escape_name` made `name` of."""
+    """Return the path that `escape_name` turned into `name`."""
     return _ESCAPED.sub(_unescape, name)
 
 

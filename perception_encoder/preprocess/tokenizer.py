@@ -34,19 +34,19 @@ pattern does (folded it is a letter, by category a combining mark, so neither cl
 
 
 class TruncationWarning(UserWarning):
-    """A text was longer than the model reads, so its end was cut off."""
+    """A text was too long for the model and was truncated."""
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Texts to ids for a model that reads `context_length` tokens."""
+    """Converts texts to token ids for a model that reads `context_length` tokens."""
 
     context_length: int = 32
     warns: bool = True
-    """Warn if a text is cut; training, which reads millions of captions, does not."""
+    """Warn if a text is truncated; off in training, which reads millions of captions."""
 
     def __call__(self, texts: str | Iterable[str]) -> Int[Tensor, "B T"]:
-        """Ids (B, context_length), int64; a text that is too long is cut before its end token, with a warning."""
+        """Return ids (B, context_length), int64; a text that is too long is truncated, with a warning."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
@@ -59,11 +59,11 @@ class Tokenizer:
         return rows
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one text, of any length, without control tokens."""
+        """Return the ids of one text, of any length, without control tokens."""
         return _backend().encode(clean(text)).ids
 
     def decode(self, ids: Iterable[int] | Int[Tensor, " T"]) -> str:
-        """The cleaned text behind ids, up to the first end token; control tokens and padding are left out.
+        """Return the cleaned text of ids up to the first end token, without control tokens and padding.
 
         InputError if an id is not in the vocabulary.
         """
@@ -87,7 +87,7 @@ class HoldsModel(Protocol):
 
 
 def tokenizer(model: nn.Module | HoldsModel) -> Tokenizer:
-    """The tokenizer that fits the text tower of a model, or of an `Encoder`'s; ModelError without one."""
+    """Return the tokenizer for a model's or `Encoder`'s text tower; ModelError without one."""
     tower: Any = getattr(getattr(model, "model", model), "text", None)
     if tower is None:
         name = getattr(model, "name", type(model).__name__)
@@ -96,14 +96,14 @@ def tokenizer(model: nn.Module | HoldsModel) -> Tokenizer:
 
 
 def trim(tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B t"]:
-    """The ids without the columns that are padding in every row; a causal tower gives the same vectors for them."""
+    """Drop columns that are padding in every row; a causal tower's outputs do not change."""
     if not len(tokens):
         return tokens
     return tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
 
 
 def clean(text: str) -> str:
-    """Published cleaning: ftfy, HTML entities twice, whitespace runs to one blank, lower case."""
+    """Clean a text as published: ftfy, HTML entities twice, runs of whitespace to one space, lower case."""
     if not (text.isascii() and text.isprintable() and "&" not in text):  # else ftfy and HTML change nothing
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
@@ -111,7 +111,7 @@ def clean(text: str) -> str:
 
 @cache
 def _backend() -> tokenizers.Tokenizer:
-    """The byte-pair model, built once a process."""
+    """Build the byte-pair model, once per process."""
     packed = files("perception_encoder.preprocess").joinpath("clip_merges.txt.gz").read_bytes()
     merges = [(left, right) for left, right in map(str.split, gzip.decompress(packed).decode("utf-8").splitlines())]
     symbols = _byte_symbols()
@@ -129,9 +129,9 @@ def _backend() -> tokenizers.Tokenizer:
 
 
 def portable_tokenizer(context_length: int) -> tokenizers.Tokenizer:
-    """A tokenizer of the library `tokenizers` that gives whole rows of ids, for use without this package.
+    """Return a tokenizer of the library `tokenizers` that pads and truncates, for use without this package.
 
-    Its cleaning is lower case and whitespace; what ftfy repairs, and HTML entities, need `clean` first.
+    It only lowers case and normalises whitespace; apply `clean` first for ftfy's repairs and HTML entities.
     """
     result = tokenizers.Tokenizer.from_str(_backend().to_str())
     start, end = "<start_of_text>", "<end_of_text>"
@@ -148,7 +148,7 @@ def portable_tokenizer(context_length: int) -> tokenizers.Tokenizer:
 
 
 def _byte_symbols() -> list[str]:
-    """One printable character for each byte, in the vocabulary's order: bytes that print as themselves come first."""
+    """Return a printable character for each byte in the vocabulary's order: printable bytes first."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = 256 - len(printable)
     return [chr(code) for code in printable] + [chr(256 + number) for number in range(others)]
@@ -157,7 +157,7 @@ def _byte_symbols() -> list[str]:
 def write_preprocessing(directory: Path, size: tuple[int, int], context_length: int | None) -> None:
     """Write files for transformers' image processors and for the library `tokenizers`, beside a model's ONNX files.
 
-    `size`: height and width in pixels. `context_length`: of the text tower; None without one, and then no tokenizer.
+    `size`: height and width in pixels. `context_length`: of the text tower; None for no tokenizer.
     """
     preprocessing = {
         "image_processor_type": "CLIPImageProcessor",

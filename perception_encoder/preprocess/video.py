@@ -32,11 +32,11 @@ from perception_encoder.preprocess.video_file import FrameImages, decoding, open
 logger = logging.getLogger(__name__)
 
 INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-"""Containers with an index to seek by and with a presentation time on each frame."""
+"""Containers with a seek index and a presentation time for each frame."""
 
 _STORED_BYTES = 4  # of a decoded pixel
 _SEEK_OVER = 12
-"""Frames that decode sooner than a seek takes."""
+"""Number of frames that decode faster than a seek."""
 
 
 def read_frames(
@@ -68,7 +68,7 @@ def read_frames(
 
 @dataclass(frozen=True)
 class _Selection:
-    """Which frames to take."""
+    """The frames to take."""
 
     count: int
     start: float
@@ -79,19 +79,19 @@ class _Selection:
 
 @dataclass(frozen=True)
 class SampledFrame:
-    """One of the frames that `sample_frames` gives."""
+    """A frame of `sample_frames`."""
 
     image: Image.Image
     time: float
     """Seconds from the video's first frame."""
     end: float
-    """When the next frame is due, or the video ends."""
+    """Time of the next frame, or of the video's end."""
 
 
 def sample_frames(
     source: Source, name: str | None = None, every: float = 1.0, start: float = 0.0, side: int | None = None
 ) -> Iterator[SampledFrame]:
-    """Decode a frame each `every` seconds, of 0 every frame, one after the other: memory for two is enough.
+    """Decode a frame every `every` seconds (0: every frame), one at a time, with at most two in memory.
 
     The first is the one on screen at `start` seconds, at the latest the last. `side`: as in `read_frames`. Damage and
     errors are treated as `read_frames` does; before an error is raised, frames may have been given.
@@ -116,13 +116,13 @@ def sample_frames(
 
 
 def frame_pixels(source: Source, name: str | None = None) -> int:
-    """Return the pixels of a video's frame, by the header; raises what `read_frames` does."""
+    """Return the size of a video's frames from its header; raises what `read_frames` does."""
     with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as (_, video):
         return video.width * video.height
 
 
 def frame_rate(source: Source, name: str | None = None) -> float:
-    """Return a video's mean frames a second, 1 of a single frame; raises what `read_frames` does."""
+    """Return a video's mean frame rate, 1 for a single frame; raises what `read_frames` does."""
     with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as opened:
         timeline = _scan(*opened)
     if not timeline.ticks:
@@ -133,16 +133,16 @@ def frame_rate(source: Source, name: str | None = None) -> float:
 
 @dataclass(frozen=True)
 class _Timeline:
-    """What a video holds: a tick (in units of `unit` seconds) for each frame, in display order."""
+    """The frames of a video as ticks (of `unit` seconds), in display order."""
 
     ticks: list[int]
     keys: list[int]
     """Ticks of the key frames."""
     unit: float
     last: float
-    """Seconds that the last frame lasts."""
+    """Duration of the last frame in seconds."""
     indexed: bool
-    """Frames can be found by their ticks."""
+    """Whether frames can be found by their ticks."""
     complete: bool
 
     @property
@@ -189,7 +189,7 @@ def _within_budget(selection: _Selection, video: VideoStream) -> _Selection:
 def _sample(
     stream: BinaryIO, name: str, timeline: _Timeline, every: float, first: float, side: int | None
 ) -> Iterator[tuple[float, Image.Image]]:
-    """(time, frame) each `every` seconds: by seeking as far as that goes, the rest by decoding everything."""
+    """Yield (time, frame) every `every` seconds: by seeking while that works, then by decoding everything."""
     times, due = timeline.times, first
     if timeline.indexed:
         numbers = []
@@ -260,7 +260,7 @@ def _scan(container: InputContainer, video: VideoStream) -> _Timeline:
 def _timeline(
     container: InputContainer, video: VideoStream, ticks: list[int | None], keys: list[int], last: int, whole: bool
 ) -> _Timeline:
-    """Order the ticks; if they are missing or repeat, frames are numbered at the average rate."""
+    """Sort the ticks; if they are missing or repeat, number frames at the average rate."""
     ordered = sorted({tick for tick in ticks if tick is not None})
     if len(ordered) == len(ticks) and video.time_base is not None:
         unit = float(video.time_base)
@@ -271,7 +271,7 @@ def _timeline(
 
 
 def _frame_numbers(timeline: _Timeline, name: str, selection: _Selection) -> list[int]:
-    """Numbers of the frames to take, in display order."""
+    """Return the numbers of the frames to take, in display order."""
     times, start, end = timeline.times, selection.start, selection.end
     duration = times[-1] + timeline.last
     if start and start >= duration:
@@ -291,7 +291,7 @@ def _by_seeking(
     numbers: list[int],
     images: FrameImages,
 ) -> Iterator[tuple[int, Image.Image]]:
-    """Decode the wanted frames only, from the key frame before each; ends early if the file differs from its index."""
+    """Decode only the wanted frames, from the key frame before each; stop if the file differs from its index."""
     needed = {timeline.ticks[number] for number in numbers}
     frames = _decode(container, video, needed)
     position = -1  # number of the frame decoded last
@@ -316,7 +316,7 @@ def _by_seeking(
 def _by_counting(
     stream: BinaryIO, name: str, timeline: _Timeline, selection: _Selection
 ) -> tuple[_Timeline, list[int], dict[int, Image.Image]]:
-    """Decode everything; a second time if the number of frames differs from that of the packets."""
+    """Decode everything, twice if the number of frames differs from that of the packets."""
     for _ in range(2):
         numbers = _frame_numbers(timeline, name, selection)
         images: dict[int, Image.Image] = {}
@@ -363,7 +363,7 @@ def _decode(
 
 
 def _packets(packets: Iterator[Packet]) -> Iterator[Packet | None]:
-    """Yield packets to the end, and None if the file cannot be read any further."""
+    """Yield all packets, and None where the file becomes unreadable."""
     while True:
         try:
             yield next(packets)

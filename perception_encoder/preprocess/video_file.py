@@ -29,7 +29,7 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.preprocess.budget import MAX_PIXELS, check_pixels
 
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,ivf,yuv4mpegpipe,mxf,dv,gif"
-"""Containers that are opened, by FFmpeg's names: none that refers to other files or addresses, as playlists do."""
+"""Allowed containers, by FFmpeg's names: none that refers to other files or URLs, as playlists do."""
 
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 """Titles in other encodings than UTF-8 are not damage; PyAV 19 accepts them anyway."""
@@ -47,7 +47,7 @@ _UPRIGHT = {
 """Upper left of the display matrix (a, b, c, d), by signs → what makes the frame upright."""
 
 _REDUCED = frozenset({"mjpeg", "mpeg1video", "mpeg2video", "mpeg4"})
-"""Codecs that FFmpeg decodes to a half, a quarter or an eighth of the size."""
+"""Codecs that FFmpeg can decode at a half, a quarter or an eighth of the size."""
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def open_container(
 
 
 class FrameImages:
-    """Makes images of the frames of one file."""
+    """Converts the frames of one file to images."""
 
     def __init__(self, name: str, side: int | None = None, limit: int | None = None) -> None:
         """`side`: larger frames are reduced to this short side. `limit`: pixels of all images together."""
@@ -119,13 +119,13 @@ def _upright(frame: VideoFrame) -> Image.Transpose | None:
 
 
 class _Seekable:
-    """What PyAV reads of a stream: a damaged video may seek anywhere, and PyAV prints what that raises."""
+    """A stream for PyAV whose seeks never raise: a damaged video may seek anywhere, and PyAV prints errors."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.read, self.tell, self._seek = stream.read, stream.tell, stream.seek
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """The new position, or FFmpeg's code for a position that no file has."""
+        """Return the new position, or FFmpeg's error code for an invalid one."""
         try:
             return self._seek(offset, whence)
         except (OSError, ValueError, OverflowError):
@@ -138,7 +138,7 @@ def _refuse_other_files(url: str, flags: int, options: dict[str, Any]) -> Binary
 
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
-    """Name whatever goes wrong in decoding: a damaged file may make PyAV raise anything."""
+    """Turn any error in decoding into one that names the file; PyAV may raise anything for a damaged file."""
     try:
         yield
     except (InputError, ConfigError):
@@ -160,7 +160,7 @@ class AddFrame(Protocol):
 
 @contextmanager
 def write_video(path: Path, size: tuple[int, int], rate: float) -> Iterator[AddFrame]:
-    """Yield what adds frames of `size` (width, height) to an H.264 video of `rate` frames a second.
+    """Yield a function that adds frames of `size` (width, height) to an H.264 video at `rate` frames per second.
 
     An odd side loses its last row or column, since H.264 needs even ones. The file appears when all is written; raises
     OutputError if it cannot be.
@@ -176,7 +176,7 @@ def write_video(path: Path, size: tuple[int, int], rate: float) -> Iterator[AddF
 
 @contextmanager
 def write_video_to(stream: BinaryIO, size: tuple[int, int], rate: float) -> Iterator[AddFrame]:
-    """Yield what adds frames to a video in memory, as `write_video` does; its index comes last."""
+    """Yield a function that adds frames to a video in memory, as `write_video` does; its index comes last."""
     with av.open(stream, "w", format="mp4") as container, _encoding(container, size, rate) as add:
         yield add
 

@@ -113,7 +113,7 @@ def test_answers(answer: dict[str, Any], expected: str) -> None:
     "answer", [{"answers": []}, {"answers": [1, "a"]}, {"answer": float("nan")}, {"answer": True}, {"answer": {}}, {}]
 )
 def test_wrong_answers(answer: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"a\.jsonl:1: the answer is .*; it must be a text"):
+    with pytest.raises(InputError, match=r"a\.jsonl:1: the answer is .*; it must be a string"):
         parse({"question": "Q", **answer})
 
 

@@ -80,7 +80,7 @@ def test_directories_with_splits_and_masks_of_black_and_white(tmp_path: Path) ->
     assert train.labels(0).tolist() == [[0, 1]] and test.labels(0).tolist() == [[1, 1]]
     for mask in (tmp_path / "train" / "masks" / "a" / "0.png", tmp_path / "val" / "masks" / "a" / "0.png"):
         mask.write_bytes(png(np.array([[0, 0]], np.uint8)))
-    with pytest.raises(DataError, match="the masks show one class; at least two are needed"):
+    with pytest.raises(DataError, match="the masks show only one class; at least two are needed"):
         read_class_splits(tmp_path)
 
 

@@ -46,8 +46,8 @@ def test_class_files(tmp_path: Path, name: str, text: str, ids: tuple[str, ...],
     [
         ("a.txt", "", "names no class"),
         ("a.txt", "red\nred", "names the class 'red' twice"),
-        ("a.json", "3", "not a list of names"),
-        ("a.json", '{"r": ["n1", 5]}', "not a list of names"),
+        ("a.json", "3", "neither a list of names"),
+        ("a.json", '{"r": ["n1", 5]}', "neither a list of names"),
         ("a.json", "{", "cannot be read as JSON"),
     ],
 )

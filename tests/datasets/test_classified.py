@@ -94,9 +94,9 @@ def test_objectnet_maps_onto_imagenet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ('{"path": 5, "label": "cat"}', r"t\.jsonl: row 2: `path` is 5; it must be a text"),
+        ('{"path": 5, "label": "cat"}', r"t\.jsonl: row 2: `path` is 5; it must be a non-empty string"),
         ('{"label": "cat"}', r"row 2: `path` is missing or null"),
-        ('{"path": "a.jpg", "label": ["cat"]}', r"row 2: `label` is \['cat'\]; it must be an integer or a text"),
+        ('{"path": "a.jpg", "label": ["cat"]}', r"row 2: `label` is \['cat'\]; it must be an integer or a string"),
         ('{"path": "a.jpg", "label": ""}', r"row 2: `label` is empty"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_table_of_paths_and_labels(tmp_path: Path) -> None:
     task = only(load_tasks(tmp_path / "t.csv", "val", ClassOptions(media=tmp_path / "media")))
     assert (task.keys, task.labels) == (("2.jpg", "3.jpg"), ("dog", "cat"))
     assert task.images == (tmp_path / "media/deep/2.jpg", tmp_path / "media/3.jpg")  # the latter is reported later
-    with pytest.raises(DataError, match="no row is of the split 'test'; there are: train, val"):
+    with pytest.raises(DataError, match="no row has the split 'test'; there are: train, val"):
         load_tasks(tmp_path / "t.csv", "test")
     (tmp_path / "t.csv").write_text("path,name\n1.jpg,cat\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"no column 'label' or .* for labels, but 'path', 'name'"):

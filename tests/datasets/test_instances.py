@@ -99,7 +99,7 @@ def test_an_image_of_another_size_than_its_annotations(tmp_path: Path) -> None:
     content, _ = described(1)
     dataset = read_instances(write_whole(tmp_path, content), tmp_path)
     (tmp_path / "1.jpg").write_bytes(png(np.zeros((64, 48, 3), np.uint8)))
-    with pytest.raises(InputError, match=r"1\.jpg: is of 48x64 pixels, and its annotations are for 64x48"):
+    with pytest.raises(InputError, match=r"1\.jpg: is 48x64 pixels, but its annotations are for 64x48"):
         dataset.open(0)
 
 

@@ -101,7 +101,7 @@ def test_a_video_that_is_a_link_is_named(tmp_path: Path) -> None:
         link = tarfile.TarInfo("a.mp4")
         link.type, link.linkname = tarfile.SYMTYPE, "b.mp4"
         tar.addfile(link)
-    with pytest.raises(DataError, match=r"0\.tar: a\.mp4 is a link to b\.mp4; make the tar anew with --dereference"):
+    with pytest.raises(DataError, match=r"0\.tar: a\.mp4 is a link to b\.mp4; recreate the tar with --dereference"):
         list(read_videos_of(tmp_path))
 
 

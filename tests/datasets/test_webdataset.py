@@ -106,7 +106,7 @@ def test_an_image_that_is_a_link_is_named(tmp_path: Path) -> None:
         link = tarfile.TarInfo("b.png")
         link.type, link.linkname = tarfile.SYMTYPE, "a.png"
         archive.addfile(link)
-    with pytest.raises(DataError, match=r"0\.tar: .*b\.png is a link to a\.png; make the tar anew with --dereference"):
+    with pytest.raises(DataError, match=r"0\.tar: .*b\.png is a link to a\.png; recreate the tar with --dereference"):
         load_tasks(tmp_path, "test")
 
 

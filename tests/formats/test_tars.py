@@ -55,7 +55,7 @@ def test_a_member_of_an_unknown_type_is_a_file(whole: bytes, headers: list[int],
 def test_links_and_devices_are_reported(whole: bytes, headers: list[int], kind: bytes, what: str) -> None:
     content = with_type(whole, headers[2], kind, b"b.jpg" if kind == tarfile.SYMTYPE else b"")  # which is empty
     entries = {entry.name: entry.problem for entry in walk_tar(io.BytesIO(content), len(content))}
-    problem = f"is {what}; make the tar anew with --dereference"
+    problem = f"is {what}; recreate the tar with --dereference"
     assert entries == {**dict.fromkeys(MEMBERS), "c.png": problem}
 
 

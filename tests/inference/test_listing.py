@@ -258,8 +258,8 @@ def test_links_in_a_tar_are_reported_and_lead_nowhere(here: Path) -> None:
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
     link, pipe = list_items(["t.tar"])
-    assert str(link.problem) == "t.tar/link.jpg: is a link to /etc/passwd; make the tar anew with --dereference"
-    assert str(pipe.problem) == "t.tar/pipe.jpg: is a device; make the tar anew with --dereference"
+    assert str(link.problem) == "t.tar/link.jpg: is a link to /etc/passwd; recreate the tar with --dereference"
+    assert str(pipe.problem) == "t.tar/pipe.jpg: is a device; recreate the tar with --dereference"
 
 
 def test_a_damaged_tar_gives_what_it_holds(here: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_sparse_member_is_reported(here: Path) -> None:
         info = tarfile.TarInfo("1.jpg")
         info.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40)}
         tar.addfile(info)
-    assert reasons("t.tar") == ["t.tar/1.jpg: is stored sparse; make the tar anew without --sparse"]
+    assert reasons("t.tar") == ["t.tar/1.jpg: is stored sparse; recreate the tar without --sparse"]
 
 
 def test_a_compressed_tar_is_refused(here: Path) -> None:

@@ -1,4 +1,4 @@
-"""Questions with right answers: VQAv2, OK-VQA, TextVQA, DocVQA, InfographicVQA, ChartQA, POPE, and captions of COCO.
+"""Questions with correct answers: VQAv2, OK-VQA, TextVQA, DocVQA, InfographicVQA, ChartQA, POPE, and captions of COCO.
 
 Each in its own layout, or as the Hugging Face hub has it: Parquet files `SPLIT-*.parquet` with images in them.
 
@@ -34,7 +34,7 @@ from perception_encoder.formats.tables import read_json_lines
 
 POPE_PARTS = ("random", "popular", "adversarial")
 CHART_PARTS = {"human": "human", "human_test": "human", "augmented": "augmented", "augmented_test": "augmented"}
-"""The parts of ChartQA, by the names that layouts give them."""
+"""The parts of ChartQA, by their names in the layouts."""
 
 
 def read_vqav2(root: Path, split: str) -> list[Question]:

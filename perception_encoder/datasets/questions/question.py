@@ -1,4 +1,4 @@
-"""What all datasets of questions share: a question, and how its fields, annotation files and tables are found."""
+"""A question of any dataset, and how its fields, annotation files and tables are found."""
 
 from __future__ import annotations
 
@@ -28,58 +28,58 @@ Corners = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question about images or a video, with what its answer is scored against."""
+    """A question about images or a video, with the reference for its answer."""
 
     id: str
     """Unique within its dataset and split."""
     question: str
-    """Empty if a caption is wanted; the phrase to find if a box is."""
+    """Empty for a caption; the phrase to find for a box."""
     media: tuple[QuestionMedia, ...]
-    """One or several images, or one video; not yet opened."""
+    """One or more images, or one video, not yet opened."""
     frames: bool = False
-    """Whether `media` are all frames of one video in order, of which a model sees a few."""
+    """Whether `media` are all the frames of one video in order; a model sees a few of them."""
     answers: tuple[str, ...] = ()
-    """Right answers, one for each person who was asked, or captions; empty for choices and boxes."""
+    """Correct answers, one per person asked, or captions; empty for choices and boxes."""
     choices: tuple[str, ...] = ()
     """Texts to choose from."""
     correct: int | None = None
-    """The 0-based index of the right choice."""
+    """0-based index of the correct choice."""
     box: Corners | None = None
     """In pixels of the image."""
     group: str = ""
-    """The part of the dataset that is scored by itself: MVBench's task, ChartQA's `human` or `augmented`."""
+    """A part of the dataset with its own score: MVBench's task, ChartQA's `human` or `augmented`."""
     block: str = ""
-    """The image's or video's name: questions about one are resampled together; empty if it is unknown."""
+    """Name of the image or video, if known: questions about the same one are resampled together."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A question as its file holds it."""
+    """A question's entry in its file."""
 
     where: str
-    """Its file and position, as errors name it."""
+    """Its file and position, for errors."""
     fields: Mapping[str, Any]
     image: TableImage | None = None
-    """If the file holds the image itself."""
+    """The image, if the file holds it."""
 
     def first(self, names: Sequence[str]) -> str:
-        """Return the first of some names that a field has; the first of all if none has."""
+        """Return the first of these names that is a field, or the first if none is."""
         return next((name for name in names if self.fields.get(name) is not None), names[0])
 
     def text(self, *names: str) -> str:
-        """Return a text that is not empty, under the first of these names; DataError otherwise."""
+        """Return the non-empty string under the first of these names; DataError otherwise."""
         return text_field(self.fields, self.first(names), self.where)
 
     def identity(self, *names: str) -> str:
-        """Return an integer or text as text, under the first of these names; DataError otherwise."""
+        """Return the integer or string under the first of these names, as a string; DataError otherwise."""
         return str(id_field(self.fields, self.first(names), self.where))
 
     def optional(self, *names: str) -> str:
-        """Return what `identity` does, or an empty text without such a field."""
+        """Return `identity`, or an empty string without such a field."""
         return self.identity(*names) if self.fields.get(self.first(names)) is not None else ""
 
     def answers(self, *names: str) -> tuple[str, ...]:
-        """Return answers: a text, a list of texts, or of objects with `answer`; DataError if there is none."""
+        """Return answers from a string, a list of strings, or objects with `answer`; DataError if there are none."""
         name = self.first(names)
         value = self.fields.get(name)
         values = [value] if isinstance(value, str) else value
@@ -112,7 +112,7 @@ def choice_question(
     if isinstance(value, str):
         index = texts.index(value) if value in texts else int(value) if value.isascii() and value.isdigit() else -1
     if not 0 <= index < len(texts) or len(texts) < 2:
-        raise DataError(f"{entry.where}: `{answer}` is {quoted(value)}, none of the choices {quoted(texts)}")
+        raise DataError(f"{entry.where}: `{answer}` is {quoted(value)}, which is not among the choices {quoted(texts)}")
     return Question(
         id=identity,
         question=question,

@@ -29,7 +29,7 @@ from perception_encoder.formats.entries import are_numbers, list_objects, quoted
 from perception_encoder.formats.media_directory import MediaDirectory
 
 REFERENCES = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
-"""The datasets, and whose split of each is used."""
+"""The datasets, and whose split is used."""
 
 
 def read_refcoco(name: str, root: Path, split: str) -> list[Question]:

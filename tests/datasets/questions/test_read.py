@@ -137,12 +137,12 @@ def test_a_choice_by_index_and_text(answer: int | str) -> None:
 
 @pytest.mark.parametrize("answer", [2, -1, "stem", None, True, "²"])
 def test_an_answer_that_is_no_choice(answer: object) -> None:
-    with pytest.raises(DataError, match=r"x: `answer` is .*, none of the choices"):
+    with pytest.raises(DataError, match=r"x: `answer` is .*, which is not among the choices"):
         choice(options=["leaf", "root"], answer=answer)
 
 
 def test_one_choice_is_none() -> None:
-    with pytest.raises(DataError, match="none of the choices"):
+    with pytest.raises(DataError, match="which is not among the choices"):
         choice(options=["leaf"], answer=0)
 
 
@@ -241,10 +241,10 @@ def test_the_twenty_tasks() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": "It sinks."}, r"action_antonym.json: \[0\]: `answer` is 'It sinks.', none of the choices"),
+        ({"answer": "It sinks."}, r"action_antonym.json: \[0\]: `answer` is 'It sinks.', which is not among the choices"),
         ({"start": -1}, "`start` is -1; it must be a number of seconds"),
         ({"end": "x"}, "`end` is 'x'"),
-        ({"candidates": "a"}, "`candidates` is 'a'; it must be a list of texts"),
+        ({"candidates": "a"}, "`candidates` is 'a'; it must be a list of strings"),
     ],
 )
 def test_bad_entries(tmp_path: Path, change: dict[str, object], message: str) -> None:
