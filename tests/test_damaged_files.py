@@ -526,10 +526,10 @@ def write_layout(layout: str) -> Callable[[Path], object]:
 
 
 def load_timm(directory: Path) -> None:
-    from perception_encoder.models.external.timm_models import TimmModel
+    from perception_encoder.inference.load import load
 
-    model = TimmModel(f"timm:local-dir:{directory / 'model'}", f"local-dir:{directory / 'model'}")
-    model.encoder("crop").encode_images([Image.new("RGB", (20, 20))])
+    encoder = load(f"timm:local-dir:{directory / 'model'}").variant(transform="crop")
+    encoder.encode_images([Image.new("RGB", (20, 20))])
 
 
 def load_decoder(directory: Path) -> None:
@@ -662,11 +662,11 @@ def write_open_clip(directory: Path) -> None:
 
 
 def load_open_clip(directory: Path) -> None:
-    from perception_encoder.models.external.open_clip_models import OpenClipModel
+    from perception_encoder.inference.load import load
 
-    model = OpenClipModel(f"open_clip:local-dir:{directory}", f"local-dir:{directory}").encoder("squash")
-    model.encode_images([Image.new("RGB", (20, 20))])
-    model.encode_texts(["a cup"])
+    encoder = load(f"open_clip:local-dir:{directory}")
+    encoder.encode_images([Image.new("RGB", (20, 20))])
+    encoder.encode_texts(["a cup"])
 
 
 def write_transformers(directory: Path) -> None:

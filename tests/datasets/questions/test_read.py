@@ -241,7 +241,7 @@ def test_the_twenty_tasks() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": "It sinks."}, r"action_antonym.json: \[0\]: `answer` is 'It sinks.', which is not among the choices"),
+        ({"answer": "It sinks."}, r"action_antonym.json: \[0\]: `answer` is 'It sinks.', which is not among"),
         ({"start": -1}, "`start` is -1; it must be a number of seconds"),
         ({"end": "x"}, "`end` is 'x'"),
         ({"candidates": "a"}, "`candidates` is 'a'; it must be a list of strings"),
