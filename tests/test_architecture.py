@@ -27,7 +27,7 @@ LAYERS = """
 errors files progress ranks ray_cluster records vectors
 losses models preprocess
 formats
-data datasets training runtime
+data datasets training
 inference
 dense_prediction
 serving

@@ -35,10 +35,18 @@ class DecoderShape(NamedTuple):
         mlp = (width, self[1]), (width, self[1]), (self[1], width)
         block, table = sum(a * b for a, b in attention + mlp) + 2 * width, self.vocab_size * width
         return costs.ModelCost(
-            parameters=self.num_hidden_layers * block + (1 if self.tied else 2) * table + width, tokens=tokens,
-            block_parameters=block, depth=self.num_hidden_layers, span=tokens, heads=self.num_attention_heads,
-            attention=attention, mlp=mlp, rope=True, inner=True, head=2 * labels * table,
-        )  # fmt: skip
+            parameters=self.num_hidden_layers * block + (1 if self.tied else 2) * table + width,
+            tokens=tokens,
+            block_parameters=block,
+            depth=self.num_hidden_layers,
+            span=tokens,
+            heads=self.num_attention_heads,
+            attention=attention,
+            mlp=mlp,
+            rope=True,
+            inner=True,
+            head=2 * labels * table,
+        )
 
 
 SHAPES = {

@@ -159,10 +159,18 @@ def _tower_cost(
 ) -> ModelCost:
     width = config.width
     return ModelCost(
-        parameters=config.parameters, block_parameters=config.block_parameters, depth=config.depth, tokens=tokens,
-        span=tokens, heads=config.heads, attention=((width, 3 * width), (width, width)),
-        mlp=((width, hidden), (hidden, width)), head=projection, end=projection, element=element,
-    )  # fmt: skip
+        parameters=config.parameters,
+        block_parameters=config.block_parameters,
+        depth=config.depth,
+        tokens=tokens,
+        span=tokens,
+        heads=config.heads,
+        attention=((width, 3 * width), (width, width)),
+        mlp=((width, hidden), (hidden, width)),
+        head=projection,
+        end=projection,
+        element=element,
+    )
 
 
 def _norm(tokens: int, width: int, element: int) -> int:
@@ -175,9 +183,14 @@ def cut_tower(
 ) -> VisionConfig:
     """Return a tower that ends with the tokens of a layer: no later block, norm, pooling or projection."""
     return replace(
-        config, depth=layer % config.depth + 1, image_size=image_size or config.image_size,
-        layer_scale=layer_scale or config.layer_scale, attention_pool=False, final_norm=False, output_dim=None,
-    )  # fmt: skip
+        config,
+        depth=layer % config.depth + 1,
+        image_size=image_size or config.image_size,
+        layer_scale=layer_scale or config.layer_scale,
+        attention_pool=False,
+        final_norm=False,
+        output_dim=None,
+    )
 
 
 @dataclass(frozen=True)

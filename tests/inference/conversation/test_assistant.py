@@ -28,8 +28,14 @@ class Widths(pe.Assistant):
         self, conversations: Sequence[Sequence[pe.Message]], sampling: pe.Sampling | None = None
     ) -> list[pe.Reply]:
         self.seen.append(conversations)
-        widths = [[part.width if isinstance(part, Image.Image) else -len(part.images) for message in conversation
-                   for part in message.media] for conversation in conversations]  # fmt: skip
+        widths = [
+            [
+                part.width if isinstance(part, Image.Image) else -len(part.images)
+                for message in conversation
+                for part in message.media
+            ]
+            for conversation in conversations
+        ]
         if max((width for row in widths for width in row), default=0) > 500:
             raise ConfigError("the images fill the context")
         limit = sampling.max_tokens if sampling else 0
@@ -56,9 +62,15 @@ def test_a_question_about_media_of_every_form(model: Widths, tmp_path: Path) -> 
     assert facts.pop("seconds") >= 0
     inputs = [str(tmp_path / "a.png"), media[1], str(tmp_path / "c.pdf"), "image in memory", "array", "array"]
     assert facts == {
-        "question": "what?", "answer": answer.text, "model": "widths", "inputs": inputs, "prompt_tokens": 1,
-        "tokens": 1, "cut": 0, "finished": True,
-    }  # fmt: skip
+        "question": "what?",
+        "answer": answer.text,
+        "model": "widths",
+        "inputs": inputs,
+        "prompt_tokens": 1,
+        "tokens": 1,
+        "cut": 0,
+        "finished": True,
+    }
     assert model.ask((), "what?").text == " [] 256\n"
     with pytest.raises(MediaNotFoundError, match=r"gone\.png: no such file"):
         model.ask("gone.png", "what?")
