@@ -31,7 +31,7 @@ FAMILIES = {
 """The pages by file name: each with its title and its commands."""
 SHARED = ("--help", "--help-all", "--json", "--strict", "--overwrite", "--verbose", "--version", "--allow-private-urls")
 """Options that are left out: the first page describes them."""
-OFTEN = 3
+OFTEN = 2
 """Commands of a page that describe an option alike before it is described once for all of them."""
 FIRST_PAGE = """\
 # The `pe` command

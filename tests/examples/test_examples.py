@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.clips import clip
 from tests.conftest import ROOT
 from tests.drawings import TEXTS, write_drawing
 
@@ -53,6 +54,12 @@ def test_search_my_photos(images: dict[str, Path]) -> None:
     (images["apple"].parent / "damaged.jpg").write_bytes(b"not an image")
     lines = run("search_my_photos.py", images["apple"].parent, TEXTS["apple"], "--top", "3").splitlines()
     assert len(lines) == 3 and lines[0].endswith("apple.png")
+
+
+def test_tour(images: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(clip(4))
+    lines = run("tour.py", images["apple"].parent, images["apple"], tmp_path / "clip.mp4").splitlines()
+    assert len(lines) >= 10 and lines[0].startswith("similarity") and "recipes; PE-Core-G takes" in lines[-1]
 
 
 def test_embed_a_dataset(images: dict[str, Path], tmp_path: Path) -> None:
