@@ -114,13 +114,6 @@ def test_neither_order_nor_batches_matter(classes: np.ndarray) -> None:
     assert (whole.slope, whole.midpoint) == pytest.approx((parts.slope, parts.midpoint), rel=1e-4)
 
 
-def test_turning_the_space_changes_nothing(classes: np.ndarray) -> None:
-    turn = np.linalg.qr(np.random.default_rng(5).standard_normal((256, 256)))[0].astype(np.float32)
-    pictures = noisy_images(classes, 300, seed=1)
-    before, after = fit_calibration([pictures], classes, 20), fit_calibration([pictures @ turn], classes @ turn, 20)
-    assert (before.slope, before.midpoint) == pytest.approx((after.slope, after.midpoint), rel=1e-3)
-
-
 def test_what_is_there_is_probable_and_what_is_not_is_not(classes: np.ndarray) -> None:
     background, there, absent = classes[:300], classes[300:350], classes[350:]
     pictures = noisy_images(np.concatenate([background[:50], there]), 900, seed=2)

@@ -21,7 +21,7 @@ from tests.serving.servers import served
 
 pytestmark = pytest.mark.browser
 PHOTO, CLIP = "04's <b>.jpg", "clip.mp4"
-HINT = "Click, or press Enter, to mark the region like a patch."
+HINT = "Click a patch, or press Enter, to mark its region."
 
 
 @pytest.fixture(scope="module")

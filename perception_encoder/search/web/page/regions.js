@@ -49,7 +49,7 @@ function change() {
   clear.hidden = !hasPins();
   $("track").hidden = !hasPins() || tile?.kind !== "video";
   overlay.hidden = overlay.hidden || !hasPins();
-  if (!hasPins()) say("Click, or press Enter, to mark the region like a patch.");
+  if (!hasPins()) say("Click a patch, or press Enter, to mark its region.");
   else say(`${pins.length} ${pins.length === 1 ? "region" : "regions"}. Click a pin to remove it.`);
   draw();
 }

@@ -1,4 +1,4 @@
-"""One search over indexes and plain files, against vectors made one by one."""
+"""Ranking over indexes and plain files, against vectors made one by one; and near-duplicates, pair by pair."""
 
 from __future__ import annotations
 
@@ -13,8 +13,21 @@ from perception_encoder.errors import ConfigError, MediaDecodeError
 from perception_encoder.inference.collection import Collection, encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
-from perception_encoder.search.ranking import FileGallery, Hit, IndexGallery, query_vectors, rank
+from perception_encoder.search import ranking
+from perception_encoder.search.ranking import (
+    FileGallery,
+    Hit,
+    IndexGallery,
+    SearchResult,
+    best_moment,
+    find_duplicates,
+    group_duplicates,
+    query_vectors,
+    rank,
+)
 from perception_encoder.search.terms import Query, Term, media_query, parse_words, text_query
+from perception_encoder.search.web.contact_sheet import query_sections
+from tests.clips import clip, number_of, numbered
 from tests.search.indexes import make_index
 
 
@@ -181,3 +194,91 @@ def test_several_parts_give_the_top_hits_however_many_are_the_query_s_own(owned:
         alone = Listed(*first, *((f"a{n}", 0.1) for n in range(50)))
         rank([alone], [query], np.ones((1, 2)), top=6)
         assert alone.requested == [7], "no more is read than may be needed: one term, one own item"
+
+
+@pytest.fixture
+def video(encoder: Encoder, tmp_path: Path) -> Collection:
+    """A clip of 60 frames, 25 a second."""
+    (tmp_path / "clip.mp4").write_bytes(clip(60))
+    return encode_media(encoder, list_media_items([tmp_path / "clip.mp4"]))
+
+
+def result(queries: list[Query], hits: list[Hit]) -> SearchResult:
+    return SearchResult(model="", searched=1, queries=tuple(queries), by_query=(tuple(hits),))
+
+
+def test_a_video_is_a_hit_with_the_time_that_fits_best(encoder: Encoder, video: Collection, tmp_path: Path) -> None:
+    numbered(33).save(tmp_path / "frame.png")
+    query = media_query(str(tmp_path / "frame.png"))
+    ((hit,),) = find(encoder, [query], video, top=5)
+    assert video.is_video == [True]
+    assert hit.time == pytest.approx(33 / 25)
+    (section,) = query_sections(result([query], [hit]), tmp_path / "index.html")
+    (tile,) = section.tiles
+    assert tile.time == hit.time and number_of(tile.image) == 33
+    assert tile.caption == tile.link == "clip.mp4"
+    assert section.heading == "like frame.png" and section.image is not None
+
+
+def test_a_video_that_was_deleted_has_no_time_and_no_preview(
+    encoder: Encoder, video: Collection, tmp_path: Path
+) -> None:
+    query = text_query("a cat")
+    (hits,) = find(encoder, [query], video, top=5)
+    (tmp_path / "clip.mp4").unlink()
+    assert best_moment(encoder, video.items[0], encoder.encode_texts("a cat")) is None
+    (section,) = query_sections(result([query], hits), tmp_path / "index.html")
+    assert [tile.image for tile in section.tiles] == [None]
+    assert section.heading == "“a cat”" and section.image is None
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def by_hand(vectors: np.ndarray, alike: float) -> set[frozenset[int]]:
+    groups = [{row} for row in range(len(vectors))]
+    for row in range(len(vectors)):
+        for other in range(row):
+            if vectors[row] @ vectors[other] >= alike:
+                ours, theirs = (next(group for group in groups if each in group) for each in (row, other))
+                if ours is not theirs:
+                    ours |= theirs
+                    groups.remove(theirs)
+    return {frozenset(group) for group in groups if len(group) > 1}
+
+
+@pytest.mark.parametrize("block", [1, 300, 1 << 24])
+def test_groups_are_those_found_pair_by_pair(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "_BLOCK", block)
+    vectors = unit(np.random.default_rng(0).normal(size=(150, 3)).astype(np.float32))
+    groups = group_duplicates(vectors, 0.995)
+    assert set(map(frozenset, groups)) == by_hand(vectors, 0.995)
+    assert len(groups) > 5
+    assert groups == sorted((sorted(group) for group in groups), key=lambda group: (-len(group), group[0]))
+
+
+def test_unlike_rows_are_in_no_group() -> None:
+    assert group_duplicates(np.eye(4, dtype=np.float32)) == []
+    assert group_duplicates(np.empty((0, 4), np.float32)) == []
+
+
+def test_duplicates_are_found_within_and_across_indexes(
+    tmp_path: Path, checkpoint: Path, draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = lambda vectors, *rest: group_duplicates(vectors, 0.9999)  # noqa: E731  (a random model finds all alike)
+    monkeypatch.setattr(ranking, "group_duplicates", exact)
+    indexes = []
+    for directory, numbers in (("one", (1, 1, 2)), ("two", (1, 3))):
+        (tmp_path / directory).mkdir()
+        for at, number in enumerate(numbers):
+            draw(40 * number).save(tmp_path / directory / f"{at}.png")
+        indexes.append(make_index(tmp_path / directory, checkpoint))
+    (group,) = find_duplicates(indexes)
+    assert {hit.item.source for hit in group} == {tmp_path / name for name in ("one/0.png", "one/1.png", "two/0.png")}
+    assert [hit.score for hit in group] == pytest.approx([1, 1, 1], abs=1e-2)
+    (alone,) = find_duplicates(indexes[:1])
+    assert len(alone) == 2 and all(hit.row.thumbnail == b"" for hit in alone)
+    assert all(hit.row.thumbnail for hit in find_duplicates(indexes[:1], thumbnails=True)[0])
+    assert find_duplicates(indexes, "path = '0.png'")[0] and find_duplicates(indexes, "path = '1.png'") == []
+    assert find_duplicates(indexes, "path = 'none'") == []
