@@ -16,6 +16,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, SearchIndexError
 from perception_encoder.inference.collection import as_encoder, encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import load
 from perception_encoder.inference.media import Media, resolve
 from perception_encoder.inference.output import EmbeddingWriter
@@ -292,11 +293,13 @@ def search_files(
 
     `queries`: see `Index.search`. `paths`: images, videos, directories, globs, tables, tars, URLs. `model`: an encoder,
     or its name or path; by default the default model (see `pe models`). A video is one hit, with the second that is
-    most similar. Unreadable files are skipped and reported. Raises the InputError or ConfigError of a query, DataError
-    without files, SearchIndexError for another model's embeddings, and what loading the model raises.
+    most similar. Unreadable files are skipped and reported. Raises MediaNotFoundError for a missing path, DataError
+    without files, the InputError or ConfigError of a query, SearchIndexError for another model's embeddings, and what
+    loading the model raises.
     """
     parsed = as_queries(queries)
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    check_paths(paths)
     archive = read_collection(Path(paths[0])) if len(paths) == 1 else None
     left_out: Counter[str] = Counter()
     items = [] if archive else list_media_items(paths, left_out)

@@ -236,12 +236,12 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def by_hand(vectors: np.ndarray, alike: float) -> set[frozenset[int]]:
+def by_hand(vectors: np.ndarray, threshold: float) -> set[frozenset[int]]:
     groups = [{row} for row in range(len(vectors))]
     for row in range(len(vectors)):
         for other in range(row):
-            if vectors[row] @ vectors[other] >= alike:
-                ours, theirs = (next(group for group in groups if each in group) for each in (row, other))
+            if vectors[row] @ vectors[other] >= threshold:
+                ours, theirs = (next(group for group in groups if member in group) for member in (row, other))
                 if ours is not theirs:
                     ours |= theirs
                     groups.remove(theirs)

@@ -33,7 +33,7 @@ from perception_encoder.files import remove, replacing, restrict, write_json, wr
 from perception_encoder.formats.lance import without_panics
 
 SETTINGS = "settings.json"
-LAYOUT = 1
+LAYOUT = 2
 """Version of the table's layout; an index of another version has to be rebuilt."""
 _SETTING_TYPES = {"source": str, "model": str, "weight_hash": str, "dimension": int, "moments": dict}
 TABLE = "moments"

@@ -24,12 +24,12 @@ class MomentConfig:
 
     every: float = 1.0
     """Seconds between sampled frames."""
-    longest: float = 10.0
-    """Seconds after which a window ends."""
+    max_seconds: float = 10.0
+    """Maximum length of a window."""
     shot_change: float = SHOT_CHANGE
     """Share of the image whose colours must change for a cut, in 0–1."""
-    alike: float = 0.9
-    """Cosine similarity from which neighbouring windows are one moment."""
+    similarity: float = 0.9
+    """Minimum cosine similarity of neighbouring windows that are merged into one moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class MomentCutter:
 
     def add(self, frame: Frame) -> None:
         """Add the next frame."""
-        if self._window and (self._is_cut(frame) or frame.end - self._window[0].time > self._config.longest):
+        if self._window and (self._is_cut(frame) or frame.end - self._window[0].time > self._config.max_seconds):
             self._close()
         self._window.append(frame)
 
@@ -96,7 +96,7 @@ class MomentCutter:
         moment = Moment(start=first.time, end=last.end, best=best, total=total)
         self._window = []
         before = self._moments[-1] if self._moments else None
-        if before is not None and float(before.vector @ moment.vector) >= self._config.alike:
+        if before is not None and float(before.vector @ moment.vector) >= self._config.similarity:
             total = before.total + moment.total
             best = max(before.best, best, key=lambda frame: float(frame.vector @ total))
             self._moments[-1] = replace(before, end=moment.end, best=best, total=total)

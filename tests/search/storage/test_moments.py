@@ -1,4 +1,4 @@
-"""Videos cut into moments: by shot changes, by length, and together again where neighbours are alike."""
+"""Videos cut into moments: by shot changes, by length, and merged if neighbours are similar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from perception_encoder.search.storage.moments import Frame, Moment, MomentConfig, MomentCutter
 
-CONFIG = MomentConfig(every=1.0, longest=4.0, shot_change=0.5, alike=0.9)
+CONFIG = MomentConfig(every=1.0, max_seconds=4.0, shot_change=0.5, similarity=0.9)
 
 
 def frames(kinds: str, colours: str | None = None) -> list[Frame]:

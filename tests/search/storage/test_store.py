@@ -41,7 +41,7 @@ def test_nearest_is_exact_and_takes_conditions(update, folder: Path, encoder: En
 
 
 def _cut_settings(place: Path) -> None:
-    (place / "settings.json").write_text('{"layout": 1, "dim')
+    (place / "settings.json").write_text('{"layout": 2, "dim')
 
 
 def _other_layout(place: Path) -> None:
@@ -105,7 +105,7 @@ def test_settings_that_are_none(update, folder: Path) -> None:
     update()
     path = folder / STORE / SETTINGS
     whole = path.read_text()
-    odd = ["[]", "null", '{"layout": 1}', '{"layout": []}', '{"layout": 1, "source": 3}', "[" * 100_000, "\udcff"]
+    odd = ["[]", "null", '{"layout": 2}', '{"layout": []}', '{"layout": 2, "source": 3}', "[" * 100_000, "\udcff"]
     for settings in [*odd, whole.replace('"every": 1.0', '"every": -1')]:
         path.write_bytes(settings.encode("utf-8", "surrogateescape"))
         for use in (lambda: Store.open(folder), update):
