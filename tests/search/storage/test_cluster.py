@@ -229,7 +229,7 @@ def test_the_command_through_a_client_port(
     arguments = ["index", folder, "--model", checkpoint, "--ray", f"ray://127.0.0.1:{ports[1]}"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1 and "22 added, 0 moved, 0 gone, 0 unchanged" in done.stdout
+    assert len(done.stdout.splitlines()) == 1 and "22 added, 0 moved, 0 deleted, 0 unchanged" in done.stdout
     assert len(done.stderr.splitlines()) == 2 and "bad.jpg: " in done.stderr and "1 of 23" in done.stderr
     assert_same(folder, expected, tolerance)
 
