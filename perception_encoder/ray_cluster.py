@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster with errors in one line, and count what its workers begin."""
+"""Connect to a Ray cluster with one-line errors, and count the tasks that its workers begin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOPBACK_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" on any system; `_no
 
 
 def check_cluster(address: str) -> None:
-    """Raise MissingExtraError without Ray, and ClusterError if nobody listens; Ray itself would try for minutes."""
+    """Raise MissingExtraError without Ray, and ClusterError if nothing listens: Ray itself would try for minutes."""
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("ray", "cluster")
     try:
@@ -35,7 +35,7 @@ def check_cluster(address: str) -> None:
 
 
 def connect_cluster(address: str) -> None:
-    """Connect this process; `address` as for `ray.init`, "local" for a cluster of this machine that ends with it.
+    """Connect this process; `address` as for `ray.init`, "local" for a cluster on this machine that ends with it.
 
     Raises MissingExtraError and ClusterError.
     """
@@ -60,23 +60,23 @@ def connect_cluster(address: str) -> None:
 
 
 def last_line(error: BaseException) -> str:
-    """Return another library's error in one line: the last line of a traceback."""
+    """Return Ray's error in one line: the last line of a traceback."""
     lines = str(error).strip().splitlines() or [""]
     message = " ".join((lines[-1] if 'File "' in str(error) else str(error)).split())
     return message[:300] or type(error).__name__
 
 
 class WorkCounter:
-    """Counts what workers began, whether or not they survived it; an actor of Ray."""
+    """Counts how often workers began tasks, whether or not they survived; an actor of Ray."""
 
     def __init__(self) -> None:
         self._times: Counter[int | str] = Counter()
 
-    def begin(self, what: int | str) -> int:
-        """Return how often it began without an end, this time included."""
-        self._times[what] += 1
-        return self._times[what]
+    def begin(self, task: int | str) -> int:
+        """Return how often the task has begun without ending, this time included."""
+        self._times[task] += 1
+        return self._times[task]
 
-    def end(self, what: int | str) -> None:
-        """Note that it was done."""
-        del self._times[what]
+    def end(self, task: int | str) -> None:
+        """Record that the task is done."""
+        del self._times[task]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from perception_encoder.data.captions import with_article
 from synthetic.scenes.language.phrases import join_phrases
-from synthetic.video_dataset.mentions import MentionReader, split_sentences
+from synthetic.video_dataset.truth import MentionReader, split_sentences
 
 AGREED = 2
 """Sources that must name an object that the video's caption lacks: frame captions, or the uploader."""

@@ -159,12 +159,12 @@ def common_fields(metadata: dict[str, Any], config: BuildConfig) -> dict[str, An
         "height": config.side,
         "width": config.side,
         "keywords": metadata["keywords"],
-        "description": f"A rendered scene with {', '.join(sorted({each['kind'] for each in metadata['objects']}))}.",
+        "description": f"A rendered scene with {', '.join(sorted({item['kind'] for item in metadata['objects']}))}.",
         "has_face": False,
         "interest_score": min(5, len(metadata["events"]) + (len(actions) > 1)),
         "interest_score_by": "rule",
         "events": metadata["events"],
-        "objects": [{name: each[name] for name in ("id", "kind", "colour")} for each in metadata["objects"]],
+        "objects": [{name: item[name] for name in ("id", "kind", "colour")} for item in metadata["objects"]],
     }
 
 
@@ -192,7 +192,7 @@ def data_card(
     ]
     categories = [f"| {row.category} | {row.videos:,} | {row.words:.1f} |" for row in statistics.categories[ALL]]
     shares = {score.metric: f"{100 * estimate([score]).value:.1f} %" for score in accuracy}
-    accuracies = [f"| {each} | {' | '.join(shares.get(f'{each} {s}', '–') for s in SHARES)} |" for each in KINDS]
+    accuracies = [f"| {kind} | {' | '.join(shares.get(f'{kind} {s}', '–') for s in SHARES)} |" for kind in KINDS]
     values = {
         "ACCURACY": "\n".join(accuracies),
         "SPLITS": "\n".join(rows),

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from perception_encoder.evaluation.statistics.scores import ItemScores
-from synthetic.video_dataset.mentions import MentionReader, find_actions, split_sentences
-from synthetic.video_dataset.truth import SceneTruth
+from synthetic.video_dataset.truth import MentionReader, SceneTruth, find_actions, split_sentences
 
 OBJECTS, COLOURS, ACTIONS, EVENTS = "objects", "colours", "actions", "events"
 KINDS = (OBJECTS, COLOURS, ACTIONS, EVENTS)
@@ -21,7 +20,7 @@ Claims = dict[str, set[tuple[str, ...]]]
 
 
 def claims_of(caption: str, reader: MentionReader) -> Claims:
-    """Return what a caption says, of each of `KINDS`; the first object of a sentence is the one that does something."""
+    """Return a caption's claims of each of `KINDS`; the first object of a sentence is the one that acts."""
     claims: Claims = {kind: set() for kind in KINDS}
     for sentence in split_sentences(caption):
         mentions, actions = reader.find(sentence), find_actions(sentence)
@@ -33,7 +32,7 @@ def claims_of(caption: str, reader: MentionReader) -> Claims:
 
 
 def facts_of(truth: SceneTruth) -> Claims:
-    """Return what is true of a video, of each of `KINDS`."""
+    """Return the true facts of a video, of each of `KINDS`."""
     return {
         OBJECTS: {(name,) for name in truth.colours},
         COLOURS: {(name, colour) for name, colours in truth.colours.items() for colour in colours},
@@ -47,8 +46,8 @@ def score_captions(
 ) -> list[ItemScores]:
     """Return "objects precision", "objects recall" and so on, counted over all videos.
 
-    `captions`, `truths`: by the video's key. `classes`: all that a caption may name. A score with
-    nothing to count, such as the precision of colours in captions without colours, is left out.
+    `captions`, `truths`: by the video's key. `classes`: all that a caption may name. A score with nothing to
+    count, such as the precision of colours in captions without colours, is left out.
     """
     reader, names = MentionReader(classes), list(captions)
     claims = [claims_of(captions[name], reader) for name in names]
@@ -57,9 +56,9 @@ def score_captions(
     for kind in KINDS:
         for share, counted, other in ((PRECISION, claims, facts), (RECALL, facts, claims)):
             entries = [
-                (owner, each in theirs[kind])
-                for owner, (own, theirs) in enumerate(zip(counted, other, strict=True))
-                for each in sorted(own[kind])
+                (owner, claim in reference[kind])
+                for owner, (claimed, reference) in enumerate(zip(counted, other, strict=True))
+                for claim in sorted(claimed[kind])
             ]
             if entries:
                 owners, values = (np.array(column) for column in zip(*entries, strict=True))

@@ -1,13 +1,14 @@
 """A captioner that makes mistakes, and an annotator that refines captions, both simulated from a scene's truth.
 
-The annotator reads a caption sentence by sentence, as a person would: it removes a sentence on an object that is not in
-the scene, corrects an object, a number, a colour or an action that is wrong, and adds each event and each object that
-the caption does not tell. It knows the scene's objects, colours and events, and no other truth, so it can refine the
-captions of any model. What comes out is `simulated`, never `human`.
+The annotator reads a caption sentence by sentence, as a person would: it removes a sentence about an object that is not
+in the scene, corrects wrong objects, numbers, colours and actions, and adds the events and objects that the caption
+omits. It knows only the scene's objects, colours and events, so it can refine the captions of any model. Its captions
+are `simulated`, never `human`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,18 +17,17 @@ import numpy as np
 from perception_encoder.data.captions import COLOURS, with_article
 from synthetic.scenes.language.narration import VERBS
 from synthetic.scenes.language.phrases import join_phrases
-from synthetic.video_dataset.mentions import Mention, MentionReader, find_actions, split_sentences
-from synthetic.video_dataset.truth import SceneTruth
+from synthetic.video_dataset.truth import Mention, MentionReader, SceneTruth, find_actions, split_sentences
 
 ORBIT = "The camera orbits around the scene."
 _OMITTED, _OTHER_COLOUR, _OTHER_CLASS, _OTHER_ACTION, _INVENTED = 0.2, 0.25, 0.15, 0.15, 0.4
-"""How often the captioner makes each mistake."""
+"""Probability of each mistake of the captioner."""
 _ACTIONS: dict[str, str] = {action: forms[0] for action, forms in VERBS.items()}
 
 
 @dataclass(frozen=True)
 class SimulatedRefinement:
-    """A refined caption, and what was done."""
+    """A refined caption, and the number of changes."""
 
     caption: str
     removed: int
@@ -39,7 +39,7 @@ class SimulatedRefinement:
 
 
 def simulate_caption(truth: SceneTruth, classes: Sequence[str], generator: np.random.Generator) -> str:
-    """Describe the events with the mistakes of a captioner: sentences left out, wrong or invented."""
+    """Describe the events with a captioner's mistakes: omitted, wrong or invented sentences."""
     absent = [name for name in classes if name not in truth.colours]
     sentences = []
     for name, action in truth.events:
@@ -47,7 +47,7 @@ def simulate_caption(truth: SceneTruth, classes: Sequence[str], generator: np.ra
             continue
         subject, verb = truth.phrase(name), _ACTIONS[action]
         if generator.random() < _OTHER_COLOUR:
-            subject = f"{_draw(generator, [each for each in COLOURS if each not in truth.colours[name]])} {name}"
+            subject = f"{_draw(generator, [colour for colour in COLOURS if colour not in truth.colours[name]])} {name}"
         if absent and generator.random() < _OTHER_CLASS:
             subject = _draw(generator, absent)
         if generator.random() < _OTHER_ACTION:
@@ -67,19 +67,19 @@ class SimulatedAnnotator:
         self._reader = MentionReader(classes)
 
     def refine(self, caption: str, truth: SceneTruth) -> SimulatedRefinement:
-        """Remove, correct and add; a caption that is right and complete stays as it is."""
+        """Remove, correct and add; a correct and complete caption does not change."""
         sentences: list[str] = []
-        covered: list[tuple[str, str]] = []
+        mentioned: list[tuple[str, str]] = []
         removed = corrected = 0
         for sentence in split_sentences(caption):
-            right, changes = self._correct(sentence, truth, covered)
+            right, changes = self._correct(sentence, truth, mentioned)
             if right is None:
                 removed += 1
                 continue
             corrected += changes
             sentences.append(right)
-            covered += self._events_of(right, truth)
-        missing = [event for event in truth.events if event not in covered]
+            mentioned += self._events_of(right, truth)
+        missing = [event for event in truth.events if event not in mentioned]
         added = [f"{with_article(truth.phrase(name))} {_ACTIONS[action]}." for name, action in missing]
         if truth.orbits and not any("camera" in sentence.lower() for sentence in sentences):
             added.append(ORBIT)
@@ -90,13 +90,15 @@ class SimulatedAnnotator:
         added = [sentence[0].upper() + sentence[1:] for sentence in added]
         return SimulatedRefinement(_join_sentences([*sentences, *added]), removed, corrected, len(added))
 
-    def _correct(self, sentence: str, truth: SceneTruth, covered: Sequence[tuple[str, str]]) -> tuple[str | None, int]:
-        """Return the sentence as it should be, None if it says nothing true, and the number of corrections."""
+    def _correct(
+        self, sentence: str, truth: SceneTruth, mentioned: Sequence[tuple[str, str]]
+    ) -> tuple[str | None, int]:
+        """Return the corrected sentence, None if nothing in it is true, and the number of corrections."""
         mentions, actions = self._reader.find(sentence), find_actions(sentence)
         if not mentions:
             return sentence, 0
         if actions:
-            return self._correct_event(sentence, mentions, actions[0], truth, covered)
+            return self._correct_event(sentence, mentions, actions[0], truth, mentioned)
         right = [(mention, _right_phrase(sentence, mention, truth)) for mention in mentions]
         phrases = [phrase for _, phrase in right if phrase is not None]
         if not phrases:
@@ -115,18 +117,18 @@ class SimulatedAnnotator:
         mentions: Sequence[Mention],
         action: str,
         truth: SceneTruth,
-        covered: Sequence[tuple[str, str]],
+        mentioned: Sequence[tuple[str, str]],
     ) -> tuple[str | None, int]:
-        """Correct the first object of a sentence that tells an event, its colour, and the action."""
+        """Correct the first object of a sentence about an event, its colour, and the action."""
         subject, changes = mentions[0], 0
         name, phrase = subject.name, _right_phrase(sentence, subject, truth)
         if phrase is None:
-            actors = [name for name, other in truth.events if other == action and (name, other) not in covered]
+            actors = [name for name, other in truth.events if other == action and (name, other) not in mentioned]
             if len(mentions) > 1 or not actors:
                 return None, 0
             name, phrase = actors[0], with_article(truth.phrase(actors[0]))
         if (name, action) not in truth.events:
-            right = [other for actor, other in truth.events if actor == name and (actor, other) not in covered]
+            right = [other for actor, other in truth.events if actor == name and (actor, other) not in mentioned]
             if not right or _ACTIONS[action] not in sentence:
                 return None, 0
             sentence, changes = sentence.replace(_ACTIONS[action], _ACTIONS[right[0]]), 1
@@ -135,14 +137,14 @@ class SimulatedAnnotator:
         return sentence[0].upper() + sentence[1:], changes
 
     def _events_of(self, sentence: str, truth: SceneTruth) -> list[tuple[str, str]]:
-        """The events that a sentence tells."""
+        """Return the true events that a sentence mentions."""
         names = {mention.name for mention in self._reader.find(sentence)}
         actions = find_actions(sentence)
         return [(name, action) for name, action in truth.events if name in names and action in actions]
 
 
 def _right_phrase(sentence: str, mention: Mention, truth: SceneTruth) -> str | None:
-    """Return a phrase with the right number and colour, itself if nothing is wrong; None if no such object is there."""
+    """Return a phrase with the right number and colour, unchanged if correct; None if there is no such object."""
     if mention.name not in truth.counts:
         return None
     phrase = sentence[mention.start : mention.end]
@@ -152,17 +154,18 @@ def _right_phrase(sentence: str, mention: Mention, truth: SceneTruth) -> str | N
         return right[0].upper() + right[1:] if phrase[0].isupper() else right
     if not mention.colour or mention.colour in truth.colours[mention.name]:
         return phrase
-    at = phrase.lower().index(mention.colour)
-    start, rest = phrase[:at], phrase[at + len(mention.colour) :].strip()
-    plain = f"{truth.colour(mention.name)} {rest}".strip()
+    start, rest = re.split(mention.colour, phrase, maxsplit=1, flags=re.IGNORECASE)
+    plain = f"{truth.colour(mention.name)} {rest.strip()}".strip()
     if start.strip().lower() in ("a", "an"):
         return with_article(plain)
     return f"{start}{plain}"
 
 
 def _join_sentences(sentences: Sequence[str]) -> str:
-    """Put sentences together, with a full stop between those that have none."""
-    return " ".join([*(each if each[-1] in ".!?" else f"{each}." for each in sentences[:-1]), *sentences[-1:]])
+    """Join sentences, adding missing full stops between them."""
+    return " ".join(
+        [*(sentence if sentence[-1] in ".!?" else f"{sentence}." for sentence in sentences[:-1]), *sentences[-1:]]
+    )
 
 
 def _draw(generator: np.random.Generator, choices: Sequence[str]) -> str:

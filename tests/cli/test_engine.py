@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +13,8 @@ import pytest
 from fastapi.testclient import TestClient
 from rich.console import Console
 
-from perception_encoder.cli import output
+import perception_encoder as pe
+from perception_encoder.cli import engine, output, video_dataset
 from perception_encoder.cli.engine import live_table, speed_line, stage_cells
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.language_alignment.config import LanguageConfig
@@ -212,3 +215,19 @@ def test_prompts_are_printed(run_pe) -> None:
     assert run_pe("engine", "run", "--show-prompt", "summary_v1").stdout == load_prompt("summary_v1").text + "\n"
     run = run_pe("engine", "run", "--show-prompt", "summary_v99")
     assert run.status == output.ERROR and "no prompt is called 'summary_v99'" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "call", "others"),
+    [
+        (engine.run, pe.run_engine, {"json", "strict", "show_prompt", "listener"}),
+        (video_dataset.select, pe.VideoDataset.select, {"self", "data", "out", "scores", "as_json", "strict", "track"}),
+        (video_dataset.import_tasks, pe.VideoDataset.import_tasks, {"self", "data", "store"}),
+    ],
+)
+def test_a_command_has_the_arguments_and_defaults_of_its_call(
+    command: Callable[..., None], call: Callable[..., object], others: set[str]
+) -> None:
+    options, arguments = (inspect.signature(function).parameters for function in (command, call))
+    assert options.keys() - others == arguments.keys() - others
+    assert all(options[name].default == arguments[name].default for name in arguments.keys() - others)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from synthetic.video_dataset.mentions import MentionReader, find_actions, split_sentences
 from synthetic.video_dataset.simulation import ORBIT, SimulatedAnnotator, simulate_caption
-from synthetic.video_dataset.truth import SceneTruth
+from synthetic.video_dataset.truth import MentionReader, SceneTruth, find_actions, split_sentences
 
 CLASSES = ("lamp", "crate", "ball", "soccer ball", "orange crate", "dog")
 TRUTH = SceneTruth(

@@ -40,6 +40,6 @@ const TAGS = { same: "span", removed: "del", added: "ins" };
 export function showDifferences(node, original, caption) {
   const runs = differences(original, caption);
   node.replaceChildren(...runs.flatMap(([change, run]) => [element(TAGS[change], { textContent: run.join(" ") }), " "]));
-  const count = (change) => runs.filter(([each]) => each === change).reduce((sum, [, run]) => sum + run.length, 0);
+  const count = (change) => runs.filter(([item]) => item === change).reduce((sum, [, run]) => sum + run.length, 0);
   return { removed: count("removed"), added: count("added") };
 }

@@ -11,7 +11,7 @@ let person = address.get("as") ?? localStorage.getItem("pe-annotate name") ?? ""
 let mode = "annotate", task = null, worked = 0, lastActive = 0, busy = false;
 
 const original = () => task.clip.original;
-const rating = () => Number(ratings.find((each) => each.checked)?.value) || null;
+const rating = () => Number(ratings.find((item) => item.checked)?.value) || null;
 const state = () => ({ caption: caption.value, rating: rating(), seconds: Math.round(worked) });
 
 // ---- the task
@@ -32,7 +32,7 @@ function show(upcoming) {
   const { clip } = task, review = mode === "review", backup = begin(mode, person, task, state);
   caption.value = backup?.caption ?? task.caption;
   const stars = backup?.rating ?? task.rating;
-  ratings.forEach((each) => { [each.checked, each.disabled] = [Number(each.value) === stars, review]; });
+  ratings.forEach((item) => { [item.checked, item.disabled] = [Number(item.value) === stars, review]; });
   $("rating").classList.remove("needed");
   $("rating").hidden = $("original").hidden = !original();
   $("submit").firstElementChild.textContent = review ? "Approve" : "Submit";
@@ -65,7 +65,7 @@ function showEmpty() {
 function compare() {
   const { removed, added } = showDifferences($("difference"), original(), caption.value);
   $("changes").textContent = removed || added ? `words: ${removed} removed, ${added} added` : "unchanged";
-  $("meaning").textContent = ratings.find((each) => each.checked)?.parentElement.title ?? "";
+  $("meaning").textContent = ratings.find((item) => item.checked)?.parentElement.title ?? "";
 }
 
 function changed() {
@@ -110,7 +110,7 @@ function restore() {
 
 function rate(stars) {
   if (!task || mode === "review") return;
-  ratings.forEach((each) => { each.checked = each.value === String(stars); });
+  ratings.forEach((item) => { item.checked = item.value === String(stars); });
   changed();
 }
 
@@ -142,7 +142,7 @@ $("reason").querySelector("form").addEventListener("submit", () => alone(async (
 }));
 
 function setMode(value) {
-  document.getElementsByName("mode").forEach((each) => { each.checked = each.value === value; });
+  document.getElementsByName("mode").forEach((item) => { item.checked = item.value === value; });
   alone(async () => {
     await flush();
     mode = value;
@@ -150,10 +150,10 @@ function setMode(value) {
   });
 }
 
-document.getElementsByName("mode").forEach((each) => each.addEventListener("change", () => setMode(each.value)));
+document.getElementsByName("mode").forEach((item) => item.addEventListener("change", () => setMode(item.value)));
 
 function askName() {
-  if (person && ($("person").tagName === "INPUT" || [...$("person").options].some((each) => each.value === person))) $("person").value = person;
+  if (person && ($("person").tagName === "INPUT" || [...$("person").options].some((item) => item.value === person))) $("person").value = person;
   $("name").showModal();
 }
 
@@ -181,8 +181,8 @@ async function showProgress() {
   const left = counts.hours_left === null ? "" : `; about ${counts.hours_left.toFixed(1)} hours of work left`;
   $("counts").textContent = `${counts.done.toLocaleString()} of ${counts.videos.toLocaleString()} videos done, ${counts.begun} begun, ` +
     `${counts.skipped} skipped, ${counts.reviewed} reviewed${left}.`;
-  $("people").replaceChildren(...counts.people.map((each) => {
-    const cells = [each.name, each.done, each.last_hour, each.seconds === null ? "–" : `${Math.round(each.seconds)} s`, each.skipped, each.reviewed];
+  $("people").replaceChildren(...counts.people.map((item) => {
+    const cells = [item.name, item.done, item.last_hour, item.seconds === null ? "–" : `${Math.round(item.seconds)} s`, item.skipped, item.reviewed];
     return element("tr", {}, ...cells.map((textContent) => element("td", { textContent })));
   }));
   const { videos, similarity, words, ratings: alpha, within_one: near } = counts.agreement, parts = [];
@@ -196,7 +196,7 @@ async function showProgress() {
 
 $("show-progress").addEventListener("click", showProgress);
 $("show-help").addEventListener("click", () => $("help").showModal());
-document.querySelectorAll("dialog .close").forEach((each) => each.addEventListener("click", () => each.closest("dialog").close()));
+document.querySelectorAll("dialog .close").forEach((item) => item.addEventListener("click", () => item.closest("dialog").close()));
 
 // ---- keys
 
