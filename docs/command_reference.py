@@ -81,7 +81,7 @@ def page_of(title: str, sections: list[list[str]]) -> str:
     counts = Counter(line for lines in sections for line in lines if line.startswith("- `"))
     often = dict[str, str]()
     for line, count in counts.most_common():
-        option = line.partition("`: ")[0].removeprefix("- ") + "`"
+        option = line.partition("`: ")[0].removeprefix("- ").partition(" ")[0].rstrip(",`") + "`"
         if count >= OFTEN and option not in often.values():
             often[line] = option
     text = [f"# {title}", ""]
@@ -99,11 +99,12 @@ def sections_of(command: Any, name: str, parent: Any) -> Iterator[list[str]]:
     context = typer.Context(command, info_name=name.rpartition(" ")[2], parent=parent)
     adapt(command, context)
     text, _, examples = (command.help or "").partition("Examples:")
-    lines = [f"## `{name}`", "", *text.strip().splitlines(), ""]
+    group = hasattr(command, "list_commands")  # its examples are those of its commands
+    lines = [f"## `{name}`", "", *([first_line(command)] if group else text.strip().splitlines()), ""]
     shown = [line.strip() for line in examples.splitlines() if line.strip()]
-    if shown:
+    if shown and not group:
         lines += ["```", *shown, "```", ""]
-    if hasattr(command, "list_commands"):
+    if group:
         yield lines
         for child in command.list_commands(context):
             yield from sections_of(command.get_command(context, child), f"{name} {child}", context)
