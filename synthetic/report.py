@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perception_encoder.evaluation.report import Table
+from perception_encoder.evaluation.comparison import Table
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 

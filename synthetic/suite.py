@@ -20,7 +20,7 @@ from perception_encoder.cli.progress import track
 from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation import embeddings
-from perception_encoder.evaluation.classification.linear_probe import LinearEvaluator
+from perception_encoder.evaluation.classification.probes import LinearEvaluator
 from perception_encoder.evaluation.classification.prompts import find_templates
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator

@@ -220,7 +220,7 @@ def write_result(directory: Path) -> None:
 
 
 def read_result(directory: Path) -> None:
-    from perception_encoder.evaluation.report import full_table
+    from perception_encoder.evaluation.comparison import full_table
     from perception_encoder.evaluation.results import from_json, read_text, to_json
 
     result = from_json(read_text(directory / "result.json"), "result.json")
@@ -622,7 +622,7 @@ def read_shard_index(directory: Path) -> None:
 
 def sweep(directory: Path) -> None:
     from perception_encoder.evaluation.feature_cache import FeatureCache
-    from perception_encoder.layer_analysis.recommendation import recommend
+    from perception_encoder.layer_analysis.curve import recommend
     from perception_encoder.layer_analysis.sweep import run_sweep
     from tests.layer_analysis.toys import LightnessTask, ToyEncoder
 

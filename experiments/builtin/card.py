@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 from experiments.differences import Gap, find_signs
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.report import Table
+from perception_encoder.evaluation.comparison import Table
 from perception_encoder.evaluation.results import Result
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.models.registry import BUILTIN

@@ -17,8 +17,8 @@ from experiments.layers.run import curve_rows
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_json
 from perception_encoder.inference.load import load_layers
-from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourFeatures
 from perception_encoder.layer_analysis.curve import LayerCurve
+from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures
 from perception_encoder.models.registry import BUILTIN, BUILTIN_SPATIAL
 from perception_encoder.progress import Track, untracked
 

@@ -12,8 +12,13 @@ import numpy as np
 from experiments.command_line import Out, Runs, announce, run_experiment
 from perception_encoder.cli.options import option
 from perception_encoder.datasets.questions.question import Question
-from perception_encoder.evaluation.language.evaluators import Answered, QuestionEvaluator, open_media_of, score_answers
-from perception_encoder.evaluation.language.records import AnswerRecord
+from perception_encoder.evaluation.language.evaluators import (
+    Answered,
+    AnswerRecord,
+    QuestionEvaluator,
+    open_media_of,
+    score_answers,
+)
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.evaluation.statistics.scores import measure
 from perception_encoder.files import write_json

@@ -24,9 +24,8 @@ from perception_encoder.files import write_json
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
-from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourFeatures
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
-from perception_encoder.layer_analysis.sweep import FORMAT, Sweep, run_sweep
+from perception_encoder.layer_analysis.sweep import COLOURS, FORMAT, ColourFeatures, Sweep, run_sweep
 from perception_encoder.progress import Track, untracked
 
 LAYERS = 6

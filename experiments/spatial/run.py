@@ -19,8 +19,7 @@ from perception_encoder.formats.shards import read_scene_tars
 from perception_encoder.inference.load import load_layers
 from perception_encoder.inference.samples import write_samples
 from perception_encoder.layer_analysis.curve import LayerCurve
-from perception_encoder.layer_analysis.plots import write_image
-from perception_encoder.layer_analysis.side_by_side import Column, features_side_by_side
+from perception_encoder.layer_analysis.plots import Column, features_side_by_side, write_image
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 

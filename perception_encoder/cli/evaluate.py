@@ -296,7 +296,7 @@ def compare(first: ResultFile, second: ResultFile) -> None:
         pe eval compare builtin.json PE-Core-B16-224.json
     """
     from perception_encoder.api import compare
-    from perception_encoder.evaluation.report import comparison_table
+    from perception_encoder.evaluation.comparison import comparison_table
     from perception_encoder.evaluation.results import read_result
 
     ours, theirs = read_result(first), read_result(second)

@@ -76,7 +76,7 @@ def run(task: str, arguments: dict[str, Any], **parsed: Any) -> None:
 
 def show(result: Result, out: Path | None) -> None:
     """Write the JSON, print the table, list undecodable items, and exit."""
-    from perception_encoder.evaluation.report import full_table
+    from perception_encoder.evaluation.comparison import full_table
     from perception_encoder.evaluation.results import to_json
     from perception_encoder.files import write_text
 

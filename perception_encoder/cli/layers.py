@@ -139,8 +139,7 @@ def features(
 def draw_side_by_side(image: Path, out: Path, models: list[str], layers: list[int] | None, patches: int | None) -> None:
     """Write one layer's feature map of each model; ConfigError for several layers."""
     from perception_encoder.inference.load import load_layers
-    from perception_encoder.layer_analysis.plots import write_image
-    from perception_encoder.layer_analysis.side_by_side import Column, features_side_by_side
+    from perception_encoder.layer_analysis.plots import Column, features_side_by_side, write_image
     from perception_encoder.preprocess.image import open_image
 
     layers = layers or [-1]

@@ -18,8 +18,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.dense_prediction.tracking import PropagationConfig
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
-from perception_encoder.evaluation.classification.linear_probe import LinearEvaluator
-from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator
+from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator
 from perception_encoder.evaluation.classification.splits import load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol

@@ -17,7 +17,7 @@ from perception_encoder.inference.encoder import Encoder, check_transform
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.pipeline import Feature
-from perception_encoder.models.external.adapter import Adapter, Mode
+from perception_encoder.models.external import Adapter, Mode
 from perception_encoder.models.precision import choose_device
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform

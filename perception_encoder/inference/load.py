@@ -17,10 +17,7 @@ from perception_encoder.inference.external_encoder import LayerEncoder, OutputEn
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.weights import TowerChoice, create_model, find_weights, load_model
-from perception_encoder.models.external.adapter import Adapter
-from perception_encoder.models.external.open_clip_models import OpenClipModel
-from perception_encoder.models.external.timm_models import TimmModel
-from perception_encoder.models.external.transformers_models import TransformersModel
+from perception_encoder.models.external import Adapter, OpenClipModel, TimmModel, TransformersModel
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.registry import canonical_name, shown_name

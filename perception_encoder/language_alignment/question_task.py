@@ -22,9 +22,8 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, St
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, settings_digest
-from perception_encoder.evaluation.language.boxes import scale_box
-from perception_encoder.evaluation.language.evaluators import Answered, open_media_of, score_answers
-from perception_encoder.evaluation.language.records import AnswerRecord
+from perception_encoder.evaluation.language.answers import scale_box
+from perception_encoder.evaluation.language.evaluators import Answered, AnswerRecord, open_media_of, score_answers
 from perception_encoder.evaluation.language.tasks import TASKS, LanguageTask
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.results import Measurement

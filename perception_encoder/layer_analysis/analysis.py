@@ -1,4 +1,4 @@
-"""Analyse models layer by layer: the sweep of each, and the statistics that explain its curves."""
+"""Analyse models layer by layer: the sweep of each, the statistics that explain its curves, and tracking by colour."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from perception_encoder.evaluation.feature_cache import FeatureCache, check_spac
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.inference.load import load_layers
-from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourFeatures
-from perception_encoder.layer_analysis.global_tokens import TokenStatistics
-from perception_encoder.layer_analysis.image_analysis import SAMPLE, ImageAnalysis, analyse_image, describe_layers
+from perception_encoder.layer_analysis.image_analysis import (
+    SAMPLE,
+    ImageAnalysis,
+    TokenStatistics,
+    analyse_image,
+    describe_layers,
+)
 from perception_encoder.layer_analysis.report import LayerReport
-from perception_encoder.layer_analysis.sweep import Sweep, evaluated_layers, run_sweep
+from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures, Sweep, evaluated_layers, run_sweep
 from perception_encoder.progress import Track, untracked
 
 BY_COLOUR = ("tracking",)

@@ -1,4 +1,9 @@
-"""The scores of a metric over the layers of a model."""
+"""The scores of a metric over the layers of a model, and the layer to recommend.
+
+The best of many layers looks better than it is, because it was chosen on the items that it is evaluated on. So the
+interval of its advantage over the last layer holds for all layers at once (Bonferroni), and the best layer is
+recommended only if that interval excludes zero. Without an interval (see bootstrap.py) all layers are equally good.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from perception_encoder.evaluation.comparison import format_value
 from perception_encoder.evaluation.statistics.bootstrap import Estimate, Metric
 from perception_encoder.evaluation.statistics.scores import Scores, estimate
 from perception_encoder.records import from_fields
@@ -91,3 +97,93 @@ class LayerCurve:
         """The layer with the best score, the earliest if several have it."""
         sign = -1 if self.lower_is_better else 1
         return max(self.scores, key=lambda layer: (sign * self.scores[layer].value, -layer))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """The best layer of a curve compared with the last."""
+
+    curve: LayerCurve
+    best: int
+    last: int
+    gain: Metric
+    """How much better the best layer is than the last, on the same items; at least 0 also for errors. Its interval
+    holds for all layers at once."""
+    as_good: tuple[int, ...]
+    """Other layers that are not shown to be worse than the best."""
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the gain has an interval that excludes zero."""
+        return self.gain.interval is not None and self.gain.interval[0] > 0
+
+    @property
+    def layer(self) -> int:
+        """The recommended layer: the best, or the last if the best is not shown to be better."""
+        return self.best if self.is_real else self.last
+
+    @property
+    def command(self) -> str:
+        """The options for `pe embed`."""
+        return f"--layer {self.layer} --pool {self.curve.pool}"
+
+    def text(self) -> str:
+        """Return the recommendation in plain words."""
+        curve, best, last = self.curve, self.best, self.last
+        at_best, at_last = (format_value(curve.scores[layer].value, curve.unit) for layer in (best, last))
+        if best == last:
+            return f"Take the last layer, {last}: {at_last}; no other is better. {self._peers()}".strip()
+        if self.gain.interval is None:
+            return (
+                f"The last layer, {last}, has {at_last}, layer {best} has {at_best}; without an interval (one block, "
+                "or one seed of a head) this shows nothing."
+            )
+        between = format_difference(*self.gain.interval, curve.unit)
+        if not self.is_real:
+            return (
+                f"Take the last layer, {last}: {at_last}. Layer {best} has {at_best}, but these items do not show that "
+                f"it is better (difference {between})."
+            )
+        gain = format_difference(self.gain.value, None, curve.unit)
+        return (
+            f"Take layer {best}: {at_best} against {at_last} at the last layer, {last}; that is {gain} better "
+            f"(95 % interval {between}). {self._peers()}"
+        ).strip()
+
+    def _peers(self) -> str:
+        names = ", ".join(map(str, self.as_good))
+        subject = f"Layer {names} is" if len(self.as_good) == 1 else f"Layers {names} are"
+        return f"{subject} not shown to be worse on these items." if names else ""
+
+
+def recommend(curve: LayerCurve) -> Recommendation:
+    """Compare a curve's layers."""
+    best, last, others = curve.best, curve.last, len(curve.scores) - 1
+
+    def gain(layer: int) -> Estimate:
+        """Return how much better the best layer is than another."""
+        one, other = curve.scores[best], curve.scores[layer]
+        return other.less(one) if curve.lower_is_better else one.less(other)
+
+    over_last = gain(last)
+    intervals = {layer: gain(layer).interval(others) for layer in curve.scores if layer != best}
+    return Recommendation(
+        curve=curve,
+        best=best,
+        last=last,
+        gain=Metric(
+            name=curve.metric,
+            value=over_last.value,
+            n=curve.scores[best].n,
+            interval=over_last.interval(max(1, others)),
+            unit=curve.unit,
+        ),
+        as_good=tuple(layer for layer, ends in intervals.items() if ends is None or ends[0] <= 0),
+    )
+
+
+def format_difference(low: float, high: float | None, unit: str) -> str:
+    """Return a difference of scores, or the ends of its interval, with its unit; of shares in points."""
+    ends = [low] if high is None else [low, high]
+    numbers = [f"{100 * end:.1f}" if unit == "%" else f"{end:.3f}" for end in ends]
+    return f"{' to '.join(numbers)} {'points' if unit == '%' else unit}".strip().replace("-", "−")

@@ -23,8 +23,7 @@ from perception_encoder.datasets.classified import ClassOptions, has_labels
 from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, fit_attentive
-from perception_encoder.evaluation.classification.linear_probe import fit_probe
-from perception_encoder.evaluation.classification.nearest_neighbours import K, vote
+from perception_encoder.evaluation.classification.probes import K, fit_probe, vote
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.embeddings import Features

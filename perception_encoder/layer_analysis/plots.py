@@ -1,6 +1,6 @@
-"""Draw curves of tasks, norms and attention of tokens, and an image's analysis.
+"""Draw curves of tasks, norms and attention of tokens, an image's analysis, and several models' features side by side.
 
-All plots are made with matplotlib's objects alone (no pyplot, no state), on a light background. A model has the same
+All plots are made with matplotlib's objects only (no pyplot, no state), on a light background. A model has the same
 colour in every plot; random weights are grey.
 """
 
@@ -9,24 +9,25 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.dense_prediction.drawing import write_image as write_image
 from perception_encoder.errors import ConfigError, MissingExtraError
-from perception_encoder.evaluation.report import format_value
+from perception_encoder.evaluation.comparison import format_value
 from perception_encoder.files import replacing, writing
-from perception_encoder.inference.feature_map import to_colours
+from perception_encoder.inference.feature_map import map_grid, to_colours
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import RANDOM
-from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.curve import LayerCurve
-from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics, first_global_layer
-from perception_encoder.layer_analysis.image_analysis import ImageAnalysis
+from perception_encoder.layer_analysis.image_analysis import TIMES, ImageAnalysis, TokenStatistics, first_global_layer
+from perception_encoder.layer_analysis.sweep import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 GROUND, INK, QUIET, LINE = "#fbfaf7", "#201e1b", "#77726a", "#e0dbd1"
 PALETTE = ("#b0522b", "#2b6c8f", "#5d8a3a", "#7d5ba6", "#b58a1b")
@@ -265,3 +266,50 @@ def write_png(figure: Figure, path: Path, dots: int = 150) -> None:
 def _check_name(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{path}: it is written as PNG; give a name that ends in .png")
+
+
+LEAST_SIDE = 512
+"""Pixels of an image's longer side as the encoders see it, at least; the paper draws images of 512 px and above."""
+CELL, GAP = 256, 6
+"""Pixels of a cell's longer side, and between cells."""
+
+
+class Column(NamedTuple):
+    """An encoder and the layer whose features are drawn."""
+
+    encoder: LayerFeatures
+    layer: int
+    """0-based."""
+
+
+def features_side_by_side(
+    columns: Sequence[Column], images: Sequence[Image.Image], patches: int | None = None, cell: int = CELL
+) -> Image.Image:
+    """Draw a row for each image: the image, then its features by each encoder, in their order.
+
+    Each has colours of its own, by the protocol of `to_colours`. `patches`: along the longer side, by default as many
+    as make `LEAST_SIDE` px of each encoder's patches. `cell`: pixels of a cell's longer side.
+    """
+    rows = [[image.convert("RGB"), *(_map(column, image, patches) for column in columns)] for image in images]
+    sizes = [_scaled(image.size, cell) for image in images]
+    width = (cell + GAP) * (1 + len(columns)) - GAP
+    canvas = Image.new("RGB", (width, sum(height + GAP for _, height in sizes) - GAP), "white")
+    top = 0
+    for row, size in zip(rows, sizes, strict=True):
+        for number, own in enumerate(row):
+            how = Image.Resampling.NEAREST if number else Image.Resampling.BICUBIC
+            canvas.paste(own.resize(size, how), (number * (cell + GAP), top))
+        top += size[1] + GAP
+    return canvas
+
+
+def _map(column: Column, image: Image.Image, patches: int | None) -> Image.Image:
+    patch = column.encoder.patch_size
+    height, width = map_grid(image.size, patches or -(-LEAST_SIDE // patch))
+    tokens = column.encoder.encode_layers([image], [column.layer], (height * patch, width * patch))[column.layer]
+    return Image.fromarray(np.asarray(to_colours(tokens.patches[0])))
+
+
+def _scaled(size: tuple[int, int], longer: int) -> tuple[int, int]:
+    factor = longer / max(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

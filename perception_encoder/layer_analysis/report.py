@@ -17,15 +17,13 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from perception_encoder.evaluation.report import format_value
+from perception_encoder.evaluation.comparison import format_value
 from perception_encoder.files import write_text
 from perception_encoder.formats.standalone_page import page_head, parse_template
 from perception_encoder.inference.load import RANDOM
-from perception_encoder.layer_analysis.curve import LayerCurve
-from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics, first_global_layer
-from perception_encoder.layer_analysis.image_analysis import ImageAnalysis
+from perception_encoder.layer_analysis.curve import LayerCurve, Recommendation, recommend
+from perception_encoder.layer_analysis.image_analysis import TIMES, ImageAnalysis, TokenStatistics, first_global_layer
 from perception_encoder.layer_analysis.plots import plot_curves, plot_image, plot_tokens, to_svg, write_png
-from perception_encoder.layer_analysis.recommendation import Recommendation, recommend
 from perception_encoder.layer_analysis.sweep import Sweep
 
 COLUMNS = ("model", "task", "metric", "unit", "layer", "value", "low", "high", "items", "pool")

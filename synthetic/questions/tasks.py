@@ -7,8 +7,7 @@ from pathlib import Path
 from perception_encoder.datasets.questions.question import Corners, Question
 from perception_encoder.datasets.questions.read import check_questions
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.language.boxes import box_iou_accuracy
-from perception_encoder.evaluation.language.short_answers import normalize_answer
+from perception_encoder.evaluation.language.answers import box_iou_accuracy, normalize_answer
 from perception_encoder.evaluation.language.tasks import CAPTIONS, DOCUMENTS, LanguageTask
 from synthetic.questions.rendered import read_documents, read_scene_captions, read_scenes
 

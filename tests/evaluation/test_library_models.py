@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from perception_encoder.datasets.labelled import load_labelled
-from perception_encoder.evaluation.classification.linear_probe import fit_probe
+from perception_encoder.evaluation.classification.probes import fit_probe
 from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
 from perception_encoder.evaluation.embeddings import encode_images
 from synthetic.suite import Suite

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.report import Table, full_table
+from perception_encoder.evaluation.comparison import Table, full_table
 from perception_encoder.evaluation.results import Measurement, Result, from_json, to_json
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.models.registry import BUILTIN

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import MediaNotFoundError, UrlRefusedError
-from perception_encoder.inference import checked_transport as module
-from perception_encoder.inference.checked_transport import is_public
-from perception_encoder.inference.fetch import FetchLimits, fetch
+from perception_encoder.inference import fetch as module
+from perception_encoder.inference.fetch import FetchLimits, fetch, is_public
 from tests.inference.test_fetch import LOCAL, body, redirect
 from tests.web import serving
 

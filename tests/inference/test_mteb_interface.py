@@ -21,7 +21,7 @@ from perception_encoder.errors import ConfigError, MediaDecodeError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.external_encoder import OutputEncoder
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.models.external.adapter import Adapter
+from perception_encoder.models.external import Adapter
 
 TEXTS = ["a red mug", "a dog on a lawn", "a red cup", "two dogs", "a mountain in the snow", "dog.jpg", "a", "b c"]
 

@@ -25,8 +25,7 @@ from perception_encoder.language_alignment.question_task import (
 )
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder
-from perception_encoder.layer_analysis.colour_encoder import ColourFeatures
-from perception_encoder.layer_analysis.sweep import run_sweep
+from perception_encoder.layer_analysis.sweep import ColourFeatures, run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from synthetic.questions.tasks import find_task
 from tests.datasets.questions.layouts import IMAGE, TABLES, write_table

@@ -10,8 +10,7 @@ from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.layer_analysis.colour_encoder import ColourFeatures
-from perception_encoder.layer_analysis.sweep import run_sweep
+from perception_encoder.layer_analysis.sweep import ColourFeatures, run_sweep
 from tests.evaluation.layers import discs, write_video
 from tests.layer_analysis.toys import ToyEncoder, plain
 

@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.layer_analysis.global_tokens import TIMES, describe_tokens, received_attention
-from perception_encoder.layer_analysis.global_tokens import first_global_layer as first
-from perception_encoder.layer_analysis.image_analysis import describe_layers
+from perception_encoder.layer_analysis.image_analysis import TIMES, describe_layers, describe_tokens, received_attention
+from perception_encoder.layer_analysis.image_analysis import first_global_layer as first
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer

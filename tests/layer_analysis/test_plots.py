@@ -11,8 +11,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics
-from perception_encoder.layer_analysis.image_analysis import analyse_image
+from perception_encoder.layer_analysis.image_analysis import TIMES, TokenStatistics, analyse_image
 from perception_encoder.layer_analysis.plots import (
     ROWS,
     model_colours,

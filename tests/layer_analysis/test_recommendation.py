@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
-from perception_encoder.layer_analysis.recommendation import recommend
+from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore, recommend
 
 
 def curve(

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.inference.load import load_layers
-from perception_encoder.layer_analysis.side_by_side import GAP, LEAST_SIDE, Column, features_side_by_side
+from perception_encoder.layer_analysis.plots import GAP, LEAST_SIDE, Column, features_side_by_side
 
 
 def test_each_encoder_has_a_column_and_each_image_a_row() -> None:

@@ -25,8 +25,7 @@ from perception_encoder.evaluation.dense.tracking import TrackingConfig, Trackin
 from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ResampledScores
-from perception_encoder.layer_analysis.curve import LayerCurve
-from perception_encoder.layer_analysis.recommendation import recommend
+from perception_encoder.layer_analysis.curve import LayerCurve, recommend
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.progress import Track, untracked
 from tests.evaluation.layers import discs, png, write_video

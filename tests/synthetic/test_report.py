@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perception_encoder.evaluation.report import Table
+from perception_encoder.evaluation.comparison import Table
 from synthetic.report import classification_table, retrieval_table, summary
 from tests.evaluation.test_report import RESULT
 

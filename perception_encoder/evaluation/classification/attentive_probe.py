@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, DataError, ModelError
-from perception_encoder.evaluation.classification.linear_probe import mean_class_accuracy
+from perception_encoder.evaluation.classification.probes import mean_class_accuracy
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
 from perception_encoder.evaluation.embeddings import class_indices

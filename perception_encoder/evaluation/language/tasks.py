@@ -11,9 +11,15 @@ from functools import partial
 
 from perception_encoder.datasets.questions.question import Corners, Question
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.language.boxes import box_iou_accuracy
-from perception_encoder.evaluation.language.choices import multiple_choice, parse_yes_no, yes_no_answer
-from perception_encoder.evaluation.language.short_answers import anls, relaxed_accuracy, vqa_accuracy
+from perception_encoder.evaluation.language.answers import (
+    anls,
+    box_iou_accuracy,
+    multiple_choice,
+    parse_yes_no,
+    relaxed_accuracy,
+    vqa_accuracy,
+    yes_no_answer,
+)
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
 
 SHORT = "\nAnswer the question using a single word or phrase."

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import MissingExtraError
-from perception_encoder.evaluation.classification.linear_probe import STRENGTHS, fit_probe
+from perception_encoder.evaluation.classification.probes import STRENGTHS, fit_probe
 from perception_encoder.evaluation.embeddings import Features
 
 CLASSES = ("a", "b", "c")
@@ -33,7 +33,7 @@ def test_classes_that_are_apart_are_told_apart(classes: tuple[str, ...]) -> None
 
 def test_a_strength_that_does_not_converge_is_compared_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Warnings are errors in tests."""
-    monkeypatch.setattr("perception_encoder.evaluation.classification.linear_probe.ITERATIONS", 1)
+    monkeypatch.setattr("perception_encoder.evaluation.classification.probes.ITERATIONS", 1)
     train, val = (cloud(dict.fromkeys(CLASSES, 20), 0.5, seed) for seed in range(2))
     assert fit_probe(train, val, CLASSES, strengths=[1e3, 1e4]).strength in (1e3, 1e4)
 

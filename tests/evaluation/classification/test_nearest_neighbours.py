@@ -7,7 +7,7 @@ import pytest
 
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator, vote
+from perception_encoder.evaluation.classification.probes import NeighboursEvaluator, vote
 from perception_encoder.evaluation.classification.splits import Splits, hold_out
 from perception_encoder.evaluation.results import evaluate
 from tests.evaluation.colours import ColourEncoder, image_bytes, unit

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.language.boxes import box_iou, box_iou_accuracy, parse_box, scale_box
+from perception_encoder.evaluation.language.answers import box_iou, box_iou_accuracy, parse_box, scale_box
 
 BOX = (100.0, 200.0, 300.0, 400.0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.evaluation.language.caption_tokens import tokenize_caption
+from perception_encoder.evaluation.language.captions import tokenize_caption
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "caption_tokens.json").read_text(encoding="utf-8"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.language.choices import choice_index, extract_choice, multiple_choice
+from perception_encoder.evaluation.language.answers import choice_index, extract_choice, multiple_choice
 
 CHOICES = ("a red car", "a blue dog", "a dark red car", "no")
 

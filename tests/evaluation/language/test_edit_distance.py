@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.errors import DataError, MissingExtraError
-from perception_encoder.evaluation.language.short_answers import anls
+from perception_encoder.evaluation.language.answers import anls
 
 
 @pytest.mark.parametrize(

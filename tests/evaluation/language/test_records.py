@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import DataError, OutputError
-from perception_encoder.evaluation.language.records import AnswerRecord, append_records, read_records
+from perception_encoder.evaluation.language.evaluators import AnswerRecord, append_records, read_records
 
 
 def record(number: int, **fields: object) -> AnswerRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perception_encoder.evaluation.language.short_answers import relaxed_accuracy
+from perception_encoder.evaluation.language.answers import relaxed_accuracy
 
 
 @pytest.mark.parametrize(

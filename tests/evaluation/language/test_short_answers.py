@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.language.short_answers import normalize_answer, vqa_accuracy
+from perception_encoder.evaluation.language.answers import normalize_answer, vqa_accuracy
 from tests.evaluation.language.lmms import lmms_functions
 
 

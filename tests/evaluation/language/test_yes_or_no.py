@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.language.choices import YesNoScores, parse_yes_no, yes_no
+from perception_encoder.evaluation.language.answers import YesNoScores, parse_yes_no, yes_no
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from experiments.dense import run
 from experiments.dense.run import BEST, CORE, LAST, SPATIAL, TRACKING, DenseData, Sizes, compare_features, read_tasks
 from experiments.findings import dense_gaps, dense_scores
 from perception_encoder.errors import DataError
-from perception_encoder.layer_analysis.colour_encoder import COLOURS
+from perception_encoder.layer_analysis.sweep import COLOURS
 from tests.layer_analysis.toys import LightnessTask
 
 SIZES = Sizes(layers=(8, 11))

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.layers.evaluation import Model, evaluate_model, spread_to_last, unpack
 from experiments.layers.tasks import LayerData, Sizes
-from perception_encoder.layer_analysis.colour_encoder import COLOURS
+from perception_encoder.layer_analysis.sweep import COLOURS
 from tests.layer_analysis.toys import LightnessTask
 
 

@@ -22,8 +22,7 @@ from experiments.layers.run import (
 )
 from experiments.layers.tasks import LayerData
 from perception_encoder.errors import DataError
-from perception_encoder.layer_analysis.colour_encoder import COLOURS
-from perception_encoder.layer_analysis.sweep import FORMAT
+from perception_encoder.layer_analysis.sweep import COLOURS, FORMAT
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN as BUILTIN_NAME

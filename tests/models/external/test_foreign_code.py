@@ -18,8 +18,7 @@ from perception_encoder.errors import ModelError
 from perception_encoder.inference.load import load_layers
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
 from perception_encoder.language_alignment.text.decoder import load_decoder
-from perception_encoder.models.external.open_clip_models import OpenClipModel
-from perception_encoder.models.external.timm_models import TimmModel
+from perception_encoder.models.external import OpenClipModel, TimmModel
 
 pytestmark = pytest.mark.security
 

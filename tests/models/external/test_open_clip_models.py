@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.inference.external_encoder import OutputEncoder
-from perception_encoder.models.external.open_clip_models import OpenClipModel
+from perception_encoder.models.external import OpenClipModel
 from tests.evaluation.test_library_models import PlainOpenClipEncoder
 
 

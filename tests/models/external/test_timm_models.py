@@ -10,7 +10,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
 from perception_encoder.inference.external_encoder import OutputEncoder
 from perception_encoder.inference.load import load_layers
-from perception_encoder.models.external.timm_models import TimmModel
+from perception_encoder.models.external import TimmModel
 from tests.evaluation.test_library_models import PlainTimmEncoder
 from tests.models.external.samples import SIZE, noise_images, scaled
 

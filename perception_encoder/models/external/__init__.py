@@ -1,1 +1,0 @@
-"""Models of timm, open_clip and transformers behind the same interface."""
