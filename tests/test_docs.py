@@ -10,13 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 
 import perception_encoder as pe
 from perception_encoder.cli import output
-from perception_encoder.cli.main import COMMANDS
+from perception_encoder.cli.groups import adapt
+from perception_encoder.cli.main import COMMANDS, app
 from perception_encoder.models.registry import canonical_name, find_model
 from perception_encoder.training.cost import vision_cost
 
@@ -62,6 +65,25 @@ def test_commands_exist() -> None:
     for page in PAGES:
         for program, name, *_ in commands(page.read_text(encoding="utf-8")):
             assert name in (targets if program == "make" else verbs), f"{page}: {program} {name}"
+
+
+def test_options_and_recipes_exist() -> None:
+    program: Any = typer.main.get_command(app)
+    context = typer.Context(program, info_name="pe")
+    adapt(program, context)
+    for page in PAGES:
+        for words in commands(page.read_text(encoding="utf-8")):
+            words = words[: words.index("|")] if "|" in words else words  # of a pipe, the first
+            command, rest = program, words[1:]
+            while hasattr(command, "list_commands") and rest and rest[0] in command.list_commands(context):
+                command, rest = command.get_command(context, rest[0]), rest[1:]
+            if words[0] == "make" or hasattr(command, "list_commands"):
+                continue
+            known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+            named = {word for word in rest if re.fullmatch(r"--?[a-z][\w-]*", word)} - {"--help", "--help-all"}
+            assert named <= known, f"{page}: {' '.join(words)}"
+            if words[1] == "train" and rest and re.fullmatch(r"[a-z]\w+", rest[0]):
+                assert rest[0] in pe.list_recipes(), f"{page}: {' '.join(words)}"
 
 
 def test_examples_ask_for_sizes_of_whole_patches() -> None:
