@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from perception_encoder.evaluation.classification.labels import classify as classify
     from perception_encoder.inference.conversation.assistant import Answer as Answer
     from perception_encoder.inference.conversation.assistant import Assistant as Assistant
+    from perception_encoder.inference.conversation.captions import Caption as Caption
     from perception_encoder.inference.encoder import Encoder as Encoder
     from perception_encoder.inference.layer_features import LayerFeatures as LayerFeatures
     from perception_encoder.inference.load import load as load
@@ -75,6 +76,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "Answer": "perception_encoder.inference.conversation.assistant",
     "Assistant": "perception_encoder.inference.conversation.assistant",
+    "Caption": "perception_encoder.inference.conversation.captions",
     "Classification": "perception_encoder.evaluation.classification.labels",
     "DepthEstimate": "perception_encoder.dense_prediction.predictions",
     "Detections": "perception_encoder.dense_prediction.predictions",
@@ -132,6 +134,7 @@ _HOMES = {
 __all__ = [
     "Answer",
     "Assistant",
+    "Caption",
     "Classification",
     "DepthEstimate",
     "Detections",

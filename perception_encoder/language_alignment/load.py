@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from perception_encoder.errors import ConfigError, UnknownModelError
+from perception_encoder.errors import ConfigError, UnknownModelError, one_line
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.perception_lm import Convention, read_perception_lm
@@ -63,7 +63,11 @@ def load_assistant(
 
         return EndpointModel(match["url"], match["model"], timeout)
     if match := _FUNCTION.fullmatch(name):
-        assistant = getattr(importlib.import_module(match["module"]), match["function"])()
+        try:
+            function = getattr(importlib.import_module(match["module"]), match["function"])
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{name} cannot be imported: {one_line(error)}") from error
+        assistant = function()
         if not isinstance(assistant, Assistant):
             raise ConfigError(f"{name} returned a {type(assistant).__name__}; it must return a pe.Assistant")
         return assistant

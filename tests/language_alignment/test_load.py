@@ -109,6 +109,9 @@ def test_a_custom_function() -> None:
         load_assistant(ECHO, tiles=4)
     with pytest.raises(ConfigError, match=r"python:builtins:dict returned a dict; it must return a pe\.Assistant"):
         load_assistant("python:builtins:dict")
+    for name in ("python:no_such_module:f", "python:builtins:no_such_function"):
+        with pytest.raises(ConfigError, match=f"{name} cannot be imported: .*no_such"):
+            load_assistant(name)
 
 
 def test_a_model_sees_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
