@@ -17,11 +17,11 @@ from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detector
 from perception_encoder.dense_prediction.heads import is_head, load_head
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
-from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, ShapeError
+from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.export import TOLERANCE, write_onnx
+from perception_encoder.models.export import check_difference, check_maps, check_onnx, run_onnx, save_onnx, write_onnx
 from perception_encoder.preprocess.tokenizer import write_preprocessing
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
@@ -109,11 +109,7 @@ def export_head(model: DenseModel, info: HeadInfo, path: Path, size: tuple[int, 
     Returns the largest difference to torch through onnxruntime, over the largest value; None without onnxruntime. See
     `export_onnx`.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "onnx") from None
+    check_onnx()
     if info.task not in OUTPUTS:
         raise ConfigError(f"a head for {info.task} cannot be exported; supported: {', '.join(OUTPUTS)}")
     height, width = size or (info.image_size, info.image_size)
@@ -125,70 +121,44 @@ def export_head(model: DenseModel, info: HeadInfo, path: Path, size: tuple[int, 
     exported = _Exported(model, (height, width)).eval()
     generator = torch.Generator().manual_seed(0)
     example = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+    description = json.dumps(asdict(info))
+    metadata = {"model": info.encoder, "weights": info.weights, "head": description, "pixels": "RGB, 0 to 255"}
     with writing(path), replacing(path) as temporary:
-        _export(exported, example, info, temporary)
-        graph = onnx.load(temporary)
-        graph.metadata_props.extend(
-            [onnx.StringStringEntryProto(key=key, value=value) for key, value in _metadata(info).items()]
-        )
-        onnx.save(graph, temporary)
-        difference = _difference(exported, example, temporary)
-        if difference is not None and not difference < TOLERANCE:
-            raise OutputError(f"{path.name} differs from torch by {difference:.1e}, more than {TOLERANCE}")
-    return difference
+        if info.task != "detection":
+            save_onnx(exported, example, ("images", OUTPUTS[info.task][0]), metadata, temporary)
+            return check_maps(exported, example, temporary)
+        _save_detector(exported, example[:1], metadata, temporary)
+        return _check_detector(exported, example[1:], temporary)
 
 
-def _export(exported: _Exported, example: Tensor, info: HeadInfo, path: Path) -> None:
-    names = OUTPUTS[info.task]
+def _save_detector(exported: _Exported, example: Tensor, metadata: dict[str, str], path: Path) -> None:
+    import onnx
+
+    outputs = OUTPUTS["detection"][: 4 if exported.model.head.masks else 3]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from torch about itself, and about torchvision's data-dependent shapes
-        if info.task == "detection":  # only the tracing exporter supports torchvision's detectors
-            outputs = names if info.masks else names[:-1]
-            axes = {name: {0: "detections"} for name in outputs}
-            torch.onnx.export(
-                exported,
-                (example[:1],),
-                str(path),
-                input_names=["images"],
-                output_names=list(outputs),
-                dynamic_axes=axes,
-                opset_version=OPSET,
-                dynamo=False,
-            )
-            return
-        program = torch.onnx.export(
-            torch.export.export(exported, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)),
-            dynamo=True,
-            verbose=False,
+        torch.onnx.export(
+            exported,
+            (example,),
+            str(path),
             input_names=["images"],
-            output_names=list(names),
-            dynamic_shapes=({0: "batch"},),
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "detections"} for name in outputs},
+            opset_version=OPSET,
+            dynamo=False,  # only the tracing exporter supports torchvision's detectors
         )
-    assert program is not None
-    program.save(path)
+    graph = onnx.load(path)
+    graph.metadata_props.extend(onnx.StringStringEntryProto(key=key, value=value) for key, value in metadata.items())
+    onnx.save(graph, path)
 
 
-def _metadata(info: HeadInfo) -> dict[str, str]:
-    return {"model": info.encoder, "weights": info.weights, "head": json.dumps(asdict(info)), "pixels": "RGB, 0 to 255"}
-
-
-def _difference(exported: _Exported, example: Tensor, path: Path) -> float | None:
-    """Return the largest difference of onnxruntime to torch, over the largest value: of depths, classes or scores."""
-    try:
-        import onnxruntime
-    except ImportError:
+def _check_detector(exported: _Exported, image: Tensor, path: Path) -> float | None:
+    """Compare the scores of a detector with torch's: see `check_difference`."""
+    found = run_onnx(path, image)
+    if found is None:
         return None
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (name,) = (given.name for given in session.get_inputs())
-    detector = isinstance(exported.model.head, Detector)
-    images = example[1:] if detector else torch.cat([example, example[:1].flip(-1)])
-    ours: list[np.ndarray] = session.run(None, {name: images.numpy()})
-    theirs: Any = exported(images)
-    if not detector:
-        expected = theirs.numpy().astype(np.float64)
-        return float(np.abs(ours[0] - expected).max() / max(1e-6, np.abs(expected).max()))
-    scores = [np.sort(values)[::-1] for values in (ours[2], theirs[2].numpy())]
+    scores = [np.sort(values)[::-1] for values in (found[2], exported(image)[2].numpy())]
     count = min(map(len, scores))
     if abs(len(scores[0]) - len(scores[1])) > 1:  # one score may be at the threshold of an overlap
-        return float("inf")
-    return float(np.abs(scores[0][:count] - scores[1][:count]).max()) if count else 0.0
+        return check_difference(path, float("inf"))
+    return check_difference(path, float(np.abs(scores[0][:count] - scores[1][:count]).max()) if count else 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,11 +43,7 @@ def write_onnx(model: Model, directory: Path, size: tuple[int, int] | None = Non
     Returns each tower's largest difference to torch through onnxruntime, over the largest value; None without
     onnxruntime. Raises MissingExtraError, OutputError (also for a difference above 1e-3) and ShapeError.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "onnx") from None
+    check_onnx()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise OutputError(f"{directory} exists already; name a new directory")
     with writing(directory), replacing(directory) as temporary:
@@ -72,36 +69,75 @@ def _write_tower(model: Model, tower: str, size: tuple[int, int] | None, directo
     """Write one tower's file; return its difference to torch."""
     module, example = _module_and_example(model, tower, size)
     kind = "features" if isinstance(model, CLIP) or model.attn_pool is not None else "tokens"
+    names = ("images" if tower == "image" else "tokens"), f"{tower}_{kind}"
+    metadata = {"model": model.name, "weights": weight_hash(model), "pixels": "RGB, -1 to 1"}
+    weights = sum(parameter.nbytes for parameter in module.parameters())
+    path = directory / f"{tower}.onnx"
+    save_onnx(module, example, names, metadata, path, external=weights > _EXTERNAL)
+    return check_maps(module, example, path)
+
+
+def check_onnx() -> None:
+    """Raise MissingExtraError without the libraries that write ONNX."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(error.name or "onnx", "onnx") from None
+
+
+def save_onnx(
+    module: nn.Module,
+    example: Tensor,
+    names: tuple[str, str],
+    metadata: dict[str, str],
+    path: Path,
+    external: bool = False,
+) -> None:
+    """Write a module with one input and one output (`names`) as ONNX for any batch size.
+
+    `external`: store the weights beside the file.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # from torch about itself
         program = torch.onnx.export(
-            export_program(model, tower, size),
+            torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)),
             dynamo=True,
             verbose=False,
-            input_names=["images" if tower == "image" else "tokens"],
-            output_names=[f"{tower}_{kind}"],
+            input_names=[names[0]],
+            output_names=[names[1]],
             dynamic_shapes=({0: "batch"},),
         )
     assert program is not None
-    program.model.metadata_props.update({"model": model.name, "weights": weight_hash(model), "pixels": "RGB, -1 to 1"})
-    weights = sum(parameter.nbytes for parameter in module.parameters())
-    path = directory / f"{tower}.onnx"
-    program.save(path, external_data=weights > _EXTERNAL)
-    difference = _difference(module, example, path)
-    if difference is not None and not difference < TOLERANCE:
-        raise OutputError(f"{path.name} differs from torch by {difference:.1e}, more than {TOLERANCE}")
-    return difference
+    program.model.metadata_props.update(metadata)
+    program.save(path, external_data=external)
 
 
 @torch.no_grad()
-def _difference(module: nn.Module, example: Tensor, path: Path) -> float | None:
-    """Return the largest difference to torch, over the largest value, on three inputs (another batch size)."""
+def check_maps(module: nn.Module, example: Tensor, path: Path) -> float | None:
+    """Compare an exported module with torch on three inputs (another batch size): see `check_difference`."""
+    batch = torch.cat([example, example[:1].flip(-1)])
+    found = run_onnx(path, batch)
+    if found is None:
+        return None
+    expected = module(batch).double()
+    difference = (torch.from_numpy(found[0]) - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
+    return check_difference(path, float(difference))
+
+
+def run_onnx(path: Path, batch: Tensor) -> list[np.ndarray] | None:
+    """Return the outputs of an ONNX file with one input; None without onnxruntime."""
     try:
         import onnxruntime
     except ImportError:
         return None
-    batch = torch.cat([example, example[:1].flip(-1)])
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (exported,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
-    expected = module(batch)
-    return float((torch.from_numpy(exported) - expected).abs().max() / expected.abs().max())
+    outputs: list[np.ndarray] = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
+    return outputs
+
+
+def check_difference(path: Path, difference: float) -> float:
+    """Return a file's difference to torch; OutputError if it exceeds `TOLERANCE`."""
+    if not difference < TOLERANCE:
+        raise OutputError(f"{path.name} differs from torch by {difference:.1e}, more than {TOLERANCE}")
+    return difference
