@@ -68,7 +68,7 @@ def _make_head(config: DenseConfig, width: int) -> Head:
     settings, masks = config.head, isinstance(config, DetectorConfig) and config.masks and not config.class_agnostic
     task = next(name for name, kind in TASKS.items() if isinstance(settings, kind))
     head, classes = dataclasses.asdict(settings), ("",) * CLASSES
-    info = HeadInfo(task=task, encoder="", weights="", layer=0, image_size=0, head=head, classes=classes, masks=masks)
+    info = HeadInfo(task=task, encoder="", weights="", layer=0, image_size=1, head=head, classes=classes, masks=masks)
     return make_head(info, width)
 
 
