@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
-from perception_encoder.dense_training.config import DenseConfig, DetectorConfig
+from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig
 from perception_encoder.dense_training.recipes import VITDET, debug_dense
+from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN, MODELS
 from tests.recipes import find_recipe
 
@@ -61,3 +62,21 @@ def test_detas_stages_are_the_papers() -> None:
         assert stage.optimizer.slow == ("sampling_offsets", "reference_points")
         assert isinstance(stage.head, DetrHeadConfig) and (stage.head.queries, stage.windows.tile) == (900, 24)
         assert stage.initial == (None if number == 1 else f"runs/detr_spatial_g14_{number - 1}/head.safetensors")
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(ConfigError, match=r"scales are \(2, 1\); they must be above 0, the smaller one first"):
+        DepthTrainingConfig(scales=(2, 1))
+    with pytest.raises(ConfigError, match="steps is 0; it must be at least 1"):
+        DepthTrainingConfig(steps=0)
+
+
+def test_bad_settings_of_a_detector() -> None:
+    """Those of all heads, too."""
+    with pytest.raises(ConfigError, match=r"scales are \(2, 1\); they must be above 0, the smaller one first"):
+        DetectorConfig(scales=(2, 1))
+    with pytest.raises(ConfigError, match="flip is -1; it must be at least 0"):
+        DetectorConfig(flip=-1)
+    with pytest.raises(ConfigError, match=r"a DETR has no masks; set masks=false"):
+        DetectorConfig(head=DetrHeadConfig())
+    assert not DetectorConfig(head=DetrHeadConfig(), masks=False).masks

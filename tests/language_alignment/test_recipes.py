@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.data.conversations import open_conversations
+from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment import weights
 from perception_encoder.language_alignment.batches import collate
 from perception_encoder.language_alignment.config import LanguageConfig
@@ -28,10 +29,14 @@ from perception_encoder.language_alignment.recipes import (
 )
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee
 from perception_encoder.language_alignment.stage import STAGE
+from perception_encoder.language_alignment.text.adapters import DecoderLoRA
+from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.preprocess.tiling import MediaConfig
+from perception_encoder.training.settings import override
 from synthetic.builtin.recipes import language_builtin
 from tests.clips import clip
 from tests.language_models import write_tiny_decoder
@@ -164,3 +169,51 @@ def test_a_debug_form_trains_what_its_recipe_does() -> None:
         small = debug_language(recipe)
         assert (small.train_vision, small.train_decoder) == (recipe.train_vision, recipe.train_decoder)
         assert small.initial is None and small.steps == 4
+
+
+def test_the_parts_are_those_of_the_settings() -> None:
+    config = LanguageConfig(layer=5, tiles=4, pool=1, linear=True)
+    parts = config.parts
+    assert (parts.layer, parts.pool, parts.linear, parts.decoder) == (5, 1, True, "smollm2")
+    assert (parts.media.image_size, parts.media.tiles) == (128, 4)
+    assert LanguageConfig(image_size=224).parts.media.image_size == 224
+
+
+@pytest.mark.parametrize("lora", [None, DecoderLoRA(rank=4)])
+def test_settings_of_parts_have_these_parts(lora: DecoderLoRA | None) -> None:
+    parts = Parts(
+        encoder="PE-Core-S16-384",
+        layer=5,
+        layer_scale=0.1,
+        decoder="fresh",
+        context=64,
+        chat_template="{{ messages }}",
+        pool=1,
+        linear=True,
+        lora=lora,
+        media=MediaConfig(image_size=224, tiles=9),
+    )
+    defaults = [field.name for field in fields(Parts) if getattr(parts, field.name) == field.default]
+    assert defaults == ([] if lora else ["lora"]), "the test would not see that these are left out"
+    config = LanguageConfig.of_parts(parts)
+    assert config.parts == parts and config.train_decoder == (lora is not None)
+
+
+def test_settings_can_be_overridden_by_name() -> None:
+    config = override(LanguageConfig(), ["train_decoder=true", "lora.rank=4", "tiles=9"])
+    assert config.lora == DecoderLoRA(rank=4) and config.tiles == 9
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"drop_path": 0.1}, "set train_vision=true"),
+        ({"lora": DecoderLoRA()}, "set train_decoder=true"),
+        ({"train_vision": True, "drop_path": 1.0}, "at least 0 and below 1"),
+        ({"tiles": -1}, "tiles is -1"),
+        ({"steps": 0}, "steps is 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LanguageConfig(**settings)

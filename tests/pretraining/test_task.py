@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from perception_encoder.data.batch import ImageTextBatch
@@ -41,3 +42,11 @@ def test_training_fits_a_handful_of_pairs() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 < 0.5 < losses[0]
+
+
+def test_the_logit_scale_is_clamped() -> None:
+    towers = Towers(create_model("builtin"))
+    task = ContrastiveTask(towers)
+    towers.clip.logit_scale.data.fill_(9.0)
+    task.after_step()
+    assert towers.clip.logit_scale.exp().item() == pytest.approx(100.0)

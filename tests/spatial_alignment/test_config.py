@@ -1,11 +1,19 @@
-"""Settings of a spatial alignment."""
+"""Settings, recipes and block masking of spatial alignment."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.spatial_alignment.config import SpatialConfig
+from perception_encoder.models.registry import BUILTIN, find_model
+from perception_encoder.spatial_alignment.config import BlockMasking, SpatialConfig
+from perception_encoder.spatial_alignment.recipes import (
+    debug_spatial,
+    distill_spatial,
+    spatial_builtin,
+    spatial_g,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,3 +33,47 @@ def test_settings_out_of_range(settings: dict[str, object], message: str) -> Non
 
 def test_masks_alone_are_a_loss() -> None:
     assert SpatialConfig(core_weight=0.0, masks="scenes").masks_weight == 1
+
+
+def test_three_quarters_are_hidden_in_blocks_of_two_by_two() -> None:
+    hidden = BlockMasking().draw(5, (8, 12), torch.Generator().manual_seed(0))
+    assert hidden.shape == (5, 96) and hidden.sum(1).tolist() == [72] * 5
+    blocks = hidden.view(5, 4, 2, 6, 2).transpose(2, 3).flatten(3)
+    assert (blocks.all(-1) | ~blocks.any(-1)).all()
+    assert len({tuple(row.tolist()) for row in hidden}) == 5
+
+
+def test_a_grid_that_is_no_multiple_of_the_block_has_smaller_blocks_at_its_edges() -> None:
+    hidden = BlockMasking(share=0.5, block=2).draw(1, (3, 3), torch.Generator().manual_seed(1)).view(3, 3)
+    assert hidden[0, 0] == hidden[0, 1] == hidden[1, 0] == hidden[1, 1]
+    assert hidden[2, 0] == hidden[2, 1] and hidden[0, 2] == hidden[1, 2]
+
+
+def test_the_same_generator_draws_the_same() -> None:
+    draws = [BlockMasking().draw(2, (4, 4), torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("settings", [{"share": 1.0}, {"share": -0.1}, {"block": 0}])
+def test_masking_out_of_range(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"masking.{next(iter(settings))}"):
+        BlockMasking(**settings)
+
+
+def test_recipes_are_the_papers() -> None:
+    config = spatial_g()
+    assert (config.steps * config.batch_size, config.image_size) == (294_912_000, 448)
+    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.weight_decay) == ("lamb", 5e-4, 0.05)
+    assert (config.drop_path, config.layer_scale, config.teacher_layer, config.temperature) == (0.4, 0.1, 40, 20)
+    assert config.masking is not None and (config.masking.share, config.masking.block) == (0.75, 2)
+    for recipe in (config, distill_spatial("b16"), spatial_builtin()):
+        small = debug_spatial(recipe)
+        assert small.steps == 4 and small.model == BUILTIN and bool(small.pairs_weight) == bool(recipe.pairs_weight)
+
+
+@pytest.mark.parametrize("size", ["l14", "b16", "s16", "t16"])
+def test_students_have_the_teachers_grid_of_patches(size: str) -> None:
+    config = distill_spatial(size)
+    assert config.teacher is not None and config.image_size is not None
+    teacher, student = (find_model(name).vision for name in (config.teacher, config.model))
+    assert config.image_size // student.patch_size == teacher.image_size // teacher.patch_size == 32

@@ -1,14 +1,23 @@
-"""Masks of images, and their tokens on a patch grid."""
+"""Mask teachers, SAM among them, and the cache of their tokens."""
 
 from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from perception_encoder.errors import ShapeError
+from perception_encoder.errors import ConfigError, DataError, InputError, ShapeError, WeightsUnavailableError
 from perception_encoder.spatial_alignment.mask_teachers import (
+    DEVIATION,
+    MEAN,
     SCENES,
+    Sam,
+    TeacherCache,
     find_mask_teacher,
+    grid_points,
     mask_tokens,
     one_hot_masks,
 )
@@ -34,3 +43,129 @@ def test_logits_of_any_resolution_are_brought_to_the_grid() -> None:
 
 def test_scenes_have_masks_of_their_own() -> None:
     assert find_mask_teacher(SCENES, torch.device("cpu")) is None
+
+
+def tiny_sam() -> Any:
+    from transformers import Sam2Config, Sam2Model
+
+    backbone = {
+        "hidden_size": 8,
+        "num_attention_heads": 1,
+        "blocks_per_stage": [1, 2, 2, 2],
+        "embed_dim_per_stage": [8, 16, 32, 64],
+        "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "window_size_per_stage": [8, 4, 14, 7],
+        "global_attention_blocks": [4],
+        "image_size": [128, 128],
+        "model_type": "sam2_hiera_det_model",
+    }
+    vision = {
+        "backbone_config": backbone,
+        "backbone_channel_list": [64, 32, 16, 8],
+        "fpn_hidden_size": 16,
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+    }
+    prompts = {"hidden_size": 16, "image_size": 128, "patch_size": 16}
+    decoder = {"hidden_size": 16, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+    config = Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    torch.manual_seed(0)
+    return Sam2Model(config).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_sam()
+
+
+def test_points_are_the_middles_of_cells() -> None:
+    assert grid_points(2, 8).tolist() == [[2, 2], [6, 2], [2, 6], [6, 6]]
+
+
+@torch.no_grad()
+def test_each_point_has_the_logits_of_a_call_of_its_own(model: Any) -> None:
+    image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    masks = Sam("tiny", model, points=9).masks(image)  # 81 points, in two passes
+    assert masks.shape == (32, 32, 81)
+    mean, deviation = (torch.tensor(each)[:, None, None] for each in (MEAN, DEVIATION))
+    pixels = ((image[None].float() / 255) - mean) / deviation
+    points = grid_points(9, 128)
+    for number in (0, 40, 80):
+        alone = model(pixel_values=pixels, input_points=points[None, None, None, number], multimask_output=False)
+        torch.testing.assert_close(masks[..., number], alone.pred_masks[0, 0, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_directory_is_loaded(model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "sam")
+    teacher = find_mask_teacher(str(tmp_path / "sam"), torch.device("cpu"))
+    assert isinstance(teacher, Sam) and teacher.points == 32 and "32" in teacher.identity
+    with pytest.raises(WeightsUnavailableError, match=r"no SAM 2\.1 can be loaded from"):
+        find_mask_teacher(str(tmp_path / "none"), torch.device("cpu"))
+
+
+def test_a_teacher_is_told_by_its_weights(model: Any) -> None:
+    """Two directories of one name, such as `sam`, are different teachers for a cache of masks."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    assert Sam("sam", model).identity == Sam("elsewhere/sam", model).identity
+    assert len({Sam("sam", model).identity, Sam("sam", other).identity, Sam("sam", model, points=3).identity}) == 3
+
+
+SETTINGS = {"teacher": "t", "seed": 0, "augmentation": {"scale": (0.1, 1.0)}}
+
+
+def test_tokens_come_back_in_half_precision(tmp_path: Path) -> None:
+    cache = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
+    tokens = torch.rand(6, 5)
+    assert cache.put("a", 1, tokens) > 0
+    assert ("a", 1) in cache and ("a", 0) not in cache and len(cache) == 1
+    torch.testing.assert_close(cache.get("a", 1, 6, "a.png"), tokens.half().float())
+    again = TeacherCache(tmp_path / "m.sqlite")
+    assert again.settings["seed"] == 0 and len(again) == 1
+    with pytest.raises(InputError, match=r"a\.png: has no masks in"):
+        again.get("a", 0, 6, "a.png")
+
+
+def test_another_seed_or_augmentation_is_named(tmp_path: Path) -> None:
+    TeacherCache(tmp_path / "m.sqlite", SETTINGS)
+    with pytest.raises(ConfigError, match="was made with seed 0, but this run has 1"):
+        TeacherCache(tmp_path / "m.sqlite", {**SETTINGS, "seed": 1})
+    with pytest.raises(ConfigError, match="was made with augmentation"):
+        TeacherCache(tmp_path / "m.sqlite", {**SETTINGS, "augmentation": None})
+
+
+def test_a_half_written_entry_is_not_there(tmp_path: Path) -> None:
+    cache = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
+    cache.put("a", 0, torch.rand(2, 2))
+    cache._file.execute("INSERT INTO tokens VALUES ('b', 0, 2, x'00')")  # and no commit, as if it were killed
+    del cache
+    again = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
+    assert ("a", 0) in again and ("b", 0) not in again
+
+
+def test_damaged_and_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"m\.sqlite does not exist; `pe data masks` makes it"):
+        TeacherCache(tmp_path / "m.sqlite")
+    (tmp_path / "n.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(DataError, match="is not a cache of masks, or is damaged"):
+        TeacherCache(tmp_path / "n.sqlite", SETTINGS)
+    cache = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
+    cache._file.execute("INSERT INTO tokens VALUES ('b', 0, 2, x'00')")
+    with pytest.raises(InputError, match=r"b: its masks in .* are damaged"):
+        cache.get("b", 0, 2, "b")
+
+
+def test_tokens_of_another_grid_are_damaged(tmp_path: Path) -> None:
+    cache = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
+    cache.put("a", 0, torch.rand(6, 5))
+    with pytest.raises(InputError, match=r"\(they have 6x5 values, not 4 tokens\); delete that file and run"):
+        cache.get("a", 0, 4, "a.png")
+
+
+@pytest.mark.parametrize("settings", ["[1]", "{", "null", "7"])
+def test_damaged_settings_are_named(tmp_path: Path, settings: str) -> None:
+    cache = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
+    cache._file.execute("UPDATE settings SET json = ?", (settings,))
+    cache._file.commit()
+    with pytest.raises(DataError, match=r"m\.sqlite is not a cache of masks, or is damaged \(.*\); delete it and run"):
+        TeacherCache(tmp_path / "m.sqlite")

@@ -1,24 +1,35 @@
-"""Checkpoints of strangers are data and run nothing; a run directory belongs to one run at a time."""
+"""Checkpoints: complete or absent, plain data, resumed exactly; the best ones are kept and written."""
 
 from __future__ import annotations
 
+import io
+import os
+import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata
 
-from perception_encoder.errors import OutputError
+from perception_encoder.errors import CheckpointError, OutputError
 from perception_encoder.training import checkpoint
 from perception_encoder.training.checkpoint import (
+    BEST,
+    CheckpointReader,
     RunState,
     find_checkpoints,
     load_weights,
     resume_run,
     run_directory,
     save_run,
+    write_best,
 )
+from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
+from perception_encoder.training.task import ValidationConfig
 from tests.training.toys import Regression, batch
 
 
@@ -131,3 +142,94 @@ def test_what_a_kill_left_of_a_checkpoint_is_not_in_the_next_one(tmp_path: Path)
     assert not left.exists() and not (path / "half.distcp").exists()
     model, optimizer = model_and_optimizer()
     assert resume_run(tmp_path, model, optimizer, "a").step == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
+    steps: int = 4
+
+
+def finished(directory: Path, best_step: int | None) -> Path:
+    """A run of four steps."""
+    task = Regression()
+    optimizer = build_optimizer(task.model, OptimizerConfig(name="adamw"))
+    task.losses(batch(0))["error"].backward()
+    optimizer.step()
+    best = None if best_step is None else 0.5
+    save_run(directory, task.model, optimizer, RunState(step=4, fingerprint="a", best=best, best_step=best_step))
+    (directory / "model.safetensors").write_bytes(b"last")
+    return directory / "model.safetensors"
+
+
+@pytest.mark.parametrize(("best_step", "content"), [(4, b"last"), (2, b"step 2")])
+def test_the_best_step_is_written_or_copied(tmp_path: Path, best_step: int, content: bytes) -> None:
+    weights = finished(tmp_path, best_step)
+    written = write_best(
+        weights, Config(validation=ValidationConfig()), "loss", lambda step, path: path.write_bytes(b"step %d" % step)
+    )
+    assert (tmp_path / BEST).read_bytes() == content
+    assert written == {"best": {"step": best_step, "loss": 0.5}}
+
+
+def test_nothing_is_written_without_a_validation_or_a_score(tmp_path: Path) -> None:
+    weights = finished(tmp_path, None)
+    for validation in (None, ValidationConfig()):
+        assert write_best(weights, Config(validation=validation), "loss", lambda *_: pytest.fail("written")) == {}
+    assert not (tmp_path / BEST).exists()
+
+
+pytestmark = pytest.mark.security
+
+
+class Attack:
+    """Pickled, it makes a directory when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("name", ["lamb", "adamw"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_torch_writes_is_read_as_torch_reads_it(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, name, dtype)
+    ours, theirs = (reader(path).read_metadata() for reader in (CheckpointReader, FileSystemReader))
+    assert isinstance(ours, Metadata)
+    for part in ("state_dict_metadata", "planner_data", "storage_data", "version"):
+        assert getattr(ours, part) == getattr(theirs, part)
+
+
+@pytest.mark.parametrize("inside", ["alone", "in the data"])
+def test_code_in_a_checkpoint_s_metadata_is_not_run(inside: str, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "run")
+    attack, file = Attack(tmp_path / "mark"), path / ".metadata"
+    if inside == "in the data":
+        metadata = pickle.loads(file.read_bytes())
+        metadata.planner_data["more"] = attack
+        attack = metadata
+    file.write_bytes(pickle.dumps(attack))
+    before = find_checkpoints(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"\.metadata names posix\.mkdir, .* nothing was executed; delete"):
+        resume_run(tmp_path / "run", *model_and_optimizer(), "a")
+    assert not (tmp_path / "mark").exists() and find_checkpoints(tmp_path / "run") == before
+    pickle.loads(file.read_bytes())  # as torch's own reader does: the attack is one
+    assert (tmp_path / "mark").exists()
+
+
+def test_code_in_a_checkpoint_s_values_is_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_checkpoint(tmp_path / "run")
+    stream = io.BytesIO()
+    torch.save(Attack(tmp_path / "mark"), stream)
+    (path / "evil").write_bytes(stream.getvalue())
+    metadata = pickle.loads((path / ".metadata").read_bytes())
+    index = next(index for index in metadata.storage_data if index.fqn == "optimizer/param_groups.weight.betas")
+    info = metadata.storage_data[index]
+    info.relative_path, info.offset, info.length = "evil", 0, len(stream.getvalue())
+    (path / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(CheckpointError, match="can be read; delete them"):
+        resume_run(tmp_path / "run", *model_and_optimizer(), "a")
+    assert "cannot be read (Weights only load failed" in caplog.text and not (tmp_path / "mark").exists()
+    torch.load(io.BytesIO(stream.getvalue()), weights_only=False)
+    assert (tmp_path / "mark").exists()

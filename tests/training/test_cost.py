@@ -21,7 +21,19 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.plan import contrastive_flops
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.training.cost import Device, Phase, RunCost, StepModel, TrainingPlan, text_cost, vision_cost
+from perception_encoder.training.cost import (
+    DEVICES,
+    Device,
+    Phase,
+    RunCost,
+    StepModel,
+    TrainingPlan,
+    find_device,
+    known_device,
+    peak_flops,
+    text_cost,
+    vision_cost,
+)
 from perception_encoder.training.distributed import ParallelConfig, in_chunks
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests.models.small import CORE, KINDS, TEXT, randomize, small_clip, small_tower
@@ -212,3 +224,33 @@ def test_activations_without_gradients_are_those_of_a_block() -> None:
 def test_a_batch_has_a_sample_for_each_device() -> None:
     with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 9 devices"):
         toy_plan([StepModel(vision_cost(CORE))], 9).memory()
+
+
+def test_devices_by_name() -> None:
+    assert find_device("H100") == DEVICES["h100"]
+    assert find_device("98.9:40") == Device(98.9e12, 40e9)
+    with pytest.raises(ConfigError, match="did you mean a100-80gb"):
+        find_device("a100-80")
+    with pytest.raises(ConfigError, match="there are a100-40gb"):
+        find_device("abacus")
+
+
+@pytest.mark.parametrize(
+    ("full_name", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA L40S", "l40s"),
+        ("Tesla T4", None),
+    ],
+)
+def test_devices_by_what_a_driver_calls_them(full_name: str, name: str | None) -> None:
+    assert known_device(full_name) == (DEVICES[name] if name else None)
+
+
+def test_a_cpu_is_measured_once() -> None:
+    peak = peak_flops(torch.device("cpu"))
+    assert 1e8 < peak < 1e15
+    assert peak_flops(torch.device("cpu")) == peak
