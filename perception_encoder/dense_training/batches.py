@@ -235,11 +235,11 @@ class DenseBatches:
 
     def __call__(self, step: int) -> DenseBatch:
         drawn = self.sampler.positions(step)
-        own = self.rank.share(len(drawn))
-        rows, branches = range(len(drawn))[own], None
+        share = self.rank.share(len(drawn))
+        rows, branches = range(len(drawn))[share], None
         if self.config.drop_path:
             generator = torch_generator(self.config.seed, 3, step)
-            branches = drop_path(self.depth, len(drawn), self.config.drop_path, generator, linear=True)[..., own]
+            branches = drop_path(self.depth, len(drawn), self.config.drop_path, generator, linear=True)[..., share]
         made = [self._make(drawn[row], torch_generator(self.config.seed, 2, step, row)) for row in rows]
         images = torch.stack([image for image, _ in made])
         return DenseBatch(images, [targets for _, targets in made], step, len(made) / len(drawn), branches)

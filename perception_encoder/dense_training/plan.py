@@ -30,7 +30,7 @@ def plan_dense(config: DenseConfig, devices: int = 1) -> tuple[list[costs.Phase]
         tower = dataclasses.replace(tower, patch_size=patch, image_size=tower.grid * patch, class_token=False)
     cost, side = costs.vision_cost(tower, config.image_size), config.image_size // tower.patch_size
     if windows is not None:
-        whole = len([each for each in windows.global_blocks if each < cost.depth]) / cost.depth
+        whole = len([block for block in windows.global_blocks if block < cost.depth]) / cost.depth
         filled = (-(-side // windows.size) * windows.size) ** 2 / cost.tokens
         span = whole * cost.tokens + (1 - whole) * filled * windows.size**2
         cost = dataclasses.replace(cost, span=span, padded=whole + (1 - whole) * filled)
@@ -47,7 +47,7 @@ def head_cost(config: DenseConfig, width: int, side: int) -> costs.ModelCost:
     """Return the cost of a head on one map of side x side patches, counted on a head without weights."""
     with torch.device("meta"):
         head, features = _make_head(config, width), torch.empty(1, side, side, width)
-        weights = {each.untyped_storage()._cdata for each in head.parameters()}
+        weights = {parameter.untyped_storage()._cdata for parameter in head.parameters()}
         saved: dict[int, Tensor] = {}
 
         def save(tensor: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def head_cost(config: DenseConfig, width: int, side: int) -> costs.ModelCost:
             torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor),
         ):
             flops, held = _run(head, features)
-    sizes = [each.untyped_storage().nbytes() for storage, each in saved.items() if storage not in weights]
+    sizes = [tensor.untyped_storage().nbytes() for storage, tensor in saved.items() if storage not in weights]
     held += sum(sizes) * costs.BFLOAT16 / costs.FLOAT32  # as autocast has it
     return costs.ModelCost(parameters=_parameters(head), head=counter.get_total_flops() + flops, ends=held)
 
@@ -108,4 +108,4 @@ def _detr_cost(head: DetrHead, side: int) -> tuple[float, float]:
 
 
 def _parameters(module: nn.Module) -> int:
-    return sum(each.numel() for each in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters())

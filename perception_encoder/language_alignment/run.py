@@ -105,8 +105,8 @@ class LanguageRun(StageRun):
         config, trainee = self.config, self.trainee
         examples, validation = Examples(config, trainee, self._features()), None
         if config.validation is not None:
-            most = -(-config.validation.size // len(self.held_out))  # of each source
-            samples = [source[number] for source in self.held_out for number in range(min(most, len(source)))]
+            per_source = -(-config.validation.size // len(self.held_out))
+            samples = [source[number] for source in self.held_out for number in range(min(per_source, len(source)))]
             held_out = _held_out_batches(examples, samples, config.batch_size, track)
             validation = HeldOutAnswers(trainee.module, held_out)
         task = LanguageAlignmentTask(trainee.module, config.drop_path, config.seed, validation)

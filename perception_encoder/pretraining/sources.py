@@ -62,8 +62,8 @@ def open_sources(
     rules: SourceRules,
 ) -> Sources:
     """Open directories or shards; DataError for both at once, and for unusable data."""
-    paths = [each for each in data if isinstance(each, Path)]
-    shards = [each for each in data if isinstance(each, Shards)]
+    paths = [source for source in data if isinstance(source, Path)]
+    shards = [source for source in data if isinstance(source, Shards)]
     if paths and shards:
         raise DataError(f"{paths[0]} is read into memory, but {shards[0].location} is streamed; give one kind of data")
     if shards:
@@ -93,10 +93,10 @@ def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: 
     return Sources(
         sets=[by_source[source].balanced(config.balance) for source in used],
         weights=list(used.values()),
-        names=names + [f"validation {sample.source}/{sample.key}" for each in held_out for sample in each],
+        names=names + [f"validation {sample.source}/{sample.key}" for part in held_out for sample in part],
         samples={source: len(by_source[source]) for source in used},
         vocabulary=CaptionVocabulary(tokenizer(model), texts),
-        validation=[(each, index) for each in held_out for index in range(len(each))],
+        validation=[(part, index) for part in held_out for index in range(len(part))],
     )
 
 
@@ -137,8 +137,8 @@ def _hold_out(samples: ImageTextSet, validation: ValidationConfig, every: int) -
     """
     if samples[0].of_shard:
         return samples.every(every), samples.every(every, others=True)
-    rows = {*held_out_rows([each.key for each in samples], [each.label for each in samples], validation.share)}
-    both = ([each for row, each in enumerate(samples) if (row in rows) == chosen] for chosen in (True, False))
+    rows = {*held_out_rows([s.key for s in samples], [s.label for s in samples], validation.share)}
+    both = ([sample for row, sample in enumerate(samples) if (row in rows) == chosen] for chosen in (True, False))
     held_out, rest = map(ImageTextSet, both)
     return held_out.every(max(1, -(-len(held_out) // validation.size))), rest
 
@@ -173,17 +173,17 @@ def _stream(
     rules: SourceRules,
 ) -> Sources:
     opened = open_shards(shards, config.streams, rank, exchange, track, config.frames, rules)
-    of_all = [(source.weight, shard) for source, each in zip(shards, opened, strict=True) for shard in each.shards]
+    weighted = [(source.weight, shard) for source, part in zip(shards, opened, strict=True) for shard in part.shards]
     sets, validation = list[PairSource](opened), list[HeldOutPair]()
     if config.validation is not None and (every := _every(config.validation, sum(map(len, opened)))):
-        sets = [SourcePart(each, every, chosen=False) for each in opened]
-        parts = [SourcePart(each, every, chosen=True) for each in opened]
+        sets = [SourcePart(part, every, chosen=False) for part in opened]
+        parts = [SourcePart(part, every, chosen=True) for part in opened]
         validation = [(part, index) for part in parts for index in range(sum(part.sizes))]
     return Sources(
         sets=sets,
         weights=[source.weight for source in shards],
-        names=[f"{weight} {shard.name} {shard.size} {dict(shard.samples)}" for weight, shard in of_all],
-        samples={source.location: sum(each.sizes) for source, each in zip(shards, sets, strict=True)},
+        names=[f"{weight} {shard.name} {shard.size} {dict(shard.samples)}" for weight, shard in weighted],
+        samples={source.location: sum(part.sizes) for source, part in zip(shards, sets, strict=True)},
         vocabulary=None,
         validation=validation,
     )
@@ -214,7 +214,7 @@ def has_split(path: Path, split: str) -> bool:
     if path.suffix.lower() in TABLE_SUFFIXES:
         names = split_names(split)
         return any(str(row.get("split")) in names for row in read_table(path))
-    return path.is_dir() and (bool(shards_below(path, split)) or any(each.is_dir() for each in path.glob(f"{split}/*")))
+    return path.is_dir() and (bool(shards_below(path, split)) or any(map(Path.is_dir, path.glob(f"{split}/*"))))
 
 
 def _has_captions(path: Path) -> bool:
@@ -228,8 +228,8 @@ def _read_captioned(path: Path, split: str) -> list[FileSample]:
         texts[owner].append(clean(text))
     metadata = {"source": escape_name(path.stem), "label": ""}
     return [
-        FileSample(key, image, metadata, tuple(dict.fromkeys(own)))
-        for key, image, own in zip(loaded.keys, loaded.media, texts, strict=True)
+        FileSample(key, image, metadata, tuple(dict.fromkeys(captions)))
+        for key, image, captions in zip(loaded.keys, loaded.media, texts, strict=True)
     ]
 
 
@@ -239,6 +239,6 @@ def _reason(path: Path) -> str:
         return f"{path} does not exist"
     if not path.is_dir():
         return f"{path} is neither a directory nor a table"
-    if loose := sum(each.parent == path for each in list_media(path)):
+    if loose := sum(media.parent == path for media in list_media(path)):
         return f"{path} has {loose} images outside of any class directory"
     return f"{path} has no training data"

@@ -95,7 +95,7 @@ class Towers(nn.Module):
     def _encode_images(self, images: Tensor) -> Tensor:
         """Return embeddings (b, D) of images or videos."""
         frames = images.flatten(0, 1) if images.dim() == 5 else images
-        encoded = in_chunks(lambda some: self.clip.encode_image(to_float(some)), frames, self.chunk)
+        encoded = in_chunks(lambda chunk: self.clip.encode_image(to_float(chunk)), frames, self.chunk)
         return encoded.unflatten(0, images.shape[:2]).mean(dim=1) if images.dim() == 5 else encoded
 
     def _encode_texts(self, tokens: Tensor) -> Tensor:

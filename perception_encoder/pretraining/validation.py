@@ -91,8 +91,8 @@ class PairValidation:
         no_text = self.tokenize([""]).to(self.device)
         parts, texts = list[Tensor](), list[_Texts | None]()
         for start, chunk in _chunks(self.pairs):
-            own = range(len(chunk))[this_rank().share(len(chunk))]
-            pairs = [self._read(*chunk[row], start + row, size) for row in own]
+            rows = range(len(chunk))[this_rank().share(len(chunk))]
+            pairs = [self._read(*chunk[row], start + row, size) for row in rows]
             texts += [text for part in self.exchange([text for _, text in pairs]) for text in part]
             pixels = torch.zeros(len(pairs), *shape, dtype=torch.uint8)
             for row, (image, _) in enumerate(pairs):
@@ -119,8 +119,8 @@ class PairValidation:
         no_image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.device)
         parts = []
         for _, chunk in _chunks(texts):
-            own = self.tokenize(chunk)[this_rank().share(len(chunk))].to(self.device)
-            parts.append(gather(self.towers(no_image, own).texts, len(chunk)).cpu())
+            tokens = self.tokenize(chunk)[this_rank().share(len(chunk))].to(self.device)
+            parts.append(gather(self.towers(no_image, tokens).texts, len(chunk)).cpu())
         return F.normalize(torch.cat(parts), dim=-1)
 
     @contextmanager

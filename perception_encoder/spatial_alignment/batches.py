@@ -127,19 +127,17 @@ class SpatialBatches:
     def __call__(self, step: int) -> SpatialBatch:
         config, drawn = self.config, self.sampler.positions(step)
         images = [self._image(position) for position in drawn]
-        own = self.rank.share(len(drawn))
+        share = self.rank.share(len(drawn))
         draws = np.random.default_rng([config.seed, 2, step]).random((len(drawn), DRAWS + 1))
-        made = [self._make(drawn[row], draws[row].tolist()) for row in range(len(drawn))[own]]
-        own_masks, all_masks = (
-            sum(self.augmented.has_masks(image) for image in some) for some in (images[own], images)
-        )
+        made = [self._make(drawn[row], draws[row].tolist()) for row in range(len(drawn))[share]]
+        masked = [self.augmented.has_masks(image) for image in images]
         generator = torch_generator(config.seed, 3, step)
         hidden = branches = None
         if config.masking is not None:
-            hidden = config.masking.draw(len(drawn), self.augmented.grid, generator)[own]
+            hidden = config.masking.draw(len(drawn), self.augmented.grid, generator)[share]
         if config.drop_path:
-            branches = drop_path(self.depth, len(drawn), config.drop_path, generator)[..., own]
-        return _batch(made, hidden, branches, len(made) / len(drawn), own_masks / max(1, all_masks))
+            branches = drop_path(self.depth, len(drawn), config.drop_path, generator)[..., share]
+        return _batch(made, hidden, branches, len(made) / len(drawn), sum(masked[share]) / max(1, sum(masked)))
 
     def _image(self, position: Position, later: int = 0) -> AlignmentImage:
         return self.sources[position[0]][self.sampler.index(position, later)]

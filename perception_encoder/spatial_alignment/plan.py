@@ -28,7 +28,7 @@ def plan_spatial(config: SpatialConfig, devices: int = 1) -> tuple[list[Phase], 
     if teacher is not None:
         parts.append(StepModel(vision_cost(teacher), trained=False, beside=FLOAT32 + BFLOAT16))
     sides = [MASKS] * bool(config.masks) + [width] * bool(config.pairs_weight)  # both have similarities of all patches,
-    losses = sum(2.0 * patches**2 * (2 * each + 3 * student.width) for each in sides)  # the student's made twice
+    losses = sum(2.0 * patches**2 * (2 * width + 3 * student.width) for width in sides)  # the student's are made twice
     tokens = patches * (student.width + width + (MASKS if config.masks else 0))
     images = rows * 3.0 * student.image_size**2
     batch = {"losses": float(rows * tokens * FLOAT32), "images": images * (BATCHES + FLOAT32)}

@@ -1,8 +1,8 @@
-"""Compute what a run costs before it begins, from the shapes of its models: operations, hours, memory of a device.
+"""Compute what a run costs before it starts, from the shapes of its models: operations, hours, memory per device.
 
-A product of (m, k) and (k, n) is 2·m·k·n operations; additions, norms and softmaxes are left out, as the field leaves
-them out. Attention counts whole, causal or not. The gradient of a product is two more of the same size. Activations are
-what autograd saves, of fused attention, which keeps no scores; the residual stream and what the norms read are float32.
+A product of (m, k) and (k, n) is 2·m·k·n operations; additions, norms and softmaxes are not counted, as usual.
+Attention counts in full, causal or not. The gradient of a product is two more of the same size. Activations are what
+autograd saves with fused attention, which keeps no scores; the residual stream and the inputs of norms are float32.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import ParallelConfig
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes of an element
-BATCHES = 3  # on a device: the current one, and those that the loop makes in advance
-WHOLE = 3  # blocks that FSDP2 holds whole at a time: the one at work, the next one, and the gradient of the last
+BATCHES = 3  # on a device: the current one, and those made in advance
+WHOLE = 3  # blocks that FSDP2 gathers at a time: the current and the next one, and the gradient of the last
 
 Matrices = tuple[tuple[int, int], ...]
 
@@ -48,19 +48,19 @@ class ModelCost:
     block_parameters: int = 0
     depth: int = 0
     tokens: int = 0
-    span: float = 0  # tokens that each one attends to, on average
-    padded: float = 1  # with what fills windows up, attention runs over so many times as many tokens
+    span: float = 0  # tokens that a token attends to, on average
+    padded: float = 1  # factor of the tokens of attention that pad windows
     heads: int = 0
     attention: Matrices = ((0, 0),)  # width before and after each product of a block
     mlp: Matrices = ((0, 0),)
     rope: bool = False
     scaled: bool = False  # with LayerScale
-    inner: bool = False  # a language model's: what it reads takes a gradient, and its norms are RMSNorms
-    embedding: float = 0  # operations from patches to tokens; no gradient is needed of what they read
-    head: float = 0  # operations of pooling and projection, but for the product that all inputs share, of the probe
-    end: float = 0  # of `head`, the last product, before which recomputation stops
-    ends: float = 0  # bytes that are saved before the first block and after the last
-    element: int = BFLOAT16  # bytes of what products read and give
+    inner: bool = False  # a language model's: its input has a gradient, and its norms are RMSNorms
+    embedding: float = 0  # operations from patches to tokens; their input needs no gradient
+    head: float = 0  # operations of pooling and projection, except the probe's product, which all inputs share
+    end: float = 0  # operations of the last product of `head`, which is not recomputed
+    ends: float = 0  # bytes saved before the first block and after the last
+    element: int = BFLOAT16  # bytes of the inputs and outputs of products
 
     def products(self, matrices: Matrices) -> int:
         """Return the operations of products with matrices."""
@@ -68,7 +68,7 @@ class ModelCost:
 
     @property
     def scores(self) -> float:
-        """Operations of a block's attention itself, which has no weights."""
+        """Operations of a block's attention scores and sums, which have no weights."""
         return 4 * self.tokens * self.span * self.attention[-1][0]
 
     @property
@@ -82,10 +82,10 @@ class ModelCost:
         return self.embedding + self.depth * self.block + self.head
 
     def training(self, adapters: Adapters | None = None, frozen: bool = False) -> float:
-        """Return operations forward and backward; with `adapters` they alone are trained, if `frozen` nothing is.
+        """Return operations forward and backward; with `adapters` only they are trained, if `frozen` nothing is.
 
-        A frozen matrix costs two products instead of three: its own gradient is not computed. That of our towers'
-        queries, keys and values is: peft adds their adapter to them; that sum, which all inputs share, is left out.
+        A frozen matrix costs two products instead of three, as it has no gradient. Our towers' queries, keys and values
+        have one: peft adds their adapter to the matrix. That sum, which all inputs share, is not counted.
         """
         if adapters is None and not frozen:
             return 3 * self.forward - self.embedding
@@ -95,14 +95,14 @@ class ModelCost:
         if adapters is None or self.inner:
             return blocks + 2 * self.head
         if adapters.targets != "mlp":
-            blocks += (self.depth - 1) * self.products(self.attention[:1])  # what the first block reads needs none
+            blocks += (self.depth - 1) * self.products(self.attention[:1])  # the first block's input needs none
         else:  # nor does anything before its feed-forward's first adapter
             before = self.products(self.attention + self.mlp[:1]) + 2 * self.scores
             blocks -= before + 2 * self.tokens * adapters.rank * self.mlp[0][0]
         return self.embedding + blocks + 2 * self.head
 
     def recomputed(self, parallel: ParallelConfig, adapters: Adapters | None = None) -> float:
-        """Return operations that are done once more to save memory: of each block, of each chunk, or of both."""
+        """Return the operations that are recomputed to save memory, of blocks, chunks or both."""
         extra, last = 2 * self.tokens * self.block_adapters(adapters, True), self.products(self.mlp[-1:])
         if adapters is not None and adapters.targets != "attention":
             last = 2 * self.tokens * adapters.rank * self.mlp[-1][1]
@@ -110,17 +110,19 @@ class ModelCost:
         return again + (self.forward + self.depth * extra - self.end if parallel.chunk else 0)
 
     def block_adapters(self, adapters: Adapters | None, run: bool = False) -> int:
-        """Return the parameters of a block's adapters; with `run` of those that inputs run through."""
+        """Return the parameters of a block's adapters; with `run` only of those that are applied to inputs."""
         attention = self.attention if self.inner or not run else self.attention[1:]
         matrices = {"attention": attention, "mlp": self.mlp, "all": attention + self.mlp}
         return adapters.rank * sum(map(sum, matrices[adapters.targets])) if adapters else 0
 
     def held(self, checkpointing: bool = False) -> float:
-        """Return bytes that are saved at most; with checkpointing every block's input, and one block whole."""
+        """Return the peak of saved bytes; with checkpointing every block's input and one whole block."""
         (width, _), after = self.attention[0], sum(after for _, after in self.attention[:-1] + self.mlp[:-1])
         values = 2 * width + after + self.attention[-1][0] + self.mlp[-1][0] * len(self.mlp[1:])
-        values += self.attention[-1][0] * 3 if self.rope else 0  # queries and keys turned; attended in two layouts
-        values += 2 * width if self.scaled else 0  # what LayerScale reads
+        values += (
+            self.attention[-1][0] * 3 if self.rope else 0
+        )  # rotated queries and keys; attention output in two layouts
+        values += 2 * width if self.scaled else 0  # inputs of LayerScale
         norms = 2 * FLOAT32 * (2 + (2 if self.inner else 1) * width)
         block = self.tokens * (norms + self.element * values + FLOAT32 * self.heads)
         entry = FLOAT32 * self.tokens * width if checkpointing else block
@@ -174,14 +176,14 @@ def _tower_cost(
 
 
 def _norm(tokens: int, width: int, element: int) -> int:
-    """Bytes of what a LayerNorm reads, and of its mean and deviation."""
+    """Return the bytes of a LayerNorm's input, mean and deviation."""
     return element * tokens * width + 2 * FLOAT32 * tokens
 
 
 def cut_tower(
     config: VisionConfig, layer: int = -1, image_size: int | None = None, layer_scale: float | None = None
 ) -> VisionConfig:
-    """Return a tower that ends with the tokens of a layer: no later block, norm, pooling or projection."""
+    """Return a tower that ends with a layer's tokens, without later blocks, norm, pooling and projection."""
     return replace(
         config,
         depth=layer % config.depth + 1,
@@ -195,17 +197,17 @@ def cut_tower(
 
 @dataclass(frozen=True)
 class StepModel:
-    """A model as a step runs it."""
+    """A model in a training step."""
 
     cost: ModelCost
-    count: float = 1  # inputs of a sample
+    count: float = 1  # inputs per sample
     trained: bool = True
-    adapters: Adapters | None = None  # they alone are trained
-    masked: bool = False  # masked copies for another one: a pass over whole images without gradients, one with them
-    beside: int = 0  # bytes of a parameter of a frozen model beside the trained one, on every device
+    adapters: Adapters | None = None  # only they are trained
+    masked: bool = False  # masked copies: a pass over whole images without gradients, and one with them
+    beside: int = 0  # bytes per parameter of a frozen model beside the trained one, on every device
 
     def flops(self, parallel: ParallelConfig | None = None) -> float:
-        """Return operations of a sample, forward and backward; with `parallel` also what that computes again."""
+        """Return the operations per sample, forward and backward; with `parallel` including recomputation."""
         cost = replace(self.cost, head=0, end=0) if self.masked else self.cost
         flops = cost.training(self.adapters, not self.trained) + (cost.forward if self.masked else 0)
         if parallel and (self.trained or cost.inner):
@@ -214,7 +216,7 @@ class StepModel:
 
     @property
     def parameters(self) -> tuple[int, int]:
-        """The parameters of the trained model that are this one's, and how many are trained."""
+        """This model's share of the run's parameters, and how many of them are trained."""
         if self.masked or self.beside:
             return 0, 0
         adapters = self.cost.depth * self.cost.block_adapters(self.adapters)
@@ -222,18 +224,18 @@ class StepModel:
         return total, adapters or (total if self.trained else 0)
 
     def memory(self, moments: int, shards: int, ddp: bool) -> dict[str, float]:
-        """Return bytes of weights and of what is kept for each; blocks are shared by `shards` devices."""
+        """Return the bytes of weights, gradients and optimizer state; blocks are sharded over `shards` devices."""
         total, trained = self.parameters
-        own = total - (self.cost.depth * self.cost.block_parameters * (1 - 1 / shards) if total else 0)
+        local = total - (self.cost.depth * self.cost.block_parameters * (1 - 1 / shards) if total else 0)
         return {
-            "weights": FLOAT32 * own + BFLOAT16 * total,  # the copies that autocast makes are whole
+            "weights": FLOAT32 * local + BFLOAT16 * total,  # autocast copies the whole weights
             "frozen models": float(self.beside * self.cost.parameters),
-            "gradients": FLOAT32 * (min(trained, own) + trained * ddp),  # DDP adds them up in buckets as large
-            "optimizer": FLOAT32 * min(trained, own) * moments,
+            "gradients": FLOAT32 * (min(trained, local) + trained * ddp),  # DDP sums them in buckets of the same size
+            "optimizer": FLOAT32 * min(trained, local) * moments,
         }
 
     def held(self, rows: int, parallel: ParallelConfig) -> float:
-        """Return bytes of activations of `rows` samples; without gradients those of a block at a time."""
+        """Return the bytes of activations of `rows` samples; without gradients those of one block."""
         inputs, cost = math.ceil(self.count * rows), self.cost
         cost = cost if self.trained or cost.inner else replace(cost, depth=1)
         return 0 if self.beside else min(parallel.chunk or inputs, inputs) * cost.held(parallel.checkpointing)
@@ -241,23 +243,23 @@ class StepModel:
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps of a run that are alike: which models, which batch, how many."""
+    """Steps of a run with the same models, batch and resolution."""
 
     image_size: int
     steps: int
     batch_size: int
     parts: tuple[StepModel, ...]
-    losses: float = 0  # operations of a sample
-    batch: dict[str, float] = field(default_factory=dict)  # bytes of a device's part of a batch and of its losses
+    losses: float = 0  # operations per sample
+    batch: dict[str, float] = field(default_factory=dict)  # bytes of a device's share of a batch and of its losses
 
     def flops(self, parallel: ParallelConfig | None = None) -> float:
-        """Return operations of a step; with `parallel` also what that computes again."""
+        """Return the operations of a step; with `parallel` including recomputation."""
         return self.batch_size * (self.losses + sum(part.flops(parallel) for part in self.parts))
 
     def memory(self, config: TrainingConfig, devices: int) -> dict[str, float]:
-        """Return bytes that a step holds on a device under bf16 autocast, by what they are, each at its peak.
+        """Return the peak bytes of a step on a device under bf16 autocast, by kind.
 
-        Temporaries of operations and what the allocator wastes come on top: leave a tenth free.
+        Temporary buffers and fragmentation come on top: leave a tenth free.
         """
         parallel, moments = config.parallel, 1 if config.optimizer.name == "sgd" else 2
         shards = devices if parallel.kind == "fsdp" else 1
@@ -271,7 +273,7 @@ class Phase:
 
 
 def device_rows(batch_size: int, devices: int) -> int:
-    """Return the samples of a device; ConfigError if a batch has fewer than there are devices."""
+    """Return the samples per device; ConfigError if a batch has fewer samples than there are devices."""
     if batch_size < devices:
         raise ConfigError(f"a batch of {batch_size} cannot be shared by {devices} devices")
     return -(-batch_size // devices)
@@ -279,19 +281,19 @@ def device_rows(batch_size: int, devices: int) -> int:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The cost of a whole run on so many devices."""
+    """The cost of a run on a number of devices."""
 
     config: TrainingConfig
     phases: Sequence[Phase]
-    assumed: str  # because no formula gives it
+    assumed: str  # what no formula gives
     device: Device
     devices: int
-    utilization: float = 0.4  # share of the peak that is reached; recomputation counts as work
+    utilization: float = 0.4  # achieved share of the peak; recomputation counts as work
 
     def __post_init__(self) -> None:
         if self.devices < 1 or not 0 < self.utilization <= 1 or min(self.device.flops, self.device.memory) <= 0:
             raise ConfigError(
-                f"{self.devices} devices with {self.device.flops:g} FLOP/s and {self.device.memory:g} bytes each, used "
+                f"{self.devices} devices with {self.device.flops:g} FLOP/s and {self.device.memory:g} bytes, used "
                 f"to {self.utilization:g}: all must be positive, and the use at most 1"
             )
 
@@ -324,27 +326,27 @@ class TrainingPlan:
         return sum(total), sum(trained)
 
     def memory(self, *phases: Phase) -> dict[str, float]:
-        """Return bytes of a device, of the phase that needs most."""
+        """Return the bytes per device of the phase that needs the most."""
         memories = [phase.memory(self.config, self.devices) for phase in phases or self.phases]
         return max(memories, key=lambda sizes: sum(sizes.values()))
 
     def hours(self, *phases: Phase) -> float:
-        """Return how long phases take, by default all."""
+        """Return the duration of phases, by default of all."""
         executed = sum(phase.steps * phase.flops(self.config.parallel) for phase in phases or self.phases)
         return executed / (self.devices * self.device.flops * self.utilization) / 3600
 
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a run costs as it runs, for the loop's reports of utilization and of the time left."""
+    """What a run costs while it runs, for reports of utilization and of the time left."""
 
     flops: Callable[[Any], float]
-    """Operations of this rank's part of a batch, forward and backward, without recomputation."""
+    """Operations of this rank's share of a batch, forward and backward, without recomputation."""
     phases: Sequence[tuple[int, float]]
-    """Steps, and operations of a step."""
+    """Steps, and operations per step."""
 
     def share(self, steps: int) -> float:
-        """Return the share of the run's work that is done after so many steps."""
+        """Return the share of the run's work that is done after a number of steps."""
         done, left = 0.0, steps
         for count, work in self.phases:
             done, left = done + work * min(left, count), max(left - count, 0)
@@ -356,7 +358,7 @@ class Device:
     """One accelerator."""
 
     flops: float
-    """Peak operations a second of dense bf16 products, as its maker gives it."""
+    """Peak operations per second of dense bf16 products, from the data sheet."""
     memory: float
     """Bytes."""
 
@@ -374,33 +376,37 @@ DEVICES: dict[str, Device] = {
 
 
 def find_device(name: str) -> Device:
-    """Return a device of the table, or one of given numbers, "TFLOP/s:GB"; ConfigError lists the table."""
+    """Return a device of the table, or one given as "TFLOP/s:GB"; ConfigError lists the table."""
     numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", name)
     if numbers:
         return Device(float(numbers[1]) * 1e12, float(numbers[2]) * 1e9)
     if name.lower() not in DEVICES:
         near = difflib.get_close_matches(name.lower(), DEVICES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DEVICES)}; or give TFLOP/s:GB, 400:48 say"
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"there are {', '.join(DEVICES)}; or give TFLOP/s:GB, such as 400:48"
+        )
         raise ConfigError(f"no device is called {name!r}; {hint}")
     return DEVICES[name.lower()]
 
 
 def known_device(full_name: str) -> Device | None:
-    """Return the device of the table that a driver's name is of, "NVIDIA A100-SXM4-80GB" say."""
+    """Return the device of the table for a driver's name, such as "NVIDIA A100-SXM4-80GB"."""
     words = full_name.lower()
-    return next((each for name, each in DEVICES.items() if all(word in words for word in name.split("-"))), None)
+    return next((device for name, device in DEVICES.items() if all(w in words for w in name.split("-"))), None)
 
 
 @lru_cache(maxsize=8)
 def peak_flops(device: torch.device) -> float:
-    """Return the operations a second of matrix products in the type that training uses: of the table, or measured."""
+    """Return the operations per second of matrix products in training's type: from the table, or measured."""
     known = known_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if known:
         return known.flops
     side, best = 1024 if device.type == "cpu" else 8192, float("inf")
     with torch.no_grad():
         a, b = (torch.ones(side, side, dtype=fast_dtype(device), device=device) for _ in range(2))
-        for _ in range(5):  # the first one pays for set-up
+        for _ in range(5):  # the first one includes set-up
             start = time.perf_counter()
             (a @ b)[0, 0].item()  # waits for it
             best = min(best, time.perf_counter() - start)
