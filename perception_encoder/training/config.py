@@ -29,7 +29,7 @@ class TrainingConfig(ABC):
     """Whether the stage has micro-batches, `parallel.chunk`."""
 
     batch_size: int = 256
-    """Samples of a step, over all processes."""
+    """Samples per step, over all processes."""
     warmup: int = 200
     """Steps of linear warm-up."""
     drops: tuple[float, ...] = ()

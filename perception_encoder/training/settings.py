@@ -200,7 +200,13 @@ def describe_settings(config: TrainingConfig) -> list[Setting]:
         first.append(Setting("steps", _text(config.steps), meaning))
     stages: Sequence[Any] = getattr(config, "stages", ())
     if len(stages) == 1:
-        first.append(Setting("image_size", _text(stages[0].image_size), "As stages.0.image_size."))
+        first.append(
+            Setting(
+                "image_size",
+                _text(stages[0].image_size),
+                "Side of the training images in pixels, as stages.0.image_size; 0 for the size of the model.",
+            )
+        )
     return [*first, *_settings(config, "")]
 
 
