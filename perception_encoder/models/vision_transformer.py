@@ -97,7 +97,7 @@ class VisionTransformer(nn.Module):
         if height % patch or width % patch or not height or not width:
             raise ShapeError(
                 f"image size {height}x{width} is not a multiple of the patch size {patch}; "
-                f"resize it, to {max(1, round(height / patch)) * patch}x{max(1, round(width / patch)) * patch} say"
+                f"resize it, for example to {max(1, round(height / patch)) * patch}x{max(1, round(width / patch)) * patch}"
             )
         return height // patch, width // patch
 
