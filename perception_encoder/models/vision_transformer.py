@@ -95,9 +95,9 @@ class VisionTransformer(nn.Module):
         if isinstance(height, Tensor):  # under torch.jit.trace
             height, width = int(height), int(width)
         if height % patch or width % patch or not height or not width:
+            near = "x".join(str(max(1, round(side / patch)) * patch) for side in (height, width))
             raise ShapeError(
-                f"image size {height}x{width} is not a multiple of the patch size {patch}; "
-                f"resize it, for example to {max(1, round(height / patch)) * patch}x{max(1, round(width / patch)) * patch}"
+                f"image size {height}x{width} is not a multiple of the patch size {patch}; resize it, such as to {near}"
             )
         return height // patch, width // patch
 
