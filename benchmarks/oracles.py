@@ -86,7 +86,7 @@ def heads() -> Iterator[Row]:
     """Segmentation and depth."""
     generator = np.random.default_rng(0)
     drawn = [draw(generator) for _ in range(TRAINED + TESTED)]
-    classes, depth = np.stack([each[0] for each in drawn]), np.stack([each[1] for each in drawn])
+    classes, depth = np.stack([item[0] for item in drawn]), np.stack([value[1] for value in drawn])
     keys = [str(number) for number in range(TESTED)]
     fit = FitConfig(epochs=25, batch=8, lr=1e-2)
     shares, mean = by_patch(np.eye(3)[classes], PATCH), by_patch(depth[..., None], PATCH)
@@ -99,7 +99,7 @@ def heads() -> Iterator[Row]:
         protocol = DepthProtocol(head=DepthConfig(channels=16, fit=fit), head_seeds=1)
         depths = depth[:TRAINED].__getitem__, depth[TRAINED:].__getitem__
         scores = score_depth(maps[:TRAINED], depths[0], maps[TRAINED:], depths[1], keys, protocol)
-        yield from rows_of("depth", name, [each for each in measure_all(scores) if each.name in ("RMSE", "delta1")])
+        yield from rows_of("depth", name, [entry for entry in measure_all(scores) if entry.name in ("RMSE", "delta1")])
 
 
 def detectors() -> Iterator[Row]:
@@ -107,7 +107,7 @@ def detectors() -> Iterator[Row]:
     generator = np.random.default_rng(0)
     drawn = [draw(generator) for _ in range(TRAINED + TESTED)]
     sets = instances(drawn[:TRAINED]), instances(drawn[TRAINED:])
-    shares = by_patch(np.eye(3)[np.stack([each[0] for each in drawn])], PATCH)
+    shares = by_patch(np.eye(3)[np.stack([item[0] for item in drawn])], PATCH)
     fit = FitConfig(epochs=60, batch=8, weight_decay=1e-4)
     protocol = DetectionProtocol(head=DetectionConfig(channels=16, hidden=64, regions=16, fit=fit), head_seeds=1)
     learned, evaluated = np.arange(TRAINED), np.arange(TESTED)
@@ -154,7 +154,7 @@ def instances(drawn: Sequence[tuple[np.ndarray, np.ndarray, list[tuple[int, list
             mask[here] = classes[here] == label
             flat = mask.T.ravel()
             ends = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
-            counts = [int(each) for each in np.diff(ends)]
+            counts = [int(item) for item in np.diff(ends)]
             own.append(
                 {
                     "id": 2 * number + len(own),

@@ -172,8 +172,8 @@ def draw_search(read: Read) -> Figure:
     measured = [row for row in read("calibration")["measured"] if row["wording"] == "{}"]
     for row in measured:
         largest = row["gallery"] == "half of all classes"
-        bins = [each for each in row["queries"] if each["n"]]
-        xs, ys = ([each[key] for each in bins] for key in ("predicted", "observed"))
+        bins = [item for item in row["queries"] if item["n"]]
+        xs, ys = ([item[key] for item in bins] for key in ("predicted", "observed"))
         label = row["gallery"] if largest else ("smaller galleries" if row is measured[1] else None)
         axes.plot(xs, ys, "o-", color=RED if largest else GREY, markersize=3, label=label, linewidth=1.2)
     axes.legend(frameon=False, fontsize=8)

@@ -123,8 +123,8 @@ def chat_requests(directory: Path, port: int) -> dict[str, tuple[int, Ask]]:
     chats = [body(content) for content in large_images()]
     page, api = page_requests(directory, port), api_requests(directory, port)
     return {
-        **{f"page: {name}": each for name, each in page.items()},
-        **{f"API: {name}": each for name, each in api.items()},
+        **{f"page: {name}": item for name, item in page.items()},
+        **{f"API: {name}": value for name, value in api.items()},
         "chat": (20, lambda chance, client: client.ask("/v1/chat/completions", chance.choice(chats))[0]),
     }
 

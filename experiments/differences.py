@@ -85,13 +85,13 @@ def to_gap(
     if row["standard_error"] is None:
         return nothing
     parts = [(row["standard_error"] ** 2, row["blocks"] - 1.0)]
-    fitted = [each for each in (ours, theirs) if each]
+    fitted = [item for item in (ours, theirs) if item]
     if fitted:
-        several = [each for each in kinds if len(each) > 1]
+        several = [kind for kind in kinds if len(kind) > 1]
         if not several:
             return nothing
-        freedom = sum(len(each) - 1 for each in several)
-        pooled = sum((len(each) - 1) * np.var(each, ddof=1) for each in several) / freedom
+        freedom = sum(len(entry) - 1 for entry in several)
+        pooled = sum((len(item) - 1) * np.var(item, ddof=1) for item in several) / freedom
         signs = np.array([1, -1])[: len(fitted), None]
         own = np.var((signs * np.array(fitted)).sum(axis=0), ddof=1)  # of their difference
         parts.append((float(max(own, len(fitted) * pooled)) / len(fitted[0]), float(freedom)))

@@ -63,9 +63,9 @@ def average(name: str, sets: Sequence[Sequence[Outcome]]) -> ItemScores:
             for key, label, share in zip(outcome.keys, outcome.labels, shares, strict=True):
                 parts[source][key] += share
                 used[source][key] += f", {outcome.task}: {label}"
-    groups = np.repeat(np.arange(len(parts)), [len(each) for each in parts.values()])
-    values = np.concatenate([len(parts) * len(each) * np.array(list(each.values())) for each in parts.values()])
-    names = [f"{source}/{key}{tasks}" for source, each in used.items() for key, tasks in each.items()]
+    groups = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
+    values = np.concatenate([len(parts) * len(value) * np.array(list(value.values())) for value in parts.values()])
+    names = [f"{source}/{key}{tasks}" for source, item in used.items() for key, tasks in item.items()]
     return ItemScores.of(name, values, names, groups=groups)
 
 
@@ -109,15 +109,15 @@ class HeldOut:
             classes = tasks if name == DRAWINGS else self.sets[PHOTOS]
             cached = CachingEncoder(Changed(encoder, CHANGES[name]) if name in CHANGES else encoder)
             outcomes[name] = [
-                _classify(cached, task, ZeroShotClassifier.of(encoder, classes[each].classes, prompts), track)
-                for each, task in tasks.items()
+                _classify(cached, task, ZeroShotClassifier.of(encoder, classes[item].classes, prompts), track)
+                for item, task in tasks.items()
             ]
         return outcomes
 
     def pack(self, outcomes: Outcomes) -> dict[str, dict[str, str]]:
         """Return outcomes as text by set and task: the number of images, and a hexadecimal digit for four of them."""
         return {
-            name: {each.task: f"{len(each.right)} {np.packbits(each.right).tobytes().hex()}" for each in tasks}
+            name: {task.task: f"{len(task.right)} {np.packbits(task.right).tobytes().hex()}" for task in tasks}
             for name, tasks in outcomes.items()
         }
 

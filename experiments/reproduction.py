@@ -171,11 +171,14 @@ def over_seeds(differences: Rows, ours: Rows, theirs: Rows, kinds: Sequence[Rows
     differences are of the same images, so averaging them does not shrink the effect of images: their variance is the
     mean of the seeds' own.
     """
-    widths = [(each["interval"][1] - each["interval"][0]) / (2 * NormalDist().inv_cdf(0.975)) for each in differences]
+    widths = [
+        (difference["interval"][1] - difference["interval"][0]) / (2 * NormalDist().inv_cdf(0.975))
+        for difference in differences
+    ]
     row = {
-        "value": sum(each["value"] for each in differences) / len(differences),
+        "value": sum(value["value"] for value in differences) / len(differences),
         "standard_error": (sum(width**2 for width in widths) / len(widths)) ** 0.5,
         "blocks": differences[0]["n"],
     }
-    values = [[each["value"] for each in rows] for rows in (ours, theirs, *kinds)]
+    values = [[item["value"] for item in rows] for rows in (ours, theirs, *kinds)]
     return to_gap(row, values[0], values[1], values[2:])

@@ -34,10 +34,10 @@ def first_prompts(result: Result) -> str:
 def retrieval_table(result: Result) -> Table:
     """Return every R@1 of retrieval beside chance."""
     rows = tuple(
-        (each.task, metric.name, f"{metric.n:,}", _chance(each, 2), _percent(metric))
-        for each in result.measurements
-        if each.method == "retrieval"
-        for metric in each.metrics
+        (measurement.task, metric.name, f"{metric.n:,}", _chance(measurement, 2), _percent(metric))
+        for measurement in result.measurements
+        if measurement.method == "retrieval"
+        for metric in measurement.metrics
         if metric.name.endswith("R@1")
     )
     return Table(("task", "metric", "queries", "chance", "R@1"), rows)

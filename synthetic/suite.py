@@ -86,8 +86,8 @@ class Suite:
             val = load_labelled(path, "val", held_out) if split == "test" else {}
             return load_labelled(path, split, held_out), load_labelled(path, "train", held_out), val
         parts = load_splits(path, split)
-        val = {name: each.val for name, each in parts.items()} if split == "test" else {}
-        tests, trains = ({name: getattr(each, part) for name, each in parts.items()} for part in ("test", "train"))
+        val = {name: item.val for name, item in parts.items()} if split == "test" else {}
+        tests, trains = ({name: getattr(value, part) for name, value in parts.items()} for part in ("test", "train"))
         return tests, trains, val
 
     def retrieve_drawings(self, path: Path) -> None:

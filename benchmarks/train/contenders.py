@@ -64,7 +64,7 @@ def open_clip_step(model: nn.Module, vocabulary: CaptionVocabulary | None, lengt
     import open_clip
 
     loss_of = open_clip.ClipLoss()
-    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-4)
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-4)
 
     def step(batch: ImageTextBatch) -> None:
         ids = batch.tokens if vocabulary is None else vocabulary.ids[batch.tokens]

@@ -52,9 +52,9 @@ def compare_with_targets(result: Result) -> tuple[Table, Table]:
     if result.model != BUILTIN or result.split != "test":
         raise DataError(f"targets are for {BUILTIN} on test, not for {result.model} on {result.split}")
     prompts, metrics = report.first_prompts(result), dict[str, list[Metric]]()
-    for each in result.measurements:
-        if each.method == "retrieval" or (each.method == "zero-shot" and each.prompts == prompts):
-            metrics.setdefault(each.task, []).append(each.metrics[0])
+    for measurement in result.measurements:
+        if measurement.method == "retrieval" or (measurement.method == "zero-shot" and measurement.prompts == prompts):
+            metrics.setdefault(measurement.task, []).append(measurement.metrics[0])
     gaps = {task: _to_target(metrics[task], target) for task, target in TARGETS.items() if task in metrics}
     signs = find_signs(gaps)
     cells = {task: f"{100 * TARGETS[task]:.0f} {MARKS[sign]}" for task, sign in signs.items()}

@@ -112,9 +112,9 @@ def pretrained_decoder(runs: Path, questions: Sequence[Question], config: Alignm
 def write_texts(questions: Sequence[Question], path: Path) -> Path:
     """Write questions with answers in words as conversations without images."""
     groups: dict[str, list[dict[str, str]]] = {}
-    for each in questions:
-        if each.answers:
-            turns = groups.setdefault(each.block, [])
-            turns += [{"from": "human", "value": each.question}, {"from": "gpt", "value": each.answers[0]}]
+    for question in questions:
+        if question.answers:
+            turns = groups.setdefault(question.block, [])
+            turns += [{"from": "human", "value": question.question}, {"from": "gpt", "value": question.answers[0]}]
     write_text(path, "".join(f"{json.dumps({'id': key, 'conversations': turns})}\n" for key, turns in groups.items()))
     return path

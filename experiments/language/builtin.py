@@ -86,7 +86,7 @@ def _evaluate_split(
         if not (root / split).exists():
             continue
         read = read_rendered(aim.dataset, root, split)
-        questions = [replace(each, group="") for each in read if not aim.groups or each.group in aim.groups]
+        questions = [replace(item, group="") for item in read if not aim.groups or item.group in aim.groups]
         questions = [questions[row] for row in spread_indices(len(questions), min(items, len(questions)))]
         scores = {}
         for name, blind in ((MODEL, False), (BLIND, True)):
@@ -107,7 +107,7 @@ def nearest_captions(questions: Sequence[Question], train: Sequence[Question], t
 
     encoder = pe.load("builtin")
     known = [train[row] for row in spread_indices(len(train), min(RETRIEVED, len(train)))]
-    vectors = [encoder.encode_images([_image(each) for each in part]) for part in (questions, known)]
+    vectors = [encoder.encode_images([_image(item) for item in part]) for part in (questions, known)]
     nearest = np.argmax(vectors[0] @ vectors[1].T, axis=1)
     answered = [
         Answered(

@@ -132,8 +132,8 @@ class Probes:
     def _score(self, name: str, row: Row) -> Scores:
         scores: Scores = {}
         for seed in SEEDS:
-            for each in self._scored(name, row, seed):
-                scores.setdefault(METRICS[each.metric], []).append(replace(each, seed=seed))
+            for item in self._scored(name, row, seed):
+                scores.setdefault(METRICS[item.metric], []).append(replace(item, seed=seed))
         return scores
 
     def _scored(self, name: str, row: Row, seed: int) -> list[ItemScores]:
@@ -151,9 +151,9 @@ class Probes:
         if not path.is_file():
             cache = FeatureCache(directory=self.runs / "features")
             cached = [cache.encode_layers(encoder, images, list(LAYERS), self.track) for images in task.images(encoder)]
-            measurement = task.score([each.read(row.layer) for each in cached], self.track)
-            own = [each for each in measurement.scores if each.metric in METRICS]
-            write_json(path, [asdict(each) for each in own], indent=None)
+            measurement = task.score([item.read(row.layer) for item in cached], self.track)
+            own = [score for score in measurement.scores if score.metric in METRICS]
+            write_json(path, [asdict(value) for value in own], indent=None)
         return [ItemScores(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
 
     def _encoder(self, row: Row, seed: int) -> str:
@@ -164,7 +164,7 @@ class Probes:
 
 def _grouped(questions: Sequence[Question]) -> list[Question]:
     """Questions in two groups: those for boxes, and all others."""
-    return [each if each.group == GROUNDING else replace(each, group="question") for each in questions]
+    return [question if question.group == GROUNDING else replace(question, group="question") for question in questions]
 
 
 def _table_row(row: Row, scores: Mapping[str, Scores]) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _table_row(row: Row, scores: Mapping[str, Scores]) -> dict[str, Any]:
 
 def _gap(ours: Sequence[ItemScores], theirs: Sequence[ItemScores]) -> dict[str, Any]:
     gap = estimate_difference(ours, theirs)
-    by_seed = [list(estimate(each).by_seed) for each in (ours, theirs)]
+    by_seed = [list(estimate(item).by_seed) for item in (ours, theirs)]
     return {"value": gap.value, **item_error(gap), "by_seed": by_seed}
 
 

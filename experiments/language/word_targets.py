@@ -69,10 +69,10 @@ class WordNumbers:
         """Collect the words of scenes' directories of tars, of documents' `words.jsonl`, and of labelled shards."""
         kinds, colours, others = set[str](), set[str](), set[str]()
         for metadata, *_ in _scene_samples(scenes):
-            kinds |= {each["kind"] for each in metadata["objects"]}
-            colours |= {each["colour"] for each in metadata["objects"] if each["colour"]}
+            kinds |= {item["kind"] for item in metadata["objects"]}
+            colours |= {value["colour"] for value in metadata["objects"] if value["colour"]}
         counts = Counter(
-            word for fields in _documents(documents) for each in fields["words"] for word in _names(each["text"])
+            word for fields in _documents(documents) for field in fields["words"] for word in _names(field["text"])
         )
         others |= {word for word, count in counts.items() if count >= LEAST_USES}
         for shard in labelled:
@@ -83,16 +83,16 @@ class WordNumbers:
         """Return scenes with what their masks say."""
         rows = []
         for metadata, key, image, mask in _scene_samples(directories):
-            objects = {each["id"]: each for each in metadata["objects"]}
+            objects = {value["id"]: value for value in metadata["objects"]}
             ids = patch_ids(mask, grid)
             patches, colours, boxes = _unknown(grid)
             patches[ids == 0] = BACKGROUND
             scale = 100 / np.array([metadata["width"], metadata["height"]] * 2)
-            for number, each in objects.items():
-                patches[ids == number] = self.numbers.get(each["kind"], IGNORED)
-                boxes[ids == number] = np.clip(each["box"] * scale, 0, 99)
-                if each["colour"] in self.colour_words:
-                    colours[ids == number] = self.colour_words.index(each["colour"])
+            for number, item in objects.items():
+                patches[ids == number] = self.numbers.get(item["kind"], IGNORED)
+                boxes[ids == number] = np.clip(item["box"] * scale, 0, 99)
+                if item["colour"] in self.colour_words:
+                    colours[ids == number] = self.colour_words.index(item["colour"])
             rows.append(Labelled(key, image, patches, colours, boxes))
         return rows
 
@@ -105,8 +105,8 @@ class WordNumbers:
                 _, none, boxes = _unknown(grid)
                 overlap = np.zeros((grid, grid))
                 size = fields["width"] / grid, fields["height"] / grid
-                for each in fields["words"]:
-                    for text, box in _parts(each["text"], each["box"]):
+                for field in fields["words"]:
+                    for text, box in _parts(field["text"], field["box"]):
                         _paint(patches, overlap, self.numbers.get(text, IGNORED), box, size)
                 path = file.parent / fields["image"]
                 rows.append(Labelled(fields["id"], path, patches.ravel(), none, boxes, symmetric=False))

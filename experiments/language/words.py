@@ -178,17 +178,19 @@ class WordBatches:
         chosen = [self.sources[at][int(generator.integers(len(self.sources[at])))] for at in drawn]
         mirrored = generator.random(len(chosen)) < 0.5
         images, targets = [], []
-        for each, mirror in zip(chosen, mirrored, strict=True):
-            pixels = np.asarray(open_image(each.image, each.key).convert("RGB").resize((self.size, self.size)))
-            own = each.mirrored() if mirror and each.symmetric else each
-            images.append(pixels[:, ::-1] if own is not each else pixels)
+        for item, mirror in zip(chosen, mirrored, strict=True):
+            pixels = np.asarray(open_image(item.image, item.key).convert("RGB").resize((self.size, self.size)))
+            own = item.mirrored() if mirror and item.symmetric else item
+            images.append(pixels[:, ::-1] if own is not item else pixels)
             targets.append(own)
         batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        patches = torch.from_numpy(np.stack([each.patches for each in targets])).long()
-        colours = torch.from_numpy(np.stack([each.colours for each in targets])).long()
-        boxes = torch.from_numpy(np.stack([each.boxes for each in targets])).long()
-        labels = torch.tensor([each.label for each in targets])
-        return WordBatch(batch, patches, colours, boxes, labels, torch.tensor([not each.symmetric for each in targets]))
+        patches = torch.from_numpy(np.stack([entry.patches for entry in targets])).long()
+        colours = torch.from_numpy(np.stack([target.colours for target in targets])).long()
+        boxes = torch.from_numpy(np.stack([target.boxes for target in targets])).long()
+        labels = torch.tensor([target.label for target in targets])
+        return WordBatch(
+            batch, patches, colours, boxes, labels, torch.tensor([not value.symmetric for value in targets])
+        )
 
 
 def word_embeddings(decoder: Decoder, words: Sequence[str]) -> Float[Tensor, "K dim"]:

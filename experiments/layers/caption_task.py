@@ -104,7 +104,7 @@ def rank_agreement_without(
     ranks, everyone = (_rank_others(vectors @ vectors.T), _rank_others(similarity)), np.arange(len(vectors))
     means = np.zeros(len(vectors))
     for row in everyone:
-        one, other = (each - (each > each[:, [row]]) - 0.5 * (each == each[:, [row]]) for each in ranks)
+        one, other = (rank - (rank > rank[:, [row]]) - 0.5 * (rank == rank[:, [row]]) for rank in ranks)
         columns = ~np.eye(len(vectors), dtype=bool)
         columns[:, row] = False
         means[row] = _correlate(one, other, columns)[everyone != row].mean()
@@ -125,7 +125,7 @@ def _correlate(
 ) -> Float[np.ndarray, " n"]:
     """Return Pearson's correlation of each row's counted columns, 0 if either is constant."""
     count = columns.sum(axis=1, keepdims=True)
-    a, b = (np.where(columns, each - (each * columns).sum(axis=1, keepdims=True) / count, 0) for each in (one, other))
+    a, b = (np.where(columns, item - (item * columns).sum(axis=1, keepdims=True) / count, 0) for item in (one, other))
     product, scale = (a * b).sum(axis=1), np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return np.divide(product, scale, out=np.zeros(len(one)), where=scale > 1e-9)
 

@@ -86,7 +86,7 @@ def spread_to_last(depth: int) -> list[int]:
 
 
 def _key(encoder: LayerFeatures, layers: list[int], task: LayerEvaluator) -> str:
-    images = [(each.digest, each.image_size) for each in task.images(encoder)]
+    images = [(image.digest, image.image_size) for image in task.images(encoder)]
     depends = repr((FORMAT, sorted(encoder.about.items()), encoder.image_size, layers, task.name, task.digest, images))
     return hashlib.sha256(depends.encode(errors="surrogatepass")).hexdigest()[:16]
 
@@ -110,10 +110,10 @@ def join(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Join what `pack` returned of one model's tasks."""
     return {
         **results[0],
-        "seconds": sum(each["seconds"] for each in results),
-        "curves": [curve for each in results for curve in each["curves"]],
-        "images": sum(each["images"] for each in results),
-        "failures": sorted({failure for each in results for failure in each["failures"]}),
+        "seconds": sum(item["seconds"] for item in results),
+        "curves": [curve for result in results for curve in result["curves"]],
+        "images": sum(value["images"] for value in results),
+        "failures": sorted({failure for entry in results for failure in entry["failures"]}),
     }
 
 

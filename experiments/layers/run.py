@@ -58,10 +58,10 @@ def reproduce_layers(
     value = {
         "sizes": asdict(sizes),
         "models": [
-            {"name": each.name, "baseline": each.baseline, **{name: results[each.name][name] for name in about}}
-            for each in models
+            {"name": item.name, "baseline": item.baseline, **{name: results[item.name][name] for name in about}}
+            for item in models
         ],
-        "curves": curve_rows(curves, {each.name: each.baseline for each in models}),
+        "curves": curve_rows(curves, {entry.name: entry.baseline for entry in models}),
     }
     write_json(result, value, indent=1)
     return value
@@ -85,8 +85,8 @@ def _evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Return the results of all models, by name."""
     if jobs == 1:
-        return {each.name: evaluate_model(each, data, sizes, runs, track) for each in models}
-    results = side_by_side(evaluate_model, {each.name: (each, data, sizes, runs) for each in models}, jobs)
+        return {model.name: evaluate_model(model, data, sizes, runs, track) for model in models}
+    results = side_by_side(evaluate_model, {item.name: (item, data, sizes, runs) for item in models}, jobs)
     return dict(track(results, "evaluating models", len(models)))
 
 

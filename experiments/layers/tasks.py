@@ -56,10 +56,10 @@ class LayerData:
 
     def __post_init__(self) -> None:
         """DataError for a path that does not exist."""
-        for each in fields(self):
-            path = getattr(self, each.name)
+        for field in fields(self):
+            path = getattr(self, field.name)
             if path is not None and not path.exists():
-                raise DataError(f"{each.name}: {path} does not exist")
+                raise DataError(f"{field.name}: {path} does not exist")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def make_layer_tasks(data: LayerData, sizes: Sizes) -> tuple[LayerEvaluator, ...
         rooms = thin(read_depth_splits(data.rooms), sizes.rooms)
         tasks.append(_depth_task("depth of rooms", rooms, DepthProtocol(head=head)))
     videos = read_videos(data.clips)
-    videos = [replace(each, frames=each.frames[: sizes.clips], masks=each.masks[: sizes.clips]) for each in videos]
+    videos = [replace(video, frames=video.frames[: sizes.clips], masks=video.masks[: sizes.clips]) for video in videos]
     tasks.append(TrackingEvaluator(videos, TrackingConfig(short_side=240)))
     if data.captions is not None:
         tasks.append(read_caption_task(data.captions, sizes.captions))

@@ -143,7 +143,7 @@ class VideoEvaluation:
 
 
 def _score(measurement: Measurement, metric: str, name: str) -> ItemScores:
-    (score,) = (each for each in measurement.scores if each.metric == metric)
+    (score,) = (item for item in measurement.scores if item.metric == metric)
     assert isinstance(score, ItemScores)
     return ItemScores(**{**vars(score), "metric": name})
 

@@ -187,9 +187,9 @@ class _Experiment:
         scores: Scores = {(NOTHING, 0): self._of_seeds([before] * len(sizes.seeds))}
         tasks = [(shard, self.runs / f"{shard.stem}-{seed}", sizes.steps, seed) for _, shard, seed in planned]
         by_arm: dict[Trained, list[dict[str, ItemScores]]] = {}
-        for (each, _, _), own in self.track(zip(planned, self._outcomes(tasks), strict=True), "finetuning", len(tasks)):
-            by_arm.setdefault(each, []).append(own)
-        return scores | {each: self._of_seeds(own) for each, own in by_arm.items()}
+        for (item, _, _), own in self.track(zip(planned, self._outcomes(tasks), strict=True), "finetuning", len(tasks)):
+            by_arm.setdefault(item, []).append(own)
+        return scores | {value: self._of_seeds(own) for value, own in by_arm.items()}
 
     def _outcomes(self, tasks: Sequence[Task]) -> Iterator[dict[str, ItemScores]]:
         """Train and evaluate, in as many processes as `jobs` says."""
@@ -210,9 +210,9 @@ class _Experiment:
         }
         scores = evaluate_arm(weights, VideoEvaluation(sets, self.photos), self.runs / "scores")
         return {
-            each.metric if each.metric == name else f"{name}: {each.metric}": each
+            item.metric if item.metric == name else f"{name}: {item.metric}": item
             for name, own in scores.items()
-            for each in own
+            for item in own
         }
 
     def _of_seeds(self, several: Sequence[Mapping[str, ItemScores]]) -> dict[str, list[ItemScores]]:
@@ -240,8 +240,8 @@ def _row(name: str, scores: Scores) -> dict[str, Any]:
         "name": name,
         "n": own[NOTHING][0].items,
         "unit": own[NOTHING][0].unit,
-        "scores": {arm: _estimated(each) for arm, each in own.items()},
-        "differences": {each: {"value": gap.value, **item_error(gap)} for each, gap in gaps.items()},
+        "scores": {arm: _estimated(item) for arm, item in own.items()},
+        "differences": {value: {"value": gap.value, **item_error(gap)} for value, gap in gaps.items()},
     }
 
 

@@ -91,9 +91,9 @@ def document(
     image, boxes = apply_look(canvas.render(), [word.box for word in canvas.words], look, appearance)
     words = [Word(word.text, box) for word, box in zip(canvas.words, boxes, strict=True)]
     questions = [
-        DocumentQuestion(each.question, each.answer, _around(each.words, boxes), each.task)
-        for each in page.sample(drawing.questions, len(drawing.questions))
-        if not (look == "print" and each.of_colours)
+        DocumentQuestion(item.question, item.answer, _around(item.words, boxes), item.task)
+        for item in page.sample(drawing.questions, len(drawing.questions))
+        if not (look == "print" and item.of_colours)
     ]
     families = tuple(dict.fromkeys(page.families))
     return Document(image, kind, drawing.layout, look, split, families, drawing.content, words, questions)

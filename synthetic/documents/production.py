@@ -112,7 +112,7 @@ def _check_settings(directory: Path, config: DocumentsConfig) -> None:
     if path.exists():
         if json.loads(path.read_bytes()) != settings:
             raise OutputError(f"{directory} has documents of other settings; choose another directory, or remove it")
-    elif [each for each in directory.iterdir() if each.name != ".lock"]:
+    elif [item for item in directory.iterdir() if item.name != ".lock"]:
         raise OutputError(f"{directory} is not empty and has no documents; choose another directory, or remove it")
     else:
         with replacing(path) as temporary:
@@ -151,8 +151,8 @@ def _draw_one(config: DocumentsConfig, number: int) -> tuple[bytes, bytes, bytes
     drawn.image.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     key = f"{config.split}-{number:08}"
     turns: list[dict[str, str]] = []
-    for each in drawn.questions:
-        turns += [{"from": "human", "value": each.question}, {"from": "gpt", "value": each.answer}]
+    for question in drawn.questions:
+        turns += [{"from": "human", "value": question.question}, {"from": "gpt", "value": question.answer}]
     turns[0] = {"from": "human", "value": f"<image>\n{turns[0]['value']}"}
     talk = {"id": key, "image": image_path(number), "conversations": turns}
     return stream.getvalue(), json_bytes(talk), json_bytes({"id": key, "image": image_path(number), **_facts(drawn)})
@@ -171,7 +171,12 @@ def _facts(drawn: Document) -> dict[str, Any]:
         "content": drawn.content,
         "words": [{"text": word.text, "box": word.box} for word in drawn.words],
         "questions": [
-            {"question": each.question, "answer": each.answer, "box": each.answer_box, "task": each.task}
-            for each in drawn.questions
+            {
+                "question": question.question,
+                "answer": question.answer,
+                "box": question.answer_box,
+                "task": question.task,
+            }
+            for question in drawn.questions
         ],
     }

@@ -22,7 +22,7 @@ def scene_conversations(
     them all. Raises DataError for a field of another form.
     """
     where = "a scene"
-    turns = _turns_of((each.question, each.answer) for each in scene_answers(metadata, where))
+    turns = _turns_of((scene_answer.question, scene_answer.answer) for scene_answer in scene_answers(metadata, where))
     captions = list(dict.fromkeys(text_list(metadata.get("caption", []), f"{where}: `caption`")))
     described = [(_request(kind, captions, at), caption) for at, caption in enumerate(captions)]
     if len(described) > 1:
@@ -30,8 +30,12 @@ def scene_conversations(
     boxes = _box_turns(metadata, where) if kind == "image" else []
     conversations = [turns, _turns_of(described), boxes]
     if apart:
-        conversations = [[turn for each in conversations for turn in each]]
-    return [((each[0][0], f"<{kind}>{each[0][1]}"), *each[1:]) for each in conversations if each]
+        conversations = [[turn for item in conversations for turn in item]]
+    return [
+        ((conversation[0][0], f"<{kind}>{conversation[0][1]}"), *conversation[1:])
+        for conversation in conversations
+        if conversation
+    ]
 
 
 def _turns_of(pairs: Iterable[tuple[str, str]]) -> list[Turn]:
@@ -50,7 +54,7 @@ def _box_turns(metadata: Mapping[str, Any], where: str) -> list[Turn]:
     boxes = scene_boxes(metadata, where)
     try:
         size = float(metadata["width"]), float(metadata["height"])
-        return _turns_of((BOX_REQUEST.format(each.name), box_text(each.box, *size)) for each in boxes)
+        return _turns_of((BOX_REQUEST.format(box.name), box_text(box.box, *size)) for box in boxes)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         if not boxes:
             return []

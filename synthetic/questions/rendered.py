@@ -50,9 +50,9 @@ def _captioned(scene: StoredScene) -> Question:
 
 def _questions_of(scene: StoredScene) -> Iterator[Question]:
     key, media = scene.key, (scene.image,)
-    for number, each in enumerate(scene_answers(scene.metadata, scene.where)):
-        identity, answers = f"{key}/{number}", (each.answer,)
-        yield Question(id=identity, question=each.question, media=media, answers=answers, group=each.type, block=key)
+    for number, item in enumerate(scene_answers(scene.metadata, scene.where)):
+        identity, answers = f"{key}/{number}", (item.answer,)
+        yield Question(id=identity, question=item.question, media=media, answers=answers, group=item.type, block=key)
     for box in scene_boxes(scene.metadata, scene.where):
         text_of_box = BOX_REQUEST.format(box.name)
         identity = f"{key}/box of {box.name}"
@@ -68,8 +68,8 @@ def read_documents(root: Path, split: str) -> list[Question]:
     for name, fields in read_json_lines(path):
         entry = Entry(name, fields)
         key, image = entry.identity("id"), media.directory / entry.text("image")
-        for row, each in enumerate(list_objects(fields, "questions", entry.where)):
-            item = Entry(f"{entry.where}: questions[{row}]", each)
+        for row, value in enumerate(list_objects(fields, "questions", entry.where)):
+            item = Entry(f"{entry.where}: questions[{row}]", value)
             questions.append(
                 Question(
                     id=f"{key}/{row}",

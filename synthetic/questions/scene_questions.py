@@ -33,17 +33,17 @@ class SceneBox(NamedTuple):
 def scene_answers(metadata: Mapping[str, Any], where: str) -> list[SceneAnswer]:
     """Return a scene's questions in order; DataError, which begins with `where`, for a field of another form."""
     answers = []
-    for number, each in enumerate(list_objects({"questions": metadata.get("questions", [])}, "questions", where)):
+    for number, item in enumerate(list_objects({"questions": metadata.get("questions", [])}, "questions", where)):
         name = f"{where}: questions[{number}]"
-        question, answer = text_field(each, "question", name), text_field(each, "answer", name)
-        answers.append(SceneAnswer(str(each.get("type", "")), question, answer))
+        question, answer = text_field(item, "question", name), text_field(item, "answer", name)
+        answers.append(SceneAnswer(str(item.get("type", "")), question, answer))
     return answers
 
 
 def scene_boxes(metadata: Mapping[str, Any], where: str) -> list[SceneBox]:
     """Return the objects that are the only ones of their kind; DataError for a field of another form."""
     objects = list_objects({"objects": metadata.get("objects", [])}, "objects", where)
-    named = [(text_field(each, "kind", f"{where}: objects[{at}]"), each.get("box")) for at, each in enumerate(objects)]
+    named = [(text_field(item, "kind", f"{where}: objects[{at}]"), item.get("box")) for at, item in enumerate(objects)]
     kinds = Counter(name for name, _ in named)
     boxes = []
     for name, box in named:

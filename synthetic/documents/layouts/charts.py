@@ -91,7 +91,7 @@ def sample_chart(page: Page, series: int, labelled: bool, ordered: bool, most: i
         [grain * page.integer(-(-unit // grain), step * ticks // grain) for _ in categories] for _ in range(series)
     ]
     subject = page.word("subject")
-    names = page.words(page.choose([each for each in ("company", "product") if each != noun]), series)
+    names = page.words(page.choose([name for name in ("company", "product") if name != noun]), series)
     return Chart(
         title=f"{subject} {page.choose(('by', 'per'))} {noun}",
         noun=noun,

@@ -88,7 +88,7 @@ def _draw_text(page: Page, layout: str) -> PageContent:
         headed = _write(page, [head], top, middle[0], box[1] + edge / 2 + wide * 0.14, width * 0.7, wide * 0.2)
         room, centre = (room[0], wide * 0.6), box[1] + wide * 0.63
     words = _write(page, _break(page, text), style, middle[0], centre, *room)
-    others = [each for each in vocabulary("warning" if layout == "diamond" else "sign", page.split) if each != text]
+    others = [item for item in vocabulary("warning" if layout == "diamond" else "sign", page.split) if item != text]
     asked = [
         PageQuestion("What does the sign say?", text, words, "read"),
         PageQuestion("What colour is the sign?", ground, (), "colour", True),
@@ -131,7 +131,7 @@ def _draw_road(page: Page) -> PageContent:
     nearest = names[distances.index(min(distances))]
     if len(names) > 1:
         asked.append(PageQuestion("Which destination is the nearest?", nearest, spans[nearest], "compare"))
-    others = [each for each in vocabulary("destination", page.split) if each not in names]
+    others = [item for item in vocabulary("destination", page.split) if item not in names]
     asked += [
         PageQuestion("How many destinations are on the sign?", str(len(names)), (), "count"),
         PageQuestion("What colour is the sign?", ground, (), "colour", True),
@@ -150,7 +150,7 @@ def _draw_speed(page: Page) -> PageContent:
         (x - side / 2, y - side / 2, x + side / 2, y + side / 2), GROUNDS["white"], GROUNDS["red"], side * 0.1
     )
     words = _write(page, [str(speed)], style, x, y, side * 0.6, side * 0.6)
-    other = page.choose([each for each in SPEEDS if each != speed])
+    other = page.choose([item for item in SPEEDS if item != speed])
     asked = [
         PageQuestion("What is the speed limit?", str(speed), words, "read"),
         PageQuestion("What colour is the border of the sign?", "red", (), "colour", True),

@@ -51,7 +51,7 @@ class _Table(NamedTuple):
 
 def _sample(page: Page) -> _Table:
     count = page.count(3, 10)
-    subject = page.choose([each for each in SUBJECTS if len(vocabulary(each.category, page.split)) > count])
+    subject = page.choose([item for item in SUBJECTS if len(vocabulary(item.category, page.split)) > count])
     keys = page.words(subject.category, count)
     texts, numbers = dict(subject.texts), {name: limits for name, *limits in subject.numbers}
     names = page.sample([*texts, *numbers], page.integer(1, 3))

@@ -111,7 +111,7 @@ def _about_two(graph: SceneGraph) -> Iterator[SceneQuestion]:
             if holds or (first.id, opposite, second.id) in graph.relations:
                 text = f"Is the {name} {RELATION_PHRASES[relation]} the {other}?"
                 yield make_question("relation", text, "yes" if holds else "no", (first, second))
-        names = " or ".join(f"the {each}" for each in sorted((name, other)))
+        names = " or ".join(f"the {item}" for item in sorted((name, other)))
         if first.size[2] > TALLER * second.size[2]:
             yield make_question("compare", f"Which is taller, {names}?", f"the {name}", (first, second))
         if second.depth - first.depth > NEARER * (first.extent + second.extent):

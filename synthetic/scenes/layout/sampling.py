@@ -67,7 +67,7 @@ class _Draft:
 
     def corners(self) -> np.ndarray:
         """Return the corners of the box around each object, (n, 8, 3), in the world."""
-        positions, turns = ([getattr(each, name) for each in self.objects] for name in ("position", "turn"))
+        positions, turns = ([getattr(item, name) for item in self.objects] for name in ("position", "turn"))
         return box_corners(np.array(positions), np.array(turns), np.array([model.info.size for model in self.models]))
 
 
@@ -198,7 +198,7 @@ def _compose(draft: _Draft, generator: np.random.Generator) -> Scene | None:
     corners = draft.corners()
     flat = corners.reshape(-1, 3)
     middle = (flat.min(axis=0) + flat.max(axis=0)) / 2 * (1, 1, 0)
-    objects = tuple(replace(each, position=triple(each.position - middle)) for each in draft.objects)
+    objects = tuple(replace(item, position=triple(item.position - middle)) for item in draft.objects)
     corners = corners - middle
     radius = float(np.linalg.norm(corners.reshape(-1, 3), axis=1).max())
     camera = aim_camera(corners, *_point_of_view(generator))
@@ -256,9 +256,9 @@ def _shows_all(camera: Camera, corners: np.ndarray, objects: Sequence[PlacedObje
     areas = (high - low).prod(axis=1)
     overlaps = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
     covered = np.clip(overlaps, 0, None).prod(axis=2) * (depth < depth[:, None])  # row by column
-    for index, each in enumerate(objects):
-        if each.on is not None:
-            covered[index, each.on] = covered[each.on, index] = 0
+    for index, item in enumerate(objects):
+        if item.on is not None:
+            covered[index, item.on] = covered[item.on, index] = 0
     return bool((areas > LEAST_VISIBLE).all() and (covered <= HIDDEN * areas[:, None]).all())
 
 

@@ -195,7 +195,7 @@ def observe_events(
     events, centres = [], object_centres(poses, infos)
     for index, info in enumerate(infos):
         path = centres[:, index]
-        plan = next((each for each in plans if each.index == index), None)
+        plan = next((item for item in plans if item.index == index), None)
         if plan is None:
             if np.linalg.norm(path - path[0], axis=1).max() > STILL * radius:
                 return None

@@ -80,7 +80,7 @@ class Renderer:
     @contextmanager
     def stage(self, scene: Scene) -> Iterator[SceneStage]:
         """Set up a scene, which can then be drawn several times with its objects moved."""
-        bodies = [self._add_object(each) for each in scene.objects]
+        bodies = [self._add_object(item) for item in scene.objects]
         try:
             yield SceneStage(self._client, scene, bodies)
         finally:

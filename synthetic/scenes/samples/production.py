@@ -75,7 +75,7 @@ def _write_scenes(
         write_members(directory / f"{number:05}.tar", _members(islice(samples, config.shard), summaries))
     if config.videos:
         entries = [
-            {key: each for key, each in sample.metadata.items() if key not in NOT_IN_PVD} for sample in summaries
+            {key: value for key, value in sample.metadata.items() if key not in NOT_IN_PVD} for sample in summaries
         ]
         lines = ",\n".join(json_bytes(entry).decode() for entry in entries)
         write_text(directory / "videos.json", f"[\n{lines}\n]\n")
@@ -84,7 +84,7 @@ def _write_scenes(
         write_text(directory / "instances.json", json_bytes(_coco_instances(summaries, classes)).decode())
     authors = sorted({line for sample in summaries for line in sample.metadata["attribution"]})
     write_text(directory / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in authors))
-    models = [each["model"] for sample in summaries for each in sample.metadata["objects"]]
+    models = [item["model"] for sample in summaries for item in sample.metadata["objects"]]
     return WrittenScenes(
         directory=directory, samples=len(summaries), tars=tars, objects=len(models), models=len(set(models))
     )
