@@ -60,10 +60,14 @@ def classification(
     data: options.Classes,
     split: options.Split = "test",
     classes: Annotated[str, options.data_option(NAMES, "FILE")] = "",
-    mapping: Annotated[Path | None, options.data_option("JSON of the labels to use and their names.", "FILE")] = None,
-    onto: Annotated[str, options.data_option(ONTO, "FILE")] = "",
+    mapping: Annotated[
+        Path | None, options.data_option("JSON of the labels to use and their names.", "FILE", advanced=True)
+    ] = None,
+    onto: Annotated[str, options.data_option(ONTO, "FILE", advanced=True)] = "",
     media: options.Media = None,
-    trim: Annotated[int, options.data_option("Pixels to cut off each side; ObjectNet's border: 2.", "N", 0)] = 0,
+    trim: Annotated[
+        int, options.data_option("Pixels to cut off each side; ObjectNet's border: 2.", "N", 0, advanced=True)
+    ] = 0,
     prompts: options.Prompts = "imagenet",
     transform: options.Transforms = "squash,crop",
     frames: shared.Frames = 8,
@@ -116,7 +120,7 @@ def knn(
     data: options.Classes,
     split: options.Split = "test",
     train: options.Train = None,
-    media: options.Media = None,
+    media: options.ListedMedia = None,
     k: Annotated[str, option("Number of neighbours; several with commas.", "K,K,...")] = "20",
     layer: options.Layer = None,
     pool: options.Pool = None,
@@ -141,7 +145,7 @@ def linear(
     data: options.Classes,
     split: options.Split = "test",
     train: options.Train = None,
-    media: options.Media = None,
+    media: options.ListedMedia = None,
     layer: options.Layer = None,
     pool: options.Pool = None,
     transform: options.Transforms = "squash",
@@ -163,10 +167,10 @@ def attentive(
     data: options.Classes,
     split: options.Split = "test",
     train: options.Train = None,
-    media: options.Media = None,
+    media: options.ListedMedia = None,
     layer: options.Layer = None,
     epochs: options.Epochs = 20,
-    lr: Annotated[str, option("Learning rates to choose from.", "LR,LR,...", HEAD)] = "3e-4,1e-3,3e-3",
+    lr: Annotated[str, option("Learning rates to choose from.", "LR,LR,...", HEAD, advanced=True)] = "3e-4,1e-3,3e-3",
     head_seeds: options.HeadSeeds = 3,
     out: options.Out = None,
 ) -> None:
@@ -236,12 +240,12 @@ def tracking(
     layer: options.Layer = None,
     final_norm: FinalNorm = False,
     short_side: Annotated[int, option("Short side of the frames, in pixels; DAVIS: 480.", least=16)] = 480,
-    frames: Annotated[int, option("Earlier frames to compare with, besides the first.", least=1)] = 7,
+    frames: Annotated[int, option("Earlier frames to compare with, in addition to the first.", least=1)] = 7,
     out: options.Out = None,
 ) -> None:
     """Track objects through videos: J&F.
 
-    Also J and F alone, as in DAVIS. The mask of the first frame is propagated to similar patches of later frames;
+    Also J and F, as in DAVIS. The mask of the first frame is propagated to similar patches of later frames;
     nothing is trained. PATH: a DAVIS directory (JPEGImages, Annotations), a tar, or a directory of tars or directories,
     each with NNNNN.jpg and NNNNN.png, or of rendered videos.
 
@@ -262,7 +266,7 @@ def depth(
     eigen_crop: Annotated[bool, flag("--eigen-crop", "Score only Eigen's crop, as usual for NYU.")] = False,
     aligned: Annotated[bool, flag("--aligned", "Align medians before scoring: relative depth.")] = False,
     epochs: options.Epochs = 20,
-    channels: options.Channels = 64,
+    channels: options.HeadWidth = 64,
     head_seeds: options.HeadSeeds = 3,
     out: options.Out = None,
 ) -> None:

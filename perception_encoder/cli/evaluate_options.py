@@ -49,16 +49,22 @@ Split = Annotated[str, data_option("Split to evaluate: a subdirectory, or a valu
 QuestionSplit = Annotated[str, data_option("Split [default: the one that papers report].", "NAME")]
 Train = Annotated[Path | None, data_option("Dataset with the training split [default: that of --data].")]
 Media = Annotated[Path | None, data_option("Directory of the files listed in --data [default: next to it].", "DIR")]
+ListedMedia = Annotated[
+    Path | None, data_option("Directory of the files listed in --data [default: next to it].", "DIR", advanced=True)
+]
 Items = Annotated[int | None, data_option("Maximum number of questions, at even intervals [default: all].", "N", 1)]
 Blind = Annotated[bool, flag("--blind", "Show no image: what the model knows without looking.", MEDIA)]
 Records = Annotated[Path | None, option("JSONL file of all answers; a run resumes from it.", "FILE", OUTPUT)]
 Prompts = Annotated[str, option("photo (25), imagenet (80), kinetics (28), name or a file; commas between.", "NAMES")]
 Transforms = Annotated[str, option("squash, crop, or both.", "NAMES")]
 Layer = Annotated[int | None, option("Layer: 0, 1, … or -1, -2, … [default: the model's output].", "N")]
-Pool = Annotated[str | None, option("attn, cls or mean; for timm: and hf: models cls or mean.", "NAME")]
+Pool = Annotated[str | None, option("attn, cls or mean; for timm: and hf: models cls or mean.", "NAME", advanced=True)]
 Epochs = Annotated[int, option("Passes over the training images.", panel=HEAD, least=1)]
 Channels = Annotated[int, option("Width of the head; published results: 256.", panel=HEAD, least=4)]
-HeadSeeds = Annotated[int, option("Heads to fit, each with its own seed; 1 gives no interval.", panel=HEAD, least=1)]
+HeadWidth = Annotated[int, option("Width of the head; published results: 256.", panel=HEAD, least=4, advanced=True)]
+HeadSeeds = Annotated[
+    int, option("Heads to fit, each with its own seed; 1 gives no interval.", panel=HEAD, least=1, advanced=True)
+]
 Out = Annotated[Path | None, out_option("JSON file of all results, for `pe eval compare`.")]
 
 

@@ -19,13 +19,15 @@ def layers(
     tasks: Annotated[str, option("Tasks, separated by commas.", "NAMES", DATASET)] = "classification,retrieval",
     layer: Annotated[str, option("Layers, such as 0,5,-1; the last is added [default: all].", "N,N,...")] = "",
     baseline: Annotated[list[str] | None, option("Further models to plot [default: random weights].", "MODEL")] = None,
-    items: Annotated[int, option("Largest number of images per task.", panel=DATASET, least=2)] = 1000,
+    items: Annotated[int, option("Maximum number of images per task.", panel=DATASET, least=2)] = 1000,
     size: options.Size = None,
-    short_side: Annotated[int, option("Short side of tracking's frames, in pixels.", least=16)] = 240,
+    short_side: Annotated[int, option("Short side of tracking's frames, in pixels.", least=16, advanced=True)] = 240,
     per_metre: options.PerMetre = 1000.0,
     final_norm: options.FinalNorm = False,
     out: Annotated[Path, options.out_option("Directory of the report.", "DIR")] = Path("layers"),
-    store: Annotated[Path | None, option("Cache of the features [default: OUT/features].", "DIR", OUTPUT)] = None,
+    store: Annotated[
+        Path | None, option("Cache of the features [default: OUT/features].", "DIR", OUTPUT, advanced=True)
+    ] = None,
 ) -> None:
     """Evaluate all layers; recommend one per task.
 
@@ -95,7 +97,7 @@ def features(
 ) -> None:
     """Draw features of an image, layer by layer.
 
-    Rows: features (three principal components as lightness, chroma and hue, as in the paper), alike (similarity to a
+    Rows: features (three principal components as lightness, chroma and hue, as in the paper), similarity (to a
     point), attention (of that point), received (attention that each patch receives), norms (of the tokens). Below them:
     norms, and attention to global tokens, over all layers. Prints the first layer with global tokens. Needs the extra
     `plot`, except for --bare and --baseline.

@@ -49,10 +49,10 @@ def compare(ours: Result, theirs: Result) -> list[Difference]:
     """
     known = {measurement.label: measurement for measurement in theirs.measurements}
     differences = [
-        each
+        item
         for measurement in ours.measurements
         if (other := known.get(measurement.label))
-        for each in _compare(measurement, other)
+        for item in _compare(measurement, other)
     ]
     if not differences:
         labels = [", ".join(filter(None, (m.measurements[0].label if m.measurements else ()))) for m in (ours, theirs)]
@@ -60,8 +60,8 @@ def compare(ours: Result, theirs: Result) -> list[Difference]:
             f"the results share no metric with per-item scores (first: {labels[0] or 'none'}; "
             f"{labels[1] or 'none'}); evaluate both with the same task, data, transform and prompts"
         )
-    corrected = holm([each.p_value for each in differences])
-    return [replace(each, p_value=p) for each, p in zip(differences, corrected, strict=True)]
+    corrected = holm([difference.p_value for difference in differences])
+    return [replace(difference, p_value=p) for difference, p in zip(differences, corrected, strict=True)]
 
 
 def _compare(ours: Measurement, theirs: Measurement) -> list[Difference]:
@@ -127,15 +127,15 @@ def _full_rows(m: Measurement, shares: bool) -> Iterable[tuple[str, ...]]:
 def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) -> Table:
     """Return each metric of two models, the difference with its interval, and the better model if it is real."""
     rows = []
-    for each in differences:
-        unit = each.difference.unit
-        gap = _number(each.difference.value, unit, True)
-        if each.difference.interval is not None:
-            gap += " ({} to {})".format(*(_number(end, unit, True) for end in each.difference.interval))
-        label = ", ".join(filter(None, each.measurement.label))
-        values = [format_value(value, unit) for value in (each.ours.value, each.theirs.value)]
-        better = "not shown" if each.winner is None else names[each.winner]
-        rows.append((label, each.difference.name, f"{each.difference.n:,}", *values, gap, better))
+    for difference in differences:
+        unit = difference.difference.unit
+        gap = _number(difference.difference.value, unit, True)
+        if difference.difference.interval is not None:
+            gap += " ({} to {})".format(*(_number(end, unit, True) for end in difference.difference.interval))
+        label = ", ".join(filter(None, difference.measurement.label))
+        values = [format_value(value, unit) for value in (difference.ours.value, difference.theirs.value)]
+        better = "not shown" if difference.winner is None else names[difference.winner]
+        rows.append((label, difference.difference.name, f"{difference.difference.n:,}", *values, gap, better))
     return Table(("task", "metric", "n", *names, "difference (95 % interval)", "better"), tuple(rows))
 
 

@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 DTYPES = ("float16", "float32")
 CHUNK = 64
-"""The most items between two writes."""
+"""Maximum number of items between two writes."""
 BYTES = 2_000_000_000
 """Of all layers' float32 features in memory between two writes, unless one item takes more."""
 SPARE = 256 << 20  # bytes of disk that are left free
@@ -269,7 +269,7 @@ class FeatureCache:
     dtype: str = "float16"
     """"float16", or "float32" for twice the space; a value beyond float16 is an error, not infinity."""
     chunk: int = CHUNK
-    """The most items between two writes: see `chunk_size`."""
+    """Maximum number of items between two writes: see `chunk_size`."""
     limit: float = TEMPORARY
     """Bytes that temporary files hold."""
 
@@ -337,7 +337,7 @@ class FeatureCache:
         tokens = encoder.encode_layers([Image.new("RGB", (32, 32))], layers[:1])[layers[0]]
         prefix, width = tokens.prefix.shape[1], tokens.patches.shape[-1]
         total = 0
-        for key, images in {self.key(encoder, each, layers): each for each in image_sets}.items():
+        for key, images in {self.key(encoder, item, layers): item for item in image_sets}.items():
             h, w = (side // encoder.patch_size for side in images.image_size or encoder.image_size)
             missing = len(_missing(self.path / key, map(array_name, layers)))
             total += missing * len(images.keys) * (prefix + h * w) * width * np.dtype(self.dtype).itemsize
@@ -464,7 +464,7 @@ def decode_ahead(decode: Callable[[int], T], rows: range, ahead: int) -> Iterato
 
 def check_space(directory: Path, needed: int) -> None:
     """Raise OutputError if the disk of a directory, which need not exist, has no room for so many bytes."""
-    free = shutil.disk_usage(next(each for each in (directory, *directory.absolute().parents) if each.exists())).free
+    free = shutil.disk_usage(next(item for item in (directory, *directory.absolute().parents) if item.exists())).free
     if needed + SPARE > free:
         raise OutputError(
             f"{directory} needs {show_bytes(needed)} for features and the disk has {show_bytes(free)}; use fewer or "

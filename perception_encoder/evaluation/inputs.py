@@ -122,7 +122,7 @@ def check_maps(features: Maps, name: str, keys: Sequence[str] = ()) -> None:
 
 def check_finite(features: np.ndarray, model: str, inputs: str, keys: Sequence[str] = ()) -> np.ndarray:
     """Return features (n, …) unchanged; `ModelError`, naming the first item, if one holds NaN or infinity."""
-    bad = np.flatnonzero([not np.isfinite(each).all() for each in features])
+    bad = np.flatnonzero([not np.isfinite(feature).all() for feature in features])
     if len(bad):
         first = f", {keys[bad[0]]} first" if keys else ""
         raise ModelError(

@@ -35,7 +35,7 @@ class LayerEvaluator(ABC):
     @property
     @abstractmethod
     def digest(self) -> str:
-        """Digest of everything that scores depend on besides features: targets, settings."""
+        """Digest of everything that scores depend on other than features: targets, settings."""
 
     @abstractmethod
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:

@@ -30,7 +30,7 @@ CHUNK = 4096  # texts that are encoded at a time
 def dual_softmax(scores: np.ndarray) -> np.ndarray:
     """Return `scores * softmax(scores, axis=0)`: rows are queries, so an item that many queries like counts less.
 
-    It looks at all queries at once; metrics with it are reported apart.
+    It looks at all queries at once; metrics with it are reported separately.
     """
     powers = np.exp(scores - scores.max(axis=0, keepdims=True))
     return scores * (powers / powers.sum(axis=0, keepdims=True))

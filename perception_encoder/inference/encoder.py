@@ -158,7 +158,7 @@ class Encoder(SentenceInterface):
 
     @property
     def about(self) -> dict[str, str]:
-        """What its embeddings depend on besides the inputs and the transform: weight hash, dtype, device, layer."""
+        """What its embeddings depend on other than inputs and transform: weight hash, dtype, device, layer."""
         dtype = str(self.dtype).removeprefix("torch.")
         about = {"weights": self.weight_hash, "dtype": dtype, "device": self.device.type}
         return about if self.pool is None else {**about, "layer": str(self.layer), "pool": self.pool}
@@ -381,7 +381,7 @@ class Encoder(SentenceInterface):
         elif skipped is None:
             parts, count, single = batch_inputs(cast(Any, inputs)), len(cast(Any, inputs).dataset), False
         else:
-            raise ConfigError("skipped is given, but mteb needs a row for each input; leave it out")
+            raise ConfigError("skipped is given, but mteb needs a row for each input; omit it")
         bar = progress_bar("encoding", count) if show_progress_bar else nullcontext(lambda items: None)
         with bar as advance:
 
@@ -400,7 +400,7 @@ class Encoder(SentenceInterface):
         return tensor if single or convert_to_tensor else list(tensor)
 
     encode_query = encode_document = encode
-    """The models have no prompts, so queries and documents are encoded alike."""
+    """The models have no prompts, so queries and documents are encoded the same way."""
 
     @property
     def mteb_model_meta(self) -> Any:

@@ -39,9 +39,9 @@ def is_public(address: str) -> bool:
         wrapped = [outer.ipv4_mapped, outer.sixtofour, *(outer.teredo or ())]
         if outer in _NAT64:
             wrapped.append(ipaddress.IPv4Address(int(outer) & 0xFFFFFFFF))
-    inner = [each for each in wrapped if each is not None]
+    inner = [item for item in wrapped if item is not None]
     addresses = inner if isinstance(outer, ipaddress.IPv6Address) and outer.ipv4_mapped else [outer, *inner]
-    return all(each.is_global and not each.is_multicast for each in addresses)
+    return all(address.is_global and not address.is_multicast for address in addresses)
 
 
 class CheckedTransport(httpx.HTTPTransport):
@@ -145,7 +145,7 @@ class FetchLimits:
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL of any scheme, and nothing besides."""
+    """Whether a text is a URL of any scheme, and nothing else."""
     return _URL.fullmatch(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""The part of an `Encoder` that has other libraries' names, apart from `encode`.
+"""What other libraries call the methods of an `Encoder`, except `encode`.
 
 Functions of sentence-transformers which take a model, such as `paraphrase_mining` and its evaluators, run on an
 `Encoder`, and so does `mteb.evaluate(encoder, tasks)` with tasks of texts and images.

@@ -244,7 +244,7 @@ class EmbeddingWriter:
             with self._reading(part.path):
                 metadata = read_part_metadata(part.path)
                 digest = metadata["digest"]
-                failures = [_failure(*each) for each in metadata["failures"]]
+                failures = [_failure(*failure) for failure in metadata["failures"]]
             if _digest_of(islice(items, part.count)) != digest:
                 raise OutputError(f"the unfinished run in {self.directory} began with other inputs; {self._ways_out}")
             self.failures += failures

@@ -65,8 +65,8 @@ def to_table(embeddings: Sequence[Embedding[Item]], settings: Mapping[str, Any])
         "times": pa.array([embedding.times or None for embedding in embeddings], pa.list_(pa.float64())),
         "model": pa.array([settings["model"]] * len(items), pa.string()),
         "weight_hash": pa.array([settings["weight_hash"]] * len(items), pa.string()),
-        "layer": pa.array([settings["layer"] if each else None for each in visual], pa.int32()),
-        "pool": pa.array([settings["pool"] if each else None for each in visual], pa.string()),
+        "layer": pa.array([settings["layer"] if is_visual else None for is_visual in visual], pa.int32()),
+        "pool": pa.array([settings["pool"] if is_visual else None for is_visual in visual], pa.string()),
         "normalised": pa.array([settings["normalised"]] * len(items), pa.bool_()),
     }
     vectors = [embedding.vector for embedding in embeddings]

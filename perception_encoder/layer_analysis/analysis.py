@@ -24,7 +24,7 @@ from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures, Swe
 from perception_encoder.progress import Track, untracked
 
 BY_COLOUR = ("tracking",)
-"""Tasks that colours alone are evaluated on."""
+"""Tasks that are also evaluated by colour only."""
 
 
 def analyse(
@@ -36,7 +36,7 @@ def analyse(
     announce: Callable[[str], None] = lambda message: None,
     final_norm: bool = False,
 ) -> LayerReport:
-    """Sweep models, the one to recommend layers of first, and for tracking colours alone; one after the other.
+    """Sweep models one after the other, the one to recommend layers of first; and tracking by colour only.
 
     `layers`: see `evaluated_layers`. `announce` gets how much disk the features will take. `final_norm`: see
     `LayerFeatures`. Before the first sweep

@@ -83,10 +83,10 @@ def describe_tokens(
 
 def first_global_layer(statistics: Sequence[TokenStatistics]) -> int | None:
     """Return the first layer in which, and in most layers after which, most images have global tokens; None if none."""
-    has = np.array([each.images_with >= MOST for each in statistics])
-    for index, each in enumerate(statistics):
+    has = np.array([item.images_with >= MOST for item in statistics])
+    for index, statistic in enumerate(statistics):
         if has[index] and has[index:].mean() >= MOST:
-            return each.layer
+            return statistic.layer
     return None
 
 
@@ -193,8 +193,8 @@ def describe_layers(
     """
     height, width = image_size or encoder.image_size
     count = height * width // encoder.patch_size**2
-    each = 4 * len(images) * count * (count + encoder.width)  # bytes of a layer's attention and tokens
-    at_once = max(1, int(BYTES // each))
+    layer_bytes = 4 * len(images) * count * (count + encoder.width)  # bytes of a layer's attention and tokens
+    at_once = max(1, int(BYTES // layer_bytes))
     statistics: list[TokenStatistics] = []
     for start in range(0, encoder.depth, at_once):
         layers = range(start, min(start + at_once, encoder.depth))

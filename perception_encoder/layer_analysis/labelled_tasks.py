@@ -101,7 +101,7 @@ class LabelledConfig:
     """How classification is evaluated."""
 
     items: int = 1000
-    """The most test images; twice as many are trained on, and settings are chosen on half as many."""
+    """Maximum number of test images; trained on twice as many, settings chosen on half as many."""
     methods: tuple[str, ...] = ("attentive probe", "linear probe", "k-NN")
     """The classifiers; the first leads."""
     attentive: AttentiveConfig = field(default_factory=lambda: AttentiveConfig(learning_rates=(1e-3, 3e-3)))
@@ -188,8 +188,8 @@ class RetrievalTask(LabelledTask):
         if np.isnan(whole[0]).all():
             raise DataError(f"{self.labelled.name}: no class has two images that can be decoded, so none is retrieved")
         scores = tuple(
-            ItemScores.of(name, contributions(float(np.nanmean(each)), _column_means(less)), test.keys)
-            for name, each, less in zip(("mean average precision", "R@1"), whole, without, strict=True)
+            ItemScores.of(name, contributions(float(np.nanmean(item)), _column_means(less)), test.keys)
+            for name, item, less in zip(("mean average precision", "R@1"), whole, without, strict=True)
         )
         return Measurement(task=self.labelled.name, method="image retrieval", scores=scores)
 
@@ -204,10 +204,10 @@ def rank_others(
     """
     for row, vector in enumerate(vectors):
         similarity = vectors @ vector
-        own = labels == labels[row]
+        same = labels == labels[row]
         others = np.delete(np.arange(len(vectors)), row)
-        order = others[np.lexsort((own[others], -similarity[others]))]
-        yield order, own[order]
+        order = others[np.lexsort((same[others], -similarity[others]))]
+        yield order, same[order]
 
 
 def retrieval_precision(
@@ -302,5 +302,5 @@ def _balance(task: LabelledImages, items: int, classes: int) -> LabelledImages:
     by_label: dict[str, list[int]] = defaultdict(list)
     for row in sorted(range(len(task.keys)), key=lambda row: hashlib.sha256(os.fsencode(task.keys[row])).digest()):
         by_label[task.labels[row]].append(row)
-    each = max(2, items // classes)
-    return task.select(sorted(row for rows in by_label.values() for row in rows[:each]))
+    per_class = max(2, items // classes)
+    return task.select(sorted(row for rows in by_label.values() for row in rows[:per_class]))

@@ -90,7 +90,7 @@ def report_json(report: LayerReport) -> str:
     """Return recommendations, scores and statistics of tokens as JSON."""
     value = {
         "models": [{"name": sweep.model, **sweep.about} for sweep in report.sweeps],
-        "recommendations": [_recommendation(each) for each in report.recommendations],
+        "recommendations": [_recommendation(recommendation) for recommendation in report.recommendations],
         "curves": [
             {
                 **{name: getattr(curve, name) for name in ("model", "task", "metric", "unit", "pool", "depth")},
@@ -102,26 +102,26 @@ def report_json(report: LayerReport) -> str:
             }
             for curve in report.curves
         ],
-        "tokens": {model: [asdict(each) for each in layers] for model, layers in report.statistics.items()},
+        "tokens": {model: [asdict(item) for item in layers] for model, layers in report.statistics.items()},
         "notes": list(report.notes),
         "failures": [str(failure) for failure in report.sweeps[0].failures],
     }
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def _recommendation(each: Recommendation) -> dict[str, Any]:
+def _recommendation(recommendation: Recommendation) -> dict[str, Any]:
     return {
-        "task": each.curve.task,
-        "metric": each.curve.metric,
-        "layer": each.layer,
-        "options": each.command,
-        "best": each.best,
-        "last": each.last,
-        "gain": each.gain.value,
-        "gain_interval": each.gain.interval,
-        "real": each.is_real,
-        "as_good": list(each.as_good),
-        "text": each.text(),
+        "task": recommendation.curve.task,
+        "metric": recommendation.curve.metric,
+        "layer": recommendation.layer,
+        "options": recommendation.command,
+        "best": recommendation.best,
+        "last": recommendation.last,
+        "gain": recommendation.gain.value,
+        "gain_interval": recommendation.gain.interval,
+        "real": recommendation.is_real,
+        "as_good": list(recommendation.as_good),
+        "text": recommendation.text(),
     }
 
 

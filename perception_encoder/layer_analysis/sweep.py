@@ -25,7 +25,7 @@ from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.progress import Track, untracked
 
 COLOURS = "colours"
-"""Name of the baseline of tracking by colour alone."""
+"""Name of the baseline that tracks by colour only."""
 FORMAT = 2
 """Of cached scores, also those of `experiments/layers`; those of another format are not read."""
 
@@ -131,7 +131,7 @@ class ColourFeatures(LayerFeatures):
 
     @property
     def about(self) -> dict[str, str]:
-        """What its features depend on besides the images."""
+        """What its features depend on other than the images."""
         return {"weights": f"{COLOURS} of patches of {self.patch_size}", "dtype": "float32", "device": "cpu"}
 
     def encode_layers(

@@ -123,7 +123,7 @@ def _shared(one: LabelledImages, other: LabelledImages) -> set[str]:
         return {(key, source) if isinstance(source, bytes) else source: key for key, source in pairs}
 
     ours, theirs = identities(one), identities(other)
-    return {ours[each] for each in ours.keys() & theirs.keys()}
+    return {ours[digest] for digest in ours.keys() & theirs.keys()}
 
 
 def _checked(splits: Splits) -> Splits:

@@ -44,7 +44,7 @@ class ZeroShotClassifier:
         Raises ConfigError for unknown prompts, and ModelError if an embedding is not finite.
         """
         templates = find_templates(prompts)
-        texts = [prompted_name((names or {}).get(each, each), prompts) for each in classes]
+        texts = [prompted_name((names or {}).get(item, item), prompts) for item in classes]
         return cls(tuple(classes), ensemble(encoder, texts, templates, track))
 
     def scores(self, vectors: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def _hits(
     if not accepted:
         return np.equal(ranked, class_indices(labels, classes)[:, None])
     known = sorted(set(labels))
-    table = np.array([[each in accepted[label] for each in classes] for label in known])  # (labels, K)
+    table = np.array([[item in accepted[label] for item in classes] for label in known])  # (labels, K)
     return table[class_indices(labels, known)[:, None], ranked]
 
 

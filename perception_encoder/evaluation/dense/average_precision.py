@@ -62,18 +62,20 @@ def average_precision(
     except ImportError:
         raise MissingExtraError("faster-coco-eval", "eval") from None
     if lvis:  # here, because of masks the library cannot drop the only detections of an image
-        absent = {(image["id"], each) for image in truth["images"] for each in image.get("neg_category_ids", ())}
-        looked_for = absent | {(each["image_id"], each["category_id"]) for each in truth["annotations"]}
-        results = [each for each in results if (each["image_id"], each["category_id"]) in looked_for]
+        absent = {(image["id"], entry) for image in truth["images"] for entry in image.get("neg_category_ids", ())}
+        looked_for = absent | {
+            (annotation["image_id"], annotation["category_id"]) for annotation in truth["annotations"]
+        }
+        results = [result for result in results if (result["image_id"], result["category_id"]) in looked_for]
     known = COCO(truth, use_deepcopy=True)
-    detected = known.loadRes([dict(each) for each in results])
+    detected = known.loadRes([dict(result) for result in results])
     order = {image: row for row, image in enumerate(sorted(image["id"] for image in truth["images"]))}
     generator = np.random.default_rng(SEED)
     resampled = generator.multinomial(len(order), np.full(len(order), 1 / len(order)), resamples)
     counts = np.concatenate([np.ones((1, len(order)), np.int64), resampled])
     rows: dict[int, set[int]] = {category["id"]: set() for category in truth["categories"]}
-    for each in (*truth["annotations"], *results):
-        rows[each["category_id"]].add(order[each["image_id"]])
+    for item in (*truth["annotations"], *results):
+        rows[item["category_id"]].add(order[item["image_id"]])
     images = list(order)
     precision = np.full((len(counts), len(THRESHOLDS), len(rows)), np.nan)
     for column, category in enumerate(sorted(rows)):
@@ -82,8 +84,8 @@ def average_precision(
             precision[..., column] = resampled_precision(evaluator, counts[:, some])
     metrics = {name: _mean(precision[:, rows][..., columns]) for name, (rows, columns) in _metrics(truth, lvis).items()}
     return AveragePrecision(
-        values={name: float(each[0]) for name, each in metrics.items()},
-        draws={name: each[1:] for name, each in metrics.items()},
+        values={name: float(metric[0]) for name, metric in metrics.items()},
+        draws={name: value[1:] for name, value in metrics.items()},
     )
 
 

@@ -40,7 +40,7 @@ class DepthProtocol:
 
     head: DepthConfig = field(default_factory=DepthConfig)
     head_seeds: int = HEAD_SEEDS
-    """Heads that are fitted, each with another seed; with one there is no interval."""
+    """Heads to fit, each with its own seed; one gives no interval."""
     eigen_crop: bool = False
     """Leave out the frame of NYU's images that has no depth."""
     aligned: bool = False
@@ -207,7 +207,7 @@ class KnownDepths:
 
 def warn_of_range(*depths: KnownDepths) -> None:
     """Warn if most of the known depth is out of the range: its units may be others than `per_metre`."""
-    known, inside = np.sum([each.counts for each in depths], axis=0).tolist()
+    known, inside = np.sum([depth.counts for depth in depths], axis=0).tolist()
     if known > 2 * inside:
         images, head = depths[-1].images, depths[-1].protocol.head
         logger.warning(

@@ -36,7 +36,7 @@ class DetectionProtocol:
 
     head: DetectionConfig = field(default_factory=DetectionConfig)
     head_seeds: int = HEAD_SEEDS
-    """Detectors that are fitted, each with another seed; with one there is no interval."""
+    """Detectors to fit, each with its own seed; one gives no interval."""
 
     def __post_init__(self) -> None:
         check_head_seeds(self.head_seeds)
@@ -72,7 +72,7 @@ class DetectionEvaluator(HeadEvaluator):
         least_score, most = self.protocol.head.limits(self.train.lvis)
         return Measurement(
             task=self.test.name,
-            method="Mask R-CNN" if any(each.metric.startswith("mask") for each in scores) else "Faster R-CNN",
+            method="Mask R-CNN" if any(score.metric.startswith("mask") for score in scores) else "Faster R-CNN",
             classes=len(self.test.categories),
             settings={
                 "layer": str(test.layer),
@@ -116,10 +116,10 @@ def score_detection(
             for kind, some in to_results(detected, known, int(row)).items():
                 results[kind] += some
         return [
-            each
+            item
             for name, kind in KINDS.items()
             if name in results
-            for each in average_precision(truth, results[name], kind, known.lvis).scores(name, names)
+            for item in average_precision(truth, results[name], kind, known.lvis).scores(name, names)
         ]
 
     return with_head_seeds(protocol.head_seeds, score)
@@ -135,11 +135,11 @@ def to_results(detected: Detected, images: InstanceSet, row: int) -> dict[str, l
         {"image_id": image, "category_id": number, "score": score}
         for number, score in zip(numbers, detected.scores.tolist(), strict=True)
     ]
-    results = {"box": [{**each, "bbox": box} for each, box in zip(rest, boxes, strict=True)]}
+    results = {"box": [{**item, "bbox": box} for item, box in zip(rest, boxes, strict=True)]}
     if detected.masks is not None:
         encode = _encoder()
         results["mask"] = [
-            {**each, "segmentation": encode(mask)} for each, mask in zip(rest, detected.masks, strict=True)
+            {**entry, "segmentation": encode(mask)} for entry, mask in zip(rest, detected.masks, strict=True)
         ]
     return results
 

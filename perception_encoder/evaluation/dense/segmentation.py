@@ -32,7 +32,7 @@ class SegmentationProtocol:
 
     head: SegmentationConfig = field(default_factory=SegmentationConfig)
     head_seeds: int = HEAD_SEEDS
-    """Heads that are fitted, each with another seed; with one there is no interval."""
+    """Heads to fit, each with its own seed; one gives no interval."""
 
     def __post_init__(self) -> None:
         check_head_seeds(self.head_seeds)

@@ -201,9 +201,9 @@ def read_scored(video: MaskedVideo) -> Masks:
 def tracking_scores(scores: Mapping[str, VideoScores]) -> tuple[ItemScores, ...]:
     """Score `J&F`, `J` and `F` from videos' scores: an entry for each object, and videos as items."""
     videos = list(scores.values())
-    owners = np.repeat(np.arange(len(videos)), [len(each.region) for each in videos])
-    region = np.concatenate([each.region for each in videos])
-    boundary = np.concatenate([each.boundary for each in videos])
+    owners = np.repeat(np.arange(len(videos)), [len(video.region) for video in videos])
+    region = np.concatenate([video.region for video in videos])
+    boundary = np.concatenate([video.boundary for video in videos])
     metrics = {"J&F": (region + boundary) / 2, "J": region, "F": boundary}
     return tuple(ItemScores.of(name, values, list(scores), owners=owners) for name, values in metrics.items())
 
@@ -216,12 +216,12 @@ def region_similarity(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H 
 
 def boundary_accuracy(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
     """Return F, in [0, 1]; 1 if both have no boundary, 0 if one has none."""
-    own, true = boundary(mask), boundary(truth)
-    if not own.any() or not true.any():
-        return float(own.any() == true.any())
+    predicted, true = boundary(mask), boundary(truth)
+    if not predicted.any() or not true.any():
+        return float(predicted.any() == true.any())
     radius = tolerance_pixels(mask.shape[0], mask.shape[1])
-    precision = float(dilate(true, radius)[own].mean())
-    recall = float(dilate(own, radius)[true].mean())
+    precision = float(dilate(true, radius)[predicted].mean())
+    recall = float(dilate(predicted, radius)[true].mean())
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 

@@ -122,8 +122,8 @@ def cider_d_scores(predictions: Sequence[Text], references: Sequence[Sequence[Te
     0 for a single one. Raises DataError for no images, an image without a reference, or lists of different lengths.
     """
     words, others = _tokenize(predictions, references)
-    grams, other_grams = [_count(each) for each in words], [[_count(each) for each in those] for those in others]
-    seen = Counter(gram for those in other_grams for gram in {gram for each in those for gram in each})
+    grams, other_grams = [_count(word) for word in words], [[_count(caption) for caption in those] for those in others]
+    seen = Counter(gram for those in other_grams for gram in {gram for caption in those for gram in caption})
     total = float(np.log(float(len(words))))
     weights = {gram: float(total - np.log(float(count))) for gram, count in seen.items()}
 
@@ -138,7 +138,7 @@ def cider_d_scores(predictions: Sequence[Text], references: Sequence[Sequence[Te
     scores = np.zeros(len(words))
     for row, (own, those) in enumerate(zip(grams, other_grams, strict=True)):
         predicted = vectors(own)
-        scores[row] = 10 * np.mean([_similarity(predicted, vectors(each)).mean() for each in those])
+        scores[row] = 10 * np.mean([_similarity(predicted, vectors(caption)).mean() for caption in those])
     return scores
 
 
@@ -180,12 +180,12 @@ def bleu_counts(predictions: Sequence[Text], references: Sequence[Sequence[Text]
     counts = np.zeros((len(words), 2 * ORDERS + 2))
     for row, (own, those) in enumerate(zip(words, others, strict=True)):
         most: Counter[_Gram] = Counter()
-        for each in those:
-            most |= _count(each)
+        for caption in those:
+            most |= _count(caption)
         for gram, count in _count(own).items():
             counts[row, len(gram) - 1] += min(count, most[gram])
         counts[row, ORDERS : 2 * ORDERS] = [max(0, len(own) - order) for order in range(ORDERS)]
-        counts[row, -2:] = len(own), min((abs(len(each) - len(own)), len(each)) for each in those)[1]
+        counts[row, -2:] = len(own), min((abs(len(caption) - len(own)), len(caption)) for caption in those)[1]
     return counts
 
 
@@ -208,8 +208,8 @@ def _tokenize(
     for row, those in enumerate(references):
         if isinstance(those, str) or not those:
             raise DataError(f"the references of caption {row + 1} are {those!r}; give a list of at least one")
-    words = [_words(each) for each in predictions]
-    return words, [[_words(each) for each in those] for those in references]
+    words = [_words(prediction) for prediction in predictions]
+    return words, [[_words(caption) for caption in those] for those in references]
 
 
 def _words(text: Text) -> Sequence[str]:

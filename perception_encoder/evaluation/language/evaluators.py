@@ -132,14 +132,16 @@ class QuestionEvaluator:
         digest = "" if self.records is None else digest_of(model)
         known = self._recorded(model, digest)
         failures: list[InputError] = []
-        for record in self._ask(model, digest, [each for each in self.questions if each.id not in known], track):
+        for record in self._ask(
+            model, digest, [question for question in self.questions if question.id not in known], track
+        ):
             if isinstance(record, InputError):
                 failures.append(record)
             else:
                 known[record.id] = record
                 if self.records is not None:
                     append_records(self.records, [record])
-        answered = [Answered(each, known[each.id]) for each in self.questions if each.id in known]
+        answered = [Answered(question, known[question.id]) for question in self.questions if question.id in known]
         if not answered:
             first = f"; the first: {failures[0]}" if failures else ""
             raise DataError(f"{self.name}: no question could be put{first}")
@@ -219,24 +221,24 @@ def score_answers(task: LanguageTask, answered: Sequence[Answered]) -> tuple[Sco
     """Return the metrics of answers to a task's questions: of all, then of each group of questions."""
     if task.score is None:
         return _caption_scores(answered)
-    groups = sorted({each.question.group for each in answered})
+    groups = sorted({answer.question.group for answer in answered})
     scores: tuple[Scores, ...] = _score_group(task, answered, "")
     for group in groups if len(groups) > 1 else ():
-        scores += _score_group(task, [each for each in answered if each.question.group == group], f", {group}")
+        scores += _score_group(task, [answer for answer in answered if answer.question.group == group], f", {group}")
     return scores
 
 
 def _score_group(task: LanguageTask, answered: Sequence[Answered], suffix: str) -> tuple[ItemScores, ...]:
     assert task.score is not None
-    values = [task.score(each.record.prediction, each.question, each.record.box) for each in answered]
+    values = [task.score(answer.record.prediction, answer.question, answer.record.box) for answer in answered]
     make = _item_scores(answered, suffix)
     if task.name == "mvbench" and not suffix:  # the mean over tasks, as published
-        groups = np.unique([each.question.group for each in answered], return_inverse=True)[1]
+        groups = np.unique([answer.question.group for answer in answered], return_inverse=True)[1]
         return (make(task.metric, np.array(values), None, groups),)
     first = make(task.metric, np.array(values), None, None)
     if task.name == "pope":
         return (first, *_yes_no_scores(answered, make))
-    boxed = [(each.record.prediction, each.record.box) for each in answered if each.record.box is not None]
+    boxed = [(answer.record.prediction, answer.record.box) for answer in answered if answer.record.box is not None]
     if len(boxed) < len(answered):
         return (first,)
     return (first, make("mean IoU", np.array([predicted_iou(text, box) for text, box in boxed]), None, None))
@@ -271,8 +273,8 @@ _Make = Callable[[str, np.ndarray, np.ndarray | None, np.ndarray | None], ItemSc
 
 def _item_scores(answered: Sequence[Answered], suffix: str) -> _Make:
     """Return a function that makes metrics of these questions; those about one image are one block."""
-    names = [each.question.id for each in answered]
-    blocks = [each.question.block or f"question {each.question.id}" for each in answered]
+    names = [answer.question.id for answer in answered]
+    blocks = [answer.question.block or f"question {answer.question.id}" for answer in answered]
 
     def make(metric: str, values: np.ndarray, weights: np.ndarray | None, groups: np.ndarray | None) -> ItemScores:
         return ItemScores.of(metric + suffix, values, names, weights=weights, groups=groups, blocks=blocks)
@@ -282,8 +284,8 @@ def _item_scores(answered: Sequence[Answered], suffix: str) -> _Make:
 
 def _yes_no_scores(answered: Sequence[Answered], make: _Make) -> tuple[ItemScores, ...]:
     """Score precision, recall, F1 and the share of yes, as weighted means over questions."""
-    yes = np.array([parse_yes_no(each.record.prediction) is True for each in answered])
-    true = np.array([yes_no_answer(each.question.answers[0]) for each in answered])
+    yes = np.array([parse_yes_no(answer.record.prediction) is True for answer in answered])
+    true = np.array([yes_no_answer(answer.question.answers[0]) for answer in answered])
     hits = yes & true
     return (
         make("precision", true, yes.astype(float), None),
@@ -295,9 +297,9 @@ def _yes_no_scores(answered: Sequence[Answered], make: _Make) -> tuple[ItemScore
 
 def _caption_scores(answered: Sequence[Answered]) -> tuple[Scores, ...]:
     """Score CIDEr, whose weights of words stay those of all images in each resample, and BLEU of each resample."""
-    captions = [each.record.prediction for each in answered]
-    references = [each.question.answers for each in answered]
-    names = [each.question.id for each in answered]
+    captions = [answer.record.prediction for answer in answered]
+    references = [answer.question.answers for answer in answered]
+    names = [answer.question.id for answer in answered]
     cider = ItemScores.of("CIDEr", cider_d_scores(captions, references), names, unit="")
     counts = bleu_counts(captions, references)
     values = bleu_of_counts(counts.sum(axis=0))

@@ -69,7 +69,7 @@ class Estimate:
 
     def less(self, other: Estimate) -> Estimate:
         """Subtract another of the same draws, paired by block and by seed; DataError if they do not pair."""
-        ours, theirs = ((len(each.draws), each.blocks, len(each.by_seed)) for each in (self, other))
+        ours, theirs = ((len(item.draws), item.blocks, len(item.by_seed)) for item in (self, other))
         if ours != theirs:
             raise DataError(
                 f"draws, blocks and head seeds differ: {ours} and {theirs}; evaluate both with the same data and seeds"

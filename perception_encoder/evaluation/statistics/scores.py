@@ -167,14 +167,14 @@ def with_head_seeds(seeds: int, score: Callable[[int], Sequence[AnyScores]]) -> 
     """
     check_head_seeds(seeds)
     check_scipy()
-    return tuple(replace(each, seed=seed) for seed in range(seeds) for each in score(seed))
+    return tuple(replace(item, seed=seed) for seed in range(seeds) for item in score(seed))
 
 
 def by_metric(scores: Sequence[AnyScores]) -> dict[str, list[AnyScores]]:
     """Group scores of several seeds by their metric."""
     groups: dict[str, list[AnyScores]] = {}
-    for each in scores:
-        groups.setdefault(each.metric, []).append(each)
+    for score in scores:
+        groups.setdefault(score.metric, []).append(score)
     return groups
 
 
@@ -217,7 +217,7 @@ def estimate_difference(
     Each is one metric, of one or several seeds. Raises DataError unless both are of the same items, in the same groups
     and blocks, with as many seeds.
     """
-    one, other = ([each] if isinstance(each, ItemScores | ResampledScores) else each for each in (ours, theirs))
+    one, other = ([item] if isinstance(item, ItemScores | ResampledScores) else item for item in (ours, theirs))
     first, second = one[0], other[0]
     if first.pairing[:2] == second.pairing[:2] and first.pairing != second.pairing:
         raise DataError(
@@ -240,11 +240,11 @@ def estimate(scores: Sequence[Scores], seed: int = SEED) -> Estimate:
     """
     first = scores[0]
     if isinstance(first, ItemScores):
-        values, draws = _bootstrap([each for each in scores if isinstance(each, ItemScores)], seed)
+        values, draws = _bootstrap([item for item in scores if isinstance(item, ItemScores)], seed)
         blocks = int(first.block_of().max()) + 1
     else:
-        several = [each for each in scores if isinstance(each, ResampledScores)]
-        values, draws = np.array([each.value for each in several]), np.stack([e.unpack() for e in several], axis=1)
+        several = [score for score in scores if isinstance(score, ResampledScores)]
+        values, draws = np.array([entry.value for entry in several]), np.stack([e.unpack() for e in several], axis=1)
         blocks = first.items
     by_seed = () if first.seed is None else tuple(float(value) for value in values)
     return Estimate(value=float(values.mean()), draws=draws.mean(axis=1), blocks=blocks, by_seed=by_seed)
@@ -282,11 +282,11 @@ def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np
     count = int(block_of.max()) + 1
     entries = [_Entries.of(scores, block_of) for scores in several]
     draws = [
-        np.stack([each.mean(times) for each in entries], axis=1)
-        for times in resample(_strata(several[0], block_of, count), seed, max(len(each.values) for each in entries))
+        np.stack([entry.mean(times) for entry in entries], axis=1)
+        for times in resample(_strata(several[0], block_of, count), seed, max(len(entry.values) for entry in entries))
     ]
     once = np.ones((1, count))
-    return np.array([each.mean(once)[0] for each in entries]), np.concatenate(draws)
+    return np.array([entry.mean(once)[0] for entry in entries]), np.concatenate(draws)
 
 
 def _strata(scores: ItemScores, block_of: np.ndarray, count: int) -> np.ndarray:
