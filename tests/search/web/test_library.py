@@ -22,7 +22,7 @@ from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import Reader, update_store, writable_store
 from perception_encoder.search.terms import parse_lines
 from perception_encoder.search.web.library import Filter, MediaLibrary
-from tests.search.indexes import paths, wait_for
+from tests.search.indexes import make_library, paths, wait_for
 
 Draw = Callable[[int], Image.Image]
 
@@ -178,3 +178,48 @@ def test_the_built_in_model_is_never_confident(client: TestClient, monkeypatch: 
     for lines in (["text:a cat"], ["text:a cat - snow"]):
         doubt = client.get("/api/hits", params={"q": lines}).json()["low_confidence"]
         assert doubt == "PE-Core-N16-128 knows few objects and gives no probabilities"
+
+
+@pytest.mark.parametrize("directory", ["photos", "index"])
+def test_files_are_looked_for_every_so_often(
+    directory: str, tmp_path: Path, checkpoint: Path, encoder: Encoder, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    library = make_library(folder, checkpoint, encoder, draw, tmp_path / directory)
+    updates: list[int] = []
+    update = MediaLibrary.update
+    monkeypatch.setattr(MediaLibrary, "update", lambda self: (update(self), updates.append(1)))
+    (folder / "bad.jpg").write_bytes(b"x")
+    library.watch(seconds=0.1)
+    wait_for(lambda: len(updates) == 1, "the first update")
+    draw(50).save(folder / "new.jpg")
+    wait_for(lambda: "new.jpg" in library.index.files(), "a new file")
+    wait_for(lambda: len(updates) == 2, "its update")
+    (folder / "new.jpg").unlink()
+    wait_for(lambda: "new.jpg" not in library.index.files(), "a file that is gone")
+    wait_for(lambda: len(updates) == 3, "its update")
+    time.sleep(1)
+    assert len(updates) == 3  # nothing has changed, and the bad file is not read again and again
+    draw(51).save(folder / "bad.jpg")
+    wait_for(lambda: "bad.jpg" in library.index.files(), "a file that is good now")
+
+
+def test_a_failed_update_is_tried_again(
+    tmp_path: Path, checkpoint: Path, encoder: Encoder, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, tries = tmp_path / "photos", list[int]()
+    library = make_library(folder, checkpoint, encoder, draw)
+
+    def fail_twice(*arguments: object) -> object:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError("No space left on device")
+        return update_store(*arguments)
+
+    monkeypatch.setattr("perception_encoder.search.web.library.update_store", fail_twice)
+    draw(50).save(folder / "new.jpg")
+    library.watch(seconds=0.1)
+    wait_for(lambda: "new.jpg" in library.index.files(), "the third try")
+    wait_for(lambda: not library.progress.running, "its end")
+    time.sleep(1)
+    assert len(tries) == 3 and not library.progress.error
