@@ -171,6 +171,10 @@ class InputError(PerceptionEncoderError):
         self.reason = shorten(reason)
         super().__init__(f"{source}: {self.reason}")
 
+    def to_dict(self) -> dict[str, str]:
+        """Return the input and the reason as JSON values."""
+        return {"path": self.source, "reason": self.reason}
+
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str]]:
         return type(self), (self.source, self.reason)
 

@@ -35,11 +35,6 @@ class Collection:
     failures: list[InputError]
 
     @property
-    def skipped(self) -> list[dict[str, str]]:
-        """The failures, ready for JSON."""
-        return [{"path": failure.source, "reason": failure.reason} for failure in self.failures]
-
-    @property
     def total(self) -> int:
         """Inputs in all, failures included."""
         return len(self.items) + len(self.failures)

@@ -80,7 +80,7 @@ class EmbedReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        skipped = [{"path": error.source, "reason": error.reason} for error in self.skipped]
+        skipped = [error.to_dict() for error in self.skipped]
         return {**vars(self), "out": str(self.out), "skipped": skipped, "left_out": dict(self.left_out)}
 
 

@@ -122,7 +122,7 @@ class SearchResult(Sequence[Hit]):
             {query.kind: query.name, "hits": [hit.to_dict() for hit in hits]}
             for query, hits in zip(self.queries, self.by_query, strict=True)
         ]
-        skipped = [{"path": error.source, "reason": error.reason} for error in self.skipped]
+        skipped = [error.to_dict() for error in self.skipped]
         return {"model": self.model, "queries": queries, "skipped": skipped, "left_out": dict(self.left_out)}
 
 

@@ -26,7 +26,7 @@ def test_items_and_vectors_stay_together_if_a_file_is_bad(encoder: Encoder, imag
     assert [item.source for item in collection.items] == good
     np.testing.assert_allclose(collection.vectors, encoder.encode_images(good), atol=1e-5)
     assert collection.is_video == [False] * 19
-    assert collection.skipped == [{"path": str(image_files[3]), "reason": "is empty"}]
+    assert [error.to_dict() for error in collection.failures] == [{"path": str(image_files[3]), "reason": "is empty"}]
     assert collection.total == len(done) == done[0] == 20
 
 

@@ -129,7 +129,7 @@ class Classification(Sequence[ClassifiedFile]):
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON values."""
         head = {"model": self.model, "prompts": self.prompts, "labels": list(self.labels)}
-        files, skipped = [file.to_dict() for file in self.files], self.collection.skipped
+        files, skipped = [file.to_dict() for file in self.files], [error.to_dict() for error in self.skipped]
         return {**head, "files": files, "skipped": skipped, "left_out": dict(self.left_out)}
 
 

@@ -72,7 +72,7 @@ class UpdateReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         names = ("model", "added", "moved", "deleted", "unchanged", "rows")
-        skipped = [{"path": error.source, "reason": error.reason} for error in self.skipped]
+        skipped = [error.to_dict() for error in self.skipped]
         return {**{n: getattr(self, n) for n in names}, "skipped": skipped, "left_out": dict(self.left_out)}
 
 
