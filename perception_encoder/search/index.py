@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,6 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import load
 from perception_encoder.inference.media import Media, resolve
-from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.weights import TowerChoice
 from perception_encoder.models.defaults import default_model
@@ -38,12 +37,13 @@ from perception_encoder.search.ranking import (
     query_vectors,
     rank,
 )
-from perception_encoder.search.storage.cluster import on_cluster
 from perception_encoder.search.storage.location import limit_store, nearest_index
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
-from perception_encoder.search.storage.update import UpdateReport, read_here, update_store, writable_store
 from perception_encoder.search.terms import Query, Term, parse_term
+
+if TYPE_CHECKING:
+    from perception_encoder.search.storage.update import UpdateReport
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +139,9 @@ class Index:
         Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate or directory),
         ClusterError, and what loading the model raises.
         """
+        from perception_encoder.search.storage.cluster import on_cluster  # here, since a search needs no video decoder
+        from perception_encoder.search.storage.update import read_here, update_store, writable_store
+
         if len(self._paths) > 1:
             raise ConfigError(f"an update is of one directory, not of {self._name}; open each one separately")
         root = not self._paths and self.exists
@@ -218,6 +221,8 @@ class Index:
         `out`: a .parquet file, a .lance table, or a directory in clip-retrieval's layout. A moment of a video is a row
         with its `start`, `end` and, in `times`, the second of its frame. Raises ConfigError, OutputError.
         """
+        from perception_encoder.inference.output import EmbeddingWriter
+
         stores, out = self._open(), Path(out)
         if not len(self):
             raise OutputError(f"the index of {self._name} is empty, so there is nothing to write")
