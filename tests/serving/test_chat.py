@@ -151,7 +151,7 @@ def test_the_example_of_the_documentation_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     (code,) = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.M) if "chat." in block]
     (curl,) = re.findall(r"^curl localhost:8000(/v1/chat/completions) -d '(.*?)'$", page, re.DOTALL | re.M)
     Image.new("RGB", (40, 30)).save(tmp_path / "photo.jpg")
