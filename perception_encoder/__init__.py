@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from perception_encoder.search.ranking import Hit as Hit
     from perception_encoder.search.ranking import SearchResult as SearchResult
     from perception_encoder.search.storage.update import UpdateReport as UpdateReport
+    from perception_encoder.stages import TrainingResult as TrainingResult
     from perception_encoder.stages import list_recipes as list_recipes
     from perception_encoder.stages import plan as plan
     from perception_encoder.stages import train as train
@@ -94,6 +95,7 @@ _HOMES = {
     "SearchResult": "perception_encoder.search.ranking",
     "Segmentation": "perception_encoder.dense_prediction.predictions",
     "TrackedFrame": "perception_encoder.dense_prediction.predictions",
+    "TrainingResult": "perception_encoder.stages",
     "UpdateReport": "perception_encoder.search.storage.update",
     "VideoDataset": "perception_encoder.video_dataset.dataset",
     "VideoSelection": "perception_encoder.video_dataset.dataset",
@@ -152,6 +154,7 @@ __all__ = [
     "SearchResult",
     "Segmentation",
     "TrackedFrame",
+    "TrainingResult",
     "UpdateReport",
     "VideoDataset",
     "VideoSelection",
