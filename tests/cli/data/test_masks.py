@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.spatial_alignment.test_sam import tiny_sam
+from tests.spatial_alignment.test_mask_teachers import tiny_sam
 
 SMALL = ("--set", "masks=sam", "--set", "copies=2", "--set", "image_size=64")
 
