@@ -44,7 +44,7 @@ def test_masks_are_cached_and_used(run_pe, photos: Path, tmp_path: Path, monkeyp
     [
         (("-o", "m.db", *SMALL), "must end in .sqlite"),
         (("-o", "m.sqlite", "--recipe", "finetune"), "finetune is not a recipe of spatial alignment"),
-        (("-o", "m.sqlite", "--set", "masks=sam"), "set copies to the augmentations"),
+        (("-o", "m.sqlite", "--set", "masks=sam"), "set copies to the number of augmentations"),
         (("-o", "m.sqlite", "--set", "copies=1"), "masks to a teacher"),
     ],
 )
