@@ -321,10 +321,10 @@ questions = options.questions_command(
     """Ask a language model a dataset's questions.
 
     The datasets of the paper's section 4, from the published files or the hub's Parquet files (layouts:
-    docs/language.md). VQA accuracy: vqav2, okvqa, textvqa. ANLS: docvqa, infovqa (small text needs tiles). Relaxed
+    docs/datasets.md). VQA accuracy: vqav2, okvqa, textvqa. ANLS: docvqa, infovqa (small text needs tiles). Relaxed
     accuracy: chartqa. Accuracy: ai2d, pope (and F1), mvbench (videos; the mean over twenty tasks). CIDEr and BLEU:
     coco, one sentence for each photograph. Accuracy at IoU 0.5: refcoco, refcoco+, refcocog. Status 1: some questions
-    could not be put; they are listed.
+    could not be asked; they are listed.
 
     Examples:
 
