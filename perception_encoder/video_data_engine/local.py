@@ -1,7 +1,8 @@
-"""Run the stages in pools of processes on this machine: one pool decodes, and each model has a process.
+"""Run the stages in processes on this machine: several decode, and each model has one.
 
-Records flow: clips are decoded while a model captions others. pebble restarts a worker that crashes or times out; its
-records are then retried one at a time to find the bad one.
+Records flow: clips are decoded while a model captions others. Each worker is a pool of pebble with one process, which
+ends if the worker crashes or times out; its records are then retried one at a time to find the bad one. Workers of one
+pool would share a pipe and its locks, and a killed worker can leave these unusable for the others.
 """
 
 from __future__ import annotations
@@ -38,8 +39,12 @@ logger = logging.getLogger(__name__)
 Loaded = Callable[[str, dict[str, Any]], None]
 """Receives a stage's name and what is stored of its model."""
 Answer = tuple[list[Outcome], dict[str, Any]]
+Worker = tuple[str, int]
+"""A group of stages, and the worker's number."""
 IN_FLIGHT = 4
 """Records read ahead for each worker, in batches."""
+_TICK = 1.0
+"""Seconds between two looks at the workers."""
 
 
 def run_local(
@@ -55,12 +60,12 @@ def run_local(
     try:
         yield from runner.outcomes()
     finally:
-        for group in [*runner.pools]:
-            runner.stop(group)
+        for worker in [*runner.pools]:
+            runner.stop(worker)
 
 
 class _LocalRunner:
-    """Queues of records, one before each stage, and a pool for each group of stages."""
+    """Queues of records, one before each stage, and the workers of each group of stages."""
 
     def __init__(
         self, stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
@@ -71,11 +76,11 @@ class _LocalRunner:
             self.groups[stage.group].append(stage)
         self.records, self.work, self.loaded = iter(records), work, loaded
         self.queues: dict[str, deque[ClipRecord]] = {stage.name: deque() for stage in stages}
-        self.pools: dict[str, ProcessPool] = {}
-        self.tasks: dict[Future[Answer], tuple[EngineStage, list[ClipRecord]]] = {}
+        self.pools: dict[Worker, ProcessPool] = {}
+        self.tasks: dict[Future[Answer], tuple[Worker, EngineStage, list[ClipRecord]]] = {}
         self.alone: set[tuple[str, str]] = set()
         self.losses: dict[tuple[str, str], int] = defaultdict(int)
-        self.broken: set[str] = set()
+        self.broken: dict[str, int] = defaultdict(int)
         self.in_flight = 0
         self.room = IN_FLIGHT * (work.workers + max(stage.batch_size for stage in stages))
 
@@ -83,16 +88,19 @@ class _LocalRunner:
         """Yield every outcome until nothing is left."""
         while self._refill() or self.tasks:
             self._submit()
-            done, _ = wait(self.tasks, return_when=FIRST_COMPLETED)
+            done, waiting = wait(self.tasks, _TICK, return_when=FIRST_COMPLETED)
+            for worker in {self.tasks[future][0] for future in waiting}:
+                if not self.pools[worker].active:  # it was killed just before it was given a batch
+                    self.stop(worker)
             for future in done:
                 if future in self.tasks:  # else its pool was stopped
                     yield from self._collect(future, *self.tasks.pop(future))
 
-    def stop(self, group: str) -> None:
-        """End a group's processes and put their records back into the queues."""
-        pool = self.pools.pop(group)
-        for future, (stage, batch) in list(self.tasks.items()):
-            if stage.group == group:
+    def stop(self, worker: Worker) -> None:
+        """End a worker, and put its records back into the queue."""
+        pool = self.pools.pop(worker)
+        for future, (owner, stage, batch) in list(self.tasks.items()):
+            if owner == worker:
                 del self.tasks[future]
                 self.queues[stage.name].extendleft(reversed(batch))
         pool.stop()
@@ -112,19 +120,21 @@ class _LocalRunner:
 
     def _submit(self) -> None:
         """Give idle workers batches: the latest stage first, so that clips are finished before others begin."""
+        busy = {worker for worker, _, _ in self.tasks.values()}
         for group, stages in self.groups.items():
-            idle = self.work.workers if group == DECODING else 1
-            idle -= sum(stage.group == group for stage, _ in self.tasks.values())
+            workers = [(group, number) for number in range(self.work.workers if group == DECODING else 1)]
+            idle = [worker for worker in workers if worker not in busy]
             for stage in reversed(stages):
-                while idle > 0 and self.queues[stage.name] and not self._is_ahead(stage):
-                    idle, batch = idle - 1, self._next_batch(stage)
+                while idle and self.queues[stage.name] and not self._is_ahead(stage):
+                    worker, batch = idle.pop(0), self._next_batch(stage)
                     seconds = stage.seconds * len(batch)
-                    self.tasks[self._pool(group).schedule(_handle, (stage.name, batch), timeout=seconds)] = stage, batch
+                    future = self._pool(worker).schedule(_handle, (stage.name, batch), timeout=seconds)
+                    self.tasks[future] = worker, stage, batch
 
-    def _pool(self, group: str) -> ProcessPool:
-        if group in self.pools and not self.pools[group].active:  # an idle worker was killed
-            self.stop(group)
-        if group not in self.pools:
+    def _pool(self, worker: Worker) -> ProcessPool:
+        if worker in self.pools and not self.pools[worker].active:  # it was killed while it was idle
+            self.stop(worker)
+        if worker not in self.pools:
             try:
                 from pebble import ProcessPool
             except ImportError:
@@ -133,15 +143,15 @@ class _LocalRunner:
             if "forkserver" in multiprocessing.get_all_start_methods():  # starts at once: it has imported this module
                 context = multiprocessing.get_context("forkserver")
                 context.set_forkserver_preload([__name__])
-            decodes = group == DECODING
-            threads = 1 if decodes else max(1, (os.cpu_count() or 1) // (len(self.groups) - 1))
-            self.pools[group] = ProcessPool(
-                max_workers=self.work.workers if decodes else 1,
+            group, _ = worker
+            threads = 1 if group == DECODING else max(1, (os.cpu_count() or 1) // (len(self.groups) - 1))
+            self.pools[worker] = ProcessPool(
+                max_workers=1,
                 initializer=_open_stages,
                 initargs=(self.groups[group], threads, dict(os.environ)),
                 context=context,
             )
-        return self.pools[group]
+        return self.pools[worker]
 
     def _is_ahead(self, stage: EngineStage) -> bool:
         """Return whether as many records wait for the next stage as may be in memory."""
@@ -157,7 +167,9 @@ class _LocalRunner:
             batch.append(queue.popleft())
         return batch
 
-    def _collect(self, future: Future[Answer], stage: EngineStage, batch: list[ClipRecord]) -> Iterator[Outcome]:
+    def _collect(
+        self, future: Future[Answer], worker: Worker, stage: EngineStage, batch: list[ClipRecord]
+    ) -> Iterator[Outcome]:
         from pebble import ProcessExpired
 
         try:
@@ -165,19 +177,20 @@ class _LocalRunner:
         except TimeoutError:
             yield from self._retry(stage, batch, f"took longer than {stage.seconds:g} s")
         except ProcessExpired as error:
+            self.stop(worker)  # it may have left a lock or half an answer in its pipe
             ending = f"signal {-error.exitcode}" if error.exitcode < 0 else f"exit status {error.exitcode}"
             yield from self._retry(stage, batch, f"ended its worker ({ending})")
         except _UnexpectedError as error:
-            self.stop(stage.group)  # a model may be unusable after it
+            self.stop(worker)  # a model may be unusable after it
             yield from self._retry(stage, batch, str(error))
-        except BrokenProcessPool:  # its last worker ended before it took the batch
-            self.stop(stage.group)
-            if stage.group in self.broken:
+        except BrokenProcessPool:  # it ended before it took the batch
+            self.stop(worker)
+            self.broken[stage.group] += 1
+            if self.broken[stage.group] >= max(2, self.work.tries):
                 raise PerceptionEncoderError(f"a worker of {stage.name} ended while it started") from None
-            self.broken.add(stage.group)
             self.queues[stage.name].extendleft(reversed(batch))
         else:
-            self.broken.discard(stage.group)
+            self.broken[stage.group] = 0
             self.loaded(stage.name, facts)
             for record, outcome in zip(batch, outcomes, strict=True):
                 yield outcome
