@@ -97,5 +97,5 @@ class SignedIds:
         """Return the row's id; SearchIndexError if this run did not sign it, whether or not the row exists."""
         row_id = signed.rpartition("-")[0]
         if not hmac.compare_digest(self.signed(row_id).encode(), signed.encode(errors="replace")):
-            raise SearchIndexError("this address belongs to an earlier run of pe serve; search for the image again")
+            raise SearchIndexError("this address is of an earlier run of pe serve; search for the image again")
         return row_id

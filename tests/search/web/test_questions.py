@@ -117,7 +117,7 @@ def test_a_page_without_a_language_model_says_how_to_start_one(library: MediaLib
         page = without.get("/").text
         assert "pe serve DIR --ask-model facebook/Perception-LM-1B" in page and 'id="question"' not in page
     page = client.get("/").text
-    assert "--ask-model" not in page and "Answers are by echo" in page
+    assert "--ask-model" not in page and "Answers come from echo" in page
 
 
 def test_questions_have_the_protection_of_the_page(library: MediaLibrary, client: TestClient) -> None:
