@@ -11,7 +11,7 @@ PACKAGES = ",".join(f"perception_encoder.{package}" for package in ("losses", "m
 
 def test_shape_hints_hold(root: Path) -> None:
     hook = f"--jaxtyping-packages={PACKAGES},beartype.beartype"
-    tests = ["tests/losses", "tests/models/layers", "tests/models/test_golden.py"]
+    tests = ["tests/losses", "tests/models/test_layers.py", "tests/models/test_golden.py"]
     command = [
         sys.executable,
         "-m",

@@ -139,7 +139,7 @@ def test_openmp_waits_passively_before_torch_is_imported_unless_told_otherwise(
         "            os._exit(0)\n"
         "sys.meta_path.insert(0, Watch())\n"
         "from perception_encoder.cli.main import main\n"
-        "main(['train', 'builtin', '--data', 'missing'])\n"
+        "main(['train', 'core_n16', '--data', 'missing'])\n"
     )
     names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
     environment = {name: value for name, value in os.environ.items() if name not in names}
@@ -153,7 +153,7 @@ def test_the_hub_s_retries_are_printed_once() -> None:
 import sys
 from perception_encoder.cli.main import main
 try:
-    main(["models", "builtin"])
+    main(["models", "list"])
 except SystemExit:
     pass
 from huggingface_hub.utils import logging

@@ -176,7 +176,7 @@ def test_two_annotations_of_a_video_come_back_from_label_studio(
 
 
 def test_the_labeling_interface_fits_the_tasks(
-    project: AnnotationProject, annotate: Annotate, root: Path, tmp_path: Path
+    project: AnnotationProject, annotate: Annotate, tmp_path: Path
 ) -> None:
     annotate("anna", "A boat.", rating=4)
     export_tasks(project, tmp_path / "labels.json")
@@ -189,7 +189,6 @@ def test_the_labeling_interface_fits_the_tasks(
         tag = tags[result["from_name"]]
         assert (tag.tag.lower(), tag.get("toName")) == (result["type"], result["to_name"])
     assert {tag.get("value", "$key")[1:] for tag in tags.values()} <= task["data"].keys()
-    assert LABELING_CONFIG in (root / "docs" / "video_dataset.md").read_text(encoding="utf-8")
 
 
 def test_a_file_of_label_studio(project: AnnotationProject, tmp_path: Path) -> None:
