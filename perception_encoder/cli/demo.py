@@ -17,7 +17,7 @@ from perception_encoder.models.registry import SMALL_CORE
 
 LITTLE = (
     "The built-in model knows flowers, clothes, groceries, Caltech's objects and emoji, and little else.",
-    "On 1,000 photographs of ImageNet's classes it is right for 0.7 % among 1,000 names, and for 2 % among 100.",
+    "On 1,000 photographs of ImageNet's classes its accuracy is 0.7 % among 1,000 names and 2 % among 100.",
 )
 
 

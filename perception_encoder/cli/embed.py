@@ -68,7 +68,7 @@ def embed(
             progress=track if output.error_console.is_terminal else untracked,
         )
     except KeyboardInterrupt:
-        output.print_warning("stopped; what is finished is saved, and the same command resumes from there")
+        output.print_warning("stopped; finished embeddings are saved: rerun the same command to resume")
         raise typer.Exit(output.INTERRUPTED) from None
     speed = f"{report.encoded / report.seconds:.1f} items/s"
     rows = report.rows

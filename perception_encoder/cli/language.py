@@ -92,7 +92,7 @@ def ask(
     if not question and not interactive:
         raise ConfigError(MISSING)
     if interactive and json:
-        raise ConfigError("--interactive prints answers as they arrive; leave out --json")
+        raise ConfigError("--interactive prints answers as they arrive; omit --json")
     conversations.Sampling(max_tokens=max_tokens, temperature=temperature)
     read_pages(pages)
     name = default_model.language_model(model)
@@ -155,7 +155,7 @@ def caption(
     tiles: Tiles = None,
     frames: MaxFrames = 8,
     pages: Pages = None,
-    prompt: Annotated[str | None, option("Prompt [default: for one sentence].", "TEXT", ANSWER)] = None,
+    prompt: Annotated[str | None, option("Prompt [default: asks for one sentence].", "TEXT", ANSWER)] = None,
     max_tokens: MaxTokens = 64,
     batch_size: Annotated[int, option("Images or videos described together.", panel=SPEED, least=1)] = 8,
     json: shared.Json = False,

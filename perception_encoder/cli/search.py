@@ -32,7 +32,7 @@ RAY = (
 )
 REBUILD = "Build the index from scratch, by default with the old index's model and --every."
 COLUMNS = ("rank", "score", "probability", "path", "time", "id", "query")
-"""Columns of the piped table, which always has all of them, so that scripts can rely on them."""
+"""Columns of the piped table; it always has all of them, for scripts to rely on."""
 
 
 def search(

@@ -142,7 +142,7 @@ def _show_plan(plan: TrainingPlan) -> None:
     )
     hint = "fits"
     if used > (1 - FREE) * device.memory:
-        hint = "does not fit, since a tenth must stay free; use more --devices, or --set parallel.checkpointing=true, "
+        hint = "does not fit: a tenth must stay free; use more --devices, or --set parallel.checkpointing=true, "
         hint += "parallel.kind=fsdp" + (", parallel.chunk=N" if plan.config.chunks else "")
     output.print_line(f"{used / 1e9:.1f} of {device.memory / 1e9:g} GB: {hint}")
     if plan.assumed:

@@ -32,7 +32,7 @@ Store = Annotated[Path | None, option("File of the annotations [default: DATA/an
 DOUBLE = "Share of the videos that two people annotate [default: unchanged, initially 0.1]."
 ASK = "Vision-language model that answers 26 questions, such as facebook/Perception-LM-1B; builtin-lang is a demo."
 SELECTION = "Write only these videos: a table of `pe video-dataset select`; also adds its scores and categories."
-SPLIT = "Split to show: one of the dataset's, or all [default: test, the benchmark, else all]."
+SPLIT = "Split to show, or all [default: test (the benchmark) if there is one, else all]."
 IMPORTANCES = 10
 """Features whose importance is printed."""
 
@@ -57,7 +57,7 @@ def annotate(
     data: Data,
     store: Store = None,
     team: Annotated[str | None, option("Only these people may annotate, such as anna,ben.", "NAMES")] = None,
-    assign: Annotated[str | None, option("Deal the videos that nobody has begun to these people.", "NAMES")] = None,
+    assign: Annotated[str | None, option("Distribute the videos not yet begun among these people.", "NAMES")] = None,
     double: Annotated[float | None, option(DOUBLE, "SHARE")] = None,
     lan: options.Lan = False,
     host: options.Host = None,
@@ -322,7 +322,7 @@ def import_tasks(
     data: Data,
     file: Annotated[Path, argument("FILE", "Tasks that Label Studio exported as JSON.")],
     store: Store = None,
-    annotator: Annotated[str | None, option("Name for annotations that do not name theirs.", "NAME")] = None,
+    annotator: Annotated[str | None, option("Annotator's name for annotations without one.", "NAME")] = None,
 ) -> None:
     """Read annotations of Label Studio.
 

@@ -14,14 +14,14 @@ Batch = TypeVar("Batch", bound=Any)
 
 @dataclass(frozen=True)
 class ImageTextBatch:
-    """Images, the distinct captions drawn for them, and which captions are true of which images."""
+    """Images, the distinct captions drawn for them, and which captions match which images."""
 
     images: Tensor
     """uint8 (b, 3, H, W)."""
     tokens: Tensor
     """int64 (u, T), cut to the longest caption."""
     image_positives: Tensor
-    """Which captions of the whole batch match these images: bool (b, U), or float if images are mixed."""
+    """Which captions of the whole batch match these images: bool (b, U), or float for mixed images."""
     text_positives: Tensor
     """Which images of the whole batch these captions match: (u, B), also bool or float."""
     own_images: slice = field(default_factory=lambda: slice(None))
@@ -37,7 +37,7 @@ class ImageTextBatch:
     masked_share: float = 0.0
     """These copies as a share of the whole batch's masked copies."""
     left_out: int = 0
-    """Unreadable samples replaced by others since the run was started or resumed."""
+    """Number of unreadable samples replaced since the run was started or resumed."""
 
     def __len__(self) -> int:
         """Number of images in the whole batch."""

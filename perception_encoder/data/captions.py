@@ -59,7 +59,7 @@ SHARES: Mapping[str, float] = {
     "tags": 0.15,
     "description": 0.1,
 }
-"""Share of each kind of caption, rescaled to the kinds that a sample has."""
+"""Share of each kind of caption, rescaled to the kinds available for a sample."""
 LONGEST_SENTENCE = 22  # words: about 30 tokens of the text tower's 32
 SINGULAR_IN_S = frozenset(("lens", "mars", "series", "species", "chess", "gps", "canvas", "iris"))
 PLURALS = frozenset(("people", "men", "women", "children"))
@@ -74,11 +74,11 @@ COLOURS = (
     *("green", "light blue", "blue", "purple", "pink"),
 )
 _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "source": (str, "a text"),
-    "label": ((str, int, float), "a text or a number"),
-    "coarse": (str, "a text"),
-    "description": (str, "a text"),
-    "tags": (list, "a list of texts"),
+    "source": (str, "a string"),
+    "label": ((str, int, float), "a string or a number"),
+    "coarse": (str, "a string"),
+    "description": (str, "a string"),
+    "tags": (list, "a list of strings"),
     "kids": (bool, "true or false"),
 }
 COLOUR_SHARE = 0.25  # of the image, for its colour to be named
@@ -91,20 +91,20 @@ class CaptionStyle:
     """Wording of a source's captions; the default is for photographs."""
 
     drawn: bool = False
-    """Whether its images are drawings on white."""
+    """Whether the source's images are drawings on white."""
     templates: tuple[str, ...] = PHOTO_TEMPLATES
     """Templates of a bare label."""
     plain: tuple[str, ...] = PLAIN_PHOTO
     """Templates of a label with its article."""
     kinds: tuple[str, ...] = ()
-    """Templates of a bare label that name what all images of the source show."""
+    """Templates of a bare label that name the subject of all the source's images."""
 
 
 PHOTO = CaptionStyle()
 
 
 def concept(metadata: Mapping[str, Any]) -> str:
-    """Return what a sample shows, the same text in every source: its label in lower case."""
+    """Return the name of a sample's object, the same text in every source: its label in lower case."""
     return " ".join(str(metadata["label"]).lower().split())
 
 
@@ -113,14 +113,14 @@ def wrong_field(metadata: Mapping[str, Any]) -> str | None:
     for name, (kinds, allowed) in _KINDS.items():
         value = metadata.get(name)
         if value is not None and not isinstance(value, kinds):
-            return f"its {name!r} is a {type(value).__name__}; it must be {allowed}"
+            return f"{name!r} is a {type(value).__name__}; it must be {allowed}"
     if wrong := [tag for tag in metadata.get("tags") or () if not isinstance(tag, str)]:
-        return f"its 'tags' hold a {type(wrong[0]).__name__}; they must be texts"
+        return f"'tags' holds a {type(wrong[0]).__name__}; all must be strings"
     return None
 
 
 def colour_words(image: np.ndarray, drawn: bool) -> tuple[str, ...]:
-    """Name up to two colours that cover much of `image`, (3, H, W) uint8, the larger first.
+    """Return the names of up to two colours that cover much of `image`, (3, H, W) uint8, the larger first.
 
     A white background does not count, in drawings and in photographs with a white border. Other photographs are
     described by their middle.
@@ -142,12 +142,12 @@ def colour_words(image: np.ndarray, drawn: bool) -> tuple[str, ...]:
 
 
 def name_colours(pixels: np.ndarray) -> np.ndarray:
-    """The name in `COLOURS` of each colour, (n, 3) of 0..255 -> (n,) strings."""
+    """Return the name in `COLOURS` of each colour, (n, 3) of 0..255 -> (n,) strings."""
     return np.array(COLOURS)[_name_pixels(pixels)]
 
 
 def _name_pixels(pixels: np.ndarray) -> np.ndarray:
-    """The index into `COLOURS` for each pixel (n, 3) of 0..255, by hue, saturation and value."""
+    """Return the index into `COLOURS` for each pixel (n, 3) of 0..255, by hue, saturation and value."""
     red, green, blue = pixels.T / 255.0
     value, low = pixels.max(axis=1) / 255.0, pixels.min(axis=1) / 255.0
     chroma = value - low
@@ -179,7 +179,7 @@ def _name_pixels(pixels: np.ndarray) -> np.ndarray:
 
 
 def with_article(noun: str) -> str:
-    """Put `a` or `an` before a noun, or nothing before plurals and uncountable nouns."""
+    """Return a noun with `a` or `an`, or alone if it is plural or uncountable."""
     head = re.split(r" (?:of|with|in|on|at|for|without)\b|,", noun)[0].split()
     if not head or head[0] in ("a", "an", "the") or _uncounted(head[-1]):
         return noun
@@ -223,7 +223,7 @@ def choose_caption(
 
 
 def draw_text(texts: Mapping[str, Sequence[str]], shares: Mapping[str, float], generator: np.random.Generator) -> str:
-    """Draw a kind by its share, rescaled to the kinds present, and then one of its texts."""
+    """Draw a kind by its share, rescaled to the available kinds, then one of its texts."""
     weights = np.array([shares[kind] for kind in texts])
     kind = list(texts)[int(generator.choice(len(weights), p=weights / weights.sum()))]
     return texts[kind][int(generator.integers(len(texts[kind])))]
@@ -232,7 +232,7 @@ def draw_text(texts: Mapping[str, Sequence[str]], shares: Mapping[str, float], g
 def all_captions(
     metadata: Mapping[str, Any], colours: Sequence[str] = (), style: CaptionStyle = PHOTO
 ) -> frozenset[str]:
-    """Return every caption that may be drawn for a sample."""
+    """Return every caption that can be drawn for a sample."""
     names = ("label", "coarse", "description", "kids", "tags")
     values = ((name, metadata[name]) for name in names if name in metadata)
     key = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
@@ -247,7 +247,7 @@ def _all_captions(
 
 
 def sentences(text: str) -> list[str]:
-    """Split a description into those sentences that the text tower can read whole."""
+    """Return the sentences of a description that fit into the text tower's context."""
     parts = (part.strip() for part in re.split(r"(?<=[.!?])\s+", text))
     return [part for part in parts if 3 <= len(part.split()) <= LONGEST_SENTENCE]
 
@@ -270,7 +270,7 @@ def _coloured(label: str, colours: Sequence[str]) -> list[str]:
 
 
 def _worn(metadata: Mapping[str, Any], label: str) -> list[str]:
-    """Captions of clothes that name who wears them."""
+    """Return captions of clothes that name the wearer."""
     if "kids" not in metadata:
         return []
     wearer = "a child" if metadata["kids"] else "an adult"
@@ -289,21 +289,21 @@ def _nothing(path: Path) -> AbstractSet[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What must not be trained on; nothing by default."""
+    """Classes and sources excluded from training; nothing by default."""
 
     sources: frozenset[str] = frozenset()
-    """Sources that are refused in training data."""
+    """Sources that training data must not contain."""
     class_source: str | None = None
-    """The source whose classes are partly held out."""
+    """Source with held-out classes."""
     classes: frozenset[str] = frozenset()
-    """Held-out classes: with shards of `class_source`, samples of these labels are left out whatever their source."""
+    """Held-out classes: with shards of `class_source`, samples with these labels are left out of every source."""
     find_classes: Callable[[Path], AbstractSet[str]] = _nothing
-    """Finds the held-out classes in a data directory, from all of its splits."""
+    """Returns the held-out classes of a data directory, from all of its splits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRules:
-    """What is known about sources by name; nothing by default."""
+    """Rules for sources by name; none by default."""
 
     styles: Mapping[str, CaptionStyle] = field(default_factory=dict)
     """Wording of captions; other sources hold photographs."""

@@ -1,4 +1,4 @@
-"""Read the files of conversations: JSONL, JSON, CSV, TSV and Parquet files, and shards.
+"""Read conversation files: JSONL, JSON, CSV, TSV, Parquet and WebDataset shards.
 
 A file first yields its records in order, with an error in place of each bad one, and then returns any record by its
 row. JSON is located by byte offsets and parsed on access, so that each of a million lines takes 8 bytes.
@@ -34,9 +34,9 @@ from perception_encoder.formats.tables import TableImage, iterate_table
 from perception_encoder.preprocess.source import escape_name
 
 Expand = Callable[[Mapping[str, Any], MediaKind], Sequence[Sequence[Turn]]]
-"""Makes conversations from a sample's JSON that has none itself; raises DataError for a bad field."""
+"""Makes conversations from a sample's JSON if it has none; raises DataError for a bad field."""
 MOST_EXPANDED = 3
-"""Maximum number of conversations of such a sample; the rest are left out."""
+"""Maximum number of conversations made for a sample; the others are left out."""
 ONE_PART = np.zeros(1, np.int64)
 _BLOCK = 1 << 22
 _BOM = b"\xef\xbb\xbf"
@@ -60,7 +60,7 @@ class ConversationFile(Protocol):
         ...
 
     def scan(self) -> Iterator[Scanned]:
-        """Yield all records in row order, once, before `read`; DataError if the file cannot be read."""
+        """Yield all records in row order, once, before any `read`; DataError if the file cannot be read."""
         ...
 
     def read(self, row: int) -> Record:
@@ -84,11 +84,11 @@ class JsonRecords:
 
     @property
     def count(self) -> int:
-        """Lines, empty ones included, or objects."""
+        """Number of lines (including empty ones) or objects."""
         return len(self.starts)
 
     def scan(self) -> Iterator[Scanned]:
-        """Yield the records; empty lines are left out."""
+        """Yield the records, skipping empty lines."""
         try:
             with self.path.open("rb") as file:
                 for row in range(self.count):
@@ -136,7 +136,7 @@ def _json_record(content: bytes, where: str, key: str) -> Record:
 
 
 def _line_spans(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """First bytes of a file's lines, and the bytes after them: int64 (n,) views of one array."""
+    """Return where a file's lines start and end, in bytes: int64 (n,) views of one array."""
     edges, position = [np.zeros(1, np.int64)], 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -149,7 +149,7 @@ def _line_spans(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _list_spans(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """First bytes of the objects of a JSON list, and the bytes after them; only now is the whole file in memory."""
+    """Return where the objects of a JSON list start and end, in bytes; only here is the whole file in memory."""
     content = path.read_bytes()
     decoder, spaces = json.JSONDecoder(), re.compile(r"[ \t\r\n]*")
     starts, ends = list[int](), list[int]()
@@ -176,7 +176,7 @@ def _list_spans(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 class TableRecords:
-    """The rows of a CSV or TSV file, held as JSON without the columns that are not used."""
+    """The rows of a CSV or TSV file, stored as JSON without unused columns."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.name, self.edges = path, escape_name(path), ONE_PART
@@ -199,14 +199,14 @@ class TableRecords:
             yield row, cells if isinstance(cells, InputError) else self.read(row)
 
     def read(self, row: int) -> Record:
-        """Return a row that was read."""
+        """Return a row of the table."""
         content = self.content[self.ends[row - 1] if row else 0 : self.ends[row]]
         position = f":{self.lines[row]}"
         return _json_record(bytes(content), f"{self.name}{position}", f"{self.path.name}{position}")
 
 
 class ParquetRecords:
-    """The rows of a Parquet file, by row group; images and videos stay in their cells until they are opened."""
+    """The rows of a Parquet file, by row group; images and videos stay in their cells until opened."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, escape_name(path)
@@ -219,11 +219,11 @@ class ParquetRecords:
         self.edges = np.cumsum([0, *sizes], dtype=np.int64)
         leaves = [file.schema.column(at).path for at in range(len(file.schema))]
         self.fields: dict[str, str] = {}
-        """Columns by the names of fields."""
+        """Columns by field name."""
         self.cells: set[str] = set()
-        """Fields whose cells hold media."""
+        """Fields with media in their cells."""
         self.columns: list[str] = []
-        """The columns to read; only the paths of media, so that empty cells are noticed."""
+        """The columns to read; for media only their paths, to detect empty cells."""
         for column in file.schema_arrow:
             field = column.name.strip().lower()
             if field not in _FIELDS or field in self.fields:
@@ -239,7 +239,7 @@ class ParquetRecords:
 
     @property
     def count(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return int(self.edges[-1])
 
     def scan(self) -> Iterator[Scanned]:
@@ -252,7 +252,7 @@ class ParquetRecords:
             yield row, record
 
     def read(self, row: int) -> Record:
-        """Return a row; the last row groups stay in memory, without media."""
+        """Return a row; the most recent row groups stay in memory, without media."""
         group = int(np.searchsorted(self.edges, row, "right")) - 1
         within = row - int(self.edges[group])
         where = f"{self.name}:{row + 1}"
@@ -280,7 +280,7 @@ def _read_group(path: Path, group: int, columns: tuple[str, ...]) -> pa.Table:
 
 
 class ShardRecords:
-    """The samples of a tar: KEY.jpg or KEY.mp4 beside a KEY.json with a conversation, or with what `expand` reads."""
+    """Samples of a tar: KEY.jpg or KEY.mp4 with a KEY.json that has a conversation or that `expand` can read."""
 
     def __init__(self, path: Path, expand: Expand | None = None) -> None:
         self.path, self.name, self.edges = path, escape_name(path), ONE_PART
@@ -291,10 +291,10 @@ class ShardRecords:
         self.kind: MediaKind = "image" if summary.pairs(("json",), "image") else "video"
         self.count = summary.pairs(("json",), self.kind) * MOST_EXPANDED
         if not self.count:
-            raise DataError(f"{self.name} has no samples of an image or a video and a .json")
+            raise DataError(f"{self.name} has no samples with an image or video and a .json")
 
     def scan(self) -> Iterator[Scanned]:
-        """Yield the conversations of each sample."""
+        """Yield the conversations of all samples."""
         for sample in range(self.count // MOST_EXPANDED):
             try:
                 records = self._records(sample)
@@ -316,7 +316,7 @@ class ShardRecords:
         return load_table(self.url, ("json",), self.kind)
 
     def _records(self, sample: int) -> list[Record]:
-        """The conversations of a sample; InputError if its JSON cannot be read."""
+        """Return the conversations of a sample; InputError if its JSON cannot be read."""
         key, where = self._table.keys[sample], self._table.name(sample)
         record = _json_record(self._table.read(sample, ("json",), "")["json"], where, key)
         media = ShardMedia(self.url, sample, self.kind)
@@ -328,7 +328,7 @@ class ShardRecords:
         except DataError as error:
             raise InputError(where, str(error)) from None
         if not conversations:
-            raise InputError(where, f"its .json has no conversation; it needs one of {', '.join(CONTENT_FIELDS)}")
+            raise InputError(where, f"its .json has no conversation; add one of {', '.join(CONTENT_FIELDS)}")
         return [
             Record(where, f"{key}/{at}", {"messages": _messages(turns), self.kind: media}, key)
             for at, turns in enumerate(conversations)

@@ -1,4 +1,4 @@
-"""Read a conversation's turns, images and videos from a record in any layout of training data.
+"""Parse a record in any layout of training data into a conversation's turns, images and videos.
 
     conversations   [{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A cup."}, …]
     messages        [{"role": "user", "content": "…" or a list of parts}, …]
@@ -39,7 +39,7 @@ from perception_encoder.preprocess.video import read_frames
 
 MediaKind = Literal["image", "video"]
 Turn = tuple[Role, str]
-"""Who says it, and the text with `<image>` and `<video>` where media stand."""
+"""The role, and the text with `<image>` and `<video>` as placeholders for media."""
 
 CONTENT_FIELDS = ("conversations", "messages", "texts", "question")
 MEDIA_FIELDS: dict[MediaKind, tuple[str, str]] = {"image": ("image", "images"), "video": ("video", "videos")}
@@ -66,14 +66,14 @@ class StoredMedia(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """A sample as its file holds it."""
+    """A sample as its file stores it."""
 
     where: str
     """Its file and position, for errors."""
     key: str
-    """Its name if it has no `id`: the same wherever the dataset lies."""
+    """Name of a record without an `id`, independent of the dataset's directory."""
     fields: Mapping[str, Any]
-    """By name; those of `MEDIA_FIELDS` hold paths or `StoredMedia`."""
+    """Fields by name; `MEDIA_FIELDS` hold paths or `StoredMedia`."""
     group: str | None = None
     """Identifies samples of the same image or video."""
 
@@ -84,12 +84,12 @@ class SampleMedia:
 
     kind: MediaKind
     name: str
-    """Its path below `source`, or its number in the sample."""
+    """Path below `source`, or number in the sample."""
     source: Path | StoredMedia
     """The directory of media, or the content inside a table or a shard."""
 
     def open(self, name: str, frames: int) -> MediaPart:
-        """Decode the image, or the frames of the video that PLM reads; InputError under `name` if that fails."""
+        """Decode the image, or the video frames that PLM reads; InputError under `name` if that fails."""
         try:
             content = self.source / self.name if isinstance(self.source, Path) else self.source.read()
         except InputError as error:
@@ -104,17 +104,17 @@ class ConversationSample:
     """A conversation to train on; its images and videos are opened by `messages`."""
 
     key: str
-    """Its `id`, or else its file's name and position."""
+    """The record's `id`, else its file's name and position."""
     turns: tuple[Turn, ...]
     media: tuple[SampleMedia, ...]
-    """In the order of their placeholders."""
+    """Media in the order of their placeholders."""
     where: str = ""
     """Its file and position, for errors."""
     group: str = ""
-    """The same for all samples of the same images and videos."""
+    """Shared by all samples of the same images and videos."""
 
     def messages(self, frames: int = 8) -> list[Message]:
-        """Return the turns with the media opened, of each video at most `frames` frames, by `plm_frame_indices`.
+        """Return the turns with decoded media; of each video at most `frames` frames, by `plm_frame_indices`.
 
         Raises InputError (MediaNotFoundError, MediaDecodeError, …), named after the sample and the file.
         """
@@ -132,26 +132,26 @@ class ConversationSample:
 
     @property
     def joinable(self) -> bool:
-        """Whether more questions about the same files may follow: all media come before the first text."""
+        """Whether other questions about the same files can be appended: all media come before the first text."""
         placeholders = "".join(f"<{item.kind}>" for item in self.media)
         rest = self.turns[0][1].removeprefix(placeholders)
         paths = all(isinstance(value.source, Path) for value in self.media)
         return bool(self.media) and paths and self.turns[0][1] != rest and not _PLACEHOLDERS.search(rest)
 
     def joined(self, other: ConversationSample) -> ConversationSample:
-        """Return this conversation continued by another one about the same media; both are `joinable`."""
+        """Return this conversation continued by another one about the same media; both must be `joinable`."""
         (role, text), *rest = other.turns
         text = text.removeprefix("".join(f"<{item.kind}>" for item in other.media))
         return ConversationSample(self.key, (*self.turns, (role, text), *rest), self.media, self.where, self.group)
 
 
 def is_question_row(fields: Mapping[str, Any]) -> bool:
-    """Whether a record holds one question with an answer, several of which may be joined."""
+    """Return whether a record is a single question with an answer, which can be joined with others."""
     return _layout(fields) == "question"
 
 
 def parse_record(record: Record, directory: Path) -> ConversationSample:
-    """Return the conversation of a record, whose media lie below `directory`; InputError says what is wrong with it.
+    """Return the conversation of a record with media below `directory`; InputError says what is wrong with it.
 
     Checked are the roles, that each question has an answer, that there are as many placeholders as media, and that
     paths stay inside the directory; not whether the files exist.
@@ -189,7 +189,7 @@ def _layout(fields: Mapping[str, Any]) -> str | None:
 
 
 def _turns(fields: Mapping[str, Any]) -> tuple[list[Turn], dict[MediaKind, list[Any]]]:
-    """Return the turns, and the media named in their contents."""
+    """Return the turns, and the media that their contents name."""
     values: dict[MediaKind, list[Any]] = {"image": [], "video": []}
     layout = _layout(fields)
     if layout is None:
@@ -233,12 +233,12 @@ def _text(value: Any, name: str) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text has no lone surrogate, which JSON allows and tokenizers refuse."""
+    """Return whether a text has no lone surrogate: JSON allows them, tokenizers do not."""
     return text.isascii() or text == text.encode("utf-8", "replace").decode()
 
 
 def _join_parts(content: Any, number: int, values: dict[MediaKind, list[Any]]) -> Any:
-    """A turn's content as text with placeholders; media that its parts name are added to `values`."""
+    """Return a turn's content as text with placeholders; append the media that its parts name to `values`."""
     if not isinstance(content, list):
         return content
     texts = []
@@ -257,7 +257,7 @@ def _join_parts(content: Any, number: int, values: dict[MediaKind, list[Any]]) -
 
 
 def _listed(value: Any) -> list[Any]:
-    """The media of a field: one or a list, which a cell of a CSV file writes as JSON."""
+    """Return the media of a field: one, or a list (as JSON in a cell of a CSV file)."""
     if isinstance(value, str) and value.startswith("["):
         with suppress(ValueError, RecursionError):
             value = json.loads(value)
@@ -310,7 +310,7 @@ def _match_placeholders(
 
 
 def _without_breaks(text: str) -> str:
-    """Leave out line breaks beside placeholders, and white space at both ends."""
+    """Return a text without line breaks beside placeholders and without white space at both ends."""
     pieces = _PLACEHOLDERS.split(text)
     for at in range(0, len(pieces), 2):
         piece = pieces[at]
@@ -323,7 +323,7 @@ def _without_breaks(text: str) -> str:
 
 
 def _check_turns(turns: list[Turn]) -> None:
-    """Check that questions and answers alternate, after an optional system turn, and that none is empty."""
+    """Check that questions and answers alternate after an optional system turn and that none is empty."""
     expected: Role = "user"
     for number, (role, text) in enumerate(turns, 1):
         if not text:
@@ -339,6 +339,6 @@ def _check_turns(turns: list[Turn]) -> None:
 
 
 def box_text(box: Sequence[float], width: float, height: float) -> str:
-    """Write a box in pixels (left, top, right, bottom) as the paper does: `[x, y, x, y]`, three digits, 000 to 999."""
+    """Format a box in pixels (left, top, right, bottom) like the paper: `[x, y, x, y]`, three digits, 000 to 999."""
     values = (min(max(int(1000 * side / of), 0), 999) for side, of in zip(box, (width, height) * 2, strict=True))
     return f"[{', '.join(f'{value:03d}' for value in values)}]"

@@ -1,4 +1,4 @@
-"""Conversations to train a language model on: LLaVA's JSONL, tables of questions, the hub's Parquet files, and shards.
+"""Open conversations for training language models: LLaVA's JSONL, tables of questions, the hub's Parquet, shards.
 
     DATA.jsonl, DATA.json                 `image|images|video|videos` (paths) and `conversations`, `messages` or `texts`
     DATA.csv, .tsv, .jsonl, .parquet      `image|images|video`, `question`, `answer`: one question per row
@@ -44,41 +44,41 @@ logger = logging.getLogger(__name__)
 
 LINES, TABLES, PARQUET = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".parquet", ".pq")
 PREFERRED = ("conversations", "train", "metadata")
-"""Names without suffix of the table to read from a directory with several, in order of preference."""
+"""Preferred table names (without suffix) in a directory with several tables, best first."""
 QUESTIONS_JOINED = 8
-"""Maximum number of rows of one image joined into one conversation."""
+"""Maximum number of rows about one image to join into a conversation."""
 NAMED = 5
-"""Maximum number of bad records logged by name."""
+"""Maximum number of bad records to log by name."""
 _ROWS = 1 << 40
-"""More than the rows of any file."""
+"""Exceeds the number of rows of any file."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conversations:
-    """The samples of a dataset, or of a part of it, read at each access: `len(data)`, `data[i]`, `for sample in data`.
+    """Samples of a dataset, or a part of it, read on access: `len(data)`, `data[i]`, `for sample in data`.
 
     It can be pickled, and threads may share it. Reading raises InputError if a file has changed.
     """
 
     files: tuple[ConversationFile, ...] = field(repr=False)
     media: Path | None
-    """The directory below which paths lie; None for each file's own."""
+    """Base directory of the media paths; None for the directory of each file."""
     rows: np.ndarray = field(repr=False)
-    """int64: file × 2^40 + row, those of one sample together."""
+    """int64: file × 2^40 + row; the rows of a sample are consecutive."""
     starts: np.ndarray = field(repr=False)
-    """int64 (n + 1,): the first of `rows` of each sample, and their end."""
+    """int64 (n + 1,): where each sample starts in `rows`, and the end."""
     groups: np.ndarray = field(repr=False)
     """uint64 (n,): a hash of a sample's media, or of its key if it names no files."""
     fingerprint: str
-    """A hash of the files' names and sizes, and of all samples: the same wherever the dataset lies."""
+    """A hash of the files' names and sizes and of all samples, independent of the dataset's directory."""
     bad: int = 0
-    """Records that were left out."""
+    """Number of records left out."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def __getitem__(self, index: int) -> ConversationSample:
-        """The sample of this index; IndexError beyond the last one."""
+        """Return the sample at an index; IndexError beyond the last one."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
@@ -92,7 +92,7 @@ class Conversations:
 
     @property
     def sizes(self) -> list[int]:
-        """Numbers of consecutive samples in one file or row group, which are best shuffled and read together."""
+        """Numbers of consecutive samples in a file or row group; shuffle and read these together."""
         first = self.rows[self.starts[:-1]]
         owners = first // _ROWS
         parts = np.zeros(len(first), np.int64)
@@ -103,14 +103,14 @@ class Conversations:
         return [int(size) for size in np.diff([0, *changes, len(first)])]
 
     def split(self, validation: float) -> tuple[Conversations, Conversations]:
-        """Return the samples to train on, and about this share of all to validate on.
+        """Return the samples to train on, and about this share of all samples for validation.
 
         A sample's part depends on its images' and videos' paths, or its key, alone: it does not change if others are
         added, samples of the same files lie in one part, and a smaller share is a part of a larger one. Images inside
         Parquet files have no names, so there each sample stands for itself. ConfigError unless the share is in (0, 1).
         """
         if not 0 < validation < 1:
-            raise ConfigError(f"the share of validation is {validation}; it must be between 0 and 1")
+            raise ConfigError(f"the validation share is {validation}; it must be between 0 and 1")
         held_out = (self.groups >> np.uint64(11)).astype(np.float64) / 2.0**53 < validation
         return self._select(~held_out, f"train {validation}"), self._select(held_out, f"validation {validation}")
 
@@ -188,7 +188,7 @@ def _find_files(path: Path, expand: Expand | None) -> list[ConversationFile]:
 
 
 def _of_train(files: Sequence[Path]) -> list[Path]:
-    """Leave out the files of other splits, by the first part of their names."""
+    """Return the files without those of other splits, judged by the first part of their names."""
     splits = [re.split(r"[-_.]", file.name)[0] for file in files]
     if train := [file for file, split in zip(files, splits, strict=True) if split in split_names("train")]:
         return train
@@ -213,7 +213,7 @@ def _open(path: Path, expand: Expand | None) -> ConversationFile:
 
 
 class _Check:
-    """The pass over all records."""
+    """One pass over all records."""
 
     def __init__(self, media: Path | None, skip_bad: bool, join: bool) -> None:
         self.media, self.skip_bad, self.join = media, skip_bad, join
@@ -221,7 +221,7 @@ class _Check:
         self.digest = hashlib.blake2b(str(join).encode(), digest_size=16)
 
     def add(self, row: int, record: Record | InputError, directory: Path) -> None:
-        """Add a record, or count it as bad; DataError if bad records are not skipped."""
+        """Add a record, or count it as bad; DataError unless bad records are skipped."""
         try:
             if isinstance(record, InputError):
                 raise record
@@ -240,7 +240,7 @@ class _Check:
         self.digest.update(repr(content).encode())
 
     def result(self, files: Sequence[ConversationFile]) -> Conversations:
-        """Return the samples; joined rows take the place of the first."""
+        """Return the samples; joined rows replace their first row."""
         rows, groups = np.array(self.rows, np.int64), np.array(self.groups, np.uint64)
         order, starts = _join(groups, np.frombuffer(self.joinable, np.bool_))
         return Conversations(
@@ -255,7 +255,7 @@ class _Check:
 
 
 def _join(groups: np.ndarray, joinable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order in which rows of one group follow the first one, and where samples start in it."""
+    """Return the order that puts the rows of a group after its first one, and where each sample starts."""
     count = len(groups)
     owners, at = np.arange(count), np.flatnonzero(joinable)
     _, first, inverse = np.unique(groups[at], return_index=True, return_inverse=True)

@@ -48,30 +48,30 @@ class FileSample:
     key: str
     image: MediaSource
     metadata: Mapping[str, Any]
-    """Its `source`, the name of the directory or table, and its `label`, which is empty if it has captions."""
+    """The `source`, by default the name of the directory or table, and the `label`, empty if there are captions."""
     texts: tuple[str, ...] = ()
-    """Its captions, cleaned; if empty, captions are made from the label."""
+    """Cleaned captions; if empty, captions are made from the label."""
 
 
 ReadFiles = Callable[[Path, str], Sequence[FileSample]]
-"""Reads a split of a directory or table, undecoded and in order; DataError if it has none."""
+"""Reads a split of a directory or table, undecoded and in order; DataError if the split is missing."""
 
 
 @dataclass(frozen=True)
 class ImageTextSample:
-    """A decoded image and what is known about it."""
+    """A decoded image with its metadata."""
 
     key: str
     image: torch.Tensor
     """(3, H, W) uint8."""
     metadata: Mapping[str, Any]
     colours: tuple[str, ...]
-    """Names of its dominant colours, for captions."""
+    """Names of the dominant colours, for captions."""
     style: CaptionStyle = PHOTO
     texts: tuple[str, ...] = ()
-    """Its captions; if empty, captions are made from the metadata."""
+    """Captions; if empty, captions are made from the metadata."""
     of_shard: bool = True
-    """Whether it is from a shard; otherwise it is from a directory or a table."""
+    """Whether the sample is from a shard rather than a directory or a table."""
 
     @property
     def source(self) -> str:
@@ -142,11 +142,11 @@ class ImageTextSet(Sequence[ImageTextSample]):
 
     @property
     def sizes(self) -> list[int]:
-        """Its samples are shuffled as one shard."""
+        """Number of samples, in one shard for shuffling."""
         return [len(self.samples)]
 
     def load(self, index: int, needed: NeededSide) -> ImageTextSample:
-        """A sample, as it was read (see `pairs.PairSource`)."""
+        """Return a sample as it was read (see `pairs.PairSource`)."""
         return self.samples[index]
 
     def by_source(self) -> dict[str, ImageTextSet]:
@@ -155,12 +155,12 @@ class ImageTextSet(Sequence[ImageTextSample]):
         return {name: ImageTextSet([s for s in self.samples if s.source == name]) for name in names}
 
     def every(self, count: int, others: bool = False) -> ImageTextSet:
-        """Return a set of every `count`-th sample, or of all others."""
+        """Return the set of every `count`-th sample, or of all others."""
         numbered = enumerate(self.samples, 1)
         return ImageTextSet([sample for number, sample in numbered if bool(number % count) == others])
 
     def balanced(self, power: float = 0.5) -> ImageTextSet:
-        """Return a set that repeats samples of rare labels (the images are not copied).
+        """Return the set with samples of rare labels repeated (images are not copied).
 
         A label with n samples, where the most frequent has m, is repeated (m / n) ** power times, rounded.
         """
@@ -182,12 +182,12 @@ def _read_split(
     if split != "train":
         return samples
     if refused := sources & {str(sample.metadata["source"]) for sample in samples}:
-        raise DataError(f"{path}: {', '.join(refused)} is never trained on; move it from `train` to `unseen`")
+        raise DataError(f"{path}: {', '.join(refused)} must not be trained on; move it from `train` to `unseen`")
     return [sample for sample in samples if concept(sample.metadata) not in classes]
 
 
 def _decode(sample: ShardSample | FileSample, image_side: int, rules: SourceRules) -> ImageTextSample | None:
-    """Decode a sample, at most `image_side` px on the short side; None if it is bad, which is logged."""
+    """Decode a sample, at most `image_side` px on the short side; log a bad one and return None."""
     try:
         if problem := wrong_field(sample.metadata):
             raise InputError(sample.key, problem)

@@ -1,4 +1,4 @@
-"""Pack images and captions of a directory or a table into WebDataset shards.
+"""Pack image-caption pairs of a directory or a table into WebDataset shards.
 
 Training mixes samples of a few shards at a time, so the samples are shuffled before they are packed, always in the
 same way: the same input makes the same bytes.
@@ -35,16 +35,16 @@ AHEAD = 64  # images read ahead per core
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image file and the texts beside it, not yet read."""
+    """An unread image file with its texts."""
 
     image: Path
     texts: tuple[tuple[str, bytes | Path], ...]
-    """Content, or the file that holds it, by extension."""
+    """File contents or paths, by extension."""
 
 
 @dataclass(frozen=True)
 class ShardSize:
-    """When a shard is full."""
+    """Maximum size of a shard."""
 
     samples: int | None = None
     bytes: int | None = None
@@ -54,17 +54,17 @@ class ShardSize:
         """Parse "1000" (samples) or "500MB"; ConfigError for anything else."""
         match = re.fullmatch(r"([1-9]\d*)\s*(MB)?", text.strip(), re.IGNORECASE)
         if match is None:
-            raise ConfigError(f"size {text!r}: write a number of samples, such as 1000, or of megabytes, such as 500MB")
+            raise ConfigError(f"size {text!r}: give a number of samples, such as 1000, or a size, such as 500MB")
         return cls(bytes=int(match[1]) * 10**6) if match[2] else cls(samples=int(match[1]))
 
     def is_full(self, samples: int, size: int) -> bool:
-        """Whether a shard with this many samples and bytes is full."""
+        """Return whether a shard with this many samples and bytes is full."""
         return samples >= self.samples if self.samples is not None else size >= (self.bytes or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """Result of packing a directory or table."""
+    """Result of `pack`."""
 
     shards: int
     samples: int
@@ -72,7 +72,7 @@ class Packed:
 
 
 def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, track: Track = untracked) -> Packed:
-    """Write the pairs of a directory or table as `OUT/00000.tar` and so on, or nothing if that fails.
+    """Write the pairs of a directory or table as `OUT/00000.tar` and so on; if that fails, write nothing.
 
     Every image is decoded to check it. `side`: images with a longer short side are scaled down to it, as JPEG. Bad
     inputs are left out. Raises DataError if there are no pairs, OutputError if `out` has files.
@@ -98,7 +98,7 @@ def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, trac
         shards = _write_shards(samples(), temporary, size)
         if not done:
             first = f"; the first is {failures[0]}" if failures else ""
-            raise DataError(f"{source}: no images with captions; {len(failures)} inputs are bad{first}")
+            raise DataError(f"{source}: no images with captions; {len(failures)} inputs cannot be used{first}")
     return Packed(shards=shards, samples=done, failures=tuple(failures))
 
 
@@ -140,7 +140,7 @@ def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
 
 
 def _directory_pairs(directory: Path) -> Iterator[Candidate | InputError]:
-    """Yield images with the texts beside them; without texts, the directory's name is the label."""
+    """Yield images with the texts beside them; without texts, the label is the directory's name."""
     files = sorted(path for path in directory.rglob("*") if not path.name.startswith("."))
     there = set(files)
     for path in files:
@@ -162,7 +162,7 @@ def _directory_pairs(directory: Path) -> Iterator[Candidate | InputError]:
 
 
 def _table_pairs(table: Path) -> Iterator[Candidate | InputError]:
-    """Yield rows with a text and a path, which is looked up beside the table first."""
+    """Yield rows with a text and a path, which is resolved relative to the table first."""
     for number, row in enumerate(read_rows(table), 1):
         position = f"{escape_name(table)}:{number}"
         if isinstance(row, InputError):
@@ -184,7 +184,7 @@ def _read_all(candidates: Sequence[Candidate], side: int | None) -> Iterator[lis
 
 
 def _read(candidate: Candidate, side: int | None) -> list[tuple[str, bytes]] | InputError:
-    """Return a sample's files by extension; images in formats that shards do not hold become JPEG."""
+    """Return a sample's files by extension; images are converted to JPEG if shards do not support their format."""
     try:
         with open_source(candidate.image) as (stream, name):
             content = stream.read()

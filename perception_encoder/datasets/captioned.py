@@ -23,18 +23,18 @@ VIDEO_COLUMN = "video_id"
 
 @dataclass(frozen=True)
 class CaptionedMedia:
-    """Images or videos, and captions that belong to one of them each."""
+    """Images or videos with captions, each of one item."""
 
     name: str
     keys: tuple[str, ...]
     media: tuple[MediaSource, ...]
     captions: tuple[str, ...]
     owners: tuple[int, ...]
-    """The index in `keys` of each caption's item."""
+    """For each caption, the index of its item in `keys`."""
 
 
 def load_captions(path: Path, media: Path | None = None, split: str = "test") -> CaptionedMedia:
-    """Read annotations; `media` is the directory of the images or videos, by default that of the annotations.
+    """Read annotations; `media` is the directory of the images or videos, by default the annotations' directory.
 
     JSON: COCO's `images` and `annotations`, or `images` and `captions` by image id; Karpathy's `images` with
     `sentences`, or MSR-VTT's `videos` and `sentences` (of `split`); or captions by file name. A table: MSR-VTT's
@@ -54,13 +54,13 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
         pairs = _pairs_of_json(path, split)
     else:
         suffixes = ".json, .csv, .tsv, .jsonl, .parquet, .tar"
-        raise DataError(f"{path} is not a JSON file or a table, nor a tar; captions are read from {suffixes}")
+        raise DataError(f"{path} is not a JSON file, a table or a tar; captions are read from {suffixes}")
     if not pairs:
         raise DataError(f"{path} holds no captions")
     captions = [(key, text.strip()) for key, texts in pairs.items() for text in texts]
     empty = [key for key in pairs if not pairs[key]] + [key for key, text in captions if not text]
     if empty:
-        raise DataError(f"{path}: {escape_name(empty[0])} has no caption, or an empty one; leave it out")
+        raise DataError(f"{path}: {escape_name(empty[0])} has no caption or an empty one; remove it or add a caption")
     index = {key: number for number, key in enumerate(pairs)}
     return CaptionedMedia(
         name=escape_name(path.stem),
@@ -72,7 +72,7 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
 
 
 def load_benchmark(path: Path, split: str = "test") -> CaptionedMedia:
-    """Return the videos of a split that have a refined caption, with that caption: of `test`, PVD-Bench (section 2.3).
+    """Return the videos of a split that have a refined caption, with this caption: of `test`, PVD-Bench (section 2.3).
 
     Raises DataError if fewer than two have one.
     """
@@ -98,7 +98,7 @@ def _of_shards(path: Path, split: str) -> CaptionedMedia:
     for key, image, content in read_pairs(tars, CAPTIONS):
         lines = [line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
         if not lines:
-            raise DataError(f"{path}: {key}.{CAPTIONS} has no caption; leave it out")
+            raise DataError(f"{path}: {key}.{CAPTIONS} has no caption or an empty one; remove it or add a caption")
         owners += [len(keys)] * len(lines)
         keys.append(key)
         media.append(image)
@@ -147,7 +147,7 @@ def _of_coco(value: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
     pairs: dict[str, list[str]] = {name: [] for name in names.values()}
     for where, identity, text in _captions_by_id(value, path):
         if identity not in names:
-            raise DataError(f"{where}: the caption {text!r} is of image {identity}, which is not among the images")
+            raise DataError(f"{where}: the caption {text!r} belongs to image {identity}, which is missing")
         pairs[names[identity]].append(text)
     return pairs
 

@@ -35,13 +35,13 @@ from perception_encoder.progress import Track
 
 UNSCORED = -1
 HIGHEST = 255
-"""Maximum number in a mask."""
+"""Maximum value in a mask."""
 BACKGROUND, OBJECT = "background", "object"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMasks(ImageSet):
-    """Stored images and masks, and the class of each number in each mask."""
+    """Stored images and masks, with a map from the numbers in each mask to classes."""
 
     per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "masks", "numbers")
 
@@ -50,7 +50,7 @@ class ClassMasks(ImageSet):
     numbers: tuple[dict[int, int], ...]
     """For each mask, a map from its values to indices of `classes`, or to `UNSCORED`."""
     numbers_of: str = "its KEY.json"
-    """Where `numbers` comes from, for errors."""
+    """The source of `numbers`, for errors."""
 
     def labels(self, index: int) -> Int[np.ndarray, "H W"]:
         """Decode the class of each pixel, an index of `classes`, int16, or `UNSCORED`.
@@ -61,8 +61,8 @@ class ClassMasks(ImageSet):
         mask, known = read_object_mask(self.masks[index], name, binary=False), self.numbers[index]
         if foreign := set(np.unique(mask).tolist()) - known.keys():
             raise DataError(
-                f"{self.name}: {name}: it has {min(foreign)}, which is not among the {len(known)} numbers "
-                f"that {self.numbers_of} names"
+                f"{self.name}: {name}: the value {min(foreign)} is not among the {len(known)} numbers "
+                f"in {self.numbers_of}"
             )
         table = np.full(256, UNSCORED, np.int16)
         for value, number in known.items():
@@ -70,7 +70,7 @@ class ClassMasks(ImageSet):
         return table[mask]
 
     def seen_classes(self, track: Track) -> set[Any]:
-        """Return the classes that its pixels show; undecodable masks are ignored here and reported when used.
+        """Return the classes in its pixels; undecodable masks are ignored here and reported when used.
 
         All, if it shows none at all.
         """
@@ -96,18 +96,18 @@ class ClassMasks(ImageSet):
         )
 
     def check(self) -> ClassMasks:
-        """Return the set; DataError if no pixel can have a class other than the background."""
+        """Return the set; DataError if no pixel can have a class besides the background."""
         objects = {number for number, name in enumerate(self.classes) if name != BACKGROUND}
         if not any(number in objects for numbers in self.numbers for number in numbers.values()):
             raise DataError(
-                f"{self.name}: no object is of a class that the training images show; render scenes of more models "
+                f"{self.name}: no object has a class that the training images show; render scenes of more models "
                 "(--models)"
             )
         return self
 
 
 def read_class_splits(path: Path, any_class: bool = False) -> tuple[ClassMasks, ClassMasks]:
-    """Read the training and the test set: see the module. The classes of both are those of the training set.
+    """Read the training and the test set: see the module. Both have the training set's classes.
 
     `any_class`: scenes with two classes alone, `background` and `object`. In scenes, pixels of a class that is not
     trained on are not scored; see `keep_trained` for ADE20K. DataError if a split, a mask or a class is missing, and
@@ -124,14 +124,14 @@ def read_class_splits(path: Path, any_class: bool = False) -> tuple[ClassMasks, 
     train_scenes, test_scenes = (list(_read_scenes(path, split, any_class)) for split in ("train", "test"))
     names = sorted({name for scene in train_scenes for name in scene.objects.values()} - {BACKGROUND})
     if not names and not any_class:
-        raise DataError(f"{path}: the training images show no object; a single class cannot be learned")
+        raise DataError(f"{path}: the training images show no objects; one class alone cannot be learned")
     classes = (BACKGROUND, *(names or [OBJECT]))
     train = _to_masks(f"{escape_name(path.name)}/train", train_scenes, classes)
     return train, _to_masks(f"{escape_name(path.name)}/test", test_scenes, classes).check()
 
 
 def _read_directories(root: Path, places: Sequence[Path]) -> list[ClassMasks]:
-    """Read the images and masks of directories that share their classes."""
+    """Read images and masks from directories that share their classes."""
     pairs = [_pair_files(place) for place in places]
     values: set[int] = set()
     for masks, _ in pairs:
@@ -147,7 +147,7 @@ def _read_directories(root: Path, places: Sequence[Path]) -> list[ClassMasks]:
         names = (BACKGROUND, *(f"class {number}" for number in range(1, 1 + max(values - {HIGHEST}, default=0))))
     numbers = {number: number for number in range(min(len(names), HIGHEST))} | {HIGHEST: 1 if binary else UNSCORED}
     if wrong := values - numbers.keys():
-        raise DataError(f"{root}: {min(wrong)} is in a mask, and {names_file.name} names {len(names)} classes, from 0")
+        raise DataError(f"{root}: a mask holds {min(wrong)}; {names_file.name} names {len(names)} classes, from 0")
     if len(names) < 2:
         raise DataError(f"{root}: the masks show only one class; at least two are needed, such as 0 and 1")
     return [
@@ -164,7 +164,7 @@ def _read_directories(root: Path, places: Sequence[Path]) -> list[ClassMasks]:
 
 
 def _pair_files(place: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the masks and the images of a directory, by their paths without suffixes."""
+    """Return the masks and the images of a directory by path without suffix."""
     found = []
     for name, suffixes in (("masks", {".png"}), ("images", IMAGE_SUFFIXES)):
         paths = sorted(path for path in (place / name).rglob("*") if path.suffix.lower() in suffixes)
@@ -173,7 +173,7 @@ def _pair_files(place: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     if not masks:
         raise DataError(f"{place}: no masks/*.png")
     if lacking := sorted(masks.keys() ^ images.keys()):
-        raise DataError(f"{place}: {lacking[0]} lacks its image or its mask; {len(lacking)} do")
+        raise DataError(f"{place}: {lacking[0]} lacks its image or its mask ({len(lacking)} in total)")
     return masks, images
 
 
@@ -229,7 +229,7 @@ def _read_ade(root: Path, split: str) -> ClassMasks:
     if not masks:
         raise DataError(f"{root}: no annotations/{split}/*.png")
     if lacking := sorted(masks.keys() ^ images.keys()):
-        raise DataError(f"{root}: {lacking[0]} of {split} lacks its image or its mask; {len(lacking)} do")
+        raise DataError(f"{root}: {lacking[0]} of {split} lacks its image or its mask ({len(lacking)} in total)")
     names_file = root / "objectInfo150.txt"
     if names_file.is_file():
         lines = read_lines(names_file)[1:]

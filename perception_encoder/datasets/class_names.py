@@ -1,4 +1,4 @@
-"""Read names of classes for directories, tables and prompts, and mappings from other sets of classes.
+"""Read class names for directories, tables and prompts, and mappings from other sets of classes.
 
 ImageNet's own classes are `imagenet`: their WordNet ids from timm, and OpenAI's cleaned names from open_clip. The
 datasets of its family name their directories by WordNet id (-A, -R, -Sketch), by number (-V2) or by words of their own
@@ -22,19 +22,19 @@ IMAGENET = "imagenet"
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Classes in order."""
+    """Ordered classes."""
 
     ids: tuple[str, ...]
-    """Their unique names in directories and tables."""
+    """Unique names in directories and tables."""
     names: tuple[str, ...]
-    """Their names in prompts."""
+    """Names in prompts."""
     source: str = "the classes"
     """Name of the set, for errors."""
     synonyms: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Ids by other names, in lower case."""
+    """Ids by alternative names, in lower case."""
 
     def find(self, label: str) -> str:
-        """Return the id of a label: an id, a class's number, or a name in any case, perhaps with _ for a space.
+        """Return the id of a label: an id, a class number, or a name in any case, with spaces or underscores.
 
         Raises DataError for an unknown label.
         """
@@ -84,7 +84,7 @@ def read_class_names(source: str) -> ClassNames:
 
 
 def imagenet_classes() -> ClassNames:
-    """Return the 1000 classes of ImageNet: WordNet ids in order, with the names that OpenAI's prompts use."""
+    """Return the 1000 classes of ImageNet: WordNet ids in order, with the names from OpenAI's prompts."""
     try:
         from open_clip import IMAGENET_CLASSNAMES
         from timm.data import ImageNetInfo
@@ -97,7 +97,7 @@ def imagenet_classes() -> ClassNames:
 
 
 def _clear(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return ids by unambiguous name; "crane" names two classes."""
+    """Return ids by unambiguous name; "crane", for example, names two classes."""
     meanings: dict[str, set[str]] = {}
     for name, identity in pairs:
         meanings.setdefault(_plain(name), set()).add(identity)
@@ -132,7 +132,7 @@ def _pairs_of_lines(path: Path) -> list[tuple[str, str]]:
 
 
 def read_mapping(path: Path, classes: ClassNames | None = None) -> dict[str, frozenset[str]]:
-    """Read the classes that each label of another dataset counts as, from a JSON object.
+    """Read a JSON object that maps each label of another dataset to the classes it counts as.
 
     The values are a class, several with `;` between them (as ObjectNet's `objectnet_to_imagenet_1k.json`), or a list
     of classes or their numbers; each is an id, a number or a name of `classes`, or stays as it is without those.

@@ -25,25 +25,25 @@ from perception_encoder.preprocess.source import escape_name
 
 @dataclass(frozen=True, kw_only=True)
 class ClassOptions:
-    """The names of a dataset's classes, and how its images are opened."""
+    """Names of a dataset's classes, and how its images are opened."""
 
     classes: str = ""
     """`imagenet` or a class file (see `read_class_names`); by default directories and labels are the names."""
     every_class: bool = False
     """Choose from all classes of the class file, not only those that occur."""
     mapping: Path | None = None
-    """JSON of which classes each label may be called (see `read_mapping`); labels that are not in it are left out.
+    """JSON file of the classes that each label counts as (see `read_mapping`); other labels are left out.
 
-    The others keep their names, in lower case, as ObjectNet's 113 in the published mean; with `onto` they do not.
+    The mapped labels keep their names, in lower case, like ObjectNet's 113 in the published mean, unless `onto` is set.
     """
     onto: str = ""
     """The classes to map labels onto: `imagenet` or a class file; by default the dataset's."""
     media: Path | None = None
-    """Directory of the files that a table names; by default the table's directory."""
+    """Directory of a table's files; by default the table's directory."""
     trim: int = 0
-    """Pixels cut off each side; 2 removes ObjectNet's red border, which the published mean leaves on."""
+    """Pixels to crop from each side; 2 removes ObjectNet's red border, which the published mean includes."""
     held_out: FindHeldOut | None = None
-    """Finds the classes of labelled shards that form a separate task (see `load_labelled`)."""
+    """Returns the classes of labelled shards that form a separate task (see `load_labelled`)."""
 
     def __post_init__(self) -> None:
         if self.trim < 0:
@@ -108,7 +108,7 @@ def _read_directories(path: Path, split: str) -> LabelledImages:
 
 
 def _read_table(path: Path, split: str, options: ClassOptions) -> LabelledImages:
-    """Read one image or video per row: path and label; or Kinetics' label, youtube_id, time_start, time_end."""
+    """Read an image or video per row: path and label; or Kinetics' label, youtube_id, time_start, time_end."""
     rows = read_table(path)
     label = find_column(rows, LABEL_COLUMNS, path, "labels")
     kinetics = "youtube_id" in rows[0]
@@ -128,7 +128,7 @@ def _read_table(path: Path, split: str, options: ClassOptions) -> LabelledImages
 
 
 def rows_of_split(rows: Iterable[Mapping[str, Any]], split: str, path: Path) -> list[tuple[int, Mapping[str, Any]]]:
-    """Return the rows of a split with their numbers, or all if there is no field `split`. `val` and `validate` are one.
+    """Return the numbered rows of a split, or all without a field `split`; `val` and `validate` are the same.
 
     DataError, under the table's path, if no row is of the split.
     """
@@ -144,7 +144,7 @@ def rows_of_split(rows: Iterable[Mapping[str, Any]], split: str, path: Path) -> 
 
 
 def _kinetics_clip(row: Mapping[str, Any], identity: str, where: str, media: MediaDirectory) -> tuple[str, MediaSource]:
-    """Find a cut clip under either of its usual names, or the part of the whole video."""
+    """Find a trimmed clip under either usual name, or the part of the whole video."""
     try:
         start, end = float(row["time_start"]), float(row["time_end"])
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -156,7 +156,7 @@ def _kinetics_clip(row: Mapping[str, Any], identity: str, where: str, media: Med
 
 
 def _with_options(task: LabelledImages, options: ClassOptions) -> LabelledImages:
-    """Turn labels into class ids, with their names and, in another set of classes, their counterparts."""
+    """Turn labels into class ids with names and, for another set of classes, their counterparts."""
     source = read_class_names(options.classes) if options.classes else _plain_classes(task)
     task = replace(task, labels=tuple(source.find(label) for label in task.labels))
     accepted: dict[str, frozenset[str]] = {}
@@ -179,6 +179,6 @@ def _with_options(task: LabelledImages, options: ClassOptions) -> LabelledImages
 
 
 def _plain_classes(task: LabelledImages) -> ClassNames:
-    """Return the dataset's class names or else its labels, with spaces for underscores."""
+    """Return the dataset's class names, or its labels with spaces for underscores."""
     names = tuple(task.names.get(label, label).replace("_", " ") for label in task.classes)
     return ClassNames(task.classes, names, task.name)

@@ -1,4 +1,4 @@
-"""Read annotations in COCO's or LVIS's format, and list all problems of a file at once."""
+"""Read annotations in COCO's or LVIS's format, reporting all problems of a file at once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from perception_encoder.preprocess.source import escape_name
 logger = logging.getLogger(__name__)
 
 LISTED, ROOM = 10, 700
-"""Maximum number of problems that an error lists, and of their characters."""
+"""Maximum number of problems in an error, and maximum length of each."""
 BEYOND = 1.0
-"""Pixels by which a box may exceed its image without a warning, as some of COCO's do."""
+"""Pixels by which a box may exceed its image without a warning, like some in COCO."""
 
 Find = Callable[[dict[str, Any]], Iterable[str]]
 """Returns the problems of an entry."""
@@ -70,12 +70,10 @@ class Annotations:
 
 
 def read_annotations(file: Path) -> dict[str, Any]:
-    """Read a file's JSON, unchecked; DataError if it is not an object."""
+    """Read a file's JSON without checks; DataError if it is not an object."""
     content = read_json(file)
     if not isinstance(content, dict):
-        raise DataError(
-            f"{file} cannot be read as annotations in COCO's format: it is {quoted(content)}, not an object"
-        )
+        raise DataError(f"{file} cannot be read as COCO annotations: it is {quoted(content)}, not an object")
     return content
 
 
@@ -94,7 +92,7 @@ def check_annotations(content: Mapping[str, Any], problems: Problems) -> Annotat
     )
     bare = [item for item in objects if item.get("id") is None]
     if ids and bare:
-        problems.add(f"`id` is missing in {len(bare)} annotations, and not in others")
+        problems.add(f"`id` is missing in {len(bare)} annotations but present in others")
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in objects:
         by_image[annotation["image_id"]].append(annotation)
@@ -104,17 +102,17 @@ def check_annotations(content: Mapping[str, Any], problems: Problems) -> Annotat
 
 
 def file_name(image: Mapping[str, Any]) -> str:
-    """Return an image's path below the image directories; in LVIS it is the end of a URL."""
+    """Return an image's path below the image directories; in LVIS this is the end of a URL."""
     return str(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]))
 
 
 def has_area(annotation: Mapping[str, Any]) -> bool:
-    """Return whether a box has an area."""
+    """Return whether a box has a positive area."""
     return min(annotation["bbox"][2:]) > 0
 
 
 def overlaps_image(box: Sequence[float], height: int, width: int) -> bool:
-    """Return whether a part of a box lies inside the image."""
+    """Return whether any part of a box lies inside the image."""
     left, top, wide, high = box
     return left < width and top < height and left + wide > 0 and top + high > 0
 
@@ -145,7 +143,7 @@ def _sound(
     label: Callable[[dict[str, Any]], str] = lambda value: "",
     optional_id: bool = False,
 ) -> tuple[list[dict[str, Any]], set[int]]:
-    """Return a list's valid entries, and the ids of all; add the problems of the others.
+    """Return a list's valid entries and the ids of all entries; add the problems of the others.
 
     `label`: tells which entry it is, besides its number.
     """
@@ -162,7 +160,7 @@ def _sound(
             if not is_integer(identity):
                 texts.insert(0, f"`id` is {quoted(identity)}; it must be an integer of at least 0")
             elif identity in ids:
-                texts.insert(0, f"`id` is {identity}, which an earlier entry has too")
+                texts.insert(0, f"`id` is {identity}, which an earlier entry has already")
             else:
                 ids.add(identity)
         for text in texts:
@@ -179,7 +177,7 @@ def _name(image: Mapping[str, Any]) -> str:
 
 
 def _owner(annotation: Mapping[str, Any]) -> int | None:
-    """Return the id of an annotation's image, if it is valid."""
+    """Return the id of an annotation's image if it is valid."""
     image = annotation.get("image_id")
     return image if is_integer(image) else None
 
@@ -210,7 +208,7 @@ def _object_problems(
         if not is_integer(value):
             yield f"`{name}` is {quoted(value)}; it must be an integer of at least 0"
         elif value not in ids:
-            yield f"`{name}` is {quoted(value)}, and no {owner} has this id"
+            yield f"`{name}` is {quoted(value)}, which is not the id of any {owner}"
     image = known.get(owner_id) if (owner_id := _owner(annotation)) is not None else None
     size = None if image is None else (image["height"], image["width"])
     yield from _box_problems(annotation.get("bbox"), size)
@@ -261,7 +259,7 @@ def _is_segmentation(value: Any, size: list[int] | None) -> bool:
 
 
 def warn_of_gaps(file: Path, annotations: Annotations) -> None:
-    """Log annotations without a box or a mask, and boxes that are cut."""
+    """Log annotations without a box or a mask, and boxes that extend beyond their image."""
 
     def warn(text: str, some: list[dict[str, Any]], consequence: str, of: str = "") -> None:
         which = f"annotation {some[0].get('id')} of image {some[0]['image_id']}"
@@ -271,12 +269,12 @@ def warn_of_gaps(file: Path, annotations: Annotations) -> None:
     objects = [item for some in annotations.objects.values() for item in some]
     plain = [item for item in objects if not item.get("iscrowd")]
     if empty := [item for item in plain if not has_area(item)]:
-        warn("boxes without area", empty, "nothing is learned from them, and no detection can match them")
+        warn("boxes without area", empty, "they are ignored in training and evaluation")
     if wide := [item for item in plain if _reaches_beyond(item["bbox"], sizes[item["image_id"]])]:
-        warn("boxes that reach beyond their image", wide, "what is learned is cut at its edges")
+        warn("boxes that reach beyond their image", wide, "they are clipped for training")
     bare = [item for item in objects if not item.get("segmentation")]
     if 0 < len(bare) < len(objects):
-        warn("annotations without a mask", bare, "only boxes are learned and evaluated", f" of {len(objects)}")
+        warn("annotations without a mask", bare, "only boxes are trained and evaluated", f" of {len(objects)}")
 
 
 def _reaches_beyond(box: list[float], image: Mapping[str, Any]) -> bool:

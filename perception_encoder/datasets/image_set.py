@@ -24,7 +24,7 @@ class ImageSet:
     """Stored images by name."""
 
     per_item: ClassVar[tuple[str, ...]] = ("keys", "images")
-    """The fields with one entry per image; empty ones are skipped."""
+    """Fields with one entry per image; empty ones are skipped."""
 
     name: str
     keys: tuple[str, ...]
@@ -36,7 +36,7 @@ class ImageSet:
         return open_image(self.images[index], self.keys[index]).convert("RGB")
 
     def select(self, rows: Sequence[int]) -> Self:
-        """Return the set of these images."""
+        """Return the set with only these images."""
         parts: dict[str, Any] = {}
         for name in self.per_item:
             values = getattr(self, name)
@@ -44,7 +44,7 @@ class ImageSet:
         return replace(self, **parts)
 
     def cut(self) -> tuple[Self, Self]:
-        """Cut a set without splits: the first three fifths to train on, and the rest to test on."""
+        """Split a set without splits: the first three fifths to train on, the rest to test on."""
         middle = len(self.keys) * 3 // 5
         return self.select(range(middle)), self.select(range(middle, len(self.keys)))
 
@@ -71,7 +71,7 @@ AnyClassifiedSet = TypeVar("AnyClassifiedSet", bound=ClassifiedSet)
 def keep_trained(
     train: AnyClassifiedSet, test: AnyClassifiedSet, track: Track = untracked
 ) -> tuple[AnyClassifiedSet, AnyClassifiedSet]:
-    """Return both with only the classes that occur in `train`; others could only be missed and are not scored.
+    """Return both sets with only the classes in `train`: others could only be missed, so they are not scored.
 
     DataError if `test` has none of them.
     """
@@ -80,7 +80,7 @@ def keep_trained(
 
 
 def read_integers(stored: Stored, name: str, modes: tuple[str, ...], requirement: str) -> tuple[np.ndarray, str]:
-    """Decode a one-channel image (H, W) and return it with its mode; MediaDecodeError if it has another mode."""
+    """Decode a one-channel image (H, W) and return it with its mode; MediaDecodeError for another mode."""
     try:
         with Image.open(BytesIO(stored) if isinstance(stored, bytes) else stored) as image:
             if image.mode not in modes:

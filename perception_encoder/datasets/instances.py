@@ -60,7 +60,7 @@ UNPUBLISHED = ("objects365_v1_00320532.jpg", "objects365_v1_00320534.jpg", "obje
 
 @dataclass(frozen=True)
 class Instances:
-    """The annotated objects of an image, in its pixels, without crowds and boxes without area."""
+    """The annotated objects of an image in its pixels, without crowds or boxes without area."""
 
     boxes: np.ndarray
     """(m, 4) float32: left, top, right, bottom."""
@@ -95,7 +95,7 @@ class InstanceSet(ImageSet):
         return bool(every) and all(value.get("segmentation") for value in every)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return height and width of an image."""
+        """Return the height and width of an image."""
         return self.records[index]["height"], self.records[index]["width"]
 
     def open(self, index: int) -> Image.Image:
@@ -107,7 +107,7 @@ class InstanceSet(ImageSet):
         return image
 
     def instances(self, index: int, masks: bool = True) -> Instances:
-        """Return the objects of an image, with or without masks; boxes are cut at its edges."""
+        """Return the objects of an image, with or without masks; boxes are clipped at its edges."""
         number = {category["id"]: row for row, category in enumerate(self.categories, start=1)}
         height, width = self.size(index)
         every = self.annotations.get(self.records[index]["id"], [])
@@ -122,7 +122,7 @@ class InstanceSet(ImageSet):
         return Instances(boxes, labels, np.array(pixels, dtype=bool).reshape(len(objects), height, width))
 
     def truth(self, rows: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """Return COCO's JSON of these images for evaluation, with boxes without area, as in COCO's files."""
+        """Return COCO's JSON of these images for evaluation, including boxes without area, as in COCO's files."""
         records = [self.records[int(row)] for row in rows]
         annotations = [dict(value) for record in records for value in self.annotations.get(record["id"], [])]
         for number, item in enumerate(annotations, start=1):
@@ -170,9 +170,9 @@ class InstanceSet(ImageSet):
         return replace(self, annotations=boxes, categories=({"id": 1, "name": OBJECT},))
 
     def check(self) -> InstanceSet:
-        """Return the set; DataError if it has no box."""
+        """Return the set; DataError if it has no boxes."""
         if not any(self.annotations.values()):
-            raise DataError(f"{self.name}: no boxes; detection needs some to train on and some to find")
+            raise DataError(f"{self.name} has no boxes; detection needs boxes for training and evaluation")
         return self
 
 
@@ -223,13 +223,13 @@ def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, Instan
             raise DataError(f"{train.name} and {test.name} list different categories, first {one} and {other}")
     if train.has_masks != test.has_masks:
         masked = train if train.has_masks else test
-        logger.warning("only %s has masks; only boxes are learned and evaluated", masked.name)
+        logger.warning("only %s has masks; only boxes are trained and evaluated", masked.name)
     _warn_of_classes(train, test)
     return train, test
 
 
 def _warn_of_classes(train: InstanceSet, test: InstanceSet) -> None:
-    """Log the classes of each set without an object in the other."""
+    """Log the classes of each set that have no object in the other."""
     names = {category["id"]: category.get("name", category["id"]) for category in train.categories}
     trained, tested = train.seen_classes(untracked), test.seen_classes(untracked)
     if untrained := sorted(tested - trained):
@@ -241,7 +241,7 @@ def _warn_of_classes(train: InstanceSet, test: InstanceSet) -> None:
 
 
 def _read_objects365(path: Path, files: Mapping[str, Path]) -> tuple[InstanceSet, InstanceSet]:
-    """Read Objects365 with the class names of the training set, as the files differ in typing errors."""
+    """Read Objects365 with the training set's class names, as the files spell them differently."""
     train, test = (
         instance_set(
             without_gaps(read_annotations(file), str(file)),
@@ -257,7 +257,7 @@ def _read_objects365(path: Path, files: Mapping[str, Path]) -> tuple[InstanceSet
 
 
 def read_instances(file: Path, directory: Path) -> InstanceSet:
-    """Read annotations, whose images lie in a directory, in directories in it, or in tar files in it.
+    """Read annotations with images in a directory, its subdirectories, or its tar files.
 
     DataError that lists what does not follow COCO's format, and the images that do not exist.
     """
@@ -277,7 +277,7 @@ def read_instances(file: Path, directory: Path) -> InstanceSet:
 def instance_set(
     content: Mapping[str, Any], problems: Problems, name: str, find: Callable[[str], Stored | None]
 ) -> InstanceSet:
-    """Check annotations and find their images; `find`: an image's file name to the image, None if it does not exist.
+    """Check annotations and find their images; `find` returns an image by file name, or None.
 
     DataError that lists all problems.
     """
@@ -312,7 +312,7 @@ def objects365_files(path: Path) -> dict[str, Path]:
 
 
 def without_gaps(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return annotations without the images that were never published, and boxes outside their image; log the latter.
+    """Return annotations without unpublished images and without boxes outside their image; log the latter.
 
     `name`: of the file. What is damaged otherwise stays, for the check that follows.
     """
@@ -350,7 +350,7 @@ def _is_outside(annotation: Any, sizes: Mapping[Any, tuple[Any, Any]]) -> bool:
 
 
 def image_finder(path: Path, split: str) -> Callable[[str], Path | None]:
-    """Return a function from an image's name in the annotations to its path, None if it does not exist."""
+    """Return a function from an image's name in the annotations to its path, or None if it does not exist."""
     directories = (path / split, path / "images" / split, path / "images", path)
     ways = [(directory, parts) for directory in directories for parts in (2, 4, 3, 1)]
 

@@ -1,4 +1,4 @@
-"""Labelled images and videos, and their shards: KEY.jpg with KEY.json (`source`, `label`, `coarse`)."""
+"""Labelled images and videos, and shards of them: KEY.jpg with KEY.json (`source`, `label`, `coarse`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import find_shards, read_shard
 
 FindHeldOut = Callable[[Path], frozenset[tuple[str, str]]]
-"""Returns the (source, label) pairs of a directory that a model is never trained on."""
+"""Returns the (source, label) pairs of a directory that are held out from training."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class LabelledImages:
     """The source, with `/coarse` for its coarse labels and `/unseen` for held-out classes."""
     keys: tuple[str, ...]
     images: tuple[MediaSource, ...]
-    """Undecoded images and videos, or their files."""
+    """Undecoded images and videos, or paths."""
     labels: tuple[str, ...]
     choices: tuple[str, ...] = ()
-    """The classes to choose from, if not only the labels that occur."""
+    """The classes to choose from; by default the labels that occur."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Names of classes for prompts; by default the classes themselves."""
     accepted: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The correct classes of a label, if they are of another set; otherwise the label itself."""
+    """The correct classes of a label in another set; by default the label itself."""
     trim: int = 0
-    """Pixels to cut off each side of an image first."""
+    """Pixels to crop from each side of an image first."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ class LabelledImages:
         return self.choices or tuple(sorted(set(self.labels)))
 
     def select(self, rows: Sequence[int]) -> LabelledImages:
-        """Return the task of these items."""
+        """Return the task with only these items."""
         return replace(
             self,
             keys=tuple(self.keys[row] for row in rows),
@@ -55,7 +55,7 @@ HELD_OUT_SHARE = 0.2
 
 
 def held_out_rows(keys: Sequence[str], labels: Sequence[str], share: float = HELD_OUT_SHARE) -> list[int]:
-    """Return the held-out rows of a dataset without splits: those of each class with the smallest hashes of keys.
+    """Return the held-out rows of a dataset without splits: those in each class with the smallest key hashes.
 
     Evaluations and training with the same `validation.share` hold out the same rows; of two or more of a class, one at
     least and never all.

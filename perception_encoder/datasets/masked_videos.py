@@ -1,4 +1,4 @@
-"""Read videos with object masks of some frames: DAVIS, directories or tars of JPEGs and PNGs, rendered videos.
+"""Read videos with object masks in some frames: DAVIS, directories or tars of JPEGs and PNGs, rendered videos.
 
     ROOT/JPEGImages/480p/NAME/NNNNN.jpg  ROOT/Annotations/480p/NAME/NNNNN.png  ROOT/ImageSets/2017/val.txt     DAVIS
     PATH/NAME.tar  or  PATH/NAME/      each with NNNNN.jpg and NNNNN.png                                       others
@@ -32,7 +32,7 @@ VOID = 255
 
 @dataclass(frozen=True)
 class MaskedVideo:
-    """A video's stored frames, and the masks of some of them."""
+    """A video's stored frames, with masks for some of them."""
 
     name: str
     frames: tuple[Stored, ...]
@@ -49,7 +49,7 @@ class MaskedVideo:
         return open_image(self.frames[index], self.keys[index]).convert("RGB")
 
     def read_masks(self) -> list[np.ndarray | None]:
-        """Decode the masks, uint8 (H, W), None for a frame without one.
+        """Decode the masks, uint8 (H, W); None for a frame without one.
 
         Raises InputError for a mask that cannot be decoded, and if masks differ in size.
         """
@@ -65,11 +65,11 @@ class MaskedVideo:
 
 
 def read_object_mask(mask: Stored, name: str, binary: bool = True) -> np.ndarray:
-    """Decode a mask, uint8 (H, W): see the module; MediaDecodeError if it is not an image of one channel.
+    """Decode a mask, uint8 (H, W): see the module; MediaDecodeError if it is not a one-channel image.
 
     `binary`: in a mask of black and white alone, white is 1.
     """
-    requirement = "a mask has one channel of 8 bits or a palette"
+    requirement = "a mask must have one 8-bit channel or a palette"
     pixels, mode = read_integers(mask, name, ("1", "L", "P"), requirement)
     pixels = pixels.astype(np.uint8)
     if binary and mode == "L" and not ((pixels > 0) & (pixels < VOID)).any():
@@ -128,7 +128,7 @@ def _cut_video(name: str, parts: Mapping[str, bytes]) -> MaskedVideo:
     If they cannot be decoded they are kept as they are, and reported when used.
     """
     if "mask.png" not in parts:
-        raise DataError(f"{name}: the video has no {name}.mask.png")
+        raise DataError(f"{name}: {name}.mask.png is missing")
     try:
         stacked = read_object_mask(parts["mask.png"], f"{name} (mask)", binary=False)
         width, height = read_frames(parts["mp4"], name, 1).images[0].size
@@ -139,7 +139,7 @@ def _cut_video(name: str, parts: Mapping[str, bytes]) -> MaskedVideo:
     if count < 2:
         raise DataError(f"{name}: has {count} frames; tracking needs at least 2")
     if rest or stacked.shape[1] != width:
-        raise DataError(f"{name}: masks of {stacked.shape} are not those of whole frames of {height}x{width}")
+        raise DataError(f"{name}: masks of {stacked.shape} do not divide into frames of {height}x{width}")
     masks = np.split(stacked, count)
     return MaskedVideo(name, tuple(map(_png, images)), tuple(_png(Image.fromarray(mask)) for mask in masks))
 

@@ -28,7 +28,7 @@ class VideoTar:
     """A tar of the dataset."""
 
     split: str
-    """The split that its directory or name says, or empty."""
+    """The split according to its directory or name, or empty."""
     path: Path
 
 
@@ -92,7 +92,7 @@ class VideoRecord:
 
 
 def list_video_tars(path: Path) -> list[VideoTar]:
-    """Return the tars of a dataset: of its split directories, else of the directory itself; or `path`, if it is one.
+    """Return the tars of a dataset: those of its split directories, else of the directory itself; or a single tar.
 
     An output of `pe engine run` has its clips in `shards/*.tar`. Raises DataError if there are none.
     """
@@ -113,7 +113,7 @@ def list_video_tars(path: Path) -> list[VideoTar]:
 
 
 def read_videos_of(path: Path, split: str | None = None) -> Iterator[VideoRecord]:
-    """Yield the videos of a dataset in order, of one split or of all, without reading the videos.
+    """Yield the videos of one split or of all, in order, without reading their bytes.
 
     Raises DataError if a tar or a JSON is damaged, if a video lacks its JSON or a JSON its video, and if the split does
     not exist.

@@ -44,13 +44,13 @@ class DepthImages(ImageSet):
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """The block of each image in an interval: its sequence, or its own name."""
+        """The block of each image for intervals: its sequence, or its own name."""
         return self.sequences or self.keys
 
     def depth(self, index: int) -> Float[np.ndarray, "H W"]:
-        """Decode a depth, float32 metres, 0 if unknown; MediaDecodeError if it is not an image of 16 bits."""
+        """Decode a depth, float32 metres, 0 if unknown; MediaDecodeError if it is not a 16-bit image."""
         name, modes = f"{self.keys[index]} (depth)", ("I;16", "I;16B", "I")
-        pixels, _ = read_integers(self.depths[index], name, modes, "depths are integers of 16 bits")
+        pixels, _ = read_integers(self.depths[index], name, modes, "depths must be 16-bit integers")
         return pixels.astype(np.float32) / self.per_metre
 
 
@@ -58,32 +58,32 @@ def read_depth_splits(path: Path, per_metre: float = MILLIMETRES) -> tuple[Depth
     """Read the training and the test set: see the module; DataError if an image or its depth is missing."""
     train, test = (find_split(path, split) for split in ("train", "test"))
     if bool(train) != bool(test):
-        raise DataError(f"{path}: has one of train and test, and needs both or none")
+        raise DataError(f"{path} has only one of train and test; it needs both or neither")
     if train:
         name = escape_name(path.name)
         return _read(train, f"{name}/train", per_metre), _read(test, f"{name}/test", per_metre)
     train_set, test_set = _read([path], escape_name(path.stem), per_metre, one_sequence=True).cut()
     if not train_set.keys:
-        raise DataError(f"{path}: {len(test_set.keys)} images are too few to train on some and test on others")
+        raise DataError(f"{path}: {len(test_set.keys)} images are too few to split for training and testing")
     return train_set, test_set
 
 
 def find_split(path: Path, split: str) -> list[Path]:
-    """Return the tar files or the directory of a split; none if the path has no such split."""
+    """Return the tar files or the directory of a split; empty if the split is missing."""
     whole, directory = path / f"{split}.tar", path / split
     tars = ([whole] if whole.is_file() else []) + sorted(directory.glob("*.tar"))
     return tars or ([directory] if directory.is_dir() else [])
 
 
 def _read(paths: list[Path], name: str, per_metre: float, one_sequence: bool = False) -> DepthImages:
-    """`one_sequence`: whether images outside any directory are frames of one sequence, as those of TUM's rgb/ are."""
+    """`one_sequence`: whether images outside any directory are frames of one sequence, as in TUM's rgb/."""
     images: dict[str, Stored] = {}
     depths: dict[str, Stored] = {}
     for path in paths:
         for key, is_depth, stored in _members(path) if path.is_file() else _files(path):
             part = depths if is_depth else images
             if key in part:
-                raise DataError(f"{name}: two images are called {key}; their names must differ")
+                raise DataError(f"{name}: two images have the name {key}; names must be unique")
             part[key] = stored
     _check_pairs(name, images, depths)
     keys = tuple(sorted(images))

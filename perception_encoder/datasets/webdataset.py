@@ -25,7 +25,7 @@ CLASS_NAMES = "classnames.txt"
 
 
 def find_tars(path: Path, split: str) -> list[Path]:
-    """Return the tars of a split in order: `path` itself, PATH/SPLIT.tar, PATH/SPLIT/*.tar, or else PATH/*.tar.
+    """Return the tars of a split in order: `path` itself, PATH/SPLIT.tar, PATH/SPLIT/*.tar, or PATH/*.tar.
 
     The last only if no directory or tar there is called like a split. Empty if there are none; DataError for a tar of
     another split.
@@ -44,12 +44,12 @@ def find_tars(path: Path, split: str) -> list[Path]:
 
 
 def _by_number(directory: Path) -> list[Path]:
-    """Return the tars in a directory, 2.tar before 10.tar."""
+    """Return the tars in a directory in numerical order, 2.tar before 10.tar."""
     return sorted(directory.glob("*.tar"), key=lambda tar: (len(tar.name), tar.name))
 
 
 def has_members(path: Path, split: str, extension: str) -> bool:
-    """Return whether the first sample of a split's tars has a member of an extension; no if they cannot be read."""
+    """Return whether the first sample of a split's tars has a member with an extension; False if unreadable."""
     try:
         for tar in find_tars(path, split)[:1]:
             first: str | None = None
@@ -65,7 +65,7 @@ def has_members(path: Path, split: str, extension: str) -> bool:
 
 
 def load_numbered(path: Path, split: str) -> LabelledImages:
-    """Read a split whose labels are numbers of classes, named in `classnames.txt`; all classes are to choose from.
+    """Read a split with class numbers as labels, named in `classnames.txt`; any class can be chosen.
 
     Without that file, the labels are the names. Raises DataError for a damaged tar, an image without a number, and a
     number without a name.
@@ -76,7 +76,7 @@ def load_numbered(path: Path, split: str) -> LabelledImages:
     while names and not names[-1]:
         del names[-1]
     if not names:
-        logger.warning("%s has no %s: its classes are called by their numbers, unless you name them", path, CLASS_NAMES)
+        logger.warning("%s has no %s: its classes have only numbers unless you name them", path, CLASS_NAMES)
     keys, images, labels = [], [], []
     for key, image, text in read_pairs(tars, CLASS):
         number = text.decode("ascii", "replace").strip()
@@ -93,12 +93,12 @@ def load_numbered(path: Path, split: str) -> LabelledImages:
 
 
 def _places(path: Path, tars: list[Path]) -> list[Path]:
-    """Yield the places to look for class names: beside the split's directory, and beside its tars."""
+    """Yield the directories in which to look for class names: beside the split's directory, and beside its tars."""
     return [directory / CLASS_NAMES for tar in tars[:1] for directory in (path, tar.parent, tar.parent.parent)]
 
 
 def read_pairs(tars: list[Path], extension: str) -> Iterator[tuple[str, TarMember, bytes]]:
-    """Yield TAR/KEY, where the image is, and the text beside it, in order; images are not read.
+    """Yield TAR/KEY, the image's location, and the text beside it, in order; images are not read.
 
     DataError names a damaged tar, and a sample that lacks an image or a text.
     """
@@ -117,7 +117,7 @@ def read_pairs(tars: list[Path], extension: str) -> Iterator[tuple[str, TarMembe
 
 
 def _members(tar: Path, read: str = "") -> Iterator[tuple[str, str, TarMember, bytes]]:
-    """Yield each member's key and extension, where it is, and its content if its extension is `read`."""
+    """Yield each member's key, extension and location, and its content if its extension is `read`."""
     try:
         with tar.open("rb") as stream:
             for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):

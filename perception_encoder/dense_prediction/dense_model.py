@@ -1,4 +1,4 @@
-"""A head on one layer of a tower, for depth, classes of pixels or objects; and the head's file.
+"""Heads on one layer of a tower, for depth, classes of pixels or objects, and their files.
 
 The file names the encoder, its weights and the layer that the head was trained on; any other encoder is refused. Of a
 finetuned encoder it also has the weights.
@@ -42,9 +42,9 @@ TASKS: Mapping[str, type[HeadConfig]] = {
     "detr": DetrHeadConfig,
 }
 METADATA = "perception_encoder_head"
-"""The field of a file's metadata that describes the head."""
+"""Metadata field of a file that describes the head."""
 MAX_SIDE, MAX_LAYERS, MAX_PATCHES = 4096, 1000, 1024
-"""Limits of a file's numbers: pixels of `image_size` (the paper's largest detector has 1824), layers, patches."""
+"""Maximum values in a file: pixels of `image_size` (1824 in the paper's largest detector), layers, patches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class WindowConfig:
     patch_size: int = 16
     """Pixels of a patch's side after resampling."""
     tile: int | None = None
-    """Patches along the side of the position table, which is resampled to it and tiled; by default the encoder's."""
+    """Patches along a side of the resampled, then tiled position table; by default the encoder's."""
     span: int | None = None
     """Rotary positions along a window's side, and along the image's; by default one per patch of a window."""
 
@@ -80,7 +80,7 @@ class InputConfig:
 
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
-    """For values from 0 to 1, by channel."""
+    """Mean per channel, for values from 0 to 1."""
     margin: int = 0
     """Pixels of the square's side that stay empty."""
     padding: tuple[int, int, int] | None = None
@@ -89,7 +89,7 @@ class InputConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadInfo:
-    """The description of a head and its encoder."""
+    """Description of a head and its encoder."""
 
     task: str
     """One of `TASKS`."""
@@ -100,21 +100,21 @@ class HeadInfo:
     layer: int
     """0-based."""
     image_size: int
-    """Pixels of an image's longer side as the encoder sees it."""
+    """Pixels of an image's longer side at the encoder's input."""
     head: dict[str, Any]
     """The fields of its config: see `TASKS`."""
     classes: tuple[str, ...] = ()
-    """Names of the classes, without a detector's background."""
+    """Names of the classes, without the background."""
     class_ids: tuple[int, ...] = ()
-    """The classes' ids in the dataset, such as COCO's, which have gaps; by default counted from 1."""
+    """The classes' ids in the dataset (COCO's have gaps); by default counted from 1."""
     relative: bool = False
-    """Depth is known up to a factor only, not in metres."""
+    """Depth is relative, not in metres."""
     padded: bool = False
-    """Images are padded to a square on the right and below, as in training; not so for the built-in detector."""
+    """Images are padded to a square on the right and below, as in training (unlike the built-in detector)."""
     masks: bool = False
     """A detector has masks."""
     finetuned: bool = False
-    """The file also has the encoder's weights."""
+    """The file includes the encoder's weights."""
     windows: WindowConfig | None = None
     """For an encoder trained with windows."""
 
@@ -137,7 +137,7 @@ class Backbone(nn.Module):
     mean: Tensor
     deviation: Tensor
     blank: Tensor
-    """The padding pixel, scaled."""
+    """The normalised padding pixel."""
 
     def __init__(
         self,
@@ -232,12 +232,12 @@ class DenseModel(nn.Module):
     def forward(
         self, images: UInt8[Tensor, "B 3 H W"], *arguments: Any, branches: Float[Tensor, "L 2 B"] | None = None
     ) -> Any:
-        """Return the head's output for the images' map; `arguments`: the head's others; `branches`: see `Backbone`."""
+        """Return the head's output for the images' map; `arguments`: those of the head; `branches`: see `Backbone`."""
         return self.head(self.backbone(images, branches), *arguments)
 
     @torch.no_grad()
     def map_of(self, image: Image.Image, image_size: int) -> Float[Tensor, "1 h w D"]:
-        """Return the map of an image whose longer side is scaled to `image_size`, the other to whole patches.
+        """Return the map of an image, resized so that the longer side is `image_size` and the other whole patches.
 
         Padded images are scaled to whole pixels.
         """
@@ -245,7 +245,7 @@ class DenseModel(nn.Module):
         return self.backbone(pixels[None].to(next(self.parameters()).device))
 
     def valid_sizes(self, size: tuple[int, int], image_size: int) -> list[tuple[float, float]] | None:
-        """Return the `valid_sizes` for a detector and the map of an image of `size` (width, height)."""
+        """Return the map of an image of `size` (width, height), and the `valid_sizes` for a detector."""
         if self.backbone.inputs is None:
             return None
         height, width = (side * PATCH / self.backbone.patch_size for side in self._sides(size, image_size))
@@ -269,13 +269,13 @@ def padding_pixel(tower: Tower) -> tuple[int, int, int]:
 
 
 def padded_inputs(info: HeadInfo, tower: Tower) -> InputConfig | None:
-    """Return the input of a head whose images are padded; None for others."""
+    """Return the input settings of a head with padded images; None for others."""
     padding = padding_pixel(tower)
     return InputConfig(mean=tower.mean, deviation=tower.deviation, padding=padding) if info.padded else None
 
 
 def make_head(info: HeadInfo, width: int) -> Head:
-    """Make a head with random weights; ConfigError for an unknown task or settings that do not fit it."""
+    """Make a head with random weights; ConfigError for an unknown task or unsuitable settings."""
     if info.task not in TASKS:
         raise ConfigError(f"a head for {info.task!r} is unknown; known: {', '.join(TASKS)}")
     try:
@@ -314,13 +314,13 @@ def read_head_info(path: Path, task: str | None = None) -> tuple[HeadInfo, dict[
 
 
 def head_info(path: Path, metadata: Mapping[str, str], task: str | None = None) -> HeadInfo:
-    """Read the description of a head in a file's metadata.
+    """Parse the description of a head in a file's metadata.
 
     Raises CheckpointError if it is missing or damaged, and ConfigError for a head for another task. A DETR's task is
     detection.
     """
     if METADATA not in metadata:
-        raise CheckpointError(f"{path} is not a head's file: `pe train` depth, segmenter and detector write those")
+        raise CheckpointError(f"{path} is not a head file, as written by `pe train` depth, segmenter or detector")
     try:
         info = from_fields(HeadInfo, json.loads(metadata[METADATA]))
     except (ValueError, RecursionError) as error:
@@ -337,7 +337,7 @@ def head_info(path: Path, metadata: Mapping[str, str], task: str | None = None) 
 def load_read_head(
     path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], open_tower: Callable[[str], Tower], model: str | None
 ) -> tuple[DenseModel, HeadInfo]:
-    """Load what `read_head_info` read on the encoder that it names, or on `model`.
+    """Load a head that `read_head_info` read, on the encoder it names or on `model`.
 
     Without `model`, ConfigError for an encoder that is not a model of this package: a file must not choose foreign code
     or other files. Raises also what `load_dense_model` does.

@@ -23,7 +23,7 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
 
 Depths = Callable[[int], np.ndarray]
-"""From an item's index to its depth (H, W) in metres, 0 where unknown."""
+"""Returns the depth (H, W) of an item by index, in metres, 0 where unknown."""
 
 Lengths = TypeVar("Lengths", np.ndarray, Tensor)
 
@@ -32,10 +32,10 @@ _FINE = 8  # pixels of the head's map along a patch's side
 
 @dataclass(frozen=True, kw_only=True)
 class DepthHeadConfig:
-    """The size of the head, and the depths that it learns."""
+    """Size of the head and range of its depths."""
 
     channels: int = 256
-    """Of the fused maps, as in DPT."""
+    """Channels of the fused maps, as in DPT."""
     nearest: float = 1e-3
     """Metres: see `farthest`."""
     farthest: float = 10.0
@@ -47,7 +47,7 @@ class DepthHeadConfig:
         if self.channels < 4 or not 0 < self.nearest < self.farthest or not 0 <= self.scale_invariance <= 1:
             raise ConfigError(
                 f"channels is {self.channels}, depths are {self.nearest} to {self.farthest} m, scale_invariance is "
-                f"{self.scale_invariance}; at least 4, 0 < nearest < farthest, and 0 to 1 are needed"
+                f"{self.scale_invariance}; they must be at least 4, 0 < nearest < farthest, and 0 to 1"
             )
 
     def within(self, depth: Lengths) -> Lengths:
@@ -62,7 +62,7 @@ class DepthConfig(DepthHeadConfig):
     fit: FitConfig = field(default_factory=FitConfig)
 
     def relative(self) -> DepthConfig:
-        """Return the config of a head that ignores scale, for objects up to 100 m away."""
+        """Return the config of a scale-invariant head for objects up to 100 m away."""
         return replace(self, farthest=100.0, scale_invariance=1.0)
 
 
@@ -103,12 +103,12 @@ class DepthHead(nn.Module):
         return self.out(joined)[:, 0].float()
 
     def begin_with(self, depths: Float[Tensor, "n H W"]) -> None:
-        """Make an untrained head predict the typical depth of images; DataError if no depth is within the range."""
+        """Make an untrained head predict the typical depth of images; DataError if no depth is in range."""
         valid = [depth[self.config.within(depth)] for depth in depths]
         known = [values.log().mean().item() for values in valid if len(values)]
         if not known:
             nearest, farthest = self.config.nearest, self.config.farthest
-            raise DataError(f"no training image has a depth of {nearest:g} to {farthest:g} m")
+            raise DataError(f"no training image has depths of {nearest:g} to {farthest:g} m")
         nn.init.constant_(cast(Tensor, cast(nn.Conv2d, self.out[-1]).bias), float(np.mean(known)))
 
     @torch.no_grad()

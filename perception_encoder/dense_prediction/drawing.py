@@ -15,14 +15,14 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing, writing
 
 COLOURS = np.array([(252, 255, 164), (249, 142, 9), (188, 55, 84), (87, 16, 110), (0, 0, 4)], dtype=np.float32)
-"""From the nearest depth to the farthest: matplotlib's "inferno", reversed, at five points."""
+"""Colours from the nearest depth to the farthest: matplotlib's "inferno", reversed, at five points."""
 MILLIMETRES = 1000
 FARTHEST = 65_535
-"""Millimetres that 16 bits hold."""
+"""Maximum number of millimetres in 16 bits."""
 
 
 def depth_colours(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Return depth as colours of its inverse, from the nearest point (bright) to the farthest."""
+    """Return depth as colours of its inverse, from nearest (bright) to farthest."""
     inverse = 1 / np.maximum(depth, 1e-6)
     low, high = float(inverse.min()), float(inverse.max())
     far = 1 - (inverse - low) / max(high - low, 1e-12)
@@ -119,6 +119,6 @@ def _edges(labels: Int[np.ndarray, "H W"]) -> np.ndarray:
 def write_image(image: Image.Image, path: Path) -> None:
     """Write an image as PNG, whole or not at all; ConfigError for another suffix, OutputError if it fails."""
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"{path}: it is written as PNG; give a name that ends in .png")
+        raise ConfigError(f"{path} is written as PNG; its name must end in .png")
     with writing(path), replacing(path) as temporary:
         image.save(temporary, "PNG", optimize=True)

@@ -29,7 +29,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "segmentation": ("classes",),
     "detection": ("boxes", "labels", "scores", "masks"),
 }
-"""By task; masks only if a detector has them, 28x28 inside each box."""
+"""Output names by task; masks (28x28 inside each box) only if the detector has them."""
 OPSET = 17
 
 
@@ -41,7 +41,7 @@ class OnnxFile:
     model: str
     """The model's name, or a head's task and encoder."""
     difference: float | None
-    """The largest difference to torch through onnxruntime, over the largest value; None without onnxruntime."""
+    """Maximum difference between onnxruntime and torch, relative to the largest value; None without onnxruntime."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields."""

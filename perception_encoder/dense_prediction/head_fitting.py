@@ -21,7 +21,7 @@ from perception_encoder.training.optimizer import OptimizerConfig, build_optimiz
 
 
 class Maps(Protocol):
-    """Features of images (n, h, w, D): an array, one mapped from disk, or one computed when it is read."""
+    """Features of images (n, h, w, D): an array in memory, mapped from disk, or computed when read."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,7 +37,7 @@ class Maps(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """How long and how fast a head is fitted."""
+    """Length and rate of a head's fit."""
 
     epochs: int = 20
     """Passes over all items."""
@@ -46,9 +46,9 @@ class FitConfig:
     """Peak learning rate (appendix B.3: 1e-3 for segmentation)."""
     weight_decay: float = 0.01
     warm_up: float = 0.1
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps with a rising learning rate."""
     seed: int = 0
-    """Of the initial weights and the order of items."""
+    """Seed of the initial weights and the order of items."""
 
     def with_seed(self, seed: int) -> FitConfig:
         """Return the config with its seed raised by `seed`."""
@@ -60,7 +60,7 @@ class FitConfig:
 
 
 class Standardize(nn.Module):
-    """Features (B, h, w, D) to (B, D, h, w), with mean 0 and deviation 1 over the training items."""
+    """Features (B, h, w, D) to (B, D, h, w) with mean 0 and deviation 1 over the training items."""
 
     mean: Tensor
     deviation: Tensor

@@ -1,4 +1,4 @@
-"""Predict with a head: depth, classes or objects of images and videos, as results and as files."""
+"""Predict depth, classes or objects of images and videos with a head, as results and as files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Head:
 
     @property
     def demo_model(self) -> str | None:
-        """The built-in demo among the head and its encoder, if any."""
+        """The built-in demo, if the head or its encoder is one."""
         if demo_note(self.name):
             return self.name
         return self.encoder if demo_note(self.encoder) and not self.info.finetuned else None
@@ -93,7 +93,7 @@ class Head:
         skipped: list[InputError] | None = None,
         progress: Track = untracked,
     ) -> Iterator[Prediction]:
-        """Yield a prediction for each image and each frame, in order; nothing runs before it is asked for.
+        """Yield a prediction for each image and each frame, in order; nothing runs before iteration starts.
 
         With `out`, files are written to this directory as the predictions are taken: of an image NAME.png, as `draw`
         returns it; of a video NAME.mp4; depths as 16-bit NAME.depth.png in millimetres (thousandths of the median);
@@ -196,12 +196,12 @@ def load_head(
         return Head(*published_detector(file, tensors, names), str(path), file.name)
     info = head_info(file, metadata, task)
     if classes is not None:
-        raise ConfigError(f"{file} names its classes; omit classes")
+        raise ConfigError(f"{file} has its own class names; omit classes")
     return Head(*load_read_head(file, info, tensors, tower_of, model), str(path), model or info.encoder)
 
 
 def is_head(name: str | Path) -> bool:
-    """Whether a name is that of a built-in head, or a path that of a head's file."""
+    """Return whether a name is a built-in head or the path of a head file."""
     if find_head(name) != Path(name):
         return True
     try:
@@ -337,9 +337,9 @@ def tower_of(name: str) -> Tower:
 class _Input:
     path: Path | None
     name: str
-    """Its path below the directory that all inputs share, with / between directories."""
+    """Path relative to the inputs' common directory, with / between directories."""
     out: str
-    """The same below the output directory, without the suffix that is added."""
+    """Path in the output directory, without a suffix."""
     image: Image.Image | None = None
 
     def open(self) -> Image.Image:
@@ -349,7 +349,7 @@ class _Input:
 
 
 def list_inputs(media: MediaInput | Sequence[MediaInput]) -> list[_Input]:
-    """List images and videos, including those in directories, once each; DataError if there are none."""
+    """List images and videos, including those in directories, without duplicates; DataError if there are none."""
     items = [media] if isinstance(media, str | Path | Image.Image | np.ndarray) else list(media)
     paths = [Path(item) for item in items if isinstance(item, str | Path)]
     images = [
@@ -405,7 +405,7 @@ def _predict_input(
 
 
 def _write(prediction: Prediction, stem: Path, drawn: Path | None = None) -> None:
-    """Write what a prediction draws, and its depth or mask as STEM.depth.png or STEM.mask.png."""
+    """Write a prediction's drawing, and its depth or mask as STEM.depth.png or STEM.mask.png."""
     if drawn is not None:
         write_image(prediction.draw(), drawn)
     if isinstance(prediction, Detections):

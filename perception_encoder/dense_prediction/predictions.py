@@ -1,4 +1,4 @@
-"""What heads and tracking return for an image or a frame: depth, regions or objects, ready to draw and to store."""
+"""Results of heads and tracking for an image or a frame: depth, regions or objects, ready to draw and to store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perception_encoder.dense_prediction.drawing import depth_colours, draw_dete
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """One numbered region of an image: a tracked object, a class, or what resembles a point."""
+    """A numbered region of an image: a tracked object, a class, or the area that resembles a point."""
 
     id: int
     bbox: tuple[int, int, int, int]
@@ -27,7 +27,7 @@ class Region:
 
 
 def list_regions(labels: Int[np.ndarray, "H W"], names: Mapping[int, str] | None = None) -> tuple[Region, ...]:
-    """Return the regions of a label map, where 0 is background, by their numbers."""
+    """Return the regions of a label map by number; 0 is background."""
     regions = []
     for label in np.unique(labels[labels > 0]).tolist():
         rows, columns = np.nonzero(labels == label)
@@ -49,7 +49,7 @@ class TrackedFrame:
 
     @property
     def objects(self) -> tuple[Region, ...]:
-        """The objects in the frame; a lost one is missing."""
+        """The objects in the frame; lost ones are missing."""
         return list_regions(self.labels)
 
     def draw(self) -> Image.Image:
@@ -98,7 +98,7 @@ class DepthEstimate:
     name: str
     image: Image.Image = field(repr=False)
     depth: Float[np.ndarray, "H W"] = field(repr=False)
-    """In metres, or if `relative` in multiples of the image's median depth."""
+    """In metres or, if `relative`, in multiples of the image's median depth."""
     relative: bool = False
 
     @property
@@ -129,7 +129,7 @@ class Detections(Detected):
     name: str
     image: Image.Image = field(repr=False)
     categories: tuple[tuple[int, str], ...] = field(repr=False)
-    """Ids and names of the detector's classes; `labels` count them from 1."""
+    """Ids and names of the detector's classes; `labels` are their 1-based indices."""
 
     def draw(self) -> Image.Image:
         """Return the image with boxes, names, scores and masks."""

@@ -29,10 +29,10 @@ from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 TABLES = r"\.(rope|rope_win|rope_glb)\.freqs_(cos|sin)$"
-"""Names of the tables, which are computed here."""
+"""Names of the tables that are computed here."""
 POSITIONS = "positional_embedding"
 GLOBAL_BLOCKS = {50: (12, 24, 36, 49), 24: (5, 11, 17, 23)}
-"""By depth, for files without tables (table 24)."""
+"""Global blocks by depth, for files without tables (table 24)."""
 
 
 def published_detector(
@@ -52,7 +52,7 @@ def published_detector(
         raise CheckpointError(f"{path}: {error}") from None
     listed = ", ".join(list(state)[:3])
     raise CheckpointError(
-        f"{path} is neither a detector that `pe train` wrote, nor in the layout of PE-Detection's: it has {listed}, …"
+        f"{path} is neither a detector written by `pe train` nor one in PE-Detection's layout: it has {listed}, …"
     )
 
 
@@ -89,7 +89,7 @@ class PublishedTower:
     image_size: int
     """Pixels of the square that images are padded to."""
     prefix: str
-    """Of the names of its tensors."""
+    """Prefix of its tensors' names."""
 
     def build(self, inputs: InputConfig) -> Backbone:
         """Make the backbone, without weights."""
@@ -102,7 +102,7 @@ class PublishedTower:
         return backbone
 
     def rows(self, backbone: Backbone) -> list[KeyRow]:
-        """Return where the tower's tensors go; their names are those of Lang and Spatial models."""
+        """Return how the tower's tensors map to ours; their names are those of Lang and Spatial models."""
         names = [name for name in backbone.model.state_dict() if name != POSITIONS]
         rows = [KeyRow(f"backbone.model.{name}", f"{self.prefix}{name}") for name in names]
         return [*rows, KeyRow(f"backbone.model.{POSITIONS}", f"{self.prefix}{POSITIONS}", _without_batch)]
@@ -144,7 +144,7 @@ def _describe(
 
 
 def describe_backbone(state: StateDict, prefix: str, usual: WindowConfig, image_size: int) -> PublishedTower:
-    """Describe the tower whose tensors begin with `prefix`; `usual`, `image_size`: for files without tables.
+    """Describe the tower with tensors under `prefix`; `usual`, `image_size`: for files without tables.
 
     CheckpointError for a tower that is not PE's, or is not built as in PE's detectors.
     """
@@ -161,7 +161,7 @@ def describe_backbone(state: StateDict, prefix: str, usual: WindowConfig, image_
         windows, head_count, image_size = _read_tables(tensors, depth, width, patch)
     elif (width, depth) not in heads or depth not in GLOBAL_BLOCKS:
         raise CheckpointError(
-            f"there is no {prefix}rope_win.freqs_cos, and no known model has width {width} and depth {depth}, so the "
+            f"{prefix}rope_win.freqs_cos is missing, and no known model has width {width} and depth {depth}, so the "
             "number of heads and the windows are unknown"
         )
     else:
@@ -206,7 +206,7 @@ def _read_tables(tensors: StateDict, depth: int, width: int, patch: int) -> tupl
 
 
 def _step(cosines: Tensor, sines: Tensor | None) -> float:
-    """Return the distance between two patches' positions, read from the first channel, which turns by the position."""
+    """Return the distance between two patches' positions, from the first channel, which rotates by the position."""
     if sines is None or len(cosines) < 2:
         raise CheckpointError("the tables of rotary positions need cosines and sines of two patches")
     angles = torch.atan2(sines[:2, 0].double(), cosines[:2, 0].double())

@@ -1,4 +1,4 @@
-"""The layouts of published detectors, as tables of their tensors beside ours, and strict loading by them.
+"""Layouts of published detectors, as tables from their tensors to ours, and strict loading by them.
 
 ViTDet's Mask R-CNN is stored as by detectron2, whose last class is the background; torchvision's first is, with a box
 and a mask that are never used. DETA numbers classes by COCO's ids, which have gaps, or by those of Objects365 or LVIS,
@@ -23,9 +23,9 @@ from perception_encoder.errors import CheckpointError, MissingExtraError
 from perception_encoder.models.checkpoints.layouts import StateDict
 
 LISTED = 12
-"""Maximum number of misfits that an error lists."""
+"""Maximum number of mismatches that an error lists."""
 DEFAULTS = re.compile(r"\.standardize\.(mean|deviation)$|\.class_weights$")
-"""Our tensors that published detectors may lack: their defaults change no detection."""
+"""Our tensors that published detectors may lack: the defaults do not change detections."""
 VITDET_PREFIX = "backbone.net."
 VITDET_WINDOWS, VITDET_IMAGE_SIZE = WindowConfig(size=32), 1024
 VITDET_INPUTS = InputConfig(mean=(127 / 255,) * 3, deviation=(127 / 255,) * 3)
@@ -39,7 +39,7 @@ UNSUPPORTED = {
     r"^backbone\.bottom_up\.": "a backbone with a pyramid",
     r"\.rel_pos_[hw]$": "relative positions",
 }
-"""What tensors with these names belong to."""
+"""Unsupported parts, by the names of their tensors."""
 DETA_WINDOWS, DETA_IMAGE_SIZE = WindowConfig(size=24, span=16), 1824
 DETA_INPUTS = InputConfig(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225), margin=32)
 """ImageNet's values, by mistake: PE's are 0.5. The 16 rotary positions are a mistake, too."""
@@ -67,7 +67,7 @@ def rows_of(
     parts: Sequence[str] = ("weight", "bias"),
     convert: Callable[[Tensor], Tensor] = _same,
 ) -> list[KeyRow]:
-    """Return the rows of modules, our names beside the published ones."""
+    """Return the rows of modules by our and the published names."""
     return [
         KeyRow(f"{ours}.{part}", f"{published}.{part}", convert)
         for ours, published in modules.items()
@@ -89,7 +89,7 @@ def load_rows(model: nn.Module, state: StateDict, rows: Sequence[KeyRow], unused
         tensors[row.ours] = row.convert(state[row.published])
         shapes = tuple(tensors[row.ours].shape), tuple(expected[row.ours].shape)
         if shapes[0] != shapes[1]:
-            problems.append(f"{row.published} becomes {shapes[0]}, must become {shapes[1]}")
+            problems.append(f"{row.published} becomes {shapes[0]}; it must become {shapes[1]}")
     known, patterns = {row.published for row in rows}, [re.compile(pattern) for pattern in unused]
     for name in state:
         if name not in known and not any(pattern.search(name) for pattern in patterns):
@@ -109,7 +109,7 @@ def check_vitdet(state: StateDict) -> None:
 
 
 def vitdet_config(state: StateDict) -> tuple[DetectorHeadConfig, int, bool]:
-    """Return the heads' settings, the number of classes, and whether there are masks."""
+    """Return the heads' settings, the number of classes, and whether the model has masks."""
     needed = ("backbone.simfp_4.0.weight", "roi_heads.box_head.fc1.weight", "roi_heads.box_predictor.cls_score.weight")
     if missing := [name for name in needed if name not in state]:
         raise CheckpointError(f"missing {', '.join(missing)}")
@@ -128,7 +128,7 @@ def vitdet_config(state: StateDict) -> tuple[DetectorHeadConfig, int, bool]:
 
 
 def vitdet_rows(state: StateDict, masks: bool) -> list[KeyRow]:
-    """Return where the tensors of Mask R-CNN's heads go."""
+    """Return how the tensors of Mask R-CNN's heads map to ours."""
     levels, rpn, heads = "head.model.backbone.levels", "head.model.rpn.head", "head.model.roi_heads"
     modules = {
         f"{levels}.0.0.0": "backbone.simfp_2.0",
@@ -176,17 +176,17 @@ def _with_background(tensor: Tensor, rows: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ClassRows:
-    """The rows of a class layer that belong to classes."""
+    """Rows of a classification layer that belong to classes."""
 
     numbers: tuple[int, ...]
     total: int
 
     def choose(self, tensor: Tensor) -> Tensor:
-        """Return the classes' rows of a layer; all rows if their number is another."""
+        """Return the classes' rows of a layer; all rows if the layer has a different number."""
         return tensor[torch.tensor(self.numbers)] if len(tensor) == self.total else tensor
 
     def begin(self, tensor: Tensor) -> Tensor:
-        """Return as many rows as there are classes, from the first on."""
+        """Return the first rows, as many as there are classes."""
         return tensor[: len(self.numbers)] if len(tensor) == self.total else tensor
 
 
@@ -195,7 +195,7 @@ def find_prefix(state: StateDict) -> str:
     end = "conv1.weight"
     names = [name.removesuffix(end) for name in state if name.startswith("backbone.0.") and name.endswith(end)]
     if len(names) != 1:
-        raise CheckpointError(f"there are {len(names)} tensors backbone.0.….{end}; a detector has one")
+        raise CheckpointError(f"found {len(names)} tensors backbone.0.….{end}; a detector has one")
     return names[0]
 
 
@@ -238,7 +238,7 @@ _DECODER_LAYER = {f"encoder_attn.{name}": f"cross_attn.{name}" for name in _ATTE
 
 
 def deta_rows(prefix: str, layers: int, classes: ClassRows) -> list[KeyRow]:
-    """Return where the tensors of DETA's head go; `prefix`: of the tower's tensors."""
+    """Return how the tensors of DETA's head map to ours; `prefix`: that of the tower's tensors."""
     modules = {"head.pyramid.finest": f"{prefix}fpn1.0"}
     for level in range(5):
         for layer in (0, 1):

@@ -14,7 +14,7 @@ from perception_encoder.errors import ConfigError
 UnitBox = tuple[float, float, float, float]
 """Left, top, right and bottom, from 0 to 1."""
 RING = 0.5
-"""Margin around a box that is its background, in widths and heights of the box."""
+"""Margin around a box that counts as its background, relative to the box's width and height."""
 
 
 def to_fractions(position: Sequence[float], size: tuple[int, int]) -> tuple[float, ...]:
@@ -33,7 +33,7 @@ def to_fractions(position: Sequence[float], size: tuple[int, int]) -> tuple[floa
 def region_like(
     features: Float[np.ndarray, "h w D"], point: tuple[float, float], threshold: float | None = None
 ) -> Float[np.ndarray, "h w"]:
-    """Return each patch's cosine similarity to the one at `point` (x, y from 0 to 1), minus `threshold`.
+    """Return each patch's cosine similarity to the patch at `point` (x, y from 0 to 1), minus `threshold`.
 
     The region is where it is positive. `threshold`: by default Otsu's, which separates all cosines best.
     """
@@ -48,7 +48,7 @@ def region_like(
 
 
 def region_in_box(features: Float[np.ndarray, "h w D"], box: UnitBox) -> Float[np.ndarray, "h w"]:
-    """Return how much more each patch of a box resembles its centre than its surroundings; -1 outside the box.
+    """Return by how much each patch of a box resembles its centre more than its surroundings; -1 outside the box.
 
     The object is where the value is positive: everywhere, if the box is the whole image.
     """
@@ -71,7 +71,7 @@ def region_in_box(features: Float[np.ndarray, "h w D"], box: UnitBox) -> Float[n
 
 
 def to_mask(region: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """Return where a map of patches, resized to an image of `size` (width, height), is positive."""
+    """Return the mask where a map of patches, resized to an image of `size` (width, height), is positive."""
     stretched = F.interpolate(torch.from_numpy(region)[None, None].float(), (size[1], size[0]), mode="bilinear")
     return np.asarray(stretched[0, 0] > 0)
 
@@ -105,7 +105,7 @@ def otsu_threshold(values: Float[np.ndarray, " n"]) -> float:
 
 
 def _patches_in(grid: Sequence[int], box: UnitBox) -> Bool[np.ndarray, "h w"]:
-    """Return the patches with centres in a box, at least the one that contains the box's centre."""
+    """Return the patches whose centres are in a box, at least the patch at the box's centre."""
     h, w = grid
     y, x = (np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w
     inside = ((y >= box[1]) & (y <= box[3]))[:, None] & ((x >= box[0]) & (x <= box[2]))[None]

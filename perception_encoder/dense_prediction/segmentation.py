@@ -21,17 +21,17 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
 
 Labels = Callable[[int], np.ndarray]
-"""From an item's index to its pixels' classes (H, W), negative where ignored."""
+"""Returns the classes (H, W) of an item's pixels by index, negative where ignored."""
 
 _FINE = 4  # label points along a patch's side
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationHeadConfig:
-    """The size of the head."""
+    """Size of the head."""
 
     kernel: int = 1
-    """Patches along the side of a patch's input: 1 is a linear probe, 3 includes the neighbours."""
+    """Kernel size in patches: 1 is a linear probe, 3 includes the neighbours."""
 
     def __post_init__(self) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
@@ -76,7 +76,7 @@ def fit_segmentation(
         pixels = torch.from_numpy(np.asarray(labels(index), dtype=np.float32))
         targets[index] = F.interpolate(pixels[None, None], size, mode="nearest-exact")[0, 0].to(torch.int16)
     if len(seen := set(targets.unique().tolist()) - set(range(-32768, 0))) < 2:
-        raise DataError(f"the training images have {len(seen)} class; at least two are needed")
+        raise DataError(f"the training images have {len(seen)} class; at least 2 are needed")
 
     def loss(rows: np.ndarray) -> Tensor:
         return class_share_loss(head(take(features, rows)), targets[torch.from_numpy(rows)].long())

@@ -1,4 +1,4 @@
-"""Follow objects through videos by the similarity of patches alone (section 3), without training.
+"""Track objects through videos by patch similarity alone (section 3), without training.
 
 Each patch is compared with the patches near its position in the first frame and the frames just before. The most
 similar ones vote, and the patch takes their labels, weighted by a softmax of the cosines. This is DINO's protocol for
@@ -44,16 +44,16 @@ _TILE = 16  # patches along the side of a tile, which is compared at a time
 
 @dataclass(frozen=True, kw_only=True)
 class PropagationConfig:
-    """The patches that a patch is compared with."""
+    """Which patches a patch is compared with."""
 
     frames: int = 7
     """Previous frames, in addition to the first."""
     nearest: int = 5
-    """Most similar patches that vote, over all these frames."""
+    """Number of most similar patches that vote, over all these frames."""
     reach: int = 12
     """Maximum movement of a patch, in patches along each axis."""
     temperature: float = 0.1
-    """Of the softmax over cosines."""
+    """Temperature of the softmax over cosines."""
 
     def __post_init__(self) -> None:
         for name in ("frames", "nearest", "reach"):
@@ -66,7 +66,7 @@ class PropagationConfig:
 def propagate(
     features: Float[Tensor, "F h w D"], first: Int[Tensor, "H W"], config: PropagationConfig | None = None
 ) -> Int[Tensor, "F H W"]:
-    """Return the labels of every frame (int64) from those of the first: 0 (background) to K - 1.
+    """Return the labels of every frame (int64), propagated from the first: 0 (background) to K - 1.
 
     ShapeError for fewer than two frames.
     """
@@ -154,11 +154,11 @@ def _to_pixels(soft: Tensor, height: int, width: int) -> Tensor:
 SHORT_SIDE = 480
 """Pixels of a frame's short side for the encoder."""
 DIRECTORY_RATE = 24.0
-"""Frames per second of the video that is written for a directory of frames, as in DAVIS."""
+"""Frames per second of the video written for a directory of frames, as in DAVIS."""
 
 
 def patch_multiple(length: float, patch: int) -> int:
-    """Return the nearest multiple of the patch to a length, at least one patch."""
+    """Return the multiple of the patch nearest to a length, at least one patch."""
     return max(1, round(length / patch)) * patch
 
 
@@ -182,7 +182,7 @@ def track_objects(
     short_side: int = SHORT_SIDE,
     batch_size: int = 8,
 ) -> Iterator[tuple[Image.Image, Int[np.ndarray, "H W"]]]:
-    """Yield each frame with its labels; `batch_size` frames are encoded at a time.
+    """Yield each frame with its labels, encoding `batch_size` frames at a time.
 
     `first`: the labels of the first frame: 0 (background) and any numbers of objects. A lost object is found again if
     it resembles the first or the last frames. Raises InputError if the size of the frames changes, and DataError for a
@@ -210,11 +210,11 @@ def track_objects(
 
 
 def check_first_mask(mask: Int[np.ndarray, "H W"], size: tuple[int, int]) -> None:
-    """Raise DataError unless a mask has an object, and a frame's size (width, height)."""
+    """Raise DataError unless a mask contains an object and matches a frame's size (width, height)."""
     if mask.shape != (size[1], size[0]):
         raise DataError(f"the mask has {mask.shape[1]}x{mask.shape[0]} pixels, the first frame {size[0]}x{size[1]}")
     if not mask.any():
-        raise DataError("the first mask is empty: no pixel has an object's number, 1 or above")
+        raise DataError("the first mask is empty: object numbers start at 1")
 
 
 def _batches(frames: Iterable[Image.Image], size: int) -> Iterator[list[Image.Image]]:
@@ -241,7 +241,7 @@ def track(
     overlay: bool = True,
     progress: Track = untracked,
 ) -> Iterator[TrackedFrame]:
-    """Follow objects through a video; yields each frame with its objects, without training.
+    """Track objects through a video without training; yields each frame with its objects.
 
     `video`: a file, or a directory of frames. The objects of the first frame are in `boxes` (left, top, right, bottom)
     and at `points` (x, y), in pixels or from 0 to 1, and numbered in this order; or they are the numbers in a `mask`
@@ -262,7 +262,7 @@ def track(
     """
     video, directory = Path(video), None if out is None else Path(out)
     if (mask is None) == (not points and not boxes):
-        raise ConfigError("choose what to follow: a mask, or boxes and points")
+        raise ConfigError("choose what to track: a mask, or boxes and points")
     if directory is not None and any((directory / video.stem).glob("*.png")):
         raise OutputError(f"{directory / video.stem} has masks already; choose another directory")
     names, rate, frames = open_frames(video)
@@ -308,7 +308,7 @@ def label_positions(
     boxes: Sequence[Sequence[float]],
     points: Sequence[Sequence[float]],
 ) -> Int[np.ndarray, "H W"]:
-    """Number the objects in boxes, then those at points, from 1; a later one covers an earlier one."""
+    """Number the objects in boxes, then those at points, from 1; later ones cover earlier ones."""
     positions = [to_fractions(position, first.size) for position in (*boxes, *points)]
     features = maps_at(model, [first], short_side)[0]
     labels = np.zeros((first.height, first.width), np.int64)
@@ -321,7 +321,7 @@ def label_positions(
             region = region_like(features, (x, y))
         found = to_mask(region, first.size)
         if not found.any():
-            raise DataError(f"no object was found at {position}; draw its mask, or choose another position")
+            raise DataError(f"no object found at {position}; draw its mask, or choose another position")
         labels[found] = number
     return labels
 
@@ -334,7 +334,7 @@ def write_tracking(
     metadata: Mapping[str, Any],
     overlay: bool = True,
 ) -> Iterator[TrackedFrame]:
-    """Yield the frames, and write each as it is taken: its mask, the overlay, and at the end the JSON.
+    """Yield the frames and write each one as it is taken: its mask and overlay, and finally the JSON.
 
     `rate`: frames per second of the overlay. `metadata`: further fields of the JSON. Masks of a video that fails later
     remain. Raises OutputError.

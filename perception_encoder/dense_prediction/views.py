@@ -16,22 +16,22 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.errors import ConfigError
 
 MAX_DETECTIONS = 300
-"""Detections of all views of an image together."""
+"""Maximum number of detections over all views of an image."""
 OVERLAP = 0.7
-"""Minimum IoU of detections in two views that show the same object."""
+"""Minimum IoU of two views' detections of the same object."""
 PAPER_SIZE, PAPER_SIDES = 1792, (1792, 1728, 1536, 1344)
-"""Longer sides of images in the published script for DETA, in squares of 1824 with a margin of 32; also mirrored."""
+"""Longer sides of images in DETA's published script, in squares of 1824 with a margin of 32; also mirrored."""
 PAPER_QUERIES = 2000
 PAPER_LEAST = (0.0, 0.0, 64.0, 64.0)
-"""For each of these sides, detections must be larger than a square of this side, in stored pixels."""
+"""For each longer side: detections must be larger than a square of this side, in stored pixels."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """The views of an image that a detector sees (test-time augmentation)."""
+    """Views of an image for a detector (test-time augmentation)."""
 
     scales: Sequence[float] = (1.0,)
-    """Factors of the size that it was trained at."""
+    """Scales relative to the training size."""
     flip: bool = False
     """Also mirror each view."""
     soft: bool = False
@@ -39,7 +39,7 @@ class Views:
     least: Sequence[float] = ()
     """By scale: keep only detections larger than a square of this side, in stored pixels."""
     queries: int | None = None
-    """Queries of a DETR; by default those that it was trained with."""
+    """Number of queries of a DETR; by default as in training."""
 
     @classmethod
     def paper(cls) -> Views:
@@ -61,7 +61,7 @@ def detect_objects(model: DenseModel, image: Image.Image, image_size: int, views
     """
     views = views or Views()
     if not isinstance(model.head, Detector | DetrHead):
-        raise ConfigError(f"a head of the kind {type(model.head).__name__} does not detect")
+        raise ConfigError(f"a {type(model.head).__name__} cannot detect objects")
     size = [(image.height, image.width)]
     margin = model.backbone.inputs.margin if model.backbone.inputs is not None else 0
     results: list[Detected] = []

@@ -1,4 +1,4 @@
-"""Read images with their targets, augment them, and make batches, a pure function of the step."""
+"""Read images with their targets, augment them, and make batches as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DenseSamples(Protocol):
         ...
 
     def read(self, index: int) -> tuple[Image.Image, Targets]:
-        """Decode an image, RGB, and its targets in its pixels; InputError or DataError if that fails."""
+        """Decode an RGB image and its targets in its pixels; InputError or DataError if that fails."""
         ...
 
 
@@ -74,7 +74,7 @@ class ClassSamples:
 
 @dataclass(frozen=True)
 class ObjectSamples:
-    """Images with boxes, and with masks if `masks` is set and the dataset has them."""
+    """Images with boxes, and masks if `masks` is set and the dataset has them."""
 
     dataset: InstanceSet
     masks: bool = True
@@ -111,12 +111,12 @@ class Augmenter:
     scales: tuple[float, float]
     flip: float
     padding: Sequence[int]
-    """Pixel that fills the square to the right of the image and below it; see `padding_pixel`."""
+    """Pixel for the area to the right of the image and below it; see `padding_pixel`."""
 
     def __call__(
         self, image: Image.Image, targets: Targets, generator: torch.Generator
     ) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
-        """Return the augmented image and targets, without the objects that are cropped away.
+        """Return the augmented image and targets, without objects that were cropped away.
 
         MissingExtraError without torchvision.
         """
@@ -146,7 +146,7 @@ class Augmenter:
 
 
 def as_tv_tensors(image: Image.Image, targets: Targets) -> tuple[Any, dict[str, Any]]:
-    """Wrap an image and its targets, so that torchvision transforms each by its kind."""
+    """Wrap an image and its targets so that torchvision transforms each one by its kind."""
     v2, tv = _torchvision()
     wrapped: dict[str, Any] = {}
     for name, value in targets.items():
@@ -160,7 +160,7 @@ def as_tv_tensors(image: Image.Image, targets: Targets) -> tuple[Any, dict[str, 
 
 
 def _seen(targets: Targets) -> Targets:
-    """Return the objects that are still visible, with the boxes of their masks if there are any."""
+    """Return the objects that are still visible, with boxes fitted to the masks if there are any."""
     if "masks" in targets:
         from torchvision.ops import masks_to_boxes
 
@@ -189,7 +189,7 @@ class DenseBatch:
     images: UInt8[Tensor, "B 3 S S"]
     targets: list[Targets]
     draw: int
-    """Number of the step, which seeds the sampling of a detector's regions."""
+    """Step number; it seeds the sampling of a detector's regions."""
     share: float
     """This rank's share of the batch's images."""
     branches: Float[Tensor, "L 2 B"] | None = None
@@ -245,7 +245,7 @@ class DenseBatches:
         return DenseBatch(images, [targets for _, targets in made], step, len(made) / len(drawn), branches)
 
     def _make(self, position: Position, generator: torch.Generator) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
-        """Return the image at a position; if it is unusable, the one that is due a step later, and so on."""
+        """Return the image at a position; if it is unusable, the image due a step later, and so on."""
         for later in range(TRIES):
             index = self.sampler.index(position, later)
             try:
@@ -258,7 +258,7 @@ class DenseBatches:
 
 
 class RepeatSampler:
-    """Shows each image in an epoch as often as its factor, which every epoch rounds up or down at random."""
+    """Shows each image as often per epoch as its factor, rounded up or down at random in each epoch."""
 
     def __init__(self, factors: Float[Tensor, " n"], batch_size: int, seed: int) -> None:
         self.factors, self.batch_size, self.seed = factors, batch_size, seed
@@ -270,7 +270,7 @@ class RepeatSampler:
         return [(0, place) for place in range(step * self.batch_size, (step + 1) * self.batch_size)]
 
     def index(self, position: Position, later: int = 0) -> int:
-        """Return the image at a position, or at the one that is due `later` steps after it."""
+        """Return the image at a position, or at the one due `later` steps after it."""
         place = position[1] + later * self.batch_size
         while not self._ends or self._ends[-1] <= place:
             self._ends.append((self._ends[-1] if self._ends else 0) + len(self.epoch(len(self._ends))))

@@ -1,4 +1,4 @@
-"""Configure the training of a head for depth, segmentation or detection, on a frozen or finetuned encoder."""
+"""Settings for training a head for depth, segmentation or detection on a frozen or finetuned encoder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DenseConfig(TrainingConfig):
     head: HeadConfig
     """The head's settings."""
     encoder: str = BUILTIN
-    """Any model, `timm:NAME` and `hf:NAME` too."""
+    """Any model, including `timm:NAME` and `hf:NAME`."""
     initial: str | None = None
     """Head's file, or published detector, to start from: weights that fit are loaded, the rest, such as those of other
     classes, are random. A frozen encoder keeps its weights."""
@@ -61,7 +61,7 @@ class DenseConfig(TrainingConfig):
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path is {self.drop_path}; it must be at least 0 and below 1")
         if self.frozen and (self.drop_path or self.optimizer.layer_decay is not None):
-            raise ConfigError("drop_path and optimizer.layer_decay are for a finetuned encoder; set frozen=false")
+            raise ConfigError("drop_path and optimizer.layer_decay need a finetuned encoder; set frozen=false")
         if not 0 < self.scales[0] <= self.scales[1]:
             raise ConfigError(f"scales are {self.scales}; they must be above 0, the smaller one first")
 

@@ -1,4 +1,4 @@
-"""Plan the training of a head before it begins."""
+"""Plan the training of a head."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.training import cost as costs
 
 CLASSES = 80
-"""Of the dataset, as in COCO: a plan knows no data."""
+"""Number of classes, as in COCO: a plan has no data."""
 
 
 def plan_dense(config: DenseConfig, devices: int = 1) -> tuple[list[costs.Phase], str]:
-    """Return the run's one phase, and what is assumed; ConfigError for a model of another library."""
+    """Return the run's one phase and its assumptions; ConfigError for a model of another library."""
     if ":" in config.encoder:
-        raise ConfigError(f"plans know the models of this package; {config.encoder} is of another library")
+        raise ConfigError(f"only models of this package can be planned; {config.encoder} is from another library")
     tower, windows = costs.cut_tower(find_entry(config.encoder).vision, config.layer), config.windows
     if windows is not None:
         patch = windows.patch_size
@@ -73,7 +73,7 @@ def _make_head(config: DenseConfig, width: int) -> Head:
 
 
 def _run(head: Head, features: Tensor) -> tuple[float, float]:
-    """Run what a head without weights can; return the operations of the rest, and the bytes that it saves."""
+    """Run the parts of a head that work without weights; return the operations of the rest and the bytes it saves."""
     if isinstance(head, DetrHead):
         head.pyramid(features)
         return _detr_cost(head, features.shape[1])
@@ -92,7 +92,7 @@ def _run(head: Head, features: Tensor) -> tuple[float, float]:
 
 
 def _detr_cost(head: DetrHead, side: int) -> tuple[float, float]:
-    """Return the operations of a DETR's linear layers and of its queries' attention, and the bytes that they save.
+    """Return the operations of a DETR's linear layers and of its queries' attention, and the bytes they save.
 
     In each layer a token or query saves a value of each channel at 20 points, in float32, where they are, and what the
     linear layers read.

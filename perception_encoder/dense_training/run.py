@@ -1,4 +1,4 @@
-"""Run the stage that trains heads for depth, segmentation and detection."""
+"""Train heads for depth, segmentation and detection."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "head.safetensors"
 PROCEDURE = 2
-"""Raised when the same configuration and data give another result."""
+"""Increase when the same configuration and data give another result."""
 MEASURED = 64
 """Number of images that the head's input is standardised on."""
 
@@ -73,7 +73,7 @@ def train_dense(
     track: Track = untracked,
     listener: Listener | None = None,
 ) -> Path:
-    """Train a head, or resume; return the file that was written, `OUT/head.safetensors`.
+    """Train a head, or resume; return the written file, `OUT/head.safetensors`.
 
     `data`: one dataset with a training and a test set. A validated run also writes `OUT/best.safetensors`. Logs
     what was loaded, what is frozen and what starts from random weights. Raises ConfigError,
@@ -92,7 +92,7 @@ class DenseRun(StageRun):
     def __init__(self, config: DenseConfig, data: Sequence[Path], out: Path) -> None:
         super().__init__(config, out)
         if len(data) != 1:
-            raise ConfigError(f"{len(data)} datasets were given, but a head is trained on one: give --data once")
+            raise ConfigError(f"a head is trained on one dataset, not {len(data)}: give --data once")
         self.training, self.held_out, classes = read_samples(config, data[0])
         self.tower, layer = open_tower(config)
         self.info = describe_head(config, self.tower, layer, self.training, classes)
@@ -124,7 +124,7 @@ class DenseRun(StageRun):
             "loaded: %s, weights %s; %s; random: the head for %s, %s of %s parameters are trained",
             self.info.encoder,
             self.info.weights[:12],
-            "frozen: all of it" if config.frozen else f"finetuned up to layer {self.info.layer}",
+            "entirely frozen" if config.frozen else f"finetuned up to layer {self.info.layer}",
             self.info.task,
             f"{sum(sizes):,}",
             f"{sum(parameter.numel() for parameter in model.parameters()):,}",
@@ -132,7 +132,7 @@ class DenseRun(StageRun):
         yield Section(task=task, batches=make(rank=this_rank()), end=config.steps)
 
     def _factors(self, samples: DenseSamples) -> Tensor | None:
-        """Return how often images are shown, if it differs; set the weights of a federated loss."""
+        """Return how often to show each image, if this differs; set the weights of a federated loss."""
         config = self.config
         if not isinstance(config, DetectorConfig) or not isinstance(samples, ObjectSamples):
             return None
@@ -150,7 +150,7 @@ class DenseRun(StageRun):
         return repeat_factors(labels, frequencies, config.repeat_threshold)
 
     def _measure(self, whole: DenseBatches) -> None:
-        """Standardise the head's input over training images; let predicted depth start at their typical depth."""
+        """Standardise the head's input over training images; initialise depth at the typical depth."""
         config, model = self.config, self.trainee.model
         (standardize,) = [module for module in model.modules() if isinstance(module, Standardize)]
         batches = [whole(step) for step in range(-(-MEASURED // config.batch_size))]
@@ -161,12 +161,12 @@ class DenseRun(StageRun):
             model.head.begin_with(torch.stack([target["depth"] for batch in batches for target in batch.targets]))
 
     def rebuild(self, step: int) -> DenseTrainee:
-        """Return the model, as all but its weights is the same at each step."""
+        """Return the model, which is the same at each step except for its weights."""
         return self.trainee
 
 
 class DenseTrainee:
-    """A head and its encoder, as a run starts."""
+    """A head and its encoder at the start of a run."""
 
     def __init__(self, config: DenseConfig, tower: Tower, info: HeadInfo) -> None:
         self.config, self.info = config, info
@@ -186,7 +186,7 @@ class DenseTrainee:
         return trained_part(self.model, self.config)
 
     def write(self, path: Path) -> None:
-        """Write the head, with the encoder if that was trained."""
+        """Write the head, with the encoder if it was trained."""
         write_head(path, self.model, self.info, self.config.half)
 
 
@@ -254,7 +254,7 @@ def describe_head(
 
 
 def _class_ids(samples: DenseSamples) -> tuple[int, ...]:
-    """Return the classes' ids in the dataset, if there are any."""
+    """Return the classes' ids in the dataset, if it has any."""
     if not isinstance(samples, ObjectSamples):
         return ()
     return tuple(category["id"] for category in samples.dataset.categories)

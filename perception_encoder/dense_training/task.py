@@ -21,12 +21,12 @@ from perception_encoder.training.task import Validation
 
 
 def trained_part(model: DenseModel, config: DenseConfig) -> nn.Module:
-    """Return what is trained and saved in checkpoints: only the head if the encoder is frozen."""
+    """Return the module to train and save in checkpoints: only the head if the encoder is frozen."""
     return model.head if config.frozen else model
 
 
 class DenseTask:
-    """Minimise the losses of a head; those of a detector are torchvision's."""
+    """Minimise the losses of a head; a detector's are torchvision's."""
 
     model: nn.Module
 
@@ -35,7 +35,7 @@ class DenseTask:
         self.backbone, self.head = model.backbone, model.head
 
     def losses(self, batch: DenseBatch) -> dict[str, Tensor]:
-        """Return the head's losses by name; on several ranks this rank's shares of them."""
+        """Return the head's losses by name; with several ranks, this rank's shares."""
         return {name: batch.share * loss for name, loss in self._losses(batch).items()}
 
     def _run(self, batch: DenseBatch, *arguments: Any) -> Any:
@@ -60,7 +60,7 @@ class DenseTask:
         return {name.removeprefix("loss_"): loss.float() for name, loss in losses.items()}
 
     def _scaled(self, target: Targets) -> Targets:
-        """Return targets in a detector's pixels: a patch has 16 by 16, whatever its real size."""
+        """Return targets in a detector's pixels: 16 by 16 per patch, whatever its real size."""
         scale = PATCH / self.backbone.patch_size
         moved = dict(target)
         if scale == 1:
@@ -72,11 +72,11 @@ class DenseTask:
         return moved
 
     def report(self) -> dict[str, float]:
-        """Return nothing more."""
+        """Return no additional metrics."""
         return {}
 
     def after_step(self) -> None:
-        """All parameters are free."""
+        """Do nothing: parameters are unconstrained."""
 
 
 def _nearest(maps: Float[Tensor, "B H W"], like: Float[Tensor, "B h w"]) -> Float[Tensor, "B h w"]:

@@ -32,13 +32,13 @@ Map = Float[Tensor, "1 h w D"]
 
 
 class Scorer(Protocol):
-    """Collects predictions, and scores them."""
+    """Collects predictions and scores them."""
 
     higher_is_better: Mapping[str, bool]
-    """By metric, the default one first."""
+    """Scores by metric, the default one first."""
 
     def add(self, index: int, image: Image.Image, features: Map) -> None:
-        """Predict on an image of the dataset, and store the outcome."""
+        """Predict on an image of the dataset and store the outcome."""
         ...
 
     def scores(self) -> dict[str, float]:
@@ -57,7 +57,7 @@ class DenseValidation:
 
     @property
     def higher_is_better(self) -> Mapping[str, bool]:
-        """Return by metric, the default one first, whether higher scores are better."""
+        """Return whether higher is better for each metric, the default one first."""
         return self.scorer.higher_is_better
 
     def validate(self, metric: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Compare two results: whether a difference is real, paired over the items and the seeds of fitted heads; and tables.
+"""Compare two results, paired over items and head seeds, and print results as tables.
 
 A difference is called real if its p-value is at most 0.05 after Holm's correction for the number of metrics that are
 compared, and never without an interval. Of results that do not differ in any metric, one pair in twenty is then called
@@ -18,7 +18,7 @@ from perception_encoder.evaluation.statistics.scores import as_difference, by_me
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One metric of two models."""
+    """One metric of two models, compared."""
 
     measurement: Measurement
     """The first model's."""
@@ -27,11 +27,11 @@ class Difference:
     difference: Metric
     """Ours less theirs."""
     p_value: float = 1.0
-    """Corrected for the number of metrics that are compared."""
+    """Corrected for the number of compared metrics."""
 
     @property
     def real(self) -> bool:
-        """Whether the corrected p-value is small."""
+        """Whether the corrected p-value is at most the limit."""
         return self.p_value <= SIGNIFICANT
 
     @property
@@ -43,7 +43,7 @@ class Difference:
 
 
 def compare(ours: Result, theirs: Result) -> list[Difference]:
-    """Compare every metric that both results have with per-item scores.
+    """Compare every metric that both results hold with per-item scores.
 
     Raises DataError if there is none, and if the two were evaluated on other items.
     """
@@ -89,25 +89,25 @@ def _compare(ours: Measurement, theirs: Measurement) -> list[Difference]:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells that are ready to print."""
+    """Cells ready to print."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     def filled(self) -> Table:
-        """Return the table without columns whose cells are all –."""
+        """Return the table without its empty columns (all cells –)."""
         used = [column for column in range(len(self.columns)) if any(row[column] != "–" for row in self.rows)]
         rows = tuple(tuple(row[column] for column in used) for row in self.rows)
         return Table(tuple(self.columns[column] for column in used), rows)
 
     def markdown(self) -> str:
-        """Return the table in Markdown."""
+        """Return the table as Markdown."""
         lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
         return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
 def full_table(result: Result) -> Table:
-    """Return every metric with its label and interval."""
+    """Return a table of every metric with its label and interval."""
     shares = all(metric.unit == "%" for m in result.measurements for metric in m.metrics)
     settings = any(m.settings for m in result.measurements)
     rows = tuple(row if settings else row[:4] + row[5:] for m in result.measurements for row in _full_rows(m, shares))
@@ -125,7 +125,7 @@ def _full_rows(m: Measurement, shares: bool) -> Iterable[tuple[str, ...]]:
 
 
 def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) -> Table:
-    """Return each metric of two models, the difference with its interval, and the better model if it is real."""
+    """Return a table of each metric of two models: the difference, its interval, and the better model if real."""
     rows = []
     for difference in differences:
         unit = difference.difference.unit
@@ -140,7 +140,7 @@ def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) 
 
 
 def format_value(value: float, unit: str) -> str:
-    """Return a value with its unit: shares in percent, all else with three decimals."""
+    """Format a value with its unit: shares as percentages, everything else with three decimals."""
     return f"{_number(value, unit)} {unit}".rstrip()
 
 

@@ -36,17 +36,17 @@ class Features:
     """Their names, in the same order."""
     labels: tuple[str, ...]
     failures: tuple[InputError, ...] = ()
-    """The items that could not."""
+    """The items that could not be decoded."""
     rows: tuple[int, ...] = ()
-    """Where each is in the dataset, in which two items may have one name."""
+    """Index of each item in the dataset, where two items may share a name."""
 
     def targets(self, classes: Sequence[str]) -> np.ndarray:
-        """Return the index of each label among `classes`, (n,) int64."""
+        """Return the index of each label in `classes`, (n,) int64."""
         return class_indices(self.labels, classes)
 
 
 def class_indices(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """Return the index of each label among `classes`, (n,) int64."""
+    """Return the index of each label in `classes`, (n,) int64."""
     index = {label: number for number, label in enumerate(classes)}
     return np.array([index[label] for label in labels], dtype=np.int64)
 
@@ -62,20 +62,20 @@ class CachingEncoder(Encoder):
 
     @property
     def failures(self) -> list[InputError]:
-        """The items that could not be decoded."""
+        """Items that could not be decoded."""
         return [failure for features in self._image_cache.values() for failure in features.failures]
 
     @property
     def count(self) -> int:
-        """The number of items, those that could not be decoded included; each counts once."""
+        """Number of distinct items, including those that could not be decoded."""
         return sum(len(features.keys) + len(features.failures) for features in self._image_cache.values())
 
     def encode_images(self, images: Any, normalize: bool = True, **options: Any) -> np.ndarray:
-        """Encode images, without a cache."""
+        """Encode images without a cache."""
         return self.encoder.encode_images(images, normalize, **options)
 
     def encode_texts(self, texts: Any, normalize: bool = True, **options: Any) -> np.ndarray:
-        """Return embeddings (B, D) of texts, unit ones from the cache if the same were encoded before."""
+        """Return embeddings (B, D) of texts; unit ones are cached."""
         if not normalize or options:
             return self.encoder.encode_texts(texts, normalize, **options)
         if tuple(texts) not in self._text_cache:
@@ -83,7 +83,7 @@ class CachingEncoder(Encoder):
         return self._text_cache[tuple(texts)]
 
     def features(self, images: LabelledImages, track: Track, frames: int) -> Features:
-        """Return the features of a dataset, from the cache if the same images were encoded for another task."""
+        """Return the features of a dataset, from the cache if another task encoded the same images."""
         known = (images.keys, images.images, images.trim, frames)
         if known not in self._image_cache:
             self._image_cache[known] = _encode_dataset(self.encoder, images, track, frames)
@@ -125,7 +125,7 @@ def load_variants(
     pool: str | None = None,
     texts: bool = False,
 ) -> tuple[dict[str, Encoder], dict[str, str]]:
-    """Return a model under some transforms, by name, and what its metrics depend on: weight hash, type, versions.
+    """Load a model under some transforms, by name, with what its metrics depend on: weight hash, dtype, versions.
 
     `model`: an encoder, or a name as `load` takes it. `transforms`: "squash", "crop" or both with a comma; they share
     the weights. `layer`, `pool`: see `Encoder.feature`. `texts`: whether the evaluation needs a text tower. Raises what
@@ -136,7 +136,7 @@ def load_variants(
         check_transform(name)
     encoder = model if isinstance(model, Encoder) else load(model)
     if texts and not encoder.reads_texts:
-        raise ConfigError(f"{encoder.name} is only a vision tower, without texts; evaluate it by k-NN or a probe")
+        raise ConfigError(f"{encoder.name} is a vision tower without a text tower; evaluate it by k-NN or a probe")
     variants = {name: encoder.variant(transform=name, layer=layer, pool=pool) for name in names}
     about = next(iter(variants.values())).about
     return variants, {**about, "perception-encoder": __version__, "torch": torch.__version__}

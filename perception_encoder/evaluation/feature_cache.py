@@ -1,4 +1,4 @@
-"""One cache for all features: embeddings in memory, tokens of layers in temporary files or in a directory on disk.
+"""One cache for all features: embeddings in memory, layer tokens in temporary files or in a directory.
 
 In a directory each set of inputs has a directory of its own, named by a digest of all that its features depend on. It
 holds an array for each layer, and `progress.json`, which is written after rows are on the disk, so that a killed run
@@ -52,17 +52,17 @@ DTYPES = ("float16", "float32")
 CHUNK = 64
 """Maximum number of items between two writes."""
 BYTES = 2_000_000_000
-"""Of all layers' float32 features in memory between two writes, unless one item takes more."""
+"""Maximum bytes of all layers' float32 features in memory between two writes; at least one item."""
 SPARE = 256 << 20  # bytes of disk that are left free
 TEMPORARY = 8e9
-"""Bytes of features that temporary files hold; those of larger sets are encoded again in each pass."""
+"""Maximum bytes of features in temporary files; larger sets are encoded again in each pass."""
 VERSION = 1
 EMBEDDING = "embedding"
 """The name under which embeddings are cached."""
 
 
 class Tokens(Protocol):
-    """Tokens by item: an array (n, N, D), in memory or mapped from disk, or one that is computed when it is read."""
+    """Tokens by item: an array (n, N, D), in memory, mapped from disk, or computed when read."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ class Tokens(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """Return the tokens of a slice or of an array of rows."""
+        """Return the tokens of a slice or an array of rows."""
         ...
 
 
@@ -85,22 +85,22 @@ class CachedTokens:
     """(n, N, D) of the items that could be decoded, prefix first; mapped from disk, so slices are cheap and copies are
     not. A video's tokens are those of its frames, one after the other."""
     prefix: int
-    """The number of class and register tokens before the patches."""
+    """Number of class and register tokens before the patches."""
     grid: tuple[int, int]
     rows: np.ndarray
-    """The indices of these items, (n,) int64, ascending."""
+    """Indices of these items, (n,) int64, ascending."""
     failures: tuple[InputError, ...] = ()
-    """The items that could not be decoded."""
+    """Items that could not be decoded."""
 
     @property
     def patches(self) -> Maps:
-        """The patch tokens (n, h, w, D) of images, still mapped or computed if the tokens are."""
+        """Return the patch tokens (n, h, w, D) of images, mapped or computed like the tokens."""
         if isinstance(self.tokens, np.ndarray):
             return self.tokens[:, self.prefix :].reshape(len(self.tokens), *self.grid, self.tokens.shape[-1])
         return ComputedPatches(self.tokens, self.prefix, self.grid)
 
     def mean(self) -> Float[np.ndarray, "n D"]:
-        """Return the mean of each image's patches, float32: the embedding of `pe embed --pool mean`, unnormalised."""
+        """Return the mean of each image's patches, float32, as `pe embed --pool mean` without normalisation."""
         chunks = np.array_split(np.arange(len(self.tokens)), max(1, len(self.tokens) // 256))
         parts = [self.tokens[rows][:, self.prefix :].astype(np.float32).mean(axis=1) for rows in chunks]
         return np.concatenate(parts)
@@ -108,7 +108,7 @@ class CachedTokens:
 
 @dataclass(frozen=True)
 class ComputedPatches:
-    """The patches of tokens that are computed when they are read."""
+    """Patches of tokens that are computed when read."""
 
     tokens: Tokens
     prefix: int
@@ -131,21 +131,21 @@ class EncodedRows(NamedTuple):
     """Features of some items."""
 
     arrays: dict[str, np.ndarray]
-    """By name, each with a row for each item, float32."""
+    """Arrays by name, with a row for each item, float32."""
     prefix: int = 0
-    """The number of class and register tokens before the patches."""
+    """Number of class and register tokens before the patches."""
     grid: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)
 class LayerRows:
-    """The tokens of some layers, the prefix first; a video's are those of its frames, one after the other."""
+    """Tokens of some layers, prefix first; a video's frames follow one another."""
 
     encoder: LayerFeatures
     layers: Sequence[int]
 
     def encode(self, items: Sequence[Sequence[Image.Image]], inputs: EncoderInputs) -> EncodedRows:
-        """Return tokens (B, N, D) of opened items by layer; all items are of as many images, or DataError is raised."""
+        """Return tokens (B, N, D) of opened items by layer; DataError unless all have the same number of images."""
         if len({len(item) for item in items}) > 1:
             raise DataError(f"{inputs.name} mixes images and videos; give datasets of one kind")
         images = [image for item in items for image in item]
@@ -179,14 +179,14 @@ class EmbeddingRows:
 
 @dataclass(frozen=True)
 class ComputedTokens:
-    """Tokens that are encoded whenever they are read."""
+    """Tokens that are encoded each time they are read."""
 
     encoder: LayerRows | EmbeddingRows
     name: str
     """The array's."""
     inputs: EncoderInputs
     chunk: int
-    """Items that are encoded at a time."""
+    """Number of items to encode at a time."""
     rows: np.ndarray
     shape: tuple[int, ...]
 
@@ -207,24 +207,24 @@ def array_name(layer: int) -> str:
 
 @dataclass
 class _Progress:
-    """The content of a cached set so far."""
+    """The current content of a cached set."""
 
     seen: int = 0
-    """The number of items, those that cannot be decoded included."""
+    """Number of items, including those that cannot be decoded."""
     prefix: int = 0
     grid: tuple[int, int] = (1, 1)
     width: int = 0
     failures: list[tuple[int, str, str]] = field(default_factory=list)
-    """Index, name and reason of each item that cannot be decoded."""
+    """Index, name and error of each item that cannot be decoded."""
 
     @property
     def count(self) -> int:
-        """The number of rows."""
+        """Number of rows."""
         return self.seen - len(self.failures)
 
     @property
     def rows(self) -> np.ndarray:
-        """The indices of the items that could be decoded, (n,), ascending."""
+        """Indices of the items that could be decoded, (n,), ascending."""
         return np.delete(np.arange(self.seen), [index for index, _, _ in self.failures])
 
 
@@ -234,18 +234,18 @@ class CachedFeatures:
 
     progress: _Progress
     arrays: Mapping[str, Tokens]
-    """By name, each with a row for each item that could be decoded; empty without any."""
+    """Arrays by name, with a row for each item that could be decoded; empty if none could."""
     key: str = ""
-    """The digest of all that features in a directory depend on."""
+    """Digest of everything the features in a directory depend on."""
 
     @property
     def failures(self) -> tuple[InputError, ...]:
-        """The items that could not be decoded."""
+        """Items that could not be decoded."""
         return tuple(MediaDecodeError(name, reason) for _, name, reason in self.progress.failures)
 
     @property
     def rows(self) -> np.ndarray:
-        """The indices of the items that could be decoded, (n,), ascending."""
+        """Indices of the items that could be decoded, (n,), ascending."""
         return self.progress.rows
 
     def read(self, layer: int) -> CachedTokens:
@@ -262,7 +262,7 @@ class CachedFeatures:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureCache:
-    """Where features are cached, and how."""
+    """Where and how features are cached."""
 
     directory: Path | None = None
     """By default temporary files."""
@@ -271,7 +271,7 @@ class FeatureCache:
     chunk: int = CHUNK
     """Maximum number of items between two writes: see `chunk_size`."""
     limit: float = TEMPORARY
-    """Bytes that temporary files hold."""
+    """Maximum bytes in temporary files."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -279,7 +279,7 @@ class FeatureCache:
 
     @property
     def path(self) -> Path:
-        """The directory; ConfigError for temporary files, which no later run finds."""
+        """The directory; ConfigError for temporary files, which a later run cannot find."""
         if self.directory is None:
             raise ConfigError("the cache of layer analysis needs a directory; temporary files are for one layer")
         return self.directory
@@ -287,13 +287,13 @@ class FeatureCache:
     def encode_layers(
         self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int], track: Track = untracked
     ) -> CachedFeatures:
-        """Encode inputs at several layers in one pass, or only those that an earlier run did not encode.
+        """Encode inputs at several layers in one pass, except those that an earlier run encoded.
 
         Raises DataError for no inputs and for a mix of images and videos, ModelError if a feature is not finite or too
         large for float16, OutputError if the disk has no room or another run writes to the same directory.
         """
         if not inputs.keys:
-            raise DataError(f"{inputs.name}: it has no images")
+            raise DataError(f"{inputs.name} has no images")
         rows = LayerRows(encoder, layers)
         chunk = chunk_size(encoder, inputs.image_size or encoder.image_size, layers, self.chunk)
         if self.directory is None:
@@ -302,7 +302,7 @@ class FeatureCache:
         directory = self.directory / key
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        message = f"another run writes to {directory}; wait until it is done, or choose another directory"
+        message = f"another run is writing to {directory}; wait until it ends, or choose another directory"
         with holding(directory / "lock", message):
             progress = _read_progress(directory)
             if progress.seen < len(inputs.keys):
@@ -314,13 +314,13 @@ class FeatureCache:
     def encode(
         self, encoder: LayerRows | EmbeddingRows, inputs: EncoderInputs, chunk: int, track: Track = untracked
     ) -> CachedFeatures:
-        """Encode inputs, `chunk` items at a time, into memory if they are vectors, else into temporary files."""
+        """Encode inputs, `chunk` items at a time: vectors into memory, anything else into temporary files."""
         encoding = _Pass(self, encoder, inputs, chunk, _Progress())
         encoding.run(track)
         return CachedFeatures(progress=encoding.progress, arrays=encoding.rows())
 
     def key(self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int]) -> str:
-        """Return a digest of all that features depend on, but not of the names of the encoder and of the inputs."""
+        """Return a digest of everything features depend on, but not of the names of the encoder and the inputs."""
         depends = {
             "version": VERSION,
             "encoder": dict(encoder.about),
@@ -333,7 +333,7 @@ class FeatureCache:
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
 
     def missing_bytes(self, encoder: LayerFeatures, image_sets: Sequence[EncoderInputs], layers: Sequence[int]) -> int:
-        """Return how many bytes images will add to the directory; one image is encoded to know a token's shape."""
+        """Return how many bytes these images will add to the directory; encodes one image to learn a token's shape."""
         tokens = encoder.encode_layers([Image.new("RGB", (32, 32))], layers[:1])[layers[0]]
         prefix, width = tokens.prefix.shape[1], tokens.patches.shape[-1]
         total = 0
@@ -355,7 +355,7 @@ class _Pass:
     progress: _Progress
     directory: Path | None = None
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Of the arrays; empty before the first chunk."""
+    """Shapes of the arrays; empty before the first chunk."""
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     """Empty if they would not fit."""
 
@@ -404,7 +404,7 @@ class _Pass:
                 cast(np.memmap, array).flush()
 
     def open_files(self, directory: Path) -> dict[str, np.ndarray]:
-        """Open the arrays in a directory, and create missing ones; OutputError if the disk has no room for them."""
+        """Open the arrays in a directory, creating missing ones; OutputError if the disk is full."""
         missing = _missing(directory, self.shapes)
         check_space(directory, self.bytes_of(missing))
         with writing(directory):
@@ -414,7 +414,7 @@ class _Pass:
             return {name: _open(directory / f"{name}.npy", "r+") for name in self.shapes}
 
     def open_temporary(self) -> dict[str, np.ndarray]:
-        """Open vectors in memory, others in temporary files; none if they exceed the limit or half of the disk."""
+        """Open vectors in memory and others in temporary files; none if they exceed the limit or half of the disk."""
         dtype = self.cache.dtype
         if all(len(shape) == 2 for shape in self.shapes.values()):
             return {name: np.empty(shape, dtype) for name, shape in self.shapes.items()}
@@ -427,11 +427,11 @@ class _Pass:
         return arrays
 
     def bytes_of(self, names: Iterable[str]) -> int:
-        """Return the size of some arrays."""
+        """Return the total size of some arrays."""
         return sum(int(np.prod(self.shapes[name])) for name in names) * np.dtype(self.cache.dtype).itemsize
 
     def rows(self) -> dict[str, Tokens]:
-        """Return the rows of temporary arrays, or what computes them."""
+        """Return the rows of temporary arrays, or the object that computes them."""
         rows = self.progress.rows
         return {
             name: self.arrays[name][: len(rows)]
@@ -442,14 +442,14 @@ class _Pass:
 
 
 def chunk_size(encoder: LayerFeatures, image_size: tuple[int, int], layers: Sequence[int], most: int = CHUNK) -> int:
-    """Return the number of images between two writes: as many as `BYTES` hold, from 1 to `most`."""
+    """Return the number of images between two writes: as many as fit into `BYTES`, from 1 to `most`."""
     height, width = image_size
     patches = height * width // encoder.patch_size**2
     return max(1, min(most, BYTES // (4 * patches * encoder.width * len(layers))))
 
 
 def decode_ahead(decode: Callable[[int], T], rows: range, ahead: int) -> Iterator[T | InputError]:
-    """Decode items in order, `ahead` of them at a time on all cores; yield the InputError of one that fails."""
+    """Decode items in order, `ahead` at a time on all cores; yield the InputError of an item that fails."""
 
     def attempt(row: int) -> T | InputError:
         try:
@@ -463,7 +463,7 @@ def decode_ahead(decode: Callable[[int], T], rows: range, ahead: int) -> Iterato
 
 
 def check_space(directory: Path, needed: int) -> None:
-    """Raise OutputError if the disk of a directory, which need not exist, has no room for so many bytes."""
+    """Raise OutputError if the disk of a directory, which need not exist, has fewer free bytes than needed."""
     free = shutil.disk_usage(next(item for item in (directory, *directory.absolute().parents) if item.exists())).free
     if needed + SPARE > free:
         raise OutputError(
@@ -473,7 +473,7 @@ def check_space(directory: Path, needed: int) -> None:
 
 
 def show_bytes(count: int) -> str:
-    """Return bytes as a person reads them."""
+    """Format a number of bytes in MB or GB."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 

@@ -1,4 +1,4 @@
-"""The images and videos that evaluators encode: how they are opened, and digests of what they hold.
+"""Images and videos that evaluators encode: opening them, and digests of their content.
 
 An item that cannot be decoded is left out and reported; no other one takes its place.
 """
@@ -30,21 +30,21 @@ FRAMES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderInputs:
-    """Images or videos that are encoded together, at one size."""
+    """Images or videos to encode together, at one size."""
 
     name: str
-    """Names them while they are encoded, and in errors."""
+    """Name for progress bars and errors."""
     keys: tuple[str, ...]
     open: Callable[[int], Sequence[Image.Image]]
-    """Opens an item: one image, or the frames of a video; raises InputError if it cannot be decoded."""
+    """Opens an item: an image or the frames of a video; raises InputError if it cannot be decoded."""
     compute_digest: Callable[[], str]
-    """Of the images' content; called if features are stored."""
+    """Returns a digest of the images' content; called if features are stored."""
     image_size: tuple[int, int] | None = None
-    """Height and width they are squashed to, multiples of the patch; the encoder's own by default."""
+    """Height and width to resize to, multiples of the patch; by default the encoder's."""
 
     @cached_property
     def digest(self) -> str:
-        """Of the images' content: features are stored under it."""
+        """Digest of the images' content; stored features are named by it."""
         return self.compute_digest()
 
     @classmethod
@@ -56,7 +56,7 @@ class EncoderInputs:
         image_size: tuple[int, int] | None = None,
         track: Track = untracked,
     ) -> EncoderInputs:
-        """Take the images of a dataset whose targets are usable: an InputError of `target` is that of its image.
+        """Return the images of a dataset with usable targets; an InputError of `target` becomes the image's error.
 
         Targets are decoded once for it, so that failures are known before anything is encoded.
         """
@@ -79,7 +79,7 @@ class EncoderInputs:
 
 
 def inputs_of(images: LabelledImages, frames: int = FRAMES) -> EncoderInputs:
-    """Return a dataset's images, and its videos by `frames` uniform frames, to be encoded."""
+    """Return a dataset's images, and its videos by `frames` uniform frames, ready to encode."""
     return EncoderInputs(
         name=images.name,
         keys=images.keys,
@@ -94,7 +94,7 @@ def media_opener(images: LabelledImages, frames: int = FRAMES) -> Callable[[int]
 
 
 def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list[Image.Image]:
-    """Open an image, or `frames` frames of a video, `trim` pixels cut off each side; InputError if it fails."""
+    """Open an image or `frames` frames of a video, cropped by `trim` pixels on each side; InputError if it fails."""
     if isinstance(source, Clip):
         media = resolve(source.path, key, start=source.start, end=source.end)
     else:
@@ -106,22 +106,22 @@ def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list
 
 
 def cut_border(image: Image.Image, key: str, trim: int) -> Image.Image:
-    """Cut `trim` pixels off each side of an image; InputError if nothing would be left."""
+    """Crop `trim` pixels from each side of an image; InputError if nothing would be left."""
     if not trim:
         return image
     if min(image.size) <= 2 * trim:
-        raise InputError(key, f"is too small to have {trim} pixels cut off each side")
+        raise InputError(key, f"is too small to crop {trim} pixels from each side")
     return image.crop((trim, trim, image.width - trim, image.height - trim))
 
 
 def check_maps(features: Maps, name: str, keys: Sequence[str] = ()) -> None:
-    """Raise ModelError for features that are not finite; computed ones are checked when they are read."""
+    """Raise ModelError for features that are not finite; computed ones are checked when read."""
     if isinstance(features, np.ndarray):
         check_finite(features, "the layer", name, keys)
 
 
 def check_finite(features: np.ndarray, model: str, inputs: str, keys: Sequence[str] = ()) -> np.ndarray:
-    """Return features (n, …) unchanged; `ModelError`, naming the first item, if one holds NaN or infinity."""
+    """Return features (n, …) unchanged; `ModelError` names the first item with NaN or infinity."""
     bad = np.flatnonzero([not np.isfinite(feature).all() for feature in features])
     if len(bad):
         first = f", {keys[bad[0]]} first" if keys else ""
@@ -132,7 +132,7 @@ def check_finite(features: np.ndarray, model: str, inputs: str, keys: Sequence[s
 
 
 def content_digest(sources: Sequence[MediaSource]) -> str:
-    """Return a SHA-256 of the content of files and of the ranges of clips, in order.
+    """Return a SHA-256 of the content of files and the ranges of clips, in order.
 
     A missing file counts as empty, for it is reported later.
     """
@@ -155,5 +155,5 @@ def _read(source: Path | Clip | TarMember) -> bytes:
 
 
 def settings_digest(*parts: object) -> str:
-    """Return a SHA-256 of how settings are written, the first 20 digits."""
+    """Return the first 20 digits of a SHA-256 of some settings, as they are written."""
     return hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()[:20]

@@ -1,4 +1,4 @@
-"""Embeddings of images and videos in memory, which search ranks and classification labels."""
+"""Embeddings of images and videos in memory, for search to rank and classification to label."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from perception_encoder.progress import Track, untracked
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """Items with their embeddings, and those that could not be encoded."""
+    """Items with their embeddings, and the items that could not be encoded."""
 
     items: list[Item]
     vectors: np.ndarray
-    """float32 (n, D), unit length, one row an item."""
+    """float32 (n, D), unit length, one row per item."""
     is_video: list[bool]
     failures: list[InputError]
 
     @property
     def total(self) -> int:
-        """Inputs in all, failures included."""
+        """Number of inputs, including failures."""
         return len(self.items) + len(self.failures)
 
 
 def read_collection(path: Path) -> tuple[Collection, dict[str, Any]] | None:
-    """The embeddings that `pe embed` or clip-retrieval wrote, with their settings; None if `path` is something else.
+    """Read embeddings written by `pe embed` or clip-retrieval, with their settings; None if `path` is something else.
 
     Raises OutputError if it is damaged.
     """
@@ -64,7 +64,7 @@ def read_collection(path: Path) -> tuple[Collection, dict[str, Any]] | None:
 
 
 def list_media_items(paths: Iterable[str | Path], left_out: Counter[str] | None = None) -> list[Item]:
-    """The images and videos that the paths hold; a table's texts are not media, and raise when they are opened.
+    """List the images and videos in the paths; a table's texts are not media and raise when opened.
 
     `left_out`: see `list_items`. Raises DataError if there are none.
     """
@@ -76,7 +76,7 @@ def list_media_items(paths: Iterable[str | Path], left_out: Counter[str] | None 
 
 
 def encode_media(encoder: Encoder, items: Sequence[Item], progress: Track = untracked) -> Collection:
-    """Encode items in order, a video as the mean of its frames."""
+    """Encode items in order; a video's embedding is the mean of its frames'."""
     good: list[Item] = []
     vectors = [np.empty((0, encoder.dimension), np.float32)]
     is_video: list[bool] = []
@@ -93,5 +93,5 @@ def encode_media(encoder: Encoder, items: Sequence[Item], progress: Track = untr
 
 
 def as_encoder(model: str | Path | Encoder | None, towers: TowerChoice = "all") -> Encoder:
-    """Return an encoder, or load one by its name or path; by default the default model."""
+    """Return the given encoder, or load one by name or path; by default the default model."""
     return model if isinstance(model, Encoder) else load(model or default_model(), towers=towers)

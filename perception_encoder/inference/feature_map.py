@@ -1,4 +1,4 @@
-"""Feature maps: the features of an image's patches at a layer, and their colours (section 5, appendix B.3.2).
+"""Feature maps: features of an image's patches at a layer, and their colours (section 5, appendix B.3.2).
 
 A map (h, w, D) holds a feature for each patch. It is drawn as in the paper: half the map and half its blur
 (a 3x3 Gaussian, sigma 1), whose three principal components become lightness, chroma and hue. Like patches get like
@@ -36,13 +36,13 @@ class FeatureMaps:
     """An image, as the model saw it, and its patch features at some layers."""
 
     image: Image.Image
-    """RGB; its sides are multiples of the patch."""
+    """RGB, with sides that are multiples of the patch."""
     layers: dict[int, Float[np.ndarray, "h w D"]]
-    """float32, by 0-based layer; the last one's went through `ln_post`, as in `Feature`."""
+    """float32, by 0-based layer; the last layer's passed through `ln_post`, as in `Feature`."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory, about."""
+        """Approximate size in memory, in bytes."""
         return sum(features.nbytes for features in self.layers.values()) + 3 * self.image.width * self.image.height
 
 
@@ -50,7 +50,7 @@ class FeatureMaps:
 def feature_maps(
     encoder: Encoder, image: Image.Image, layers: Sequence[int] | None = None, patches: int = PATCHES
 ) -> FeatureMaps:
-    """Run an image through the vision tower once, `patches` long with its aspect ratio (to the patch).
+    """Run an image through the vision tower once, resized to `patches` along its longer side at its aspect ratio.
 
     `layers`: 0-based, negative from the end; all by default. Raises ConfigError for a layer that does not exist, and
     ModelError if features are not finite.
@@ -72,7 +72,7 @@ def feature_maps(
 
 
 def map_grid(size: tuple[int, int], patches: int = PATCHES) -> tuple[int, int]:
-    """The grid (h, w) for an image of `size` (width, height), `patches` along the longer side, at least 1 each."""
+    """Return the grid (h, w) for an image of `size` (width, height): `patches` along the longer side, at least 1."""
     if patches < 1:
         raise ConfigError(f"patches is {patches}; a map needs at least 1")
     width, height = size
@@ -81,7 +81,7 @@ def map_grid(size: tuple[int, int], patches: int = PATCHES) -> tuple[int, int]:
 
 
 def to_colours(features: Float[np.ndarray, "h w D"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A map as sRGB colours: see the module. A component that does not vary gets the middle of its scale."""
+    """Convert a map to sRGB colours: see the module. A constant component gets the middle of its scale."""
     shares = _squeeze(principal_components(_blend_with_blur(features), 3))
     low, high = (np.array(ends) for ends in zip(_LIGHTNESS, _CHROMA, _HUE, strict=True))
     lightness, chroma, hue = np.moveaxis(low + shares * (high - low), -1, 0)
@@ -90,7 +90,7 @@ def to_colours(features: Float[np.ndarray, "h w D"]) -> UInt8[np.ndarray, "h w 3
 
 
 def principal_components(features: Float[np.ndarray, "h w D"], count: int) -> Float[np.ndarray, "h w count"]:
-    """A map's components along the directions in which it varies most: of mean 0, and larger in the middle.
+    """Return a map's principal components, zero-mean, with signs that make the image's centre positive.
 
     Missing components are zeros.
     """
@@ -105,13 +105,13 @@ def principal_components(features: Float[np.ndarray, "h w D"], count: int) -> Fl
 
 
 def _middle(h: int, w: int) -> Float[np.ndarray, "h w"]:
-    """Weights that choose a component's sign: high in the middle, and slightly so to the left and above."""
+    """Return weights that choose a component's sign: high in the centre, slightly higher to the left and top."""
     y, x = np.meshgrid(np.linspace(-1, 1, h + 2)[1:-1], np.linspace(-1, 1, w + 2)[1:-1], indexing="ij")
     return -(x**2) - y**2 - 0.1 * x - 0.05 * y
 
 
 def _blend_with_blur(features: Float[np.ndarray, "h w D"]) -> Float[np.ndarray, "h w D"]:
-    """0.5 x + 0.5 blur(x): a 3x3 Gaussian of sigma 1, the border repeated."""
+    """Return 0.5 x + 0.5 blur(x): a 3x3 Gaussian of sigma 1, with replicated borders."""
     side = np.exp(-0.5)
     blurred = features.astype(np.float64)
     for axis in (0, 1):
@@ -125,14 +125,14 @@ def _shifted(length: int, by: int) -> np.ndarray:
 
 
 def _squeeze(components: Float[np.ndarray, "h w n"]) -> Float[np.ndarray, "h w n"]:
-    """Components to 0–1, each by its deviation; 0.5 for a constant."""
+    """Scale components to 0–1 by their deviation; constants become 0.5."""
     deviations = components.std(axis=(0, 1))
     scaled = np.divide(components, deviations, out=np.zeros_like(components), where=deviations > 0)
     return 1 / (1 + np.exp(-_STEEPNESS * scaled))
 
 
 def _lab_to_rgb(lab: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """CIELAB (L 0–100) to sRGB; a colour outside sRGB becomes one nearby."""
+    """Convert CIELAB (L 0–100) to sRGB; colours outside sRGB become nearby ones."""
     encoded = np.rint(lab * (2.55, 1, 1)).astype(np.int16).astype(np.uint8)  # a and b are signed bytes
     image = Image.frombytes("LAB", (lab.shape[1], lab.shape[0]), encoded.tobytes())
     profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
@@ -140,6 +140,6 @@ def _lab_to_rgb(lab: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def similarity(features: Float[np.ndarray, "h w D"], row: int, column: int) -> Float[np.ndarray, "h w"]:
-    """Cosine similarity of every patch to one."""
+    """Return the cosine similarity of every patch to one."""
     unit = unit_rows(features)
     return unit @ unit[row, column]

@@ -1,4 +1,4 @@
-"""Fetch images and videos by URL: http and https, within limits, and only from public addresses unless allowed.
+"""Fetch images and videos by URL over http and https, within limits, by default only from public addresses.
 
 A host is looked up once, its addresses are checked, and the connection goes to the checked address, so a name that
 resolves to another address a moment later (DNS rebinding) gains nothing. Each redirect is checked like the first
@@ -32,7 +32,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address, and any IPv4 address that it wraps, is one of the public internet."""
+    """Return whether an IP address, and any IPv4 address that it wraps, is public."""
     outer = ipaddress.ip_address(address.partition("%")[0])
     wrapped: list[ipaddress.IPv4Address | None] = []
     if isinstance(outer, ipaddress.IPv6Address):
@@ -45,7 +45,7 @@ def is_public(address: str) -> bool:
 
 
 class CheckedTransport(httpx.HTTPTransport):
-    """Sends requests to public addresses; `name` is the input's name in errors, `deadline` by `time.monotonic`.
+    """Sends requests to public addresses only; `name` is the input's name in errors, `deadline` as of `time.monotonic`.
 
     Raises UrlRefusedError (an address that is not public) and MediaNotFoundError (a host without address).
     """
@@ -89,7 +89,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A socket whose every operation ends at the deadline, however many bytes trickle in."""
+    """A socket whose operations all end at the deadline, however slowly bytes arrive."""
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         self._connection, self._deadline = connection, deadline
@@ -119,7 +119,7 @@ class _Stream(httpcore.NetworkStream):
 def _seconds_until(deadline: float) -> float:
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise TimeoutError("the time is up")
+        raise TimeoutError("the time limit was reached")
     return seconds
 
 
@@ -138,19 +138,19 @@ class FetchLimits:
 
     max_bytes: int = 256 << 20
     seconds: float = 60.0
-    """For everything, redirects included."""
+    """Maximum time in seconds, including redirects."""
     redirects: int = 5
     allow_private: bool = False
     """Allow private, loopback, link-local and reserved addresses."""
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL of any scheme, and nothing else."""
+    """Return whether a text is a single URL, of any scheme."""
     return _URL.fullmatch(text) is not None
 
 
 def fetch(url: str, limits: FetchLimits | None = None, deadline: float = math.inf) -> bytes:
-    """Download one image or video, until a deadline of `time.monotonic` that it may share with others.
+    """Download an image or video until a deadline (`time.monotonic`), which other downloads may share.
 
     Raises UrlRefusedError (scheme, address, a password in it), MediaNotFoundError (no answer, or no success) and
     MediaTooLargeError (bytes or seconds over the limit).
@@ -181,17 +181,17 @@ def fetch(url: str, limits: FetchLimits | None = None, deadline: float = math.in
 
 def _check_url(url: httpx.URL, name: str) -> None:
     if url.scheme not in ("http", "https"):
-        raise UrlRefusedError(name, f"{url.scheme}: is not fetched, only http: and https: are")
+        raise UrlRefusedError(name, f"{url.scheme}: is unsupported; use http: or https:")
     if not url.host:
         raise UrlRefusedError(name, "names no host")
     if url.userinfo:
-        raise UrlRefusedError(re.sub("//.*@", "//…@", name), "holds a user name or a password")
+        raise UrlRefusedError(re.sub("//.*@", "//…@", name), "contains a user name or a password")
     if not 0 < (url.port or 80) < 1 << 16:
         raise UrlRefusedError(name, f"is malformed: port {url.port} is not between 1 and 65535")
 
 
 def _get(url: httpx.URL, name: str, limits: FetchLimits, deadline: float) -> bytes | httpx.URL:
-    """The content, or where the server redirects to."""
+    """Return the content, or the redirect's target."""
     import httpx
 
     from perception_encoder.inference.fetch import CheckedTransport

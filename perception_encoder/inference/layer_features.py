@@ -1,4 +1,4 @@
-"""The features of any layer of any library's vision transformer, and its attention.
+"""Features of any layer of a vision transformer from any library, and its attention.
 
 Every model gets the same pixels, squashed bilinearly to one size and scaled by the model's own mean and deviation.
 Tokens are as their block leaves them, the last layer's too, as the reference's `forward_features` gives them by default
@@ -29,7 +29,7 @@ from perception_encoder.preprocess.image import ImageTransform
 
 @dataclass(frozen=True)
 class LayerTokens:
-    """The tokens of images after one block of a vision transformer."""
+    """Tokens of images after one block of a vision transformer."""
 
     prefix: Float[np.ndarray, "B P D"]
     """float32: class and register tokens; P is 0 if the model has none."""
@@ -38,7 +38,7 @@ class LayerTokens:
 
 
 class LayerFeatures:
-    """A vision transformer of any library, from images to the tokens and maps of its layers.
+    """A vision transformer of any library: images to the tokens and maps of its layers.
 
     Attributes: `name`, `depth` (number of layers), `layer` (the selected one, 0-based: see `at`), `patch_size`,
     `image_size` (default height and width that images are squashed to), `width` (of a token, D), `device`, `dtype`.
@@ -54,7 +54,7 @@ class LayerFeatures:
         dtype: torch.dtype | None = None,
         final_norm: bool = False,
     ) -> None:
-        """`device`: by default a CUDA GPU if there is one. `dtype`: by default bfloat16 if it is fast.
+        """`device`: a CUDA GPU by default if there is one. `dtype`: bfloat16 by default if it is fast.
 
         `final_norm`: apply the model's final norm to the last layer.
         """
@@ -68,18 +68,18 @@ class LayerFeatures:
 
     @classmethod
     def of(cls, encoder: Encoder, final_norm: bool = False) -> LayerFeatures:
-        """Return the layers of an encoder's vision tower; both use the same weights."""
+        """Return the layers of an encoder's vision tower, with shared weights."""
         tower = Tower.of(encoder.visual, encoder.weight_hash)
         return cls(encoder.name, tower, encoder.device, encoder.dtype, final_norm)
 
     def at(self, layer: int) -> LayerFeatures:
-        """Return the same model with another layer selected, negative from the end; ConfigError if it has none such."""
+        """Return the same model at another layer, negative from the end; ConfigError if the layer does not exist."""
         selected = copy.copy(self)
         (selected.layer,) = self.resolve_layers([layer])
         return selected
 
     def resolve_layers(self, layers: Sequence[int] | None) -> list[int]:
-        """Return layers, negative from the end or None for all, 0-based, ascending; ConfigError for one it lacks."""
+        """Return layers 0-based and ascending (negative from the end, None: all); ConfigError if one does not exist."""
         return resolve_layers(layers, self.depth, self.name)
 
     @property
@@ -98,7 +98,7 @@ class LayerFeatures:
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:
-        """Return the tokens of each of the layers, in the images' order; negative layers count from the end.
+        """Return the tokens of the given layers, in the order of the images; negative layers count from the end.
 
         `image_size`: height and width, multiples of the patch. Raises ConfigError for a layer that does not exist, and
         ModelError if a token is not finite.
@@ -125,7 +125,7 @@ class LayerFeatures:
     def attention(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, Float[np.ndarray, "B N N"]]:
-        """Each layer's attention weights, float32, the mean of its heads; a token's row sums to 1.
+        """Return each layer's attention weights, float32, averaged over heads; each token's row sums to 1.
 
         Tokens are in the model's order, prefix first. Raises ModelError for a model that does not attend through
         torch's `scaled_dot_product_attention`, and DataError without images.
@@ -138,13 +138,13 @@ class LayerFeatures:
             with _Watch(indices) as watch:
                 self._run(batch, [max(indices)])
             if watch.calls not in (max(indices) + 1, self.depth):  # some run all layers in any case
-                raise ModelError(f"{self.name} does not attend through torch in every layer, so it cannot be seen")
+                raise ModelError(f"{self.name} does not compute all attention with torch, so it cannot be shown")
             for layer in indices:
                 parts[layer].append(watch.weights[layer].cpu().numpy())
         return {layer: np.concatenate(arrays) for layer, arrays in parts.items()}
 
     def check_size(self, image_size: tuple[int, int] | None) -> tuple[int, int]:
-        """The given size or the default; ShapeError unless a multiple of the patch, ConfigError if it is fixed."""
+        """Return the given or default size; ShapeError unless a multiple of the patch, ConfigError for a fixed size."""
         size, patch = image_size or self.image_size, self.patch_size
         if any(side < patch or side % patch for side in size):
             raise ShapeError(f"image size {size[0]}x{size[1]} is not a multiple of the patch size {patch}; change it")
@@ -154,7 +154,7 @@ class LayerFeatures:
         return size
 
     def batch_size(self, size: tuple[int, int]) -> int:
-        """Images of a size (height, width) to compute together: on a CPU, those that fit a core's cache."""
+        """Return how many images of a size (height, width) to compute together: on a CPU, as many as fit the cache."""
         tokens = size[0] * size[1] // self.patch_size**2
         return max(1, CACHED_ACTIVATIONS // (tokens * self.width)) if self.device.type == "cpu" else 64
 
@@ -192,7 +192,7 @@ class LayerFeatures:
 
 
 class _Watch(TorchFunctionMode):
-    """Records the attention weights of some layers of any library: all libraries call one function of torch."""
+    """Records the attention weights of some layers, through the one torch function that all libraries call."""
 
     def __init__(self, layers: Sequence[int]) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ class _Watch(TorchFunctionMode):
 
 
 def _weights(q: Tensor, k: Tensor, arguments: dict[str, Any]) -> Tensor:
-    """Attention weights (B, heads, N, N) of a call's queries and keys, with its scale and mask."""
+    """Return attention weights (B, heads, N, N) from a call's queries and keys, scale and mask."""
     scale = q.shape[-1] ** -0.5 if arguments.get("scale") is None else arguments["scale"]
     scores = q.float() @ k.float().transpose(-1, -2) * scale
     mask = arguments.get("attn_mask")

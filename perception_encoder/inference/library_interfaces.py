@@ -1,4 +1,4 @@
-"""What other libraries call the methods of an `Encoder`, except `encode`.
+"""Methods of an `Encoder` under the names that other libraries call, except `encode`.
 
 Functions of sentence-transformers which take a model, such as `paraphrase_mining` and its evaluators, run on an
 `Encoder`, and so does `mteb.evaluate(encoder, tasks)` with tasks of texts and images.
@@ -27,28 +27,28 @@ _SINGLE = (str, bytes, Path, Image.Image, np.ndarray, Mapping)
 
 
 class _NoModelCard:
-    """Where the library's evaluators leave their results; an `Encoder` has no model card, their caller gets them."""
+    """Placeholder for the model card where the library's evaluators would store results; an `Encoder` has none."""
 
     def set_evaluation_metrics(self, evaluator: object, metrics: dict[str, float], epoch: int, step: int) -> None: ...
 
 
 class SentenceInterface:
-    """sentence-transformers' names that do not depend on the model."""
+    """sentence-transformers' methods that do not depend on the model."""
 
     similarity_fn_name: Literal["cosine"] = "cosine"
     model_card_data = _NoModelCard()
 
     def similarity(self, a: Vectors, b: Vectors) -> Float[Tensor, "n m"]:
-        """Cosine similarity of each vector of `a` (n, D) or (D,) with each of `b` (m, D) or (D,): float32 (n, m)."""
+        """Return cosine similarities of each row of `a` (n, D) to each of `b` (m, D), or of (D,): float32 (n, m)."""
         return _unit(a) @ _unit(b).T
 
     def similarity_pairwise(self, a: Vectors, b: Vectors) -> Float[Tensor, " n"]:
-        """Cosine similarity of `a[i]` with `b[i]`, of vectors (n, D) or (D,) each: float32 (n)."""
+        """Return cosine similarities of `a[i]` and `b[i]`, each (n, D) or (D,): float32 (n)."""
         return (_unit(a) * _unit(b)).sum(dim=-1)
 
 
 def check_unsupported(name: str, precision: str | None, prompt: str | None, truncate_dim: int | None) -> None:
-    """Raise ConfigError for values of sentence-transformers' arguments that a model, `name`, does not support."""
+    """Raise ConfigError for arguments of sentence-transformers that the model, `name`, does not support."""
     if precision not in (None, "float32"):
         raise ConfigError(f"precision is {precision!r}; vectors are float32, quantise them afterwards")
     if prompt:
@@ -58,7 +58,7 @@ def check_unsupported(name: str, precision: str | None, prompt: str | None, trun
 
 
 def as_list(inputs: object) -> tuple[list[object], bool]:
-    """Inputs as a list, and whether they were a single one outside a list."""
+    """Return inputs as a list, and whether they were a single input outside a list."""
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "UTO":  # strings or objects, not pixels
         inputs = inputs.tolist()
     if isinstance(inputs, _SINGLE) or hasattr(inputs, "read") or not isinstance(inputs, Iterable):
@@ -67,7 +67,7 @@ def as_list(inputs: object) -> tuple[list[object], bool]:
 
 
 def of_modality(value: object) -> tuple[object, Kind | None]:
-    """An input and its kind, if it is one of sentence-transformers' dicts: {"image": …}, {"video": …}, {"text": …}.
+    """Return an input and its kind if it is a sentence-transformers dict: {"image": …}, {"video": …}, {"text": …}.
 
     Raises ConfigError for a dict of several modalities, which have no joint embedding, and for other keys.
     """
@@ -80,13 +80,13 @@ def of_modality(value: object) -> tuple[object, Kind | None]:
 
 
 def truncate(rows: np.ndarray, length: int, normalize: bool) -> np.ndarray:
-    """The first `length` numbers of each row (…, D), made unit length again under `normalize`."""
+    """Return the first `length` numbers of each row (…, D), renormalised if `normalize`."""
     cut = np.ascontiguousarray(rows[..., :length])
     return unit_rows(cut) if normalize else cut
 
 
 def _unit(vectors: Vectors) -> Tensor:
-    """Vectors of any container as unit float32 rows (n, D)."""
+    """Return vectors of any container as unit float32 rows (n, D)."""
     if isinstance(vectors, (np.ndarray, Tensor)):
         rows = torch.as_tensor(vectors)
     else:
@@ -95,7 +95,7 @@ def _unit(vectors: Vectors) -> Tensor:
 
 
 def batch_inputs(batches: Iterable[Mapping[str, Sequence[object]]]) -> Iterator[list[object]]:
-    """The inputs of each of mteb's batches, as dicts that say what they are; other columns, such as titles, are left.
+    """Yield the inputs of each of mteb's batches as dicts that name their kind; other columns are ignored.
 
     A batch has columns: {"text": [...], "title": [...]}. Inputs of several modalities stay together, so that
     `of_modality` refuses them. Only one batch of images is in memory at a time.
@@ -106,7 +106,7 @@ def batch_inputs(batches: Iterable[Mapping[str, Sequence[object]]]) -> Iterator[
 
 
 def model_meta(encoder: Any) -> Any:
-    """mteb's `ModelMeta` of an encoder.
+    """Return mteb's `ModelMeta` of an encoder.
 
     mteb caches results by name and revision, so the revision is of the weights and the number type.
     """

@@ -23,7 +23,7 @@ from perception_encoder.preprocess.source import escape_name, open_source
 
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _DOUBTFUL_SUFFIXES = frozenset({"", ".ts"})
-"""Suffixes that both media and other files have: in a directory, the first bytes decide."""
+"""Suffixes shared by media and other files: in a directory, the first bytes decide."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,26 @@ class Item:
     """One image, video or text."""
 
     id: str
-    """Names the item, printable; its path, or what a table's `id` column says."""
+    """Printable name of the item: its path, or the value of a table's `id` column."""
     path: str
-    """The file's path (`TAR/MEMBER` in a tar; of a text its table's), printable: `unescape_name` gives it back."""
+    """Printable path of the file (`TAR/MEMBER` in a tar, a text's table); `unescape_name` restores it."""
     source: Path | TarMember | str | None = None
-    """Where the bytes are; a string is a URL. None for a text, or if there is a problem."""
+    """Location of the bytes; a string is a URL. None for a text, or if there is a problem."""
     start: float | None = None
-    """Of a video: the part to use, in seconds."""
+    """The part of a video to use, in seconds."""
     end: float | None = None
     text: str | None = None
-    """The text itself, or what a table says about the file."""
+    """The text itself, or a table's text about the file."""
     problem: InputError | None = None
-    """Why it could not even be listed."""
+    """Why the item could not be listed."""
 
     @property
     def name(self) -> str:
-        """Its name in messages: its id, and its path if a table's id does not contain it."""
+        """Name in messages: the id, with the path if a table's id does not contain it."""
         return self.id if self.path in self.id or self.source is None else f"{self.id} ({self.path})"
 
     def open(self, limits: FetchLimits | None = None) -> Path | bytes:
-        """The file to read, or its bytes; raises an InputError for a text or a problem."""
+        """Return the file to read, or its bytes; raises InputError for a text or a problem."""
         if self.problem is not None:
             raise self.problem
         if isinstance(self.source, Path):
@@ -62,14 +62,14 @@ class Item:
         raise InputError(self.id, "is a text, not a file")
 
     def media(self, limits: FetchLimits | None = None) -> Media:
-        """What the item is, ready to be opened."""
+        """The item as media, ready to be opened."""
         if self.problem is None and self.source is None and self.text is not None:
             return Media("text", self.id, self.text)
         return resolve(self.open(limits), self.name, start=self.start, end=self.end)
 
 
 def list_items(paths: Iterable[str | Path], left_out: Counter[str] | None = None) -> Iterator[Item]:
-    """Yield what the paths hold, in order; `left_out` counts other files of directories by type: RAW, SVG, other.
+    """Yield the items that paths hold, in order; `left_out` counts other files by type: RAW, SVG, other.
 
     A file is one item, whatever its suffix. A directory gives the images, videos and plain tars in and below it, sorted
     by name, hidden ones skipped; a glob gives what it matches. A table (CSV, TSV, Parquet, JSONL) gives its
@@ -87,7 +87,7 @@ def list_items(paths: Iterable[str | Path], left_out: Counter[str] | None = None
 
 
 def check_paths(paths: Iterable[str | Path]) -> None:
-    """MediaNotFoundError for the first path that does not exist, or glob without a match; URLs are not checked."""
+    """Raise MediaNotFoundError for the first missing path or glob without a match; URLs are not checked."""
     for path in paths:
         if isinstance(path, str) and is_url(path):
             continue
@@ -130,7 +130,7 @@ def _list_glob(pattern: str, left_out: Counter[str] | None) -> Iterator[Item]:
 
 
 def _match(pattern: str) -> Iterator[str]:
-    """Yield what a glob matches, as `glob.iglob` does; `**` visits each real directory once: links may be circles."""
+    """Yield a glob's matches, as `glob.iglob` does; `**` visits each real directory once, as links may form cycles."""
     parts = pattern.split(os.sep)
     if "**" not in parts:
         yield from glob.iglob(pattern)
@@ -144,7 +144,7 @@ def _match(pattern: str) -> Iterator[str]:
 
 
 def _directories(base: str) -> Iterator[str]:
-    """Yield a directory (empty: the current one) and those below it without hidden ones, each real one once."""
+    """Yield a directory (empty: the current one) and its subdirectories, except hidden ones, each real one once."""
     visited: set[tuple[int, int]] = set()
     waiting = [base]
     while waiting:
@@ -188,7 +188,7 @@ def _list_directory(directory: Path, left_out: Counter[str] | None) -> Iterator[
 
 
 def _is_media(path: Path) -> bool:
-    """Whether a file in a directory is an image or video: by its suffix, or its content if the suffix is ambiguous."""
+    """Return whether a file in a directory is an image or video: by its suffix, or its content if that is ambiguous."""
     suffix = path.suffix.lower()
     if suffix not in _DOUBTFUL_SUFFIXES:
         return suffix in MEDIA_SUFFIXES

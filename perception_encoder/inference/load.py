@@ -24,7 +24,7 @@ from perception_encoder.models.registry import canonical_name, shown_name
 from perception_encoder.models.tower import Tower
 
 RANDOM = "random:"
-"""Before a model's name: the same architecture with random weights."""
+"""Prefix of a model's name that requests the architecture with random weights."""
 ADAPTERS: dict[str, type[Adapter]] = {
     adapter.library: adapter for adapter in (TimmModel, OpenClipModel, TransformersModel)
 }

@@ -30,7 +30,7 @@ from perception_encoder.preprocess.source import escape_name, open_source
 Kind = Literal["image", "video", "text"]
 
 HEAD = 512
-"""Bytes that tell a format."""
+"""Number of first bytes that identify a format."""
 
 _RANGE = re.compile(r"(?P<path>.+)@(?P<start>\d+(?:\.\d+)?)s(?:-(?P<end>\d+(?:\.\d+)?)s)?", re.DOTALL)
 # fmt: off
@@ -45,40 +45,40 @@ _VIDEO_HEADS = (
 _VIDEO_BOXES = (b"moov", b"mdat", b"moof", b"styp", b"wide", b"free", b"skip", b"pnot")
 # fmt: on
 _TRANSPORT_MARKS = ((0, 188, 376), (4, 196, 388))
-"""Where an MPEG transport stream has its packets' first byte, 0x47, without and with a time before each."""
+"""Positions of the packets' sync byte, 0x47, in an MPEG transport stream, without and with timestamps."""
 
 
 @dataclass(frozen=True)
 class Media:
-    """A resolved input: its kind, its name in errors, and its content."""
+    """A resolved input: its kind, its name for errors, and its content."""
 
     kind: Kind
     name: str
     payload: Path | bytes | Image.Image | np.ndarray | str
     start: float | None = None
-    """Of a video: first second to use. Equal to `end` for a moment: one frame."""
+    """First second of a video to use. Equal to `end` for a moment: one frame."""
     end: float | None = None
 
     def media(self, limits: FetchLimits | None = None) -> Media:
-        """Itself: it is resolved."""
+        """This object: it is resolved already."""
         return self
 
 
 @dataclass(frozen=True)
 class Value:
-    """A caller's value that is resolved when its turn comes."""
+    """A caller's value, resolved when its turn comes."""
 
     value: object
     name: str | None = None
     kind: Kind | None = None
 
     def media(self, limits: FetchLimits | None = None) -> Media:
-        """What `resolve` gives; errors of a string that is taken for a file's name say how to encode it as a text."""
+        """The resolved value; errors about a string taken for a file name say how to encode it as text."""
         try:
             return resolve(self.value, self.name, kind=self.kind, limits=limits)
         except InputError as error:
             if isinstance(self.value, str) and self.kind is None:
-                reason = f"{error.reason}; if it is a text, encode_texts takes it as one"
+                reason = f"{error.reason}; if it is text, use encode_texts"
                 raise type(error)(error.source, reason) from error
             raise
 
@@ -101,7 +101,7 @@ def resolve(
     """
     if kind == "text":
         if not isinstance(value, str):
-            raise InputError(name or "input", f"is of type {type(value).__name__}; give a text")
+            raise InputError(name or "input", f"is of type {type(value).__name__}; give a string")
         return _text(value, name)
     if isinstance(value, str) and is_url(value):
         name, value = name or escape_name(value), fetch(value, limits)
@@ -151,7 +151,7 @@ def open_media(
 
 
 def sniff(head: bytes) -> Literal["image", "video"] | None:
-    """What a file's first bytes (`HEAD` of them) tell it is; None if they tell neither."""
+    """Return what a file's first bytes (`HEAD` of them) identify; None if unknown."""
     brands = file_brands(head)
     if brands is not None:
         return "image" if brands & (AVIF_BRANDS | HEIF_BRANDS) else "video"
@@ -167,7 +167,7 @@ def sniff(head: bytes) -> Literal["image", "video"] | None:
 
 
 def split_range(path: Path) -> tuple[Path, float | None, float | None]:
-    """Part "clip.mp4@2s-5s" (or "@12s", a moment) into path and seconds, unless a file has that very name."""
+    """Split "clip.mp4@2s-5s" (or "@12s", a moment) into path and seconds, unless a file with that exact name exists."""
     match = _RANGE.fullmatch(str(path))
     if match is None or os.path.lexists(path):
         return path, None, None
@@ -229,13 +229,13 @@ def _resolve_array(array: np.ndarray, name: str, start: float | None, end: float
         if array.size == 0:
             raise InputError(name, f"is an empty array, {shape}")
         if array.ndim == 4 and (start is not None or end is not None):
-            raise InputError(name, "is an array, which has no seconds: cut out its frames instead")
+            raise InputError(name, "is an array, which has no time in seconds: slice its frames instead")
         return Media("video" if array.ndim == 4 else "image", name, array, start, end)
     raise InputError(name, f"is an array {shape}; give (H, W) or (H, W, 3) for an image, (F, H, W, 3) for a video")
 
 
 def _sample_array(array: np.ndarray, count: int) -> VideoFrames:
-    """Uniform frames of an array (F, H, W, 3), whose times are unknown."""
+    """Return uniform frames of an array (F, H, W, 3), without known times."""
     indices = frame_indices(len(array), count)
     images = {index: Image.fromarray(array[index]) for index in set(indices)}
     nan = float("nan")

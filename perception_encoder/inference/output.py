@@ -52,31 +52,31 @@ class Part:
 
     path: Path
     first: int
-    """Number of items before it."""
+    """Number of items before this part."""
     count: int
-    """Number of its items, failures included."""
+    """Number of its items, including failures."""
 
     @classmethod
     def from_path(cls, path: Path) -> Part:
-        """Read its name."""
+        """Parse a part's file name."""
         first, count = path.stem.split("-")
         return cls(path, int(first), int(count))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedReport:
-    """What `embed` wrote."""
+    """The result of `embed`."""
 
     out: Path
     model: str
     rows: int
-    """Embeddings in `out`, which is not written if there are none."""
+    """Number of embeddings in `out`; without any, `out` is not written."""
     encoded: int
-    """Inputs that this run encoded or skipped; the others were finished by an earlier, interrupted run."""
+    """Inputs that this run encoded or skipped; an earlier, interrupted run finished the others."""
     seconds: float
     skipped: tuple[InputError, ...]
     left_out: Mapping[str, int]
-    """Files of directories that are neither images nor videos, by type: RAW, SVG, other."""
+    """Number of other files in the directories, by type: RAW, SVG, other."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -100,7 +100,7 @@ def embed(
     allow_private_urls: bool = False,
     progress: Track = untracked,
 ) -> EmbedReport:
-    """Embed images, videos and texts into a file; an interrupted call resumes when it is repeated.
+    """Embed images, videos and texts into a file; repeating an interrupted call resumes it.
 
         pe.embed("photos", "photos.parquet", model="PE-Core-L14-336")
 
@@ -145,7 +145,7 @@ def embed(
 
 
 class EmbeddingWriter:
-    """Writes a run's results to `out`, resuming an earlier run with the same settings.
+    """Writes a run's results to `out` and resumes an earlier run with the same settings.
 
         with EmbeddingWriter(out, settings) as writer:
             for batch in encode_items(encoder, writer.resume(items), feature):
@@ -171,7 +171,7 @@ class EmbeddingWriter:
         self.directory = self.out.with_name(self.out.name + ".parts")
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.failures: list[InputError] = []
-        """All so far, those of earlier, interrupted runs included."""
+        """All so far, including those of earlier, interrupted runs."""
         self._part_bytes, self._part_seconds = part_bytes, part_seconds
         self._pending: list[EncodingResult[Item]] = []
         self._pending_bytes, self._flushed_at = 0, time.monotonic()
@@ -186,7 +186,7 @@ class EmbeddingWriter:
 
     @property
     def done(self) -> int:
-        """Items in finished parts, failures included."""
+        """Number of items in finished parts, including failures."""
         return sum(part.count for part in self.parts)
 
     def __enter__(self) -> EmbeddingWriter:
@@ -204,7 +204,7 @@ class EmbeddingWriter:
             self._lock.close()
 
     def _open(self, overwrite: bool) -> None:
-        """Make the directory of parts, or reopen it and list the finished parts."""
+        """Create the directory of parts, or reopen it and list the finished parts."""
         manifest = self.directory / "settings.json"
         check_target(self.out, self.settings, overwrite or manifest.is_file())
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -235,10 +235,10 @@ class EmbeddingWriter:
 
     @property
     def _ways_out(self) -> str:
-        return f"repeat it as it was to finish it, or delete {self.directory} to start anew"
+        return f"rerun it with those to finish it, or delete {self.directory} to start over"
 
     def resume(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items that no finished part holds; OutputError if the items are not those the run began with."""
+        """Return the items that no finished part holds; OutputError if the run began with other items."""
         items = iter(items)
         for part in self.parts:
             with self._reading(part.path):
@@ -251,7 +251,7 @@ class EmbeddingWriter:
         return items
 
     def add(self, batch: Sequence[EncodingResult[Item]]) -> None:
-        """Take the results of one batch; now and then this writes a part."""
+        """Add the results of one batch; writes a part from time to time."""
         self._pending += batch
         self.failures += [result.error for result in batch if isinstance(result, Failure)]
         self._pending_bytes += sum(result.vector.nbytes for result in batch if isinstance(result, Embedding))
@@ -276,7 +276,7 @@ class EmbeddingWriter:
         self._pending, self._pending_bytes, self._flushed_at = [], 0, time.monotonic()
 
     def finish(self) -> int:
-        """Assemble `out` from the parts and remove them; returns the number of rows (no file without rows)."""
+        """Assemble `out` from the parts and remove them; return the number of rows (no rows, no file)."""
         self.flush()
         with self._writing():
             rows = self.done - len(self.failures)
@@ -289,17 +289,17 @@ class EmbeddingWriter:
         return rows
 
     def _writing(self) -> AbstractContextManager[None]:
-        note = f"{self.directory} keeps what is finished, and the same command resumes it"
+        note = f"{self.directory} holds the finished part, and the same command resumes it"
         return writing(self.out, note if self.parts else "", also=(pa.ArrowException, RuntimeError))
 
     @contextmanager
     def _reading(self, path: Path) -> Iterator[None]:
-        """Turn errors over a damaged file of the parts into an OutputError."""
+        """Turn errors from a damaged part file into an OutputError."""
         try:
             yield
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
             raise OutputError(
-                f"{path} is damaged ({one_line(error)}); delete {self.directory} to start anew"
+                f"{path} is damaged ({one_line(error)}); delete {self.directory} to start over"
             ) from error
 
     def _replacing(self, path: Path) -> AbstractContextManager[Path]:
@@ -307,15 +307,15 @@ class EmbeddingWriter:
 
 
 def _failure(kind: str, source: str, reason: str) -> InputError:
-    """An error out of a part's metadata; ValueError for another class."""
+    """Return an error from a part's metadata; ValueError for another class."""
     error = getattr(errors, kind)
     if not (isinstance(error, type) and issubclass(error, InputError)):
-        raise ValueError(f"{kind} is not an error of an input")
+        raise ValueError(f"{kind} is not an input error")
     return error(source, reason)
 
 
 def _digest_of(items: Iterable[Item]) -> str:
-    """Identifies items by their names and paths, and their files by size and time: a name may get another content."""
+    """Return a digest of items' names and paths, and their files' sizes and times: a name's content may change."""
     digest = hashlib.sha256()
     for item in items:
         fields = [item.id, item.path, item.start, item.end, item.text, _state_of(item.source)]

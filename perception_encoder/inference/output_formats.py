@@ -31,7 +31,7 @@ METADATA = "perception_encoder"
 _GROUP_BYTES = 64 << 20
 _GROUP_ROWS = 8192
 _DIRECTORIES = {"": {"img_emb", "text_emb", "metadata"}, ".lance": {"data", "_versions", "_transactions"}}
-"""Contents of a directory that this module wrote, by its suffix."""
+"""Names of the files in a directory that this module wrote, by suffix."""
 
 
 def check_target(out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
@@ -39,7 +39,7 @@ def check_target(out: Path, settings: Mapping[str, Any], overwrite: bool) -> Non
     if out.suffix not in ("", ".parquet", ".lance"):
         raise ConfigError(f"{out}: embeddings are written to .parquet, .lance, or a directory (a name without suffix)")
     if not out.suffix and settings["pool"] == "tokens":
-        raise ConfigError(f"{out}: a directory takes one vector an item; write tokens to a .parquet file")
+        raise ConfigError(f"{out}: a directory holds one vector per item; write tokens to a .parquet file")
     if not out.exists():
         return
     if out.is_dir():
@@ -53,7 +53,7 @@ def check_target(out: Path, settings: Mapping[str, Any], overwrite: bool) -> Non
 
 
 def to_table(embeddings: Sequence[Embedding[Item]], settings: Mapping[str, Any]) -> pa.Table:
-    """One row an item; `settings` are those of `Encoder.describe`."""
+    """Build a table with one row per item; `settings` are those of `Encoder.describe`."""
     items = [embedding.key for embedding in embeddings]
     visual = [not is_text(item) for item in items]  # texts have no layer and no pool
     columns: dict[str, pa.Array] = {
@@ -78,18 +78,18 @@ def to_table(embeddings: Sequence[Embedding[Item]], settings: Mapping[str, Any])
 
 
 def _strings(values: Iterable[str | None]) -> pa.Array:
-    """Strings, with lone surrogates, which UTF-8 cannot encode, escaped."""
+    """Build an array of strings, escaping lone surrogates, which UTF-8 cannot encode."""
     return pa.array([value and value.encode("utf-8", "backslashreplace").decode() for value in values], pa.string())
 
 
 def _fixed_size_lists(vectors: Sequence[np.ndarray], dimension: int) -> pa.FixedSizeListArray:
-    """Vectors (…, D) as an array of lists of D."""
+    """Build an array of lists of length D from vectors (…, D)."""
     values = np.concatenate([vector.reshape(-1) for vector in vectors] or [np.empty(0)]).astype(np.float32, copy=False)
     return pa.FixedSizeListArray.from_arrays(pa.array(values), dimension)
 
 
 def _tokens(tokens: Sequence[np.ndarray], grid: Sequence[int], dimension: int) -> dict[str, pa.Array]:
-    """Tokens (N, D), of videos (F, N, D), as lists of vectors with their layout."""
+    """Build lists of vectors from tokens (N, D), or (F, N, D) for videos, with their layout."""
     counts = [array.size // dimension for array in tokens]
     offsets = pa.array(np.cumsum([0, *counts]), pa.int32())
     height, width = grid
@@ -102,7 +102,7 @@ def _tokens(tokens: Sequence[np.ndarray], grid: Sequence[int], dimension: int) -
 
 
 def read_part(path: Path) -> pa.Table:
-    """The rows of a part."""
+    """Read the rows of a part."""
     with open(path, "rb") as file, pq.ParquetFile(file) as parquet:
         return parquet.read()
 
@@ -114,13 +114,13 @@ def write_part(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> None
 
 
 def read_part_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a part."""
+    """Read the metadata of a part."""
     with open(path, "rb") as file:
         return json.loads(pq.read_schema(file).metadata[METADATA.encode()])
 
 
 def write_embeddings(target: Path, suffix: str, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
-    """Write the rows of all parts as a file or directory in the format of `suffix`; returns their number."""
+    """Write the rows of all parts in the format of `suffix`; return their number."""
     if suffix == ".parquet":
         return _write_parquet(target, parts, settings)
     if suffix == ".lance":
@@ -129,7 +129,7 @@ def write_embeddings(target: Path, suffix: str, parts: Sequence[Path], settings:
 
 
 def _write_parquet(target: Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
-    """Write the rows of all parts as one Parquet file; returns their number."""
+    """Write the rows of all parts as one Parquet file; return their number."""
     schema = to_table([], settings).schema.with_metadata({METADATA: json.dumps(settings)})
     rows = 0
     with open(target, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
@@ -140,7 +140,7 @@ def _write_parquet(target: Path, parts: Sequence[Path], settings: Mapping[str, A
 
 
 def _write_lance(target: Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
-    """Write the rows of all parts as one LanceDB table; returns their number."""
+    """Write the rows of all parts as one LanceDB table; return their number."""
     schema = to_table([], settings).schema.with_metadata({METADATA: json.dumps(settings)})
     beside = target.with_name(f"{target.name}.lancedb")
     remove(beside)  # of a run that was killed as it wrote
@@ -156,7 +156,7 @@ def _write_lance(target: Path, parts: Sequence[Path], settings: Mapping[str, Any
 
 
 def _write_directory(target: Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
-    """Write the rows of all parts in clip-retrieval's layout; returns their number."""
+    """Write the rows of all parts in clip-retrieval's layout; return their number."""
     rows, texts = 0, True
     for table in _read(parts, settings):
         rows += table.num_rows
@@ -185,7 +185,7 @@ def _metadata_of(table: pa.Table) -> pa.Table:
 
 
 def _read(parts: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[pa.Table]:
-    """The rows of all parts, in groups that do not depend on where the parts were cut."""
+    """Yield the rows of all parts, in groups that do not depend on the boundaries of the parts."""
     row_bytes = 4 * settings["dimension"] * (math.prod(settings["grid"]) if settings["pool"] == "tokens" else 1)
     group = max(1, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes))
     rest = to_table([], settings)
@@ -199,7 +199,7 @@ def _read(parts: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[pa.Tab
 
 
 def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] | None:
-    """Rows (without vectors), unit vectors (n, D) and settings of what this module, or clip-retrieval, wrote.
+    """Read rows (without vectors), unit vectors (n, D) and settings written by this module or by clip-retrieval.
 
     None if `path` is something else, or holds tokens. The settings are empty if clip-retrieval wrote it.
     Raises OutputError if it is damaged.
@@ -230,7 +230,7 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
 
 
 def _read_directory(directory: Path) -> tuple[pa.Table, np.ndarray]:
-    """The parts of a directory in clip-retrieval's layout, in the order of their numbers."""
+    """Return the parts of a directory in clip-retrieval's layout, in numerical order."""
 
     def number(part: Path) -> int:
         return int(part.stem.rpartition("_")[2])

@@ -1,4 +1,4 @@
-"""A stream from inputs to embeddings: resolve → decode → resize → embed, in order, with bounded memory.
+"""Stream inputs to embeddings: resolve → decode → resize → embed, in order, with bounded memory.
 
 On a CPU every core takes whole batches, from the file to the embedding, and computes on its own: cores that decode and
 cores that embed then overlap without waiting for one another, and a batch stays in one core's cache. On a GPU the same
@@ -71,22 +71,22 @@ class _Encoder(Protocol):
 
 
 class Resolvable(Protocol):
-    """What can be resolved: an item of a listing, a value, or media that are resolved already."""
+    """Anything that can be resolved: a listed item, a value, or resolved media."""
 
     def media(self, limits: FetchLimits | None = None) -> Media:
-        """The media, ready to be opened; raises an InputError."""
+        """Media, ready to be opened; raises InputError."""
         ...
 
 
 @dataclass(frozen=True)
 class Request(Generic[K]):
-    """One input to encode; it is resolved when its turn comes."""
+    """One input to encode, resolved when its turn comes."""
 
     key: K
-    """What the caller knows it by, such as its row."""
+    """The caller's identifier, such as its row."""
     source: Resolvable
     likely: Kind = "image"
-    """What it seems to be: a batch holds many texts and few videos."""
+    """The likely kind: a batch holds many texts and few videos."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class Embedding(Generic[K]):
 
     key: K
     vector: np.ndarray
-    """float32 (D,); with pool "tokens" (N, D), of a video (F, N, D)."""
+    """float32 (D,); with pool "tokens" (N, D), or (F, N, D) for a video."""
     times: tuple[float, ...] = ()
-    """Of a video: the seconds of its frames (NaN if unknown)."""
+    """Times of a video's frames in seconds (NaN if unknown)."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,12 @@ def encode_items(
 
 
 def is_text(item: Item) -> bool:
-    """Whether an item is a text, for certain and before it is opened."""
+    """Return whether an item is certainly a text, before it is opened."""
     return item.source is None and item.problem is None
 
 
 def guess_kind(name: str) -> Kind:
-    """What a file seems to be, by its name."""
+    """Guess a file's kind from its name."""
     return "video" if PurePath(name).suffix.lower() in VIDEO_SUFFIXES else "image"
 
 
@@ -144,7 +144,7 @@ def encode_requests(
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> Iterator[list[EncodingResult[K]]]:
-    """Encode requests: the results in order, a list a batch, failures in their place.
+    """Encode requests: yield the results of each batch as a list, in order, with failures in their place.
 
     `batch_size`: images at a time, by default what fits the cache (`encoder.batch_size`), or fewer if `requests`
     is a list too short to keep all workers busy. `workers`: threads that take a batch each, by default as many as
@@ -164,12 +164,12 @@ def encode_requests(
 
 
 def worker_count(encoder: _Encoder) -> int:
-    """Threads that best take a batch each: as many as torch computes with or, beside a GPU, as decode."""
+    """Return how many threads should each encode a batch: torch's threads or, with a GPU, the decoding threads."""
     return _cores() if encoder.device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def _group(requests: Iterable[Request[K]], images: int, texts: int, frames: int) -> Iterator[list[Request[K]]]:
-    """Cut into batches that cost as much as `images` images or `texts` texts; a video costs its frames."""
+    """Yield batches that cost as much as `images` images or `texts` texts; a video costs its frames."""
     costs: dict[Kind, int] = {"text": images, "image": texts, "video": texts * frames}
     batch: list[Request[K]] = []
     cost = 0
@@ -185,17 +185,17 @@ def _group(requests: Iterable[Request[K]], images: int, texts: int, frames: int)
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """An input as the model is given it: a text, or pixels."""
+    """An input in the form that the model takes: a text, or pixels."""
 
     text: str | None = None
     pixels: tuple[Tensor, ...] = ()
     """uint8 (3, H, W), one for each frame."""
     times: tuple[float, ...] = ()
-    """Of a video: the seconds of its frames."""
+    """Times of a video's frames in seconds."""
 
 
 def decode(encoder: _Encoder, media: Media, feature: Feature, budget: ByteBudget = DECODING) -> Decoded:
-    """Open an input and resize it; large images wait for room in `budget`. Raises what `open_media` raises."""
+    """Open an input and resize it; large images wait for space in `budget`. Raises what `open_media` raises."""
     with budget.admission() as admit:
         opened = open_media(media, feature.frames, admit)
         if isinstance(opened, str):
@@ -205,7 +205,7 @@ def decode(encoder: _Encoder, media: Media, feature: Feature, budget: ByteBudget
 
 
 def encode_decoded(encoder: _Encoder, inputs: Sequence[Decoded], feature: Feature) -> list[np.ndarray]:
-    """Vectors of inputs, in order, computed in the caller's thread."""
+    """Return the vectors of inputs, in order, computed in the caller's thread."""
     batch = _Batch(encoder, feature, encoder.batch_size, encoder.text_batch_size)
     for position, decoded in enumerate(inputs):
         batch.add(position, decoded)
@@ -216,7 +216,7 @@ def encode_decoded(encoder: _Encoder, inputs: Sequence[Decoded], feature: Featur
 def _encode_batch(
     encoder: _Encoder, requests: list[Request[K]], feature: Feature, images: int, texts: int
 ) -> list[EncodingResult[K]]:
-    """Take one batch from its inputs to its vectors."""
+    """Encode the inputs of one batch."""
     failures: dict[int, InputError] = {}  # both by position in the batch
     times: dict[int, tuple[float, ...]] = {}
     batch = _Batch(encoder, feature, images, texts)
@@ -238,7 +238,7 @@ def _encode_batch(
 
 
 class _Batch:
-    """Collects decoded inputs and encodes some images and some texts at a time, so that memory stays bounded."""
+    """Collects decoded inputs and encodes a few images and texts at a time to bound memory."""
 
     def __init__(self, encoder: _Encoder, feature: Feature, images_at_once: int, texts_at_once: int) -> None:
         self._encoder, self._feature = encoder, feature
@@ -250,7 +250,7 @@ class _Batch:
         self._frames: dict[int, list[Tensor]] = {}
 
     def add(self, position: int, decoded: Decoded) -> None:
-        """Take one input."""
+        """Add one input."""
         if decoded.text is not None:
             self._texts[position] = decoded.text
         if decoded.times:
@@ -269,7 +269,7 @@ class _Batch:
                 self._frames.setdefault(position, []).append(vector)
 
     def vectors(self) -> dict[int, Tensor]:
-        """Encode the waiting images and the texts; the vector of each input, by position."""
+        """Encode the waiting images and texts; return the vector of each input by position."""
         self._encode_waiting()
         vectors = {p: _join(v, self._feature, p in self._videos) for p, v in self._frames.items()}
         texts = list(self._texts.items())
@@ -280,7 +280,7 @@ class _Batch:
 
 
 def _join(frames: list[Tensor], feature: Feature, video: bool) -> Tensor:
-    """The vector of an image, or of a video the mean of its frames' (D,); of tokens, all of them ((F,) N, D).
+    """Return the vector of an image, or the mean over a video's frames (D,); for tokens, all of them ((F,) N, D).
 
     `frames` are not normalised; the result is, as `feature` says.
     """
@@ -294,7 +294,7 @@ def _join(frames: list[Tensor], feature: Feature, video: bool) -> Tensor:
 
 
 def map_in_order(work: Callable[[T], R], batches: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield `work(batch)` for each batch, in order, done by `workers` threads that compute on one core each.
+    """Yield `work(batch)` for each batch, in order, from `workers` threads that each compute on one core.
 
     At most two batches a worker are under way. A single worker is the caller's own thread, with all its cores.
     """
@@ -319,14 +319,14 @@ _beginning = threading.Lock()  # no thread may ask torch for its number of cores
 
 
 def _cores() -> int:
-    """Cores that torch computes with in this thread."""
+    """Return the number of cores that torch uses in this thread."""
     with _beginning:
         return torch.get_num_threads()
 
 
 @contextmanager
 def _single_core_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads each compute on one core.
+    """Return a thread pool whose threads each compute on one core.
 
     torch keeps a number of cores for each thread, which a thread that asks for the first time takes from whichever
     thread set one last. So each thread of the pool asks before it sets its own, and when all have, the caller sets

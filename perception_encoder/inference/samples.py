@@ -1,4 +1,4 @@
-"""Sample images for the demo: photographs from scikit-image, and a clip made of one of them.
+"""Sample images for the demo: photographs from scikit-image, and a clip made from one of them.
 
 scikit-image's documentation names their origins and licences. The motorcycles are a stereo pair (Middlebury 2014,
 Scharstein and others): the left view becomes the clip, the right one a query.
@@ -29,7 +29,7 @@ IMAGES = (
 )
 """Photographs, by scikit-image's file names; its drawings, textures and micrographs are left out."""
 CLIP, CLIP_SOURCE = "motorcycle.mp4", "motorcycle_left.png"
-"""A clip, and the photograph it pans over."""
+"""A clip and the photograph that it pans over."""
 QUERY = "motorcycle_right.png"
 """The scene of the clip, from a second camera."""
 
@@ -40,7 +40,7 @@ LABELS = (
     "sailing boat", "bus", "piano",
 )
 # fmt: on
-"""Names of what the samples show, and of nine other objects."""
+"""Names of the objects in the samples, and of nine others."""
 QUERIES = ("a ginger cat", "a newspaper", "old coins", "a camera", "a motorbike")
 """Texts to search for."""
 
@@ -49,7 +49,7 @@ _RATE, _SECONDS, _WINDOW = 15, 4, (480, 360)
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """The paths of the samples."""
+    """Paths of the samples."""
 
     gallery: Path
     """The directory of the photographs and the clip."""
@@ -69,7 +69,7 @@ def write_samples(directory: Path) -> Samples:
     source = Path(skimage.__file__).parent / "data"
     missing = [name for name in (*IMAGES, CLIP_SOURCE, QUERY) if not (source / name).is_file()]
     if missing:
-        raise DataError(f"this scikit-image does not bring {', '.join(missing)}; install scikit-image 0.26")
+        raise DataError(f"this scikit-image lacks {', '.join(missing)}; install scikit-image 0.26")
     gallery, query = directory / "images", directory / QUERY
     with writing(directory):
         gallery.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def write_samples(directory: Path) -> Samples:
 
 
 def write_pan(image: Path, clip: Path) -> None:
-    """Write an MP4 of four seconds that pans from an image's left side to its right."""
+    """Write a four-second MP4 that pans from an image's left side to its right."""
     opened = open_image(image).convert("RGB")
     width, height = _WINDOW
     room = (opened.width - width, (opened.height - height) // 2)

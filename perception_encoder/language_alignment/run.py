@@ -48,7 +48,7 @@ from perception_encoder.training.seed import torch_generator
 FRESH_SAMPLES = 4000
 """Maximum number of conversations per source for the vocabulary of a fresh language model."""
 PROCEDURE = 2
-"""Raised when the same configuration and data give another result."""
+"""Increase when the same configuration and data give another result."""
 
 
 def align_language(

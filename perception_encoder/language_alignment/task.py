@@ -68,11 +68,11 @@ class LanguageAlignmentTask:
         return {"next_token": losses.sum() / max(1, batch.answer_tokens)}
 
     def report(self) -> dict[str, float]:
-        """Return nothing more."""
+        """Return no additional metrics."""
         return {}
 
     def after_step(self) -> None:
-        """All parameters are free."""
+        """Do nothing: parameters are unconstrained."""
 
 
 class HeldOutAnswers:

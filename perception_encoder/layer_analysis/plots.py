@@ -265,7 +265,7 @@ def write_png(figure: Figure, path: Path, dots: int = 150) -> None:
 
 def _check_name(path: Path) -> None:
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"{path}: it is written as PNG; give a name that ends in .png")
+        raise ConfigError(f"{path} is written as PNG; its name must end in .png")
 
 
 LEAST_SIDE = 512

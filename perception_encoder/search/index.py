@@ -1,4 +1,4 @@
-"""Open the index of a directory: update, search, group near-duplicates, export; and search files without an index."""
+"""Open, update, search and export the index of a directory; search files without an index."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def open_index(
 
 
 class Index:
-    """The index of one or more directories, from `open_index`: a row for each image and each moment of a video."""
+    """An index of one or more directories, from `open_index`: a row per image and per moment of a video."""
 
     def __init__(self, paths: Sequence[str], model: str | Path | Encoder | None, location: Path | None) -> None:
         self._paths = list(paths)
@@ -96,7 +96,7 @@ class Index:
 
     @property
     def exists(self) -> bool:
-        """Whether every directory has an index that can be searched with the model, or lies in one that has."""
+        """Return whether every directory, or a parent, has an index that can be searched with the model."""
         self._stores = self._stores or find_stores(self._paths, self._location, self._model)
         return bool(self._stores)
 
@@ -143,7 +143,7 @@ class Index:
         from perception_encoder.search.storage.update import read_here, update_store, writable_store
 
         if len(self._paths) > 1:
-            raise ConfigError(f"an update is of one directory, not of {self._name}; open each one separately")
+            raise ConfigError(f"only one directory can be updated, not {self._name}; open each one separately")
         root = not self._paths and self.exists
         directory = self._stores[0].root if root else Path(*self._paths)
         with (
@@ -192,7 +192,7 @@ class Index:
         return self._encoders.get("all") or self._encoders[towers]
 
     def hit(self, row_id: str) -> Hit:
-        """Return the image or moment with an id, as a query for similar ones; SearchIndexError if it does not exist."""
+        """Return the image or moment with an id, to search for similar ones; SearchIndexError if it does not exist."""
         *others, last = self._open()
         for store in others:
             with suppress(SearchIndexError):
@@ -207,7 +207,7 @@ class Index:
         where: str | None = None,
         thumbnails: bool = False,
     ) -> list[list[Hit]]:
-        """Group images and moments that are nearly the same, the largest group first; every pair is compared.
+        """Group images and moments that are nearly the same, largest group first; all pairs are compared.
 
         `threshold`: minimum cosine similarity. `all_but_one`: of each group, only the images other than the one with
         the most pixels. `where`, `thumbnails`: see `search`.
@@ -335,11 +335,11 @@ def search_files(
 
 
 def _other_model(path: str | Path, model: object, made_by: str) -> SearchIndexError:
-    return SearchIndexError(f"{path} was made by another model than {model}; choose {made_by}")
+    return SearchIndexError(f"{path} was not made with {model}; choose {made_by}")
 
 
 def _towers(queries: Sequence[Query]) -> TowerChoice:
-    """Return the towers that encode the queries: the text tower alone if they have no images or videos to encode."""
+    """Return the towers needed to encode the queries: only the text tower if there are no images or videos."""
     sources = [term.source for query in queries for term in query.terms]
     return "all" if any(isinstance(source, Media) and source.kind != "text" for source in sources) else "text"
 
@@ -369,7 +369,7 @@ def _source(term: QueryTerm) -> Media | IndexRow:
 
 
 def find_stores(paths: Sequence[str], location: Path | None, model: str | Encoder | None) -> list[Store]:
-    """Open the indexes of some directories; return none unless every directory has one.
+    """Open the indexes of some directories; return none unless all directories have one.
 
     A subdirectory uses the index of the nearest directory around it, limited to the subdirectory, unless that index
     is of another model than `model`. `location`: where the index of them all is stored; SearchIndexError if a path is
@@ -405,7 +405,7 @@ def _nearest_stores(paths: Sequence[str], model: str | Encoder | None) -> list[S
 
 
 def _has_other_model(store: Store, model: str | Encoder) -> bool:
-    """Whether an index is of another model than the given one."""
+    """Return whether an index was made with a model other than the given one."""
     if isinstance(model, Encoder):
         return model.weight_hash != store.settings["weight_hash"]
     name = canonical_name(model)
@@ -417,7 +417,7 @@ def _has_other_model(store: Store, model: str | Encoder) -> bool:
 
 
 def _without_overlap(stores: Sequence[Store]) -> list[Store]:
-    """Leave out indexes whose rows another one includes, as for photos and photos/2024."""
+    """Leave out indexes whose rows are all in another one, such as photos/2024 beside photos."""
     kept: list[Store] = []
     for store in sorted(stores, key=lambda store: len(store.below)):  # stable, and the wider ones first
         directory = store.directory.absolute()

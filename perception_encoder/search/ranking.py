@@ -27,7 +27,7 @@ from perception_encoder.vectors import best_rows
 
 Vector = Float[np.ndarray, " D"]
 SIMILAR = 0.97
-"""Cosine similarity from which two images are near-duplicates."""
+"""Minimum cosine similarity of near-duplicates."""
 _BLOCK = 1 << 24  # similarities in memory at a time
 
 
@@ -36,15 +36,15 @@ class Hit:
     """An image, a video, or a moment of a video that matches a query."""
 
     item: Item
-    """The file, as it was listed."""
+    """The listed file."""
     score: float
-    """Cosine similarity to the query, in [-1, 1]; in a group of near-duplicates, to the group's first item."""
+    """Cosine similarity, in [-1, 1], to the query or, for near-duplicates, to the group's first item."""
     probability: float | None = None
-    """Probability that it shows what the query says; None if unknown (see `calibration`)."""
+    """Probability that the hit matches the query; None if unknown (see `calibration`)."""
     time: float | None = None
-    """Of a video: the second most similar to the query (in an index: to its moment)."""
+    """For a video: the time most similar to the query (in an index: to the moment), in seconds."""
     row: IndexRow | None = field(default=None, compare=False)
-    """Its row in the index, if it was found in one."""
+    """The row in the index, if there is one."""
 
     @property
     def id(self) -> str:
@@ -53,22 +53,22 @@ class Hit:
 
     @property
     def path(self) -> str:
-        """The file's path, printable; TAR/MEMBER for a file in a tar."""
+        """Printable path of the file; TAR/MEMBER for a file in a tar."""
         return self.item.path
 
     @property
     def file(self) -> Path | None:
-        """The file itself; None if it does not exist any more, lies in a tar, or is a URL."""
+        """The file itself; None if it no longer exists, lies in a tar, or is a URL."""
         return self.item.source if isinstance(self.item.source, Path) else None
 
     @property
     def start(self) -> float | None:
-        """Of a moment or a part of a video: its start in seconds."""
+        """For a moment or a part of a video: its start in seconds."""
         return self.item.start
 
     @property
     def end(self) -> float | None:
-        """Of a moment or a part of a video: its end in seconds."""
+        """For a moment or a part of a video: its end in seconds."""
         return self.item.end
 
     @property
@@ -88,20 +88,20 @@ class Hit:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult(Sequence[Hit]):
-    """The hits of a search, a sequence: query after query, best first."""
+    """The hits of a search, as a sequence: query after query, best first."""
 
     model: str
     searched: int
-    """Number of images, videos and moments that were searched."""
+    """Number of searched images, videos and moments."""
     queries: tuple[Query, ...]
     by_query: tuple[tuple[Hit, ...], ...]
     """The hits of each query."""
     encoded: int = 0
-    """Number of files that were encoded or skipped, without an index."""
+    """Without an index: number of files encoded or skipped."""
     skipped: tuple[InputError, ...] = ()
-    """Files that could not be read, without an index."""
+    """Without an index: files that could not be read."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Files of the directories that are neither images nor videos, by type: RAW, SVG, other."""
+    """Number of other files in the directories, by type: RAW, SVG, other."""
 
     def __len__(self) -> int:
         return sum(map(len, self.by_query))
@@ -117,7 +117,7 @@ class SearchResult(Sequence[Hit]):
         return list(self)[index]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON values; each query is under its kind: `text`, `image`, `video` or `query`."""
+        """Return the result as JSON values, with each query under its kind: `text`, `image`, `video` or `query`."""
         queries = [
             {query.kind: query.name, "hits": [hit.to_dict() for hit in hits]}
             for query, hits in zip(self.queries, self.by_query, strict=True)
@@ -136,7 +136,7 @@ class Gallery(Protocol):
         ...
 
     def completer(self, query: Query, vector: Vector) -> Callable[[Hit], Hit]:
-        """Return a function that adds what is only computed for the best hits, such as probabilities."""
+        """Return a function that adds what is computed only for the best hits, such as probabilities."""
         ...
 
 
@@ -150,7 +150,7 @@ def rank(
     include_query: bool = False,
     offset: int = 0,
 ) -> list[list[Hit]]:
-    """Return the `top` best hits of each query over all galleries, without the first `offset`.
+    """Return the `top` best hits of each query over all galleries, skipping the first `offset`.
 
     `vectors`: the queries' unit vectors, by the galleries' model. `where`: a condition in SQL on the columns of an
     index; ConfigError if it is invalid. `include_query`: also return the files and rows of the query itself.
@@ -184,7 +184,7 @@ def query_vector(query: Query, encode: Callable[[Media], Vector]) -> Vector:
 
 
 def query_vectors(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarray, "Q D"]:
-    """Encode queries into unit vectors; raises the InputError of a term that cannot be decoded, and ConfigError."""
+    """Encode queries as unit vectors; raises ConfigError, and the InputError of a term that cannot be decoded."""
     sources = [term.source for query in queries for term in query.terms if isinstance(term.source, Media)]
     vectors: dict[int, Vector] = {}
     for batch in encode_requests(
@@ -199,7 +199,7 @@ def query_vectors(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarra
 
 
 class IndexGallery:
-    """An index; its hits are images and moments of videos."""
+    """An index as a gallery; its hits are images and moments of videos."""
 
     def __init__(self, index: Store) -> None:
         self.index = index
@@ -208,7 +208,7 @@ class IndexGallery:
         return len(self.index)
 
     def nearest(self, vector: Vector, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
-        """See `Gallery`; whether the files exist is not checked yet."""
+        """See `Gallery`; the files' existence is not checked yet."""
         rows = self.index.nearest(vector, top, where, thumbnails)
         return [Hit(item=_item(self.index, row), score=score, time=row.time, row=row) for score, row in rows]
 
@@ -224,7 +224,7 @@ class IndexGallery:
 
 
 class FileGallery:
-    """Files and their embeddings; a video is one hit."""
+    """Files and their embeddings as a gallery; a video is one hit."""
 
     def __init__(self, encoder: Encoder, collection: Collection) -> None:
         self.encoder, self.collection = encoder, collection
@@ -234,7 +234,7 @@ class FileGallery:
         return len(self.collection.items)
 
     def nearest(self, vector: Vector, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
-        """See `Gallery`; there are no columns for a condition."""
+        """See `Gallery`; conditions are unsupported, as there are no columns."""
         scores, rows = best_rows(vector, self.collection.vectors, top)
         items = [self.collection.items[row] for row in rows]
         return [Hit(item=item, score=float(score)) for item, score in zip(items, scores, strict=True)]
@@ -250,7 +250,7 @@ class FileGallery:
 
 
 def item_of(index: Store, row: IndexRow) -> Item:
-    """Return the file of a row; without a source if it does not exist, as in a tar."""
+    """Return the file of a row; without a source if it does not exist, or lies in a tar."""
     return _checked(_item(index, row))
 
 
@@ -266,7 +266,7 @@ def _checked(item: Item) -> Item:
 
 
 def best_moment(encoder: Encoder, video: Item, vector: Vector) -> float | None:
-    """Return the time of the video's frame, of 8 uniform ones, most similar to a vector, in seconds.
+    """Return the time in seconds of the frame, among 8 uniform ones, most similar to a vector.
 
     Returns None if the video cannot be opened any more.
     """
@@ -299,7 +299,7 @@ def group_duplicates(vectors: Float[np.ndarray, "N D"], threshold: float = SIMIL
 
 
 def all_but_largest(group: Sequence[Hit]) -> list[Hit]:
-    """Return the images of a group except the one with the most pixels; among equals, the largest file.
+    """Return the images of a group except the one with the most pixels; on a tie, except the largest file.
 
     Moments are left out: similar moments do not make their videos duplicates.
     """
@@ -311,7 +311,7 @@ def all_but_largest(group: Sequence[Hit]) -> list[Hit]:
 def find_duplicates(
     stores: Sequence[Store], where: str | None = None, thumbnails: bool = False, threshold: float = SIMILAR
 ) -> list[list[Hit]]:
-    """Group near-duplicates in some indexes, by similarity to the first of each group; SearchIndexError as `check`.
+    """Group near-duplicates in some indexes by similarity to the first of each group; raises the errors of `check`.
 
     `where`: a condition in SQL. `threshold`: minimum cosine similarity. ConfigError if either is invalid.
     """

@@ -1,4 +1,4 @@
-"""The grammar of queries: weighted terms, each a text, an image or video, a row of an index, or an uploaded image.
+"""Parse queries: weighted terms, each a text, an image or video, a row of an index, or an uploaded image.
 
 On the command line the terms are words, `2:dog - snow`, or options. The page sends lines, `[WEIGHT:]text:LINE`, where
 LINE is such words, `[WEIGHT:]like:ID` for a row and `[WEIGHT:]image:ID` for an upload.
@@ -31,7 +31,7 @@ _LINE = re.compile(r"(?:(?P<weight>-?\d{1,4}(?:\.\d{1,4})?):)?(?P<kind>text|like
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UploadedImage:
-    """An image that was dropped on the page, by its embedding."""
+    """The embedding of an image dropped on the page."""
 
     id: str
     vector: Float[np.ndarray, " D"]
@@ -45,7 +45,7 @@ class Term:
     source: Media | IndexRow | UploadedImage
     """Text or media to encode, or something that has an embedding."""
     weight: float = 1.0
-    """How much it counts; a negative weight searches away from it."""
+    """The weight; a negative one searches away from the term."""
 
     @property
     def name(self) -> str:
@@ -59,21 +59,21 @@ class Query:
     """A search: the normalised weighted sum of the terms' unit vectors."""
 
     name: str
-    """As the user typed it."""
+    """The query as typed."""
     terms: tuple[Term, ...]
 
     @property
     def kind(self) -> str:
-        """Of a single term "text", "image" or "video"; else "query"."""
+        """ "text", "image" or "video" for a single term, else "query"."""
         return self.terms[0].source.kind if len(self.terms) == 1 else "query"
 
     @property
     def calibrated(self) -> bool:
-        """Whether its hits may have probabilities: only those of one text do (see `calibration`)."""
+        """Whether hits may have probabilities: only for a single text (see `calibration`)."""
         return self.kind == "text" and self.terms[0].weight > 0
 
     def contains(self, item: Item, row: IndexRow | None) -> bool:
-        """Whether a hit is a row, file or part of a video that the query consists of."""
+        """Return whether a hit is a row, file or part of a video that is a term of the query."""
         return any(_is_same(term.source, item, row) for term in self.terms)
 
 
@@ -100,7 +100,7 @@ def media_query(path: str) -> Query:
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the words of a command, "TERM [+|- TERM]… FILES…", into those of the query and the files."""
+    """Split a command's words, "TERM [+|- TERM]… FILES…", into the query's and the files."""
     end = 1
     while end < len(words) and words[end] in ("+", "-"):
         end += 2
@@ -108,7 +108,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parse_term(term: str) -> Media:
-    """Return a URL, or the path of an existing image or video, as that; else a text.
+    """Return a term for a URL or the path of an existing image or video; anything else is a text.
 
     Raises MediaNotFoundError for a missing file, and what `resolve` raises.
     """
@@ -122,7 +122,7 @@ def parse_term(term: str) -> Media:
 
 
 def parse_words(words: Sequence[str], media: bool = True) -> Query:
-    """Parse the words of a query: "2:dog", "-", "snow" searches for dogs, counted twice, and away from snow.
+    """Parse the words of a query: "2:dog", "-", "snow" searches for dogs with weight 2 and away from snow.
 
     With `media`, terms are read by `parse_term`; else all are texts.
     Raises ConfigError if a term is empty or missing, or its weight is too large.

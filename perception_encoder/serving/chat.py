@@ -64,7 +64,7 @@ ROLES: dict[str, Role] = {
     "function": "user",
 }
 """Roles of a request and those the model knows; answers of tools are shown as the user's."""
-_PARTS = "a part is a text, an image_url {url} or a video_url {url}"
+_PARTS = "a part is a text {text}, an image_url {url} or a video_url {url}"
 
 
 @dataclass(kw_only=True)
@@ -112,7 +112,7 @@ ALLOWED = {
     "top_p": "it must be above 0 and at most 1",
     "presence_penalty": "it must be from -2 to 2",
     "frequency_penalty": "it must be from -2 to 2",
-    "stop": f"it must be a text, or a list of at most {_STOPS} texts",
+    "stop": f"it must be a string, or a list of at most {_STOPS} strings",
     "seed": "it must be a whole number",
     "n": "it must be 1",
     "stream": "it must be true or false",

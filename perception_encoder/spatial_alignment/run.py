@@ -40,7 +40,7 @@ from perception_encoder.training.seed import torch_generator
 logger = logging.getLogger(__name__)
 
 PROCEDURE = 2
-"""Raised when the same configuration and data give another result."""
+"""Increase when the same configuration and data give another result."""
 
 
 def align_spatially(

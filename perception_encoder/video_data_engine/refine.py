@@ -114,7 +114,7 @@ def find_video_prompt(engine: Path) -> str:
 def _setting(engine: Path, name: str) -> str:
     value = read_engine_settings(engine)["config"].get(name)
     if not isinstance(value, str):
-        raise DataError(f"{engine / SETTINGS}: `{name}` is {quoted(value)}; it must be a text: restore a copy")
+        raise DataError(f"{engine / SETTINGS}: `{name}` is {quoted(value)}; it must be a string: restore a copy")
     return value
 
 

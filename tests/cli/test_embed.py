@@ -208,7 +208,7 @@ main(sys.argv[1:])
     assert not out.exists()
     if stop == signal.SIGINT:
         assert run.returncode == output.INTERRUPTED
-        assert message.startswith("warning: stopped; ") and message.endswith("the same command resumes from there\n")
+        assert message.startswith("warning: stopped; ") and message.endswith("rerun the same command to resume\n")
     saved_rows = sum(pq.ParquetFile(path).metadata.num_rows for path in parts.glob("*.parquet"))
     assert 0 < saved_rows < 1500
     assert embed(directory, "--layer", "0").status == output.OK

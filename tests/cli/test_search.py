@@ -92,8 +92,8 @@ def test_no_file_that_can_be_read_is_an_error(run_pe, checkpoint: Path, tmp_path
 def test_a_page_replaces_no_directory_and_no_image(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
     directory = image_files[0].parent
     for page, message in (
-        (directory, "ends in .html"),
-        (image_files[1], "ends in .html"),
+        (directory, "must end in .html"),
+        (image_files[1], "must end in .html"),
         (directory / "a.html", "is a directory"),
     ):
         (directory / "a.html").mkdir(exist_ok=True)
@@ -126,7 +126,7 @@ def test_what_was_embedded_is_searched_without_the_files(
     assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in expected], abs=1e-3)
     for model in ("builtin", "PE-Core-L14-336"):
         other = run_pe("search", "a cat", tmp_path / out, "--model", model)
-        assert other.status == 2 and f"made by another model than {model}" in other.stderr
+        assert other.status == 2 and f"was not made with {model}" in other.stderr
 
 
 def test_clip_retrieval_s_own_directories_are_searched(

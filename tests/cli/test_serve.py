@@ -184,7 +184,7 @@ def test_a_depth_head_is_checked_at_the_start_and_shown(
     classes = write_depth_head(tmp_path / "classes.safetensors", checkpoint, task="segmentation")
     for path, message in (
         (classes, "is a head for segmentation, not for depth"),
-        (checkpoint, "is not a head's file"),
+        (checkpoint, "is not a head file"),
     ):
         run = run_pe(*arguments, path)
         assert run.status == 2 and message in " ".join(run.stderr.split())

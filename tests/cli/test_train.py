@@ -61,7 +61,7 @@ def test_a_head_says_what_is_frozen_before_it_trains(run_pe: Callable[..., Run],
     run = run_pe("train", "depth", "--data", data, "--out", tmp_path / "run", "--debug")
     assert run.status == 0, run.stderr
     message = " ".join(run.stderr.split())
-    assert "loaded: PE-Core-N16-128" in message and "frozen: all of it; random: the head for depth" in message
+    assert "loaded: PE-Core-N16-128" in message and "entirely frozen; random: the head for depth" in message
 
 
 def test_a_folder_that_another_run_trains_in(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:

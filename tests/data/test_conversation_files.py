@@ -71,7 +71,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (ParquetRecords, "a.parquet", "cannot be read"),
         (ShardRecords, "a.tar", "not a readable tar file"),
         (TableRecords, "a.csv", "cannot be read: 'utf-8' codec can't decode"),
-        (ShardRecords, "b.tar", r"has no samples of an image or a video and a \.json"),
+        (ShardRecords, "b.tar", r"has no samples with an image or video and a \.json"),
         (JsonRecords, "none.jsonl", "cannot be read: No such file"),
     ):
         with pytest.raises(DataError, match=rf"{name}:? {reason}"):
@@ -90,8 +90,7 @@ def test_a_shard_with_a_bad_sample(tmp_path: Path) -> None:
     *bad, (row, record) = ShardRecords(write_tar(tmp_path / "a.tar", members)).scan()
     assert "a.tar/a: is not JSON: Expecting property name enclosed in double quotes" in str(bad[0][1])
     assert [str(error) for _, error in bad[1:]] == [
-        f"{tmp_path}/a.tar/{key}: its .json has no conversation; "
-        "it needs one of conversations, messages, texts, question"
+        f"{tmp_path}/a.tar/{key}: its .json has no conversation; add one of conversations, messages, texts, question"
         for key in "bc"
     ]
     assert isinstance(record, Record) and record.key == "d" and row == 9

@@ -92,7 +92,7 @@ def test_boxes_are_cut_at_the_edges_of_their_image(tmp_path: Path, caplog: pytes
     assert dataset.instances(0).boxes.tolist() == [[0, 40, 64, 48], [0, 0, 64, 48]]
     assert dataset.truth([0])["annotations"][0]["bbox"] == [-5, 40, 90, 30]
     (line,) = caplog.messages
-    assert "boxes that reach beyond their image: 1, annotation 1 of image 1 first; what is learned is cut" in line
+    assert "boxes that reach beyond their image: 1, annotation 1 of image 1 first; they are clipped" in line
 
 
 def test_an_image_of_another_size_than_its_annotations(tmp_path: Path) -> None:

@@ -74,14 +74,14 @@ def test_only_classes_that_are_trained_on_are_kept() -> None:
     kept, test = keep_trained(train, drawn_masks("b", labels))
     assert kept.classes == test.classes == ("background", "chair") and test.labels(0).max() == 1
     only = drawn_masks("b", labels, [np.where(each == 1, 0, each) for each in labels])
-    with pytest.raises(DataError, match="b: no object is of a class that the training images show"):
+    with pytest.raises(DataError, match="b: no object has a class that the training images show"):
         keep_trained(train, replace(only, numbers=({0: 0, 2: 2},) * 3))
 
 
 def test_integers_of_one_channel() -> None:
     pixels, mode = read_integers(png(np.array([[1, 300]], np.uint16)), "d", ("I;16",), "")
     assert (pixels.tolist(), mode) == ([[1, 300]], "I;16")
-    with pytest.raises(MediaDecodeError, match="d: has the mode RGB; depths are integers"):
-        read_integers(png(np.zeros((2, 2, 3), np.uint8)), "d", ("I;16",), "depths are integers")
+    with pytest.raises(MediaDecodeError, match="d: has the mode RGB; depths must be 16-bit integers"):
+        read_integers(png(np.zeros((2, 2, 3), np.uint8)), "d", ("I;16",), "depths must be 16-bit integers")
     with pytest.raises(MediaDecodeError, match="d: cannot be decoded"):
         read_integers(b"cut", "d", ("I;16",), "")

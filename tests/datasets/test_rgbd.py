@@ -61,7 +61,7 @@ def test_missing_and_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no depth file"):
         read_depth_splits(tmp_path)
     (tmp_path / "train").mkdir()
-    with pytest.raises(DataError, match="has one of train and test"):
+    with pytest.raises(DataError, match="has only one of train and test"):
         read_depth_splits(tmp_path)
     one = DepthImages(name="n", keys=("m",), images=(b"",), depths=(png(np.zeros((2, 2), np.uint8)),))
     with pytest.raises(MediaDecodeError, match=r"m \(depth\): has the mode L"):

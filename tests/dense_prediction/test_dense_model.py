@@ -92,7 +92,7 @@ def test_heads_of_other_encoders_and_other_files_are_refused(tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match="does not fit its own settings"):
         load_dense_model(path, info(head=asdict(DepthHeadConfig(channels=4))), tensors, tower())
     write_checkpoint(create_model("builtin"), tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="is not a head's file"):
+    with pytest.raises(CheckpointError, match="is not a head file"):
         read_head_info(tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match="is a head for depth, not for segmentation"):
         read_head_info(path, "segmentation")

@@ -78,7 +78,7 @@ def test_holes_in_depth_are_not_learned_from() -> None:
     head = DepthHead(4, config)
     head.begin_with(target[:, 0])
     assert head.out[-1].bias.item() == pytest.approx(np.log(2))
-    with pytest.raises(DataError, match=r"no training image has a depth of 0\.001 to 10 m"):
+    with pytest.raises(DataError, match=r"no training image has depths of 0\.001 to 10 m"):
         head.begin_with(target[1:, 0])
 
 

@@ -82,5 +82,5 @@ def test_the_papers_views(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_views_and_heads() -> None:
     with pytest.raises(ConfigError, match=r"scales are \[\]; at least one is needed"):
         Views(scales=())
-    with pytest.raises(ConfigError, match="DepthHead does not detect"):
+    with pytest.raises(ConfigError, match="a DepthHead cannot detect objects"):
         detect_objects(model("depth"), IMAGE, 64)

@@ -46,7 +46,7 @@ def test_a_plan_of_vitdet() -> None:
     frozen = planned(dataclasses.replace(config, frozen=True, drop_path=0.0, optimizer=OptimizerConfig()), 8)
     assert frozen.phases[0].flops() < 0.6 * phase.flops() and frozen.parameters[1] < 0.2 * frozen.parameters[0]
     assert sum(frozen.memory().values()) < sum(plan.memory().values())
-    with pytest.raises(ConfigError, match="plans know the models of this package"):
+    with pytest.raises(ConfigError, match="only models of this package can be planned"):
         plan_dense(dataclasses.replace(config, encoder="timm:vit_base_patch16_224"))
 
 

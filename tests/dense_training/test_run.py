@@ -204,7 +204,7 @@ def test_it_is_said_what_is_trained(
         train_dense(small_config("depth", "steps=1"), [datasets["depth"]], tmp_path)
     (line,) = (record.getMessage() for record in caplog.records if "loaded:" in record.getMessage())
     assert (
-        line.startswith("loaded: PE-Core-N16-128, weights ") and "frozen: all of it; random: the head for depth" in line
+        line.startswith("loaded: PE-Core-N16-128, weights ") and "entirely frozen; random: the head for depth" in line
     )
 
 
@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_refused(datasets: dict[str, Path], tmp_path: Path)
         train_dense(small_config("depth", "image_size=40"), data, tmp_path)
     with pytest.raises(ConfigError, match=r"layer 12 does not exist; .* has layers 0 to 11"):
         train_dense(small_config("depth", "layer=12"), data, tmp_path)
-    with pytest.raises(ConfigError, match="are for a finetuned encoder; set frozen=false"):
+    with pytest.raises(ConfigError, match="need a finetuned encoder; set frozen=false"):
         train_dense(small_config("depth", "drop_path=0.1"), data, tmp_path)
     with pytest.raises(ConfigError, match="2 datasets were given"):
         train_dense(small_config("depth"), data * 2, tmp_path)

@@ -123,7 +123,7 @@ def test_a_border_is_cut_off() -> None:
     objects = LabelledImages("objects", ("a", "b"), (stream.getvalue(), image_bytes("red")), ("x", "y"), trim=2)
     np.testing.assert_allclose(encode_images(ColourEncoder(), objects).vectors[0], [0, 0, 1])
     features = encode_images(ColourEncoder(), replace(objects, images=(image_bytes("red"), small()), trim=2))
-    assert features.failures[0].reason == "is too small to have 2 pixels cut off each side"
+    assert features.failures[0].reason == "is too small to crop 2 pixels from each side"
 
 
 def small() -> bytes:

@@ -159,7 +159,7 @@ def test_features_that_are_not_finite_or_too_large_are_errors(tmp_path: Path) ->
 
 def test_sets_without_greys(tmp_path: Path) -> None:
     cache = FeatureCache(directory=tmp_path)
-    with pytest.raises(DataError, match="greys: it has no images"):
+    with pytest.raises(DataError, match="greys has no images"):
         cache.encode_layers(ToyEncoder(), greys(0), LAYERS)
     stored = cache.encode_layers(ToyEncoder(), greys(2, broken=(0, 1)), LAYERS)
     assert len(stored.read(0).tokens) == 0 and len(stored.failures) == 2

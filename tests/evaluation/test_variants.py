@@ -78,5 +78,5 @@ def test_a_model_without_a_class_token(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["random:timm:test_vit", "random:builtin"])
 def test_a_vision_tower_has_no_texts(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is only a vision tower, without texts"):
+    with pytest.raises(ConfigError, match=f"{name} is a vision tower without a text tower"):
         load_variants(name, "squash", texts=True)

@@ -69,8 +69,8 @@ def test_redirects_come_to_an_end() -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("ftp://example.com/a.jpg", "ftp: is not fetched, only http: and https: are"),
-        ("file:///etc/passwd", "file: is not fetched"),
+        ("ftp://example.com/a.jpg", "ftp: is unsupported; use http: or https:"),
+        ("file:///etc/passwd", "file: is unsupported"),
         ("http:///a.jpg", "names no host"),
         ("http://[::1/a.jpg", "is malformed"),
         ("http://example.com:99999/a.jpg", "is malformed"),
@@ -85,7 +85,7 @@ def test_what_is_no_web_address(url: str, reason: str) -> None:
 def test_a_password_is_refused_and_not_repeated() -> None:
     with pytest.raises(UrlRefusedError) as caught:
         fetch("http://me:secret@example.com/a.jpg")
-    assert str(caught.value) == "http://…@example.com/a.jpg: holds a user name or a password"
+    assert str(caught.value) == "http://…@example.com/a.jpg: contains a user name or a password"
 
 
 # ---- limits and failures
@@ -154,7 +154,7 @@ def test_a_server_that_dawdles(where: str) -> None:
         (body(b"short", length=500), "cannot be fetched: the answer broke off after 5 of 500 bytes"),
         (lambda handler: handler.wfile.write(b"no such protocol\r\n\r\n"), "cannot be fetched: "),
         (lambda handler: handler.connection.shutdown(socket.SHUT_RDWR), "cannot be fetched: "),
-        (redirect("ftp://example.com/a.jpg"), "ftp: is not fetched"),
+        (redirect("ftp://example.com/a.jpg"), "ftp: is unsupported"),
     ],
 )
 def test_a_server_that_fails(answer: Answer, reason: str) -> None:

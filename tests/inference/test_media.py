@@ -109,7 +109,7 @@ def test_the_kind_may_be_said_outright(folder: Path) -> None:
         open_media(resolve("a.jpg", kind="video"))
     with pytest.raises(InputError, match="is an image, not a video"):
         resolve(Image.new("RGB", (4, 4)), kind="video")
-    with pytest.raises(InputError, match="is of type int; give a text"):
+    with pytest.raises(InputError, match="is of type int; give a string"):
         resolve(3, kind="text")
 
 
@@ -200,7 +200,7 @@ def test_arrays_that_are_refused(array: np.ndarray, reason: str) -> None:
 
 
 def test_an_array_has_no_seconds() -> None:
-    with pytest.raises(InputError, match="has no seconds"):
+    with pytest.raises(InputError, match="has no time in seconds"):
         resolve(np.zeros((2, 4, 4, 3), np.uint8), start=1.0)
 
 

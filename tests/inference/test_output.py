@@ -124,7 +124,7 @@ def test_what_was_added_is_saved_however_the_run_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["weight_hash", "layer", "pool", "normalised"])
 def test_a_run_with_other_settings_is_refused(tmp_path: Path, key: str) -> None:
     stop(tmp_path / "out.parquet", after=4)
-    with pytest.raises(OutputError, match=f"{key} was {SETTINGS[key]}, is now other.*delete.*to start anew"):
+    with pytest.raises(OutputError, match=f"{key} was {SETTINGS[key]}, is now other.*delete.*to start over"):
         EmbeddingWriter(tmp_path / "out.parquet", {**SETTINGS, key: "other"})
     write(tmp_path / "out.parquet")  # and the refusal did no harm
 
@@ -268,7 +268,7 @@ def test_damaged_parts_are_one_error(tmp_path: Path) -> None:
                 stop(out, 6)
             path.write_bytes(whole)
     shard.rename(parts / "other.parquet")
-    with pytest.raises(OutputError, match=r"is damaged .*; delete .*parts to start anew"):
+    with pytest.raises(OutputError, match=r"is damaged .*; delete .*parts to start over"):
         write(out, 10, overwrite=True)
 
 

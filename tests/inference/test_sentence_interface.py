@@ -166,7 +166,7 @@ def test_errors_of_strings_taken_for_files_name_encode_texts(
         ("notes", MediaDecodeError),
         ("dogs", MediaDecodeError),
     ):
-        with pytest.raises(error, match=f"{text}: .*; if it is a text, encode_texts takes it as one"):
+        with pytest.raises(error, match=f"{text}: .*; if it is text, use encode_texts"):
             encoder.encode([text])
         assert encoder.encode_texts([text]).shape == (1, encoder.dimension)
     with pytest.raises(MediaNotFoundError) as failure:

@@ -88,7 +88,7 @@ def test_a_model_that_cannot_be_analysed_inside_has_its_report(tmp_path: Path, l
     load(silent(), changed())
     report = analyse(["silent", "built"], [LightnessTask()], FeatureCache(directory=tmp_path), None)
     assert [sweep.model for sweep in report.sweeps] == ["silent", "built"] and list(report.statistics) == ["built"]
-    note = "silent cannot be analysed inside: silent does not attend through torch in every layer, so it cannot be seen"
+    note = "silent cannot be analysed inside: silent does not compute all attention with torch, so it cannot be shown"
     assert report.notes == (note,) and report.example is None
     page, _, _, data = write_report(report, tmp_path / "out")
     assert note in page.read_text(encoding="utf-8")

@@ -161,7 +161,7 @@ def test_a_border_is_cut_off_and_its_features_are_cached_apart(tmp_path: Path) -
         scores.append({metric.name: metric.value for metric in task.score([features(task)]).metrics}["R@1"])
     assert scores == [0, 1]
     (failure, *_) = features(RetrievalTask(replace(data, trim=12))).failures
-    assert "is too small to have 12 pixels cut off each side" in str(failure)
+    assert "is too small to crop 12 pixels from each side" in str(failure)
 
 
 def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:

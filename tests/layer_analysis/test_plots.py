@@ -129,5 +129,5 @@ def test_an_image_is_drawn(tmp_path: Path) -> None:
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
     with pytest.raises(ConfigError, match=f"rows are {', '.join(ROWS)}; depth is unknown"):
         plot_image(analysis, ["depth"])
-    with pytest.raises(ConfigError, match=r"name that ends in \.png"):
+    with pytest.raises(ConfigError, match=r"name must end in \.png"):
         write_png(plot_image(analysis, ["norms"]), tmp_path / "x.jpg")

@@ -1,4 +1,4 @@
-"""Questions with correct answers: VQAv2, OK-VQA, TextVQA, DocVQA, InfographicVQA, ChartQA, POPE, and captions of COCO.
+"""Read questions with correct answers: VQAv2, OK-VQA, TextVQA, DocVQA, InfographicVQA, ChartQA, POPE; COCO captions.
 
 Each in its own layout, or as the Hugging Face hub has it: Parquet files `SPLIT-*.parquet` with images in them.
 
@@ -43,7 +43,7 @@ def read_vqav2(root: Path, split: str) -> list[Question]:
 
 
 def read_okvqa(root: Path, split: str) -> list[Question]:
-    """Read OK-VQA, whose layout is that of the first VQA dataset: see the module."""
+    """Read OK-VQA, in the layout of the first VQA dataset: see the module."""
     return _read_vqa(root, split, "")
 
 
@@ -103,7 +103,7 @@ def _read_documents(root: Path, split: str, directory: str, patterns: tuple[str,
 
 
 def read_chartqa(root: Path, split: str) -> list[Question]:
-    """Read ChartQA: see the module. A hub's table does not say which questions share an image."""
+    """Read ChartQA: see the module. The hub's table does not say which questions share an image."""
     if entries := table_entries(root, split):
         return [_chart(entry, _cell(entry), str(row)) for row, entry in enumerate(entries)]
     questions = []
@@ -164,7 +164,7 @@ def _pope(entry: Entry, part: str, media: QuestionMedia) -> Question:
 
 
 def read_coco(root: Path, split: str) -> list[Question]:
-    """Read COCO's captions, as those of `load_captions`: see the module."""
+    """Read COCO's captions, as `load_captions` does: see the module."""
     if entries := table_entries(root, split):
         return [
             Question(
@@ -186,7 +186,7 @@ def read_coco(root: Path, split: str) -> list[Question]:
 
 
 def _answered(entry: Entry, media: QuestionMedia) -> Question:
-    """Return a question with people's answers, in any of these datasets' layouts."""
+    """Return a question with people's answers, in any of these layouts."""
     return Question(
         id=entry.identity("question_id", "questionId"),
         question=entry.text("question"),

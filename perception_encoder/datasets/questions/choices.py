@@ -1,4 +1,4 @@
-"""Questions with choices: AI2D about diagrams, MVBench about videos (20 tasks).
+"""Read questions with choices: AI2D about diagrams, MVBench about videos (20 tasks).
 
 AI2D:     images/0.png, questions/0.png.json, ai2d_test_ids.csv (the original; abc_images/ has letters for labels), or
           the hub's data/test-*.parquet with images, `options` and `answer`.
@@ -90,13 +90,13 @@ DIRECTORIES = {
     "scene_transition": "scene_qa/video", "state_change": "perception/videos", "unexpected_action": "FunQA_test/test",
 }
 # fmt: on
-"""The tasks, and where the published archives have their videos."""
+"""The tasks, with the directories of their videos in the published archives."""
 FRAME_RATE = 3
-"""Frames a second of the videos that are directories of frames (TVQA's)."""
+"""Frame rate of videos stored as directories of frames (TVQA)."""
 
 
 def read_mvbench(root: Path, split: str) -> list[Question]:
-    """Read MVBench. `split`: a task, or `test` for all whose file exists; each is a group.
+    """Read MVBench. `split`: a task, or `test` for all tasks with a file; each task is a group.
 
     A question's video is cut at its `start` and `end`, in seconds, if it has them. Raises DataError for an unknown
     task, a missing or bad file, and an answer that is not among the candidates.

@@ -1,4 +1,4 @@
-"""A question of any dataset, and how its fields, annotation files and tables are found."""
+"""A question of any dataset, and helpers to find its fields, annotation files and tables."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from perception_encoder.formats.tables import TableImage, read_image_table
 
 IMAGE_COLUMNS = ("image", "images")
 _DEPTHS = ("", "*/", "*/*/")
-"""Where annotations are looked for below a dataset's directory."""
+"""Subdirectories of a dataset in which to look for annotations."""
 
 QuestionMedia = MediaSource | TableImage
-"""An image or a video: its content, its file, a part of a video, or a cell of a Parquet file."""
+"""An image or a video: its content, file, range of a video, or cell of a Parquet file."""
 
 
 Corners = tuple[float, float, float, float]
@@ -37,7 +37,7 @@ class Question:
     media: tuple[QuestionMedia, ...]
     """One or more images, or one video, not yet opened."""
     frames: bool = False
-    """Whether `media` are all the frames of one video in order; a model sees a few of them."""
+    """Whether `media` holds all frames of one video in order; a model sees some of them."""
     answers: tuple[str, ...] = ()
     """Correct answers, one per person asked, or captions; empty for choices and boxes."""
     choices: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Entry:
     """The image, if the file holds it."""
 
     def first(self, names: Sequence[str]) -> str:
-        """Return the first of these names that is a field, or the first if none is."""
+        """Return the first of these names that is a field; the first name if none is."""
         return next((name for name in names if self.fields.get(name) is not None), names[0])
 
     def text(self, *names: str) -> str:
@@ -75,7 +75,7 @@ class Entry:
         return str(id_field(self.fields, self.first(names), self.where))
 
     def optional(self, *names: str) -> str:
-        """Return `identity`, or an empty string without such a field."""
+        """Return `identity`, or an empty string if the field is missing."""
         return self.identity(*names) if self.fields.get(self.first(names)) is not None else ""
 
     def answers(self, *names: str) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def choice_question(
     group: str = "",
     frames: bool = False,
 ) -> Question:
-    """Return a question with choices; `choices` and `answer` name fields, the answer an index or a choice's text.
+    """Return a question with choices; `choices` and `answer` are field names, and the answer an index or a choice.
 
     Raises DataError if there are fewer than two choices, or if the answer is none of them.
     """
@@ -126,7 +126,7 @@ def choice_question(
 
 
 def json_entries(path: Path, name: str = "") -> Iterator[Entry]:
-    """Yield the objects of a JSON file's list, or of its field `name`; DataError if it is anything else."""
+    """Yield the objects of a JSON file's list, or of its list `name`; DataError for anything else."""
     value = read_json(path)
     if name and not isinstance(value, dict):
         raise DataError(f"{path} is {quoted(value)}; it must be an object with a list `{name}`")
@@ -135,7 +135,7 @@ def json_entries(path: Path, name: str = "") -> Iterator[Entry]:
 
 
 def table_entries(root: Path, split: str, directory: str = "") -> list[Entry]:
-    """Return the rows of a split's Parquet files, `SPLIT-*.parquet` at any depth; none if there are no such files.
+    """Return the rows of a split's Parquet files, `SPLIT-*.parquet` at any depth; empty without such files.
 
     `directory`: the one that holds this dataset, if others lie beside it. Raises DataError for files in several.
     """
@@ -154,7 +154,7 @@ def table_entries(root: Path, split: str, directory: str = "") -> list[Entry]:
 
 
 def find_file(root: Path, *patterns: str) -> Path:
-    """Return the file below a directory that matches the first of some patterns that any file does.
+    """Return the file below a directory that matches the first of some patterns with a match.
 
     DataError if none does, or several do.
     """

@@ -24,7 +24,7 @@ READERS: dict[str, Callable[[Path, str], list[Question]]] = {
     "mvbench": read_mvbench,
     **referring.READERS,
 }
-"""Datasets by name; the modules of their readers show the layouts."""
+"""Readers by dataset name; their modules describe the layouts."""
 SPLITS = dict.fromkeys(("chartqa", "ai2d", "mvbench", "pope"), "test")
 """The split that papers report, if it is not `val`."""
 
@@ -47,7 +47,7 @@ def read_questions(name: str, root: Path, split: str = "") -> list[Question]:
 
 
 def check_questions(questions: list[Question], name: str, root: Path, split: str) -> list[Question]:
-    """Return questions; DataError if there are none, or two of one id."""
+    """Return questions; DataError if there are none, or two with the same id."""
     if not questions:
         raise DataError(f"{root} holds no question of the split {split!r} of {name}")
     identity, count = Counter(question.id for question in questions).most_common(1)[0]

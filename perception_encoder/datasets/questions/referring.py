@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg: phrases, each for one object of an image, and the object's box.
+"""Read RefCOCO, RefCOCO+ and RefCOCOg: phrases for one object of an image, with its box.
 
     refcoco/refs(unc).p  refcoco/instances.json  train2014/COCO_train2014_*.jpg      the original layout
     data/val-*.parquet                                                            the hub's: `answer`, `bbox`, `image`
@@ -29,7 +29,7 @@ from perception_encoder.formats.entries import are_numbers, list_objects, quoted
 from perception_encoder.formats.media_directory import MediaDirectory
 
 REFERENCES = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
-"""The datasets, and whose split is used."""
+"""The datasets, with the authors whose split is used."""
 
 
 def read_refcoco(name: str, root: Path, split: str) -> list[Question]:
@@ -79,7 +79,7 @@ def _question(identity: str, phrase: str, media: QuestionMedia, box: Corners, bl
 
 
 def _box(entry: Entry) -> Corners:
-    """Return the corners of COCO's box: left, top, width and height, in pixels."""
+    """Return the corners of a COCO box given as left, top, width and height, in pixels."""
     value: Any = entry.fields.get("bbox")
     if not are_numbers(value) or len(value) != 4 or min(value[2:]) <= 0:
         raise DataError(f"{entry.where}: `bbox` is {quoted(value)}; it must be x, y, width and height in pixels")
@@ -91,7 +91,7 @@ class _PlainUnpickler(pickle.Unpickler):
     """Unpickles builtin values only."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which is refused")
+        raise pickle.UnpicklingError(f"it tries to load {module}.{name}, which is not allowed")
 
 
 def _read_references(path: Path) -> list[Entry]:

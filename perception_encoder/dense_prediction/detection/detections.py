@@ -32,7 +32,7 @@ class Detected:
     """(m, H, W) bool."""
 
     def select(self, rows: np.ndarray) -> Detected:
-        """Return the detections of these indices, or where a mask of bools is true."""
+        """Return the detections at these indices, or where a bool mask is true."""
         masks = None if self.masks is None else self.masks[rows]
         return Detected(self.boxes[rows], self.labels[rows], self.scores[rows], masks)
 
@@ -53,7 +53,7 @@ def suppress(
     soft: bool = False,
     least: float = 0.0,
 ) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
-    """Return the indices of the remaining detections, best first, and their scores; classes are independent.
+    """Return the indices of the remaining detections, best first, with their scores; classes do not affect each other.
 
     `overlap`: IoU from which the worse of two is dropped; with `soft` its score is multiplied by (1 - IoU²) / 2
     instead. Scores below `least` are dropped. The published scripts call this method "quad", with scale 0.5 above an
@@ -104,7 +104,7 @@ def large(detected: Detected, side: float) -> Detected:
 
 
 def mirrored(detected: Detected, width: int) -> Detected:
-    """Return the detections in a mirrored image of `width` pixels as those in the image."""
+    """Return the detections of a mirrored image of `width` pixels in the coordinates of the original."""
     boxes = detected.boxes.copy()
     boxes[:, [0, 2]] = width - detected.boxes[:, [2, 0]]
     masks = None if detected.masks is None else detected.masks[:, :, ::-1]
@@ -182,7 +182,7 @@ def read_image_ids(file: Path) -> dict[str, int]:
 
 
 def read_categories(path: Path) -> list[tuple[int, str]]:
-    """Read ids and names of classes: from annotations in COCO's format, or a list with one name a line, from 1."""
+    """Read ids and names of classes: from COCO annotations, or from a list with one name per line, from 1."""
     value = read_json(path) if path.suffix.lower() == ".json" else None
     if not isinstance(value, dict) or "categories" not in value:
         return list(enumerate(read_class_names(str(path)).names, start=1))
@@ -192,7 +192,7 @@ def read_categories(path: Path) -> list[tuple[int, str]]:
 
 
 def numbered_names(names: Sequence[str]) -> dict[str, int] | None:
-    """Return the numbers that images are named by, as in COCO; None unless all are numbers, and different."""
+    """Return the numbers in the images' names, as in COCO; None unless all names are distinct numbers."""
     stems = [PurePosixPath(name).stem for name in names]
     if not all(stem.isascii() and stem.isdecimal() for stem in stems):
         return None
@@ -201,7 +201,7 @@ def numbered_names(names: Sequence[str]) -> dict[str, int] | None:
 
 
 def run_lengths(mask: Bool[np.ndarray, "H W"]) -> list[int]:
-    """Return the lengths of a mask's runs of 0 and 1, in turn, down its columns."""
+    """Return the lengths of a mask's alternating runs of 0 and 1, column by column."""
     flat = mask.T.ravel()
     ends = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
     lengths = [int(length) for length in np.diff(ends)]

@@ -33,27 +33,27 @@ MAX_LAYERS = 100
 EDGE = 0.01
 """Anchors with a centre or a side closer to 0 or 1 are not used."""
 CANDIDATES = 10_000
-"""Pairs of a query and a class, best first, that are compared with each other."""
+"""Maximum number of query-class pairs, best first, to compare with each other."""
 PRIOR = 0.01
 """Initial score of every class."""
 SMALLEST_ANCHOR = 0.05
 """Side of the finest level's anchors, as a share of the image's; it doubles with each level."""
 CONSIDERED, DUPLICATE = 1000, 0.9
-"""Proposals of a level, best first, that are compared, and the IoU from which two are duplicates."""
+"""Number of a level's best proposals to compare, and the IoU at which two are duplicates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetrHeadConfig:
-    """The size of the transformer, and limits of its detections; defaults are the paper's."""
+    """Size of the transformer and limits of its detections; defaults are the paper's."""
 
     channels: int = 256
-    """Of the pyramid and the transformer; a multiple of 32."""
+    """Channels of the pyramid and the transformer; a multiple of 32."""
     layers: int = 6
-    """Of the encoder, and of the decoder."""
+    """Layers of the encoder, and of the decoder."""
     hidden: int = 2048
     """Width of their MLPs."""
     queries: int = 900
-    """Proposals that become queries; 2,000 with test-time augmentation."""
+    """Number of proposals that become queries; 2,000 with test-time augmentation."""
     matches: int = 4
     """Maximum number of queries assigned to an object."""
     least_score: float = 0.01
@@ -61,7 +61,7 @@ class DetrHeadConfig:
     most: int = 100
     """Maximum number of detections per image."""
     overlap: float = 0.7
-    """IoU from which the worse of two detections of a class is suppressed."""
+    """IoU at which the weaker of two detections of a class is suppressed."""
     soft: bool = False
     """Lower the scores of overlapping detections instead of dropping them (soft-NMS)."""
 
@@ -76,7 +76,7 @@ class DetrHeadConfig:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """The encoded patches of a pyramid, and where they are."""
+    """The encoded patches of a pyramid, with their positions."""
 
     memory: Tensor
     """(B, N, C)."""
@@ -84,21 +84,21 @@ class _Tokens:
     """Whether a patch shows the image rather than padding, (B, N)."""
     sizes: list[tuple[int, int]]
     valid_sizes: Tensor
-    """Rows and columns of each level that show the image, (B, L, 2)."""
+    """Rows and columns of each level covered by the image, (B, L, 2)."""
     levels: dict[str, Any]
-    """The arguments about the levels that the encoder and the decoder share."""
+    """Arguments about the levels, shared by the encoder and the decoder."""
 
 
 @dataclass(frozen=True)
 class _Proposals:
     scores: Tensor
-    """Of each patch, (B, N, K); the first is the score of any object, the others are trained to be low."""
+    """Scores of each patch, (B, N, K): the first for any object, the others trained to be low."""
     logits: Tensor
-    """Of the patches' boxes, (B, N, 4); infinite for unused ones."""
+    """Logits of the patches' boxes, (B, N, 4); infinite for unused ones."""
     anchors: Tensor
     """(B, N, 4), 1 for unused ones."""
     references: Tensor
-    """The boxes of the best, (B, Q, 4)."""
+    """Boxes of the best proposals, (B, Q, 4)."""
     queries: Tensor
     targets: Tensor
     """The decoder's input, (B, Q, C)."""
@@ -273,7 +273,7 @@ class DetrHead(nn.Module):
 
 
 def _box_mlp(channels: int) -> nn.Sequential:
-    """Make three layers that do not change a box at first."""
+    """Make an MLP of three layers that initially leaves a box unchanged."""
     last = nn.Linear(channels, 4)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -294,7 +294,7 @@ def sine_embedding(values: Float[Tensor, "B Q 4"], size: int) -> Float[Tensor, "
 def anchors(
     sizes: Sequence[tuple[int, int]], valid_sizes: Float[Tensor, "B L 2"] | None = None
 ) -> Float[Tensor, "B N 4"]:
-    """Return the box (centre x, y, width, height, from 0 to 1) that each patch of some levels proposes from.
+    """Return the box (centre x, y, width, height, from 0 to 1) from which each patch of some levels proposes.
 
     `valid_sizes`: height and width, in patches, of the part of each level that shows the image; by default all of it,
     and B is 1.

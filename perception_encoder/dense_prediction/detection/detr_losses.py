@@ -1,4 +1,4 @@
-"""The losses of DETA, which assigns several predictions to an object by their overlap.
+"""Losses of DETA, which assigns several predictions to an object by overlap.
 
 See Ouyang-Zhang et al., "NMS Strikes Back", 2022.
 """
@@ -13,21 +13,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 PROPOSAL_OVERLAP, QUERY_OVERLAP = 0.7, 0.6
-"""IoU from which an anchor or a query is assigned to an object."""
+"""Minimum IoU at which an anchor or a query is assigned to an object."""
 PROPOSAL_SAMPLE, QUERY_SHARE = 128, 0.25
-"""Maximum number of anchors drawn per image from those assigned, and of queries as a share of all."""
+"""Maximum number of assigned anchors drawn per image, and maximum share of assigned queries."""
 COSTS = {"class": 1.0, "box": 5.0, "giou": 2.0}
-"""Weights of the losses, those of the published scripts; none of them uses the code's default for classes, 2."""
+"""Weights of the losses in all published scripts; the code's default for classes, 2, is unused."""
 Truth = Sequence[tuple[Tensor, Tensor]]
-"""By image: the objects' boxes (m, 4), centre, width and height from 0 to 1, and their classes (m,) from 0."""
+"""Per image: boxes of objects (m, 4) as centre, width and height from 0 to 1, and classes (m,) from 0."""
 Pairs = tuple[Int[Tensor, " p"], Int[Tensor, " p"]]
-"""Predictions of an image, and the objects that they are assigned to."""
+"""Predictions of an image and the objects assigned to them."""
 
 
 def query_losses(
     layers: Sequence[tuple[Tensor, Tensor]], references: Float[Tensor, "B Q 4"], truth: Truth, most: int
 ) -> dict[str, Tensor]:
-    """Return the unweighted losses of the second stage: classes and boxes, summed over the decoder's layers.
+    """Return the second stage's unweighted losses of classes and boxes, summed over the decoder's layers.
 
     `layers`: scores (B, Q, K) and boxes (B, Q, 4). Queries are assigned once, by the boxes that they begin with.
     """
@@ -44,7 +44,7 @@ def proposal_losses(
     truth: Truth,
     most: int,
 ) -> dict[str, Tensor]:
-    """Return the unweighted losses of the first stage: whether an anchor belongs to any object, and its box.
+    """Return the first stage's unweighted losses: whether an anchor belongs to any object, and its box.
 
     Any object is class 0; every unassigned anchor is background, however much it overlaps an object.
     """
@@ -60,7 +60,7 @@ def _assign_images(boxes: Tensor, truth: Truth, overlap: float, most: int, sampl
 
 
 def assign(boxes: Float[Tensor, "Q 4"], truth: Float[Tensor, "m 4"], overlap: float, most: int, sample: int) -> Pairs:
-    """Return pairs of boxes and objects (corners), as DETA assigns them.
+    """Return the pairs of boxes and objects (corners) that DETA assigns.
 
     A box belongs to the object that it overlaps most, if their IoU is at least `overlap` or the object's highest. At
     most `sample` of these are drawn, by torch's generator. An object is assigned as many boxes as were drawn for it, at
@@ -86,7 +86,7 @@ def assign(boxes: Float[Tensor, "Q 4"], truth: Float[Tensor, "m 4"], overlap: fl
 def _losses(
     scores: Float[Tensor, "B Q K"], boxes: Float[Tensor, "B Q 4"], truth: Truth, pairs: Sequence[Pairs]
 ) -> dict[str, Tensor]:
-    """Return the focal loss of all classes, and L1 and GIoU of the assigned boxes: sums, over the number of objects."""
+    """Return the focal loss of all classes, and L1 and GIoU of assigned boxes, divided by the number of objects."""
     from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
     count = _object_count(truth, scores.device)
@@ -108,7 +108,7 @@ def _losses(
 
 
 def _object_count(truth: Truth, device: torch.device) -> Tensor:
-    """Return the number of objects in a batch, at least 1: the mean over processes, so that objects weigh equally."""
+    """Return the number of objects in a batch, averaged over processes so that objects weigh equally; at least 1."""
     count = torch.tensor(float(sum(len(labels) for _, labels in truth)), device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)

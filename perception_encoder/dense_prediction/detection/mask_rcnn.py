@@ -25,27 +25,27 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
 
 PATCH = 16
-"""The head's pixels along a patch's side."""
+"""Side of a patch in the head's pixels."""
 LIMITS = {False: (0.05, 100), True: (0.0001, 300)}
 """Minimum score and maximum number of detections per image, for COCO and for LVIS (as in detectron2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorHeadConfig:
-    """The size of the heads, and limits of their detections; defaults are torchvision's and the paper's (B.3)."""
+    """Size of the heads and limits of their detections; defaults are torchvision's and the paper's (B.3)."""
 
     channels: int = 256
-    """Of the pyramid and of the mask head."""
+    """Channels of the pyramid and of the mask head."""
     hidden: int = 1024
     """Width of the box head."""
     regions: int = 512
-    """Regions per image that the box head learns from; they take most of the training time."""
+    """Regions per image to train the box head on; they take most of the training time."""
     least_score: float | None = None
     """Minimum score of a detection; by default 0.05, for LVIS 0.0001."""
     most: int | None = None
-    """Maximum number of detections per image; by default as many as are evaluated: 100, for LVIS 300."""
+    """Maximum number of detections per image; by default the evaluated number: 100, for LVIS 300."""
     federated: int | None = None
-    """For LVIS: the number of classes learned from in a batch, by sigmoids (50 in ViTDet); None: all, by a softmax."""
+    """For LVIS: number of classes with a loss in a batch, by sigmoids (50 in ViTDet); None: all, by a softmax."""
     vitdet: bool = False
     """Use ViTDet's deeper heads with layer norms, as in the paper; `hidden` is then the width of one layer."""
 
@@ -54,7 +54,7 @@ class DetectorHeadConfig:
             raise ConfigError("channels, hidden, regions and most must each be at least 1")
 
     def limits(self, lvis: bool) -> tuple[float, int]:
-        """Return the minimum score and the maximum number of detections, by this config or else the kind of dataset."""
+        """Return the minimum score and the maximum number of detections, by this config or the dataset's kind."""
         score, most = LIMITS[lvis]
         return score if self.least_score is None else self.least_score, self.most or most
 
@@ -97,7 +97,7 @@ class Detector(nn.Module):
         targets: list[dict[str, Tensor]] | None = None,
         valid_sizes: Sequence[tuple[float, float]] | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Return detections, in the head's pixels, and in training the losses.
+        """Return detections in the head's pixels; in training, return the losses.
 
         `valid_sizes`: heights and widths, in these pixels, of images that do not fill their maps.
         """
@@ -165,7 +165,7 @@ def fit_detector(
         return _target(images.instances(row, masks), images.size(row), encoded)
 
     if not any(len(target(index)["labels"]) for index in range(len(features))):
-        raise DataError("the training images show no object; a detector needs objects to learn from")
+        raise DataError("the training images show no objects; a detector needs some to learn from")
     generator = torch.Generator().manual_seed(config.fit.seed)
     with drawn_from(generator):
         detector = Detector(features.shape[-1], len(images.categories), masks, config, images.lvis)

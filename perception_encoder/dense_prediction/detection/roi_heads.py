@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from perception_encoder.dense_prediction.detection.feature_pyramid import ChannelNorm
 
 PROPOSED = 1000
-"""Regions of an image that reach the heads, before those to learn from are sampled."""
+"""Regions of an image that reach the heads, before sampling those to train on."""
 EPS = 1e-6
-"""Of layer norms over channels."""
+"""Epsilon of layer norms over channels."""
 CONVOLUTIONS = 4
 RATIOS = (0.5, 1.0, 2.0)
 USUAL_SIDE, USUAL_LEVEL = 224, 4
-"""A region of this side is pooled from the map with patches of 2^level pixels; twice the side, a level higher."""
+"""A region with this side is pooled from the map with 2^level pixels per patch; each doubling is a level higher."""
 PRIOR = 0.01
 """Initial score of every class, as for focal losses."""
 SMALLEST = 1e-2
@@ -119,7 +119,7 @@ class CustomRoIHeads(nn.Module):
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Return boxes, scores and labels of each image; with sigmoids a region may be of several classes."""
+        """Return boxes, scores and labels of each image; with sigmoids a region can have several classes."""
         if self.sampled is None:
             found = super().postprocess_detections  # type: ignore[misc]
             return found(class_logits, box_regression, proposals, image_shapes)
@@ -157,7 +157,7 @@ def customize(model: Any, l1: bool, classes: int, sampled: int | None) -> None:
 
 
 def l1_box_loss(boxes: Float[Tensor, "R K4"], labels: Tensor, targets: Float[Tensor, "R 4"]) -> Float[Tensor, ""]:
-    """Return the L1 loss of the objects' boxes, each of its class, over the number of all regions."""
+    """Return the L1 loss of the objects' boxes, each for its class, divided by the number of all regions."""
     rows = torch.nonzero(labels > 0)[:, 0]
     predicted = boxes.unflatten(1, (-1, 4))[rows, labels[rows]]
     return F.l1_loss(predicted, targets[rows], reduction="sum") / max(1, len(labels))
@@ -185,7 +185,7 @@ def federated_loss(
 
 
 def class_frequencies(labels: Sequence[Int[Tensor, " m"]], classes: int) -> Float[Tensor, " K"]:
-    """Return the share of images that show each class; `labels`: of each image's objects, from 1."""
+    """Return the share of images that show each class; `labels`: those of each image's objects, from 1."""
     counts = torch.zeros(classes)
     for item in labels:
         counts[item.unique() - 1] += 1
@@ -195,7 +195,7 @@ def class_frequencies(labels: Sequence[Int[Tensor, " m"]], classes: int) -> Floa
 def repeat_factors(
     labels: Sequence[Int[Tensor, " m"]], frequencies: Float[Tensor, " K"], threshold: float
 ) -> Float[Tensor, " n"]:
-    """Return how often each image is shown in an epoch: √(threshold / frequency) of its rarest class, at least 1.
+    """Return how often to show each image in an epoch: √(threshold / frequency) of its rarest class, at least 1.
 
     Gupta et al., "LVIS", 2019.
     """
@@ -204,7 +204,7 @@ def repeat_factors(
 
 
 def aligned_pooling(levels: Sequence[str], size: int) -> Any:
-    """Return a pooling of regions of `size` by `size`."""
+    """Return a pooling layer for regions of `size` by `size`."""
     from torchvision.ops import MultiScaleRoIAlign
 
     return type("AlignedRoIAlign", (AlignedPooling, MultiScaleRoIAlign), {})(list(levels), size, -1)

@@ -39,17 +39,17 @@ class AttentiveConfig:
     """How the probe is trained."""
 
     heads: int = 8
-    """Of the attention; fewer if they would not divide the width."""
+    """Number of attention heads; reduced if it does not divide the width."""
     epochs: int = 20
     batch: int = 64
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     """To try."""
     weight_decay: float = 0.05
     warm_up: float = 0.1
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps with a rising learning rate."""
     seed: int = 0
     head_seeds: int = HEAD_SEEDS
-    """Probes that are trained, each with another seed, and each with its own learning rate; with one there is no
+    """Number of probes to train, each with its own seed and learning rate; a single probe gives no
     interval."""
 
     def __post_init__(self) -> None:
@@ -103,14 +103,14 @@ def fit_attentive(
     device: torch.device | None = None,
     track: Track = untracked,
 ) -> FittedProbe:
-    """Train on `train` with each learning rate, and keep the one that does best on `val`; on a tie the smallest.
+    """Train on `train` with each learning rate and return the probe that is best on `val`; on a tie the smallest rate.
 
     `targets`, `val_targets`: classes from 0, int64 (n,). Raises ModelError if the loss is not finite, DataError for a
     single class.
     """
     config = config or AttentiveConfig()
     if len(np.unique(targets)) < 2:
-        raise DataError("the training items are all of one class; a probe needs at least two")
+        raise DataError("all training items have the same class; a probe needs at least two classes")
     best: tuple[float, FittedProbe] | None = None
     for rate in sorted(config.learning_rates):
         probe = _train(train, targets, classes, rate, config, device or torch.device("cpu"), track)
@@ -159,7 +159,7 @@ def _train(
 
 
 def _schedule(done: float, warm_up: float) -> float:
-    """Return the factor of the learning rate after a share of the steps: a line up, then half a cosine down."""
+    """Return the factor of the learning rate after a share of the steps: linear warm-up, then half a cosine down."""
     if done < warm_up:
         return done / warm_up
     return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
@@ -170,7 +170,7 @@ def _batch(tokens: Tokens, rows: np.ndarray, device: torch.device) -> Tensor:
 
 
 class AttentiveEvaluator(LayerEvaluator):
-    """A classification task by an attentive probe on one layer, of images or videos."""
+    """Classification of images or videos by an attentive probe on one layer."""
 
     name = "attentive probe"
 
@@ -181,22 +181,22 @@ class AttentiveEvaluator(LayerEvaluator):
         device: torch.device | None = None,
         frames: int = FRAMES,
     ) -> None:
-        """`device`: to train on; the CPU by default."""
+        """`device`: where to train; the CPU by default."""
         self.splits, self.config = splits, config or AttentiveConfig()
         self.device, self.frames = device, frames
         self.parts = {"train": splits.train, "val": splits.val, "test": splits.test}
 
     @property
     def digest(self) -> str:
-        """Of the labels and the settings."""
+        """Digest of the labels and the settings."""
         return settings_digest(self.config, *(part.labels for part in self.parts.values()))
 
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
-        """Return training, validation and test items."""
+        """Return the training, validation and test items."""
         return [inputs_of(part, self.frames) for part in self.parts.values()]
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Train probes and test them: mean class accuracy, top-1 and perhaps top-5."""
+        """Train and test probes: mean class accuracy, top-1, and top-5 if there are more than five classes."""
         classes, config = self.splits.classes, self.config
         parts = []
         for part, encoded in zip(self.parts.values(), features, strict=True):

@@ -1,4 +1,4 @@
-"""Names for images and videos out of a list of labels, zero-shot, with probabilities (section 2.5).
+"""Label images and videos zero-shot from a list of labels, with probabilities (section 2.5).
 
 A label's embedding is that of its prompt ensemble; the probabilities are the softmax over the labels of the cosine
 similarities times the model's logit scale, as the model was trained.
@@ -32,15 +32,15 @@ class Guess(NamedTuple):
 
 
 class Namer:
-    """Finds the most probable labels of embeddings of one model.
+    """Finds the most probable labels for the embeddings of one model.
 
     Attributes: `labels`, `class_vectors` (unit vectors (D,) by label), `logit_scale` (the factor, not its logarithm).
     """
 
     def __init__(self, encoder: Encoder, labels: Sequence[str], prompts: str = "photo") -> None:
-        """`prompts`: a name in `PROMPTS`. ConfigError for another one, and for a model without a text tower."""
+        """`prompts`: a name in `PROMPTS`. Raises ConfigError for an unknown name or a model without a text tower."""
         if not isinstance(encoder.model, CLIP):
-            raise ConfigError(f"{encoder.name} has no text tower and cannot name images; use a Core model")
+            raise ConfigError(f"{encoder.name} has no text tower, so it cannot label images; use a Core model")
         self.classifier = ZeroShotClassifier.of(encoder, tuple(dict.fromkeys(labels)), prompts)
         self.labels = self.classifier.classes
         self.logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
@@ -59,7 +59,7 @@ class Namer:
 
 
 def read_labels(text: str) -> list[str]:
-    """Read labels from "cat,dog,other pet", or from the lines of a file, "@labels.txt"; each once, in order.
+    """Read labels from "cat,dog,other pet" or from the lines of a file, "@labels.txt", in order without duplicates.
 
     Raises ConfigError for fewer than two, and if the file cannot be read.
     """
@@ -67,17 +67,17 @@ def read_labels(text: str) -> list[str]:
         try:
             parts = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
-            raise ConfigError(f"{text[1:]} is not UTF-8 text; give a file with one label a line") from None
+            raise ConfigError(f"{text[1:]} is not UTF-8 text; give a file with one label per line") from None
         except OSError as error:
             reason = error.strerror or error
-            raise ConfigError(f"{text[1:]} cannot be read: {reason}; give a file with one label a line") from None
+            raise ConfigError(f"{text[1:]} cannot be read: {reason}; give a file with one label per line") from None
     else:
         parts = text.split(",")
     return check_labels(parts)
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:
-    """Return the labels without blanks and repetitions; ConfigError for fewer than two."""
+    """Return the labels without blanks and duplicates; ConfigError for fewer than two."""
     names = list(dict.fromkeys(label.strip() for label in labels if label.strip()))
     if len(names) < 2:
         given = f"only {names[0]!r} was given" if names else "none was given"
@@ -90,7 +90,7 @@ class ClassifiedFile:
     """An image or a video with its most probable labels, best first."""
 
     id: str
-    """The path, or what a table's `id` column says."""
+    """The path, or the value of a table's `id` column."""
     path: str
     labels: tuple[Guess, ...]
 
@@ -101,7 +101,7 @@ class ClassifiedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Sequence[ClassifiedFile]):
-    """Files with their labels, a sequence, in the order of the inputs."""
+    """A sequence of files with their labels, in the order of the inputs."""
 
     model: str
     prompts: str
@@ -110,7 +110,7 @@ class Classification(Sequence[ClassifiedFile]):
     skipped: tuple[InputError, ...]
     """Inputs that could not be read."""
     left_out: Mapping[str, int]
-    """Files of directories that are neither images nor videos, by type: RAW, SVG, other."""
+    """Number of other files in the directories, by type: RAW, SVG, other."""
     encoder: Encoder = field(repr=False)
     collection: Collection = field(repr=False)
     class_vectors: Mapping[str, np.ndarray] = field(repr=False)
@@ -142,7 +142,7 @@ def classify(
     top: int = 3,
     progress: Track = untracked,
 ) -> Classification:
-    """Classify images and videos by labels, zero-shot: nothing is trained.
+    """Classify images and videos zero-shot by a list of labels.
 
         for file in pe.classify("photos", ["cat", "dog", "other pet"]):
             print(file.path, file.labels[0].label)

@@ -37,7 +37,7 @@ class LinearProbe:
     bias: np.ndarray
     """(K,)."""
     strength: float
-    """The C that was chosen."""
+    """The chosen C."""
 
     def classify(self, vectors: np.ndarray) -> np.ndarray:
         """Return the index of the most probable class for each vector: (n, D) to (n,)."""
@@ -51,7 +51,7 @@ class LinearProbe:
 def fit_probe(
     train: Features, val: Features, classes: Sequence[str], strengths: Sequence[float] = STRENGTHS
 ) -> LinearProbe:
-    """Fit on `train`, choose among `strengths` on `val`; on a tie the smallest.
+    """Fit on `train` with each of `strengths` and return the probe that is best on `val`; ties go to the smallest.
 
     `MissingExtraError` without scikit-learn.
     """
@@ -62,7 +62,7 @@ def fit_probe(
 
 
 class LinearEvaluator:
-    """A classification task by a linear probe, fitted on `train` with the strength that is best on `val`."""
+    """Classification by a linear probe, fitted on `train` with the strength that is best on `val`."""
 
     def __init__(self, splits: Splits) -> None:
         self.splits = splits
@@ -85,7 +85,7 @@ class LinearEvaluator:
 
 
 def _fit(vectors: np.ndarray, targets: np.ndarray, classes: int, strength: float) -> LinearProbe:
-    """Logistic regression on standardised vectors, expressed for the vectors themselves."""
+    """Fit logistic regression on standardised vectors and return it in terms of the original vectors."""
     try:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -106,7 +106,7 @@ def _fit(vectors: np.ndarray, targets: np.ndarray, classes: int, strength: float
 
 
 def mean_class_accuracy(predicted: np.ndarray, targets: np.ndarray) -> float:
-    """Return the share of each class that is right, averaged over the classes that occur; both are indices, (n,)."""
+    """Return the accuracy averaged over the classes that occur; both arguments are class indices, (n,)."""
     return float(np.mean([(predicted[targets == index] == index).mean() for index in np.unique(targets)]))
 
 
@@ -118,7 +118,7 @@ CHUNK = 1024  # items that are looked up at a time
 def vote(
     train: np.ndarray, targets: np.ndarray, vectors: np.ndarray, k: int = K, temperature: float = TEMPERATURE
 ) -> np.ndarray:
-    """Return the index of the class with the most votes for each vector, (n,); of classes that tie, the first.
+    """Return the index of the class with the most votes for each vector, (n,); ties go to the first class.
 
     `train`: unit (m, D), of the classes `targets` (m,); `vectors`: unit (n, D). Raises ConfigError for a `k` out of
     1 to m.
@@ -137,14 +137,14 @@ def vote(
 
 
 class NeighboursEvaluator:
-    """A classification task by the votes of the most similar training items."""
+    """Classification by the votes of the most similar training items."""
 
     def __init__(self, splits: Splits, ks: Sequence[int] = (K,)) -> None:
-        """`splits`: neighbours are those of `train` and `val` together; `val` may be empty."""
+        """`splits`: the neighbours come from `train` and `val` together; `val` may be empty."""
         self.splits, self.ks = splits, tuple(ks)
 
     def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
-        """Return a measurement for each k; errors as those of `vote`, and see `Evaluator`."""
+        """Return a measurement for each k; raises the errors of `vote`, and see `Evaluator`."""
         splits, classes = self.splits, self.splits.classes
         known = [encode_images(encoder, part, track) for part in (splits.train, splits.val) if part.keys]
         test = encode_images(encoder, splits.test, track)

@@ -1,4 +1,4 @@
-"""Prompt ensembles (section 2.5, appendix B.1.2): a class as the mean of many sentences about it.
+"""Prompt ensembles (section 2.5, appendix B.1.2): a class as the mean embedding of many sentences about it.
 
 `{}` stands for the class. The templates are those that OpenAI published with CLIP, bad articles included.
 """
@@ -51,7 +51,7 @@ captions use, all about plain photographs."""
 
 
 def find_templates(name: str) -> tuple[str, ...]:
-    """Return the templates of a name, or the lines of a file, with {} or {c} for the class; ConfigError otherwise."""
+    """Return the named templates, or the lines of a file, with {} or {c} for the class; ConfigError otherwise."""
     if name in PROMPTS:
         return PROMPTS[name]
     if not os.path.isfile(name):
@@ -61,12 +61,12 @@ def find_templates(name: str) -> tuple[str, ...]:
     except DataError as error:
         raise ConfigError(str(error)) from None
     if not lines or any(line.count("{}") != 1 for line in lines):
-        raise ConfigError(f"{name} must hold a template a line, each with one {{}} or {{c}} for the class")
+        raise ConfigError(f"{name} must hold one template per line, each with one {{}} or {{c}} for the class")
     return tuple(lines)
 
 
 def prompted_name(label: str, prompts: str) -> str:
-    """Return the name of a class in prompts: under `kinetics` without parentheses, as in the reference's evaluation.
+    """Return a class's name for prompts: without parentheses under `kinetics`, as in the reference's evaluation.
 
     "passing American football (in game)" is then "passing American football in game".
     """
@@ -79,7 +79,7 @@ CHUNK = 4096  # prompts that are encoded at a time
 def ensemble(
     encoder: Encoder, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
 ) -> np.ndarray:
-    """Return unit vectors of the classes (K, D): the mean over templates of unit text vectors, made unit again.
+    """Return unit vectors of the classes (K, D): the renormalised mean over templates of unit text vectors.
 
     Raises `ConfigError` for no templates and for one without `{}`, `ModelError` if a vector is not finite.
     """

@@ -1,4 +1,4 @@
-"""The items that probes are fitted on, choose their settings on, and are tested on.
+"""Splits for probes: the items to fit on, to choose settings on, and to test on.
 
 Settings are chosen on a split of their own, or on the tenth of the training items whose names have the smallest hash,
 of which each class keeps at least one to be learned from; never on the test items.
@@ -34,7 +34,7 @@ class Splits:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of all parts, sorted."""
+        """Classes of all parts, sorted."""
         return tuple(sorted({*self.train.labels, *self.val.labels, *self.test.labels}))
 
 
@@ -45,7 +45,7 @@ def load_splits(
     options: ClassOptions | None = None,
     choosing: bool = True,
 ) -> dict[str, Splits]:
-    """Read the tasks of a path by name (see `load_tasks`), tested on `split`.
+    """Read the tasks at a path by name (see `load_tasks`), with `split` as the test split.
 
     `train`: the path of the split `train`, by default the same. If the path has no splits, a fifth of each class is
     held out to be tested on (`held_out_rows`), and the task's name says so. Settings are chosen on the split `val`
@@ -65,16 +65,16 @@ def load_splits(
             whole = Splits(train=training, val=val, test=test)
             tasks[name] = _checked(hold_out(training, test) if choosing and not val.keys else whole)
     if not tasks:
-        raise DataError(f"{train or path} has no task of {', '.join(tests)} to train on, but {', '.join(trains)}")
+        raise DataError(f"{train or path} has no training data for {', '.join(tests)}; it has {', '.join(trains)}")
     return tasks
 
 
 def cut(whole: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
-    """Return the training and the test part of a task without splits, and log how large they are."""
+    """Split a task without splits into a training and a test part, and log their sizes."""
     held_out = held_out_rows(whole.keys, whole.labels)
     rest = sorted({*range(len(whole.keys))} - {*held_out})
     logger.warning(
-        "%s has no splits: %d of its %d items, a fifth of each class, are held out to be evaluated on",
+        "%s has no splits: %d of its %d items, a fifth of each class, are held out for evaluation",
         whole.name,
         len(held_out),
         len(whole.keys),
@@ -83,7 +83,7 @@ def cut(whole: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
 
 
 def hold_out(train: LabelledImages, test: LabelledImages) -> Splits:
-    """Return splits whose `val` is a tenth of `train`, always the same one; DataError if no item can be spared.
+    """Return splits whose `val` is a fixed tenth of `train`; DataError if `train` is too small.
 
     The last item of a class is not held out.
     """
@@ -107,7 +107,7 @@ def hold_out(train: LabelledImages, test: LabelledImages) -> Splits:
 def _optional_val(
     path: Path, trains: dict[str, LabelledImages], options: ClassOptions | None
 ) -> dict[str, LabelledImages]:
-    """Return the split `val`, if it is not just the training items again (as in a table without splits)."""
+    """Return the split `val`, unless it repeats the training items (as in a table without splits)."""
     try:
         vals = load_tasks(path, "val", options)
     except DataError:
@@ -116,7 +116,7 @@ def _optional_val(
 
 
 def _shared(one: LabelledImages, other: LabelledImages) -> set[str]:
-    """Return the names of items that are in both: the same files, or the same content under the same name."""
+    """Return the names of items in both sets: the same files, or the same content under the same name."""
 
     def identities(task: LabelledImages) -> dict[object, str]:
         pairs = zip(task.keys, task.images, strict=True)

@@ -1,4 +1,4 @@
-"""Zero-shot classification: the classes whose prompt ensembles are nearest (section 2.5)."""
+"""Zero-shot classification by the nearest prompt ensemble (section 2.5)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FEW = 10
 
 @dataclass(frozen=True)
 class ZeroShotClassifier:
-    """Embeddings of classes, to which those of images are compared."""
+    """Embeddings of classes, for comparison with image embeddings."""
 
     classes: tuple[str, ...]
     vectors: np.ndarray
@@ -39,7 +39,7 @@ class ZeroShotClassifier:
         names: Mapping[str, str] | None = None,
         track: Track = untracked,
     ) -> ZeroShotClassifier:
-        """Encode classes by the prompts of a name (see `PROMPTS`), under their own names or others.
+        """Encode classes with the named prompts (see `PROMPTS`), under their own names or the given ones.
 
         Raises ConfigError for unknown prompts, and ModelError if an embedding is not finite.
         """
@@ -57,10 +57,10 @@ class ZeroShotClassifier:
 
 
 class ZeroShotEvaluator:
-    """A classification task by some sets of prompts."""
+    """Classification with some sets of prompts."""
 
     def __init__(self, task: LabelledImages, prompts: Sequence[str], frames: int = FRAMES) -> None:
-        """`prompts`: names in `PROMPTS`. Raises ConfigError for another one, DataError for a single class."""
+        """`prompts`: names in `PROMPTS`. Raises ConfigError for an unknown name, DataError for a single class."""
         for name in prompts:
             find_templates(name)
         check_classes(task.name, task.classes)
@@ -101,7 +101,7 @@ def highest(scores: np.ndarray, top: int) -> np.ndarray:
 
 
 def ranked_classes(classes: Sequence[str]) -> int:
-    """Return how many classes to rank: top-5 says something of more than five classes."""
+    """Return how many classes to rank: 5 only if there are more than five classes."""
     return TOP if len(classes) > TOP else 1
 
 
@@ -146,6 +146,6 @@ def _hits(
 
 
 def check_classes(task: str, classes: Sequence[str]) -> None:
-    """Raise `DataError` for a task of a single class."""
+    """Raise `DataError` for a task with a single class."""
     if len(classes) < 2:
-        raise DataError(f"{task} has only the class {classes[0]!r}; a classification task needs at least two")
+        raise DataError(f"{task} has only the class {classes[0]!r}; classification needs at least two")

@@ -1,4 +1,4 @@
-"""Average precision of boxes and masks, by faster-coco-eval; and on resampled images, for intervals.
+"""Average precision of boxes and masks by faster-coco-eval, also on resampled images for intervals.
 
 The match of a detection depends on its own image alone. So detections are matched once, and the library accumulates the
 matches of an image that is drawn twice as if it were there twice.
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 AnnotationKind = Literal["bbox", "segm"]
 SEED, RESAMPLES = 0, 200
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""Of the overlap with an object, from which a detection is right."""
+"""Minimum overlaps (IoU) of a correct detection with an object."""
 MOST = {False: 100, True: 300}
-"""The number of detections of an image that count: COCO's, LVIS's."""
+"""Maximum number of detections per image, as in COCO and LVIS."""
 FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
 
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """Metrics of a dataset, and the same on resampled images."""
+    """Metrics of a dataset, with their values on resampled images."""
 
     values: dict[str, float]
-    """`AP` (0.50 to 0.95), `AP50`, `AP75`, and in LVIS those of rare, common and frequent categories."""
+    """`AP` (0.50 to 0.95), `AP50`, `AP75`, and for LVIS those of rare, common and frequent categories."""
     draws: dict[str, Float[np.ndarray, " R"]]
     """The same resamples each time, so that differences of two models pair."""
 
@@ -53,7 +53,7 @@ def average_precision(
     lvis: bool = False,
     resamples: int = RESAMPLES,
 ) -> AveragePrecision:
-    """Evaluate results, in COCO's format, against annotations in COCO's format, or LVIS's with `lvis`.
+    """Evaluate results in COCO's format against annotations in COCO's format, or in LVIS's if `lvis`.
 
     MissingExtraError without faster-coco-eval.
     """
@@ -104,7 +104,7 @@ def _evaluator(
 
 
 def resampled_precision(evaluator: COCOeval_faster, counts: Int[np.ndarray, "R n"]) -> Float[np.ndarray, "R T"]:
-    """Return a category's average precision if each of its images counts so often; NaN if there is nothing to find."""
+    """Return a category's average precision with each image counted `counts` times; NaN if it has no objects."""
     precisions = np.full((len(counts), len(THRESHOLDS)), np.nan)
     matches = evaluator._evalImgs_cpp
     for row, times in enumerate(counts.tolist()):

@@ -30,7 +30,7 @@ from perception_encoder.progress import Track, untracked
 logger = logging.getLogger(__name__)
 
 EIGEN_CROP = (45 / 480, 471 / 480, 41 / 640, 601 / 640)
-"""Top, bottom, left and right of the scored part, in shares of the sides; Eigen et al. (2014)."""
+"""Top, bottom, left and right of the scored region, as shares of the sides (Eigen et al., 2014)."""
 DELTA = 1.25
 
 
@@ -44,8 +44,8 @@ class DepthProtocol:
     eigen_crop: bool = False
     """Leave out the frame of NYU's images that has no depth."""
     aligned: bool = False
-    """First multiply each prediction so that its median is right, for images that do not tell how large objects are,
-    such as rendered scenes of cars and of pens (Eigen et al., 2014; Zhou et al., 2017). The relative error leads."""
+    """First scale each prediction to the true median, for images that do not show how large objects are,
+    such as rendered scenes of cars and pens (Eigen et al., 2014; Zhou et al., 2017). Relative error comes first."""
 
     def __post_init__(self) -> None:
         check_head_seeds(self.head_seeds)
@@ -62,7 +62,7 @@ class DepthEvaluator(HeadEvaluator):
         image_size: tuple[int, int] | None = None,
         name: str = "depth",
     ) -> None:
-        """Images whose depth cannot be decoded, or is nowhere within the range, are left out."""
+        """Images are left out if their depth cannot be decoded or has no value within the range."""
         self.train, self.test, self.protocol = train, test, protocol or DepthProtocol()
         whole = KnownDepths(train, replace(self.protocol, eigen_crop=False))  # training images are never cropped
         self._known = whole, KnownDepths(test, self.protocol)
@@ -70,12 +70,12 @@ class DepthEvaluator(HeadEvaluator):
 
     @cached_property
     def digest(self) -> str:
-        """Of the depths and the settings."""
+        """Digest of the depths and the settings."""
         parts = [(part.per_metre, content_digest(part.depths)) for part in (self.train, self.test)]
         return settings_digest(self.protocol, self.test.blocks, parts)
 
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
-        """Return the images, and warn the first time if most of the known depth is out of the range."""
+        """Return the images; warn once if most of the known depth is out of range."""
         first = not self._images
         images = super().images(encoder, track)
         if first:
@@ -83,7 +83,7 @@ class DepthEvaluator(HeadEvaluator):
         return images
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Fit and test heads: RMSE first, or the relative error of aligned predictions."""
+        """Fit and test heads: RMSE first, or relative error if predictions are aligned."""
         train, test = check_rows(self.name, features)
         protocol = self.protocol
         scores = score_depth(
@@ -117,7 +117,7 @@ def score_depth(
     track: Track = untracked,
     blocks: Sequence[str] | None = None,
 ) -> tuple[ItemScores, ...]:
-    """Fit on features of images and test on others, whose names are `keys`: `RMSE` first, or `abs rel` if aligned.
+    """Fit on some images' features and test on others, named by `keys`: `RMSE` first, or `abs rel` if aligned.
 
     `blocks`: the sequence of each, or its own name; by default each is a block. Each head seed has its own scores.
     ModelError for features that are not finite. Before the head is fitted: InputError, naming the image, if a test
@@ -154,7 +154,7 @@ def score_depth(
 def depth_errors(
     key: str, predicted: Float[np.ndarray, "H W"], truth: Float[np.ndarray, "H W"], protocol: DepthProtocol
 ) -> dict[str, float]:
-    """Return an image's metrics from depths in metres; InputError if no depth is known within the range."""
+    """Return an image's metrics from depths in metres; InputError if no known depth is within the range."""
     known = scored_pixels(key, truth, protocol)
     true = truth[known].astype(np.float64)
     depth = predicted[known].astype(np.float64)
@@ -171,7 +171,7 @@ def depth_errors(
 
 
 def scored_pixels(key: str, depth: Float[np.ndarray, "H W"], protocol: DepthProtocol) -> Bool[np.ndarray, "H W"]:
-    """Return the pixels of known depth within the range, and the crop if there is one; InputError for none."""
+    """Return the pixels whose known depth is within the range and the crop; InputError if there are none."""
     known = protocol.head.within(depth)
     if protocol.eigen_crop:
         top, bottom = (round(share * depth.shape[0]) for share in EIGEN_CROP[:2])
@@ -181,19 +181,19 @@ def scored_pixels(key: str, depth: Float[np.ndarray, "H W"], protocol: DepthProt
         known &= inside
     if not known.any():
         span = f"{protocol.head.nearest:g} to {protocol.head.farthest:g} m"
-        raise InputError(key, f"no pixel has a known depth of {span}; if this is so everywhere, check --per-metre")
+        raise InputError(key, f"no pixel has a known depth of {span}; if all images fail so, check --per-metre")
     return known
 
 
 class KnownDepths:
-    """The depths of images, each of which must have some that counts; and how much lies out of the range."""
+    """Depths of images, each with at least one scored pixel, and a count of the depth out of range."""
 
     def __init__(self, images: DepthImages, protocol: DepthProtocol) -> None:
         self.images, self.protocol = images, protocol
         self._counts: dict[int, tuple[int, int]] = {}
 
     def __call__(self, index: int) -> Float[np.ndarray, "H W"]:
-        """Return a depth in metres; InputError if it cannot be decoded or nothing of it counts."""
+        """Return a depth in metres; InputError if it cannot be decoded or has no scored pixel."""
         depth = self.images.depth(index)
         self._counts[index] = int((depth > 0).sum()), int(self.protocol.head.within(depth).sum())
         scored_pixels(self.images.keys[index], depth, self.protocol)
@@ -201,12 +201,12 @@ class KnownDepths:
 
     @property
     def counts(self) -> Int[np.ndarray, " 2"]:
-        """Over the depths that were read: pixels of known depth, and those of them within the range."""
+        """Count the pixels with known depth in the depths read so far, and those within the range."""
         return np.array([*self._counts.values(), (0, 0)]).sum(axis=0)
 
 
 def warn_of_range(*depths: KnownDepths) -> None:
-    """Warn if most of the known depth is out of the range: its units may be others than `per_metre`."""
+    """Warn if most of the known depth is out of range: `per_metre` may be wrong for this dataset."""
     known, inside = np.sum([depth.counts for depth in depths], axis=0).tolist()
     if known > 2 * inside:
         images, head = depths[-1].images, depths[-1].protocol.head

@@ -59,12 +59,12 @@ class DetectionEvaluator(HeadEvaluator):
 
     @cached_property
     def digest(self) -> str:
-        """Of the annotations and the settings."""
+        """Digest of the annotations and the settings."""
         parts = [(part.records, sorted(part.annotations.items()), part.categories) for part in (self.train, self.test)]
         return settings_digest(self.protocol, parts)
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Fit and test detectors: AP of boxes first, then that of masks if there are masks."""
+        """Fit and test detectors: box AP first, then mask AP if there are masks."""
         train, test = check_rows(self.name, features)
         scores = score_detection(
             train.patches, (self.train, train.rows), test.patches, (self.test, test.rows), self.protocol, track
@@ -94,7 +94,7 @@ def score_detection(
     protocol: DetectionProtocol | None = None,
     track: Track = untracked,
 ) -> tuple[ResampledScores, ...]:
-    """Fit on features of images and test on others: `box AP` first, and `mask AP` if both datasets have masks.
+    """Fit on some images' features and test on others: `box AP` first, then `mask AP` if both datasets have masks.
 
     Each head seed has its own scores; an AP that does not exist is left out. With each dataset: the indices of the
     features' images, (n,). ModelError for features that are not finite.
@@ -126,7 +126,7 @@ def score_detection(
 
 
 def to_results(detected: Detected, images: InstanceSet, row: int) -> dict[str, list[dict[str, Any]]]:
-    """Return an image's detections in COCO's format of results: `box`, and `mask` if there are masks."""
+    """Return an image's detections in COCO's results format: `box`, and `mask` if there are masks."""
     image = images.records[row]["id"]
     numbers = [images.categories[label - 1]["id"] for label in detected.labels.tolist()]
     corners = detected.boxes.astype(np.float64)
@@ -145,7 +145,7 @@ def to_results(detected: Detected, images: InstanceSet, row: int) -> dict[str, l
 
 
 def _encoder() -> Callable[[np.ndarray], dict[str, Any]]:
-    """Return a function that makes COCO's run lengths of a mask."""
+    """Return a function that encodes a mask as COCO run lengths."""
     try:
         from faster_coco_eval.core import mask
     except ImportError:

@@ -1,4 +1,4 @@
-"""Semantic segmentation by a linear head on one layer (section 3): mIoU and the share of pixels that are right.
+"""Semantic segmentation by a linear head on one layer (section 3): mIoU and pixel accuracy.
 
 A class's IoU is over the pixels of all images together; the mean is over the classes that occur or were predicted.
 Pixels are compared at the mask's own size.
@@ -50,14 +50,14 @@ class SegmentationEvaluator(HeadEvaluator):
         name: str = "segmentation",
         track: Track = untracked,
     ) -> None:
-        """Classes that no training image shows are not scored, and images without any class are left out."""
+        """Classes absent from the training images are not scored; images without a class are left out."""
         self.train, self.test = keep_trained(train, test, track)
         super().__init__(name, (self.train, known_labels(self.train)), (self.test, known_labels(self.test)), image_size)
         self.protocol = protocol or SegmentationProtocol()
 
     @cached_property
     def digest(self) -> str:
-        """Of the masks, their classes, and the settings."""
+        """Digest of the masks, their classes, and the settings."""
         parts = [(part.classes, part.numbers, content_digest(part.masks)) for part in (self.train, self.test)]
         return settings_digest(self.protocol, parts)
 
@@ -98,7 +98,7 @@ def score_segmentation(
     protocol: SegmentationProtocol | None = None,
     track: Track = untracked,
 ) -> tuple[ItemScores, ...]:
-    """Fit on features of images and test on others, whose names are `keys`: `mIoU`, and `pixels`, the share right.
+    """Fit on some images' features and test on others, named by `keys`: `mIoU` and `pixels` (pixel accuracy).
 
     Each head seed has its own scores. ModelError for features that are not finite. Before the head is fitted:
     InputError, naming the image, for one without a label, DataError if training images show a single class.
@@ -125,19 +125,19 @@ def score_segmentation(
 def check_labels(key: str, labels: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:
     """Return an image's labels unchanged; InputError if no pixel has one."""
     if not (labels >= 0).any():
-        raise InputError(key, "its mask is empty: no pixel has a class that is scored")
+        raise InputError(key, "its mask is empty: no pixel has a scored class")
     return labels
 
 
 def known_labels(images: ClassMasks) -> Labels:
-    """Return a function for the labels of an image; InputError if they cannot be decoded or no pixel has one."""
+    """Return a function that reads an image's labels; InputError if they cannot be decoded or no pixel has a class."""
     return lambda index: check_labels(images.keys[index], images.labels(index))
 
 
 def overlaps(
     predicted: Int[np.ndarray, "H W"], truth: Int[np.ndarray, "H W"], classes: int
 ) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
-    """Count each class's pixels in both, and in either, where the truth has a class."""
+    """Count each class's pixels in the intersection and in the union, where the truth has a class."""
     known = truth >= 0
     predicted, truth = predicted[known].astype(np.int64), truth[known].astype(np.int64)
     inside = np.bincount(truth[predicted == truth], minlength=classes)
@@ -145,7 +145,7 @@ def overlaps(
 
 
 def overlap_scores(inside: np.ndarray, either: np.ndarray, keys: Sequence[str]) -> tuple[ItemScores, ...]:
-    """Score `mIoU` and `pixels` from the overlaps of images (n, K); an entry for each image and class."""
+    """Score `mIoU` and `pixels` from overlaps (n, K), with one entry per image and class."""
     count, classes = either.shape
     shares = np.divide(inside, either, out=np.zeros(either.shape), where=either > 0)
     owners, groups = np.repeat(np.arange(count), classes), np.tile(np.arange(classes), count)

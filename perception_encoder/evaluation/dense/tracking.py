@@ -43,7 +43,7 @@ _BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """How videos are encoded and followed."""
+    """How videos are encoded and tracked."""
 
     short_side: int = SHORT_SIDE
     """Pixels of the frames' short side, rounded to a multiple of the patch; the long side keeps the aspect ratio."""
@@ -51,18 +51,18 @@ class TrackingConfig:
 
 
 class TrackingEvaluator(LayerEvaluator):
-    """Objects of videos, followed by one layer's patches without training."""
+    """Tracking of objects in videos by one layer's patches, without training."""
 
     name = "tracking"
 
     def __init__(self, videos: Sequence[MaskedVideo], config: TrackingConfig | None = None) -> None:
-        """Videos with a frame or mask that cannot be decoded, or without an object to follow, are left out."""
+        """Videos are left out if a frame or mask cannot be decoded or there is no object to track."""
         self.videos, self.config = tuple(videos), config or TrackingConfig()
         self.needs_scipy = 1 < len(self.videos) < FEW_BLOCKS
 
     @cached_property
     def _failures(self) -> dict[str, InputError]:
-        """Masks that cannot be decoded or used, by video; they are decoded once for it."""
+        """Find masks that cannot be decoded or used, by video; each mask is decoded once."""
         failures: dict[str, InputError] = {}
         for video in self.videos:
             try:
@@ -73,13 +73,13 @@ class TrackingEvaluator(LayerEvaluator):
 
     @cached_property
     def digest(self) -> str:
-        """Of the masks and the settings."""
+        """Digest of the masks and the settings."""
         masks = [mask for video in self.videos for mask in video.masks if mask is not None]
         names = [(video.name, [mask is not None for mask in video.masks]) for video in self.videos]
         return settings_digest(self.config, names, content_digest(masks))
 
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
-        """Return each video's frames; of a video whose masks cannot be used, one item that fails."""
+        """Return each video's frames; a video with unusable masks becomes one item that fails."""
         return [
             _failed(video.name, self._failures[video.name])
             if video.name in self._failures
@@ -88,7 +88,7 @@ class TrackingEvaluator(LayerEvaluator):
         ]
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Follow objects through the videos whose frames can all be decoded: J&F, J and F."""
+        """Track objects through the videos whose frames can all be decoded: J&F, J and F."""
         scores: dict[str, VideoScores] = {}
         failures: list[InputError] = []
         layer = 0
@@ -141,7 +141,7 @@ class VideoScores:
 def score_video(
     name: str, features: Float[np.ndarray, "F h w D"], masks: Masks, config: PropagationConfig | None = None
 ) -> VideoScores:
-    """Follow the objects of the first mask by a layer's features, and score them.
+    """Track the objects of the first mask by a layer's features, and score them.
 
     ModelError for features that are not finite; DataError if there are not as many as masks, and InputError if there
     is no object, or nothing between the first and the last frame to score.
@@ -174,24 +174,24 @@ def score_masks(name: str, predicted: Int[np.ndarray, "F H W"], masks: Masks, ob
 
 
 def first_objects(name: str, masks: Masks) -> list[int]:
-    """Return the numbers of the objects in the first mask, ascending; InputError for none."""
+    """Return the numbers of the objects in the first mask, ascending; InputError if there are none."""
     objects = [] if masks[0] is None else [int(n) for n in np.unique(masks[0]) if n not in (0, VOID)]
     if not objects:
-        raise InputError(name, "the mask of the first frame has no object to follow")
+        raise InputError(name, "the mask of the first frame has no object to track")
     return objects
 
 
 def scored_frames(name: str, masks: Masks) -> list[int]:
-    """Return the frames with a mask but the first and the last, of two the second; InputError for none."""
+    """Return the frames to score: those with a mask but the first and last (of two, the second); InputError if none."""
     last = len(masks) - 1 if len(masks) > 2 else 2
     frames = [index for index in range(1, last) if masks[index] is not None]
     if not frames:
-        raise InputError(name, "no frame after the first has a mask that is scored")
+        raise InputError(name, "no frame after the first has a scored mask")
     return frames
 
 
 def read_scored(video: MaskedVideo) -> Masks:
-    """Return a video's masks; InputError if they cannot be decoded, or leave nothing to follow or to score."""
+    """Read a video's masks; InputError if they cannot be decoded or have nothing to track or score."""
     masks = video.read_masks()
     first_objects(video.name, masks)
     scored_frames(video.name, masks)
@@ -199,7 +199,7 @@ def read_scored(video: MaskedVideo) -> Masks:
 
 
 def tracking_scores(scores: Mapping[str, VideoScores]) -> tuple[ItemScores, ...]:
-    """Score `J&F`, `J` and `F` from videos' scores: an entry for each object, and videos as items."""
+    """Score `J&F`, `J` and `F` over videos, with one entry per object and videos as items."""
     videos = list(scores.values())
     owners = np.repeat(np.arange(len(videos)), [len(video.region) for video in videos])
     region = np.concatenate([video.region for video in videos])
@@ -215,7 +215,7 @@ def region_similarity(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H 
 
 
 def boundary_accuracy(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
-    """Return F, in [0, 1]; 1 if both have no boundary, 0 if one has none."""
+    """Return F, in [0, 1]; 1 if neither mask has a boundary, 0 if only one has."""
     predicted, true = boundary(mask), boundary(truth)
     if not predicted.any() or not true.any():
         return float(predicted.any() == true.any())
@@ -226,12 +226,12 @@ def boundary_accuracy(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H 
 
 
 def tolerance_pixels(height: int, width: int) -> int:
-    """Return how far apart two boundaries may be, in pixels."""
+    """Return the maximum distance of matching boundaries, in pixels."""
     return math.ceil(_BOUNDARY_TOLERANCE * math.hypot(height, width))
 
 
 def boundary(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Return pixels whose right, lower or lower-right neighbour differs; the image's edge is none."""
+    """Return the pixels that differ from their right, lower or lower-right neighbour; image edges do not count."""
     edge = np.zeros_like(mask)
     edge[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
     edge[:-1] |= mask[:-1] ^ mask[1:]
@@ -240,7 +240,7 @@ def boundary(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 
 
 def dilate(mask: Bool[np.ndarray, "H W"], radius: int) -> Bool[np.ndarray, "H W"]:
-    """Return pixels whose centre lies within `radius` of that of a pixel of the mask."""
+    """Return the pixels whose centre lies within `radius` of a mask pixel's centre."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     grown = np.zeros_like(mask)
     if not len(rows):

@@ -44,12 +44,12 @@ _SAMPLED = 256  # rows whose contents are compared
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The curve of one index."""
+    """The calibration curve of an index."""
 
     slope: float
-    """How fast the odds change with the cosine; positive."""
+    """Rate at which the odds change with the cosine; positive."""
     midpoint: float
-    """The cosine at which one hit in two is right."""
+    """The cosine at which half of the hits are right."""
 
     def probabilities(self, scores: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
         """Return the probabilities that hits with these cosines match the query."""
@@ -73,7 +73,7 @@ def background_names() -> tuple[str, ...]:
 def fit_calibration(
     batches: Iterable[Float[np.ndarray, "N D"]], names: Float[np.ndarray, "K D"], logit_scale: float
 ) -> Calibration | None:
-    """Fit the curve to the unit vectors of images, which come in batches, and of names.
+    """Fit the curve to batches of image vectors and to the vectors of names.
 
     Returns None without images, or if all scores are equal.
     """
@@ -89,7 +89,7 @@ def fit_calibration(
 
 
 def _fit_logistic(scores: Float[np.ndarray, " n"], chances: Float[np.ndarray, " n"]) -> Calibration | None:
-    """Fit the curve of greatest likelihood by Newton's method on standardised scores."""
+    """Fit the maximum-likelihood curve by Newton's method on standardised scores."""
     if not len(scores) or not np.ptp(scores) > 0:
         return None
     mean, deviation = scores.mean(), scores.std()
@@ -108,7 +108,7 @@ def _fit_logistic(scores: Float[np.ndarray, " n"], chances: Float[np.ndarray, " 
 
 
 def renew_calibration(index: Store, encoder: Encoder) -> None:
-    """Fit and store the curve of an index if it has none, or if a tenth of its rows came, went or changed since.
+    """Fit and store the curve of an index if it has none or a tenth of its rows have changed since.
 
     `index` is locked for writing. The built-in model and models without a text tower have no curve. A failure is only
     logged: an index works without a curve.
@@ -143,7 +143,7 @@ def read_calibration(index: Store) -> Calibration | None:
 
 
 def _read(index: Store) -> tuple[Calibration, int, list[str]] | None:
-    """Return the stored curve, the number of rows that it was fitted to, and their `_sample_contents`.
+    """Return the stored curve, the number of rows it was fitted to, and their `_sample_contents`.
 
     None if it is missing, damaged or of other weights.
     """
@@ -159,19 +159,19 @@ def _read(index: Store) -> tuple[Calibration, int, list[str]] | None:
 
 
 def _sample_contents(index: Store) -> list[str]:
-    """Return the rows with the smallest digests: a random sample of the index's contents, always the same one."""
+    """Return the rows with the smallest digests: a fixed random sample of the index's contents."""
     rows = index.table.search().limit(None).select(["digest", "start"]).to_arrow().sort_by("digest")
     return sorted(f"{row['digest']} {row['start']}" for row in rows.slice(0, _SAMPLED).to_pylist())
 
 
 def _share_of_others(now: Sequence[str], before: Sequence[str]) -> float:
-    """Return approximately the share of two samples' contents that only one of the indexes has."""
+    """Return an estimate of the share of two samples' contents that only one of the indexes has."""
     union = sorted({*now, *before})[:_SAMPLED]
     return 1 - len({*now} & {*before} & {*union}) / max(1, len(union))
 
 
 def is_builtin(index: Store) -> bool:
-    """Whether an index is of the built-in model."""
+    """Return whether the built-in model made an index."""
     return canonical_name(str(index.settings.get("source", ""))) == BUILTIN
 
 

@@ -81,7 +81,7 @@ def on_cluster(address: str) -> Iterator[Read]:
 
 
 class _Digests:
-    """A set of digests as one array, which a machine's processes share in Ray's memory."""
+    """A set of digests as one array, shared by a machine's processes in Ray's memory."""
 
     def __init__(self, digests: Iterable[str]) -> None:
         self._sorted = np.sort(np.array(list(digests), dtype="S32"))
@@ -93,7 +93,7 @@ class _Digests:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What a worker needs in addition to the files."""
+    """What a worker needs besides the files."""
 
     source: str
     weight_hash: str
@@ -102,7 +102,7 @@ class _Job:
     digests: _Digests
     batch_size: int
     memory: int
-    """Bytes that a worker needs."""
+    """Bytes of memory per worker."""
 
 
 class _Driver:
@@ -153,7 +153,7 @@ class _Driver:
 
 
 def run_driver() -> None:
-    """Run the child: jobs on stdin; on stdout lists of results, None after a job's last, or an error."""
+    """Run the child process: jobs on stdin; on stdout lists of results, None after a job's last, or an error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for anything that prints
     jobs: queue.SimpleQueue[tuple[_Job, list[File]]] = queue.SimpleQueue()
@@ -188,7 +188,7 @@ def _take_jobs(stream: IO[bytes], jobs: queue.SimpleQueue[tuple[_Job, list[File]
 
 
 def _failure(error: Exception) -> ClusterError:
-    """Return why workers failed; Ray passes on only the text of an error's traceback."""
+    """Return why workers failed; Ray passes on only the text of a traceback."""
     ours = re.search(rf"^{errors.__name__}\.\w+: (.+)", str(error), re.MULTILINE)
     other = re.search(r"^[\w.]+Error: .+", str(error), re.MULTILINE)  # the first that was raised
     reason = ours[1] if ours else other[0] if other else f"{type(error).__name__}: {last_line(error)}"
@@ -208,7 +208,7 @@ def _stream(address: str, job: _Job, files: list[File]) -> Iterator[bytes]:
 
 
 class _Pipeline:
-    """Files that the cluster reads."""
+    """The files that the cluster reads."""
 
     def __init__(self, job: _Job, files: list[File]) -> None:
         import ray
@@ -246,7 +246,7 @@ class _Pipeline:
 
 
 class _Worker:
-    """A process of the cluster with its own model, on one core, or on a GPU with decoding threads.
+    """A worker process of the cluster with its own model: on one core, or on a GPU with decoding threads.
 
     Ray retries a dead worker's task for ever, so a retried task is read file by file, and a file that crashes workers
     is reported like any other bad file.
@@ -257,12 +257,12 @@ class _Worker:
         self._job, self._encoder, self._attempts = job, load(job.source, device, job.dtype), attempts
         if self._encoder.weight_hash != job.weight_hash:
             raise ClusterError(
-                f"{job.source} has other weights on {socket.gethostname()} than here; "
+                f"{job.source} has different weights on {socket.gethostname()}; "
                 "give both machines the same file, or the same version of perception-encoder"
             )
 
     def __call__(self, tasks: pa.Table) -> pa.Table:
-        """Read a task (a row of `batches`, lists of files) into rows of `results`, a list of results each."""
+        """Read a task (a row of `batches`, lists of files) into rows of `results`, each a list of results."""
         (task,) = tasks.to_pylist()
         cut: list[list[File]] = pickle.loads(task["batches"])
         reader = Reader(self._encoder, MomentConfig(**self._job.moments), self._job.digests)
@@ -286,7 +286,7 @@ class _Worker:
 
 
 def _portable(result: FileResult) -> FileResult:
-    """Return a worker's result for another machine: no dates in its time zone, and its name in missing-file errors."""
+    """Make a worker's result portable: without dates in its time zone, and with its name in missing-file errors."""
     if isinstance(result.error, MediaNotFoundError):
         where = f"on {socket.gethostname()}, a worker of the cluster, which must see the directory under the same path"
         return replace(result, error=MediaNotFoundError(result.error.source, f"{result.error.reason} {where}"))

@@ -1,4 +1,4 @@
-"""The files beside an index's table: settings, a seal with checksums of all files, and a snapshot of the rows.
+"""Files beside an index's table: settings, a seal with checksums of all files, and a snapshot of the rows.
 
 The seal turns damage into an error instead of a wrong answer: LanceDB reads a flipped byte as another vector, and a
 table without its newest manifest as an older table. A search compares the size and time of each file and reads only
@@ -47,9 +47,9 @@ _PIECE = 1 << 20
 _TRIES = 5
 
 Sum = tuple[int, int, int]
-"""Of a file: size, time of its last change in nanoseconds, CRC-32."""
+"""A file's size, modification time in nanoseconds, and CRC-32."""
 MOST_BYTES = 512 << 20
-"""Of vectors: an index with more has no snapshot, and LanceDB alone searches it."""
+"""Maximum bytes of vectors in a snapshot; LanceDB alone searches larger indexes."""
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def write_settings(directory: Path, settings: Mapping[str, Any]) -> None:
 
 
 def identify(directory: Path) -> tuple[int, int] | None:
-    """Return what tells an index from a later one in the same directory; None without an index."""
+    """Return a value that identifies an index among those that a directory holds over time; None without an index."""
     try:
         status = (directory / SETTINGS).stat()
     except OSError:
@@ -106,11 +106,11 @@ class Seal:
     head: str
     """The newest manifest."""
     files: Mapping[str, Sum]
-    """By path in the index's directory."""
+    """Files by path in the index's directory."""
     complete: bool = False
     """False while `pe index` runs, or if it was stopped."""
     snapshot: int | None = None
-    """CRC-32 of the snapshot of this commit."""
+    """CRC-32 of this commit's snapshot."""
 
 
 @dataclass(frozen=True)
@@ -122,17 +122,17 @@ class SealState:
 
     @property
     def current(self) -> bool:
-        """Whether the seal is of the last commit."""
+        """Whether the seal belongs to the last commit."""
         return self.seal is not None and not self.manifests - self.seal.files.keys()
 
     @property
     def complete(self) -> bool:
-        """Whether a whole run of `pe index` left the index so."""
+        """Whether a complete run of `pe index` left the index in this state."""
         return self.seal is not None and self.seal.complete and self.current
 
     @property
     def snapshot(self) -> int | None:
-        """The checksum of a snapshot that is up to date."""
+        """Checksum of an up-to-date snapshot."""
         return self.seal.snapshot if self.seal is not None and self.current else None
 
 
@@ -143,7 +143,7 @@ def read_state(directory: Path) -> SealState:
 
 
 def check_state(directory: Path, whole: bool = False) -> SealState:
-    """Compare an index's files with its seal, all their bytes if `whole`; ValueError names a damaged file.
+    """Compare an index's files with its seal, and all their bytes if `whole`; ValueError names a damaged file.
 
     Another process may write meanwhile; then the files are compared again.
     """
@@ -174,7 +174,7 @@ def _problem(directory: Path, state: SealState, whole: bool) -> str | None:
             continue  # the next commit's
         same = (status.st_size, status.st_mtime_ns) == (size, modified)
         if (whole or not same) and (status.st_size != size or checksum_of(directory / name) != checksum):
-            return f"{name} is not as it was written"
+            return f"{name} has changed since it was written"
     return None
 
 
@@ -192,7 +192,7 @@ def write_seal(
         old = earlier.get(name)
         checksum = old[2] if old and old[:2] == (status.st_size, status.st_mtime_ns) else checksum_of(path)
         if old and path.name != _HINT and checksum != old[2]:
-            raise ValueError(f"{name} is not as it was written")
+            raise ValueError(f"{name} has changed since it was written")
         files[name] = (status.st_size, status.st_mtime_ns, checksum)
     names = (f"{(1 << 64) - 1 - version:020d}.manifest", f"{version}.manifest")  # LanceDB's second and first scheme
     heads = [head for name in names if (head := f"{_MANIFESTS}/{name}") in files]
@@ -254,11 +254,11 @@ class SealedFiles:
 
     @property
     def same(self) -> bool:
-        """Whether the index is still the one that was opened, and not a new one at the same path."""
+        """Whether the index is still the one that was opened, not a new one at the same path."""
         return identify(self._store) == self._identity
 
     def refresh(self) -> bool:
-        """Return whether there is another commit or seal than before; then check the files again."""
+        """Return whether the commit or seal has changed; if so, check the files again."""
         if read_state(self._store) == self.state:
             return False
         self.state = check_state(self._store)
@@ -266,8 +266,8 @@ class SealedFiles:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Allow writing files; OutputError if that fails, or if the index was removed or replaced meanwhile."""
-        gone = f"the index of {self._directory} was removed or rebuilt while it was being written; rerun the command"
+        """Allow writing files; OutputError if that fails, or if the index was removed or replaced."""
+        gone = f"the index of {self._directory} was removed or rebuilt during the update; rerun the command"
         if not self.same:
             raise OutputError(gone)
         with writing(self._store, also=(RuntimeError, ValueError)), without_panics():
@@ -291,12 +291,12 @@ class SealedFiles:
         self.restrict()
 
     def restrict(self) -> None:
-        """Give the index's files no more permissions than the images' directory has; raises what `changing` does."""
+        """Limit the permissions of the index's files to those of the images' directory; raises what `changing` does."""
         with self.changing():
             restrict(self._store, self._directory, self._root)
 
     def tidy(self, age: timedelta) -> bool:
-        """Whether the index is sealed as finished with its files' times, and no former commit is older than `age`."""
+        """Whether the index is sealed as finished with its files' times, and no old commit is older than `age`."""
         seal, oldest = self.state.seal, time.time_ns() - age // timedelta(microseconds=1) * 1000
         if seal is None or not self.state.complete:
             return False
@@ -310,7 +310,7 @@ class SealedFiles:
 
 
 def read_snapshot(directory: Path, checksum: int | None) -> pa.Table | None:
-    """Read the snapshot if its CRC-32 is the given one: all rows of a commit without thumbnails, newest first."""
+    """Read the snapshot with the given CRC-32: all rows of a commit without thumbnails, newest first."""
     if checksum is None:
         return None
     try:

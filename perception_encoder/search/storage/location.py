@@ -1,4 +1,4 @@
-"""Find and prepare the directory of an index: the directory itself, one around it, or a separate one (`--index`)."""
+"""Find and prepare the directory of an index: the directory itself, a parent, or a separate one (`--index`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perception_encoder.search.storage.store import STORE, Store
 
 
 def nearest_index(media: Path) -> Path | None:
-    """Return the directory if it has an index, else the nearest directory around it whose index covers it, or None."""
+    """Return the directory if it has an index, else the nearest parent whose index covers it, or None."""
     if Store.exists(media):
         return media
     if not media.is_dir():
@@ -22,7 +22,7 @@ def nearest_index(media: Path) -> Path | None:
 
 
 def _covers(directory: Path, media: Path) -> bool:
-    """Whether a directory has an index that this user may read, and its root contains it."""
+    """Return whether a directory has an index that this user may read and whose root contains it."""
     if not Store.exists(directory) or not os.access(directory / STORE / SETTINGS, os.R_OK):
         return False
     settings = salvage_settings(directory / STORE) or {}
@@ -30,7 +30,7 @@ def _covers(directory: Path, media: Path) -> bool:
 
 
 def limit_store(index: Store, media: Path | str) -> Store:
-    """Limit an index to a directory in its root; SearchIndexError if the root does not contain it."""
+    """Restrict an index to a directory in its root; SearchIndexError if the root does not contain it."""
     subdirectory = _relative(index, Path(media))
     if subdirectory != Path() and not os.path.isdir(media):
         raise SearchIndexError(f"{media} is not a directory; the index covers {index.root} and the directories in it")
@@ -39,13 +39,13 @@ def limit_store(index: Store, media: Path | str) -> Store:
 
 
 def check_root(index: Store, media: Path) -> None:
-    """Raise SearchIndexError if an index belongs to another directory; the index's own directory is accepted too."""
+    """Raise SearchIndexError if an index belongs to another directory; the index's own directory is also accepted."""
     if _relative(index, media) != Path():
         raise _other_root(index.directory, index.root, media)
 
 
 def prepare_location(media: Path, directory: Path | None) -> tuple[Path, Path]:
-    """Return the directory to index and that of its index, by default the same; the latter is created if missing.
+    """Return the directory to index and the index's directory (by default the same), which is created if missing.
 
     A directory that stores the index of another one stands for it. Raises OutputError, SearchIndexError.
     """
@@ -72,7 +72,7 @@ def prepare_location(media: Path, directory: Path | None) -> tuple[Path, Path]:
 
 
 def _create(directory: Path, root: Path) -> None:
-    """Create a directory with the permissions of the directory of the images."""
+    """Create a directory with the permissions of the images' directory."""
     try:
         directory.mkdir(parents=True)
         directory.chmod(stat.S_IMODE(root.stat().st_mode) & 0o777 | 0o700)
@@ -93,7 +93,7 @@ def _check_writable(directory: Path, media: Path) -> None:
 
 
 def _relative(index: Store, media: Path) -> Path:
-    """Return a directory's path relative to the index's root; the directory of the index counts as the root."""
+    """Return a directory's path relative to the index's root; the index's own directory counts as the root."""
     absolute = _absolute(media)
     if absolute == _absolute(index.directory):
         return Path()
@@ -104,7 +104,7 @@ def _relative(index: Store, media: Path) -> Path:
 
 
 def _other_root(directory: Path, root: Path, media: Path) -> SearchIndexError:
-    return SearchIndexError(f"the index in {directory} is of {root}, not of {media}; give another --index")
+    return SearchIndexError(f"the index in {directory} belongs to {root}, not to {media}; give another --index")
 
 
 def _absolute(path: Path) -> Path:

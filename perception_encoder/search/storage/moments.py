@@ -1,4 +1,4 @@
-"""Cut a video into moments by shot changes, length and similarity.
+"""Split a video into moments by shot changes, length and similarity.
 
 Frames are sampled at a steady rate and grouped into windows. A window ends at a shot change (the colours of the whole
 image differ from those of the previous frame) or when it gets too long. Similar neighbouring windows are merged, so
@@ -20,25 +20,25 @@ from perception_encoder.vectors import unit_rows
 
 @dataclass(frozen=True, kw_only=True)
 class MomentConfig:
-    """How videos are cut."""
+    """How videos are split."""
 
     every: float = 1.0
     """Seconds between sampled frames."""
     max_seconds: float = 10.0
     """Maximum length of a window."""
     shot_change: float = SHOT_CHANGE
-    """Share of the image whose colours must change for a cut, in 0–1."""
+    """Minimum share of the image with changed colours at a cut, in 0–1."""
     similarity: float = 0.9
     """Minimum cosine similarity of neighbouring windows that are merged into one moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A sampled frame, as the cutter needs it."""
+    """A sampled frame with what the cutter needs."""
 
     time: float
     end: float
-    """When the next frame is due."""
+    """Time of the next sampled frame."""
     colours: Float[np.ndarray, " C"]
     """See `colour_histogram`."""
     vector: Float[np.ndarray, " D"]
@@ -54,9 +54,9 @@ class Moment:
     """Seconds from the video's first frame."""
     end: float
     best: Frame
-    """The frame most similar to the whole moment, among the most typical frames of its windows."""
+    """The frame most similar to the moment, among the most typical frames of its windows."""
     total: Float[np.ndarray, " D"]
-    """Sum of its frames' vectors."""
+    """Sum of the frames' vectors."""
 
     @property
     def vector(self) -> Float[np.ndarray, " D"]:
@@ -65,7 +65,7 @@ class Moment:
 
 
 class MomentCutter:
-    """Takes a video's sampled frames in order and returns the moments that cover it."""
+    """Collects a video's sampled frames in order and returns the moments that cover it."""
 
     def __init__(self, config: MomentConfig) -> None:
         self._config = config
@@ -87,7 +87,7 @@ class MomentCutter:
         return colour_change(self._window[-1].colours, frame.colours) > self._config.shot_change
 
     def _close(self) -> None:
-        """Make the window a moment, or a part of the last one if they are similar."""
+        """End the window: make it a moment, or add it to the last moment if they are similar."""
         if not self._window:
             return
         first, last = self._window[0], self._window[-1]

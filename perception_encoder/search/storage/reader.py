@@ -1,4 +1,4 @@
-"""Find the files of a directory that its index lacks, and read them into rows: an image as a row, a video as moments.
+"""Find new files of an indexed directory, and read them into rows: one per image, one per moment of a video.
 
 A file with the size and time that the index knows is unchanged. Any other file is read, and its digest shows whether it
 was only moved.
@@ -37,7 +37,7 @@ from perception_encoder.search.storage.rows import FileState, IndexRow
 THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""
 _LATEST = (1 << 63) - 1
-"""Latest time that an index can hold, in nanoseconds since 1970: April 2262. Later times are stored as this."""
+"""Maximum time in an index, in nanoseconds since 1970: April 2262. Later times are clipped to it."""
 _NO_VECTOR = np.empty(0, np.float32)
 
 
@@ -46,13 +46,13 @@ class File:
     """An image or video in a directory."""
 
     path: str
-    """Relative to the directory, printable."""
+    """Printable path relative to the directory."""
     item: Item
     size: int
     modified: int
 
     def digest(self) -> str:
-        """Hash the content; raises an InputError if it cannot be read."""
+        """Return the hash of the content; InputError if it cannot be read."""
         content = self.item.open()
         if isinstance(content, bytes):
             return hashlib.blake2b(content, digest_size=16).hexdigest()
@@ -66,18 +66,18 @@ class Changes:
     """Differences between a directory and its index."""
 
     candidates: list[File]
-    """New, or with another size or time than before."""
+    """Files that are new or have a different size or time."""
     gone: list[str]
     """Paths in the index that no longer exist."""
     unchanged: int
     failures: list[InputError]
-    """What could not be listed; files below it do not count as deleted."""
+    """Directories that could not be listed; files below them do not count as deleted."""
     left_out: Counter[str]
-    """Files that are neither images nor videos, by type: see `list_items`."""
+    """Number of other files, by type: see `list_items`."""
 
 
 def find_changes(root: Path, indexed: Mapping[str, FileState]) -> Changes:
-    """Compare a directory with the files that its index knows."""
+    """Compare a directory with the files in its index."""
     candidates: dict[str, File] = {}  # of a tar's members of one name the last counts, as for tar itself
     failures: list[InputError] = []
     listed: set[str] = set()
@@ -103,7 +103,7 @@ def find_changes(root: Path, indexed: Mapping[str, FileState]) -> Changes:
 
 
 def _status(item: Item) -> tuple[int, int]:
-    """Return the size in bytes and the time of the last change (a tar member's is the tar's), or raise InputError."""
+    """Return the size in bytes and the modification time (for a tar member, the tar's), or raise InputError."""
     if item.problem is not None:
         raise item.problem
     path = item.source.tar if isinstance(item.source, TarMember) else item.source
@@ -118,7 +118,7 @@ def _status(item: Item) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class FileResult:
-    """A file after reading: its rows (None if its content is already indexed), or the error."""
+    """A file's rows after reading (None if its content is already indexed), or its error."""
 
     file: File
     digest: str = ""
@@ -127,7 +127,7 @@ class FileResult:
 
 
 def row_id(path: str, start: float | None) -> str:
-    """Return the id of a row: the same for the same path and start."""
+    """Return the id of a row, which depends only on path and start."""
     return hashlib.blake2b(f"{path}\0{start}".encode(), digest_size=6).hexdigest()
 
 
@@ -161,7 +161,7 @@ class Reader:
         self._encoder, self._config, self._digests = encoder, config, digests
 
     def read(self, files: list[File]) -> list[FileResult]:
-        """Read a batch; its images are encoded together."""
+        """Read a batch and encode its images together."""
         results: dict[int, FileResult] = {}
         images: dict[int, tuple[IndexRow, Tensor]] = {}  # rows without vectors, and the encoder's pixels
         for position, file in enumerate(files):

@@ -26,26 +26,26 @@ class IndexRow:
     """An image, or a moment of a video."""
 
     id: str
-    """Short; stays the same while the file keeps its path."""
+    """Short, and stable while the file keeps its path."""
     path: str
-    """Relative to the indexed directory and printable (see `unescape_name`); in a tar TAR/MEMBER."""
+    """Printable path relative to the indexed directory (see `unescape_name`); TAR/MEMBER in a tar."""
     kind: str
     """"image" or "video"."""
     start: float | None = None
-    """Of a moment: seconds from the video's first frame."""
+    """For a moment: start in seconds from the video's first frame."""
     stop: float | None = None
     time: float | None = None
-    """Of a moment: the frame most similar to the whole moment."""
+    """For a moment: time of the frame most similar to the whole moment."""
     length: float | None = None
-    """Of a video: seconds in all."""
+    """For a video: total length in seconds."""
     width: int
     height: int
     date: str
-    """When the image was taken, if it says so, else when it was changed: "2024-07-31T18:05:00", local time."""
+    """When the image was taken if known, else when the file was changed: "2024-07-31T18:05:00", local time."""
     size: int
-    """Bytes of the file."""
+    """Size of the file in bytes."""
     modified: int
-    """Nanoseconds since 1970, from the file system."""
+    """Modification time in nanoseconds since 1970."""
     digest: str
     """Hash of the file's content."""
     vector: Float[np.ndarray, " D"]
@@ -99,7 +99,7 @@ def as_matrix(rows: pa.Table) -> Float[np.ndarray, "N D"]:
 
 
 def schema_of(dimension: int) -> pa.Schema:
-    """Return the table's columns, for embeddings of a dimension."""
+    """Return the table's columns for embeddings of a dimension."""
     types = {
         **dict.fromkeys(("id", "path", "kind", "date", "digest"), pa.string()),
         **dict.fromkeys(("start", "stop", "time", "length"), pa.float64()),

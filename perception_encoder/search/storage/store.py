@@ -68,7 +68,7 @@ _INDEXED_ROWS = 2000  # from here on, an index of the ids is faster than a scan
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
 """What the supported versions of LanceDB and pyarrow raise for damaged files."""
 APPROXIMATE_ROWS = 25_000
-"""From here on vectors are compressed: comparing so many one by one takes over 20 ms (docs/results/search.json)."""
+"""Number of rows from which vectors are compressed: an exact search takes over 20 ms (docs/results/search.json)."""
 _BITS = 5  # per number of a compressed vector
 _REFINED = 3  # exact vectors read per hit
 _ALL = 1 << 20  # more clusters than exist
@@ -76,7 +76,7 @@ _SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # equa
 
 
 class Store:
-    """An open index. `settings`: those of `Encoder.describe`, and the layout."""
+    """An open index. `settings`: those of `Encoder.describe`, with the layout."""
 
     below = ""
     """Path prefix of the visible rows: those of a subdirectory."""
@@ -98,7 +98,7 @@ class Store:
         with _sound(directory):
             settings = read_settings(directory / STORE)
             if settings.get("layout") != LAYOUT:
-                raise SearchIndexError(f"the index of {directory} is of another version; {_remedy(directory)}")
+                raise SearchIndexError(f"the index of {directory} has another version; {_remedy(directory)}")
             index = cls(directory, settings, whole)
         if index._snapshot is None:
             len(index.table)
@@ -106,7 +106,7 @@ class Store:
 
     @cached_property
     def table(self) -> Table:
-        """All rows, in LanceDB; SearchIndexError if they are damaged."""
+        """All rows, as a LanceDB table; SearchIndexError if they are damaged."""
         with _sound(self.directory):
             table = connect(self.directory / STORE).open_table(TABLE)
             if table.schema != schema_of(self.settings["dimension"]):
@@ -116,7 +116,7 @@ class Store:
 
     @classmethod
     def create(cls, directory: Path, settings: Mapping[str, Any]) -> Store:
-        """Create an empty index, replacing any old one; OutputError if the directory cannot be written."""
+        """Create an empty index, replacing an existing one; OutputError if the directory cannot be written."""
         store = directory / STORE
         with writing(store, also=(RuntimeError,)):
             store.mkdir(exist_ok=True)
@@ -133,13 +133,13 @@ class Store:
 
     @staticmethod
     def exists(directory: Path) -> bool:
-        """Whether a directory has an index that this user may see, damaged or not."""
+        """Return whether a directory has an index that this user may see, damaged or not."""
         return os.path.isfile(directory / STORE / SETTINGS)
 
     @staticmethod
     @contextmanager
     def for_writing(directory: Path) -> Iterator[None]:
-        """Lock the index for this process; OutputError if another process writes it, or if it is a link or a file."""
+        """Lock the index for this process; OutputError if another process is writing it, or it is a link or a file."""
         if not directory.is_dir():
             raise OutputError(f"{directory} is not a directory")
         store = directory / STORE
@@ -157,14 +157,14 @@ class Store:
         return Path(self.settings.get("root") or self.directory)
 
     def check(self, settings: Mapping[str, object], model: str | None = None) -> None:
-        """Raise SearchIndexError unless vectors with `settings` (`Encoder.describe`) are comparable with the index's.
+        """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) cannot be compared with the index's.
 
         `model`: their model as the user named it, for the error message.
         """
         self._compare({name: {**settings, "layout": LAYOUT}[name] for name in _SAME}, model)
 
     def check_name(self, model: str) -> None:
-        """Raise SearchIndexError if a model's name alone shows that it is another model, before any download."""
+        """Raise SearchIndexError if a model's name alone differs from the index's, before any download."""
         name = canonical_name(model)
         if name is not None:
             self._compare({"model": name}, model)
@@ -180,10 +180,10 @@ class Store:
             )
 
     def refresh(self) -> int:
-        """Read later commits; return the number of the last one. SearchIndexError if the index was rebuilt."""
+        """Read new commits; return the number of the last one. SearchIndexError if the index was rebuilt."""
         with self._reading():
             if read_settings(self.directory / STORE) != self.settings or not self._files.same:
-                raise SearchIndexError(f"the index of {self.directory} was rebuilt in the meantime; open it again")
+                raise SearchIndexError(f"the index of {self.directory} has been rebuilt; open it again")
             self.table.checkout_latest()
             if self._files.refresh():
                 self._snapshot = read_snapshot(self.directory / STORE, self._files.state.snapshot)
@@ -235,7 +235,7 @@ class Store:
             self.optimize()
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Commit the removal of files, if any."""
+        """Commit the removal of files, if there are any."""
         paths = list(paths)
         if not paths:
             return
@@ -273,7 +273,7 @@ class Store:
                     raise
                 raise ConfigError(f"the condition {where!r} is invalid: {one_line(error)}") from None
             if "vector" in names and rows["vector"].null_count:
-                raise ValueError("rows lack their vectors")
+                raise ValueError("rows have no vectors")
             rows.validate(full=True)  # checks UTF-8, which LanceDB 0.25 does not
             return rows
 
@@ -285,7 +285,7 @@ class Store:
         return rows.sort_by(_NEWEST_FIRST).select(names)
 
     def _within(self, where: str | None) -> str | None:
-        """Combine a condition with that of the subdirectory."""
+        """Combine a condition with the subdirectory's."""
         prefix = "starts_with(path, '{}')".format(self.below.replace("'", "''")) if self.below else ""
         return f"({where}) AND {prefix}" if where and prefix else where or prefix or None
 
@@ -320,7 +320,7 @@ class Store:
         return [(1 - distance, row) for distance, row in zip(rows["_distance"].to_pylist(), to_rows(rows), strict=True)]
 
     def optimize(self) -> None:
-        """Compact small commits; a failure is logged and changes nothing."""
+        """Compact small commits; failures are only logged."""
         self._files.reopen()  # sealed files may be cleaned up
         try:
             with without_panics():
@@ -336,7 +336,7 @@ class Store:
         self._files.seal(self.table.version)
 
     def finish(self) -> None:
-        """Compact, renew an outdated or damaged snapshot, and seal the index as finished, unless it is already."""
+        """Compact, renew an outdated or damaged snapshot, and seal the index as finished, unless that is done."""
         sound = self._snapshot is not None or self._files.state.snapshot is None
         if sound and self._files.tidy(_KEEP_VERSIONS):
             self._files.restrict()
@@ -357,7 +357,7 @@ def _is_same(setting: str, one: object, other: object) -> bool:
 
 @contextmanager
 def _sound(directory: Path) -> Iterator[None]:
-    """Turn errors of opening an index into a SearchIndexError with the remedy."""
+    """Turn errors from opening an index into a SearchIndexError with the remedy."""
     try:
         with without_panics():
             yield
@@ -394,7 +394,7 @@ def compress_vectors(table: Table, rows: int | None = None) -> bool:
 
         table.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=_BITS))
     except (ImportError, OSError, ValueError, RuntimeError) as error:  # older versions lack this index
-        logger.warning("no approximate search, every row is compared instead: %s", one_line(error))
+        logger.warning("approximate search failed; comparing every row instead: %s", one_line(error))
         return False
     return True
 

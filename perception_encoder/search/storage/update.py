@@ -44,29 +44,29 @@ class _Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateReport:
-    """What an update of an index did, in files."""
+    """Result of an index update, as numbers of files."""
 
     model: str
     """Name of the index's model."""
     source: str
-    """Its name or path, as it was given."""
+    """The name or path that was given."""
     added: int
-    """Encoded: new or changed."""
+    """New or changed files, encoded."""
     moved: int
-    """Already indexed under another name, with the same content."""
+    """Files already indexed under another name, with the same content."""
     deleted: int
     unchanged: int
     rows: int
-    """Images and moments in the index, after the update."""
+    """Number of images and moments in the index after the update."""
     seconds: float
     skipped: tuple[InputError, ...]
     """Files that could not be read."""
     left_out: Mapping[str, int]
-    """Files that are neither images nor videos, by type: RAW, SVG, other."""
+    """Number of other files, by type: RAW, SVG, other."""
 
     @property
     def total(self) -> int:
-        """Images and videos in the directory."""
+        """Number of images and videos in the directory."""
         return self.added + self.moved + self.unchanged + len(self.skipped)
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def update_store(
     progress: Track = untracked,
     read: Callable[[Store, Encoder, set[str], Sequence[File]], Iterable[list[FileResult]]] = read_here,
 ) -> UpdateReport:
-    """Make an index match its directory; bad files are reported and skipped.
+    """Make an index match its directory; skip and report bad files.
 
     `store` and `encoder` come from `writable_store`. `read` reads the files: `read_here`, or `on_cluster`'s. Raises
     OutputError if the index cannot be written, and what `read` raises; committed rows stay.
@@ -169,7 +169,7 @@ def update_store(
 
 
 class _Pending:
-    """Results that are not committed yet."""
+    """Results not committed yet."""
 
     def __init__(self, store: Store, indexed: set[str], counts: _Counts) -> None:
         self._store, self._storeed, self._counts = store, indexed, counts
@@ -180,7 +180,7 @@ class _Pending:
         self._since, self._interval = time.monotonic(), _FIRST_COMMIT_SECONDS
 
     def take(self, result: FileResult) -> None:
-        """Add a result; commit if enough time has passed or enough rows wait."""
+        """Add a result; commit when enough time has passed or enough rows are waiting."""
         if result.error is not None:
             self._counts.skipped.append(result.error)
             if result.digest:  # its content has changed and cannot be shown
@@ -197,7 +197,7 @@ class _Pending:
             self._commit()
 
     def commit(self) -> list[File]:
-        """Commit everything; return files to read again: their indexed content was lost to an earlier commit."""
+        """Commit everything; return files to read again because an earlier commit removed their indexed content."""
         self._commit()
         lost, self._lost = self._lost, []
         return lost
@@ -210,7 +210,7 @@ class _Pending:
         self._store.replace(stale, rows)
 
     def _carry_over(self) -> None:
-        """Copy the rows of moved contents to the files' new paths."""
+        """Copy the rows of moved files to their new paths."""
         carried = self._store.rows(among("digest", self._moved), thumbnails=True)
         first: dict[str, str] = {}
         for row in carried:  # one name's rows of a content that is indexed under several

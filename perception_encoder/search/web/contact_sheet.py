@@ -32,19 +32,19 @@ from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.terms import Query
 
 THUMBNAIL_SIDE = 400
-"""Longest side of a thumbnail, in pixels: twice its size on the page, for screens with two pixels a point."""
+"""Longest side of a thumbnail, in pixels: twice its size on the page, for high-density screens."""
 _DIRECTORY = files("perception_encoder.search.web")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """An image or video of a sheet."""
+    """An image or video on a sheet."""
 
     image: Image.Image | None
-    """None if it cannot be opened any more."""
+    """None if the file can no longer be opened."""
     caption: str
     hint: str = ""
-    """The whole name, shown on hover."""
+    """The full name, shown on hover."""
     value: str = ""
     """A score or a probability, beside the caption."""
     details: tuple[str, ...] = ()
@@ -52,13 +52,13 @@ class Tile:
     share: float | None = None
     """Length of the bar beneath the image, in 0–1."""
     time: float | None = None
-    """The image's second in its video."""
+    """The image's time in its video, in seconds."""
     link: str | None = None
     """The target of a click: see `link_to`."""
 
     @property
     def ratio(self) -> float:
-        """Width by height, within limits."""
+        """Aspect ratio (width / height), within limits."""
         return min(max(self.image.width / self.image.height, 0.6), 2.0) if self.image else 1.0
 
 
@@ -69,14 +69,14 @@ class Section:
     heading: str
     tiles: Iterable[Tile]
     image: Image.Image | None = None
-    """The image of the query, if it has one."""
+    """The query's image, if any."""
     note: str = ""
 
 
 def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Section]) -> None:
-    """Write a page, whole or not at all; OutputError if that fails, ConfigError if its name does not end in .html."""
+    """Write a page atomically; OutputError if that fails, ConfigError if its name does not end in .html."""
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"{path}: a page's name ends in .html")
+        raise ConfigError(f"{path}: the name of a page must end in .html")
     with (
         writing(path),
         replacing(path) as temporary,
@@ -108,7 +108,7 @@ def data_uri(image: Image.Image) -> str:
 
 
 def link_to(target: Path | str, page: Path) -> str:
-    """Return a link from a page to a file (relative, so that both can move together) or to an http(s) address."""
+    """Return a link from a page to a file (relative, so that they can move together) or to an http(s) address."""
     if isinstance(target, str):
         return target if target.startswith(("http://", "https://")) else ""
     try:
@@ -118,7 +118,7 @@ def link_to(target: Path | str, page: Path) -> str:
 
 
 def name_query(query: Query) -> str:
-    """Return a query as a heading: words in quotes, an image by its file name."""
+    """Return a query's heading: words in quotes, an image by its file name."""
     return f"like {_file_name(query.name)}" if query.kind in ("image", "video") else f"“{query.name}”"
 
 
@@ -144,7 +144,7 @@ def _hit_tile(hit: Hit, page: Path) -> Tile:
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """Files with the labels that a model gave them."""
+    """Files with labels from a model."""
 
     encoder: Encoder
     collection: Collection
@@ -154,7 +154,7 @@ class LabelledFiles:
     """Unit vectors (D,) by label; they choose the frame of a video."""
 
     def tile(self, row: int, page: Path) -> Tile:
-        """Return a file's tile: its name, its best label's probability, the other labels below."""
+        """Return a file's tile: its name, its best label's probability, and the other labels below."""
         item, ((label, share), *others) = self.collection.items[row], self.guesses[row]
         is_video, vector = self.collection.is_video[row], self.class_vectors[label]
         time = best_moment(self.encoder, item, vector) if is_video else None
@@ -162,7 +162,7 @@ class LabelledFiles:
         return replace(_tile(item, time, page, f"{share:.0%}"), share=share, details=(rest,))
 
     def sections(self, page: Path) -> Iterator[Section]:
-        """Yield a section for each label that is a file's best, most frequent first, with the surest files first."""
+        """Yield a section per best label, most frequent first, with the most probable files first."""
         by_label: dict[str, list[int]] = {}
         for row, ranked in enumerate(self.guesses):
             by_label.setdefault(ranked[0][0], []).append(row)

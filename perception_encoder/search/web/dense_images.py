@@ -1,4 +1,4 @@
-"""What models compute of the page's images and moments: features as colours, regions that look like points, depth.
+"""Compute features as colours, regions that resemble points, and depth for the page's images and moments.
 
 A moment of a video is shown by its frame. An image goes through a model once for all layers; the latest results are
 cached within a memory budget.
@@ -40,7 +40,7 @@ _SHADE = 0.85  # opacity over the least similar patch
 
 
 class Sized(Protocol):
-    """A result that takes memory."""
+    """A result that takes up memory."""
 
     @property
     def nbytes(self) -> int:
@@ -55,12 +55,12 @@ class ImageResults(Generic[V]):
     """Results for a library's images, and for the frames of its moments; threads may share one."""
 
     def __init__(self, library: MediaLibrary, budget: int) -> None:
-        """`budget`: bytes of cached results; one image's is always cached."""
+        """`budget`: maximum bytes of cached results; at least one image's are cached."""
         self._library, self._budget, self._lock = library, budget, threading.Lock()
         self._cache: OrderedDict[Hashable, V] = OrderedDict()
 
     def get(self, row_id: str, compute: Callable[[Image.Image], V], variant: Hashable = None) -> V:
-        """Return a row's result; `compute` makes it from the image unless it is cached and the file is unchanged.
+        """Return a row's result: from the cache if the file is unchanged, else from `compute`.
 
         `variant`: distinguishes the results of several functions. Raises what `MediaLibrary.media` and `compute` raise,
         and the InputError of a file that cannot be decoded.
@@ -89,7 +89,7 @@ class FeatureImages:
     """
 
     def __init__(self, library: MediaLibrary, budget: int = _MAPS_BUDGET, baseline: str = "") -> None:
-        """`baseline`: name or path of the second model, which is loaded when it is first shown."""
+        """`baseline`: name or path of the second model, which is loaded when first shown."""
         self.library, self._baseline_name = library, baseline
         self._results: ImageResults[FeatureMaps] = ImageResults(library, budget)
 
@@ -105,7 +105,7 @@ class FeatureImages:
         return _to_bytes(Image.fromarray(to_colours(self.features(row_id, layer, baseline))), "PNG")
 
     def shade(self, row_id: str, layer: int, x: float, y: float, baseline: bool = False) -> bytes:
-        """Return a shade, darker over patches less similar to the one at (x, y): a PNG with a pixel per patch.
+        """Return a shade that is darker over patches less similar to the one at (x, y): a PNG with a pixel per patch.
 
         `x`, `y`: 0–1 from the left and from the top. `baseline`: by the second model.
         """
@@ -117,7 +117,7 @@ class FeatureImages:
         return _to_bytes(Image.fromarray(np.rint(pixels).astype(np.uint8)), "PNG")
 
     def regions(self, row_id: str, layer: int, points: Sequence[tuple[float, float]]) -> bytes:
-        """Return the regions that look like the points (x, y, 0–1), each in its colour, later ones on top: a PNG."""
+        """Return the regions that resemble the points (x, y, 0–1), each in a colour, later ones on top: a PNG."""
         features, size = self.features(row_id, layer), self._maps(row_id).image.size
         return overlay_png(self.library.compute(partial(label_regions, features, points, size)))
 
@@ -128,7 +128,7 @@ class FeatureImages:
         return self._maps(row_id, encoder).layers[number]
 
     def model(self, baseline: bool = False) -> str:
-        """Return the name of the model, or of the second one."""
+        """Return the name of the model or of the second one."""
         return self._encoder(baseline).name
 
     def _encoder(self, baseline: bool) -> Encoder:
@@ -160,9 +160,9 @@ class DepthMap:
     image: bytes
     """JPEG."""
     colours: bytes
-    """PNG of the depth, near is bright."""
+    """PNG of the depth; near is bright."""
     metres: Float[np.ndarray, "H W"]
-    """Up to a factor if `relative`."""
+    """In metres, or in unknown units if `relative`."""
     relative: bool = False
 
     @property
@@ -171,13 +171,13 @@ class DepthMap:
         return len(self.image) + len(self.colours) + self.metres.nbytes
 
     def at(self, x: float, y: float) -> float:
-        """Return the depth in metres at a point, 0–1 from the left and from the top."""
+        """Return the depth in metres at a point, 0–1 from the left and the top."""
         height, width = self.metres.shape
         return float(self.metres[min(int(y * height), height - 1), min(int(x * width), width - 1)])
 
 
 def head_name(head: Path | None) -> str:
-    """Return the name of a depth head: the built-in one's, or its file's."""
+    """Return the name of a depth head: the built-in one, or its file."""
     return "" if head is None else BUILTIN_DEPTH if head.stem == BUILTIN_DEPTH else head.name
 
 
@@ -185,8 +185,7 @@ class DepthMaps:
     """Estimates the depth of a library's images; threads may share one."""
 
     def __init__(self, library: MediaLibrary, head: Path) -> None:
-        """`head`: a file of `pe train depth`, loaded for the first image, with the encoder that it names or the
-        index's."""
+        """`head`: a file of `pe train depth`, loaded for the first image with its own encoder or the index's."""
         self._path, self._lock, self._source = head, threading.Lock(), library.index.settings["source"]
         self.name = head_name(head)
         self._model: tuple[DenseModel, HeadInfo] | None = None

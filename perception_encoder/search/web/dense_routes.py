@@ -58,7 +58,7 @@ def add_feature_routes(get: Get, features: FeatureImages) -> None:
         layer = read_layer(params)
         baseline = params.get("baseline") == "1"
         if baseline and layer != -1:
-            raise ConfigError(f"layer is {layer}; of the second model only the last, -1, is shown")
+            raise ConfigError(f"layer is {layer}; the second model only has the last layer, -1")
         if "at" not in params:
             return picture(features.colours(row_id, layer, baseline), baseline=baseline)
         ((x, y),) = read_points([params["at"]])

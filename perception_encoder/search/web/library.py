@@ -1,4 +1,4 @@
-"""The content of the page: the images and moments of an indexed directory, newest first or best first.
+"""The images and moments of an indexed directory for the page, newest first or best first.
 
 This module does not know HTTP. It builds SQL conditions from checked values, never from what a browser sends.
 """
@@ -57,9 +57,9 @@ class Filter:
     since: str = ""
     """A date such as "2024", "2024-07" or "2024-07-31"; empty for any."""
     until: str = ""
-    """The same; includes all of it."""
+    """Last date, of the same form; inclusive."""
     path: str = ""
-    """A part of the path, in any case."""
+    """A part of the path, ignoring case."""
 
     def condition(self) -> str | None:
         """Return the condition in SQL; ConfigError for an invalid value."""
@@ -106,7 +106,7 @@ class MediaLibrary:
         self._encode_text = lru_cache(_CACHED)(self._encode_uncached)
         self._uploads: dict[str, UploadedImage] = {}
         self.model_thread = ThreadPoolExecutor(1, "model")
-        """Does all model work for the page: torch and the C library hold memory for each computing thread."""
+        """Does all model work for the page: torch and the C library reserve memory for each computing thread."""
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
 
     def compute(self, work: Callable[[], T]) -> T:
@@ -114,7 +114,7 @@ class MediaLibrary:
         return self.model_thread.submit(work).result()
 
     def warm_up(self) -> None:
-        """Encode a text in advance: the first one takes ten times as long."""
+        """Encode a text in advance, as the first one takes ten times as long."""
         if self.encoder.tokenizer is not None:
             self.model_thread.submit(self.encoder.encode_texts, "a")
 
@@ -131,7 +131,7 @@ class MediaLibrary:
         return list(map(_as_dict, hits))
 
     def low_confidence(self, query: Query, rows: Sequence[dict[str, Any]]) -> str | None:
-        """Return why the best hits of a query with a text are likely wrong; None if they are not.
+        """Return why the best hits for a text are probably wrong; None if they are not.
 
         The built-in model's always are; another model's if even the best hit is more likely wrong than right.
         """
@@ -143,14 +143,14 @@ class MediaLibrary:
         if best >= 0.5:
             return None
         percent = f"{best:.0%}" if best >= 0.01 else "under 1%"
-        return f"{self.encoder.name} gives even its best hit a probability of {percent}"
+        return f"{self.encoder.name} gives its best hit a probability of only {percent}"
 
     def count(self, limits: Filter) -> int:
         """Return how many rows pass a filter."""
         return self.index.count(limits.condition())
 
     def term_source(self, kind: str, source_id: str) -> IndexRow | UploadedImage:
-        """Return the row ("like") or the uploaded image ("image") of an id; raises SearchIndexError, ConfigError."""
+        """Return the row ("like") or the uploaded image ("image") with an id; raises SearchIndexError, ConfigError."""
         if kind == "like":
             return self.index.row(source_id)
         if source_id not in self._uploads:
@@ -158,7 +158,7 @@ class MediaLibrary:
         return self._uploads[source_id]
 
     def add_image(self, content: bytes) -> str:
-        """Cache the embedding of an image or video, and return the line of a query for it; raises InputError."""
+        """Cache the embedding of an image or video, and return a query line for it; raises InputError."""
         decoded = self._decoders.submit(self._decode, content).result()
         (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoded], self.encoder.feature()))
         image_id = f"{abs(hash(content)):x}"
@@ -174,11 +174,11 @@ class MediaLibrary:
         return self.compute(lambda: query_vectors(self.encoder, [text_query(text)])[0])
 
     def _list(self, where: str | None, version: int) -> pa.Table:
-        """Return the rows of a condition; the version is part of the cache's key."""
+        """Return the rows that match a condition; the version is part of the cache's key."""
         return self.index.listing(where)
 
     def around(self, row_id: str) -> list[dict[str, Any]]:
-        """Return the moments of a row's video, or the images taken before and after it, in order and with the row."""
+        """Return the moments of a row's video, or the images taken before and after it, in order, including the row."""
         row = self.index.row(row_id)
         if row.kind == "video":
             return self.index.listing(among("path", [row.path])).sort_by("start").to_pylist()
@@ -187,7 +187,7 @@ class MediaLibrary:
         return rows.slice(max(0, at - 6), min(at, 6) + 7).to_pylist()[::-1]
 
     def file(self, row_id: str) -> Path:
-        """Return a row's file; ConfigError if it is in a tar, or no longer in the directory."""
+        """Return a row's file; ConfigError if it is in a tar or no longer in the directory."""
         return self._path(self.index.row(row_id))
 
     def media(self, row_id: str, whole: bool = False) -> tuple[Media, Path]:
@@ -212,14 +212,14 @@ class MediaLibrary:
         return False
 
     def watch(self, seconds: float = 10.0) -> None:
-        """Update the index in a separate thread, now and whenever files are new, changed or gone.
+        """Update the index in a separate thread, now and whenever files are new, changed or deleted.
 
         The directory is listed every `seconds`, or less often if listing takes long.
         """
         threading.Thread(target=self._rescan.run, args=(seconds, self.update_if_idle), daemon=True).start()
 
     def update_if_idle(self) -> bool:
-        """Update the index in this thread; return False if another thread is updating it, or if that fails."""
+        """Update the index in this thread; return False if another thread is updating it or if that fails."""
         if not self._begin():
             return False
         self.update()
@@ -257,7 +257,7 @@ class MediaLibrary:
             self.progress.running = False
 
     def refresh(self) -> int:
-        """Read the commits of any process since; return the number of the last commit."""
+        """Read new commits of any process; return the number of the last one."""
         with self._lock:
             self._version = self.index.refresh()
             return self._version
@@ -309,7 +309,7 @@ def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class Rescan:
-    """Finds changes that no update has tried yet; a file that could not be read is tried again when it changes.
+    """Finds changes not yet handled by an update; a file that could not be read is retried when it changes.
 
     `refresh` makes the index read later commits.
     """
@@ -319,7 +319,7 @@ class Rescan:
         self._tried: set[tuple[str, int, int]] = set()
 
     def run(self, seconds: float, update: Callable[[], bool]) -> None:
-        """Call `update` at the start and after changes, for ever; call it again if it returns False."""
+        """Call `update` at the start and after changes, forever; call it again if it returns False."""
         first = True
         while True:
             began = time.monotonic()
@@ -334,7 +334,7 @@ class Rescan:
             time.sleep(max(seconds, spent / _LISTING_SHARE))
 
     def compare(self) -> tuple[set[tuple[str, int, int]], bool]:
-        """Return the files to read (path, size, time), and whether any is new since the last update, or any is gone."""
+        """Return the files to read (path, size, time), and whether any is new since the last update or was deleted."""
         self._refresh()
         changes = find_changes(self._index.root, self._index.files())
         candidates = {(file.path, file.size, file.modified) for file in changes.candidates}

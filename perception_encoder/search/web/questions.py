@@ -39,7 +39,7 @@ class AskRequest:
 
 _ALLOWED = {
     "": "the body must be a JSON object",
-    "question": "it must be a text",
+    "question": "it must be a string",
     "before": "it must be a list of [question, answer]",
 }
 
@@ -52,7 +52,7 @@ class Questions:
         self._opened = lru_cache(_CACHED)(self._open)
 
     async def answer(self, row_id: str, request: AskRequest) -> AsyncGenerator[str | Reply, None]:
-        """Yield the pieces of an answer and, last, the whole.
+        """Yield the pieces of an answer and finally the whole answer.
 
         Raises what `MediaLibrary.media` raises, the InputError of a file that cannot be decoded, QueueFullError, and
         what `GenerationQueue.stream` raises.
@@ -105,7 +105,7 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
 
 
 def read_question(body: bytes) -> AskRequest:
-    """Read a request's body; ApiError, and ConfigError for an empty question or a conversation that is too long."""
+    """Read a request's body; raises ApiError, and ConfigError for an empty question or a too long conversation."""
     request = parse_body(body, AskRequest, _ALLOWED)
     if not request.question.strip():
         raise ConfigError("the question is empty")
@@ -116,7 +116,7 @@ def read_question(body: bytes) -> AskRequest:
 
 
 async def _lines(model: str, first: str | Reply, pieces: AsyncGenerator[str | Reply, None]) -> AsyncIterator[bytes]:
-    """Yield the lines of an answer; an error becomes the last one."""
+    """Yield the lines of an answer; an error becomes the last line."""
     piece = first
     try:
         while not isinstance(piece, Reply):

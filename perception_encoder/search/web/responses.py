@@ -1,4 +1,4 @@
-"""What the page's routes share: how one is added, how errors are answered, and lines of JSON."""
+"""Helpers of the page's routes: adding routes, errors, lines of JSON."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ from pathlib import Path
 from perception_encoder.errors import SearchIndexError
 
 Get = Callable[[str, Callable[["Request"], Any]], None]
-"""Adds a route whose answer is computed in a thread."""
+"""Adds a route that computes its answer in a thread."""
 LINES = "application/x-ndjson"
-"""The type of an answer in lines of JSON."""
+"""Content type of an answer in lines of JSON."""
 
 
 def error_response(error: Exception) -> Response:
-    """Return an error for the page: `{"error"}`, with status 404 for a file that cannot be used, 429 for a full queue,
-    that of an ApiError, or 400."""
+    """Return an error for the page, `{"error"}`: 404 for an unusable file, 429 for a full queue, else 400."""
     from fastapi.responses import JSONResponse
 
     status = 400
@@ -44,13 +43,13 @@ def error_response(error: Exception) -> Response:
 
 
 def model_fields(name: str) -> dict[str, str]:
-    """Return the fields of an answer that name its model and, of a demo, say how to choose a published one."""
+    """Return the fields of an answer that name its model and, for a demo, say how to choose a published one."""
     note = demo_note(name)
     return {"model": name, **({"note": note} if note else {})}
 
 
 def json_line(content: dict[str, Any]) -> bytes:
-    """Return one of the lines of an answer."""
+    """Return a line of JSON."""
     return json.dumps(content).encode() + b"\n"
 
 
@@ -58,7 +57,7 @@ _SIGNATURE_BYTES, _SECRET_BYTES = 8, 32
 
 
 def stored_secret(path: Path) -> bytes | None:
-    """Return the secret in a file, which is made if it is missing; None if the file cannot be read or written."""
+    """Return the secret in a file, creating it if missing; None if the file cannot be read or written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
@@ -72,7 +71,7 @@ def stored_secret(path: Path) -> bytes | None:
 
 
 class SignedIds:
-    """Signs ids with a secret, by default of this run: an index's ids are hashes of paths, which others may guess."""
+    """Signs ids with a secret, by default this run's: an index's ids are hashes of paths, which others could guess."""
 
     def __init__(self, secret: bytes | None = None) -> None:
         self._secret = secret or secrets.token_bytes(32)
@@ -83,7 +82,7 @@ class SignedIds:
         return f"{row_id}-{signature[: 2 * _SIGNATURE_BYTES]}"
 
     def sign(self, tiles: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the tiles of `as_tiles` with signed ids, also in the thumbnails' addresses."""
+        """Sign the ids in tiles of `as_tiles`, also in the thumbnails' addresses."""
         return [
             {
                 **tile,
@@ -97,5 +96,5 @@ class SignedIds:
         """Return the row's id; SearchIndexError if this run did not sign it, whether or not the row exists."""
         row_id = signed.rpartition("-")[0]
         if not hmac.compare_digest(self.signed(row_id).encode(), signed.encode(errors="replace")):
-            raise SearchIndexError("this address is of an earlier run of pe serve; search for the image again")
+            raise SearchIndexError("this address is from an earlier run of pe serve; search for the image again")
         return row_id

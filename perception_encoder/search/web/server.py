@@ -49,7 +49,7 @@ _SCRIPTS = "page address ask depth element features filters grid query regions t
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS.split()}}
 _CACHED_THUMBNAILS = 2048  # stored thumbnails, about 20 MiB
 LARGE_SIDE = 640
-"""Longest side of a large thumbnail, in pixels: enough for a tile on a screen with two pixels a point."""
+"""Longest side of a large thumbnail, in pixels: enough for a tile on a high-density screen."""
 _CACHED_LARGE = 256  # about 15 MiB
 
 
@@ -63,7 +63,7 @@ def create_page(
     depth_head: Path | None = None,
     secret: bytes | None = None,
 ) -> FastAPI:
-    """Create the server for some host names of this machine; `note` is text on the page. Raises MissingExtraError.
+    """Create the server for some host names of this machine; `note` is shown on the page. Raises MissingExtraError.
 
     `key`: see `guard`. `ask`: answers questions. `features_model`: see `FeatureImages`. `depth_head`: see `DepthMaps`.
     `secret`: see `SignedIds`.
@@ -201,7 +201,7 @@ def add_upload_route(app: FastAPI, library: MediaLibrary, threads: ThreadPoolExe
 
 
 def _as_json(term: Term, ids: SignedIds) -> dict[str, Any]:
-    """Return a term for the page: its weight, "text", "like" or "image", and the text or id."""
+    """Return a term as JSON: its weight, "text", "like" or "image", and the text or id."""
     source = term.source
     if isinstance(source, Media):
         return {"weight": term.weight, "kind": "text", "what": source.payload}
@@ -216,7 +216,7 @@ def _number(params: dict[str, str], name: str, default: int, maximum: int) -> in
 
 
 class Thumbnails:
-    """Caches the rows, with thumbnails, of the addresses in `as_tiles`; threads may share one.
+    """Caches rows with thumbnails for the addresses in `as_tiles`; threads may share one.
 
     Reading one thumbnail from the index takes as long as reading those of a whole answer.
     """
@@ -227,7 +227,7 @@ class Thumbnails:
         self._large = lru_cache(_CACHED_LARGE)(self._make_large)
 
     def tiles(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return `as_tiles` of rows, and read the thumbnails that are not cached yet."""
+        """Return `as_tiles` of rows, after reading the thumbnails that are not cached yet."""
         tiles = as_tiles(rows)
         missing = {key[0]: key for tile in tiles if (key := _key(tile)) not in self._rows}
         if missing:
@@ -239,7 +239,7 @@ class Thumbnails:
         return tiles
 
     def row(self, row_id: str, version: str) -> IndexRow:
-        """Return the row of an id; `version` is the query string of its address. SearchIndexError if there is none."""
+        """Return the row with an id; `version` is its address's query string. SearchIndexError if it is missing."""
         return self._rows.get((row_id, version)) or self._index.row(row_id)
 
     def large(self, row_id: str, version: str) -> bytes:
@@ -250,7 +250,7 @@ class Thumbnails:
             return self.row(row_id, version).thumbnail
 
     def _make_large(self, row_id: str, state: str) -> bytes:
-        """Make a large thumbnail; the file's state is part of the cache's key."""
+        """Make a large thumbnail; the cache's key includes the file's state."""
         media, path = self._library.media(row_id)
         with DECODING.admission() as admit:
             if media.kind == "image":
@@ -263,7 +263,7 @@ class Thumbnails:
 
 
 def _needed_side(width: int, height: int) -> int:
-    """Return the shortest side of a JPEG that is large enough for its large thumbnail."""
+    """Return the minimum short side at which to decode a JPEG for its large thumbnail."""
     return max(1, LARGE_SIDE * min(width, height) // max(width, height))
 
 

@@ -32,7 +32,7 @@ from perception_encoder.serving.http import pieces_from
 from perception_encoder.serving.queues import QueueFullError
 
 SECONDS = 20.0
-"""Maximum length that is tracked."""
+"""Maximum tracked length."""
 _RATE = 15.0  # maximum frames a second; 300 in all
 _SIDE, _MINIMUM_SIDE = 640, 16  # pixels: maximum of a drawn frame's longer side, minimum of its shorter one
 _PIXELS = 4096 * 2304  # maximum of a frame; two are in memory
@@ -43,7 +43,7 @@ _ELSEWHERE = "track it with: pe track"
 
 @dataclass(frozen=True)
 class TrackProgress:
-    """How far a video is tracked."""
+    """Progress of tracking."""
 
     done: int
     total: int
@@ -59,7 +59,7 @@ class TrackWaiting:
 
 @dataclass(frozen=True)
 class TrackedVideo:
-    """A video with the regions drawn in."""
+    """A video with its regions drawn."""
 
     content: bytes
     """MP4."""
@@ -85,13 +85,13 @@ class VideoTracker:
     async def track(
         self, row_id: str, layer: int, points: Sequence[tuple[float, float]]
     ) -> AsyncGenerator[TrackPiece, None]:
-        """Yield the progress of tracking what looks like points of a moment's frame, and last the video.
+        """Yield the progress of tracking the regions that resemble points of a moment's frame, and finally the video.
 
         Closing the generator ends the work. Raises QueueFullError; ConfigError for an image and for a layer that does
         not exist; DataError if no region looks like the points; and the errors of the file.
         """
         if self._jobs >= _JOBS:
-            raise QueueFullError(f"{self._jobs} videos are tracked or wait already; try again later")
+            raise QueueFullError(f"{self._jobs} videos are being tracked or waiting; try again later")
         self._jobs += 1
         try:
             waiting: tuple[TrackPiece, float] = TrackWaiting(), _WAITING_SECONDS
@@ -107,10 +107,10 @@ class VideoTracker:
     ) -> Generator[TrackPiece, None, None]:
         row = self._library.index.row(row_id)
         if row.kind != "video":
-            raise ConfigError(f"{row.path} is an image; regions can only be followed through a video")
+            raise ConfigError(f"{row.path} is an image; regions can only be tracked through a video")
         pixels = row.width * row.height
         if pixels > _PIXELS:
-            reason = f"has frames of {pixels:,} pixels; the page tracks through up to {_PIXELS:,}; {_ELSEWHERE}"
+            reason = f"has frames of {pixels:,} pixels; the page's limit is {_PIXELS:,}; {_ELSEWHERE}"
             raise MediaTooLargeError(row.path, reason)
         path = self._library.file(row_id)
         rate = frame_rate(path, row.path)
@@ -130,7 +130,7 @@ class VideoTracker:
         yield TrackedVideo(stream.getvalue(), seconds <= SECONDS)
 
     def _decode(self, frames: Iterator[Image.Image], size: int) -> Iterator[Image.Image]:
-        """Yield frames, each decoded when the library's budget has `size` bytes."""
+        """Yield frames, each decoded once the library's budget has `size` bytes."""
         while True:
             with DECODING.holding(size):
                 frame = next(frames, None)
@@ -145,7 +145,7 @@ class VideoTracker:
         layer: int,
         points: Sequence[tuple[float, float]],
     ) -> Iterator[tuple[Image.Image, np.ndarray]]:
-        """Yield frames with their labels, which the library's thread computes; `features`: of the first frame."""
+        """Yield frames with labels, computed in the library's thread; `features`: those of the first frame."""
         waiting: deque[Image.Image] = deque()
         tracked: Iterator[tuple[Image.Image, np.ndarray]] | None = None
         for frame in frames:
@@ -165,7 +165,7 @@ class VideoTracker:
 
 
 def _sample(path: Path, row: IndexRow, every: float) -> Iterator[Image.Image]:
-    """Yield the frames of `SECONDS` from a moment's frame on, scaled for the page."""
+    """Yield the frames of `SECONDS` from a moment's frame on, resized for the page."""
     start = row.time or 0.0
     for sampled in sample_frames(path, row.path, every, start):
         if sampled.time - start >= SECONDS:

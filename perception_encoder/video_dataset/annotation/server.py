@@ -79,7 +79,7 @@ class WorkRequest:
 
 _ALLOWED = {
     "": "the body must be a JSON object",
-    **dict.fromkeys(("person", "session", "caption", "note"), "it must be a text"),
+    **dict.fromkeys(("person", "session", "caption", "note"), "it must be a string"),
     **dict.fromkeys(("id", "sequence"), "it must be an integer"),
     "rating": "it must be an integer or null",
     "seconds": "it must be a number",

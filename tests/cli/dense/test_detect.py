@@ -119,11 +119,11 @@ def test_other_files_are_refused(run_pe: Callable[..., Run], detector: Path, tmp
     Image.new("RGB", (64, 48)).save(tmp_path / "photo.png")
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
     run = run_pe("detect", tmp_path / "photo.png", "--head", tmp_path / "other.pth", "-o", tmp_path / "out")
-    assert run.status == 2 and "is neither a detector that `pe train` wrote, nor in the layout of" in run.stderr
+    assert run.status == 2 and "is neither a detector written by `pe train` nor one in" in run.stderr
     (tmp_path / "names.txt").write_text("one\ntwo\n", encoding="utf-8")
     words = ("detect", tmp_path / "photo.png", "--head", detector, "-o", tmp_path / "out")
     run = run_pe(*words, "--classes", tmp_path / "names.txt")
-    assert run.status == 2 and "names its classes; omit classes" in run.stderr
+    assert run.status == 2 and "has its own class names; omit classes" in run.stderr
 
 
 def test_the_built_in_detector(run_pe: Callable[..., Run], tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_images_and_documents_by_url(run_ask, media: Path) -> None:
         (["0.png"], 'give a question after the images and videos: pe ask photo.jpg "What is this?"'),
         (["gone.png"], "give a question after the images and videos"),
         ([], "give a question after the images and videos"),
-        (["0.png", "what?", "-i", "--json"], "--interactive prints answers as they arrive; leave out --json"),
+        (["0.png", "what?", "-i", "--json"], "--interactive prints answers as they arrive; omit --json"),
         (["0.png", "what?", "--temperature", "3"], "temperature is 3.0; it must be from 0 to 2"),
         (["clip.mp4", "what?", "--frames", "60", "--max-tokens", "8000"], "do not fit the context of 512"),
     ],

@@ -45,7 +45,7 @@ def test_models_side_by_side(
     assert done.stdout.startswith("from left to right: the image, nano layer ")
     for options, message in (
         (["--layer", "0,1", "--out", out], "--baseline draws one layer of each model"),
-        (["--out", tmp_path / "x.gif"], "give a name that ends in .png"),
+        (["--out", tmp_path / "x.gif"], "its name must end in .png"),
     ):
         wrong = run_pe(*arguments, *options)
         assert wrong.status == 2 and message in wrong.stderr

@@ -40,7 +40,7 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
             return Path.write_text, (tmp_path / "ran", "x")
 
     layouts.refcoco(tmp_path, lambda value: pickle.dumps([*value, Bad()]))
-    with pytest.raises(DataError, match=r"refs\(unc\)\.p cannot be read: it wants to load .*, which is refused"):
+    with pytest.raises(DataError, match=r"refs\(unc\)\.p cannot be read: it tries to load .*, which is not allowed"):
         read_refcoco("refcoco", tmp_path, "val")
     assert not (tmp_path / "ran").exists()
 

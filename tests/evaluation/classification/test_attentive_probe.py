@@ -63,7 +63,7 @@ def test_the_same_seed_trains_the_same_probe() -> None:
 
 def test_bad_input_is_refused() -> None:
     train, targets = hidden_tokens(40, 0)
-    with pytest.raises(DataError, match="all of one class"):
+    with pytest.raises(DataError, match="have the same class"):
         fit_attentive(train, np.zeros(40, np.int64), train, targets, 3, CONFIG)
     with pytest.raises(ModelError, match="the probe's loss is nan"):
         fit_attentive(train * np.nan, targets, train, targets, 3, CONFIG)

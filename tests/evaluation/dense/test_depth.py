@@ -135,7 +135,7 @@ def test_sets_without_known_depth_are_refused_before_a_head_is_fitted(unfitted: 
 
 def test_a_head_is_not_fitted_on_nothing() -> None:
     maps = np.zeros((2, 6, 8, 3))
-    with pytest.raises(DataError, match=r"no training image has a depth of 0\.001 to 10 m"):
+    with pytest.raises(DataError, match=r"no training image has depths of 0\.001 to 10 m"):
         score_depth(maps, (FAR, 0 * FAR).__getitem__, maps, rooms(2, 0).__getitem__, ["a", "b"], PROTOCOL)
 
 

@@ -204,7 +204,7 @@ def test_killed_workers_lose_and_double_nothing(
 
         draw(97).save(folder / "new.jpg")
         encoder.weight_hash = "that of another"
-        with pytest.raises(ClusterError, match=r"a worker .* failed.*: \S+ has other weights"):
+        with pytest.raises(ClusterError, match=r"a worker .* failed.*: \S+ has different weights"):
             update_store(index, encoder, read=read)
         assert len(index) == report.rows
     assert (report.added, report.moved, report.deleted, report.unchanged) == (1, 1, 1, 20)

@@ -41,7 +41,7 @@ def test_an_index_is_of_one_folder(run_pe, photos: Path, checkpoint: Path, tmp_p
     assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 0
     for command in (("index",), ("search", "a cat"), ("serve",)):
         run = run_pe(*command, other, "--index", home)
-        assert run.status == 2 and f"the index in {home} is of {photos}, not of {other}" in run.stderr
+        assert run.status == 2 and f"the index in {home} belongs to {photos}, not to {other}" in run.stderr
     run = run_pe("index", photos, other, "--index", home)
     assert run.status == 2 and "--index is for one directory" in run.stderr
 

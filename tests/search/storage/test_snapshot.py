@@ -103,7 +103,7 @@ def test_a_reader_refuses_an_index_that_was_made_anew(update: Callable[..., Stor
     """Its settings and the number of its commit may be those of the one before."""
     reader = update()
     update(rebuild=True)
-    with pytest.raises(SearchIndexError, match="was rebuilt in the meantime; open it again"):
+    with pytest.raises(SearchIndexError, match="has been rebuilt; open it again"):
         reader.refresh()
 
 

@@ -154,7 +154,7 @@ def test_the_limit_is_told(client: TestClient, monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_image_is_not_tracked(client: TestClient) -> None:
     status, error = refusal(call(client, "track", id_of(client, PHOTO), CORNER))
-    assert status == 400 and error == f"{PHOTO} is an image; regions can only be followed through a video"
+    assert status == 400 and error == f"{PHOTO} is an image; regions can only be tracked through a video"
 
 
 def test_an_error_in_the_midst_of_a_video_is_the_last_line(

@@ -76,7 +76,7 @@ def test_a_second_model_is_shown_beside_it(library: MediaLibrary) -> None:
         shade = opened(client.get(address, params={**last, "at": "0,0"}).content)
         assert np.asarray(shade)[0, 0, 1] == 0
         wrong = client.get(address, params={"layer": "3", "baseline": "1"})
-        assert wrong.status_code == 400 and "only the last, -1, is shown" in wrong.json()["error"]
+        assert wrong.status_code == 400 and "only has the last layer, -1" in wrong.json()["error"]
         assert 'id="baseline"' in client.get("/").text
 
 

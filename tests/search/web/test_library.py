@@ -83,7 +83,7 @@ def test_an_index_made_anew_by_another_model_is_not_written_to(client: TestClien
     with writable_store(folder, "builtin", rebuild=True):
         pass
     draw(71).save(folder / "new.jpg")
-    assert "was rebuilt in the meantime" in client.get("/api/status").json()["error"]
+    assert "has been rebuilt" in client.get("/api/status").json()["error"]
     client.post("/api/rescan")
     time.sleep(1)
     assert len(Store.open(folder)) == 0
@@ -166,7 +166,7 @@ def test_low_confidence_names_the_model(
     if doubt is None:
         assert answer["low_confidence"] is None and answer["tiles"][0]["probability"] > 0.5
     else:
-        message = f"PE-Core-N16-128 gives even its best hit a probability {doubt}"
+        message = f"PE-Core-N16-128 gives its best hit a probability of only {doubt}"
         assert re.fullmatch(message, answer["low_confidence"]) and answer["tiles"][0]["probability"] < 0.5
     like = client.get("/api/hits", params={"q": f"like:{answer['tiles'][0]['id']}"}).json()
     assert like["low_confidence"] is None  # hits of an image have no probability

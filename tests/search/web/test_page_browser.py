@@ -312,14 +312,14 @@ def test_nothing_is_wider_than_the_screen(browser: Browser, address: str, width:
 
 def test_low_confidence_is_a_banner_with_the_models_name(page: Page) -> None:
     def answer(route: Route) -> None:
-        told = "tiny gives even its best hit a probability of 12%" if "q=" in route.request.url else None
+        told = "tiny gives its best hit a probability of only 12%" if "q=" in route.request.url else None
         route.fulfill(json={**route.fetch().json(), "low_confidence": told})
 
     banner = page.locator("#confidence")
     expect(banner).to_be_hidden()
     page.route("**/api/hits*", answer)
     page.locator("#words").fill("a cat")
-    expect(banner).to_have_text("Low confidence: tiny gives even its best hit a probability of 12%")
+    expect(banner).to_have_text("Low confidence: tiny gives its best hit a probability of only 12%")
     page.locator("#words").fill("")
     expect(banner).to_be_hidden()
 

@@ -84,9 +84,9 @@ def test_the_longest_answer_ends(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "it must be a text"),
+        ({}, "it must be a string"),
         ([], "must be a JSON object"),
-        ({"question": 7}, "question is 7; it must be a text"),
+        ({"question": 7}, "question is 7; it must be a string"),
         ({"question": " "}, "the question is empty"),
         ({"question": "why?", "before": [["a"]]}, "it must be a list of [question, answer]"),
         ({"question": "why?", "before": [["a" * 30_000, "b" * 30_000]]}, "60,004 characters; the limit is 50,000"),

@@ -195,7 +195,7 @@ def test_closing_ends_the_work_and_one_video_is_tracked_at_a_time(
             await anext(first)
             waiting = [asyncio.ensure_future(anext(tracker.track(short.id, 0, CORNER))) for _ in range(3)]
             await asyncio.sleep(0)
-            with pytest.raises(QueueFullError, match="4 videos are tracked or wait already"):
+            with pytest.raises(QueueFullError, match="4 videos are being tracked or waiting"):
                 await anext(tracker.track(short.id, 0, CORNER))
         pieces = await asyncio.gather(*waiting)
         return [piece.done for piece in pieces if isinstance(piece, TrackProgress)]
@@ -205,7 +205,7 @@ def test_closing_ends_the_work_and_one_video_is_tracked_at_a_time(
 
 
 def test_what_cannot_be_tracked(tracker: VideoTracker, library: MediaLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"04's <b>\.jpg is an image; regions can only be followed through a video"):
+    with pytest.raises(ConfigError, match=r"04's <b>\.jpg is an image; regions can only be tracked through a video"):
         pieces_of(tracker, moment(library, "04's <b>.jpg"), 0, CORNER)
     clip = moment(library, "clip.mp4")
     with pytest.raises(ConfigError, match="has layers 0 to 11"):

@@ -120,7 +120,7 @@ def test_progress(client: TestClient, post: Post) -> None:
     ("content", "status", "message"),
     [
         ({"person": " "}, 400, "1 to 40 printable characters"),
-        ({"person": 3}, 400, "person is 3; it must be a text"),
+        ({"person": 3}, 400, "person is 3; it must be a string"),
         ({"rating": "4"}, 400, "rating is '4'; it must be an integer or null"),
         ({"rating": 9}, 400, "rating is 9; it must be 1 to 5"),
         ({"caption": "x" * 20_001}, 400, "the limit is 20,000"),
