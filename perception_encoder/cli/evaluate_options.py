@@ -40,7 +40,7 @@ Embedder = Annotated[str, model_option(others="timm:NAME; open_clip:NAME,WEIGHTS
 LanguageModel = Annotated[
     str, model_option(others="builtin-lang; a run of `pe train`; facebook/Perception-LM-1B"), BY_POSITION
 ]
-ResultFile = Annotated[Path, argument("FILE", "JSON that a command of `pe eval` wrote with -o.")]
+ResultFile = Annotated[Path, argument("FILE", "JSON written by a command of `pe eval` with -o.")]
 
 Classes = Annotated[Path, data_option("Class directories, shards with labels or .cls, or a table of paths and labels.")]
 DenseData = Annotated[Path, data_option("Dataset: see above.")]

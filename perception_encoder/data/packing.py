@@ -54,7 +54,7 @@ class ShardSize:
         """Parse "1000" (samples) or "500MB"; ConfigError for anything else."""
         match = re.fullmatch(r"([1-9]\d*)\s*(MB)?", text.strip(), re.IGNORECASE)
         if match is None:
-            raise ConfigError(f"size {text!r}: give a number of samples, such as 1000, or a size, such as 500MB")
+            raise ConfigError(f"size {text!r}: give a number of samples, such as 1000, or of megabytes, such as 500MB")
         return cls(bytes=int(match[1]) * 10**6) if match[2] else cls(samples=int(match[1]))
 
     def is_full(self, samples: int, size: int) -> bool:

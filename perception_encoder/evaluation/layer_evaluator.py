@@ -1,4 +1,4 @@
-"""Evaluators of one layer's tokens: of features encoded here, or cached by layer analysis."""
+"""Evaluators of one layer's tokens, encoded here or cached by layer analysis."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
 CHUNK = 16
-"""Images, or videos, that are encoded at a time."""
+"""Number of images or videos to encode at a time."""
 
 
 class LayerEvaluator(ABC):
-    """A task on the tokens of one layer: `images` names what to encode, `score` makes metrics of the features."""
+    """A task on the tokens of one layer: `images` says what to encode, `score` computes metrics from the features."""
 
     name: str
-    """Names the task in errors; one word."""
+    """Name of the task in errors; one word."""
     pool: ClassVar[str] = "tokens"
-    """The `pe embed --pool` that the metrics stand for: "tokens" for maps, "mean" for an embedding an image."""
+    """The `pe embed --pool` that the metrics apply to: "tokens" for maps, "mean" for one embedding per image."""
     pools: ClassVar[Mapping[str, str]] = {}
-    """The same for metrics that differ, by name."""
+    """Exceptions to `pool`, by metric."""
     needs_scipy: bool = True
-    """Whether the intervals need scipy, which is checked before anything is encoded."""
+    """Whether the intervals need scipy; this is checked before encoding."""
 
     @property
     @abstractmethod
     def digest(self) -> str:
-        """Digest of everything that scores depend on other than features: targets, settings."""
+        """Digest of everything besides features that scores depend on: targets, settings."""
 
     @abstractmethod
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
@@ -43,7 +43,7 @@ class LayerEvaluator(ABC):
 
     @abstractmethod
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Evaluate features of `images`, in their order, which may be read once, one after the other.
+        """Evaluate features of `images`, in their order; each may be read once, one after the other.
 
         Features of images none of which could be decoded have no rows. Raises DataError if nothing can be scored.
         """
@@ -66,7 +66,7 @@ class LayerEvaluator(ABC):
 
 
 class HeadEvaluator(LayerEvaluator):
-    """A task whose head is fitted on one dataset's features and tested on another's."""
+    """A task with a head that is fitted on one dataset's features and tested on another's."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class HeadEvaluator(LayerEvaluator):
         test: tuple[ImageSet, Callable[[int], object]],
         image_size: tuple[int, int] | None,
     ) -> None:
-        """`train`, `test`: each dataset, and a function that decodes a target by the image's index.
+        """`train`, `test`: a dataset with a function that decodes a target by the image's index.
 
         `image_size`: height and width that images are squashed to; the encoder's own by default.
         """
@@ -84,7 +84,7 @@ class HeadEvaluator(LayerEvaluator):
         self._images: tuple[EncoderInputs, ...] = ()
 
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
-        """Return the training and the test images whose targets are usable; decoded once, whatever the encoder."""
+        """Return the training and the test images with usable targets, which are decoded once for all encoders."""
         self._images = self._images or tuple(
             EncoderInputs.of(f"{self.name}, {part}", images, target, self.image_size, track)
             for part, (images, target) in self._sets.items()

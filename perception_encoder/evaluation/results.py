@@ -1,4 +1,4 @@
-"""The results of evaluators, and their one shape: `run(model) -> [Measurement]`."""
+"""Results of evaluators, all of the form `run(model) -> [Measurement]`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AnyModel = TypeVar("AnyModel", contravariant=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """The metrics of one task, evaluated in one way."""
+    """Metrics of one task, evaluated in one way."""
 
     task: str
     method: str
@@ -31,15 +31,15 @@ class Measurement:
     prompts: str = ""
     """Name of the templates, of `PROMPTS`; empty without prompts."""
     classes: int = 0
-    """The number of classes, or of a gallery's items; 0 if nothing is chosen among."""
+    """Number of classes or of gallery items to choose from; 0 if there is no choice."""
     metrics: tuple[Metric, ...] = ()
-    """By default those of `scores`, with their intervals."""
+    """Metrics; by default those of `scores`, with their intervals."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """What else the method was given or chose: `layer`, `k`, `C`."""
+    """Other settings, given or chosen: `layer`, `k`, `C`."""
     scores: tuple[Scores, ...] = ()
-    """Of those metrics that can be compared item by item, under their names."""
+    """Per-item scores, for metrics that have them."""
     failures: tuple[InputError, ...] = field(default=(), compare=False, repr=False)
-    """The items that could not be used; they are in no metric."""
+    """Items that could not be used; no metric includes them."""
 
     def __post_init__(self) -> None:
         if not self.metrics and self.scores:
@@ -47,7 +47,7 @@ class Measurement:
 
     @property
     def label(self) -> tuple[str, str, str, str]:
-        """Tells it from the other measurements of a result, and finds it in another model's."""
+        """Label that is unique within a result and matches the same measurement in other models' results."""
         return self.task, self.method, self.transform, self.prompts
 
 
@@ -59,12 +59,12 @@ class Result:
     split: str
     measurements: tuple[Measurement, ...]
     failures: tuple[str, ...]
-    """Items that could not be used, each with the reason; they are in no metric."""
+    """Items that could not be used, with reasons; no metric includes them."""
     about: Mapping[str, str]
-    """What else the metrics depend on: weight hash, floating-point type, versions."""
+    """Other facts that the metrics depend on: weight hash, floating-point type, versions."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the JSON file holds; failures of single measurements are in the result's."""
+        """Return the JSON file's content; failures of single measurements are in the result's."""
         measurements = [dataclasses.asdict(replace(m, failures=())) for m in self.measurements]
         for measurement in measurements:
             del measurement["failures"]
@@ -72,7 +72,7 @@ class Result:
 
 
 class Evaluator(Protocol[AnyModel]):
-    """A task with its data and settings, ready to be run on any model of a kind."""
+    """A task with its data and settings, ready to run on any model of a kind."""
 
     def run(self, model: AnyModel, /, track: Track = untracked) -> list[Measurement]:
         """Evaluate a model.
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def to_json(result: Result) -> str:
-    """Return the result as JSON, one value of it a line."""
+    """Return the result as JSON, with one value per line."""
     return json.dumps(result.to_dict(), indent=1, ensure_ascii=False) + "\n"
 
 
@@ -109,11 +109,11 @@ def from_json(text: str, name: str) -> Result:
                 raise ValueError(f"{measurement.task} has no metrics")
         return result
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DataError(f"{name} is not a result that `pe eval` wrote with -o ({one_line(error)})") from error
+        raise DataError(f"{name} is not a result written by `pe eval` with -o ({one_line(error)})") from error
 
 
 def read_result(path: Path) -> Result:
-    """Read the JSON file of a result; DataError if it cannot be read, or is something else."""
+    """Read the JSON file of a result; DataError if it cannot be read or is something else."""
     return from_json(read_text(path), path.name)
 
 

@@ -1,4 +1,4 @@
-"""Retrieval, of images or videos by their captions and the other way, with and without dual softmax (section 2.5).
+"""Retrieve images or videos by captions and captions by media, with and without dual softmax (section 2.5).
 
 Recall at k is the share of queries with an item of their own among the k best: any of its captions for an image that
 has several, as COCO's have. Whatever scores as high as the right answer ranks before it, so that embeddings that are
@@ -28,7 +28,7 @@ CHUNK = 4096  # texts that are encoded at a time
 
 
 def dual_softmax(scores: np.ndarray) -> np.ndarray:
-    """Return `scores * softmax(scores, axis=0)`: rows are queries, so an item that many queries like counts less.
+    """Return `scores * softmax(scores, axis=0)`: rows are queries, so items that match many queries count less.
 
     It looks at all queries at once; metrics with it are reported separately.
     """
@@ -37,7 +37,7 @@ def dual_softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def best_ranks(scores: np.ndarray, owners: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Count the foreign items of the gallery that score at least as high as each query's best own one: 0 is first.
+    """Count the gallery items of other owners that score at least as high as each query's best match: 0 is first.
 
     `scores`: (Q, G) similarities; `owners`: the item of each query, (Q,); `own`: that of each gallery entry, (G,).
     """
@@ -53,7 +53,7 @@ def recalls(
     names: Sequence[str],
     tops: Sequence[int] = TOPS,
 ) -> tuple[ItemScores, ...]:
-    """Score R@k both ways, without and with dual softmax.
+    """Score R@k in both directions, without and with dual softmax.
 
     `similarity`: of texts to items (m, n); `owners`: the index of each text's item, (m,), or None if text i is that of
     item i; `ways`: names of retrieval of items by a text, and of texts by an item; `names`: the items'.
@@ -70,10 +70,10 @@ def recalls(
 
 
 class RetrievalEvaluator:
-    """Retrieval of captioned images or videos, and of their captions."""
+    """Retrieval of captioned images or videos, and of captions."""
 
     def __init__(self, data: CaptionedMedia, frames: int = FRAMES) -> None:
-        """`frames`: of a video. An item that cannot be decoded is not searched for by its captions."""
+        """`frames`: those of a video. An item that cannot be decoded is left out together with its captions."""
         self.data, self.frames = data, frames
 
     def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
@@ -88,7 +88,7 @@ class RetrievalEvaluator:
         items = LabelledImages(data.name, data.keys, data.media, data.keys)
         features = encode_images(encoder, items, track, self.frames)
         if len(features.keys) < 2:
-            raise DataError(f"{data.name} has a single item that can be decoded; retrieval needs at least two")
+            raise DataError(f"{data.name} has only one item that can be decoded; retrieval needs at least two")
         index = {item: number for number, item in enumerate(features.rows)}
         rows = [row for row, owner in enumerate(data.owners) if owner in index]
         owners = np.array([index[data.owners[row]] for row in rows])
@@ -104,16 +104,16 @@ class RetrievalEvaluator:
 
 
 class NamedRetrievalEvaluator:
-    """Retrieval of images by their labels, each of which is the name of one image."""
+    """Retrieval of images by label, where each label is the name of one image."""
 
     def __init__(self, task: LabelledImages) -> None:
-        """Raises DataError if two images have one name."""
+        """Raises DataError if two images have the same name."""
         if len(set(task.labels)) < len(task.labels):
-            raise DataError(f"{task.name}: two images have one name; retrieval by name needs distinct ones")
+            raise DataError(f"{task.name}: two images have the same name; retrieval by name needs unique names")
         self.task = task
 
     def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
-        """Return R@1 both ways: see `Evaluator`."""
+        """Return R@1 in both directions: see `Evaluator`."""
         features = encode_images(encoder, self.task, track)
         names = ZeroShotClassifier.of(encoder, features.labels, "name", track=track)
         ways = "image by name", "name of image"

@@ -1,4 +1,4 @@
-"""The evaluations of encoders and layers, each as one function from a model and a dataset to a `Result`."""
+"""Evaluations of encoders and layers, each a function from a model and a dataset to a `Result`."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ TASKS: dict[str, Callable[..., Result]] = {
     "tracking": tracking,
     "depth": depth,
 }
-"""The tasks of `perception_encoder.evaluate` on encoders and layers."""
+"""Tasks of `perception_encoder.evaluate` on encoders and layers."""
 
 
 def run_evaluators(

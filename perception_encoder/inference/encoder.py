@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 POOLS = ("attn", "cls", "mean", "tokens")
 TRANSFORMS = ("squash", "crop")
 CACHED_ACTIVATIONS = 640_000
-"""Tokens x width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)."""
+"""Tokens × width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)."""
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -74,7 +74,7 @@ class EncodeOptions(TypedDict, total=False):
 
 
 class Encoder(SentenceInterface):
-    """A model with its transform and tokenizer, of this package or, as a subclass, of another library.
+    """A model with its transform and tokenizer, from this package or (as a subclass) from another library.
 
     Threads may share one. Attributes: `model` (the torch module, in `dtype`), `name`, `device`, `dtype`, `transform`,
     `tokenizer` (None without a text tower of this package), `fetch_limits` (what a URL may cost, and whether private
@@ -88,7 +88,7 @@ class Encoder(SentenceInterface):
     def __init__(
         self, model: Model, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        """`device`: by default a CUDA GPU if there is one. `dtype`: by default bfloat16 if it is fast.
+        """`device`: a CUDA GPU by default if there is one. `dtype`: bfloat16 by default if it is fast.
 
         The model is copied if it has another device or type.
         """
@@ -106,7 +106,7 @@ class Encoder(SentenceInterface):
 
     @property
     def source(self) -> str:
-        """Name or path that it was loaded from."""
+        """Name or path that the model was loaded from."""
         return str(getattr(self, "_source", None) or self.name)
 
     def __repr__(self) -> str:
@@ -131,7 +131,7 @@ class Encoder(SentenceInterface):
 
     @property
     def depth(self) -> int:
-        """Number of layers that features can be taken from; 0 if only the model's output can."""
+        """Number of layers with features; 0 if only the model's output is available."""
         return self.visual.config.depth
 
     @property
@@ -146,7 +146,7 @@ class Encoder(SentenceInterface):
 
     @cached_property
     def weight_hash(self) -> str:
-        """Identifies the weights, whatever `dtype` they are used in; takes a second a gigabyte.
+        """Hash of the weights, whatever their `dtype`; takes a second per gigabyte.
 
         The hash of a file is cached; the first time, the file is read once more if `dtype` is not float32.
         """
@@ -158,30 +158,30 @@ class Encoder(SentenceInterface):
 
     @property
     def about(self) -> dict[str, str]:
-        """What its embeddings depend on other than inputs and transform: weight hash, dtype, device, layer."""
+        """What embeddings depend on besides inputs and transform: weight hash, dtype, device, layer."""
         dtype = str(self.dtype).removeprefix("torch.")
         about = {"weights": self.weight_hash, "dtype": dtype, "device": self.device.type}
         return about if self.pool is None else {**about, "layer": str(self.layer), "pool": self.pool}
 
     def cache_hash(self, source: str | Path, cached_hash: CachedHash | None) -> None:
-        """Note what the model was loaded from, and the cached hash of the file."""
+        """Store the model's source and the cached hash of its file."""
         self._source, self._cached_hash = source, cached_hash
 
     @property
     def batch_size(self) -> int:
-        """Images to compute together: on a CPU, those whose activations fit a core's cache."""
+        """Number of images to compute together: on a CPU, as many as fit a core's cache."""
         config = self.visual.config
         return max(2, CACHED_ACTIVATIONS // (config.grid**2 * config.width)) if self.device.type == "cpu" else 64
 
     @property
     def text_batch_size(self) -> int:
-        """Texts to compute together."""
+        """Number of texts to compute together."""
         return 64 if self.device.type == "cpu" else 512
 
     def feature(
         self, layer: int | None = None, pool: str | None = None, normalize: bool = True, frames: int = 8
     ) -> Feature:
-        """Return which features to take: by default the model's own output.
+        """Return the features to take: by default the model's own output.
 
         `layer`: 0-based or, from the end, negative; the last by default. `pool`: see `Feature`; by default "attn" after
         the last layer of a model that has it, else "mean". Raises ConfigError for what the model does not have.
@@ -228,7 +228,7 @@ class Encoder(SentenceInterface):
         return (config.output_dim or config.width) if feature.pool == "attn" else config.width
 
     def describe(self, feature: Feature) -> dict[str, Any]:
-        """Return what the values of `feature` depend on besides the inputs, the dimension and the patch grid."""
+        """Return what values of `feature` depend on besides the inputs, with the dimension and the patch grid."""
         description = {
             "model": self.name,
             "weight_hash": self.weight_hash,
@@ -249,7 +249,7 @@ class Encoder(SentenceInterface):
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str], feature: Feature) -> Float[Tensor, "B D"]:
-        """Embeddings of texts: float32 (B, D) on the CPU; ConfigError for a `feature` that texts do not have."""
+        """Return embeddings of texts: float32 (B, D) on the CPU; ConfigError if texts have no such `feature`."""
         if not self.reads_texts:
             raise ConfigError(f"{self.name} has no text tower; use a Core model for texts")
         if feature.pool != "attn":
@@ -262,7 +262,7 @@ class Encoder(SentenceInterface):
 
     @torch.inference_mode()
     def embed_pixels(self, pixels: UInt8[Tensor, "B 3 H W"], feature: Feature) -> Float[Tensor, "B *N D"]:
-        """Features of images after `transform.pixels`: float32 (B, D), or tokens (B, N, D), on the CPU.
+        """Return features of images after `transform.pixels`: float32 (B, D), or tokens (B, N, D), on the CPU.
 
         A video's frames are averaged before they are made unit length, so ask for them without `normalize`.
         """
@@ -279,11 +279,11 @@ class Encoder(SentenceInterface):
         return to_float(pixels.to(self.device)).to(self.dtype)
 
     def _output(self, pixels: Tensor) -> Tensor:
-        """The model's own embeddings (B, D)."""
+        """Return the model's own embeddings (B, D)."""
         return self.visual(self._scaled(pixels))
 
     def _tokens(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Prefix (B, P, D) and patch tokens (B, N, D) of a layer."""
+        """Return prefix (B, P, D) and patch tokens (B, N, D) of a layer."""
         patches, prefix = self.visual.forward_intermediates(
             self._scaled(pixels),
             [layer],
@@ -400,11 +400,11 @@ class Encoder(SentenceInterface):
         return tensor if single or convert_to_tensor else list(tensor)
 
     encode_query = encode_document = encode
-    """The models have no prompts, so queries and documents are encoded the same way."""
+    """The models have no prompts: queries and documents are encoded the same way."""
 
     @property
     def mteb_model_meta(self) -> Any:
-        """mteb's description of the model, by which it names and caches results; only mteb reads it."""
+        """mteb's description of the model, used for names and cached results."""
         return model_meta(self)
 
     def get_embedding_dimension(self) -> int:
@@ -424,7 +424,7 @@ class Encoder(SentenceInterface):
         skipped: dict[int, InputError] | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Float[np.ndarray, "*n D"]:
-        """`encode` for what must be images; an array (n, H, W, 3) is n of them, and of animations the first frame."""
+        """Encode images as `encode` does; an array (n, H, W, 3) is n images, an animation its first frame."""
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = list(images)
         return self._encode(images, "image", self.feature(layer, pool, normalize), batch_size, skipped, progress)
@@ -441,7 +441,7 @@ class Encoder(SentenceInterface):
         skipped: dict[int, InputError] | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Float[np.ndarray, "*n D"]:
-        """`encode` for what must be videos; animated images are videos here."""
+        """Encode videos as `encode` does; animated images count as videos here."""
         feature = self.feature(layer, pool, normalize, frames)
         return self._encode(videos, "video", feature, batch_size, skipped, progress)
 
@@ -453,7 +453,7 @@ class Encoder(SentenceInterface):
         batch_size: int | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Float[np.ndarray, "*n D"]:
-        """`encode` for what must be texts, whatever they look like; a text over the context is cut with a warning."""
+        """Encode strings as texts, whatever they look like; texts over the context are cut with a warning."""
         return self._encode(texts, "text", self.feature(normalize=normalize), batch_size, None, progress)
 
     def _encode(
@@ -508,7 +508,7 @@ def check_transform(name: str) -> None:
 
 
 def resolve_layers(layers: Sequence[int] | None, depth: int, name: str) -> list[int]:
-    """Return layers of a model, negative from the end or None for all, 0-based and ascending, each once.
+    """Return layers 0-based, ascending and unique; negative ones count from the end, None means all.
 
     ConfigError if one does not exist, and for no layers.
     """

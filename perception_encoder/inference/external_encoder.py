@@ -1,4 +1,4 @@
-"""Encoders of timm, open_clip and transformers models: their own output, or a layer of their vision tower."""
+"""Encoders for timm, open_clip and transformers models: their own output, or a layer of their vision tower."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from perception_encoder.preprocess.image import ImageTransform
 
 @dataclass(frozen=True)
 class _LibraryTransform:
-    """A library's transform under the interface of ours."""
+    """A library's transform behind our interface."""
 
     transform: Any
     mode: Mode
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """Pixels of one image, (3, H, W)."""
+        """Return the pixels of one image, (3, H, W)."""
         return torch.as_tensor(self.transform(image.convert("RGB")))
 
 
 class _ExternalEncoder(Encoder):
-    """What encoders of other libraries share; `model` is the library's module."""
+    """Shared parts of other libraries' encoders; `model` is the library's module."""
 
     def __init__(self, name: str, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.name, self.model, self.device, self.dtype = name, model, device, dtype
@@ -51,7 +51,7 @@ class _ExternalEncoder(Encoder):
 
 
 class OutputEncoder(_ExternalEncoder):
-    """A library's model by its own embeddings, in float32 on the default device."""
+    """A library's model with its own embeddings, in float32 on the default device."""
 
     depth, has_class_token, has_output = 0, False, True
 
@@ -100,7 +100,7 @@ class OutputEncoder(_ExternalEncoder):
 
 
 class LayerEncoder(_ExternalEncoder):
-    """A vision tower without an output of its own, by the pooled tokens of a layer, the last by default."""
+    """A vision tower without its own output: pooled tokens of a layer, by default the last."""
 
     has_output = False
 

@@ -31,12 +31,12 @@ class LanguageBatch:
     is_image: Tensor
     """(B, T)."""
     parts: Tensor | None
-    """(B, T); which tokens see each other, see `Prompt.parts`; None if all tokens see all earlier ones."""
+    """(B, T); which tokens attend to each other (`Prompt.parts`); None if all attend to all earlier ones."""
     images: Tensor
-    """Pixels (N, 3, S, S), or features (N, P, width), of all rows' images, tiles and frames in order."""
+    """Pixels (N, 3, S, S), or features (N, P, width), of the images, tiles and frames of all rows in order."""
     step: int
     answer_tokens: int
-    """Number of labelled tokens of the batch over all ranks: the loss is their mean."""
+    """Number of labelled tokens in the batch over all ranks; the loss is their mean."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,12 +56,12 @@ class Example:
 
     @property
     def answer_tokens(self) -> int:
-        """Return the number of tokens with a loss; the first of a row never has one."""
+        """Number of tokens with a loss; the first token of a row never has one."""
         return sum(label != IGNORED for label in self.prompt.labels[1:])
 
 
 def collate(examples: Sequence[Example], step: int, total: Callable[[int], int] = int) -> LanguageBatch:
-    """Collate conversations into a batch; `total` sums the numbers of answer tokens over the ranks."""
+    """Collate conversations into a batch; `total` sums the number of answer tokens over the ranks."""
     longest = max(len(example.prompt.ids) for example in examples)
 
     def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -93,7 +93,7 @@ class FeatureFile:
     """
 
     def __init__(self, path: Path, tokens: int, width: int) -> None:
-        """`path`: without a suffix; `tokens`: P, per image, tile or frame."""
+        """`path`: without suffix; `tokens`: P, per image, tile or frame."""
         self.tokens, self.width = tokens, width
         self._data_path, self._index_path = path.with_suffix(".f16"), path.with_suffix(".jsonl")
         self._rows: dict[str, tuple[int, int]] = {}

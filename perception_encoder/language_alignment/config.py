@@ -1,4 +1,4 @@
-"""Configure a language alignment: an encoder, a language model, and which of them are trained (section 4)."""
+"""Settings of a language alignment: an encoder, a language model, and which of them are trained (section 4)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class LanguageConfig(TrainingConfig):
     encoder: str = BUILTIN
     """Name, alias or path of the model whose vision tower is aligned."""
     layer: int = -1
-    """Layer that the projector reads: 0-based, negative from the end. Later ones are dropped."""
+    """Layer that the projector reads: 0-based, negative from the end. Later layers are dropped."""
     layer_scale: float | None = None
     """Initial LayerScale to add to a tower that has none; its features start unchanged."""
     drop_path: float = 0.0
-    """Probability that a residual branch of the tower is dropped for a sample, while the tower is trained."""
+    """Probability of dropping a residual branch of a trained tower for a sample."""
     decoder: str = SMOLLM2
     """Name or path of the language model; "fresh" for a small one with random weights, made for this run."""
     context: int | None = 2048
@@ -60,7 +60,7 @@ class LanguageConfig(TrainingConfig):
     cached: bool = True
     """Encode each image once and cache its features on disk, if the tower is not trained."""
     apart: bool = False
-    """Let each question of a conversation see the images but no earlier question or answer, as if it were the only one.
+    """Let each question of a conversation see the images but no earlier question or answer.
     For conversations with all images at the start."""
     skip_bad: bool = False
     """Skip and report bad records of the data; otherwise the first one is an error."""
@@ -101,7 +101,7 @@ class LanguageConfig(TrainingConfig):
 
     @classmethod
     def of_parts(cls, parts: Parts) -> LanguageConfig:
-        """Return the settings of a model with these `parts`; if it has adapters, their training continues."""
+        """Return the settings of a model with these `parts`; existing adapters are trained further."""
         return cls(
             encoder=parts.encoder,
             layer=parts.layer,

@@ -1,4 +1,4 @@
-"""Ask a model behind an endpoint of OpenAI's chat protocol, with OpenAI's client.
+"""Ask a model behind an OpenAI-compatible chat endpoint, with OpenAI's client.
 
 Answers are streamed, so that a truncated answer is an error; a server that does not stream may answer with one JSON
 object. The client makes one attempt: the caller retries.
@@ -26,9 +26,9 @@ QUALITY = 92
 KEY = "OPENAI_API_KEY"
 """The environment variable that holds the key; many self-hosted servers need none."""
 _REFUSED = (400, 413, 415, 422)
-"""Statuses of a request that would fail again."""
+"""HTTP statuses of requests that would fail again."""
 _WRONG = (401, 403, 404, 405)
-"""Statuses of a wrong key, model or address."""
+"""HTTP statuses of a wrong key, model or address."""
 
 
 Scope = Literal["attempt", "request", "service"]
@@ -119,7 +119,7 @@ class EndpointModel(Assistant):
 
 
 def _read_whole(pieces: Iterable[bytes]) -> Reply:
-    """The reply of a server that does not stream; KeyError, TypeError and so on for an object of another shape."""
+    """Return the reply of a server that does not stream; KeyError, TypeError and so on for an unexpected object."""
     value = json.loads(b"".join(pieces))
     choice, usage = value["choices"][0], value.get("usage") or {}
     tokens = [int(usage.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")]
@@ -147,7 +147,7 @@ def _data_url(image: Image.Image) -> str:
 
 
 def _seconds(text: str | None) -> float | None:
-    """The seconds in a header `Retry-After`; None for a date or anything else."""
+    """Return the seconds in a `Retry-After` header; None for a date or anything else."""
     try:
         return max(0.0, float(text)) if text else None
     except ValueError:

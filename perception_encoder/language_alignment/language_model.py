@@ -17,8 +17,7 @@ from perception_encoder.preprocess.conversation import MediaPart, Message, Sampl
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
 
 CACHED_MEDIA = 32
-"""Maximum number of images and videos whose tokens are cached while the objects exist, so that a chat encodes them
-once."""
+"""Maximum number of images and videos with cached tokens, so that a chat encodes each one once."""
 ENCODED_AT_ONCE = 8
 """Images and tiles in a batch of the vision tower."""
 

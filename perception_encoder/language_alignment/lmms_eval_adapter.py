@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 NAME = "perception_encoder"
 """The plug-in's name for `--model` of lmms-eval."""
 MAX_TOKENS = 256
-"""Maximum number of tokens of an answer if the task sets no limit."""
+"""Default maximum number of tokens of an answer."""
 
 
 class _Answers:
@@ -78,11 +78,11 @@ class _Answers:
         return read_messages(messages, self.generator, self.frames)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Raise ConfigError: tasks of this kind compare likelihoods of answers, and are unsupported."""
+        """Raise ConfigError: tasks that compare likelihoods of answers are unsupported."""
         raise ConfigError("tasks by log-likelihood are unsupported; choose one that generates answers")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Raise ConfigError: tasks of several rounds are unsupported."""
+        """Raise ConfigError: multi-round tasks are unsupported."""
         raise ConfigError("tasks of several rounds are unsupported; choose one with one question per sample")
 
 
@@ -116,7 +116,7 @@ def _parts(content: Mapping[str, Any], assistant: Assistant, frames: int) -> Seq
     if kind == "text":
         return [content["text"]]
     if kind not in ("image", "video"):
-        raise ConfigError(f"a sample holds {kind}; only texts, images and videos are read")
+        raise ConfigError(f"a sample contains {kind}; only texts, images and videos are supported")
     source = content["url"]
     if isinstance(source, Image.Image):
         return [source.convert("RGB")]
@@ -124,14 +124,14 @@ def _parts(content: Mapping[str, Any], assistant: Assistant, frames: int) -> Seq
 
 
 def manifest() -> ModelManifest:
-    """Return what lmms-eval registers: the plug-in's name and class."""
+    """Return the plug-in's name and class for registration by lmms-eval."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id=NAME, chat_class_path=f"{__name__}.PerceptionEncoderModel")
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    """Create the class that lmms-eval looks up when it is first used."""
+    """Create the class when lmms-eval first looks it up."""
     if name != "PerceptionEncoderModel":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _make_class()

@@ -1,4 +1,4 @@
-"""Load models that answer about images, videos and documents by their names."""
+"""Load models that answer about images, videos and documents, by name."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def load_assistant(
     check_name(name)
     other = is_endpoint(name) or name.startswith(("python:", HUB))
     if other and tiles is not None:
-        raise ConfigError(f"tiles is {tiles}, but {name} tiles images itself; leave it out")
+        raise ConfigError(f"tiles is {tiles}, but {name} tiles images itself; omit it")
     if match := _ENDPOINT.fullmatch(name):
         from perception_encoder.language_alignment.endpoint import EndpointModel
 
@@ -125,7 +125,7 @@ def load_language_model(
 
 
 def find_language_model(name: str | Path) -> str | Path:
-    """Return the file of a model of ours, or the directory or hub name of a Perception-LM, without loading it.
+    """Return the file of one of our models, or the directory or hub name of a Perception-LM, without loading it.
 
     Raises UnknownModelError and WeightsUnavailableError.
     """
@@ -143,7 +143,7 @@ def find_language_model(name: str | Path) -> str | Path:
 
 
 def export_lang(run: str | Path, out: str | Path, *, half: bool = False) -> VisionTransformer:
-    """Write the encoder of a language alignment as a PE-Lang; returns it.
+    """Write the encoder of a language alignment as a PE-Lang model, and return it.
 
     `run`: the directory or the file of a run. `out`: a .safetensors, .pt, .pth or .bin file under the published names,
     or a new directory, which timm loads as `local-dir:OUT` and transformers by AutoModel.from_pretrained. `half`: write

@@ -59,17 +59,17 @@ class Projector(nn.Module):
         return pooled.flatten(2).transpose(1, 2)
 
     def pooled_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """Return rows and columns after pooling; a side that `pool` does not divide is rounded down, to 1 at least."""
+        """Return rows and columns after pooling; sides are divided by `pool`, rounded down, to at least 1."""
         return max(1, grid[0] // self.pool), max(1, grid[1] // self.pool)
 
     def tokens_of(self, grid: tuple[int, int]) -> int:
-        """Return the number of tokens that a grid becomes."""
+        """Return the number of tokens from a grid."""
         rows, columns = self.pooled_grid(grid)
         return rows * columns
 
 
 class PerceptionLanguageModel(nn.Module):
-    """Images and token ids to the next tokens' logits.
+    """Images and token ids to logits of the next tokens.
 
     `vision`: a tower that gives tokens, cut at the layer that the projector reads. `decoder`: a causal language model
     of transformers.
@@ -162,12 +162,12 @@ class PerceptionLanguageModel(nn.Module):
 
 
 def part_mask(parts: Int[Tensor, "B T"]) -> tuple[Bool[Tensor, "B 1 T T"], Int[Tensor, "B T"]]:
-    """Return the tokens (columns) that each token (row) attends to, and its position: every part continues part 0."""
+    """Return which tokens (columns) each token (row) attends to, and its position: every part continues part 0."""
     same = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])
     mask = same & torch.ones_like(same).tril()
     return mask[:, None], mask.sum(-1) - 1
 
 
 def scales_logits(config: Any) -> bool:
-    """Return whether a language model rescales its logits after the output map, as Gemma, Granite and Cohere do."""
+    """Return whether a language model rescales its logits after the output map, like Gemma, Granite and Cohere."""
     return any(getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))

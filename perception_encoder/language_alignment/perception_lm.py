@@ -1,4 +1,4 @@
-"""Run the published Perception Language Models (facebook/Perception-LM-*), read by transformers.
+"""Run the published Perception Language Models (facebook/Perception-LM-*) through transformers.
 
 Their parts become this package's tower and projector and a language model, so that everything else is shared. The
 weights are under a non-commercial licence. `like` chooses where transformers differs from the reference code.
@@ -112,7 +112,7 @@ def _projector(module: Any, pool: int) -> Projector:
 
 
 def _causal_model(whole: Any) -> Any:
-    """The language model with its output map, as a causal language model."""
+    """Return the language model with its output map, as a causal language model."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Plan a language alignment, and count its operations while it runs."""
+"""Plan a language alignment, and count operations during a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perception_encoder.training import cost as costs
 
 
 class DecoderShape(NamedTuple):
-    """The sizes of a Llama-like decoder, as transformers names them."""
+    """Sizes of a Llama-like decoder, named as in transformers."""
 
     hidden_size: int
     intermediate_size: int
@@ -29,7 +29,7 @@ class DecoderShape(NamedTuple):
     tied: bool = True
 
     def cost(self, tokens: int, labels: float) -> costs.ModelCost:
-        """Return the cost of a conversation; `labels`: how many of its tokens have a label, and so logits."""
+        """Return the cost of a conversation; `labels`: number of tokens with a label, and thus logits."""
         width, inner, keys = self[0], self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         attention = (width, inner), (width, keys), (width, keys), (inner, width)
         mlp = (width, self[1]), (width, self[1]), (self[1], width)
@@ -92,7 +92,7 @@ def shape_of(config: Any, name: str) -> DecoderShape:
 
 
 def plan_language(config: LanguageConfig, devices: int = 1) -> tuple[list[costs.Phase], str]:
-    """Return the run's one phase, and what is assumed."""
+    """Return the run's one phase and its assumptions."""
     vision = costs.cut_tower(find_entry(config.encoder).vision, config.layer, config.image_size, config.layer_scale)
     rows, shape = costs.device_rows(config.batch_size, devices), decoder_shape(config.decoder)
     images, tokens = 1 + config.tiles if config.tiles > 1 else 1, _tokens(config, vision)
@@ -123,11 +123,11 @@ def _tokens(config: LanguageConfig, vision: VisionConfig) -> int:
 
 
 def language_cost(config: LanguageConfig, vision: VisionConfig, shape: DecoderShape) -> costs.RunCost:
-    """Return what a run costs while it runs; `vision`: the tower at the size of the images."""
+    """Return the costs of a run in progress; `vision`: the tower at the size of the images."""
     image = costs.StepModel(costs.vision_cost(vision), trained=config.train_vision).flops()
 
     def flops(batch: LanguageBatch) -> float:
-        """Count padding too; cached features cost nothing."""
+        """Return the operations, including padding; cached features cost nothing."""
         (rows, tokens), labels = batch.ids.shape, int((batch.labels != IGNORED).sum())
         decoder = costs.StepModel(shape.cost(tokens, labels / rows), 1, config.train_decoder, config.lora)
         return (len(batch.images) * image if batch.images.dim() == 4 else 0) + rows * decoder.flops()

@@ -42,19 +42,19 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.training.seed import torch_generator
 
 QUESTION_TASKS = tuple(name for name in TASKS if name != "mvbench")
-"""The tasks whose questions are about one image, by the names of `read_questions`."""
+"""Tasks with questions about one image, named as in `read_questions`."""
 
 Seed = int
 MakeDecoder = Callable[[Seed], Decoder]
 TURNS = 8
-"""Maximum number of questions about an image in a training step, drawn again for every step."""
+"""Maximum number of questions about an image per training step, redrawn each step."""
 AT_ONCE = 64
-"""Questions answered in a batch."""
+"""Number of questions per batch of answers."""
 
 QuestionAnswer = tuple[str, str]
 """A question and its answer."""
 _IMAGE = Image.new("L", (1, 1))
-"""Stands for the image in a conversation."""
+"""Placeholder for the image in a conversation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +63,18 @@ class AnswerHeadConfig:
 
     fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=8, batch=32))
     pool: int = 1
-    """Tokens along a side that are averaged into one, after the projector."""
+    """Side of the square of tokens averaged into one after the projector."""
     linear: bool = False
     """A linear projector."""
     frozen: bool = False
-    """Fit the projector only and freeze the language model."""
+    """Fit only the projector and freeze the language model."""
 
 
 class AnswerHead(nn.Module):
-    """A projector and a language model that reads a layer's patches, standardised over the images it is fitted on."""
+    """A projector and a language model that reads a layer's patches, standardised over the training images."""
 
     def __init__(self, width: int, grid: tuple[int, int], decoder: Decoder, config: AnswerHeadConfig) -> None:
-        """`width`: channels of the tokens; `grid`: rows and columns of the patches. The head trains `decoder`."""
+        """`width`: channels of the tokens; `grid`: rows and columns of patches. The head trains `decoder`."""
         super().__init__()
         self.grid, self.decoder, self.config = grid, decoder, config
         self.standardize = Standardize(width)
@@ -90,7 +90,7 @@ class AnswerHead(nn.Module):
         return self.model.project(standard, self.grid)
 
     def fit(self, patches: Maps, questions: Sequence[Sequence[QuestionAnswer]], track: Track = untracked) -> None:
-        """Fit on images (n, h, w, D) with the questions of each; ModelError if it diverges."""
+        """Fit on images (n, h, w, D) with the questions about each; ModelError if training diverges."""
         self.standardize.measure(patches)
         draws = np.random.default_rng([self.config.fit.seed, 5])
         count = self.model.projector.tokens_of(self.grid)
@@ -111,7 +111,7 @@ class AnswerHead(nn.Module):
 
     @torch.no_grad()
     def answer(self, patches: Maps, questions: Sequence[tuple[int, str]], max_tokens: int) -> list[str]:
-        """Answer questions about the images of rows, greedily."""
+        """Answer questions about the images of rows greedily."""
         answers: list[str] = []
         count = self.model.projector.tokens_of(self.grid)
         for start in range(0, len(questions), AT_ONCE):
@@ -155,7 +155,7 @@ class QuestionTaskConfig:
     """Maximum number of training images; by default twice as many."""
     head: AnswerHeadConfig = field(default_factory=AnswerHeadConfig)
     seeds: int = HEAD_SEEDS
-    """Seeds that a head and its language model are made with."""
+    """Seeds for a head and its language model."""
 
 
 @dataclass(frozen=True)
@@ -179,18 +179,18 @@ class _Part:
         return [media[0].convert("RGB")]
 
     def image_digest(self) -> str:
-        """Of the images' content."""
+        """Digest of the images' content."""
         sources = [source for rows in self.questions for source in rows[0].media]
         return content_digest([source.read() if isinstance(source, TableImage) else source for source in sources])
 
     def digest(self) -> str:
-        """Of the questions and their answers."""
+        """Digest of the questions and their answers."""
         fields = [[(q.id, q.question, q.answers, q.correct, q.box) for q in rows] for rows in self.questions]
         return settings_digest(self.name, fields)
 
 
 class QuestionTask(LayerEvaluator):
-    """Answers to a dataset's questions by a head that is fitted on the tokens of a layer."""
+    """Answers to a dataset's questions from a head fitted on the tokens of a layer."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class QuestionTask(LayerEvaluator):
         image_size: tuple[int, int] | None = None,
         make_decoder: MakeDecoder | None = None,
     ) -> None:
-        """`task`: one of `QUESTION_TASKS`, or a custom one. `image_size`: height and width that images are squashed to.
+        """`task`: one of `QUESTION_TASKS`, or a custom one. `image_size`: height and width to resize images to.
 
         `make_decoder`: the language model of a head, by its seed; by default a fresh one whose vocabulary is that of
         the training questions. Raises ConfigError for another name, DataError for a part without a question.
@@ -216,7 +216,7 @@ class QuestionTask(LayerEvaluator):
 
     @property
     def digest(self) -> str:
-        """Of the questions and the settings."""
+        """Digest of the questions and the settings."""
         return settings_digest(asdict(self.config), self.train.digest(), self.test.digest())
 
     @cached_property
@@ -232,7 +232,7 @@ class QuestionTask(LayerEvaluator):
         return self._images
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Return the task's metrics, for each seed of a head; DataError if no image of a part can be decoded."""
+        """Return the task's metrics for each head seed; DataError if no image of a part can be decoded."""
         train, test = features
         for part in (train, test):
             if not len(part.rows):
@@ -266,7 +266,7 @@ class QuestionTask(LayerEvaluator):
 
     @cached_property
     def _sizes(self) -> dict[int, tuple[int, int]]:
-        """Width and height of the test images with boxes."""
+        """Return width and height of the test images with boxes."""
         boxed = [
             row for row, questions in enumerate(self.test.questions) if any(question.box for question in questions)
         ]
@@ -285,7 +285,7 @@ class QuestionTask(LayerEvaluator):
 
 
 def _by_image(name: str, questions: Sequence[Question], maximum: int) -> _Part:
-    """Group questions by image; of more images than the maximum, take evenly spaced ones."""
+    """Group questions by image; above the maximum, take evenly spaced images."""
     groups: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
         groups[question.block or question.id].append(question)
@@ -298,7 +298,7 @@ def _by_image(name: str, questions: Sequence[Question], maximum: int) -> _Part:
 def _training_turn(
     task: LanguageTask, question: Question, open_image: Callable[[], list[Image.Image]]
 ) -> QuestionAnswer:
-    """Return the prompt of a question and its correct answer: a text, the letter of a choice, or a box."""
+    """Return the prompt of a question and its correct answer: a text, a choice's letter, or a box."""
     prompt = task.prompt(question)
     if question.box is not None:
         return prompt, box_text(question.box, *open_image()[0].size)
@@ -308,7 +308,7 @@ def _training_turn(
 
 
 def read_question_task(name: str, path: Path, items: int, image_size: tuple[int, int] | None = None) -> QuestionTask:
-    """Read a task of `QUESTION_TASKS`: its split `train`, and the one that papers report to test on.
+    """Read a task of `QUESTION_TASKS`: train on its split `train`, test on the split that papers report.
 
     Raises what `read_questions` does.
     """

@@ -79,7 +79,7 @@ def alignment(size: str) -> LanguageConfig:
 
 
 def untiled(size: str) -> LanguageConfig:
-    """PE-Lang without tiles, which is published too: stage 2 with each image as one square of 448 px.
+    """PE-Lang without tiles, also published: stage 2 with each image as one square of 448 px.
 
     71.7 million samples, as in stage 2; the paper gives no settings for it.
     """

@@ -1,4 +1,4 @@
-"""Run the stage of language alignment (section 4)."""
+"""Run a language alignment (section 4)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from perception_encoder.training.run import Section, StageRun, run_stage
 from perception_encoder.training.seed import torch_generator
 
 FRESH_SAMPLES = 4000
-"""Maximum number of conversations per source for the vocabulary of a fresh language model."""
+"""Maximum number of conversations per source to build the vocabulary of a fresh language model from."""
 PROCEDURE = 2
 """Increase when the same configuration and data give another result."""
 
@@ -59,7 +59,7 @@ def align_language(
     listener: Listener | None = None,
     expand: Expand | None = None,
 ) -> Path:
-    """Align an encoder with a language model, or resume; return the file that was written, OUT/language.safetensors.
+    """Align an encoder with a language model, or resume; return the written file, OUT/language.safetensors.
 
     `data`, `expand`: as `open_conversations` reads them. A validated run also writes `OUT/best.safetensors`.
     Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
@@ -91,7 +91,7 @@ class LanguageRun(StageRun):
             self.config = dataclasses.replace(config, validation=None)
 
     def _with_decoder(self, sources: Sequence[Conversations]) -> LanguageConfig:
-        """Return the configuration with the path of the language model that is made for this run, if it is."""
+        """Return the configuration with the path of the language model made for this run, if any."""
         if self.config.decoder != FRESH:
             return self.config
         texts = [text for source in sources for sample in _spread(source, FRESH_SAMPLES) for _, text in sample.turns]
@@ -114,7 +114,7 @@ class LanguageRun(StageRun):
         yield Section(task=task, batches=batches, end=config.steps, cost=self._cost())
 
     def _features(self) -> FeatureFile | None:
-        """Return where the frozen tower's features are cached; None if it is trained, or sharded by FSDP."""
+        """Return the cache of the frozen tower's features; None if it is trained or sharded by FSDP."""
         rank = this_rank()
         if (
             self.config.train_vision
@@ -128,7 +128,7 @@ class LanguageRun(StageRun):
         return FeatureFile(self.out / "features" / name, rows * columns, vision.config.width)
 
     def _cost(self) -> RunCost | None:
-        """Return None for a language model whose operations are not known."""
+        """Return the cost; None if the language model's operations are unknown."""
         decoder, size = self.trainee.decoder, self.trainee.parts.media.image_size
         vision = dataclasses.replace(self.trainee.model.vision.config, image_size=size)
         try:
@@ -137,12 +137,12 @@ class LanguageRun(StageRun):
             return None
 
     def rebuild(self, step: int) -> LanguageTrainee:
-        """Return the model anew."""
+        """Build the model again."""
         return LanguageTrainee(self.trainee.config)
 
 
 class LanguageTrainee:
-    """The model of a run, in which only what is trained requires gradients."""
+    """The model of a run, in which only the trained parts require gradients."""
 
     def __init__(self, config: LanguageConfig) -> None:
         self.config = config
@@ -175,7 +175,7 @@ class LanguageTrainee:
         self.module = AlignedModel(self.model, self.model.vision.grid_of(size, size))
 
     def _mark(self) -> None:
-        """Let exactly what is trained require gradients."""
+        """Make exactly the trained parts require gradients."""
         config, model = self.config, self.model
         model.requires_grad_(False)
         model.projector.requires_grad_(True)
@@ -195,7 +195,7 @@ class LanguageTrainee:
 
 
 def _continued(config: LanguageConfig, parts: Parts, earlier: Parts) -> Parts:
-    """Return the parts of a run that continues an earlier one: those of the configuration, else the earlier ones.
+    """Return the parts of a run that continues an earlier one: the configured ones, else the earlier ones.
 
     `parts`: the configuration's, with the defaults. Raises ConfigError for what cannot change.
     """
@@ -230,7 +230,7 @@ class Examples:
         self._tokens = trainee.model.projector.tokens_of(trainee.module.grid)
 
     def example(self, sample: ConversationSample) -> Example:
-        """Return one conversation; InputError for a damaged image, and ConfigError if it is too long."""
+        """Return one conversation; InputError for a damaged image, ConfigError if it is too long."""
         messages = sample.messages(self.config.frames)
         media = [item for message in messages for item in message.media]
         alone, features = len(media) == 1, self.features

@@ -1,4 +1,4 @@
-"""The task of language alignment: next-token prediction of answers (section 4)."""
+"""Task of language alignment: next-token prediction of answers (section 4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perception_encoder.training.task import Validation
 
 
 class AlignedModel(nn.Module):
-    """The model in training and validation; every pass goes through `forward`, so that DDP and FSDP can wrap it."""
+    """The model in training and validation; every pass uses `forward` so that DDP and FSDP can wrap it."""
 
     def __init__(self, model: PerceptionLanguageModel, grid: tuple[int, int]) -> None:
         """`grid`: patches of an image, rows and columns."""
@@ -31,7 +31,7 @@ class AlignedModel(nn.Module):
         branches: Tensor | None = None,
         scored: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the losses (K,) of the labelled tokens; if `scored`, also which rows, or parts, are correct."""
+        """Return the losses (K,) of the labelled tokens; if `scored`, also which rows or parts are correct."""
         embeddings = self.embed(ids, is_image, images, branches)
         if scored:
             return self.model.token_scores(embeddings, labels, parts)
@@ -46,7 +46,7 @@ class AlignedModel(nn.Module):
 
 
 class LanguageAlignmentTask:
-    """Minimise the mean loss of the answers' tokens; other tokens have no loss.
+    """Minimise the mean loss over the answers' tokens; other tokens have no loss.
 
     `rate`: of stochastic depth in the tower, drawn from (seed, step), so that a resumed run draws the same.
     """

@@ -1,4 +1,4 @@
-"""Ask any model of transformers that takes images and text: SmolVLM, Qwen-VL, LLaVA, InternVL and others."""
+"""Ask any transformers model that takes images and text: SmolVLM, Qwen-VL, LLaVA, InternVL and others."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 
 
 class TransformersModel(Assistant):
-    """A model of transformers with its processor; a video is shown as its frames, one image after the other."""
+    """A transformers model with its processor; videos are shown as consecutive frames."""
 
     def __init__(self, name: str, model: Any, processor: Any) -> None:
         self.name, self.model, self.processor = name, model.eval(), processor
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
-        """Return an answer to each conversation, greedily by default; ConfigError for one that the processor refuses.
+        """Return an answer to each conversation, greedily by default; ConfigError if the processor rejects one.
 
         `Sampling.stop` cuts a finished answer; `Sampling.cut` is ignored: the model's own limit applies.
         """
@@ -47,7 +47,7 @@ class TransformersModel(Assistant):
             text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             inputs = self.processor(text=[text], images=images or None, return_tensors="pt")
         except Exception as error:  # a template or a processor raises what it likes
-            raise ConfigError(f"the processor of {self.name} refuses this conversation: {one_line(error)}") from None
+            raise ConfigError(f"the processor of {self.name} rejects this conversation: {one_line(error)}") from None
         inputs = inputs.to(self.model.device, self.model.dtype)
         length = inputs["input_ids"].shape[1]
         sample = sampling.temperature > 0
@@ -62,7 +62,7 @@ class TransformersModel(Assistant):
 
 
 def load_transformers_model(name: str | Path) -> TransformersModel:
-    """Load a model by its directory or hub name; WeightsUnavailableError, MissingExtraError without transformers."""
+    """Load a model by directory or hub name; WeightsUnavailableError, MissingExtraError without transformers."""
     try:
         from transformers import AutoModelForImageTextToText, AutoProcessor
     except ImportError:

@@ -1,4 +1,4 @@
-"""Write and read a trained language model: a safetensors file with the trained weights and the names of the rest.
+"""Read and write a trained language model: a safetensors file with trained weights and the names of other parts.
 
 Tensors: `vision.*` under the published names, if the encoder was trained; `projector.*`; `decoder.*`, either adapters
 or all weights. Metadata `language` has the rest as JSON.
@@ -43,9 +43,9 @@ from perception_encoder.preprocess.tiling import MediaConfig
 from perception_encoder.records import from_fields
 
 METADATA = "language"
-"""The field of a file's metadata that describes a language model."""
+"""Metadata field of a file that describes a language model."""
 PE_LANG = "PE-Lang-L14-448"
-"""The published model whose name towers of other sizes get."""
+"""The published model whose name is given to towers of other sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Parts:
     """Maximum number of tokens of a prompt; by default the language model's limit."""
     chat_template: str | None = None
     pool: int = 2
-    """Tokens along a side that are averaged into one, after the projector."""
+    """Side of the square of tokens averaged into one after the projector."""
     linear: bool = False
     """A linear projector."""
     lora: DecoderLoRA | None = None
@@ -100,7 +100,7 @@ def build_language_model(
 def write_language_model(
     path: Path, parts: Parts, model: PerceptionLanguageModel, vision: bool, decoder: bool, half: bool = True
 ) -> None:
-    """Write the projector, and the tower and the language model (or its adapters) if trained."""
+    """Write the projector, and also the tower and the language model (or its adapters) if they were trained."""
     state = {f"projector.{name}": value for name, value in model.projector.state_dict().items()}
     if vision:
         state |= {f"vision.{name}": value for name, value in model.vision.state_dict().items()}
@@ -115,7 +115,7 @@ def write_language_model(
 def read_language_model(
     path: Path, device: torch.device, dtype: torch.dtype, tiles: int | None = None
 ) -> LanguageModel:
-    """Read a file of `write_language_model`; CheckpointError if it is not one. `tiles`: replaces the model's."""
+    """Read a file of `write_language_model`; CheckpointError for other files. `tiles` replaces the model's."""
     parts, state = read_trained(path)
     if tiles is not None:
         parts = dataclasses.replace(parts, media=dataclasses.replace(parts.media, tiles=tiles))
@@ -129,7 +129,7 @@ def read_language_model(
 
 
 def read_tower(path: Path) -> VisionTransformer:
-    """Read the aligned vision tower alone, in float32, at the size it was aligned at, named as a PE-Lang.
+    """Read only the aligned vision tower, in float32, at the size of the alignment, named as a PE-Lang.
 
     Sizes that differ from the published model's are in the tower's `config`. CheckpointError for another file.
     """
@@ -143,7 +143,7 @@ def read_tower(path: Path) -> VisionTransformer:
 
 
 def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
-    """Read the parts and tensors in a file of `write_language_model`; CheckpointError if it is not one."""
+    """Read the parts and tensors in a file of `write_language_model`; CheckpointError for other files."""
     state, metadata = read_checkpoint(path)
     try:
         return from_fields(Parts, json.loads(metadata[METADATA])), state
@@ -155,7 +155,7 @@ def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file in errors about the parts that it names."""
+    """Add the file's name to errors about the parts that it names."""
     try:
         yield
     except (ConfigError, ShapeError, UnknownModelError, CheckpointError, WeightsUnavailableError) as error:
@@ -165,7 +165,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def load_trained(path: Path, parts: Parts, state: Mapping[str, Tensor], model: PerceptionLanguageModel) -> None:
-    """Load a file's tensors into a model of its parts, in place; adapters are added, but not merged."""
+    """Load a file's tensors into a model of its parts, in place; adapters are added but not merged."""
     if weights := _under("vision.", state):
         _load_tower(model.vision, weights, path)
     if weights := _under("projector.", state):
@@ -182,7 +182,7 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_tower(tower: VisionTransformer, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights into a tower and keep its image size; the position embeddings may be of another size."""
+    """Load weights into a tower and keep its image size, even if the weights have position embeddings of another."""
     size, table = tower.config.image_size, state.get("positional_embedding")
     if table is not None and len(table) > tower.num_prefix_tokens:
         tower.set_image_size(math.isqrt(len(table) - tower.num_prefix_tokens) * tower.config.patch_size)

@@ -1,1 +1,1 @@
-"""Layerwise analysis: which layer serves which task, and why (section 3)."""
+"""Layerwise analysis: which layer is best for which task, and why (section 3)."""

@@ -1,4 +1,4 @@
-"""Analyse models layer by layer: the sweep of each, the statistics that explain its curves, and tracking by colour."""
+"""Analyse models layer by layer: a sweep of each, statistics that explain its curves, and tracking by colour."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures, Swe
 from perception_encoder.progress import Track, untracked
 
 BY_COLOUR = ("tracking",)
-"""Tasks that are also evaluated by colour only."""
+"""Tasks that are also evaluated by colour alone."""
 
 
 def analyse(
@@ -36,7 +36,7 @@ def analyse(
     announce: Callable[[str], None] = lambda message: None,
     final_norm: bool = False,
 ) -> LayerReport:
-    """Sweep models one after the other, the one to recommend layers of first; and tracking by colour only.
+    """Sweep models in order, starting with the one to recommend layers of, and track by colour alone.
 
     `layers`: see `evaluated_layers`. `announce` gets how much disk the features will take. `final_norm`: see
     `LayerFeatures`. Before the first sweep
@@ -47,13 +47,13 @@ def analyse(
     for model in models:
         encoder = load_layers(model, final_norm=final_norm)
         if encoder.name in (COLOURS, *needed):
-            raise ConfigError(f"two models are called {encoder.name}; leave one out, or rename its file")
+            raise ConfigError(f"two models have the name {encoder.name}; omit one, or rename its file")
         image_sets = [images for task in tasks for images in task.images(encoder)]
         for images in image_sets:
             encoder.check_size(images.image_size)
         needed[encoder.name] = cache.missing_bytes(encoder, image_sets, evaluated_layers(encoder, layers))
     if total := sum(needed.values()):
-        announce(f"features will take {show_bytes(total)} more in {cache.path}")
+        announce(f"features will need {show_bytes(total)} more in {cache.path}")
         check_space(cache.path, total)
     sweeps: list[Sweep] = []
     statistics: dict[str, tuple[TokenStatistics, ...]] = {}
@@ -72,7 +72,7 @@ def analyse(
                 patches = max(images.image_size or encoder.image_size) // encoder.patch_size
                 example = analyse_image(encoder, opened[0], patches=patches)
         except PerceptionEncoderError as error:
-            notes.append(f"{encoder.name} cannot be analysed inside: {error}")
+            notes.append(f"the attention of {encoder.name} cannot be analysed: {error}")
     by_colour = [task for task in tasks if task.name in BY_COLOUR]
     if by_colour:
         sweeps.append(run_sweep(colours, by_colour, cache, None, track))
@@ -80,7 +80,7 @@ def analyse(
 
 
 def sample(images: EncoderInputs, count: int = SAMPLE) -> list[Image.Image]:
-    """Open some images at even intervals, without those that cannot be decoded; DataError if none can."""
+    """Open evenly spaced images, skipping those that cannot be decoded; DataError if none can."""
     step = max(1, len(images.keys) // count)
     opened: list[Image.Image] = []
     for row in range(0, len(images.keys), step)[:count]:

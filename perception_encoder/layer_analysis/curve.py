@@ -1,4 +1,4 @@
-"""The scores of a metric over the layers of a model, and the layer to recommend.
+"""Scores of a metric over a model's layers, and the recommended layer.
 
 The best of many layers looks better than it is, because it was chosen on the items that it is evaluated on. So the
 interval of its advantage over the last layer holds for all layers at once (Bonferroni), and the best layer is
@@ -17,18 +17,18 @@ from perception_encoder.evaluation.statistics.scores import Scores, estimate
 from perception_encoder.records import from_fields
 
 DIGITS = 6
-"""Of a draw in JSON."""
+"""Significant digits of a draw in JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerScore(Estimate):
-    """A metric at one layer; its draws are those of every layer and model, so that differences pair."""
+    """A metric at one layer; all layers and models use the same draws, so that differences pair."""
 
     name: str
     n: int
-    """The number of items."""
+    """Number of items."""
     pool: str
-    """The `pe embed --pool` for such work: "mean" for an embedding an image, "tokens" for a map."""
+    """The `pe embed --pool` for this metric: "mean" for one embedding per image, "tokens" for a map."""
     unit: str = "%"
     """"%" of a share in 0–1, "m", or nothing."""
     lower_is_better: bool = False
@@ -51,7 +51,7 @@ class LayerScore(Estimate):
         return self.metric(self.name, self.n, self.unit, self.lower_is_better)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON holds of it."""
+        """Return the JSON form."""
         return {**vars(self), "draws": [round(float(value), DIGITS) for value in self.draws]}
 
     @classmethod
@@ -68,7 +68,7 @@ class LayerCurve:
     task: str
     metric: str
     depth: int
-    """The number of layers that the model has."""
+    """Number of layers of the model."""
     scores: dict[int, LayerScore]
     """By layer, ascending."""
 
@@ -79,7 +79,7 @@ class LayerCurve:
 
     @property
     def pool(self) -> str:
-        """The `pe embed --pool` for such work."""
+        """The `pe embed --pool` for this metric."""
         return next(iter(self.scores.values())).pool
 
     @property
@@ -94,7 +94,7 @@ class LayerCurve:
 
     @property
     def best(self) -> int:
-        """The layer with the best score, the earliest if several have it."""
+        """The layer with the best score; the earliest on a tie."""
         sign = -1 if self.lower_is_better else 1
         return max(self.scores, key=lambda layer: (sign * self.scores[layer].value, -layer))
 
@@ -107,19 +107,19 @@ class Recommendation:
     best: int
     last: int
     gain: Metric
-    """How much better the best layer is than the last, on the same items; at least 0 also for errors. Its interval
-    holds for all layers at once."""
+    """Gain of the best layer over the last on the same items; at least 0, also for errors. Its interval holds for
+    all layers at once."""
     as_good: tuple[int, ...]
     """Other layers that are not shown to be worse than the best."""
 
     @property
     def is_real(self) -> bool:
-        """Whether the gain has an interval that excludes zero."""
+        """Whether the interval of the gain excludes zero."""
         return self.gain.interval is not None and self.gain.interval[0] > 0
 
     @property
     def layer(self) -> int:
-        """The recommended layer: the best, or the last if the best is not shown to be better."""
+        """The recommended layer: the best, or the last unless the best is shown to be better."""
         return self.best if self.is_real else self.last
 
     @property
@@ -161,7 +161,7 @@ def recommend(curve: LayerCurve) -> Recommendation:
     best, last, others = curve.best, curve.last, len(curve.scores) - 1
 
     def gain(layer: int) -> Estimate:
-        """Return how much better the best layer is than another."""
+        """Return by how much the best layer exceeds another."""
         one, other = curve.scores[best], curve.scores[layer]
         return other.less(one) if curve.lower_is_better else one.less(other)
 
@@ -183,7 +183,7 @@ def recommend(curve: LayerCurve) -> Recommendation:
 
 
 def format_difference(low: float, high: float | None, unit: str) -> str:
-    """Return a difference of scores, or the ends of its interval, with its unit; of shares in points."""
+    """Return a difference of scores, or an interval's ends, with the unit; shares in points."""
     ends = [low] if high is None else [low, high]
     numbers = [f"{100 * end:.1f}" if unit == "%" else f"{end:.3f}" for end in ends]
     return f"{' to '.join(numbers)} {'points' if unit == '%' else unit}".strip().replace("-", "−")

@@ -1,4 +1,4 @@
-"""Analyse an image in a model, layer by layer: features, attention and norms of its tokens; and find global tokens.
+"""Analyse an image layer by layer: features, attention and norms of its tokens, and global tokens.
 
 An image goes through the model twice, once for its tokens and once for its attention. The patches that are similar to a
 chosen one, and those it attends to, show how local a layer is.
@@ -25,32 +25,32 @@ from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.preprocess.image import ImageTransform
 
 TIMES = 10.0
-"""A patch is global if the median patch gives it this many times an even share of its attention."""
+"""A patch is global if the median patch's attention to it is this many times an even share."""
 MOST = 0.5
-"""Share of images, and of the later layers, that must have global tokens for a layer to count."""
+"""Minimum share of images, and of later layers, with global tokens for a layer to count."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenStatistics:
-    """A layer's tokens over some images."""
+    """Statistics of a layer's tokens over some images."""
 
     layer: int
     patch_norm: float
     """Median norm of the patch tokens."""
     largest_norm: float
-    """Largest norm of a patch token, the median over images."""
+    """Maximum norm of a patch token, as the median over images."""
     prefix_norm: float | None
     """Mean norm of class and register tokens; None without any."""
     global_tokens: float
     """Global tokens in an image, on average."""
     global_attention: float
-    """Share of the patches' attention that goes to them, on average."""
+    """Mean share of the patches' attention to global tokens."""
     images_with: float
-    """Share of images that have at least one."""
+    """Share of images with at least one global token."""
 
 
 def received_attention(attention: Float[np.ndarray, "B N N"], prefix: int) -> Float[np.ndarray, "B P"]:
-    """Return the attention that the median other patch gives each patch, in even shares (1: no more than to any).
+    """Return the median patch's attention to each other patch, relative to an even share (1).
 
     `attention`: rows are the tokens that attend, `prefix` of them before the patches, and sum to 1.
     """
@@ -65,7 +65,7 @@ def received_attention(attention: Float[np.ndarray, "B N N"], prefix: int) -> Fl
 def describe_tokens(
     layer: int, prefix: np.ndarray, patches: np.ndarray, attention: Float[np.ndarray, "B N N"]
 ) -> TokenStatistics:
-    """Return statistics of a layer from its class and register tokens (B, P, D), patches (B, h, w, D) and attention."""
+    """Return a layer's statistics from its class and register tokens (B, P, D), patches (B, h, w, D) and attention."""
     norms = np.linalg.norm(patches.reshape(len(patches), -1, patches.shape[-1]), axis=-1)  # (B, h·w)
     before = prefix.shape[1]
     is_global = received_attention(attention, before) > TIMES
@@ -82,7 +82,7 @@ def describe_tokens(
 
 
 def first_global_layer(statistics: Sequence[TokenStatistics]) -> int | None:
-    """Return the first layer in which, and in most layers after which, most images have global tokens; None if none."""
+    """Return the first layer from which on, in most layers, most images have global tokens; None if there is none."""
     has = np.array([item.images_with >= MOST for item in statistics])
     for index, statistic in enumerate(statistics):
         if has[index] and has[index:].mean() >= MOST:
@@ -91,11 +91,11 @@ def first_global_layer(statistics: Sequence[TokenStatistics]) -> int | None:
 
 
 SAMPLE = 32
-"""The number of images that a model's tokens are described on, if there are as many."""
+"""Maximum number of images for the statistics of a model's tokens."""
 DRAWN_LAYERS = 6
-"""The number of layers at which an image is analysed by default."""
+"""Default number of layers at which an image is analysed."""
 BYTES = 2e9
-"""Of tokens and attention in memory at a time: those of a few layers of a large model."""
+"""Maximum bytes of tokens and attention in memory at a time: a few layers of a large model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +104,13 @@ class ImageAnalysis:
 
     model: str
     image: Image.Image
-    """As the model saw it."""
+    """The image as the model saw it."""
     maps: dict[int, Float[np.ndarray, "h w D"]]
     """Patch features by layer."""
     attention: dict[int, Float[np.ndarray, "N N"]]
     """The mean over heads; rows attend, prefix first."""
     statistics: tuple[TokenStatistics, ...]
-    """Of every layer of the model."""
+    """Norms in every layer of the model."""
     prefix: int
     row: int
     column: int
@@ -132,12 +132,12 @@ class ImageAnalysis:
         return similarity(self.maps[layer], self.row, self.column)
 
     def patch_attention(self, layer: int) -> Float[np.ndarray, "h w"]:
-        """Return the attention that the chosen patch gives each patch, in even shares."""
+        """Return the chosen patch's attention to each patch, relative to an even share."""
         weights = self.attention[layer][self.prefix + self.row * self.grid[1] + self.column, self.prefix :]
         return weights.reshape(self.grid) * len(self.attention[layer])
 
     def median_attention(self, layer: int) -> Float[np.ndarray, "h w"]:
-        """Return the attention that the median patch gives each patch, in even shares."""
+        """Return the median patch's attention to each patch, relative to an even share."""
         return received_attention(self.attention[layer][None], self.prefix)[0].reshape(self.grid)
 
     def norms(self, layer: int) -> Float[np.ndarray, "h w"]:
@@ -152,7 +152,7 @@ def analyse_image(
     patches: int | None = None,
     at: tuple[float, float] = (0.5, 0.5),
 ) -> ImageAnalysis:
-    """Run an image through a model, squashed to the nearest whole patches; a model of one size squashes it to that.
+    """Run an image through a model, resized to whole patches or, if the model has a fixed size, to that.
 
     `layers`: 0-based, negative from the end; six by default. `patches`: along the longer side; by default as many as
     the model was trained with. `at`: the chosen point, 0–1 from the left and from the top. Raises ConfigError for a
@@ -187,7 +187,7 @@ def analyse_image(
 def describe_layers(
     encoder: LayerFeatures, images: Sequence[Image.Image], image_size: tuple[int, int] | None = None
 ) -> tuple[TokenStatistics, ...]:
-    """Describe every layer's tokens over some images, by default at the size the model was trained at.
+    """Describe every layer's tokens over some images, by default at the training size.
 
     Errors as those of `LayerFeatures.attention`.
     """

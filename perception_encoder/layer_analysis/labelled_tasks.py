@@ -1,4 +1,4 @@
-"""Evaluate layers on labelled images: classification by probes, and retrieval of an image's class (section 3).
+"""Evaluate layers on labelled images: classification by probes, and retrieval of images of the same class (section 3).
 
 Classification uses the attentive probe, as the paper does, and also a linear probe and k-NN on the mean of the patches.
 Retrieval needs no training: each test image is a query for the others of its class, by the cosine of means.
@@ -41,18 +41,18 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows
 
 STRENGTHS = (1e-2, 1e-1, 1.0)
-"""Of the linear probe's regularisation; the ends of the suite's range are slow and seldom chosen."""
+"""Strengths of the linear probe's regularisation, without the slow and rarely chosen ends of the suite's range."""
 
 
 class LabelledTask(LayerEvaluator):
-    """A task on images with labels, which are compared by the mean of their patches."""
+    """A task on labelled images that are represented by the mean of their patches."""
 
     pool = "mean"
 
     def __init__(
         self, name: str, parts: Mapping[str, LabelledImages], image_size: tuple[int, int] | None = None
     ) -> None:
-        """`parts`: the images by the part they play; `image_size`: height and width they are squashed to."""
+        """`parts`: the images by role; `image_size`: height and width to resize to."""
         self.name, self.parts, self.image_size = name, dict(parts), image_size
 
     @cached_property
@@ -73,7 +73,7 @@ class LabelledTask(LayerEvaluator):
         return self._images
 
     def means(self, features: Iterable[CachedTokens]) -> list[Features]:
-        """Return the mean patch of each image that could be decoded, part by part; DataError if a part has none."""
+        """Return the mean patch of each image that could be decoded, part by part; DataError if a part is empty."""
         means = []
         for layer, images in zip(features, self.parts.values(), strict=True):
             if not len(layer.rows):
@@ -86,7 +86,7 @@ class LabelledTask(LayerEvaluator):
 def _open(images: LabelledImages, row: int) -> list[Image.Image]:
     source, key = images.images[row], images.keys[row]
     if isinstance(source, Clip):
-        raise InputError(key, "is a part of a video; this task takes images")
+        raise InputError(key, "is a part of a video; this task needs images")
     opened = open_image(source.read(key) if isinstance(source, TarMember) else source, key)
     return [cut_border(opened, key, images.trim)]
 
@@ -101,11 +101,11 @@ class LabelledConfig:
     """How classification is evaluated."""
 
     items: int = 1000
-    """Maximum number of test images; trained on twice as many, settings chosen on half as many."""
+    """Maximum number of test images; training uses twice as many, and validation half as many."""
     methods: tuple[str, ...] = ("attentive probe", "linear probe", "k-NN")
-    """The classifiers; the first leads."""
+    """The classifiers; the first one is the main metric."""
     attentive: AttentiveConfig = field(default_factory=lambda: AttentiveConfig(learning_rates=(1e-3, 3e-3)))
-    """With fewer rates than for published scores, because a probe is fitted for every layer."""
+    """Fewer learning rates than for published scores, as a probe is fitted for every layer."""
 
 
 class ClassificationTask(LabelledTask):
@@ -122,7 +122,7 @@ class ClassificationTask(LabelledTask):
 
     @property
     def digest(self) -> str:
-        """Of the labels and the settings."""
+        """Digest of the labels and the settings."""
         return settings_digest(asdict(self.config), tuple(part.labels for part in self.parts.values()))
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
@@ -160,10 +160,10 @@ class ClassificationTask(LabelledTask):
 
 
 class RetrievalTask(LabelledTask):
-    """Retrieval of the images of a class by one of them."""
+    """Retrieval of images by another image of their class."""
 
     def __init__(self, labelled: LabelledImages, image_size: tuple[int, int] | None = None) -> None:
-        """DataError unless there are several classes, and one of them has two images."""
+        """Raises DataError unless there are several classes, at least one of them with two images."""
         super().__init__("retrieval", {"test": labelled}, image_size)
         if len(set(labelled.labels)) < 2:
             raise DataError(f"{labelled.name} has a single class; retrieval needs at least two")
@@ -173,11 +173,11 @@ class RetrievalTask(LabelledTask):
 
     @property
     def digest(self) -> str:
-        """Of the labels."""
+        """Digest of the labels."""
         return settings_digest({"interval": "jackknife"}, (self.labelled.labels,))
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Return the mean average precision, and R@1, over the images that have another of their class.
+        """Return mean average precision and R@1 over the images with another image of their class.
 
         An image is both a query and a result of others: intervals are of what it contributes in both ways.
         """
@@ -186,7 +186,7 @@ class RetrievalTask(LabelledTask):
         vectors = unit_rows(test.vectors)
         whole, without = retrieval_precision(vectors, labels), retrieval_precision_without(vectors, labels)
         if np.isnan(whole[0]).all():
-            raise DataError(f"{self.labelled.name}: no class has two images that can be decoded, so none is retrieved")
+            raise DataError(f"{self.labelled.name}: no class has two images that can be decoded")
         scores = tuple(
             ItemScores.of(name, contributions(float(np.nanmean(item)), _column_means(less)), test.keys)
             for name, item, less in zip(("mean average precision", "R@1"), whole, without, strict=True)
@@ -197,7 +197,7 @@ class RetrievalTask(LabelledTask):
 def rank_others(
     vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
 ) -> Iterator[tuple[Int[np.ndarray, " n-1"], np.ndarray]]:
-    """Yield for each image the indices of all others, the most similar first, and which of them have its label, bool.
+    """Yield for each image the indices of all others, most similar first, and whether they share its label, bool.
 
     `vectors` are unit. Of equal similarities the image of another class comes first, so that equal vectors retrieve
     nothing early.
@@ -213,7 +213,7 @@ def rank_others(
 def retrieval_precision(
     vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Return each query's average precision over the others of its label, and whether the first is one, 0 or 1.
+    """Return each query's average precision over the others with its label, and whether the first one has it, 0 or 1.
 
     `vectors` are unit; for equal ones see `rank_others`. NaN if no other image has the label.
     """
@@ -229,7 +229,7 @@ def retrieval_precision(
 def retrieval_precision_without(
     vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
-    """Return `retrieval_precision` of each query (row) without another image (column); NaN if nothing can be retrieved.
+    """Return `retrieval_precision` of each query (row) without one other image (column); NaN if none can be retrieved.
 
     What ranks after the left-out image comes a rank earlier, and one hit fewer precedes it if that image was a hit.
     """
@@ -250,18 +250,18 @@ def retrieval_precision_without(
 
 
 def _sums_after(values: np.ndarray) -> np.ndarray:
-    """Return at each position the sum of all later ones."""
+    """Return at each position the sum of all later values."""
     return np.asarray(values[::-1].cumsum()[::-1] - values)
 
 
 def _column_means(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
-    """Return the mean of each column's finite values, NaN without any."""
+    """Return the mean of each column's finite values; NaN if there are none."""
     count = np.isfinite(values).sum(axis=0)
     return np.divide(np.nansum(values, axis=0), count, out=np.full(len(values), np.nan), where=count > 0)
 
 
 def read_label_splits(path: Path, items: int = 1000, held_out: FindHeldOut | None = None) -> Splits:
-    """Read the classification tasks of a path as one, with the same number of images of each class (smallest hashes).
+    """Read a path's classification tasks as one, with equally many images of each class (smallest hashes).
 
     The test split is `test`, or `val` if `test` has no labels. At most `items` test images, twice as many to train on
     and half as many to validate on, but two of each class. Coarse labels of the same images, and `held_out` classes,
@@ -287,7 +287,7 @@ def read_label_splits(path: Path, items: int = 1000, held_out: FindHeldOut | Non
 
 
 def _join(parts: Sequence[LabelledImages], name: str, several: bool) -> LabelledImages:
-    """Join tasks; if there are several, the task's name precedes each key and label."""
+    """Join tasks; with several, prefix keys and labels with the task's name."""
     rows = [
         (f"{part.name}/{key}", source, f"{part.name}/{label}") if several else (key, source, label)
         for part in parts
@@ -298,7 +298,7 @@ def _join(parts: Sequence[LabelledImages], name: str, several: bool) -> Labelled
 
 
 def _balance(task: LabelledImages, items: int, classes: int) -> LabelledImages:
-    """Return at most `items` images, the same number of each class, but at least two; always the same ones."""
+    """Return a fixed choice of at most `items` images, equally many of each class but at least two."""
     by_label: dict[str, list[int]] = defaultdict(list)
     for row in sorted(range(len(task.keys)), key=lambda row: hashlib.sha256(os.fsencode(task.keys[row])).digest()):
         by_label[task.labels[row]].append(row)

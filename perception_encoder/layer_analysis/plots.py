@@ -1,4 +1,4 @@
-"""Draw curves of tasks, norms and attention of tokens, an image's analysis, and several models' features side by side.
+"""Draw task curves, token norms and attention, an image's analysis, and models' features side by side.
 
 All plots are made with matplotlib's objects only (no pyplot, no state), on a light background. A model has the same
 colour in every plot; random weights are grey.
@@ -40,11 +40,11 @@ _LABELS = {
     "norms": "norm\nof the tokens",
 }
 ROWS = tuple(_LABELS)
-"""The rows of an image's plot."""
+"""Rows of an image's plot."""
 
 
 def plot_curves(curves: Sequence[LayerCurve]) -> Figure:
-    """Plot the leading metric of each task over the layers of every model, with intervals."""
+    """Plot the main metric of each task over the layers of every model, with intervals."""
     tasks = list(dict.fromkeys((curve.task, curve.metric) for curve in curves))
     columns = min(2, len(tasks))
     rows = -(-len(tasks) // columns)
@@ -83,7 +83,7 @@ def _draw_curves(axes: Any, curves: Sequence[LayerCurve], colours: Mapping[str, 
 
 
 def _mark_best(axes: Any, curve: LayerCurve, colour: str, scale: float) -> None:
-    """Draw a filled point at the best layer, with its score, and a hollow one at the last."""
+    """Draw a filled point with the score at the best layer, and a hollow one at the last."""
     best, last = curve.best, curve.last
     values = {layer: scale * curve.scores[layer].value for layer in (best, last)}
     axes.plot([best], [values[best]], "o", color=colour, markersize=7)
@@ -103,7 +103,7 @@ def _mark_best(axes: Any, curve: LayerCurve, colour: str, scale: float) -> None:
 
 
 def plot_tokens(statistics: Mapping[str, Sequence[TokenStatistics]]) -> Figure:
-    """Plot norms of tokens, and the attention to global ones, over the layers of each model."""
+    """Plot token norms and attention to global tokens over the layers of each model."""
     figure = empty_figure(10.4, 3.3)
     norms, attention = figure.subplots(1, 2)
     _draw_tokens(norms, attention, statistics)
@@ -138,7 +138,7 @@ def _draw_tokens(norms: Any, attention: Any, statistics: Mapping[str, Sequence[T
 
 
 def plot_image(analysis: ImageAnalysis, rows: Sequence[str] = ROWS) -> Figure:
-    """Plot an image's analysis: a column for each layer, a row for each of `rows`, and below them its tokens by layer.
+    """Plot an image's analysis: a column per layer, a row for each of `rows`, and below them its tokens by layer.
 
     ConfigError for an unknown row, and for none.
     """
@@ -208,7 +208,7 @@ def _frame(axes: Any) -> None:
 
 
 def bare_axes(axes: Any) -> None:
-    """Leave out what axes do not need."""
+    """Remove the frame and ticks of axes."""
     from matplotlib.ticker import MaxNLocator
 
     for side in ("top", "right"):
@@ -225,14 +225,14 @@ def bare_axes(axes: Any) -> None:
 
 
 def model_colours(models: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each model, in their order; grey for random weights and for colours alone."""
+    """Return a colour for each model in order; grey for random weights and for colour alone."""
     names = list(dict.fromkeys(models))
     plain = [name for name in names if not name.startswith(RANDOM) and name != COLOURS]
     return {name: PALETTE[plain.index(name) % len(PALETTE)] if name in plain else GREY for name in names}
 
 
 def empty_figure(width: float, height: float) -> Figure:
-    """Return an empty plot, its sides in inches; MissingExtraError without matplotlib."""
+    """Return an empty plot with sides in inches; MissingExtraError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -241,7 +241,7 @@ def empty_figure(width: float, height: float) -> Figure:
 
 
 def to_svg(figure: Figure) -> bytes:
-    """Return a plot as SVG, the same bytes each time."""
+    """Return a plot as SVG, with reproducible bytes."""
     from matplotlib import rc_context
 
     stream = io.BytesIO()
@@ -251,7 +251,7 @@ def to_svg(figure: Figure) -> bytes:
 
 
 def write_colours(analysis: ImageAnalysis, path: Path) -> None:
-    """Write the first layer's features as colours, at the size of the image; errors as those of `write_png`."""
+    """Write the first layer's features as colours at the image's size; raises the errors of `write_png`."""
     colours = Image.fromarray(to_colours(next(iter(analysis.maps.values()))))
     write_image(colours.resize(analysis.image.size, Image.Resampling.NEAREST), path)
 
@@ -269,13 +269,13 @@ def _check_name(path: Path) -> None:
 
 
 LEAST_SIDE = 512
-"""Pixels of an image's longer side as the encoders see it, at least; the paper draws images of 512 px and above."""
+"""Minimum longer side of an image at the encoders' input, in pixels; the paper draws images of 512 px and above."""
 CELL, GAP = 256, 6
-"""Pixels of a cell's longer side, and between cells."""
+"""Longer side of a cell, and gap between cells, in pixels."""
 
 
 class Column(NamedTuple):
-    """An encoder and the layer whose features are drawn."""
+    """An encoder with the layer whose features are drawn."""
 
     encoder: LayerFeatures
     layer: int
@@ -285,7 +285,7 @@ class Column(NamedTuple):
 def features_side_by_side(
     columns: Sequence[Column], images: Sequence[Image.Image], patches: int | None = None, cell: int = CELL
 ) -> Image.Image:
-    """Draw a row for each image: the image, then its features by each encoder, in their order.
+    """Draw a row per image: the image, then its features by each encoder, in order.
 
     Each has colours of its own, by the protocol of `to_colours`. `patches`: along the longer side, by default as many
     as make `LEAST_SIDE` px of each encoder's patches. `cell`: pixels of a cell's longer side.

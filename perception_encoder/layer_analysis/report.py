@@ -1,4 +1,4 @@
-"""Write the report of an analysis: an HTML page that opens without a server, curves as PNG, scores as CSV and JSON.
+"""Write the report of an analysis: a standalone HTML page, curves as PNG, scores as CSV and JSON.
 
 The page embeds all it shows, runs no script, and escapes all text. It recommends a layer for each task in plain words,
 shows every curve, and explains them: the norms of tokens, which of them are global, and an image's features by layer.
@@ -32,37 +32,37 @@ _DIRECTORY = files("perception_encoder.layer_analysis")
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReport:
-    """The content of a report; layers of the first sweep's model are recommended, the others are baselines."""
+    """Content of a report: layers are recommended for the first sweep's model; the other models are baselines."""
 
     sweeps: tuple[Sweep, ...]
     statistics: Mapping[str, Sequence[TokenStatistics]] = field(default_factory=dict)
-    """Every layer's tokens, by model."""
+    """Token statistics of every layer, by model."""
     example: ImageAnalysis | None = None
-    """An image in the first model."""
+    """Analysis of an image in the first model."""
     notes: tuple[str, ...] = ()
-    """Why a part is missing."""
+    """Reasons for missing parts."""
     files: tuple[Path, ...] = ()
-    """The files that it was written to."""
+    """The written files."""
 
     @property
     def curves(self) -> tuple[LayerCurve, ...]:
-        """Of all models."""
+        """Curves of all models."""
         return tuple(curve for sweep in self.sweeps for curve in sweep.curves)
 
     @property
     def leading(self) -> tuple[LayerCurve, ...]:
-        """The first curve of each task, of all models."""
+        """The main curve of each task, for all models."""
         first = {curve.task: curve.metric for curve in reversed(self.sweeps[0].curves)}
         return tuple(curve for curve in self.curves if first.get(curve.task) == curve.metric)
 
     @property
     def recommendations(self) -> tuple[Recommendation, ...]:
-        """For the first model, one for each task."""
+        """Recommendations for the first model, one per task."""
         return tuple(recommend(curve) for curve in self.leading if curve.model == self.sweeps[0].model)
 
 
 def write_report(report: LayerReport, directory: Path) -> tuple[Path, ...]:
-    """Write report.html, curves.png, layers.csv and layers.json into a directory, each whole or not at all."""
+    """Write report.html, curves.png, layers.csv and layers.json into a directory, each atomically."""
     paths = tuple(directory / name for name in ("report.html", "curves.png", "layers.csv", "layers.json"))
     page, chart, table, data = paths
     write_png(plot_curves(report.leading), chart)
@@ -73,7 +73,7 @@ def write_report(report: LayerReport, directory: Path) -> tuple[Path, ...]:
 
 
 def report_csv(report: LayerReport) -> str:
-    """Return every score, a row each; shares in 0–1."""
+    """Return every score as a CSV row; shares in 0–1."""
     stream = io.StringIO()
     rows = csv.writer(stream, lineterminator="\n")
     rows.writerow(COLUMNS)
@@ -87,7 +87,7 @@ def report_csv(report: LayerReport) -> str:
 
 
 def report_json(report: LayerReport) -> str:
-    """Return recommendations, scores and statistics of tokens as JSON."""
+    """Return recommendations, scores and token statistics as JSON."""
     value = {
         "models": [{"name": sweep.model, **sweep.about} for sweep in report.sweeps],
         "recommendations": [_recommendation(recommendation) for recommendation in report.recommendations],

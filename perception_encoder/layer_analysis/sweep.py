@@ -1,4 +1,4 @@
-"""The sweep: evaluate every layer of a model on several tasks, with features that are extracted once.
+"""Evaluate every layer of a model on several tasks, with features extracted once.
 
 A layer's scores are cached next to the features as soon as they are computed, under a digest of what they depend on.
 So an interrupted sweep resumes, and a sweep with another task evaluates that task only.
@@ -25,22 +25,22 @@ from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.progress import Track, untracked
 
 COLOURS = "colours"
-"""Name of the baseline that tracks by colour only."""
+"""Name of the baseline that tracks by colour alone."""
 FORMAT = 2
-"""Of cached scores, also those of `experiments/layers`; those of another format are not read."""
+"""Version of cached scores, including those of `experiments/layers`; other versions are ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A model's curves."""
+    """Curves of a model."""
 
     model: str
     about: dict[str, str]
     curves: tuple[LayerCurve, ...]
     failures: tuple[InputError, ...]
-    """Images and masks that could not be used, each once; they are in no score."""
+    """Images and masks that could not be used, without duplicates; no score includes them."""
     images: int
-    """The number of images, those that could not be used included."""
+    """Number of images, including those that could not be used."""
 
 
 def run_sweep(
@@ -89,7 +89,7 @@ def run_sweep(
 
 
 def evaluated_layers(encoder: LayerFeatures, layers: Sequence[int] | None) -> list[int]:
-    """Return the layers that a sweep evaluates, 0-based: the given ones, or all, and always the last.
+    """Return the layers to evaluate, 0-based: the given ones or all, and always the last.
 
     ConfigError for a layer that does not exist.
     """
@@ -99,7 +99,7 @@ def evaluated_layers(encoder: LayerFeatures, layers: Sequence[int] | None) -> li
 def _evaluate(
     model: str, task: LayerEvaluator, cached: Sequence[CachedFeatures], layer: int, directory: Path
 ) -> dict[str, LayerScore]:
-    """Return the scores of a layer by metric, from the cache if they are in it."""
+    """Return the scores of a layer by metric, from the cache if possible."""
     depends = json.dumps([FORMAT, task.name, task.digest, layer, [features.key for features in cached]])
     path = directory / f"{hashlib.sha256(depends.encode()).hexdigest()[:20]}.json"
     if not path.is_file():
@@ -115,14 +115,14 @@ def _evaluate(
         scores = map(LayerScore.from_dict, json.loads(path.read_text(encoding="utf-8")))
         found = {score.name: score for score in scores}
         if not found or len({score.draws.shape for score in found.values()}) > 1:
-            raise ValueError("it holds no scores, or not all resamples")
+            raise ValueError("it has no scores, or not all resamples")
         return found
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({one_line(error)}); delete it, and the layer is evaluated again") from None
+        raise DataError(f"{path} is damaged ({one_line(error)}); delete it to evaluate the layer again") from None
 
 
 class ColourFeatures(LayerFeatures):
-    """Mean colours, without weights; the patches are those of another model."""
+    """Mean colours of another model's patches, without weights."""
 
     name, depth, width, layer = COLOURS, 1, 3, 0
 
@@ -131,13 +131,13 @@ class ColourFeatures(LayerFeatures):
 
     @property
     def about(self) -> dict[str, str]:
-        """What its features depend on other than the images."""
+        """What its features depend on besides the images."""
         return {"weights": f"{COLOURS} of patches of {self.patch_size}", "dtype": "float32", "device": "cpu"}
 
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:
-        """Return the mean colour of each patch, less grey, in (-0.5, 0.5): see `LayerFeatures`."""
+        """Return the mean colour of each patch minus grey, in (-0.5, 0.5): see `LayerFeatures`."""
         if set(layers) != {0}:
             raise ConfigError(f"layers are {list(layers)}; {COLOURS} has only layer 0")
         height, width = image_size or self.image_size

@@ -1,4 +1,4 @@
-"""Read a task's dataset by the task's name, and make the evaluator that scores layers on it."""
+"""Read a task's dataset by the task's name, and create the evaluator that scores layers on it."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ DEPTH_HEAD = DepthConfig(channels=32)
 DETECTION = DetectionProtocol(
     head=DetectionConfig(channels=64, hidden=256, regions=128, fit=FitConfig(epochs=8, batch=8, weight_decay=0.05))
 )
-"""Both heads are smaller than for published scores, because one is fitted for every layer."""
+"""Smaller heads than for published scores, as one is fitted for every layer."""
 
 AnySet = TypeVar("AnySet", bound=ImageSet)
 ReadTask = Callable[[Path, int, tuple[int, int] | None], LayerEvaluator]
-"""Reads a task from a path, with the most images that it is evaluated on, and their height and width."""
+"""Reads a task from a path, with a maximum number of test images and their height and width."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions:
-    """The options of all tasks."""
+    """Options of all tasks."""
 
     items: int = 1000
-    """The most images that a task is evaluated on; heads are fitted on twice as many."""
+    """Maximum number of test images of a task; heads are fitted on twice as many."""
     image_size: tuple[int, int] | None = None
-    """Height and width that images are squashed to; the encoder's own by default."""
+    """Height and width to resize images to; by default the encoder's."""
     short_side: int = 240
-    """Pixels of the short side of videos' frames; a seventh of the cost of DAVIS's 480."""
+    """Short side of videos' frames in pixels; costs a seventh of DAVIS's 480."""
     per_metre: float = MILLIMETRES
-    """Units of stored depths."""
+    """Depth units per metre in the files."""
 
 
 def make_tasks(
@@ -64,7 +64,7 @@ def make_tasks(
     options: TaskOptions | None = None,
     others: Mapping[str, ReadTask] | None = None,
 ) -> list[LayerEvaluator]:
-    """Read the tasks of these names, each from its own path or the default one; `others`: further tasks by name.
+    """Read the named tasks, each from its own path or the default one; `others`: additional tasks by name.
 
     Raises ConfigError for an unknown name and for a path whose task is not among them, DataError for a task without a
     path and for a path without what its task needs.
@@ -75,7 +75,7 @@ def make_tasks(
             raise ConfigError(f"the task {name!r} is unknown; the tasks are {', '.join((*TASKS, *others))}")
     for name in paths:
         if name not in names:
-            raise ConfigError(f"data are given for {name}, which is not among the tasks; add it to --tasks")
+            raise ConfigError(f"--data is given for {name}, which is not among the tasks; add it to --tasks")
     tasks = []
     read_labels = cache(read_label_splits)  # several tasks read the same ones
     for name in dict.fromkeys(names):
@@ -97,7 +97,7 @@ def make_tasks(
 def make_task(
     name: str, path: Path, options: TaskOptions, read_labels: Callable[[Path, int], Splits] = read_label_splits
 ) -> LayerEvaluator:
-    """Read a task from a path; DataError if the path lacks what it needs, ConfigError for an unknown name."""
+    """Read a task from a path; DataError if required data are missing, ConfigError for an unknown name."""
     items, size = options.items, options.image_size
     match name:
         case "classification":
@@ -117,7 +117,7 @@ def make_task(
 
 
 def thin(splits: tuple[AnySet, AnySet], items: int) -> tuple[AnySet, AnySet]:
-    """Return at most `items` test images and twice as many training images, at even intervals of their order.
+    """Return at most `items` evenly spaced test images and twice as many training images.
 
     The first images are often of one location or time, because their names are.
     """

@@ -78,7 +78,7 @@ def _check(total: int, count: int, what: str) -> None:
 
 
 SHOT_CHANGE = 0.6
-"""Share of the image whose colours must change for a cut, in 0–1."""
+"""Minimum share of the image with changed colours at a cut, in 0–1."""
 _BINS = 4  # of each colour channel
 _CELLS = 4  # of each side of the image: colours are counted in each cell
 _SIDE = 32  # pixels of the histogram's image

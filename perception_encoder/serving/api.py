@@ -213,7 +213,7 @@ def add_information(
 
 
 def _model_entry(name: str, capabilities: list[str], waiting: int, limit: int, batch: int) -> dict[str, Any]:
-    """Return a model's entry in the list; `waiting`, `limit`: of its queue; `batch`: maximum size of a batch."""
+    """Return a model's entry in the list; `waiting`, `limit`: those of its queue; `batch`: maximum batch size."""
     queue = {"queue_absolute": waiting, "queue_fraction": waiting / limit, "results_pending": waiting}
     return {
         "id": name,
@@ -228,7 +228,7 @@ def _model_entry(name: str, capabilities: list[str], waiting: int, limit: int, b
 
 
 def encode_answer(vectors: Float[np.ndarray, "n D"], request: EmbeddingRequest, model: str, tokens: int) -> bytes:
-    """Return the answer's JSON, with vectors cut to the requested dimensions and renormalised."""
+    """Return the answer's JSON, with vectors truncated to the requested dimensions and renormalised."""
     cut = unit_rows(vectors[:, : request.dimensions or None]).astype("<f4")
     rows = []
     for index, vector in enumerate(cut):  # one at a time: `json` blocks all other threads
@@ -269,14 +269,14 @@ async def embed_inputs(inputs: Sequence[Input], batcher: Batcher, reader: MediaR
 
 
 async def _decode(kind: Kind, value: str, batcher: Batcher, reader: MediaReader, end: float) -> Decoded:
-    """Return a text unchanged, or the pixels of an image or video; raises InputError."""
+    """Return a text unchanged, or decode an image or video to pixels; raises InputError."""
     if kind == "text":
         return Decoded(text=value)
     return await reader.read(kind, value, end, batcher.decode)
 
 
 def count_tokens(encoder: Encoder, inputs: Sequence[Input]) -> int:
-    """Count the text tokens and the patches of a request, for its `usage`."""
+    """Count the text tokens and patches of a request for its `usage`."""
     texts = [value for kind, value in inputs if kind == "text"]
     patches = sum(encoder.visual.config.grid**2 * (8 if kind == "video" else 1) for kind, _ in inputs if kind != "text")
     if not texts or encoder.tokenizer is None:

@@ -63,7 +63,7 @@ ROLES: dict[str, Role] = {
     "tool": "user",
     "function": "user",
 }
-"""Roles of a request and those the model knows; answers of tools are shown as the user's."""
+"""Roles in requests → roles of the model; tools' answers are shown as the user's."""
 _PARTS = "a part is a text {text}, an image_url {url} or a video_url {url}"
 
 
@@ -72,7 +72,7 @@ class StreamOptions:
     """Options of a streamed answer."""
 
     include_usage: bool | None = None
-    """Send the token counts before the end."""
+    """Send token counts before the end."""
 
 
 @dataclass(kw_only=True)
@@ -118,7 +118,7 @@ ALLOWED = {
     "stream": "it must be true or false",
     "stream_options": "it must be {include_usage: true or false}",
 }
-"""What the fields of a request must be: see `parse_body`."""
+"""Allowed values of a request's fields: see `parse_body`."""
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -128,11 +128,11 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "logprobs": (False,),
     "logit_bias": ({},),
 }
-"""Unsupported fields, and the values that would not change the answer."""
+"""Unsupported fields, with the accepted values, which do not change the answer."""
 
 
 def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[list[list[Input]], Sampling]:
-    """Check a request against the model's names and the limits; return the parts of each message and the sampling.
+    """Check a request against the model's names and the limits; return each message's parts and the sampling.
 
     Raises ApiError.
     """
@@ -171,7 +171,7 @@ def _sampling(request: ChatRequest) -> Sampling:
 
 
 def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[list[Input]]:
-    """Return the parts of each message: their kinds, and their texts, addresses or data URIs."""
+    """Return the parts of each message: their kinds, with texts, addresses or data URIs."""
     if not messages:
         raise ApiError(400, ALLOWED["messages"], "messages")
     checked: list[list[Input]] = []
@@ -186,7 +186,7 @@ def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[
         parts = [_check_part(part, part_name(row, column)) for column, part in enumerate(message.content)]
         if ROLES[message.role] != "user" and any(kind != "text" for kind, _ in parts):
             raise ApiError(
-                400, f"{name} has the role {message.role}; only the user's messages may hold images or videos", name
+                400, f"{name} has the role {message.role}; only the user's messages may contain images or videos", name
             )
         checked.append(parts)
     kinds = [kind for parts in checked for kind, _ in parts]
@@ -223,7 +223,7 @@ NO_MODEL = "this server has no chat model; start it with: pe serve --api --chat-
 
 
 class ChatApi:
-    """Answers requests of the chat API with one model; without a `model` the answer is 404."""
+    """Answers chat requests with one model; 404 without a `model`."""
 
     def __init__(
         self,
@@ -267,7 +267,7 @@ class ChatApi:
         parts: Sequence[Sequence[Input]],
         sampling: Sampling,
     ) -> AsyncGenerator[str | Reply, None]:
-        """Yield the pieces of an answer and, last, the reply; raises ApiError."""
+        """Yield the pieces of an answer and finally the reply; raises ApiError."""
         try:
             with model.reserve() as hold:
                 frames = self._config.frames
@@ -321,7 +321,7 @@ async def read_parts(
 
 
 def _measure(media: Media, frames: int) -> tuple[Media, int, int]:
-    """Return an image or video, its size in bytes, and its pixels (of all frames of a video) by the header."""
+    """Return an image or video, its size in bytes, and its pixels (over all frames of a video) from the header."""
     assert isinstance(media.payload, bytes)
     if media.kind == "image":
         return media, len(media.payload), count_pixels(media.payload, media.name)
@@ -384,7 +384,7 @@ def _completion(model: str, reply: Reply) -> dict[str, Any]:
 async def _events(
     model: str, first: str | Reply, pieces: AsyncGenerator[str | Reply, None], usage: bool
 ) -> AsyncIterator[bytes]:
-    """Yield the server-sent events of an answer; an error becomes the last event."""
+    """Yield an answer's server-sent events; an error becomes the last event."""
     head = {**_head(model, "chat.completion.chunk"), **({"usage": None} if usage else {})}
 
     def event(delta: dict[str, str], finish: str | None = None) -> bytes:

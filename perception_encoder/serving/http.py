@@ -1,4 +1,4 @@
-"""Requests and answers over HTTP: errors, bodies within limits, streamed answers and metrics."""
+"""HTTP requests and answers: errors, size limits, streamed answers and metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CODES = {401: "invalid_api_key", 404: "unknown_url", 405: "method_not_supported
 
 
 class ApiError(Exception):
-    """An error that is sent to the client, with OpenAI's fields."""
+    """An error sent to the client, with OpenAI's fields."""
 
     def __init__(self, status: int, message: str, parameter: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class ApiError(Exception):
 
 
 class FirstError:
-    """Stop validating a list at its first error (pydantic's `FailFast`): a body may have half a million errors."""
+    """Stops validating a list at its first error (pydantic's `FailFast`): a body may have half a million errors."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         return {**handler(source), "fail_fast": True}
@@ -53,7 +53,7 @@ def _adapter(kind: type) -> TypeAdapter[Any]:  # pydantic comes with an extra, s
 
 
 def parse_body(body: bytes, kind: type[T], allowed: Mapping[str, str]) -> T:
-    """Parse and validate a body; ApiError if it is invalid, or so long that parsing it would block other requests.
+    """Parse and validate a body; ApiError if it is invalid or so long that parsing would block other requests.
 
     `allowed`: what the body ("") and its fields must be, for the error's message.
     """
@@ -77,18 +77,18 @@ def parse_body(body: bytes, kind: type[T], allowed: Mapping[str, str]) -> T:
 
 
 def shortened(value: Any) -> str:
-    """Return a value as an error's message shows it."""
+    """Shorten a value for an error message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 async def parse_content(content: bytes, parse: Callable[[bytes], T]) -> T:
-    """Parse a body; a large one in a thread, so that other requests do not wait."""
+    """Parse a body, a large one in a thread so that other requests need not wait."""
     return await asyncio.to_thread(parse, content) if len(content) >= _PARSED_IN_LOOP else parse(content)
 
 
 class BodyReader:
-    """Reads bodies of at most `maximum` bytes within `seconds`; all bodies in use have at most `total` bytes."""
+    """Reads bodies of at most `maximum` bytes within `seconds`; bodies in use together have at most `total` bytes."""
 
     def __init__(self, maximum: int, seconds: float, total: int = sys.maxsize) -> None:
         self._maximum, self._seconds, self._total, self._bytes = maximum, seconds, total, 0
@@ -144,7 +144,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def pieces_from(
     thread: ThreadPoolExecutor, work: Callable[[], Generator[T, None, None]], waiting: tuple[T, float] | None = None
 ) -> AsyncGenerator[T, None]:
-    """Yield what `work()` yields in a thread; closing this, or cancelling its task, stops `work` after a piece.
+    """Yield what `work()` yields in a thread; closing this iterator or cancelling its task stops `work` after a piece.
 
     `waiting`: a piece and how often to yield it, in seconds, until the work begins. Raises what the work raises.
     """
@@ -189,7 +189,7 @@ async def pieces_from(
 
 
 async def first_piece(pieces: AsyncGenerator[T, None]) -> T:
-    """Return the first piece, so that an error before it can still set the status."""
+    """Return the first piece, so that an error before it can set the status."""
     return await anext(pieces)
 
 
@@ -209,7 +209,7 @@ def stream_response(content: AsyncIterator[bytes], source: AsyncGenerator[Any, N
 
 
 class ApiMetrics:
-    """Counts, times and sizes since the server started, for Prometheus."""
+    """Counts, times and sizes since the server's start, for Prometheus."""
 
     def __init__(self) -> None:
         try:
@@ -220,12 +220,12 @@ class ApiMetrics:
         self._write = prometheus_client.generate_latest
         self.requests = prometheus_client.Counter(
             "pe_requests",
-            "Requests for embeddings, by the status of their answer.",
+            "Requests for embeddings, by status.",
             ["status"],
             registry=self._registry,
         )
         self.seconds = prometheus_client.Histogram(
-            "pe_request_seconds", "Seconds from a request to its answer.", registry=self._registry
+            "pe_request_seconds", "Seconds from request to answer.", registry=self._registry
         )
         self.batch_sizes = prometheus_client.Histogram(
             "pe_batch_inputs", "Inputs encoded together.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
@@ -234,15 +234,15 @@ class ApiMetrics:
 
         self.chat_requests = prometheus_client.Counter(
             "pe_chat_requests",
-            "Requests for chat completions, by the status of their answer.",
+            "Requests for chat completions, by status.",
             ["status"],
             registry=self._registry,
         )
         self.chat_tokens = prometheus_client.Counter(
-            "pe_chat_tokens", "Tokens of conversations: read, and answered.", ["of"], registry=self._registry
+            "pe_chat_tokens", "Tokens of conversations, read and generated.", ["of"], registry=self._registry
         )
         self.chat_waiting = prometheus_client.Gauge(
-            "pe_chat_waiting", "Conversations that wait or are answered.", registry=self._registry
+            "pe_chat_waiting", "Conversations waiting or being answered.", registry=self._registry
         )
 
     def text(self) -> str:

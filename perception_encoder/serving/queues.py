@@ -1,4 +1,4 @@
-"""Queues of a server: inputs that are encoded in batches, and conversations that are answered one at a time."""
+"""Queues of a server: inputs encoded in batches, and conversations answered one at a time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class QueueFullError(Exception):
 
 
 def quiet(encoder: Encoder) -> Encoder:
-    """Return a copy of the encoder that does not warn about long texts: a warning would log them."""
+    """Return a copy of the encoder that does not warn about long texts, as the warning would log them."""
     encoder = copy.copy(encoder)
     if encoder.tokenizer is not None:
         encoder.tokenizer = replace(encoder.tokenizer, warns=False)
@@ -42,7 +42,7 @@ def quiet(encoder: Encoder) -> Encoder:
 
 
 class Batcher:
-    """Encodes inputs in batches while `run` is running; all its methods belong to one event loop.
+    """Encodes inputs in batches while `run` is running; all methods must be called on one event loop.
 
     `limit`: maximum number of waiting inputs, including those being read. `largest`: maximum size of a batch.
     `patience`: seconds that a batch waits for more inputs. `watch` is called with the size of each batch. The model
@@ -66,7 +66,7 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._model = model_thread or ThreadPoolExecutor(1, "model")
         self.reserved = 0
-        """Inputs that are being read, waiting, or being encoded."""
+        """Number of inputs being read, waiting, or being encoded."""
 
     @contextmanager
     def reserve(self, inputs: int) -> Iterator[None]:
@@ -84,7 +84,7 @@ class Batcher:
         return decode(self._encoder, media, self._feature)
 
     async def encode(self, inputs: Sequence[Decoded]) -> Float[np.ndarray, "n D"]:
-        """Return unit vectors, in order; call it under `reserve`."""
+        """Return unit vectors in order; call it within `reserve`."""
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in inputs]
         self._waiting.extend(zip(inputs, futures, strict=True))
@@ -96,7 +96,7 @@ class Batcher:
                 future.cancel()
 
     async def run(self) -> None:
-        """Encode arriving inputs until cancelled."""
+        """Encode incoming inputs until cancelled."""
         while True:
             await self._arrived.wait()
             if len(self._waiting) < self.largest:
@@ -125,7 +125,7 @@ class Batcher:
         return batch
 
     def warm_up(self) -> None:
-        """Encode a text at the start: the first one takes ten times as long."""
+        """Encode a text at the start, as the first one takes ten times as long."""
         if self._encoder.tokenizer is not None:
             self._model.submit(self._encode, [Decoded(text="a")])
 
@@ -134,11 +134,11 @@ class Batcher:
 
 
 Hold = Callable[[int, int], None]
-"""Counts the bytes and pixels of media until the conversation ends; raises MediaTooLargeError and QueueFullError."""
+"""Counts bytes and pixels of media until the conversation ends; raises MediaTooLargeError, QueueFullError."""
 
 
 class GenerationQueue:
-    """An assistant and the conversations that wait for it; all its methods belong to one event loop.
+    """An assistant with a queue of conversations; all methods must be called on one event loop.
 
     `name`: what clients call the model; `source`: another name, the one that the user gave. `load` loads it for the
     first conversation. `limit`: maximum number of conversations that are being read, waiting or being answered.
@@ -186,7 +186,7 @@ class GenerationQueue:
     async def stream(
         self, open_conversation: Callable[[], Sequence[Message]], sampling: Sampling
     ) -> AsyncGenerator[str | Reply, None]:
-        """Yield an answer piece by piece and, last, as a whole; call it under `reserve`.
+        """Yield an answer piece by piece and finally as a whole; call it within `reserve`.
 
         `open_conversation` decodes the images and videos when their turn comes, so that only those of one conversation
         are in memory. Closing the iterator, or cancelling its task, stops the generation at the next token. Raises what

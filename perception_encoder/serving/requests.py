@@ -1,4 +1,4 @@
-"""Requests for embeddings, validated by pydantic: OpenAI's dialect with infinity's `modality`; vLLM's `messages`."""
+"""Embedding requests, validated by pydantic: OpenAI's dialect with infinity's `modality`, and vLLM's `messages`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ADDRESS = re.compile(r"\s*https?://\S+\s*", re.IGNORECASE)
 _FETCHERS, _DECODERS = 16, 2  # threads: downloads take seconds, decoding takes a core
 T = TypeVar("T")
 Input = tuple[Kind, str]
-"""What an input is, and the text, address or data URI."""
+"""The kind of an input, with its text, address or data URI."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class ApiConfig:
     origins: tuple[str, ...] = ()
     """Origins whose pages may use the API (CORS), such as "https://app.example"."""
     source: str = ""
-    """Another name of the model: the one that the user gave."""
+    """Another name of the model, as the user gave it."""
     body_bytes: int = 32 << 20
     """Maximum size of a request."""
     bodies_bytes: int = 256 << 20
@@ -52,17 +52,17 @@ class ApiConfig:
     body_seconds: float = 30.0
     """Maximum time to receive a request."""
     inputs: int = 2048
-    """Maximum number of inputs of a request; OpenAI allows as many."""
+    """Maximum number of inputs of a request, as at OpenAI."""
     files: int = 32
     """Maximum number of images and videos of a request."""
     frames: int = 8
-    """Number of uniform frames of a video in a conversation."""
+    """Number of uniform frames per video in a conversation."""
     conversation_characters: int = 200_000
     """Maximum length of all texts of a conversation together."""
     waiting: int = 4096
-    """Maximum number of waiting inputs of all requests; above it the answer is 429."""
+    """Maximum number of waiting inputs over all requests; above it the answer is 429."""
     fetch: FetchLimits = field(default_factory=lambda: FetchLimits(max_bytes=32 << 20, seconds=20.0))
-    """`seconds` is for all addresses of a request together."""
+    """Limits of downloads; `seconds` covers all addresses of a request."""
 
 
 @dataclass(kw_only=True)
@@ -102,7 +102,7 @@ class EmbeddingRequest:
     modality: Kind | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Any = None
-    """Of the vectors, at most the model's; None and 0 mean all."""
+    """Number of dimensions, at most the model's; None and 0 mean all."""
 
 
 _ALLOWED = {
@@ -129,7 +129,7 @@ def parse_request(body: bytes) -> EmbeddingRequest:
 
 
 def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig, kind: Kind = "text") -> list[Input]:
-    """Check a request against the model and the limits, and return its inputs, which are of `kind` by default."""
+    """Check a request against the model and the limits; return its inputs, by default of kind `kind`."""
     check_model(request.model, encoder, config)
     dimensions = request.dimensions or encoder.dimension
     if type(dimensions) is not int or not 1 <= dimensions <= encoder.dimension:
@@ -150,7 +150,7 @@ def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig
 
 
 def _media_kind(value: str) -> Kind | None:
-    """Return the kind of a data URI or address by its type or suffix; None for anything else."""
+    """Return the kind of a data URI or address by its type or suffix; None if unknown."""
     if match := _DATA_URI.match(value):
         return _DATA_KINDS.get((match[1] or "").lower())
     if not _ADDRESS.fullmatch(value):
@@ -160,7 +160,7 @@ def _media_kind(value: str) -> Kind | None:
 
 
 def check_model(name: Any, encoder: Encoder, config: ApiConfig) -> None:
-    """Raise ApiError 404 for the name of another model."""
+    """Raise ApiError 404 if a request names another model."""
     if not is_named(name, encoder.name, config.source) and not (
         isinstance(name, str) and same_name(name, encoder.name)
     ):
@@ -168,13 +168,13 @@ def check_model(name: Any, encoder: Encoder, config: ApiConfig) -> None:
 
 
 def is_named(name: Any, *names: str) -> bool:
-    """Return whether a request names one of these models, or none."""
+    """Return whether a request names one of these models or none."""
     return name is None or (isinstance(name, str) and name in (*_UNNAMED, *names))
 
 
 def unknown_model(name: Any, present: str) -> ApiError:
-    """Return the error of a request for a model that this server does not have."""
-    message = f"there is no model {shortened(name)} here; this server has {present!r}"
+    """Return the error for a model that this server does not have."""
+    message = f"this server has no model {shortened(name)}; it has {present!r}"
     return ApiError(404, message, "model", "model_not_found")
 
 
@@ -206,7 +206,7 @@ def _values(inputs: str | Sequence[str | int | list[int]] | None, tokenizer: Tok
 
 
 def _decode(ids: int | list[int], tokenizer: Tokenizer | None) -> str:
-    """Return the text of token ids of this model."""
+    """Return the text of this model's token ids."""
     if isinstance(ids, int) or tokenizer is None:
         raise ApiError(400, _ALLOWED["input"], "input")
     if ids[:1] == [START] and END in ids:
@@ -237,7 +237,7 @@ def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig) 
 
 
 class MediaReader:
-    """Downloads and decodes images and videos in threads; all its methods belong to one event loop."""
+    """Downloads and decodes images and videos in threads; all methods must be called on one event loop."""
 
     def __init__(self, limits: FetchLimits) -> None:
         self.limits = limits
@@ -246,7 +246,7 @@ class MediaReader:
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
 
     async def read(self, kind: Kind, value: str, deadline: float, decode: Callable[[Media], T]) -> T:
-        """Return `decode` of the image or video at an address or in a data URI; raises InputError.
+        """Return `decode` applied to the image or video at an address or in a data URI; raises InputError.
 
         An address is fetched until `deadline`, of `time.monotonic`.
         """
@@ -263,7 +263,7 @@ class MediaReader:
 
 
 async def gather_results(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return all results in order; the first error cancels the rest and keeps none of their results alive."""
+    """Return all results in order; the first error cancels the others and frees their results."""
     tasks: list[asyncio.Task[T]] = []
     failed: list[Exception] = []
     try:
@@ -298,10 +298,10 @@ def read_data_uri(kind: Kind, value: str) -> Media:
 
 
 def input_refused(error: InputError, parameter: str) -> ApiError:
-    """Return the error of a request with a bad image or video."""
+    """Return the error for a bad image or video."""
     return ApiError(413 if isinstance(error, MediaTooLargeError) else 400, str(error), parameter)
 
 
 def too_slow(limits: FetchLimits, parameter: str) -> ApiError:
-    """Return the error of a request whose addresses took too long."""
+    """Return the error for addresses that took too long."""
     return ApiError(413, f"the addresses took more than {limits.seconds:g} s in all, the limit", parameter)

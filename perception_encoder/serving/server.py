@@ -1,4 +1,4 @@
-"""Run a server with limits on its connections and memory, closed to other web pages and, with a key, to strangers."""
+"""Run a server with limits on connections and memory, protected from other web pages and, with a key, from strangers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
 HEAD_SECONDS = 10.0
-"""Maximum time for the head of a request to arrive."""
+"""Maximum seconds for the head of a request to arrive."""
 STOP_SECONDS = 5
-"""Time for requests in progress to end once the server is stopped; then streams are cut off."""
+"""Seconds for requests to finish after the server is stopped; then streams are cut off."""
 MAX_CONNECTIONS = 1000
 """Maximum number of open connections; above it the connection that has been idle longest is closed."""
 _TRIM_SECONDS = 5.0
@@ -35,7 +35,7 @@ _FILES = 4096  # file descriptors: connections and files
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Listen on a port (0: a free one); ConfigError if it is taken or the address is not of this machine."""
+    """Listen on a port (0: any free one); ConfigError if it is taken or the address is not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -51,7 +51,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def reachable_names(host: str) -> tuple[str, ...]:
-    """Return the names by which other machines reach a server on `host`, best first, without sending anything.
+    """Return the names by which other machines can reach a server on `host`, best first, without network traffic.
 
     For all addresses ("0.0.0.0" or "::"), these are the address of the default route and the machine's name.
     """
@@ -79,7 +79,7 @@ def choose_key(host: str, lan: bool, key: str | None) -> str | None:
 
 
 def page_address(name: str, listener: socket.socket, key: str | None) -> str:
-    """Return the address of a page for a browser, with its key: see `guard`."""
+    """Return the page's address for a browser, with its key: see `guard`."""
     path = f"/?key={quote(key, safe='')}" if key else ""
     return f"http://{name}:{listener.getsockname()[1]}{path}"
 
@@ -126,7 +126,7 @@ def limited_server(app: Any) -> uvicorn.Server:
 
 
 def _limited_protocol() -> type[asyncio.Protocol]:  # noqa: C901 - a class of short methods
-    """Limit uvicorn's protocol, which waits forever for the rest of a head and accepts any number of connections."""
+    """Limit uvicorn's protocol, which otherwise waits forever for a head and accepts any number of connections."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     base: Any = AutoHTTPProtocol
@@ -171,7 +171,7 @@ def _limited_protocol() -> type[asyncio.Protocol]:  # noqa: C901 - a class of sh
 
 
 def raise_file_limit() -> None:
-    """Allow this process a few thousand files and connections if the system permits; the default is often 1,024."""
+    """Allow this process several thousand files and connections if the system permits; the default is often 1,024."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -184,9 +184,9 @@ def raise_file_limit() -> None:
 
 
 HOSTS = ("localhost", "127.0.0.1", "[::1]")
-"""Names by which this machine reaches itself."""
+"""Names of this machine for itself."""
 HANG_UP = {"Connection": "close"}
-"""Header of the answer to a request that is too long: the rest of it is not read."""
+"""Header of the answer to a request that is too long, the rest of which is not read."""
 _HEADERS = {"Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"}
 _REFUSED = {"Cache-Control": "no-store", "WWW-Authenticate": "Bearer"}
 _KEY_NEEDED = """<!doctype html>
@@ -211,7 +211,7 @@ def guard(
     key: str | None = None,
     origins: tuple[str, ...] = (),
 ) -> None:
-    """Answer only under these host names, refuse requests of other web pages, and add `headers` to every answer.
+    """Answer only under these host names, reject requests from other web pages, and add `headers` to every answer.
 
     Otherwise another page could make the browser post here, learn what exists from the status or size of an answer, or
     reach this server under a host name of its own and read it. Other pages may only link to this one. `hosts`: None for
@@ -287,7 +287,7 @@ def _require_key(app: FastAPI, key: str) -> None:
 
 
 def _is_foreign(request: Request) -> bool:
-    """Return whether another page sent a request, other than a link that opens this one."""
+    """Return whether another page sent a request, other than by a link that opens this one."""
     origin = request.headers.get("origin")
     if request.method == "POST" and origin and origin.partition("://")[2] != request.headers.get("host"):
         return True

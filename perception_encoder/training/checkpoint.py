@@ -1,4 +1,4 @@
-"""Save and load distributed checkpoints (torch's DCP): every rank writes its part, any number of ranks can read them.
+"""Save and load distributed checkpoints (torch's DCP): each rank writes its part, any number of ranks can read them.
 
 RUN/checkpoints/step-00000200/ appears under its name only when it is complete. The newest few and the best are kept.
 """
@@ -36,26 +36,26 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
 _STATE = "run.json"
 Fit = Callable[[str, Tensor, Tensor], Tensor]
-"""Turns a saved tensor into one of the current shape: `fit(name, saved, current)`."""
+"""Converts a saved tensor to the current shape: `fit(name, saved, current)`."""
 BEST = "best.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """How far a run has come."""
+    """Progress of a run."""
 
     step: int
     """Steps done."""
     fingerprint: str
-    """Identity of the run's configuration; another one cannot be resumed."""
+    """Identity of the run's configuration; only the same one can be resumed."""
     score: float | None = None
-    """Mean of the losses since the last scored checkpoint, the lower the better; None if it is not scored."""
+    """Mean loss since the last scored checkpoint; lower is better; None if not scored."""
     best: float | None = None
     """The best validation score so far; None without validation."""
     best_step: int | None = None
-    """Where it was reached."""
+    """Step of the best score."""
     loss_sum: float = 0.0
-    """Sum of the losses since the last checkpoint with a score."""
+    """Sum of losses since the last scored checkpoint."""
     loss_count: int = 0
 
 
@@ -77,7 +77,7 @@ def run_directory(directory: Path) -> Iterator[None]:
 
 
 def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, state: RunState, keep: int = 2) -> None:
-    """Add a checkpoint, then drop all but the newest `keep` and the best; all ranks call it.
+    """Add a checkpoint, then delete all but the newest `keep` and the best; all ranks call it.
 
     If that fails, OutputError, and the old ones stay.
     """
@@ -103,7 +103,7 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
 
 
 def _prune(directory: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest, and the best by validation or, without one, by the lowest loss."""
+    """Delete all checkpoints but the newest and the best (by validation or, without one, by the lowest loss)."""
     checkpoints = find_checkpoints(directory)
     scored = sorted((state.score, path) for path, state in checkpoints if state.score is not None)
     best = [path for path, state in checkpoints if state.step == checkpoints[0][1].best_step]
@@ -126,7 +126,7 @@ def find_checkpoints(directory: Path) -> list[tuple[Path, RunState]]:
 
 
 def check_run(directory: Path, fingerprint: str) -> None:
-    """Raise CheckpointError if the directory's checkpoints are another run's."""
+    """Raise CheckpointError if the directory has another run's checkpoints."""
     for path, state in find_checkpoints(directory):
         if state.fingerprint != fingerprint:
             raise CheckpointError(
@@ -138,7 +138,7 @@ def check_run(directory: Path, fingerprint: str) -> None:
 def resume_run(
     directory: Path, model: nn.Module, optimizer: optim.Optimizer, fingerprint: str, fit: Fit | None = None
 ) -> RunState:
-    """Load the newest readable checkpoint in place and return its state, which is at step 0 if there is none.
+    """Load the newest readable checkpoint in place and return its state; step 0 if there is none.
 
     `fit` converts each saved tensor whose shape has changed, in the optimizer's state too. Raises CheckpointError if
     the checkpoints are another run's, none can be read, or one is not plain data (`CheckpointReader`).
@@ -160,7 +160,7 @@ def resume_run(
 
 
 def load_weights(directory: Path, step: int, model: nn.Module) -> None:
-    """Load a model's weights as they were after a step, in place and without other ranks; or CheckpointError."""
+    """Load a model's weights after a step, in place and without other ranks; or raise CheckpointError."""
     from torch.distributed.checkpoint.state_dict_loader import load
 
     path = directory / CHECKPOINTS / f"step-{step:08d}"
@@ -218,7 +218,7 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
 
 
 def _tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
-    """Return everything that is saved, by names that do not depend on how the model is sharded.
+    """Return everything to save, under names that do not depend on sharding.
 
     The frozen parameters of a language model are left out. The settings of an optimizer group are saved once: stored
     with each parameter, as torch does, they are five times as many values as the rest.
@@ -235,14 +235,14 @@ def _tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
 
 
 def _leaders(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, str]:
-    """Return by parameter, as torch names the settings of its group, the first parameter of the group."""
+    """Return, by parameter, the group's first parameter, after which torch names the group's settings."""
     names = {id(tensor): f"param_groups.{name.removeprefix('module.')}" for name, tensor in model.named_parameters()}
     groups = [[names[id(tensor)] for tensor in group["params"]] for group in optimizer.param_groups]
     return {name: group[0] for group in groups for name in group}
 
 
 def _frozen(model: nn.Module) -> set[str]:
-    """Return the names of a language model's frozen parameters, including every name of a shared one.
+    """Return the names of a language model's frozen parameters, including all names of shared ones.
 
     They are most of the bytes, and a resumed run reads them from the language model's files.
     """
@@ -261,7 +261,7 @@ def _wait_for_all() -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Hide DCP's warning about a single process; raise its errors (no subclass of Exception) as RuntimeError."""
+    """Hide DCP's warning about a single process; raise its errors (not Exceptions) as RuntimeError."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     with warnings.catch_warnings():
@@ -277,7 +277,7 @@ def _quietly() -> Iterator[None]:
 def write_best(
     weights: Path, config: TrainingConfig, metric: str, write_step: Callable[[int, Path], None]
 ) -> dict[str, Any]:
-    """Write `best.safetensors` beside a finished run's `weights`; return what the record says about it.
+    """Write `best.safetensors` beside a finished run's `weights`; return its entry for the record.
 
     `write_step` writes the weights of a checkpoint's step. Nothing is written for a run without validation, or if no
     score was a number.
@@ -307,10 +307,10 @@ _ALLOWED = {
 
 
 class CheckpointReader(filesystem.FileSystemReader):
-    """torch's reader of a checkpoint, whose `.metadata` may hold data only; CheckpointError for anything else."""
+    """torch's reader of a checkpoint, with a `.metadata` that may only contain data; CheckpointError otherwise."""
 
     def read_metadata(self) -> metadata.Metadata:
-        """Return what the checkpoint holds, and where."""
+        """Return what the checkpoint contains and where."""
         path = Path(self.path) / ".metadata"
         with path.open("rb") as file:
             read = _MetadataUnpickler(file, path).load()
@@ -322,10 +322,10 @@ class CheckpointReader(filesystem.FileSystemReader):
 
 
 class PlainValues(DefaultLoadPlanner):
-    """torch's planner, which reads values other than tensors (numbers, texts, lists of them) without running code."""
+    """torch's planner, which reads non-tensor values (numbers, strings, lists of them) without running code."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Put a value into the state, which is flat; pickle.UnpicklingError if it is more than data."""
+        """Put a value into the flat state; pickle.UnpicklingError if it is more than data."""
         self.original_state_dict[read_item.dest_index.fqn] = torch.load(value, weights_only=True)
 
 

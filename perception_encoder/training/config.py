@@ -1,4 +1,4 @@
-"""Define the settings that all training stages share, and the fingerprint of a run."""
+"""Settings shared by all training stages, and the fingerprint of a run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from perception_encoder.training.task import ValidationConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(ABC):
-    """How long and how fast to train, how often to save and validate, and which failures to survive.
+    """Length and pace of training, how often to save and validate, and which failures to tolerate.
 
     Each stage adds its own settings, and `steps`, as a property or as a field with a default.
     """
 
     example: ClassVar[str] = ""
-    """A command that shows what the weights, `{weights}`, can do."""
+    """A command that demonstrates the weights, `{weights}`."""
     chunks: ClassVar[bool] = False
     """Whether the stage has micro-batches, `parallel.chunk`."""
 
@@ -33,21 +33,21 @@ class TrainingConfig(ABC):
     warmup: int = 200
     """Steps of linear warm-up."""
     drops: tuple[float, ...] = ()
-    """Shares of the steps after which the rate falls to a tenth; without any it follows a cosine to zero."""
+    """Shares of the steps after which the rate falls to a tenth; empty: cosine decay to zero."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     validation: ValidationConfig | None = None
-    """Score the model on a held-out part of the data while it trains."""
+    """Score the model on held-out data during training."""
     keep: int = 2
     """Number of newest checkpoints to keep, beside the best one."""
     skip_bad_losses: int = 0
-    """Maximum number of consecutive steps with a loss that is not finite: they are skipped, one more ends the run."""
+    """Maximum number of consecutive steps with a non-finite loss: they are skipped, and one more ends the run."""
     log_every: int = 20
     """Steps between reports."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
     checkpoint_minutes: float = 5.0
-    """Minutes after which a checkpoint is written in any case."""
+    """Maximum minutes between checkpoints."""
     seed: int = 0
     """Seed of everything random: data order, augmentation, new weights."""
 
@@ -60,7 +60,7 @@ class TrainingConfig(ABC):
         check_minimums(self, {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1})
         check_minimums(self, {"checkpoint_minutes": 0, "seed": 0})
         if self.parallel.chunk is not None and not self.chunks:
-            raise ConfigError("parallel.chunk: only runs on pairs have micro-batches; leave it at null")
+            raise ConfigError("parallel.chunk: only runs on pairs have micro-batches; set it to null")
         if not all(0 < drop < 1 for drop in self.drops):
             raise ConfigError(f"drops are {self.drops}; they must be above 0 and below 1")
 
@@ -79,7 +79,7 @@ Config = TypeVar("Config", bound=TrainingConfig)
 
 
 def check_minimums(config: TrainingConfig, minimums: Mapping[str, float]) -> None:
-    """Raise ConfigError for a setting below its minimum; None is allowed."""
+    """Raise ConfigError if a setting is below its minimum; None is allowed."""
     for name, lowest in minimums.items():
         value = getattr(config, name)
         if value is not None and value < lowest:
@@ -87,7 +87,7 @@ def check_minimums(config: TrainingConfig, minimums: Mapping[str, float]) -> Non
 
 
 def debug_loop(config: Config) -> Config:
-    """Return a configuration with the batches, reports and checkpoints of a run of four steps."""
+    """Return a configuration for a four-step run, with its batches, reports and checkpoints."""
     return dataclasses.replace(
         config,
         batch_size=16,
@@ -100,7 +100,7 @@ def debug_loop(config: Config) -> Config:
 
 
 def _chosen(value: Any) -> Any:
-    """Return the settings that differ from their defaults, also in nested dataclasses."""
+    """Return the settings that differ from their defaults, including those in nested dataclasses."""
     if isinstance(value, Mapping):
         return {name: _chosen(item) for name, item in value.items()}
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Compute what a run costs before it starts, from the shapes of its models: operations, hours, memory per device.
+"""Compute the cost of a run before it starts from its models' shapes: operations, hours, memory per device.
 
 A product of (m, k) and (k, n) is 2·m·k·n operations; additions, norms and softmaxes are not counted, as usual.
 Attention counts in full, causal or not. The gradient of a product is two more of the same size. Activations are what
@@ -32,7 +32,7 @@ Matrices = tuple[tuple[int, int], ...]
 
 
 class Adapters(Protocol):
-    """Low-rank adapters beside the matrices of each block: of its "attention", its "mlp" or "all"."""
+    """Low-rank adapters beside the matrices of each block's "attention", "mlp" or "all"."""
 
     @property
     def rank(self) -> int: ...
@@ -42,7 +42,7 @@ class Adapters(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCost:
-    """The shape of a model's transformer blocks, and what one input costs; a head has no blocks."""
+    """Shape of a model's transformer blocks and the cost of one input; a head has no blocks."""
 
     parameters: int
     block_parameters: int = 0
@@ -63,7 +63,7 @@ class ModelCost:
     element: int = BFLOAT16  # bytes of the inputs and outputs of products
 
     def products(self, matrices: Matrices) -> int:
-        """Return the operations of products with matrices."""
+        """Return the operations of matrix products."""
         return 2 * self.tokens * sum(before * after for before, after in matrices)
 
     @property
@@ -82,7 +82,7 @@ class ModelCost:
         return self.embedding + self.depth * self.block + self.head
 
     def training(self, adapters: Adapters | None = None, frozen: bool = False) -> float:
-        """Return operations forward and backward; with `adapters` only they are trained, if `frozen` nothing is.
+        """Return forward and backward operations; with `adapters` only they are trained, if `frozen` nothing is.
 
         A frozen matrix costs two products instead of three, as it has no gradient. Our towers' queries, keys and values
         have one: peft adds their adapter to the matrix. That sum, which all inputs share, is not counted.
@@ -102,7 +102,7 @@ class ModelCost:
         return self.embedding + blocks + 2 * self.head
 
     def recomputed(self, parallel: ParallelConfig, adapters: Adapters | None = None) -> float:
-        """Return the operations that are recomputed to save memory, of blocks, chunks or both."""
+        """Return the operations recomputed to save memory, of blocks, chunks or both."""
         extra, last = 2 * self.tokens * self.block_adapters(adapters, True), self.products(self.mlp[-1:])
         if adapters is not None and adapters.targets != "attention":
             last = 2 * self.tokens * adapters.rank * self.mlp[-1][1]
@@ -110,13 +110,13 @@ class ModelCost:
         return again + (self.forward + self.depth * extra - self.end if parallel.chunk else 0)
 
     def block_adapters(self, adapters: Adapters | None, run: bool = False) -> int:
-        """Return the parameters of a block's adapters; with `run` only of those that are applied to inputs."""
+        """Return the parameters of a block's adapters; with `run`, only of those applied to inputs."""
         attention = self.attention if self.inner or not run else self.attention[1:]
         matrices = {"attention": attention, "mlp": self.mlp, "all": attention + self.mlp}
         return adapters.rank * sum(map(sum, matrices[adapters.targets])) if adapters else 0
 
     def held(self, checkpointing: bool = False) -> float:
-        """Return the peak of saved bytes; with checkpointing every block's input and one whole block."""
+        """Return the peak of saved bytes; with checkpointing, each block's input and one whole block."""
         (width, _), after = self.attention[0], sum(after for _, after in self.attention[:-1] + self.mlp[:-1])
         values = 2 * width + after + self.attention[-1][0] + self.mlp[-1][0] * len(self.mlp[1:])
         values += (
@@ -183,7 +183,7 @@ def _norm(tokens: int, width: int, element: int) -> int:
 def cut_tower(
     config: VisionConfig, layer: int = -1, image_size: int | None = None, layer_scale: float | None = None
 ) -> VisionConfig:
-    """Return a tower that ends with a layer's tokens, without later blocks, norm, pooling and projection."""
+    """Return a tower that ends at a layer's tokens, without later blocks, norm, pooling and projection."""
     return replace(
         config,
         depth=layer % config.depth + 1,
@@ -216,7 +216,7 @@ class StepModel:
 
     @property
     def parameters(self) -> tuple[int, int]:
-        """This model's share of the run's parameters, and how many of them are trained."""
+        """Parameters of this model in the run, and how many are trained."""
         if self.masked or self.beside:
             return 0, 0
         adapters = self.cost.depth * self.cost.block_adapters(self.adapters)
@@ -243,7 +243,7 @@ class StepModel:
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps of a run with the same models, batch and resolution."""
+    """Steps of a run with equal models, batch and resolution."""
 
     image_size: int
     steps: int
@@ -273,7 +273,7 @@ class Phase:
 
 
 def device_rows(batch_size: int, devices: int) -> int:
-    """Return the samples per device; ConfigError if a batch has fewer samples than there are devices."""
+    """Return the samples per device; ConfigError if a batch has fewer samples than devices."""
     if batch_size < devices:
         raise ConfigError(f"a batch of {batch_size} cannot be shared by {devices} devices")
     return -(-batch_size // devices)
@@ -298,7 +298,7 @@ class TrainingPlan:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return parameters, phases, bytes of a device, hours and what is assumed."""
+        """Return parameters, phases, bytes per device, hours and assumptions."""
         total, trained = self.parameters
         phases = [
             {
@@ -326,7 +326,7 @@ class TrainingPlan:
         return sum(total), sum(trained)
 
     def memory(self, *phases: Phase) -> dict[str, float]:
-        """Return the bytes per device of the phase that needs the most."""
+        """Return the bytes per device in the phase that needs most."""
         memories = [phase.memory(self.config, self.devices) for phase in phases or self.phases]
         return max(memories, key=lambda sizes: sum(sizes.values()))
 
@@ -338,7 +338,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a run costs while it runs, for reports of utilization and of the time left."""
+    """Cost of a run in progress, for reports of utilization and remaining time."""
 
     flops: Callable[[Any], float]
     """Operations of this rank's share of a batch, forward and backward, without recomputation."""
@@ -346,7 +346,7 @@ class RunCost:
     """Steps, and operations per step."""
 
     def share(self, steps: int) -> float:
-        """Return the share of the run's work that is done after a number of steps."""
+        """Return the finished share of the run's work after a number of steps."""
         done, left = 0.0, steps
         for count, work in self.phases:
             done, left = done + work * min(left, count), max(left - count, 0)
@@ -376,7 +376,7 @@ DEVICES: dict[str, Device] = {
 
 
 def find_device(name: str) -> Device:
-    """Return a device of the table, or one given as "TFLOP/s:GB"; ConfigError lists the table."""
+    """Return a device from the table, or one given as "TFLOP/s:GB"; ConfigError lists the table."""
     numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", name)
     if numbers:
         return Device(float(numbers[1]) * 1e12, float(numbers[2]) * 1e9)
@@ -385,21 +385,21 @@ def find_device(name: str) -> Device:
         hint = (
             f"did you mean {near[0]}?"
             if near
-            else f"there are {', '.join(DEVICES)}; or give TFLOP/s:GB, such as 400:48"
+            else f"known devices: {', '.join(DEVICES)}; or give TFLOP/s:GB, such as 400:48"
         )
         raise ConfigError(f"no device is called {name!r}; {hint}")
     return DEVICES[name.lower()]
 
 
 def known_device(full_name: str) -> Device | None:
-    """Return the device of the table for a driver's name, such as "NVIDIA A100-SXM4-80GB"."""
+    """Return the device in the table for a driver's name, such as "NVIDIA A100-SXM4-80GB"."""
     words = full_name.lower()
     return next((device for name, device in DEVICES.items() if all(w in words for w in name.split("-"))), None)
 
 
 @lru_cache(maxsize=8)
 def peak_flops(device: torch.device) -> float:
-    """Return the operations per second of matrix products in training's type: from the table, or measured."""
+    """Return the operations per second of matrix products in training's dtype: from the table, or measured."""
     known = known_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if known:
         return known.flops

@@ -1,4 +1,4 @@
-"""Train on several ranks with the result of one, and split batches that do not fit into memory.
+"""Train on several ranks with the same result as on one, and split batches that do not fit into memory.
 
 Features are gathered with their gradients, and each rank computes its share of the loss. The shares of all ranks add up
 to the loss of one process on the whole batch, and so do the gradients.
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """How a step is distributed over ranks and fitted into memory."""
+    """How to distribute a step over ranks and fit it into memory."""
 
     kind: str = "ddp"
     """"ddp": every rank holds the model. "fsdp": transformer blocks and their optimizer state are sharded (FSDP2) and
@@ -36,7 +36,7 @@ class ParallelConfig:
     chunk: int | None = None
     """Number of images, frames or captions whose activations are in memory at a time; None for all."""
     checkpointing: bool = False
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    """Recompute each block in the backward pass instead of storing its activations."""
     compile: bool = False
     """Compile the model with torch.compile."""
 
@@ -49,7 +49,7 @@ class ParallelConfig:
 
 @contextmanager
 def process_group() -> Iterator[Rank]:
-    """Join the processes that torchrun started until the block ends, each on its `own_device`; else run alone."""
+    """Join the processes started by torchrun until the block ends, each on its `own_device`; otherwise run alone."""
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield this_rank()
         return
@@ -67,14 +67,14 @@ def process_group() -> Iterator[Rank]:
 
 
 def own_device() -> torch.device:
-    """Return this rank's GPU of this machine, by LOCAL_RANK, or the CPU without GPUs."""
+    """Return this rank's GPU on this machine by LOCAL_RANK, or the CPU without GPUs."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def parallelize(model: nn.Module, config: ParallelConfig) -> nn.Module:
-    """Return a model, already on its device, wrapped by DDP or sharded by FSDP2, which average the ranks' gradients.
+    """Return a model on its device, wrapped by DDP or sharded by FSDP2, which average the ranks' gradients.
 
     FSDP2 gathers a block each time it runs, forward, recomputed or backward, so all ranks must run it equally often
     (`pad_rows`). The model itself is the root and holds no sharded parameters: it frees the blocks' weights after each
@@ -104,7 +104,7 @@ def _is_block(module: nn.Module, model: nn.Module) -> bool:
 
 
 def whole_model(model: M) -> M:
-    """Gather a model's parameters on every rank, on the CPU, in place; all ranks must call it."""
+    """Gather a model's parameters on every rank's CPU, in place; all ranks must call it."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
@@ -116,7 +116,7 @@ def whole_model(model: M) -> M:
 
 
 def mean_gradients(model: nn.Module) -> None:
-    """Average the ranks' gradients of the parameters that neither DDP nor FSDP averages."""
+    """Average the ranks' gradients of parameters that neither DDP nor FSDP averages."""
     rank = this_rank()
     if rank == ALONE or isinstance(model, nn.parallel.DistributedDataParallel):
         return
@@ -129,7 +129,7 @@ def mean_gradients(model: nn.Module) -> None:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> float:
-    """Scale all gradients so that their total norm is at most `maximum`; return the norm before."""
+    """Scale all gradients so that their total norm is at most `maximum`; return the original norm."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     squares = [gradient.pow(2).sum() for gradient in gradients]
     total = torch.stack([s.full_tensor() if isinstance(s, DTensor) else s for s in squares]).sum().sqrt().item()
@@ -140,7 +140,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> float:
 
 
 def this_rank() -> Rank:
-    """Return the rank of this process in the group; without a group it is alone."""
+    """Return this process's rank in the group; rank 0 of 1 without a group."""
     return Rank(rank=dist.get_rank(), world_size=dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
@@ -162,7 +162,7 @@ class Exchange:
 
 
 def first_rank_values(values: Sequence[float], device: torch.device) -> list[float]:
-    """Return the first rank's numbers on all ranks, as their clocks and last bits differ."""
+    """Return the first rank's numbers on all ranks, as clocks and last bits differ."""
     if not dist.is_initialized():
         return list(values)
     shared = torch.tensor(values, dtype=torch.float64, device=device)
@@ -172,7 +172,7 @@ def first_rank_values(values: Sequence[float], device: torch.device) -> list[flo
 
 
 def own_cores() -> int:
-    """Return the number of this machine's cores per rank on it."""
+    """Return the number of this machine's cores per local rank."""
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
@@ -207,7 +207,7 @@ class _Gather(torch.autograd.Function):
 
 
 def pad_rows(rows: Tensor) -> Tensor:
-    """Return rows (n, …), padded with zeros to the largest number of rows of any rank; all ranks must call it."""
+    """Return rows (n, …), zero-padded to the maximum number of rows of any rank; all ranks must call it."""
     if this_rank() == ALONE:
         return rows
     longest = torch.tensor(len(rows), device=rows.device)

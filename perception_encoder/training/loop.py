@@ -55,7 +55,7 @@ def train(
     cost: RunCost | None = None,
     trained: int = 0,
 ) -> None:
-    """Train until `config.steps`, or `stop_after`, from the directory's newest checkpoint if there is one.
+    """Train to `config.steps` or `stop_after`, resuming from the directory's newest checkpoint if there is one.
 
     The model, and every batch by its `to(device)`, are moved to this rank's device, where the model stays. `fit`: see
     `resume_run`. With a `cost`, reports have the utilised share of the device's peak (`mfu`), and the seconds left are
@@ -118,7 +118,7 @@ def train(
 
 
 def _validate(validation: Validation, metric: str, task: Task, device: torch.device) -> dict[str, float]:
-    """Score the model and return the first rank's numbers; training continues as if it had not been scored."""
+    """Score the model and return the first rank's numbers, without side effects on training."""
     task.model.eval()
     with torch.no_grad(), fast_autocast(device):
         scores = validation.validate(metric)
@@ -140,14 +140,14 @@ def _backward(task: Task, batch: Any) -> dict[str, float]:
 
 
 def _first_rank_flag(flag: bool, device: torch.device) -> bool:
-    """Return the first rank's flag, as clocks differ and all ranks must save at the same step."""
+    """Return the first rank's flag, as clocks differ but all ranks must save at the same step."""
     return bool(first_rank_values([flag], device)[0])
 
 
 def _save(
     directory: Path, task: Task, optimizer: torch.optim.Optimizer, state: RunState, keep: int, must: bool
 ) -> bool:
-    """Write a checkpoint; return whether that succeeded. With `must`, a failure is an error."""
+    """Write a checkpoint; return whether that succeeded. With `must`, raise on failure."""
     try:
         save_run(directory, task.model, optimizer, state, keep)
     except OutputError as error:
@@ -159,7 +159,7 @@ def _save(
 
 
 def prefetch(batches: Batches, first: int, last: int) -> Iterator[tuple[int, Any, float]]:
-    """Yield (step, batch, seconds waited for it); a thread makes batches in advance."""
+    """Yield (step, batch, seconds waited); a thread makes batches in advance."""
     with ThreadPoolExecutor(1, "batches", _prepare_thread) as pool:
         pending = [pool.submit(batches, step) for step in range(first, min(first + AHEAD, last))]
         for step in range(first, last):
@@ -172,7 +172,7 @@ def prefetch(batches: Batches, first: int, last: int) -> Iterator[tuple[int, Any
 
 
 def _prepare_thread() -> None:
-    """Use one thread, and this rank's GPU.
+    """Set the thread to one core and this rank's GPU.
 
     A second OpenMP team made a step 1.2 times as slow on two cores; without a device, allocations would open GPU 0.
     """
@@ -203,14 +203,14 @@ class StepGroup:
         self._newest: dict[str, float] = {}
 
     def accepts(self, step: int, losses: dict[str, float]) -> bool:
-        """Return whether the losses are finite; DataError after too many that are not."""
+        """Return whether the losses are finite; DataError after too many consecutive ones that are not."""
         total = sum(losses.values())
         if math.isfinite(total):
             self._bad = 0
             return True
         self._bad += 1
         if self._bad > self._bad_losses:
-            raise DataError(f"step {step}: the loss is {total}; the last checkpoint stays, lower the rate")
+            raise DataError(f"step {step}: the loss is {total}; lower the rate and resume from the last checkpoint")
         logger.warning("step %d: the loss is %s; skipping the step", step, total)
         return False
 
@@ -226,13 +226,13 @@ class StepGroup:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Exclude the time until the block ends from the speed."""
+        """Exclude the time of the block from the speed."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start
 
     def report(self, done: int) -> dict[str, float]:
-        """Return the last losses, the speed since the last report, and the time left at that speed."""
+        """Report the last losses, the speed since the last report, and the remaining time at that speed."""
         seconds = time.perf_counter() - self._since
         shares = [self._cost.share(step) if self._cost else step / self._steps for step in (self._first, done)]
         speed = {"samples_per_second": self._samples / seconds, "waiting": self._waited / seconds}
@@ -244,7 +244,7 @@ class StepGroup:
         return row | {name: float(f"{value:.4g}") for name, value in speed.items()}
 
     def state(self, done: int, fingerprint: str, scored: bool, best: float | None, best_step: int | None) -> RunState:
-        """Return the state of the run; `scored`: with the mean loss since the last scored checkpoint."""
+        """Return the state of the run; with `scored`, including the mean loss since the last scored checkpoint."""
         score = self._loss_sum / self._loss_count if scored and self._loss_count else None
         if scored:
             self._loss_sum, self._loss_count = 0.0, 0

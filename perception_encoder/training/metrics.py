@@ -1,4 +1,4 @@
-"""Report a run: its record in JSON, and rows to a JSONL file, to TensorBoard and to a listener."""
+"""Report a run: its record as JSON, and rows to a JSONL file, to TensorBoard and to a listener."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_record(out: Path, record: Mapping[str, Any]) -> None:
 
 
 class Metrics:
-    """Appends rows to DIR/metrics.jsonl and DIR/tensorboard; a resumed run first drops the rows after `step`.
+    """Appends rows to DIR/metrics.jsonl and DIR/tensorboard; resuming first drops the rows after `step`.
 
     Only the first rank reports. Raises MissingExtraError without TensorBoard, and DataError, with the line, for a
     damaged file.
@@ -59,7 +59,7 @@ class Metrics:
         self._board = SummaryWriter(str(directory / BOARD), purge_step=step + 1)
 
     def write(self, row: dict[str, float], record: bool = True) -> None:
-        """Add a row, which must have a `step`; without `record` only the listener gets it."""
+        """Write a row, which must have a `step`; without `record`, send it only to the listener."""
         if not self._reports:
             return
         if record:

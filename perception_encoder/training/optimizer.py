@@ -1,4 +1,4 @@
-"""Build the optimizer (timm's LAMB, AdamW or SGD), and schedule the learning rate.
+"""Build the optimizer (timm's LAMB, AdamW or SGD) and schedule the learning rate.
 
 Weight decay applies to matrices only, as usual. LAMB scales the step of each decaying tensor to the tensor's norm (the
 trust ratio), even if the decay is 0. Exempt tensors (biases, norms, scales and, by default, tables) take plain Adam
@@ -21,7 +21,7 @@ from perception_encoder.errors import ConfigError, MissingExtraError
 
 _BLOCK = re.compile(r"(?P<tower>.*?)(?:transformer\.resblocks|blocks)\.(?P<number>\d+)\.")
 _EMBEDDING = re.compile(r"conv1|patch_embed|embedding|pos_embed|cls_token|ln_pre|norm_pre")
-"""Names of modules below a tower's first block."""
+"""Names of a tower's modules before its first block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of the running means of the gradients and of their squares."""
     weight_decay: float = 0.05
-    """Of matrices; at 0 LAMB still scales their steps."""
+    """Weight decay of matrices; at 0 LAMB still scales their steps."""
     decay_tables: bool = False
     """Whether the token table, the position tables and the pooling probe decay and take LAMB's scaled steps, as in
     open_clip, which exempts only vectors and scalars; else they are exempt too. The paper leaves it open."""
@@ -93,7 +93,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
 
 def decays(name: str, parameter: nn.Parameter, tables: bool = False) -> bool:
-    """Return whether weight decay applies: not to biases, norms and scales, and to tables only with `tables`.
+    """Return whether weight decay applies to a parameter: not to biases, norms, scales or (without `tables`) tables.
 
     Tables are those of tokens and positions, and the probe. With `tables` this is open_clip's rule.
     """
@@ -101,7 +101,7 @@ def decays(name: str, parameter: nn.Parameter, tables: bool = False) -> bool:
 
 
 def layer_scales(model: nn.Module, decay: float | None) -> dict[str, float]:
-    """Return by name the rate factors of the parameters in and below a tower's blocks.
+    """Return the rate factors, by name, of parameters in and below a tower's blocks.
 
     Empty without a decay, or without blocks called `resblocks` or `blocks`.
     """
@@ -116,7 +116,7 @@ def layer_scales(model: nn.Module, decay: float | None) -> dict[str, float]:
 
 
 def learning_rate(step: int, steps: int, warmup: int, drops: Sequence[float] = ()) -> float:
-    """Return the share of the peak rate at `step` (0-based) of `steps`.
+    """Return the rate at `step` (0-based) of `steps` as a share of the peak.
 
     A linear warm-up, then a cosine to zero, or with `drops` a fall to a tenth after each of these shares of the steps.
     """
@@ -126,7 +126,7 @@ def learning_rate(step: int, steps: int, warmup: int, drops: Sequence[float] = (
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
-    """Return the share of the peak rate at `step` (0-based) of `steps`: a linear warm-up, then a cosine to zero."""
+    """Return the rate at `step` (0-based) of `steps` as a share of the peak: linear warm-up, then cosine to zero."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)

@@ -1,4 +1,4 @@
-"""Run a stage in a directory: lock it, record the run, resume and train, write the last weights and the best ones."""
+"""Run a stage in a directory: lock it, record the run, train or resume, and write the last and the best weights."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from perception_encoder.training.task import Task, choose_metric
 
 
 class Trainee(Protocol):
-    """The model of a run, with what training adds to it."""
+    """The model of a run, with additions for training."""
 
     @property
     def module(self) -> nn.Module:
-        """What is trained: a checkpoint has its weights."""
+        """The trained module, whose weights a checkpoint holds."""
         ...
 
     def write(self, path: Path) -> None:
-        """Write the weights, without what training added; the model is not trained further then."""
+        """Write the weights without training's additions; the model cannot be trained afterwards."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Steps of a run that have the same task."""
+    """Consecutive steps of a run with the same task."""
 
     task: Task
     batches: Batches
     end: int
-    """The step where it ends."""
+    """The step at which the section ends."""
     cost: RunCost | None = None
-    """Without it no share of the device's peak (`mfu`) is reported."""
+    """Cost of the run; None reports no utilization (`mfu`)."""
 
 
 class StageRun(ABC):
@@ -54,45 +54,45 @@ class StageRun(ABC):
     """
 
     weights: ClassVar[str] = "model.safetensors"
-    """Name of the file that is written."""
+    """Name of the written file."""
     identity: Sequence[str]
-    """What the result depends on besides the configuration: data, weights that it begins with, version."""
+    """What the result depends on besides the configuration: data, initial weights, version."""
     samples: Mapping[str, int]
-    """The number of training samples by source."""
+    """Number of training samples by source."""
     trainee: Trainee
 
     def __init__(self, config: TrainingConfig, out: Path, higher_is_better: Mapping[str, bool] | None = None) -> None:
-        """`higher_is_better`: metrics of the validation, if they are known; a wrong `validation.metric` raises here."""
+        """`higher_is_better`: the validation's metrics, if known, to reject a wrong `validation.metric` here."""
         self.config, self.out = config, out
         if config.validation and higher_is_better:
             choose_metric(config.validation, higher_is_better)
 
     @abstractmethod
     def sections(self, track: Track) -> Iterator[Section]:
-        """Prepare the model and the batches, and yield the sections that are not finished (at least the last one)."""
+        """Prepare the model and the batches, and yield the unfinished sections (at least the last one)."""
 
     @abstractmethod
     def rebuild(self, step: int) -> Trainee:
-        """Return a model that the checkpoint of a step fits."""
+        """Return a model that fits the checkpoint of a step."""
 
     def fit(self, name: str, saved: Tensor, current: Tensor) -> Tensor:
         """Return a saved tensor in the shape of the current one (see `resume_run`)."""
         raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
 
     def describe(self, path: Path) -> dict[str, Any]:
-        """Return what the record says of the weights that were written."""
+        """Return the record's entry on the written weights."""
         return {}
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the configuration, the data and all else that the result depends on."""
+        """Identity of the configuration, the data and everything else that the result depends on."""
         return self.config.fingerprint(self.identity)
 
 
 def run_stage(
     open_run: Callable[[], StageRun], out: Path, track: Track = untracked, listener: Listener | None = None
 ) -> Path:
-    """Train, or resume, in a directory, and return the weights that were written; a validated run's best ones too.
+    """Train or resume in a directory, and return the written weights; with validation, also the best ones.
 
     Raises what `open_run` does, CheckpointError if the directory holds another run, and OutputError if one is training
     in it.

@@ -1,4 +1,4 @@
-"""Create random generators without global state, from a run's seed and what they are for."""
+"""Create random generators from a run's seed and a purpose, without global state."""
 
 from __future__ import annotations
 

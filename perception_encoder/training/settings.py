@@ -1,4 +1,4 @@
-"""Change the settings of a recipe, by `--set` or from Python, and list them with their meaning."""
+"""Change the settings of a recipe with `--set` or from Python, and list them with their meaning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Config = TypeVar("Config")
 
 
 class _Text(str):
-    """A value as it was typed on the command line; its type is that of the setting."""
+    """A value typed on the command line, with the type of its setting."""
 
 
 def override(config: Config, settings: Sequence[str] | Mapping[str, object]) -> Config:
@@ -47,7 +47,7 @@ def override(config: Config, settings: Sequence[str] | Mapping[str, object]) -> 
 
 
 def _changes(settings: Sequence[str] | Mapping[str, object]) -> Iterator[tuple[str, str, object]]:
-    """Yield each setting as it was given, with its name and value."""
+    """Yield each given setting with its name and value."""
     if isinstance(settings, Mapping):
         yield from ((f"{name}={value!r}", name, value) for name, value in settings.items())
         return
@@ -71,7 +71,7 @@ def _change(config: Any, name: str, value: object) -> Any:
 
 
 def _with_steps(config: Any, steps: int) -> Any:
-    """Return a run in stages with this total number of steps, shared out as before."""
+    """Return a staged run with a new total number of steps, divided as before."""
     stages, whole = config.stages, sum(stage.steps for stage in config.stages)
     if steps < len(stages):
         raise ConfigError(f"steps is {steps}; the run has {len(stages)} stages of at least one step each")
@@ -85,7 +85,7 @@ def _with_steps(config: Any, steps: int) -> Any:
 
 
 def _replace(old: Any, kinds: Sequence[Any], path: Sequence[str], value: object) -> Any:
-    """Return `old`, of one of the types `kinds`, with what is at `path` replaced by a value."""
+    """Return `old`, of one of the types `kinds`, with the value at `path` replaced."""
     groups = [kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
     if not path:
         return _read_group(old, kinds, groups, value) if groups else _read(old, kinds, value)
@@ -103,14 +103,14 @@ def _replace(old: Any, kinds: Sequence[Any], path: Sequence[str], value: object)
         _check(name, map(str, range(len(old))))
         at = int(name)
         return (*old[:at], _replace(old[at], (type(old[at]),), rest, value), *old[at + 1 :])
-    raise ConfigError(f"{name} is inside a value that has no settings")
+    raise ConfigError(f"{name} is not a setting: its parent is a plain value")
 
 
 def _check(name: str, names: Iterable[str]) -> None:
     names = list(names)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
         raise ConfigError(f"no setting is called {name}; {hint}")
 
 
@@ -119,7 +119,7 @@ def _kinds(hint: Any) -> Sequence[Any]:
 
 
 def _read_group(old: Any, kinds: Sequence[Any], groups: Sequence[type[Any]], value: object) -> Any:
-    """Return a group of settings: itself, off, with those of a mapping changed, or with its first one changed."""
+    """Return a group of settings: as it is, off, with a mapping's changes, or with its first setting changed."""
     if types.NoneType in kinds and (value is None or value == _Text("null")):
         return None
     if type(value) in groups:
@@ -133,7 +133,7 @@ def _read_group(old: Any, kinds: Sequence[Any], groups: Sequence[type[Any]], val
 
 
 def _read(old: Any, kinds: Sequence[Any], value: object) -> Any:
-    """Return a value as one of some types: numbers, strings, true/false, null, or JSON lists or objects.
+    """Parse a value as one of some types: numbers, strings, true/false, null, or JSON lists or objects.
 
     Typed strings may lack quotes. `old`: the present value, if there is one.
     """
@@ -190,7 +190,7 @@ class Setting:
 
 
 def describe_settings(config: TrainingConfig) -> list[Setting]:
-    """Return all settings of a configuration, the rate and the steps of the whole run first."""
+    """Return all settings of a configuration, starting with the rate and the steps of the whole run."""
     names = {field.name for field in dataclasses.fields(config)}
     first = []
     if "lr" not in names:
@@ -231,7 +231,7 @@ def _settings(config: Any, prefix: str) -> Iterator[Setting]:
 
 
 def _inner(hint: Any) -> type[Any] | None:
-    """Return the class of settings that a type allows besides None, if it can be made without any."""
+    """Return a type's settings class besides None, if it has defaults for everything."""
     classes = [kind for kind in typing.get_args(hint) if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
     return classes[0] if classes and typing.get_origin(hint) is not tuple else None
 
@@ -250,7 +250,7 @@ def _summary(kind: type[Any]) -> str:
 
 @cache
 def field_meanings(kind: type[Any]) -> dict[str, str]:
-    """Return the texts beneath the fields of a dataclass, those of the classes that it derives from too."""
+    """Return the strings beneath a dataclass's fields, including inherited fields."""
     meanings: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(base):

@@ -1,4 +1,4 @@
-"""A training stage as one object; this module needs no torch, so that recipes are listed quickly."""
+"""A training stage as one object; this module does not import torch, so that recipes are listed quickly."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from perception_encoder.training.cost import Phase
 
 Recipes = Mapping[str, tuple[str, Callable[[], "TrainingConfig"]]]
-"""By name: what a recipe trains, in a line, and a function that returns its complete configuration."""
+"""By name: a line that says what the recipe trains, and a function that returns its complete configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A way of training, and its recipes."""
+    """A kind of training with its recipes."""
 
     name: str
     recipes: Recipes
     run: Callable[..., Path]
-    """`run(config, data, out, track, listener)` trains, or resumes, in a directory, and returns the weights."""
+    """`run(config, data, out, track, listener)` trains or resumes in a directory, and returns the weights."""
     plan: Callable[[Any, int], tuple[list[Phase], str]]
-    """`plan(config, devices)` returns the phases of a run, and what it assumes."""
+    """`plan(config, devices)` returns the phases of a run and its assumptions."""
     debug: Callable[[Any], TrainingConfig]
-    """Returns the same run in four steps of a small model, as a check."""
+    """Returns the same run as a check: four steps of a small model."""
     streams: bool = False
-    """Whether it reads shards, too."""
+    """Whether the stage also reads shards."""
 
 
 def deferred(module: str, name: str, *arguments: object) -> Callable[..., Any]:
-    """Return a function that imports `module` when it is called, and calls its `name` with `arguments` first."""
+    """Return a function that imports `module` when called and calls its `name` with `arguments` first."""
 
     def _call(*more: object) -> Any:
         return getattr(import_module(module), name)(*arguments, *more)

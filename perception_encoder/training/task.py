@@ -1,4 +1,4 @@
-"""Define what the training loop needs from a stage: a model, the losses of a batch, and how to validate."""
+"""Define what a stage provides to the training loop: a model, the losses of a batch, and validation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perception_encoder.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """Score the model while it trains; the weights with the best score are written beside the last ones."""
+    """Score the model during training; the weights with the best score are written beside the last ones."""
 
     every: int = 100
     """Steps between validations; the last step is always validated."""
@@ -23,8 +23,8 @@ class ValidationConfig:
     the R@1 from images to captions ("image_to_text") and from captions to images ("text_to_image"), or "zero_shot", the
     top-1 accuracy over the labels, for data in memory."""
     share: float = 0.05
-    """Share of each source that is held out of training if the data have no split `val`; at 0 nothing is, and a run is
-    validated only if its data have one."""
+    """Share of each source to hold out if the data have no split `val`; with 0, a run is validated only if they
+    have one."""
     size: int = 1000
     """Maximum number of samples."""
 
@@ -41,16 +41,16 @@ class Validation(Protocol):
 
     @property
     def higher_is_better(self) -> Mapping[str, bool]:
-        """Return by metric, the default one first, whether higher scores are better."""
+        """Return whether higher is better for each metric, the default one first."""
         ...
 
     def validate(self, metric: str) -> dict[str, float]:
-        """Return scores by metric, including this one; all ranks call it, and training must not depend on it."""
+        """Return scores by metric, including the default; all ranks call it, and training must not depend on it."""
         ...
 
 
 def choose_metric(config: ValidationConfig, higher_is_better: Mapping[str, bool]) -> str:
-    """Return the metric that selects the best step; ConfigError lists those of the task."""
+    """Return the metric that selects the best step; ConfigError lists the task's metrics."""
     metric = config.metric or next(iter(higher_is_better), None)
     if metric is None or metric not in higher_is_better:
         known = ", ".join(higher_is_better) or "none; set validation=null"
@@ -64,26 +64,26 @@ def is_due(validation: ValidationConfig, done: int, steps: int) -> bool:
 
 
 def is_better(score: float, best: float | None, higher_is_better: bool) -> bool:
-    """Return whether a score is better than the best one so far; a score that is not finite never is."""
+    """Return whether a score beats the best one so far; non-finite scores never do."""
     if not math.isfinite(score):
         return False
     return best is None or (score > best if higher_is_better else score < best)
 
 
 class Task(Protocol):
-    """What is trained, and the losses of a batch, whose sum is minimised."""
+    """A model and the losses of a batch, whose sum is minimised."""
 
     model: nn.Module
-    """Everything that is trained and saved; the loop replaces it by its parallel form."""
+    """Everything trained and saved; the loop replaces it by its parallel form."""
     validation: Validation | None
-    """Scores the model while it trains."""
+    """Scores the model during training."""
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Return the scalar losses of a batch by name; on several ranks this rank's shares of them."""
+        """Return the scalar losses of a batch by name; with several ranks, this rank's shares."""
         ...
 
     def report(self) -> dict[str, float]:
-        """Return further values for reports, such as the logit scale."""
+        """Return additional values for reports, such as the logit scale."""
         ...
 
     def after_step(self) -> None:

@@ -1,1 +1,1 @@
-"""The video data engine: clips of raw videos with captions that a language model made of what is seen (section 2.2)."""
+"""The video data engine: turns raw videos into clips with captions by a language model (section 2.2)."""

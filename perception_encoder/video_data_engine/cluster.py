@@ -28,18 +28,18 @@ from perception_encoder.video_data_engine.stages import DECODING, EngineStage
 logger = logging.getLogger(__name__)
 
 _PASS = 1000
-"""Records of a pass; the next pass begins when it is done."""
+"""Number of records per pass; passes run one after the other."""
 
 
 def run_on_cluster(
     address: str, stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
 ) -> Generator[Outcome, None, None]:
-    """Do what `run_local` does on the cluster at `address`: "auto", HOST:PORT, or "local" for one on this machine.
+    """Run the stages on the cluster at `address`: "auto", HOST:PORT, or "local" for a new one on this machine.
 
     Raises MissingExtraError without Ray, ConfigError for a ray:// address, and ClusterError if the cluster fails.
     """
     if address.startswith("ray://"):
-        raise ConfigError(f"{address} is a client's address; run the engine on a machine of the cluster, with auto")
+        raise ConfigError(f"{address} is a client address; run the engine on a machine of the cluster, with auto")
     check_cluster(address)
     connect_cluster(address)
     import ray
@@ -66,7 +66,7 @@ def run_on_cluster(
 
 
 def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: WorkConfig) -> Iterator[dict[str, Any]]:
-    """Yield a row for each finished record: its outcomes, and what is stored of its stages' models."""
+    """Yield a row per finished record: its outcomes, and the stored facts of its stages' models."""
     import ray
     import ray.data
 
@@ -168,13 +168,13 @@ class StageActor:
             return self._failure(record, f"{type(error).__name__}: {one_line(error)}")
 
     def _begin(self, how: str, record: ClipRecord) -> int:
-        """Return how often workers have begun a record; they may not have survived it."""
+        """Return how many times workers have started on a record; they may have crashed."""
         import ray
 
         return ray.get(self._attempts.begin.remote(f"{how} {self._stage.name} {record.key}"))
 
     def _limited(self, records: list[ClipRecord]) -> list[Outcome]:
-        """Handle records; at the end of their time this worker exits, and Ray starts another."""
+        """Handle records; when their time is up, exit this worker so that Ray starts another."""
         clock = threading.Timer(self._stage.seconds * len(records), os._exit, (1,))
         clock.daemon = True
         clock.start()

@@ -1,4 +1,4 @@
-"""Settings of an engine run: what each clip gets, which is stored with the results, and how the work is done."""
+"""Settings of an engine run: those that affect the clips and are stored with them, and those of the work."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class CutConfig:
     """How videos are split into clips."""
 
     longest: float = 30.0
-    """Maximum seconds of a clip: a longer video is split at shot changes, and longer shots evenly."""
+    """Maximum seconds of a clip: longer videos are split at shot changes, and longer shots evenly."""
     shortest: float = 2.0
     """Minimum seconds of a shot: a shorter one is merged with the one before it."""
     every: float = 0.25
-    """Seconds between the frames that are compared to find shot changes."""
+    """Seconds between frames compared for shot changes."""
     shot_change: float = 0.4
-    """Share of the image whose colours must change between consecutive frames for a shot change, in 0–1."""
+    """Minimum share of the image with changed colours between consecutive frames at a shot change, in 0–1."""
 
     def __post_init__(self) -> None:
         if not 0 < 2 * self.shortest <= self.longest:
@@ -34,7 +34,7 @@ class CutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """The models, prompts and sampling of a run; runs with different ones never share an output."""
+    """Models, prompts and sampling of a run; runs with different settings cannot share an output."""
 
     captioner: str = BUILTIN_LANG
     """Model that captions videos; `load_engine_model` lists its forms."""
@@ -51,9 +51,9 @@ class EngineConfig:
     frames: int = 8
     """Frames of a clip that the captioner sees, sampled as in the published PLM."""
     captioned_frames: int = 3
-    """How many of these are also captioned one by one, evenly spaced; the paper leaves their number open."""
+    """Number of these that are also captioned one by one, evenly spaced; the paper does not state it."""
     side: int = 448
-    """Short side in pixels to which larger frames are reduced."""
+    """Maximum short side of frames in pixels; larger frames are reduced."""
     video_tokens: int = 160
     """Maximum tokens of a video caption; the published ones have 112 words on average."""
     frame_tokens: int = 48
@@ -80,7 +80,7 @@ class EngineConfig:
             raise ConfigError(f"captioned_frames is {self.captioned_frames}; a clip has {self.frames} frames")
 
     def to_json(self) -> dict[str, Any]:
-        """Return its fields, nested ones as objects."""
+        """Return the fields, with nested ones as objects."""
         return asdict(self)
 
 
@@ -99,11 +99,11 @@ class WorkConfig:
     pause: float = 1.0
     """Seconds before an endpoint's second attempt; each later pause is twice as long."""
     gpu_share: float = 1.0
-    """Share of a GPU that a model takes on a cluster: 0.5 puts two on each."""
+    """Share of a GPU for a model on a cluster: 0.5 puts two models on each GPU."""
     shard_size: int = 1000
     """Clips per WebDataset shard."""
     failures_in_a_row: int = 5
-    """Consecutive failures of a service that stop the run, since it must be down."""
+    """Number of consecutive service failures after which the run stops."""
 
     def __post_init__(self) -> None:
         _check_positive(self, "workers", "batch_size", "tries", "shard_size", "failures_in_a_row")

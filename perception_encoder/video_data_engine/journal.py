@@ -1,4 +1,4 @@
-"""The records of a run, the outcomes of its stages, and the journal that stores each outcome before work continues.
+"""Records of a run, outcomes of its stages, and the journal that stores each outcome before work continues.
 
 The journal has a line of JSON for each outcome. A last line that a kill or a full disk cut off is removed when the file
 is read. Frames are in a tar for each clip, written whole before their line.
@@ -25,36 +25,36 @@ logger = logging.getLogger(__name__)
 
 PROBE, FRAMES, VIDEO_CAPTION, FRAME_CAPTIONS, SUMMARY = "probe", "frames", "video_caption", "frame_captions", "summary"
 STAGES = (PROBE, FRAMES, VIDEO_CAPTION, FRAME_CAPTIONS, SUMMARY)
-"""In order. The first takes a video, the others each of its clips."""
+"""The stages in order. The first handles videos, the others clips."""
 
 Cause = Literal["video", "model", "service"]
-"""What caused a failure: the file, the model's answer, or an endpoint that was down."""
+"""The cause of a failure: the file, the model's answer, or an unavailable endpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecord:
-    """A video, or after probing each of its clips, with the results so far."""
+    """A video or, after probing, one of its clips, with the results so far."""
 
     key: str
-    """Its name in all outputs: letters, digits, `-` and `_`."""
+    """Name in all outputs: letters, digits, `-` and `_`."""
     item: Item
-    """The file, and the seconds of it."""
+    """The file, with the range in seconds."""
     video: str = ""
-    """The key of the video that it was cut from; empty for a whole video."""
+    """Key of the video that contains the clip; empty for a whole video."""
     sidecar: Path | TarMember | None = None
     """A JSON file of metadata."""
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By stage, ready for JSON."""
+    """Results by stage, as JSON values."""
     frames: tuple[bytes, ...] = ()
     """Sampled frames, as JPEG files."""
 
     @property
     def next_stage(self) -> str | None:
-        """The first stage that it has no result of; None if it is finished."""
+        """The first stage without a result; None if the record is finished."""
         return next((stage for stage in STAGES if stage not in self.results), None)
 
     def after(self, result: StageResult) -> ClipRecord:
-        """Return the record with one more result."""
+        """Return the record with another result."""
         results = {**self.results, result.stage: result.value}
         return replace(self, results=results, frames=result.frames or self.frames)
 
@@ -67,7 +67,7 @@ class StageResult:
     stage: str
     value: Mapping[str, Any]
     seconds: float = 0.0
-    """Its share of the worker's time."""
+    """Its share of the worker's time, in seconds."""
     frames: tuple[bytes, ...] = ()
 
 
@@ -100,12 +100,12 @@ def clips_of(video: ClipRecord) -> list[ClipRecord]:
 
 JOURNAL, FRAMES_DIRECTORY = "journal.jsonl", "frames"
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
-"""The form of a clip's key, which files are named after."""
+"""Format of a clip's key, used in file names."""
 _REMEDY = "restore a copy, or choose another output"
 
 
 class Journal:
-    """The outcomes of all runs that wrote one output directory.
+    """The outcomes of all runs that have written to an output directory.
 
     Attributes: `results` (by key and stage), `failures` (by key, without those that a later run overcame), `finished`
     (keys of clips with a summary, in the order of their completion). Raises DataError for a damaged journal.
@@ -129,7 +129,7 @@ class Journal:
                 raise DataError(f"{self._path} has clips of {video}, but no {PROBE}; {_REMEDY}")
 
     def add(self, outcome: Outcome) -> None:
-        """Store an outcome; OutputError if that fails: the next run then repeats the work."""
+        """Store an outcome; OutputError if that fails, so that the next run repeats the work."""
         if isinstance(outcome, StageResult):
             if outcome.frames:
                 names = [f"{outcome.key}-{number:03}.jpg" for number in range(len(outcome.frames))]
@@ -168,7 +168,7 @@ class Journal:
 
 
 def _outcome(line: dict[str, Any]) -> Outcome:
-    """The outcome of a line; ValueError or TypeError says what is wrong with it."""
+    """Parse the outcome of a line; ValueError or TypeError says what is wrong."""
     outcome = StageResult(**line) if "value" in line else StageFailure(**line)
     if not isinstance(outcome.key, str) or not KEY.fullmatch(outcome.key):
         raise ValueError(f"`key` is {quoted(outcome.key)}; it must be letters, digits, - and _")

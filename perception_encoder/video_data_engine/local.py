@@ -1,4 +1,4 @@
-"""Run the stages in processes on this machine: several decode, and each model has one.
+"""Run the stages in processes on this machine: several for decoding, and one per model.
 
 Records flow: clips are decoded while a model captions others. Each worker is a pool of pebble with one process, which
 ends if the worker crashes or times out; its records are then retried one at a time to find the bad one. Workers of one
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Loaded = Callable[[str, dict[str, Any]], None]
-"""Receives a stage's name and what is stored of its model."""
+"""Receives a stage's name and the facts to store about its model."""
 Answer = tuple[list[Outcome], dict[str, Any]]
 Worker = tuple[str, int]
 """A group of stages, and the worker's number."""
 IN_FLIGHT = 4
-"""Records read ahead for each worker, in batches."""
+"""Number of batches of records read ahead for each worker."""
 _TICK = 1.0
-"""Seconds between two looks at the workers."""
+"""Seconds between checks of the workers."""
 
 
 def run_local(
@@ -65,7 +65,7 @@ def run_local(
 
 
 class _LocalRunner:
-    """Queues of records, one before each stage, and the workers of each group of stages."""
+    """Queues of records, one per stage, and the workers of each group of stages."""
 
     def __init__(
         self, stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
@@ -85,7 +85,7 @@ class _LocalRunner:
         self.room = IN_FLIGHT * (work.workers + max(stage.batch_size for stage in stages))
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Yield every outcome until nothing is left."""
+        """Yield every outcome until no work is left."""
         while self._refill() or self.tasks:
             self._submit()
             done, waiting = wait(self.tasks, _TICK, return_when=FIRST_COMPLETED)
@@ -97,7 +97,7 @@ class _LocalRunner:
                     yield from self._collect(future, *self.tasks.pop(future))
 
     def stop(self, worker: Worker) -> None:
-        """End a worker, and put its records back into the queue."""
+        """Stop a worker and return its records to the queue."""
         pool = self.pools.pop(worker)
         for future, (owner, stage, batch) in list(self.tasks.items()):
             if owner == worker:
@@ -107,7 +107,7 @@ class _LocalRunner:
         pool.join()
 
     def _refill(self) -> bool:
-        """Read more records while there is room; return whether any is waiting."""
+        """Read more records while there is space; return whether any are waiting."""
         if self.in_flight < self.room:
             for record in itertools.islice(self.records, self.room - self.in_flight):
                 self._enqueue(record)
@@ -119,7 +119,7 @@ class _LocalRunner:
             self.in_flight += 1
 
     def _submit(self) -> None:
-        """Give idle workers batches: the latest stage first, so that clips are finished before others begin."""
+        """Give idle workers batches for the latest stage first, so that clips finish before others start."""
         busy = {worker for worker, _, _ in self.tasks.values()}
         for group, stages in self.groups.items():
             workers = [(group, number) for number in range(self.work.workers if group == DECODING else 1)]
@@ -154,7 +154,7 @@ class _LocalRunner:
         return self.pools[worker]
 
     def _is_ahead(self, stage: EngineStage) -> bool:
-        """Return whether as many records wait for the next stage as may be in memory."""
+        """Return whether the queue of the next stage is full."""
         names = list(self.queues)
         following = names[names.index(stage.name) + 1 :][:1]
         return any(len(self.queues[name]) >= self.room for name in following)
@@ -201,7 +201,7 @@ class _LocalRunner:
                         self._enqueue(clip)
 
     def _retry(self, stage: EngineStage, batch: list[ClipRecord], reason: str) -> Iterator[Outcome]:
-        """Queue lost records to be retried alone; a record that was lost alone in every attempt is a failure."""
+        """Queue lost records for separate retries; a record lost alone in every attempt is a failure."""
         for record in batch:
             task = (stage.name, record.key)
             self.alone.add(task)
@@ -220,7 +220,7 @@ class _LocalRunner:
 
 
 class _UnexpectedError(Exception):
-    """An exception of a model or a library, as text: the exception itself may not survive pickling."""
+    """The text of an exception from a model or a library; the exception itself might not survive pickling."""
 
 
 _opened: dict[str, tuple[Handler, dict[str, Any]]] = {}
@@ -228,7 +228,7 @@ _problems: list[PerceptionEncoderError] = []
 
 
 def _open_stages(stages: Sequence[EngineStage], threads: int, environment: dict[str, str]) -> None:
-    """Load a worker's models; a problem is raised by its first task, since pebble would only log it.
+    """Load a worker's models; a problem is raised by the first task, as pebble would only log it.
 
     `environment`: the parent's; the fork server may have an older one.
     """
@@ -246,7 +246,7 @@ def _open_stages(stages: Sequence[EngineStage], threads: int, environment: dict[
 
 
 def _handle(stage: str, batch: list[ClipRecord]) -> Answer:
-    """Take records through a stage, in a worker; also return what is stored of its model."""
+    """Take records through a stage in a worker; also return the stored facts of its model."""
     if _problems:
         raise _problems[0]
     handler, facts = _opened[stage]

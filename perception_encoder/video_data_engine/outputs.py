@@ -1,4 +1,4 @@
-"""Write a run's results: one Parquet file, WebDataset shards with the clips, and a list of failures.
+"""Write a run's results: a Parquet file, WebDataset shards with the clips, and a list of failures.
 
 All are made from the journal, at any time and as often as needed. Clips are copied, not encoded again.
 """
@@ -50,7 +50,7 @@ _ROWS = 1000
 
 
 def describe_clip(journal: Journal, key: str, models: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that is known about a finished clip, under the names of the published PE Video Dataset."""
+    """Return everything known about a finished clip, under the names of the published PE Video Dataset."""
     results = journal.results[key]
     frames, captions = results[FRAMES], results[FRAME_CAPTIONS]
     probe = journal.results[frames["video"]][PROBE]
@@ -83,7 +83,7 @@ def describe_clip(journal: Journal, key: str, models: Mapping[str, Any]) -> dict
 
 
 def write_captions(out: Path, journal: Journal, models: Mapping[str, Any]) -> Path:
-    """Write `OUT/captions.parquet`: a row for each finished clip, by path and time; OutputError if that fails."""
+    """Write `OUT/captions.parquet` with a row per finished clip, by path and time; OutputError if that fails."""
     path = out / CAPTIONS
     rows = [describe_clip(journal, key, models) for key in journal.finished]
     rows.sort(key=lambda row: (row["path"], row["start"], row["video_id"]))
@@ -143,7 +143,7 @@ class ShardClip:
     """Its JSON."""
 
     def shows(self, facts: Mapping[str, Any]) -> bool:
-        """Return whether it is the same part of the same file."""
+        """Return whether this is the same part of the same file."""
         try:
             stored = json.loads(self.facts.read(self.suffix))
             return all(stored[name] == facts[name] for name in ("sha256", "start", "end"))
@@ -152,7 +152,7 @@ class ShardClip:
 
 
 def read_shard_clips(out: Path) -> dict[str, ShardClip]:
-    """Return the clips of a run's shards by key; a damaged shard has none."""
+    """Return the clips of a run's shards by key; damaged shards have none."""
     clips: dict[str, ShardClip] = {}
     for path in sorted((out / SHARDS).glob("*.tar")):
         members: dict[str, dict[str, TarMember]] = {}
@@ -171,7 +171,7 @@ def read_shard_clips(out: Path) -> dict[str, ShardClip]:
 
 
 class _ClipReader:
-    """Reads clips from the listed videos, or from the shards of an earlier run.
+    """Reads clips from the listed videos or from an earlier run's shards.
 
     Paths in the journal are not used: whoever wrote it could have any file packed.
     """
@@ -220,7 +220,7 @@ def _members(
 
 
 def write_quarantine(out: Path, journal: Journal) -> Path:
-    """Write `OUT/quarantine.jsonl`: a line with stage, reason and cause for each failed video or clip."""
+    """Write `OUT/quarantine.jsonl` with stage, reason and cause of each failed video or clip, one per line."""
     lines = [json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in journal.failures.values()]
     write_text(out / QUARANTINE, "".join(lines))
     return out / QUARANTINE
@@ -270,7 +270,7 @@ def _copy(source: Path | bytes, name: str, start: float, end: float | None, cont
         with open_container(stream, name) as (reader, video), av.open(str(path), "w", format=container) as writer:
             unit = video.time_base
             if unit is None:
-                raise ValueError("its frames have no times")
+                raise ValueError("its frames have no timestamps")
             copy = writer.add_stream_from_template(video)
             begin = (video.start_time or 0) + round(start / unit)
             if reader.format.name in INDEXED:
@@ -302,7 +302,7 @@ def _packets(reader: InputContainer, video: VideoStream, begin: int, end: float 
 
 
 def _timed(packets: list[Any]) -> list[Any]:
-    """Give packets without a decoding time, as in Matroska, one that is evenly spaced before the next."""
+    """Give packets without a decoding time, as in Matroska, evenly spaced times before the next known one."""
     step = next((packet.duration for packet in packets if packet.duration), 1)
     for later, packet in pairwise(reversed(packets)):
         if packet.dts is None:

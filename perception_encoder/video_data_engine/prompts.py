@@ -13,27 +13,27 @@ from string import Template
 from perception_encoder.errors import ConfigError
 
 VIDEO_CAPTION, FRAME_CAPTION, SUMMARY = "video_caption_v1", "frame_caption_v1", "summary_v1"
-"""The newest version of each."""
+"""The newest version of each prompt."""
 VIDEO_CAPTION_SHORT = "video_caption_short_v1"
-"""Asks for one sentence, in the words of the captions that `pe train language_…` reads."""
+"""Asks for one sentence, in the wording of the captions that `pe train language_…` reads."""
 FIELDS = ("metadata", "title", "description", "keywords", "video_caption", "frame_captions")
 """Fields that a summary prompt may use, such as `$title`; `$metadata` has a line for each of the next three."""
 
 
 @dataclass(frozen=True)
 class EnginePrompt:
-    """A prompt; that of the summary may have `$fields`."""
+    """A prompt; a summary prompt may have `$fields`."""
 
     name: str
     text: str
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the text, the first 16 hex digits."""
+        """The first 16 hex digits of the text's SHA-256."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """Return the text with its fields filled in; a `$` in a value is not a field."""
+        """Return the text with its fields filled in; `$` in a value does not start a field."""
         return Template(self.text).substitute(values)
 
 
@@ -43,7 +43,7 @@ def list_prompts() -> list[EnginePrompt]:
 
 
 def load_prompt(name: str, fields: tuple[str, ...] = FIELDS) -> EnginePrompt:
-    """Load a prompt of this package by name, or a text file; ConfigError for neither, and for other `$fields`."""
+    """Load a prompt of this package by name, or a text file; ConfigError if neither exists or `$fields` are unknown."""
     if re.fullmatch(r"\w+_v\d+", name):
         if name not in _packaged_names():
             known = ", ".join(_packaged_names())

@@ -1,4 +1,4 @@
-"""Phase 2 of the paper's engine: finetune the captioner on captions of its clips that people corrected."""
+"""Finetune the captioner on corrected captions of its clips: phase 2 of the paper's engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from perception_encoder.video_dataset.annotation.project import FILE_NAME, Annot
 
 KEYS = ("video_id", "key", "id")
 CAPTIONS = ("human_caption", "refined_caption", "caption", "text")
-"""Columns of a table of corrected captions; the first that it has is read."""
+"""Columns of corrected captions; the first one present is read."""
 CONVERSATIONS = "conversations.jsonl"
 
 
@@ -43,7 +43,7 @@ def refine_captioner(
     track: Track = untracked,
     listener: Listener | None = None,
 ) -> Path:
-    """Finetune a captioner on corrected captions of an engine's clips, or resume that; return the weights' file.
+    """Finetune a captioner on corrected captions of an engine's clips, or resume; return the weights file.
 
         pe.refine_captioner("captioned/", "runs/refined", settings={"steps": 100})
 
@@ -79,7 +79,7 @@ def refine_captioner(
 
 
 def refinement(captioner: str) -> LanguageConfig:
-    """Return how a captioner is finetuned: projector and adapters, 500 steps; the paper leaves the rates open.
+    """Return the recipe: projector and adapters, 500 steps; the paper does not state the rates.
 
     Raises ConfigError for a model that was not trained by this package.
     """
@@ -102,12 +102,12 @@ def refinement(captioner: str) -> LanguageConfig:
 
 
 def find_captioner(engine: Path) -> str:
-    """Return the captioner of an engine's video captions; DataError if `engine` is not its output."""
+    """Return the captioner of an engine's video captions; DataError if `engine` is not an engine's output."""
     return _setting(engine, "captioner")
 
 
 def find_video_prompt(engine: Path) -> str:
-    """Return the prompt of an engine's video captions, a name or a file; DataError if `engine` is not its output."""
+    """Return the prompt of an engine's video captions, a name or a file; DataError if `engine` is not an output."""
     return _setting(engine, "video_prompt")
 
 
@@ -140,7 +140,7 @@ def read_corrections(engine: Path, captions: Path | None = None) -> dict[str, st
 
 
 def _conversation(clips: Mapping[str, ShardClip], key: str, caption: str, prompt: str, out: Path) -> Mapping[str, Any]:
-    """Return a conversation to train on; copies its clip unless it is there."""
+    """Return a conversation to train on, after copying its clip if it is missing."""
     if key not in clips:
         raise DataError(f"there is a caption of {key}, but the engine's shards have no such clip")
     path, content = out / "videos" / f"{key}.{clips[key].suffix}", clips[key].video.read(key)

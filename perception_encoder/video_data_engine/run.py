@@ -1,4 +1,4 @@
-"""Run the engine: turn videos into captioned clips, in a directory that a later run of the same settings completes."""
+"""Run the engine: turn videos into captioned clips, in a directory that later runs with the same settings complete."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run_engine(
     retry: bool = False,
     listener: EngineListener | None = None,
 ) -> EngineReport:
-    """Turn videos into captioned clips to train on, or resume that; return the counts.
+    """Turn videos into captioned clips for training, or resume; return the counts.
 
         pe.run_engine("clips/", "captioned/", "facebook/Perception-LM-1B", llm="http://127.0.0.1:8000/v1#qwen3-8b")
 
@@ -114,7 +114,7 @@ def caption_videos(
     retry: bool = False,
     listener: EngineListener | None = None,
 ) -> EngineReport:
-    """Do what `run_engine` does, with every setting of a run in two objects."""
+    """Run the engine as `run_engine` does, with all settings in two objects."""
     config, work = config or EngineConfig(), work or WorkConfig()
     for name in (config.captioner, config.frame_captioner, config.llm):
         check_name(name)
@@ -156,7 +156,7 @@ def caption_videos(
 
 
 def _pending(listed: Sequence[ClipRecord], journal: Journal, report: EngineReport, retry: bool) -> Iterator[ClipRecord]:
-    """Yield videos that are not probed yet, and clips that are not finished."""
+    """Yield unprobed videos and unfinished clips."""
     for video in listed:
         restored = journal.restore(video)
         clips = clips_of(restored) if PROBE in restored.results else [restored]
@@ -172,7 +172,7 @@ def _is_pending(record: ClipRecord, journal: Journal, retry: bool) -> bool:
 
 
 class _ServiceGuard:
-    """Stops a run whose service is down, before every clip fails."""
+    """Stops a run when a service is down, before every clip fails."""
 
     def __init__(self, maximum: int) -> None:
         self._maximum, self._count = maximum, Counter[str]()
@@ -192,19 +192,19 @@ class _ServiceGuard:
 
 @dataclass(frozen=True)
 class StageRow:
-    """A line of the table of stages."""
+    """A row of the table of stages."""
 
     stage: str
     done: int
     failed: int
     seconds: float
-    """Of work, in all processes together."""
+    """Seconds of work, over all processes."""
     share: float
-    """Of the work of all stages, in 0–1."""
+    """Share of the work of all stages, in 0–1."""
 
 
 class EngineReport:
-    """The counts of one run.
+    """Counts of one run.
 
     Attributes: `videos` (listed), `skipped` (finished before, or in quarantine), `frames` (decoded), `clips` (finished
     in all runs), `quarantine` (failures of all runs, set at the end), `wall` (seconds).
@@ -242,11 +242,11 @@ class EngineReport:
 
     @property
     def frames_per_second(self) -> float:
-        """Sampled frames per second of a decoding process."""
+        """Sampled frames per second per decoding process."""
         return self.frames / self.seconds[FRAMES] if self.seconds[FRAMES] else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report, ready for JSON."""
+        """Return the report as JSON values."""
         return {
             "videos": self.videos,
             "skipped": self.skipped,
@@ -262,7 +262,7 @@ class EngineReport:
 
 
 class EngineSettings:
-    """The file `OUT/settings.json`: configuration, prompts, models with their hashes, and the runs with their versions.
+    """The file `OUT/settings.json`: configuration, prompts, models with hashes, and runs with versions.
 
     Results of two configurations are never mixed in one output. Attributes: `values`. Raises OutputError if the output
     was made with another configuration or prompt, and DataError if the file is damaged.
@@ -280,7 +280,7 @@ class EngineSettings:
         write_json(self._path, self.values)
 
     def add_model(self, stage: str, facts: Mapping[str, Any]) -> None:
-        """Store the facts of a stage's loaded model; OutputError if earlier results are of another model."""
+        """Store the facts of a stage's loaded model; OutputError if earlier results have another model."""
         if not facts or self.values["models"].get(stage) == facts:
             return
         if stage in self.values["models"]:
@@ -290,7 +290,7 @@ class EngineSettings:
 
 
 def read_engine_settings(out: Path) -> dict[str, Any]:
-    """Return the settings of an output; DataError if `out` is not one, or its settings are damaged."""
+    """Read the settings of an output; DataError if `out` is not an output or the settings are damaged."""
     path = out / SETTINGS
     if not path.is_file():
         raise DataError(f"{out} is not an output of `pe engine run`: it has no {SETTINGS}")

@@ -1,4 +1,4 @@
-"""The stages of the engine: functions of records, which every runner shares."""
+"""The stages of the engine: functions of records, shared by all runners."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ from perception_encoder.video_data_engine.videos import open_clip_frames, probe_
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[Sequence[ClipRecord]], list[Outcome]]
-"""Takes records through a stage: an outcome for each, in order."""
+"""Takes records through a stage and returns their outcomes in order."""
 DECODING = "decoding"
-"""The group of the stages that decode."""
+"""The group of decoding stages."""
 Models = dict[str, Assistant]
-"""The models of a process by name, so that stages share them."""
+"""Models of a process by name, shared by its stages."""
 MAX_PAUSE = 60.0
-"""Seconds between two attempts, even if an endpoint requests more."""
+"""Maximum seconds between attempts, even if an endpoint requests more."""
 _QUOTED = re.compile(r"""\"([^"]+)\"|'((?:[^']|(?<=\w)'(?=\w))+)'""")
-"""A text in quotes without quotes inside; an apostrophe in a word is not a quote."""
+"""A text in quotes without inner quotes; an apostrophe in a word is not a quote."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingStage:
-    """A stage that reads the video, one record at a time; pickled to where it runs."""
+    """A stage that reads the video, one record at a time; pickled to its worker."""
 
     name: str
     function: Callable[[ClipRecord], tuple[dict[str, Any], tuple[bytes, ...]]]
-    """Returns the result and the frames; an InputError is a failure of the video."""
+    """Returns the result and the frames; an InputError means that the video failed."""
     seconds: float
     """Time limit of a record."""
     group: str = DECODING
@@ -62,7 +62,7 @@ class DecodingStage:
     """Maximum number of records handled together."""
 
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
-        """Return what handles records, and nothing to store."""
+        """Return a function that handles records, and no facts to store."""
         return self._handle, {}
 
     def _handle(self, records: Sequence[ClipRecord]) -> list[Outcome]:
@@ -84,19 +84,19 @@ class DecodingStage:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerStage:
-    """A stage that asks a model about each clip; pickled to where its model is loaded."""
+    """A stage that asks a model about each clip; pickled to the model's worker."""
 
     name: str
     model: str
     prompt: EnginePrompt
     sampling: Sampling
     captioned_frames: int
-    """Frames that are captioned one by one, in that stage."""
+    """Number of frames to caption one by one, in that stage."""
     work: WorkConfig
 
     @property
     def group(self) -> str:
-        """Stages of one model share a process."""
+        """Group of stages; those with the same model share a process."""
         return self.model
 
     @property
@@ -114,7 +114,7 @@ class AnswerStage:
         return (self.work.timeout * self.work.tries + pauses) * questions + 10  # the client's own timeout comes first
 
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
-        """Load the model; return what handles records, and what is stored of the model."""
+        """Load the model; return a function that handles records, and the model's facts to store."""
         if self.model not in models:
             models[self.model] = load_assistant(self.model, timeout=self.work.timeout, text_only=self.name == SUMMARY)
         assistant = models[self.model]
@@ -165,7 +165,7 @@ EngineStage = DecodingStage | AnswerStage
 
 
 def make_stages(config: EngineConfig, work: WorkConfig) -> list[EngineStage]:
-    """Return the stages of a configuration in order; ConfigError for a prompt that cannot be read."""
+    """Return the stages of a configuration in order; ConfigError for an unreadable prompt."""
 
     def answers(name: str, model: str, prompt: str, tokens: int) -> AnswerStage:
         return AnswerStage(
@@ -198,7 +198,7 @@ def _failure(record: ClipRecord, stage: str, reason: str, cause: Cause, seconds:
 
 
 def _summary_fields(record: ClipRecord) -> dict[str, str]:
-    """Return the fields of the summary's prompt; an unknown one is a dash."""
+    """Return the fields of the summary prompt, with a dash for unknown ones."""
     metadata = record.results[PROBE]["metadata"]
     captions = record.results[FRAME_CAPTIONS]["captions"]
     names = ("title", "description", "keywords")
@@ -212,7 +212,7 @@ def _summary_fields(record: ClipRecord) -> dict[str, str]:
 
 
 def _caption_line(text: str) -> str:
-    """Return a caption on one line, without quotes around all of it; joins characters that a server split in two."""
+    """Return a caption on one line without surrounding quotes, joining characters that a server split in two."""
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     line = " ".join(whole.split())
     match = _QUOTED.fullmatch(line)
@@ -226,7 +226,7 @@ def answer_all(
     work: WorkConfig,
     threads: int = 1,
 ) -> list[Reply | PerceptionEncoderError]:
-    """Return an answer to each conversation, or its error in its place, after the attempts and pauses of `work`.
+    """Return an answer to each conversation, or its error, after the attempts and pauses of `work`.
 
     `threads`: concurrent requests, to a model that is safe to share; one thread gives the model all conversations
     together, and one by one if that fails. Raises EndpointError if no request can succeed.
@@ -260,7 +260,7 @@ def _answer(
 
 
 def _checked(reply: Reply) -> Reply | PerceptionEncoderError:
-    """Return the reply, or an error if it has no letter or digit."""
+    """Return the reply, or an error if it has no letters or digits."""
     if not any(letter.isalnum() for letter in reply.text):
         return ConfigError("the model answered without a word")
     return reply

@@ -39,22 +39,22 @@ FIELDS = {
     "keywords": ("keywords", "tags"),
     "category": ("category_name", "category", "categories", "genre"),
 }
-"""Our field → names in files and tags; the first that holds a text counts."""
+"""Our fields → names in files and tags; the first one with text counts."""
 MAX_TEXT = 2000
-"""Characters to which a text is cut."""
+"""Maximum number of characters of a text."""
 MAX_SIDECAR_BYTES = 16 << 20
 QUALITY = 92
-"""Of the frames' JPEG files."""
+"""Quality of the frames' JPEG files."""
 _COMPARED_SIDE = 64
 """Short side of the frames that are compared to find shot changes."""
 _REFINED = 16
-"""Frames between two sampled ones among which the first frame of a shot is searched."""
+"""Maximum number of frames between two samples in which to search for the first frame of a shot."""
 _JOINERS = "\u200c\u200d"
 """Unprintable, but part of words in Persian and Hindi, and of emoji."""
 
 
 def list_videos(paths: Iterable[str | Path]) -> Iterator[ClipRecord]:
-    """Yield a record for each video, in the order of `list_items`; images and texts are left out.
+    """Yield a record for each video, in the order of `list_items`, leaving out images and texts.
 
     An input that cannot be listed is a record whose item raises the reason. A file that is named twice is listed once.
     """
@@ -70,7 +70,7 @@ def list_videos(paths: Iterable[str | Path]) -> Iterator[ClipRecord]:
 
 
 def make_key(item: Item) -> str:
-    """Return a unique name of an item: its file's name, and a hash of its whole path and its range."""
+    """Return a unique name for an item: its file name with a hash of its full path and range."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(item.path).stem)[:40].strip("_")
     path = item.path
     if isinstance(item.source, Path):
@@ -108,7 +108,7 @@ def _json_members(tar: Path) -> dict[str, TarMember]:
 
 
 def probe_video(record: ClipRecord, config: CutConfig) -> dict[str, Any]:
-    """Return the facts, metadata and `clips` of a video, ready for JSON.
+    """Return the facts, metadata and `clips` of a video as JSON values.
 
     An item that is a part of a video is one clip of any length. Raises InputError for anything that is not a video, is
     damaged beyond use, or has no frames.
@@ -146,7 +146,7 @@ def probe_video(record: ClipRecord, config: CutConfig) -> dict[str, Any]:
 
 
 def file_digest(stream: BinaryIO) -> str:
-    """Return the SHA-256 of a stream, which is read to its end."""
+    """Return the SHA-256 of a stream, reading it to its end."""
     digest = hashlib.sha256()
     while block := stream.read(1 << 20):
         digest.update(block)
@@ -169,7 +169,7 @@ def _find_clips(
 
 
 def find_shot_changes(source: Path | bytes, name: str, config: CutConfig) -> list[float]:
-    """Return the seconds at which new shots begin, without the start of the video.
+    """Return the times in seconds at which new shots begin, without the start of the video.
 
     Frames are compared at a steady rate. Between two that differ, the first frame of a new shot is searched; if no two
     consecutive frames differ enough, something only moved.
@@ -187,7 +187,7 @@ def find_shot_changes(source: Path | bytes, name: str, config: CutConfig) -> lis
 
 
 def _refine_change(source: Path | bytes, name: str, start: float, end: float, minimum: float) -> float | None:
-    """Return the time in (start, end] of the frame that differs most from the one before it; None below `minimum`."""
+    """Return the time in (start, end] of the frame that differs most from the previous one; None below `minimum`."""
     frames = read_frames(source, name, _REFINED, start, math.nextafter(end + 1e-3, math.inf), side=_COMPARED_SIDE)
     colours = [colour_histogram(image) for image in frames.images]
     changes = [colour_change(first, second) for first, second in itertools.pairwise(colours)]
@@ -218,7 +218,7 @@ def split_clips(duration: float, changes: Sequence[float], config: CutConfig) ->
 def read_metadata_fields(
     sidecar: Path | TarMember | None, tags: Mapping[str, Any], text: str | None
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the `FIELDS` that are known, and what is wrong with the sidecar.
+    """Return the known `FIELDS`, and any problem with the sidecar.
 
     The sidecar takes precedence over the container's tags; `text`, from a table, is the description if neither has one.
     """
@@ -252,7 +252,7 @@ def _read_sidecar(sidecar: Path | TarMember) -> Mapping[str, Any]:
 
 
 def _as_text(value: Any) -> str:
-    """Return a text, or a list of texts with commas, on one line; empty for anything else."""
+    """Return a text, or a list of texts joined by commas, on one line; empty for anything else."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ", ".join(value)
     if not isinstance(value, str):
@@ -262,7 +262,7 @@ def _as_text(value: Any) -> str:
 
 
 def sample_clip(record: ClipRecord, count: int, side: int) -> tuple[dict[str, Any], tuple[bytes, ...]]:
-    """Return a clip's range and frame times, and at most `count` frames, reduced to the short side `side`, as JPEG.
+    """Return a clip's range and frame times, with at most `count` frames as JPEG, reduced to the short side `side`.
 
     Frames are those that the published PLM reads. Raises InputError as `read_frames` does.
     """

@@ -1,4 +1,4 @@
-"""Open a dataset of captioned videos: describe it, select from it, and export the captions that people refined."""
+"""Open a dataset of captioned videos; describe it, select from it, and export the captions that people refined."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ScoredVideo:
     key: str
     """SPLIT/KEY."""
     score: float
-    """From 0 to 5."""
+    """Interest score, from 0 to 5."""
     category: str
     probability: float
     """Of the category."""
@@ -55,7 +55,7 @@ class ScoredVideo:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSelection:
-    """Selected videos, and the scores that they were selected by."""
+    """Selected videos with all scores."""
 
     videos: tuple[SelectedVideo, ...]
     """The best of each cluster first."""
@@ -66,7 +66,7 @@ class VideoSelection:
     features: Path
     """The directory of the features."""
     failures: tuple[InputError, ...]
-    """Videos that cannot be decoded; they have no score."""
+    """Videos without a score because they cannot be decoded."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the selected videos with their categories, as rows of a table."""
@@ -80,18 +80,18 @@ class VideoDataset:
         self.path, self.store = path, store
 
     def records(self, split: str | None = None) -> Iterator[VideoRecord]:
-        """Yield the videos of one split or all, without reading the videos' bytes.
+        """Yield the videos of one split or all, without reading their bytes.
 
         Raises DataError if the split does not exist or a file is damaged.
         """
         return read_videos_of(self.path, split)
 
     def rows(self, split: str | None = None) -> list[dict[str, Any]]:
-        """Return what the dataset says about each video: key, captions, category, length, and where its bytes are."""
+        """Return a row per video: key, captions, category, length, and location of its bytes."""
         return [describe_record(record) for record in self.records(split)]
 
     def stats(self) -> DatasetStatistics:
-        """Return counts, lengths and words of captions by split, and categories: the paper's tables 3 and 16."""
+        """Return counts, lengths and words of captions by split, and categories, as in the paper's tables 3 and 16."""
         return describe_dataset(self.records())
 
     def select(
@@ -105,7 +105,7 @@ class VideoDataset:
         seed: int = 0,
         track: Track = untracked,
     ) -> VideoSelection:
-        """Select varied, interesting videos as the paper's appendix A.2 does, without near-duplicates.
+        """Select varied, interesting videos without near-duplicates, as in the paper's appendix A.2.
 
         Features of all videos are computed, or resumed, in the directory `features` [default: PATH/features]: motion,
         embeddings by `model`, and the answers of `ask_model`, a vision-language model, to 26 yes/no questions. A random
@@ -143,7 +143,7 @@ class VideoDataset:
             return count_progress(project)
 
     def assign(self, people: Sequence[str]) -> dict[str, int]:
-        """Deal the videos that nobody has begun to annotators, in turn; return the number of each person's videos.
+        """Distribute the videos not yet begun among annotators in turn; return the number per person.
 
         A video that needs two annotations goes to two people. Only they are offered it in `pe annotate`.
         """
@@ -179,7 +179,7 @@ class VideoDataset:
             )
 
     def export_tasks(self, out: str | Path, video_prefix: str = "") -> int:
-        """Write all annotations as tasks of Label Studio; return the number of videos.
+        """Write all annotations as Label Studio tasks; return the number of videos.
 
         `video_prefix`: the address of the videos, which comes before KEY.mp4.
         """
@@ -187,7 +187,7 @@ class VideoDataset:
             return export_tasks(project, Path(out), video_prefix)
 
     def import_tasks(self, file: str | Path, annotator: str | None = None) -> ImportCounts:
-        """Add annotations that Label Studio exported as JSON, all or none; those already present are not repeated.
+        """Add annotations exported by Label Studio as JSON, all or none, without those already present.
 
         `annotator`: the name for annotations that do not name theirs.
         """
@@ -196,7 +196,7 @@ class VideoDataset:
 
     @contextmanager
     def project(self, track: Track = untracked) -> Iterator[AnnotationProject]:
-        """Open the annotation project with new and changed tars read."""
+        """Open the annotation project after reading new and changed tars."""
         project = AnnotationProject(self.path, self.store)
         try:
             project.update(track)

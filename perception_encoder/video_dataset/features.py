@@ -30,11 +30,11 @@ from perception_encoder.video_dataset.motion import NO_MOTION, MotionFeatures, m
 from perception_encoder.video_dataset.tables import table_key
 
 FORMAT = 4
-"""Increased when the same video gets other features."""
+"""Increase when the same video gets different features."""
 FRAMES = 3
-"""Uniformly spaced frames that are encoded."""
+"""Number of uniformly spaced frames to encode."""
 QUESTION_FRAMES = 8
-"""Uniformly spaced frames that the language model sees."""
+"""Number of uniformly spaced frames that the language model sees."""
 MOTION = (
     *(f"motion_{field.name}" for field in fields(MotionFeatures) if field.name != "source"),
     *(f"objects_{name}" for name in NO_MOTION.columns()),
@@ -76,7 +76,7 @@ class YesNoModel(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that results carry."""
+        """Name of the model in results."""
         ...
 
     def yes_probabilities(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
@@ -107,13 +107,13 @@ class FeatureRun:
 
     videos: int
     failures: tuple[InputError, ...]
-    """Videos that cannot be decoded and have no row."""
+    """Videos without a row because they cannot be decoded."""
 
 
 def extract_features(
     data: Path, out: Path, encoder: Encoder, model: YesNoModel | None = None, track: Track = untracked
 ) -> FeatureRun:
-    """Write OUT/SPLIT-TAR.parquet for each tar that has none yet; `model` answers the questions.
+    """Write OUT/SPLIT-TAR.parquet for each tar without one; `model` answers the questions.
 
     A file is written again if its tar, the encoder or the model has changed. Raises DataError for a damaged tar.
     """
@@ -140,7 +140,7 @@ def extract_features(
 
 
 def read_features(directory: Path) -> FeatureTable:
-    """Read the files of `extract_features`; DataError if there are none, or they are damaged, mixed or too old."""
+    """Read the files of `extract_features`; DataError if they are missing, damaged, mixed or outdated."""
     remedy = "delete it and rerun `pe video-dataset select` to compute features again"
     paths = sorted(directory.glob("*.parquet"))
     tables = [_read_table(path) for path in paths]
@@ -151,7 +151,7 @@ def read_features(directory: Path) -> FeatureTable:
         raise DataError(f"{directory}: some features have answers and others do not; {remedy}")
     table = pa.concat_tables(tables)
     if not {*MOTION, "key", "frames"} <= set(table.column_names):
-        raise DataError(f"{directory} is of an older version; {remedy}")
+        raise DataError(f"{directory} has an older version; {remedy}")
     answers = [name for name in table.column_names if name.startswith("answer_")]
     try:
         frames = np.array(table["frames"].to_pylist(), np.float32)  # (n, 3, D)
@@ -159,7 +159,7 @@ def read_features(directory: Path) -> FeatureTable:
         if frames.ndim != 3 or frames.shape[1] != FRAMES or None in (keys := table["key"].to_pylist()):
             raise ValueError(f"frames are {frames.shape}")
     except (ValueError, TypeError) as error:
-        raise DataError(f"{directory} has values that features cannot have ({one_line(error)}); {remedy}") from None
+        raise DataError(f"{directory} has invalid features ({one_line(error)}); {remedy}") from None
     names = [*MOTION, *(f"frame{frame}_{n}" for frame in range(FRAMES) for n in range(frames.shape[2])), *answers]
     flat = frames.reshape(len(frames), -1)
     values = np.concatenate([*columns[: len(MOTION)], flat, *columns[len(MOTION) :]], axis=1)
@@ -214,7 +214,7 @@ def _schema(rows: list[dict[str, Any]], answered: bool) -> pa.Schema:
 
 
 def _made_by(path: Path) -> str | None:
-    """Return the sources of a file; None if it is missing or damaged."""
+    """Return what made a file; None if it is missing or damaged."""
     try:
         metadata = pq.read_table(path).schema.metadata or {}
         return metadata.get(b"made_by", b"").decode()
@@ -223,7 +223,7 @@ def _made_by(path: Path) -> str | None:
 
 
 def answer_questions(model: YesNoModel, video: VideoFrames) -> np.ndarray:
-    """Return the probability of yes for each of `QUESTIONS`, (26,) float64."""
+    """Return the probability of "yes" for each of `QUESTIONS`, (26,) float64."""
     return model.yes_probabilities([ask(question + SUFFIX, [video]) for question in QUESTIONS.values()])
 
 

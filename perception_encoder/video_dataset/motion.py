@@ -1,4 +1,4 @@
-"""Motion in a video, as features of its interest (section 2.3, A.2, step 1), and what moves besides the camera (ours).
+"""Measure motion in a video as features of its interest (section 2.3, A.2, step 1), and object motion (ours).
 
 The codec's own motion vectors cost only the decoding. Codecs whose decoder does not expose them (VP9, AV1, MJPEG and
 others) have their frames matched block by block. Either way, lengths are shares of the frame's diagonal; the codec's
@@ -33,11 +33,11 @@ from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.preprocess.video_file import decoding, open_container
 
 _WIDTH, _BLOCK, _REACH = 160, 8, 5
-"""Of block matching, in pixels: the frames' width, the blocks' side, and the maximum shift."""
+"""Block matching in pixels: width of the frames, side of the blocks, and maximum shift."""
 _COLLECT = 16
 """Frames after which memory is freed: PyAV's frames and their side data refer to each other."""
 _NOISE = 2.0
-"""Grey levels by which another position must match better than the block's own."""
+"""Grey levels by which a shifted position must match better than the unshifted one."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def measure_motion(source: Source, name: str | None = None) -> MotionFeatures:
                 if frames % _COLLECT == 0:
                     gc.collect(0)
         if not frames:
-            raise MediaDecodeError(name, "has no frame that can be decoded")
+            raise MediaDecodeError(name, "has no frames that can be decoded")
         if not moments and frames > 1:
             kind = "blocks"
             with open_container(stream, name) as (container, video):
@@ -94,13 +94,13 @@ def _codec_moments(vectors: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _moments(lengths: np.ndarray, areas: float | np.ndarray = 1.0) -> np.ndarray:
-    """Return a frame's sums of the vectors' areas, of areas times lengths, and of areas times squared lengths, (3,)."""
+    """Return a frame's sums of the vectors' areas, areas times lengths, and areas times squared lengths, (3,)."""
     areas = np.broadcast_to(areas, lengths.shape)
     return np.array([areas.sum(), (areas * lengths).sum(), (areas * lengths**2).sum()])
 
 
 def shift_lengths(before: UInt8[np.ndarray, "H W"], after: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"]:
-    """Match the blocks of a frame to the frame before; return how far each moved, as a share of the diagonal."""
+    """Match a frame's blocks to the previous frame; return each block's shift as a share of the diagonal."""
     height, width = (side - side % _BLOCK for side in after.shape)
     padded = np.pad(before.astype(np.int16), _REACH, mode="edge")
     target = after[:height, :width].astype(np.int16)
@@ -124,12 +124,12 @@ def _grey_blocks(frame: VideoFrame, reformatter: VideoReformatter) -> np.ndarray
 RATE = 8.0
 """Compared frames per second."""
 MAX_SECONDS = 120.0
-"""Seconds from the beginning that are measured."""
+"""Maximum seconds to measure, from the beginning."""
 REGION_SIZES = {"small": 0.003, "medium": 0.01, "large": 0.03}
 """Minimum sizes of counted regions, as shares of a frame, summed over the frames."""
 AREA_PERCENTILES = (10, 25, 50, 75, 90, 100)
 _SIDE, _MIN_SIDE = 80, 16
-"""Of the compared frames, in pixels: the longer side, and the minimum of the shorter one."""
+"""Size of the compared frames in pixels: the longer side, and the minimum shorter side."""
 _MOVES, _MOVING = 0.006, 0.01
 """A pixel moves if its difference is above this share of the diagonal, a frame if above this share of it moves."""
 _FITS = 6
@@ -138,12 +138,12 @@ _FITS = 6
 
 @dataclass(frozen=True)
 class ObjectMotion:
-    """What moves besides the camera; areas are shares of the frame."""
+    """Motion besides the camera's; areas are shares of the frame."""
 
     moving: float
     """Share of frames in which something moves."""
     starts: int
-    """How often something starts to move while everything is still."""
+    """Number of times motion starts while everything is still."""
     regions: tuple[int, ...]
     """Number of moving regions, connected in the image and in time, of at least each of `REGION_SIZES`."""
     areas: tuple[float, ...]
@@ -160,7 +160,7 @@ NO_MOTION = ObjectMotion(0.0, 0, (0,) * len(REGION_SIZES), (0.0,) * len(AREA_PER
 
 
 def measure_object_motion(source: Source, name: str | None = None) -> ObjectMotion:
-    """Decode a video and measure what moves besides the camera.
+    """Decode a video and measure motion besides the camera's.
 
     Raises what `sample_frames` raises, and MissingExtraError without scikit-image.
     """
@@ -193,7 +193,7 @@ def moving_pixels(differences: Float[np.ndarray, "F h w"]) -> Bool[np.ndarray, "
 
 
 def camera_flow(flow: Float[np.ndarray, "2 h w"]) -> Float[np.ndarray, "2 h w"]:
-    """Return the flow of a plane before a moving camera that fits most of a flow (y, x) best, in pixels."""
+    """Return the flow of a plane before a moving camera that best fits most of a flow (y, x), in pixels."""
     basis = _plane_flows(*flow.shape[1:])
     rows, target = basis[:, ::2, ::2].reshape(-1, 8), flow[:, ::2, ::2].reshape(-1)
     weights = np.ones(len(target) // 2)

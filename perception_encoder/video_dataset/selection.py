@@ -21,12 +21,12 @@ from perception_encoder.video_dataset.features import FeatureTable
 
 TREES = 500
 FRAME_COMPONENTS = 16
-"""Principal components of the frames' embeddings, whose many values would outweigh all other features."""
+"""Number of principal components of frame embeddings; the embeddings would outweigh the other features."""
 MIN_SCORES = 20
 """Minimum number of hand scores for a forest."""
 MAX_SCORE = 5.0
 DUPLICATE = 0.97
-"""Cosine similarity from which two videos count as near-duplicates."""
+"""Minimum cosine similarity of near-duplicate videos."""
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "Hand Actions": ("hands doing something", "a close view of a person's hands at work"),
     "Object Interactions": ("objects that move and touch each other", "a person using an object or a machine"),
@@ -39,7 +39,7 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     "Close-up Shots": ("a close-up of a small detail", "an extreme close-up of an object"),
     "Nature Scenes": ("a landscape in nature", "plants, trees and mountains"),
 }
-"""The categories of the PE Video Dataset, with descriptions (ours); a category's embedding is their mean."""
+"""Categories of the PE Video Dataset with our descriptions; a category's embedding is their mean."""
 _PROMPT = "a video of {}"
 _LOGIT_SCALE = 100.0
 _RANDOM_STARTS = 3
@@ -47,23 +47,23 @@ _RANDOM_STARTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ForestReport:
-    """How well a forest predicts the hand scores, out of bag."""
+    """Out-of-bag accuracy of a forest on the hand scores."""
 
     videos: int
     """Hand-scored ones."""
     mean_error: float
     """Mean absolute error."""
     baseline_error: float
-    """The same for the mean hand score as every prediction."""
+    """Mean error if every prediction is the mean hand score."""
     explained: float
-    """R²: 1 is perfect, 0 as good as the mean."""
+    """R²: 1 is perfect, 0 is no better than the mean."""
     rank_correlation: float
-    """Spearman's, of predictions and hand scores."""
+    """Spearman correlation of predictions and hand scores."""
     importances: dict[str, float]
-    """By feature, the largest first, summing to 1; those of the frames' embeddings are added up."""
+    """Importances by feature, largest first, summing to 1; frame embeddings count as one feature."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields and the method, ready for JSON."""
+        """Return the fields and the method as JSON values."""
         return {**vars(self), "error": "out of bag", "trees": TREES}
 
 
@@ -96,7 +96,7 @@ def read_hand_scores(path: Path) -> dict[str, float]:
 
 
 def score_videos(features: FeatureTable, hand_scores: Mapping[str, float], seed: int = 0) -> InterestScores:
-    """Fit a forest on the hand-scored videos and predict all. Raises DataError for fewer than 20, or unknown keys."""
+    """Fit a forest on the hand-scored videos and predict all. DataError for fewer than 20 scores or unknown keys."""
     try:
         from scipy.stats import spearmanr
         from sklearn.ensemble import RandomForestRegressor
@@ -130,7 +130,7 @@ def score_videos(features: FeatureTable, hand_scores: Mapping[str, float], seed:
 
 
 def _reduce_frames(features: FeatureTable, seed: int) -> tuple[list[str], np.ndarray]:
-    """Replace the frames' embeddings by their principal components; return names and values."""
+    """Replace frame embeddings by their principal components; return names and values."""
     from sklearn.decomposition import PCA
 
     of_frames = np.array([name.startswith("frame") for name in features.names])
@@ -162,7 +162,7 @@ class VideoCategory:
 
 
 def categorise_videos(features: FeatureTable, encoder: Encoder) -> list[VideoCategory]:
-    """Return the most probable category of each video; `encoder` must be the one that made the features."""
+    """Return the most probable category of each video; `encoder` must be the one that computed the features."""
     prompts = [_PROMPT.format(text) for texts in CATEGORIES.values() for text in texts]
     embeddings = encoder.encode_texts(prompts)
     counts = np.cumsum([len(texts) for texts in CATEGORIES.values()])[:-1]
@@ -185,7 +185,7 @@ class SelectedVideo:
     key: str
     cluster: int
     rank: int
-    """In its cluster, from 0, the best; near-duplicates of better videos are not counted."""
+    """Rank in its cluster, 0 for the best, without near-duplicates of better videos."""
     score: float
 
 
@@ -204,7 +204,7 @@ def select_videos(
     settings out of range.
     """
     if not 1 <= count <= len(features):
-        raise ConfigError(f"{count} videos to select; there are {len(features)}")
+        raise ConfigError(f"count is {count}; it must be from 1 to {len(features)}, the number of videos")
     clusters = clusters if clusters is not None else max(1, count // 2)
     if not 1 <= clusters <= len(features):
         raise ConfigError(f"{clusters} clusters; it must be from 1 to {len(features)}, the number of videos")

@@ -1,4 +1,4 @@
-"""Statistics of a dataset: the paper's tables 3 (lengths and caption words) and 16 (categories of the benchmark)."""
+"""Statistics of a dataset: the paper's tables 3 (lengths and caption words) and 16 (benchmark categories)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BENCHMARK, ALL = "test", "all"
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean and a standard deviation; NaN of nothing."""
+    """A mean and a standard deviation; NaN without values."""
 
     mean: float
     deviation: float
@@ -39,9 +39,9 @@ class SplitStatistics:
     refined: int
     """Videos with a refined caption."""
     simulated: int
-    """Those whose refined caption is by a simulated annotator."""
+    """Videos refined by a simulated annotator."""
     seconds: Spread
-    """Length of a video, if the dataset says it."""
+    """Length of a video, if the dataset states it."""
     hours: float
     model_words: Spread
     """Words of a model's caption."""
@@ -67,7 +67,7 @@ class DatasetStatistics:
     """By split, the largest category first. Table 16 is that of `test`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return both tables, ready for JSON."""
+        """Return both tables as JSON values."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""Tables of videos by their key, SPLIT/KEY: what a dataset says, scores, selections; as Parquet, CSV or JSONL."""
+"""Read and write tables of videos by key, SPLIT/KEY, as Parquet, CSV or JSONL: metadata, scores, selections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def table_key(record: VideoRecord) -> str:
 
 
 def describe_record(record: VideoRecord) -> dict[str, Any]:
-    """Return a video's fields, and where its bytes are, as a row of a table."""
+    """Return a video's fields and the location of its bytes as a table row."""
     return {
         "key": table_key(record),
         "tar": str(record.video.tar),
@@ -43,7 +43,7 @@ def describe_record(record: VideoRecord) -> dict[str, Any]:
 
 
 def write_video_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same columns, in the format of the suffix; ConfigError for an unsupported one."""
+    """Write rows with equal columns in the format of the suffix; ConfigError for an unsupported one."""
     check_table_path(path)
     if path.suffix == ".parquet":
         with writing(path), replacing(path) as temporary:
@@ -61,17 +61,17 @@ def write_video_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def check_table_path(path: Path) -> None:
     """Raise ConfigError for an unsupported suffix."""
     if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{path} has an unsupported format; give a name that ends in .parquet, .csv or .jsonl")
+        raise ConfigError(f"{path} has an unsupported format; use a name that ends in .parquet, .csv or .jsonl")
 
 
 def read_video_table(path: Path, *columns: str) -> dict[str, dict[str, Any]]:
-    """Read rows by their `key`; DataError for a missing column or a repeated key."""
+    """Read rows by `key`; DataError for a missing column or a repeated key."""
     rows: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(read_table(path), start=1):
         for column in ("key", *columns):
             if row.get(column) is None:
                 raise DataError(f"{path}: row {number}: `{column}` is missing")
         if not isinstance(row["key"], str) or row["key"] in rows:
-            raise DataError(f"{path}: row {number}: the key {quoted(row['key'])} is not a text, or occurs twice")
+            raise DataError(f"{path}: row {number}: the key {quoted(row['key'])} is not a string, or occurs twice")
         rows[row["key"]] = row
     return rows

@@ -1,4 +1,4 @@
-"""Write a dataset in the PE Video Dataset's layout: `SPLIT/000000.tar` and so on, of KEY.mp4 and KEY.json."""
+"""Write a dataset in the PE Video Dataset's layout: `SPLIT/000000.tar` and so on, with KEY.mp4 and KEY.json."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class OutputVideo:
     key: str
     extension: str
     read: Callable[[], bytes]
-    """Returns the video's bytes; called when they are written."""
+    """Returns the video's bytes; called at the time of writing."""
     metadata: Mapping[str, Any]
     split: str
 
     @classmethod
     def of(cls, record: VideoRecord, metadata: Mapping[str, Any], split: str) -> OutputVideo:
-        """Return a video of another dataset, with other metadata."""
+        """Return a video of another dataset with new metadata."""
         return cls(record.key, record.extension, lambda: record.video.read(record.where), metadata, split)
 
 
@@ -44,13 +44,13 @@ def refined_fields(metadata: Mapping[str, Any], caption: str, origin: str) -> di
 
 
 def write_dataset(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
-    """Do what `write_tars` does in a new or empty directory; OutputError for another, or if it is in use."""
+    """Write a dataset with `write_tars` into a new or empty directory; OutputError for another one or one in use."""
     with new_directory(out):
         return write_tars(out, videos, per_tar)
 
 
 def write_tars(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
-    """Write videos, which are ordered by split, and return the number of videos of each split.
+    """Write videos, which must be ordered by split; return the number of videos per split.
 
     The same videos make the same bytes.
     """

@@ -84,7 +84,7 @@ def test_a_given_key_is_needed_on_this_machine_too(run_pe, apps: list[FastAPI], 
         (("--host", "0.0.0.0"), "set a --key"),
         (("--key", ""), "the key is empty"),
         (("--double", "2"), "must be from 0 to 1"),
-        (("--team", "anna,anna"), "a name occurs twice"),
+        (("--team", "anna,anna"), "names must be unique"),
     ],
 )
 def test_bad_options(run_pe, apps: list[FastAPI], tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

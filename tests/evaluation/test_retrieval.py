@@ -99,7 +99,7 @@ def test_a_broken_image_takes_its_captions_along() -> None:
     (measurement,) = RetrievalEvaluator(data).run(ColourEncoder())
     assert [failure.source for failure in measurement.failures] == ["red"]
     assert (measurement.classes, measurement.metrics[0].value, measurement.metrics[0].n) == (2, 1.0, 2)
-    with pytest.raises(DataError, match="toys has a single item that can be decoded"):
+    with pytest.raises(DataError, match="toys has only one item that can be decoded"):
         RetrievalEvaluator(captioned(media=(b"?", b"?", image_bytes("blue")))).run(ColourEncoder())
 
 

@@ -144,7 +144,7 @@ def test_media_are_opened_in_their_order(tmp_path: Path) -> None:
     head, image, video, tail = second.content
     assert (head, tail, image.mode) == ("first", "last", "RGB")
     assert [number_of(frame) for frame in video.images] == plm_frame_indices(60, 25, 4, 1.0)
-    with pytest.raises(ConfigError, match="a sample holds audio; only texts, images and videos are read"):
+    with pytest.raises(ConfigError, match="a sample contains audio; only texts, images and videos are supported"):
         read_messages([{"role": "user", "content": [{"type": "audio", "url": "a.wav"}]}], tiny_language_model())
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(MediaDecodeError, match=r"bad\.png"):

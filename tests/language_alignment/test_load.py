@@ -105,7 +105,7 @@ def test_a_custom_function() -> None:
     model = load_assistant(ECHO)
     assert isinstance(model, Echo) and isinstance(model, pe.Assistant)
     assert describe_assistant(model) == {"name": "echo"}
-    with pytest.raises(ConfigError, match=r"tiles is 4, but python:.* tiles images itself; leave it out"):
+    with pytest.raises(ConfigError, match=r"tiles is 4, but python:.* tiles images itself; omit it"):
         load_assistant(ECHO, tiles=4)
     with pytest.raises(ConfigError, match=r"python:builtins:dict returned a dict; it must return a pe\.Assistant"):
         load_assistant("python:builtins:dict")

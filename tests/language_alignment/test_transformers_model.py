@@ -111,5 +111,5 @@ def test_stops_streams_and_drawn_answers(model: TransformersModel) -> None:
 def test_what_cannot_be_loaded_or_answered(model: TransformersModel, tmp_path: Path) -> None:
     with pytest.raises(WeightsUnavailableError, match="could not be loaded"):
         load_transformers_model(tmp_path)
-    with pytest.raises(ConfigError, match="refuses this conversation"):
+    with pytest.raises(ConfigError, match="rejects this conversation"):
         model.generate([ask("is <|image|> an image?")])

@@ -48,7 +48,7 @@ def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path, l
         analyse(["built", "shallow"], [task], config, [5])
     with pytest.raises(ConfigError, match="fixed takes images of 24x24 only, not 12x24"):
         analyse(["built", "fixed"], [replace(task, image_size=(12, 24))], config, None)
-    with pytest.raises(ConfigError, match="two models are called built"):
+    with pytest.raises(ConfigError, match="two models have the name built"):
         analyse(["built", "built"], [task], config, None)
     assert task.evaluated == [] and not config.directory.exists()
 
@@ -60,7 +60,7 @@ def test_the_disk_is_checked_first(tmp_path: Path, load: Load, monkeypatch: pyte
         patched.setattr(feature_cache, "SPARE", 1 << 62)
         with pytest.raises(OutputError, match="for features and the disk has"):
             analyse(["built"], [task], config, None, announce=messages.append)
-    assert task.evaluated == [] and messages == [f"features will take 0.0 MB more in {config.directory}"]
+    assert task.evaluated == [] and messages == [f"features will need 0.0 MB more in {config.directory}"]
     for _ in range(2):
         analyse(["built"], [task], config, None, announce=messages.append)
     assert len(messages) == 2  # the second time they are there
@@ -88,7 +88,10 @@ def test_a_model_that_cannot_be_analysed_inside_has_its_report(tmp_path: Path, l
     load(silent(), changed())
     report = analyse(["silent", "built"], [LightnessTask()], FeatureCache(directory=tmp_path), None)
     assert [sweep.model for sweep in report.sweeps] == ["silent", "built"] and list(report.statistics) == ["built"]
-    note = "silent cannot be analysed inside: silent does not compute all attention with torch, so it cannot be shown"
+    note = (
+        "the attention of silent cannot be analysed: "
+        "silent does not compute all attention with torch, so it cannot be shown"
+    )
     assert report.notes == (note,) and report.example is None
     page, _, _, data = write_report(report, tmp_path / "out")
     assert note in page.read_text(encoding="utf-8")

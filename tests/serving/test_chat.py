@@ -177,7 +177,7 @@ def test_the_models_are_listed(client: openai.OpenAI, address: str) -> None:
 
 
 def test_an_unknown_model_and_none_are_404(client: openai.OpenAI, encoder: Encoder) -> None:
-    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4o' here; this server has 'echo'") as caught:
+    with pytest.raises(openai.NotFoundError, match="this server has no model 'gpt-4o'; it has 'echo'") as caught:
         client.chat.completions.create(model="gpt-4o", messages=[user("a")])
     assert caught.value.code == "model_not_found" and caught.value.param == "model"
     with served(create_app(encoder, ApiConfig())) as address:

@@ -67,7 +67,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
         ({"messages": HELLO, "max_completion_tokens": 0}, "max_completion_tokens", "is 0; it must be at least 1"),
         ({"messages": HELLO, "max_tokens": 1.5}, "max_tokens", "max_tokens is 1.5; it must be a whole number"),
         ({"messages": HELLO, "stop": ["a", ""]}, "stop", "none of them empty"),
-        ({"messages": HELLO, "stop": ["a"] * 5}, "stop", "at most 4 texts"),
+        ({"messages": HELLO, "stop": ["a"] * 5}, "stop", "at most 4 strings"),
         ({"messages": HELLO, "stop": 7}, "stop", "stop is 7; it must be a string"),
         ({"messages": HELLO, "seed": 1 << 64}, "seed", "at most 64 bits"),
         ({"messages": HELLO, "stream": "yes"}, "stream", "stream is 'yes'; it must be true or false"),

@@ -122,5 +122,5 @@ def test_drawings_are_found_by_their_names(tmp_path: Path) -> None:
 
 def test_drawings_of_one_name_are_a_data_error(tmp_path: Path) -> None:
     write_colours(tmp_path / "unseen" / "openmoji.tar", "openmoji", ["red heart", "red heart"])
-    with pytest.raises(DataError, match="openmoji: two images have one name"):
+    with pytest.raises(DataError, match="openmoji: two images have the same name"):
         Suite(encoders()).retrieve_drawings(tmp_path)

@@ -231,7 +231,7 @@ def test_devices_by_name() -> None:
     assert find_device("98.9:40") == Device(98.9e12, 40e9)
     with pytest.raises(ConfigError, match="did you mean a100-80gb"):
         find_device("a100-80")
-    with pytest.raises(ConfigError, match="there are a100-40gb"):
+    with pytest.raises(ConfigError, match="known devices: a100-40gb"):
         find_device("abacus")
 
 

@@ -98,7 +98,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(add_video, log: Path, tmp_pat
 
 def test_addresses_that_are_not_clusters() -> None:
     pytest.importorskip("ray", reason="Ray is not installed; install the extra cluster")
-    with pytest.raises(ConfigError, match=r"is a client's address"):
+    with pytest.raises(ConfigError, match=r"is a client address"):
         next(run_on_cluster("ray://127.0.0.1:9", [], [], QUICK, lambda *_: None))
     with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
         next(run_on_cluster("127.0.0.1:9", [], [], QUICK, lambda *_: None))

@@ -77,7 +77,7 @@ def test_features_of_an_older_version_are_refused(tmp_path: Path) -> None:
     (path,) = (tmp_path / "out").iterdir()
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["objects_moving"]), path)
-    with pytest.raises(DataError, match="is of an older version; delete it and rerun `pe video-dataset select`"):
+    with pytest.raises(DataError, match="has an older version; delete it and rerun `pe video-dataset select`"):
         read_features(tmp_path / "out")
 
 

@@ -152,7 +152,7 @@ def test_near_duplicates_in_two_clusters_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"count": 0}, "0 videos to select; there are 20"),
+        ({"count": 0}, "count is 0; it must be from 1 to 20"),
         ({"count": 21}, "21 videos to select"),
         ({"count": 5, "clusters": 0}, "0 clusters; it must be from 1 to 20"),
         ({"count": 5, "duplicate": 0}, "above 0 and at most 1"),

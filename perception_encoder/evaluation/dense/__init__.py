@@ -1,1 +1,1 @@
-"""Depth, segmentation, detection and tracking."""
+"""Evaluate depth, segmentation, detection and tracking."""

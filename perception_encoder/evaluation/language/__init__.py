@@ -1,4 +1,4 @@
-"""Rule-based scorers of what language models answer: pure functions, each with its formula, range and source."""
+"""Rule-based scorers of language models' answers: pure functions, each with its formula, range and source."""
 
 from perception_encoder.evaluation.language.answers import (
     YesNoScores,

@@ -1,4 +1,4 @@
-"""Score what language models answer by rules: short answers, choices, and boxes.
+"""Score answers of language models by rules: short answers, choices, and boxes.
 
 VQA accuracy: an answer is right in so far as people gave it too, after EvalAI's normalisation. Source: Antol et al.,
 "VQA: Visual Question Answering", ICCV 2015, and the answer processor of MMF, which repeats what the EvalAI server does
@@ -61,7 +61,7 @@ yall y'all, yall'll y'all'll, y'allll y'all'll, yall'd've y'all'd've, y'alld've 
 youd you'd, youd've you'd've, you'dve you'd've, youll you'll, youre you're, youve you've
 """
 CONTRACTIONS = dict(pair.split() for pair in _CONTRACTIONS.split(","))
-"""A word without its apostrophe → the word that it stands for."""
+"""Words without their apostrophe → the full words."""
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {word: str(value) for value, word in enumerate(_WORDS)} | {"none": "0"}
 """Number words → digits."""
@@ -81,7 +81,7 @@ def normalize_answer(text: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """Remove punctuation beside a space anywhere in the text; put a space for one that only joins words."""
+    """Remove punctuation next to a space anywhere in the text; replace punctuation that only joins words by a space."""
     cleaned = text
     for mark in PUNCTUATION:
         beside_space = f"{mark} " in text or f" {mark}" in text or _GROUPED_DIGITS.search(text)
@@ -90,14 +90,14 @@ def _without_punctuation(text: str) -> str:
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Return the VQA accuracy of a prediction, in [0, 1]: how far people agree with it.
+    """Return the VQA accuracy of a prediction, in [0, 1]: its agreement with people's answers.
 
     The mean over the people's answers, each left out in turn, of min(n / 3, 1), n being how many of the others equal
     the prediction. Of 10 answers, 1, 2, 3 and 4 equal ones give 0.3, 0.6, 0.9 and 1. Both sides are normalised (see
     `normalize_answer`). A single answer leaves no other one and scores 0. Raises DataError without answers.
     """
     if not answers:
-        raise DataError("VQA accuracy needs people's answers, not an empty list")
+        raise DataError("VQA accuracy needs at least one answer")
     normalized = normalize_answer(prediction)
     same = [normalize_answer(answer) == normalized for answer in answers]
     return sum(min((sum(same) - own) / 3, 1.0) for own in same) / len(answers)
@@ -133,7 +133,7 @@ def anls(prediction: str, answers: Sequence[str], threshold: float = 0.5) -> flo
     formula excludes. Two empty texts are equal. Raises DataError without answers, MissingExtraError without rapidfuzz.
     """
     if not answers:
-        raise DataError("ANLS needs at least one answer, not an empty list")
+        raise DataError("ANLS needs at least one answer")
     try:
         from rapidfuzz.distance import Levenshtein
     except ImportError:
@@ -167,9 +167,9 @@ def multiple_choice(prediction: str, choices: Sequence[str], answer: int | str) 
 
 
 def choice_index(choices: Sequence[str], answer: int | str) -> int:
-    """Return the 0-based index of an answer: an index, a text, or a letter; DataError if it is not a choice."""
+    """Return the 0-based index of an answer given as an index, a text, or a letter; DataError if it is not a choice."""
     if len(choices) < 2:
-        raise DataError(f"a question with {len(choices)} choices; multiple choice needs at least two")
+        raise DataError(f"a question has {len(choices)} choices; multiple choice needs at least two")
     if isinstance(answer, int):
         index = answer
     elif answer in choices:
@@ -177,12 +177,12 @@ def choice_index(choices: Sequence[str], answer: int | str) -> int:
     else:
         index = ord(answer.strip()) - ord("A") if re.fullmatch(r"\s*[A-Z]\s*", answer) else -1
     if not 0 <= index < len(choices):
-        raise DataError(f"the answer {answer!r} is none of the {len(choices)} choices: {', '.join(choices)}")
+        raise DataError(f"the answer {answer!r} is not one of the {len(choices)} choices: {', '.join(choices)}")
     return index
 
 
 def extract_choice(prediction: str, choices: Sequence[str]) -> int | None:
-    """Return the 0-based index of the choice that a prediction names, None if it names none or several.
+    """Return the 0-based index of the choice in a prediction; None if it names no choice or several.
 
     The first rule that applies: the whole text is a letter ("B", "(b)", "B."); it is a choice's text; it begins with a
     letter and a delimiter ("(B) …", "B. …", "B: …"), or with a letter and its choice's text; a letter follows "answer",
@@ -212,7 +212,7 @@ def _of_letter(letter: str, count: int) -> int | None:
 
 
 def _of_text(text: str, texts: Sequence[str]) -> int | None:
-    """Return the one choice whose text occurs in a text; longer ones are looked for first, then cut out."""
+    """Return the one choice whose text occurs in a text, looking for longer choices first and cutting them out."""
     hits = []
     for index in sorted(range(len(texts)), key=lambda index: -len(texts[index])):
         pattern = rf"(?<!\w){re.escape(texts[index])}(?!\w)"
@@ -231,19 +231,19 @@ class YesNoScores:
     """The metrics of a set of yes/no questions, each in [0, 1]; "yes" is the positive class."""
 
     accuracy: float
-    """The share of right answers."""
+    """Share of correct answers."""
     precision: float
-    """TP / (TP + FP); 0 if "yes" is never said."""
+    """TP / (TP + FP); 0 if no prediction is "yes"."""
     recall: float
-    """TP / (TP + FN), an answer that is neither counted as a false negative; 0 without a true "yes"."""
+    """TP / (TP + FN), an answer that is neither "yes" nor "no" counts as a false negative; 0 without a true "yes"."""
     f1: float
     """2 TP / (2 TP + FP + FN); 0 without any "yes"."""
     yes_ratio: float
-    """The share of "yes" among the predictions; compare with that among the answers."""
+    """Share of "yes" among the predictions; compare it with the share among the answers."""
 
 
 def parse_yes_no(text: str) -> bool | None:
-    """Return True for yes, False for no, None for neither, from the first sentence with a word in it.
+    """Return True for yes, False for no, None otherwise, from the first sentence that contains a word.
 
     "Yes" or "no" as its first word; else "no", "not" or "n't" anywhere makes it no, as in POPE's scorer; else "yes"
     anywhere makes it yes.
@@ -278,7 +278,7 @@ def yes_no(predictions: Sequence[str], answers: Sequence[str]) -> YesNoScores:
 
 
 def yes_no_answer(answer: str) -> bool:
-    """Return whether a true answer is yes; DataError unless it is "yes" or "no", in any case."""
+    """Return whether a true answer is yes; DataError unless it is "yes" or "no", ignoring case."""
     word = answer.strip().lower()
     if word not in ("yes", "no"):
         raise DataError(f"the answer {answer!r} is neither yes nor no")
@@ -286,18 +286,18 @@ def yes_no_answer(answer: str) -> bool:
 
 
 LARGEST = 1000.0
-"""Corners beyond this are pixels or another scale, not thousandths."""
+"""Larger corner values are pixels or another scale, not thousandths."""
 IOU = 0.5
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _BETWEEN = r"\s*[)\]}>]*[\s,;]+[(\[{<]*\s*"  # numbers: commas, spaces, or the parentheses of two corners
 _LABELLED = rf"(?:[\"']?[xy]\w*[\"']?\s*[:=]\s*)?({_NUMBER})"
 _BARE = rf"(?<![\w.+-]){_BETWEEN.join([_LABELLED] * 4)}(?!\.?\d)"
 _BOXES = (re.compile(rf"[(\[{{<]\s*{_BARE}"), re.compile(_BARE))
-"""Boxes in brackets, which count before any other numbers."""
+"""Boxes in brackets, which take precedence over other numbers."""
 
 
 def parse_box(text: str) -> Corners | None:
-    """Return the first four numbers in a row as a box in thousandths, those in brackets first; None without a box.
+    """Return the first four consecutive numbers as a box in thousandths, in brackets first; None without a box.
 
     "[100, 200, 300, 400]", "[100,200,300,400]", "(100,200),(300,400)", "100 200 300 400" and
     "x1=100, y1=200, x2=300, y2=400" are the same. Four numbers up to 1 of which one has a decimal point are fractions
@@ -324,7 +324,7 @@ def scale_box(box: Sequence[float], width: int, height: int) -> Corners:
 
 
 def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return the intersection over union of two boxes of one scale, in [0, 1]; a box without area overlaps nothing."""
+    """Return the intersection over union of two boxes on the same scale, in [0, 1]; 0 for a box without area."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     if width <= 0 or height <= 0:  # a box with swapped corners ends here too
@@ -334,12 +334,12 @@ def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def box_iou_accuracy(prediction: str, box: Sequence[float]) -> float:
-    """Return 1 if the IoU of the predicted box with the true one, see `predicted_iou`, is at least 0.5, else 0."""
+    """Return 1 if the IoU of the predicted and the true box (`predicted_iou`) is at least 0.5, else 0."""
     return float(predicted_iou(prediction, box) >= IOU)
 
 
 def predicted_iou(prediction: str, box: Sequence[float]) -> float:
-    """Return the IoU of the predicted box with the true one, in [0, 1].
+    """Return the IoU of the predicted and the true box, in [0, 1].
 
     `box`: left, top, right, bottom, in thousandths as the prediction. A prediction without a box, or with swapped
     corners, scores 0. Raises DataError for a true box without area, or that is not four numbers within 0 and 1000.

@@ -26,7 +26,7 @@ from perception_encoder.errors import DataError
 
 # fmt: off
 REMOVED = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "---", "----", "...", ";", '"'})
-"""Punctuation that is not scored; "!!" and the like are, and so are five dashes and more."""
+"""Punctuation that is not scored; unlike "!!" and similar, or five or more dashes."""
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _PLAIN = str.maketrans({
     "’": "'", "‘": "'", "“": '"', "”": '"', "–": " -- ", "—": " -- ", "…": "...", "£": " # ", "€": " $ ",
@@ -74,7 +74,7 @@ _CONTRACTION = re.compile(r"(.+?)('s|'m|'d|'ll|'ve|'re|n't)$")
 
 
 def tokenize_caption(text: str) -> list[str]:
-    """Return the words of a caption that COCO's evaluation counts, in lower case, without punctuation."""
+    """Return the words of a caption that COCO's evaluation counts, in lower case without punctuation."""
     for entity, character in _ENTITIES.items():
         text = text.replace(entity, character)
     text = "".join(character for character in text if ord(character) < 0x10000)  # emoji are left out
@@ -83,7 +83,7 @@ def tokenize_caption(text: str) -> list[str]:
 
 
 def _split(token: str) -> Sequence[str]:
-    """Split contractions from a token, from its end."""
+    """Split contractions off a token, starting at its end."""
     if token in _SPLIT:
         return _SPLIT[token]
     if token in _BRACKETS:
@@ -98,9 +98,9 @@ def _split(token: str) -> Sequence[str]:
 
 
 ORDERS = 4
-"""N-grams are counted up to this length."""
+"""Maximum n-gram length."""
 SIGMA = 6.0
-"""Of the Gaussian on the difference of lengths, in words."""
+"""Standard deviation of the Gaussian over length differences, in words."""
 _TINY, _SMALL = 1e-15, 1e-9  # pycocoevalcap's guards against a division by 0
 
 Text = str | Sequence[str]
@@ -144,17 +144,17 @@ def cider_d_scores(predictions: Sequence[Text], references: Sequence[Sequence[Te
 
 @dataclass(frozen=True)
 class _Vectors:
-    """A caption's tf-idf vectors of all n-gram lengths."""
+    """A caption's tf-idf vectors for all n-gram lengths."""
 
     values: Mapping[_Gram, float]
     norms: np.ndarray
     """(ORDERS,)."""
     length: int
-    """The number of its bigrams, which the reference implementation compares as lengths."""
+    """Number of bigrams, which the reference implementation uses as the length."""
 
 
 def _similarity(one: _Vectors, other: _Vectors) -> np.ndarray:
-    """Return the clipped cosine of each n-gram length, (ORDERS,), reduced for different lengths."""
+    """Return the clipped cosine for each n-gram length, (ORDERS,), reduced for different caption lengths."""
     products = np.zeros(ORDERS)
     for gram, value in one.values.items():
         theirs = other.values.get(gram, 0.0)
@@ -175,7 +175,7 @@ def bleu(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> t
 
 
 def bleu_counts(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> np.ndarray:
-    """Return what BLEU sums over images, (n, 10): right n-grams, all n-grams, length, closest reference length."""
+    """Return BLEU's sums per image (n, 10): correct n-grams, all n-grams, length, closest reference length."""
     words, others = _tokenize(predictions, references)
     counts = np.zeros((len(words), 2 * ORDERS + 2))
     for row, (own, those) in enumerate(zip(words, others, strict=True)):
@@ -190,7 +190,7 @@ def bleu_counts(predictions: Sequence[Text], references: Sequence[Sequence[Text]
 
 
 def bleu_of_counts(sums: np.ndarray) -> np.ndarray:
-    """Return BLEU-1 to -4, (…, 4), of sums of `bleu_counts` over images, (…, 10)."""
+    """Return BLEU-1 to -4, (…, 4), from sums of `bleu_counts` over images, (…, 10)."""
     right, guessed = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
     products = np.cumprod((right + _TINY) / (guessed + _SMALL), axis=-1)
     ratio = (sums[..., -2:-1] + _TINY) / (sums[..., -1:] + _SMALL)
@@ -200,7 +200,7 @@ def bleu_of_counts(sums: np.ndarray) -> np.ndarray:
 def _tokenize(
     predictions: Sequence[Text], references: Sequence[Sequence[Text]]
 ) -> tuple[list[Sequence[str]], list[list[Sequence[str]]]]:
-    """Return the words of predictions and references; DataError if they do not fit each other."""
+    """Return the words of predictions and references; DataError if their numbers do not match."""
     if not predictions or len(predictions) != len(references):
         raise DataError(
             f"{len(predictions)} captions and the references of {len(references)} images; give one for each"

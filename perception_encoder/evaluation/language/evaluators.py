@@ -1,4 +1,4 @@
-"""Evaluate a language model on a dataset of questions: every question is put once, and answers are scored by rules.
+"""Evaluate a language model on a dataset of questions: ask each one once and score the answers by rules.
 
 Answers are stored as lines of JSON, one by one, so that an interrupted evaluation resumes.
 """
@@ -36,30 +36,30 @@ from perception_encoder.progress import Track, untracked
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerRecord:
-    """What a model answered to one question."""
+    """A model's answer to one question."""
 
     model: str
     digest: str = ""
-    """Of the model's weights and of how it sees, by `digest_of`: two models may have one name."""
+    """Digest of the model's weights and media settings (`digest_of`): two models may share a name."""
     task: str
-    """A name of `TASKS`, and how it was put if that is not the default."""
+    """A name in `TASKS`, and how questions were asked if not the default way."""
     id: str
     """The question's."""
     prompt: str
-    """The whole text that the model read."""
+    """The full prompt."""
     media: str = ""
-    """A digest of the images or the video that it saw; empty if it saw none."""
+    """A digest of the images or the video it saw; empty if none."""
     prediction: str
     answers: tuple[str, ...] = ()
-    """What is right, for readers: texts, or a choice's text."""
+    """The correct answer, for readers: texts, or a choice's text."""
     box: Corners | None = None
-    """The right box, in thousandths of the image."""
+    """The correct box, in thousandths of the image."""
     score: float | None = None
-    """Of this answer; None for captions, which are scored together."""
+    """Score of this answer; None for captions, which are scored together."""
 
 
 def read_records(path: Path, model: str, digest: str, task: str) -> dict[str, AnswerRecord]:
-    """Return a model's answers by the questions' ids, of two to one question the later; none if the file is missing.
+    """Return a model's answers by question id, the last one if repeated; empty if the file is missing.
 
     A last line that was cut off is removed from the file. Raises DataError, with the line, for a line that is not a
     record, and for one of another model, of other weights of it, or of another task.
@@ -74,7 +74,7 @@ def read_records(path: Path, model: str, digest: str, task: str) -> dict[str, An
             raise DataError(f"{where}: {reason}")
         prediction, box = fields.get("prediction"), fields.get("box")
         if not isinstance(prediction, str) or not (box is None or (are_numbers(box) and len(box) == 4)):
-            raise DataError(f"{where}: `prediction` must be a text and `box` null or four numbers; remove the line")
+            raise DataError(f"{where}: `prediction` must be a string and `box` null or four numbers; remove the line")
         identity, prompt = text_field(fields, "id", where), text_field(fields, "prompt", where)
         corners = None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
         records[identity] = AnswerRecord(
@@ -91,12 +91,12 @@ def read_records(path: Path, model: str, digest: str, task: str) -> dict[str, An
 
 
 def append_records(path: Path, records: Iterable[AnswerRecord]) -> None:
-    """Add records to a file, whose directory is made; OutputError if it cannot be written."""
+    """Append records to a file, creating its directory; OutputError if it cannot be written."""
     append_json_lines(path, map(asdict, records))
 
 
 AHEAD = 8
-"""Questions whose images are decoded at a time."""
+"""Number of questions whose images are decoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Answered:
 
 
 class QuestionEvaluator:
-    """Questions about images or videos, of one dataset."""
+    """Evaluates a model on the questions about images or videos of one dataset."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class QuestionEvaluator:
         frames: int = FRAMES,
         blind: bool = False,
     ) -> None:
-        """`task`: fixes prompts and metrics; that of a dataset by its name, as in `read_questions`.
+        """`task`: fixes prompts and metrics; by default the dataset's, named as in `read_questions`.
 
         `records`: a JSONL file that each answer is added to; questions that it answers are not put again. `frames`: of
         a video. `blind`: show no image: what the model knows without looking. ConfigError for an unknown dataset.
@@ -144,7 +144,7 @@ class QuestionEvaluator:
         answered = [Answered(question, known[question.id]) for question in self.questions if question.id in known]
         if not answered:
             first = f"; the first: {failures[0]}" if failures else ""
-            raise DataError(f"{self.name}: no question could be put{first}")
+            raise DataError(f"{self.name}: no question could be asked{first}")
         return [
             Measurement(
                 task=self.name,
@@ -156,7 +156,7 @@ class QuestionEvaluator:
         ]
 
     def _recorded(self, model: Assistant, digest: str) -> dict[str, AnswerRecord]:
-        """Return the answers of the file of records to these questions, put in these words about these media."""
+        """Return the recorded answers to these questions, with the same words and the same media."""
         if self.records is None:
             return {}
         records = read_records(self.records, model.name, digest, self._label)
@@ -168,7 +168,7 @@ class QuestionEvaluator:
         }
 
     def _media_digest(self, question: Question) -> str:
-        """Return a digest of what a model sees with a question; another dataset may have the same ids and questions."""
+        """Return a digest of a question's media as a model sees it: other datasets may share ids and questions."""
         if self.blind:
             return ""
         try:
@@ -184,7 +184,7 @@ class QuestionEvaluator:
     def _ask(
         self, model: Assistant, digest: str, questions: Sequence[Question], track: Track
     ) -> Iterator[AnswerRecord | InputError]:
-        """Put questions in order; yield an InputError for one whose media cannot be decoded, or that is refused."""
+        """Ask questions in order; yield an InputError for one that is refused or whose media cannot be decoded."""
         opened = decode_ahead(lambda row: open_media_of(questions[row], self.frames), range(len(questions)), AHEAD)
         for question, media in track(zip(questions, opened, strict=True), f"asking {self.name}", len(questions)):
             if isinstance(media, InputError):
@@ -218,7 +218,7 @@ class QuestionEvaluator:
 
 
 def score_answers(task: LanguageTask, answered: Sequence[Answered]) -> tuple[Scores, ...]:
-    """Return the metrics of answers to a task's questions: of all, then of each group of questions."""
+    """Return the metrics of answers to a task's questions: over all, then for each group of questions."""
     if task.score is None:
         return _caption_scores(answered)
     groups = sorted({answer.question.group for answer in answered})
@@ -245,7 +245,7 @@ def _score_group(task: LanguageTask, answered: Sequence[Answered], suffix: str) 
 
 
 def open_media_of(question: Question, frames: int = FRAMES) -> list[MediaPart]:
-    """Open a question's images, RGB, or at most `frames` frames of its video; InputError, named by its id."""
+    """Open a question's images, RGB, or at most `frames` frames of its video; InputError has the question's id."""
     try:
         if not question.frames:
             return [_open(source, question.id, frames) for source in question.media]
@@ -272,7 +272,7 @@ _Make = Callable[[str, np.ndarray, np.ndarray | None, np.ndarray | None], ItemSc
 
 
 def _item_scores(answered: Sequence[Answered], suffix: str) -> _Make:
-    """Return a function that makes metrics of these questions; those about one image are one block."""
+    """Return a function that makes metrics of these questions, with questions about the same image as one block."""
     names = [answer.question.id for answer in answered]
     blocks = [answer.question.block or f"question {answer.question.id}" for answer in answered]
 
@@ -296,7 +296,7 @@ def _yes_no_scores(answered: Sequence[Answered], make: _Make) -> tuple[ItemScore
 
 
 def _caption_scores(answered: Sequence[Answered]) -> tuple[Scores, ...]:
-    """Score CIDEr, whose weights of words stay those of all images in each resample, and BLEU of each resample."""
+    """Score CIDEr, with word weights from all images in each resample, and BLEU from each resample."""
     captions = [answer.record.prediction for answer in answered]
     references = [answer.question.answers for answer in answered]
     names = [answer.question.id for answer in answered]

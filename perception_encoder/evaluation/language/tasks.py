@@ -1,4 +1,4 @@
-"""The language tasks by dataset: their prompts, the lengths of their answers, and how an answer is scored.
+"""Language tasks by dataset: prompts, lengths of answers, and scoring.
 
 The prompts are those of LLaVA-1.5 and lmms-eval, which published results of short answers are made with.
 """
@@ -30,12 +30,12 @@ Score = Callable[[str, Question, Corners | None], float]
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageTask:
-    """How the questions of a dataset are put, and how the answers are scored."""
+    """How the questions of a dataset are asked, and how answers are scored."""
 
     name: str
-    """The dataset's, as in `read_questions`."""
+    """The dataset's name, as in `read_questions`."""
     metric: str
-    """The name of the score's mean."""
+    """Name of the mean score."""
     score: Score | None
     """None for captions, which are scored together."""
     max_tokens: int = 32
@@ -51,7 +51,7 @@ def _anls(prediction: str, question: Question, box: Corners | None) -> float:
 
 
 def _relaxed(prediction: str, question: Question, box: Corners | None) -> float:
-    """A final full stop is left out: models end sentences with it, and answers never have it."""
+    """Ignore a final full stop: models end sentences with it, but answers never have it."""
     return max(relaxed_accuracy(prediction.strip().removesuffix("."), answer) for answer in question.answers)
 
 
@@ -68,7 +68,7 @@ def _grounding(prediction: str, question: Question, box: Corners | None) -> floa
 
 
 def _lettered(form: str, question: Question) -> str:
-    """Return the choices, one a line, in a form such as `(A) text`."""
+    """Return the choices, one per line, in a form such as `(A) text`."""
     return "\n".join(form.format(chr(ord("A") + row), choice) for row, choice in enumerate(question.choices))
 
 
@@ -101,7 +101,7 @@ DOCUMENTS = partial(LanguageTask, metric="ANLS", score=_anls)
 CAPTIONS = partial(LanguageTask, metric="CIDEr", score=None, max_tokens=64, prompt=_caption_prompt)
 GROUNDING = partial(LanguageTask, metric="accuracy at IoU 0.5", score=_grounding, prompt=_box_prompt)
 CHOICES = partial(LanguageTask, metric="accuracy", score=_choice, max_tokens=16)
-"""Kinds of tasks, each to be given a name."""
+"""Templates of tasks, to be named."""
 TASKS = {
     task.name: task
     for task in (
@@ -124,7 +124,7 @@ TASKS = {
 
 
 def find_task(name: str) -> LanguageTask:
-    """Return the task of a dataset; ConfigError lists the known ones."""
+    """Return the task of a dataset; ConfigError lists the known tasks."""
     if name not in TASKS:
         raise ConfigError(f"unknown language task {name!r}; known: {', '.join(TASKS)}")
     return TASKS[name]

@@ -1,1 +1,1 @@
-"""Intervals, paired differences and scores."""
+"""Intervals, paired differences and per-item scores."""

@@ -1,4 +1,4 @@
-"""The uncertainty of a metric: from resampled blocks of items, and from the seeds of heads that were fitted for it.
+"""Estimate the uncertainty of a metric from resampled blocks of items and from the seeds of its fitted heads.
 
 A block is resampled as a whole: an image, a video with all its frames, an RGB-D sequence. For many blocks without a
 fitted head the interval is the percentiles of a bootstrap. A bootstrap over few blocks is too narrow (over five it
@@ -22,32 +22,32 @@ from perception_encoder.errors import DataError, MissingExtraError
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
-"""The ends of an interval."""
+"""Lower and upper end of an interval."""
 FEW_BLOCKS = 20
-"""Below this many the percentiles of a bootstrap are too narrow."""
+"""With fewer blocks, bootstrap percentiles are too narrow."""
 _ROUNDING = 1e-9
-"""Shares in two resamples that differ by less are the same."""
+"""Shares in two resamples that differ by less count as equal."""
 _AT_ONCE = 1_000_000  # items resampled at a time, all resamples of a batch together
 
 SIGNIFICANT = 2 * PERCENTILES[0] / 100
-"""The largest p-value of a claim, corrected for the number of comparisons."""
+"""Maximum p-value for a claim, corrected for the number of comparisons."""
 _LEAST = 1e-12
-"""The smallest p-value that is told from zero."""
+"""Minimum p-value that is distinguished from zero."""
 
 Interval = tuple[float, float] | None
 Variance = tuple[float, float]
-"""A variance of a value, and the degrees of freedom that it was estimated with."""
+"""A variance of a value with its estimate's degrees of freedom."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One number of an evaluation."""
+    """One metric of an evaluation."""
 
     name: str
     value: float
-    """With the unit "%": a share, in [0, 1], or a difference of two."""
+    """If the unit is "%", a share in [0, 1] or a difference of shares."""
     n: int
-    """The number of items it was computed on."""
+    """Number of items."""
     interval: Interval
     """95 % confidence interval; None for one block, or one seed of a fitted head."""
     unit: str = "%"
@@ -57,18 +57,18 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The value of a metric, or of a difference of two, with its resamples."""
+    """The value of a metric, or of a difference of two metrics, with its resamples."""
 
     value: float
     """The mean over the seeds."""
     draws: Float[np.ndarray, " R"]
-    """The mean over the seeds in each resample; NaN if a resample has no such metric."""
+    """The mean over the seeds in each resample; NaN if the metric is undefined there."""
     blocks: int
     by_seed: tuple[float, ...] = ()
-    """The value with each seed of a fitted head; empty if nothing is fitted from random weights."""
+    """The value for each seed of a fitted head; empty without random weights."""
 
     def less(self, other: Estimate) -> Estimate:
-        """Subtract another of the same draws, paired by block and by seed; DataError if they do not pair."""
+        """Subtract another estimate with the same draws, paired by block and by seed; DataError if they do not pair."""
         ours, theirs = ((len(item.draws), item.blocks, len(item.by_seed)) for item in (self, other))
         if ours != theirs:
             raise DataError(
@@ -82,7 +82,7 @@ class Estimate:
         )
 
     def interval(self, comparisons: int = 1) -> Interval:
-        """Return the 95 % interval, None for one block or one seed.
+        """Return the 95 % interval; None for one block or one seed.
 
         `comparisons`: how many intervals are to hold at once (Bonferroni).
         """
@@ -95,7 +95,7 @@ class Estimate:
         return student_ends(self.value, parts, comparisons)
 
     def parts(self) -> list[Variance] | None:
-        """Return the variances over blocks and over the seeds, None for one block or one seed."""
+        """Return the variances over blocks and over seeds; each None for one block or one seed."""
         of_blocks = self.of_blocks()
         if of_blocks is None or len(self.by_seed) == 1:
             return None
@@ -105,19 +105,19 @@ class Estimate:
         return parts
 
     def p_value(self) -> float:
-        """Return the p-value of the value against zero, 1 without an interval."""
+        """Return the p-value of the value against zero; 1 without an interval."""
         parts = self.parts()
         return 1.0 if parts is None else p_value(self.value, parts)
 
     def of_blocks(self) -> float | None:
-        """Return the variance of the value over blocks, None for one block."""
+        """Return the variance of the value over blocks; None for one block."""
         draws = self.draws[np.isfinite(self.draws)]
         if self.blocks < 2 or not len(draws):
             return None
         return float(np.var(draws)) * self.blocks / (self.blocks - 1)
 
     def metric(self, name: str, n: int, unit: str = "%", lower_is_better: bool = False) -> Metric:
-        """Return it as a metric; not for a difference, because a share ("%") stays within 0 and 1.
+        """Return the estimate as a metric; invalid for a difference, because a share ("%") is limited to 0–1.
 
         A share that is the same in all resamples has no interval: that its items agree does not make it certain.
         """
@@ -129,7 +129,7 @@ class Estimate:
 
 
 def resample(strata: Int[np.ndarray, " n"], seed: int, entries: int = 0) -> Iterator[Int[np.ndarray, "r n"]]:
-    """Yield how often each of n blocks is in each of `RESAMPLES` resamples, some resamples at a time.
+    """Yield how often each of n blocks occurs in each of `RESAMPLES` resamples, some resamples at a time.
 
     `strata`: ints from 0; a block is replaced by one of its own stratum. `entries`: the most that a block set has.
     """
@@ -147,7 +147,7 @@ def resample(strata: Int[np.ndarray, " n"], seed: int, entries: int = 0) -> Iter
 
 
 def contributions(whole: float, without: np.ndarray) -> np.ndarray:
-    """Return what each of n items contributes to a metric that is not a mean over them, (n,): their mean is the metric.
+    """Return the contribution of each of n items to a metric that is not their mean, (n,); the contributions' mean is.
 
     `without`: the metric if each item is left out, (n,); NaN if it then does not exist, and such an item counts as one
     that changes nothing. These are the jackknife's pseudo-values (Tukey, 1958): an item that others are compared with
@@ -167,7 +167,7 @@ def student_ends(value: float, parts: Sequence[Variance], comparisons: int = 1) 
 
 
 def p_value(value: float, parts: Sequence[Variance]) -> float:
-    """Return the smallest p-value at which the interval of `student_ends` excludes zero, at least 1e-12; 0 if exact."""
+    """Return the smallest p-value at which `student_ends` excludes zero, at least 1e-12; 0 if the value is exact."""
     if not any(variance for variance, _ in parts):
         return float(value == 0)
     low, high = np.log(_LEAST), 0.0
@@ -178,7 +178,7 @@ def p_value(value: float, parts: Sequence[Variance]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number (Holm, 1979): those of at most 0.05 are all true in 95 % of cases."""
+    """Correct p-values for their number (Holm, 1979): in 95 % of cases, all those up to 0.05 are true effects."""
     corrected, largest = [1.0] * len(p_values), 0.0
     for smaller, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, p_values[place] * (len(p_values) - smaller)))
@@ -187,12 +187,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _width(parts: Sequence[Variance], outside: float) -> float:
-    """Return half the width of an interval that a value is outside of with this probability."""
+    """Return half the width of an interval that excludes a value with this probability."""
     return sum(variance * _quantile(outside, freedom) ** 2 for variance, freedom in parts) ** 0.5
 
 
 def check_scipy() -> None:
-    """Raise MissingExtraError if Student's t cannot be computed, before anything is fitted."""
+    """Raise MissingExtraError, before anything is fitted, if Student's t cannot be computed."""
     _quantile(SIGNIFICANT, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Per-item scores of a metric: the metric, its bootstrap interval, and the paired difference of two models.
+"""Per-item scores of a metric: its value, its bootstrap interval, and paired differences of two models.
 
 A metric is the mean over groups of the weighted mean of entries. One entry for each item is a share (top-1); the
 classes as groups make the mean class accuracy; entries of (image, class) with their unions as weights, and the classes
@@ -23,28 +23,28 @@ from perception_encoder.evaluation.statistics.bootstrap import Estimate, Metric,
 
 SEED = 0  # of the bootstrap
 HEAD_SEEDS = 3
-"""Seeds that a head over frozen features is fitted with: the effect of its random weights is in the interval."""
+"""Number of seeds for a head over frozen features: the interval includes the effect of random weights."""
 
 
 @dataclass(frozen=True)
 class ItemScores:
-    """The entries of one metric, packed as text, so that JSON holds them in a few bytes each; `of` makes one."""
+    """Entries of one metric, packed as text to take a few bytes each in JSON; created by `of`."""
 
     metric: str
     items: int
     digest: str
-    """Of the items' names in order: two models were evaluated on the same items if it is the same."""
+    """Digest of the items' names in order: equal if two models were evaluated on the same items."""
     values: str
     owners: str = ""
-    """The item of each entry; empty for one entry an item."""
+    """The item of each entry; empty for one entry per item."""
     groups: str = ""
     weights: str = ""
     unit: str = "%"
     lower_is_better: bool = False
     blocks: str = ""
-    """The block of each item; empty if each is one."""
+    """The block of each item; empty if every item is a block."""
     seed: int | None = None
-    """Of the fitted head; None without one."""
+    """Seed of the fitted head; None without one."""
 
     @classmethod
     def of(
@@ -60,7 +60,7 @@ class ItemScores:
         unit: str = "%",
         lower_is_better: bool = False,
     ) -> ItemScores:
-        """Pack m entries of n named items.
+        """Pack m entries that belong to n named items.
 
         `values`: bool or float (m,); floats are stored as float32. `owners`: index in `names` of each entry's item;
         left out, entry i is of item i. `groups`: ints from 0, (m,). `weights`: at least 0, (m,). `blocks`: the name of
@@ -68,7 +68,7 @@ class ItemScores:
         """
         entry_of = np.arange(len(values)) if owners is None else owners
         if len(values) == 0:
-            raise DataError(f"{metric}: there are no items; give at least one")
+            raise DataError(f"{metric}: no items; give at least one")
         alone = blocks is None or len(set(blocks)) == len(names)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
@@ -90,11 +90,11 @@ class ItemScores:
 
     @property
     def pairing(self) -> tuple[int, str, str, str, str]:
-        """What two models must share to be compared: the items, and the item, group and block of each entry."""
+        """What two models must share to be compared: the items, and each entry's item, group and block."""
         return self.items, self.digest, self.owners, self.groups, self.blocks
 
     def block_of(self) -> np.ndarray:
-        """Return the block of each item, ints from 0, (n,); DataError if it is damaged."""
+        """Return the block of each item, (n,) integers from 0; DataError if the data are damaged."""
         if not self.blocks:
             return np.arange(self.items)
         blocks = _unpack(self.blocks, f"{self.metric}: the items' blocks").astype(np.int64)
@@ -116,7 +116,7 @@ class ItemScores:
 
 @dataclass(frozen=True)
 class ResampledScores:
-    """A metric that is not a mean of entries, like average precision, and its value in each resample; `of` makes one.
+    """A metric that is not a mean of entries, such as average precision, with its resamples; created by `of`.
 
     Two models' draws pair if they are of the same items, resampled with the same seed.
     """
@@ -129,11 +129,11 @@ class ResampledScores:
     unit: str = "%"
     lower_is_better: bool = False
     seed: int | None = None
-    """Of the fitted head; None without one."""
+    """Seed of the fitted head; None without one."""
 
     @classmethod
     def of(cls, metric: str, value: float, draws: np.ndarray, names: Sequence[str]) -> ResampledScores:
-        """Pack the metric of n named items in each resample, (R,), NaN if it does not exist."""
+        """Pack the metric of n named items in each resample, (R,); NaN where undefined."""
         return cls(metric, len(names), _digest(names), value, _pack(draws))
 
     @property
@@ -142,7 +142,7 @@ class ResampledScores:
         return self.items, self.digest
 
     def unpack(self) -> np.ndarray:
-        """Return the metric in each resample, (R,); DataError if it is damaged."""
+        """Return the metric in each resample, (R,); DataError if the data are damaged."""
         return _unpack(self.draws, f"{self.metric}: the draws").astype(np.float64)
 
 
@@ -155,13 +155,13 @@ def _digest(names: Sequence[str]) -> str:
 
 
 def check_head_seeds(seeds: int) -> None:
-    """Raise ConfigError for no seed."""
+    """Raise ConfigError for fewer than one seed."""
     if seeds < 1:
         raise ConfigError(f"the number of head seeds is {seeds}; it must be at least 1, and 2 for an interval")
 
 
 def with_head_seeds(seeds: int, score: Callable[[int], Sequence[AnyScores]]) -> tuple[AnyScores, ...]:
-    """Return the scores of a head that is fitted with each of the seeds from 0, marked with their seed.
+    """Return the scores of a head fitted with each seed from 0, marked with the seed.
 
     Raises ConfigError for no seed, and MissingExtraError without scipy before anything is fitted.
     """
@@ -184,7 +184,7 @@ def measure(scores: Scores) -> Metric:
 
 
 def measure_all(scores: Sequence[Scores]) -> tuple[Metric, ...]:
-    """Return each metric, the mean over the head seeds if there are several, with its 95 % interval."""
+    """Return each metric, averaged over head seeds, with its 95 % interval."""
     return tuple(
         estimate(group).metric(name, group[0].items, group[0].unit, group[0].lower_is_better)
         for name, group in by_metric(scores).items()
@@ -192,13 +192,13 @@ def measure_all(scores: Sequence[Scores]) -> tuple[Metric, ...]:
 
 
 def difference(ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores], seed: int = SEED) -> Metric:
-    """Return ours less theirs, with its 95 % interval; see `estimate_difference`."""
+    """Return ours minus theirs, with its 95 % interval; see `estimate_difference`."""
     first = ours if isinstance(ours, ItemScores | ResampledScores) else ours[0]
     return as_difference(first, estimate_difference(ours, theirs, seed))
 
 
 def as_difference(first: Scores, gap: Estimate) -> Metric:
-    """Return an estimated difference as a metric with the name, items and unit of a score."""
+    """Return an estimated difference as a metric, with a score's name, items and unit."""
     return Metric(
         name=first.metric,
         value=gap.value,
@@ -212,7 +212,7 @@ def as_difference(first: Scores, gap: Estimate) -> Metric:
 def estimate_difference(
     ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores], seed: int = SEED
 ) -> Estimate:
-    """Estimate ours less theirs, on the same blocks and with the same head seeds for both.
+    """Estimate ours minus theirs, on the same blocks and with the same head seeds.
 
     Each is one metric, of one or several seeds. Raises DataError unless both are of the same items, in the same groups
     and blocks, with as many seeds.
@@ -234,7 +234,7 @@ def estimate_difference(
 
 
 def estimate(scores: Sequence[Scores], seed: int = SEED) -> Estimate:
-    """Estimate one metric, of each head seed if there are several.
+    """Estimate one metric from the scores of one or more head seeds.
 
     `seed`: of the resamples, the same for all of the same blocks, so that differences pair.
     """
@@ -258,7 +258,7 @@ class _Entries:
     blocks: np.ndarray
     weights: np.ndarray
     begins: np.ndarray
-    """The index of each group's first entry."""
+    """Index of each group's first entry."""
 
     @classmethod
     def of(cls, scores: ItemScores, block_of: np.ndarray) -> _Entries:
@@ -268,7 +268,7 @@ class _Entries:
         return cls(values[order], block_of[owners[order]], weights[order], begins)
 
     def mean(self, times: np.ndarray) -> np.ndarray:
-        """Return the metric if each block occurs so many times, (R, n) to (R,); groups without weight are left out."""
+        """Return the metric for given counts of each block, (R, n) to (R,); groups without weight are left out."""
         resampled = times[:, self.blocks] * self.weights
         totals = np.add.reduceat(resampled, self.begins, axis=1)  # (R, groups)
         sums = np.add.reduceat(resampled * self.values, self.begins, axis=1)
@@ -277,7 +277,7 @@ class _Entries:
 
 
 def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the metric of each head seed (M,), and in each resample (R, M)."""
+    """Return the metric for each head seed (M,), and in each resample (R, M)."""
     block_of = several[0].block_of()
     count = int(block_of.max()) + 1
     entries = [_Entries.of(scores, block_of) for scores in several]
@@ -290,7 +290,7 @@ def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np
 
 
 def _strata(scores: ItemScores, block_of: np.ndarray, count: int) -> np.ndarray:
-    """Return the stratum of each block, (n,): its group, or the same for all if one has no group or several."""
+    """Return the stratum of each block, (n,): its group, or one stratum for all if a block has no or several groups."""
     _, owners, groups, _ = scores.entries()
     blocks, strata = block_of[owners], np.zeros(count, np.int64)
     strata[blocks] = groups
@@ -312,7 +312,7 @@ def _pack(values: np.ndarray) -> str:
 
 
 def _unpack(text: str, name: str) -> np.ndarray:
-    """Return packed values; DataError, under the name, if they are damaged."""
+    """Return packed values; DataError with the name if they are damaged."""
     try:
         kind, count, content = text.split(" ")
         if kind not in ("bool", "uint8", "uint16", "uint32", "uint64", "float32"):

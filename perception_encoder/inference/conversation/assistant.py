@@ -1,4 +1,4 @@
-"""Ask about images, videos and documents: the one interface of every model that answers."""
+"""Ask about images, videos and documents: one interface for all models that answer."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from perception_encoder.preprocess.conversation import (
 )
 
 Turn = Message | Mapping[str, Any]
-"""A message, or a mapping with its `role` and `content`: a text, or texts and media in the order they are read."""
+"""A message, or a mapping with `role` and `content`: a text, or texts and media in reading order."""
 
 
 @dataclass(frozen=True)
 class Answer(Reply):
-    """An answer with what it answers; `str()` gives its text."""
+    """An answer and its inputs; `str()` returns the text."""
 
     question: str = ""
     model: str = ""
@@ -57,7 +57,7 @@ class Answer(Reply):
         return self.text
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON."""
+        """Return the fields as JSON values."""
         return {
             "question": self.question,
             "answer": self.text,
@@ -80,9 +80,9 @@ class Assistant(ABC):
     """
 
     name: str
-    """The name that results carry."""
+    """Name of the model in results."""
     tile: int = 448
-    """Side of the model's tiles, in pixels: pages of PDFs are rendered to fill them."""
+    """Side of the model's tiles, in pixels; PDF pages are rendered to fill them."""
     tiles: int = 4
     """Maximum number of tiles of an image."""
 
@@ -146,7 +146,7 @@ class Assistant(ABC):
         system: str | None = None,
         allow_private_urls: bool = False,
     ) -> Answer:
-        """Answer a question about media, shown in order before it; `media` may be empty.
+        """Answer a question about media, which are shown in order before it; `media` may be empty.
 
             pe.load_assistant("runs/mine").ask("photo.jpg", "How many cups are on the table?").text
 
@@ -233,7 +233,7 @@ class Assistant(ABC):
 
 
 def _message(model: Assistant, message: Turn) -> Message:
-    """The message with its media open; those that are open already stay the same objects."""
+    """Return the message with its media open; media that are already open stay the same objects."""
     if isinstance(message, Message):
         role, content = message.role, message.content
     elif missing := [name for name in ("role", "content") if name not in message]:
@@ -293,7 +293,7 @@ def _describe(
 def _replies(
     model: Assistant, conversations: Sequence[Sequence[Message]], sampling: Sampling
 ) -> Sequence[Reply | ConfigError]:
-    """Answers in order; if a conversation does not fit the context, the others are answered without it."""
+    """Return answers in order; if a conversation exceeds the context, answer the others without it."""
     try:
         return model.generate(conversations, sampling)
     except ConfigError as error:
@@ -304,12 +304,12 @@ def _replies(
 
 def _as_item(source: Source) -> Item:
     if not isinstance(source, Item):
-        raise ConfigError(f"{name_of(source)} has no path, by which a caption file tells inputs apart; leave out `out`")
+        raise ConfigError(f"{name_of(source)} has no path, which a caption file needs to identify inputs; omit `out`")
     return source
 
 
 def describe_assistant(model: Any) -> dict[str, Any]:
-    """Return what identifies a model: its name, the hash of its weights or its address, and how it sees media."""
+    """Return a model's identity: its name, the hash of its weights or its address, and its media settings."""
     from torch import nn
 
     from perception_encoder.models.checkpoints.weights import state_hash
@@ -327,6 +327,6 @@ def describe_assistant(model: Any) -> dict[str, Any]:
 
 
 def digest_of(model: Any) -> str:
-    """Return a digest of what `describe_assistant` returns, except the name: answers are stored with it."""
+    """Return a digest of `describe_assistant` without the name; answers are stored with it."""
     facts = {name: value for name, value in describe_assistant(model).items() if name != "name"}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Captions of images, videos and documents, and the file of captions that an interrupted run resumes.
+"""Captions of images, videos and documents, and a file of captions that an interrupted run resumes.
 
 JSONL grows by a line for each caption. Parquet is written at the end; until then its rows are lines of `OUT.jsonl`.
 """
@@ -35,15 +35,15 @@ class Caption:
     model: str
     prompt: str
     digest: str = ""
-    """Of the model's weights and of how it sees, in a file of captions: two models may have one name."""
+    """Digest of the model's weights and media settings, in a caption file: two models may share a name."""
 
     @property
     def key(self) -> tuple[str, str, float | None, float | None]:
-        """Identifies its item: two tables may give one id to two files."""
+        """Identifier of the item: two tables may use one id for different files."""
         return self.id, self.path, self.start, self.end
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
@@ -78,7 +78,7 @@ class CaptionFile:
             self.rows[row.key] = row
 
     def missing(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items that have no caption so far."""
+        """Yield the items without a caption so far."""
         return (item for item in items if (item.id, item.path, item.start, item.end) not in self.rows)
 
     def add(self, rows: Sequence[Caption]) -> None:
@@ -87,7 +87,7 @@ class CaptionFile:
         self.rows |= {row.key: row for row in rows}
 
     def finish(self) -> None:
-        """Write the Parquet file, if that is what `out` is."""
+        """Write the Parquet file if `out` is one."""
         if self.out.suffix == ".parquet" and self._lines.exists():
             with writing(self.out, also=(pa.ArrowException,)), replacing(self.out) as temporary:
                 pq.write_table(pa.Table.from_pylist([asdict(row) for row in self.rows.values()], _SCHEMA), temporary)

@@ -1,4 +1,4 @@
-"""Open the images, videos and documents of a conversation as an assistant reads them.
+"""Open the images, videos and documents of a conversation for an assistant.
 
 A video's frames are those that the published PLM reads; a PDF gives an image for each page.
 """
@@ -38,9 +38,9 @@ class MediaOptions:
     frames: int = FRAMES
     """Maximum number of frames of a video."""
     start: float | None = None
-    """First second of a video whose name has no range of its own."""
+    """First second of a video without a range in its name."""
     end: float | None = None
-    """Last second of such a video."""
+    """Last second of a video without a range in its name."""
     pages: tuple[int, ...] | None = None
     """Pages of a PDF, from 1; by default the first `documents.PAGES`."""
     tile: int = 448
@@ -52,7 +52,7 @@ class MediaOptions:
 
 
 def read_pages(pages: str | Sequence[int] | None) -> tuple[int, ...] | None:
-    """Return page numbers, read from a text such as "1-3,7"; ConfigError for anything else."""
+    """Parse page numbers such as "1-3,7"; ConfigError for anything else."""
     if pages is None or not isinstance(pages, str):
         return None if pages is None else tuple(pages)
     numbers: list[int] = []
@@ -65,7 +65,7 @@ def read_pages(pages: str | Sequence[int] | None) -> tuple[int, ...] | None:
 
 
 def list_inputs(media: Inputs) -> Iterator[Source]:
-    """Yield the items of paths and URLs, and media in memory as they are; MediaNotFoundError for a missing path."""
+    """Yield the items of paths and URLs, and media in memory unchanged; MediaNotFoundError for a missing path."""
     inputs: Sequence[Any] = media if isinstance(media, (list, tuple)) else [media]
     check_paths([value for value in inputs if isinstance(value, (str, Path))])
     for value in inputs:
@@ -76,7 +76,7 @@ def list_inputs(media: Inputs) -> Iterator[Source]:
 
 
 def name_of(source: Source) -> str:
-    """Return what results and errors call an input."""
+    """Return an input's name in results and errors."""
     if isinstance(source, Item):
         return source.name
     if isinstance(source, bytes):
@@ -85,7 +85,7 @@ def name_of(source: Source) -> str:
 
 
 def open_input(source: Source | Path, options: MediaOptions | None = None) -> list[MediaPart]:
-    """Open a listed file or media in memory: an RGB image, a video's frames, or an RGB image for each page of a PDF.
+    """Open a listed file or media in memory: an RGB image, a video's frames, or an RGB image per page of a PDF.
 
     An item's own part of a video precedes that of the options. Raises InputError, and MissingExtraError for a PDF
     without pypdfium2.
@@ -126,5 +126,5 @@ def open_part(media: Media, frames: int = FRAMES) -> MediaPart:
     """Open a resolved image (RGB) or at most `frames` frames of a resolved video; InputError for a text."""
     opened = open_media(media, frames, choose=plm_frame_indices)
     if isinstance(opened, str):
-        raise InputError(media.name, "is a text, not an image or a video")
+        raise InputError(media.name, "is text, not an image or a video")
     return opened.convert("RGB") if isinstance(opened, Image.Image) else opened

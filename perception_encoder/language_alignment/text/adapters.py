@@ -24,11 +24,11 @@ class DecoderLoRA:
     """Adapters of the language model."""
 
     rank: int = 16
-    """Rank of an adapter."""
+    """Rank of the adapters."""
     alpha: int = 32
     """Adapters are scaled by alpha / rank."""
     targets: str = "all"
-    """The linear layers that have one: "attention", "mlp" or "all"."""
+    """Linear layers with adapters: "attention", "mlp" or "all"."""
 
     def __post_init__(self) -> None:
         if min(self.rank, self.alpha) < 1:
@@ -38,7 +38,7 @@ class DecoderLoRA:
 
 
 def add_decoder_adapters(decoder: nn.Module, config: DecoderLoRA, generator: torch.Generator) -> list[nn.Parameter]:
-    """Add adapters to a decoder, in place, and return their parameters, the only ones to train.
+    """Add adapters to a decoder, in place, and return their parameters, which alone are trained.
 
     Untrained adapters do not change the decoder's output. Raises ConfigError for a decoder without linear layers of the
     known names, and MissingExtraError without peft.
@@ -79,7 +79,7 @@ def load_adapters(decoder: nn.Module, config: DecoderLoRA, state: Mapping[str, T
 
 @torch.no_grad()
 def merge_decoder_adapters(decoder: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Merge adapters, if there are any, into the weights that they adapt, in place, and remove them.
+    """Merge adapters, if any, into the weights they adapt, in place, and remove them.
 
     The sums are computed in float32, one layer at a time, and rounded to `dtype`.
     """

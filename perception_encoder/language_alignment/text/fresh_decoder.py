@@ -14,7 +14,7 @@ from perception_encoder.language_alignment.text.decoder import Decoder, make_dec
 from perception_encoder.models.initialization import drawn_from
 
 FRESH = "fresh"
-"""The name of such a decoder in a run's settings."""
+"""Name of a fresh decoder in a run's settings."""
 WIDTH, LAYERS = 128, 2
 TOKENS = 2048
 """Maximum size of its vocabulary."""
@@ -58,7 +58,7 @@ def make_fresh_decoder(
 
 
 def write_fresh_decoder(out: Path, texts: Iterable[str], generator: torch.Generator) -> Path:
-    """Write one in transformers' layout unless the directory exists, and return the directory; raises OutputError."""
+    """Write a fresh decoder in transformers' layout unless the directory exists; return it. Raises OutputError."""
     if not out.is_dir():
         decoder = make_fresh_decoder(texts, generator)
         with writing(out), replacing(out) as temporary:

@@ -1,4 +1,4 @@
-"""Turn a conversation into token ids: the chat template's text, with room for the tokens of images.
+"""Convert a conversation to token ids: the chat template's text, with positions for image tokens.
 
 The template is rendered with a placeholder for each image, the text between placeholders is tokenized, and each
 placeholder becomes the tokens of its image. Only the assistant's answers have labels.
@@ -18,9 +18,9 @@ from perception_encoder.preprocess.conversation import Message
 logger = logging.getLogger(__name__)
 
 PLACEHOLDER = "\ue200"
-"""Stands for an image in a rendered template: a character of Unicode's private use area, removed from all texts."""
+"""Placeholder for an image in a rendered template: a private-use character, removed from all texts."""
 GAP = " … "
-"""Replaces the part that is cut from a text."""
+"""Replacement for the part removed from a text."""
 IGNORED = -100
 """Label of a token that has no loss."""
 
@@ -30,19 +30,19 @@ class Prompt:
     """A conversation as tokens."""
 
     ids: list[int]
-    """Token ids; of an image token, 0."""
+    """Token ids; 0 for an image token."""
     labels: list[int]
     """Token ids in answers, else `IGNORED`."""
     is_image: list[bool]
     parts: list[int] | None = None
-    """For independent questions: 0 for the tokens that all of them see, else the number of the question, from 1."""
+    """For independent questions: 0 for the tokens they all see, else the question's number, from 1."""
     cut: int = 0
-    """Text tokens that were left out because the context was full."""
+    """Number of text tokens left out because the context was full."""
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """A tokenizer with a chat template, and the longest prompt."""
+    """A tokenizer with a chat template and the maximum prompt length."""
 
     tokenizer: Any
     """A tokenizer of transformers."""
@@ -51,7 +51,7 @@ class PromptFormat:
     """Maximum number of tokens of a prompt, including those of images."""
 
     def training_prompt(self, messages: Sequence[Message], image_tokens: Sequence[int]) -> Prompt:
-        """Return a whole conversation with labels on the answers, cut at the end to fit the context.
+        """Return a whole conversation with labels on the answers, truncated at the end to fit the context.
 
         `image_tokens`: tokens of each image or video of the messages. Raises ConfigError for a wrong number of them,
         a conversation without an answer, and images that leave no room for one.
@@ -104,7 +104,7 @@ class PromptFormat:
     def generation_prompt(
         self, messages: Sequence[Message], image_tokens: Sequence[int], room: int, cut_text: bool = True
     ) -> Prompt:
-        """Return the conversation up to the next answer, with `room` tokens left for it.
+        """Return the conversation up to the next answer, leaving `room` tokens for it.
 
         If the context is full, the middle of the longest text is cut, with a logged warning; images are never cut.
         Without `cut_text` nothing is cut, and room for one token is enough. Raises ContextLengthError if the images
@@ -146,7 +146,7 @@ class PromptFormat:
                 rows, chat_template=self.template, tokenize=False, add_generation_prompt=answer_next
             )
         except Exception as error:  # templates raise anything, for example about the order of roles
-            raise ConfigError(f"the chat template refuses this conversation: {one_line(error)}") from None
+            raise ConfigError(f"the chat template rejects this conversation: {one_line(error)}") from None
 
     def _render_with_answers(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         """Return the whole text, and the start and end of each answer in it, including its end-of-turn token."""
@@ -157,9 +157,7 @@ class PromptFormat:
                 before = self._render(messages[:number], True)
                 after = self._render(messages[: number + 1], False)
                 if not (after.startswith(before) and text.startswith(after.rstrip())):
-                    raise ConfigError(
-                        "the chat template changes earlier turns, so answers cannot be told from the rest"
-                    )
+                    raise ConfigError("the chat template changes earlier turns, so answers cannot be located")
                 spans.append((len(before), len(after.rstrip())))
         return text, spans
 

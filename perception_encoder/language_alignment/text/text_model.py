@@ -1,4 +1,4 @@
-"""Answer with a decoder-only language model: whole or streamed, singly or in batches, token by token."""
+"""Answer with a decoder-only language model: whole or streamed, one at a time or in batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perception_encoder.language_alignment.text.fast_llama import FastLlama
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 
 GENERATED_AT_ONCE = 8
-"""Maximum number of conversations of a batch."""
+"""Maximum number of conversations per batch."""
 
 
 class TextModel(Assistant):
@@ -41,7 +41,7 @@ class TextModel(Assistant):
     def generate_stream(
         self, conversation: Sequence[Message], sampling: Sampling | None = None
     ) -> Generator[str, None, Reply]:
-        """Yield the answer to one conversation piece by piece, whole characters at a time, and return all of it."""
+        """Yield the answer to one conversation piece by piece, in whole characters, and return all of it."""
         sampling = sampling or Sampling()
         prompt, cut = self._prompt(conversation, sampling)
         sampling = self._within_context(sampling, prompt)
@@ -82,13 +82,13 @@ class TextModel(Assistant):
         ]
 
     def _within_context(self, sampling: Sampling, *prompts: Tensor) -> Sampling:
-        """Clip the length of the answers to the room in the context: see `Sampling.cut`."""
+        """Limit the length of answers to the space left in the context: see `Sampling.cut`."""
         room = self.decoder.prompts.context - max(len(prompt) for prompt in prompts)
         return replace(sampling, max_tokens=min(sampling.max_tokens, room))
 
     @cached_property
     def _fast(self) -> FastLlama | None:
-        """Created for the first single answer, as it packs the weights."""
+        """Packed model, created for the first single answer."""
         return FastLlama(self.decoder.model) if FastLlama.fits(self.decoder.model) else None
 
     def _generate(self, prompts: Sequence[Tensor], sampling: Sampling) -> Iterator[list[int | None]]:
@@ -96,7 +96,7 @@ class TextModel(Assistant):
         return generate_tokens(self.decoder.model, prompts, self.decoder.end_tokens, sampling, fast)
 
     def _text(self, tokens: list[int], sampling: Sampling) -> tuple[str, bool]:
-        """Return the text of an answer up to a stop, and whether there is one."""
+        """Return the text of an answer up to a stop, and whether there is a stop."""
         text = self.decoder.tokenizer.decode(tokens, skip_special_tokens=True)
         ends = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
         return (text[: min(ends)], True) if ends else (text, False)
@@ -112,7 +112,7 @@ class TextModel(Assistant):
 
 
 def _without_partial(text: str, stops: Sequence[str]) -> str:
-    """Return the text without an end that may still change: part of a character, or the beginning of a stop."""
+    """Return the text without an end that may still change: part of a character or of a stop."""
     text = text.rstrip("\ufffd")
     for stop in stops:
         for length in range(min(len(stop) - 1, len(text)), 0, -1):
@@ -123,7 +123,7 @@ def _without_partial(text: str, stops: Sequence[str]) -> str:
 
 
 _COLDEST = 1e-5
-"""Lower temperatures take the most probable token, as 0 does: dividing logits by them overflows."""
+"""Lower temperatures act like 0 (the most probable token), as dividing logits by them overflows."""
 
 
 @torch.inference_mode()
@@ -134,7 +134,7 @@ def generate_tokens(
     sampling: Sampling,
     fast: FastLlama | None = None,
 ) -> Iterator[list[int | None]]:
-    """Yield the next token of each prompt until all have ended, None for those that have; end tokens are not yielded.
+    """Yield the next token of each prompt until all have ended, None after an end; end tokens are not yielded.
 
     `prompts`: embeddings (T, dim) of each. Prompts are padded on the left, with the padding masked. Each has its own
     random generator, so that answers do not depend on the batch. `fast`: used for the steps of a single prompt.
@@ -204,7 +204,7 @@ def next_token_logits(decoder: Any, prompts: Sequence[Tensor]) -> Iterator[Tenso
 
 
 def _common_length(prompts: Sequence[Tensor]) -> int:
-    """Return the length of the common beginning of prompts (T, dim), which leaves each at least one token."""
+    """Return the length of the common prefix of prompts (T, dim), leaving each at least one token."""
     length = min((len(prompt) for prompt in prompts), default=1) - 1
     for prompt in prompts[1:]:
         same = (prompt[:length] == prompts[0][:length]).all(-1)
@@ -217,7 +217,7 @@ def _cache_name(decoder: Any) -> str:
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, given: Sequence[int] = ()) -> int:
-    """Choose a token by its logits (V): the most probable, or one drawn at the temperature from the top ones.
+    """Choose a token by its logits (V): the most probable, or one sampled at the temperature from the top ones.
 
     `given`: the answer's earlier tokens, for the penalties.
     """

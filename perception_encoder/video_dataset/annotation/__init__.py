@@ -1,1 +1,1 @@
-"""People refine the captions of a model: the store of their work, and the local page."""
+"""Annotation of captions by people: the database of their work, and the local page."""

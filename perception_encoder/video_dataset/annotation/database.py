@@ -52,7 +52,7 @@ CREATE TABLE decisions (
 );
 CREATE INDEX decisions_of_person ON decisions (person, undone);
 """
-"""`clips.caption` is the model's and never changes. `session` and `sequence` tell the tab and its last autosave."""
+"""`clips.caption` is the model's and never changes. `session` and `sequence` identify the tab and its last autosave."""
 
 
 _NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CANTOPEN")
@@ -61,7 +61,7 @@ _NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_READONLY",
 
 @cache
 def _columns() -> dict[str, dict[str, str]]:
-    """Return the allowed results of `typeof` for each column, by table."""
+    """Return the allowed `typeof` results of each column, by table."""
     kinds = {"TEXT": "'text'", "INTEGER": "'integer'", "REAL": "'real', 'integer'"}
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(SCHEMA)
@@ -76,12 +76,12 @@ def _columns() -> dict[str, dict[str, str]]:
 
 
 def fits(number: int) -> bool:
-    """Return whether an integer has at most 64 bits, as the database requires; no row has another id."""
+    """Return whether an integer fits into 64 bits, as the database requires of ids."""
     return -(2**63) <= number < 2**63
 
 
 class Database:
-    """A connection that threads share: one transaction at a time, and writers wait for other processes."""
+    """A connection that threads share: one transaction at a time; writers wait for other processes."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file; DataError for another kind or version, OutputError if it cannot be created."""
@@ -99,13 +99,13 @@ class Database:
         self._prepare()
 
     def close(self) -> None:
-        """Close the connection; the log is merged into the file."""
+        """Close the connection, merging the log into the file."""
         with self._lock:
             self._connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection for changes that are all on the disk when the block ends, or none of them."""
+        """Yield the connection for changes that reach the disk together when the block ends, or not at all."""
         with self._lock, self._readable():
             self._connection.execute("BEGIN IMMEDIATE")
             try:

@@ -1,4 +1,4 @@
-"""Write a project's captions: the dataset with refined captions in its tars, or tasks for Label Studio and back.
+"""Export a project's captions as a dataset with refined captions in tars, or as Label Studio tasks, and import those.
 
 A task's `data` has the video's file name, its key and split, and the model's caption, which is also a prediction. An
 annotation has a text area `caption`, a rating `rating`, and its annotator's name. Label Studio drops the name when it
@@ -40,16 +40,16 @@ class ExportCounts:
 
     videos: int
     refined: int
-    """Videos whose caption was refined in this project."""
+    """Videos with a caption refined in this project."""
 
 
 @dataclass(frozen=True)
 class ImportCounts:
-    """Counts of annotations in a file of Label Studio."""
+    """Counts of annotations in a Label Studio file."""
 
     added: int
     known: int
-    """Annotations that the project already had."""
+    """Annotations already in the project."""
 
 
 def export_dataset(
@@ -94,7 +94,7 @@ def export_dataset(
 
 
 def export_tasks(project: AnnotationProject, path: Path, prefix: str = "") -> int:
-    """Write every video with its annotations as tasks that Label Studio imports; return the number of videos.
+    """Write every video with its annotations as Label Studio tasks; return the number of videos.
 
     `prefix`: the start of the videos' addresses, before KEY.mp4. Unfinished annotations are left out.
     """
@@ -154,7 +154,7 @@ def import_tasks(project: AnnotationProject, path: Path, annotator: str | None =
         for number, task in enumerate(tasks):
             where = f"{path}: task {number}"
             if isinstance(task, dict) and task.keys() >= {"video", "annotator"}:
-                raise DataError(f"{path} is Label Studio's JSON-MIN; export as JSON, which keeps every annotation")
+                raise DataError(f"{path} is Label Studio's JSON-MIN; export as JSON, which includes every annotation")
             if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
                 raise DataError(f"{where} is not an object with `data`")
             for person, edit, reason in _read_annotations(task, where, annotator):
@@ -208,7 +208,7 @@ def _result(caption: str, rating: int | None) -> list[dict[str, Any]]:
 
 
 def _read_annotations(task: Mapping[str, Any], where: str, annotator: str | None) -> Iterator[tuple[str, Edit, str]]:
-    """Yield each finished or skipped annotation: its person, its edit, and why it was skipped."""
+    """Yield each finished or skipped annotation: its person, its edit, and the reason for skipping."""
     for number, annotation in enumerate(list_objects(task, "annotations", where)):
         entry = f"{where}: annotations[{number}]"
         person = _person(annotation, task["data"], annotator, entry)
@@ -225,7 +225,7 @@ def _read_annotations(task: Mapping[str, Any], where: str, annotator: str | None
         text, rating = values.get("textarea"), values.get("rating")
         text = "\n".join(map(str, text)) if isinstance(text, list) else text
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{entry} has no text of a text area")
+            raise DataError(f"{entry} has no text from a text area")
         stars = rating if isinstance(rating, int) and not isinstance(rating, bool) else None
         yield person, Edit(caption=text, rating=stars, seconds=seconds), ""
 

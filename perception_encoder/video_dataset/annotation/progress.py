@@ -1,4 +1,4 @@
-"""Progress of a project: counts, pace, agreement of double annotations, and the refined captions."""
+"""Progress of a project: counts, pace, agreement of double annotations, and refined captions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOUR = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class PersonProgress:
-    """What one person has done."""
+    """The work of one person."""
 
     name: str
     origin: str
@@ -27,7 +27,7 @@ class PersonProgress:
     last_hour: int
     """Videos submitted in the last hour."""
     seconds: float | None
-    """Mean working time of a submitted video; None without any."""
+    """Mean working time per submitted video, in seconds; None before the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class ProjectProgress:
 
     videos: int
     done: int
-    """Videos with as many annotations as they need."""
+    """Videos with all the annotations they need."""
     begun: int
     """Videos with a draft or an annotation, but fewer finished ones than they need."""
     skipped: int
@@ -48,7 +48,7 @@ class ProjectProgress:
 
     @property
     def hours_left(self) -> float | None:
-        """Working hours for the remaining videos at the mean pace so far; None before any is done."""
+        """Estimated working hours for the remaining videos at the mean pace so far; None before the first."""
         times = [(person.seconds, person.done) for person in self.people if person.seconds is not None]
         if not times:
             return None
@@ -56,13 +56,13 @@ class ProjectProgress:
         return (self.videos - self.done - self.skipped) * mean / HOUR
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields and the hours left, ready for JSON."""
+        """Return all fields and the remaining hours as JSON values."""
         return {**asdict(self), "hours_left": self.hours_left}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Agreement of two people on one video, over all double annotations; None if nothing can be compared."""
+    """Agreement of two people, averaged over all double annotations; None if nothing can be compared."""
 
     videos: int
     similarity: float | None
@@ -85,7 +85,7 @@ class Refinement:
     caption: str
     rating: int | None
     origin: str
-    """Of the annotator: human or simulated."""
+    """Kind of annotator: human or simulated."""
     reviewed: bool
 
 
@@ -113,7 +113,7 @@ def count_progress(project: AnnotationProject) -> ProjectProgress:
 
 
 def measure_agreement(project: AnnotationProject) -> Agreement:
-    """Compare the first two annotations of every video that has two."""
+    """Compare the first two annotations of every video with at least two."""
     with project.database.reading() as connection:
         rows = connection.execute(
             "SELECT clip, clips.caption AS original, annotations.caption, rating FROM annotations "
@@ -137,7 +137,7 @@ def measure_agreement(project: AnnotationProject) -> Agreement:
 
 
 def read_refinements(project: AnnotationProject) -> Iterator[Refinement]:
-    """Yield the refined caption of each video that has one: the approved one, else the earliest."""
+    """Yield the refined caption of each video with one: the approved one, else the earliest."""
     with project.database.reading() as connection:
         rows = connection.execute(
             "SELECT clip, tars.path AS tar, clips.key, clips.caption AS original, annotations.rating, people.origin, "
@@ -153,7 +153,7 @@ def read_refinements(project: AnnotationProject) -> Iterator[Refinement]:
 
 
 def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """Return Cohen's kappa of two people's yes/no decisions; None without decisions, or if all are the same."""
+    """Return Cohen's kappa of two people's yes/no decisions; None if there are none or all are the same."""
     if not pairs:
         return None
     observed = fmean(a == b for a, b in pairs)
@@ -163,7 +163,7 @@ def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
 
 
 def interval_alpha(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Return Krippendorff's alpha of two values for each item, on the interval scale; None if they are all equal."""
+    """Return Krippendorff's alpha of two values per item, on the interval scale; None if all are equal."""
     values = [value for pair in pairs for value in pair]
     if len(set(values)) < 2:
         return None
@@ -199,7 +199,7 @@ def _count_person(connection: sqlite3.Connection, row: Any, now: float) -> Perso
 
 
 def surviving_words(original: str, caption: str) -> list[bool]:
-    """Return for each word of the original whether it is still in the caption."""
+    """Return, for each word of the original, whether the caption still has it."""
     words = original.split()
     survives = [False] * len(words)
     for start, _, length in _matcher(words, caption.split()).get_matching_blocks():
@@ -208,7 +208,7 @@ def surviving_words(original: str, caption: str) -> list[bool]:
 
 
 def word_similarity(first: str, second: str) -> float:
-    """Return the share of both captions' words that they have in common, in order: 1 for equal captions."""
+    """Return the share of words that both captions have in common, in order: 1 for equal captions."""
     return _matcher(first.split(), second.split()).ratio()
 
 

@@ -41,7 +41,7 @@ class ProjectClip:
     category: str
     duration: float | None
     rate: float | None
-    """Frames a second, if the dataset says it."""
+    """Frames per second, if the dataset states it."""
 
 
 class AnnotationProject:
@@ -104,7 +104,7 @@ class AnnotationProject:
         """Allow only these people to annotate and review; without names, everyone."""
         checked = [check_name(name) for name in names]
         if len(set(checked)) < len(checked):
-            raise ConfigError(f"the team is {', '.join(checked)}; a name occurs twice")
+            raise ConfigError(f"the team is {', '.join(checked)}; names must be unique")
         with self.database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO settings VALUES ('team', ?)", ("\n".join(checked),))
             for name in checked:
@@ -116,7 +116,7 @@ class AnnotationProject:
             return _setting(connection, "team", "").splitlines()
 
     def assign(self, names: Sequence[str]) -> dict[str, int]:
-        """Deal the videos that nobody has begun to these people in turn, a double annotation to two of them.
+        """Distribute the videos not yet begun among these people in turn; a double annotation goes to two of them.
 
         Earlier assignments of those videos are replaced. Returns the number of each person's videos.
         """
@@ -136,7 +136,7 @@ class AnnotationProject:
         return {name: sum(person == name for _, person in dealt) for name in checked}
 
     def video(self, clip: int) -> tuple[TarMember, str]:
-        """Return where a video is, and its extension; InputError if it does not exist any more.
+        """Return the location and the extension of a video; InputError if it no longer exists.
 
         Only members of the tars that were listed when the project was opened are returned.
         """
@@ -152,7 +152,7 @@ class AnnotationProject:
 
 
 def check_name(name: str) -> str:
-    """Return a person's name without surrounding spaces; ConfigError unless it is 1 to 40 printable characters."""
+    """Return a person's name without surrounding spaces; ConfigError unless it has 1 to 40 printable characters."""
     name = name.strip()
     if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
         raise ConfigError(f"the name is {name[:60]!r}; it must have 1 to {LONGEST_NAME} printable characters")
@@ -193,7 +193,7 @@ def _setting(connection: sqlite3.Connection, name: str, default: str) -> str:
 
 
 def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, stamp: tuple[int, int]) -> None:
-    """Add a tar's videos; of known ones, only the location of their bytes and their length are updated."""
+    """Add a tar's videos; for known ones, update only the location of their bytes and their length."""
     size, modified = stamp
     (tar_id,) = connection.execute(
         "INSERT INTO tars (path, split, size, modified) VALUES (?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET "
@@ -217,7 +217,7 @@ def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, stamp: t
 
 
 def _follow_moved(connection: sqlite3.Connection) -> None:
-    """Move the annotations of missing videos to videos of the same key and caption that nobody has begun."""
+    """Move the annotations of missing videos to unstarted videos with the same key and caption."""
     moved = connection.execute(
         "SELECT new.id AS new, old.id AS old FROM clips AS old JOIN clips AS new ON new.key = old.key "
         "AND new.caption = old.caption WHERE old.size = 0 AND new.size > 0 "
@@ -229,7 +229,7 @@ def _follow_moved(connection: sqlite3.Connection) -> None:
 
 
 def _choose_doubles(connection: sqlite3.Connection, share: float) -> None:
-    """Choose the videos for two people by a hash of their keys alone."""
+    """Choose the videos for double annotation by a hash of their keys alone."""
     keys = connection.execute("SELECT id, key, needed FROM clips").fetchall()
     needed = [(2 if _fraction(row["key"]) < share else 1, row["id"], row["needed"]) for row in keys]
     changes = [(number, clip) for number, clip, before in needed if number != before]

@@ -1,4 +1,4 @@
-"""Review by a second person: approve a finished caption, corrected or unchanged, or return it with a note."""
+"""Review by a second person: approve a finished caption, with or without corrections, or return it with a note."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ORDER BY annotations.id LIMIT 1
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewTask:
-    """A finished annotation that a reviewer has open."""
+    """A finished annotation that a reviewer has opened."""
 
     id: int
     """Of the annotation."""
@@ -51,14 +51,14 @@ class ReviewTask:
     annotated: str
     """The annotator's caption."""
     caption: str
-    """With the reviewer's corrections so far."""
+    """The caption with the reviewer's corrections so far."""
     rating: int | None
-    """Of the model's caption, by the annotator."""
+    """The annotator's rating of the model's caption."""
     seconds: float
 
 
 def next_review(project: AnnotationProject, person: str, session: str) -> ReviewTask | None:
-    """Open the reviewer's unfinished review, else someone else's finished annotation; None if there is none."""
+    """Open the reviewer's unfinished review, else another person's finished annotation; None if there are none."""
     with project.database.transaction() as connection:
         person = admit(connection, person)
         row = connection.execute(
@@ -85,7 +85,7 @@ def save_review(project: AnnotationProject, person: str, annotation: int, edit: 
 
 
 def approve(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
-    """Approve the caption with the reviewer's corrections; ConfigError if it is empty; otherwise as `work.save`."""
+    """Approve the caption with the reviewer's corrections; ConfigError if it is empty, else errors as `work.save`."""
     with project.database.transaction() as connection:
         row = _own_review(connection, person, annotation)
         caption = tidy_caption(edit.caption)
@@ -103,7 +103,7 @@ def approve(project: AnnotationProject, person: str, annotation: int, edit: Edit
 
 
 def return_to_annotator(project: AnnotationProject, person: str, annotation: int, note: str, session: str) -> None:
-    """Return the caption to its annotator; ConfigError without a note; otherwise as `work.save`."""
+    """Return the caption to its annotator; ConfigError without a note, else errors as `work.save`."""
     note = note.strip()
     if not 1 <= len(note) <= _MAX_NOTE:
         raise ConfigError(f"the note has {len(note)} characters; it must have 1 to {_MAX_NOTE}")
@@ -120,7 +120,7 @@ def return_to_annotator(project: AnnotationProject, person: str, annotation: int
 
 
 def undo_review(project: AnnotationProject, person: str, session: str) -> ReviewTask | None:
-    """Reopen the review that the person finished last; None if there is nothing to undo.
+    """Reopen the review that the person finished last; None if there is none.
 
     AnnotationConflictError if the annotator has opened the returned video.
     """
@@ -175,7 +175,7 @@ def _own_review(connection: sqlite3.Connection, person: str, annotation: int) ->
 
 
 def _is_returned(connection: sqlite3.Connection, person: str, annotation: int, note: str) -> bool:
-    """Return whether the same request came before and its answer was lost."""
+    """Return whether the same request succeeded before and its answer was lost."""
     query = "SELECT 1 FROM annotations JOIN decisions ON decisions.annotation = annotations.id "
     query += "WHERE annotations.id = ? AND state = 'draft' AND note = ? "
     query += "AND action = 'return' AND decisions.person = ? AND NOT undone"

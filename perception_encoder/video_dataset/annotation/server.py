@@ -57,7 +57,7 @@ _VIDEO_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktim
 
 @dataclass(kw_only=True)
 class WorkRequest:
-    """The JSON of every change: the person, the tab and the edit."""
+    """The JSON body of every change: the person, the tab and the edit."""
 
     __pydantic_config__: ClassVar = {"strict": True}
     person: str
@@ -97,7 +97,7 @@ ACTIONS: dict[str, Action] = {
     "review/return": lambda project, r: return_to_annotator(project, r.person, r.id, r.note, r.session),
     "review/undo": lambda project, r: undo_review(project, r.person, r.session),
 }
-"""What `POST /api/NAME` does with a request; `next` and `undo` answer with a task, or null."""
+"""Handlers of `POST /api/NAME`; `next` and `undo` return a task or null."""
 
 
 def create_annotation_page(
@@ -181,7 +181,7 @@ def _video(project: AnnotationProject, request: Request) -> Response:
 
 
 def _frame_rate(project: AnnotationProject, clip: int) -> float | None:
-    """Read a video's frames per second from its header, for datasets that do not state it."""
+    """Read a video's frame rate from its header, for datasets that do not state it."""
     from perception_encoder.preprocess.video_file import open_container  # torch, which the page does not need
 
     member, _ = project.video(clip)
@@ -191,7 +191,7 @@ def _frame_rate(project: AnnotationProject, clip: int) -> float | None:
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return the first byte of a `Range` header and the one after the last; None for the whole.
+    """Return the first byte of a `Range` header and the byte after the last; None for the whole file.
 
     As in HTTP, a header of another form, such as several ranges, is ignored. ApiError 416 for bytes beyond the end.
     """
@@ -208,7 +208,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def send_video(member: TarMember, extension: str, header: str | None) -> Response:
-    """Make the answer: status 206 for a part, 200 for the whole. ApiError 416; InputError if the tar is gone."""
+    """Return the response: status 206 for a part, 200 for the whole. ApiError 416; InputError if the tar is gone."""
     from starlette.responses import StreamingResponse
 
     part = parse_range(header, member.size)

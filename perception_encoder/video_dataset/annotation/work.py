@@ -24,7 +24,7 @@ from perception_encoder.video_dataset.annotation.project import (
 )
 
 HOLD_SECONDS = 24 * 3600.0
-"""How long after the last change a video is held for the person who opened it."""
+"""Seconds after the last change for which a video stays reserved."""
 MAX_SKIPS = 2
 MAX_CAPTION = 20_000
 _MAX_REASON = 500
@@ -48,7 +48,7 @@ _UNASSIGNED = _OPEN.format(assigned="").replace(
 
 
 class AnnotationConflictError(PerceptionEncoderError):
-    """A change that conflicts with another person's or another tab's."""
+    """A change conflicts with another person's or another tab's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +57,12 @@ class Edit:
 
     caption: str
     rating: int | None = None
-    """Of the model's caption, 1 to 5."""
+    """Rating of the model's caption, 1 to 5."""
     seconds: float = 0.0
     """The person's working time so far."""
     session: str = ""
     sequence: int = 0
-    """Grows with each save of a session; a save that arrives late is ignored."""
+    """Increases with each save of a session; saves that arrive late are ignored."""
 
     def __post_init__(self) -> None:
         if self.rating is not None and not 1 <= self.rating <= 5:
@@ -77,19 +77,19 @@ class Edit:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationTask:
-    """A video that a person has open."""
+    """A video that a person has opened."""
 
     id: int
     clip: ProjectClip
     caption: str
     rating: int | None
     note: str
-    """From the reviewer who returned it."""
+    """Note from the reviewer who returned it."""
     seconds: float
 
 
 def next_task(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
-    """Open the person's unfinished video, else an assigned one, else the first free one; None if there is none."""
+    """Open the person's unfinished video, else an assigned one, else the first free one; None if none are left."""
     with project.database.transaction() as connection:
         person = admit(connection, person)
         query = "SELECT id FROM annotations WHERE person = ? AND state = 'draft' AND clip IN "
@@ -109,7 +109,7 @@ def next_task(project: AnnotationProject, person: str, session: str) -> Annotati
 
 
 def upcoming_clip(project: AnnotationProject, person: str) -> int | None:
-    """Return the video that the person would get next, for preloading; nothing is reserved."""
+    """Return the video that the person would get next, for preloading, without reserving it."""
     with project.database.reading() as connection:
         row = _find_open(connection, project.now(), person)
         return None if row is None else int(row["id"])
@@ -130,7 +130,7 @@ def save(project: AnnotationProject, person: str, annotation: int, edit: Edit) -
 
 
 def submit(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
-    """Store a finished caption; ConfigError if it is empty or the model's caption is unrated; otherwise as `save`."""
+    """Store a finished caption; ConfigError if it is empty or the model's caption is unrated, else errors as `save`."""
     with project.database.transaction() as connection:
         row = editable_row(connection, _TASK, person, annotation)
         caption = tidy_caption(edit.caption)
@@ -150,7 +150,7 @@ def submit(project: AnnotationProject, person: str, annotation: int, edit: Edit)
 
 
 def skip(project: AnnotationProject, person: str, annotation: int, reason: str, edit: Edit) -> None:
-    """Skip a video and keep the typed text; ConfigError without a reason; otherwise as `save`."""
+    """Skip a video but keep the typed text; ConfigError without a reason, else errors as `save`."""
     reason = reason.strip()
     if not 1 <= len(reason) <= _MAX_REASON:
         raise ConfigError(f"the reason has {len(reason)} characters; it must have 1 to {_MAX_REASON}")
@@ -165,7 +165,7 @@ def skip(project: AnnotationProject, person: str, annotation: int, reason: str, 
 
 
 def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
-    """Reopen the video that the person submitted or skipped last, as it was; None if there is nothing to undo.
+    """Reopen the video that the person submitted or skipped last, as it was; None if there is none.
 
     Repeated calls go further back. AnnotationConflictError if someone has reviewed it or is reviewing it.
     """
@@ -193,7 +193,7 @@ def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTas
 def add_finished(
     connection: sqlite3.Connection, now: float, clip: int, person: str, edit: Edit, skip_reason: str = ""
 ) -> bool:
-    """Add a caption, or a skip with its reason, that was made elsewhere; False if it is already here.
+    """Add a caption, or a skip with its reason, from elsewhere; False if it is already present.
 
     An approved caption may have the annotator's text or the reviewer's. AnnotationConflictError if the person has
     another finished annotation of this video.
@@ -245,7 +245,7 @@ def _open(connection: sqlite3.Connection, annotation: int, session: str) -> Anno
 def editable_row(
     connection: sqlite3.Connection, query: str, person: str, annotation: int, subject: str = "annotation"
 ) -> Any:
-    """Return the row of an annotation, or of its review, if the person may change it; errors as `save`."""
+    """Return the row of an annotation or its review if the person may change it; errors as `save`."""
     person, name = admit(connection, person), f"{subject} {annotation}"
     row = connection.execute(query, (annotation,)).fetchone() if fits(annotation) else None
     if row is None:
@@ -256,12 +256,12 @@ def editable_row(
 
 
 def tidy_caption(text: str) -> str:
-    """Return a caption without surrounding white space, or white space at the ends of its lines."""
+    """Return a caption without surrounding whitespace or whitespace at the ends of lines."""
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
 def check_session(row: Any, session: str) -> None:
-    """Raise AnnotationConflictError unless an annotation or a review is unfinished, and open in this tab."""
+    """Raise AnnotationConflictError unless an annotation or review is unfinished and open in this tab."""
     if row["state"] != "draft":
         raise AnnotationConflictError("this video is already finished, perhaps in another tab; reload the page")
     if row["session"] != session:

@@ -103,4 +103,4 @@ def test_bad_input(run_pe, language_run: Path, tmp_path: Path) -> None:
     LAYOUTS["docvqa"](tmp_path)
     write_image(tmp_path / "spdocvqa_images" / "xnbl0037_1.png", b"no image")
     run = run_pe("eval", "questions", "docvqa", language_run, "--data", tmp_path)
-    assert run.status == output.ERROR and "docvqa: no question could be put; the first: question 49153" in run.stderr
+    assert run.status == output.ERROR and "docvqa: no question could be asked; the first: question 49153" in run.stderr

@@ -60,7 +60,7 @@ def test_models_of_every_form_answer(run_pe, media: Path, monkeypatch: pytest.Mo
     run = run_pe("ask", "-m", "http://127.0.0.1:9/v1", media / "0.png", "what?")
     assert run.status == output.ERROR and "names no model; add it" in run.stderr
     run = run_pe("ask", "-m", ECHO, media / "0.png", "what?", "--tiles", "4")
-    assert run.status == output.ERROR and "tiles images itself; leave it out" in run.stderr
+    assert run.status == output.ERROR and "tiles images itself; omit it" in run.stderr
     pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
     with servers.endpoint(servers.well) as (address, requests):
         run = run_pe("ask", "-m", f"{address}#any", media / "0.png", "what is it?")

@@ -66,7 +66,7 @@ def test_the_answer_is_an_index_a_text_or_a_letter() -> None:
 
 @pytest.mark.parametrize("answer", [4, -1, "E", "a green car", "b"])
 def test_an_answer_that_is_no_choice(answer: int | str) -> None:
-    with pytest.raises(DataError, match="is none of the 4 choices: a red car"):
+    with pytest.raises(DataError, match="is not one of the 4 choices: a red car"):
         multiple_choice("A", CHOICES, answer)
 
 

@@ -59,7 +59,7 @@ def test_undecodable_images_and_refused_questions_are_reported() -> None:
     measurement = run("vqav2", items)
     assert [failure.source for failure in measurement.failures] == ["question bad", "question gone"]
     assert measurement.metrics[0].n == 4
-    with pytest.raises(DataError, match="vqav2: no question could be put; the first: question bad"):
+    with pytest.raises(DataError, match="vqav2: no question could be asked; the first: question bad"):
         run("vqav2", items[4:])
     with pytest.raises(DataError, match="the first: question q0: the images fill the context"):
         run("vqav2", items[:1], refuse)

@@ -118,7 +118,7 @@ def test_a_share_has_no_interval_if_all_items_agree(right: bool) -> None:
 def test_a_score_that_is_no_number_names_its_item() -> None:
     with pytest.raises(DataError, match="recall: the score of b is not a number"):
         ItemScores.of("recall", np.array([0.5, np.nan]), ["a", "b"])
-    with pytest.raises(DataError, match="recall: there are no items"):
+    with pytest.raises(DataError, match="recall: no items"):
         ItemScores.of("recall", np.zeros(0), [])
 
 

@@ -62,7 +62,7 @@ def test_errors_have_the_given_name(tmp_path: Path) -> None:
         open_content(pdf([(9, 9)], encrypted=True), "upload 4")
     with pytest.raises(InputError, match=r"t:1: is a text"):
         open_input(Item("t:1", "t", text="a dog"))
-    with pytest.raises(InputError, match=r"a dog: is a text, not an image or a video"):
+    with pytest.raises(InputError, match=r"a dog: is text, not an image or a video"):
         open_part(resolve("a dog"))
 
 

@@ -103,7 +103,7 @@ def test_images_that_fill_the_context_are_an_error() -> None:
 
 def test_a_template_that_refuses_a_conversation_is_named() -> None:
     strict = dataclasses.replace(FORMAT, template="{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(ConfigError, match="the chat template refuses this conversation: roles must alternate"):
+    with pytest.raises(ConfigError, match="the chat template rejects this conversation: roles must alternate"):
         strict.generation_prompt(ask("what?"), [], room=1)
 
 

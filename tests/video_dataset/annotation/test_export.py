@@ -226,7 +226,7 @@ def test_videos_are_found_by_their_files_names(project: AnnotationProject, tmp_p
             "is Label Studio's JSON-MIN; export as JSON",
         ),
         ([{"data": {}}], "`annotations` is missing or null"),
-        (of_label_studio(result=[]), "has no text of a text area"),
+        (of_label_studio(result=[]), "has no text from a text area"),
         (of_label_studio(completed_by=None), "does not name its annotator; give --annotator"),
         ([{**of_label_studio()[0], "data": {"key": "nowhere"}}], "0 videos of this dataset have the key 'nowhere'"),
     ],

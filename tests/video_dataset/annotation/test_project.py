@@ -135,7 +135,7 @@ def test_a_team_keeps_others_out(project: AnnotationProject) -> None:
     assert next_task(project, "ben", "tab") is not None
     project.set_team([])
     assert next_task(project, "cleo", "tab") is not None
-    with pytest.raises(ConfigError, match="a name occurs twice"):
+    with pytest.raises(ConfigError, match="names must be unique"):
         project.set_team(["anna", "anna "])
 
 
