@@ -1,4 +1,4 @@
-"""Read annotation files and check the types of their fields; errors name the file, the entry and the field."""
+"""Read annotation files and check their fields' types; errors name the file, the entry and the field."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_json(path: Path) -> Any:
 
 
 def list_objects(entry: Mapping[str, Any], name: str, where: str | Path) -> list[dict[str, Any]]:
-    """Return a field that is a list of objects; DataError if it is not, with the index of the first bad item."""
+    """Return a field that is a list of objects; DataError, with the index of the first bad item, otherwise."""
     value = entry.get(name)
     if not isinstance(value, list):
         raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be a list of objects")
@@ -42,7 +42,7 @@ def list_objects(entry: Mapping[str, Any], name: str, where: str | Path) -> list
 
 
 def text_field(entry: Mapping[str, Any], name: str, where: str) -> str:
-    """Return a field that is a non-empty string; DataError if it is not."""
+    """Return a field that is a non-empty string; DataError otherwise."""
     value = entry.get(name)
     if not isinstance(value, str) or not value:
         raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be a non-empty string")
@@ -50,7 +50,7 @@ def text_field(entry: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def id_field(entry: Mapping[str, Any], name: str, where: str) -> int | str:
-    """Return a field that is an integer or a string, such as an id; DataError if it is not."""
+    """Return a field that is an integer or a string, such as an id; DataError otherwise."""
     value = entry.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be an integer or a string")
@@ -58,7 +58,7 @@ def id_field(entry: Mapping[str, Any], name: str, where: str) -> int | str:
 
 
 def integer_field(entry: Mapping[str, Any], name: str, where: str, least: int = 0) -> int:
-    """Return a field that is an integer of at least `least`; DataError if it is not."""
+    """Return a field that is an integer of at least `least`; DataError otherwise."""
     value = entry.get(name)
     if not is_integer(value, least):
         raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be an integer of at least {least}")
@@ -66,22 +66,22 @@ def integer_field(entry: Mapping[str, Any], name: str, where: str, least: int = 
 
 
 def is_integer(value: Any, least: int = 0) -> TypeGuard[int]:
-    """Whether a value is an integer of at least `least`; true and false are not."""
+    """Return whether a value is an integer of at least `least`; booleans are not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def text_list(value: Any, where: str) -> list[str]:
-    """Return a value that is a list of strings; DataError if it is not."""
+    """Return a value that is a list of strings; DataError otherwise."""
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise DataError(f"{where} is {quoted(value)}; it must be a list of strings")
     return value
 
 
 def are_numbers(value: Any, least: float = -1e6, most: float = 1e6) -> bool:
-    """Whether a value is a list of numbers within bounds, by default of pixel coordinates."""
+    """Return whether a value is a list of numbers within bounds, by default those of pixel coordinates."""
     return isinstance(value, list) and set(map(type, value)) <= {int, float} and all(least <= n <= most for n in value)
 
 
 def quoted(value: Any) -> str:
-    """Return a short form of any value for an error."""
+    """Return a short form of a value for an error."""
     return "missing or null" if value is None else _REPR.repr(value)

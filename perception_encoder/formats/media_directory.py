@@ -1,4 +1,4 @@
-"""Images and videos on disk that tables and annotations refer to, by a path or by a bare name."""
+"""Find images and videos on disk that tables and annotations refer to by path or name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MediaDirectory:
         self.directory = directory
 
     def find(self, *names: str) -> Path:
-        """Return the file of the first of these names that exists, or else the path expected for the first name."""
+        """Return the file of the first existing name, or the expected path of the first name."""
         for name in names:
             direct = self.directory / name
             if os.path.isfile(direct):  # not `Path.is_file`, which raises for a name that is too long
@@ -47,7 +47,7 @@ class MediaDirectory:
 
     @cached_property
     def _by_name(self) -> dict[str, Path]:
-        """Files by name with and without suffix; the first in order if names repeat."""
+        """Return files by name with and without suffix; on duplicates, the first in order."""
         files: dict[str, Path] = {}
         for path in list_media(self.directory):
             for name in (path.name, path.stem):

@@ -1,4 +1,4 @@
-"""Fetch packages of public registries with their own clients, such as pip; nothing is installed."""
+"""Fetch packages from public registries with their own clients, such as pip, without installing them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FETCH_SECONDS = 600
 
 
 def fetch_pypi(package: str, directory: Path) -> Path:
-    """Fetch a wheel into `directory`, without what it depends on, and return the root of its unpacked files."""
+    """Fetch a wheel without its dependencies into `directory`, and return the root of its unpacked files."""
     directory.mkdir(parents=True, exist_ok=True)
     options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"]
     run_client([sys.executable, "-m", "pip", "download", *options, package], directory, "pip", "is PyPI reachable?")

@@ -98,7 +98,7 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
 
 
 def _complete_samples(path: Path, needed: tuple[str, ...], lacking: str) -> Iterator[tuple[str, str, dict[str, bytes]]]:
-    """Yield the key, the image's extension and the files of each sample with an image and all that is `needed`.
+    """Yield the key, image extension and files of each sample that has an image and everything `needed`.
 
     After the last one, DataError if samples lack something.
     """
@@ -115,14 +115,14 @@ def _complete_samples(path: Path, needed: tuple[str, ...], lacking: str) -> Iter
 
 
 def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read only the JSON of a shard's samples: (key, metadata) in order. Errors as `read_shard`'s."""
+    """Read only the JSON of a shard's samples: (key, metadata) in order. Raises what `read_shard` does."""
     for name, content in read_members(path, ("json",)):
         key, _ = split_member(name)
         yield key, _labelled(path, key, content)
 
 
 def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Read the files of a tar that have one of some extensions, in order; DataError if it is not a tar or damaged."""
+    """Read the files of a tar with one of some extensions, in order; DataError if it is damaged or not a tar."""
     try:
         with path.open("rb") as stream:
             for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
@@ -159,7 +159,7 @@ def _labelled(path: Path, key: str, text: bytes) -> dict[str, Any]:
 
 
 def split_names(split: str) -> set[str]:
-    """Return the names that datasets use for a split: `val` and `validation` are one."""
+    """Return all names for a split; `val` and `validation` are the same."""
     return next((names for names in SAME_SPLITS if split in names), {split})
 
 
@@ -180,7 +180,7 @@ def find_shards(path: Path, split: str) -> list[Path]:
 
 
 def split_problem(shard: PurePath | str, split: str) -> str | None:
-    """Return why a tar cannot be used as a split, if its name or its directory's is that of another split."""
+    """Return why a tar cannot be used as a split, if its name or directory belongs to another split."""
     path = PurePath(shard)
     others = {path.stem, path.parent.name} & set(SPLITS) - {split}
     return f"{shard} is of the split {others.pop()!r}; it cannot be used as {split!r}" if others else None
@@ -196,7 +196,7 @@ MASK = "mask.png"
 
 
 class StoredScene(NamedTuple):
-    """A scene's files."""
+    """Files of a scene."""
 
     key: str
     where: str

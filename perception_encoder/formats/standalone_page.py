@@ -1,4 +1,4 @@
-"""Web pages that open without a server: their head, and templates that escape all text."""
+"""Web pages that open without a server: head, and templates that escape all text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DIRECTORY = files("perception_encoder.formats")
 
 
 def page_head(title: str, note: str, style: str) -> str:
-    """Return the head of a standalone page with its own CSS rules (`style`) after those that all such pages share."""
+    """Return the head of a standalone page, with its CSS rules (`style`) after the shared ones."""
     template, shared = ((_DIRECTORY / f"standalone.{kind}").read_text(encoding="utf-8") for kind in ("html", "css"))
     return parse_template(template).render(title=title, note=note, style=shared + style)
 
@@ -31,6 +31,6 @@ def parse_template(source: str) -> jinja2.Template:
 
 
 def _printable(value: str) -> str:
-    """Replace control characters, and what UTF-8 cannot encode, by escape sequences."""
+    """Replace control characters and characters that UTF-8 cannot encode by escape sequences."""
     plain = value.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c >= " " or c == "\n" else repr(c)[1:-1] for c in plain)

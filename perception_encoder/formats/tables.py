@@ -1,4 +1,4 @@
-"""Read rows of CSV, TSV, Parquet and JSONL files, and images in Parquet cells; a bad row is an error in its place."""
+"""Read rows of CSV, TSV, Parquet and JSONL files, and images in Parquet cells; bad rows become errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row | InputError]:
-    """Yield the rows that name images, videos or texts, or an error for each bad row or for the whole table."""
+    """Yield the rows that name images, videos or texts, or an error per bad row or for the whole table."""
     for cells in _read_cells(path, needs_media=True):
         yield cells if isinstance(cells, InputError) else _row(*cells)
 
@@ -69,7 +69,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 
 def iterate_table(path: Path) -> Iterator[Cells | InputError]:
-    """Yield each row's name and cells, or an error for each bad row or for the whole table.
+    """Yield each row's name and cells, or an error per bad row or for the whole table.
 
     A row of a CSV or TSV file with more cells than columns is bad, because a cell with a comma was not quoted.
     """
@@ -77,7 +77,7 @@ def iterate_table(path: Path) -> Iterator[Cells | InputError]:
 
 
 def read_json_lines(path: Path) -> list[Cells]:
-    """Return the objects of a JSONL file of any suffix, each with its line's name; DataError for a bad line."""
+    """Return the objects of a JSONL file of any suffix, with their lines' names; DataError for a bad line."""
     lines: list[Cells] = []
     try:
         for cells in _read_jsonl(path, escape_name(path), needs_media=False):
@@ -122,7 +122,7 @@ def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path
 
 
 def _read_cells(path: Path, needs_media: bool, exact: bool = False) -> Iterator[Cells | InputError]:
-    """Yield the cells of each row; `needs_media`: require columns of paths or texts, and read only these of Parquet."""
+    """Yield the cells of each row; `needs_media`: require columns of paths or texts, and read only these."""
     name, suffix = escape_name(path), path.suffix.lower()
     rows: Iterator[Cells | InputError]
     try:

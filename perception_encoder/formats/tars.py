@@ -1,4 +1,4 @@
-"""Find the bytes of each member of a plain tar, and report a damaged tar.
+"""Find the bytes of each member of a plain tar, and detect damage.
 
 `tarfile` stops silently at an unreadable header and trusts every size. Here a tar must end with an end-of-archive
 block, and each member must lie within the file.
@@ -16,9 +16,9 @@ from perception_encoder.errors import DataError, MediaDecodeError, one_line
 from perception_encoder.preprocess.source import escape_name, open_source
 
 MOST_BYTES = 1 << 30
-"""Maximum size of a member, as all of it must fit in memory."""
+"""Maximum size of a member, which must fit into memory."""
 _HEADER_BYTES = 1 << 20
-"""More than any header, long names included."""
+"""Exceeds the size of any header, including long names."""
 _PADDING_BYTES = 64 << 20
 """Zeros allowed after the end of an archive; tar pads its last record, of 10 KiB by default."""
 _DAMAGE = (tarfile.TarError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError)
@@ -40,7 +40,7 @@ class TarEntry:
 
     @property
     def problem(self) -> str | None:
-        """Why it cannot be read, or None."""
+        """Why the member cannot be read, or None."""
         if self.other:
             return f"is {self.other}; recreate the tar with --dereference"
         if self.sparse:

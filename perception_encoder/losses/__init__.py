@@ -1,1 +1,1 @@
-"""Pure loss functions, one a file."""
+"""Pure loss functions, one per file."""

@@ -1,4 +1,4 @@
-"""The contrastive loss of images and captions that several images may share.
+"""The contrastive loss of images and captions, where several images may share a caption.
 
 A batch may have several images of one caption, and several captions of one image. Each distinct caption is encoded
 once, and every matching pair is a positive: an image's target is spread evenly over its captions, a caption's over its
@@ -25,7 +25,7 @@ def contrastive_loss(
     own_images: slice = ALL,
     own_texts: slice = ALL,
 ) -> Float[Tensor, ""]:
-    """Return the mean of the image→text and text→image cross-entropies of unit vectors, or this rank's share of it.
+    """Return the mean image→text and text→image cross-entropy of unit vectors, or this rank's share of it.
 
     `own_images`, `own_texts`: this rank's rows of the features gathered from all ranks. `image_positives`: the captions
     that match this rank's images; `text_positives`: the images that match its captions (on one rank, the transpose).

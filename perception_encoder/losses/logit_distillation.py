@@ -23,7 +23,7 @@ def logit_distillation_loss(
     own_images: slice = ALL,
     own_texts: slice = ALL,
 ) -> Float[Tensor, ""]:
-    """Return the mean of the image→text and text→image divergences of unit vectors, or this rank's share of it.
+    """Return the mean image→text and text→image divergence of unit vectors, or this rank's share of it.
 
     The teacher's vectors may have another width and take no gradient. `own_images`, `own_texts`: this rank's rows of
     the features gathered from all ranks.

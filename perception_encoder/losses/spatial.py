@@ -23,7 +23,7 @@ BLOCK = 256
 
 
 def token_cosine_loss(student: Float[Tensor, "B N D"], teacher: Float[Tensor, "B N D"]) -> Float[Tensor, ""]:
-    """Return minus the mean cosine similarity of the student's and the teacher's tokens; the teacher takes no gradient.
+    """Return minus the mean cosine similarity of the student's and the teacher's tokens; no gradient for the teacher.
 
     Raises ShapeError for tokens of different shapes.
     """
@@ -86,7 +86,7 @@ def _unit(tokens: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
 def _differences(
     student: Float[Tensor, "N D"], teacher: Float[Tensor, "N P"], temperature: float | None, block: int
 ) -> Iterator[tuple[slice, Float[Tensor, "M N"]]]:
-    """Yield rows of tokens, and their similarities to all tokens minus the teacher's."""
+    """Yield rows of tokens, with their similarities to all tokens minus the teacher's."""
     for start in range(0, len(student), block):
         rows = slice(start, start + block)
         target = teacher[rows] @ teacher.T

@@ -80,7 +80,7 @@ class CLIP(nn.Module):
         return images, None if text is None else self.encode_text(text, True), self.logit_scale.exp()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
+        """Recompute each block in the backward pass instead of storing its activations."""
         self.visual.set_grad_checkpointing(enable)
         self.text.set_grad_checkpointing(enable)
 
@@ -111,5 +111,5 @@ class TextTransformer(nn.Module):
         return self.ln_final(ends) @ self.text_projection
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
+        """Recompute each block in the backward pass instead of storing its activations."""
         self.transformer.checkpointing = enable

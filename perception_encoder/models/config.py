@@ -1,4 +1,4 @@
-"""Configurations of the towers: what a model is, apart from its weights."""
+"""Configurations of the towers: a model without its weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RANGES = {
     "context_length": (1, 8192),
     "vocabulary": (1, 1 << 20),
 }
-"""Limits of a tower's sizes, well above any published model's: a file must not ask for more memory."""
+"""Maximum sizes of a tower, well above any published model's, to limit the memory that a file can request."""
 _POOL_HEADS = 8  # of the attention pooling
 
 

@@ -15,7 +15,7 @@ from perception_encoder.models.checkpoints.weights import Model, weight_hash
 from perception_encoder.models.clip import CLIP
 
 TOLERANCE = 1e-3
-"""Maximum difference of an ONNX file to torch, over the largest value."""
+"""Maximum difference of an ONNX file from torch, relative to the largest value."""
 
 _EXTERNAL = 2**30  # bytes of weights beyond which they lie beside the .onnx file, which itself may hold 2 GiB
 
@@ -66,7 +66,7 @@ def _module_and_example(model: Model, tower: str, size: tuple[int, int] | None) 
 
 
 def _write_tower(model: Model, tower: str, size: tuple[int, int] | None, directory: Path) -> float | None:
-    """Write one tower's file; return its difference to torch."""
+    """Write one tower's file; return its difference from torch."""
     module, example = _module_and_example(model, tower, size)
     kind = "features" if isinstance(model, CLIP) or model.attn_pool is not None else "tokens"
     names = ("images" if tower == "image" else "tokens"), f"{tower}_{kind}"
@@ -137,7 +137,7 @@ def run_onnx(path: Path, batch: Tensor) -> list[np.ndarray] | None:
 
 
 def check_difference(path: Path, difference: float) -> float:
-    """Return a file's difference to torch; OutputError if it exceeds `TOLERANCE`."""
+    """Return a file's difference from torch; OutputError if it exceeds `TOLERANCE`."""
     if not difference < TOLERANCE:
         raise OutputError(f"{path.name} differs from torch by {difference:.1e}, more than {TOLERANCE}")
     return difference

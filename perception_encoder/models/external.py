@@ -1,4 +1,4 @@
-"""Models of timm, open_clip and transformers behind one interface: their own embeddings, and their vision towers.
+"""Models of timm, open_clip and transformers behind one interface: their embeddings and their vision towers.
 
 The vision model of a two-tower model of transformers (CLIP, SigLIP) is taken. Its tokens are read off the blocks by
 hooks, because the last of the library's `hidden_states` is normed for some models and not for others.
@@ -38,14 +38,14 @@ Mode = Literal["squash", "crop"]
 
 
 class Adapter(ABC):
-    """A model of another library; its weights are loaded when they are first needed."""
+    """A model of another library, with weights loaded on first use."""
 
     library: ClassVar[str]
-    """The prefix of its models' names, before a colon."""
+    """Prefix of its models' names, before a colon."""
     distribution: ClassVar[str]
     extra: ClassVar[str] = "eval"
     has_output: ClassVar[bool] = True
-    """Whether its models have embeddings of their own."""
+    """Whether its models have embeddings."""
     reads_texts: ClassVar[bool] = False
 
     def __init__(self, name: str, listed: str, random: bool = False) -> None:
@@ -104,7 +104,7 @@ class Adapter(ABC):
 
     @cached_property
     def weight_hash(self) -> str:
-        """Identifies the weights."""
+        """Hash of the weights."""
         return state_hash(self.model.state_dict())
 
     @property
@@ -197,7 +197,7 @@ class OpenClipModel(Adapter):
         located = architecture.startswith(("hf-hub:", "local-dir:"))
         if not located and not pretrained:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
-            message = f"{self.name} names no weights; say open_clip:{architecture},TAG or a file (tags: {tags})"
+            message = f"{self.name} names no weights; give open_clip:{architecture},TAG or a file (tags: {tags})"
             raise WeightsUnavailableError(message)
         return open_clip.create_model(architecture, pretrained=None if located else pretrained)
 
@@ -308,7 +308,7 @@ class TransformersTower(Tower):
 
 
 def _final_norm(vision: nn.Module) -> nn.Module:
-    """The norm after the blocks, the outermost that has one of the names; the identity if there is none."""
+    """Return the norm after the blocks: the outermost with one of the names, else the identity."""
     norms = [(n.count("."), n, m) for n, m in vision.named_modules() if n.rpartition(".")[2] in FINAL_NORMS]
     outer = [(depth, n, m) for depth, n, m in norms if not any(part.isdigit() for part in n.split("."))]
     return min(outer, key=lambda norm: norm[:2])[2] if outer else nn.Identity()

@@ -66,7 +66,7 @@ def _initialize_branch(
 
 @contextmanager
 def drawn_from(generator: torch.Generator) -> Iterator[None]:
-    """Let torch's global generator on the CPU draw from `generator` in the block."""
+    """Make torch's global CPU generator draw from `generator` within the block."""
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(generator.get_state())
         yield

@@ -135,7 +135,7 @@ class FeedForward(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor per channel on a residual branch, small at first."""
+    """A learned factor per channel on a residual branch, initially small."""
 
     def __init__(self, width: int, initial: float) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each after a LayerNorm and with a residual connection."""
+    """Attention and feed-forward layers, each after a LayerNorm and with a residual connection."""
 
     def __init__(self, width: int, heads: int, hidden: int, layer_scale: float | None = None) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class Block(nn.Module):
         causal: bool = False,
         branches: Tensor | None = None,
     ) -> Tensor:
-        """`branches` (2, B): factors of the two residual branches, sample by sample; see `drop_path`."""
+        """`branches` (2, B): factors of the two residual branches per sample; see `drop_path`."""
         attention = self.ls_1(self.attn(self.ln_1(x), rope, mask, causal))
         x = x + (attention if branches is None else attention * branches[0, :, None, None])
         mlp = self.ls_2(self.mlp(self.ln_2(x)))

@@ -13,7 +13,7 @@ from perception_encoder.errors import ConfigError, one_line
 VARIABLE = "PE_DTYPE"
 """Environment variable that forces a type: "float32" or "bfloat16"."""
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 5e-3}
-"""By type, the maximum difference of a unit embedding's values between two encodings of the same input.
+"""By type, the maximum difference between a unit embedding's values in two encodings of the same input.
 
 Products of few and of many rows round differently, so an embedding depends slightly on its batch. Measured for the
 built-in model: at most 2e-7 in float32, and 1.4e-3 in bfloat16 on a CPU with AMX (1 − cosine: 1.1e-5).
@@ -48,7 +48,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 @lru_cache(maxsize=8)
 def _fastest(device: torch.device) -> torch.dtype:
-    """Time a product in each type: some milliseconds."""
+    """Return the type with the fastest product, timed in a few milliseconds."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type != "cpu":

@@ -185,7 +185,7 @@ _ENTRIES = (
 )
 
 BUILTIN, BUILTIN_SPATIAL = "PE-Core-N16-128", "PE-Spatial-N16-224"
-"""The small models trained by this project and shipped inside the package."""
+"""Small models trained by this project and shipped inside the package."""
 
 _NANO = ModelEntry(
     name=BUILTIN,
@@ -297,7 +297,7 @@ def find_listed(name: str) -> ModelEntry | ListedModel:
 
 
 def demo_note(name: str) -> str:
-    """Return a line that says that a built-in model is a demo, and how to choose another; "" for other models.
+    """Return a line that says that a built-in model is a demo and how to choose another; "" for other models.
 
     `name`: of a loaded model (`Encoder.name`, `LanguageModel.name`), or of a head.
     """
@@ -313,7 +313,7 @@ def _size(name: str) -> str:
 
 
 def choose_command(name: str) -> str:
-    """Return the command that makes a published model the default, with the size of its download."""
+    """Return the command that makes a published model the default, with its download size."""
     return f"pe models use {name} ({_size(name)})"
 
 

@@ -1,4 +1,4 @@
-"""A vision transformer of any library as one interface: pixels to the tokens of its layers."""
+"""One interface to the vision transformers of all libraries: pixels to the tokens of any layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perception_encoder.models.clip import CLIP
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """A vision transformer of this package; a subclass runs one of another library."""
+    """A vision transformer of this package; subclasses run other libraries'."""
 
     model: nn.Module
     norm: nn.Module
@@ -30,11 +30,11 @@ class Tower:
     class_token: bool = False
     """Whether the first token is a class token."""
     fixed_size: bool = False
-    """Whether it takes images of `image_size` only."""
+    """Whether it only takes images of `image_size`."""
 
     @classmethod
     def of(cls, model: Model, known_hash: str | None = None) -> Tower:
-        """Return the vision tower of a model; the module is shared, not copied. `known_hash`: of its weights."""
+        """Return the vision tower of a model; the module is shared, not copied. `known_hash`: hash of its weights."""
         visual = model.visual if isinstance(model, CLIP) else model
         config = visual.config
         return cls(

@@ -266,7 +266,7 @@ class VisionTransformer(nn.Module):
         return sorted({index % depth for index in numbers})
 
     def truncate(self, layer: int) -> VisionTransformer:
-        """Remove, in place, all after block `layer` (0-based, negative from the end): later blocks, norm, pooling.
+        """Remove, in place, everything after block `layer` (0-based, negative from the end): blocks, norm, pooling.
 
         PE-Lang's encoder is made this way: `truncate(46)` of Core-G's 50 layers. Returns self.
         """
@@ -357,12 +357,12 @@ class VisionTransformer(nn.Module):
         }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
+        """Recompute each block in the backward pass instead of storing its activations."""
         self.transformer.checkpointing = enable
 
 
 def grids_of(padding_mask: Tensor) -> list[tuple[int, int]]:
-    """Return each image's grid (h, w) from a padding mask (B, h, w); ShapeError unless it fills the top left corner."""
+    """Return each image's grid (h, w) from a padding mask (B, h, w); ShapeError unless it is a top-left rectangle."""
     if padding_mask.dtype != torch.bool:
         raise ShapeError(f"a padding mask must be boolean (True on the image), not {padding_mask.dtype}")
     heights, widths = padding_mask[:, :, 0].sum(1).tolist(), padding_mask[:, 0].sum(1).tolist()

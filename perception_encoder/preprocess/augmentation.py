@@ -17,7 +17,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError
 
 TRIES = 10
-"""Maximum number of crops drawn until one fits into the image, as in torchvision."""
+"""Maximum number of crops to draw until one fits into the image, as in torchvision."""
 DRAWS = 2 * TRIES + 5
 """Random numbers per image: area and aspect of each crop, then top, left, flip, brightness, saturation."""
 _LUMA = (0.299, 0.587, 0.114)
@@ -25,10 +25,10 @@ _LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Ranges to draw from; the defaults are the paper's (appendix B.1.1)."""
+    """Ranges to draw from; defaults are the paper's (appendix B.1.1)."""
 
     scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the image's area that a crop keeps."""
+    """Share of the image's area in a crop."""
     aspect: tuple[float, float] = (0.75, 1.33)
     """Aspect ratio (width / height) of a crop, before it is squashed to a square."""
     brightness: float = 0.32
@@ -40,7 +40,7 @@ class Augmentation:
 
 
 def augment(image: Tensor, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> Tensor:
-    """Augment a uint8 image (3, H, W) to (3, size, size); without `augmentation`, squash.
+    """Augment a uint8 image (3, H, W) to (3, size, size); without `augmentation`, only resize.
 
     All frames of a video (F, 3, H, W) get the same augmentation. `draw`: `DRAWS` numbers from 0 to 1, which
     determine all choices.
@@ -54,7 +54,7 @@ def augment(image: Tensor, size: int, augmentation: Augmentation | None, draw: S
 
 
 def crop(frames: Tensor, augmentation: Augmentation | None, draw: Sequence[float]) -> Tensor:
-    """Cut out, and mirror, the part of (…, H, W) that `augment` takes with this `draw`; of a mask just as of its image.
+    """Crop, and perhaps mirror, the part of (…, H, W) that `augment` takes with this `draw`; also for masks.
 
     The part of a mask is that of an image of the same size.
     """
@@ -70,7 +70,7 @@ def _resize(frames: Tensor, size: int) -> Tensor:
 
 
 def needed_side(width: int, height: int, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> int:
-    """How long the short side of an image must stay, upright or turned, for its crop to have `size` px each way.
+    """Return the minimum short side of an image, upright or rotated, for its crop to have at least `size` px.
 
     A reduced image has nearly the same proportions: of crops that fit into one and perhaps not into the other, the
     smaller counts.
@@ -86,7 +86,7 @@ def needed_side(width: int, height: int, size: int, augmentation: Augmentation |
 def _possible(
     height: int, width: int, augmentation: Augmentation, draw: Sequence[float], margin: float
 ) -> Iterator[float]:
-    """The short sides of the crops that may be taken, where whether a crop fits is known but for a relative margin."""
+    """Return the possible short sides of crops, with a margin where it is uncertain whether a crop fits."""
     for tall, wide in _tries(height, width, augmentation, draw):
         excess = max(tall / height, wide / width)
         if excess <= 1 + margin:
@@ -141,10 +141,10 @@ MIXING_DRAWS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """How to mix images of a batch."""
+    """How to mix images in a batch."""
 
     share: float = 0.8
-    """Share of the images that are mixed."""
+    """Share of images to mix."""
     pasted: float = 0.5
     """Share of the mixed images that get a patch of the other image (CutMix); the rest are blended (mixup)."""
 
@@ -155,7 +155,7 @@ class Mixing:
 
 
 def mix(images: Tensor, others: Tensor, mixing: Mixing, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix uint8 images (B, 3, S, S) with `others`; also return the share of itself that each keeps (B,), ≥ 1/2.
+    """Mix uint8 images (B, 3, S, S) with `others`; also return the share that each image keeps (B,), ≥ 1/2.
 
     `draws` (B, `MIXING_DRAWS`): numbers from 0 to 1, which determine all choices.
     """

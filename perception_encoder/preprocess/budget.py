@@ -1,4 +1,4 @@
-"""Limit the memory of an image while it is opened, and of all threads that open images."""
+"""Limit the memory for opening an image, and for all threads that open images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from perception_encoder.errors import MediaTooLargeError
 
 Admit = Callable[[int], object]
-"""Called with the bytes that an image will need before it is decoded; returns once they are available."""
+"""Called with the bytes an image needs before decoding it; returns once they are available."""
 
 MAX_PIXELS = 178_956_970
 """Maximum number of pixels of an image, of a rendered page, of all frames of a video, and of all media of a
@@ -26,8 +26,9 @@ _CORE_BYTES = 256 << 20  # 33 million pixels
 def check_pixels(
     name: str, width: int, height: int, pixel_bytes: int = PIXEL_BYTES, limit: int = MAX_PIXELS, what: str = ""
 ) -> int:
-    """Return the maximum bytes that an image needs while it is opened; MediaTooLargeError over `limit` pixels or
-    `MAX_BYTES`. `what`: what has the pixels, such as "frames of"."""
+    """Return the maximum bytes needed to open an image; MediaTooLargeError over `limit` pixels or `MAX_BYTES`. `what`:
+    what has the pixels, such as "frames of".
+    """
     pixels, limit = width * height, min(limit, MAX_BYTES // pixel_bytes)
     if pixels > limit:
         raise MediaTooLargeError(name, f"has {what}{what and ' '}{pixels:,} pixels; the limit is {limit:,}")
@@ -35,7 +36,7 @@ def check_pixels(
 
 
 class ByteBudget:
-    """A limit on bytes in flight, shared by threads. A request above the limit waits until all bytes are free."""
+    """A limit on bytes in use, shared by threads. A request above the limit waits until all bytes are free."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -58,7 +59,7 @@ class ByteBudget:
 
     @contextmanager
     def admission(self) -> Iterator[Admit]:
-        """Yield an `admit` for `open_image` and `read_frames`; its bytes are released when the block ends."""
+        """Yield an `admit` function for `open_image` and `read_frames`; its bytes are released when the block ends."""
         with ExitStack() as reservations:
             yield lambda size: reservations.enter_context(self.holding(size))
 

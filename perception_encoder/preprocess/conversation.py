@@ -1,4 +1,4 @@
-"""Conversations that hold images and videos, how answers are sampled, and the answers."""
+"""Conversations with images and videos, sampling of answers, and the answers."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Message:
 
     @property
     def media(self) -> list[MediaPart]:
-        """Its images and videos, in order."""
+        """Images and videos, in order."""
         return [part for part in self.content if not isinstance(part, str)]
 
 
 def ask(question: str, media: Sequence[MediaPart] = (), system: str | None = None) -> list[Message]:
-    """Return a conversation of one question about `media`, which come first, as in PLM's prompt."""
+    """Return a conversation with one question about `media`, which come first, as in PLM's prompt."""
     start = [Message("system", (system,))] if system else []
     return [*start, Message("user", (*media, question))]
 
 
 def split_at_placeholders(text: str, media: Sequence[MediaPart]) -> tuple[ContentPart, ...]:
-    """Put `media` where a text has `<image>` or `<video>`, in order; all come first if it has none.
+    """Put `media` in order where a text has `<image>` or `<video>`; without placeholders, put all of them first.
 
     Raises ConfigError if there are placeholders, but not one for each image or video.
     """
@@ -65,7 +65,7 @@ def split_at_placeholders(text: str, media: Sequence[MediaPart]) -> tuple[Conten
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen, and when to stop."""
+    """How to choose tokens, and when to stop."""
 
     max_tokens: int = 256
     """Maximum number of tokens of an answer."""
@@ -74,11 +74,11 @@ class Sampling:
     top_p: float = 1.0
     """Draw from the most probable tokens that together have this probability."""
     presence_penalty: float = 0.0
-    """Subtracted from the logit of a token that the answer already has, as in OpenAI's API."""
+    """Subtracted from the logit of a token already in the answer, as in OpenAI's API."""
     frequency_penalty: float = 0.0
-    """Subtracted from the logit of a token for each time that the answer has it."""
+    """Subtracted from the logit of a token for each occurrence in the answer."""
     stop: tuple[str, ...] = ()
-    """Texts that end an answer and are left out of it."""
+    """Texts that end an answer, without being part of it."""
     seed: int = 0
     cut: bool = True
     """Cut the middle of the longest text to leave room for `max_tokens`. False shortens the answer instead, and refuses
@@ -102,10 +102,10 @@ class Reply:
 
     text: str
     prompt_tokens: int
-    """Tokens that were read, including those of images."""
+    """Number of tokens read, including those of images."""
     tokens: int
-    """Tokens that were generated."""
+    """Number of generated tokens."""
     finished: bool
     """False if `max_tokens` or the context ended the answer."""
     cut: int = 0
-    """Text tokens of the prompt that were left out because the context was full."""
+    """Number of the prompt's text tokens left out because the context was full."""

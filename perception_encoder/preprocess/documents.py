@@ -1,4 +1,4 @@
-"""Render pages of PDFs as images that fill a model's tiles (pypdfium2, of the extra `lang`)."""
+"""Render PDF pages as images that fill a model's tiles (pypdfium2, in the extra `lang`)."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ logger = logging.getLogger(__name__)
 PDF_HEAD = b"%PDF-"
 """A PDF's first bytes, possibly after a few others."""
 PAGES = 8
-"""Number of pages that are read by default."""
+"""Default number of pages to read."""
 MAX_SIDE = 14_400
 """Maximum length of a page's longer side in points, as in Acrobat: five metres."""
 MAX_RATIO = 100
 """Maximum ratio of a page's sides; a receipt of two metres has 25."""
 _LARGE = 1000
-"""Pixels a point at which a page exceeds every grid of tiles."""
+"""Pixels per point at which a page exceeds every grid of tiles."""
 _LOCK = threading.Lock()
-"""PDFium may only be used by one thread at a time."""
+"""Lock for PDFium, which may only be used by one thread at a time."""
 
 
 def is_pdf(head: bytes) -> bool:
-    """Return whether the first bytes of a file are a PDF's."""
+    """Return whether a file's first bytes are a PDF's."""
     return PDF_HEAD in head
 
 
@@ -88,7 +88,7 @@ def _render(page: Any, tile: int, budget: int, name: str) -> Image.Image:
 
 
 def _check_images(page: Any, name: str) -> None:
-    """Raise MediaTooLargeError for a JPEG 2000 that is too large: PDFium decodes it whole, whatever the PDF says.
+    """Raise MediaTooLargeError for an oversized JPEG 2000: PDFium decodes it whole, whatever the PDF says.
 
     PDFium decodes other images line by line. It does not list images in patterns, masks and fonts.
     """

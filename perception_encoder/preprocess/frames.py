@@ -1,4 +1,4 @@
-"""Choose frames of a video: n uniform ones, ⌊i·(T−1)/(n−1)⌋ (section 2.2); see where its shots change."""
+"""Choose frames of a video: n uniform ones, ⌊i·(T−1)/(n−1)⌋ (section 2.2); measure changes of shots."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class VideoFrames:
     frame_count: int
     """Number of frames of the whole video, T."""
     complete: bool
-    """False if the file ends early or is damaged; the frames are then those that could be decoded."""
+    """False if the file ends early or is damaged and only some frames could be decoded."""
 
 
 def frame_indices(total: int, count: int) -> list[int]:
@@ -85,7 +85,7 @@ _SIDE = 32  # pixels of the histogram's image
 
 
 def colour_histogram(image: Image.Image) -> Float[np.ndarray, " C"]:
-    """Count an image's colours in each cell; each cell's shares sum to 1 / cells."""
+    """Count an image's colours in each cell; a cell's shares sum to 1 / number of cells."""
     pixels = np.asarray(image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX))  # (32, 32, 3)
     colour = (pixels // (256 // _BINS)) @ np.array([_BINS * _BINS, _BINS, 1])  # (32, 32)
     cell = np.arange(_SIDE) * _CELLS // _SIDE

@@ -1,4 +1,4 @@
-"""Images to tensors: open an image file, and the published test transform (section 2.4, appendix B.1).
+"""Convert images to tensors: open an image file, and apply the published test transform (section 2.4, appendix B.1).
 
 The transform resizes first (bilinear, antialiased) and converts to RGB afterwards, as the published one does; alpha
 is therefore dropped, not blended. What Pillow's own conversion would spoil (palettes, which it resizes without
@@ -41,7 +41,7 @@ _DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
 _STRIPE = 1 << 20  # pixels that are scaled to 8 bits at a time, in floats
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "JPEG2000", "TIFF", "BMP", "ICO", "ICNS", "PPM", "PSD")
-"""Formats that are opened, by Pillow's names: those that a file's first bytes tell for sure and that run no other
+"""Supported formats, by Pillow's names: those that a file's first bytes identify for certain and that run no other
 program (HEIF needs pillow-heif, of the extra `heic`)."""
 
 _UPRIGHT = {
@@ -68,7 +68,7 @@ def open_image(
     reduce_to: int | NeededSide | None = None,
     admit: Admit | None = None,
 ) -> Image.Image:
-    """Open an image whole: its first frame, upright, in a mode that the transform handles; the file is closed again.
+    """Open an image fully: its first frame, upright, in a mode that the transform supports; the file is then closed.
 
     `reduce_to`: let the JPEG decoder halve an image up to three times while its short side stays at least this long;
     a function gives that by the stored width and height.
@@ -106,7 +106,7 @@ def _pixel_bytes(image: Image.Image) -> int:
 
 @contextmanager
 def _opened_header(source: Source, name: str | None) -> Iterator[tuple[Image.Image, str]]:
-    """Yield an image of which only the header has been read, and its name; name errors within the block."""
+    """Yield an image after reading only its header, and its name; name errors within the block."""
     with open_source(source, name) as (stream, name), _quiet_pillow():
         _prepare_heif(stream, name)
         try:
@@ -164,7 +164,7 @@ def _quiet_pillow() -> Iterator[None]:
 
 
 def plain_image(image: Image.Image) -> Image.Image:
-    """Return an image upright by its EXIF orientation, in a mode of 8 bits that interpolates and converts to RGB.
+    """Return an image upright by its EXIF orientation, in an 8-bit mode that interpolates and converts to RGB.
 
     16 bits scale by 1/257, as do 32-bit integers within 0–65535; floats within 0–1 scale by 255; other integers and
     floats are stretched from their least value to their greatest. Palettes become RGB, their transparency dropped.

@@ -1,4 +1,4 @@
-"""Tell images and videos by their suffixes, and MP4-like files by their brands."""
+"""Identify images and videos by suffix, and MP4-like files by brand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def file_brands(head: bytes) -> set[bytes] | None:
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file's first bytes are those of HEIC or HEIF, and not of AVIF, which shares some brands."""
+    """Return whether a file's first bytes are HEIC's or HEIF's, but not AVIF's, which shares some brands."""
     brands = file_brands(head) or set()
     return bool(brands & HEIF_BRANDS) and not brands & AVIF_BRANDS
 

@@ -1,4 +1,4 @@
-"""Sources of images and videos: a file, bytes or a stream, opened with typed errors and a printable name."""
+"""Open sources of images and videos (a file, bytes or a stream) with typed errors and a printable name."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def _pixels(image: Image.Image, width: int, height: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaConfig:
-    """How images and videos become inputs of the encoder."""
+    """How to convert images and videos to inputs of the encoder."""
 
     image_size: int
     """Side of an image, a tile or a frame, in pixels."""

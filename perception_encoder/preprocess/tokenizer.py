@@ -1,4 +1,4 @@
-"""Text to token ids: the byte-pair vocabulary of CLIP, 49,408 entries (appendix B.1).
+"""Convert text to token ids with CLIP's byte-pair vocabulary, 49,408 entries (appendix B.1).
 
 A text is cleaned as the published tokenizer does (ftfy, HTML entities, whitespace, lower case), cut into words,
 and each word into byte pairs. The rows read start token, text, end token, zeros. The control tokens cannot be
@@ -34,7 +34,7 @@ pattern does (folded it is a letter, by category a combining mark, so neither cl
 
 
 class TruncationWarning(UserWarning):
-    """A text was too long for the model and was truncated."""
+    """A text exceeded the model's context and was truncated."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Tokenizer:
 
 
 class HoldsModel(Protocol):
-    """An object with a `model`, as `Encoder` is."""
+    """An object with a `model`, such as `Encoder`."""
 
     @property
     def model(self) -> nn.Module: ...
@@ -91,7 +91,7 @@ def tokenizer(model: nn.Module | HoldsModel) -> Tokenizer:
     tower: Any = getattr(getattr(model, "model", model), "text", None)
     if tower is None:
         name = getattr(model, "name", type(model).__name__)
-        raise ModelError(f"{name}, as it was loaded, has no text tower; take a Core model with both towers for texts")
+        raise ModelError(f"{name}, as it was loaded, has no text tower; for texts, use a Core model with both towers")
     return Tokenizer(tower.config.context_length)
 
 
@@ -129,7 +129,7 @@ def _backend() -> tokenizers.Tokenizer:
 
 
 def portable_tokenizer(context_length: int) -> tokenizers.Tokenizer:
-    """Return a tokenizer of the library `tokenizers` that pads and truncates, for use without this package.
+    """Return a tokenizer of the library `tokenizers` that pads and truncates, usable without this package.
 
     It only lowers case and normalises whitespace; apply `clean` first for ftfy's repairs and HTML entities.
     """
@@ -155,7 +155,7 @@ def _byte_symbols() -> list[str]:
 
 
 def write_preprocessing(directory: Path, size: tuple[int, int], context_length: int | None) -> None:
-    """Write files for transformers' image processors and for the library `tokenizers`, beside a model's ONNX files.
+    """Write files for transformers' image processors and the library `tokenizers` beside a model's ONNX files.
 
     `size`: height and width in pixels. `context_length`: of the text tower; None for no tokenizer.
     """

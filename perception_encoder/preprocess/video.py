@@ -1,4 +1,4 @@
-"""Videos to frames: n uniform frames ⌊i·(T−1)/(n−1)⌋ of the T that a video holds (section 2.2), with their times.
+"""Decode videos to frames: n uniform ones ⌊i·(T−1)/(n−1)⌋ of all T (section 2.2), with their times.
 
 Reading the packets without decoding them gives T and every frame's time, whatever the container claims and however
 the rate varies. Frames far apart are then reached by seeking to the key frame before each, where the container's
@@ -36,7 +36,7 @@ INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
 _STORED_BYTES = 4  # of a decoded pixel
 _SEEK_OVER = 12
-"""Number of frames that decode faster than a seek."""
+"""Number of frames that can be decoded in the time of a seek."""
 
 
 def read_frames(
@@ -68,7 +68,7 @@ def read_frames(
 
 @dataclass(frozen=True)
 class _Selection:
-    """The frames to take."""
+    """Which frames to take."""
 
     count: int
     start: float
@@ -85,7 +85,7 @@ class SampledFrame:
     time: float
     """Seconds from the video's first frame."""
     end: float
-    """Time of the next frame, or of the video's end."""
+    """Time of the next frame, or of the end of the video."""
 
 
 def sample_frames(
@@ -142,7 +142,7 @@ class _Timeline:
     last: float
     """Duration of the last frame in seconds."""
     indexed: bool
-    """Whether frames can be found by their ticks."""
+    """Whether frames can be found by tick."""
     complete: bool
 
     @property
@@ -316,7 +316,7 @@ def _by_seeking(
 def _by_counting(
     stream: BinaryIO, name: str, timeline: _Timeline, selection: _Selection
 ) -> tuple[_Timeline, list[int], dict[int, Image.Image]]:
-    """Decode everything, twice if the number of frames differs from that of the packets."""
+    """Decode everything, twice if the numbers of frames and packets differ."""
     for _ in range(2):
         numbers = _frame_numbers(timeline, name, selection)
         images: dict[int, Image.Image] = {}
@@ -342,7 +342,7 @@ def _by_counting(
 def _decode(
     container: InputContainer, video: VideoStream, needed: set[int] | None = None
 ) -> Iterator[VideoFrame | None]:
-    """Yield the frames from here on, and None for each damaged packet.
+    """Yield the frames from the current position on, and None for each damaged packet.
 
     With `needed` ticks, frames at other ticks that no frame refers to may be left out undecoded.
     """

@@ -47,7 +47,7 @@ _UPRIGHT = {
 """Upper left of the display matrix (a, b, c, d), by signs → what makes the frame upright."""
 
 _REDUCED = frozenset({"mjpeg", "mpeg1video", "mpeg2video", "mpeg4"})
-"""Codecs that FFmpeg can decode at a half, a quarter or an eighth of the size."""
+"""Codecs that FFmpeg can decode at 1/2, 1/4 or 1/8 of the size."""
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def open_container(
         videos = [video for video in container.streams.video if not video.disposition & covers]
         context = videos[0].codec_context if videos else None
         if context is None:  # so it is for a codec that FFmpeg does not know
-            raise MediaDecodeError(name, "holds no video that can be decoded")
+            raise MediaDecodeError(name, "contains no decodable video")
         check_pixels(name, context.width, context.height, limit=MAX_PIXELS, what="frames of")
         context.options = {"max_pixels": str(MAX_PIXELS)}
         if side is not None and context.name in _REDUCED:
@@ -82,7 +82,7 @@ def open_container(
 
 
 class FrameImages:
-    """Converts the frames of one file to images."""
+    """Converts the frames of a file to images."""
 
     def __init__(self, name: str, side: int | None = None, limit: int | None = None) -> None:
         """`side`: larger frames are reduced to this short side. `limit`: pixels of all images together."""
@@ -138,7 +138,7 @@ def _refuse_other_files(url: str, flags: int, options: dict[str, Any]) -> Binary
 
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
-    """Turn any error in decoding into one that names the file; PyAV may raise anything for a damaged file."""
+    """Turn any decoding error into one that names the file; PyAV may raise anything for a damaged file."""
     try:
         yield
     except (InputError, ConfigError):
@@ -147,7 +147,7 @@ def decoding(name: str) -> Iterator[None]:
         raise MediaTooLargeError(name, "does not fit in memory") from None
     except av.error.FFmpegError as error:
         reason = error.strerror or one_line(error)
-        raise MediaDecodeError(name, f"cannot be decoded, it is damaged: {reason}") from error
+        raise MediaDecodeError(name, f"is damaged and cannot be decoded: {reason}") from error
     except Exception as error:
         raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error
 
@@ -176,7 +176,7 @@ def write_video(path: Path, size: tuple[int, int], rate: float) -> Iterator[AddF
 
 @contextmanager
 def write_video_to(stream: BinaryIO, size: tuple[int, int], rate: float) -> Iterator[AddFrame]:
-    """Yield a function that adds frames to a video in memory, as `write_video` does; its index comes last."""
+    """Yield a function that adds frames to a video in memory, as `write_video` does, with its index at the end."""
     with av.open(stream, "w", format="mp4") as container, _encoding(container, size, rate) as add:
         yield add
 

@@ -1,4 +1,4 @@
-"""Configure a run on pairs: pretraining, finetuning and distillation (sections 2.1 and 2.4)."""
+"""Settings of a run on pairs: pretraining, finetuning and distillation (sections 2.1 and 2.4)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.training.config import TrainingConfig, check_minimums
 
 PROCEDURE = 2
-"""Version of what a run does with its configuration. Raise it with a change after which the same configuration, data
+"""Version of what a run does with its configuration. Increase it with a change after which the same configuration, data
 and seed train other weights (1: crops larger than the image were clipped, positions were drawn at the last resolution):
 then a run that an earlier version began is not resumed. Published results refer to runs by their configuration alone.
 """
@@ -33,14 +33,14 @@ class MaskRegularization:
     """A copy of some of a batch's images is masked, and its tokens are pulled to those of the whole image."""
 
     every: int = 16
-    """One image in so many has a masked copy (8,192 of 131,072 in the paper)."""
+    """One in this many images has a masked copy (8,192 of 131,072 in the paper)."""
     ratio: float = 0.4
-    """Share of the patches that are hidden."""
+    """Share of hidden patches."""
     weight: float = 1.0
-    """Of its loss beside the contrastive one (the paper names none)."""
+    """Weight of its loss beside the contrastive one (not stated in the paper)."""
 
     def draw(self, images: int, patches: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows of a batch to copy (M,), evenly spread, and what to hide of each: bool (M, P), as many of each."""
+        """Return evenly spread rows of a batch to copy (M,), and their hidden patches (M, P), equally many in each."""
         rows = torch.arange(0, images, self.every)
         hidden = max(1, round(self.ratio * patches))
         order = torch.rand(len(rows), patches, generator=generator).argsort(dim=1)
@@ -64,7 +64,7 @@ class PretrainingConfig(TrainingConfig):
     stages: tuple[Stage, ...]
     """Resolutions, in order."""
     initial_share: float = 0.0
-    """Average the final weights with the initial ones, which count by this share."""
+    """Average the final weights with the initial ones, using this share for the initial ones."""
     locked: str | None = None
     """A tower that keeps its weights: "visual" or "text". A locked text tower encodes each caption once if all captions
     are known, at most 131,072, and no more than the pairs of the run."""
@@ -73,7 +73,7 @@ class PretrainingConfig(TrainingConfig):
     teacher: str | None = None
     """Name, alias or path of a two-tower model to distil (section 2.4)."""
     teacher_logit_scale: float = TEACHER_LOGIT_SCALE
-    """The paper's is twice the student's maximum. For a teacher whose own scale is below 100, use twice its own."""
+    """The paper uses twice the student's maximum. For a teacher with a scale below 100, use twice that scale."""
     contrastive_weight: float = 0.0
     """Weight of the contrastive loss beside a distillation (the paper has none)."""
     remember: int = 0
@@ -83,13 +83,13 @@ class PretrainingConfig(TrainingConfig):
     """Share of each source in a batch; sources that the data lack are ignored. By default, and for class directories
     and tables of yours that have no weight here, a source counts by its number of samples."""
     balance: float = 0.5
-    """How far rare labels of a source are repeated: 0 not at all, 1 until all labels are equally frequent."""
+    """How much to repeat rare labels of a source: 0 not at all, 1 until all labels are equally frequent."""
     augmentation: Augmentation | None = field(default_factory=Augmentation)
-    """Step 8 of section 2.1; without it images are only squashed to a square."""
+    """Step 8 of section 2.1; without it, images are only resized to a square."""
     masking: MaskRegularization | None = None
     """Step 9."""
     mixing: Mixing | None = None
-    """Mix images with each other, for runs that see each of few images often (not the paper's)."""
+    """Mix images with each other, for runs that repeat few images often (not in the paper)."""
     rope: bool = True
     """Step 6."""
     attention_pool: bool = True
@@ -125,7 +125,7 @@ class PretrainingConfig(TrainingConfig):
         super().__post_init__()
         check_minimums(self, {"image_side": 1, "frames": 1, "patch_size": 1, "layers": 1})
         if not self.stages:
-            raise ConfigError("stages is empty; a run needs one resolution at least")
+            raise ConfigError("stages is empty; a run needs at least one resolution")
         if self.model is None and self.initial is None:
             raise ConfigError("model and initial are null; set one of them")
         if self.locked not in (None, "visual", "text"):
@@ -133,7 +133,7 @@ class PretrainingConfig(TrainingConfig):
         if not 0 <= self.initial_share < 1:
             raise ConfigError(f"initial_share is {self.initial_share}; it must be at least 0 and below 1")
         if self.initial_share and self.initial is None:
-            raise ConfigError("initial_share: a run from random weights has none to average with; set initial")
+            raise ConfigError("initial_share: a run from random weights has nothing to average with; set initial")
         if self.frames is not None and self.masking is not None:
             raise ConfigError("frames and masking: videos have no masked copies; set masking=null")
         if self.frames is not None and self.mixing is not None:
@@ -141,11 +141,11 @@ class PretrainingConfig(TrainingConfig):
         if self.lora is not None and (self.initial is None or self.masking or self.parallel.kind == "fsdp"):
             raise ConfigError("lora adapts the weights of `initial`, without masking and without fsdp")
         if self.teacher is not None and (self.masking is not None or self.frames is not None):
-            raise ConfigError("a distillation is of whole images; leave masking and frames at null")
+            raise ConfigError("distillation uses whole images; set masking and frames to null")
 
 
 def resolve(config: PretrainingConfig) -> PretrainingConfig:
-    """Return a run with the model and the image size of `initial` where it has none of its own, and its image side.
+    """Return a run with the model, image size and image side filled in from `initial`.
 
     Raises ConfigError if `initial` has no text tower, and what `find_entry` does.
     """

@@ -1,4 +1,4 @@
-"""Train low-rank adapters (LoRA, by the library peft) on the linear maps of a model's transformer blocks.
+"""Train low-rank adapters (LoRA, with the library peft) on the linear layers of transformer blocks.
 
 A matrix W becomes W + (alpha / rank) B A. Only A, B and the logit scale are trained. B starts at zero, so the model
 starts unchanged. After merging it is a model like any other.
@@ -48,7 +48,7 @@ class LoRA:
 
     @property
     def of_mlp(self) -> bool:
-        """Whether the feed-forward is adapted."""
+        """Whether the feed-forward layers are adapted."""
         return self.targets != "attention"
 
 

@@ -27,7 +27,7 @@ from perception_encoder.training.cost import (
 
 
 def plan_pretraining(config: PretrainingConfig, devices: int = 1) -> tuple[list[Phase], str]:
-    """Return a run's phases, and what is assumed; ConfigError for a teacher without a text tower."""
+    """Return a run's phases and assumptions; ConfigError for a teacher without a text tower."""
     config = resolve(config)
     if config.teacher is None:
         return pair_phases(config, devices), ""
@@ -67,7 +67,7 @@ def pair_phases(
 def pair_parts(
     config: PretrainingConfig, vision: VisionConfig, text: TextConfig, size: int, length: int | None = None
 ) -> list[StepModel]:
-    """Return both towers in training, on images of `size` and captions of `length`, and the masked copies."""
+    """Return both towers in training, for images of `size` and captions of `length`, and the masked copies."""
     images, parts = vision_cost(vision, size), []
     for tower, count, cost in (("visual", config.frames or 1, images), ("text", 1, text_cost(text, length))):
         trained = config.locked != tower
@@ -88,7 +88,7 @@ def pair_cost(
     teacher: Sequence[StepModel] = (),
     taught: Callable[[], float] = float,
 ) -> RunCost:
-    """Return what a run costs while it runs; `vision` is at the current resolution, `texts_cached`: see `CachedTexts`.
+    """Return the costs of a run in progress; `vision`: at the current resolution, `texts_cached`: see `CachedTexts`.
 
     `taught` returns the teacher's operations since the last call; it may have cached some images.
     """
@@ -116,7 +116,7 @@ def teacher_parts(config: PretrainingConfig, vision: VisionConfig, text: TextCon
 
 
 def watch_teacher(model: CLIP) -> Callable[[], float]:
-    """Count the passes of a model; return a function that returns their operations since its last call."""
+    """Count the passes of a model; return a function that returns the operations since its last call."""
     passes: list[float] = []
 
     def count_images(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

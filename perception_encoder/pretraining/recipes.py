@@ -1,4 +1,4 @@
-"""Recipes of runs on pairs: the paper's (sections 2.1 and 2.4, appendix B.1.1), small ones, and their debug form.
+"""Recipes for pairs: the paper's (sections 2.1 and 2.4, appendix B.1.1), small ones, and their debug form.
 
 The paper's order is pretraining, cooldown, distillation of all but the teacher G, video finetuning. Each run starts
 from the weights that `pe train` writes for the one before it, in float32, unless `initial` says otherwise. Data are
@@ -32,9 +32,9 @@ SIZES = {
 TEACHER = "g14"
 STEPS = dict.fromkeys(("t16", "s16", "b16", "l14"), 443_000) | {"g14": 656_000}
 SHARES = (10, 8, 4, 2, 1)
-"""Of the samples at each resolution: step 5's, where the paper names them (10, 8, 4 and 2 billion), and a half more."""
+"""Shares of the samples per resolution: step 5's in the paper (10, 8, 4 and 2 billion), then half of the last."""
 MINUTES = 30.0
-"""Between checkpoints: they are large."""
+"""Minutes between checkpoints, which are large."""
 COOLDOWN_SAMPLES = 50_000_000
 RECOMPUTED = ParallelConfig(checkpointing=True)
 LAST_STEP = 9
@@ -42,7 +42,7 @@ FOURTEENTHS = {"s14": "PE-Core-S16-384", "b14": "PE-Core-B16-224", "l14": "PE-Co
 
 
 def core_n16() -> PretrainingConfig:
-    """PE-Core-N16-128 from random weights on your own pairs: 985,600 of them, two hours on two cores.
+    """PE-Core-N16-128 from random weights on your pairs: 985,600 of them, two hours on two cores.
 
     The crop is milder than the paper's: images of small datasets are already cut to their subject.
     """
@@ -100,7 +100,7 @@ def cooldown(size: str) -> PretrainingConfig:
 
 
 def ablation(step: int) -> PretrainingConfig:
-    """The run at ViT-L/14 with all of the paper's nine steps up to this one; ConfigError for any other.
+    """Train ViT-L/14 with the paper's nine steps up to this one; ConfigError for another number.
 
     1 is the baseline, and each further one changes what section 2.1 says and nothing else: 2 progressive resolution, 3
     a batch and samples twice as large, 4 LAMB, 5 a stage at 336 px, 6 2D RoPE, 7 attention pooling, 8 augmentation,
@@ -134,7 +134,7 @@ def ablation(step: int) -> PretrainingConfig:
 
 
 def scaling(step: int, size: str, steps: int = 360_000) -> PretrainingConfig:
-    """A point of the curves over model size ("s14", "b14", "l14": Fig. 3) and length (120K, 240K, 360K: Fig. 4).
+    """One point of the curves over model size ("s14", "b14", "l14": Fig. 3) and length (120K, 240K, 360K: Fig. 4).
 
     `step`: of the ablation, 1 for the CLIP baseline and 9 for the whole recipe. The text towers are those of PE-Core-S,
     -B and -L, which the paper leaves open.
@@ -167,7 +167,7 @@ def distill_core(size: str) -> PretrainingConfig:
 
 
 def distill_builtin() -> PretrainingConfig:
-    """Any teacher into the built-in model, on your own images; the teacher encodes each image and caption once."""
+    """Any teacher into the built-in model, on your images; the teacher encodes each image and caption once."""
     return PretrainingConfig(
         model=BUILTIN,
         initial=BUILTIN,
@@ -182,7 +182,7 @@ def distill_builtin() -> PretrainingConfig:
 
 
 def video_finetune(size: str) -> PretrainingConfig:
-    """22 million videos of 8 frames: from the distilled weights, G from those of the cooldown."""
+    """22 million videos of 8 frames: from the distilled weights, or for G from the cooldown's."""
     config = cooldown(size)
     before = f"core_{size}_cooldown" if size == TEACHER else f"distill_{size}"
     return dataclasses.replace(
@@ -198,7 +198,7 @@ def video_finetune(size: str) -> PretrainingConfig:
 
 
 def video_finetune_builtin() -> PretrainingConfig:
-    """The built-in model on about a thousand clips: four frames of each, ten minutes on one core."""
+    """The built-in model on about a thousand clips of four frames, ten minutes on one core."""
     return PretrainingConfig(
         model=BUILTIN,
         initial=BUILTIN,
@@ -212,7 +212,7 @@ def video_finetune_builtin() -> PretrainingConfig:
 
 
 def finetune() -> PretrainingConfig:
-    """All weights of `initial` on your own pairs, 300 steps at the model's own size; for LoRA, `--set lora=16`."""
+    """Train all weights of `initial` on your pairs: 300 steps at the model's own size; for LoRA, `--set lora=16`."""
     return PretrainingConfig(
         initial=BUILTIN,
         stages=(Stage(steps=300),),
@@ -240,7 +240,7 @@ def debug_pretraining(config: PretrainingConfig) -> PretrainingConfig:
 
 
 def _stages(shares: Mapping[int, int], steps: int) -> tuple[Stage, ...]:
-    """Stages by resolution that share out `steps`, to the step."""
+    """Return the stages by resolution that divide `steps` exactly."""
     total, ends = sum(shares.values()), [0]
     for share in shares.values():
         ends.append(ends[-1] + share)

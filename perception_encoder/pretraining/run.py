@@ -47,7 +47,7 @@ def pretrain(
     rules: SourceRules | None = None,
     teacher: Teacher | None = None,
 ) -> Path:
-    """Train two towers on pairs, or resume; return the weights that were written, `OUT/model.safetensors`.
+    """Train two towers on pairs, or resume; return the written weights, `OUT/model.safetensors`.
 
     `data` are directories that hold `train.tar` or `train/*.tar`, class directories or tables, read into memory, or
     shards, read as they are needed. `rules`: on captions of sources by their names, and on what is never trained on. A
@@ -59,7 +59,7 @@ def pretrain(
 
 
 class PairRun(StageRun):
-    """A run on image-text pairs, with a teacher or without.
+    """A run on image-text pairs, with or without a teacher.
 
     With a teacher images are made once, at the larger of the two models' sizes, and each model scales them down to its
     own: both see the same crop, and one more antialiased step costs less than decoding twice.
@@ -162,16 +162,16 @@ class PairRun(StageRun):
         return trainee
 
     def fit(self, name: str, saved: Tensor, current: Tensor) -> Tensor:
-        """Resample position tables to the present resolution."""
+        """Resample position tables to the current resolution."""
         return fit_positions(name, saved, current)
 
     def describe(self, path: Path) -> dict[str, Any]:
-        """Return the hash of the weights as they were written."""
+        """Return the hash of the written weights."""
         return {"weight_hash": weight_hash(load_model(path))}
 
 
 class PairTrainee:
-    """A model with what training adds to it: narrowed token table, locked tower, adapters, cached captions."""
+    """A model with additions for training: reduced token table, locked tower, adapters, cached captions."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class PairTrainee:
     ) -> None:
         self.config, self.model, self.vocabulary, self.metadata = config, model, vocabulary, metadata
         self.table = model.text.token_embedding.weight.detach() if config.initial else None
-        """The whole token table of the initial weights."""
+        """The full token table of the initial weights."""
         if vocabulary:
             vocabulary.narrow(model)
         model.set_grad_checkpointing(config.parallel.checkpointing)
@@ -200,7 +200,7 @@ class PairTrainee:
                 self.module.cached = CachedTexts(self.model.text.to(own_device()), captions, track)
 
     def write(self, path: Path) -> None:
-        """Write the model's weights, without what training added; it cannot be trained further then."""
+        """Write the model's weights without training's additions; it cannot be trained afterwards."""
         if self.adapters is not None:
             merge_adapters(self.adapters)
         if self.vocabulary:
@@ -212,7 +212,7 @@ class PairTrainee:
 
 
 def build_model(config: PretrainingConfig) -> CLIP:
-    """Build the model that a resolved run starts from; ConfigError if `initial` is another or has no text tower."""
+    """Build the initial model of a resolved run; ConfigError if `initial` is another model or has no text tower."""
     assert config.model is not None
     entry = find_model(config.model)
     vision, text = tower_configs(config)
@@ -239,7 +239,7 @@ def fit_positions(name: str, saved: Tensor, current: Tensor) -> Tensor:
 
 @torch.no_grad()
 def average_with(model: CLIP, initial: CLIP, share: float) -> None:
-    """Make a model's weights the mean of its own and `initial`'s, which counts by `share`, in place (WiSE-FT).
+    """Replace a model's weights by the mean of its own and `initial`'s (weighted by `share`), in place (WiSE-FT).
 
     Further training on other images forgets a little of what was there; between the two ends are weights that know most
     of both (arXiv 2109.01903), if the run stayed near enough to where it began: measure it.

@@ -1,4 +1,4 @@
-"""Open the data of a run: directories and tables that are read into memory, or shards, read as they are needed."""
+"""Open the data of a run: directories and tables read into memory, or shards read on demand."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LAYOUTS = (
     "train.tar or train/*.tar; --shards takes tars of KEY.jpg and KEY.txt"
 )
 HeldOutPair = tuple[PairSource, int]
-"""A source, and the index of a sample in it."""
+"""A source with the index of a sample in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where a run's pairs come from."""
+    """Sources of a run's pairs."""
 
     sets: Sequence[PairSource]
     weights: Sequence[float]
@@ -47,9 +47,9 @@ class Sources:
     samples: Mapping[str, int]
     """Number of samples by source."""
     vocabulary: CaptionVocabulary | None
-    """The tokens of all captions; None if they are not known in advance."""
+    """Tokens of all captions; None if unknown in advance."""
     validation: Sequence[HeldOutPair] = ()
-    """Held-out pairs, if the run is validated."""
+    """Held-out pairs, if the run has validation."""
 
 
 def open_sources(
@@ -61,7 +61,7 @@ def open_sources(
     track: Track,
     rules: SourceRules,
 ) -> Sources:
-    """Open directories or shards; DataError for both at once, and for unusable data."""
+    """Open directories or shards; DataError for both at once or for unusable data."""
     paths = [source for source in data if isinstance(source, Path)]
     shards = [source for source in data if isinstance(source, Shards)]
     if paths and shards:
@@ -79,7 +79,7 @@ def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: 
         raise DataError(f"no usable image in {', '.join(map(str, paths))}")
     used = _weigh(config.weights, by_source)
     if not used:
-        raise DataError(f"no source of {', '.join(config.weights)} in the data, which has {', '.join(by_source)}")
+        raise DataError(f"the data lack the sources {', '.join(config.weights)}; they have {', '.join(by_source)}")
     held_out: list[ImageTextSet] = []
     if config.validation is not None:
         held_out = _validation_sets(config, config.validation, paths, used, track, rules)
@@ -116,7 +116,7 @@ def _validation_sets(
     track: Track,
     rules: SourceRules,
 ) -> list[ImageTextSet]:
-    """Read the data's splits `val`, without what is held out of training altogether, evenly thinned to the size."""
+    """Read the data's `val` splits without held-out pairs, evenly thinned to the validation size."""
     with_split = [path for path in paths if has_split(path, "val")]
     if not with_split:
         return []
@@ -131,7 +131,7 @@ def _validation_sets(
 
 
 def _hold_out(samples: ImageTextSet, validation: ValidationConfig, every: int) -> tuple[ImageTextSet, ImageTextSet]:
-    """Return the samples to validate on and those to train on.
+    """Return the samples for validation and those for training.
 
     From class directories and tables, the former are those that evaluations hold out too: see `held_out_rows`.
     """
@@ -144,14 +144,14 @@ def _hold_out(samples: ImageTextSet, validation: ValidationConfig, every: int) -
 
 
 def _every(validation: ValidationConfig, count: int) -> int | None:
-    """Return N such that one sample in N is held out; None if none is."""
+    """Return N such that one sample in N is held out; None if none are."""
     if not validation.share:
         return None
     return max(2, round(1 / validation.share), -(-count // validation.size))
 
 
 def _weigh(weights: Mapping[str, float], by_source: Mapping[str, ImageTextSet]) -> dict[str, float]:
-    """Return the weights of the used sources: those given, or else the numbers of samples.
+    """Return the weights of the used sources: the given ones, or the numbers of samples.
 
     A class directory or table without a weight counts by its number of samples.
     """
@@ -190,7 +190,7 @@ def _stream(
 
 
 def read_files(path: Path, split: str = "train") -> list[FileSample]:
-    """Read a split of a directory or table, undecoded and in order; DataError names the layouts otherwise.
+    """Read a split of a directory or table, undecoded and in order; otherwise DataError lists the layouts.
 
     A directory without splits, or a table without a column `split`, is read whole.
     """
@@ -210,7 +210,7 @@ def read_files(path: Path, split: str = "train") -> list[FileSample]:
 
 
 def has_split(path: Path, split: str) -> bool:
-    """Return whether a directory or table has a split of this name."""
+    """Return whether a directory or table has this split."""
     if path.suffix.lower() in TABLE_SUFFIXES:
         names = split_names(split)
         return any(str(row.get("split")) in names for row in read_table(path))

@@ -1,4 +1,4 @@
-"""The contrastive stage: pretraining, finetuning on images or videos and distillation are its recipes."""
+"""The contrastive stage, with recipes for pretraining, finetuning on images or videos, and distillation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train two towers on pairs: the contrastive loss with mask regularization, or a distillation of a teacher."""
+"""Train two towers on pairs: contrastive loss with mask regularization, or distillation of a teacher."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class ImageTextTask:
 
     @property
     def logit_scale(self) -> nn.Parameter:
-        """The logarithm of the logit scale."""
+        """Logarithm of the logit scale."""
         (scale,) = (p for name, p in self.model.named_parameters() if name.endswith("logit_scale"))
         return scale
 
     def report(self) -> dict[str, float]:
-        """Return the logit scale, and how many samples could not be read so far, if any."""
+        """Return the logit scale, and the number of unreadable samples so far, if any."""
         left_out = {"left_out": float(self.left_out)} if self.left_out else {}
         return {"logit_scale": round(self.logit_scale.exp().item(), 3), **left_out}
 
@@ -42,7 +42,7 @@ class ImageTextTask:
 
 
 class ContrastiveTask(ImageTextTask):
-    """Pull images and their captions together, push all others apart; pull masked images to the whole ones.
+    """Pull images and their captions together, push all others apart; pull masked images towards the whole ones.
 
     On several ranks, the losses are this rank's share of the whole batch's (section 2.1).
     """
@@ -72,7 +72,7 @@ class ContrastiveTask(ImageTextTask):
 
 
 class DistillationTask(ImageTextTask):
-    """Fit a student to a teacher's logits of each batch, with the contrastive loss if it has a weight (section 2.4).
+    """Fit a student to a teacher's logits per batch, with the contrastive loss if it has a weight (section 2.4).
 
     `student`: takes images of `image_size`; the batch's may be larger. On several ranks, the losses are this rank's
     share of the whole batch's.
@@ -115,7 +115,7 @@ class DistillationTask(ImageTextTask):
 
 
 def scale_down(images: Tensor, size: int) -> Tensor:
-    """Scale uint8 images (B, 3, H, W) to (B, 3, size, size), antialiased; no change if they have that size."""
+    """Resize uint8 images (B, 3, H, W) to (B, 3, size, size), antialiased, unless they have that size."""
     if images.shape[-1] == size:
         return images
     exact = images if images.device.type == "cpu" else images.float()  # no other device scales uint8

@@ -26,7 +26,7 @@ LENGTH_GROUPS = 4  # captions are encoded in groups of similar length, so that f
 
 
 class TowerOutputs(NamedTuple):
-    """Output of both towers; a tuple, so that the hooks of DDP and FSDP find its tensors."""
+    """Output of both towers; a tuple, so that hooks of DDP and FSDP find its tensors."""
 
     images: Tensor
     """Embeddings (b, D), float32."""
@@ -37,7 +37,7 @@ class TowerOutputs(NamedTuple):
 
 
 class CachedTexts:
-    """Embeddings of a locked text tower's captions by their token ids (U, T), encoded once, before the run.
+    """Embeddings of captions by a locked text tower, by token ids (U, T), encoded once before the run.
 
     Before it, and not when they are drawn: an embedding's last bits depend on what else is in its batch, and a resumed
     run must see those that an uninterrupted one saw. Each rank encodes a share.
@@ -62,7 +62,7 @@ class CachedTexts:
 
 
 class Towers(nn.Module):
-    """A CLIP model in training; every rank runs it on the same number of rows, so all run it equally often.
+    """A CLIP model in training; every rank runs it on equally many rows, and so equally often.
 
     `masked`: with a mask token, which is not part of the final model. `chunk`: number of images, frames or captions
     whose activations are in memory at a time; None for all. `cached`: embeddings of a locked text tower's captions.
@@ -109,7 +109,7 @@ class Towers(nn.Module):
         visual, prefix = self.clip.visual, int(self.clip.visual.config.class_token)
 
         def losses(rows: Tensor) -> Tensor:
-            """Return the sum over some rows (m,), which hide the same number of patches."""
+            """Return the sum over rows (m,) that hide the same number of patches."""
             pixels, hidden = to_float(images[rows]), masks[rows]
             with torch.no_grad():
                 whole = visual.forward_features(pixels)[:, prefix:]
@@ -135,7 +135,7 @@ PADDING = 0
 
 
 class CaptionVocabulary:
-    """The token ids of some texts, renumbered from 0 in order, so that the end of a text stays the highest."""
+    """Token ids of some texts, renumbered from 0 in order, so that the end of a text stays the highest id."""
 
     def __init__(self, tokenizer: Tokenizer, texts: Iterable[str]) -> None:
         self.tokenizer = tokenizer
@@ -145,7 +145,7 @@ class CaptionVocabulary:
         """Renumbered ids (U, T) of the distinct texts, in an order that does not depend on theirs."""
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Return the renumbered ids (U, T) of texts whose tokens are all known."""
+        """Return the renumbered ids (U, T) of texts with known tokens."""
         return torch.searchsorted(self.ids, self.tokenizer(texts))
 
     @torch.no_grad()
@@ -156,7 +156,7 @@ class CaptionVocabulary:
 
     @torch.no_grad()
     def widen(self, model: CLIP, others: Tensor | None = None) -> None:
-        """Restore a text tower's whole vocabulary, in place; other tokens' rows are zero, or those of `others`."""
+        """Restore a text tower's full vocabulary, in place; other tokens' rows are zero or those of `others`."""
         rows = model.text.token_embedding.weight
         table = (
             rows.new_zeros(model.text.config.vocabulary, rows.shape[1])

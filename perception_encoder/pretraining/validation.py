@@ -1,4 +1,4 @@
-"""Score two towers on held-out pairs while they train, by retrieval or zero-shot accuracy over the labels."""
+"""Score two towers on held-out pairs during training, by retrieval or by zero-shot accuracy over the labels."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class PairValidation:
         return hits(images[rows] @ F.normalize(classes, dim=-1).T, truth)
 
     def _encode_images(self) -> tuple[Tensor, list[_Texts]]:
-        """Return unit embeddings (n, D), on the CPU, of the readable images, and their texts."""
+        """Return unit embeddings (n, D) of the readable images, on the CPU, and their texts."""
         size = self.towers.clip.visual.config.image_size
         shape = (3, size, size) if self.frames is None else (self.frames, 3, size, size)
         no_text = self.tokenize([""]).to(self.device)
@@ -104,11 +104,11 @@ class PairValidation:
         return F.normalize(torch.cat(parts)[readable], dim=-1), [text for text in texts if text is not None]
 
     def _read(self, source: PairSource, index: int, number: int, size: int) -> tuple[Tensor | None, _Texts | None]:
-        """Return a pair with its image squashed to the size; None, logged, if it is unreadable."""
+        """Return a pair with its image resized to the size; None, logged, if it is unreadable."""
         try:
             pair = source.load(index, lambda width, height: size)
         except InputError as error:
-            logger.warning("skipped in the validation: %s", error)
+            logger.warning("skipped in validation: %s", error)
             return None, None
         caption = pair.caption(np.random.default_rng([self.seed, 2, number]))
         return augment(pair.image, size, None, ()), _Texts(caption, pair.captions, pair.label)
@@ -125,7 +125,7 @@ class PairValidation:
 
     @contextmanager
     def _whole_vocabulary(self) -> Iterator[None]:
-        """Use the whole vocabulary, and no cached texts, until the block ends; training has its captions' only."""
+        """Use the full vocabulary and no cached texts until the block ends; training has only its captions' tokens."""
         text, cached = self.towers.clip.text, self.towers.cached
         table, self.towers.cached = text.token_embedding, None
         try:

@@ -1,4 +1,4 @@
-"""Run a server with limits on connections and memory, protected from other web pages and, with a key, from strangers."""
+"""Run a server with limits on connections and memory, protected from other web pages and, with a key, strangers."""
 
 from __future__ import annotations
 

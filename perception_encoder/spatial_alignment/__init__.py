@@ -1,1 +1,1 @@
-"""Spatial alignment (section 5): the last layer learns to follow the edges of objects, and keeps what it knows."""
+"""Spatial alignment (section 5): the last layer learns to follow the edges of objects without forgetting."""

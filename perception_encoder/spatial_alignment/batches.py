@@ -1,4 +1,4 @@
-"""Make the batches of a spatial alignment: a pure function of the step.
+"""Make the batches of a spatial alignment as a pure function of the step.
 
 An image is augmented once for all models, together with its mask. Hidden patches and dropped branches of the student
 are drawn for the whole batch, so that several ranks draw what one process would.
@@ -44,19 +44,19 @@ Announce = Callable[[str], None]
 TRIES = 8
 """Maximum number of images to try for one row."""
 ANNOUNCED = 8
-"""Number of images from which the size of a cache is estimated."""
+"""Number of images used to estimate the size of a cache."""
 
 
 @dataclass(frozen=True)
 class AugmentedImages:
-    """Makes images as all models see them, and their mask teacher's tokens."""
+    """Makes images as all models see them, with their mask teacher's tokens."""
 
     size: int
-    """Pixels of a side."""
+    """Side of the images in pixels."""
     patch: int
     augmentation: Augmentation | None
     teacher: MaskTeacher | None = None
-    """None for the masks in the data."""
+    """None uses the masks in the data."""
     cache: TeacherCache | None = None
     """Cached masks, used instead of a teacher."""
     seed: int = 0
@@ -69,7 +69,7 @@ class AugmentedImages:
 
     @property
     def identity(self) -> str:
-        """Return the identity of the mask teacher, or of the cache's; empty without one."""
+        """Return the identity of the mask teacher or of the cache's teacher; empty without one."""
         if self.cache is not None:
             return str(self.cache.settings.get("teacher", ""))
         return "" if self.teacher is None else self.teacher.identity
@@ -81,7 +81,7 @@ class AugmentedImages:
     def make(
         self, image: AlignmentImage, draw: Sequence[float] | int, masks: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the image (3, S, S), uint8, and with `masks` the mask teacher's tokens (N, P), if there are any.
+        """Return the image (3, S, S), uint8, and with `masks` the mask teacher's tokens (N, P), if any.
 
         `draw`: the random numbers of the augmentation, or the number of a copy, whose random numbers depend only on the
         seed and the image's content. Cached masks are those of copies. Raises InputError for an image or mask that
@@ -143,7 +143,7 @@ class SpatialBatches:
         return self.sources[position[0]][self.sampler.index(position, later)]
 
     def _make(self, position: Position, draw: Sequence[float]) -> tuple[Tensor, Tensor | None]:
-        """Return the image at a position; if it is unusable, the one that is due a step later, and so on."""
+        """Return the image at a position; if it is unusable, the image due a step later, and so on."""
         config, used = self.config, bool(self.config.masks and self.config.masks_weight)
         chosen = int(draw[DRAWS] * config.copies) if config.copies else draw[:DRAWS]
         for later in range(TRIES):
@@ -189,7 +189,7 @@ def fill_cache(
     track: Track = untracked,
     announce: Announce = logger.info,
 ) -> TeacherCache:
-    """Cache the masks of all copies of images, or resume; `announce` gets an estimate of the size after the first ones.
+    """Cache the masks of all copies of images, or resume; `announce` gets an estimate of the size after a few images.
 
     Unusable images are skipped and logged. Raises ConfigError for a cache with other settings, or without copies.
     """
@@ -216,7 +216,7 @@ def fill_cache(
 def held_out_batches(
     config: SpatialConfig, images: Sequence[AlignmentImage], augmented: AugmentedImages, track: Track
 ) -> list[SpatialBatch]:
-    """Return batches without hidden patches: of whole images, or of their first copies if masks are cached."""
+    """Return batches without hidden patches: whole images, or their first copies if masks are cached."""
     used, batches = bool(config.masks and config.masks_weight), []
     whole = replace(augmented, augmentation=None) if augmented.cache is None else augmented
     starts = range(0, len(images), config.batch_size)
@@ -252,6 +252,6 @@ def _batch(
 
 
 def _padded(tokens: Sequence[Tensor]) -> Tensor:
-    """Stack tokens (N, P) of different widths; trailing zeros change no cosine."""
+    """Stack tokens (N, P) of different widths; trailing zeros do not change cosines."""
     widest = max(rows.shape[1] for rows in tokens)
     return torch.stack([F.pad(rows, (0, widest - rows.shape[1])) for rows in tokens])

@@ -1,4 +1,4 @@
-"""Configure a spatial alignment: the student, its two teachers, and which patches are hidden from it (section 5)."""
+"""Settings of a spatial alignment: the student, its two teachers, and the hidden patches (section 5)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from perception_encoder.training.task import ValidationConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BlockMasking:
-    """Hides blocks of patches from the student, as MaskFeat does (appendix B.3).
+    """Hides blocks of patches from the student, like MaskFeat (appendix B.3).
 
     A hidden patch is replaced by the zero vector and keeps only its position: the paper adds no parameters but
     LayerScale, so there is no learned mask token.
     """
 
     share: float = 0.75
-    """Share of the blocks that is hidden."""
+    """Share of hidden blocks."""
     block: int = 2
     """Side of a block in patches; blocks at the right and lower edges are smaller if the grid is not a multiple."""
 
@@ -55,14 +55,14 @@ class SpatialConfig(TrainingConfig):
     model: str = BUILTIN
     """Name, alias or path of the model whose vision tower is the student, with all its layers but without pooling."""
     teacher: str | None = None
-    """Model whose tokens the student's are fitted to, by default a frozen copy of the student. If its width differs, a
-    linear map of the student's tokens is fitted, and dropped afterwards."""
+    """Model whose tokens the student learns to match, by default a frozen copy of the student. If its width differs,
+    a linear map of the student's tokens is trained, and dropped afterwards."""
     teacher_layer: int = -1
     """The teacher's layer, 0-based, negative from the end."""
     core_weight: float = 1.0
     """Weight of the cosine loss to the teacher's tokens; 0 turns it off."""
     pairs_weight: float = 0.0
-    """Weight of the loss to the similarities of the teacher's tokens, which distils smaller models."""
+    """Weight of the loss to the similarities of the teacher's tokens, used to distil into smaller models."""
     masks: str | None = None
     """Mask teacher: "scenes", the masks in the data; a SAM 2.1, by directory or name on the hub; or a file that
     `pe data masks` wrote. None turns the loss off."""
@@ -77,9 +77,9 @@ class SpatialConfig(TrainingConfig):
     copies: int = 0
     """Fixed number of augmentations of each image, so that the teachers' outputs can be cached; 0 draws new ones."""
     masking: BlockMasking | None = field(default_factory=BlockMasking)
-    """Patches that are hidden from the student."""
+    """Patches hidden from the student."""
     drop_path: float = 0.4
-    """Probability that a residual branch of the student is dropped for a sample."""
+    """Probability of dropping a residual branch of the student for a sample."""
     layer_scale: float | None = 0.1
     """Initial LayerScale to add to a tower that has none; its features start unchanged. None adds none."""
     videos: str | None = None
@@ -97,4 +97,4 @@ class SpatialConfig(TrainingConfig):
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path is {self.drop_path}; it must be at least 0 and below 1")
         if not (self.core_weight or self.pairs_weight or (self.masks and self.masks_weight)):
-            raise ConfigError("no loss has a weight; set core_weight, pairs_weight or masks")
+            raise ConfigError("all losses are off; set core_weight, pairs_weight or masks")

@@ -1,4 +1,4 @@
-"""Find the images of a spatial alignment, with masks of objects if there are any.
+"""Find the images of a spatial alignment, with object masks if there are any.
 
 PATH/*.tar or PATH/train/*.tar   KEY.jpg, and KEY.mask.png of rendered scenes
 PATH                             a directory of images, searched recursively, or one tar
@@ -54,7 +54,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class AlignmentImage:
-    """An image, with the mask of its objects if there is one."""
+    """An image, with its object mask if there is one."""
 
     key: str
     """Name in its dataset; not unique across datasets."""
@@ -62,7 +62,7 @@ class AlignmentImage:
     mask: StoredFile | None = None
 
     def held_out(self, share: float) -> bool:
-        """Return whether the image belongs to the validation share, which depends on its name only."""
+        """Return whether the image is held out for validation, which depends only on its name."""
         digest = hashlib.blake2b(self.key.encode(errors="surrogatepass"), digest_size=4).digest()
         return int.from_bytes(digest) < share * 2**32
 
@@ -80,7 +80,7 @@ class AlignmentImage:
             return image, None
         mask = np.array(open_image(self.mask.read(), str(self.mask))).astype(np.int64)
         if mask.shape != pixels.shape[:2]:
-            sizes = f"is {mask.shape[1]}x{mask.shape[0]} pixels, but its image {pixels.shape[1]}x{pixels.shape[0]}"
+            sizes = f"is {mask.shape[1]}x{mask.shape[0]} pixels, but its image is {pixels.shape[1]}x{pixels.shape[0]}"
             raise InputError(str(self.mask), sizes)
         return image, torch.from_numpy(mask)
 

@@ -1,4 +1,4 @@
-"""Mask teachers: models that predict which pixels of an image belong together (section 5, appendix B.3).
+"""Mask teachers: models that predict which pixels belong together (section 5, appendix B.3).
 
 scenes      the exact masks of rendered scenes
 a SAM 2.1   the paper's teacher, from transformers, with one prompt at each point of a grid; all masks count: bad ones
@@ -78,7 +78,7 @@ def one_hot_masks(ids: Int[Tensor, "H W"]) -> Float[Tensor, "H W P"]:
 
 
 def find_mask_teacher(name: str, device: torch.device) -> MaskTeacher | None:
-    """Return the teacher of a name (see the module), None for the masks in the data; raises what `Sam.load` does."""
+    """Return the teacher with a name (see the module), None for the masks in the data; raises what `Sam.load` does."""
     return None if name == SCENES else Sam.load(name, device)
 
 
@@ -91,7 +91,7 @@ class Sam:
 
     @classmethod
     def load(cls, name: str, device: torch.device, points: int = POINTS) -> Sam:
-        """Load a directory, or a model of the hub such as `facebook/sam2.1-hiera-large`.
+        """Load a directory or a model of the hub, such as `facebook/sam2.1-hiera-large`.
 
         Raises MissingExtraError without transformers, WeightsUnavailableError if the model cannot be found.
         """
@@ -113,7 +113,7 @@ class Sam:
 
     @torch.no_grad()
     def masks(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w P"]:
-        """Return the logits at the model's mask resolution; of three masks per point the one that it rates best."""
+        """Return logits at the model's mask resolution: of three masks per point, the one it rates best."""
         size = self.model.config.vision_config.backbone_config.image_size[0]
         device = next(self.model.parameters()).device
         pixels = F.interpolate(image[None].to(device).float() / 255, (size, size), mode="bilinear", antialias=True)
@@ -139,9 +139,9 @@ def grid_points(points: int, size: int) -> Float[Tensor, "P 2"]:
 
 
 LEVEL = 1
-"""zlib level: higher ones are slower and save little."""
+"""zlib level: higher levels are slower and save little."""
 FORMAT = 2
-"""Raised when images are identified in another way."""
+"""Increase when images are identified in another way."""
 SUFFIX = ".sqlite"
 
 
@@ -149,7 +149,7 @@ class TeacherCache:
     """Tokens (N, P) by the digest of an image's content and the number of its copy."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any] | None = None) -> None:
-        """Open a file; with `settings` it is created if it does not exist, and must have the same settings if it does.
+        """Open a file; with `settings`, create it if missing, else require equal settings.
 
         Raises DataError for a missing or damaged file, ConfigError for one with other settings.
         """
@@ -176,7 +176,7 @@ class TeacherCache:
 
     @contextmanager
     def _checked(self) -> Iterator[None]:
-        """Turn errors of a damaged file into a DataError."""
+        """Turn errors from a damaged file into a DataError."""
         try:
             yield
         except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
@@ -201,7 +201,7 @@ class TeacherCache:
             return self._file.execute("SELECT 1 FROM tokens WHERE image = ? AND copy = ?", key).fetchone() is not None
 
     def get(self, digest: str, copy: int, count: int, name: str) -> Float[Tensor, "N P"]:
-        """Return the `count` tokens of an image's copy; InputError with its `name` if they are missing or damaged."""
+        """Return the `count` tokens of an image's copy; InputError with `name` if they are missing or damaged."""
         try:
             row = self._file.execute(
                 "SELECT rows, content FROM tokens WHERE image = ? AND copy = ?", (digest, copy)
@@ -217,7 +217,7 @@ class TeacherCache:
             raise InputError(name, f"{reason}; delete that file and run `pe data masks` again") from None
 
     def put(self, digest: str, copy: int, tokens: Float[Tensor, "N P"]) -> int:
-        """Write tokens, all or nothing, and return their compressed bytes; OutputError if that fails."""
+        """Write tokens atomically and return their compressed size in bytes; OutputError if that fails."""
         content = compress(tokens)
         with writing(self.path, "if it is damaged, delete it", also=(sqlite3.Error,)), self._file:
             self._file.execute(

@@ -17,11 +17,11 @@ from perception_encoder.training.cost import (
 )
 
 MASKS = 1024
-"""Masks of an image that the mask teacher is assumed to give: SAM's, of a grid of 32x32 points."""
+"""Assumed number of masks per image from the mask teacher: SAM's, for a grid of 32x32 points."""
 
 
 def plan_spatial(config: SpatialConfig, devices: int = 1) -> tuple[list[Phase], str]:
-    """Return the run's one phase, and what is assumed."""
+    """Return the run's one phase and its assumptions."""
     student, teacher = student_tower(config), teacher_tower(config)
     rows, patches, width = device_rows(config.batch_size, devices), student.grid**2, teacher.width if teacher else 0
     parts = [StepModel(vision_cost(student))]

@@ -44,7 +44,7 @@ def spatial_g() -> SpatialConfig:
 
 
 def distill_spatial(size: str) -> SpatialConfig:
-    """PE-Spatial-G into L, B, S or T ("l14", "b16", "s16", "t16"): its tokens, and the similarities between them.
+    """PE-Spatial-G into L, B, S or T ("l14", "b16", "s16", "t16"): its tokens and their similarities.
 
     The paper only names the two losses; here all patches are visible, and the rest is as for G.
     """
@@ -66,7 +66,7 @@ def distill_spatial(size: str) -> SpatialConfig:
 
 
 def spatial_builtin() -> SpatialConfig:
-    """The built-in model on rendered scenes, whose masks are known, and photographs.
+    """The built-in model on rendered scenes with known masks, and on photographs.
 
     Nothing is hidden: in 200 steps with three quarters hidden, the loss of the masks fell half as far.
     """
@@ -87,7 +87,7 @@ def spatial_builtin() -> SpatialConfig:
 
 
 def debug_spatial(config: SpatialConfig) -> SpatialConfig:
-    """Return the losses to the teacher in four steps, of the built-in model; masks would need scenes or SAM."""
+    """Return the losses to the teacher in four steps of the built-in model; masks would need scenes or SAM."""
     return dataclasses.replace(
         debug_loop(config),
         model=BUILTIN,

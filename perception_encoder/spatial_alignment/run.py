@@ -1,4 +1,4 @@
-"""Run the stage of spatial alignment (section 5)."""
+"""Run a spatial alignment (section 5)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def align_spatially(
     track: Track = untracked,
     listener: Listener | None = None,
 ) -> Path:
-    """Align a tower spatially, or resume; return the weights that were written, `OUT/model.safetensors`.
+    """Align a tower spatially, or resume; return the written weights, `OUT/model.safetensors`.
 
     `data`: images as `open_images` finds them; videos with masks are for validation (`open_validation`). A validated
     run also writes `OUT/best.safetensors`. Raises ConfigError, DataError, CheckpointError, and OutputError, also if
@@ -62,7 +62,7 @@ def align_spatially(
 def cache_masks(
     config: SpatialConfig, data: Sequence[Path], path: Path, track: Track = untracked, announce: Announce = logger.info
 ) -> int:
-    """Cache the masks that a run needs, or resume; return how many there are. Raises what `fill_cache` does."""
+    """Cache the masks that a run needs, or resume; return their number. Raises what `fill_cache` does."""
     augmented = SpatialTrainee(config).augmented(own_device())
     images = [image for path in data for image in open_images(path)]
     return len(fill_cache(config, images, augmented, path, track, announce))
@@ -114,12 +114,12 @@ class SpatialRun(StageRun):
         yield Section(task=task, batches=batches, end=config.steps, cost=cost)
 
     def rebuild(self, step: int) -> SpatialTrainee:
-        """Return the student anew."""
+        """Build the student again."""
         return SpatialTrainee(self.config)
 
 
 class SpatialTrainee:
-    """The student, and its frozen teacher at the size that gives the same grid of patches.
+    """The student and its frozen teacher, at the size with the same grid of patches.
 
     Raises ConfigError for an image size that is not a multiple of the patch.
     """
@@ -151,7 +151,7 @@ class SpatialTrainee:
         return self.student
 
     def augmented(self, device: torch.device) -> AugmentedImages:
-        """Return what makes the images, with masks from the teacher, its cache or the data; raises what those do."""
+        """Return the maker of images, with masks from the teacher, its cache or the data; raises what those do."""
         config = self.config
         made = AugmentedImages(self.image_size, self.patch_size, config.augmentation, seed=config.seed)
         if config.masks is None:
@@ -170,14 +170,14 @@ class SpatialTrainee:
 
 
 def spatial_name(vision: VisionTransformer) -> str:
-    """Return the published PE-Spatial with a tower's architecture, or else the one that is closest in width."""
+    """Return the published PE-Spatial with a tower's architecture, or the closest in width."""
     spatial = [entry for name, entry in MODELS.items() if "Spatial" in name]
     exact = [entry.name for entry in spatial if entry.vision == vision.config]
     return exact[0] if exact else min(spatial, key=lambda entry: abs(entry.vision.width - vision.config.width)).name
 
 
 def _tower(name: str) -> VisionTransformer:
-    """Return a model's vision tower with all layers, without norm and pooling."""
+    """Return a model's vision tower with all layers but without norm and pooling."""
     model = load_model(name)
     vision = model.visual if isinstance(model, CLIP) else model
     return vision.truncate(-1)

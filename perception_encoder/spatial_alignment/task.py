@@ -1,4 +1,4 @@
-"""The task of spatial alignment: fit a student's tokens to a teacher's, and their similarities to a mask teacher's."""
+"""Task of spatial alignment: fit a student's tokens to a teacher's, and their similarities to a mask teacher's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SpatialBatch:
 
     images: UInt8[Tensor, "B 3 S S"]
     hidden: Bool[Tensor, "B N"] | None
-    """Patches that are hidden from the student."""
+    """Patches hidden from the student."""
     branches: Float[Tensor, "L 2 B"] | None
     """Factors of the student's residual branches."""
     masks: Float[Tensor, "M N P"] | None
@@ -44,7 +44,7 @@ class SpatialBatch:
 
 
 class Student(nn.Module):
-    """The tower that is trained; every pass goes through `forward`, so that DDP and FSDP can wrap it."""
+    """The trained tower; every pass uses `forward` so that DDP and FSDP can wrap it."""
 
     hidden: Tensor
 
@@ -62,7 +62,7 @@ class Student(nn.Module):
         hidden: Bool[Tensor, "B N"] | None = None,
         branches: Float[Tensor, "L 2 B"] | None = None,
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N E"]]:
-        """Return the last layer's patch tokens, and the tokens that are compared with the teacher's."""
+        """Return the last layer's patch tokens, and the tokens to compare with the teacher's."""
         tokens = self.vision.forward_features(
             images, norm=False, mask=hidden, mask_token=self.hidden, branches=branches
         )
@@ -71,7 +71,7 @@ class Student(nn.Module):
 
 
 class SpatialAlignmentTask:
-    """Minimise the cosine loss to the teacher and the similarity losses, over all tokens including hidden ones.
+    """Minimise the cosine loss to the teacher and the similarity losses, over all tokens, including hidden ones.
 
     `teacher`: a frozen tower, cut at the layer to learn from; None if no loss needs it.
     """
@@ -88,7 +88,7 @@ class SpatialAlignmentTask:
         self.model, self.teacher, self.config, self.validation = student, teacher, config, validation
 
     def losses(self, batch: SpatialBatch) -> dict[str, Tensor]:
-        """Return {"core": …, "pairs": …, "masks": …}, those with a weight; this rank's share of the batch's means."""
+        """Return the weighted losses {"core": …, "pairs": …, "masks": …}: this rank's shares of the batch's means."""
         config, images = self.config, to_float(batch.images)
         tokens, compared = self.model(images, batch.hidden, batch.branches)
         losses, taught = {}, None if self.teacher is None else self._teach(self.teacher, images)
@@ -104,7 +104,7 @@ class SpatialAlignmentTask:
 
     @torch.no_grad()
     def _teach(self, teacher: VisionTransformer, images: Tensor) -> Tensor:
-        """Return the teacher's patch tokens of the images, resized so that its patches show what the student's do."""
+        """Return the teacher's patch tokens for the images, resized so that its patches match the student's."""
         size = teacher.config.image_size
         if images.shape[-1] != size:
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
@@ -116,8 +116,8 @@ class SpatialAlignmentTask:
         return token_similarity_loss(tokens[batch.rows], batch.masks, self.config.temperature)
 
     def report(self) -> dict[str, float]:
-        """Return nothing more."""
+        """Return no additional metrics."""
         return {}
 
     def after_step(self) -> None:
-        """All parameters are free."""
+        """Do nothing: parameters are unconstrained."""

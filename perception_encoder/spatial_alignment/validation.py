@@ -1,4 +1,4 @@
-"""Score a student while it trains: its losses, how well its features follow edges, and tracking."""
+"""Score a student during training: its losses, how well its features follow edges, and tracking."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SpatialValidation:
         videos: Path | None = None,
         short_side: int = 240,
     ) -> None:
-        """`batches`: without hidden patches. `videos`: as `read_videos` finds them. Raises what that does."""
+        """`batches`: without hidden patches. `videos`: as `read_videos` returns them. Raises what that does."""
         self.task, self.student, self.batches, self.grid = task, student, list(batches), grid
         self.tracking = None
         if videos is not None:
@@ -84,7 +84,7 @@ class SpatialValidation:
 
 
 def neighbours(tokens: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[Tensor, "B E"]:
-    """Return the cosines of all patches with their right, then with their lower neighbours."""
+    """Return the cosines of all patches to their right, then to their lower neighbours."""
     maps = F.normalize(tokens.float(), dim=-1).unflatten(1, grid)
     right = (maps[:, :, :-1] * maps[:, :, 1:]).sum(-1)
     lower = (maps[:, :-1] * maps[:, 1:]).sum(-1)
@@ -92,7 +92,7 @@ def neighbours(tokens: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[T
 
 
 def area_under_curve(scores: Float[Tensor, " E"], positive: Tensor) -> float:
-    """Return how often a positive scores higher than a negative, counting ties half; NaN if one kind is missing."""
+    """Return how often a positive scores higher than a negative, with ties as half; NaN if either kind is missing."""
     count, others = int(positive.sum()), int((~positive).sum())
     if not count or not others:
         return float("nan")

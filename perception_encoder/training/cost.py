@@ -293,8 +293,8 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         if self.devices < 1 or not 0 < self.utilization <= 1 or min(self.device.flops, self.device.memory) <= 0:
             raise ConfigError(
-                f"{self.devices} devices with {self.device.flops:g} FLOP/s and {self.device.memory:g} bytes, used "
-                f"to {self.utilization:g}: all must be positive, and the use at most 1"
+                f"{self.devices} devices with {self.device.flops:g} FLOP/s and {self.device.memory:g} bytes, "
+                f"utilization {self.utilization:g}: all must be positive, and utilization at most 1"
             )
 
     def to_dict(self) -> dict[str, Any]:

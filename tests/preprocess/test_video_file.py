@@ -79,7 +79,7 @@ def test_sound_alone_is_no_video() -> None:
         silence.rate = 8000
         container.mux(audio.encode(silence))
         container.mux(audio.encode())
-    with pytest.raises(MediaDecodeError, match=r"song\.mp4: holds no video that can be decoded"):
+    with pytest.raises(MediaDecodeError, match=r"song\.mp4: contains no decodable video"):
         read_frames(buffer.getvalue(), "song.mp4")
 
 

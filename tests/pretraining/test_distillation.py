@@ -44,7 +44,7 @@ from tests.recipes import debug_recipe, find_recipe
 
 @pytest.mark.parametrize("change", [{"masking": MaskRegularization()}, {"frames": 8}])
 def test_masks_and_videos_are_refused(change: dict) -> None:
-    with pytest.raises(ConfigError, match="leave masking and frames at null"):
+    with pytest.raises(ConfigError, match="set masking and frames to null"):
         dataclasses.replace(distill_builtin(), **change)
 
 

@@ -119,11 +119,11 @@ def test_a_run_that_another_procedure_began_is_not_resumed(
 def test_wrong_settings_are_named_before_any_step(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no text tower"):
         pretrain(dataclasses.replace(debug(), model="PE-Spatial-T16-512"), [photos], tmp_path)
-    with pytest.raises(DataError, match="no source of noto"):
+    with pytest.raises(DataError, match="the data lack the sources noto"):
         pretrain(dataclasses.replace(debug(), weights={"noto": 1.0}), [photos], tmp_path)
     with pytest.raises(ConfigError, match=r"initial_share is 1\.0; it must be at least 0 and below 1"):
         dataclasses.replace(debug(), initial="builtin", initial_share=1.0)
-    with pytest.raises(ConfigError, match="has none to average with; set initial"):
+    with pytest.raises(ConfigError, match="has nothing to average with; set initial"):
         dataclasses.replace(debug(), initial_share=0.5)
     with pytest.raises(ConfigError, match="stages"):
         pretrain(dataclasses.replace(debug(), stages=()), [photos], tmp_path)

@@ -22,8 +22,8 @@ from perception_encoder.spatial_alignment.recipes import (
         ({"drop_path": 1.0}, "drop_path is 1.0"),
         ({"copies": -1}, "copies is -1"),
         ({"core_weight": -1.0}, "core_weight is -1.0"),
-        ({"core_weight": 0.0}, "no loss has a weight"),
-        ({"core_weight": 0.0, "masks": "scenes", "masks_weight": 0.0}, "no loss has a weight"),
+        ({"core_weight": 0.0}, "all losses are off"),
+        ({"core_weight": 0.0, "masks": "scenes", "masks_weight": 0.0}, "all losses are off"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, object], message: str) -> None:

@@ -57,8 +57,8 @@ def bad_videos() -> dict[str, tuple[bytes, str]]:
         "empty": (b"", "is empty"),
         "words": (b"not a video at all" * 9, "is not a video"),
         "cut": (clip()[:-200], "is not a video"),
-        "sound": (sound_alone(), "holds no video"),
-        "no_frames": (without_frames(), "holds no video that can be decoded"),
+        "sound": (sound_alone(), "contains no decodable video"),
+        "no_frames": (without_frames(), "contains no decodable video"),
     }
 
 

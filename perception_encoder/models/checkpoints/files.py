@@ -24,7 +24,7 @@ from perception_encoder.models.checkpoints.layouts import StateDict, unwrap
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _SCALE_SUFFIX = ".row_scale"  # beside an int8 tensor: one factor a row
 _SETTLED = 2_000_000_000
-"""Nanoseconds after its last change from which a file's time identifies its content: a later write changes it."""
+"""Minimum age in nanoseconds at which a file's time identifies its content: a later write changes the time."""
 _HASH = re.compile(r"[0-9a-f]{16}")
 
 
@@ -75,7 +75,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def write_tensors(tensors: StateDict, path: Path, metadata: dict[str, str]) -> None:
-    """Write .safetensors, or .pt (without metadata), whole or not at all; OutputError if that fails."""
+    """Write .safetensors, or .pt (without metadata), atomically; OutputError if that fails."""
     check_suffix(path)
     with writing(path, also=(RuntimeError, safetensors.SafetensorError)), replacing(path) as temporary:
         temporary.touch()
@@ -88,13 +88,13 @@ def write_tensors(tensors: StateDict, path: Path, metadata: dict[str, str]) -> N
 
 
 def check_suffix(path: Path) -> None:
-    """Raise ConfigError unless the name is one of a checkpoint."""
+    """Raise ConfigError unless the name is a checkpoint's."""
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: a checkpoint's name must end in one of {', '.join(SUFFIXES)}")
 
 
 def quantized_rows(name: str, table: Tensor) -> StateDict:
-    """Return a matrix as int8 values, and one factor per row under another name."""
+    """Return a matrix as int8 values, with one factor per row under another name."""
     table = table.float()
     scale = table.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
     return {name: (table / scale).round().to(torch.int8), name + _SCALE_SUFFIX: scale}

@@ -39,7 +39,7 @@ class Conversion:
     layout: Layout
     dtype: Literal["float32", "float16"]
     omitted: int
-    """Tensors that the layout has no place for: those of the text tower, in timm's."""
+    """Number of tensors that the layout cannot hold: in timm's, those of the text tower."""
     configured: bool
     """Whether the library's configuration was written beside the weights."""
 
@@ -79,7 +79,7 @@ def convert(
 
 
 def write_layout_directory(model: Model, directory: Path, layout: str, half: bool = False) -> int:
-    """Write weights and configuration for `local-dir:`; return the number of tensors that the layout omits.
+    """Write weights and configuration for `local-dir:`; return the number of omitted tensors.
 
     `layout`: "timm" or "open_clip". Other files in an existing directory remain; timm's gets a README.md unless it has
     one. Raises ConfigError (a layout without configuration), CheckpointError (a model that the library cannot build)
@@ -102,7 +102,7 @@ def write_layout_directory(model: Model, directory: Path, layout: str, half: boo
 
 
 def _with_scale(model: Model) -> Model:
-    """Return the tower with a LayerScale of 1 if it has none but timm's architecture of its name does.
+    """Return the tower with a LayerScale of 1 if only timm's architecture of that name has one.
 
     transformers drops `init_values: null`, so that timm builds LayerScale and finds no weights for it.
     """

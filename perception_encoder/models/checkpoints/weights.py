@@ -38,7 +38,7 @@ TowerChoice = Literal["all", "text"]
 DIRECTORY_FILES = ("model.safetensors", "open_clip_model.safetensors")
 """Weight files in directories written by `pe convert` or a training run."""
 _PATIENCE = 2.0
-"""Seconds within which the hub must answer; the environment variable HF_HUB_ETAG_TIMEOUT overrides it."""
+"""Maximum seconds for the hub to answer; the environment variable HF_HUB_ETAG_TIMEOUT overrides it."""
 
 
 @overload
@@ -78,7 +78,7 @@ def create_model(
 
 
 def from_state_dict(name: str, state_dict: StateDict) -> Model:
-    """Create a float32 model with a copy of weights in any layout; CheckpointError lists the misfits.
+    """Create a float32 model with a copy of weights in any layout; CheckpointError lists all mismatches.
 
     A Core checkpoint with only the vision tower (timm's) gives a `VisionTransformer`.
     """
@@ -105,7 +105,7 @@ def _fit(entry: ModelEntry, state: StateDict, copy: bool) -> Model:
 
 
 def _is_aligned(tensor: torch.Tensor) -> bool:
-    """Return whether it is aligned for vector instructions; else, as in mapped files, products round differently."""
+    """Return whether data are aligned for vector instructions; otherwise products round differently."""
     return tensor.data_ptr() % 64 == 0
 
 
@@ -157,7 +157,7 @@ def _published_name(name: str, model: Model) -> str:
 def write_checkpoint(
     model: Model, path: Path, half: bool = False, int8_tokens: bool = False, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write safetensors under the published names, whole or not at all.
+    """Write safetensors under the published names, atomically.
 
     `half`: write float16; `int8_tokens`: write the token table as int8 with one scale per row.
     """
@@ -183,7 +183,7 @@ def _differences(listed: Any, config: Any) -> dict[str, Any]:
 
 
 def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
-    """Return the entry with the fields of a file's metadata (`_changes`)."""
+    """Return the entry with a file's metadata applied (`_changes`)."""
     towers = {}
     for name in ("vision", "text"):
         try:
@@ -195,7 +195,7 @@ def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
 
 
 def write_layout(model: Model, path: Path, layout: str, half: bool = False) -> int:
-    """Write the weights in a layout, whole or not at all; return how many tensors it omits (timm's: the text tower).
+    """Write the weights in a layout, atomically; return the number of omitted tensors (timm's: the text tower).
 
     Raises CheckpointError, ConfigError and OutputError.
     """
@@ -222,7 +222,7 @@ def packaged_weights(name: str) -> Path:
 
 
 def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:
-    """Return the file of a name or path, downloaded if needed, and the entry if it is a name."""
+    """Return the weights file of a name or path, downloaded if needed, and the entry if it is a name."""
     if isinstance(name, str) and canonical_name(name) is not None:
         entry = find_model(name)
         return locate_weights(entry), entry
@@ -254,7 +254,7 @@ def find_entry(name: str | Path) -> ModelEntry:
 
 
 def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice = "all") -> Model:
-    """Load a file as the given model, else as the one named in the file, else as the one recognised."""
+    """Load a file as the given model, the model named in the file, or the recognised one."""
     state, metadata = read_checkpoint(path, text_alone=towers == "text")
     try:
         if entry is None:
@@ -269,7 +269,7 @@ def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice 
 
 
 def recognise(state: StateDict, file_name: str) -> ModelEntry:
-    """Return the model of a state dict: the one that its file is named after, if it fits, else one with its shapes."""
+    """Return the model of a state dict: the file name's model if it fits, else one with the same shapes."""
     fitting = fitting_models(state)
     if not fitting:
         raise CheckpointError("no known architecture has these shapes; name one: create_model(name, pretrained=path)")
@@ -278,12 +278,12 @@ def recognise(state: StateDict, file_name: str) -> ModelEntry:
 
 
 def weight_hash(model: Model) -> str:
-    """Return the SHA-256 over a model's published names and float32 values, its first 16 hex digits."""
+    """Return the first 16 hex digits of the SHA-256 of a model's published names and float32 values."""
     return state_hash(published_state_dict(model))
 
 
 def state_hash(state: StateDict) -> str:
-    """Return the SHA-256 over names and float32 values, its first 16 hex digits."""
+    """Return the first 16 hex digits of the SHA-256 of names and float32 values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(name.encode())
@@ -313,7 +313,7 @@ def fetch_weights(entry: ModelEntry) -> Path:
 
 
 def _check_answer(url: str) -> None:
-    """Raise unless the hub answers soon, whether the name look-up, the connection or the answer hangs."""
+    """Raise unless the hub answers in time, whether the name look-up, the connection or the answer hangs."""
     from huggingface_hub import get_hf_file_metadata
 
     patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _PATIENCE)

@@ -15,7 +15,7 @@ from perception_encoder.inference.load import load, load_tower
     [
         ("timm:no_such_model", UnknownModelError, "timm:no_such_model could not be loaded"),
         ("open_clip:no_such_model,x", UnknownModelError, "open_clip:no_such_model,x could not be loaded"),
-        ("open_clip:ViT-B-32", WeightsUnavailableError, "names no weights; say open_clip:ViT-B-32,TAG"),
+        ("open_clip:ViT-B-32", WeightsUnavailableError, "names no weights; give open_clip:ViT-B-32,TAG"),
         ("open_clip:local-dir:/no/such", WeightsUnavailableError, "could not be loaded"),
     ],
 )
