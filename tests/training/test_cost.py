@@ -192,7 +192,7 @@ def toy_plan(parts: Sequence[StepModel], devices: int, **changes: object) -> Tra
 def test_wrong_clusters_are_named() -> None:
     plan = toy_plan([StepModel(vision_cost(CORE))], 1)
     for wrong in ({"devices": 0}, {"utilization": 1.5}, {"device": Device(0, 1)}):
-        with pytest.raises(ConfigError, match="must be positive, and the use at most 1"):
+        with pytest.raises(ConfigError, match="must be positive, and utilization at most 1"):
             dataclasses.replace(plan, **wrong)
 
 
