@@ -147,7 +147,7 @@ def instances(drawn: Sequence[tuple[np.ndarray, np.ndarray, list[tuple[int, list
     images, annotations = [], {}
     for number, (classes, _, objects) in enumerate(drawn, start=1):
         images.append({"id": number, "height": SIZE[0], "width": SIZE[1]})
-        own = []
+        rows_of_image = []
         for label, (left, top, width, height) in objects:
             mask = np.zeros(SIZE, bool)
             here = np.s_[top : top + height, left : left + width]
@@ -155,9 +155,9 @@ def instances(drawn: Sequence[tuple[np.ndarray, np.ndarray, list[tuple[int, list
             flat = mask.T.ravel()
             ends = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
             counts = [int(item) for item in np.diff(ends)]
-            own.append(
+            rows_of_image.append(
                 {
-                    "id": 2 * number + len(own),
+                    "id": 2 * number + len(rows_of_image),
                     "image_id": number,
                     "category_id": label,
                     "bbox": [left, top, width, height],
@@ -166,7 +166,7 @@ def instances(drawn: Sequence[tuple[np.ndarray, np.ndarray, list[tuple[int, list
                     "segmentation": {"size": list(SIZE), "counts": [0, *counts] if flat[0] else counts},
                 }
             )
-        annotations[number] = own
+        annotations[number] = rows_of_image
     return InstanceSet(
         name="drawn",
         keys=tuple(str(image["id"]) for image in images),

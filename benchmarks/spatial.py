@@ -46,8 +46,8 @@ FRAMES, SIDE = 60, (240, 432)
 
 def whole_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """The definition."""
-    own, other = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
-    return F.mse_loss(own @ own.mT, torch.exp(TEMPERATURE * (other @ other.mT - 1)))
+    ours, other = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
+    return F.mse_loss(ours @ ours.mT, torch.exp(TEMPERATURE * (other @ other.mT - 1)))
 
 
 def measure_loss(name: str, shape: tuple[int, int, int, int], rounds: int) -> dict[str, float]:

@@ -53,19 +53,19 @@ class Gap:
         return min(1.0, self.choices * p_value(self.value, self.parts)) if self.parts else 1.0
 
 
-def item_error(own: Estimate) -> dict[str, Any]:
+def item_error(estimated: Estimate) -> dict[str, Any]:
     """Return the standard error of a value over its blocks of items, as rows hold it; None for one block."""
-    variance = own.of_blocks()
-    return {"standard_error": None if variance is None else variance**0.5, "blocks": own.blocks}
+    variance = estimated.of_blocks()
+    return {"standard_error": None if variance is None else variance**0.5, "blocks": estimated.blocks}
 
 
-def gain(own: LayerScore, other: LayerScore) -> dict[str, Any]:
+def gain(ours: LayerScore, other: LayerScore) -> dict[str, Any]:
     """Return how much better one score is than another: its unit, value and standard error; of errors sign-reversed."""
-    value = other.less(own) if own.lower_is_better else own.less(other)
+    value = other.less(ours) if ours.lower_is_better else ours.less(other)
     error = item_error(value)
     if error["standard_error"] is not None:
         error["standard_error"] = round(error["standard_error"], DIGITS)
-    return {"unit": own.unit, "value": round(value.value, DIGITS), **error}
+    return {"unit": ours.unit, "value": round(value.value, DIGITS), **error}
 
 
 def to_gap(
@@ -93,8 +93,8 @@ def to_gap(
         freedom = sum(len(entry) - 1 for entry in several)
         pooled = sum((len(item) - 1) * np.var(item, ddof=1) for item in several) / freedom
         signs = np.array([1, -1])[: len(fitted), None]
-        own = np.var((signs * np.array(fitted)).sum(axis=0), ddof=1)  # of their difference
-        parts.append((float(max(own, len(fitted) * pooled)) / len(fitted[0]), float(freedom)))
+        seed_variance = np.var((signs * np.array(fitted)).sum(axis=0), ddof=1)  # of their difference
+        parts.append((float(max(seed_variance, len(fitted) * pooled)) / len(fitted[0]), float(freedom)))
     return Gap(value=value, unit=unit, parts=tuple(parts), choices=choices)
 
 

@@ -14,10 +14,10 @@ def classification_table(result: Result) -> Table:
     transforms = tuple(dict.fromkeys(m.transform for m in zero_shot))
     rows = []
     for task in dict.fromkeys(m.task for m in zero_shot):
-        own = [m for m in zero_shot if m.task == task]
-        accuracies = [_percent(m.metrics[0]) for m in own]
-        chance = _chance(own[0], 1)
-        rows.append((task, str(own[0].classes), chance, *accuracies, probes.get(task, "–")))
+        of_task = [m for m in zero_shot if m.task == task]
+        accuracies = [_percent(m.metrics[0]) for m in of_task]
+        chance = _chance(of_task[0], 1)
+        rows.append((task, str(of_task[0].classes), chance, *accuracies, probes.get(task, "–")))
     return Table(("task", "classes", "chance", *transforms, "linear probe"), tuple(rows))
 
 

@@ -84,7 +84,7 @@ def damaged_value(value: Any, draw: random.Random) -> Any:
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Paths of all values inside a value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [each for key, one in inside for each in ((*path, key), *_places(one, (*path, key)))]
+    return [item for key, one in inside for item in ((*path, key), *_places(one, (*path, key)))]
 
 
 def _json(content: bytes, draw: random.Random) -> bytes:
@@ -127,10 +127,12 @@ def _parquet(content: bytes, draw: random.Random) -> bytes:
     at = draw.randrange(table.num_columns)
     name, rows = table.column_names[at], table.num_rows
     metadata = dict(table.schema.metadata or {})
-    own = [key for key, text in metadata.items() if text[:1] in (b"{", b"[") and not key.startswith(b"ARROW")]
-    kind = draw.choice(["dropped", "strings", "numbers", "nulls", "lists", "no rows", *["metadata"] * 4 * bool(own)])
+    json_keys = [key for key, text in metadata.items() if text[:1] in (b"{", b"[") and not key.startswith(b"ARROW")]
+    kind = draw.choice(
+        ["dropped", "strings", "numbers", "nulls", "lists", "no rows", *["metadata"] * 4 * bool(json_keys)]
+    )
     if kind == "metadata":
-        key = draw.choice(own)
+        key = draw.choice(json_keys)
         metadata[key] = _json(metadata[key], draw)
         table = table.replace_schema_metadata(metadata)
     elif kind == "dropped":

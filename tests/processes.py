@@ -49,24 +49,24 @@ class Processes:
     log: Path
 
     def running(self) -> bool:
-        return any(each.exitcode is None for each in self.processes)
+        return any(process.exitcode is None for process in self.processes)
 
     def kill(self) -> None:
         """End them at once; AssertionError where one had ended before."""
-        for each in self.processes:
-            each.kill()
-            each.join()
-            assert each.exitcode == -signal.SIGKILL, self.output()
+        for process in self.processes:
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL, self.output()
 
     def statuses(self, seconds: float = 250) -> list[int]:
         """Wait for all to end; how they did."""
-        for each in self.processes:
-            each.join(seconds)
-        for each in self.processes:
-            if each.exitcode is None:
-                each.kill()
+        for process in self.processes:
+            process.join(seconds)
+        for process in self.processes:
+            if process.exitcode is None:
+                process.kill()
                 raise TimeoutError(self.output())
-        return [each.exitcode or 0 for each in self.processes]
+        return [process.exitcode or 0 for process in self.processes]
 
     def output(self) -> str:
         """The end of what they wrote to stdout and stderr."""
@@ -81,16 +81,16 @@ def start(
     environment: Mapping[str, str] | None = None,
 ) -> Processes:
     """Let a function of a module work in a process of its own, or as all of so many ranks."""
-    own = dict(environment or {})
-    everyone = [own]
+    variables = dict(environment or {})
+    everyone = [variables]
     if ranks is not None:
         count, port = str(ranks), str(_free_port())
         shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        everyone = [{**own, **shared, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(ranks)]
+        everyone = [{**variables, **shared, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(ranks)]
     context = server()
-    made = [context.Process(target=_begin, args=(work, arguments, each, log)) for each in everyone]
-    for each in made:
-        each.start()
+    made = [context.Process(target=_begin, args=(work, arguments, item, log)) for item in everyone]
+    for example in made:
+        example.start()
     return Processes(made, log)
 
 

@@ -216,7 +216,7 @@ def test_answers_are_told_by_the_weights_and_by_the_images(tmp_path: Path) -> No
     assert same.prompts == []
     with pytest.raises(DataError, match="answers of 'rule' with other weights or other tiles; give another file"):
         QuestionEvaluator("vqav2", asked, path).run(Answerer(1.0))
-    others = [replace(each, media=(image_bytes("red"),)) for each in asked]  # another dataset with equal ids
+    others = [replace(question, media=(image_bytes("red"),)) for question in asked]  # another dataset with equal ids
     model = Answerer()
     QuestionEvaluator("vqav2", others, path).run(model)
     assert len(model.prompts) == 4

@@ -562,9 +562,9 @@ def write_language(directory: Path) -> None:
     from perception_encoder.language_alignment.weights import build_language_model, write_language_model
     from tests.language_alignment.test_weights import parts
 
-    own = parts(directory)
-    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
-    write_language_model(directory / "model.safetensors", own, model, vision=False, decoder=False)
+    model_parts = parts(directory)
+    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
+    write_language_model(directory / "model.safetensors", model_parts, model, vision=False, decoder=False)
 
 
 def load_language(directory: Path) -> None:
@@ -727,7 +727,7 @@ def write_webdataset(directory: Path) -> None:
     pairs = [(f"k{n}.png", image_bytes(n)) if kind else (f"k{n}.cls", b"%d" % n) for n in range(3) for kind in (1, 0)]
     members = dict(pairs)
     write_tar(directory / "test" / "0.tar", members)
-    write_tar(directory / "flat" / "0.tar", {name.replace("cls", "txt"): each for name, each in members.items()})
+    write_tar(directory / "flat" / "0.tar", {name.replace("cls", "txt"): member for name, member in members.items()})
     (directory / "classnames.txt").write_text("cat\ndog\ncow\n")
 
 
@@ -839,8 +839,8 @@ def problem(error: BaseException, path: Path, root: Path) -> str | None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.xfail(reason=each.broken, raises=AssertionError)] * bool(each.broken))
-        for name, each in FORMATS.items()
+        pytest.param(name, marks=[pytest.mark.xfail(reason=item.broken, raises=AssertionError)] * bool(item.broken))
+        for name, item in FORMATS.items()
     ],
 )
 def test_damaged_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,7 +205,11 @@ def test_the_layout_has_a_line_for_each_directory() -> None:
     layout = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     directories = [path.parent for path in (ROOT / "perception_encoder").glob("*/__init__.py")]
     directories += [ROOT / name for name in ("tests", "docs", "benchmarks", "experiments", "examples")]
-    assert [each.name for each in directories if not re.search(rf"^\W*{each.name}/ +\S", layout, re.MULTILINE)] == []
+    assert [
+        directory.name
+        for directory in directories
+        if not re.search(rf"^\W*{directory.name}/ +\S", layout, re.MULTILINE)
+    ] == []
 
 
 def test_paper_map_names_files_that_exist() -> None:

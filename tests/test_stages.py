@@ -130,12 +130,12 @@ def test_rate_steps_and_batch_size_are_set_in_every_recipe(name: str) -> None:
     changed = override(config, ["lr=0.125", "steps=40", "batch_size=96"])
     assert (changed.optimizer.lr, changed.steps, changed.batch_size) == (0.125, 40, 96)
     described = describe_settings(changed)
-    values = {each.name: each.value for each in described}
+    values = {item.name: item.value for item in described}
     assert (values["lr"], values["steps"], values["batch_size"]) == ("0.125", "40", "96")
-    assert [each.name for each in described if not each.meaning] == []
+    assert [item.name for item in described if not item.meaning] == []
     assert len(values) == len(described) > 25
-    on = [each for each in described if each.value and getattr(config, each.name.partition(".")[0], 0) is not None]
-    assert override(changed, [f"{each.name}={each.value}" for each in on]) == changed
+    on = [item for item in described if item.value and getattr(config, item.name.partition(".")[0], 0) is not None]
+    assert override(changed, [f"{item.name}={item.value}" for item in on]) == changed
 
 
 def test_stages_share_the_steps_as_they_did() -> None:

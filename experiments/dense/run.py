@@ -97,6 +97,6 @@ def differences(task: str, curves: Mapping[str, Mapping[str, LayerCurve]]) -> It
     others = {LAST: core.scores[core.last], BEST: core.scores[core.best]}
     if task in curves[COLOURS]:
         others[COLOURS] = curves[COLOURS][task].scores[0]
-    own = spatial.scores[spatial.last]
+    aligned = spatial.scores[spatial.last]
     for name, other in others.items():
-        yield {"task": task, "against": name, **gain(own, other)}
+        yield {"task": task, "against": name, **gain(aligned, other)}

@@ -99,8 +99,8 @@ def reproduce_distillation(
     taught = []
     for seed in SEEDS:
         config = plan.taught(seed, str(path), scale)
-        own = dataclasses.replace(config, teacher=key).fingerprint()
-        taught.append(Run(about={"role": TAUGHT, "seed": seed}, config=config, train=pretrain, key=own))
+        fingerprint = dataclasses.replace(config, teacher=key).fingerprint()
+        taught.append(Run(about={"role": TAUGHT, "seed": seed}, config=config, train=pretrain, key=fingerprint))
     runs.add(*taught)
     return runs.finish(compare(runs.outcomes("role", "seed")))
 
@@ -112,8 +112,8 @@ def compare(outcomes: dict[tuple[str, int], Outcomes]) -> dict[str, Any]:
     """
     scores = [
         {"role": role, "seed": seed, **average_row(name, sets)}
-        for (role, seed), own in outcomes.items()
-        for name, sets in _both(own).items()
+        for (role, seed), outcome in outcomes.items()
+        for name, sets in _both(outcome).items()
     ]
     differences = [
         {"seed": seed, **difference_row(name, ours, _both(outcomes[ALONE, seed])[name])}

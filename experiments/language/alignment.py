@@ -52,9 +52,9 @@ def align(runs: Path, scenes: Path, config: Alignment, seed: int, regularized: b
     name = f"aligned-{'regularized' if regularized else 'plain'}-{seed}"
     tower = runs / f"{name}.safetensors"
     if not tower.is_file():
-        own = alignment_config(config, seed, regularized)
-        expand = partial(scene_conversations, apart=own.apart)
-        path = align_language(own, [without_boxes(scenes, runs)], runs / name, track, expand=expand)
+        settings = alignment_config(config, seed, regularized)
+        expand = partial(scene_conversations, apart=settings.apart)
+        path = align_language(settings, [without_boxes(scenes, runs)], runs / name, track, expand=expand)
         write_checkpoint(read_tower(path), tower, half=False)
     return tower
 
@@ -102,8 +102,10 @@ def pretrained_decoder(runs: Path, questions: Sequence[Question], config: Alignm
         out = runs / f"texts-{seed}"
         texts = write_texts(questions, runs / "texts.jsonl")
         settings = alignment_config(config, seed, regularized=False)
-        own = LanguageConfig(**{**vars(settings), "train_vision": False, "cached": False, "steps": config.texts})
-        align_language(own, [texts], out)
+        text_config = LanguageConfig(
+            **{**vars(settings), "train_vision": False, "cached": False, "steps": config.texts}
+        )
+        align_language(text_config, [texts], out)
         return load_language_model(out, "cpu", torch.float32).decoder
 
     return make

@@ -53,13 +53,13 @@ def _samples(directories: Sequence[Path], split: str, generator: np.random.Gener
 
 def _turns(sample: ShardSample, concepts: Sequence[str], generator: np.random.Generator) -> list[dict[str, str]]:
     """The question for the label is the first or the last one, so that it cannot always be copied."""
-    own = concept(sample.metadata)
+    shown = concept(sample.metadata)
     style = RULES.style(sample.source)
     ways = captions(sample.metadata, style=style)
-    noun = with_article(own)
+    noun = with_article(shown)
 
     def other() -> str:
-        while (drawn := concepts[int(generator.integers(len(concepts)))]) == own:
+        while (drawn := concepts[int(generator.integers(len(concepts)))]) == shown:
             pass
         return drawn
 
@@ -68,7 +68,7 @@ def _turns(sample: ShardSample, concepts: Sequence[str], generator: np.random.Ge
     for _ in range(YES_OR_NO):
         yes = generator.random() < 0.5
         others.append((f"Is there {noun if yes else with_article(other())}?", "yes" if yes else "no"))
-    pair = [own, other()]
+    pair = [shown, other()]
     first, second = (with_article(pair[at]) for at in generator.permutation(2))
     others.append((f"Which is it, {first} or {second}?", noun))
     others.append(("Is this a photo or a drawing?", "a drawing" if style.drawn else "a photo"))

@@ -152,8 +152,8 @@ class Probes:
             cache = FeatureCache(directory=self.runs / "features")
             cached = [cache.encode_layers(encoder, images, list(LAYERS), self.track) for images in task.images(encoder)]
             measurement = task.score([item.read(row.layer) for item in cached], self.track)
-            own = [score for score in measurement.scores if score.metric in METRICS]
-            write_json(path, [asdict(value) for value in own], indent=None)
+            chosen = [score for score in measurement.scores if score.metric in METRICS]
+            write_json(path, [asdict(value) for value in chosen], indent=None)
         return [ItemScores(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
 
     def _encoder(self, row: Row, seed: int) -> str:
@@ -170,12 +170,12 @@ def _grouped(questions: Sequence[Question]) -> list[Question]:
 def _table_row(row: Row, scores: Mapping[str, Scores]) -> dict[str, Any]:
     ours, theirs = scores[row.name], scores[row.compared]
     values, gaps = {}, {}
-    for name, own in ours.items():
-        whole = estimate(own)
+    for name, by_seed in ours.items():
+        whole = estimate(by_seed)
         seeds = list(whole.by_seed)
-        values[name] = {"value": whole.value, "by_seed": seeds, "interval": whole.interval(), "n": own[0].items}
+        values[name] = {"value": whole.value, "by_seed": seeds, "interval": whole.interval(), "n": by_seed[0].items}
         if row.compared != row.name:
-            gaps[name] = _gap(own, theirs[name])
+            gaps[name] = _gap(by_seed, theirs[name])
     return {"name": row.name, "compared": row.compared, "scores": values, "differences": gaps}
 
 
@@ -186,7 +186,7 @@ def _gap(ours: Sequence[ItemScores], theirs: Sequence[ItemScores]) -> dict[str, 
 
 
 def _curve(metric: str, by_layer: Mapping[int, Scores], when: str) -> dict[str, Any]:
-    scores = {layer: LayerScore.of(own[metric], "tokens") for layer, own in by_layer.items()}
+    scores = {layer: LayerScore.of(by_metric[metric], "tokens") for layer, by_metric in by_layer.items()}
     curve = LayerCurve(model=when, task=metric, metric=metric, depth=LAST + 1, scores=scores)
     return {
         "when": when,

@@ -180,9 +180,9 @@ class WordBatches:
         images, targets = [], []
         for item, mirror in zip(chosen, mirrored, strict=True):
             pixels = np.asarray(open_image(item.image, item.key).convert("RGB").resize((self.size, self.size)))
-            own = item.mirrored() if mirror and item.symmetric else item
-            images.append(pixels[:, ::-1] if own is not item else pixels)
-            targets.append(own)
+            placed = item.mirrored() if mirror and item.symmetric else item
+            images.append(pixels[:, ::-1] if placed is not item else pixels)
+            targets.append(placed)
         batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
         patches = torch.from_numpy(np.stack([entry.patches for entry in targets])).long()
         colours = torch.from_numpy(np.stack([target.colours for target in targets])).long()
@@ -223,16 +223,16 @@ def align_words(
             load_trained(initial, *read_trained(initial), model)
         model.requires_grad_(False)
         patch = model.vision.config.patch_size
-        own = WordModel(model, word_embeddings(decoder, words), config.model.parts.media.image_size // patch)
-        own.vision.requires_grad_(True)
-        own.projector.requires_grad_(True)
+        word_model = WordModel(model, word_embeddings(decoder, words), config.model.parts.media.image_size // patch)
+        word_model.vision.requires_grad_(True)
+        word_model.projector.requires_grad_(True)
         counts = {name: len(source) for name, source in sources.items()}
         fingerprint = config.fingerprint([repr(sorted(counts.items())), *words])
         check_run(out, fingerprint)
         write_record(out, describe_run(config, fingerprint, counts))
         batches = WordBatches(sources, config)
-        train(WordTask(own, colours), batches, config, out, fingerprint, listener)
-        whole_model(own)
+        train(WordTask(word_model, colours), batches, config, out, fingerprint, listener)
+        whole_model(word_model)
         calibrate(model, batches(0).images)
         write_language_model(out / WEIGHTS, config.model.parts, model, vision=True, decoder=False)
     return out / WEIGHTS
@@ -283,7 +283,7 @@ def words(
         "documents": numbers.documents(documents, grid),
         "labelled": numbers.labelled(labelled, grid),
     }
-    counts = ", ".join(f"{len(own):,} {name}" for name, own in sources.items())
+    counts = ", ".join(f"{len(source):,} {name}" for name, source in sources.items())
     output.print_line(f"{len(numbers.words):,} words; {counts}")
     path = align_words(config, sources, numbers.words, numbers.colours, out, track, print_metrics)
     output.print_line(f"written: {path}")

@@ -60,8 +60,8 @@ def compare(outcomes: Mapping[tuple[int, int], Outcomes]) -> dict[str, Any]:
     """
     scores = [
         {"step": step, "seed": seed, **average_row(name, sets)}
-        for (step, seed), own in sorted(outcomes.items())
-        for name, sets in averaged(own).items()
+        for (step, seed), outcome in sorted(outcomes.items())
+        for name, sets in averaged(outcome).items()
     ]
     differences = []
     for before, after in [*pairwise(POINTS), (POINTS[0], POINTS[-1])]:

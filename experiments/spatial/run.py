@@ -111,8 +111,8 @@ def compare(task: str, curves: Mapping[str, Mapping[str, LayerCurve]]) -> list[d
     """How much better each aligned encoder's last layer is than Core's last and best, with intervals."""
     core, rows = curves[CORE][task], []
     for name in ALIGNED:
-        own = curves[name][task]
+        curve = curves[name][task]
         for against, layer in (("last", core.last), ("best", core.best)):
             row = {"task": task, "model": name, "against": against, "layer": layer}
-            rows.append({**row, **gain(own.scores[own.last], core.scores[layer])})
+            rows.append({**row, **gain(curve.scores[curve.last], core.scores[layer])})
     return rows

@@ -81,7 +81,7 @@ def evaluate_arm(
     if not path.is_file():
         scores = evaluation.run(load(weights), track)
         write_json(
-            path, {name: [dataclasses.asdict(item) for item in own] for name, own in scores.items()}, indent=None
+            path, {name: [dataclasses.asdict(item) for item in listed] for name, listed in scores.items()}, indent=None
         )
     stored = json.loads(path.read_text(encoding="utf-8"))
-    return {name: [ItemScores(**fields) for fields in own] for name, own in stored.items()}
+    return {name: [ItemScores(**fields) for fields in listed] for name, listed in stored.items()}

@@ -142,9 +142,9 @@ class _Experiment:
         blender = Blender(self.classes)
         rows = []
         refined = {clip.key for clip in self.train[: self.sizes.refined]}
-        for name, own in ((NEW_CLIPS, self.train), (NEW_OBJECTS, self.test)):
+        for name, clips in ((NEW_CLIPS, self.train), (NEW_OBJECTS, self.test)):
             texts: dict[str, dict[str, str]] = {FIRST: {}, REFINED: {}, FRAMES: {}, BLEND: {}, SUMMARY: {}}
-            for clip in own:
+            for clip in clips:
                 if each := captions[FIRST].get(clip.key):
                     texts[FIRST][clip.key] = each.video
                 if clip.key in refined:
@@ -156,7 +156,7 @@ class _Experiment:
                     texts[BLEND][clip.key] = blender.blend(clip.metadata, each.video, each.frames)
                 if each := captions[SUMMARY].get(clip.key):
                     texts[SUMMARY][clip.key] = each.summary
-            truths = {clip.key: clip.truth for clip in own}
+            truths = {clip.key: clip.truth for clip in clips}
             for kind, by_key in texts.items():
                 for score in score_captions(by_key, truths, self.classes) if by_key else ():
                     whole = estimate([score])
@@ -187,9 +187,11 @@ class _Experiment:
         scores: Scores = {(NOTHING, 0): self._of_seeds([before] * len(sizes.seeds))}
         tasks = [(shard, self.runs / f"{shard.stem}-{seed}", sizes.steps, seed) for _, shard, seed in planned]
         by_arm: dict[Trained, list[dict[str, ItemScores]]] = {}
-        for (item, _, _), own in self.track(zip(planned, self._outcomes(tasks), strict=True), "finetuning", len(tasks)):
-            by_arm.setdefault(item, []).append(own)
-        return scores | {value: self._of_seeds(own) for value, own in by_arm.items()}
+        for (item, _, _), outcome in self.track(
+            zip(planned, self._outcomes(tasks), strict=True), "finetuning", len(tasks)
+        ):
+            by_arm.setdefault(item, []).append(outcome)
+        return scores | {value: self._of_seeds(outcomes) for value, outcomes in by_arm.items()}
 
     def _outcomes(self, tasks: Sequence[Task]) -> Iterator[dict[str, ItemScores]]:
         """Train and evaluate, in as many processes as `jobs` says."""
@@ -211,14 +213,14 @@ class _Experiment:
         scores = evaluate_arm(weights, VideoEvaluation(sets, self.photos), self.runs / "scores")
         return {
             item.metric if item.metric == name else f"{name}: {item.metric}": item
-            for name, own in scores.items()
-            for item in own
+            for name, listed in scores.items()
+            for item in listed
         }
 
     def _of_seeds(self, several: Sequence[Mapping[str, ItemScores]]) -> dict[str, list[ItemScores]]:
         seeds = self.sizes.seeds
         return {
-            name: [replace(own[name], seed=seed) for seed, own in zip(seeds, several, strict=True)]
+            name: [replace(by_name[name], seed=seed) for seed, by_name in zip(seeds, several, strict=True)]
             for name in several[0]
         }
 
@@ -234,13 +236,13 @@ def _metrics(scores: Scores) -> list[str]:
 def _row(name: str, scores: Scores) -> dict[str, Any]:
     """The scores of a metric by arm, all clips, and the differences of `COMPARED`."""
     most = {arm: max(count for other, count in scores if other == arm) for arm, _ in scores}
-    own = {arm: scores[arm, count][name] for arm, count in most.items()}
-    gaps = {f"{ours} − {theirs}": estimate_difference(own[ours], own[theirs]) for ours, theirs in COMPARED}
+    largest = {arm: scores[arm, count][name] for arm, count in most.items()}
+    gaps = {f"{ours} − {theirs}": estimate_difference(largest[ours], largest[theirs]) for ours, theirs in COMPARED}
     return {
         "name": name,
-        "n": own[NOTHING][0].items,
-        "unit": own[NOTHING][0].unit,
-        "scores": {arm: _estimated(item) for arm, item in own.items()},
+        "n": largest[NOTHING][0].items,
+        "unit": largest[NOTHING][0].unit,
+        "scores": {arm: _estimated(item) for arm, item in largest.items()},
         "differences": {value: {"value": gap.value, **item_error(gap)} for value, gap in gaps.items()},
     }
 

@@ -261,7 +261,7 @@ def index(
     if json:
         values = {name: report.to_dict() for name, report in reports.items()}
         output.print_json(
-            {"folders": values, "skipped": list(chain(*(each.pop("skipped") for each in values.values())))}
+            {"folders": values, "skipped": list(chain(*(value.pop("skipped") for value in values.values())))}
         )
     output.report_left_out(sum((Counter(report.left_out) for report in reports.values()), Counter()))
     default_model.print_demo(*(report.source for report in reports.values()), option=model)

@@ -36,12 +36,12 @@ def dual_softmax(scores: np.ndarray) -> np.ndarray:
     return scores * (powers / powers.sum(axis=0, keepdims=True))
 
 
-def best_ranks(scores: np.ndarray, owners: np.ndarray, own: np.ndarray) -> np.ndarray:
+def best_ranks(scores: np.ndarray, owners: np.ndarray, gallery_owners: np.ndarray) -> np.ndarray:
     """Count the gallery items of other owners that score at least as high as each query's best match: 0 is first.
 
-    `scores`: (Q, G) similarities; `owners`: the item of each query, (Q,); `own`: that of each gallery entry, (G,).
+    `scores`: (Q, G) similarities; `owners`: each query's item, (Q,); `gallery_owners`: each gallery entry's, (G,).
     """
-    mine = owners[:, None] == own[None, :]  # (Q, G)
+    mine = owners[:, None] == gallery_owners[None, :]  # (Q, G)
     best = np.where(mine, scores, -np.inf).max(axis=1, keepdims=True)
     return ((scores >= best) & ~mine).sum(axis=1)
 

@@ -163,9 +163,9 @@ def analyse_image(
         raise ConfigError(f"the point {at[0]:g},{at[1]:g} is outside the image; give shares from 0 to 1, as 0.5,0.5")
     depth, patch = encoder.depth, encoder.patch_size
     numbers = spread_indices(depth, min(DRAWN_LAYERS, depth)) if layers is None else encoder.resolve_layers(layers)
-    own = max(encoder.image_size) // patch
-    h, w = map_grid(image.size, patches or own)
-    if encoder.tower.fixed_size and patches in (None, own):
+    native = max(encoder.image_size) // patch
+    h, w = map_grid(image.size, patches or native)
+    if encoder.tower.fixed_size and patches in (None, native):
         h, w = (side // patch for side in encoder.image_size)
     size = (h * patch, w * patch)
     every = range(depth)

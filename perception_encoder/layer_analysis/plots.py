@@ -296,9 +296,9 @@ def features_side_by_side(
     canvas = Image.new("RGB", (width, sum(height + GAP for _, height in sizes) - GAP), "white")
     top = 0
     for row, size in zip(rows, sizes, strict=True):
-        for number, own in enumerate(row):
+        for number, image in enumerate(row):
             how = Image.Resampling.NEAREST if number else Image.Resampling.BICUBIC
-            canvas.paste(own.resize(size, how), (number * (cell + GAP), top))
+            canvas.paste(image.resize(size, how), (number * (cell + GAP), top))
         top += size[1] + GAP
     return canvas
 

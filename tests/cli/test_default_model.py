@@ -66,11 +66,11 @@ def test_a_chosen_model_is_that_of_every_command(
     else:
         monkeypatch.setenv("PE_MODEL", str(checkpoint))
     assert run_pe("models").stderr == f"note: default of {USED_BY['model']}: {checkpoint}\n"
-    own = json.loads(run_pe("search", "a cat", directory, "--model", checkpoint, "--json").stdout)
+    direct = json.loads(run_pe("search", "a cat", directory, "--model", checkpoint, "--json").stdout)
     default = run_pe("search", "a cat", directory, "--json")
-    assert json.loads(default.stdout) == own and "demo" not in default.stderr
+    assert json.loads(default.stdout) == direct and "demo" not in default.stderr
     builtin = json.loads(run_pe("search", "a cat", directory, "--model", "builtin", "--json").stdout)
-    assert builtin["queries"] != own["queries"]
+    assert builtin["queries"] != direct["queries"]
     assert run_pe("index", directory).status == 0
     settings = json.loads((directory / ".pe-index" / "settings.json").read_text())
     assert settings["source"] == str(checkpoint)

@@ -66,9 +66,9 @@ def test_every_command_that_takes_a_model_says_when_it_is_a_demo() -> None:
     command = typer.main.get_command(main.app)
     adapt(command)
     silent = set()
-    for name, each in commands(command, "pe"):
-        if MODELS & {parameter.name for parameter in each.params}:
-            source = inspect.getsource(importlib.import_module(each.callback.__module__))
+    for name, item in commands(command, "pe"):
+        if MODELS & {parameter.name for parameter in item.params}:
+            source = inspect.getsource(importlib.import_module(item.callback.__module__))
             if not any(call in source for call in ("print_demo(", "print_head_demo(", "demo_note(", "options.run(")):
                 silent.add(name)
     assert silent == set(ANSWER_NOT)

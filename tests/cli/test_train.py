@@ -175,7 +175,7 @@ def test_a_plan_of_a_run_on_a_cluster(run_pe: Callable[..., Run]) -> None:
     small = run_pe("train", "core_g14", "--plan", "--devices", "512", "--device", "989:40")
     assert "does not fit" in small.stdout
     slow = run_pe("train", "core_g14", "--plan", "--devices", "512", "--device", "98.9:80", "--utilization", "0.4")
-    totals = [number(each.stdout.partition(" device-hours")[0].split()[-1]) for each in (run, slow)]
+    totals = [number(item.stdout.partition(" device-hours")[0].split()[-1]) for item in (run, slow)]
     assert abs(totals[1] - 10 * totals[0]) <= 10  # both are rounded
     unknown = run_pe("train", "core_g14", "--plan", "--device", "h10")
     assert unknown.status == 2 and "did you mean h100?" in unknown.stderr

@@ -27,7 +27,7 @@ def objects(seed: int) -> list[dict]:
 def test_objects_are_found_by_their_bytes(seed: int, block: int, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(conversation_files, "_BLOCK", block)
     expected, escaped = objects(seed), seed % 2 == 0
-    lines = [json.dumps(each, ensure_ascii=escaped) for each in expected]
+    lines = [json.dumps(item, ensure_ascii=escaped) for item in expected]
     mark, end = "\ufeff" * (seed % 3 == 0), "\n" * (seed < 2)
     (tmp_path / "a.jsonl").write_text(mark + "\r\n\n".join(lines) + end, encoding="utf-8", newline="")
     text = json.dumps(expected, ensure_ascii=escaped, indent=seed or None)

@@ -44,7 +44,7 @@ def test_placeholders_stand_without_line_breaks(text: str, expected: str) -> Non
 
 def test_media_are_in_the_order_of_their_placeholders() -> None:
     sample = question("<video> and <image>\n<image>", images=["a.png", "b.png"], video="c.mp4")
-    assert [(each.kind, each.name) for each in sample.media] == [
+    assert [(medium.kind, medium.name) for medium in sample.media] == [
         ("video", "c.mp4"),
         ("image", "a.png"),
         ("image", "b.png"),
@@ -89,7 +89,7 @@ def test_parts_may_name_their_media() -> None:
     answer = {"role": "assistant", "content": [{"type": "text", "text": "A"}]}
     sample = parse({"messages": [{"role": "user", "content": content}, answer]})
     assert sample.turns == (("user", "<image>or<image><video>?"), ("assistant", "A"))
-    assert [each.name for each in sample.media] == ["a.png", "b.png", "c.mp4"]
+    assert [medium.name for medium in sample.media] == ["a.png", "b.png", "c.mp4"]
     with pytest.raises(InputError, match="for 3 images"):
         parse({"messages": [{"role": "user", "content": content}, answer], "image": "d.png"})
 
@@ -128,8 +128,8 @@ def test_keys_and_groups() -> None:
 
 def test_lists_in_cells() -> None:
     sample = parse({"images": '["a.png", "[b].png"]', "question": "Q", "answer": "A"})
-    assert [each.name for each in sample.media] == ["a.png", "[b].png"]
-    assert [each.name for each in parse({"image": "[b].png", "question": "Q", "answer": "A"}).media] == ["[b].png"]
+    assert [medium.name for medium in sample.media] == ["a.png", "[b].png"]
+    assert [medium.name for medium in parse({"image": "[b].png", "question": "Q", "answer": "A"}).media] == ["[b].png"]
 
 
 def test_joining() -> None:

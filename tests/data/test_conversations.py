@@ -42,7 +42,7 @@ def write_images(directory: Path) -> None:
 
 def write_lines(path: Path, records: list[Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records), encoding="utf-8")
+    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in records), encoding="utf-8")
     return path
 
 
@@ -57,8 +57,8 @@ def llava(name: str, media: str = "image") -> dict[str, Any]:
 def chat(name: str, parts: bool) -> dict[str, Any]:
     record = llava(name)
     messages = [
-        {"role": "user" if each["from"] == "human" else "assistant", "content": each["value"]}
-        for each in record.pop("conversations")
+        {"role": "user" if item["from"] == "human" else "assistant", "content": item["value"]}
+        for item in record.pop("conversations")
     ]
     if parts:
         text = messages[0]["content"].removeprefix("<image>\n")
@@ -95,7 +95,9 @@ def write_parquet(path: Path, records: list[dict[str, Any]], group: int = 1) -> 
 
 
 def write_list(path: Path, indent: int | None) -> Path:
-    path.write_text("\ufeff" + json.dumps([llava(each) for each in QUESTIONS], ensure_ascii=False, indent=indent))
+    path.write_text(
+        "\ufeff" + json.dumps([llava(question) for question in QUESTIONS], ensure_ascii=False, indent=indent)
+    )
     return path
 
 
@@ -153,7 +155,7 @@ def test_every_layout_gives_the_same_samples(write: Callable[[Path], Path], tmp_
         assert isinstance(image, Image.Image) and image.getpixel((0, 0)) == Image.open(io.BytesIO(content)).getpixel(
             (0, 0)
         )
-        assert [text, *(part for each in others for part in each.content)] == [
+        assert [text, *(part for other in others for part in other.content)] == [
             text.removeprefix("<image>") for _, text in sample.turns
         ]
     assert data[-1] == data[1] and pickle.loads(pickle.dumps(data))[0] == data[0]
@@ -387,7 +389,7 @@ def test_five_bad_lines_are_named_and_all_are_counted(tmp_path: Path, caplog: py
     with caplog.at_level(logging.WARNING):
         data = open_conversations(path, skip_bad=True)
     assert (len(data), data.bad) == (1, 31)
-    assert [f"a.jsonl:{n}:" in each for n, each in zip((1, 3, 4, 5, 6), caplog.messages, strict=False)] == [True] * 5
+    assert [f"a.jsonl:{n}:" in item for n, item in zip((1, 3, 4, 5, 6), caplog.messages, strict=False)] == [True] * 5
     assert caplog.messages[5:] == [f"{path}: left out 31 bad samples of 32"]
     with pytest.raises(DataError, match="has no valid conversation, but 2 bad"):
         open_conversations(write_lines(tmp_path / "b.jsonl", [{}, {}]), skip_bad=True)

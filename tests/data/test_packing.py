@@ -120,8 +120,8 @@ def test_bad_inputs_are_left_out_and_said(tmp_path: Path) -> None:
     packed = pack(table, tmp_path / "more", ShardSize(samples=10))
     said = [str(failure) for failure in packed.failures]
     assert packed.samples == 1 and len(said) == 4
-    assert any("table.csv:1: has no caption" in each for each in said)
-    assert any("img2dataset" in each for each in said) and any("gone.png: no such file" in each for each in said)
+    assert any("table.csv:1: has no caption" in item for item in said)
+    assert any("img2dataset" in item for item in said) and any("gone.png: no such file" in item for item in said)
 
 
 def test_nothing_is_left_where_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,5 +75,5 @@ def test_a_part_has_the_size_of_the_whole_batch_and_moves_whole() -> None:
     assert len(batch) == 9
     moved = batch.to(torch.device("meta"))
     tensors = (moved.images, moved.tokens, moved.image_positives, moved.text_positives)
-    assert {each.device.type for each in tensors} == {"meta"} and moved.masked is None
+    assert {tensor.device.type for tensor in tensors} == {"meta"} and moved.masked is None
     assert (moved.own_images, moved.texts, moved.left_out, len(moved)) == (slice(4, 6), ("a", "b", "c"), 1, 9)

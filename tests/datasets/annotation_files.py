@@ -141,9 +141,9 @@ def prepare(directory: Path, name: str, content: bytes) -> None:
         LAYOUTS[LAYOUT_OF[name]](directory)
     for number in range(1, 5) if name == "annotations.json" else ():
         (directory / f"{number}.jpg").write_bytes(image_bytes(1))
-    for each in ("cat/1.jpg", "dog/2.jpg") if name.startswith(("names", "map")) else ():
-        (directory / each).parent.mkdir(exist_ok=True)
-        (directory / each).write_bytes(image_bytes(1))
+    for item in ("cat/1.jpg", "dog/2.jpg") if name.startswith(("names", "map")) else ():
+        (directory / item).parent.mkdir(exist_ok=True)
+        (directory / item).write_bytes(image_bytes(1))
     if name == "val.json":
         write_members(directory / "val.tar", [("a.png", image_bytes(1)), ("a.json", content)])
         return
@@ -169,5 +169,5 @@ def prepare(directory: Path, name: str, content: bytes) -> None:
 
 
 def encoded(name: str, value: Any) -> bytes:
-    lines = [json.dumps(each) for each in value] if name.endswith(".jsonl") else [json.dumps(value)]
+    lines = [json.dumps(item) for item in value] if name.endswith(".jsonl") else [json.dumps(value)]
     return "\n".join(lines).encode()

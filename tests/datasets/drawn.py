@@ -93,8 +93,8 @@ def objects365(count: int, seed: int) -> tuple[dict[str, Any], dict[str, bytes]]
         name = f"images/v{version}/patch{patch}/objects365_v{version}_{seed:04d}{number:04d}.jpg"
         record |= {"file_name": name, "license": 5, "url": ""}
         images[name] = png(pixels)
-    for each in content["annotations"]:
-        each |= {"isfake": 0, "isreflected": 0}
+    for item in content["annotations"]:
+        item |= {"isfake": 0, "isreflected": 0}
     return content, images
 
 

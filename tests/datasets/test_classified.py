@@ -50,7 +50,7 @@ def test_the_imagenet_family_names_its_directories_in_three_ways(tmp_path: Path)
     imagenet = ClassOptions(classes="imagenet")
     by_id = only(load_tasks(touch(tmp_path / "a", "n02119789/1.jpg", "n01440764/2.jpg"), "test", imagenet))
     assert by_id.classes == ("n01440764", "n02119789")  # in ImageNet's order; those that the set has
-    assert [by_id.names[each] for each in by_id.classes] == ["tench", "kit fox"]
+    assert [by_id.names[class_] for class_ in by_id.classes] == ["tench", "kit fox"]
     by_number = only(load_tasks(touch(tmp_path / "v2", "0/1.jpg", "278/2.jpg"), "test", imagenet))
     assert by_number.labels == by_id.classes
     every = only(load_tasks(tmp_path / "a", "test", ClassOptions(classes="imagenet", every_class=True)))
@@ -84,7 +84,7 @@ def test_objectnet_maps_onto_imagenet(tmp_path: Path) -> None:
     files = objectnet(tmp_path)
     options = ClassOptions(classes=str(files["names"]), mapping=files["counterparts"], onto="imagenet")
     task = only(load_tasks(tmp_path / "images", "test", options))
-    assert [task.names[each] for each in task.classes] == ["analog clock", "digital clock", "park bench"]
+    assert [task.names[class_] for class_ in task.classes] == ["analog clock", "digital clock", "park bench"]
     assert task.accepted["alarm_clock"] == {"n02708093", "n03196217"}
     (tmp_path / "none.json").write_text('{"Alarm clock": "sundials"}', encoding="utf-8")
     with pytest.raises(DataError, match=r"none\.json: 'sundials' is not a class of ImageNet"):

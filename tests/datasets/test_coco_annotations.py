@@ -93,8 +93,8 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
 
 def test_a_long_list_is_cut(tmp_path: Path) -> None:
     content, _ = described(40)
-    for each in content["annotations"]:
-        each["bbox"] = None
+    for annotation in content["annotations"]:
+        annotation["bbox"] = None
     with pytest.raises(DataError, match="has 60 problems") as raised:
         read_instances(write_whole(tmp_path, content, 40), tmp_path)
     lines = str(raised.value).splitlines()
@@ -145,7 +145,7 @@ def test_boxes_that_touch_an_edge_are_outside() -> None:
 
 def test_annotations_without_ids_are_read(tmp_path: Path) -> None:
     content, _ = described(2)
-    for each in content["annotations"]:
-        del each["id"]
+    for annotation in content["annotations"]:
+        del annotation["id"]
     dataset = read_instances(write_whole(tmp_path, json.loads(json.dumps(content))), tmp_path)
-    assert [each["id"] for each in dataset.truth([0, 1])["annotations"]] == [1, 2, 3]
+    assert [annotation["id"] for annotation in dataset.truth([0, 1])["annotations"]] == [1, 2, 3]

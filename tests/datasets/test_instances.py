@@ -44,7 +44,7 @@ def test_run_lengths_of_scenes_and_crowds(tmp_path: Path) -> None:
     masks = dataset.instances(0).masks
     assert masks.shape == (1, 48, 64) and masks[0, :2, 1].all() and masks.sum() == 2
     assert dataset.seen_classes(untracked) == {content["annotations"][0]["category_id"]}
-    assert [each["iscrowd"] for each in dataset.truth([0])["annotations"]] == [0, 1]
+    assert [annotation["iscrowd"] for annotation in dataset.truth([0])["annotations"]] == [0, 1]
     (tmp_path / "1.jpg").unlink()
     with pytest.raises(MediaNotFoundError, match=r"1\.jpg"):
         dataset.open(0)
@@ -56,9 +56,9 @@ def test_only_classes_that_are_kept_stay(tmp_path: Path) -> None:
     first = content["categories"][0]["id"]
     kept = whole.keep_classes({first})
     assert len(whole.categories) > 1 and [category["id"] for category in kept.categories] == [first]
-    objects = [each for some in kept.annotations.values() for each in some]
-    assert objects and {each["category_id"] for each in objects} == {first}
-    assert len(objects) == sum(each["category_id"] == first for each in content["annotations"])
+    objects = [item for some in kept.annotations.values() for item in some]
+    assert objects and {item["category_id"] for item in objects} == {first}
+    assert len(objects) == sum(annotation["category_id"] == first for annotation in content["annotations"])
 
 
 def test_coco_and_lvis_directories(tmp_path: Path) -> None:
@@ -105,11 +105,13 @@ def test_an_image_of_another_size_than_its_annotations(tmp_path: Path) -> None:
 
 def test_classes_of_one_set_alone_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = write_instances(tmp_path, {"train": 3, "test": 3})
-    for split, own, other in (("train", 4, 9), ("test", 9, 4)):
+    for split, item, other in (("train", 4, 9), ("test", 9, 4)):
         file = place / split / "instances.json"
         content = json.loads(file.read_text(encoding="utf-8"))
-        for each in content["annotations"]:
-            each |= {"category_id": own} | ({"category_id": other, "iscrowd": 1} if each["id"] == 1 else {})
+        for annotation in content["annotations"]:
+            annotation |= {"category_id": item} | (
+                {"category_id": other, "iscrowd": 1} if annotation["id"] == 1 else {}
+            )
         file.write_text(json.dumps(content), encoding="utf-8")
     with caplog.at_level(logging.INFO, "perception_encoder.datasets.instances"):
         train, test = read_instance_splits(place)
@@ -128,7 +130,7 @@ def test_annotations_are_chosen_by_their_file(tmp_path: Path) -> None:
     for stem, categories in (("instances_{}2017", said["categories"]), ("lvis_v1_{}", [{"id": 9, "name": "x"}])):
         for split in ("train", "val"):
             file = tmp_path / "annotations" / f"{stem.format(split)}.json"
-            annotations = [{**each, "category_id": categories[0]["id"]} for each in said["annotations"]]
+            annotations = [{**annotation, "category_id": categories[0]["id"]} for annotation in said["annotations"]]
             file.write_text(json.dumps({**said, "annotations": annotations, "categories": categories}), "utf-8")
             (tmp_path / f"{split}2017").mkdir(exist_ok=True)
             for number, image in enumerate(samples, start=1):
@@ -136,7 +138,7 @@ def test_annotations_are_chosen_by_their_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"several annotations; give one of .*_val2017.json, .*lvis_v1_val.json"):
         read_instance_splits(tmp_path)
     train, test = read_instance_splits(tmp_path / "annotations" / "lvis_v1_val.json")
-    assert [each["id"] for each in test.categories] == [9] and train.name.endswith("lvis_v1_train")
+    assert [category["id"] for category in test.categories] == [9] and train.name.endswith("lvis_v1_train")
     assert train.open(0).size == test.open(0).size == (64, 48)
     with pytest.raises(DataError, match="give the annotations of val, beside those of train"):
         read_instance_splits(tmp_path / "annotations" / "lvis_v1_train.json")
@@ -174,7 +176,7 @@ def test_images_are_found_where_they_are_usual(tmp_path: Path, directory: str, p
     assert train.keys[1] == "images/v1/patch8/objects365_v1_00000001.jpg"
     assert all(part.open(row).size == (64, 48) for part in (train, test) for row in range(len(part.keys)))
     assert train.instances(1).masks is None and len(train.instances(1).boxes) == 1
-    assert [each["name"] for each in test.categories] == ["red", "blue"]
+    assert [category["name"] for category in test.categories] == ["red", "blue"]
 
 
 def test_annotations_may_lie_beside_the_images_or_be_named(tmp_path: Path) -> None:
@@ -202,7 +204,7 @@ def test_known_gaps_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     file.write_text(json.dumps(content), encoding="utf-8")
     train, test = read_instance_splits(path)
     assert len(train.keys) == 4 and train.categories == test.categories
-    assert sorted(each["id"] for some in train.annotations.values() for each in some) == [1, 2, 3, 4, 5, 6]
+    assert sorted(item["id"] for some in train.annotations.values() for item in some) == [1, 2, 3, 4, 5, 6]
     assert f"{file}: boxes outside their image: 1; they are left out" in caplog.messages
 
 

@@ -70,10 +70,10 @@ def test_a_set_is_cut_at_three_fifths() -> None:
 
 def test_only_classes_that_are_trained_on_are_kept() -> None:
     labels = label_maps(3, 0)
-    train = drawn_masks("a", labels, [np.where(each == 2, 0, each) for each in labels])
+    train = drawn_masks("a", labels, [np.where(label == 2, 0, label) for label in labels])
     kept, test = keep_trained(train, drawn_masks("b", labels))
     assert kept.classes == test.classes == ("background", "chair") and test.labels(0).max() == 1
-    only = drawn_masks("b", labels, [np.where(each == 1, 0, each) for each in labels])
+    only = drawn_masks("b", labels, [np.where(label == 1, 0, label) for label in labels])
     with pytest.raises(DataError, match="b: no object has a class that the training images show"):
         keep_trained(train, replace(only, numbers=({0: 0, 2: 2},) * 3))
 

@@ -49,7 +49,7 @@ def test_numbers_of_classes_are_named(tmp_path: Path) -> None:
     ((name, task),) = load_tasks(write_classes(tmp_path / "wds_cups"), "test").items()
     assert name == "wds_cups" and task.labels == tuple(str(n % 3) for n in range(11))
     assert task.classes == ("0", "1", "2", "3")  # of the file, as CLIP_benchmark chooses among all
-    assert [task.names[each] for each in task.classes] == ["red cup", "green cup", "blue cup", "grey cup"]
+    assert [task.names[class_] for class_ in task.classes] == ["red cup", "green cup", "blue cup", "grey cup"]
     assert task.keys[:2] == ("0/s0000000", "0/s0000001") and task.keys[-1] == "2/s0000010"
     first = task.images[0]
     assert isinstance(first, TarMember) and first.read("a") == image_bytes(0, "WEBP")

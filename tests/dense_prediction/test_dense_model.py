@@ -64,22 +64,22 @@ def test_the_map_is_the_layers() -> None:
 
 
 def test_a_frozen_tower_stays_in_eval_mode() -> None:
-    own = model().train()
-    assert own.head.training and not own.backbone.model.training
-    assert not any(each.requires_grad for each in own.backbone.parameters())
+    dense = model().train()
+    assert dense.head.training and not dense.backbone.model.training
+    assert not any(parameter.requires_grad for parameter in dense.backbone.parameters())
 
 
 @pytest.mark.parametrize("finetuned", [False, True])
 def test_a_written_head_predicts_the_same(finetuned: bool, tmp_path: Path) -> None:
-    own = model()
+    dense = model()
     described = info(finetuned=finetuned)
-    write_head(tmp_path / "head.safetensors", own, described, half=False)
+    write_head(tmp_path / "head.safetensors", dense, described, half=False)
     read, tensors = read_head_info(tmp_path / "head.safetensors")
     assert read == described and any(name.startswith("backbone.") for name in tensors) == finetuned
     again = load_dense_model(tmp_path / "head.safetensors", read, tensors, tower())
     pixels = torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
-        assert torch.equal(own(pixels), again(pixels))
+        assert torch.equal(dense(pixels), again(pixels))
 
 
 def test_heads_of_other_encoders_and_other_files_are_refused(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ class Other(Tower):
 
 def test_images_are_padded_with_the_same_pixel_as_in_training() -> None:
     """With ImageNet's mean it was 127 in training and the mean in tests."""
-    own = tower()
-    other = Other(**{**vars(own), "mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)})
+    base = tower()
+    other = Other(**{**vars(base), "mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)})
     described = info(padded=True)
     backbone = Backbone(other, 2, True, None, 64, padded_inputs(described, other))
     padded = DenseModel(backbone, make_head(described, backbone.width)).eval()

@@ -104,8 +104,8 @@ def test_an_object_that_fills_the_frame_stays() -> None:
     """Its map is 1 everywhere but for rounding, which is not stretched to 0–1."""
     features = torch.randn(6, 6, 6, 8, generator=torch.Generator().manual_seed(0))
     assert (propagate(features, torch.ones(12, 12, dtype=torch.int64)) == 1).all()  # before: 98 % of the last frame
-    alike = torch.ones(3, 4, 4, 2)
-    assert (propagate(alike, torch.ones(8, 8, dtype=torch.int64)) == 1).all()
+    equal = torch.ones(3, 4, 4, 2)
+    assert (propagate(equal, torch.ones(8, 8, dtype=torch.int64)) == 1).all()
 
 
 def test_tiles_give_what_the_plain_way_gives(monkeypatch) -> None:
@@ -163,7 +163,7 @@ def test_labels_are_those_of_the_whole_video_at_once(batch_size: int) -> None:
     features = torch.from_numpy(maps_at(model, images, SIDE))
     expected = propagate(features, torch.from_numpy(masks[0]).long())
     assert [frame.size for frame, _ in tracked] == [image.size for image in images]
-    assert all(np.array_equal(labels, own) for (_, labels), own in zip(tracked, expected.numpy(), strict=True))
+    assert all(np.array_equal(labels, item) for (_, labels), item in zip(tracked, expected.numpy(), strict=True))
     overlap = ((tracked[-1][1] > 0) & (masks[-1] > 0)).sum() / ((tracked[-1][1] > 0) | (masks[-1] > 0)).sum()
     assert overlap > 0.6
 

@@ -32,14 +32,14 @@ IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), n
 
 
 def test_one_view_is_the_heads_own() -> None:
-    own = model()
-    (expected,) = own.head.detect(own.map_of(IMAGE, 64), [(48, 64)])
-    assert np.array_equal(detect_objects(own, IMAGE, 64).boxes, expected.boxes)
+    detector = model()
+    (expected,) = detector.head.detect(detector.map_of(IMAGE, 64), [(48, 64)])
+    assert np.array_equal(detect_objects(detector, IMAGE, 64).boxes, expected.boxes)
 
 
 def test_every_view_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A detector that finds the brightest column of patches, in all scales and mirrored."""
-    own, sizes = model(), []
+    detector, sizes = model(), []
 
     def see(features: torch.Tensor, stored: list[tuple[int, int]], valid_sizes: None, soft: bool) -> list[Detected]:
         sizes.append(tuple(features.shape[1:3]))
@@ -48,17 +48,17 @@ def test_every_view_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
             Detected(np.array([[left, 0, left + 14, 20]], np.float32), np.array([1]), np.array([0.5], np.float32), None)
         ]
 
-    monkeypatch.setattr(own.head, "detect", see)
-    joined = detect_objects(own, IMAGE, 64, Views(scales=(1.0, 2.0), flip=True))
+    monkeypatch.setattr(detector.head, "detect", see)
+    joined = detect_objects(detector, IMAGE, 64, Views(scales=(1.0, 2.0), flip=True))
     assert sizes == [(3, 4), (3, 4), (6, 8), (6, 8)]
     assert joined.boxes.tolist() == [[10, 0, 24, 20]]
-    soft = detect_objects(own, IMAGE, 64, Views(scales=(1.0, 2.0), soft=True))
+    soft = detect_objects(detector, IMAGE, 64, Views(scales=(1.0, 2.0), soft=True))
     assert len(soft.boxes) == 2 and soft.scores[0] == 0.5
 
 
 def test_the_papers_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images of 1792, 1728, 1536 and 1344 px, mirrored too; small objects count at the two larger scales alone."""
-    own, seen = model(), []
+    detector, seen = model(), []
 
     def see(
         features: torch.Tensor, stored: list[tuple[int, int]], valid_sizes: None = None, soft: bool = False
@@ -68,13 +68,13 @@ def test_the_papers_views(monkeypatch: pytest.MonkeyPatch) -> None:
         scores = np.array([0.9, 0.1], np.float32) - 0.001 * np.float32(len(seen))
         return [Detected(boxes + 300 * len(seen), np.array([1, 1]), scores, None)]
 
-    monkeypatch.setattr(own.head, "detect", see)
-    monkeypatch.setattr(own, "map_of", lambda image, side: torch.zeros(1, side // 16, side // 16, 1))
-    found = detect_objects(own, IMAGE, 1792, Views.paper())
+    monkeypatch.setattr(detector.head, "detect", see)
+    monkeypatch.setattr(detector, "map_of", lambda image, side: torch.zeros(1, side // 16, side // 16, 1))
+    found = detect_objects(detector, IMAGE, 1792, Views.paper())
     assert seen == [(side, True) for side in (1792, 1728, 1536, 1344) for _ in range(2)]
     small = found.boxes[found.scores > 0.5]
     assert len(small) == 4 and len(found.boxes) == 12
-    assert detect_objects(own, IMAGE, 1792, Views(least=(64,))).scores.max() < 0.2
+    assert detect_objects(detector, IMAGE, 1792, Views(least=(64,))).scores.max() < 0.2
     with pytest.raises(ConfigError, match="least has 2 sides, and there are 1 scales"):
         Views(least=(1, 2))
 

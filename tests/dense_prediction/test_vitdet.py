@@ -46,7 +46,9 @@ def test_golden(key: str) -> None:
     blocks, size, class_token, scaled = [int(n) for n in match[7].split(",")], *(int(match[at]) for at in (8, 9, 10))
     config = tower_config(width, depth, heads, size, class_token=bool(class_token), layer_scale=0.1 if scaled else None)
     model = ViTDetBackbone(config, side, window, blocks).eval()
-    model.load_state_dict({name: golden_tensor(name, tuple(each.shape)) for name, each in model.state_dict().items()})
+    model.load_state_dict(
+        {name: golden_tensor(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
+    )
     ours = model(golden_image(seed, 1, 3, side, side)).numpy()
     assert ours.shape == GOLDEN[key].shape
     assert np.linalg.norm(ours - GOLDEN[key]) / np.linalg.norm(GOLDEN[key]) < 1e-4
@@ -54,7 +56,9 @@ def test_golden(key: str) -> None:
 
 def backbone(window: int, global_blocks: list[int], side: int = 128, **rest: object) -> ViTDetBackbone:
     model = ViTDetBackbone(tower_config(**rest), side, window, global_blocks)
-    model.load_state_dict({name: golden_tensor(name, tuple(each.shape)) for name, each in model.state_dict().items()})
+    model.load_state_dict(
+        {name: golden_tensor(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
+    )
     return model.eval()
 
 
@@ -130,7 +134,7 @@ def test_gradients_flow_with_recomputation_and_stochastic_depth(frozen: bool) ->
             parameter.requires_grad_(not frozen or name.startswith("transformer."))
         branches = drop_path(3, 2, 0.5, torch.Generator().manual_seed(0))
         model(golden_image(3, 2, 3, 96, 128), branches).square().mean().backward()
-        gradients.append({name: each.grad for name, each in model.named_parameters() if each.requires_grad})
+        gradients.append({name: item.grad for name, item in model.named_parameters() if item.requires_grad})
     assert ("conv1.weight" in gradients[0]) != frozen and None not in gradients[0].values()
     torch.testing.assert_close(*gradients)
 
@@ -155,13 +159,13 @@ def test_a_pretrained_tower_gives_its_map() -> None:
     tower.truncate(2)
     tower.set_image_size(64)
     pixels = golden_image(1, 2, 3, 64, 64)
-    own = vitdet_backbone(tower, 64, 4, [1])
+    copied = vitdet_backbone(tower, 64, 4, [1])
     expected = tower.forward_features(pixels, norm=False)[:, tower.num_prefix_tokens :]
     with torch.no_grad():
-        first = own.positions((4, 4))
+        first = copied.positions((4, 4))
     assert torch.equal(first.flatten(0, 1), tower.positional_embedding[tower.num_prefix_tokens :])
     if not tower.config.class_token:
-        torch.testing.assert_close(own(pixels).flatten(2).transpose(1, 2), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(copied(pixels).flatten(2).transpose(1, 2), expected, atol=1e-4, rtol=1e-4)
     coarse = vitdet_backbone(tower, 128, 4, [1], patch_size=32)
     assert coarse.conv1.weight.shape[-2:] == (32, 32) and coarse(golden_image(1, 1, 3, 128, 96)).shape[-2:] == (4, 3)
     assert coarse.config.image_size == 128

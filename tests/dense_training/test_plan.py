@@ -62,7 +62,7 @@ def test_a_backbone_in_windows_costs_what_torch_counts(size: int, checkpointing:
         backbone(torch.empty(1, 3, 256, 256)).sum().backward()
     planned = part.flops(ParallelConfig(checkpointing=checkpointing))
     assert counter.get_total_flops() == pytest.approx(planned, rel=1e-9)
-    assert part.parameters[0] == pytest.approx(sum(each.numel() for each in backbone.parameters()), rel=1e-3)
+    assert part.parameters[0] == pytest.approx(sum(parameter.numel() for parameter in backbone.parameters()), rel=1e-3)
 
 
 def saved_bytes(head: nn.Module, side: int, width: int) -> float:
@@ -86,7 +86,7 @@ def saved_bytes(head: nn.Module, side: int, width: int) -> float:
             torch.autocast("cpu", torch.bfloat16),
         ):
             head(*([features] if isinstance(head, DepthHead) else [features, targets]))
-        return sum(each.nbytes() for each in storages.values())
+        return sum(storage.nbytes() for storage in storages.values())
 
     return of(2) - of(1)
 
@@ -106,7 +106,7 @@ def test_a_head_holds_what_autograd_saves(name: str) -> None:
         case _:
             config, head = DetectorConfig(head=detector), Detector(width, 80, True, detector)
     cost = head_cost(config, width, side)
-    assert cost.parameters == sum(each.numel() for each in head.parameters())
+    assert cost.parameters == sum(parameter.numel() for parameter in head.parameters())
     assert cost.held() == pytest.approx(saved_bytes(head.train(), side, width), rel=0.3)
 
 
@@ -143,11 +143,11 @@ def test_the_memory_of_a_plan() -> None:
     parameters, cost = one.parameters[0], one.phases[0].parts[0].cost
     alone, shared = one.memory(), eight.memory()
     blocks = cost.depth * cost.block_parameters
-    own = parameters - blocks * 7 / 8  # all but blocks is whole
+    held = parameters - blocks * 7 / 8  # all but blocks is whole
     assert (alone["weights"], alone["gradients"]) == (4 * parameters + 2 * parameters, 4 * parameters)  # bf16 copies
     assert alone["optimizer"] == 2 * 4 * parameters  # AdamW's two averages
-    assert shared["weights"] == 4 * own + 2 * parameters + 3 * 4 * cost.block_parameters
-    assert (shared["gradients"], shared["optimizer"]) == (4 * own, 2 * 4 * own)
+    assert shared["weights"] == 4 * held + 2 * parameters + 3 * 4 * cost.block_parameters
+    assert (shared["gradients"], shared["optimizer"]) == (4 * held, 2 * 4 * held)
     assert alone["images"] == (3 + 4) * 64 * 3 * 1024**2 == 8 * shared["images"]
     frozen = small_plan(config, frozen=True, drop_path=0.0, optimizer=OptimizerConfig())
     (total, trained), memory = frozen.parameters, frozen.memory()

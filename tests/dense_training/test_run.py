@@ -65,7 +65,7 @@ def test_a_windowed_encoder_is_finetuned_and_resumed(datasets: dict[str, Path], 
     resumed = train_dense(config, [datasets["detector"]], tmp_path / "cut")
     info, tensors = read_head_info(whole)
     assert info.windows is not None and info.windows.global_blocks == (2,) and info.finetuned
-    assert all(torch.equal(tensors[name], each) for name, each in read_head_info(resumed)[1].items())
+    assert all(torch.equal(tensors[name], item) for name, item in read_head_info(resumed)[1].items())
     model = load_dense_model(whole, info, tensors, load_tower("builtin"))
     assert model.backbone.patch_size == 8
     assert model.map_of(Image.new("RGB", (60, 30)), 32).shape == (1, 4, 4, 192)  # padded to a square
@@ -103,9 +103,9 @@ def test_a_finetuned_encoder_is_in_the_file(datasets: dict[str, Path], tmp_path:
     info, tensors = read_head_info(path)
     assert info.finetuned and info.layer == 3 and not any("resblocks.4." in name for name in tensors)
     model = load_dense_model(path, info, tensors, load_tower("builtin"))
-    own = dict(model.backbone.named_parameters())["model.transformer.resblocks.0.mlp.c_fc.weight"]
+    weight = dict(model.backbone.named_parameters())["model.transformer.resblocks.0.mlp.c_fc.weight"]
     theirs = dict(load_tower("builtin").model.named_parameters())["transformer.resblocks.0.mlp.c_fc.weight"]
-    assert not torch.equal(own, theirs)
+    assert not torch.equal(weight, theirs)
 
 
 def test_a_federated_detector_with_repeated_images(datasets: dict[str, Path], tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_a_federated_detector_with_repeated_images(datasets: dict[str, Path], tm
 def test_a_detr_goes_on_from_one_of_other_classes(
     datasets: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = DetrHeadConfig(channels=32, layers=1, hidden=16, queries=8)
-    config = replace(small_config("detector"), head=own, masks=False)
+    head_config = DetrHeadConfig(channels=32, layers=1, hidden=16, queries=8)
+    config = replace(small_config("detector"), head=head_config, masks=False)
     first = train_dense(config, [datasets["detector"]], tmp_path / "first")
     info, _ = read_head_info(first)
     assert (info.task, info.classes) == ("detr", ("red", "blue"))
@@ -150,7 +150,7 @@ def test_the_first_stage_of_the_system_level_detector_in_small(tmp_path: Path) -
     small = replace(config, head=DetrHeadConfig(channels=32, layers=1, hidden=16, queries=8))
     info, tensors = read_head_info(train_dense(small, [data], tmp_path / "run"))
     assert (info.task, info.classes, info.masks, info.finetuned) == ("detr", ("red", "blue"), False, True)
-    assert all(each.isfinite().all() for each in tensors.values())
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
     losses = [row for row in rows_of(tmp_path / "run") if "proposal_class" in row]
     assert len(losses) == 2 and all(np.isfinite(row["box"]) for row in losses)
 
@@ -163,14 +163,14 @@ def test_a_published_detector_is_gone_on_from(tmp_path: Path) -> None:
     for frozen in (False, True):
         model = vitdet()
         randomize(model, 7)
-        before = {name: each.clone() for name, each in model.state_dict().items()}
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.backbone.frozen = frozen
         load_initial(model, tmp_path / "a.pth")
-        own = model.state_dict()
-        for name in own:
+        state = model.state_dict()
+        for name in state:
             source = before if frozen and name.startswith("backbone.") else expected
             rows = 4 if "bbox_pred" in name else 1 if "mask_fcn_logits" in name else 0  # of the background
-            assert torch.equal(own[name][rows:], source[name][rows:])
+            assert torch.equal(state[name][rows:], source[name][rows:])
 
 
 def test_depth_goes_on_where_another_head_stopped(datasets: dict[str, Path], tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_refused(datasets: dict[str, Path], tmp_path: Path)
 def train_by_ranks(task: str, data: Path, out: Path, ranks: int, kind: str) -> list[list[float]]:
     """The losses of a run's steps."""
     settings = [*SMALL, *HEADS[task], f"parallel.kind={kind}", "validation=null", "frozen=false", "drop_path=0.2"]
-    settings = [each for each in settings if not each.startswith("validation.")]
+    settings = [item for item in settings if not item.startswith("validation.")]
     words = ["train", task, "--data", str(data), "--out", str(out)]
     words += [word for setting in settings for word in ("--set", setting)]
     log = out.with_name(f"{out.name}.log")
@@ -242,8 +242,8 @@ def test_ranks_train_as_one(task: str, datasets: dict[str, Path], tmp_path: Path
     assert len(one) == 4 and all(one)
     for kind in ("ddp", "fsdp"):
         several = train_by_ranks(task, datasets[task], tmp_path / kind, 2, kind)
-        for own, other in zip(one, several, strict=True):
-            assert other == pytest.approx(own, rel=2e-3)
+        for item, other in zip(one, several, strict=True):
+            assert other == pytest.approx(item, rel=2e-3)
 
 
 def test_ranks_train_a_detector(datasets: dict[str, Path], tmp_path: Path) -> None:

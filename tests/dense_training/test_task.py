@@ -28,8 +28,8 @@ def make(task: str, path: Path, *settings: str) -> tuple[DenseTask, DenseBatches
 @pytest.mark.parametrize("task", HEADS)
 @pytest.mark.parametrize("frozen", [True, False])
 def test_only_what_is_trained_takes_gradients(task: str, frozen: bool, datasets: dict[str, Path]) -> None:
-    own, batches = make(task, datasets[task], f"frozen={str(frozen).lower()}", "layer=3")
-    losses = own.losses(batches(0))
+    model, batches = make(task, datasets[task], f"frozen={str(frozen).lower()}", "layer=3")
+    losses = model.losses(batches(0))
     assert all(loss.isfinite() and loss.ndim == 0 for loss in losses.values())
     assert (
         set(losses)
@@ -40,36 +40,36 @@ def test_only_what_is_trained_takes_gradients(task: str, frozen: bool, datasets:
         }[task]
     )
     sum(losses.values(), torch.zeros(())).backward()
-    encoder = [each.grad for each in own.backbone.parameters()]
-    assert all(each is None for each in encoder) if frozen else any(each is not None for each in encoder)
-    assert any(each.grad is not None and each.grad.abs().sum() > 0 for each in own.head.parameters())
+    encoder = [parameter.grad for parameter in model.backbone.parameters()]
+    assert all(item is None for item in encoder) if frozen else any(item is not None for item in encoder)
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.head.parameters())
 
 
 @pytest.mark.parametrize("task", HEADS)
 def test_losses_are_a_function_of_the_batch(task: str, datasets: dict[str, Path]) -> None:
-    own, batches = make(task, datasets[task])
-    one, two = own.losses(batches(1)), own.losses(batches(1))
+    model, batches = make(task, datasets[task])
+    one, two = model.losses(batches(1)), model.losses(batches(1))
     assert {name: loss.item() for name, loss in one.items()} == {name: loss.item() for name, loss in two.items()}
 
 
 def test_a_rank_gives_its_part_of_the_losses(datasets: dict[str, Path]) -> None:
-    own, batches = make("depth", datasets["depth"])
-    whole = own.losses(batches(0))["depth"]
+    model, batches = make("depth", datasets["depth"])
+    whole = model.losses(batches(0))["depth"]
     parts = []
     for number in range(2):
         batches.rank = Rank(rank=number, world_size=2)
         batch = batches(0)
         assert len(batch) == 2 and batch.share == 0.5
-        parts.append(own.losses(batch)["depth"])
+        parts.append(model.losses(batch)["depth"])
     assert sum(parts).item() == pytest.approx(whole.item(), abs=1e-5)
 
 
 def test_targets_of_a_detector_have_its_own_pixels(datasets: dict[str, Path]) -> None:
     """Inside a patch is 16 pixels wide, so with patches of 8 all lengths are doubled."""
-    own, batches = make("detector", datasets["detector"])
+    model, batches = make("detector", datasets["detector"])
     (target, *_) = batches(0).targets
-    assert own._scaled(target) == target
-    own.backbone.patch_size = 8
-    moved = own._scaled(target)
+    assert model._scaled(target) == target
+    model.backbone.patch_size = 8
+    moved = model._scaled(target)
     assert torch.equal(moved["boxes"], 2 * target["boxes"]) and torch.equal(moved["inside"], 2 * target["inside"])
     assert moved["masks"].shape[-2:] == (64, 64) and moved["masks"].sum() == 4 * target["masks"].sum()

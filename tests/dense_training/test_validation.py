@@ -58,8 +58,12 @@ def test_perfect_objects(datasets: dict[str, Path], monkeypatch: pytest.MonkeyPa
     rows = iter(validation.rows)
 
     def detect(features, sizes, valid_sizes):
-        own = validation.samples.dataset.instances(next(rows))
-        return [Detected(own.boxes, own.labels, np.full(len(own.labels), 0.9, np.float32), own.masks)]
+        instances = validation.samples.dataset.instances(next(rows))
+        return [
+            Detected(
+                instances.boxes, instances.labels, np.full(len(instances.labels), 0.9, np.float32), instances.masks
+            )
+        ]
 
     monkeypatch.setattr(validation.model.head, "detect", detect)
     scores = validation.validate("")

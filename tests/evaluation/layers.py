@@ -37,7 +37,7 @@ class ColourLayers(LayerFeatures):
         colours = np.stack([np.asarray(image, dtype=np.float32) for image in shown]) / 255 - 0.5
         made = {0: colours, 1: self.rng.normal(size=(*colours.shape[:3], 8)), 2: np.full_like(colours, np.nan)}
         patches = {layer: made[layer].astype(np.float32) for layer in layers}
-        return {layer: LayerTokens(each[:, 0, :0], each) for layer, each in patches.items()}
+        return {layer: LayerTokens(patch[:, 0, :0], patch) for layer, patch in patches.items()}
 
 
 def png(pixels: np.ndarray) -> bytes:

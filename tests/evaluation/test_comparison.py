@@ -18,7 +18,7 @@ RIGHT = np.arange(400) < 200
 
 
 def result(model: str, *scores: ItemScores, task: str = "toys") -> Result:
-    metrics = tuple(measure(each) for each in scores)
+    metrics = tuple(measure(score) for score in scores)
     outcome = Measurement(
         task=task,
         method="k-NN",
@@ -51,7 +51,7 @@ def test_of_many_metrics_one_that_differs_by_chance_is_not_real() -> None:
     others = [ItemScores.of(f"other {number}", RIGHT, NAMES) for number in range(19)]
     every = compare(result("a", top1(ours), *others), result("b", top1(RIGHT), *others))
     assert every[0].difference == alone.difference
-    assert every[0].p_value == pytest.approx(min(1, 20 * alone.p_value)) and not any(each.real for each in every)
+    assert every[0].p_value == pytest.approx(min(1, 20 * alone.p_value)) and not any(item.real for item in every)
 
 
 def test_less_error_is_better() -> None:

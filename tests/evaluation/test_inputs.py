@@ -30,7 +30,7 @@ def test_an_image_whose_target_fails_is_not_encoded() -> None:
     features = FeatureCache(dtype="float32").encode_layers(
         ColourLayers(), EncoderInputs.of("greys", GREYS, target), [0]
     )
-    assert features.rows.tolist() == [0, 3] and [each.source for each in features.failures] == ["b", "c (mask)"]
+    assert features.rows.tolist() == [0, 3] and [failure.source for failure in features.failures] == ["b", "c (mask)"]
 
 
 def test_the_digest_is_that_of_the_content_and_of_what_is_left_out() -> None:

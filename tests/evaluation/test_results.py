@@ -33,7 +33,7 @@ def test_metrics_are_those_of_the_scores_unless_given() -> None:
 
 def test_evaluate_runs_each_evaluator_under_each_transform() -> None:
     measurements = evaluate([Constant(), Constant()], {"squash": "3", "crop": "4"})
-    assert [each.label for each in measurements] == [
+    assert [measurement.label for measurement in measurements] == [
         ("toys", "3-NN", "squash", ""),
         ("toys", "4-NN", "crop", ""),
     ] * 2
@@ -51,12 +51,12 @@ def test_every_evaluator_has_the_same_shape(root: Path) -> None:
     for path in (root / "perception_encoder" / "evaluation").rglob("*.py"):
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.ClassDef) and node.name.endswith("Evaluator"):
-                own = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "run"]
-                names = [[a.arg for a in (*f.args.posonlyargs, *f.args.args)] for f in own]
+                methods = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "run"]
+                names = [[a.arg for a in (*f.args.posonlyargs, *f.args.args)] for f in methods]
                 shapes[node.name] = [
-                    (len(each), each[-1], ast.unparse(f.returns)) for f, each in zip(own, names, strict=True)
+                    (len(name), name[-1], ast.unparse(f.returns)) for f, name in zip(methods, names, strict=True)
                 ]
                 inherited = any(re.match("(Layer|Head)Evaluator", ast.unparse(base)) for base in node.bases)
-                assert bool(own) != inherited, node.name
+                assert bool(methods) != inherited, node.name
     assert len(shapes) > 10
-    assert {repr(each) for own in shapes.values() for each in own} == {repr((3, "track", "list[Measurement]"))}
+    assert {repr(item) for shape in shapes.values() for item in shape} == {repr((3, "track", "list[Measurement]"))}

@@ -35,9 +35,9 @@ def test_vectors_that_are_all_the_same_find_nothing() -> None:
 
 def test_a_query_is_found_by_the_best_of_its_own() -> None:
     scores = np.array([(0.9, 0.2, 0.8, 0.1), (0.9, 0.7, 0.8, 0.1)])
-    own = np.array([0, 1, 0, 1])  # what the four items are of
-    assert best_ranks(scores, np.array([0, 1]), own).tolist() == [0, 2]
-    assert best_ranks(scores, np.array([1, 0]), own).tolist() == [2, 0]
+    gallery_owners = np.array([0, 1, 0, 1])  # what the four items are of
+    assert best_ranks(scores, np.array([0, 1]), gallery_owners).tolist() == [0, 2]
+    assert best_ranks(scores, np.array([1, 0]), gallery_owners).tolist() == [2, 0]
 
 
 def test_dual_softmax_is_the_papers_formula() -> None:

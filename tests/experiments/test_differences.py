@@ -47,8 +47,8 @@ def test_the_effect_of_seeds_is_pooled_or_the_pairs_own_if_that_is_larger() -> N
     assert gap.parts[0] == (pytest.approx(0.01**2), 100) and gap.parts[1] == (pytest.approx(pooled), 4)
     one_side = to_gap(row, agree, (), [agree, *others])
     assert one_side.parts[1] == (pytest.approx(0.0008 / 3 / 2), 3)
-    apart = to_gap(row, (0.1, 0.3), (0.15, 0.15), [(0.1, 0.3), (0.15, 0.15), *others])
-    assert apart.parts[1][0] == pytest.approx(0.02 / 2)
+    separate = to_gap(row, (0.1, 0.3), (0.15, 0.15), [(0.1, 0.3), (0.15, 0.15), *others])
+    assert separate.parts[1][0] == pytest.approx(0.02 / 2)
     assert to_gap(row).parts == (gap.parts[0],)
     assert not to_gap(row, (0.2,), (0.15,), [(0.2,), (0.15,)]).parts  # one seed
     assert not to_gap({**row, "standard_error": None}).parts

@@ -39,7 +39,7 @@ def curve(
             pool="tokens",
             unit="m" if lower else "%",
             lower_is_better=lower,
-            by_seed=tuple(value + each * (1 - 2 * (layer % 2)) for each in by_seed),
+            by_seed=tuple(value + item * (1 - 2 * (layer % 2)) for item in by_seed),
         )
         for layer, value in enumerate(values)
     }

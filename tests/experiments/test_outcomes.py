@@ -81,9 +81,10 @@ def test_images_of_two_tasks_are_resampled_together() -> None:
     keys = tuple(map(str, range(400)))
     one = Outcome("food", keys, ("a",) * 400, right)
     same = Outcome("food/coarse", keys, ("b",) * 400, right)  # of the same images: it adds nothing new
-    apart = Outcome("cars", keys, ("b",) * 400, right)
+    differing = Outcome("cars", keys, ("b",) * 400, right)
     width = {
-        name: np.diff(average_row("s", [[one, two]])["interval"])[0] for name, two in (("same", same), ("apart", apart))
+        name: np.diff(average_row("s", [[one, two]])["interval"])[0]
+        for name, two in (("same", same), ("apart", differing))
     }
     assert width["same"] == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.1)
     assert width["apart"] == pytest.approx(width["same"] / 2**0.5, rel=0.1)

@@ -135,9 +135,9 @@ def test_a_scene_is_read_with_its_mask_only_if_asked(tmp_path: Path) -> None:
     tar = tmp_path / "0.tar"
     write_members(tar, [*FILES, ("b.mask.png", b"n")])
     plain = list(read_scene_tars([tar]))
-    assert [(each.key, each.image, each.mask) for each in plain] == [("a", b"A", b""), ("b", b"B", b"")]
+    assert [(item.key, item.image, item.mask) for item in plain] == [("a", b"A", b""), ("b", b"B", b"")]
     assert plain[0].metadata == {"objects": []} and plain[0].where == f"{tar}: a"
-    assert [each.mask for each in read_scene_tars([tar, tar], masks=True)] == [b"m", b"n"] * 2
+    assert [item.mask for item in read_scene_tars([tar, tar], masks=True)] == [b"m", b"n"] * 2
 
 
 def test_a_scene_without_its_mask_is_named(tmp_path: Path) -> None:

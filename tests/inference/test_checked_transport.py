@@ -53,7 +53,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[str]]) ->
         looked_up.append(host)
         addresses = answers[host]
         address = addresses.pop(0) if len(addresses) > 1 else addresses[0]
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in address.split()]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (word, port)) for word in address.split()]
 
     monkeypatch.setattr(module.socket, "getaddrinfo", look_up)
     return looked_up

@@ -52,7 +52,7 @@ def tensors(encoder: Encoder, images: list[Image.Image]) -> torch.Tensor:
 
 def test_the_options_of_encode_are_its_arguments() -> None:
     arguments = inspect.signature(Encoder.encode).parameters.values()
-    typed = {each.name: each.annotation for each in arguments if each.kind is each.KEYWORD_ONLY}
+    typed = {argument.name: argument.annotation for argument in arguments if argument.kind is argument.KEYWORD_ONLY}
     results = {"convert_to_numpy", "convert_to_tensor"}
     options = {name: annotation.__forward_arg__ for name, annotation in EncodeOptions.__annotations__.items()}
     assert options == {name: annotation for name, annotation in typed.items() if name not in results}

@@ -23,30 +23,30 @@ def images() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def own() -> LayerFeatures:
+def layers() -> LayerFeatures:
     return LayerFeatures("nano", Tower.of(create_model("PE-Core-N16-128")), "cpu", torch.float32)
 
 
-def test_layers_are_those_that_embed_gives(own: LayerFeatures, images: list[Image.Image]) -> None:
+def test_layers_are_those_that_embed_gives(layers: LayerFeatures, images: list[Image.Image]) -> None:
     encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
-    found = own.encode_layers(images, [11, 4])
-    assert list(found) == [4, 11] and own.depth == 12 and own.patch_size == 16 and own.image_size == (128, 128)
-    normed = LayerFeatures("nano", own.tower, "cpu", torch.float32, final_norm=True)
+    found = layers.encode_layers(images, [11, 4])
+    assert list(found) == [4, 11] and layers.depth == 12 and layers.patch_size == 16 and layers.image_size == (128, 128)
+    normed = LayerFeatures("nano", layers.tower, "cpu", torch.float32, final_norm=True)
     for layer, shown in ((4, found), (11, normed.encode_layers(images, [4, 11]))):
         tokens = encoder.encode(images, normalize=False, layer=layer, pool="tokens")
         np.testing.assert_allclose(shown[layer].patches.reshape(3, 64, -1), tokens, atol=1e-5)
         classes = encoder.encode(images, normalize=False, layer=layer, pool="cls")
         np.testing.assert_allclose(shown[layer].prefix[:, 0], classes, atol=1e-5)
     about = {"weights": encoder.weight_hash, "dtype": "float32", "device": "cpu"}
-    assert own.about == {**about, "final norm": "none"} and normed.about == {**about, "final norm": "last layer"}
+    assert layers.about == {**about, "final norm": "none"} and normed.about == {**about, "final norm": "last layer"}
 
 
 def test_a_loaded_encoder_shares_its_model(images: list[Image.Image]) -> None:
     encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
-    own = LayerFeatures.of(encoder, final_norm=True)
-    assert own.tower.model is encoder.visual and own.about["weights"] == encoder.weight_hash
+    layers = LayerFeatures.of(encoder, final_norm=True)
+    assert layers.tower.model is encoder.visual and layers.about["weights"] == encoder.weight_hash
     tokens = encoder.encode(images, normalize=False, layer=11, pool="tokens")
-    np.testing.assert_allclose(own.encode_layers(images, [11])[11].patches.reshape(3, 64, -1), tokens, atol=1e-5)
+    np.testing.assert_allclose(layers.encode_layers(images, [11])[11].patches.reshape(3, 64, -1), tokens, atol=1e-5)
 
 
 def test_a_module_is_made_ready_to_run(images: list[Image.Image]) -> None:
@@ -56,30 +56,30 @@ def test_a_module_is_made_ready_to_run(images: list[Image.Image]) -> None:
     assert {(p.dtype, p.requires_grad) for p in half.tower.model.parameters()} == {(torch.bfloat16, False)}
 
 
-def test_no_layer_is_normed_by_default_the_last_one_included(own: LayerFeatures, images: list[Image.Image]) -> None:
+def test_no_layer_is_normed_by_default_the_last_one_included(layers: LayerFeatures, images: list[Image.Image]) -> None:
     """As the reference's `forward_features` gives them."""
     batch = torch.stack([ImageTransform((128, 128))(image) for image in images])
     with torch.no_grad():
-        wanted = own.tower.model.forward_features(batch, norm=False)[:, 1:].numpy()
-    np.testing.assert_allclose(own.encode_layers(images, [11])[11].patches.reshape(3, 64, -1), wanted, atol=1e-5)
+        wanted = layers.tower.model.forward_features(batch, norm=False)[:, 1:].numpy()
+    np.testing.assert_allclose(layers.encode_layers(images, [11])[11].patches.reshape(3, 64, -1), wanted, atol=1e-5)
 
 
-def test_any_size_that_is_a_multiple_of_the_patch(own: LayerFeatures, images: list[Image.Image]) -> None:
-    assert own.encode_layers(images, [0], SIZE)[0].patches.shape[:3] == (3, 2, 3)
-    assert own.encode_layers([], [0], SIZE)[0].patches.shape[:3] == (0, 2, 3)
+def test_any_size_that_is_a_multiple_of_the_patch(layers: LayerFeatures, images: list[Image.Image]) -> None:
+    assert layers.encode_layers(images, [0], SIZE)[0].patches.shape[:3] == (3, 2, 3)
+    assert layers.encode_layers([], [0], SIZE)[0].patches.shape[:3] == (0, 2, 3)
     with pytest.raises(ShapeError, match="30x48 is not a multiple of the patch size 16"):
-        own.encode_layers(images, [0], (30, 48))
+        layers.encode_layers(images, [0], (30, 48))
 
 
-def test_layers_that_do_not_exist(own: LayerFeatures, images: list[Image.Image]) -> None:
-    for call in (lambda layer: own.encode_layers(images, [0, layer]), own.at):
+def test_layers_that_do_not_exist(layers: LayerFeatures, images: list[Image.Image]) -> None:
+    for call in (lambda layer: layers.encode_layers(images, [0, layer]), layers.at):
         for layer in (12, -13):
             with pytest.raises(ConfigError, match=f"layer {layer} does not exist; nano has layers 0 to 11"):
                 call(layer)
-    assert (own.layer, own.at(-2).layer, own.at(3).depth) == (11, 10, 12)
-    np.testing.assert_array_equal(own.at(3).maps(images, SIZE), own.encode_layers(images, [3], SIZE)[3].patches)
+    assert (layers.layer, layers.at(-2).layer, layers.at(3).depth) == (11, 10, 12)
+    np.testing.assert_array_equal(layers.at(3).maps(images, SIZE), layers.encode_layers(images, [3], SIZE)[3].patches)
     with pytest.raises(ConfigError, match="no layer was given"):
-        own.encode_layers(images, [])
+        layers.encode_layers(images, [])
 
 
 def test_tokens_that_are_not_finite_are_an_error(images: list[Image.Image]) -> None:
@@ -92,9 +92,9 @@ def test_tokens_that_are_not_finite_are_an_error(images: list[Image.Image]) -> N
         encoder.encode_layers(images, [2, 3], SIZE)
 
 
-def test_attention_is_the_softmax_of_queries_and_keys(own: LayerFeatures, images: list[Image.Image]) -> None:
-    found = own.attention(images, [0, 1], SIZE)
-    visual = own.tower.model
+def test_attention_is_the_softmax_of_queries_and_keys(layers: LayerFeatures, images: list[Image.Image]) -> None:
+    found = layers.attention(images, [0, 1], SIZE)
+    visual = layers.tower.model
     batch = torch.stack([ImageTransform(SIZE)(image) for image in images])
     with torch.no_grad():
         tokens, block = visual.embed_patches(batch), visual.transformer.resblocks[0]

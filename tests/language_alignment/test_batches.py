@@ -46,10 +46,10 @@ def test_features_come_back_in_a_later_run(tmp_path: Path) -> None:
     file.put("a", features(2, 1))
     file.put("b", features(0))
     file.put("c", features(3, 2))
-    for each in (file, FeatureFile(tmp_path / "runs" / "f", 4, 6)):
-        assert len(each) == 3
+    for item in (file, FeatureFile(tmp_path / "runs" / "f", 4, 6)):
+        assert len(item) == 3
         for key, expected in (("a", features(2, 1)), ("b", features(0)), ("c", features(3, 2))):
-            stored = each.get(key)
+            stored = item.get(key)
             assert stored is not None and torch.equal(stored, expected)
 
 

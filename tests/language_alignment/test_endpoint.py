@@ -103,12 +103,12 @@ def test_nobody_listens() -> None:
 
 
 def test_our_own_server_answers(encoder: Encoder) -> None:
-    own = tiny_language_model()
-    queue = GenerationQueue("tiny", lambda: own, source="tiny", limit=3)
+    local_model = tiny_language_model()
+    queue = GenerationQueue("tiny", lambda: local_model, source="tiny", limit=3)
     sampling = Sampling(max_tokens=12)
     with served(create_app(encoder, ApiConfig(), chat=queue)) as address:
         other = EndpointModel(f"{address}/v1", "tiny")
         (reply,) = other.generate([ask("what is red?")], sampling)
         (sighted,) = other.generate([ask("what?", [RED])], sampling)
-    (expected,) = own.generate([ask("what is red?")], sampling)
+    (expected,) = local_model.generate([ask("what is red?")], sampling)
     assert (reply.text, reply.finished) == (expected.text, expected.finished) and sighted.text

@@ -141,5 +141,5 @@ def test_questions_about_one_image_have_the_probabilities_that_each_has_alone() 
     model = tiny_language_model()
     conversations = [ask(question, [NOISE]) for question in ("Is it red?", "Is it a dog?", "Is it red? Really?")]
     together = model.yes_probabilities(conversations)
-    assert together == pytest.approx([float(model.yes_probabilities([each])[0]) for each in conversations], abs=1e-4)
+    assert together == pytest.approx([float(model.yes_probabilities([item])[0]) for item in conversations], abs=1e-4)
     assert model.yes_probabilities([]).shape == (0,)

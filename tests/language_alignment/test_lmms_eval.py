@@ -58,9 +58,9 @@ with open("results.json", "w") as file:
 def test_the_real_package_evaluates_a_local_task(tmp_path: Path) -> None:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         pytest.skip(f"needs lmms-eval with what it imports and filelock<4: {', '.join(missing)} is missing")
-    own = parts(tmp_path)
-    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
-    write_language_model(tmp_path / "model.safetensors", own, model, vision=False, decoder=False)
+    model_parts = parts(tmp_path)
+    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
+    write_language_model(tmp_path / "model.safetensors", model_parts, model, vision=False, decoder=False)
     language = load_language_model(tmp_path / "model.safetensors", "cpu")
     rows, answers = [], []
     for number, count in enumerate((1, 2, 1)):

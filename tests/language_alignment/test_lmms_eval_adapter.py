@@ -80,7 +80,7 @@ def request(number: int, images: list[Any], text: str, **settings: Any) -> types
 
 
 def answers(model: Any, requests: list[Any]) -> list[str]:
-    model.task_dict = {"t": {"test": [each.row for each in requests]}}
+    model.task_dict = {"t": {"test": [item.row for item in requests]}}
     return model.generate_until(requests)
 
 
@@ -104,7 +104,7 @@ def test_answers_keep_the_order_of_the_requests_and_reach_the_cache(plugin: Any)
         answers(plugin("tiny"), [request(0, [IMAGES[n % 3]], f"{n}?", max_new_tokens=count)])[0]
         for n, count in enumerate(lengths)
     ]
-    assert sorted(partial, key=lambda each: each[1][0])[1] == (
+    assert sorted(partial, key=lambda item: item[1][0])[1] == (
         "generate_until",
         ("1?", {"max_new_tokens": 8}),
         texts[1],

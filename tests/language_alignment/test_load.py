@@ -37,11 +37,11 @@ from tests.video_data_engine.models import ECHO, Echo
 
 
 def test_a_run_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
-    own = parts(tmp_path)
-    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
+    model_parts = parts(tmp_path)
+    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
     run = tmp_path / "run"
     run.mkdir()
-    write_language_model(run / WEIGHTS, own, model, vision=False, decoder=False)
+    write_language_model(run / WEIGHTS, model_parts, model, vision=False, decoder=False)
     for name in (run, str(run / WEIGHTS)):
         loaded = load_language_model(name, "cpu", tiles=2)
         assert loaded.media.tiles == 2 and loaded.name == "run"

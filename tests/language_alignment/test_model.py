@@ -107,9 +107,9 @@ def test_parts_of_a_row_see_the_shared_start_and_themselves_alone() -> None:
     losses = MODEL.token_losses(torch.cat([shared, first, second], dim=1), labels, parts)
     alone = [
         MODEL.token_losses(
-            torch.cat([shared, own], dim=1), torch.cat([labels[:, :5], labels[:, at : at + count]], dim=1)
+            torch.cat([shared, item], dim=1), torch.cat([labels[:, :5], labels[:, at : at + count]], dim=1)
         )
-        for own, at, count in ((first, 5, 4), (second, 9, 6))
+        for item, at, count in ((first, 5, 4), (second, 9, 6))
     ]
     torch.testing.assert_close(losses, torch.cat(alone))
     other = MODEL.token_losses(torch.cat([shared, 100 * first, second], dim=1), labels, parts)

@@ -73,14 +73,14 @@ def perception_lm(pool: int = 2) -> Any:
 @pytest.mark.parametrize("pool", [1, 2])
 def test_logits_are_those_of_transformers(pool: int) -> None:
     whole = perception_lm(pool)
-    own = wrap_perception_lm("tiny", whole, byte_tokenizer())
+    wrapped = wrap_perception_lm("tiny", whole, byte_tokenizer())
     pixels = torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(1)) * 2 - 1
     count = 16 // pool**2
     ids = torch.randint(0, 256, (1, 40 + 2 * count), generator=torch.Generator().manual_seed(2))
     is_image = torch.zeros_like(ids, dtype=torch.bool)
     is_image[0, 5 : 5 + count] = is_image[0, 20 + count : 20 + 2 * count] = True
     theirs = whole(input_ids=ids.masked_fill(is_image, 258), pixel_values=pixels[None]).logits
-    torch.testing.assert_close(own.model(ids, is_image, pixels), theirs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(wrapped.model(ids, is_image, pixels), theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_an_incomplete_directory_names_the_missing_files(tmp_path: Path) -> None:
@@ -105,23 +105,23 @@ def test_a_saved_model_answers_as_transformers_generates(tmp_path: Path) -> None
     whole = perception_lm()
     whole.save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
-    own = read_perception_lm(tmp_path, CPU, torch.float32, tiles=4)
+    wrapped = read_perception_lm(tmp_path, CPU, torch.float32, tiles=4)
     conversation = ask("what?", [NOISE])
-    reply = own.generate([conversation], Sampling(max_tokens=8))[0]
-    prompt = own.decoder.prompts.generation_prompt(conversation, [len(own.media_tokens(NOISE))], 8)
+    reply = wrapped.generate([conversation], Sampling(max_tokens=8))[0]
+    prompt = wrapped.decoder.prompts.generation_prompt(conversation, [len(wrapped.media_tokens(NOISE))], 8)
     ids = torch.tensor([[258 if image else i for i, image in zip(prompt.ids, prompt.is_image, strict=True)]])
-    pixels = media_pixels(NOISE, own.media)
+    pixels = media_pixels(NOISE, wrapped.media)
     whole.generation_config.eos_token_id = whole.generation_config.pad_token_id = 257
     theirs = whole.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels[None], max_new_tokens=8, do_sample=False
     )
-    assert own.decoder.tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True) == reply.text
+    assert wrapped.decoder.tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True) == reply.text
 
 
 def test_the_prompt_is_the_references() -> None:
-    own = wrap_perception_lm("tiny", perception_lm(), byte_tokenizer())
+    wrapped = wrap_perception_lm("tiny", perception_lm(), byte_tokenizer())
     messages = [Message("user", (NOISE, " how many? ")), Message("assistant", ("two",))]
-    text = own.decoder.prompts._render(messages, False)
+    text = wrapped.decoder.prompts._render(messages, False)
     assert text == (
         f"<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{SYSTEM}<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\n\ue200 how many? <|eot_id|>"
@@ -131,13 +131,13 @@ def test_the_prompt_is_the_references() -> None:
 
 def test_the_differences_of_transformers_are_an_option() -> None:
     theirs = wrap_perception_lm("tiny", perception_lm(), byte_tokenizer(), like="transformers")
-    own = wrap_perception_lm("tiny", perception_lm(), byte_tokenizer())
+    wrapped = wrap_perception_lm("tiny", perception_lm(), byte_tokenizer())
     assert "\n\n\ue200 how many?<|eot_id|>" in theirs.decoder.prompts._render(
         [Message("user", (NOISE, " how many? "))], False
     )
     two = ask("which?", [NOISE, NOISE.copy()])
-    lengths = [m.generate([two], Sampling(max_tokens=1))[0].prompt_tokens for m in (theirs, own)]
-    assert lengths[0] - lengths[1] == 2 * 4 * (len(media_pixels(NOISE, own.media)) - 1)
+    lengths = [m.generate([two], Sampling(max_tokens=1))[0].prompt_tokens for m in (theirs, wrapped)]
+    assert lengths[0] - lengths[1] == 2 * 4 * (len(media_pixels(NOISE, wrapped.media)) - 1)
     with pytest.raises(ConfigError, match="like is 'hf'"):
         wrap_perception_lm("tiny", perception_lm(), byte_tokenizer(), like="hf")  # type: ignore[arg-type]
 

@@ -52,7 +52,7 @@ def fresh() -> Decoder:
 
 def fitted(config: AnswerHeadConfig, values: np.ndarray, classes: np.ndarray) -> AnswerHead:
     head = AnswerHead(8, (2, 2), fresh(), config)
-    head.fit(values, [ASKED[each] for each in classes])
+    head.fit(values, [ASKED[class_] for class_ in classes])
     return head
 
 
@@ -62,7 +62,7 @@ def test_it_answers_by_the_tokens_and_by_chance_without() -> None:
     head = fitted(CONFIG, values, classes)
     colours = [(row, "What colour?") for row in range(40)]
     answers = head.answer(unseen, colours, 4)
-    assert np.mean([NAMES[each] == answer for each, answer in zip(right, answers, strict=True)]) > 0.9
+    assert np.mean([NAMES[item] == answer for item, answer in zip(right, answers, strict=True)]) > 0.9
     assert head.answer(unseen, [(3, "Is it red?"), *colours[:2]], 4)[1:] == answers[:2], "each is about its own image"
     blind = fitted(CONFIG, np.zeros_like(values), classes).answer(unseen * 0, colours, 4)
     assert len(set(blind)) == 1
@@ -73,7 +73,7 @@ def test_projectors(config: AnswerHeadConfig) -> None:
     values, classes = patches(160, 0)
     unseen, right = patches(40, 1)
     answers = fitted(config, values, classes).answer(unseen, [(row, "What colour?") for row in range(40)], 4)
-    assert np.mean([NAMES[each] == answer for each, answer in zip(right, answers, strict=True)]) > 0.7
+    assert np.mean([NAMES[item] == answer for item, answer in zip(right, answers, strict=True)]) > 0.7
 
 
 def test_a_frozen_language_model_stays_what_it_is() -> None:

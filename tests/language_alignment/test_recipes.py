@@ -54,10 +54,10 @@ def test_the_stages_of_the_released_model(size: str) -> None:
     assert (second.tiles, second.frames, second.pool, second.context) == (16, 16, 2, 6_144)
     assert (third.steps, third.batch_size, third.optimizer.lr, third.warmup) == (21_000, 1_024, 4e-5, 120)
     assert (third.tiles, third.frames, third.pool, third.context) == (36, 32, 2, 11_520)
-    for each in (second, third):
-        assert (each.layer_scale, each.drop_path) == (0.1, 0.1)
-        assert each.train_vision and each.train_decoder and each.lora is None
-    assert {each.optimizer.weight_decay for each in (first, second, third)} == {0.01}
+    for item in (second, third):
+        assert (item.layer_scale, item.drop_path) == (0.1, 0.1)
+        assert item.train_vision and item.train_decoder and item.lora is None
+    assert {item.optimizer.weight_decay for item in (first, second, third)} == {0.01}
     assert replace(untiled(size), tiles=16) == second and untiled(size).tiles == 1
 
 
@@ -133,17 +133,17 @@ def test_the_largest_image_and_video_of_a_recipe_fit_its_context(
     made = [examples.example(sample) for sample in open_conversations(largest)]
     side = config.image_size // patch // config.pool
     counts = [side**2 * (1 + config.tiles if config.tiles > 1 else 1), side**2 * config.frames]
-    assert [sum(each.prompt.is_image) for each in made] == counts
-    assert all(each.prompt.cut == 0 and each.answer_tokens == len("it") + 1 for each in made)
+    assert [sum(example.prompt.is_image) for example in made] == counts
+    assert all(example.prompt.cut == 0 and example.answer_tokens == len("it") + 1 for example in made)
     batch = collate(made, 0)
     assert trainee.module.embed(batch.ids, batch.is_image, batch.images).isfinite().all()
 
 
 @pytest.mark.parametrize("name", [name for name in LANGUAGE if "g14" in name])
 def test_both_sizes_differ_in_the_encoder_alone(name: str) -> None:
-    large, own = find_recipe(name.replace("g14", "l14")), find_recipe(name)
+    large, recipe = find_recipe(name.replace("g14", "l14")), find_recipe(name)
     initial = large.initial and large.initial.replace("l14", "g14")
-    assert replace(large, encoder=LAYERS["g14"][0], layer=LAYERS["g14"][1], initial=initial) == own
+    assert replace(large, encoder=LAYERS["g14"][0], layer=LAYERS["g14"][1], initial=initial) == recipe
 
 
 @pytest.mark.parametrize("size", LAYERS)

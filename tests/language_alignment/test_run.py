@@ -76,8 +76,10 @@ def rows_of(run: Path) -> list[dict[str, float]]:
 
 
 def test_the_projector_alone_learns_and_its_features_are_cached(tmp_path: Path, data: Path, decoder: str) -> None:
-    own = config(decoder, steps=30, batch_size=8, optimizer=OptimizerConfig(name="adamw", lr=1e-2), checkpoint_every=30)
-    path = align_language(own, [data], tmp_path / "run")
+    run_config = config(
+        decoder, steps=30, batch_size=8, optimizer=OptimizerConfig(name="adamw", lr=1e-2), checkpoint_every=30
+    )
+    path = align_language(run_config, [data], tmp_path / "run")
     losses = [row["next_token"] for row in rows_of(tmp_path / "run") if "next_token" in row]
     assert losses[-1] < 0.8 * losses[0]
     assert {name.split(".")[0] for name in weights_of(path)} == {"projector"}
@@ -103,16 +105,16 @@ def write_sample(directory: Path, name: str, image: Image.Image) -> Path:
 
 
 def test_sources_with_equal_ids_and_file_names_keep_their_own_features(tmp_path: Path, decoder: str) -> None:
-    own = config(decoder)
-    trainee = LanguageTrainee(own)
-    cached = Examples(own, trainee, FeatureFile(tmp_path / "features", 4, trainee.model.vision.config.width))
+    run_config = config(decoder)
+    trainee = LanguageTrainee(run_config)
+    cached = Examples(run_config, trainee, FeatureFile(tmp_path / "features", 4, trainee.model.vision.config.width))
     samples = [
         open_conversations(write_sample(tmp_path / colour, "0.png", Image.new("RGB", (40, 40), COLOURS[colour])))[0]
         for colour in ("red", "green")
     ]
     assert samples[0].key == samples[1].key
     for sample in (*samples, *samples):
-        expected = trainee.model.image_features(Examples(own, trainee, None).example(sample).images)
+        expected = trainee.model.image_features(Examples(run_config, trainee, None).example(sample).images)
         assert torch.allclose(cached.example(sample).images, expected, atol=0.02, rtol=0.02)
 
 
@@ -120,8 +122,8 @@ def test_sources_with_equal_ids_and_file_names_keep_their_own_features(tmp_path:
 def test_everything_trains_and_the_model_answers(
     tmp_path: Path, data: Path, decoder: str, lora: DecoderLoRA | None
 ) -> None:
-    own = config(decoder, train_vision=True, train_decoder=True, lora=lora, layer_scale=0.1, drop_path=0.2)
-    path = align_language(own, [data], tmp_path)
+    run_config = config(decoder, train_vision=True, train_decoder=True, lora=lora, layer_scale=0.1, drop_path=0.2)
+    path = align_language(run_config, [data], tmp_path)
     state = weights_of(path)
     assert {name.split(".")[0] for name in state} == {"projector", "vision", "decoder"}
     assert all("lora_" in name for name in state if name.startswith("decoder.")) == (lora is not None)
@@ -140,8 +142,8 @@ def test_questions_apart_train_as_if_each_were_the_only_one(tmp_path: Path, data
         (data.parent / f"{name}.jsonl").write_text(json.dumps({**lines[1], "conversations": turns}) + "\n")
     losses = {}
     for name in ("both", "first", "second"):
-        own = config(decoder, apart=True, steps=1, batch_size=1, cached=False)
-        align_language(own, [data.parent / f"{name}.jsonl"], tmp_path / name)
+        run_config = config(decoder, apart=True, steps=1, batch_size=1, cached=False)
+        align_language(run_config, [data.parent / f"{name}.jsonl"], tmp_path / name)
         losses[name] = rows_of(tmp_path / name)[0]["next_token"]
     tokens = {"first": len("green") + 1, "second": len("no") + 1}
     total = sum(losses[name] * count for name, count in tokens.items())
@@ -149,33 +151,33 @@ def test_questions_apart_train_as_if_each_were_the_only_one(tmp_path: Path, data
 
 
 def test_training_rows_may_be_shorter_than_the_context(tmp_path: Path, data: Path, decoder: str) -> None:
-    own = config(decoder, training_context=40)
-    trainee = LanguageTrainee(own)
-    example = Examples(own, trainee, None).example(open_conversations(data)[0])
+    run_config = config(decoder, training_context=40)
+    trainee = LanguageTrainee(run_config)
+    example = Examples(run_config, trainee, None).example(open_conversations(data)[0])
     assert len(example.prompt.ids) == 40 and trainee.decoder.prompts.context == 300
-    assert read_trained(align_language(own, [data], tmp_path))[0].context == 300
+    assert read_trained(align_language(run_config, [data], tmp_path))[0].context == 300
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, data: Path, decoder: str) -> None:
-    own = config(decoder, train_vision=True, train_decoder=True, lora=DecoderLoRA(rank=2), drop_path=0.3)
-    whole = align_language(own, [data], tmp_path / "whole")
+    run_config = config(decoder, train_vision=True, train_decoder=True, lora=DecoderLoRA(rank=2), drop_path=0.3)
+    whole = align_language(run_config, [data], tmp_path / "whole")
     with pytest.raises(Interrupted):
-        align_language(own, [data], tmp_path / "cut", listener=interrupt_at(3))
-    resumed = align_language(own, [data], tmp_path / "cut")
+        align_language(run_config, [data], tmp_path / "cut", listener=interrupt_at(3))
+    resumed = align_language(run_config, [data], tmp_path / "cut")
     for name, value in weights_of(whole).items():
         assert torch.equal(value, weights_of(resumed)[name]), name
 
 
 def test_a_later_stage_goes_on_from_an_earlier_one(tmp_path: Path, data: Path, decoder: str) -> None:
     first = align_language(config(decoder), [data], tmp_path / "first")
-    own = config(
+    run_config = config(
         decoder, initial=str(first), train_vision=True, train_decoder=True, lora=DecoderLoRA(rank=2), layer_scale=0.1
     )
     frozen = OptimizerConfig(name="adamw", lr=0.0)
     second = align_language(config(decoder, initial=str(first), optimizer=frozen), [data], tmp_path / "same")
     for name, value in weights_of(first).items():
         assert torch.equal(value, weights_of(second)[name])
-    third = align_language(own, [data], tmp_path / "third")
+    third = align_language(run_config, [data], tmp_path / "third")
     fourth = align_language(config(decoder, initial=str(third), optimizer=frozen), [data], tmp_path / "fourth")
     assert weights_of(fourth).keys() == weights_of(third).keys()
     assert read_trained(fourth)[0].lora == DecoderLoRA(rank=2)
@@ -216,7 +218,7 @@ def test_the_whole_language_model_trains_after_adapters(tmp_path: Path, data: Pa
     adapted = config(decoder, train_decoder=True, lora=DecoderLoRA(rank=2))
     first = align_language(adapted, [data], tmp_path / "first")
     whole = LanguageTrainee(config(decoder, initial=str(first), train_decoder=True))
-    assert whole.parts.lora is None and all(each.requires_grad for each in whole.model.decoder.parameters())
+    assert whole.parts.lora is None and all(parameter.requires_grad for parameter in whole.model.decoder.parameters())
     image = Image.new("RGB", (40, 40), "red")
     expected = load_language_model(first, "cpu", torch.float32).generate(
         [ask("What?", [image])], Sampling(max_tokens=8)
@@ -227,18 +229,18 @@ def test_the_whole_language_model_trains_after_adapters(tmp_path: Path, data: Pa
 
 
 def test_the_position_table_is_trained_at_the_images_size(tmp_path: Path, data: Path, decoder: str) -> None:
-    own = config(decoder, image_size=64, train_vision=True)
-    table = load_vision(own.parts).positional_embedding
+    run_config = config(decoder, image_size=64, train_vision=True)
+    table = load_vision(run_config.parts).positional_embedding
     assert len(table) == 16 + 1  # 4 x 4 patches of 16 px, and the class token
-    path = align_language(own, [data], tmp_path)
+    path = align_language(run_config, [data], tmp_path)
     assert weights_of(path)["vision.positional_embedding"].shape == table.shape
     assert read_tower(path).config.image_size == 64
     assert LanguageTrainee(config(decoder, initial=str(path), image_size=96)).model.vision.config.image_size == 96
 
 
 def test_another_language_model_takes_the_encoder_alone(tmp_path: Path, data: Path, decoder: str) -> None:
-    own = config(decoder, train_vision=True, train_decoder=True, layer_scale=0.1)
-    first = align_language(own, [data], tmp_path / "first")
+    run_config = config(decoder, train_vision=True, train_decoder=True, layer_scale=0.1)
+    first = align_language(run_config, [data], tmp_path / "first")
     other = str(write_tiny_decoder(tmp_path / "other"))
     second = align_language(config(other, initial=str(first), layer=3), [data], tmp_path / "second")
     parts, weights = read_trained(second)
@@ -251,9 +253,9 @@ def test_another_language_model_takes_the_encoder_alone(tmp_path: Path, data: Pa
 
 
 def test_a_fresh_language_model_is_made_for_a_run_and_is_its_own(tmp_path: Path, data: Path) -> None:
-    own = config("fresh", train_decoder=True, train_vision=True, context=200)
-    path = align_language(own, [data], tmp_path / "run")
-    assert align_language(own, [data], tmp_path / "run") == path, "a finished run begins again without an error"
+    run_config = config("fresh", train_decoder=True, train_vision=True, context=200)
+    path = align_language(run_config, [data], tmp_path / "run")
+    assert align_language(run_config, [data], tmp_path / "run") == path, "a finished run begins again without an error"
     parts, weights = read_trained(path)
     assert parts.decoder == str(tmp_path / "run" / "decoder") and "decoder.model.embed_tokens.weight" in weights
     model = load_language_model(tmp_path / "run")
@@ -271,8 +273,8 @@ def test_bad_lines_are_named_or_left_out(tmp_path: Path, data: Path, decoder: st
 
 
 def test_a_validated_run_writes_its_best_weights(tmp_path: Path, data: Path, decoder: str) -> None:
-    own = config(decoder, steps=6, validation=ValidationConfig(every=2, share=0.3, metric="loss"))
-    align_language(own, [data], tmp_path)
+    run_config = config(decoder, steps=6, validation=ValidationConfig(every=2, share=0.3, metric="loss"))
+    align_language(run_config, [data], tmp_path)
     scores = {row["step"]: row["validation/loss"] for row in rows_of(tmp_path) if "validation/loss" in row}
     assert set(scores) == {2, 4, 6}
     record = json.loads((tmp_path / "config.json").read_text())
@@ -325,5 +327,5 @@ def test_ranks_train_as_one(tmp_path: Path, trained: str) -> None:
     assert len(one) == 4
     for kind in ("ddp", "fsdp"):
         assert train_by_ranks(data, tmp_path / kind, decoder, 2, kind, trained) == pytest.approx(one, rel=5e-5)
-        own, other = (read_trained(tmp_path / run / "language.safetensors")[1] for run in ("one", kind))
-        assert own.keys() == other.keys()
+        first_tensors, other = (read_trained(tmp_path / run / "language.safetensors")[1] for run in ("one", kind))
+        assert first_tensors.keys() == other.keys()

@@ -22,7 +22,7 @@ def example(model: LanguageModel, answer: str, images: int = 1) -> Example:
     media = [NOISE] * images
     messages = [*ask("what?", media), Message("assistant", (answer,))]
     pixels = [media_pixels(item, model.media, False) for item in media]
-    prompt = model.decoder.prompts.training_prompt(messages, [4 * len(each) for each in pixels])
+    prompt = model.decoder.prompts.training_prompt(messages, [4 * len(pixel) for pixel in pixels])
     return Example(prompt, torch.cat(pixels) if pixels else torch.zeros(0, 3, 32, 32))
 
 
@@ -31,10 +31,10 @@ def test_the_loss_is_the_mean_over_the_answers_tokens_of_all_ranks() -> None:
     task = LanguageAlignmentTask(AlignedModel(model.model, (4, 4)), 0.0, 0)
     examples = [example(model, "a cup"), example(model, "no", images=0), example(model, "two dogs", images=2)]
     whole = task.losses(collate(examples, 0))["next_token"]
-    count = sum(each.answer_tokens for each in examples)
+    count = sum(item.answer_tokens for item in examples)
     parts = [task.losses(collate(some, 0, lambda _: count))["next_token"] for some in (examples[:1], examples[1:])]
     torch.testing.assert_close(parts[0] + parts[1], whole)
-    by_hand = [task.losses(collate([each], 0))["next_token"] * each.answer_tokens for each in examples]
+    by_hand = [task.losses(collate([item], 0))["next_token"] * item.answer_tokens for item in examples]
     torch.testing.assert_close(torch.stack(by_hand).sum() / count, whole)
 
 

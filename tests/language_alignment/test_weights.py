@@ -45,9 +45,9 @@ def parts(directory: Path) -> Parts:
 @pytest.mark.parametrize("lora", [None, DecoderLoRA(rank=2)])
 @pytest.mark.parametrize("vision", [False, True])
 def test_a_file_gives_back_the_model_that_was_written(tmp_path: Path, lora: DecoderLoRA | None, vision: bool) -> None:
-    own = dataclasses.replace(parts(tmp_path), lora=lora, layer_scale=0.1 if vision else None)
+    model_parts = dataclasses.replace(parts(tmp_path), lora=lora, layer_scale=0.1 if vision else None)
     generator = torch.Generator().manual_seed(0)
-    model, decoder = build_language_model(own, generator)
+    model, decoder = build_language_model(model_parts, generator)
     if lora:
         add_decoder_adapters(model.decoder, lora, generator)
     with torch.no_grad():
@@ -55,10 +55,10 @@ def test_a_file_gives_back_the_model_that_was_written(tmp_path: Path, lora: Deco
             if "lora_" in name if name.startswith("decoder.") and lora else vision or "vision." not in name:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     path = tmp_path / "model.safetensors"
-    write_language_model(path, own, model, vision=vision, decoder=True, half=False)
+    write_language_model(path, model_parts, model, vision=vision, decoder=True, half=False)
     again = read_language_model(path, CPU, torch.float32)
     conversation, sampling = ask("what?", [NOISE]), Sampling(max_tokens=10)
-    expected = LanguageModel("x", model, decoder, own.media).generate([conversation], sampling)
+    expected = LanguageModel("x", model, decoder, model_parts.media).generate([conversation], sampling)
     assert again.generate([conversation], sampling)[0].text == expected[0].text
     assert again.name == "model" and again.media.tiles == 4
     assert read_language_model(path, CPU, torch.float32, tiles=0).media.tiles == 0
@@ -72,16 +72,16 @@ def test_a_decoder_stored_in_bfloat16_loses_nothing_of_what_was_trained(
     """It is loaded in its file's type, but trained weights and adapters' sums must not pass through that type."""
     from transformers import AutoModelForCausalLM
 
-    own = dataclasses.replace(parts(tmp_path), lora=lora)
-    stored = AutoModelForCausalLM.from_pretrained(own.decoder, dtype=torch.bfloat16)
-    stored.save_pretrained(own.decoder)
+    model_parts = dataclasses.replace(parts(tmp_path), lora=lora)
+    stored = AutoModelForCausalLM.from_pretrained(model_parts.decoder, dtype=torch.bfloat16)
+    stored.save_pretrained(model_parts.decoder)
     generator = torch.Generator().manual_seed(0)
-    model, _ = build_language_model(own, generator)
+    model, _ = build_language_model(model_parts, generator)
     trained = add_decoder_adapters(model.decoder, lora, generator) if lora else list(model.decoder.parameters())
     for parameter in trained:
         parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     path = tmp_path / "model.safetensors"
-    write_language_model(path, own, model, vision=False, decoder=True, half=False)
+    write_language_model(path, model_parts, model, vision=False, decoder=True, half=False)
     merge_decoder_adapters(model.decoder)
     for dtype in (torch.float32, torch.bfloat16):
         again = read_language_model(path, CPU, dtype).model.decoder.state_dict()
@@ -115,12 +115,12 @@ def test_the_tower_alone_is_loaded_by_timm_transformers_and_this_package(tmp_pat
     import timm
     from transformers import AutoModel
 
-    own = dataclasses.replace(parts(tmp_path), layer_scale=0.1)
-    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
+    model_parts = dataclasses.replace(parts(tmp_path), layer_scale=0.1)
+    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
     for number, parameter in enumerate(model.vision.parameters()):
         parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
     path = tmp_path / "language.safetensors"
-    write_language_model(path, own, model, vision=True, decoder=False, half=False)
+    write_language_model(path, model_parts, model, vision=True, decoder=False, half=False)
     tower = read_tower(path)
     assert (tower.config.image_size, tower.config.depth, tower.name) == (64, 4, "PE-Lang-L14-448")
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -159,10 +159,10 @@ def test_the_tower_alone_is_loaded_by_timm_transformers_and_this_package(tmp_pat
     ],
 )
 def test_a_file_that_says_what_cannot_be_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
-    own = parts(tmp_path)
-    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
+    model_parts = parts(tmp_path)
+    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
     path = tmp_path / "damaged.safetensors"
-    write_language_model(path, own, model, vision=False, decoder=False)
+    write_language_model(path, model_parts, model, vision=False, decoder=False)
     state, metadata = read_checkpoint(path)
     write_tensors(state, path, {METADATA: json.dumps(json.loads(metadata[METADATA]) | changes)})
     with pytest.raises(PerceptionEncoderError, match=r"damaged\.safetensors.*") as error:

@@ -61,7 +61,7 @@ def dark(*bright: int) -> Image.Image:
 def test_the_first_layer_with_global_tokens(starts: int) -> None:
     statistics = describe_layers(tower(starts), [dark(8), dark(20, 3)])
     assert first(statistics) == starts
-    assert [each.global_tokens for each in statistics] == [1.5 if n >= starts else 0 for n in range(DEPTH)]
+    assert [statistic.global_tokens for statistic in statistics] == [1.5 if n >= starts else 0 for n in range(DEPTH)]
     assert statistics[7].global_attention > 0.9 and statistics[7].prefix_norm is None
 
 

@@ -89,15 +89,15 @@ def test_tokens_of_each_model_are_drawn() -> None:
 def test_each_layer_and_each_row_is_named_once() -> None:
     analysis = analyse_image(tower(3), dark(8), [0, 5, 7])
     axes = plot_image(analysis, ["features", "norms"]).axes
-    assert [each.get_title() for each in axes if each.get_title().startswith("layer ")] == [
+    assert [axis.get_title() for axis in axes if axis.get_title().startswith("layer ")] == [
         "layer 0",
         "layer 5",
         "layer 7",
     ]
-    named = [each for each in axes if each.get_ylabel()]
-    columns = [each.get_subplotspec().colspan.start for each in named[:2]]
+    named = [axis for axis in axes if axis.get_ylabel()]
+    columns = [item.get_subplotspec().colspan.start for item in named[:2]]
     assert len(columns) == 2 and columns == [1, 1]
-    cosines = [each.images[0].get_clim() for each in plot_image(analysis, ["alike"]).axes[1:4]]
+    cosines = [axis.images[0].get_clim() for axis in plot_image(analysis, ["alike"]).axes[1:4]]
     assert cosines == [(0, 1)] * 3
 
 
@@ -105,15 +105,15 @@ def test_what_is_drawn_are_the_analysis_own_values() -> None:
     """Each cell's image and its scale; the lines of norms, and of attention in % from 0 on."""
     analysis = analyse_image(tower(3), dark(8), [0, 7])
     figure = plot_image(analysis, ["norms", "attention", "received"])
-    cells = [each.images[0] for each in figure.axes[1:] if each.images]
+    cells = [axis.images[0] for axis in figure.axes[1:] if axis.images]
     values = [
-        each(layer)
-        for each in (analysis.norms, analysis.patch_attention, analysis.median_attention)
+        item(layer)
+        for item in (analysis.norms, analysis.patch_attention, analysis.median_attention)
         for layer in (0, 7)
     ]
     for cell, expected in zip(cells, values, strict=True):
         np.testing.assert_allclose(cell.get_array(), expected)
-    assert [each.get_clim() for each in cells[2:]] == [(0, max(TIMES / 2, each.max())) for each in values[2:]]
+    assert [item.get_clim() for item in cells[2:]] == [(0, max(TIMES / 2, value.max())) for value in values[2:]]
     norms, attention = figure.axes[-2:]
     drawn = [line.get_ydata() for line in (norms.lines[0], attention.lines[0])]
     rows = analysis.statistics

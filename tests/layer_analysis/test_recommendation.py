@@ -27,7 +27,7 @@ def curve(
             n=100,
             draws=value + spread * rng.normal(size=1000),
             blocks=blocks,
-            by_seed=tuple(value + each for each in by_seed),
+            by_seed=tuple(value + item for item in by_seed),
             pool="tokens",
             unit=unit,
             lower_is_better=lower,

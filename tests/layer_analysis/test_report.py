@@ -50,7 +50,10 @@ def test_every_score_is_in_the_table(report: LayerReport) -> None:
 
 def test_recommendations_are_of_the_leading_metrics(report: LayerReport) -> None:
     value = json.loads(report_json(report))
-    assert [(each["task"], each["metric"], each["layer"]) for each in value["recommendations"]] == [
+    assert [
+        (recommendation["task"], recommendation["metric"], recommendation["layer"])
+        for recommendation in value["recommendations"]
+    ] == [
         ("lightness", "likeness", CLEAR),
         ("dark", "error", CLEAR),
     ]

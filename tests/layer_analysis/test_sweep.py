@@ -38,7 +38,7 @@ FIT = FitConfig(epochs=12, batch=4, lr=1e-2)
 def test_the_clear_layer_is_best(tmp_path: Path) -> None:
     sweep = run_sweep(ToyEncoder(), [LightnessTask(broken=(3,))], FeatureCache(directory=tmp_path))
     curve = sweep.curves[0]
-    assert [each.metric for each in sweep.curves] == ["likeness", "mean"] and list(curve.scores) == [0, 1, 2, 3]
+    assert [item.metric for item in sweep.curves] == ["likeness", "mean"] and list(curve.scores) == [0, 1, 2, 3]
     assert curve.best == CLEAR and curve.last == 3 and curve.scores[CLEAR].value == pytest.approx(1, abs=1e-3)
     assert sweep.images == 20 and [str(failure) for failure in sweep.failures] == ["grey 3: is cut"]
     result = recommend(curve)

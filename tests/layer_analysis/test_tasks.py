@@ -57,9 +57,9 @@ def test_categories_lost_from_training_are_not_scored(tmp_path: Path) -> None:
         instances = {
             "images": [{"id": row, "file_name": f"{row}.jpg", "width": 2, "height": 2} for row in range(len(kinds))],
             "annotations": [
-                {"id": 2 * row + index, "image_id": row, "category_id": numbers[each], "bbox": [0, 0, 1, 1]}
+                {"id": 2 * row + index, "image_id": row, "category_id": numbers[item], "bbox": [0, 0, 1, 1]}
                 for row, kind in enumerate(kinds)
-                for index, each in enumerate(("chair", kind))
+                for index, item in enumerate(("chair", kind))
             ],
             "categories": [{"id": number, "name": kind} for kind, number in numbers.items()],
         }
@@ -67,7 +67,7 @@ def test_categories_lost_from_training_are_not_scored(tmp_path: Path) -> None:
         (tmp_path / split / "instances.json").write_text(json.dumps(instances), encoding="utf-8")
     (task,) = make_tasks(["detection"], {}, tmp_path, TaskOptions(items=2))
     assert task.train.keys == ("0.jpg", "1.jpg", "3.jpg", "4.jpg") and task.test.keys == ("0.jpg", "2.jpg")
-    assert [[each["name"] for each in part.categories] for part in (task.train, task.test)] == [["chair"]] * 2
+    assert [[category["name"] for category in part.categories] for part in (task.train, task.test)] == [["chair"]] * 2
     assert task.test.instances(1).labels.tolist() == [1] and task.test.instances(0).labels.tolist() == [1, 1]
     (task,) = make_tasks(["detection"], {}, tmp_path, TaskOptions(items=3))
     assert task.test.instances(2).labels.tolist() == [1, 2]
@@ -87,13 +87,13 @@ def test_few_images_are_all_taken(items: int, tmp_path: Path) -> None:
 def test_images_and_frames_have_the_size_that_is_set(tmp_path: Path) -> None:
     write_video(tmp_path / "one.tar", *discs())
     (task,) = make_tasks(["tracking"], {}, tmp_path, TaskOptions(image_size=(8, 8), short_side=24))
-    assert [each.image_size for each in task.images(ToyEncoder())] == [(24, 32)]
+    assert [image.image_size for image in task.images(ToyEncoder())] == [(24, 32)]
     depth = png(np.full((2, 2), 1000, np.uint16))
     members = [(f"{n}.{kind}", content) for n in range(5) for kind, content in (("jpg", IMAGE), ("depth.png", depth))]
     write_members(tmp_path / "room.tar", members)
     (task,) = make_tasks(["depth"], {}, tmp_path / "room.tar", TaskOptions(image_size=(8, 12)))
-    (own,) = make_tasks(["depth"], {}, tmp_path / "room.tar")
-    assert {each.image_size for each in task.images(ToyEncoder())} == {(8, 12)} and task.digest == own.digest
+    (native,) = make_tasks(["depth"], {}, tmp_path / "room.tar")
+    assert {image.image_size for image in task.images(ToyEncoder())} == {(8, 12)} and task.digest == native.digest
 
 
 def test_an_unknown_task() -> None:

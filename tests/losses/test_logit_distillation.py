@@ -54,7 +54,7 @@ def test_it_is_open_clips_less_the_teachers_entropy() -> None:
     ours = logit_distillation_loss(images, texts, s, teacher_images, teacher_texts, TEACHER_SCALE)
     _, theirs = DistillClipLoss()(images, texts, s, teacher_images.detach(), teacher_texts.detach(), TEACHER_SCALE)
     logits = TEACHER_SCALE * teacher_images @ teacher_texts.T
-    entropies = [-(each.softmax(1) * each.log_softmax(1)).sum(1).mean() for each in (logits, logits.T)]
+    entropies = [-(item.softmax(1) * item.log_softmax(1)).sum(1).mean() for item in (logits, logits.T)]
     torch.testing.assert_close(ours, theirs - sum(entropies) / 2, rtol=1e-12, atol=1e-12)
     inputs = [images, texts, s]
     for a, b in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True):

@@ -17,11 +17,11 @@ from perception_encoder.losses.spatial import token_cosine_loss, token_similarit
 
 def plain(student: Tensor, teacher: Tensor, temperature: float | None) -> Tensor:
     """The definition, with whole matrices."""
-    own, other = (F.normalize(each, dim=-1) for each in (student, teacher))
+    ours, other = (F.normalize(item, dim=-1) for item in (student, teacher))
     target = other @ other.mT
     if temperature is not None:
         target = torch.exp(temperature * (target - 1))
-    return F.mse_loss(own @ own.mT, target)
+    return F.mse_loss(ours @ ours.mT, target)
 
 
 def test_tokens_are_compared_by_their_cosine() -> None:

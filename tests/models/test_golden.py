@@ -60,9 +60,9 @@ def parity(name: str) -> dict[str, float]:
         tokens = {f"layer{n}": torch.cat(part[::-1], dim=1) for n, part in zip(layers, features, strict=True)}
         if f"tokens/{grid}/norm" in keys:
             tokens["norm"] = visual.forward_features(x)
-        for kind, own in tokens.items():
-            n = own.shape[1]
-            found[f"tokens/{grid}/{kind}"] = own[:, [0, 1, n // 3, n // 2, n - 1]]
+        for kind, token in tokens.items():
+            n = token.shape[1]
+            found[f"tokens/{grid}/{kind}"] = token[:, [0, 1, n // 3, n // 2, n - 1]]
         if f"image/{grid}" in keys:
             found[f"image/{grid}"] = visual.pool(tokens["norm"]) if "norm" in tokens else model.encode_image(x)
     if "text" in keys:
@@ -70,7 +70,7 @@ def parity(name: str) -> dict[str, float]:
             warnings.simplefilter("ignore")  # the last text is longer than 32 tokens
             found["text"] = model.encode_text(Tokenizer(model.text.config.context_length)(TEXTS))
     assert found.keys() == set(keys)
-    return {f"{name}/{key}": relative_error(own, GOLDEN[f"{name}/{key}"]) for key, own in found.items()}
+    return {f"{name}/{key}": relative_error(match, GOLDEN[f"{name}/{key}"]) for key, match in found.items()}
 
 
 @pytest.mark.parametrize(

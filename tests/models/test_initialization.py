@@ -56,10 +56,10 @@ def test_a_random_model_is_float32_and_ready_to_train() -> None:
 
 
 def test_what_is_drawn_comes_from_the_generator() -> None:
-    own, generator = torch.get_rng_state(), torch.Generator().manual_seed(7)
+    state, generator = torch.get_rng_state(), torch.Generator().manual_seed(7)
     with drawn_from(generator):
         first, second = torch.rand(3), torch.rand(3)
-    assert torch.equal(torch.get_rng_state(), own)
+    assert torch.equal(torch.get_rng_state(), state)
     expected = torch.Generator().manual_seed(7)
     assert torch.equal(first, torch.rand(3, generator=expected))
     assert torch.equal(second, torch.rand(3, generator=expected))

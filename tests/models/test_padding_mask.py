@@ -46,10 +46,10 @@ def test_tokens_and_embeddings(config: VisionConfig, fill: float) -> None:
         assert_close(tokens[row, seen], tower.forward_features(image)[0])
         expected = tower(image)[0]
         assert_close(together[row] if config.output_dim else together[row, seen], expected)
-        own = tower.forward_intermediates(
+        single = tower.forward_intermediates(
             image, [0, 2], output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
         )
-        for (patches, first), (own_patches, own_first) in zip(layers, own, strict=True):
+        for (patches, first), (own_patches, own_first) in zip(layers, single, strict=True):
             assert_close(patches[row, mask[row].flatten()], own_patches[0])
             assert_close(first[row], own_first[0])
 
@@ -71,8 +71,8 @@ def test_gradients() -> None:
         tower.zero_grad()
         embeddings.square().sum().backward()
         grads.append([parameter.grad.clone() for parameter in tower.parameters()])
-    for together, apart in zip(*grads, strict=True):
-        torch.testing.assert_close(together, apart, rtol=1e-3, atol=1e-3)
+    for together, item in zip(*grads, strict=True):
+        torch.testing.assert_close(together, item, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()

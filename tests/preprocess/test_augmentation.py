@@ -62,11 +62,11 @@ def test_a_image_reduced_to_the_needed_side_still_has_enough_pixels_in_its_crop(
 ) -> None:
     height, width = size
     reductions = set()
-    for each in torch.rand(300, DRAWS, generator=generator()).tolist():
-        needed = needed_side(width, height, 64, Augmentation(), each)
-        assert needed == needed_side(height, width, 64, Augmentation(), each)  # a camera may have stored it turned
+    for item in torch.rand(300, DRAWS, generator=generator()).tolist():
+        needed = needed_side(width, height, 64, Augmentation(), item)
+        assert needed == needed_side(height, width, 64, Augmentation(), item)  # a camera may have stored it turned
         reduction = max(k for k in (1, 2, 4, 8) if min(size) / k >= needed or k == 1)  # as the JPEG decoder can
-        _, _, h, w = _crop(height // reduction, width // reduction, Augmentation(), each)
+        _, _, h, w = _crop(height // reduction, width // reduction, Augmentation(), item)
         assert min(h, w) >= 64
         reductions.add(reduction)
     assert expected <= reductions
@@ -172,7 +172,7 @@ def test_a_pasted_piece_is_a_square_as_large_as_what_is_not_kept() -> None:
     white = mixed[:, 0] == 255
     assert torch.allclose(white.flatten(1).float().mean(1), 1 - kept)
     assert white.any(1).sum(1).equal(white.any(2).sum(1)), "as high as wide"
-    assert len({tuple(each.nonzero()[0].tolist()) for each in white if each.any()}) > 20, "at many places"
+    assert len({tuple(item.nonzero()[0].tolist()) for item in white if item.any()}) > 20, "at many places"
     assert 0.5 <= kept.min() < 0.6 and kept.max() > 0.95
 
 
@@ -185,7 +185,7 @@ def test_a_blend_is_the_mean_by_what_is_kept() -> None:
 
 def test_the_shares_are_as_asked_for() -> None:
     batches = [mix(BLACK, WHITE, Mixing(share=0.75, pasted=0.5), draws(seed)) for seed in range(40)]
-    mixed, kept = (torch.cat(each) for each in zip(*batches, strict=True))
+    mixed, kept = (torch.cat(item) for item in zip(*batches, strict=True))
     blends = mixed.flatten(1).float().std(1).eq(0) & (kept < 1)
     assert (kept < 1).float().mean().item() == pytest.approx(0.75, abs=0.03)
     assert blends.float().mean().item() == pytest.approx(0.375, abs=0.03)

@@ -435,7 +435,7 @@ def test_a_content_key_depends_on_pixels_shape_and_settings() -> None:
     palette.putpalette((255, 0, 0))
     assert content_key([red]) == content_key([red.copy()]) == content_key([palette])
     blue, tall = Image.new("RGB", (4, 2), "blue"), Image.new("RGB", (2, 4), "red")
-    keys = {content_key([red]), content_key([red], 2), *(content_key(each) for each in ([red, red], [blue], [tall]))}
+    keys = {content_key([red]), content_key([red], 2), *(content_key(item) for item in ([red, red], [blue], [tall]))}
     assert len(keys) == 5
 
 

@@ -159,8 +159,8 @@ TEXTS = ["a red mug", "  Two   DOGS\n\ton a lawn, isn't it? 12:30 #1!", "", "naÃ
 
 def test_ids_are_those_of_our_tokenizer(tmp_path: Path) -> None:
     write_preprocessing(tmp_path, (32, 48), 32)
-    own = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    ids = torch.tensor([row.ids for row in own.encode_batch(TEXTS)])
+    loaded = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    ids = torch.tensor([row.ids for row in loaded.encode_batch(TEXTS)])
     assert torch.equal(ids, Tokenizer(32, warns=False)(TEXTS))
 
 

@@ -199,7 +199,7 @@ def test_frames_do_not_stay_in_memory() -> None:
         for _ in sample_frames(clip(), every=0):
             pass
         read_frames(clip(), frames=30)
-        left = sum(type(each) is av.VideoFrame for each in gc.get_objects())
+        left = sum(type(item) is av.VideoFrame for item in gc.get_objects())
         assert left <= 2 and count_threads() <= threads + 4
     finally:
         gc.enable()

@@ -45,16 +45,16 @@ def batch_of(captions: int, rank: Rank) -> ImageTextBatch:
     tokens = torch.randint(1, 49, (captions, 8), generator=generator)
     positives = torch.arange(PICTURES)[:, None] % captions == torch.arange(captions)
     masks = torch.rand(1, 16, generator=generator).argsort(dim=1) < 5
-    own, texts, masked = rank.share(PICTURES), rank.share(captions), torch.tensor([5])
-    ours = (own.start <= masked) & (masked < own.stop)
+    rows, texts, masked = rank.share(PICTURES), rank.share(captions), torch.tensor([5])
+    ours = (rows.start <= masked) & (masked < rows.stop)
     return ImageTextBatch(
-        pictures[own],
+        pictures[rows],
         tokens[texts],
-        positives[own],
+        positives[rows],
         positives[:, texts].T,
-        own,
+        rows,
         texts,
-        masked=masked[ours] - own.start,
+        masked=masked[ours] - rows.start,
         masks=masks[ours],
         masked_share=float(ours.sum()),
     )

@@ -22,7 +22,7 @@ def test_a_run_is_told_by_what_is_not_by_default() -> None:
         dataclasses.replace(config, masking=MaskRegularization()),
         dataclasses.replace(config, masking=MaskRegularization(every=8)),
     ]
-    assert len({each.fingerprint() for each in [config, *others]}) == len(others) + 1
+    assert len({item.fingerprint() for item in [config, *others]}) == len(others) + 1
     assert config.fingerprint(["a"]) != config.fingerprint(["b"])
 
 

@@ -67,7 +67,7 @@ def test_the_teacher_s_passes_are_planned() -> None:
 
     def added(config: PretrainingConfig) -> float:
         plain = dataclasses.replace(config, teacher=None)
-        (phase, *_), (alone, *_) = (plan_pretraining(each, 8)[0] for each in (config, plain))
+        (phase, *_), (alone, *_) = (plan_pretraining(item, 8)[0] for item in (config, plain))
         return (phase.flops() - alone.flops()) / phase.batch_size
 
     assert added(config) == pytest.approx(beside)
@@ -98,8 +98,8 @@ def test_the_teacher_s_passes_are_counted_as_it_runs() -> None:
     small = dataclasses.replace(VISION, image_size=64)
     alone = ImageTextBatch(images[..., :64, :64], batch.tokens, truth, truth)
     model.encode_image(torch.zeros(1, 3, 128, 128))
-    own = pair_cost(CONFIG, VISION, TEXT).flops(alone)  # of a student of 64 px
-    assert pair_cost(CONFIG, small, TEXT, taught=taught).flops(batch) == own + vision_cost(VISION).forward
+    student = pair_cost(CONFIG, VISION, TEXT).flops(alone)  # of a student of 64 px
+    assert pair_cost(CONFIG, small, TEXT, taught=taught).flops(batch) == student + vision_cost(VISION).forward
 
 
 DEBUG = debug_recipe("distill_builtin")
@@ -257,7 +257,7 @@ def test_what_is_remembered_is_not_encoded_again_and_is_the_same_in_any_batch() 
     teacher = Teacher(noted, 32, "noted", remember=5)
     first = teacher.embed(noise_images(32), TEXTS[:2])
     seen = len(noted.seen)
-    assert seen == 6 and all(len(each) == 1 for each in noted.seen)
+    assert seen == 6 and all(len(item) == 1 for item in noted.seen)
     again = teacher.embed(noise_images(32)[2:], [*TEXTS[:1], TEXTS[2]])  # the second caption found no room
     assert len(noted.seen) == seen + 1
     assert torch.equal(again[0], first[0][2:]) and torch.equal(again[1][0], first[1][0])

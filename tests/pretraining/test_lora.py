@@ -72,7 +72,7 @@ def test_targets_and_a_locked_tower(config: LoRA, locked: str, count: int) -> No
 
 def test_merged_the_model_computes_what_it_computed_with_them() -> None:
     model, again = create_model("builtin"), create_model("builtin")
-    adapters, others = (add_adapters(each, LoRA(rank=2, alpha=6), None, 5) for each in (model, again))
+    adapters, others = (add_adapters(item, LoRA(rank=2, alpha=6), None, 5) for item in (model, again))
     generator = torch.Generator().manual_seed(1)
     for (name, parameter), (_, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(parameter, other)  # drawn from the seed

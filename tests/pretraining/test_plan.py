@@ -102,12 +102,12 @@ def test_memory_of_parameters_by_hand() -> None:
     assert (alone["weights"], alone["gradients"], alone["optimizer"]) == (4 * total + copies, 4 * total, 8 * total)
     assert memory(4)["gradients"] == 2 * 4 * total  # DDP's buckets
     shared = memory(4, parallel=ParallelConfig(kind="fsdp"))
-    own = total - blocks + blocks / 4
-    assert shared["optimizer"] == pytest.approx(8 * own)
+    held = total - blocks + blocks / 4
+    assert shared["optimizer"] == pytest.approx(8 * held)
     towers = (model.visual.transformer, model.text.transformer)
     block = max(sum(p.numel() for p in tower.resblocks[0].parameters()) for tower in towers)
-    assert shared["weights"] == pytest.approx(4 * own + copies + 3 * 4 * block)
-    assert shared["gradients"] == pytest.approx(4 * own)
+    assert shared["weights"] == pytest.approx(4 * held + copies + 3 * 4 * block)
+    assert shared["gradients"] == pytest.approx(4 * held)
     assert shared["images"] == 3 * 3 * 4 * 32**2  # of three batches
     features, logits, positives = 5 * 4 * 16 * 256, 7 * 4 * 4 * 16, 3 * 2 * 4 * 16
     assert shared["losses"] == features + logits + positives

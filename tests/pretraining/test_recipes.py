@@ -92,7 +92,7 @@ def test_samples_and_resolutions(name: str, samples: int, steps: int, batch: int
 def test_the_samples_of_each_resolution_in_step_five() -> None:
     config = ablation(5)
     samples = [stage.steps * config.batch_size / BILLION for stage in config.stages]
-    assert [round(each, 3) for each in samples] == [10, 8, 4, 2]
+    assert [round(sample, 3) for sample in samples] == [10, 8, 4, 2]
     assert [round(stage.steps * 32_768 / BILLION, 3) for stage in ablation(2).stages] == [4, 4, 4]
 
 

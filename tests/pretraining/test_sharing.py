@@ -41,7 +41,7 @@ def test_ranks_with_unlike_numbers_of_rows_find_what_one_process_finds(
     assert expected["contrastive"] > 0.5 and expected["mask"] > 0.05
     assert expected["gradient mask_token"].abs().max() > 0
     if case == "bfloat16":
-        ours, theirs = (torch.cat([each[name].flatten() for name in expected]) for each in (shared[case], expected))
+        ours, theirs = (torch.cat([item[name].flatten() for name in expected]) for item in (shared[case], expected))
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
         return
     for name, value in expected.items():

@@ -68,7 +68,7 @@ def test_rules_say_what_is_never_trained_on(photos: Path, tmp_path: Path) -> Non
 
     def labels(config: PretrainingConfig, data: Path | Shards, rules: SourceRules) -> set[str]:
         sources = open_sources(config, [data], run.build_model(config), ALONE, alone, untracked, rules)
-        pairs = (each.load(row, lambda width, height: 1) for each in sources.sets for row in range(sum(each.sizes)))
+        pairs = (item.load(row, lambda width, height: 1) for item in sources.sets for row in range(sum(item.sizes)))
         return {pair.label for pair in pairs}
 
     tar = Shards(str(photos / "train.tar"))
@@ -78,7 +78,7 @@ def test_rules_say_what_is_never_trained_on(photos: Path, tmp_path: Path) -> Non
     shutil.move(photos / "train.tar", tmp_path / "cat.tar")
     emoji = [{"source": "openmoji", "label": "cat"}, {"source": "noto", "label": "cat"}]
     picture = next(iter(read_shard(tmp_path / "cat.tar"))).image
-    write_shard(photos / "train.tar", [ShardSample(f"e{n}", "png", picture, each) for n, each in enumerate(emoji)])
+    write_shard(photos / "train.tar", [ShardSample(f"e{n}", "png", picture, item) for n, item in enumerate(emoji)])
     assert labels(plain, photos, SourceRules()) == {"cat"}
     for data in (photos, tar):
         with pytest.raises(DataError, match="openmoji is never trained on"):

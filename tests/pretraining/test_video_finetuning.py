@@ -80,7 +80,7 @@ def test_a_run_on_videos(clips: Path, photos: Path, tmp_path: Path) -> None:
 def test_a_video_of_the_same_frames_trains_as_its_frame() -> None:
     towers, batch = small_towers(), dataclasses.replace(small_batch(), masked=None, masks=None)
     videos = dataclasses.replace(batch, images=batch.images[:, None].repeat(1, 3, 1, 1, 1))
-    ours, theirs = (ContrastiveTask(towers).losses(each)["contrastive"] for each in (videos, batch))
+    ours, theirs = (ContrastiveTask(towers).losses(item)["contrastive"] for item in (videos, batch))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 

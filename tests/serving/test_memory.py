@@ -78,7 +78,7 @@ def test_hostile_inputs_take_little_memory(checkpoint: Path, tmp_path: Path) -> 
 
 
 def images_in_memory() -> list[Image.Image]:
-    return [each for each in gc.get_objects() if issubclass(type(each), Image.Image) and each.size == (300, 300)]
+    return [item for item in gc.get_objects() if issubclass(type(item), Image.Image) and item.size == (300, 300)]
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])

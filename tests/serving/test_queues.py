@@ -88,7 +88,10 @@ def test_a_closed_stream_ends_the_generation_and_a_waiting_one_never_begins() ->
         assert pieces[0] == "a "
 
     asyncio.run(run())
-    assert echo.tokens < 1000 and [each[0].content for each in echo.conversations] == [(ENDLESS,), ("a",)]
+    assert echo.tokens < 1000 and [conversation[0].content for conversation in echo.conversations] == [
+        (ENDLESS,),
+        ("a",),
+    ]
 
 
 def test_conversations_and_their_media_are_limited_together() -> None:

@@ -89,7 +89,7 @@ def test_media_are_never_taken_for_texts(client: TestClient) -> None:
 
 
 def test_an_empty_text_has_an_embedding_and_fails_no_batch(client: TestClient) -> None:
-    alone, together = (client.post("/v1/embeddings", json={"input": each}) for each in ("", ["a cat", "", " "]))
+    alone, together = (client.post("/v1/embeddings", json={"input": item}) for item in ("", ["a cat", "", " "]))
     assert alone.status_code == together.status_code == 200
     np.testing.assert_allclose(together.json()["data"][1]["embedding"], alone.json()["data"][0]["embedding"], atol=1e-5)
 

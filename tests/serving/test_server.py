@@ -110,7 +110,7 @@ def test_names_under_which_others_reach_a_server(monkeypatch: pytest.MonkeyPatch
     assert server.reachable_names("192.168.1.5") == ("192.168.1.5",)
     assert server.reachable_names("fe80::1") == ("[fe80::1]",)
     *address, name, local = server.reachable_names("0.0.0.0")
-    assert (name, local) == ("mill", "mill.local") and all(each.count(".") == 3 for each in address)
+    assert (name, local) == ("mill", "mill.local") and all(item.count(".") == 3 for item in address)
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: (_ for _ in ()).throw(OSError("no network")))
     assert server.reachable_names("::") == ("mill", "mill.local")
 

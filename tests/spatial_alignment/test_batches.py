@@ -47,10 +47,10 @@ def test_the_mask_is_cut_and_mirrored_as_its_image(scenes: Path) -> None:
         def open(self, with_mask=True, content=None):
             return (200 * ids).to(torch.uint8).expand(3, 64, 64), ids
 
-    own = Fixed(image.key, image.image, image.mask)
+    fixed = Fixed(image.key, image.image, image.mask)
     for seed in range(12):
         draw = np.random.default_rng(seed).random(DRAWS).tolist()
-        pixels, tokens = replace(IMAGES, augmentation=Augmentation(brightness=0, saturation=0)).make(own, draw)
+        pixels, tokens = replace(IMAGES, augmentation=Augmentation(brightness=0, saturation=0)).make(fixed, draw)
         bright = torch.nn.functional.avg_pool2d(pixels[:1].float(), 16).flatten() / 200
         assert tokens is not None
         bright_tokens = tokens[:, -1] if tokens.shape[1] == 2 else bright.round()
@@ -75,10 +75,10 @@ def test_images_that_cannot_be_used_are_replaced_and_named(
     small = encoded(np.zeros((12, 40, 3), np.uint8), "PNG")
     write_members(tmp_path / "bad.tar", [("a.png", small), ("b.png", b"no image")])
     good, bad = open_images(scenes), open_images(tmp_path)
-    own = batches([*good[:10], *bad])
+    made = batches([*good[:10], *bad])
     with caplog.at_level(logging.WARNING):
         for step in range(6):
-            assert len(own(step)) == 8
+            assert len(made(step)) == 8
     assert caplog.text.count("is 40x12 pixels, smaller than a patch of 16") == 1
     assert caplog.text.count("b.png") == 1
     with pytest.raises(DataError, match="8 consecutive images are unusable"):
@@ -135,7 +135,7 @@ def test_images_of_equal_names_have_their_own_masks(tmp_path: Path, layout: str)
     cache = fill_cache(config, [image for source in sources for image in source], augmented, tmp_path / "m.sqlite")
     assert len(cache) == 4, "two contents, two copies each"
     cached = replace(augmented, teacher=None, cache=cache)
-    made = [[each.make(source[0], copy) for each in (augmented, cached)] for source in sources for copy in range(2)]
+    made = [[item.make(source[0], copy) for item in (augmented, cached)] for source in sources for copy in range(2)]
     for (image, live), (again, stored) in made:
         assert torch.equal(image, again)
         torch.testing.assert_close(stored, live, atol=1e-3, rtol=1e-3)
@@ -150,10 +150,10 @@ def test_bad_images_of_equal_names_are_both_reported(
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(b"no image")
     images = [*open_images(scenes)[:4], *open_images(tmp_path / "one"), *open_images(tmp_path / "two")]
-    own = batches(images)
+    made = batches(images)
     with caplog.at_level(logging.WARNING):
         for step in range(8):
-            own(step)
+            made(step)
     assert caplog.text.count("one/a.png") == 1 and caplog.text.count("two/a.png") == 1
 
 

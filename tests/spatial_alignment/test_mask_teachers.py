@@ -86,7 +86,7 @@ def test_each_point_has_the_logits_of_a_call_of_its_own(model: Any) -> None:
     image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     masks = Sam("tiny", model, points=9).masks(image)  # 81 points, in two passes
     assert masks.shape == (32, 32, 81)
-    mean, deviation = (torch.tensor(each)[:, None, None] for each in (MEAN, DEVIATION))
+    mean, deviation = (torch.tensor(item)[:, None, None] for item in (MEAN, DEVIATION))
     pixels = ((image[None].float() / 255) - mean) / deviation
     points = grid_points(9, 128)
     for number in (0, 40, 80):

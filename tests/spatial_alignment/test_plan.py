@@ -44,7 +44,7 @@ def test_the_planned_towers_are_those_that_are_trained() -> None:
 def test_a_teacher_adds_its_pass_and_masks_their_products() -> None:
     whole = spatial_g()
     alone = replace(whole, masks=None)
-    hours = [plan_training(STAGE, each, H100, 4).hours() for each in (whole, alone, replace(whole, teacher_layer=10))]
+    hours = [plan_training(STAGE, item, H100, 4).hours() for item in (whole, alone, replace(whole, teacher_layer=10))]
     assert hours[0] > hours[1] and hours[0] > hours[2]
     assert "not counted" in plan_spatial(whole)[1] and plan_spatial(alone)[1] == ""
     assert plan_training(STAGE, distill_spatial("t16"), H100, 4).memory()["frozen models"] > 7e9, "it is PE-Spatial-G"

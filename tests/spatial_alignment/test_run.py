@@ -176,7 +176,7 @@ def test_ranks_train_as_one(scenes: Path, tmp_path: Path) -> None:
     assert len(one) == 4
     for kind in ("ddp", "fsdp"):
         several = train_by_ranks(scenes, tmp_path / kind, 2, kind)
-        for own, other in zip(one, several, strict=True):
-            assert other == pytest.approx(own, rel=1e-4)
+        for item, other in zip(one, several, strict=True):
+            assert other == pytest.approx(item, rel=1e-4)
         states = [read_checkpoint(tmp_path / run / "model.safetensors")[0] for run in ("one", kind)]
         assert states[0].keys() == states[1].keys()

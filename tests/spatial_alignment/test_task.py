@@ -48,15 +48,15 @@ def batch(count: int = 4) -> SpatialBatch:
 
 @torch.no_grad()
 def test_losses_are_those_of_the_last_layer_and_of_the_images_with_masks() -> None:
-    student, teacher, own = Student(tower(), 16), tower(1), batch()
+    student, teacher, data = Student(tower(), 16), tower(1), batch()
     config = SpatialConfig(masks="scenes", masks_weight=2.0, pairs_weight=0.5)
-    losses = SpatialAlignmentTask(student, teacher, config).losses(own)
-    images = to_float(own.images)
-    tokens = student.vision.forward_features(images, norm=False, mask=own.hidden, mask_token=torch.zeros(16))[:, 1:]
+    losses = SpatialAlignmentTask(student, teacher, config).losses(data)
+    images = to_float(data.images)
+    tokens = student.vision.forward_features(images, norm=False, mask=data.hidden, mask_token=torch.zeros(16))[:, 1:]
     taught = teacher.forward_features(images, norm=False)[:, 1:]
     assert float(losses["core"]) == pytest.approx(float(token_cosine_loss(tokens, taught)))
     assert float(losses["pairs"]) == pytest.approx(0.5 * float(token_similarity_loss(tokens, taught, None)))
-    assert float(losses["masks"]) == pytest.approx(2 * float(token_similarity_loss(tokens[1:], own.masks, 20.0)))
+    assert float(losses["masks"]) == pytest.approx(2 * float(token_similarity_loss(tokens[1:], data.masks, 20.0)))
 
 
 def test_only_the_student_learns_and_a_copy_that_sees_all_has_no_loss() -> None:

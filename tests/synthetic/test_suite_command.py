@@ -76,5 +76,5 @@ def test_a_directory_of_classes_is_enough(run_module, colours, tmp_path: Path) -
     assert run.status == output.OK, run.stderr
     assert "photos has no splits: 6 of its 30 items, a fifth of each class, are held out" in run.stderr
     measured = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["measurements"]
-    assert {each["task"] for each in measured} == {"photos, held-out fifth"}
-    assert [each["method"] for each in measured][-1] == "linear probe"
+    assert {item["task"] for item in measured} == {"photos, held-out fifth"}
+    assert [item["method"] for item in measured][-1] == "linear probe"

@@ -124,11 +124,11 @@ def test_the_contrastive_loss() -> None:
 
 def saved(model: nn.Module, inputs: Tensor, size: int) -> int:
     """Bytes of all distinct memory that autograd saves in a forward pass, but for the parameters."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    parameter_storages = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
+        if tensor.untyped_storage().data_ptr() not in parameter_storages:
             storages[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other takes its address
         return tensor
 
@@ -208,9 +208,9 @@ def test_memory_of_parameters_by_what_is_trained_and_shared() -> None:
     assert (alone["gradients"], ddp["gradients"], alone["optimizer"]) == (4 * total, 8 * total, 8 * total)
     sgd = OptimizerConfig(name="sgd")
     fsdp = toy_plan(parts, 4, parallel=ParallelConfig(kind="fsdp"), optimizer=sgd).memory()
-    own = total - blocks * 3 / 4
-    assert fsdp["weights"] == 8 * own + copies + 3 * 4 * cost.block_parameters  # three blocks are whole at a time
-    assert (fsdp["gradients"], fsdp["optimizer"], fsdp["frozen models"]) == (4 * own, 4 * own, 2 * total)
+    held = total - blocks * 3 / 4
+    assert fsdp["weights"] == 8 * held + copies + 3 * 4 * cost.block_parameters  # three blocks are whole at a time
+    assert (fsdp["gradients"], fsdp["optimizer"], fsdp["frozen models"]) == (4 * held, 4 * held, 2 * total)
 
 
 def test_activations_without_gradients_are_those_of_a_block() -> None:

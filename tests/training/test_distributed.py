@@ -24,7 +24,7 @@ def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     assert actual.keys() == expected.keys()
     parts = ({"loss"}, actual.keys() - {"loss"})
     for names in parts:
-        ours, theirs = (torch.cat([each[name].flatten() for name in sorted(names)]) for each in (actual, expected))
+        ours, theirs = (torch.cat([item[name].flatten() for name in sorted(names)]) for item in (actual, expected))
         assert (ours - theirs).norm() / theirs.norm() < tolerance, names
 
 
@@ -41,15 +41,15 @@ def test_ranks_and_micro_batches_change_nothing(ranks: int, tmp_path: Path) -> N
     for dtype, tolerance in TOLERANCE.items():
         expected = of_one_process(dtype)
         assert expected["loss"] > 1 and actual[str(dtype)].keys() == set(CHUNKS)
-        for each in actual[str(dtype)].values():
-            assert_same(each, expected, tolerance)
+        for item in actual[str(dtype)].values():
+            assert_same(item, expected, tolerance)
 
 
 def test_shares_are_all_and_differ_by_one_at_most() -> None:
     for count in range(20):
         for ranks in range(1, 9):
             parts = [range(count)[share] for share in Rank(world_size=ranks).all_shares(count)]
-            assert [each for part in parts for each in part] == list(range(count))
+            assert [item for part in parts for item in part] == list(range(count))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 

@@ -42,11 +42,11 @@ def test_gradients_are_clipped_to_their_norm_or_never(tmp_path: Path) -> None:
         directory.mkdir()
         optimizer = OptimizerConfig(name="sgd", lr=0.1, weight_decay=0, max_grad_norm=norm)
         train(task, batch, dataclasses.replace(CONFIG, steps=1, warmup=0, optimizer=optimizer), directory, "a")
-        return float(torch.cat([each.detach().flatten() for each in task.model.parameters()]).norm())
+        return float(torch.cat([parameter.detach().flatten() for parameter in task.model.parameters()]).norm())
 
     fresh = Regression()
     fresh.losses(batch(0))["error"].backward()
-    whole = float(torch.cat([each.grad.flatten() for each in fresh.model.parameters()]).norm())
+    whole = float(torch.cat([parameter.grad.flatten() for parameter in fresh.model.parameters()]).norm())
     assert whole > 1 and moved(None) / moved(0.01) == pytest.approx(whole / 0.01, rel=1e-3)
 
 

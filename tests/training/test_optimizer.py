@@ -84,13 +84,13 @@ def test_each_block_has_a_lower_rate_than_the_one_above_it() -> None:
     config = OptimizerConfig(name="adamw", lr=0.1, layer_decay=0.5)
     model = Model()
     rates = {id(p): group["lr"] for group in build_optimizer(model, config).param_groups for p in group["params"]}
-    own = {name: rates[id(p)] for name, p in model.named_parameters()}
-    assert own["head.weight"] == own["head.bias"] == 0.1
-    assert own["backbone.transformer.resblocks.11.mlp.c_fc.weight"] == pytest.approx(0.05)
-    assert own["backbone.transformer.resblocks.0.ln_1.bias"] == pytest.approx(0.1 * 0.5**12)
+    rate_of = {name: rates[id(p)] for name, p in model.named_parameters()}
+    assert rate_of["head.weight"] == rate_of["head.bias"] == 0.1
+    assert rate_of["backbone.transformer.resblocks.11.mlp.c_fc.weight"] == pytest.approx(0.05)
+    assert rate_of["backbone.transformer.resblocks.0.ln_1.bias"] == pytest.approx(0.1 * 0.5**12)
     for name in ("conv1.weight", "positional_embedding", "class_embedding", "ln_pre.weight"):
-        assert own[f"backbone.{name}"] == pytest.approx(0.1 * 0.5**13)
-    assert len(own) == len(rates)
+        assert rate_of[f"backbone.{name}"] == pytest.approx(0.1 * 0.5**13)
+    assert len(rate_of) == len(rates)
     assert layer_scales(nn.Linear(2, 2), 0.5) == {} == layer_scales(model, None)
 
 
@@ -115,6 +115,6 @@ def test_everything_decays_and_some_is_slow_if_it_is_said() -> None:
     config = OptimizerConfig(name="adamw", lr=1e-2, weight_decay=0.1, decay_all=True, slow=("sampling_offsets",))
     groups = [group for group in build_optimizer(model, config).param_groups if group["params"]]
     assert [group["weight_decay"] for group in groups] == [0.1, 0.1]
-    rates = {id(each): group["lr"] for group in groups for each in group["params"]}
-    assert [rates[id(each)] for each in model["sampling_offsets"].parameters()] == pytest.approx([1e-3] * 2)
-    assert [rates[id(each)] for each in model["norm"].parameters()] == [1e-2] * 2
+    rates = {id(param): group["lr"] for group in groups for param in group["params"]}
+    assert [rates[id(parameter)] for parameter in model["sampling_offsets"].parameters()] == pytest.approx([1e-3] * 2)
+    assert [rates[id(parameter)] for parameter in model["norm"].parameters()] == [1e-2] * 2

@@ -87,7 +87,7 @@ def note(name: str, text: str) -> None:
 def notes(name: str) -> list[str]:
     """What was noted under a name, in order."""
     lines = [line.split("\t") for line in Path(os.environ["ENGINE_LOG"]).read_text().splitlines()]
-    return [text for own, text in lines if own == name]
+    return [text for item, text in lines if item == name]
 
 
 def attempts(title: str) -> int:

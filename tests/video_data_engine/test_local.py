@@ -45,7 +45,7 @@ def test_stages_follow_each_other_and_records_are_read_as_they_are_needed(
     for outcome in run_local(make_stages(ECHOES, QUICK), records(), QUICK, facts.__setitem__):
         stages.setdefault(outcome.key, []).append(outcome.stage)
         ended |= {outcome.key} if outcome.stage == STAGES[-1] else set()
-    assert len(ended) == 8 and all(tuple(each) == STAGES for each in stages.values())
+    assert len(ended) == 8 and all(tuple(stage) == STAGES for stage in stages.values())
     assert most <= 3 and facts.keys() == set(STAGES)
 
 

@@ -144,7 +144,7 @@ def test_captions_in_every_script_are_written_and_read(add_video, tmp_path: Path
         add_video(f"{number}", title=title)
     journal, out = finished_journal(tmp_path), tmp_path / "out"
     rows = pq.read_table(write_captions(out, Journal(out), MODELS)).to_pylist()
-    assert [(row["title"], row["summary"]) for row in rows] == [(each, f"{each}: frames 0 25 50") for each in titles]
+    assert [(row["title"], row["summary"]) for row in rows] == [(entry, f"{entry}: frames 0 25 50") for entry in titles]
     assert write_shards(out, journal, MODELS, 10, listed(tmp_path)) == 1
     members = dict(read_members(out / "shards" / "00000.tar", ("txt", "json")))
     texts = [content.decode() for name, content in members.items() if name.endswith("txt")]

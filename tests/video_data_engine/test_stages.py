@@ -157,7 +157,7 @@ class Fickle:
         self.batches: list[list[str]] = []
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
-        texts = [str(each[0].content[0]) for each in conversations]
+        texts = [str(conversation[0].content[0]) for conversation in conversations]
         self.batches.append(texts)
         for text in texts:
             if text == "wide":

@@ -69,9 +69,9 @@ def test_members_of_equal_names_have_their_own_keys_and_json(tmp_path: Path, mon
         records = list(list_videos(["t.tar"]))
         assert [record.item.path for record in records] == ["t.tar/a/c.mp4", "t.tar/b/c.mp4"]
         assert [record.sidecar.read("c.json").decode() for record in records] == [f"{directory}a", f"{directory}b"]
-        own = [record.key for record in records]
-        assert [record.key for record in list_videos([tmp_path / directory / "t.tar"])] == own
-        keys += own
+        found = [record.key for record in records]
+        assert [record.key for record in list_videos([tmp_path / directory / "t.tar"])] == found
+        keys += found
     assert len(set(keys)) == 4
 
 

@@ -39,7 +39,7 @@ class CountingModel:
 
     def yes_probabilities(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
         self.conversations += conversations
-        assert all(isinstance(each[0].media[0], VideoFrames) for each in conversations)
+        assert all(isinstance(conversation[0].media[0], VideoFrames) for conversation in conversations)
         return np.arange(len(conversations)) / 100
 
 

@@ -57,7 +57,7 @@ def test_tables_3_and_16(tmp_path: Path) -> None:
     assert table.hours == pytest.approx(30 / 3600)
     assert (table.model_words.mean, table.refined_words.mean, table.refined_words.deviation) == (2, 3, 1)
     assert statistics.splits["all"].videos == 5 and statistics.splits["test"].simulated == 0
-    rows = {split: [tuple(vars(row).values()) for row in each] for split, each in statistics.categories.items()}
+    rows = {split: [tuple(vars(row).values()) for row in category] for split, category in statistics.categories.items()}
     assert rows["all"] == [("Water Scenes", 2, 3), ("Animals", 1, 2), (NO_CATEGORY, 1, 1)]
     assert rows["test"] == [("Animals", 1, 2), (NO_CATEGORY, 1, 1)]  # table 16: its videos sum to 15,000
     assert rows["train"] == [("Water Scenes", 2, 3)]
@@ -95,9 +95,9 @@ def test_datasets_loads_what_later_videos_alone_have(tmp_path: Path) -> None:
     described = {"human_caption": "A boat.", "keywords": ["x"], "fps": 10.0, "category": "water", "refined_by": "human"}
     metadata = [bare] * 8 + [described]
     videos = [
-        OutputVideo(f"v{n}", "mp4", lambda: record.video.read("v"), each, split)
+        OutputVideo(f"v{n}", "mp4", lambda: record.video.read("v"), item, split)
         for split in ("train", "test")
-        for n, each in enumerate(metadata)
+        for n, item in enumerate(metadata)
     ]
     tars.write_dataset(tmp_path / "out", videos)
     for split in ("train", "test"):

@@ -91,7 +91,7 @@ def test_frames_do_not_stay_in_memory() -> None:
     gc.disable()
     try:
         measure_motion(content)
-        left = sum(type(each) is av.VideoFrame for each in gc.get_objects())
+        left = sum(type(item) is av.VideoFrame for item in gc.get_objects())
     finally:
         gc.enable()
     assert left < 20
@@ -129,7 +129,7 @@ def scene(path: Path, moving: Sequence[range], camera: str = "still", rate: floa
         for number in range(FRAMES):
             image = ground.copy()
             for patch, left, frames in zip(patches, (96, 192), moving, strict=True):
-                top = 96 + 3 * sum(each <= number for each in frames)
+                top = 96 + 3 * sum(frame <= number for frame in frames)
                 image[top : top + 32, left : left + 32] = patch
             shift = 2 * number if camera == "pan" else 0
             inset = number if camera == "zoom" else 0

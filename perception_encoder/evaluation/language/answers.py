@@ -100,7 +100,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
         raise DataError("VQA accuracy needs at least one answer")
     normalized = normalize_answer(prediction)
     same = [normalize_answer(answer) == normalized for answer in answers]
-    return sum(min((sum(same) - own) / 3, 1.0) for own in same) / len(answers)
+    return sum(min((sum(same) - agrees) / 3, 1.0) for agrees in same) / len(answers)
 
 
 def relaxed_accuracy(prediction: str, answer: str, tolerance: float = 0.05) -> float:

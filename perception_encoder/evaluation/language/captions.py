@@ -136,8 +136,8 @@ def cider_d_scores(predictions: Sequence[Text], references: Sequence[Sequence[Te
         return _Vectors(values, np.sqrt(norms), length)
 
     scores = np.zeros(len(words))
-    for row, (own, those) in enumerate(zip(grams, other_grams, strict=True)):
-        predicted = vectors(own)
+    for row, (prediction, those) in enumerate(zip(grams, other_grams, strict=True)):
+        predicted = vectors(prediction)
         scores[row] = 10 * np.mean([_similarity(predicted, vectors(caption)).mean() for caption in those])
     return scores
 
@@ -178,14 +178,17 @@ def bleu_counts(predictions: Sequence[Text], references: Sequence[Sequence[Text]
     """Return BLEU's sums per image (n, 10): correct n-grams, all n-grams, length, closest reference length."""
     words, others = _tokenize(predictions, references)
     counts = np.zeros((len(words), 2 * ORDERS + 2))
-    for row, (own, those) in enumerate(zip(words, others, strict=True)):
+    for row, (prediction, those) in enumerate(zip(words, others, strict=True)):
         most: Counter[_Gram] = Counter()
         for caption in those:
             most |= _count(caption)
-        for gram, count in _count(own).items():
+        for gram, count in _count(prediction).items():
             counts[row, len(gram) - 1] += min(count, most[gram])
-        counts[row, ORDERS : 2 * ORDERS] = [max(0, len(own) - order) for order in range(ORDERS)]
-        counts[row, -2:] = len(own), min((abs(len(caption) - len(own)), len(caption)) for caption in those)[1]
+        counts[row, ORDERS : 2 * ORDERS] = [max(0, len(prediction) - order) for order in range(ORDERS)]
+        counts[row, -2:] = (
+            len(prediction),
+            min((abs(len(caption) - len(prediction)), len(caption)) for caption in those)[1],
+        )
     return counts
 
 

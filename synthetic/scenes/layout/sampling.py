@@ -187,8 +187,8 @@ def _footprints(model: ObjectModel, positions: np.ndarray, angles: np.ndarray) -
 
 def _are_apart(footprints: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Whether a side of each rectangle (n, 4, 2), or of the other one (4, 2), separates the two: (n,) bool."""
-    own, others = np.diff(footprints[:, :3], axis=1), np.tile(np.diff(other[:3], axis=0), (len(footprints), 1, 1))
-    directions = np.concatenate([own, others], axis=1).swapaxes(1, 2)  # (n, 2, 4)
+    sizes, others = np.diff(footprints[:, :3], axis=1), np.tile(np.diff(other[:3], axis=0), (len(footprints), 1, 1))
+    directions = np.concatenate([sizes, others], axis=1).swapaxes(1, 2)  # (n, 2, 4)
     one, two = footprints @ directions, other @ directions  # (n, 4 corners, 4 directions)
     return ((one.max(axis=1) < two.min(axis=1)) | (two.max(axis=1) < one.min(axis=1))).any(axis=1)
 

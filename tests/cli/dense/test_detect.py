@@ -28,9 +28,9 @@ def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, 
     assert json.loads(run.stdout) == value
     assert value["images"] == [{"id": 1, "file_name": "photo.png", "width": 64, "height": 48}]
     assert value["categories"] == [{"id": 4, "name": "red"}, {"id": 9, "name": "blue"}]
-    assert value["annotations"] and all(each["score"] >= 0.06 for each in value["annotations"])
-    for each in value["annotations"]:
-        assert each["segmentation"]["size"] == [48, 64] and each["bbox"][2] > 0
+    assert value["annotations"] and all(annotation["score"] >= 0.06 for annotation in value["annotations"])
+    for annotation in value["annotations"]:
+        assert annotation["segmentation"]["size"] == [48, 64] and annotation["bbox"][2] > 0
     with Image.open(out / "photo.png") as drawn:
         assert drawn.size == (64, 48)
     (tmp_path / "bad.jpg").write_bytes(b"no image")
@@ -48,18 +48,20 @@ def test_perfect_boxes_score_perfectly_in_pycocotools(
         record |= {"id": 100 + record["id"], "file_name": f"{'ab'[record['id'] % 2]}/{record['id'] // 3}.png"}
         (tmp_path / "images" / record["file_name"]).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "images" / record["file_name"])
-    for each in content["annotations"]:
-        each["image_id"] += 100
+    for annotation in content["annotations"]:
+        annotation["image_id"] += 100
     (tmp_path / "coco.json").write_text(json.dumps(content), encoding="utf-8")
     shown = {np.asarray(pixels).tobytes(): number for number, pixels in enumerate(images)}
 
     def detect(model: object, image: Image.Image, *rest: object) -> Detected:
         boxes = [
-            each for each in content["annotations"] if each["image_id"] == 101 + shown[np.asarray(image).tobytes()]
+            annotation
+            for annotation in content["annotations"]
+            if annotation["image_id"] == 101 + shown[np.asarray(image).tobytes()]
         ]
-        corners = np.array([each["bbox"] for each in boxes], np.float32)
+        corners = np.array([box["bbox"] for box in boxes], np.float32)
         corners[:, 2:] += corners[:, :2]
-        labels = np.array([{4: 1, 9: 2}[each["category_id"]] for each in boxes])
+        labels = np.array([{4: 1, 9: 2}[box["category_id"]] for box in boxes])
         return Detected(corners, labels, np.full(len(boxes), 0.9, np.float32), None)
 
     monkeypatch.setattr("perception_encoder.dense_prediction.heads.detect_objects", detect)
@@ -72,7 +74,7 @@ def test_perfect_boxes_score_perfectly_in_pycocotools(
     scored.summarize()
     assert scored.stats[0] == 1
     value = json.loads((tmp_path / "out" / "detections.json").read_text())
-    names = sorted(each["file_name"] for each in value["images"])
+    names = sorted(item["file_name"] for item in value["images"])
     assert names == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
     assert all((tmp_path / "images" / name).is_file() and (tmp_path / "out" / name).is_file() for name in names)
 
@@ -134,5 +136,5 @@ def test_the_built_in_detector(run_pe: Callable[..., Run], tmp_path: Path) -> No
     assert run.status == 0, run.stderr
     value = json.loads(run.stdout)
     assert value["categories"] == [{"id": 1, "name": "object"}]
-    left, top, width, height = max(value["annotations"], key=lambda each: each["score"])["bbox"]
+    left, top, width, height = max(value["annotations"], key=lambda item: item["score"])["bbox"]
     assert abs(left + width / 2 - 105) < 20 and abs(top + height / 2 - 130) < 20

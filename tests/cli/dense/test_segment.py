@@ -40,7 +40,9 @@ def test_classes_by_a_head(run_pe: Callable[..., Run], square: Path, segmenter: 
     run = run_pe("segment", square, "--head", segmenter, "-o", tmp_path / "out.png", "--json")
     assert run.status == 0
     regions = json.loads(run.stdout)["regions"]
-    assert {each["name"] for each in regions} <= {"chair", "lamp"} and sum(each["area"] for each in regions) <= 120**2
+    assert {region["name"] for region in regions} <= {"chair", "lamp"} and sum(
+        region["area"] for region in regions
+    ) <= 120**2
 
 
 def test_a_head_of_another_encoder(run_pe: Callable[..., Run], square: Path, segmenter: Path, tmp_path: Path) -> None:

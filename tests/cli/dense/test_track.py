@@ -60,10 +60,10 @@ def test_a_mask_is_followed_through_a_directory(run_pe: Callable[..., Run], fram
     assert run.status == 0 and run.stdout.startswith("1 object in 5 frames")
     assert [path.name for path in sorted((out / "dog").iterdir())] == [f"{number + 10:05d}.png" for number in range(5)]
     masks = masks_of(out / "dog")
-    assert np.array_equal(masks[0], mask()) and all(set(np.unique(each)) == {0, 3} for each in masks)
+    assert np.array_equal(masks[0], mask()) and all(set(np.unique(item)) == {0, 3} for item in masks)
     value = json.loads((out / "dog.json").read_text())
     assert value["frames"][0] == {"name": "00010", "objects": [{"id": 3, "bbox": [8, 16, 32, 32], "area": 1024}]}
-    left = [each["objects"][0]["bbox"][0] for each in value["frames"]]
+    left = [item["objects"][0]["bbox"][0] for item in value["frames"]]
     assert left[-1] > left[0] + 8
     assert len(read_frames(out / "dog.mp4", frames=5).images) == 5
 
@@ -76,7 +76,7 @@ def test_boxes_and_points_of_a_video(run_pe: Callable[..., Run], clip: Path, tmp
     )
     assert run.status == 0 and not (out / "clip.mp4").exists()
     first = json.loads(run.stdout)["frames"][0]["objects"]
-    assert [each["id"] for each in first] == [1, 2]
+    assert [item["id"] for item in first] == [1, 2]
     assert first[0]["bbox"] == pytest.approx([8, 16, 32, 32], abs=8) and len(masks_of(out / "clip")) == COUNT
 
 
@@ -94,7 +94,7 @@ def test_an_object_that_leaves_the_video(run_pe: Callable[..., Run], tmp_path: P
     run = run_pe("track", frames, "--mask", tmp_path / "first.png", "-o", out, "--short-side", 128, "--no-overlay")
     assert run.status == 0 and run.stdout.startswith("1 object in 7 frames; 1 not in the last one")
     areas = [
-        sum(one["area"] for one in each["objects"]) for each in json.loads((out / "leaving.json").read_text())["frames"]
+        sum(one["area"] for one in item["objects"]) for item in json.loads((out / "leaving.json").read_text())["frames"]
     ]
     assert areas[1] > 1000 > areas[3] > areas[4] > 0 and areas[5:] == [0, 0]
     assert not masks_of(out / "leaving")[-1].any()

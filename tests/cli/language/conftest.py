@@ -20,9 +20,9 @@ from tests.pdfs import pdf
 def language_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory as `pe train` writes it."""
     run = tmp_path_factory.mktemp("tiny")
-    own = parts(run)
-    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
-    write_language_model(run / WEIGHTS, own, model, vision=False, decoder=False)
+    model_parts = parts(run)
+    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
+    write_language_model(run / WEIGHTS, model_parts, model, vision=False, decoder=False)
     return run
 
 

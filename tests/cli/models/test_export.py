@@ -56,11 +56,11 @@ def test_errors(run_pe: Callable, nano: Path, tmp_path: Path, arguments: list[st
 
 
 def test_the_encoder_of_a_language_alignment(run_pe: Callable, tmp_path: Path) -> None:
-    own = parts(tmp_path)
-    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
+    model_parts = parts(tmp_path)
+    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
     run = tmp_path / "run"
     run.mkdir()
-    write_language_model(run / "language.safetensors", own, model, vision=True, decoder=False)
+    write_language_model(run / "language.safetensors", model_parts, model, vision=True, decoder=False)
     made = run_pe("export", "lang", run, "-o", tmp_path / "lang")
     assert made.status == 0 and "4 layers of width 192, for images of 64 px" in made.stdout
     assert {path.name for path in (tmp_path / "lang").iterdir()} == {"README.md", "config.json", "model.safetensors"}

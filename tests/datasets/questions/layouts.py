@@ -27,7 +27,7 @@ def write_json(path: Path, value: Any) -> Path:
 
 def write_lines(path: Path, values: list[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(each) + "\n" for each in values), encoding="utf-8")
+    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
     return path
 
 
@@ -49,8 +49,8 @@ def vqav2(root: Path, version: str = "v2_") -> None:
     questions = [{"image_id": 42 + n, "question": f"What is it ({n})?", "question_id": 42000 + n} for n in (0, 1)]
     questions.append({"image_id": 42, "question": "Again?", "question_id": 42002})
     annotations = [
-        {"question_id": each["question_id"], "image_id": each["image_id"], "answers": PEOPLE, "answer_type": "other"}
-        for each in questions
+        {"question_id": item["question_id"], "image_id": item["image_id"], "answers": PEOPLE, "answer_type": "other"}
+        for item in questions
     ]
     about = {"data_subtype": "val2014", "questions": questions}
     write_json(root / f"{version}OpenEnded_mscoco_val2014_questions.json", about)
@@ -60,7 +60,7 @@ def vqav2(root: Path, version: str = "v2_") -> None:
 
 
 def textvqa(root: Path) -> None:
-    answers = [each["answer"] for each in PEOPLE]
+    answers = [person["answer"] for person in PEOPLE]
     data = [
         {"question": "what brand?", "image_id": "003a8ae2ef43b901", "question_id": 34602 + n, "answers": answers}
         for n in range(2)

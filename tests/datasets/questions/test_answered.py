@@ -49,7 +49,7 @@ def test_documents(tmp_path: Path) -> None:
 def test_charts(tmp_path: Path) -> None:
     layouts.chartqa(tmp_path)
     questions = answered.read_chartqa(tmp_path, "test")
-    assert [each.id for each in questions] == ["human/0", "human/1", "augmented/0", "augmented/1"]
+    assert [question.id for question in questions] == ["human/0", "human/1", "augmented/0", "augmented/1"]
     assert (questions[0].answers, questions[0].group, questions[0].block) == (("14",), "human", "41.png")
     assert questions[0].media == (tmp_path / "ChartQA Dataset" / "test" / "png" / "41.png",)
 
@@ -69,20 +69,20 @@ def test_the_other_table_of_charts(tmp_path: Path, kind: dict[str, int], group: 
 def test_pope(tmp_path: Path) -> None:
     layouts.pope(tmp_path)
     questions = answered.read_pope(tmp_path, "test")
-    assert [each.id for each in questions] == [f"{part}/{n}" for part in answered.POPE_PARTS for n in (1, 2)]
-    assert [each.answers for each in questions[:2]] == [("yes",), ("no",)]
-    assert [each.id for each in answered.read_pope(tmp_path, "popular")] == ["popular/1", "popular/2"]
+    assert [question.id for question in questions] == [f"{part}/{n}" for part in answered.POPE_PARTS for n in (1, 2)]
+    assert [question.answers for question in questions[:2]] == [("yes",), ("no",)]
+    assert [item.id for item in answered.read_pope(tmp_path, "popular")] == ["popular/1", "popular/2"]
     with pytest.raises(DataError, match="no part 'val'"):
         answered.read_pope(tmp_path, "val")
 
 
 def test_a_part_of_the_hubs_pope(tmp_path: Path) -> None:
     write_table(tmp_path / layouts.TABLES["pope"][0], layouts.TABLES["pope"][1])
-    assert [each.id for each in answered.read_pope(tmp_path, "popular")] == ["popular/1"]
+    assert [item.id for item in answered.read_pope(tmp_path, "popular")] == ["popular/1"]
     row = layouts.TABLES["pope"][1][0]
     for part in ("random", "popular"):  # the other configuration: a file a part
         write_table(tmp_path / "b" / "Full" / f"{part}-0.parquet", [{**row, "category": part}])
-    assert [each.group for each in answered.read_pope(tmp_path / "b", "test")] == ["random", "popular"]
+    assert [item.group for item in answered.read_pope(tmp_path / "b", "test")] == ["random", "popular"]
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,11 @@ from tests.datasets.questions.layouts import IMAGE, LAYOUTS, TABLES, vqav2, writ
 def test_each_layout(name: str, tmp_path: Path) -> None:
     LAYOUTS[name](tmp_path)
     questions = read_questions(name, tmp_path)
-    assert len({each.id for each in questions}) == len(questions) >= 1
-    for each in questions:
-        assert each.answers or each.correct is not None or each.box
-        assert all(not isinstance(media, Path) or media.is_file() for media in each.media)
-        assert each.block
+    assert len({item.id for item in questions}) == len(questions) >= 1
+    for item in questions:
+        assert item.answers or item.correct is not None or item.box
+        assert all(not isinstance(media, Path) or media.is_file() for media in item.media)
+        assert item.block
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -41,8 +41,8 @@ def test_each_table_of_the_hub(name: str, tmp_path: Path) -> None:
     for root in (tmp_path, (tmp_path / path).parent, tmp_path / path):
         questions = read_questions(name, root)
         assert len(questions) == sum(len(row["answer"]) if name == "refcoco" else 1 for row in rows)
-        for each in questions:
-            (image,) = each.media
+        for item in questions:
+            (image,) = item.media
             assert isinstance(image, TableImage) and image.read() == IMAGE
 
 
@@ -98,8 +98,8 @@ def test_ids_must_differ(tmp_path: Path) -> None:
 
 def test_the_split_that_papers_report(tmp_path: Path) -> None:
     LAYOUTS["ai2d"](tmp_path)
-    assert [each.id for each in read_questions("ai2d", tmp_path)] == ["0.png-0", "2.png-0"]
-    assert [each.id for each in read_questions("ai2d", tmp_path, "train")] == ["1.png-0"]
+    assert [item.id for item in read_questions("ai2d", tmp_path)] == ["0.png-0", "2.png-0"]
+    assert [item.id for item in read_questions("ai2d", tmp_path, "train")] == ["1.png-0"]
 
 
 def test_answers_in_each_form() -> None:
@@ -223,7 +223,7 @@ def test_videos_of_one_name_in_two_tasks(tmp_path: Path) -> None:
     assert part.media == (Clip(tmp_path / "video" / "star" / "Charades_v1_480" / "7.mp4", 1.5, 3.0),)
     assert [path.name for path in frames.media] == [f"{n:05}.jpg" for n in range(4, 10)]  # seconds 1 to 3, of 3 frames
     assert frames.frames and not whole.frames and whole.block != part.block
-    assert [each.group for each in read_mvbench(tmp_path, "action_sequence")] == ["action_sequence"]
+    assert [item.group for item in read_mvbench(tmp_path, "action_sequence")] == ["action_sequence"]
 
 
 def test_videos_elsewhere_are_found_by_name(tmp_path: Path) -> None:

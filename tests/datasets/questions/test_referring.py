@@ -31,7 +31,7 @@ def test_the_original_layout(tmp_path: Path, name: str, dump) -> None:
     assert (first.id, first.question, second.question) == ("0", "the cup 0", "the cup 1")
     assert first.box == second.box == (6, 4, 36, 24.5)
     assert first.media == (tmp_path / "train2014" / "COCO_train2014_000000581857.jpg",)
-    assert [each.id for each in read_questions("refcoco", tmp_path, "testA")] == ["10", "11"]
+    assert [question.id for question in read_questions("refcoco", tmp_path, "testA")] == ["10", "11"]
 
 
 def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:

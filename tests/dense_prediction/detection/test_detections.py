@@ -85,12 +85,12 @@ def test_images_and_annotations_are_numbered(tmp_path: Path) -> None:
     results.add("b", (8, 6), detected.above(0.5))
     value = results.write(tmp_path / "detections.json", tmp_path / "results.json")
     assert json.loads((tmp_path / "detections.json").read_text()) == value
-    assert [each["image_id"] for each in value["annotations"]] == [1, 1, 2]
-    assert [each["id"] for each in value["annotations"]] == [1, 2, 3]
+    assert [annotation["image_id"] for annotation in value["annotations"]] == [1, 1, 2]
+    assert [annotation["id"] for annotation in value["annotations"]] == [1, 2, 3]
     assert rows[0]["bbox"] == [2, 1, 3, 2] and rows[0]["area"] == 6 and rows[0]["category_id"] == 90
     plain = json.loads((tmp_path / "results.json").read_text())
     fields = {"image_id", "category_id", "bbox", "score", "segmentation"}
-    assert [each["category_id"] for each in plain] == [90, 47, 90] and plain[0].keys() == fields
+    assert [item["category_id"] for item in plain] == [90, 47, 90] and plain[0].keys() == fields
     one = Detected(boxes[:1], np.array([1]), np.array([0.5], np.float32), None)
     assert "segmentation" not in CocoResults(results.categories).add("c", (8, 6), one)[0]
 
@@ -104,7 +104,7 @@ def test_images_have_the_ids_of_their_dataset(tmp_path: Path) -> None:
     nothing = Detected(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), None)
     for name in ("b/x.jpg", "else/y.jpg", "new.jpg", "newer.jpg"):
         results.add(name, (8, 6), nothing)
-    assert [each["id"] for each in results.images] == [8, 9, 10, 11]
+    assert [item["id"] for item in results.images] == [8, 9, 10, 11]
     (tmp_path / "annotations.json").write_text(json.dumps({"images": [{"id": "x", "file_name": "a"}]}))
     with pytest.raises(DataError, match=r"images\[0\]: `id` is 'x'; it must be an integer"):
         read_image_ids(tmp_path / "annotations.json")

@@ -86,9 +86,9 @@ def test_losses_are_those_of_the_published_criterion(case: str, monkeypatch: pyt
     def value(name: str) -> torch.Tensor:
         return torch.from_numpy(GOLDEN[f"{case}/{name}"])
 
-    def check(own: dict[str, torch.Tensor], suffix: str) -> None:
+    def check(tensors: dict[str, torch.Tensor], suffix: str) -> None:
         expected = [float(value(f"loss_{name}{suffix}")) for name in ("ce", "bbox", "giou")]
-        assert [float(own[name]) for name in ("class", "box", "giou")] == pytest.approx(expected, rel=1e-5)
+        assert [float(tensors[name]) for name in ("class", "box", "giou")] == pytest.approx(expected, rel=1e-5)
 
     truth = [(value(f"target_boxes_{row}"), value(f"target_labels_{row}").long()) for row in (0, 1)]
     check(proposal_losses(value("proposal_logits"), value("proposal_boxes"), value("anchors"), truth, 4), "_enc")
@@ -147,10 +147,10 @@ def test_a_forward_pass_is_the_libraries(monkeypatch: pytest.MonkeyPatch) -> Non
     """
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
-    own = head(layers=3, queries=12).eval()
-    for parameter in own.parameters():  # boxes are refined, and classes differ
+    detector = head(layers=3, queries=12).eval()
+    for parameter in detector.parameters():  # boxes are refined, and classes differ
         torch.nn.init.normal_(parameter, std=0.15)
-    for part in (*own.from_patch[1].parameters(), own.proposal[0].bias, own.proposal[1].bias):
+    for part in (*detector.from_patch[1].parameters(), detector.proposal[0].bias, detector.proposal[1].bias):
         torch.nn.init.zeros_(part)  # so patches of the padding, whose boxes are 1, score too low to be chosen
     backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", out_features=["stage1"])
     config = DeformableDetrConfig(
@@ -172,14 +172,16 @@ def test_a_forward_pass_is_the_libraries(monkeypatch: pytest.MonkeyPatch) -> Non
     names = {"proposal.0": "enc_output", "proposal.1": "enc_output_norm"}
     names |= {"from_box.0": "pos_trans", "from_box.1": "pos_trans_norm"}
     for name, there in names.items():
-        getattr(theirs.model, there).load_state_dict(own.get_submodule(name).state_dict())
-    theirs.model.level_embed.data.copy_(own.level_embed.data)
-    theirs.model.encoder.load_state_dict(own.encoder.state_dict())
-    decoder = {name: each for name, each in own.decoder.state_dict().items() if not name.startswith("bbox_embed")}
+        getattr(theirs.model, there).load_state_dict(detector.get_submodule(name).state_dict())
+    theirs.model.level_embed.data.copy_(detector.level_embed.data)
+    theirs.model.encoder.load_state_dict(detector.encoder.state_dict())
+    decoder = {
+        name: tensor for name, tensor in detector.decoder.state_dict().items() if not name.startswith("bbox_embed")
+    }
     theirs.model.decoder.load_state_dict(decoder, strict=False)
-    for stage, box in enumerate(own.decoder.bbox_embed):
+    for stage, box in enumerate(detector.decoder.bbox_embed):
         for part in (theirs, theirs.model.decoder):
-            part.class_embed[stage].load_state_dict(own.class_embed[stage].state_dict())
+            part.class_embed[stage].load_state_dict(detector.class_embed[stage].state_dict())
             for layer in range(3):
                 part.bbox_embed[stage].layers[layer].load_state_dict(box[2 * layer].state_dict())
 
@@ -187,13 +189,13 @@ def test_a_forward_pass_is_the_libraries(monkeypatch: pytest.MonkeyPatch) -> Non
     inside = [(52, 80)]
     pixels = torch.zeros(1, 64, 96)
     pixels[:, :52, :80] = 1
-    levels = own.pyramid(features)
-    masks = [torch.nn.functional.interpolate(pixels[None], each.shape[-2:])[0].bool() for each in levels]
+    levels = detector.pyramid(features)
+    masks = [torch.nn.functional.interpolate(pixels[None], item.shape[-2:])[0].bool() for item in levels]
     theirs.model.backbone = Levels(list(levels), masks)
     theirs.model.input_proj = torch.nn.ModuleList([torch.nn.Identity()] * LEVELS)
     monkeypatch.setattr(detr, "choose_proposals", lambda boxes, scores, level, count: scores.topk(count).indices)
     with torch.no_grad():
-        (scores, boxes), _ = own(features, valid_sizes=inside)
+        (scores, boxes), _ = detector(features, valid_sizes=inside)
         expected = theirs(torch.zeros(1, 3, 64, 96), pixels.long())
     assert torch.allclose(scores, expected.logits, atol=1e-5)
     assert torch.allclose(boxes, expected.pred_boxes, atol=1e-5)
@@ -202,9 +204,9 @@ def test_a_forward_pass_is_the_libraries(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_anchors_are_the_libraries() -> None:
-    own = head().eval()
-    sizes = own.pyramid.sizes((3, 5))
-    assert [tuple(level.shape[-2:]) for level in own.pyramid(torch.rand(1, 3, 5, 16))] == sizes
+    detector = head().eval()
+    sizes = detector.pyramid.sizes((3, 5))
+    assert [tuple(level.shape[-2:]) for level in detector.pyramid(torch.rand(1, 3, 5, 16))] == sizes
     assert len(sizes) == LEVELS and sizes[:3] == [(6, 10), (3, 5), (2, 3)]
     count = sum(h * w for h, w in sizes)
     padding = torch.zeros(1, count, dtype=torch.bool)
@@ -231,24 +233,24 @@ def test_boxes_there_and_back() -> None:
 
 
 def test_all_weights_are_trained() -> None:
-    own = head().train()
-    _, losses = own(torch.randn(2, 4, 6, 16), targets())
+    detector = head().train()
+    _, losses = detector(torch.randn(2, 4, 6, 16), targets())
     assert set(losses) == {f"{stage}{name}" for stage in ("", "proposal_") for name in ("class", "box", "giou")}
-    assert all(each.isfinite() for each in losses.values())
+    assert all(item.isfinite() for item in losses.values())
     sum(losses.values(), torch.zeros(())).backward()
-    assert not [name for name, each in own.named_parameters() if each.grad is None]
+    assert not [name for name, parameter in detector.named_parameters() if parameter.grad is None]
 
 
 def test_an_image_is_learned() -> None:
-    own = head().train()
+    detector = head().train()
     features = torch.randn(2, 4, 6, 16, generator=torch.Generator().manual_seed(0))
-    optimizer = torch.optim.AdamW(own.parameters(), 2e-3)
+    optimizer = torch.optim.AdamW(detector.parameters(), 2e-3)
     for _ in range(120):
-        loss = sum(own(features, targets())[1].values(), torch.zeros(()))
+        loss = sum(detector(features, targets())[1].values(), torch.zeros(()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    first, second = own.eval().detect(features, [(64, 96), (128, 192)])
+    first, second = detector.eval().detect(features, [(64, 96), (128, 192)])
     assert first.labels[:2].tolist() in ([1, 3], [3, 1]) and first.masks is None
     expected = {1: targets()[0]["boxes"][0], 3: targets()[0]["boxes"][1]}
     for box, label in zip(first.boxes[:2], first.labels[:2], strict=True):
@@ -259,20 +261,20 @@ def test_an_image_is_learned() -> None:
 
 def test_an_image_that_does_not_fill_its_map() -> None:
     """What lies in the padding has no effect, and boxes are those of the image alone."""
-    own = head().eval()
+    detector = head().eval()
     features = torch.randn(1, 4, 6, 16, generator=torch.Generator().manual_seed(0))
     changed = features.clone()
     changed[:, :, 4:] = 5.0
     sizes, inside = [(64, 64)], [(64, 64)]
     with torch.no_grad():
-        (scores, boxes), _ = own(features, valid_sizes=inside)
-        (other, others), _ = own(features)
+        (scores, boxes), _ = detector(features, valid_sizes=inside)
+        (other, others), _ = detector(features)
     assert not torch.allclose(boxes, others, atol=1e-3) and scores.shape == other.shape
-    own.pyramid.project[3][0].weight.data.zero_()  # the coarse levels' kernels reach beyond the edge
-    own.pyramid.project[4][0].weight.data.zero_()
-    for each in own.pyramid.project:
-        each[1] = torch.nn.Identity()  # and its norms are over the whole map
-    first, second = own.detect(features, sizes, inside)[0], own.detect(changed, sizes, inside)[0]
+    detector.pyramid.project[3][0].weight.data.zero_()  # the coarse levels' kernels reach beyond the edge
+    detector.pyramid.project[4][0].weight.data.zero_()
+    for item in detector.pyramid.project:
+        item[1] = torch.nn.Identity()  # and its norms are over the whole map
+    first, second = detector.detect(features, sizes, inside)[0], detector.detect(changed, sizes, inside)[0]
     assert torch.allclose(torch.from_numpy(first.scores), torch.from_numpy(second.scores), atol=1e-5)
 
 

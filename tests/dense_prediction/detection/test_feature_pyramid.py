@@ -43,7 +43,7 @@ def test_gradients_of_maps_of_one_patch() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             levels = pyramid(torch.ones(2, 1, 1, 64))
         torch.stack([level.float().square().sum() for level in levels]).sum().backward()
-        gradients.append(torch.cat([each.grad.flatten() for each in pyramid.project[3].parameters()]))
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in pyramid.project[3].parameters()]))
         foreign = [torch.full((size,), torch.nan) for size in (64, 9216, 18432, 32768)]
         del foreign  # memory that the next pass is likely to get
-    assert all(torch.equal(each, gradients[0]) for each in gradients)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)

@@ -48,25 +48,25 @@ def test_regions_are_pooled_from_the_level_of_their_size() -> None:
     boxes = [torch.tensor([[0.0, 0, 20, 20], [0, 0, 250, 250], [3, 3, 120, 130]]), torch.tensor([[0.0, 0, 230, 220]])]
     pooled = aligned_pooling(["0", "1", "2", "3"], 7)(maps, boxes, [(256, 256)] * 2)
     regions = ((0, boxes[0][0], 0), (0, boxes[0][1], 2), (0, boxes[0][2], 1), (1, boxes[1][0], 2))
-    for own, (image, box, level) in zip(pooled, regions, strict=True):
+    for item, (image, box, level) in zip(pooled, regions, strict=True):
         region = torch.tensor([[float(image), *box.tolist()]])
-        assert torch.equal(own, roi_align(maps[str(level)], region, 7, 1 / (4 << level), -1, aligned=True)[0])
+        assert torch.equal(item, roi_align(maps[str(level)], region, 7, 1 / (4 << level), -1, aligned=True)[0])
     assert aligned_pooling(["0"], 7)({"0": maps["0"]}, [torch.zeros(0, 4)] * 2, []).shape == (0, 3, 7, 7)
 
 
 def test_the_heads_are_those_of_vitdet() -> None:
     head = Detector(32, 3, True, DetectorHeadConfig(vitdet=True, channels=8, hidden=16)).model
     assert len(head.rpn.head.conv) == 2 and len(head.roi_heads.box_head) == 4 + 3 and len(head.roi_heads.mask_head) == 4
-    norms = [each for each in head.modules() if isinstance(each, ChannelNorm)]
-    assert len(norms) == 9 + 4 + 4 and all(each.norm.eps == EPS for each in norms)
+    norms = [module for module in head.modules() if isinstance(module, ChannelNorm)]
+    assert len(norms) == 9 + 4 + 4 and all(norm.norm.eps == EPS for norm in norms)
     assert torch.equal(head.rpn.anchor_generator.cell_anchors[4], exact_anchors(512))
 
 
 @pytest.mark.parametrize("vitdet", [False, True])
 def test_the_mask_head_is_as_wide_as_the_pyramid(vitdet: bool) -> None:
     heads = Detector(32, 3, True, DetectorHeadConfig(vitdet=vitdet, channels=24, hidden=16)).model.roi_heads
-    convolutions = [each for each in heads.mask_head.modules() if isinstance(each, torch.nn.Conv2d)]
-    assert [tuple(each.weight.shape) for each in convolutions] == [(24, 24, 3, 3)] * 4
+    convolutions = [module for module in heads.mask_head.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert [tuple(convolution.weight.shape) for convolution in convolutions] == [(24, 24, 3, 3)] * 4
     assert heads.mask_predictor.conv5_mask.weight.shape == (24, 24, 2, 2)
     assert heads.mask_predictor.mask_fcn_logits.weight.shape == (4, 24, 1, 1)
 

@@ -42,21 +42,28 @@ IMAGENET = InputConfig(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.22
 def randomize(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, each in model.named_parameters():
-            scale = 0.3 if "positional" in name else 0.7 / max(1.0, each[0].numel()) ** 0.5 if each.ndim > 1 else 0.1
-            each.copy_(
-                torch.randn(each.shape, generator=generator) * scale + float(each.ndim == 1 and "weight" in name)
+        for name, parameter in model.named_parameters():
+            scale = (
+                0.3
+                if "positional" in name
+                else 0.7 / max(1.0, parameter[0].numel()) ** 0.5
+                if parameter.ndim > 1
+                else 0.1
+            )
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator) * scale
+                + float(parameter.ndim == 1 and "weight" in name)
             )
 
 
 def backbone(span: int, inputs: InputConfig, layer_scale: bool = True) -> Backbone:
     vision = VISION if layer_scale else replace(VISION, layer_scale=None)
     tower = VisionTransformer(vision)
-    own = Tower(
+    smaller = Tower(
         model=tower, norm=tower.ln_post, depth=DEPTH, patch_size=16, image_size=(64, 64), width=WIDTH, weight_hash=""
     )
     windows = WindowConfig(size=WINDOW, global_blocks=(1,), patch_size=16, span=span)
-    return Backbone(own, DEPTH - 1, True, windows, SIDE, inputs)
+    return Backbone(smaller, DEPTH - 1, True, windows, SIDE, inputs)
 
 
 def vitdet(classes: int = 5, masks: bool = True, lvis: bool = False, layer_scale: bool = True) -> DenseModel:
@@ -93,8 +100,10 @@ def rope_tables(side: int, span: int, head_width: int = WIDTH // HEADS) -> dict[
 
 def published_tower(model: DenseModel, prefix: str, span: int) -> dict[str, Tensor]:
     """The tower's tensors, and the tables that the reference stores with every block."""
-    own = model.backbone.model.state_dict()
-    state = {f"{prefix}{name}": each[None] if name == "positional_embedding" else each for name, each in own.items()}
+    tensors = model.backbone.model.state_dict()
+    state = {
+        f"{prefix}{name}": item[None] if name == "positional_embedding" else item for name, item in tensors.items()
+    }
     window, whole = rope_tables(WINDOW, span), rope_tables(SIDE // 16, span)
     for part in ("freqs_cos", "freqs_sin"):
         state[f"{prefix}rope_win.{part}"], state[f"{prefix}rope_glb.{part}"] = window[part], whole[part]
@@ -165,44 +174,44 @@ DETA: Sequence[tuple[str, str]] = (
 
 def renamed(state: dict[str, Tensor], table: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
     result = {}
-    for name, each in state.items():
-        (pattern, other), *more = [(own, other) for own, other in table if re.match(own, name)]
+    for name, item in state.items():
+        (pattern, other), *more = [(item, other) for item, other in table if re.match(item, name)]
         assert not more
-        result[re.sub(f"^{pattern}", other, name)] = each
+        result[re.sub(f"^{pattern}", other, name)] = item
     return result
 
 
 def to_detectron2(model: DenseModel) -> dict[str, Tensor]:
     """ViTDet's layout: the background is the last class, and has neither a box nor a mask."""
-    own = {name: each for name, each in model.head.model.state_dict().items() if "standardize" not in name}
-    for name in list(own):
+    tensors = {name: tensor for name, tensor in model.head.model.state_dict().items() if "standardize" not in name}
+    for name in list(tensors):
         if ".cls_score." in name:
-            own[name] = torch.cat([own[name][1:], own[name][:1]])
+            tensors[name] = torch.cat([tensors[name][1:], tensors[name][:1]])
         elif "box_predictor.bbox_pred." in name:
-            own[name] = own[name][4:]
+            tensors[name] = tensors[name][4:]
         elif ".mask_fcn_logits." in name:
-            own[name] = own[name][1:]
-    return renamed(own, DETECTRON2) | published_tower(model, "backbone.net.", WINDOW)
+            tensors[name] = tensors[name][1:]
+    return renamed(tensors, DETECTRON2) | published_tower(model, "backbone.net.", WINDOW)
 
 
 def to_deta(model: DenseModel, numbers: Sequence[int], total: int) -> dict[str, Tensor]:
     """DETA's layout; `numbers`: the rows of our classes among `total`."""
-    own = {name: each for name, each in model.head.state_dict().items() if "standardize" not in name}
+    tensors = {name: tensor for name, tensor in model.head.state_dict().items() if "standardize" not in name}
     stages = model.head.config.layers
     for number in range(stages + 1):
         for part in ("weight", "bias"):
             name = f"class_embed.{number}.{part}"
-            wide = torch.randn(total, *own[name].shape[1:], generator=torch.Generator().manual_seed(number))
-            wide[list(numbers) if number < stages else [0]] = own[name] if number < stages else own[name][:1]
-            own[name] = wide
+            wide = torch.randn(total, *tensors[name].shape[1:], generator=torch.Generator().manual_seed(number))
+            wide[list(numbers) if number < stages else [0]] = tensors[name] if number < stages else tensors[name][:1]
+            tensors[name] = wide
     fused = {}
     for number in range(stages):
         for part in ("weight", "bias"):
             prefix = f"decoder.layers.{number}.self_attn"
-            parts = [own.pop(f"{prefix}.{letter}_proj.{part}") for letter in "qkv"]
+            parts = [tensors.pop(f"{prefix}.{letter}_proj.{part}") for letter in "qkv"]
             fused[f"transformer.{prefix}.in_proj_{part}"] = torch.cat(parts)
-    state = renamed(own, DETA) | fused | published_tower(model, "backbone.0.body.", 3)
+    state = renamed(tensors, DETA) | fused | published_tower(model, "backbone.0.body.", 3)
     doubled = {
-        f"transformer.decoder.{name}": each for name, each in state.items() if re.match("(bbox|class)_embed", name)
+        f"transformer.decoder.{name}": item for name, item in state.items() if re.match("(bbox|class)_embed", name)
     }
     return state | doubled

@@ -30,8 +30,8 @@ def tower(prefix: str, tile: int, window: int, grid: int, span: int, layer_scale
     state = {"conv1.weight": empty(TOWER, 3, 16, 16), "positional_embedding": empty(1, tile**2, TOWER)}
     state |= norm("ln_pre", TOWER)
     tables = {True: rope_tables(grid, span, 96), False: rope_tables(window, span, 96)}
-    state |= {f"rope_win.{name}": each for name, each in tables[False].items()}
-    state |= {f"rope_glb.{name}": each for name, each in tables[True].items()}
+    state |= {f"rope_win.{name}": table for name, table in tables[False].items()}
+    state |= {f"rope_glb.{name}": table for name, table in tables[True].items()}
     for number in range(BLOCKS):
         block = f"transformer.resblocks.{number}"
         state |= norm(f"{block}.ln_1", TOWER) | norm(f"{block}.ln_2", TOWER)
@@ -39,10 +39,10 @@ def tower(prefix: str, tile: int, window: int, grid: int, span: int, layer_scale
         state |= {f"{block}.attn.in_proj_bias": empty(3 * TOWER)}
         state |= linear(f"{block}.attn.out_proj", TOWER, TOWER)
         state |= linear(f"{block}.mlp.c_fc", MLP, TOWER) | linear(f"{block}.mlp.c_proj", TOWER, MLP)
-        state |= {f"{block}.attn.rope.{name}": each for name, each in tables[number in GLOBAL].items()}
+        state |= {f"{block}.attn.rope.{name}": table for name, table in tables[number in GLOBAL].items()}
         if layer_scale:
             state |= {f"{block}.ls_1.gamma": empty(TOWER), f"{block}.ls_2.gamma": empty(TOWER)}
-    return {f"{prefix}{name}": each for name, each in state.items()}
+    return {f"{prefix}{name}": item for name, item in state.items()}
 
 
 def convolution(name: str, out: int, inputs: int, side: int) -> dict[str, Tensor]:
@@ -94,8 +94,8 @@ def deta_coco() -> dict[str, Tensor]:
             for name, out in SAMPLING.items():
                 state |= linear(f"{layer}.{attention}.{name}", out, 256)
             state |= linear(f"{layer}.linear1", 2048, 256) | linear(f"{layer}.linear2", 256, 2048)
-            for each in norms:
-                state |= norm(f"{layer}.norm{each}", 256)
+            for item in norms:
+                state |= norm(f"{layer}.norm{item}", 256)
             if part == "decoder":
                 state |= {f"{layer}.self_attn.in_proj_weight": empty(768, 256)}
                 state |= {f"{layer}.self_attn.in_proj_bias": empty(768)}

@@ -61,7 +61,7 @@ def agree(one: Detected, other: Detected) -> None:
 def test_mask_rcnn_of_vitdet(masks: bool, tmp_path: Path) -> None:
     model = vitdet(masks=masks)
     save_file(
-        {name: each.clone().contiguous() for name, each in to_detectron2(model).items()}, tmp_path / "a.safetensors"
+        {name: item.clone().contiguous() for name, item in to_detectron2(model).items()}, tmp_path / "a.safetensors"
     )
     loaded, info = load_detector(tmp_path / "a.safetensors")
     agree(detected(model), detected(loaded))
@@ -69,7 +69,7 @@ def test_mask_rcnn_of_vitdet(masks: bool, tmp_path: Path) -> None:
     assert (info.task, info.masks, info.classes) == ("detection", masks, ("1", "2", "3", "4", "5"))
     assert info.windows is not None and (info.windows.size, info.windows.span) == (4, 4)
     assert info.windows.global_blocks == (1,) and (info.image_size, info.layer) == (SIDE, 2)
-    assert not loaded.training and not any(each.requires_grad for each in loaded.parameters())
+    assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
     box = detected(loaded).boxes
     assert box.min() >= 0 and box[:, 2].max() <= 160 and box[:, 3].max() <= 90
 
@@ -81,8 +81,8 @@ def test_lvis_and_a_tower_without_layer_scale(tmp_path: Path) -> None:
     loaded, info = load_detector(tmp_path / "a.pth", ["a", "b", "c", "d", "e"])
     agree(detected(model), detected(loaded))
     assert info.head["federated"] == 50 and (info.head["least_score"], info.head["most"]) == (0.02, 300)
-    own, other = (each.head.model.roi_heads.class_weights for each in (model, loaded))
-    assert torch.equal(own, other) and info.classes == ("a", "b", "c", "d", "e")
+    ours, other = (item.head.model.roi_heads.class_weights for item in (model, loaded))
+    assert torch.equal(ours, other) and info.classes == ("a", "b", "c", "d", "e")
 
 
 def test_deta_of_objects365(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_deta_of_coco_has_gaps_in_its_numbers(tmp_path: Path) -> None:
 
 
 def spoilt(state: dict[str, Tensor], name: str, value: Tensor | None) -> dict[str, Tensor]:
-    rest = {own: each for own, each in state.items() if own != name}
+    rest = {item: item for item, item in state.items() if item != name}
     return rest if value is None else {**rest, name: value}
 
 
@@ -156,7 +156,7 @@ def test_what_does_not_fit_deta_is_named(name: str, value: Tensor | None, messag
 
 
 def test_all_misfits_are_listed(tmp_path: Path) -> None:
-    state = {name: each for name, each in to_detectron2(vitdet()).items() if "mask_fcn" not in name}
+    state = {name: item for name, item in to_detectron2(vitdet()).items() if "mask_fcn" not in name}
     torch.save({**state, "extra": torch.ones(1)}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError) as raised:
         load_detector(tmp_path / "a.pth")
@@ -187,20 +187,20 @@ def test_tables_tell_windows_heads_and_size() -> None:
 
 
 def test_without_tables_the_paper_tells() -> None:
-    state = {name: each for name, each in tower("", 24, 24, 114, 16, True).items() if "freqs" not in name}
+    state = {name: item for name, item in tower("", 24, 24, 114, 16, True).items() if "freqs" not in name}
     found = describe_backbone(state, "", USUAL, 1824)
     assert (found.vision.heads, found.vision.depth, found.image_size) == (16, 50, 1824)
     assert found.windows == WindowConfig(size=24, global_blocks=GLOBAL, span=16)
     state["positional_embedding"] = empty(1, 24**2 + 1, 1536)
     assert describe_backbone(state, "", USUAL, 1824).vision.class_token
-    few = {name: each for name, each in state.items() if "resblocks" not in name or ".resblocks.0." in name}
+    few = {name: item for name, item in state.items() if "resblocks" not in name or ".resblocks.0." in name}
     with pytest.raises(CheckpointError, match="no known model has width 1536 and depth 1"):
         describe_backbone(few, "", USUAL, 1824)
 
 
 def test_tables_that_are_not_whole() -> None:
     state = published_tower(vitdet(), "a.", WINDOW)
-    blocks = {name: each for name, each in state.items() if "attn.rope" not in name}
+    blocks = {name: item for name, item in state.items() if "attn.rope" not in name}
     with pytest.raises(CheckpointError, match="and no known model has depth 3, so the windows are unknown"):
         describe_backbone(blocks, "a.", USUAL, 1824)
     del state["a.rope_win.freqs_sin"]
@@ -217,7 +217,7 @@ def test_rows_are_converted_and_become_float32() -> None:
         "w.bias": torch.arange(3.0),
         "step.count": torch.ones(1),
     }
-    rows = [KeyRow("weight", "w.weight", lambda each: each.T), KeyRow("bias", "w.bias")]
+    rows = [KeyRow("weight", "w.weight", lambda item: item.T), KeyRow("bias", "w.bias")]
     load_rows(model, state, rows, (r"\.count$",))
     assert model.weight.dtype == torch.float32 and torch.equal(model.weight, torch.ones(3, 2))
     assert torch.equal(model.bias, torch.arange(3.0))
@@ -244,8 +244,8 @@ def test_every_tensor_of_mask_rcnn_has_a_row() -> None:
     state = to_detectron2(model)
     check_vitdet(state)
     rows = vitdet_rows(state, masks=True)
-    own = {f"head.{name}" for name in model.head.state_dict() if "standardize" not in name}
-    assert {row.ours for row in rows} == own and {row.published for row in rows} <= set(state)
+    head_names = {f"head.{name}" for name in model.head.state_dict() if "standardize" not in name}
+    assert {row.ours for row in rows} == head_names and {row.published for row in rows} <= set(state)
     assert not any("mask" in row.ours for row in vitdet_rows(state, masks=False))
 
 
@@ -272,8 +272,8 @@ def test_every_tensor_of_deta_has_a_row() -> None:
     config, classes = deta_config(state)
     assert (config.channels, config.layers, config.hidden) == (32, 2, 24) and classes == ClassRows((1, 2, 3, 4), 5)
     rows = deta_rows(find_prefix(state), config.layers, classes)
-    own = {f"head.{name}" for name in model.head.state_dict() if "standardize" not in name}
-    assert {row.ours for row in rows} == own and {row.published for row in rows} <= set(state)
+    head_names = {f"head.{name}" for name in model.head.state_dict() if "standardize" not in name}
+    assert {row.ours for row in rows} == head_names and {row.published for row in rows} <= set(state)
 
 
 def test_the_published_shapes_of_deta_fit() -> None:

@@ -116,7 +116,7 @@ def test_a_task_is_measured_at_a_layer() -> None:
         failures = result.failures
         assert [failure.source for failure in failures] == ["a2", "c1"]
         expected = {"layer": str(layer % 2), "lr": "0.01/0.01/0.01", "train": "29", "head seeds": "3"}
-        assert result.settings == expected and [each.seed for each in result.scores] == [0, 0, 1, 1, 2, 2]
+        assert result.settings == expected and [score.seed for score in result.scores] == [0, 0, 1, 1, 2, 2]
         assert (result.metrics[0].name, result.metrics[0].n) == ("mean class accuracy", 8)
         assert low <= result.metrics[0].value <= high
     with pytest.raises(ConfigError, match="layer 2 does not exist"):

@@ -66,7 +66,7 @@ def detection(image: int, category: int, box: list[float], score: float) -> dict
 def of_kind(results: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """Results without what the other kind looks at."""
     other = "segmentation" if kind == "bbox" else "bbox"
-    return [{name: value for name, value in each.items() if name != other} for each in results]
+    return [{name: value for name, value in result.items() if name != other} for result in results]
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -82,7 +82,7 @@ def test_results_are_those_of_pycocotools(kind) -> None:
             known = COCO()
             known.dataset = truth
             known.createIndex()
-            theirs = COCOeval(known, known.loadRes([dict(each) for each in of_kind(results, kind)]), kind)
+            theirs = COCOeval(known, known.loadRes([dict(item) for item in of_kind(results, kind)]), kind)
             theirs.evaluate()
             theirs.accumulate()
             theirs.summarize()
@@ -104,7 +104,7 @@ def test_by_hand() -> None:
     assert sorted(set(measured.draws["AP"].round(6))) == [round(expected, 6), 1.0]  # an image twice: all right
     nothing = average_precision(truth, [], "bbox", resamples=5)
     assert nothing.values["AP"] == 0
-    assert [each.metric for each in measured.scores("box", ["1", "2"])] == ["box AP", "box AP50", "box AP75"]
+    assert [score.metric for score in measured.scores("box", ["1", "2"])] == ["box AP", "box AP50", "box AP75"]
 
 
 @pytest.mark.parametrize("lvis", [False, True])
@@ -119,20 +119,20 @@ def test_an_image_drawn_twice_is_an_image_that_is_there_twice(lvis: bool) -> Non
 
     def library(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[COCO, COCO]:
         known = COCO(truth, use_deepcopy=True)
-        return known, known.loadRes([dict(each) for each in results])
+        return known, known.loadRes([dict(result) for result in results])
 
     counts = np.array([[1] * 8, [2, 0, 1, 3, 0, 1, 1, 0]])
     evaluators = [_evaluator(*library(truth, results), "bbox", lvis, category, range(1, 9)) for category in (1, 2, 3)]
-    resampled = np.stack([resampled_precision(each, counts) for each in evaluators], axis=-1)
+    resampled = np.stack([resampled_precision(evaluator, counts) for evaluator in evaluators], axis=-1)
     for times, ours in zip(counts, resampled, strict=True):
         many: dict[str, Any] = {**truth, "images": [], "annotations": []}
         again = []
         for number, image in enumerate(np.repeat(np.arange(1, 9), times).tolist(), start=1):
             many["images"].append({**truth["images"][image - 1], "id": number})
-            own = [each for each in truth["annotations"] if each["image_id"] == image]
+            of_image = [annotation for annotation in truth["annotations"] if annotation["image_id"] == image]
             start = len(many["annotations"])
-            many["annotations"] += [{**a, "id": start + n, "image_id": number} for n, a in enumerate(own, start=1)]
-            again += [{**each, "image_id": number} for each in results if each["image_id"] == image]
+            many["annotations"] += [{**a, "id": start + n, "image_id": number} for n, a in enumerate(of_image, start=1)]
+            again += [{**result, "image_id": number} for result in results if result["image_id"] == image]
         whole = COCOeval_faster(*library(many, again), "bbox", lvis_style=lvis)
         whole.params.maxDets = [300] if lvis else [1, 10, 100]
         whole.evaluate()
@@ -163,7 +163,7 @@ def test_lvis_looks_only_where_categories_were_looked_for(kind) -> None:
     results = of_kind([detection(1, 1, box, 0.5), detection(2, 1, box, 0.9)], kind)  # nobody looked for 1 in image 2
     measured = average_precision(truth, results, kind, lvis=True)
     assert measured.values["APr"] == measured.values["AP"] == 1 and np.isnan(measured.values["APf"])
-    assert "box APf" not in {each.metric for each in measured.scores("box", ["1", "2"])}
+    assert "box APf" not in {score.metric for score in measured.scores("box", ["1", "2"])}
     truth["images"][1]["neg_category_ids"] = [1]  # somebody did
     assert average_precision(truth, results, kind, lvis=True).values["APr"] == pytest.approx(0.5)
 

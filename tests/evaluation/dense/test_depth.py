@@ -95,7 +95,7 @@ def test_a_set_without_splits_is_cut_and_what_is_broken_reported(tmp_path: Path)
     assert [failure.source for failure in failures] == ["00008 (depth)"]
     assert result.metrics[0].name == "RMSE" and result.metrics[0].n == 3 and result.settings["head seeds"] == "3"
     assert {metric.interval for metric in result.metrics} == {None}  # frames of one walk are one block
-    assert len({each.values for each in result.scores if each.metric == "RMSE"}) == 3  # every seed fits another head
+    assert len({item.values for item in result.scores if item.metric == "RMSE"}) == 3  # every seed fits another head
     with pytest.raises(ModelError, match="colours, layer 2"):
         DepthEvaluator(train, test, PROTOCOL).run(ColourLayers(4, (24, 32)).at(2))
 

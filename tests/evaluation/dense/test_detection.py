@@ -43,7 +43,7 @@ def test_an_oracle_finds_all(tmp_path: Path) -> None:
     rows = np.arange(4)
     results = [to_results(found_all(test, row), test, row) for row in range(4)]
     for name, kind in (("box", "bbox"), ("mask", "segm")):
-        every = [each for some in results for each in some[name]]
+        every = [item for some in results for item in some[name]]
         assert average_precision(test.truth(rows), every, kind, resamples=5).values["AP"] == pytest.approx(1)
 
 
@@ -54,9 +54,9 @@ def test_kinds_can_be_forgotten(tmp_path: Path) -> None:
     train, test = (part.merge_classes() for part in parts)
     things = train.instances(0)
     assert things.labels.tolist() == [1, 1] and things.masks is None and (things.boxes == known.boxes).all()
-    result = [each for row in range(2) for each in to_results(found_all(test, row), test, row)["box"]]
+    result = [item for row in range(2) for item in to_results(found_all(test, row), test, row)["box"]]
     truth = test.truth(np.arange(2))
-    assert [each["name"] for each in truth["categories"]] == ["object"]
+    assert [category["name"] for category in truth["categories"]] == ["object"]
     assert average_precision(truth, result, "bbox", resamples=5).values["AP"] == pytest.approx(1)
     with pytest.raises(DataError, match="LVIS has no boxes for categories that were not annotated"):
         replace(train, records=({**train.records[0], "neg_category_ids": []},)).merge_classes()
@@ -77,7 +77,7 @@ def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     assert [scores.seed for scores in result.scores[:: len(names)]] == [0, 1, 2] and result.settings[
         "head seeds"
     ] == "3"
-    gap = difference(*(by_metric(each.scores)["box AP"] for each in (result, again)))
+    gap = difference(*(by_metric(item.scores)["box AP"] for item in (result, again)))
     assert (gap.value, gap.interval, gap.n) == (0, (0, 0), 2)
 
 

@@ -100,8 +100,8 @@ def test_f_is_that_of_all_distances() -> None:
 
     for seed in range(3):
         mask, truth = blobs(seed), blobs(seed) ^ blobs(seed + 10)
-        own, true = edge(mask), edge(truth)
-        distances = np.linalg.norm(own[:, None] - true[None], axis=-1)
+        found, true = edge(mask), edge(truth)
+        distances = np.linalg.norm(found[:, None] - true[None], axis=-1)
         limit = math.ceil(0.008 * math.hypot(70, 90))
         precision, recall = (distances.min(axis=axis) <= limit for axis in (1, 0))
         expected = 2 * precision.mean() * recall.mean() / (precision.mean() + recall.mean())

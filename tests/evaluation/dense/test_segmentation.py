@@ -36,7 +36,7 @@ def test_overlaps_by_hand() -> None:
     truth, guess = np.array([[0, 0, 1], [1, -1, 2]]), np.array([[0, 1, 1], [2, 2, 2]])
     inside, either = overlaps(guess, truth, 4)
     assert inside.tolist() == [1, 1, 1, 0] and either.tolist() == [2, 3, 2, 0]
-    miou, pixels = (measure(each) for each in overlap_scores(inside[None], either[None], ["a"]))
+    miou, pixels = (measure(item) for item in overlap_scores(inside[None], either[None], ["a"]))
     assert miou.value == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3)  # class 3 is nowhere
     assert pixels.value == pytest.approx(3 / 5)
 
@@ -64,9 +64,9 @@ def test_perfect_features_are_segmented_perfectly_and_noise_is_not() -> None:
     assert measure_all(perfect)[0].value > 0.8  # half a patch of bilinear border apart
     rng = np.random.default_rng(0)
     noise = score(rng.normal(size=(24, 6, 8, 3)), rng.normal(size=(8, 6, 8, 3)))
-    assert measure_all(noise)[0].value < 0.35 and [each.seed for each in noise[::2]] == [0, 1, 2]
-    assert len({each.values for each in perfect}) == 6  # every seed fits another head
-    assert difference(*(by_metric(each)["mIoU"] for each in (perfect, noise))).interval[0] > 0.2
+    assert measure_all(noise)[0].value < 0.35 and [item.seed for item in noise[::2]] == [0, 1, 2]
+    assert len({item.values for item in perfect}) == 6  # every seed fits another head
+    assert difference(*(by_metric(item)["mIoU"] for item in (perfect, noise))).interval[0] > 0.2
 
 
 def test_scenes_are_measured_and_a_broken_image_reported(tmp_path: Path) -> None:

@@ -47,6 +47,6 @@ def lmms_statement(path: str, function: str, condition: str) -> Any:
     """The code of an `if` inside one of its functions, by its condition, to be run with `exec`."""
     tree = ast.parse(lmms_file(path).read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function]
-    found = [node for each in functions for node in ast.walk(each) if isinstance(node, ast.If)]
+    found = [node for item in functions for node in ast.walk(item) if isinstance(node, ast.If)]
     (statement,) = (node for node in found if ast.unparse(node.test) == condition)
     return compile(ast.Module([statement], []), path, "exec")

@@ -34,7 +34,7 @@ def test_real_captions_have_the_words_of_the_java_program(real_data: Path, tmp_p
         pytest.skip("needs Java")
     tokenizer = pytest.importorskip("pycocoevalcap.tokenizer.ptbtokenizer")
     captions = json.loads((real_data / "coco" / "annotations.json").read_text(encoding="utf-8"))["captions"]
-    texts = [text for own in captions.values() for text in own]
+    texts = [text for caption in captions.values() for text in caption]
     java = tokenizer.PTBTokenizer().tokenize({row: [{"caption": text}] for row, text in enumerate(texts)})
     assert len(java) == 425
     assert [tokenize_caption(text) for text in texts] == [java[row][0].split() for row in range(len(texts))]

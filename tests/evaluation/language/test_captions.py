@@ -14,15 +14,15 @@ REFERENCES = [["a cat sits on a mat"], ["two dogs play ball"], ["a red car on a 
 
 
 def test_the_reference_itself_scores_ten() -> None:
-    scores = cider_d_scores([own[0] for own in REFERENCES], REFERENCES)
+    scores = cider_d_scores([reference[0] for reference in REFERENCES], REFERENCES)
     assert scores == pytest.approx([10, 10, 10])
-    assert cider_d(["x", *(own[0] for own in REFERENCES[1:])], REFERENCES) == pytest.approx(20 / 3)
+    assert cider_d(["x", *(reference[0] for reference in REFERENCES[1:])], REFERENCES) == pytest.approx(20 / 3)
 
 
 def test_words_may_be_given_as_they_are() -> None:
     texts = ["A cat sits on a mat!", "two dogs", "car"]
     words = [["a", "cat", "sits", "on", "a", "mat"], ["two", "dogs"], ["car"]]
-    split = [[own.split() for own in each] for each in REFERENCES]
+    split = [[item.split() for item in reference] for reference in REFERENCES]
     assert (cider_d_scores(texts, REFERENCES) == cider_d_scores(words, split)).all()
     assert bleu(texts, REFERENCES) == bleu(words, split)
 

@@ -138,8 +138,11 @@ def test_yes_and_no_give_the_scorers_metrics() -> None:
 
 
 def test_groups_are_scored_by_themselves_too() -> None:
-    parts = [Question(**{**vars(each), "group": ("human", "augmented")[n % 2]}) for n, each in enumerate(questions(4))]
-    items = [Question(**{**vars(each), "answers": ("red",)}) for each in parts]
+    parts = [
+        Question(**{**vars(question), "group": ("human", "augmented")[n % 2]})
+        for n, question in enumerate(questions(4))
+    ]
+    items = [Question(**{**vars(part), "answers": ("red",)}) for part in parts]
     measurement = run("chartqa", items, lambda images, prompt: "red." if "(0)" in prompt else "green")
     assert metrics(measurement) == {
         "relaxed accuracy": 1 / 4,
@@ -170,7 +173,7 @@ def test_captions_give_the_scorers_metrics(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     measurement = run("coco", items, lambda images, prompt: next(said), records=path)
     values = metrics(measurement)
-    references = [each.answers for each in items]
+    references = [entry.answers for entry in items]
     assert values["CIDEr"] == pytest.approx(cider_d(texts, references))
     for order, value in enumerate(bleu(texts, references), 1):
         assert values[f"BLEU-{order}"] == pytest.approx(value)

@@ -126,7 +126,10 @@ def vqav2_row() -> Row:
     )["vqav2_process_results"]
 
     def theirs(prediction: str, answers: list[str]) -> float:
-        doc = {"answers": [{"answer": each, "answer_id": row} for row, each in enumerate(answers)], "question_id": 1}
+        doc = {
+            "answers": [{"answer": answer, "answer_id": row} for row, answer in enumerate(answers)],
+            "question_id": 1,
+        }
         return process(doc, [prediction])["exact_match"]
 
     def first_step(text: str) -> str:
@@ -369,8 +372,8 @@ SENTENCES = (
 
 def captions() -> tuple[list[str], list[list[str]]]:
     rng = random.Random(0)
-    references = [rng.choices([each for each in SENTENCES if each], k=rng.randint(1, 5)) for _ in range(60)]
-    return [rng.choice([*SENTENCES, *own]) for own in references], references
+    references = [rng.choices([sentence for sentence in SENTENCES if sentence], k=rng.randint(1, 5)) for _ in range(60)]
+    return [rng.choice([*SENTENCES, *reference]) for reference in references], references
 
 
 def spaced(texts: Sequence[str]) -> list[str]:
@@ -384,21 +387,23 @@ def caption_rows() -> list[Row]:
     from pycocoevalcap.cider.cider import Cider
 
     predictions, references = captions()
-    truth = {row: spaced(own) for row, own in enumerate(references)}
-    guesses = {row: spaced([own]) for row, own in enumerate(predictions)}
+    truth = {row: spaced(reference) for row, reference in enumerate(references)}
+    guesses = {row: spaced([prediction]) for row, prediction in enumerate(predictions)}
     _, ciders = Cider().compute_score(truth, guesses)
     ours = cider_d_scores(predictions, references)
     rows = [
-        compare("cider_d", "pycocoevalcap Cider", enumerate(ciders), lambda row, own: ours[row], lambda row, own: own)
+        compare(
+            "cider_d", "pycocoevalcap Cider", enumerate(ciders), lambda row, item: ours[row], lambda row, item: item
+        )
     ]
     subsets = [range(size) for size in (1, 2, 10, 60)]
     corpus, theirs = [], []
     for rows_of in subsets:
         corpus += bleu([predictions[row] for row in rows_of], [references[row] for row in rows_of])
-        part = [{row: each[row] for row in rows_of} for each in (truth, guesses)]
+        part = [{row: item[row] for row in rows_of} for item in (truth, guesses)]
         theirs += Bleu(4).compute_score(*part, verbose=0)[0]
     cases = list(zip(corpus, theirs, strict=True))
-    return [*rows, compare("bleu", "pycocoevalcap Bleu(4)", cases, lambda own, other: own, lambda own, other: other)]
+    return [*rows, compare("bleu", "pycocoevalcap Bleu(4)", cases, lambda item, other: item, lambda item, other: other)]
 
 
 def table() -> str:
@@ -448,7 +453,7 @@ def test_lmms_eval_leaves_unanswered_videos_out_of_the_mean() -> None:
     mean = lmms_functions("tasks/mvbench/utils.py", "mvbench_aggregate_results")["mvbench_aggregate_results"]
     answers = [{"pred_answer": "A", "score": 1}, {"pred_answer": "", "score": 0}]
     assert mean(answers) == 100
-    assert np.mean([multiple_choice(each["pred_answer"], CHOICES, 0) for each in answers]) == 0.5
+    assert np.mean([multiple_choice(answer["pred_answer"], CHOICES, 0) for answer in answers]) == 0.5
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def false_claims(blocks: int, seeds: int, of_blocks: float, of_seeds: float, fra
     for _ in range(TRIALS):
         common = np.repeat(of_blocks * rng.normal(size=blocks), frames)
         values = common + of_seeds * rng.normal(size=(seeds, 1))
-        plain = [replace(ItemScores.of("gap", each, names, blocks=of), seed=seed) for seed, each in enumerate(values)]
+        plain = [replace(ItemScores.of("gap", value, names, blocks=of), seed=seed) for seed, value in enumerate(values)]
         ends = estimate([replace(plain[0], seed=None)] if seeds == 1 else plain).interval()
         assert ends is not None
         wrong += not ends[0] <= 0 <= ends[1]
@@ -95,8 +95,8 @@ def test_an_interval_over_few_seeds_holds_the_value_in_95_of_100_cases(seeds: in
     inside = 0
     for by_seed, error in zip(values, item_errors, strict=True):
         draws = np.array([-1.0, 1.0])  # their variance is 1
-        own = tuple(float(value) for value in by_seed + error)
-        ends = Estimate(value=float(np.mean(own)), draws=draws, blocks=300, by_seed=own).interval()
+        seed_values = tuple(float(value) for value in by_seed + error)
+        ends = Estimate(value=float(np.mean(seed_values)), draws=draws, blocks=300, by_seed=seed_values).interval()
         assert ends is not None
         inside += ends[0] <= 0 <= ends[1]
     assert inside / trials >= 0.945

@@ -61,8 +61,8 @@ def test_entries_of_one_item_are_drawn_together() -> None:
     once = measure(ItemScores.of("recall", result, names))
     twice = ItemScores.of("recall", np.repeat(result, 2), names, owners=np.repeat(np.arange(400), 2))
     assert measure(twice) == once
-    apart = measure(ItemScores.of("recall", np.repeat(result, 2), [*names, *names]))
-    assert np.diff(apart.interval)[0] == pytest.approx(np.diff(once.interval)[0] / 2**0.5, rel=0.1)
+    separate = measure(ItemScores.of("recall", np.repeat(result, 2), [*names, *names]))
+    assert np.diff(separate.interval)[0] == pytest.approx(np.diff(once.interval)[0] / 2**0.5, rel=0.1)
 
 
 def test_a_difference_is_paired() -> None:
@@ -137,9 +137,9 @@ def test_items_of_one_block_are_drawn_together() -> None:
     blocks = [name.partition("/")[0] for name in names]
     together = measure(ItemScores.of("error", frames, names, blocks=blocks, unit="m"))
     of_videos = measure(ItemScores.of("error", of_video, blocks[::25], unit="m"))
-    apart = measure(ItemScores.of("error", frames, names, unit="m"))
+    separate = measure(ItemScores.of("error", frames, names, unit="m"))
     assert together.n == 1000 and np.diff(together.interval) == pytest.approx(np.diff(of_videos.interval), rel=0.05)
-    assert np.diff(apart.interval)[0] < np.diff(together.interval)[0] / 4
+    assert np.diff(separate.interval)[0] < np.diff(together.interval)[0] / 4
     again = ItemScores(**json.loads(json.dumps(asdict(ItemScores.of("error", frames, names, blocks=blocks)))))
     assert len(set(again.block_of())) == 40
     plain = ItemScores.of("error", frames, names)
@@ -151,7 +151,7 @@ def test_items_of_one_block_are_drawn_together() -> None:
 def test_frames_of_one_video_have_no_interval() -> None:
     frames = np.random.default_rng(0).normal(size=20)
     names = [str(number) for number in range(20)]
-    ours, theirs = (ItemScores.of("RMSE", each, names, blocks=["walk"] * 20) for each in (frames, frames - 5))
+    ours, theirs = (ItemScores.of("RMSE", item, names, blocks=["walk"] * 20) for item in (frames, frames - 5))
     assert measure(ours).interval is None and measure(ours).n == 20 and difference(ours, theirs).interval is None
 
 
@@ -164,8 +164,8 @@ def test_the_seeds_of_a_head_are_in_the_interval() -> None:
     rng = np.random.default_rng(0)
     names = [str(number) for number in range(200)]
     items = rng.normal(size=200)
-    alike, unlike = (items + np.array([[-1.0], [0], [1]]) * by for by in (0.0, 0.5))
-    (narrow,), (wide,) = measure_all(seeded(alike, names)), measure_all(seeded(unlike, names))
+    similar, unlike = (items + np.array([[-1.0], [0], [1]]) * by for by in (0.0, 0.5))
+    (narrow,), (wide,) = measure_all(seeded(similar, names)), measure_all(seeded(unlike, names))
     assert narrow.value == pytest.approx(items.mean()) == pytest.approx(wide.value)
     assert np.diff(wide.interval)[0] > 2 * 4.3 * 0.5 / 3**0.5 * 0.9  # Student's t of two degrees of freedom
     assert np.diff(narrow.interval)[0] == pytest.approx(2 * 1.97 * items.std(ddof=1) / 200**0.5, rel=0.1)

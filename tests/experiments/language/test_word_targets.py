@@ -73,7 +73,7 @@ def test_documents(tmp_path: Path) -> None:
     assert {"total", "0", "."} <= set(numbers.words) and len(digits) > 5
     rows = numbers.documents([file], grid=14)
     fields = json.loads(file.read_text().splitlines()[0])
-    (box,) = [each["box"] for each in fields["words"] if each["text"].lower() == "total"]
+    (box,) = [word["box"] for word in fields["words"] if word["text"].lower() == "total"]
     middle = int((box[1] + box[3]) / 2 // 16) * 14 + int((box[0] + box[2]) / 2 // 16)
     assert rows[0].patches[middle] == numbers.numbers["total"]
     assert not rows[0].symmetric and rows[0].patches[0] in (BACKGROUND, IGNORED)

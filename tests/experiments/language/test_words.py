@@ -50,7 +50,7 @@ def images(count: int) -> list[Labelled]:
 
 
 def test_patches_find_their_words(config: WordConfig, tmp_path: Path) -> None:
-    labelled = [replace(each, patches=each.colours, label=1) for each in images(4)]
+    labelled = [replace(image, patches=image.colours, label=1) for image in images(4)]
     path = align_words(config, {"scenes": images(40), "labelled": labelled}, WORDS, [1, 2], tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     for name, least in (("scenes", 0.6), ("colours", 0.6), ("labelled", 0.8), ("boxes", 0.95), ("positions", 0.95)):

@@ -26,6 +26,6 @@ def test_cached_results_are_read(data: LayerData, tmp_path: Path, monkeypatch: p
     result = evaluate_model(model, data, Sizes(), tmp_path)
     again = evaluate_model(model, data, Sizes(), tmp_path)
     assert again["images"] == result["images"] and tasks[0].evaluated == [0]
-    (one,), (other,) = (unpack(COLOURS, each).values() for each in (result, again))
+    (one,), (other,) = (unpack(COLOURS, item).values() for item in (result, again))
     assert one.metric == other.metric == "error" and one.unit == other.unit == "m" and other.lower_is_better
     np.testing.assert_array_equal(one.scores[0].draws, other.scores[0].draws)

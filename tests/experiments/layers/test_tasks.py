@@ -32,16 +32,16 @@ def test_tasks_are_cut_to_size(data: LayerData) -> None:
         "captions",
     ]
     images = {name: task.images(UnusedEncoder()) for name, task in tasks.items()}
-    counts = {name: [len(each.keys) for each in parts] for name, parts in images.items()}
+    counts = {name: [len(part.keys) for part in parts] for name, parts in images.items()}
     assert counts["depth of scenes"] == counts["segmentation"] == [4, 2]
     assert counts["captions"] == counts["tracking"] == [3]
     assert counts["depth of rooms"] == [3, 2] and counts["retrieval"] == [6]
-    shapes = {name: {each.image_size for each in parts} for name, parts in images.items()}
+    shapes = {name: {part.image_size for part in parts} for name, parts in images.items()}
     assert shapes["segmentation"] == shapes["depth of rooms"] == {(128, 128)} != shapes["classification"]
 
 
 def test_segmentation_is_of_objects_and_background(data: LayerData) -> None:
-    (task,) = (each for each in make_layer_tasks(data, Sizes()) if isinstance(each, SegmentationEvaluator))
+    (task,) = (item for item in make_layer_tasks(data, Sizes()) if isinstance(item, SegmentationEvaluator))
     assert task.train.classes == task.test.classes == ("background", "object")
     lamp = task.test.labels(1)  # of a class that no training image shows
     assert lamp[0, 0] == 0 and lamp[8, 8] == 1 and lamp.sum() == 64

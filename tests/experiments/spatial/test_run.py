@@ -42,9 +42,12 @@ def data(tmp_path: Path) -> SpatialData:
 
 
 def test_alignments_differ_in_their_teachers_alone() -> None:
-    own, masks, both = (Alignments().config(name) for name in (OWN, MASKS, BOTH))
-    assert (own.masks, own.core_weight) == (None, 1) and (masks.masks, masks.core_weight) == ("scenes", 0)
-    assert (both.masks, both.core_weight) == ("scenes", 1) and own.teacher_layer == both.teacher_layer == 8
+    self_taught, masks, both = (Alignments().config(name) for name in (OWN, MASKS, BOTH))
+    assert (self_taught.masks, self_taught.core_weight) == (None, 1) and (masks.masks, masks.core_weight) == (
+        "scenes",
+        0,
+    )
+    assert (both.masks, both.core_weight) == ("scenes", 1) and self_taught.teacher_layer == both.teacher_layer == 8
 
 
 def test_all_is_run_once_and_drawn(data: SpatialData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

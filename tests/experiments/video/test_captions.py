@@ -38,7 +38,7 @@ def test_the_first_captioner_is_the_built_in_one_with_fewer_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = first_captioner(tmp_path)
-    (ours, state), (theirs, whole) = (read_trained(each) for each in (path, Path(find_language_model(BUILTIN_LANG))))
+    (ours, state), (theirs, whole) = (read_trained(item) for item in (path, Path(find_language_model(BUILTIN_LANG))))
     assert (theirs.pool, ours) == (1, dataclasses.replace(theirs, pool=2))
     assert state.keys() == whole.keys() and all(torch.equal(state[name], whole[name]) for name in whole)
     calls: list[tuple[LanguageConfig, Sequence[Path]]] = []

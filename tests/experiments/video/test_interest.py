@@ -33,15 +33,15 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A dataset, and features whose first tells the number of events unless the camera moves."""
     root = tmp_path_factory.mktemp("interest")
     videos = {"train": [happening(n) for n in range(TRAIN)], "test": [happening(n) for n in range(TEST)]}
-    data = write_dataset(root / "data", {split: [each] for split, each in videos.items()})
+    data = write_dataset(root / "data", {split: [video] for split, video in videos.items()})
     rng = np.random.default_rng(0)
     (root / "features").mkdir()
-    for split, each in videos.items():
-        values = rng.normal(size=(len(each), len(MOTION)))
-        told = [len(fields["events"]) if n % 3 else 2.5 for n, (_, fields) in enumerate(each)]
-        values[:, 0] = told + rng.normal(0, 0.1, len(each))
-        columns = {"key": [f"{split}/{key}" for key, _ in each]}
-        columns |= {"frames": rng.normal(size=(len(each), 3, 4)).astype(np.float32).tolist()}
+    for split, video in videos.items():
+        values = rng.normal(size=(len(video), len(MOTION)))
+        told = [len(fields["events"]) if n % 3 else 2.5 for n, (_, fields) in enumerate(video)]
+        values[:, 0] = told + rng.normal(0, 0.1, len(video))
+        columns = {"key": [f"{split}/{key}" for key, _ in video]}
+        columns |= {"frames": rng.normal(size=(len(video), 3, 4)).astype(np.float32).tolist()}
         columns |= {name: values[:, n].tolist() for n, name in enumerate(MOTION)}
         pq.write_table(pa.table(columns), root / "features" / f"{split}-000000.parquet")
     return data, root / "features"

@@ -84,7 +84,7 @@ def test_every_arm_has_scores_over_two_seeds(result: dict[str, Any]) -> None:
         assert all(len(score["by_seed"]) == 2 for score in row["scores"].values())
     for row in result["growth"]:
         assert row["clips"] == [0, 4, 8] and len(row["values"]) == 3
-        (whole,) = (each for each in result["table"] if each["name"] == row["name"])
+        (whole,) = (item for item in result["table"] if item["name"] == row["name"])
         assert row["values"][-1] == whole["scores"][ALL]
 
 

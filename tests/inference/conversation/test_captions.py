@@ -44,7 +44,7 @@ def test_a_file_grows_and_is_read_again(tmp_path: Path, suffix: str) -> None:
     rows = (
         pq.read_table(out).to_pylist() if suffix == ".parquet" else list(map(json.loads, out.read_text().splitlines()))
     )
-    assert [each["id"] for each in rows] == ["a", "b", "c"] and rows[1]["end"] == 2.0
+    assert [entry["id"] for entry in rows] == ["a", "b", "c"] and rows[1]["end"] == 2.0
     third = CaptionFile(out, "m", "", "p")
     third.finish()
     assert third.rows == second.rows

@@ -80,10 +80,10 @@ def test_weights_are_held_once() -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     packed = {weight.untyped_storage().data_ptr() for block in fast.blocks for weight in block if weight.dim() == 2}
     shared = {
-        each.weight.untyped_storage().data_ptr()
+        module.weight.untyped_storage().data_ptr()
         for layer in model.model.layers
-        for each in layer.modules()
-        if isinstance(each, torch.nn.Linear)
+        for module in layer.modules()
+        if isinstance(module, torch.nn.Linear)
     }
     assert packed == shared and fast.output.data_ptr() == model.lm_head.weight.data_ptr()
 

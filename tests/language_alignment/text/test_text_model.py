@@ -116,8 +116,8 @@ def test_streams_and_batches_give_the_same() -> None:
     model = TextModel("tiny", tiny_decoder())
     conversations = [ask("what is red?"), ask("and a much longer question?"), ask("x")]
     together = [reply.text for reply in model.generate(conversations, SAMPLING)]
-    assert together == [model.generate([each], SAMPLING)[0].text for each in conversations]
-    assert together == ["".join(model.generate_stream(each, SAMPLING)) for each in conversations]
+    assert together == [model.generate([item], SAMPLING)[0].text for item in conversations]
+    assert together == ["".join(model.generate_stream(item, SAMPLING)) for item in conversations]
     assert len(set(together)) == 3
 
 

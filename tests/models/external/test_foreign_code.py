@@ -106,7 +106,7 @@ LIBRARIES: dict[str, tuple[str, tuple[str, ...], Callable[[Path], None], Load]] 
     ),
 }
 KINDS = ("zip", "old", "bare")
-CASES = [(library, f"{name} {kind}") for library, each in LIBRARIES.items() for name in each[1] for kind in KINDS]
+CASES = [(library, f"{name} {kind}") for library, item in LIBRARIES.items() for name in item[1] for kind in KINDS]
 
 
 @pytest.mark.parametrize(("library", "file"), CASES)

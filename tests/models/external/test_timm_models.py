@@ -69,8 +69,8 @@ def test_a_timm_model_has_both_transforms_and_no_texts() -> None:
     plain = Image.new("RGB", (300, 100))
     changed = {name: np.abs(e.encode_images([wide]) - e.encode_images([plain])).max() for name, e in encoders.items()}
     assert changed["crop"] == 0 < changed["squash"]
-    own = PlainTimmEncoder()
-    own.model = encoders["crop"].model.cpu()
-    np.testing.assert_allclose(encoders["crop"].encode_images([wide]), own.encode_images([wide]), atol=1e-5)
+    encoder = PlainTimmEncoder()
+    encoder.model = encoders["crop"].model.cpu()
+    np.testing.assert_allclose(encoders["crop"].encode_images([wide]), encoder.encode_images([wide]), atol=1e-5)
     with pytest.raises(ConfigError, match="timm:test_vit has no text tower"):
         encoders["squash"].encode_texts(["a dog"])

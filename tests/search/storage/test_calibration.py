@@ -273,7 +273,7 @@ def test_photographs_are_told_from_what_is_not_there(builtin: Encoder, real_data
     foreign = np.array([name in benchmark.FOREIGN for name in names])
     queries, background = builtin.encode_texts(names), builtin.encode_texts(background_names())
     scale = float(builtin.model.logit_scale.detach().exp())
-    answers = [benchmark.search(queries, names, images.take(each), background, scale) for each in rows]
+    answers = [benchmark.search(queries, names, images.take(row), background, scale) for row in rows]
     scores = benchmark.summarize(answers, foreign, np.random.default_rng(0))["scores"]
     for against in benchmark.ABSENT:
         assert scores[f"{against}: difference"]["interval"][0] > 0

@@ -52,10 +52,10 @@ def environment() -> Iterator[None]:
 def ports() -> Iterator[tuple[int, int]]:
     """A cluster of two cores in another time zone; the port of Ray, and that of its clients."""
     place = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a short name: it holds sockets
-    own, client = free_port(), free_port()
+    port, client = free_port(), free_port()
     options = {
         "node-ip-address": "127.0.0.1",
-        "port": own,
+        "port": port,
         "ray-client-server-port": client,
         "num-cpus": 2,
         "object-store-memory": 100_000_000,
@@ -80,7 +80,7 @@ def ports() -> Iterator[tuple[int, int]]:
         line = head.stdout.readline()
         assert line, message
         message += line
-    yield own, client
+    yield port, client
     for pid in [*descendants(head.pid), head.pid]:
         end(pid)
     head.wait()

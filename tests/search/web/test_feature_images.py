@@ -71,8 +71,8 @@ def test_a_second_model_is_shown_beside_it(library: MediaLibrary) -> None:
     with TestClient(create_page(library, features_model="builtin"), base_url="http://localhost") as client:
         address = address_of(client, PICTURE)
         last = {"layer": "-1", "baseline": "1"}
-        other, own = client.get(address, params=last), client.get(address, params={"layer": "-1"})
-        assert opened(other.content).size == opened(own.content).size == (40, 30) and other.content != own.content
+        other, ours = client.get(address, params=last), client.get(address, params={"layer": "-1"})
+        assert opened(other.content).size == opened(ours.content).size == (40, 30) and other.content != ours.content
         shade = opened(client.get(address, params={**last, "at": "0,0"}).content)
         assert np.asarray(shade)[0, 0, 1] == 0
         wrong = client.get(address, params={"layer": "3", "baseline": "1"})

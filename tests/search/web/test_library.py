@@ -148,7 +148,7 @@ def test_failed_uploads_leave_nothing_in_memory(client: TestClient, draw: Draw) 
         for _ in range(5):
             assert client.post("/api/image", content=damaged).status_code == 400
         objects = gc.get_objects()  # by type: some objects of other libraries do not like to be asked
-        left = [each for each in objects if issubclass(type(each), Image.Image) and each.size == (800, 600)]
+        left = [item for item in objects if issubclass(type(item), Image.Image) and item.size == (800, 600)]
         assert len(left) <= 1  # the last one, by whatever thread took it
     finally:
         gc.enable()

@@ -33,7 +33,7 @@ def test_the_page_and_its_parts(client: TestClient) -> None:
     assert client.get("/static/page.css").headers["content-type"].startswith("text/css")
     assert "javascript" in client.get("/static/page.js").headers["content-type"]
     scripts = files("perception_encoder.search.web") / "page"
-    for name in (each.name for each in scripts.iterdir() if each.name.endswith(".js")):
+    for name in (path.name for path in scripts.iterdir() if path.name.endswith(".js")):
         assert client.get(f"/static/{name}").status_code == 200
     assert not re.search(r"style=|\son\w+=|<script>|<style", page.text)  # or the policy would forbid it
     assert client.get("/static/page.html").status_code == client.get("/static/..%2f..%2findex.py").status_code == 404

@@ -77,15 +77,15 @@ def test_large_thumbnails_are_cached_within_bounds(
         return open_image(path, *rest, **options)
 
     monkeypatch.setattr(server, "open_image", counted)
-    own = server.Thumbnails(library)
+    thumbnails = server.Thumbnails(library)
     first, second, third = [row.id for row in library.index.rows() if row.kind == "image"][:3]
     for id in (first, second, first, third, first):
-        own.large(id, "digest")
+        thumbnails.large(id, "digest")
     assert len(decoded) == 3
-    own.large(second, "digest")  # the one unused for the longest time made room for the third
+    thumbnails.large(second, "digest")  # the one unused for the longest time made room for the third
     assert len(decoded) == 4
     Image.new("RGB", (200, 100), "red").save(decoded[0])  # the first, under the name and address that it had
-    assert opened(own.large(first, "digest")).size == (200, 100) and len(decoded) == 5
+    assert opened(thumbnails.large(first, "digest")).size == (200, 100) and len(decoded) == 5
 
 
 def test_ids_of_large_thumbnails_are_signed(client: TestClient, library: MediaLibrary) -> None:

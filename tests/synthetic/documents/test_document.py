@@ -46,8 +46,8 @@ def test_a_seed_gives_the_same_document_in_another_process() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for number in reversed(range(4)):  # what was drawn before does not matter
         document(number)
-    own = [summary(document((3, number), size=256)) for number in range(8)]
-    assert run.stdout.split() == own and len(set(own)) == 8
+    summaries = [summary(document((3, number), size=256)) for number in range(8)]
+    assert run.stdout.split() == summaries and len(set(summaries)) == 8
 
 
 def test_seeds_splits_and_kinds_differ() -> None:
@@ -67,9 +67,9 @@ def test_the_content_does_not_depend_on_the_look(kind: str) -> None:
     for look, other in drawn.items():
         assert other.content == clean.content and other.layout == clean.layout
         assert [word.text for word in other.words] == [word.text for word in clean.words]
-        questions = [each[:2] for each in other.questions]
-        assert set(questions) <= {each[:2] for each in clean.questions}
-        assert look == "print" or questions == [each[:2] for each in clean.questions]
+        questions = [question[:2] for question in other.questions]
+        assert set(questions) <= {question[:2] for question in clean.questions}
+        assert look == "print" or questions == [question[:2] for question in clean.questions]
         assert np.abs(np.asarray(other.image, dtype=float) - np.asarray(clean.image)).mean() > 1
 
 
@@ -124,7 +124,7 @@ def test_an_answer_with_a_box_is_printed_there(kind: str, split: str, draw_many,
 @pytest.mark.parametrize("kind", KINDS)
 def test_yes_and_no_are_balanced(kind: str, draw_many) -> None:
     tasks = ("yes_no",)
-    answers = [each.answer for drawn in draw_many(kind) for each in drawn.questions if each.task in tasks]
+    answers = [question.answer for drawn in draw_many(kind) for question in drawn.questions if question.task in tasks]
     assert set(answers) == {"yes", "no"}
     if kind != "form":  # whose fields are filled in more often than not
         assert 0.3 < answers.count("yes") / len(answers) < 0.7
@@ -133,10 +133,10 @@ def test_yes_and_no_are_balanced(kind: str, draw_many) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_test_shares_no_layout_font_or_held_out_word_with_train(kind: str, draw_many) -> None:
     drawn = {split: draw_many(kind, split) for split in ("train", "val", "test")}
-    layouts = {split: {each.layout for each in documents} for split, documents in drawn.items()}
-    fonts = {split: {name for each in documents for name in each.fonts} for split, documents in drawn.items()}
+    layouts = {split: {item.layout for item in documents} for split, documents in drawn.items()}
+    fonts = {split: {name for item in documents for name in item.fonts} for split, documents in drawn.items()}
     texts = {
-        split: " ".join(word.text for each in documents for word in each.words).lower().split()
+        split: " ".join(word.text for item in documents for word in item.words).lower().split()
         for split, documents in drawn.items()
     }
     held_out = held_out_words()
@@ -286,10 +286,14 @@ def test_styles() -> None:
 def test_the_group_pins_the_packages_of_all_families(root: Path) -> None:
     groups = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
     requirements = map(Requirement, groups["synthetic"])
-    pinned = {each.name: each.specifier for each in requirements if each.name.startswith("fontpkg-")}
+    pinned = {
+        requirement.name: requirement.specifier
+        for requirement in requirements
+        if requirement.name.startswith("fontpkg-")
+    }
     assert {f"fontpkg-{family.name}" for family in FAMILIES} == set(pinned)
     for name, specifier in pinned.items():
-        assert [each.operator for each in specifier] == ["=="] and importlib.metadata.version(name) in specifier
+        assert [item.operator for item in specifier] == ["=="] and importlib.metadata.version(name) in specifier
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

@@ -69,7 +69,7 @@ def test_what_each_look_does() -> None:
     assert min(np.abs(corner - photo[120, 100]).max() for corner in corners) > 15  # the table around the page
 
 
-@pytest.mark.parametrize("name", [each for each in LOOKS if each != "clean"])
+@pytest.mark.parametrize("name", [item for item in LOOKS if item != "clean"])
 def test_a_look_depends_on_its_generator_alone(name: str) -> None:
     assert (look(name, 1)[0] == look(name, 1)[0]).all() and (look(name, 1)[0] != look(name, 2)[0]).any()
 
@@ -80,8 +80,8 @@ def test_rotation_turns_both_ways_and_loses_no_word() -> None:
         drawn = document(seed, "receipt", look="rotated", size=256)
         clean = document(seed, "receipt", look="clean", size=256)
         (first, last), (was_first, was_last) = (
-            [(each.words[number].box[1] + each.words[number].box[3]) / 2 for number in (-2, -1)]
-            for each in (drawn, clean)
+            [(item.words[number].box[1] + item.words[number].box[3]) / 2 for number in (-2, -1)]
+            for item in (drawn, clean)
         )
         if was_first == was_last or abs(was_first - was_last) < 2:
             slopes.add(last - first > 0)

@@ -49,7 +49,7 @@ def test_rows_are_llavas_and_agree_with_the_words(directory: Path) -> None:
             (turn["value"].removeprefix("<image>\n"), answer["value"])
             for turn, answer in zip(turns[::2], turns[1::2], strict=True)
         ]
-        assert asked == [(each["question"], each["answer"]) for each in facts["questions"]]
+        assert asked == [(question["question"], question["answer"]) for question in facts["questions"]]
         drawn = CONFIG.draw(number)
         assert [(word["text"], tuple(word["box"])) for word in facts["words"]] == drawn.words
         assert facts["content"] == json.loads(json.dumps(drawn.content)) and facts["layout"] == drawn.layout

@@ -84,9 +84,9 @@ def test_scenes_in_shards(tmp_path: Path) -> None:
     data = open_conversations(tmp_path / "train", expand=scene_conversations)
     assert [sample.key for sample in data] == [f"s{tar}/{n}" for tar in (0, 1) for n in range(2)]
     assert data.sizes == [2, 2]
-    apart = open_conversations(tmp_path / "train", expand=partial(scene_conversations, apart=True))
-    assert [sample.key for sample in apart] == ["s0/0", "s1/0"]
-    assert [sample.key for sample in pickle.loads(pickle.dumps(apart))] == ["s0/0", "s1/0"]
+    separate = open_conversations(tmp_path / "train", expand=partial(scene_conversations, apart=True))
+    assert [sample.key for sample in separate] == ["s0/0", "s1/0"]
+    assert [sample.key for sample in pickle.loads(pickle.dumps(separate))] == ["s0/0", "s1/0"]
     assert [text for _, text in data[0].turns[:4]] == ["<image>How many cups are there?", "1", "Big?", "no"]
     assert data[0].turns[4:] == (("user", "Describe the image in detail."), ("assistant", scene["caption"][2]))
     assert data[3].turns[:2] == (

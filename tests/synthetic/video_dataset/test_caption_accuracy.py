@@ -45,5 +45,7 @@ def test_a_perfect_and_an_empty_caption() -> None:
 
 def test_intervals_are_over_captions() -> None:
     captions = {"one": "A red lamp. A dog.", "two": "A white dog."}
-    (score,) = (each for each in score_captions(captions, TRUTHS, CLASSES) if each.metric == "objects precision")
+    (score,) = (
+        caption for caption in score_captions(captions, TRUTHS, CLASSES) if caption.metric == "objects precision"
+    )
     assert score.items == 2 and estimate([score]).interval() is not None

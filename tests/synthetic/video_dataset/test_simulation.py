@@ -95,10 +95,10 @@ READER = MentionReader(("ball", "soccer ball", "pair of pliers", "woman"))
 
 def test_objects_with_number_and_colour() -> None:
     sentence = "Two red soccer balls, an orange ball and the pair of pliers near women."
-    found = [(each.name, each.colour, each.number) for each in READER.find(sentence)]
+    found = [(item.name, item.colour, item.number) for item in READER.find(sentence)]
     expected = [("soccer ball", "red", 2), ("ball", "orange", 1), ("pair of pliers", "", None), ("woman", "", None)]
     assert found == expected
-    assert [sentence[each.start : each.end] for each in READER.find(sentence)] == [
+    assert [sentence[item.start : item.end] for item in READER.find(sentence)] == [
         "Two red soccer balls",
         "an orange ball",
         "the pair of pliers",

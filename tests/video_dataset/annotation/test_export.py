@@ -152,8 +152,8 @@ def through_label_studio(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Tasks as Label Studio exports them again: their annotations are those of the user who imported them."""
     names = ("result", "was_cancelled", "ground_truth", "lead_time")
     for number, task in enumerate(tasks, 101):
-        imported = [{name: each[name] for name in names} | {"import_id": each["id"]} for each in task["annotations"]]
-        task["annotations"] = [{"id": 200 + n, "completed_by": 1, **each} for n, each in enumerate(imported)]
+        imported = [{name: item[name] for name in names} | {"import_id": item["id"]} for item in task["annotations"]]
+        task["annotations"] = [{"id": 200 + n, "completed_by": 1, **item} for n, item in enumerate(imported)]
         task["id"] = number
     return tasks
 

@@ -96,7 +96,7 @@ def wait_for_frame(page: Page, number: int) -> None:
 
 
 def refined(project: AnnotationProject) -> dict[str, str]:
-    return {each.key: each.caption for each in read_refinements(project)}
+    return {refinement.key: refinement.caption for refinement in read_refinements(project)}
 
 
 def write(page: Page, text: str) -> None:
@@ -345,7 +345,7 @@ def test_several_minutes_play_without_a_stall(browser: Browser, tmp_path: Path) 
             wait_until(page, f"!video.seeking && (video.currentTime > {second}.05 || video.currentTime < 100)")
         wait_until(page, "video.currentTime < 100")  # the loop
         wait_until(page, PLAYS)
-        starts = {int(each.split()[1].split("-")[0]) for each in ranges if each.endswith(f"/{len(film)}")}
+        starts = {int(item.split()[1].split("-")[0]) for item in ranges if item.endswith(f"/{len(film)}")}
         assert any(0.4 * len(film) < start < 0.99 * len(film) for start in starts)  # parts, not all that is before them
         assert page.locator("#ahead").get_attribute("src") == "/video/2"
 

@@ -193,7 +193,7 @@ def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
 def test_threads_and_connections_take_turns(tmp_path: Path) -> None:
     shared, other = Database(tmp_path / "a.sqlite"), Database(tmp_path / "a.sqlite")
     work = [(database, f"{n}-{m}") for n in range(10) for m, database in enumerate((shared, shared, other))]
-    threads = [threading.Thread(target=add, args=each) for each in work]
+    threads = [threading.Thread(target=add, args=item) for item in work]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -36,7 +36,7 @@ def review(project: AnnotationProject, person: str = "ben") -> ReviewTask:
 
 
 def refined(project: AnnotationProject) -> list[tuple[str, str, bool]]:
-    return [(each.key, each.caption, each.reviewed) for each in read_refinements(project)]
+    return [(refinement.key, refinement.caption, refinement.reviewed) for refinement in read_refinements(project)]
 
 
 def test_nobody_reviews_their_own(project: AnnotationProject, annotate: Annotate) -> None:

@@ -85,7 +85,7 @@ def test_numbers_that_the_database_cannot_hold(client: TestClient, post: Post, a
     task = post("annotate/next", "anna")["task"]
     good = {"id": task["id"], "caption": "A boat.", "rating": 4, "seconds": 7, "sequence": 1, "note": "dark"}
     for name, value in (("id", str(2**63)), ("id", str(-(2**70))), ("sequence", str(2**64)), ("rating", str(2**65))):
-        values = ", ".join(f'"{key}": {json.dumps(each)}' for key, each in good.items() if key != name)
+        values = ", ".join(f'"{key}": {json.dumps(item)}' for key, item in good.items() if key != name)
         body = f'{{"person": "anna", "session": "anna", {values}, "{name}": {value}}}'
         assert client.post(f"/api/{action}", content=body).status_code in (200, 400, 404, 409)
     for seconds in ("NaN", "Infinity", "1e400", "-5"):

@@ -16,7 +16,7 @@ KINDS = ("bar chart", "line chart")
 def answer_to(question: str, task: str, content: dict) -> str | None:
     """The answer by looking it up in the series; None for questions that only one kind has."""
     series, categories = content["series"], content["categories"]
-    name = next((each for each in series if len(series) > 1 and f" of {each}" in question), next(iter(series)))
+    name = next((curve for curve in series if len(series) > 1 and f" of {curve}" in question), next(iter(series)))
     values = dict(zip(categories, series[name], strict=True))
     if task == "value":
         return str(values[re.search(r"(?:in|of) ([^ ]+(?: [^ ]+)?)\?", question.replace(f" of {name}", ""))[1]])
@@ -31,7 +31,7 @@ def answer_to(question: str, task: str, content: dict) -> str | None:
     if match := re.search(r"What colour is (.+)\?", question):
         return content["colours"][match[1]]
     if match := re.search(r"What does (.+) stand for\?", question):
-        return {colour: each for each, colour in content["colours"].items()}[match[1]]
+        return {colour: item for item, colour in content["colours"].items()}[match[1]]
     return {"title": content["title"], "axis": content["unit"]}.get(task)
 
 
@@ -57,7 +57,7 @@ def test_answers_are_those_of_the_series(draw_many, kind: str, split: str) -> No
 def test_values_that_are_not_printed_lie_on_the_axis(draw_many, kind: str) -> None:
     for drawn in draw_many(kind):
         numbers = sorted({int(word.text) for word in drawn.words if word.text.isdigit()} - set(range(2000, 2100)))
-        values = [value for each in drawn.content["series"].values() for value in each]
+        values = [value for curve in drawn.content["series"].values() for value in curve]
         if drawn.layout == "labelled":
             assert set(values) <= set(numbers)
             continue
@@ -75,8 +75,8 @@ def test_a_print_has_no_questions_about_colours(kind: str) -> None:
         grey, clean = document(seed, kind, look="print"), document(seed, kind, look="clean")
         several = len(clean.content["series"]) > 1
         coloured += several
-        tasks = {each.task for each in grey.questions}
-        assert tasks == ({"title", "axis", "count"} if several else {each.task for each in clean.questions})
+        tasks = {question.task for question in grey.questions}
+        assert tasks == ({"title", "axis", "count"} if several else {question.task for question in clean.questions})
     assert coloured
 
 
@@ -84,8 +84,8 @@ SPLITS = ("train", "test")
 
 
 def test_every_layout_occurs(draw_many) -> None:
-    drawn = [{each.layout for each in draw_many("bar chart", split)} for split in SPLITS]
-    assert drawn == [set(each) for each in LAYOUTS]
+    drawn = [{item.layout for item in draw_many("bar chart", split)} for split in SPLITS]
+    assert drawn == [set(layout) for layout in LAYOUTS]
 
 
 def test_bars_are_as_long_as_their_values(draw_many) -> None:
@@ -113,5 +113,5 @@ def test_bars_are_as_long_as_their_values(draw_many) -> None:
 def test_bars_are_counted(draw_many) -> None:
     for drawn in draw_many("bar chart"):
         bars = len(drawn.content["series"]) * len(drawn.content["categories"])
-        (answer,) = (each.answer for each in drawn.questions if each.question == "How many bars are there?")
+        (answer,) = (question.answer for question in drawn.questions if question.question == "How many bars are there?")
         assert answer == str(bars)

@@ -11,8 +11,8 @@ SPLITS = ("train", "test")
 
 
 def test_every_layout_occurs(draw_many) -> None:
-    drawn = [{each.layout for each in draw_many("line chart", split)} for split in SPLITS]
-    assert drawn == [set(each) for each in LAYOUTS]
+    drawn = [{item.layout for item in draw_many("line chart", split)} for split in SPLITS]
+    assert drawn == [set(layout) for layout in LAYOUTS]
 
 
 def test_the_highest_point_is_above_its_category(draw_many) -> None:
@@ -25,7 +25,7 @@ def test_the_highest_point_is_above_its_category(draw_many) -> None:
         mask = (np.asarray(drawn.image) == COLOURS[colour]).all(-1)
         top = np.flatnonzero(mask.any(1))[0]
         column = np.flatnonzero(mask[top]).mean()
-        (question,) = (each for each in drawn.questions if each.task == "compare" and "highest" in each.question)
+        (question,) = (item for item in drawn.questions if item.task == "compare" and "highest" in item.question)
         left, _, right, _ = question.answer_box
         assert left - 2 <= column <= right + 2
         checked += 1
@@ -35,7 +35,7 @@ def test_the_highest_point_is_above_its_category(draw_many) -> None:
 def test_lines_are_counted(draw_many) -> None:
     counts = set()
     for drawn in draw_many("line chart"):
-        (answer,) = (each.answer for each in drawn.questions if "How many lines" in each.question)
+        (answer,) = (question.answer for question in drawn.questions if "How many lines" in question.question)
         assert answer == str(len(drawn.content["series"]))
         counts.add(answer)
     assert counts == {"1", "2", "3"}

@@ -11,7 +11,9 @@ SPLITS = ("train", "test")
 
 
 def test_every_layout_occurs(draw_many) -> None:
-    assert [{each.layout for each in draw_many("form", split)} for split in SPLITS] == [set(each) for each in LAYOUTS]
+    assert [{item.layout for item in draw_many("form", split)} for split in SPLITS] == [
+        set(layout) for layout in LAYOUTS
+    ]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -23,7 +25,7 @@ def test_answers_are_those_of_the_fields(draw_many, split: str) -> None:
         for question, answer, box, task in drawn.questions:
             words = question.rstrip("?").lower()
             if task == "field":
-                (label,) = (each for each in fields if words.endswith((f"the {each.lower()}", f"under {each.lower()}")))
+                (label,) = (item for item in fields if words.endswith((f"the {item.lower()}", f"under {item.lower()}")))
                 assert answer == fields[label] and box is not None
             elif task == "count":
                 assert answer == str(len(fields))
@@ -36,7 +38,7 @@ def test_answers_are_those_of_the_fields(draw_many, split: str) -> None:
                 tick = [ticked for name, ticked in ticks.items() if words == f"is the box {name.lower()} ticked"]
                 assert [answer] == ["yes" if state else "no" for state in field + tick]
             seen.add(task)
-        asked = [each.answer for each in drawn.questions if each.task == "field"]
+        asked = [item.answer for item in drawn.questions if item.task == "field"]
         assert sorted(asked) == sorted(value for value in fields.values() if value)
     assert seen == {"title", "field", "count", "yes_no"} and empty
 

@@ -16,8 +16,8 @@ def cents(text: str) -> int:
 
 
 def test_every_layout_occurs(draw_many) -> None:
-    assert [{each.layout for each in draw_many("receipt", split)} for split in SPLITS] == [
-        set(each) for each in LAYOUTS
+    assert [{item.layout for item in draw_many("receipt", split)} for split in SPLITS] == [
+        set(layout) for layout in LAYOUTS
     ]
 
 
@@ -33,7 +33,12 @@ def test_sums_add_up(draw_many, split: str) -> None:
             items += cents(content["tax"])
         assert cents(content["total"]) == items
         printed = " ".join(word.text for word in drawn.words)
-        for text in (content["shop"], content["date"], content["total"], *(each["name"] for each in content["items"])):
+        for text in (
+            content["shop"],
+            content["date"],
+            content["total"],
+            *(entry["name"] for entry in content["items"]),
+        ):
             assert text in printed
         assert all(("quantity" in item) == (drawn.layout in COUNTED) for item in content["items"])
     assert 0 < taxed < len(draw_many("receipt", split))
@@ -47,7 +52,7 @@ def test_answers_are_those_of_the_values(draw_many, split: str) -> None:
         by_price = sorted(items, key=lambda name: cents(items[name]["price"]))
         for question, answer, box, task in drawn.questions:
             seen.add(task)
-            (name, *_) = sorted((each for each in items if re.search(rf"\b{each}\b", question)), key=len)[::-1] or [
+            (name, *_) = sorted((entry for entry in items if re.search(rf"\b{entry}\b", question)), key=len)[::-1] or [
                 None
             ]
             expected = {

@@ -11,7 +11,9 @@ SPLITS = ("train", "test")
 
 
 def test_every_layout_occurs(draw_many) -> None:
-    assert [{each.layout for each in draw_many("sign", split)} for split in SPLITS] == [set(each) for each in LAYOUTS]
+    assert [{item.layout for item in draw_many("sign", split)} for split in SPLITS] == [
+        set(layout) for layout in LAYOUTS
+    ]
 
 
 @pytest.mark.parametrize("split", SPLITS)

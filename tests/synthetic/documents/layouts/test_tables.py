@@ -13,7 +13,9 @@ SPLITS = ("train", "test")
 
 
 def test_every_layout_occurs(draw_many) -> None:
-    assert [{each.layout for each in draw_many("table", split)} for split in SPLITS] == [set(each) for each in LAYOUTS]
+    assert [{item.layout for item in draw_many("table", split)} for split in SPLITS] == [
+        set(layout) for layout in LAYOUTS
+    ]
 
 
 def answer_to(question: str, task: str, header: list[str], rows: list[list[str]]) -> str:

@@ -42,7 +42,7 @@ def recount(question: SceneQuestion, graph: SceneGraph) -> tuple[str, tuple[floa
         best = max(named, key=lambda n: n.size[2]) if "taller" in text else min(named, key=lambda n: n.depth)
         return f"the {name_of(best, graph)}", best.box
     words = {"to the left of": -1, "to the right of": 1, "behind": "far", "in front of": "near", "on": "on"}
-    word = next(each for each in words if f" {each} the " in text)
+    word = next(item for item in words if f" {item} the " in text)
     if question.type == "which":
         second = named[-1]
         nodes = [node for node in graph.nodes if node.id != second.id and holds(node, words[word], second)]
@@ -53,8 +53,8 @@ def recount(question: SceneQuestion, graph: SceneGraph) -> tuple[str, tuple[floa
 
 
 def name_of(node: Node, graph: SceneGraph) -> str:
-    alike = [other for other in graph.nodes if other.class_name == node.class_name]
-    return node.label if len(alike) == 1 else f"{node.colour} {node.class_name}"
+    same_class = [other for other in graph.nodes if other.class_name == node.class_name]
+    return node.label if len(same_class) == 1 else f"{node.colour} {node.class_name}"
 
 
 def refers(text: str, node: Node, graph: SceneGraph) -> bool:
@@ -90,6 +90,6 @@ def test_questions_are_of_many_types_and_have_both_answers(renderer: Renderer) -
     questions = image_questions(graph, ["table", "cone", "crate", "sign"], np.random.default_rng(0), most=60)
     answers = {question.answer for question in questions if question.type == "exists"}
     assert answers == {"yes", "no"}
-    assert {"Is there a sign?", "Where is the cone?", "What is on the table?"} <= {each.question for each in questions}
+    assert {"Is there a sign?", "Where is the cone?", "What is on the table?"} <= {item.question for item in questions}
     few = image_questions(graph, ["sign"], np.random.default_rng(0), most=5)
     assert len({question.type for question in few}) == 5

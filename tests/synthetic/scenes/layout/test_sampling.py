@@ -19,16 +19,16 @@ def test_objects_stand_apart_and_in_the_image(library: ObjectLibrary) -> None:
     stacked = 0
     for number in range(20):
         scene = sampler.sample(np.random.default_rng(number))
-        boxes = [_box(library, each) for each in scene.objects]
+        boxes = [_box(library, item) for item in scene.objects]
         projected = scene.camera.project(np.concatenate(boxes), 1)
         assert projected[:, :2].min() > 0 and projected[:, :2].max() < 1
-        for index, each in enumerate(scene.objects):
-            below = None if each.on is None else scene.objects[each.on]
+        for index, item in enumerate(scene.objects):
+            below = None if item.on is None else scene.objects[item.on]
             top = 0 if below is None else library.info[below.model].top.height + below.position[2]
-            assert each.position[2] == pytest.approx(top)  # nothing floats, nothing sinks
+            assert item.position[2] == pytest.approx(top)  # nothing floats, nothing sinks
             stacked += below is not None
             for other, box in zip(scene.objects[:index], boxes[:index], strict=True):
-                if each.on is None and other.on is None:
+                if item.on is None and other.on is None:
                     assert _distance(boxes[index], box) > 0
     assert stacked
 
@@ -64,7 +64,7 @@ def test_the_first_object_is_the_given_one(library: ObjectLibrary) -> None:
     for seed in range(8):
         scene = sampler.sample(np.random.default_rng(seed), "test-table")
         assert scene.objects[0].model == "test-table"
-        assert all(each.on is None for each in scene.objects)
+        assert all(item.on is None for item in scene.objects)
 
 
 def test_quaternions_become_scipys_matrices() -> None:
@@ -99,7 +99,7 @@ def test_a_texture_repeats_without_a_seam(surface: str, number: int) -> None:
 
 
 def test_no_two_textures_are_the_same() -> None:
-    assert len({surface_texture(*each).tobytes() for each in TEXTURES}) == len(TEXTURES)
+    assert len({surface_texture(*item).tobytes() for item in TEXTURES}) == len(TEXTURES)
 
 
 def test_tints_are_of_floors_that_exist() -> None:

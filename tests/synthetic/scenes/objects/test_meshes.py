@@ -42,7 +42,7 @@ def sphere(steps: int) -> str:
             lines.append(f"v {np.sin(rise) * np.cos(turn)} {np.cos(rise)} {np.sin(rise) * np.sin(turn)}")
     for row in range(steps):
         for column in range(2 * steps):
-            first, second = (row * 2 * steps + each % (2 * steps) + 1 for each in (column, column + 1))
+            first, second = (row * 2 * steps + item % (2 * steps) + 1 for item in (column, column + 1))
             lines.append(f"f {first} {second} {second + 2 * steps} {first + 2 * steps}")
     return "\n".join(lines)
 

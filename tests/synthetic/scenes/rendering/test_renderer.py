@@ -50,8 +50,8 @@ def cast(
         floor = np.where(rays[..., 2] < 0, -eye[2] / rays[..., 2], np.inf)
     on_it = (np.abs(eye[:2] + floor[..., None] * rays[..., :2]) <= 4).all(axis=-1)
     depth, mask = np.where(on_it, floor, np.inf), np.zeros((SIDE, SIDE), int)
-    for number, (each, size) in enumerate(zip(objects, sizes, strict=True), start=1):
-        start, along = each.rotation.T @ (eye - each.position), rays @ each.rotation
+    for number, (item, size) in enumerate(zip(objects, sizes, strict=True), start=1):
+        start, along = item.rotation.T @ (eye - item.position), rays @ item.rotation
         low, high = np.array([-size[0] / 2, -size[1] / 2, 0]), np.array([size[0] / 2, size[1] / 2, size[2]])
         ends = np.sort([(low - start) / along, (high - start) / along], axis=0)
         near, far = ends[0].max(axis=-1), ends[1].min(axis=-1)
@@ -64,7 +64,7 @@ def inside(mask: np.ndarray) -> np.ndarray:
     """Pixels whose neighbours all show the same object."""
     padded = np.pad(mask, 1, mode="edge")
     shifted = [padded[1 + y : 1 + y + SIDE, 1 + x : 1 + x + SIDE] for y in (-1, 0, 1) for x in (-1, 0, 1)]
-    return np.all([each == mask for each in shifted], axis=0)
+    return np.all([item == mask for item in shifted], axis=0)
 
 
 def test_depth_and_masks_are_those_of_cast_rays(renderer: Renderer, library: ObjectLibrary) -> None:
@@ -75,7 +75,7 @@ def test_depth_and_masks_are_those_of_cast_rays(renderer: Renderer, library: Obj
     )
     scene = scene_of(*objects)
     image = draw(renderer, scene, SIDE)
-    depth, mask = cast(scene.camera, objects, [library.info[each.model].size for each in objects])
+    depth, mask = cast(scene.camera, objects, [library.info[item.model].size for item in objects])
     assert set(np.unique(mask)) == {0, 1, 2, 3}
     assert (image.mask == mask).mean() > 0.995  # a ray through an edge may go either way
     sure = inside(mask)
@@ -235,19 +235,19 @@ def test_a_failed_event_leaves_no_events() -> None:
 def test_only_slender_objects_tip_over() -> None:
     scene = scene_of(*(PlacedObject(model="b", position=(place, 0.3, 0.0)) for place in (-0.5, 0.0, 0.5)))
     generators = map(np.random.default_rng, range(60))
-    plans = [each for generator in generators for each in plan_events(scene, [BOX, BALL, POST], 3, generator)]
-    assert {each.action for each in plans if each.index == 0} == {"falls", "is pushed"}
-    assert {each.action for each in plans if each.index == 1} == {"rolls"}
-    assert {each.action for each in plans if each.index == 2} == {"falls", "is pushed", "tips over"}
-    assert {each.way for each in plans if each.action == "tips over"} <= {(0.0, 1.0), (0.0, -1.0)}  # over the near edge
+    plans = [event for generator in generators for event in plan_events(scene, [BOX, BALL, POST], 3, generator)]
+    assert {plan.action for plan in plans if plan.index == 0} == {"falls", "is pushed"}
+    assert {plan.action for plan in plans if plan.index == 1} == {"rolls"}
+    assert {plan.action for plan in plans if plan.index == 2} == {"falls", "is pushed", "tips over"}
+    assert {plan.way for plan in plans if plan.action == "tips over"} <= {(0.0, 1.0), (0.0, -1.0)}  # over the near edge
 
 
 def test_a_camera_orbits_at_one_distance() -> None:
     camera = Camera((1.0, -2.0, 1.0), (0.2, 0.0, 0.3), 40)
     cameras = orbit_camera(camera, 0.8, 5)
     assert cameras[2].eye == pytest.approx(camera.eye)
-    distances = [np.linalg.norm(np.subtract(each.eye, each.target)) for each in cameras]
+    distances = [np.linalg.norm(np.subtract(item.eye, item.target)) for item in cameras]
     assert np.allclose(distances, distances[0])
-    flat = [np.subtract(each.eye, each.target)[:2] for each in (cameras[0], cameras[-1])]
+    flat = [np.subtract(item.eye, item.target)[:2] for item in (cameras[0], cameras[-1])]
     angle = np.arccos(flat[0] @ flat[1] / np.linalg.norm(flat[0]) ** 2)
     assert angle == pytest.approx(0.8)

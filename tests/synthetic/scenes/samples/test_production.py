@@ -84,12 +84,12 @@ def test_samples_have_their_files_and_fields(directory: Path) -> None:
         metadata = json.loads(members[f"{key}.json"])
         assert Image.open(io.BytesIO(members[f"{key}.jpg"])).size == (48, 48)
         assert depth.dtype == np.uint16 and depth.shape == mask.shape == (48, 48)
-        assert set(np.unique(mask)) - {0} == {each["id"] for each in metadata["objects"]}
-        assert len(metadata["attribution"]) == len({each["model"] for each in metadata["objects"]})
+        assert set(np.unique(mask)) - {0} == {item["id"] for item in metadata["objects"]}
+        assert len(metadata["attribution"]) == len({item["model"] for item in metadata["objects"]})
         assert {"caption", "questions", "camera", "relations", "floor"} <= metadata.keys()
-        for each in metadata["objects"]:
-            near = depth[mask == each["id"]].mean() / 1000
-            assert abs(near - each["depth"]) < np.linalg.norm(each["size"])  # at its position
+        for item in metadata["objects"]:
+            near = depth[mask == item["id"]].mean() / 1000
+            assert abs(near - item["depth"]) < np.linalg.norm(item["size"])  # at its position
 
 
 def test_shards_are_training_data(directory: Path) -> None:
@@ -109,10 +109,10 @@ def test_coco_reads_the_instances(directory: Path, capsys: pytest.CaptureFixture
             metadata = json.load(tar.extractfile(f"{stem}.json"))
             annotations = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
             assert len(annotations) == len(metadata["objects"])
-            for annotation, each in zip(annotations, metadata["objects"], strict=True):
-                assert np.array_equal(coco.annToMask(annotation), mask == each["id"])
-                assert annotation["area"] == each["pixels"]
-                assert coco.loadCats(annotation["category_id"])[0]["name"] == each["kind"]
+            for annotation, item in zip(annotations, metadata["objects"], strict=True):
+                assert np.array_equal(coco.annToMask(annotation), mask == item["id"])
+                assert annotation["area"] == item["pixels"]
+                assert coco.loadCats(annotation["category_id"])[0]["name"] == item["kind"]
     capsys.readouterr()
 
 
@@ -121,7 +121,7 @@ def test_splits_share_no_model(library: ObjectLibrary) -> None:
     for split in ("train", "test"):
         config = ScenesConfig(count=4, side=32, split=split)
         samples = make_samples(library, config, jobs=1)
-        models[split] = {each["model"] for sample in samples for each in sample.metadata["objects"]}
+        models[split] = {item["model"] for sample in samples for item in sample.metadata["objects"]}
     assert models["train"] and models["test"] and not models["train"] & models["test"]
 
 
