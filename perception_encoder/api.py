@@ -37,7 +37,7 @@ def evaluate(
     progress: Track = untracked,
     **arguments: Any,
 ) -> Result:
-    """Evaluate a model on a dataset, as `pe eval TASK` does.
+    """Evaluate a model on a dataset, like `pe eval TASK`.
 
         result = pe.evaluate("knn", encoder, "flowers/", k=[10, 20])
         print({metric.name: metric.value for metric in result.measurements[0].metrics})
@@ -74,7 +74,7 @@ def questions(
     records: str | Path | None = None,
     progress: Track = untracked,
 ) -> Result:
-    """Put the questions of a published dataset, such as "textvqa", to a language model, and score its answers.
+    """Ask a language model the questions of a published dataset, such as "textvqa", and score its answers.
 
     `split`: by default the one that papers report. See `put_questions` for the rest.
     """
@@ -99,7 +99,7 @@ def put_questions(
     records: str | Path | None = None,
     progress: Track = untracked,
 ) -> Result:
-    """Put questions to a language model, and score its answers.
+    """Ask a language model questions, and score its answers.
 
     `items`: maximum number of questions, at even intervals. `blind`: show no image: what the model knows without
     looking. `records`: a JSONL file of all answers, from which a run resumes.
@@ -121,7 +121,7 @@ def put_questions(
 
 
 def compare(first: Result | str | Path, second: Result | str | Path) -> list[Difference]:
-    """Compare two results, or the JSON files of them: each shared score's difference, interval and p-value.
+    """Compare two results, or their JSON files: each shared score's difference, interval and p-value.
 
     Raises DataError if they share no score, or were evaluated on different items.
     """
@@ -149,7 +149,7 @@ def analyze_layers(
     progress: Track = untracked,
     announce: Callable[[str], None] = lambda message: None,
 ) -> LayerReport:
-    """Evaluate the layers of a model on tasks, recommend one for each, and write the report, as `pe layers` does.
+    """Evaluate the layers of a model on tasks, recommend one per task, and write the report, like `pe layers`.
 
     `data`: the dataset of all tasks, or one for each by the task's name. `layer`: the layers to evaluate, and the last;
     by default all. `baseline`: further models to plot, by default the same with random weights. `items`: maximum number
@@ -188,16 +188,16 @@ def _unknown(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> 
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that `serve` has started."""
+    """A server started by `serve`."""
 
     name: str
     """The encoder's name."""
     source: str
-    """The name by which it was given, or by which the index was made."""
+    """The model's name, as given or as stored in the index."""
     address: str
     """The address of the page, with its key, or of the embeddings."""
     new_key: str | None
-    """A key that was made for the API; clients send it as `Authorization: Bearer KEY`."""
+    """A key generated for the API; clients send it as `Authorization: Bearer KEY`."""
 
 
 def serve(
@@ -218,7 +218,7 @@ def serve(
     depth_head: str | None = None,
     on_start: Callable[[RunningServer], object] = lambda server: None,
 ) -> None:
-    """Serve a search page over a directory, the API, or both, until the process is stopped, as `pe serve` does.
+    """Serve a search page over a directory, the API, or both, until the process is stopped, like `pe serve`.
 
     `model`: by default that of the index, or the default model. `index`: directory of the index. `lan`, `host`, `port`,
     `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS). `waiting`:
@@ -301,7 +301,7 @@ def check_served(
     features_model: str | None,
     depth_head: str | None,
 ) -> None:
-    """Check what is served before anything is loaded.
+    """Check what to serve before anything is loaded.
 
     Raises ConfigError if nothing is served or nothing would use a model, UnknownModelError for an unknown
     `features_model`, and CheckpointError or ConfigError for a file that is not a depth head.
@@ -324,7 +324,7 @@ def check_served(
 
 
 def language_queues(*names: str | None) -> list[GenerationQueue | None]:
-    """Return the queues of language models, each loaded once and at its first use; None without a name."""
+    """Return the queues of language models, each loaded once on first use; None without a name."""
     from perception_encoder.language_alignment.load import check_name, load_assistant
     from perception_encoder.serving.queues import GenerationQueue
 

@@ -35,11 +35,11 @@ from urllib.request import url2pathname
 _E = typing.TypeVar("_E", bound=BaseException)
 
 _LONGEST = 1000
-"""Characters of a message, which may quote a file or a value of any length."""
+"""Maximum characters of a message, which may quote a file or a value of any length."""
 
 
 def shorten(text: str) -> str:
-    """A message of at most 1,000 characters: a longer one is cut in the middle."""
+    """Shorten a message to at most 1,000 characters by cutting out the middle."""
     if len(text) <= _LONGEST:
         return text
     head, tail = text[: _LONGEST // 2], text[-_LONGEST // 4 :]
@@ -54,7 +54,7 @@ _FOREIGN = re.compile(
 
 
 def one_line(error: BaseException, first: bool = False) -> str:
-    """What a foreign error says, or the `first` line of it, in one line of at most 200 characters."""
+    """Return a foreign error's message (or its `first` line) in one line of at most 200 characters."""
     lines = [" ".join(line.split()) for line in _FOREIGN.sub("", str(error)).splitlines() if line.strip()]
     lines = lines or [type(error).__name__]
     text = lines[0] if first else " ".join(lines)
@@ -62,13 +62,13 @@ def one_line(error: BaseException, first: bool = False) -> str:
 
 
 def detached(error: _E) -> _E:
-    """The error without its traceback and causes: their frames hold the input, and hold the error in a cycle."""
+    """Return the error without its traceback and causes, whose frames hold the input, and the error in a cycle."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra of this package, from the directory or wheel it was installed from."""
+    """Return the command that installs an extra of this package, from the directory or wheel it was installed from."""
     source, editable = "perception-encoder", ""
     try:
         origin = json.loads(metadata.distribution("perception-encoder").read_text("direct_url.json") or "{}")
@@ -81,58 +81,58 @@ def install_command(extra: str) -> str:
 
 
 class PerceptionEncoderError(Exception):
-    """Root of every error this package raises on purpose; its message is never longer than `shorten` allows."""
+    """Root of every error that this package raises on purpose; messages are never longer than `shorten` allows."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(shorten(message))
 
 
 class ModelError(PerceptionEncoderError):
-    """A model that cannot be built or loaded."""
+    """A model cannot be built or loaded."""
 
 
 class UnknownModelError(ModelError):
-    """An unknown model name."""
+    """The model name is unknown."""
 
 
 class CheckpointError(ModelError):
-    """A file that is not a checkpoint, or one of another layout, names or shapes."""
+    """A file is not a checkpoint, or has another layout, names or shapes."""
 
 
 class WeightsUnavailableError(ModelError):
-    """Weights that are neither on disk nor could be downloaded."""
+    """Weights are not on disk and could not be downloaded."""
 
 
 class ShapeError(PerceptionEncoderError):
-    """A tensor whose shape the model cannot take."""
+    """A tensor has a shape that the model does not support."""
 
 
 class ConfigError(PerceptionEncoderError):
-    """A setting that does not exist, or a value of the wrong type or range."""
+    """A setting does not exist, or a value has the wrong type or range."""
 
 
 class ContextLengthError(ConfigError):
-    """A conversation that does not fit the context of a language model."""
+    """A conversation does not fit the context of a language model."""
 
 
 class DataError(PerceptionEncoderError):
-    """A dataset that is missing or incomplete."""
+    """A dataset is missing or incomplete."""
 
 
 class OutputError(PerceptionEncoderError):
-    """A result that could not be written; nothing half-written is left behind."""
+    """A result could not be written; nothing half-written remains."""
 
 
 class SearchIndexError(PerceptionEncoderError):
-    """A search index that is missing, damaged, of another version, or of another model."""
+    """A search index is missing or damaged, or has another version or model."""
 
 
 class ClusterError(PerceptionEncoderError):
-    """A cluster that does not answer, whose workers fail, or that is lost."""
+    """A cluster does not answer, has failing workers, or was lost."""
 
 
 class EndpointError(PerceptionEncoderError):
-    """A model behind an address that does not answer, or answers wrongly.
+    """A model behind an address does not answer, or answers incorrectly.
 
     `scope`: what it spoils: one "attempt", the "request" however often it is sent, or every request to this "service".
     `wait`: seconds after which the next attempt is welcome, if the answer says so.
@@ -152,7 +152,7 @@ class EndpointError(PerceptionEncoderError):
 
 
 class MissingExtraError(PerceptionEncoderError):
-    """An optional dependency that is not installed."""
+    """An optional dependency is not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
         self.module = module
@@ -164,7 +164,7 @@ class MissingExtraError(PerceptionEncoderError):
 
 
 class InputError(PerceptionEncoderError):
-    """One input that could not be used; `source` is the name it was given under."""
+    """One input could not be used; `source` is the name under which it was given."""
 
     def __init__(self, source: str, reason: str) -> None:
         self.source = source
@@ -180,16 +180,16 @@ class InputError(PerceptionEncoderError):
 
 
 class MediaNotFoundError(InputError):
-    """No such file."""
+    """The file does not exist."""
 
 
 class MediaDecodeError(InputError):
-    """Empty, truncated, damaged, or not an image or video."""
+    """The file is empty, truncated, damaged, or not an image or video."""
 
 
 class MediaTooLargeError(InputError):
-    """Over the limit on pixels, bytes or seconds."""
+    """The input exceeds the limit on pixels, bytes or seconds."""
 
 
 class UrlRefusedError(InputError):
-    """A scheme or an address that is not allowed."""
+    """The scheme or the address is not allowed."""

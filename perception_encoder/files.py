@@ -1,4 +1,4 @@
-"""Files and directories that are written whole or not at all."""
+"""Write files and directories atomically: completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Returned = TypeVar("Returned")
 
 @contextmanager
 def writing(path: Path, note: str = "", also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn errors in writing `path` (OSError, and `also`) into a one-line OutputError, with a note."""
+    """Turn errors from writing `path` (OSError, and `also`) into a one-line OutputError, with a note."""
     expected: tuple[type[Exception], ...] = (OSError, *also)
     try:
         yield
@@ -35,7 +35,7 @@ def writing(path: Path, note: str = "", also: tuple[type[Exception], ...] = ()) 
 
 @contextmanager
 def replacing(path: Path, temporary: Path | None = None, through_link: bool = True) -> Iterator[Path]:
-    """Yield a temporary path for a file or directory; it becomes `path` once it is on the disk, else it is removed.
+    """Yield a temporary path for a file or directory; it becomes `path` once it is on disk, or is removed on failure.
 
     `temporary`: on the same disk; by default a hidden one beside `path`, whose directory is made. A link's target is
     replaced, or without `through_link` the link itself, so that a planted link cannot choose what is replaced. Raises
@@ -59,7 +59,7 @@ def replacing(path: Path, temporary: Path | None = None, through_link: bool = Tr
 
 
 def write_text(path: Path, text: str, through_link: bool = True) -> None:
-    """Write a file whole or not at all, as `replacing` does; OutputError if that fails.
+    """Write a file atomically, as `replacing` does; OutputError if that fails.
 
     Bytes of file names that are not UTF-8 are written as escapes, which JSON reads back.
     """
@@ -95,11 +95,11 @@ def holding(path: Path, message: str) -> Iterator[None]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError:
         if path.is_symlink():
-            raise OutputError(f"{path} is a link, which a lock may not be; remove it") from None
+            raise OutputError(f"{path} is a link, which cannot be a lock; remove it") from None
         raise
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OutputError(f"{path} is not a regular file, which a lock has to be; remove it")
+            raise OutputError(f"{path} is not a regular file, which a lock must be; remove it")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -111,8 +111,7 @@ def holding(path: Path, message: str) -> Iterator[None]:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[None]:
-    """Make a directory and hold it while the block writes it; OutputError unless it is new or empty and nobody else
-    holds it."""
+    """Create a directory and lock it for the block; OutputError unless it is new or empty and unlocked."""
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file; choose another directory")
     with writing(path):
@@ -128,7 +127,7 @@ def new_directory(path: Path) -> Iterator[None]:
 
 
 def restrict(directory: Path, *like: Path) -> None:
-    """Remove from a directory and its contents the permissions that not all of `like` have; the owner's stay.
+    """Remove permissions that `like` lacks from a directory and its contents, except the owner's.
 
     A directory of `like` that cannot be read, such as one on an absent disk, is ignored.
     """
@@ -147,12 +146,12 @@ def restrict(directory: Path, *like: Path) -> None:
 
 
 def cache_directory(name: str) -> Path:
-    """A directory in the user's cache of this package, which need not exist."""
+    """Return a directory in this package's user cache, which need not exist."""
     return platformdirs.user_cache_path("perception-encoder") / name
 
 
 def file_state(path: str | Path) -> str:
-    """Return what tells a file's content from that of another file and of another time: path, size, time and inode.
+    """Return a value that changes with a file's content: path, size, time and inode.
 
     The path alone if there is no such file, as of a URL.
     """
@@ -164,13 +163,13 @@ def file_state(path: str | Path) -> str:
 
 
 class CachedByFile(Generic[AnyPath, Parameters, Returned]):
-    """A function of a file whose latest results are cached while the file is unchanged.
+    """A function of a file that caches its latest results while the file is unchanged.
 
     The path alone would not do: another file may take its place, and a relative one means another file elsewhere.
     """
 
     def __init__(self, function: Callable[Concatenate[AnyPath, Parameters], Returned], size: int) -> None:
-        """`size`: the most results that are cached."""
+        """`size`: maximum number of cached results."""
 
         def compute(state: str, path: AnyPath, args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Returned:
             return function(path, *args, **dict(options))
@@ -181,19 +180,19 @@ class CachedByFile(Generic[AnyPath, Parameters, Returned]):
         update_wrapper(self, function)
 
     def __call__(self, path: AnyPath, *args: Parameters.args, **options: Parameters.kwargs) -> Returned:
-        """Return the function's value for the file as it is now."""
+        """Return the function's value for the current file."""
         return self._cached(file_state(path), path, args, tuple(options.items()))
 
 
 def cached_by_file(
     size: int,
 ) -> Callable[[Callable[Concatenate[AnyPath, Parameters], Returned]], CachedByFile[AnyPath, Parameters, Returned]]:
-    """Decorate a function whose first argument is a path, so that its `size` latest results are cached."""
+    """Decorate a function whose first argument is a path to cache its `size` latest results."""
     return lambda function: CachedByFile(function, size)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory, if it is there."""
+    """Remove a file or a directory if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -201,7 +200,7 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or a directory's entries, on the disk before going on."""
+    """Sync a file, or a directory's entries, to disk."""
     if path.is_dir() and os.name == "nt":  # which cannot open a directory
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with items/s and the time left, and functions that a caller may pass to show one."""
+"""Progress of long work: a bar with items/s and remaining time, and functions that a caller may pass to show one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def untracked(items: Iterable[T], description: str, total: int | None) -> Iterab
 
 
 class _Rate(ProgressColumn):
-    """Items a second."""
+    """Items per second."""
 
     def render(self, task: Task) -> str:
         return f"{task.finished_speed or task.speed or 0:.1f} items/s"

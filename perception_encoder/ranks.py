@@ -1,4 +1,4 @@
-"""Share work among processes: the rank of this one, and its part."""
+"""Share work among processes: this process's rank and its part."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """The place of a process among those that share the work; alone by default."""
+    """The rank of a process among those that share the work; by default the only one."""
 
     rank: int = 0
     world_size: int = 1

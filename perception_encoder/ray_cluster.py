@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster with one-line errors, and count the tasks that its workers begin."""
+"""Connect to a Ray cluster with one-line errors, and count the tasks that workers begin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOPBACK_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" on any system; `_no
 
 
 def check_cluster(address: str) -> None:
-    """Raise MissingExtraError without Ray, and ClusterError if nothing listens: Ray itself would try for minutes."""
+    """Raise MissingExtraError without Ray, and ClusterError if nothing listens, as Ray itself would try for minutes."""
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("ray", "cluster")
     try:
@@ -35,7 +35,7 @@ def check_cluster(address: str) -> None:
 
 
 def connect_cluster(address: str) -> None:
-    """Connect this process; `address` as for `ray.init`, "local" for a cluster on this machine that ends with it.
+    """Connect this process; `address` as for `ray.init`, or "local" for a temporary cluster on this machine.
 
     Raises MissingExtraError and ClusterError.
     """
@@ -67,13 +67,13 @@ def last_line(error: BaseException) -> str:
 
 
 class WorkCounter:
-    """Counts how often workers began tasks, whether or not they survived; an actor of Ray."""
+    """Counts how often workers begin tasks, whether or not they survive; a Ray actor."""
 
     def __init__(self) -> None:
         self._times: Counter[int | str] = Counter()
 
     def begin(self, task: int | str) -> int:
-        """Return how often the task has begun without ending, this time included."""
+        """Return how often the task has begun without ending, including this time."""
         self._times[task] += 1
         return self._times[task]
 

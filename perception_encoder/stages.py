@@ -1,4 +1,4 @@
-"""Every training stage, and the calls that train by their recipes: `pe.train`, `pe.plan`, `pe.list_recipes`.
+"""List every training stage; define the calls that train by recipe: `pe.train`, `pe.plan`, `pe.list_recipes`.
 
 A stage is a directory with a `STAGE` (`training/stage.py`) and a line here.
 """
@@ -33,14 +33,14 @@ STAGES = (
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training wrote."""
+    """The result of a training run."""
 
     weights: Path
     """The last weights."""
     best: Path | None
     """The weights of the best validated step, if the run was validated."""
     example: str
-    """A command that shows what the weights can do."""
+    """A command that demonstrates the weights."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, with paths as strings."""
@@ -59,7 +59,7 @@ def train(
     listener: Listener | None = None,
     **overrides: object,
 ) -> TrainingResult:
-    """Train a model by a recipe, or resume the training in `out` (default: runs/RECIPE); return what was written.
+    """Train a model by a recipe, or resume the run in `out` (default: runs/RECIPE); return what was written.
 
         pe.train("finetune", data="pairs.parquet", out="runs/mine", initial="PE-Core-B16-224", lora=16)
         pe.train("core_n16", data=["photos/", "more.csv"], settings={"optimizer.lr": 3e-3}, steps=500)
@@ -85,7 +85,7 @@ def plan(
     debug: bool = False,
     **overrides: object,
 ) -> TrainingPlan:
-    """Return what a recipe costs on a cluster, before it is run: operations, memory of a device and hours.
+    """Return the cost of a recipe on a cluster, before running it: operations, memory per device and hours.
 
     `devices`: by default 8, or the batch if that is smaller. `device`: a name such as "h100", or "TFLOP/s:GB".
     `utilization`: achieved share of the device's peak. Raises ConfigError for a batch that is smaller than the number
@@ -96,13 +96,13 @@ def plan(
 
 
 def list_recipes() -> dict[str, str]:
-    """Return all recipes by name, with what each trains."""
+    """Return all recipes by name, with what each one trains."""
     return {name: trains for stage in all_stages() for name, (trains, _) in stage.recipes.items()}
 
 
 @cache
 def all_stages() -> tuple[Stage, ...]:
-    """Return the stages of this package; needs no torch."""
+    """Return all stages of this package, without importing torch."""
     return tuple(import_module(module).STAGE for module in STAGES)
 
 
@@ -112,7 +112,7 @@ def configure(
     debug: bool = False,
     stages: Sequence[Stage] | None = None,
 ) -> tuple[Stage, TrainingConfig]:
-    """Return a recipe's stage and its configuration with some settings changed; ConfigError shows near matches."""
+    """Return a recipe's stage and its configuration with changed settings; ConfigError shows near matches."""
     stages = all_stages() if stages is None else stages
     for stage in stages:
         if recipe in stage.recipes:
@@ -135,7 +135,7 @@ def run_training(
     progress: Track = untracked,
     listener: Listener | None = None,
 ) -> TrainingResult:
-    """Run, or resume, a configuration of a stage; see `train`."""
+    """Run or resume a configuration of a stage; see `train`."""
     from perception_encoder.data.streams import Shards
     from perception_encoder.pretraining.sources import LAYOUTS
     from perception_encoder.training.checkpoint import BEST
@@ -153,7 +153,7 @@ def run_training(
 def plan_training(
     stage: Stage, config: TrainingConfig, device: str | Device, devices: int | None = None, utilization: float = 0.4
 ) -> TrainingPlan:
-    """Return what a configuration of a stage costs; see `plan`."""
+    """Return the cost of a stage's configuration; see `plan`."""
     from perception_encoder.training.cost import TrainingPlan, find_device
 
     device = find_device(device) if isinstance(device, str) else device

@@ -19,7 +19,7 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 
 
 def load_array(path: Path, mode: Literal["r", "r+"] | None = None) -> np.ndarray:
-    """Load a .npy file, or with a `mode` map it; OSError or ValueError if that fails, whatever is damaged."""
+    """Load a .npy file, or map it with a `mode`; OSError or ValueError for any kind of damage."""
     try:
         array: np.ndarray = np.load(path, mmap_mode=mode, allow_pickle=False)
     except (EOFError, TokenError, SyntaxError, MemoryError, OverflowError) as error:
@@ -30,14 +30,14 @@ def load_array(path: Path, mode: Literal["r", "r+"] | None = None) -> np.ndarray
 def best_rows(
     query: Float[np.ndarray, " D"], gallery: Float[np.ndarray, "N D"], top: int
 ) -> tuple[Float[np.ndarray, " K"], Int[np.ndarray, " K"]]:
-    """Return the `top` best dot products (cosine similarities of unit vectors) and their rows, best first, NaN last.
+    """Return the `top` highest dot products (cosine similarities of unit vectors) and their rows, best first, NaN last.
 
     K = min(top, N). Equal scores keep the gallery's order. Raises ShapeError if the dimensions differ, as those of two
     models do.
     """
     if len(query) != gallery.shape[1]:
         raise ShapeError(
-            f"the query has {len(query)} dimensions, the gallery has {gallery.shape[1]}; encode both by one model"
+            f"the query has {len(query)} dimensions, the gallery has {gallery.shape[1]}; use one model for both"
         )
     scores = gallery @ query  # (N,)
     rows = np.arange(len(scores))

@@ -97,7 +97,7 @@ def test_a_lock_leaves_what_is_there_alone(tmp_path: Path) -> None:
     victim, lock = tmp_path / "diary.txt", tmp_path / "lock"
     victim.write_text("dear diary")
     lock.symlink_to(victim)
-    with pytest.raises(OutputError, match="lock is a link, which a lock may not be; remove"), holding(lock, "taken"):
+    with pytest.raises(OutputError, match="lock is a link, which cannot be a lock; remove"), holding(lock, "taken"):
         pass
     lock.unlink()
     os.link(victim, lock)

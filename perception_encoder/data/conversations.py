@@ -141,7 +141,7 @@ def open_conversations(
 ) -> Conversations:
     """Open a dataset of conversations and check every record; images and videos are not opened.
 
-    `media`: the directory below which the paths of images and videos lie, by default that of the file that names them.
+    `media`: the base directory of image and video paths, by default the directory of the file that names them.
     `skip_bad`: leave bad records out, log the first five by name, and count them. `join`: join up to eight rows with a
     question about the same image file into one conversation; otherwise, and for images inside tables, each row is one.
     `expand`: makes conversations from the JSON of a tar's sample that has none.

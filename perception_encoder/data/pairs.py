@@ -1,4 +1,4 @@
-"""Make training batches of image-text pairs, in memory or in shards: a pure function of the step.
+"""Make training batches of image-text pairs, from memory or shards, as a pure function of the step.
 
 Every step draws samples from the sources by weight, and a caption and an augmentation for each. Each distinct caption
 is encoded once, and an image's positives are all captions of the batch that match it. All draws depend only on the
@@ -56,12 +56,12 @@ class Pair(Protocol):
 
     @property
     def captions(self) -> AbstractSet[str]:
-        """Every caption that may be drawn for it."""
+        """Every caption that can be drawn for it."""
         ...
 
     @property
     def label(self) -> str:
-        """What it shows, in a few words; empty if only captions are known."""
+        """What the image shows, in a few words; empty if only captions are known."""
         ...
 
     def caption(self, generator: np.random.Generator) -> str:
@@ -78,7 +78,7 @@ class PairSource(Protocol):
         ...
 
     def load(self, index: int, needed: NeededSide) -> Pair:
-        """Load a sample, its image perhaps reduced to the side `needed`; InputError if it cannot be read."""
+        """Load a sample, perhaps reducing its image to the side `needed`; InputError if it cannot be read."""
         ...
 
 
@@ -104,7 +104,7 @@ class Stage:
     """A part of a run at one resolution (progressive resolution, step 2 of section 2.1)."""
 
     image_size: int = 0
-    """Side of the square training image, in pixels; 0 for the model's own."""
+    """Side of the square training image, in pixels; 0 for the model's size."""
     steps: int
     """Optimizer steps."""
     batch_size: int | None = None
@@ -121,12 +121,12 @@ class _Row:
 
 
 def alone(value: T) -> list[T]:
-    """Return the values of all ranks of a run with one rank."""
+    """Return the values of all ranks of a single-rank run."""
     return [value]
 
 
 class PairBatches:
-    """`batches(step)` → `ImageTextBatch`, or a rank's share of it: together the ranks see what one process would see.
+    """`batches(step)` → `ImageTextBatch`, or a rank's share of it; the union of shares is what one process would see.
 
     `masks(images, patches, generator)` draws rows to copy (M,) and the patches to hide in each (M, patches), for images
     with patches of `patch` px; without it nothing is masked. `exchange(value)` returns all ranks' values, in order.
@@ -176,7 +176,7 @@ class PairBatches:
         self._pool = ThreadPoolExecutor(workers, "pairs", torch.set_num_threads, (1,)) if workers > 1 else None
 
     def __call__(self, step: int) -> ImageTextBatch:
-        """The batch of a step (0-based)."""
+        """Return the batch of a step (0-based)."""
         stage = self.stage(step)
         size, positions = self.stages[stage].image_size, self.samplers[stage].positions(step)
         seed = np.random.default_rng([self.seed, step]).integers(2**62)
@@ -217,7 +217,7 @@ class PairBatches:
     def _read(
         self, step: int, positions: Sequence[Position], draws: Tensor, rows: Sequence[int]
     ) -> tuple[dict[int, _Row], list[InputError]]:
-        """Return rows by number, without those of which `TRIES` samples are bad, and the errors."""
+        """Return rows by number and the errors; a row is missing if `TRIES` consecutive samples are bad."""
         sampler, done, errors = self.samplers[self.stage(step)], dict[int, _Row](), list[InputError]()
         missing = list(rows)
         for later in range(TRIES):
@@ -226,7 +226,7 @@ class PairBatches:
             ]
             for row, result in zip(missing, self._map(partial(self._read_row, step), jobs), strict=True):
                 if isinstance(result, InputError):
-                    logger.warning("left out %s; the next sample takes its place", result)
+                    logger.warning("skipped %s; the next sample replaces it", result)
                     errors.append(result)
                 else:
                     done[row] = result
@@ -245,7 +245,7 @@ class PairBatches:
         return _Row(augment(pair.image, size, self.augmentation, draw), text, pair.captions)
 
     def _map(self, work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
-        """Map with the workers, several items at a time."""
+        """Map several items at a time with the workers."""
         if self._pool is None:
             return map(work, items)
         size = max(1, len(items) // (4 * self.workers))

@@ -1,4 +1,4 @@
-"""Draw the samples of a step's batch: a pure function of the seed and the step, so resuming is exact."""
+"""Draw the samples of a step's batch as a pure function of the seed and the step, so that resuming is exact."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from perception_encoder.errors import ConfigError
 
 WINDOW = 16
-"""Shards whose samples are shuffled together."""
+"""Number of shards to shuffle together."""
 
 Position = tuple[int, int]
-"""A source, and how many samples of it were drawn before."""
+"""A source with the number of samples drawn from it before."""
 
 
 class WeightedSampler:
-    """Mixes several sources in fixed shares, each in a new random order every epoch.
+    """Mixes several sources in fixed shares, reshuffling each one every epoch.
 
     A batch holds the same number of samples of each source, its share of `batch_size` rounded (at least one
     if the weight is positive). The next batch continues where the last one stopped.
@@ -39,7 +39,7 @@ class WeightedSampler:
         Raises ConfigError for sizes and weights that do not fit.
         """
         if len(sizes) != len(weights) or not sizes:
-            raise ConfigError(f"{len(sizes)} sources and {len(weights)} weights; give one weight a source")
+            raise ConfigError(f"{len(sizes)} sources and {len(weights)} weights; give one weight per source")
         if min(weights) < 0 or sum(weights) <= 0:
             raise ConfigError(f"weights {list(weights)}: none may be negative and one must be positive")
         self.shards = [np.atleast_1d(np.asarray(size, dtype=np.int64)) for size in sizes]
@@ -57,7 +57,7 @@ class WeightedSampler:
         return self.begins[source] + (step - self.first) * self.counts[source]
 
     def positions(self, step: int) -> list[Position]:
-        """Return the positions that `step` (from 0) draws, in random order."""
+        """Return the positions that `step` (0-based) draws, in random order."""
         drawn = []
         for source, count in enumerate(self.counts):
             begin = self.begin(source, step)
@@ -66,7 +66,7 @@ class WeightedSampler:
         return [drawn[i] for i in shuffle]
 
     def index(self, position: Position, later: int = 0) -> int:
-        """Return the index within its source of the sample at a position, or of the one drawn `later` steps later."""
+        """Return the index within its source of the sample at a position, or of the one `later` steps later."""
         source, drawn = position
         epoch, offset = divmod(drawn + later * self.counts[source], self.sizes[source])
         return self._order(source, epoch)[offset]
@@ -76,7 +76,7 @@ class WeightedSampler:
         return [(position[0], self.index(position)) for position in self.positions(step)]
 
     def _order(self, source: int, epoch: int) -> ShardOrder:
-        """Return a source's order in an epoch; the last two are kept, as a batch may span them."""
+        """Return a source's order in an epoch; the last two are cached, as a batch may span them."""
         key = (source, epoch)
         if key not in self._orders:
             self._orders = {k: v for k, v in self._orders.items() if k[0] != source or k[1] == epoch - 1}
@@ -85,7 +85,7 @@ class WeightedSampler:
 
 
 class ShardOrder:
-    """The order of a source's samples in one epoch, one window of shards at a time so that few files are open.
+    """Order of a source's samples in one epoch, in windows of shards to keep few files open.
 
     Shards come in random order, and the samples of each `WINDOW` shards are shuffled together, every sample once.
     `resampled`: draw the window's shards by size, and the samples in them, with replacement instead.
@@ -122,7 +122,7 @@ class ShardOrder:
 
 
 def _apportion(weights: Sequence[float], batch_size: int) -> tuple[int, ...]:
-    """Split `batch_size` by `weights` with largest remainders, at least one sample for each positive weight."""
+    """Split `batch_size` by `weights` with largest remainders, and at least one sample for each positive weight."""
     used = [i for i, weight in enumerate(weights) if weight > 0]
     if batch_size < len(used):
         raise ConfigError(f"batch_size {batch_size} is less than the {len(used)} sources in use")

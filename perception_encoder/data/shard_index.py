@@ -1,4 +1,4 @@
-"""Index the samples of a WebDataset shard for random access to a tar on disk or at a URL.
+"""Index the samples of a WebDataset shard for random access, on disk or at a URL.
 
 One pass over a tar makes a table of the byte ranges of its samples' images, videos and texts. It is cached as Parquet
 in the user's cache directory, keyed by the shard's address and state: a shard that has changed is indexed again.
@@ -38,14 +38,14 @@ _COLUMNS = ("key", "held_out", *(f"{part}_{name}" for part in PARTS for name in 
 _FORM = "5"  # version of the table; part of its name
 _PAUSES = (0.2, 1.0)  # seconds before a broken connection is retried
 _EXTRAS = {"http": ("aiohttp", "train"), "https": ("aiohttp", "train"), "s3": ("s3fs", "s3")}
-_WHOLE = "its server sends whole files only; put simplecache:: before the URL, or download the shards"
+_WHOLE = "its server only sends whole files; put simplecache:: before the URL, or download the shards"
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSummary:
-    """What a shard holds, or why it cannot be read."""
+    """Content of a shard, or why it cannot be read."""
 
     url: str
     size: int = 0
@@ -53,9 +53,9 @@ class ShardSummary:
     samples: Mapping[str, int] = field(default_factory=dict)
     """Numbers of samples by their members: {"jpg json txt": 998, "jpg": 2}."""
     held_out: Mapping[str, int] = field(default_factory=dict)
-    """The same for samples of a held-out class."""
+    """The same counts for samples of held-out classes."""
     sources: tuple[str, ...] = ()
-    """Sources of its samples, of those that `HeldOut` names."""
+    """Sources of its samples that `HeldOut` names."""
     fields: tuple[str, ...] = ()
     """Names in the first sample's JSON object."""
     problem: str | None = None
@@ -81,7 +81,7 @@ def _count_pairs(samples: Mapping[str, int], texts: Collection[str], medium: str
 
 @dataclass(frozen=True)
 class ShardTable:
-    """The byte ranges of a shard's pairs."""
+    """Byte ranges of a shard's pairs."""
 
     url: str
     keys: list[str]
@@ -90,7 +90,7 @@ class ShardTable:
     sizes: np.ndarray
 
     def read(self, row: int, texts: Collection[str], medium: str = "image") -> dict[str, bytes]:
-        """Read a sample's image (or video) and these texts, in one request; MediaDecodeError if that fails."""
+        """Read a sample's image (or video) and these texts in one request; MediaDecodeError if that fails."""
         columns = [at for at, part in enumerate(PARTS) if part in (medium, *texts) and self.starts[row, at] >= 0]
         starts, sizes = self.starts[row, columns], self.sizes[row, columns]
         first, last = int(starts.min()), int((starts + sizes).max())
@@ -122,7 +122,7 @@ def summarize_shard(url: str, held_out: HeldOut) -> ShardSummary:
 def load_table(
     url: str, texts: tuple[str, ...], medium: str = "image", held_out: HeldOut | None = None, without: bool = False
 ) -> ShardTable:
-    """Load the byte ranges of a shard's pairs; `without`: leave out held-out classes.
+    """Load the byte ranges of a shard's pairs; `without`: held-out classes to leave out.
 
     DataError if the shard cannot be read.
     """
@@ -147,7 +147,7 @@ def open_storage(url: str) -> tuple[Any, str]:
 
 
 def _patiently(work: Callable[[], T]) -> T:
-    """Call `work`, and retry if a connection breaks."""
+    """Call `work`, retrying if a connection breaks."""
     for pause in _PAUSES:
         try:
             return work()
@@ -159,14 +159,14 @@ def _patiently(work: Callable[[], T]) -> T:
 
 
 def _find_table(url: str, held_out: HeldOut) -> Path:
-    """Return the file of a shard's table; make it if it is missing or damaged."""
+    """Return the file of a shard's table, creating it if missing or damaged."""
     files, path = open_storage(url)
     try:
         size, state = _patiently(lambda: (files.size(path), _state(files, path)))
     except Exception as error:  # each kind of storage raises its own errors
         raise DataError(f"{url}: cannot be opened: {one_line(error.__cause__ or error)}") from error
     if size is None:
-        raise DataError(f"{url}: its server does not say how large it is; download the shards")
+        raise DataError(f"{url}: its server does not state the size; download the shards")
     rule = [str(held_out.class_source), *sorted(held_out.sources), "", *sorted(held_out.classes)]
     name = hashlib.sha256("\0".join((_FORM, url, str(size), state, *rule)).encode()).hexdigest()[:32]
     cached = cache_directory("shards") / f"{name}.parquet"
@@ -185,7 +185,7 @@ def _find_table(url: str, held_out: HeldOut) -> Path:
 
 
 def _is_sound(path: Path, url: str) -> bool:
-    """Whether a shard's table exists, with all its columns, and is whole by the checksums of its pages."""
+    """Return whether a shard's table exists, has all columns, and passes its page checksums."""
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         summary = _summary(table.schema)
@@ -204,7 +204,7 @@ def _state(files: Any, path: str) -> str:
 
 
 def _check_ranges(files: Any, path: str, size: int) -> None:
-    """Raise DataError if a web server cannot send a part of a file; fetches one byte to find out."""
+    """Raise DataError if a web server cannot send parts of a file; fetches one byte to find out."""
     if "http" not in files.protocol or not size:
         return
     try:
@@ -260,7 +260,7 @@ def _entries(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
 
 
 def _object(stream: BinaryIO, member: TarEntry) -> dict[str, Any]:
-    """Return a sample's JSON object; an empty one if it is invalid, which is reported when the sample is read."""
+    """Return a sample's JSON object, or an empty one if it is invalid; reading the sample reports the error."""
     content = read_entry(stream, member)
     try:
         value: Any = json.loads(content)

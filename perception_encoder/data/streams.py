@@ -1,4 +1,4 @@
-"""Read image-text pairs from WebDataset tars during training: on disk, or at any URL that fsspec knows.
+"""Read image-text pairs from WebDataset tars during training, on disk or at any URL that fsspec supports.
 
 The tars are read at random by a table of byte ranges (`shard_index`), not by webdataset's own pipelines: their shuffle
 buffer is a state that cannot be put back mid-shard, and what a rank sees depends on how many ranks there are. Here the
@@ -58,7 +58,7 @@ class StreamConfig:
     bad_share: float = 0.01
     """Share of the samples (at least a thousand) that may be unreadable; others replace them."""
     skip_bad_shards: bool = False
-    """Leave out shards that cannot be read or have no pairs, with a warning, instead of an error."""
+    """Skip shards that cannot be read or have no pairs, with a warning instead of an error."""
 
     def __post_init__(self) -> None:
         if not self.captions or min(self.captions.values()) <= 0:
@@ -68,14 +68,14 @@ class StreamConfig:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The members that may hold captions."""
+        """Members that may contain captions."""
         in_json = self.captions.keys() - {"txt"}
         return tuple(text for text in TEXTS if text in self.captions or (text == "json" and in_json))
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Tars as training data under one location, and their weight among others."""
+    """Tars with training data at one location, and their weight among others."""
 
     location: str
     """A tar, a directory of tars, a glob, or braces as in `s3://bucket/{000..127}.tar`."""
@@ -87,11 +87,11 @@ class Shards:
         match = re.fullmatch(r"(?P<location>.+?)(?::(?P<weight>\d+(?:\.\d+)?))?", text)
         weight = float(match["weight"] or 1) if match else 0.0
         if match is None or weight <= 0:
-            raise ConfigError(f"shards {text!r}: write PATH or PATH:WEIGHT, the weight a positive number")
+            raise ConfigError(f"shards {text!r}: give PATH or PATH:WEIGHT with a positive weight")
         return cls(match["location"], weight)
 
     def find(self) -> list[str]:
-        """Return the tars' paths or URLs, in order; DataError if none exist, MissingExtraError without a package."""
+        """Return the tars' paths or URLs in order; DataError if there are none, MissingExtraError without a package."""
         try:
             from braceexpand import braceexpand
         except ImportError as error:
@@ -103,7 +103,7 @@ class Shards:
         except Exception as error:  # each kind of storage raises its own
             raise DataError(f"{self.location}: cannot be listed: {one_line(error)}") from error
         if not urls:
-            raise DataError(f"{self.location}: no tar files there")
+            raise DataError(f"{self.location}: no tar files found")
         return urls
 
 
@@ -125,7 +125,7 @@ def _find(url: str) -> list[str]:
 
 @dataclass(frozen=True)
 class StreamPair:
-    """An image or a video of a shard and its captions."""
+    """An image or a video of a shard, with captions."""
 
     image: Tensor
     """uint8 (3, H, W), or the frames of a video (F, 3, H, W)."""
@@ -137,7 +137,7 @@ class StreamPair:
 
     @property
     def captions(self) -> frozenset[str]:
-        """Every caption that may be drawn for it."""
+        """Every caption that can be drawn for it."""
         return frozenset(text for texts in self.texts.values() for text in texts)
 
     def caption(self, generator: np.random.Generator) -> str:
@@ -146,9 +146,9 @@ class StreamPair:
 
 
 class ShardSet:
-    """The pairs of some tars, read one at a time (see `pairs.PairSource`); any number of threads may read.
+    """The pairs of some tars, read one at a time (see `pairs.PairSource`), from any number of threads.
 
-    `frames`: of videos, so many uniform frames; None for images. `rules`: those that the shards were indexed by.
+    `frames`: number of uniform frames per video; None for images. `rules`: those that the shards were indexed by.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class ShardSet:
         return int(self._ends[-1])
 
     def load(self, index: int, needed: NeededSide) -> StreamPair:
-        """Read and decode a pair; InputError if its bytes, its image or its captions cannot be read."""
+        """Read and decode a pair; InputError if its bytes, image or captions cannot be read."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         url, row = self.shards[shard].url, index - int(self._ends[shard]) + self.sizes[shard]
         without = bool(self.shards[shard].held_out)
@@ -238,7 +238,7 @@ def open_shards(
     frames: int | None = None,
     rules: SourceRules | None = None,
 ) -> list[ShardSet]:
-    """Index all shards before training, a part of them on each rank.
+    """Index all shards before training, sharing the work among ranks.
 
     `frames`: frames per video; None for images. Raises DataError for shards that are unreadable or lack media with
     captions, unless they are to be skipped, and for sources that `rules` hold out.
@@ -266,7 +266,7 @@ def open_shards(
     sets = [[by_url[url] for url in value if url not in problems] for value in urls]
     for shards, usable in zip(mixture, sets, strict=True):
         if not usable:
-            raise DataError(f"{shards.location}: none of its shards can be used")
+            raise DataError(f"{shards.location}: none of the shards can be used")
     _warn_of_incomplete([by_url[url] for url in everything if url not in problems], config, medium)
     return [ShardSet(usable, config, frames, rules) for usable in sets]
 
@@ -278,7 +278,7 @@ def _problem(shard: ShardSummary, config: StreamConfig, medium: str, held_out: H
     if of_split := split_problem(shard.url, "train"):
         return of_split
     if refused := held_out.sources & {*shard.sources}:
-        return f"{shard.url}: {', '.join(refused)} is never trained on"
+        return f"{shard.url}: {', '.join(refused)} must not be trained on"
     in_json = set(shard.fields) if "json" in config.texts else set()
     members = {member for combination in shard.samples for member in combination.split()}
     if shard.pairs(config.texts, medium) and config.captions.keys() & (members | in_json):
@@ -296,7 +296,7 @@ def _warn_of_incomplete(shards: Iterable[ShardSummary], config: StreamConfig, me
     for shard in shards:
         unseen = shard.held_out_pairs(config.texts, medium)
         if unseen:
-            logger.warning("left out %d samples of %s that are of unseen classes", unseen, shard.url)
+            logger.warning("left out %d samples of %s with unseen classes", unseen, shard.url)
         lacking = sum(shard.samples.values()) - shard.pairs(config.texts, medium) - unseen
         if lacking:
             logger.warning("left out %d samples of %s that lack a %s or a caption", lacking, shard.url, medium)

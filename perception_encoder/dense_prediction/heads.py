@@ -263,7 +263,7 @@ def detect(
 
     `head`: a detector or its file, by default the one chosen with `pe models use`, else builtin-detector, a demo.
     `model`, `classes`: see `load_head`. `score`: the minimum score. `scales`, `flip`, `soft_nms`: also detect in
-    larger, smaller and mirrored views, without masks; `paper_views`: in those of the paper's best result.
+    larger, smaller and mirrored views, without masks; `paper_views`: the views of the paper's best result.
 
         for found in pe.detect("photos/", "detected", score=0.3):
             print(found.name, len(found.boxes))

@@ -1,6 +1,6 @@
 """One cache for all features: embeddings in memory, layer tokens in temporary files or in a directory.
 
-In a directory each set of inputs has a directory of its own, named by a digest of all that its features depend on. It
+In a directory, each set of inputs has a subdirectory named by a digest of everything its features depend on. It
 holds an array for each layer, and `progress.json`, which is written after rows are on the disk, so that a killed run
 resumes after its last complete chunk and ends with the same bytes. A set that was begun with chunks of another length
 is resumed too, but its later rows may differ by rounding. An item that cannot be decoded has no row, and is stored as a

@@ -45,7 +45,7 @@ class LayerEvaluator(ABC):
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Evaluate features of `images`, in their order; each may be read once, one after the other.
 
-        Features of images none of which could be decoded have no rows. Raises DataError if nothing can be scored.
+        If no image could be decoded, the features have no rows. Raises DataError if nothing can be scored.
         """
 
     def run(self, encoder: LayerFeatures, track: Track = untracked) -> list[Measurement]:

@@ -198,7 +198,7 @@ class EmbeddingWriter:
         try:
             if not isinstance(error, OutputError):
                 self.flush()
-            if error is not None and not self.parts:  # nothing to go on from
+            if error is not None and not self.parts:  # nothing to resume from
                 remove(self.directory)
         finally:
             self._lock.close()

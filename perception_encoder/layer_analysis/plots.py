@@ -287,8 +287,8 @@ def features_side_by_side(
 ) -> Image.Image:
     """Draw a row per image: the image, then its features by each encoder, in order.
 
-    Each has colours of its own, by the protocol of `to_colours`. `patches`: along the longer side, by default as many
-    as make `LEAST_SIDE` px of each encoder's patches. `cell`: pixels of a cell's longer side.
+    Each map has its own colours, as in `to_colours`. `patches`: number along the longer side, by default enough for
+    `LEAST_SIDE` px. `cell`: pixels of a cell's longer side.
     """
     rows = [[image.convert("RGB"), *(_map(column, image, patches) for column in columns)] for image in images]
     sizes = [_scaled(image.size, cell) for image in images]

@@ -95,21 +95,21 @@ def test_no_more_is_fetched_than_a_sample(storage: Storage, tmp_path: Path) -> N
 def test_a_server_without_ranges_is_refused_and_a_copy_works(storage: Storage, tmp_path: Path, says_so: bool) -> None:
     storage.ranges, storage.says_so = False, says_so
     storage.files["x.tar"] = write_pairs(tmp_path / "x.tar", range(10)).read_bytes()
-    with pytest.raises(DataError, match=r"x\.tar: its server sends whole files only; put simplecache:: before"):
+    with pytest.raises(DataError, match=r"x\.tar: its server only sends whole files; put simplecache:: before"):
         streams(f"{storage.url}/x.tar")
     [stream] = streams(f"simplecache::{storage.url}/x.tar")
     assert len(load_all(stream)) == 10
     storage.ranges = True
     [stream] = streams(f"{storage.url}/x.tar")
     storage.ranges = False
-    with pytest.raises(MediaDecodeError, match=r"x\.tar/n2: its server sends whole files only"):
+    with pytest.raises(MediaDecodeError, match=r"x\.tar/n2: its server only sends whole files"):
         stream.load(2, lambda width, height: 1)
 
 
 def test_a_server_that_does_not_say_how_large_a_shard_is(storage: Storage, tmp_path: Path) -> None:
     storage.tells_size = False
     storage.files["x.tar"] = write_pairs(tmp_path / "x.tar", range(3)).read_bytes()
-    with pytest.raises(DataError, match="does not say how large it is"):
+    with pytest.raises(DataError, match="does not state the size"):
         streams(f"{storage.url}/x.tar")
 
 

@@ -1,6 +1,6 @@
 """Detect objects with torchvision's Mask R-CNN over a pyramid of one layer (section 3); without masks, Faster R-CNN.
 
-Its inputs are features, so torchvision's resizing is not used. The head works in pixels of its own, 16 along a patch's
+Its inputs are features, so torchvision's resizing is not used. The head works in its own pixels, 16 along a patch's
 side whatever the patch size, as in the paper: torchvision expects strides that are powers of two.
 """
 

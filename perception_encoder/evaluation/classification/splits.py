@@ -20,7 +20,7 @@ from perception_encoder.evaluation.classification.zero_shot import check_classes
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT = 10  # one in so many
+HELD_OUT = 10  # one item in this many
 
 
 @dataclass(frozen=True, kw_only=True)
