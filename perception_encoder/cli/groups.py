@@ -28,7 +28,7 @@ SYNONYMS = {
     **dict.fromkeys(("--dataset", "--input", "-i"), ("--data", "--videos", "--image")),
     **dict.fromkeys(("--force", "-f"), ("--overwrite", "--rebuild")),
 }
-"""What options are called in other programs, and here: suggested where a command has it."""
+"""Names of options in other programs → their names here, suggested if a command has them."""
 
 HELP_ALL = "help_all"
 """The parameter that shows the help with all options."""

@@ -1,4 +1,4 @@
-"""What a user sees: results on stdout, warnings and one-line errors on stderr.
+"""Output of commands: results on stdout, warnings and one-line errors on stderr.
 
 A terminal gets aligned tables; a pipe or a file gets tab-separated values under one header line.
 """

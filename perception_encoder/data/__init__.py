@@ -1,1 +1,1 @@
-"""What training reads: pairs, their captions, batches."""
+"""Training data: pairs, their captions, and batches."""

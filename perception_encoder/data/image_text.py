@@ -80,7 +80,7 @@ class ImageTextSample:
 
     @property
     def label(self) -> str:
-        """What it shows."""
+        """What the image shows."""
         return str(self.metadata["label"])
 
     def caption(self, generator: np.random.Generator) -> str:

@@ -130,10 +130,10 @@ class StreamPair:
     image: Tensor
     """uint8 (3, H, W), or the frames of a video (F, 3, H, W)."""
     texts: Mapping[str, Sequence[str]]
-    """By field."""
+    """Captions by field."""
     shares: Mapping[str, float]
     label: str = ""
-    """Its label, if its JSON has one."""
+    """The label, if the JSON has one."""
 
     @property
     def captions(self) -> frozenset[str]:

@@ -62,7 +62,7 @@ class Annotations:
     records: tuple[dict[str, Any], ...]
     """The images' entries, sorted by id."""
     keys: tuple[str, ...]
-    """Their file names."""
+    """File names of the images."""
     objects: dict[int, list[dict[str, Any]]]
     """The annotations, by the image's id."""
     categories: tuple[dict[str, Any], ...]

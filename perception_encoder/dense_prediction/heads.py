@@ -71,7 +71,7 @@ class Head:
 
     @property
     def task(self) -> str:
-        """What it predicts: depth, segmentation or detection."""
+        """The prediction: depth, segmentation or detection."""
         return "detection" if self.info.task == "detr" else self.info.task
 
     @property

@@ -55,7 +55,7 @@ def _same(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class KeyRow:
-    """Where a published tensor goes."""
+    """Mapping of a published tensor to ours."""
 
     ours: str
     published: str

@@ -38,7 +38,7 @@ DETA = {
 """By stage: pixels, epochs, images, batch, rate, the epoch at which it falls to a tenth, and drop path, which the paper
 has as 0.5, 0.4 and 0."""
 DROPS = (0.889, 0.963)
-"""Where ViTDet's rate falls to a tenth (Li et al., 2022); the paper does not name its values."""
+"""Shares of the steps at which ViTDet's rate falls to a tenth (Li et al., 2022); the paper does not state them."""
 
 
 def depth() -> DepthTrainingConfig:

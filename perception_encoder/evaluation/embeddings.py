@@ -33,7 +33,7 @@ class Features:
     vectors: np.ndarray
     """(n, D) float32."""
     keys: tuple[str, ...]
-    """Their names, in the same order."""
+    """Names of the items, in the same order."""
     labels: tuple[str, ...]
     failures: tuple[InputError, ...] = ()
     """The items that could not be decoded."""

@@ -265,7 +265,7 @@ class FeatureCache:
     """Where and how features are cached."""
 
     directory: Path | None = None
-    """By default temporary files."""
+    """Directory of the cache; by default temporary files."""
     dtype: str = "float16"
     """"float16", or "float32" for twice the space; a value beyond float16 is an error, not infinity."""
     chunk: int = CHUNK

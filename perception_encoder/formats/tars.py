@@ -22,7 +22,7 @@ _HEADER_BYTES = 1 << 20
 _PADDING_BYTES = 64 << 20
 """Zeros allowed after the end of an archive; tar pads its last record, of 10 KiB by default."""
 _DAMAGE = (tarfile.TarError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError)
-"""What tarfile raises for a damaged header; storage errors pass through."""
+"""Exceptions of tarfile for a damaged header; storage errors pass through."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TarEntry:
     sparse: bool
     """Stored without its zeros, so its bytes are not contiguous."""
     other: str = ""
-    """Its kind if it has no bytes: a link or a device."""
+    """The member's kind if it has no bytes: a link or a device."""
 
     @property
     def problem(self) -> str | None:

@@ -134,7 +134,7 @@ _HEADERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class FetchLimits:
-    """What a download may cost, and where it may go."""
+    """Limits of a download, and allowed addresses."""
 
     max_bytes: int = 256 << 20
     seconds: float = 60.0

@@ -70,7 +70,7 @@ class LayerCurve:
     depth: int
     """Number of layers of the model."""
     scores: dict[int, LayerScore]
-    """By layer, ascending."""
+    """Scores by layer, ascending."""
 
     @property
     def unit(self) -> str:

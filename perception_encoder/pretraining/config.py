@@ -106,7 +106,7 @@ class PretrainingConfig(TrainingConfig):
     """Images are held in memory with their short side at most this, in pixels: by default 160, or 1.25 times the
     training image."""
     streams: StreamConfig = field(default_factory=StreamConfig)
-    """How shards are read, if the data are shards; then the shards' own weights count."""
+    """How to read shards, if the data are shards; the shards' own weights then apply."""
     half: bool = True
     """Write the weights for use, in float16 and the token table in int8; otherwise in float32, without loss, for a run
     that starts from them."""

@@ -140,7 +140,7 @@ class ShardClip:
     suffix: str
     video: TarMember
     facts: TarMember
-    """Its JSON."""
+    """Content of the clip's JSON."""
 
     def shows(self, facts: Mapping[str, Any]) -> bool:
         """Return whether this is the same part of the same file."""

@@ -50,7 +50,7 @@ class ScoredVideo:
     """Interest score, from 0 to 5."""
     category: str
     probability: float
-    """Of the category."""
+    """Probability of the category."""
 
 
 @dataclass(frozen=True, kw_only=True)

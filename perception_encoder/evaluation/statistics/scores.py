@@ -90,7 +90,7 @@ class ItemScores:
 
     @property
     def pairing(self) -> tuple[int, str, str, str, str]:
-        """What two models must share to be compared: the items, and each entry's item, group and block."""
+        """Identity that two models must share to be compared: items, and each entry's item, group and block."""
         return self.items, self.digest, self.owners, self.groups, self.blocks
 
     def block_of(self) -> np.ndarray:
@@ -138,7 +138,7 @@ class ResampledScores:
 
     @property
     def pairing(self) -> tuple[int, str]:
-        """What two models must share to be compared: the items."""
+        """Identity that two models must share to be compared: the items."""
         return self.items, self.digest
 
     def unpack(self) -> np.ndarray:

@@ -93,7 +93,7 @@ class _Digests:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What a worker needs besides the files."""
+    """The inputs of a worker besides the files."""
 
     source: str
     weight_hash: str

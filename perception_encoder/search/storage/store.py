@@ -66,7 +66,7 @@ _NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascen
 _CONDITION_PATHS = 500  # in one condition
 _INDEXED_ROWS = 2000  # from here on, an index of the ids is faster than a scan
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
-"""What the supported versions of LanceDB and pyarrow raise for damaged files."""
+"""Exceptions of the supported versions of LanceDB and pyarrow for damaged files."""
 APPROXIMATE_ROWS = 25_000
 """Number of rows from which vectors are compressed: an exact search takes over 20 ms (docs/results/search.json)."""
 _BITS = 5  # per number of a compressed vector

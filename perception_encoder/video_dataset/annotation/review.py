@@ -45,7 +45,7 @@ class ReviewTask:
     """A finished annotation that a reviewer has opened."""
 
     id: int
-    """Of the annotation."""
+    """Id of the annotation."""
     clip: ProjectClip
     annotator: str
     annotated: str

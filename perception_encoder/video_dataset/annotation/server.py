@@ -63,7 +63,7 @@ class WorkRequest:
     person: str
     session: str
     id: int = 0
-    """Of the annotation."""
+    """Id of the annotation."""
     caption: str = ""
     rating: int | None = None
     seconds: float = 0.0
