@@ -175,9 +175,7 @@ def test_two_annotations_of_a_video_come_back_from_label_studio(
     assert [person.name for person in count_progress(other).people] == ["anna", "ben", "label-studio-1"]
 
 
-def test_the_labeling_interface_fits_the_tasks(
-    project: AnnotationProject, annotate: Annotate, tmp_path: Path
-) -> None:
+def test_the_labeling_interface_fits_the_tasks(project: AnnotationProject, annotate: Annotate, tmp_path: Path) -> None:
     annotate("anna", "A boat.", rating=4)
     export_tasks(project, tmp_path / "labels.json")
     task = json.loads((tmp_path / "labels.json").read_text())[0]
