@@ -74,7 +74,7 @@ clean:
 
 .venv/lowest/installed: pyproject.toml | .venv/bin/python
 	$(PYTHON) -m venv --clear .venv/lowest
-	.venv/lowest/bin/python -m pip install --quiet $(PIP_ARGS) torch torchvision uv pytest pytest-timeout pytest-xdist hypothesis beartype
+	.venv/lowest/bin/python -m pip install --quiet $(PIP_ARGS) torch torchvision uv pytest pytest-timeout pytest-xdist pytest-rerunfailures hypothesis beartype
 	.venv/lowest/bin/python -m pip uninstall --quiet --yes numpy pillow fsspec jinja2
 	.venv/lowest/bin/python -m pip freeze | grep '^torch' > .venv/lowest/torch.txt
 	.venv/lowest/bin/uv pip install --quiet --python .venv/lowest/bin/python --resolution lowest-direct \

@@ -12,8 +12,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.browsing import Chromium
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is no test; set before the hub's client is imported
 os.environ.pop("PE_MODEL", None)
@@ -58,7 +64,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long files, where several processes share out the work."""
+    """Repeat a test whose browser crashed; begin with the long files, where several processes share out the work."""
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=["TargetClosedError"]))
     if "PYTEST_XDIST_WORKER" in os.environ:
         places = {ROOT / name: place for place, name in enumerate(LONG)}
         items.sort(key=lambda item: places.get(item.path, len(LONG)))
@@ -68,6 +77,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    """A browser that starts when it is first needed."""
+    from tests.browsing import running_chromium
+
+    with running_chromium() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def browser(chromium: Chromium) -> Browser:
+    """The module's browser; tests that use it are skipped without one."""
+    return chromium.browser()
 
 
 @pytest.fixture(scope="session")

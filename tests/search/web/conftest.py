@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,9 +14,6 @@ from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
 from tests.search.indexes import make_library
 from tests.search.web.heads import write_depth_head
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 
 @pytest.fixture
@@ -30,15 +26,6 @@ def folder(tmp_path: Path) -> Path:
 def library(folder: Path, checkpoint: Path, encoder: Encoder, draw: Callable[[int], Image.Image]) -> MediaLibrary:
     """See `make_library`."""
     return make_library(folder, checkpoint, encoder, draw)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A browser; tests that use it are skipped without one."""
-    from tests.search.web.browsing import running_browser
-
-    with running_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.web import dense_routes, tracked_videos
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
+from tests.browsing import contrast, opened_page, wait_until
 from tests.search.indexes import make_library, wait_for
-from tests.search.web.browsing import contrast, opened_page, wait_until
 from tests.serving.servers import served
 
 pytestmark = pytest.mark.browser

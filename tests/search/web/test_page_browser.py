@@ -18,9 +18,9 @@ from perception_encoder.search.storage.store import Store
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.queues import GenerationQueue
+from tests.browsing import contrast, opened_page, wait_until
 from tests.clips import clip
 from tests.search.indexes import make_library, update_folder, wait_for
-from tests.search.web.browsing import contrast, opened_page, wait_until
 from tests.serving.generators import ENDLESS, TOO_LONG, EchoGenerator
 from tests.serving.servers import served
 

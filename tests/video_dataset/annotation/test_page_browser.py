@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.video_dataset.annotation.progress import count_progress, read_refinements
@@ -25,8 +24,6 @@ from tests.serving.servers import served
 from tests.video_dataset.clips import fields, long_clip, short_clip, small_dataset, write_dataset
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 ORIGINAL = "A red boat number 0 drifts on a lake."
 NUMBER = """() => {
     const video = document.getElementById("video"), canvas = document.createElement("canvas");
@@ -37,14 +34,6 @@ NUMBER = """() => {
 }"""
 """The number that the frame on the screen carries: see `tests.clips`."""
 PLAYS = "!video.paused && video.currentTime > 0.05"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium: on Debian, apt-get install chromium")
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser:
-        yield browser
 
 
 @pytest.fixture

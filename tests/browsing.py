@@ -1,4 +1,4 @@
-"""A browser for the tests of the page, and what they look at in it."""
+"""A browser for the tests of the pages, and what they look at in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WAIT = 20_000
@@ -17,14 +17,35 @@ WAIT = 20_000
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 
+class Chromium:
+    """A browser that is launched again if it has crashed, so that one crash fails no other test."""
+
+    def __init__(self, playwright: Playwright) -> None:
+        self._type = playwright.chromium
+        self._browser: Browser | None = None
+
+    def browser(self) -> Browser:
+        """Return the running browser; skips the test if none is installed."""
+        if CHROMIUM is None:
+            pytest.skip("no chromium: on Debian, apt-get install chromium")
+        if self._browser is None or not self._browser.is_connected():
+            self._browser = self._type.launch(executable_path=CHROMIUM, args=QUIET)
+        return self._browser
+
+    def close(self) -> None:
+        """Close the browser, if there is one."""
+        if self._browser is not None:
+            self._browser.close()
+
+
 @contextmanager
-def running_browser() -> Iterator[Browser]:
-    """Run chromium; skips the test without one."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium: on Debian, apt-get install chromium")
+def running_chromium() -> Iterator[Chromium]:
+    """Yield a browser that starts when it is first needed."""
     expect.set_options(timeout=WAIT)
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser:
-        yield browser
+    with sync_playwright() as playwright:
+        started = Chromium(playwright)
+        yield started
+        started.close()
 
 
 @contextmanager
