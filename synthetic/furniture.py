@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.output import track
 from synthetic.command_line import run_command
 
 

@@ -16,7 +16,7 @@ import typer
 from perception_encoder.cli import default_model, output
 from perception_encoder.cli import evaluate_options as options
 from perception_encoder.cli import options as shared
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.output import track
 from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation import embeddings

@@ -29,7 +29,7 @@ def dense(
         python -m experiments.dense --scenes scenes --clips davis --room livingroom.tar
     """
     from experiments.dense.run import DenseData, compare_features
-    from perception_encoder.cli.progress import track
+    from perception_encoder.cli.output import track
 
     data = DenseData(scenes=scenes, clips=clips, room=room)
     compare_features(out, runs, data, track=track)

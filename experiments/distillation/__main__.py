@@ -26,7 +26,7 @@ def distillation(
     """
     from experiments.distillation.run import reproduce_distillation
     from experiments.reproduction import Paths
-    from perception_encoder.cli.progress import track
+    from perception_encoder.cli.output import track
 
     paths = Paths(photos=photos, drawings=drawings, runs=runs, result=out)
     reproduce_distillation(paths, track=track, listener=print_metrics, jobs=jobs)

@@ -26,7 +26,7 @@ def language(
         python -m experiments.language --scenes scenes -o docs/results/language.json
     """
     from experiments.language.run import reproduce_language
-    from perception_encoder.cli.progress import track
+    from perception_encoder.cli.output import track
 
     reproduce_language(out, runs, scenes, track=track)
     announce(out)

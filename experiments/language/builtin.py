@@ -144,7 +144,7 @@ def builtin(
         python -m experiments.language.builtin --scenes scenes --documents receipts --split val --split test \\
             -o builtin_language.json
     """
-    from perception_encoder.cli.progress import track
+    from perception_encoder.cli.output import track
     from perception_encoder.language_alignment.load import load_language_model
 
     data = {"scenes": scenes, "documents": documents}

@@ -271,7 +271,7 @@ def words(
         python -m experiments.language.words --scenes scenes/train --labelled photos/train.tar \\
             --documents receipts/train/words.jsonl --initial runs/words_scenes/language.safetensors
     """
-    from perception_encoder.cli.progress import track
+    from perception_encoder.cli.output import track
 
     model = LanguageConfig(image_size=image_size, pool=1)
     config = WordConfig(model=model, initial=initial, batch_size=batch_size, steps=steps)

@@ -35,7 +35,7 @@ def layers(
     """
     from experiments.layers.run import reproduce_layers
     from experiments.layers.tasks import LayerData
-    from perception_encoder.cli.progress import track
+    from perception_encoder.cli.output import track
 
     data = LayerData(photos=photos, scenes=scenes, rooms=rooms, clips=clips, captions=captions)
     reproduce_layers(out, runs, data, towers, track=track, jobs=jobs)

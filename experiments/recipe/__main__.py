@@ -38,7 +38,7 @@ def recipe(
     """
     from experiments.recipe.run import reproduce_recipe
     from experiments.reproduction import Paths
-    from perception_encoder.cli.progress import track
+    from perception_encoder.cli.output import track
 
     paths = Paths(photos=photos, drawings=drawings, runs=runs, result=out)
     reproduce_recipe(paths, towers=towers, track=track, listener=print_metrics, jobs=jobs)

@@ -31,7 +31,7 @@ def spatial(
         python -m experiments.spatial --photos photos/train --scenes scenes --clips davis
     """
     from experiments.spatial.run import SpatialData, draw_examples, reproduce_spatial
-    from perception_encoder.cli.progress import track
+    from perception_encoder.cli.output import track
 
     data = SpatialData(photos=photos, scenes=scenes, clips=clips, videos=videos)
     reproduce_spatial(out, runs, data, track=track)

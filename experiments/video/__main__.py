@@ -29,7 +29,7 @@ def video(
         python -m experiments.video --clips clips --photos photos
     """
     from experiments.video.run import reproduce_video
-    from perception_encoder.cli.progress import track
+    from perception_encoder.cli.output import track
 
     reproduce_video(out, runs, clips, photos, track=track, jobs=jobs)
     announce(out)

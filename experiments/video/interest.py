@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.command_line import Out, announce, run_experiment
 from perception_encoder.cli.options import option
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.output import track
 from perception_encoder.datasets.pe_video import list_video_tars, read_video_tar
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.statistics.bootstrap import PERCENTILES, RESAMPLES

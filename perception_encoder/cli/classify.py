@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import OUTPUT, option
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.output import track
 
 if TYPE_CHECKING:
     from perception_encoder.evaluation.classification.labels import ClassifiedFile

@@ -10,7 +10,7 @@ import typer
 from perception_encoder.cli import options, output
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.options import argument, option
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.output import track
 
 COMMANDS = {
     "Commands": {

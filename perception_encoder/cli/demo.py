@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import default_model, options, output
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.output import track
 from perception_encoder.models.registry import SMALL_CORE
 
 LITTLE = (

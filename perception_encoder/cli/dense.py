@@ -11,7 +11,7 @@ import typer
 from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
 from perception_encoder.cli.options import HEAD, QUERY, VIDEO, argument, flag, numbers, option, out_option
-from perception_encoder.cli.progress import track as show_progress
+from perception_encoder.cli.output import track as show_progress
 from perception_encoder.errors import ConfigError, InputError
 
 Paths = Annotated[list[Path], argument("FILES", "Images, videos and directories of them.")]

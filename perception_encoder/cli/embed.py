@@ -8,7 +8,7 @@ import typer
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import MODEL, SPEED, option
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.output import track
 from perception_encoder.progress import untracked
 
 Pool = Literal["attn", "cls", "mean", "tokens"]

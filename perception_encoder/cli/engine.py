@@ -19,7 +19,7 @@ from perception_encoder.cli import options as shared
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.language import FORMS
 from perception_encoder.cli.options import MEDIA, MODEL, OUTPUT, SPEED, argument, flag, model_option, option, out_option
-from perception_encoder.cli.progress import progress, reporter, track
+from perception_encoder.cli.output import progress, reporter, track
 from perception_encoder.errors import InputError
 
 if TYPE_CHECKING:

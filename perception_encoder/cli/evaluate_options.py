@@ -23,7 +23,7 @@ from perception_encoder.cli.options import (
     option,
     out_option,
 )
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.output import track
 from perception_encoder.models.registry import demo_note
 
 if TYPE_CHECKING:

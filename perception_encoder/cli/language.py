@@ -24,7 +24,7 @@ from perception_encoder.cli.options import (
     option,
     out_option,
 )
-from perception_encoder.cli.progress import progress
+from perception_encoder.cli.output import progress
 from perception_encoder.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def ask(
 def _split(media: Sequence[str], last: str) -> tuple[list[str], str]:
     """Split the arguments into paths and the question: the last one, unless it is a file, a URL or looks like one."""
     from perception_encoder.inference.fetch import is_url
-    from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
+    from perception_encoder.preprocess.source import MEDIA_SUFFIXES
 
     named = " " not in last and Path(last).suffix.lower() in {*MEDIA_SUFFIXES, ".pdf"}
     if last and (named or is_url(last) or os.path.exists(last)):

@@ -9,7 +9,7 @@ import typer
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import DATASET, OUTPUT, argument, flag, option
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.output import track
 from perception_encoder.errors import ConfigError
 
 

@@ -10,8 +10,10 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -19,6 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from perception_encoder.errors import InputError, shorten
+from perception_encoder.progress import progress_bar
+
+T = TypeVar("T")
 
 OK, SOME_SKIPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
 NONE = "–"
@@ -121,11 +126,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
 
 
 def report_left_out(left_out: Mapping[str, int]) -> None:
-    """Print how many files of directories are neither images nor videos, by type, on stderr."""
-    if total := sum(left_out.values()):
-        types = ", ".join(f"{left_out[kind]} {kind}" for kind in ("RAW", "SVG", "other") if left_out.get(kind))
-        files = "1 file is" if total == 1 else f"{total} files are"
-        print_note(f"{files} of an unsupported type: {types}")
+    """Print how many files of directories are neither images nor videos, and their commonest suffixes, on stderr."""
+    if left_out:
+        types = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in Counter(left_out).most_common(5))
+        print_note(f"files of unsupported types: {sum(left_out.values())} ({types})")
 
 
 def report_skipped(failures: Sequence[InputError], total: int) -> int:
@@ -148,3 +152,45 @@ def input_status(failures: Sequence[InputError], used: int, strict: bool) -> int
 def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool) -> NoReturn:
     """End a command with `input_status`."""
     raise typer.Exit(input_status(failures, used, strict))
+
+
+_LABELS = {"samples_per_second": "samples/s", "mfu": "MFU"}
+
+
+@contextmanager
+def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a bar while the block runs; yields `advance(items)`."""
+    if console.quiet:
+        yield lambda items: None
+        return
+    with progress_bar(description, total, error_console) as advance:
+        yield advance
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` unchanged, with a bar that counts them."""
+    with progress(description, total) as advance:
+        for item in items:
+            yield item
+            advance(1)
+
+
+def reporter(advance: Callable[[int], None]) -> Callable[[dict[str, float]], None]:
+    """Return a listener of the training loop that moves the bar and prints each report on one line."""
+    done = 0
+
+    def show(row: dict[str, float]) -> None:
+        nonlocal done
+        advance(int(row["step"]) - done)
+        done = int(row["step"])
+        print_line(live_line(row))
+
+    return show
+
+
+def live_line(row: dict[str, float]) -> str:
+    """Return a report of the training loop as one line, with the time left in hours and minutes."""
+    left = row.get("seconds_left")
+    parts = [f"{_LABELS.get(name, name)} {value:g}" for name, value in row.items() if name != "seconds_left"]
+    minutes = [] if left is None else [f"{int(left) // 3600}:{int(left) % 3600 // 60:02} h left"]
+    return "  ".join(parts + minutes)

@@ -14,7 +14,7 @@ import typer
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.output import track
 
 if TYPE_CHECKING:
     from perception_encoder.search.index import QueryLike

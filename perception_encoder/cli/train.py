@@ -12,7 +12,7 @@ import typer
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import DATASET, PLAN, argument, flag, option
-from perception_encoder.cli.progress import progress, reporter, track
+from perception_encoder.cli.output import progress, reporter, track
 
 if TYPE_CHECKING:
     from perception_encoder.training.config import TrainingConfig

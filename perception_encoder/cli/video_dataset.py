@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.options import MODEL, OUTPUT, argument, flag, items_of, option
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.output import track
 from perception_encoder.errors import DataError
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.formats.tables import TABLE_SUFFIXES, read_rows
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES, SHARD_IMAGES
-from perception_encoder.preprocess.source import escape_name, open_source
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES, SHARD_IMAGES, escape_name, open_source
 from perception_encoder.progress import Track, untracked
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")

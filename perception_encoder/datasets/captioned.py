@@ -15,8 +15,7 @@ from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
 from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, TEXT_COLUMNS, find_column, read_table
-from perception_encoder.preprocess.media_types import SHARD_VIDEOS
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import SHARD_VIDEOS, escape_name
 
 VIDEO_COLUMN = "video_id"
 

@@ -29,8 +29,7 @@ from perception_encoder.datasets.rgbd import find_split
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import integer_field, list_objects, read_lines, text_field
 from perception_encoder.formats.shards import StoredScene, read_scene_tars
-from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES, escape_name
 from perception_encoder.progress import Track
 
 UNSCORED = -1

@@ -48,8 +48,7 @@ from perception_encoder.datasets.image_set import ImageSet, Stored
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import are_numbers, quoted
 from perception_encoder.formats.shards import read_members
-from perception_encoder.preprocess.media_types import SHARD_IMAGES
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import SHARD_IMAGES, escape_name
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import Any
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import split_member
 from perception_encoder.formats.tars import TarMember, check_entry, read_entry, walk_tar
-from perception_encoder.preprocess.media_types import SHARD_VIDEOS
+from perception_encoder.preprocess.source import SHARD_VIDEOS
 
 PE_VIDEO_SPLITS = ("train", "val", "test", "extended")
 """Directories of tars; only rendered scenes have `val`."""

@@ -16,7 +16,7 @@ from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import quoted, read_lines
 from perception_encoder.formats.shards import SPLITS, split_member, split_names, split_problem
 from perception_encoder.formats.tars import TarMember, check_entry, read_entry, walk_tar
-from perception_encoder.preprocess.media_types import SHARD_IMAGES
+from perception_encoder.preprocess.source import SHARD_IMAGES
 
 logger = logging.getLogger(__name__)
 

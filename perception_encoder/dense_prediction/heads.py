@@ -52,7 +52,7 @@ from perception_encoder.models.defaults import chosen_model, default_model
 from perception_encoder.models.registry import demo_note, shown_name
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.preprocess.media_types import VIDEO_SUFFIXES
+from perception_encoder.preprocess.source import VIDEO_SUFFIXES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_file import write_video
 from perception_encoder.progress import Track, untracked

@@ -33,7 +33,7 @@ from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers
 from perception_encoder.models.defaults import default_model
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_file import AddFrame, write_video
 from perception_encoder.progress import Track, untracked

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perception_encoder.errors import DataError
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
+from perception_encoder.preprocess.source import MEDIA_SUFFIXES
 
 
 @dataclass(frozen=True)

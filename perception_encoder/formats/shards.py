@@ -18,7 +18,7 @@ from perception_encoder.errors import DataError, one_line
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.entries import id_field
 from perception_encoder.formats.tars import read_entry, walk_tar
-from perception_encoder.preprocess.media_types import SHARD_IMAGES
+from perception_encoder.preprocess.source import SHARD_IMAGES
 
 SPLITS = ("train", "val", "test", "unseen")
 """A split's shards are `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`."""

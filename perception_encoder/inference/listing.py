@@ -17,13 +17,8 @@ from perception_encoder.errors import DataError, InputError, MediaDecodeError, M
 from perception_encoder.formats.tables import TABLE_SUFFIXES, Row, read_rows
 from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
-from perception_encoder.inference.media import HEAD, Media, resolve, sniff, split_range
-from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES, unsupported_type
-from perception_encoder.preprocess.source import escape_name, open_source
-
-_COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-_DOUBTFUL_SUFFIXES = frozenset({"", ".ts"})
-"""Suffixes shared by media and other files: in a directory, the first bytes decide."""
+from perception_encoder.inference.media import Media, resolve, split_range
+from perception_encoder.preprocess.source import MEDIA_SUFFIXES, escape_name
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class Item:
 
 
 def list_items(paths: Iterable[str | Path], left_out: Counter[str] | None = None) -> Iterator[Item]:
-    """Yield the items that paths hold, in order; `left_out` counts other files by type: RAW, SVG, other.
+    """Yield the items that paths hold, in order; `left_out` counts other files by suffix.
 
     A file is one item, whatever its suffix. A directory gives the images, videos and plain tars in and below it, sorted
     by name, hidden ones skipped; a glob gives what it matches. A table (CSV, TSV, Parquet, JSONL) gives its
@@ -95,7 +90,7 @@ def check_paths(paths: Iterable[str | Path]) -> None:
             continue
         if not glob.has_magic(os.fspath(path)):
             raise MediaNotFoundError(escape_name(path), "no such file or directory")
-        if next(_match(os.fspath(path)), None) is None:
+        if not any(_match(os.fspath(path))):
             raise MediaNotFoundError(escape_name(path), "matches no file")
 
 
@@ -105,8 +100,6 @@ def _list_path(path: Path, left_out: Counter[str] | None) -> Iterator[Item]:
         yield from _list_directory(path, left_out)
     elif is_file and name.endswith(".tar"):
         yield from _list_tar(path)
-    elif is_file and name.endswith(_COMPRESSED_TARS):
-        yield _problem(path, "is compressed; unpack it to a plain tar, which is read in place")
     elif is_file and path.suffix.lower() in TABLE_SUFFIXES:
         yield from _list_table(path)
     else:
@@ -120,45 +113,23 @@ def _problem(path: Path, reason: str) -> Item:
 
 
 def _list_glob(pattern: str, left_out: Counter[str] | None) -> Iterator[Item]:
-    matches = sorted(set(_match(pattern)), key=os.fsencode)
+    matches = sorted(_match(pattern), key=os.fsencode)
     if not matches:
         name = escape_name(pattern)
         yield Item(name, name, problem=MediaNotFoundError(name, "matches no file"))
     for match in matches:
-        if "**" not in pattern or not os.path.isdir(match):  # the contents of such a directory match as well
-            yield from _list_path(Path(match), left_out)
+        if "**" not in pattern or not match.is_dir():  # the contents of such a directory match as well
+            yield from _list_path(match, left_out)
 
 
-def _match(pattern: str) -> Iterator[str]:
-    """Yield a glob's matches, as `glob.iglob` does; `**` visits each real directory once, as links may form cycles."""
-    parts = pattern.split(os.sep)
-    if "**" not in parts:
-        yield from glob.iglob(pattern)
-        return
-    at = parts.index("**")
-    before, after = os.sep.join(parts[:at]), parts[at + 1 :] or ["*"]
-    start = os.sep if at and not before else ""
-    for base in glob.iglob(before + os.sep) if before else [start]:
-        for directory in _directories(base):
-            yield from _match(os.path.join(glob.escape(directory), *after))
-
-
-def _directories(base: str) -> Iterator[str]:
-    """Yield a directory (empty: the current one) and its subdirectories, except hidden ones, each real one once."""
-    visited: set[tuple[int, int]] = set()
-    waiting = [base]
-    while waiting:
-        directory = waiting.pop()
-        try:
-            status, names = os.stat(directory or os.curdir), os.listdir(directory or os.curdir)
-        except OSError:
-            continue
-        if (status.st_dev, status.st_ino) not in visited:
-            visited.add((status.st_dev, status.st_ino))
-            yield directory
-            visible = sorted((name for name in names if not name.startswith(".")), key=os.fsencode, reverse=True)
-            below = (os.path.join(directory, name) for name in visible)
-            waiting += [path for path in below if os.path.isdir(path)]
+def _match(pattern: str) -> Iterator[Path]:
+    """Yield a glob's matches without hidden ones; `**` does not follow links, which may form cycles."""
+    parts = Path(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:fixed])
+    for path in base.glob(os.path.join(*parts[fixed:], *(["*"] if parts[-1] == "**" else []))):
+        if not any(part.startswith(".") for part in path.relative_to(base).parts):
+            yield path
 
 
 def _list_directory(directory: Path, left_out: Counter[str] | None) -> Iterator[Item]:
@@ -180,23 +151,11 @@ def _list_directory(directory: Path, left_out: Counter[str] | None) -> Iterator[
                 open_directories.append(map(path.joinpath, visible))
         elif path.name.lower().endswith(".tar") and path.is_file():
             yield from _list_tar(path)
-        elif _is_media(path):
+        elif path.suffix.lower() in MEDIA_SUFFIXES:
             name = escape_name(path)
             yield Item(name, name, path)
         elif left_out is not None and os.path.isfile(path):
-            left_out[unsupported_type(path.suffix)] += 1
-
-
-def _is_media(path: Path) -> bool:
-    """Return whether a file in a directory is an image or video: by its suffix, or its content if that is ambiguous."""
-    suffix = path.suffix.lower()
-    if suffix not in _DOUBTFUL_SUFFIXES:
-        return suffix in MEDIA_SUFFIXES
-    try:
-        with open_source(path) as (stream, _):
-            return sniff(stream.read(HEAD)) is not None
-    except InputError:
-        return False
+            left_out[path.suffix.lower()] += 1
 
 
 def _list_tar(path: Path) -> Iterator[Item]:

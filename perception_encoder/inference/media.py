@@ -17,15 +17,16 @@ from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.preprocess.budget import Admit
 from perception_encoder.preprocess.frames import FrameChoice, VideoFrames, frame_indices
 from perception_encoder.preprocess.image import open_image, plain_image
-from perception_encoder.preprocess.media_types import (
+from perception_encoder.preprocess.source import (
     AVIF_BRANDS,
     HEIF_BRANDS,
     IMAGE_SUFFIXES,
     MEDIA_SUFFIXES,
     VIDEO_SUFFIXES,
+    escape_name,
     file_brands,
+    open_source,
 )
-from perception_encoder.preprocess.source import escape_name, open_source
 
 Kind = Literal["image", "video", "text"]
 

@@ -76,7 +76,7 @@ class EmbedReport:
     seconds: float
     skipped: tuple[InputError, ...]
     left_out: Mapping[str, int]
-    """Number of other files in the directories, by type: RAW, SVG, other."""
+    """Number of other files in the directories, by suffix."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""

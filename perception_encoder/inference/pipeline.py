@@ -29,7 +29,7 @@ from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Kind, Media, open_media
 from perception_encoder.preprocess.budget import DECODING, ByteBudget
 from perception_encoder.preprocess.frames import VideoFrames
-from perception_encoder.preprocess.media_types import VIDEO_SUFFIXES
+from perception_encoder.preprocess.source import VIDEO_SUFFIXES
 
 K = TypeVar("K")
 T = TypeVar("T")

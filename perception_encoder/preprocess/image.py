@@ -33,8 +33,7 @@ from perception_encoder.errors import (
     one_line,
 )
 from perception_encoder.preprocess.budget import MAX_BYTES, MAX_PIXELS, PIXEL_BYTES, Admit, check_pixels
-from perception_encoder.preprocess.media_types import is_heif
-from perception_encoder.preprocess.source import Source, open_source
+from perception_encoder.preprocess.source import Source, is_heif, open_source
 
 _DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
 """Maximum bytes per pixel of decoders that need more than `PIXEL_BYTES`."""

@@ -1,4 +1,4 @@
-"""Open sources of images and videos (a file, bytes or a stream) with typed errors and a printable name."""
+"""Identify and open images and videos: suffixes, and files, bytes or streams with typed errors and a printable name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,24 @@ from typing import BinaryIO
 from perception_encoder.errors import MediaDecodeError, MediaNotFoundError
 
 Source = Path | bytes | BinaryIO
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif", ".heic", ".heif", ".hif",
+    ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tif", ".tiff", ".bmp", ".dib", ".ico", ".icns", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".pfm", ".psd",
+})
+VIDEO_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".mpg", ".mpeg",
+    ".m2v", ".vob", ".flv", ".f4v", ".ogv", ".wmv", ".asf", ".mxf", ".ivf", ".y4m", ".h264", ".h265", ".hevc",
+})
+# fmt: on
+MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+SHARD_IMAGES = ("jpg", "jpeg", "png", "webp")
+"""Extensions of images in shards that any WebDataset reader decodes; the first one in a sample counts."""
+SHARD_VIDEOS = ("mp4", "webm", "mov", "mkv", "avi")
+AVIF_BRANDS = frozenset({b"avif", b"avis"})
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 _UNPRINTABLE = re.compile(r"[\\\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\\\|\\x([0-9a-f]{2})|\\u([0-9a-f]{4})")
@@ -84,3 +102,17 @@ def _unescape(match: re.Match[str]) -> str:
         code = int(match[1], 16)
         return chr(code if code < 0x80 else 0xDC00 + code)
     return chr(int(match[2], 16)) if match[2] else "\\"
+
+
+def file_brands(head: bytes) -> set[bytes] | None:
+    """Return the brands in the first bytes of an MP4-like file (video, AVIF, HEIC); None for other files."""
+    if head[4:8] != b"ftyp":
+        return None
+    size = min(len(head), int.from_bytes(head[:4], "big"))
+    return {head[start : start + 4] for start in range(8, size, 4)}
+
+
+def is_heif(head: bytes) -> bool:
+    """Return whether a file's first bytes are HEIC's or HEIF's, but not AVIF's, which shares some brands."""
+    brands = file_brands(head) or set()
+    return bool(brands & HEIF_BRANDS) and not brands & AVIF_BRANDS

@@ -101,7 +101,7 @@ class SearchResult(Sequence[Hit]):
     skipped: tuple[InputError, ...] = ()
     """Without an index: files that could not be read."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Number of other files in the directories, by type: RAW, SVG, other."""
+    """Number of other files in the directories, by suffix."""
 
     def __len__(self) -> int:
         return sum(map(len, self.by_query))

@@ -19,8 +19,7 @@ from perception_encoder.errors import ConfigError, MediaNotFoundError
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, resolve, split_range
-from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import MEDIA_SUFFIXES, escape_name
 from perception_encoder.search.storage.rows import IndexRow
 
 _MAXIMUM_WEIGHT = 10_000.0

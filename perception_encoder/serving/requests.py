@@ -19,8 +19,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.models.registry import same_name
-from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, escape_name
 from perception_encoder.preprocess.tokenizer import END, START, Tokenizer
 from perception_encoder.serving.http import ApiError, FirstError, parse_body, shortened
 

@@ -20,7 +20,7 @@ from perception_encoder.formats.media_directory import list_media
 from perception_encoder.formats.shards import MASK, split_member
 from perception_encoder.formats.tars import TarEntry, read_entry, walk_tar
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES, SHARD_IMAGES
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES, SHARD_IMAGES
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ from perception_encoder.files import replacing, write_text, writing
 from perception_encoder.formats.shards import json_bytes, present_fields, split_member, write_members
 from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.listing import Item
-from perception_encoder.preprocess.media_types import SHARD_VIDEOS
-from perception_encoder.preprocess.source import open_source
+from perception_encoder.preprocess.source import SHARD_VIDEOS, open_source
 from perception_encoder.preprocess.video import INDEXED
 from perception_encoder.preprocess.video_file import open_container
 from perception_encoder.video_data_engine.journal import (

@@ -24,8 +24,7 @@ from perception_encoder.files import cached_by_file
 from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.frames import VideoFrames, colour_change, colour_histogram, plm_frame_indices
-from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
-from perception_encoder.preprocess.source import escape_name, open_source
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES, escape_name, open_source
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from perception_encoder.preprocess.video_file import decoding, open_container
 from perception_encoder.video_data_engine.config import CutConfig

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from perception_encoder.cli import output
-from perception_encoder.cli.progress import live_line, progress, track
+from perception_encoder.cli.output import live_line, progress, track
 from perception_encoder.errors import MediaDecodeError
 
 ROWS = [("0.5", "a [bold]b[/].jpg"), ("–", "\udcff.jpg"), ("2", "a\tb " + "c" * 200)]

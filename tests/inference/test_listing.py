@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import os
 import pickle
 import subprocess
@@ -13,8 +11,6 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -75,8 +71,7 @@ def test_files_in_the_order_given(here: Path) -> None:
 def test_a_directory_is_sorted_deep_and_without_hidden_files(here: Path) -> None:
     write(["d/b.JPG", "d/a/z.png", "d/a/1.webp", "d/a.png", "d/c/clip.mp4", "d/.hidden.jpg", "d/.cache/x.jpg"])
     write(["d/notes.txt", "d/b.json", "d/labels.csv", "d/script.ts"], b"words")
-    write(["d/0123abcd", "d/stream.ts"], clip(3, "mpegts"))
-    expected = ["0123abcd", "a/1.webp", "a/z.png", "a.png", "b.JPG", "c/clip.mp4", "stream.ts"]
+    expected = ["a/1.webp", "a/z.png", "a.png", "b.JPG", "c/clip.mp4"]
     assert ids("d") == [f"d/{name}" for name in expected]
     assert ids(Path("d")) == ids("d") == ids("d/")
     assert ids("d/c", "d/a") == ["d/c/clip.mp4", "d/a/1.webp", "d/a/z.png"]
@@ -102,18 +97,6 @@ def test_links_in_a_circle_come_to_an_end(here: Path) -> None:
 
 
 @posix_names
-def test_a_glob_over_links_in_circles_comes_to_an_end(here: Path) -> None:
-    write(["d/a.jpg", "d/e/b.jpg", "d/.hidden/c.jpg"])
-    for name in ("d/e/up", "d/self", "d/e/top"):
-        Path(name).symlink_to(here / "d")
-    assert ids("d/**/*.jpg") == ["d/a.jpg", "d/e/b.jpg"]  # through d/e/up/e/up/… there are 3^40 paths
-    assert ids("**/b.jpg") == ["d/e/b.jpg"] and ids(f"{here}/d/**/e/*.jpg") == [f"{here}/d/e/b.jpg"]
-    assert [name for name in ids("d/**") if name.endswith(".jpg")] == ["d/a.jpg", "d/e/b.jpg"]
-    with pytest.raises(MediaNotFoundError, match="matches no file"):
-        listing.check_paths(["d/**/*.gif"])
-
-
-@posix_names
 def test_a_pipe_is_not_waited_for(here: Path) -> None:
     Path("d").mkdir()
     for name in ("pipe", "pipe.tar", "pipe.jpg"):
@@ -135,13 +118,19 @@ def test_a_directory_that_may_not_be_listed(here: Path, monkeypatch: pytest.Monk
     assert reasons("d") == ["image", "d/secret: cannot be listed: Permission denied", "image"]
 
 
+@posix_names
 def test_globs(here: Path) -> None:
-    write(["p/b.jpg", "p/a.jpg", "p/c.png", "p/q/d.jpg", "p/.e.jpg"])
+    write(["p/b.jpg", "p/a.jpg", "p/c.png", "p/q/d.jpg", "p/.e.jpg", "p/.hidden/c.jpg"])
+    for name in ("p/up", "p/q/up"):
+        Path(name).symlink_to(here / "p")  # through p/up/q/up/… there are 2^40 paths
     assert ids("p/*.jpg") == ["p/a.jpg", "p/b.jpg"]
     assert ids("p/**/*.jpg") == ["p/a.jpg", "p/b.jpg", "p/q/d.jpg"]
     assert ids("p/**") == ["p/a.jpg", "p/b.jpg", "p/c.png", "p/q/d.jpg"]
     assert ids("p/[ac].*") == ["p/a.jpg", "p/c.png"]
-    assert ids("p/q*") == ["p/q/d.jpg"]
+    assert ids("p/q*")[0] == "p/q/d.jpg"
+    assert ids(f"{here}/p/**/q/*.jpg") == [f"{here}/p/q/d.jpg"] and ids("**/d.jpg") == ["p/q/d.jpg"]
+    with pytest.raises(MediaNotFoundError, match="matches no file"):
+        listing.check_paths(["p/**/*.gif"])
     (item,) = list_items(["p/*.gif"])
     with pytest.raises(MediaNotFoundError, match=r"p/\*\.gif: matches no file"):
         item.open()
@@ -194,22 +183,6 @@ def test_urls(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with pytest.raises(UrlRefusedError):
         next(list_items(["ftp://example.com/a.jpg"])).open()
-
-
-# ---- tables
-
-
-def write_table(path: str, rows: list[dict[str, object]]) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    if path.endswith(".parquet"):
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path.endswith(".jsonl"):
-        Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    else:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, delimiter="\t" if path.endswith(".tsv") else ",")
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 # ---- tars
@@ -306,13 +279,6 @@ def test_a_sparse_member_is_reported(here: Path) -> None:
         info.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40)}
         tar.addfile(info)
     assert reasons("t.tar") == ["t.tar/1.jpg: is stored sparse; recreate the tar without --sparse"]
-
-
-def test_a_compressed_tar_is_refused(here: Path) -> None:
-    write_tar("t.tar.gz", {"1.jpg": image_bytes()}, "w:gz")
-    assert reasons("t.tar.gz") == ["t.tar.gz: is compressed; unpack it to a plain tar, which is read in place"]
-    Path("t.tar.gz").rename("t.tar")
-    assert reasons("t.tar")[0].startswith("t.tar: cannot be read as a tar: ")
 
 
 # ---- items

@@ -40,7 +40,7 @@ from perception_encoder.preprocess.image import (
     plain_image,
     to_float,
 )
-from perception_encoder.preprocess.media_types import is_heif
+from perception_encoder.preprocess.source import is_heif
 
 pytestmark = pytest.mark.security
 

@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 
 from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.preprocess.budget import ByteBudget
-from perception_encoder.preprocess.media_types import (
+from perception_encoder.preprocess.source import (
     IMAGE_SUFFIXES,
     SHARD_IMAGES,
     SHARD_VIDEOS,
     VIDEO_SUFFIXES,
+    escape_name,
     file_brands,
     is_heif,
+    open_source,
+    unescape_name,
 )
-from perception_encoder.preprocess.source import escape_name, open_source, unescape_name
 
 
 def test_a_file_is_closed_again(tmp_path: Path) -> None:
@@ -175,4 +177,4 @@ def test_no_module_lists_suffixes_of_its_own(root: Path) -> None:
     listing = re.compile(r'(?:"\.?(?:jpe?g|png|webp|gif|mp4|webm|mov|mkv|avi)",?\s*){3,}')
     sources = [*(root / "perception_encoder").rglob("*.py"), *(root / "benchmarks").rglob("*.py")]
     listed = [path.name for path in sources if listing.search(path.read_text(encoding="utf-8"))]
-    assert sorted(set(listed) - {"masked_videos.py"}) == ["media_types.py"]
+    assert sorted(set(listed) - {"masked_videos.py"}) == ["source.py"]

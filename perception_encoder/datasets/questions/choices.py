@@ -23,7 +23,7 @@ from perception_encoder.datasets.questions.question import (
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import quoted, read_json, read_lines
 from perception_encoder.formats.media_directory import Clip, MediaDirectory
-from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES
 
 TEST_IDS = "ai2d_test_ids.csv"
 

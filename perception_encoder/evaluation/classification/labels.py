@@ -110,7 +110,7 @@ class Classification(Sequence[ClassifiedFile]):
     skipped: tuple[InputError, ...]
     """Inputs that could not be read."""
     left_out: Mapping[str, int]
-    """Number of other files in the directories, by type: RAW, SVG, other."""
+    """Number of other files in the directories, by suffix."""
     encoder: Encoder = field(repr=False)
     collection: Collection = field(repr=False)
     class_vectors: Mapping[str, np.ndarray] = field(repr=False)

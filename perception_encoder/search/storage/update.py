@@ -62,7 +62,7 @@ class UpdateReport:
     skipped: tuple[InputError, ...]
     """Files that could not be read."""
     left_out: Mapping[str, int]
-    """Number of other files, by type: RAW, SVG, other."""
+    """Number of other files, by suffix."""
 
     @property
     def total(self) -> int:
