@@ -88,9 +88,9 @@ def page_of(title: str, sections: list[list[str]]) -> str:
     if often:
         text += ["Options that several commands on this page share:", "", *often, ""]
     for lines in sections:
-        named = ", ".join(often[line] for line in lines if line in often)
-        text += [line for line in lines if line not in often]
-        text += [f"Also: {named}.", ""] if named else []
+        named = ", ".join(dict.fromkeys(often[line] for line in lines if line in often))
+        text += "\n".join(line for line in lines if line not in often).rstrip().split("\n")
+        text += ["", f"Also: {named}.", ""] if named else [""]
     return "\n".join(text).rstrip() + "\n"
 
 
