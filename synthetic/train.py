@@ -28,8 +28,6 @@ def show_recipes(listing: bool) -> None:
 def train(
     recipe: Recipe,
     data: Annotated[list[Path] | None, option(DATA, "PATH", DATASET)] = None,
-    photos: Annotated[Path | None, option("As --data: labelled photographs.", "DIR", DATASET)] = None,
-    drawings: Annotated[Path | None, option("As --data: from `synthetic.drawings`.", "DIR", DATASET)] = None,
     shards: ShardPaths = None,
     out: Out = None,
     set_: Overrides = None,
@@ -46,15 +44,14 @@ def train(
 
     Examples:
 
-        python -m synthetic.train builtin --photos photos --drawings datasets
-        torchrun --nproc-per-node=2 -m synthetic.train builtin_second --photos photos --drawings datasets
+        python -m synthetic.train builtin --data photos --data datasets
+        torchrun --nproc-per-node=2 -m synthetic.train builtin_second --data photos --data datasets
         python -m synthetic.train language_builtin --data scenes --data receipts.jsonl --data photographs
     """
     stage, config = configure(recipe, set_ or [], debug, STAGES)
     if settings:
         return show_settings(config)
-    paths = [*(data or []), *(path for path in (photos, drawings) if path is not None)]
-    run(stage, config, paths, shards or [], out or Path("runs") / recipe)
+    run(stage, config, data or [], shards or [], out or Path("runs") / recipe)
 
 
 if __name__ == "__main__":

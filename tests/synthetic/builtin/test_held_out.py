@@ -79,7 +79,7 @@ def test_every_recipe_is_a_config_with_a_debug_form(name: str) -> None:
 def test_what_is_never_trained_on_is_left_out(run_module, photos: Path, tmp_path: Path) -> None:
     """Ants are among the classes that the built-in model is never trained on."""
     out = tmp_path / "run"
-    arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug", "--set", "batch_size=8")
+    arguments = ("train", "builtin", "--data", photos, "--out", out, "--debug", "--set", "batch_size=8")
     run = run_module(*arguments)
     assert run.status == 0 and str(out / "model.safetensors") in run.stdout.replace("\n", ""), run.stderr
     assert json.loads((out / "config.json").read_text())["samples"] == {"caltech101": 10, "flowers": 20}
