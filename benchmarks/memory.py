@@ -24,7 +24,7 @@ from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.models.registry import find_model
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.training.cost import text_cost, vision_cost
+from perception_encoder.training.cost import tower_part
 from perception_encoder.training.distributed import ParallelConfig, clip_gradients
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
 
@@ -75,7 +75,7 @@ def formulas(size: int) -> dict[str, float]:
     """Bytes of activations of a pair by mode, where they grow with the batch; `size`: of an element of a product."""
     entry = find_model("builtin")
     assert entry.text is not None
-    towers = vision_cost(entry.vision, PIXELS, size), text_cost(entry.text, TOKENS, size)
+    towers = tower_part(entry.vision, PIXELS, element=size), tower_part(entry.text, TOKENS, element=size)
     modes = {"plain": False, "checkpointing": True}
     return {mode: sum(tower.held(recomputed) for tower in towers) for mode, recomputed in modes.items()}
 

@@ -21,7 +21,7 @@ from perception_encoder.cli import output
 from perception_encoder.cli.groups import adapt
 from perception_encoder.cli.main import COMMANDS, app
 from perception_encoder.models.registry import canonical_name, find_model
-from perception_encoder.training.cost import vision_cost
+from perception_encoder.training.cost import tower_part
 
 ROOT = Path(__file__).parent.parent
 CLI = ROOT / "docs" / "cli"
@@ -163,7 +163,7 @@ def model_rows() -> list[str]:
     rows = [f"| `builtin`, offline demo | in the package | {speeds[find_model('builtin').name]:.0f} | – | – | – |"]
     for name in ("PE-Core-T16-384", "PE-Core-S16-384", "PE-Core-B16-224", "PE-Core-L14-336", "PE-Core-G14-448"):
         entry = find_model(name)
-        ratio = vision_cost(base.vision).forward / vision_cost(entry.vision).forward
+        ratio = tower_part(base.vision).forward / tower_part(entry.vision).forward
         speed = f"≈{float(f'{speeds[base.name] * ratio:.2g}'):g}" if name != base.name else f"{speeds[name]:.0f}"
         scores = [f"{entry.published[key]:.1f}" for key in ("imagenet", "kinetics400", "coco_t2i")]
         rows.append(f"| {' | '.join([name, f'{entry.download_bytes / 1e9:.1f} GB', speed, *scores])} |")

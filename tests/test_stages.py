@@ -271,5 +271,5 @@ def test_a_plan_from_python() -> None:
     plan = pe.plan("core_g14", devices=512, device="h200", steps=1000)
     assert (plan.device, plan.devices, sum(phase.steps for phase in plan.phases)) == (find_device("h200"), 512, 1000)
     assert plan.to_dict()["hours"] == plan.hours() and plan.to_dict()["parameters"]["trained"] == plan.parameters[1]
-    with pytest.raises(ConfigError, match="did you mean h100"):
+    with pytest.raises(ConfigError, match="no device is called 'h10'; use a100-40gb"):
         pe.plan("core_g14", device="h10")

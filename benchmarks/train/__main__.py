@@ -27,8 +27,8 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import find_model
-from perception_encoder.pretraining.plan import pair_cost
-from perception_encoder.training.cost import text_cost, vision_cost
+from perception_encoder.pretraining.plan import contrastive_flops
+from perception_encoder.training.cost import tower_part
 from synthetic.builtin.recipes import builtin
 
 WARM_UP = 2  # steps of each contender that are not counted
@@ -60,15 +60,21 @@ def analyse(nano: NanoData, pairs_a_second: float) -> dict[str, Any]:
     """Our step of nano with both towers trained: its operations, its time by kind, and the machine's limit."""
     entry, batches = find_model(nano.config.model), nano.batches[FIXED]
     assert entry.text is not None
-    flops = statistics.mean(pair_cost(nano.config, entry.vision, entry.text).flops(batch) for batch in batches)
-    fixed = pair_cost(nano.config, entry.vision, entry.text, texts_cached=True).flops(batches[0])
+
+    def fixed(batch: ImageTextBatch) -> float:
+        """Operations of a step whose captions are encoded already."""
+        image = tower_part(entry.vision, batch.images.shape[-1]).flops()
+        return len(batch.images) * (image + contrastive_flops(len(batch), entry.vision))
+
+    texts = [len(batch.tokens) * tower_part(entry.text, batch.tokens.shape[1]).flops() for batch in batches]
+    flops = statistics.mean(fixed(batch) + text for batch, text in zip(batches, texts, strict=True))
     step = nano.ours()
     step(batches[0])
     images = nano.config.batch_size
     return {
         "shares": shares(step, batches),
         "flops_a_pair": flops / images,
-        "flops_a_pair_text_fixed": fixed / images,
+        "flops_a_pair_text_fixed": fixed(batches[0]) / images,
         "flops_a_second": flops / images * pairs_a_second,
         "layer_products": {
             str(dtype).removeprefix("torch."): layer_products(entry.vision, images, FIXED, dtype)
@@ -84,7 +90,7 @@ def b16_limit() -> dict[str, float]:
     entry = find_model(B16)
     assert entry.text is not None
     return {
-        "flops_a_pair": vision_cost(entry.vision).training() + text_cost(entry.text, LENGTH).training(),
+        "flops_a_pair": tower_part(entry.vision).flops() + tower_part(entry.text, LENGTH).flops(),
         "layer_products": layer_products(entry.vision, B16_BATCH, entry.vision.image_size, fast_dtype(CPU)),
     }
 

@@ -67,4 +67,4 @@ def _pair_flops(config: PretrainingConfig, image_size: int) -> float:
     """Of one pair of an average caption, forward and backward, with its share of the masked copies."""
     vision, text = tower_configs(config)
     parts = pair_parts(config, vision, text, image_size, CAPTION)
-    return sum(part.flops() for part in parts) + contrastive_flops(config.batch_size, vision)
+    return sum(part.count * part.flops() for part in parts) + contrastive_flops(config.batch_size, vision)

@@ -154,7 +154,6 @@ def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool) -
     raise typer.Exit(input_status(failures, used, strict))
 
 
-_LABELS = {"samples_per_second": "samples/s", "mfu": "MFU"}
 
 
 @contextmanager
@@ -191,6 +190,7 @@ def reporter(advance: Callable[[int], None]) -> Callable[[dict[str, float]], Non
 def live_line(row: dict[str, float]) -> str:
     """Return a report of the training loop as one line, with the time left in hours and minutes."""
     left = row.get("seconds_left")
-    parts = [f"{_LABELS.get(name, name)} {value:g}" for name, value in row.items() if name != "seconds_left"]
+    row = {name.replace("samples_per_second", "samples/s"): value for name, value in row.items()}
+    parts = [f"{name} {value:g}" for name, value in row.items() if name != "seconds_left"]
     minutes = [] if left is None else [f"{int(left) // 3600}:{int(left) % 3600 // 60:02} h left"]
     return "  ".join(parts + minutes)

@@ -16,7 +16,7 @@ from perception_encoder.cli.output import progress, reporter, track
 
 if TYPE_CHECKING:
     from perception_encoder.training.config import TrainingConfig
-    from perception_encoder.training.cost import Phase, TrainingPlan
+    from perception_encoder.training.cost import TrainingPlan
     from perception_encoder.training.stage import Stage
 
 DATA = "Class directories, train.tar, `train/*.tar`, or a table of paths and labels or captions; repeat for more."
@@ -127,20 +127,19 @@ def show_settings(config: TrainingConfig) -> None:
 
 def _show_plan(plan: TrainingPlan) -> None:
     """Print the cost of a run on a cluster."""
-    total, trained = plan.parameters
+    (total, trained), hours, device, memory = plan.parameters, plan.hours(), plan.device, plan.memory()
     output.print_line(f"{total / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million of them trained")
-    rows = [_cells(str(phase.image_size), [phase], plan) for phase in plan.phases]
-    rows += [_cells("all", plan.phases, plan)] if len(rows) > 1 else []
-    columns = ("px", "steps", "samples", "FLOPs per step", "FLOPs in all", "GB per device", "hours")
-    output.print_table(columns, rows)
-    memory, device = plan.memory(), plan.device
+    rows = [
+        (str(phase.image_size), f"{phase.steps:,}", f"{phase.batch_size:,}", f"{phase.flops():.3g}")
+        for phase in plan.phases
+    ]
+    output.print_table(("px", "steps", "batch", "FLOPs per step"), rows)
     output.print_table(("memory per device", "GB"), [(name, f"{size / 1e9:.2f}") for name, size in memory.items()])
-    hours, used = plan.hours(), sum(memory.values())
     output.print_line(
-        f"{plan.devices} devices at {100 * plan.utilization:g} % of {device.flops / 1e12:g} TFLOP/s: "
-        f"{_rounded(hours)} hours ({_rounded(hours / 24)} days), {_rounded(hours * plan.devices)} device-hours"
+        f"{plan.flops:.3g} FLOPs on {plan.devices} devices at {100 * plan.utilization:g} % of {device.flops / 1e12:g} "
+        f"TFLOP/s: {_rounded(hours)} hours ({_rounded(hours / 24)} days), {_rounded(hours * plan.devices)} device-hours"
     )
-    hint = "fits"
+    used, hint = sum(memory.values()), "fits"
     if used > (1 - FREE) * device.memory:
         hint = "does not fit: a tenth must stay free; use more --devices, or --set parallel.checkpointing=true, "
         hint += "parallel.kind=fsdp" + (", parallel.chunk=N" if plan.config.chunks else "")
@@ -149,15 +148,5 @@ def _show_plan(plan: TrainingPlan) -> None:
         output.print_line(f"assumed: {plan.assumed}")
 
 
-def _cells(name: str, phases: Sequence[Phase], plan: TrainingPlan) -> tuple[str, ...]:
-    steps, samples = sum(phase.steps for phase in phases), sum(phase.steps * phase.batch_size for phase in phases)
-    flops, used = sum(phase.steps * phase.flops() for phase in phases), sum(plan.memory(*phases).values())
-    numbers = f"{steps:,}", f"{samples:,}", f"{flops / steps:.3g}", f"{flops:.3g}", f"{used / 1e9:.1f}"
-    return name, *numbers, _rounded(plan.hours(*phases))
-
-
 def _rounded(value: float) -> str:
-    """Format a large value as a whole number, a small one with two digits."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

@@ -19,7 +19,6 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment.batches import Example, FeatureFile, LanguageBatch, collate
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS
-from perception_encoder.language_alignment.plan import language_cost, shape_of
 from perception_encoder.language_alignment.task import AlignedModel, HeldOutAnswers, LanguageAlignmentTask
 from perception_encoder.language_alignment.text.adapters import add_decoder_adapters, merge_decoder_adapters
 from perception_encoder.language_alignment.text.fresh_decoder import FRESH, write_fresh_decoder
@@ -39,7 +38,6 @@ from perception_encoder.preprocess.image import content_key
 from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
-from perception_encoder.training.cost import RunCost
 from perception_encoder.training.distributed import Exchange, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import Section, StageRun, run_stage
@@ -111,7 +109,7 @@ class LanguageRun(StageRun):
             validation = HeldOutAnswers(trainee.module, held_out)
         task = LanguageAlignmentTask(trainee.module, config.drop_path, config.seed, validation)
         batches = ConversationBatches(config, self.training, examples, this_rank())
-        yield Section(task=task, batches=batches, end=config.steps, cost=self._cost())
+        yield Section(task=task, batches=batches, end=config.steps)
 
     def _features(self) -> FeatureFile | None:
         """Return the cache of the frozen tower's features; None if it is trained or sharded by FSDP."""
@@ -126,15 +124,6 @@ class LanguageRun(StageRun):
         rows, columns = vision.grid_of(media.image_size, media.image_size)
         name = f"{weight_hash(vision)}-{media.image_size}-{rank.rank}"
         return FeatureFile(self.out / "features" / name, rows * columns, vision.config.width)
-
-    def _cost(self) -> RunCost | None:
-        """Return the cost; None if the language model's operations are unknown."""
-        decoder, size = self.trainee.decoder, self.trainee.parts.media.image_size
-        vision = dataclasses.replace(self.trainee.model.vision.config, image_size=size)
-        try:
-            return language_cost(self.config, vision, shape_of(decoder.model.config, decoder.name))
-        except ConfigError:
-            return None
 
     def rebuild(self, step: int) -> LanguageTrainee:
         """Build the model again."""

@@ -14,7 +14,6 @@ from perception_encoder.data.captions import SourceRules
 from perception_encoder.data.pairs import PairBatches
 from perception_encoder.data.streams import Shards
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
@@ -23,7 +22,7 @@ from perception_encoder.models.vision_transformer import resample_table
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, resolve, tower_configs
 from perception_encoder.pretraining.lora import add_adapters, merge_adapters
-from perception_encoder.pretraining.plan import pair_cost, teacher_parts, watch_teacher
+from perception_encoder.pretraining.plan import plan_pretraining
 from perception_encoder.pretraining.sources import open_sources
 from perception_encoder.pretraining.task import ContrastiveTask, DistillationTask
 from perception_encoder.pretraining.teacher import Teacher, load_teacher
@@ -128,15 +127,12 @@ class PairRun(StageRun):
         if config.validation is not None:
             validation = PairValidation(config, towers, self.sources, self.trainee.table)
         done = max((state.step for _, state in find_checkpoints(self.out)), default=0)
-        countable, teacher_cost = self._teacher_cost()
+        work = [(phase.steps, phase.flops(config.parallel)) for phase in plan_pretraining(config)[0]]
         for stage, end in zip(config.stages, self.batches.ends, strict=True):
             if end > done or end == config.steps:
                 clip.visual.set_image_size(stage.image_size)
-                cost, task = None, self._task(stage.image_size, validation)
-                if countable:
-                    visual, text, cached = clip.visual.config, clip.text.config, towers.cached is not None
-                    cost = pair_cost(config, visual, text, cached, *teacher_cost)
-                yield Section(task=task, batches=self.batches, end=end, cost=cost)
+                task = self._task(stage.image_size, validation)
+                yield Section(task=task, batches=self.batches, end=end, work=work)
 
     def _task(self, image_size: int, validation: PairValidation | None) -> Task:
         config, towers = self.config, self.trainee.module
@@ -144,16 +140,6 @@ class PairRun(StageRun):
             return ContrastiveTask(towers, config.masking.weight if config.masking else 0.0, validation)
         scale, weight = config.teacher_logit_scale, config.contrastive_weight
         return DistillationTask(towers, self.teacher, image_size, scale, weight, validation)
-
-    def _teacher_cost(self) -> tuple[bool, tuple[Any, ...]]:
-        """Return whether a run's operations can be counted, and the teacher's part of `pair_cost`."""
-        if self.teacher is None:
-            return True, ()
-        encoder = self.teacher.encoder
-        if not isinstance(encoder, Encoder) or not isinstance(encoder.model, CLIP):
-            return False, ()
-        parts = teacher_parts(self.config, encoder.model.visual.config, encoder.model.text.config)
-        return True, (parts, watch_teacher(encoder.model))
 
     def rebuild(self, step: int) -> PairTrainee:
         """Return the model at the resolution of a step."""

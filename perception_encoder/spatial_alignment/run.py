@@ -28,10 +28,8 @@ from perception_encoder.spatial_alignment.batches import (
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import open_images
 from perception_encoder.spatial_alignment.mask_teachers import SUFFIX, TeacherCache, find_mask_teacher
-from perception_encoder.spatial_alignment.plan import plan_spatial
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Student
 from perception_encoder.spatial_alignment.validation import SpatialValidation
-from perception_encoder.training.cost import RunCost
 from perception_encoder.training.distributed import own_device, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import Section, StageRun, run_stage
@@ -108,10 +106,7 @@ class SpatialRun(StageRun):
             held_out = held_out_batches(config, self.held_out[::every], self.augmented, track)
             videos = None if config.videos is None else Path(config.videos)
             task.validation = SpatialValidation(task, trainee.student, held_out, self.augmented.grid, videos)
-        (phase,), _ = plan_spatial(config)
-        image = phase.flops() / phase.batch_size
-        cost = RunCost(lambda batch: len(batch) * image, [(phase.steps, 1)])
-        yield Section(task=task, batches=batches, end=config.steps, cost=cost)
+        yield Section(task=task, batches=batches, end=config.steps)
 
     def rebuild(self, step: int) -> SpatialTrainee:
         """Build the student again."""

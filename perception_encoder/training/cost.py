@@ -7,238 +7,176 @@ autograd saves with fused attention, which keeps no scores; the residual stream 
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, Protocol
-
-import torch
+from typing import Any, NamedTuple
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.config import TextConfig, VisionConfig
-from perception_encoder.models.precision import fast_dtype
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import ParallelConfig
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes of an element
 BATCHES = 3  # on a device: the current one, and those made in advance
 WHOLE = 3  # blocks that FSDP2 gathers at a time: the current and the next one, and the gradient of the last
+PLAIN = ParallelConfig()
 
 Matrices = tuple[tuple[int, int], ...]
+Trained = bool | tuple[int, str]
+"""All, nothing, or adapters: their rank, and whether they adapt the matrices of "attention", of the "mlp" or "all"."""
 
 
-class Adapters(Protocol):
-    """Low-rank adapters beside the matrices of each block's "attention", "mlp" or "all"."""
+class Product(NamedTuple):
+    """A matrix product in the forward pass of one input."""
 
-    @property
-    def rank(self) -> int: ...
-    @property
-    def targets(self) -> str: ...
+    flops: float
+    trained: bool | None = True
+    """Whether its weights are; None if it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelCost:
-    """Shape of a model's transformer blocks and the cost of one input; a head has no blocks."""
+class Part:
+    """A model in a training step, and the cost of one of its inputs."""
 
-    parameters: int
-    block_parameters: int = 0
+    parameters: float
+    trained: float
     depth: int = 0
-    tokens: int = 0
-    span: float = 0  # tokens that a token attends to, on average
-    padded: float = 1  # factor of the tokens of attention that pad windows
-    heads: int = 0
-    attention: Matrices = ((0, 0),)  # width before and after each product of a block
-    mlp: Matrices = ((0, 0),)
-    rope: bool = False
-    scaled: bool = False  # with LayerScale
-    inner: bool = False  # a language model's: its input has a gradient, and its norms are RMSNorms
-    embedding: float = 0  # operations from patches to tokens; their input needs no gradient
-    head: float = 0  # operations of pooling and projection, except the probe's product, which all inputs share
-    end: float = 0  # operations of the last product of `head`, which is not recomputed
-    ends: float = 0  # bytes saved before the first block and after the last
-    element: int = BFLOAT16  # bytes of the inputs and outputs of products
-
-    def products(self, matrices: Matrices) -> int:
-        """Return the operations of matrix products."""
-        return 2 * self.tokens * sum(before * after for before, after in matrices)
+    block_parameters: int = 0
+    entry: tuple[Product, ...] = ()
+    block: tuple[Product, ...] = ()
+    exit: tuple[Product, ...] = ()
+    inner: bool = False  # its input has a gradient, as a language model's
+    block_bytes: float = 0  # activations of a block
+    input_bytes: float = 0  # of them, the block's input
+    end_bytes: float = 0  # activations before the first block and after the last
+    count: float = 1  # inputs per sample
+    beside: int = 0  # bytes per parameter of a frozen model beside the trained one, on every device
 
     @property
-    def scores(self) -> float:
-        """Operations of a block's attention scores and sums, which have no weights."""
-        return 4 * self.tokens * self.span * self.attention[-1][0]
-
-    @property
-    def block(self) -> float:
-        """Operations of a block's forward pass."""
-        return self.padded * self.products(self.attention) + self.products(self.mlp) + self.scores
+    def products(self) -> tuple[Product, ...]:
+        """The products of the forward pass, in order."""
+        return self.entry + self.depth * self.block + self.exit
 
     @property
     def forward(self) -> float:
         """Operations of the forward pass."""
-        return self.embedding + self.depth * self.block + self.head
+        return sum(product.flops for product in self.products)
 
-    def training(self, adapters: Adapters | None = None, frozen: bool = False) -> float:
-        """Return forward and backward operations; with `adapters` only they are trained, if `frozen` nothing is.
-
-        A frozen matrix costs two products instead of three, as it has no gradient. Our towers' queries, keys and values
-        have one: peft adds their adapter to the matrix. That sum, which all inputs share, is not counted.
-        """
-        if adapters is None and not frozen:
-            return 3 * self.forward - self.embedding
-        if adapters is None and not self.inner:
-            return self.forward
-        blocks = self.depth * (2 * self.block + self.scores + 6 * self.tokens * self.block_adapters(adapters, True))
-        if adapters is None or self.inner:
-            return blocks + 2 * self.head
-        if adapters.targets != "mlp":
-            blocks += (self.depth - 1) * self.products(self.attention[:1])  # the first block's input needs none
-        else:  # nor does anything before its feed-forward's first adapter
-            before = self.products(self.attention + self.mlp[:1]) + 2 * self.scores
-            blocks -= before + 2 * self.tokens * adapters.rank * self.mlp[0][0]
-        return self.embedding + blocks + 2 * self.head
-
-    def recomputed(self, parallel: ParallelConfig, adapters: Adapters | None = None) -> float:
-        """Return the operations recomputed to save memory, of blocks, chunks or both."""
-        extra, last = 2 * self.tokens * self.block_adapters(adapters, True), self.products(self.mlp[-1:])
-        if adapters is not None and adapters.targets != "attention":
-            last = 2 * self.tokens * adapters.rank * self.mlp[-1][1]
-        again = self.depth * (self.block + extra - last) if parallel.checkpointing else 0
-        return again + (self.forward + self.depth * extra - self.end if parallel.chunk else 0)
-
-    def block_adapters(self, adapters: Adapters | None, run: bool = False) -> int:
-        """Return the parameters of a block's adapters; with `run`, only of those applied to inputs."""
-        attention = self.attention if self.inner or not run else self.attention[1:]
-        matrices = {"attention": attention, "mlp": self.mlp, "all": attention + self.mlp}
-        return adapters.rank * sum(map(sum, matrices[adapters.targets])) if adapters else 0
+    def flops(self, parallel: ParallelConfig = PLAIN) -> float:
+        """Return the operations forward and backward, with those that `parallel` repeats to save memory."""
+        total, gradient = 0.0, self.inner
+        for flops, trained in self.products:
+            total += flops * (1 + gradient + (gradient if trained is None else trained))
+            gradient = gradient or bool(trained)
+        if gradient and parallel.checkpointing:  # nothing saves the output of the last product
+            total += self.depth * sum(product.flops for product in self.block[:-1])
+        if gradient and parallel.chunk:
+            total += sum(product.flops for product in self.products[:-1])
+        return total
 
     def held(self, checkpointing: bool = False) -> float:
-        """Return the peak of saved bytes; with checkpointing, each block's input and one whole block."""
-        (width, _), after = self.attention[0], sum(after for _, after in self.attention[:-1] + self.mlp[:-1])
-        values = 2 * width + after + self.attention[-1][0] + self.mlp[-1][0] * len(self.mlp[1:])
-        values += (
-            self.attention[-1][0] * 3 if self.rope else 0
-        )  # rotated queries and keys; attention output in two layouts
-        values += 2 * width if self.scaled else 0  # inputs of LayerScale
-        norms = 2 * FLOAT32 * (2 + (2 if self.inner else 1) * width)
-        block = self.tokens * (norms + self.element * values + FLOAT32 * self.heads)
-        entry = FLOAT32 * self.tokens * width if checkpointing else block
-        return self.ends + (block + (self.depth - 1) * entry if self.depth else 0)
+        """Return the peak of saved bytes: all blocks', or the inputs of all but one; without gradients one block's."""
+        others = self.depth - 1 if self.inner or any(product.trained for product in self.products) else 0
+        return self.end_bytes + self.block_bytes + others * (self.input_bytes if checkpointing else self.block_bytes)
+
+    def masked(self) -> Part:
+        """Return the part for masked copies: a pass over whole images without gradients, and one with them."""
+        tokens = replace(self, parameters=0, trained=0, exit=(Product(0),))
+        return replace(tokens, entry=(Product(tokens.forward, False), *self.entry))
 
 
-def vision_cost(config: VisionConfig, image_size: int | None = None, element: int = BFLOAT16) -> ModelCost:
-    """Return the cost of one square image of `image_size` px, by default the configuration's."""
-    side, width = image_size or config.image_size, config.width
-    patches, head = (side // config.patch_size) ** 2, 2 * width * (config.output_dim or 0)
-    cost = _tower_cost(config, patches + int(config.class_token), config.mlp_width, head, element)
-    if config.attention_pool:
-        head += 4 * cost.tokens * width**2 + 4 * cost.tokens * width + 18 * width**2
-        pooled = element * width * (3 * cost.tokens + 11) + 8 * FLOAT32 + _norm(1, width, element)
-    else:  # in float32 the class token is saved as a view of all tokens
-        pooled = element * width * (cost.tokens if element == FLOAT32 else 1)
-    return replace(
-        cost,
-        rope=config.rope,
-        scaled=config.layer_scale is not None,
-        embedding=2 * patches * 3 * config.patch_size**2 * width,
-        head=head,
-        ends=3 * element * side**2 + (1 + config.final_norm) * _norm(cost.tokens, width, FLOAT32) + pooled,
+def transformer(
+    attention: Matrices,
+    mlp: Matrices,
+    *,
+    outside: int,
+    depth: int,
+    tokens: int,
+    heads: int,
+    train: Trained = True,
+    rope: bool = False,
+    scaled: bool = False,
+    inner: bool = False,
+    element: int = BFLOAT16,
+) -> Part:
+    """Return equal blocks, from the widths before and after their matrices, in a model with more parameters `outside`.
+
+    `scaled`: with LayerScale. `inner`: a language model's, with RMSNorms. `element`: bytes of a product's operands.
+    """
+    (width, joined), products, adapted = (attention[0][0], attention[-1][0]), list[Product](), 0
+    for number, (before, after) in enumerate(attention + mlp):
+        if number == len(attention) - 1:
+            products.append(Product(4 * tokens**2 * joined, None))
+        rank, targets = (0, "") if isinstance(train, bool) else train
+        rank *= targets in ("all", "attention" if number < len(attention) else "mlp")
+        # peft adds the adapter of our towers' queries, keys and values to the matrix, a sum that all inputs share
+        summed = rank > 0 and number == 0 and not inner
+        products.append(Product(2 * tokens * before * after, train is True or summed))
+        if rank and not summed:
+            products += [Product(2 * tokens * rank * before), Product(2 * tokens * rank * after)]
+        adapted += depth * rank * (before + after)
+    block = sum((before + (not inner)) * after for before, after in attention + mlp) + (2 if inner else 4) * width
+    values = 2 * width + sum(after for _, after in attention[:-1] + mlp[:-1]) + joined + mlp[-1][0] * len(mlp[1:])
+    values += 3 * joined * rope + 2 * width * scaled  # rotated queries and keys, output in two layouts; LayerScale's
+    norms = 2 * FLOAT32 * (2 + (1 + inner) * width)
+    parameters = outside + depth * block
+    return Part(
+        parameters=parameters + adapted,
+        trained=adapted or parameters * (train is True),
+        depth=depth,
+        block_parameters=block,
+        block=tuple(products),
+        inner=inner,
+        block_bytes=tokens * (norms + element * values + FLOAT32 * heads),
+        input_bytes=FLOAT32 * tokens * width,
     )
 
 
-def text_cost(config: TextConfig, length: int | None = None, element: int = BFLOAT16) -> ModelCost:
-    """Return the cost of one text of `length` tokens, by default the context."""
-    tokens, width = length or config.context_length, config.width
-    cost = _tower_cost(config, tokens, 4 * width, 2 * width * config.output_dim, element)
-    return replace(cost, ends=8 * (tokens + 2) + _norm(1, width, FLOAT32) + element * width)  # 8: the ids
-
-
-def _tower_cost(
-    config: VisionConfig | TextConfig, tokens: int, hidden: int, projection: int, element: int
-) -> ModelCost:
-    width = config.width
-    return ModelCost(
-        parameters=config.parameters,
-        block_parameters=config.block_parameters,
+def tower_part(
+    config: VisionConfig | TextConfig, size: int | None = None, train: Trained = True, element: int = BFLOAT16
+) -> Part:
+    """Return a tower on square images of `size` px or texts of `size` tokens, by default the configuration's."""
+    width, whole, pooling = config.width, train is True, 0
+    if isinstance(config, TextConfig):
+        tokens, hidden, rope, scaled = size or config.context_length, 4 * width, False, False
+        entry = (Product(0, whole),)  # the table
+        saved = 8 * (tokens + 2) + FLOAT32 * (width + 2) + element * width  # 8 bytes an id
+    else:
+        side, hidden, rope, scaled = size or config.image_size, config.mlp_width, config.rope, bool(config.layer_scale)
+        patches = (side // config.patch_size) ** 2
+        tokens = patches + config.class_token
+        entry = (Product(2 * patches * 3 * config.patch_size**2 * width, whole),)
+        saved = 3 * element * side**2 + (1 + config.final_norm) * FLOAT32 * tokens * (width + 2)
+        if config.attention_pool:  # without the product of its probe, which all inputs share
+            pooling = 4 * tokens * width**2 + 4 * tokens * width + 18 * width**2
+            saved += element * width * (3 * tokens + 12) + 10 * FLOAT32
+        else:  # in float32 the class token is saved as a view of all tokens
+            saved += element * width * (tokens if element == FLOAT32 else 1)
+    part = transformer(
+        ((width, 3 * width), (width, width)),
+        ((width, hidden), (hidden, width)),
+        outside=config.parameters - config.depth * config.block_parameters,
         depth=config.depth,
         tokens=tokens,
-        span=tokens,
         heads=config.heads,
-        attention=((width, 3 * width), (width, width)),
-        mlp=((width, hidden), (hidden, width)),
-        head=projection,
-        end=projection,
+        train=train,
+        rope=rope,
+        scaled=scaled,
         element=element,
     )
-
-
-def _norm(tokens: int, width: int, element: int) -> int:
-    """Return the bytes of a LayerNorm's input, mean and deviation."""
-    return element * tokens * width + 2 * FLOAT32 * tokens
+    projection = Product(2 * width * (config.output_dim or 0), whole)
+    return replace(part, entry=entry, exit=(Product(pooling, whole), projection), end_bytes=saved)
 
 
 def cut_tower(
     config: VisionConfig, layer: int = -1, image_size: int | None = None, layer_scale: float | None = None
 ) -> VisionConfig:
     """Return a tower that ends at a layer's tokens, without later blocks, norm, pooling and projection."""
-    return replace(
-        config,
-        depth=layer % config.depth + 1,
-        image_size=image_size or config.image_size,
-        layer_scale=layer_scale or config.layer_scale,
-        attention_pool=False,
-        final_norm=False,
-        output_dim=None,
-    )
-
-
-@dataclass(frozen=True)
-class StepModel:
-    """A model in a training step."""
-
-    cost: ModelCost
-    count: float = 1  # inputs per sample
-    trained: bool = True
-    adapters: Adapters | None = None  # only they are trained
-    masked: bool = False  # masked copies: a pass over whole images without gradients, and one with them
-    beside: int = 0  # bytes per parameter of a frozen model beside the trained one, on every device
-
-    def flops(self, parallel: ParallelConfig | None = None) -> float:
-        """Return the operations per sample, forward and backward; with `parallel` including recomputation."""
-        cost = replace(self.cost, head=0, end=0) if self.masked else self.cost
-        flops = cost.training(self.adapters, not self.trained) + (cost.forward if self.masked else 0)
-        if parallel and (self.trained or cost.inner):
-            flops += cost.recomputed(parallel, self.adapters) + (cost.forward if self.masked and parallel.chunk else 0)
-        return self.count * flops
-
-    @property
-    def parameters(self) -> tuple[int, int]:
-        """Parameters of this model in the run, and how many are trained."""
-        if self.masked or self.beside:
-            return 0, 0
-        adapters = self.cost.depth * self.cost.block_adapters(self.adapters)
-        total = self.cost.parameters + adapters
-        return total, adapters or (total if self.trained else 0)
-
-    def memory(self, moments: int, shards: int, ddp: bool) -> dict[str, float]:
-        """Return the bytes of weights, gradients and optimizer state; blocks are sharded over `shards` devices."""
-        total, trained = self.parameters
-        local = total - (self.cost.depth * self.cost.block_parameters * (1 - 1 / shards) if total else 0)
-        return {
-            "weights": FLOAT32 * local + BFLOAT16 * total,  # autocast copies the whole weights
-            "frozen models": float(self.beside * self.cost.parameters),
-            "gradients": FLOAT32 * (min(trained, local) + trained * ddp),  # DDP sums them in buckets of the same size
-            "optimizer": FLOAT32 * min(trained, local) * moments,
-        }
-
-    def held(self, rows: int, parallel: ParallelConfig) -> float:
-        """Return the bytes of activations of `rows` samples; without gradients those of one block."""
-        inputs, cost = math.ceil(self.count * rows), self.cost
-        cost = cost if self.trained or cost.inner else replace(cost, depth=1)
-        return 0 if self.beside else min(parallel.chunk or inputs, inputs) * cost.held(parallel.checkpointing)
+    config = replace(config, depth=layer % config.depth + 1, attention_pool=False, final_norm=False, output_dim=None)
+    size, scale = image_size or config.image_size, layer_scale or config.layer_scale
+    return replace(config, image_size=size, layer_scale=scale)
 
 
 @dataclass(frozen=True)
@@ -248,13 +186,13 @@ class Phase:
     image_size: int
     steps: int
     batch_size: int
-    parts: tuple[StepModel, ...]
+    parts: Sequence[Part]
     losses: float = 0  # operations per sample
     batch: dict[str, float] = field(default_factory=dict)  # bytes of a device's share of a batch and of its losses
 
-    def flops(self, parallel: ParallelConfig | None = None) -> float:
-        """Return the operations of a step; with `parallel` including recomputation."""
-        return self.batch_size * (self.losses + sum(part.flops(parallel) for part in self.parts))
+    def flops(self, parallel: ParallelConfig = PLAIN) -> float:
+        """Return the operations of a step, with those that `parallel` repeats."""
+        return self.batch_size * (self.losses + sum(part.count * part.flops(parallel) for part in self.parts))
 
     def memory(self, config: TrainingConfig, devices: int) -> dict[str, float]:
         """Return the peak bytes of a step on a device under bf16 autocast, by kind.
@@ -262,13 +200,22 @@ class Phase:
         Temporary buffers and fragmentation come on top: leave a tenth free.
         """
         parallel, moments = config.parallel, 1 if config.optimizer.name == "sgd" else 2
-        shards = devices if parallel.kind == "fsdp" else 1
-        parts = [part.memory(moments, shards, devices > shards) for part in self.parts]
-        sizes = {name: sum(part[name] for part in parts) for name in parts[0]}
+        shards, rows = devices if parallel.kind == "fsdp" else 1, device_rows(self.batch_size, devices)
+        sizes, held = dict.fromkeys(("weights", "gradients", "optimizer"), 0.0), []
+        for part in self.parts:
+            if not part.beside:
+                local = part.parameters - (
+                    part.depth * part.block_parameters * (1 - 1 / shards) if part.parameters else 0
+                )
+                trained, inputs = min(part.trained, local), math.ceil(part.count * rows)
+                sizes["weights"] += FLOAT32 * local + BFLOAT16 * part.parameters  # autocast copies the whole weights
+                sizes["gradients"] += FLOAT32 * (trained + part.trained * (devices > shards))  # DDP's buckets
+                sizes["optimizer"] += FLOAT32 * trained * moments
+                held.append(min(parallel.chunk or inputs, inputs) * part.held(parallel.checkpointing))
         if shards > 1:
-            sizes["weights"] += WHOLE * FLOAT32 * max(part.cost.block_parameters for part in self.parts)
-        held = [part.held(device_rows(self.batch_size, devices), parallel) for part in self.parts]
-        sizes["activations"] = float(max(held) if parallel.chunk else sum(held))
+            sizes["weights"] += WHOLE * FLOAT32 * max(part.block_parameters for part in self.parts)
+        sizes["activations"] = max(held) if parallel.chunk else sum(held)
+        sizes["frozen models"] = sum(part.beside * part.parameters for part in self.parts)
         return {name: size for name, size in (sizes | self.batch).items() if size}
 
 
@@ -277,6 +224,36 @@ def device_rows(batch_size: int, devices: int) -> int:
     if batch_size < devices:
         raise ConfigError(f"a batch of {batch_size} cannot be shared by {devices} devices")
     return -(-batch_size // devices)
+
+
+class Device(NamedTuple):
+    """An accelerator, from its data sheet."""
+
+    flops: float
+    """Peak operations per second of dense bf16 products."""
+    memory: float
+    """Bytes."""
+
+
+DEVICES = {
+    "a100-40gb": Device(312e12, 40e9),
+    "a100-80gb": Device(312e12, 80e9),
+    "h100": Device(989e12, 80e9),
+    "h200": Device(989e12, 141e9),
+    "b200": Device(2250e12, 180e9),
+    "l40s": Device(362e12, 48e9),
+    "mi300x": Device(1307e12, 192e9),
+    "rtx-4090": Device(165e12, 24e9),
+}
+
+
+def find_device(name: str) -> Device:
+    """Return a device from the table, or one given as "TFLOP/s:GB"; ConfigError lists the table."""
+    if numbers := re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", name):
+        return Device(float(numbers[1]) * 1e12, float(numbers[2]) * 1e9)
+    if name.lower() not in DEVICES:
+        raise ConfigError(f"no device is called {name!r}; use {', '.join(DEVICES)} or TFLOP/s:GB, such as 400:48")
+    return DEVICES[name.lower()]
 
 
 @dataclass(frozen=True)
@@ -291,123 +268,44 @@ class TrainingPlan:
     utilization: float = 0.4  # achieved share of the peak; recomputation counts as work
 
     def __post_init__(self) -> None:
-        if self.devices < 1 or not 0 < self.utilization <= 1 or min(self.device.flops, self.device.memory) <= 0:
+        if self.devices < 1 or not 0 < self.utilization <= 1 or min(self.device) <= 0:
             raise ConfigError(
-                f"{self.devices} devices with {self.device.flops:g} FLOP/s and {self.device.memory:g} bytes, "
-                f"utilization {self.utilization:g}: all must be positive, and utilization at most 1"
+                "the devices, their FLOP/s, memory and utilization must be positive, the latter at most 1"
             )
 
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """The parameters of the model, and how many are trained."""
+        parts = [part for part in self.phases[-1].parts if not part.beside]
+        return int(sum(part.parameters for part in parts)), int(sum(part.trained for part in parts))
+
+    @property
+    def flops(self) -> float:
+        """Operations of the run, without repeated ones."""
+        return sum(phase.steps * phase.flops() for phase in self.phases)
+
+    def memory(self) -> dict[str, float]:
+        """Return the bytes per device in the phase that needs most."""
+        memories = (phase.memory(self.config, self.devices) for phase in self.phases)
+        return max(memories, key=lambda sizes: sum(sizes.values()))
+
+    def hours(self) -> float:
+        """Return the duration of the run."""
+        executed = sum(phase.steps * phase.flops(self.config.parallel) for phase in self.phases)
+        return executed / (self.devices * self.device.flops * self.utilization) / 3600
+
     def to_dict(self) -> dict[str, Any]:
-        """Return parameters, phases, bytes per device, hours and assumptions."""
-        total, trained = self.parameters
-        phases = [
-            {
-                "image_size": phase.image_size,
-                "steps": phase.steps,
-                "batch_size": phase.batch_size,
-                "flops_per_step": phase.flops(),
-                "hours": self.hours(phase),
-            }
-            for phase in self.phases
-        ]
+        """Return parameters, FLOPs, phases, bytes per device, hours and assumptions."""
+        shown = ("image_size", "steps", "batch_size")
         return {
-            "parameters": {"total": total, "trained": trained},
-            "phases": phases,
+            "parameters": dict(zip(("total", "trained"), self.parameters, strict=True)),
+            "phases": [
+                {name: getattr(phase, name) for name in shown} | {"flops_per_step": phase.flops()}
+                for phase in self.phases
+            ],
+            "flops": self.flops,
             "memory": self.memory(),
             "devices": self.devices,
             "hours": self.hours(),
             "assumed": self.assumed,
         }
-
-    @property
-    def parameters(self) -> tuple[int, int]:
-        """The parameters of the model, and how many are trained."""
-        total, trained = zip(*(part.parameters for part in self.phases[-1].parts), strict=True)
-        return sum(total), sum(trained)
-
-    def memory(self, *phases: Phase) -> dict[str, float]:
-        """Return the bytes per device in the phase that needs most."""
-        memories = [phase.memory(self.config, self.devices) for phase in phases or self.phases]
-        return max(memories, key=lambda sizes: sum(sizes.values()))
-
-    def hours(self, *phases: Phase) -> float:
-        """Return the duration of phases, by default of all."""
-        executed = sum(phase.steps * phase.flops(self.config.parallel) for phase in phases or self.phases)
-        return executed / (self.devices * self.device.flops * self.utilization) / 3600
-
-
-@dataclass(frozen=True)
-class RunCost:
-    """Cost of a run in progress, for reports of utilization and remaining time."""
-
-    flops: Callable[[Any], float]
-    """Operations of this rank's share of a batch, forward and backward, without recomputation."""
-    phases: Sequence[tuple[int, float]]
-    """Steps, and operations per step."""
-
-    def share(self, steps: int) -> float:
-        """Return the finished share of the run's work after a number of steps."""
-        done, left = 0.0, steps
-        for count, work in self.phases:
-            done, left = done + work * min(left, count), max(left - count, 0)
-        return done / sum(count * work for count, work in self.phases)
-
-
-@dataclass(frozen=True)
-class Device:
-    """One accelerator."""
-
-    flops: float
-    """Peak operations per second of dense bf16 products, from the data sheet."""
-    memory: float
-    """Bytes."""
-
-
-DEVICES: dict[str, Device] = {
-    "a100-40gb": Device(312e12, 40e9),
-    "a100-80gb": Device(312e12, 80e9),
-    "h100": Device(989e12, 80e9),
-    "h200": Device(989e12, 141e9),
-    "b200": Device(2250e12, 180e9),
-    "l40s": Device(362e12, 48e9),
-    "mi300x": Device(1307e12, 192e9),
-    "rtx-4090": Device(165e12, 24e9),
-}
-
-
-def find_device(name: str) -> Device:
-    """Return a device from the table, or one given as "TFLOP/s:GB"; ConfigError lists the table."""
-    numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", name)
-    if numbers:
-        return Device(float(numbers[1]) * 1e12, float(numbers[2]) * 1e9)
-    if name.lower() not in DEVICES:
-        near = difflib.get_close_matches(name.lower(), DEVICES, n=1)
-        hint = (
-            f"did you mean {near[0]}?"
-            if near
-            else f"known devices: {', '.join(DEVICES)}; or give TFLOP/s:GB, such as 400:48"
-        )
-        raise ConfigError(f"no device is called {name!r}; {hint}")
-    return DEVICES[name.lower()]
-
-
-def known_device(full_name: str) -> Device | None:
-    """Return the device in the table for a driver's name, such as "NVIDIA A100-SXM4-80GB"."""
-    words = full_name.lower()
-    return next((device for name, device in DEVICES.items() if all(w in words for w in name.split("-"))), None)
-
-
-@lru_cache(maxsize=8)
-def peak_flops(device: torch.device) -> float:
-    """Return the operations per second of matrix products in training's dtype: from the table, or measured."""
-    known = known_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    if known:
-        return known.flops
-    side, best = 1024 if device.type == "cpu" else 8192, float("inf")
-    with torch.no_grad():
-        a, b = (torch.ones(side, side, dtype=fast_dtype(device), device=device) for _ in range(2))
-        for _ in range(5):  # the first one includes set-up
-            start = time.perf_counter()
-            (a @ b)[0, 0].item()  # waits for it
-            best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -22,7 +22,6 @@ from perception_encoder.errors import DataError, OutputError
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.training.checkpoint import Fit, RunState, resume_run, save_run
 from perception_encoder.training.config import TrainingConfig
-from perception_encoder.training.cost import RunCost, peak_flops
 from perception_encoder.training.distributed import (
     clip_gradients,
     first_rank_values,
@@ -52,18 +51,18 @@ def train(
     listener: Listener | None = None,
     stop_after: int | None = None,
     fit: Fit | None = None,
-    cost: RunCost | None = None,
+    work: Sequence[tuple[int, float]] = (),
     trained: int = 0,
 ) -> None:
     """Train to `config.steps` or `stop_after`, resuming from the directory's newest checkpoint if there is one.
 
     The model, and every batch by its `to(device)`, are moved to this rank's device, where the model stays. `fit`: see
-    `resume_run`. With a `cost`, reports have the utilised share of the device's peak (`mfu`), and the seconds left are
-    estimated from work instead of steps. `trained`: steps that this process has already done; starting later means
-    resuming, which is logged. The first step is reported at once. If `config` has a validation, the task's scores are
-    reported and the checkpoint with the best one is kept; otherwise that with the lowest loss. Raises ConfigError for a
-    metric that the task lacks, and DataError for losses that are not finite: the last checkpoint stays. A checkpoint
-    that cannot be written is logged and retried at the next one; only the last one must succeed.
+    `resume_run`. `work`: steps of the run's phases, and the work of a step, to estimate the time left. `trained`: steps
+    that this process has already done; starting later means resuming, which is logged. The first step is reported at
+    once. If `config` has a validation, the task's scores are reported and the checkpoint with the best one is kept;
+    otherwise that with the lowest loss. Raises ConfigError for a metric that the task lacks, and DataError for losses
+    that are not finite: the last checkpoint stays. A checkpoint that cannot be written is logged and retried at the
+    next one; only the last one must succeed.
     """
     validation, higher_is_better = task.validation, task.validation.higher_is_better if task.validation else {}
     metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
@@ -76,7 +75,7 @@ def train(
     last = config.steps if stop_after is None else min(config.steps, stop_after)
     if trained < first < last and this_rank().is_first:
         logger.info("resuming from step %d", first)
-    group = StepGroup(config.steps, config.skip_bad_losses, state, cost, device)
+    group = StepGroup(work or [(config.steps, 1.0)], config.skip_bad_losses, state)
     saved = time.monotonic()
     with closing(Metrics(directory, first, this_rank(), listener)) as metrics:
         for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
@@ -185,21 +184,17 @@ def _prepare_thread() -> None:
 class StepGroup:
     """Collects losses and speed since the last report, and the losses since the last scored checkpoint.
 
-    `steps`: of the whole run. `bad_losses`: maximum number of consecutive steps with a loss that is not finite.
+    `work`: see `train`. `bad_losses`: maximum number of consecutive steps with a loss that is not finite.
     """
 
-    def __init__(
-        self, steps: int, bad_losses: int, state: RunState, cost: RunCost | None, device: torch.device
-    ) -> None:
-        self._steps, self._bad_losses, self._cost = steps, bad_losses, cost
-        self._peak = peak_flops(device) if cost and this_rank().is_first else math.inf
-        self._bad = 0
+    def __init__(self, work: Sequence[tuple[int, float]], bad_losses: int, state: RunState) -> None:
+        self._work, self._bad_losses, self._bad = work, bad_losses, 0
         self._loss_sum, self._loss_count = state.loss_sum, state.loss_count
         self._start(state.step)
 
     def _start(self, step: int) -> None:
         self._first, self._since = step, time.perf_counter()
-        self._samples, self._waited, self._flops = 0, 0.0, 0.0
+        self._samples, self._waited = 0, 0.0
         self._newest: dict[str, float] = {}
 
     def accepts(self, step: int, losses: dict[str, float]) -> bool:
@@ -217,7 +212,6 @@ class StepGroup:
     def add(self, losses: dict[str, float], batch: Any, wait: float) -> None:
         """Add a step."""
         self._newest, self._samples, self._waited = losses, self._samples + len(batch), self._waited + wait
-        self._flops += self._cost.flops(batch) if self._cost else 0
         total = sum(losses.values())
         if math.isfinite(total):
             self._loss_sum, self._loss_count = self._loss_sum + total, self._loss_count + 1
@@ -234,14 +228,22 @@ class StepGroup:
     def report(self, done: int) -> dict[str, float]:
         """Report the last losses, the speed since the last report, and the remaining time at that speed."""
         seconds = time.perf_counter() - self._since
-        shares = [self._cost.share(step) if self._cost else step / self._steps for step in (self._first, done)]
-        speed = {"samples_per_second": self._samples / seconds, "waiting": self._waited / seconds}
-        if self._cost:
-            speed["mfu"] = self._flops / seconds / self._peak
-        speed["seconds_left"] = seconds * (1 - shares[1]) / (shares[1] - shares[0])
+        speed = {
+            "samples_per_second": self._samples / seconds,
+            "waiting": self._waited / seconds,
+            "seconds_left": seconds * self._work_between(done, None) / self._work_between(self._first, done),
+        }
         row = {name: round(loss, 5) for name, loss in self._newest.items()}
         self._start(done)
         return row | {name: float(f"{value:.4g}") for name, value in speed.items()}
+
+    def _work_between(self, first: int, last: int | None) -> float:
+        """Return the work of some steps, by default to the end."""
+        total, start = 0.0, 0
+        for steps, work in self._work:
+            end = start + steps if last is None else min(start + steps, last)
+            total, start = total + work * max(0, end - max(start, first)), start + steps
+        return total
 
     def state(self, done: int, fingerprint: str, scored: bool, best: float | None, best_step: int | None) -> RunState:
         """Return the state of the run; with `scored`, including the mean loss since the last scored checkpoint."""

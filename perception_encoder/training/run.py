@@ -14,7 +14,6 @@ from perception_encoder.errors import CheckpointError
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import check_run, load_weights, run_directory, write_best
 from perception_encoder.training.config import TrainingConfig
-from perception_encoder.training.cost import RunCost
 from perception_encoder.training.distributed import process_group, whole_model
 from perception_encoder.training.loop import Batches, train
 from perception_encoder.training.metrics import Listener, describe_run, write_record
@@ -42,8 +41,8 @@ class Section:
     batches: Batches
     end: int
     """The step at which the section ends."""
-    cost: RunCost | None = None
-    """Cost of the run; None reports no utilization (`mfu`)."""
+    work: Sequence[tuple[int, float]] = ()
+    """Steps of the run's phases and the work of a step, to estimate the time left; by default all are equal."""
 
 
 class StageRun(ABC):
@@ -113,7 +112,7 @@ def run_stage(
                 listener,
                 section.end,
                 run.fit,
-                section.cost,
+                section.work,
                 trained,
             )
             trained, validation = section.end, section.task.validation

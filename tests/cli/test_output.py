@@ -121,7 +121,7 @@ def test_tracked_items_come_through_unchanged(capsys) -> None:
 
 
 def test_a_report_of_the_loop_is_one_line_with_the_time_that_is_left() -> None:
-    row = {"step": 20, "contrastive": 4.2, "samples_per_second": 131.5, "mfu": 0.41, "lr": 0.003, "logit_scale": 14.3}
+    row = {"step": 20, "contrastive": 4.2, "samples_per_second": 131.5, "lr": 0.003, "logit_scale": 14.3}
     line = live_line(row | {"seconds_left": 2 * 3600 + 5 * 60 + 59})
-    assert line == "step 20  contrastive 4.2  samples/s 131.5  MFU 0.41  lr 0.003  logit_scale 14.3  2:05 h left"
+    assert line == "step 20  contrastive 4.2  samples/s 131.5  lr 0.003  logit_scale 14.3  2:05 h left"
     assert live_line({"step": 1}) == "step 1"

@@ -15,7 +15,7 @@ from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHea
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.vitdet import vitdet_backbone
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig
-from perception_encoder.dense_training.plan import head_cost, plan_dense
+from perception_encoder.dense_training.plan import head_part, plan_dense
 from perception_encoder.dense_training.stage import STAGE
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import find_model
@@ -62,7 +62,7 @@ def test_a_backbone_in_windows_costs_what_torch_counts(size: int, checkpointing:
         backbone(torch.empty(1, 3, 256, 256)).sum().backward()
     planned = part.flops(ParallelConfig(checkpointing=checkpointing))
     assert counter.get_total_flops() == pytest.approx(planned, rel=1e-9)
-    assert part.parameters[0] == pytest.approx(sum(parameter.numel() for parameter in backbone.parameters()), rel=1e-3)
+    assert part.parameters == pytest.approx(sum(parameter.numel() for parameter in backbone.parameters()), rel=1e-3)
 
 
 def saved_bytes(head: nn.Module, side: int, width: int) -> float:
@@ -105,7 +105,7 @@ def test_a_head_holds_what_autograd_saves(name: str) -> None:
             config, head = DetectorConfig(head=detr, masks=False), DetrHead(width, 80, detr)
         case _:
             config, head = DetectorConfig(head=detector), Detector(width, 80, True, detector)
-    cost = head_cost(config, width, side)
+    cost = head_part(config, width, side)
     assert cost.parameters == sum(parameter.numel() for parameter in head.parameters())
     assert cost.held() == pytest.approx(saved_bytes(head.train(), side, width), rel=0.3)
 
@@ -140,7 +140,7 @@ def test_the_memory_of_a_plan() -> None:
     config = find_recipe("detector_spatial_l14")
     assert isinstance(config, DetectorConfig) and config.parallel.kind == "fsdp"
     one, eight = small_plan(config), small_plan(config, 8)
-    parameters, cost = one.parameters[0], one.phases[0].parts[0].cost
+    parameters, cost = one.parameters[0], one.phases[0].parts[0]
     alone, shared = one.memory(), eight.memory()
     blocks = cost.depth * cost.block_parameters
     held = parameters - blocks * 7 / 8  # all but blocks is whole

@@ -10,16 +10,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception_encoder.errors import ConfigError, WeightsUnavailableError
+from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment.batches import LanguageBatch
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.plan import (
     SHAPES,
     DecoderShape,
-    decoder_shape,
-    language_cost,
+    decoder_part,
     plan_language,
-    shape_of,
 )
 from perception_encoder.language_alignment.recipes import (
     alignment,
@@ -32,7 +30,7 @@ from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.stage import STAGE
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.stages import plan_training
-from perception_encoder.training.cost import TrainingPlan, find_device
+from perception_encoder.training.cost import Trained, TrainingPlan, find_device
 from synthetic.builtin.recipes import language_builtin
 from tests.language_models import tiny_llama, write_tiny_decoder
 
@@ -41,31 +39,26 @@ def planned(config: LanguageConfig, devices: int) -> TrainingPlan:
     return plan_training(STAGE, config, find_device("h100"), devices)
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> DecoderShape:
-    return decoder_shape(str(write_tiny_decoder(tmp_path)))
+TINY = DecoderShape(32, 64, 2, 4, 2, 8, 258, 2)
+"""The sizes of `tiny_llama`."""
 
 
-def test_parameters_and_operations_are_those_of_the_model(tiny: DecoderShape) -> None:
+def test_parameters_and_operations_are_those_of_the_model() -> None:
     model = tiny_llama()
-    tiny = tiny._replace(tied=model.config.tie_word_embeddings)
-    assert tiny.cost(1, 0).parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert decoder_part(TINY, 1, 0).parameters == sum(parameter.numel() for parameter in model.parameters())
     model.set_attn_implementation("eager")  # products of fused attention are not counted on a CPU
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 40, dtype=torch.long))
-    assert counter.get_total_flops() == pytest.approx(tiny.cost(40, 40).forward, rel=1e-3)
+    assert counter.get_total_flops() == pytest.approx(decoder_part(TINY, 40, 40).forward, rel=1e-3)
 
 
 @pytest.mark.parametrize("targets", ["attention", "mlp", "all"])
-def test_adapters_are_those_of_the_model(tiny: DecoderShape, targets: str) -> None:
-    lora = DecoderLoRA(rank=3, targets=targets)
-    adapters = add_decoder_adapters(tiny_llama(), lora, torch.Generator())
-    assert tiny.cost(1, 0).depth * tiny.cost(1, 0).block_adapters(lora) == sum(
-        parameter.numel() for parameter in adapters
-    )
+def test_adapters_are_those_of_the_model(targets: str) -> None:
+    adapters = add_decoder_adapters(tiny_llama(), DecoderLoRA(rank=3, targets=targets), torch.Generator())
+    assert decoder_part(TINY, 1, 0, (3, targets)).trained == sum(parameter.numel() for parameter in adapters)
 
 
-def test_activations_are_about_what_autograd_saves(tiny: DecoderShape) -> None:
+def test_activations_are_about_what_autograd_saves() -> None:
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -78,15 +71,20 @@ def test_activations_are_about_what_autograd_saves(tiny: DecoderShape) -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.get_decoder()(inputs_embeds=embeddings, use_cache=False)
     measured = sum(size for pointer, size in saved.items() if pointer not in weights)
-    assert 4 * tiny.cost(100, 0).held() == pytest.approx(measured, rel=0.25)
+    assert 4 * decoder_part(TINY, 100, 0).held() == pytest.approx(measured, rel=0.25)
 
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("smollm2", 134.5), ("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1711), ("meta-llama/Llama-3.2-3B-Instruct", 3213)],
+    [
+        ("smollm2", 134.5),
+        ("HuggingFaceTB/SmolLM2-360M-Instruct", 361.8),
+        ("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1711),
+        ("meta-llama/Llama-3.2-3B-Instruct", 3213),
+    ],
 )
 def test_the_recipes_language_models_have_their_published_sizes(name: str, millions: float) -> None:
-    assert SHAPES[name].cost(1, 0).parameters / 1e6 == pytest.approx(millions, rel=2e-3)
+    assert decoder_part(SHAPES[name], 1, 0).parameters / 1e6 == pytest.approx(millions, rel=2e-3)
 
 
 def test_training_everything_costs_more_than_the_projector_alone() -> None:
@@ -115,17 +113,21 @@ def test_own_questions_fit_a_gpu_and_too_small_a_batch_is_refused() -> None:
         plan_language(custom_questions(), 16)
 
 
-def test_an_unknown_language_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailableError, match="could not be read"):
-        decoder_shape(str(tmp_path))
+def test_an_unknown_language_model_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="mine cannot be planned; set decoder to one of smollm2, "):
+        plan_language(dataclasses.replace(custom_questions(), decoder="mine"))
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"train_decoder": True}, {}, {"train_decoder": True, "lora": DecoderLoRA(rank=4)}],
+    ("settings", "trained"),
+    [
+        ({"train_decoder": True}, True),
+        ({}, False),
+        ({"train_decoder": True, "lora": DecoderLoRA(rank=4)}, (4, "all")),
+    ],
     ids=["whole", "frozen", "adapters"],
 )
-def test_the_cost_of_a_batch_is_what_it_computes(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_the_cost_of_a_batch_is_what_it_computes(tmp_path: Path, settings: dict[str, Any], trained: Trained) -> None:
     name = str(write_tiny_decoder(tmp_path))
     config = LanguageConfig(decoder=name, image_size=64, pool=1, context=300, steps=8, **settings)
     trainee = LanguageTrainee(config)
@@ -138,11 +140,6 @@ def test_the_cost_of_a_batch_is_what_it_computes(tmp_path: Path, settings: dict[
     batch = LanguageBatch(torch.ones(2, 60, dtype=torch.long), labels, is_image, None, features, 0, 40)
     with FlopCounterMode(display=False) as counter:
         trainee.module(batch.ids, batch.labels, batch.is_image, batch.images)[0].sum().backward()
-    shape = shape_of(trainee.model.decoder.config, name)
-    cost = language_cost(config, trainee.model.vision.config, shape)
     projector = 3 * 2 * 2 * 16 * sum(p.numel() for p in trainee.model.projector.parameters() if p.dim() == 2)
-    assert counter.get_total_flops() == pytest.approx(cost.flops(batch) + projector, rel=0.02)
-    assert cost.share(2) == 0.25
-    pixels = dataclasses.replace(batch, images=torch.rand(2, 3, 64, 64))
-    trained = language_cost(dataclasses.replace(config, train_vision=True), trainee.model.vision.config, shape)
-    assert trained.flops(pixels) > 2 * cost.flops(batch)
+    part = decoder_part(TINY, 60, 20, trained)
+    assert counter.get_total_flops() == pytest.approx(2 * part.flops() + projector, rel=0.02)

@@ -268,8 +268,6 @@ def test_bad_lines_are_named_or_left_out(tmp_path: Path, data: Path, decoder: st
     with pytest.raises(DataError, match=r"bad.jsonl:41"):
         align_language(config(decoder), [bad], tmp_path / "run")
     align_language(config(decoder, skip_bad=True), [bad], tmp_path / "run")
-    assert all(0 < row["mfu"] < 2 for row in rows_of(tmp_path / "run") if "mfu" in row)
-    assert any("mfu" in row for row in rows_of(tmp_path / "run"))
 
 
 def test_a_validated_run_writes_its_best_weights(tmp_path: Path, data: Path, decoder: str) -> None:

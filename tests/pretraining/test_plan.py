@@ -6,18 +6,22 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.pairs import Stage
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, tower_configs
 from perception_encoder.pretraining.lora import LoRA, add_adapters
-from perception_encoder.pretraining.plan import contrastive_flops, plan_pretraining
+from perception_encoder.pretraining.plan import contrastive_flops, pair_parts, plan_pretraining
 from perception_encoder.pretraining.recipes import ablation, cooldown, core
 from perception_encoder.pretraining.run import build_model
 from perception_encoder.pretraining.stage import STAGE
+from perception_encoder.pretraining.task import ContrastiveTask
+from perception_encoder.pretraining.towers import Towers
 from perception_encoder.stages import plan_training
-from perception_encoder.training.cost import Device, Phase, StepModel, find_device, text_cost, vision_cost
+from perception_encoder.training.cost import Device, Phase, find_device, tower_part
 from perception_encoder.training.distributed import ParallelConfig
 
 CONFIG = PretrainingConfig(
@@ -43,35 +47,46 @@ def memory(devices: int, **changes: object) -> dict[str, float]:
     return plan_pretraining(config, devices)[0][0].memory(config, devices)
 
 
+def test_a_batch_costs_what_torch_counts() -> None:
+    config = dataclasses.replace(CONFIG, masking=MaskRegularization(every=4))
+    task = ContrastiveTask(Towers(build_model(config), masked=True))
+    images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
+    rows, masks = MaskRegularization(every=4).draw(8, 4, torch.Generator())
+    tokens = torch.full((6, 5), 3)
+    tokens[:, -1] = 9  # all of one length, so that all groups are
+    positives = torch.ones(8, 6, dtype=torch.bool)
+    batch = ImageTextBatch(images, tokens, positives, positives.T, masked=rows, masks=masks, masked_share=1.0)
+    with FlopCounterMode(display=False) as counter:
+        sum(task.losses(batch).values()).backward()
+    probe = 3 * 2 * VISION.width**2  # once a call
+    unseen = VISION.depth * 4 * 5**2 * VISION.width * len(rows)  # fused attention of the pass without gradients
+    loss = 12 * 8 * 6 * 256
+    seen, read, copies = pair_parts(config, VISION, TEXT, 32, 5)
+    total = 8 * seen.flops() + 6 * read.flops() + 8 * copies.count * copies.flops()
+    assert counter.get_total_flops() - probe + unseen - loss == total
+
+
 def test_stages_and_hours_are_those_of_the_formulas() -> None:
     plan = plan_training(STAGE, CONFIG, DEVICE, 4, 0.5)
     first, second = plan.phases
     assert (first.steps, first.batch_size, second.steps, second.batch_size) == (10, 16, 5, 8)
-    pair = vision_cost(VISION, 64).training() + text_cost(TEXT).training() + 12 * 8 * 256
+    pair = tower_part(VISION, 64).flops() + tower_part(TEXT).flops() + 12 * 8 * 256
     assert second.flops() == second.flops(CONFIG.parallel) == 8 * pair
-    assert plan.hours(second) == pytest.approx(40 * pair / 1e12 / 0.5 / 4 / 3600)
-    assert plan.hours() == pytest.approx(plan.hours(first) + plan.hours(second))
+    assert plan.flops == 10 * first.flops() + 40 * pair
+    assert plan.hours() == pytest.approx(plan.flops / 1e12 / 0.5 / 4 / 3600)
     parameters = sum(p.numel() for p in whole_model().parameters()) - 1  # the scale of the logits
     assert plan.parameters == (parameters, parameters)
-
-
-@pytest.mark.parametrize("saving", [{"checkpointing": True}, {"chunk": 2}, {"checkpointing": True, "chunk": 2}])
-def test_what_is_computed_twice_costs_time(saving: dict[str, int]) -> None:
-    parallel = ParallelConfig(**saving)
-    first = phases()[0]
-    again = vision_cost(VISION, 32).recomputed(parallel) + text_cost(TEXT).recomputed(parallel)
-    assert first.flops(parallel) == first.flops() + 16 * again > first.flops()
 
 
 def test_videos_masked_copies_and_a_locked_tower() -> None:
     def flops(**changes: object) -> float:
         return phases(**changes)[0].flops() / 16
 
-    image, plain = vision_cost(VISION, 32), flops()
-    assert flops(frames=8) == plain + 7 * image.training()
-    assert flops(masking=MaskRegularization(every=4)) == plain + StepModel(image, masked=True).flops() / 4
-    assert flops(locked="visual") == plain - (image.training() - image.forward)
-    assert flops(locked="text") == plain - (text_cost(TEXT).training() - text_cost(TEXT).forward)
+    image, text, plain = tower_part(VISION, 32), tower_part(TEXT), flops()
+    assert flops(frames=8) == plain + 7 * image.flops()
+    assert flops(masking=MaskRegularization(every=4)) == plain + image.masked().flops() / 4
+    assert flops(locked="visual") == plain - (image.flops() - image.forward)
+    assert flops(locked="text") == plain - (text.flops() - text.forward)
 
 
 def test_progressive_resolution_halves_the_vision_tower_s_work() -> None:
@@ -80,7 +95,7 @@ def test_progressive_resolution_halves_the_vision_tower_s_work() -> None:
     for step in (1, 2):
         config = ablation(step)
         vision, _ = tower_configs(config)
-        work = [stage.steps * vision_cost(vision, stage.image_size).training() for stage in config.stages]
+        work = [stage.steps * tower_part(vision, stage.image_size).flops() for stage in config.stages]
         costs.append(sum(work) * config.batch_size)
     assert 0.5 < costs[1] / costs[0] < 0.6
 
@@ -154,10 +169,10 @@ def test_adapters_are_planned() -> None:
     phase, sizes = plan.phases[0], plan.phases[0].memory(config, 4)
     assert (sizes["weights"], sizes["gradients"]) == (6 * (frozen + trained), 2 * 4 * trained)  # and DDP's buckets
     assert plan.parameters == (frozen + trained, trained)
-    costs = vision_cost(VISION, 32), text_cost(TEXT)
-    flops = contrastive_flops(16, VISION) + sum(cost.training(lora) for cost in costs)
-    assert phase.flops() == 16 * flops
-    assert phase.flops(config.parallel) == 16 * (flops + sum(cost.recomputed(config.parallel, lora) for cost in costs))
+    adapted = [tower_part(VISION, 32, (4, "all")), tower_part(TEXT, train=(4, "all"))]
+    for parallel in (ParallelConfig(), config.parallel):
+        flops = contrastive_flops(16, VISION) + sum(part.flops(parallel) for part in adapted)
+        assert phase.flops(parallel) == 16 * flops
 
 
 def test_a_cooldown_is_small_beside_its_run() -> None:

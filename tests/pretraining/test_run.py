@@ -32,7 +32,7 @@ def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
     assert model.name == "PE-Core-N16-128"
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(np.isfinite(row["contrastive"]) for row in rows)
-    assert all(row["mfu"] > 0 for row in rows) and [row["seconds_left"] == 0 for row in rows] == [False] * 3 + [True]
+    assert [row["seconds_left"] == 0 for row in rows] == [False] * 3 + [True]
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["config"]["seed"] == 0
     assert record["weight_hash"] == weight_hash(model)

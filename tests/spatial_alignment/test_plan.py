@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.spatial_alignment.plan import plan_spatial, student_tower, teacher_tower
+from perception_encoder.spatial_alignment.plan import plan_spatial
 from perception_encoder.spatial_alignment.recipes import distill_spatial, spatial_g
 from perception_encoder.spatial_alignment.run import SpatialTrainee
 from perception_encoder.spatial_alignment.stage import STAGE
@@ -37,8 +37,10 @@ def test_the_planned_towers_are_those_that_are_trained() -> None:
     config = SpatialConfig(image_size=64, teacher_layer=8)
     trainee = SpatialTrainee(config)
     assert trainee.teacher is not None
-    assert student_tower(config) == trainee.student.vision.config and teacher_tower(config) == trainee.teacher.config
-    assert teacher_tower(replace(config, core_weight=0.0, masks="sam")) is None
+    parts = plan_spatial(config)[0][0].parts
+    for part, model in zip(parts, (trainee.student.vision, trainee.teacher), strict=True):
+        assert part.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert len(plan_spatial(replace(config, core_weight=0.0, masks="sam"))[0][0].parts) == 1
 
 
 def test_a_teacher_adds_its_pass_and_masks_their_products() -> None:

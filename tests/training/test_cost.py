@@ -18,22 +18,10 @@ from perception_encoder.models.clip import TextTransformer
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import MODELS
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.plan import contrastive_flops
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.training.cost import (
-    DEVICES,
-    Device,
-    Phase,
-    RunCost,
-    StepModel,
-    TrainingPlan,
-    find_device,
-    known_device,
-    peak_flops,
-    text_cost,
-    vision_cost,
-)
+from perception_encoder.training.cost import DEVICES, Device, Part, Phase, TrainingPlan, find_device, tower_part
 from perception_encoder.training.distributed import ParallelConfig, in_chunks
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests.models.small import CORE, KINDS, TEXT, randomize, small_clip, small_tower
@@ -44,11 +32,9 @@ CLASS_POOLED = dataclasses.replace(CORE, attention_pool=False)
 SIZE = 136  # 17 x 17 patches: so many that attention is the fused kernel's on a CPU too
 LONG = dataclasses.replace(TEXT, context_length=300)
 TYPES = {2: torch.bfloat16, 4: torch.float32}
-CONFIG = PretrainingConfig(
-    model="builtin", stages=(Stage(image_size=32, steps=10), Stage(image_size=64, steps=5, batch_size=8)), batch_size=16
-)
-RUN_VISION, RUN_TEXT = tower_configs(CONFIG)
+CONFIG = PretrainingConfig(model="builtin", stages=(Stage(image_size=32, steps=10),), batch_size=16)
 DEVICE = Device(1e12, 1e9)
+SAVINGS = pytest.mark.parametrize(("checkpointing", "chunk"), [(False, None), (True, None), (False, 1), (True, 1)])
 
 
 def count(work: Callable[[], object]) -> int:
@@ -77,40 +63,39 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
 def test_a_forward_pass_over_images(config: VisionConfig, size: int) -> None:
     tower = small_tower(config)
     shared = PROBE // 3 if config.attention_pool else 0
-    assert count(lambda: tower(pixels(size))) == BATCH * vision_cost(config, size).forward + shared
+    assert count(lambda: tower(pixels(size))) == BATCH * tower_part(config, size).forward + shared
 
 
-@pytest.mark.parametrize(("checkpointing", "chunk"), [(False, None), (True, None), (False, 1), (True, 1)])
+@SAVINGS
 @pytest.mark.parametrize("config", [CORE, CLASS_POOLED], ids=["attention pooled", "class token pooled"])
 def test_training_on_images(config: VisionConfig, checkpointing: bool, chunk: int | None) -> None:
-    tower, cost = small_tower(config), vision_cost(config, 48)
+    tower = small_tower(config)
     tower.set_grad_checkpointing(checkpointing)
     calls = 1 if chunk is None else BATCH
     shared = calls * (PROBE + (0 if chunk is None else PROBE // 3)) if config.attention_pool else 0
-    again = cost.recomputed(ParallelConfig(checkpointing=checkpointing, chunk=chunk))
-    expected = BATCH * (cost.training() + again) + shared
+    expected = BATCH * tower_part(config, 48).flops(ParallelConfig(checkpointing=checkpointing, chunk=chunk)) + shared
     assert count(lambda: in_chunks(tower, pixels(48), chunk).sum().backward()) == expected
 
 
-@pytest.mark.parametrize(("checkpointing", "chunk"), [(False, None), (True, None), (False, 1), (True, 1)])
+@SAVINGS
 def test_training_on_texts(checkpointing: bool, chunk: int | None) -> None:
-    tower, cost = small_clip().text, text_cost(TEXT, LENGTH)
+    tower = small_clip().text
     tower.set_grad_checkpointing(checkpointing)
     tokens = torch.ones(BATCH, LENGTH, dtype=torch.int64)
-    expected = BATCH * (cost.training() + cost.recomputed(ParallelConfig(checkpointing=checkpointing, chunk=chunk)))
+    expected = BATCH * tower_part(TEXT, LENGTH).flops(ParallelConfig(checkpointing=checkpointing, chunk=chunk))
     assert count(lambda: in_chunks(tower, tokens, chunk).sum().backward()) == expected
 
 
-@pytest.mark.parametrize(("checkpointing", "chunk"), [(False, None), (True, None), (False, 1), (True, 1)])
+@SAVINGS
 def test_a_masked_copy(checkpointing: bool, chunk: int | None) -> None:
-    clip, cost = small_clip(), vision_cost(CORE)
+    clip = small_clip()
     clip.set_grad_checkpointing(checkpointing)
     towers = Towers(clip, masked=True, chunk=chunk)
     pictures = torch.zeros(BATCH, 3, 32, 32, dtype=torch.uint8)
     masks = (torch.arange(16) < 6).expand(BATCH, 16)
     whole = CORE.depth * 4 * 17**2 * CORE.width  # attention without gradients is fused, which torch does not count
     unseen = BATCH * whole * (1 if chunk is None else 2)
-    part = StepModel(cost, masked=True)
+    part = tower_part(CORE).masked()
     expected = BATCH * part.flops(ParallelConfig(checkpointing=checkpointing, chunk=chunk)) - unseen
     assert count(lambda: towers._mask_loss(pictures, masks, towers.mask_token, len(masks)).backward()) == expected
 
@@ -154,7 +139,7 @@ def test_images(config: VisionConfig, size: int) -> None:
     tower = VisionTransformer(config)
     randomize(tower)
     saved_bytes = saved_of_one(tower, lambda count: torch.randn(count, 3, SIZE, SIZE), size)
-    assert saved_bytes == vision_cost(config, SIZE, size).held()
+    assert saved_bytes == tower_part(config, SIZE, element=size).held()
 
 
 @pytest.mark.parametrize("size", TYPES)
@@ -162,7 +147,7 @@ def test_texts(size: int) -> None:
     tower = TextTransformer(LONG)
     randomize(tower)
     saved_bytes = saved_of_one(tower, lambda count: torch.ones(count, 300, dtype=torch.int64), size)
-    assert saved_bytes == text_cost(LONG, element=size).held()
+    assert saved_bytes == tower_part(LONG, element=size).held()
 
 
 @pytest.mark.parametrize("size", TYPES)
@@ -172,35 +157,28 @@ def test_checkpointing_keeps_every_block_s_input(size: int) -> None:
     randomize(tower)
     tower.set_grad_checkpointing()
     saved_bytes = saved_of_one(tower, lambda count: torch.randn(count, 3, SIZE, SIZE), size)
-    cost = vision_cost(CORE, SIZE, size)
-    entry = 4 * cost.tokens * CORE.width
-    block = (cost.held() - cost.ends) / CORE.depth
-    assert saved_bytes == cost.ends + CORE.depth * entry
-    assert cost.held(checkpointing=True) == saved_bytes + block - entry
+    part = tower_part(CORE, SIZE, element=size)
+    assert saved_bytes == part.end_bytes + CORE.depth * part.input_bytes
+    assert part.held(checkpointing=True) == saved_bytes + part.block_bytes - part.input_bytes
 
 
-def test_the_shares_of_a_run_in_phases() -> None:
-    cost = RunCost(float, [(10, 1.0), (5, 4.0)])
-    assert [cost.share(steps) for steps in (0, 5, 10, 12, 15, 20)] == [0, 5 / 30, 10 / 30, 18 / 30, 1, 1]
-
-
-def toy_plan(parts: Sequence[StepModel], devices: int, **changes: object) -> TrainingPlan:
+def toy_plan(parts: Sequence[Part], devices: int, **changes: object) -> TrainingPlan:
     phase = Phase(32, 10, 8, tuple(parts))
     return TrainingPlan(dataclasses.replace(CONFIG, **changes), [phase], "", DEVICE, devices)
 
 
 def test_wrong_clusters_are_named() -> None:
-    plan = toy_plan([StepModel(vision_cost(CORE))], 1)
+    plan = toy_plan([tower_part(CORE)], 1)
     for wrong in ({"devices": 0}, {"utilization": 1.5}, {"device": Device(0, 1)}):
-        with pytest.raises(ConfigError, match="must be positive, and utilization at most 1"):
+        with pytest.raises(ConfigError, match="must be positive"):
             dataclasses.replace(plan, **wrong)
 
 
 def test_memory_of_parameters_by_what_is_trained_and_shared() -> None:
     """Blocks and their optimizer state are shared out, all else is on every device; SGD has one moment."""
-    cost = vision_cost(CORE)
-    total, blocks = cost.parameters, CORE.depth * cost.block_parameters
-    parts = [StepModel(cost), StepModel(cost, trained=False), StepModel(cost, trained=False, beside=2)]
+    part, frozen = tower_part(CORE), tower_part(CORE, train=False)
+    total, blocks = part.parameters, CORE.depth * part.block_parameters
+    parts = [part, frozen, dataclasses.replace(frozen, beside=2)]
     alone, ddp = toy_plan(parts, 1).memory(), toy_plan(parts, 4).memory()
     assert toy_plan(parts, 1).parameters == (2 * total, total)
     copies = 2 * 2 * total  # in bf16
@@ -209,48 +187,24 @@ def test_memory_of_parameters_by_what_is_trained_and_shared() -> None:
     sgd = OptimizerConfig(name="sgd")
     fsdp = toy_plan(parts, 4, parallel=ParallelConfig(kind="fsdp"), optimizer=sgd).memory()
     held = total - blocks * 3 / 4
-    assert fsdp["weights"] == 8 * held + copies + 3 * 4 * cost.block_parameters  # three blocks are whole at a time
+    assert fsdp["weights"] == 8 * held + copies + 3 * 4 * part.block_parameters  # three blocks are whole at a time
     assert (fsdp["gradients"], fsdp["optimizer"], fsdp["frozen models"]) == (4 * held, 4 * held, 2 * total)
 
 
 def test_activations_without_gradients_are_those_of_a_block() -> None:
-    cost = vision_cost(CORE)
-    block = (cost.held() - cost.ends) / CORE.depth
-    assert toy_plan([StepModel(cost)], 4).memory()["activations"] == 2 * cost.held()
-    assert toy_plan([StepModel(cost, trained=False)], 4).memory()["activations"] == 2 * (cost.ends + block)
-    assert "activations" not in toy_plan([StepModel(cost, trained=False, beside=2)], 4).memory()
+    part, frozen = tower_part(CORE), tower_part(CORE, train=False)
+    assert toy_plan([part], 4).memory()["activations"] == 2 * part.held()
+    assert toy_plan([frozen], 4).memory()["activations"] == 2 * (part.end_bytes + part.block_bytes)
+    assert "activations" not in toy_plan([dataclasses.replace(frozen, beside=2)], 4).memory()
 
 
 def test_a_batch_has_a_sample_for_each_device() -> None:
     with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 9 devices"):
-        toy_plan([StepModel(vision_cost(CORE))], 9).memory()
+        toy_plan([tower_part(CORE)], 9).memory()
 
 
 def test_devices_by_name() -> None:
     assert find_device("H100") == DEVICES["h100"]
     assert find_device("98.9:40") == Device(98.9e12, 40e9)
-    with pytest.raises(ConfigError, match="did you mean a100-80gb"):
+    with pytest.raises(ConfigError, match="'a100-80'; use a100-40gb, a100-80gb"):
         find_device("a100-80")
-    with pytest.raises(ConfigError, match="known devices: a100-40gb"):
-        find_device("abacus")
-
-
-@pytest.mark.parametrize(
-    ("full_name", "name"),
-    [
-        ("NVIDIA H100 80GB HBM3", "h100"),
-        ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
-        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
-        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
-        ("NVIDIA L40S", "l40s"),
-        ("Tesla T4", None),
-    ],
-)
-def test_devices_by_what_a_driver_calls_them(full_name: str, name: str | None) -> None:
-    assert known_device(full_name) == (DEVICES[name] if name else None)
-
-
-def test_a_cpu_is_measured_once() -> None:
-    peak = peak_flops(torch.device("cpu"))
-    assert 1e8 < peak < 1e15
-    assert peak_flops(torch.device("cpu")) == peak
