@@ -154,8 +154,6 @@ def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool) -
     raise typer.Exit(input_status(failures, used, strict))
 
 
-
-
 @contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Show a bar while the block runs; yields `advance(items)`."""
