@@ -37,7 +37,7 @@ _RANGE = re.compile(r"(?P<path>.+)@(?P<start>\d+(?:\.\d+)?)s(?:-(?P<end>\d+(?:\.
 # fmt: off
 _IMAGE_HEADS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
-    b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51", b"\0\0\1\0", b"icns", b"8BPS",
+    b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51",
 )
 _VIDEO_HEADS = (
     b"\x1aE\xdf\xa3", b"OggS", b"FLV\1", b"0&\xb2u\x8ef\xcf\x11", b"DKIF", b"YUV4MPEG2", b"\x06\x0e+4\2\5\1\1",

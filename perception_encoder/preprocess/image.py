@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Literal, cast
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from perception_encoder.errors import (
@@ -32,14 +32,13 @@ from perception_encoder.errors import (
     install_command,
     one_line,
 )
-from perception_encoder.preprocess.budget import MAX_BYTES, MAX_PIXELS, PIXEL_BYTES, Admit, check_pixels
+from perception_encoder.preprocess.budget import PIXEL_BYTES, Admit, check_pixels
 from perception_encoder.preprocess.source import Source, is_heif, open_source
 
 _DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
 """Maximum bytes per pixel of decoders that need more than `PIXEL_BYTES`."""
-_STRIPE = 1 << 20  # pixels that are scaled to 8 bits at a time, in floats
 
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "JPEG2000", "TIFF", "BMP", "ICO", "ICNS", "PPM", "PSD")
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "JPEG2000", "TIFF", "BMP", "PPM")
 """Supported formats, by Pillow's names: those that a file's first bytes identify for certain and that run no other
 program (HEIF needs pillow-heif, of the extra `heic`)."""
 
@@ -63,29 +62,26 @@ def open_image(
     source: Source,
     name: str | None = None,
     *,
-    max_pixels: int = MAX_PIXELS,
     reduce_to: int | NeededSide | None = None,
     admit: Admit | None = None,
 ) -> Image.Image:
     """Open an image fully: its first frame, upright, in a mode that the transform supports; the file is then closed.
 
     `reduce_to`: let the JPEG decoder halve an image up to three times while its short side stays at least this long;
-    a function gives that by the stored width and height.
-    At twice the transform's size, 12 megapixels then open 3 to 4 times as fast, but pixels move by 1/255 on average
-    (7/255 on the most finely textured of 85 photographs), so it is not the default. `admit` is called with the bytes
-    that the image takes once its header is read and before it is decoded: see `ByteBudget`. Raises MediaNotFoundError,
-    MediaDecodeError (empty, truncated, not an image) and MediaTooLargeError (over `max_pixels`, or over `MAX_BYTES` of
-    memory), named `name`.
+    a function gives that by the stored width and height. At twice the transform's size, 12 megapixels then open 3 to 4
+    times as fast, but pixels move by 1/255 on average, so it is not the default. `admit` is called with the bytes that
+    the image takes once its header is read and before it is decoded: see `ByteBudget`. Raises MediaNotFoundError,
+    MediaDecodeError (empty, truncated, not an image) and MediaTooLargeError (over `MAX_PIXELS` or `MAX_BYTES`), named
+    `name`.
     """
     with _opened_header(source, name) as (image, name):
-        pixel_bytes = _pixel_bytes(image)
-        check_pixels(name, *image.size, pixel_bytes, max_pixels)
+        check_pixels(name, *image.size, _pixel_bytes(image))
         if reduce_to:
             least = reduce_to(*image.size) if callable(reduce_to) else reduce_to
             factor = least / min(image.size)
             image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
-        if admit is not None:  # an icon may hold a larger image than its header says
-            admit(MAX_BYTES if image.format in ("ICO", "ICNS") else check_pixels(name, *image.size, pixel_bytes))
+        if admit is not None:
+            admit(check_pixels(name, *image.size, _pixel_bytes(image)))
         return plain_image(image.copy() if getattr(image, "is_animated", False) else image)
 
 
@@ -165,8 +161,8 @@ def _quiet_pillow() -> Iterator[None]:
 def plain_image(image: Image.Image) -> Image.Image:
     """Return an image upright by its EXIF orientation, in an 8-bit mode that interpolates and converts to RGB.
 
-    16 bits scale by 1/257, as do 32-bit integers within 0–65535; floats within 0–1 scale by 255; other integers and
-    floats are stretched from their least value to their greatest. Palettes become RGB, their transparency dropped.
+    16 bits scale by 1/257, as do 32-bit integers within 0–65535; floats within 0–1 scale by 255. Palettes become RGB,
+    their transparency dropped. Raises ValueError for other values and modes.
     """
     image.load()  # or a damaged file would be noticed later only, or never
     return _eight_bit(_upright(image))
@@ -199,33 +195,16 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         opaque = image.copy()
         opaque.info.pop("transparency", None)
         return opaque.convert("RGB")
-    if image.mode == "LAB":
-        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return cast(Image.Image, ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB"))
-    if image.mode in ("1", "La", "RGBa"):
-        return image.convert({"1": "L", "La": "LA", "RGBa": "RGBA"}[image.mode])
-    return Image.fromarray(_scale(np.asarray(image)))
-
-
-def _scale(values: np.ndarray) -> np.ndarray:
-    """Convert grey values of any type to uint8; NaN and -infinity become black, +infinity white.
-
-    A stripe at a time, so that a large image takes no more than a byte a pixel besides its own.
-    """
-    rows = max(1, _STRIPE // max(1, values.shape[1]))
-    stripes = [values[start : start + rows] for start in range(0, len(values), rows)]
-    low, high = 0.0, 0.0
-    ends = [(float(finite.min()), float(finite.max())) for s in stripes if (finite := s[np.isfinite(s)]).size]
-    if ends:
-        low, high = float(np.float32(min(end[0] for end in ends))), float(np.float32(max(end[1] for end in ends)))
-    black, white = 0.0, 1.0 if values.dtype.kind == "f" else 65535.0
-    if low < black or high > white:
-        black, white = low, max(high, low + 1e-12)
-    scaled = np.empty(values.shape, np.uint8)
-    for number, stripe in enumerate(stripes):
-        filled = np.nan_to_num(stripe.astype(np.float32), nan=low, posinf=high, neginf=low)
-        scaled[number * rows : (number + 1) * rows] = (filled - black) * (255.0 / (white - black)) + 0.5
-    return scaled
+    if image.mode == "1":
+        return image.convert("L")
+    if not image.mode.startswith(("I", "F")):
+        raise ValueError(f"its mode, {image.mode}, is unsupported; convert it to RGB")
+    values, white = np.asarray(image), 1 if image.mode == "F" else 65535
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= white:  # nor NaN
+        raise ValueError(f"its values, {low:g} to {high:g}, are outside 0 to {white}; convert it to 8 bits")
+    scaled = np.multiply(values, 255 / white, dtype=np.float32)
+    return Image.fromarray(np.add(scaled, 0.5, out=scaled).astype(np.uint8))
 
 
 @dataclass(frozen=True)

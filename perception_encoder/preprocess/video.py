@@ -161,7 +161,7 @@ def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | Non
     numbers = _frame_numbers(timeline, name, selection) if timeline.indexed else []
     images: dict[int, Image.Image] = {}
     if numbers:
-        with open_container(stream, name, selection.side) as (container, video):
+        with open_container(stream, name) as (container, video):
             converter = FrameImages(name, selection.side, MAX_BYTES // _STORED_BYTES)
             images = dict(_by_seeking(container, video, timeline, sorted(set(numbers)), converter))
     if not numbers or images.keys() != set(numbers):
@@ -198,7 +198,7 @@ def _sample(
                 numbers.append(number)
                 due = _next_due(time, every)
         due = first
-        with open_container(stream, name, side) as (container, video):
+        with open_container(stream, name) as (container, video):
             for number, image in _by_seeking(container, video, timeline, numbers, FrameImages(name, side)):
                 yield times[number], image
                 due = _next_due(times[number], every)
@@ -207,7 +207,7 @@ def _sample(
             return
     damaged = not timeline.complete
     images = FrameImages(name, side)
-    with open_container(stream, name, side) as (container, video):
+    with open_container(stream, name) as (container, video):
         for number, frame in enumerate(_decode(container, video)):
             time = times[number] if number < len(times) else times[-1] + (number - len(times) + 1) * timeline.last
             damaged |= frame is None or frame.is_corrupt
@@ -322,7 +322,7 @@ def _by_counting(
         images: dict[int, Image.Image] = {}
         ticks: list[int | None] = []
         converter = FrameImages(name, selection.side, MAX_BYTES // _STORED_BYTES)
-        with open_container(stream, name, selection.side) as (container, video):
+        with open_container(stream, name) as (container, video):
             for frame in _decode(container, video):
                 if frame is None or frame.is_corrupt:
                     timeline = replace(timeline, complete=False)

@@ -46,18 +46,10 @@ _UPRIGHT = {
 }
 """Upper left of the display matrix (a, b, c, d), by signs → what makes the frame upright."""
 
-_REDUCED = frozenset({"mjpeg", "mpeg1video", "mpeg2video", "mpeg4"})
-"""Codecs that FFmpeg can decode at 1/2, 1/4 or 1/8 of the size."""
-
 
 @contextmanager
-def open_container(
-    stream: BinaryIO, name: str, side: int | None = None
-) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the container from its start and pick its video: the first one that is not a cover image.
-
-    `side`: decode at a reduced size whose short side is at least this, if the codec allows.
-    """
+def open_container(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the container from its start and pick its video: the first one that is not a cover image."""
     stream.seek(0)
     try:
         options = {"format_whitelist": FORMATS}
@@ -74,9 +66,6 @@ def open_container(
             raise MediaDecodeError(name, "contains no decodable video")
         check_pixels(name, context.width, context.height, limit=MAX_PIXELS, what="frames of")
         context.options = {"max_pixels": str(MAX_PIXELS)}
-        if side is not None and context.name in _REDUCED:
-            halvings = (min(context.width, context.height) // side).bit_length() - 1
-            context.options |= {"lowres": str(max(0, min(3, halvings)))}
         context.thread_count = 1  # with more, what a damaged stream decodes to depends on their timing
         yield container, videos[0]
 
