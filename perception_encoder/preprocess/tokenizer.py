@@ -24,7 +24,7 @@ from jaxtyping import Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
-from perception_encoder.errors import InputError, ModelError
+from perception_encoder.errors import ModelError
 from perception_encoder.files import write_json, write_text
 
 START, END = 49406, 49407
@@ -61,18 +61,6 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the ids of one text, of any length, without control tokens."""
         return _backend().encode(clean(text)).ids
-
-    def decode(self, ids: Iterable[int] | Int[Tensor, " T"]) -> str:
-        """Return the cleaned text of ids up to the first end token, without control tokens and padding.
-
-        InputError if an id is not in the vocabulary.
-        """
-        listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        end = listed.index(END) if END in listed else len(listed)
-        if not all(0 <= number < END for number in listed[:end]):
-            raise InputError("token ids", f"one is outside the vocabulary, 0 to {END}")
-        words = [number for number in listed[:end] if number != START]
-        return _backend().decode(words, skip_special_tokens=False).replace("</w>", " ").strip()
 
     def _warn(self, text: str, length: int) -> None:
         message = f"text of {length} tokens cut to {self.context_length}: {text[:60]!r}"

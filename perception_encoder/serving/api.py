@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -28,7 +27,7 @@ from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.registry import demo_note
 from perception_encoder.serving.chat import ChatApi
-from perception_encoder.serving.http import ApiError, ApiMetrics, BodyReader, parse_content
+from perception_encoder.serving.http import ApiError, ApiMetrics, BodyReader
 from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError, quiet
 from perception_encoder.serving.requests import (
     ApiConfig,
@@ -48,7 +47,6 @@ from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
-    from prometheus_client import Counter
 
 _HEADERS = {408: HANG_UP, 413: HANG_UP, 429: {"Retry-After": "1"}}
 _PREFIXES = ("/v1", "")  # infinity's clients may or may not have the first in their base URL
@@ -74,12 +72,7 @@ def create_app(
         raise MissingExtraError(error.name or "fastapi", "search") from None
 
     encoder = quiet(encoder)
-    metrics = ApiMetrics()
-    batcher = Batcher(encoder, limit=config.waiting, watch=metrics.batch_sizes.observe, model_thread=model_thread)
-    metrics.waiting.set_function(lambda: batcher.reserved)
-    metrics.chat_waiting.set_function(lambda: chat.reserved if chat else 0)
-    reader = MediaReader(config.fetch)
-    bodies = BodyReader(config.body_bytes, config.body_seconds, config.bodies_bytes)
+    batcher = Batcher(encoder, limit=config.waiting, model_thread=model_thread)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -106,110 +99,81 @@ def create_app(
     async def fail(request: Request, error: Exception) -> Response:
         return JSONResponse(ApiError(500, "the server failed; its log says why").body(), 500)
 
-    add_embeddings(app, encoder, batcher, reader, bodies, metrics, config)
-    chat_api = ChatApi(chat, reader, bodies, metrics, config)
-    for prefix in _PREFIXES:
-        answer = counted(chat_api.respond, metrics.chat_requests)
-        app.router.add_route(f"{prefix}/chat/completions", answer, methods=["POST"])
-    add_information(app, encoder, batcher, metrics, config, chat)
+    add_routes(app, encoder, batcher, chat, config)
     return app
 
 
-def counted(respond: Callable[[Request], Awaitable[Response]], counter: Counter) -> Callable[[Request], Any]:
-    """Return a handler that counts its requests by status."""
-
-    async def handle(request: Request) -> Response:
-        status = 500
-        try:
-            response = await respond(request)
-            status = 200
-            return response
-        except ApiError as error:
-            status = error.status
-            raise
-        finally:
-            counter.labels(status).inc()
-
-    return handle
-
-
-def add_embeddings(
-    app: FastAPI,
-    encoder: Encoder,
-    batcher: Batcher,
-    reader: MediaReader,
-    bodies: BodyReader,
-    metrics: ApiMetrics,
-    config: ApiConfig,
+def add_routes(
+    app: FastAPI, encoder: Encoder, batcher: Batcher, chat: GenerationQueue | None, config: ApiConfig
 ) -> None:
-    """Add `/v1/embeddings` and infinity's `/v1/embeddings_image`."""
-    from fastapi.responses import Response
+    """Add embeddings, chats, models and metrics, which need the key, and health."""
+    from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-    async def respond(request: Request, kind: Kind) -> Response:
-        check_key(request, config.key)
-        async with bodies.read(request) as body:
-            content = bytes(body)
-            body.clear()
-            parsed = await parse_content(content, parse_request)
-            del content
-            inputs = check_request(parsed, encoder, config, kind)
-            vectors = await embed_inputs(inputs, batcher, reader)
-        tokens = await asyncio.to_thread(count_tokens, encoder, inputs)
-        answer = await asyncio.to_thread(encode_answer, vectors, parsed, encoder.name, tokens)
-        return Response(answer, media_type="application/json")
+    metrics = ApiMetrics()
+    metrics.waiting.labels("inputs").set_function(lambda: batcher.reserved)
+    metrics.waiting.labels("conversations").set_function(lambda: chat.reserved if chat else 0)
+    reader = MediaReader(config.fetch)
+    bodies = BodyReader(config.body_bytes, config.body_seconds, config.bodies_bytes)
+
+    def route(method: str, path: str, respond: Callable[[Request], Awaitable[Response]], keyed: bool = True) -> None:
+        async def handle(request: Request) -> Response:
+            status = 500
+            try:
+                if keyed:
+                    check_key(request, config.key)
+                response = await respond(request)
+                status = 200
+                return response
+            except ApiError as error:
+                status = error.status
+                raise
+            finally:
+                metrics.requests.labels(path, status).inc()
+
+        for prefix in _PREFIXES:
+            app.router.add_route(prefix + path, handle, methods=[method])
 
     async def embeddings(request: Request, kind: Kind) -> Response:
         with metrics.seconds.time():
-            return await respond(request, kind)
+            async with bodies.read_as(request, parse_request) as parsed:
+                inputs = check_request(parsed, encoder, config, kind)
+                vectors = await embed_inputs(inputs, batcher, reader)
+            answer = await asyncio.to_thread(encode_answer, vectors, parsed, encoder, inputs)
+        return Response(answer, media_type="application/json")
 
-    kinds: dict[str, Kind] = {"embeddings": "text", "embeddings_image": "image"}
-    for prefix, (name, kind) in itertools.product(_PREFIXES, kinds.items()):
-        handle = counted(partial(embeddings, kind=kind), metrics.requests)
-        app.router.add_route(f"{prefix}/{name}", handle, methods=["POST"])
+    entries = partial(_model_entries, encoder, batcher, chat, config)
 
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": entries()})
 
-def add_information(
-    app: FastAPI,
-    encoder: Encoder,
-    batcher: Batcher,
-    metrics: ApiMetrics,
-    config: ApiConfig,
-    chat: GenerationQueue | None,
-) -> None:
-    """Add `/v1/models`, `/v1/models/{id}` and `/metrics`, which need the key, and `/health`."""
-    from fastapi.responses import JSONResponse, PlainTextResponse
-
-    def get(path: str, handle: Callable[[Request], Response], keyed: bool = True) -> None:
-        async def respond(request: Request) -> Response:
-            if keyed:
-                check_key(request, config.key)
-            return handle(request)
-
-        for prefix in _PREFIXES:
-            app.router.add_route(prefix + path, respond, methods=["GET"])
-
-    def encoder_entry() -> dict[str, Any]:
-        capabilities = ["image_embed", *(["embed"] if encoder.tokenizer else [])]
-        entry = _model_entry(encoder.name, capabilities, batcher.reserved, config.waiting, batcher.largest)
-        return {**entry, "dimensions": encoder.dimension}
-
-    def models() -> list[dict[str, Any]]:
-        chats = [_model_entry(chat.name, ["chat"], chat.reserved, chat.limit, 1)] if chat else []
-        return [encoder_entry(), *chats]
-
-    def model(request: Request) -> Response:
+    async def model(request: Request) -> Response:
         if chat and request.path_params["id"] in chat.names:
-            return JSONResponse(models()[-1])
+            return JSONResponse(entries()[-1])
         check_model(request.path_params["id"], encoder, config)
-        return JSONResponse(encoder_entry())
+        return JSONResponse(entries()[0])
 
-    def health(request: Request) -> Response:
+    async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "unix": time.time(), "model": encoder.name, "waiting": batcher.reserved})
 
-    get("/models", lambda _: JSONResponse({"object": "list", "data": models()}))
-    get("/models/{id:path}", model)
-    get("/health", health, keyed=False)
-    get("/metrics", lambda _: PlainTextResponse(metrics.text()))
+    async def show_metrics(request: Request) -> Response:
+        return PlainTextResponse(metrics.text())
+
+    route("POST", "/embeddings", partial(embeddings, kind="text"))
+    route("POST", "/embeddings_image", partial(embeddings, kind="image"))
+    route("POST", "/chat/completions", ChatApi(chat, reader, bodies, config).respond)
+    route("GET", "/models", models)
+    route("GET", "/models/{id:path}", model)
+    route("GET", "/health", health, keyed=False)
+    route("GET", "/metrics", show_metrics)
+
+
+def _model_entries(
+    encoder: Encoder, batcher: Batcher, chat: GenerationQueue | None, config: ApiConfig
+) -> list[dict[str, Any]]:
+    capabilities = ["image_embed", *(["embed"] if encoder.tokenizer else [])]
+    entry = _model_entry(encoder.name, capabilities, batcher.reserved, config.waiting, batcher.largest)
+    chats = [_model_entry(chat.name, ["chat"], chat.reserved, chat.limit, 1)] if chat else []
+    return [{**entry, "dimensions": encoder.dimension}, *chats]
 
 
 def _model_entry(name: str, capabilities: list[str], waiting: int, limit: int, batch: int) -> dict[str, Any]:
@@ -227,7 +191,9 @@ def _model_entry(name: str, capabilities: list[str], waiting: int, limit: int, b
     }
 
 
-def encode_answer(vectors: Float[np.ndarray, "n D"], request: EmbeddingRequest, model: str, tokens: int) -> bytes:
+def encode_answer(
+    vectors: Float[np.ndarray, "n D"], request: EmbeddingRequest, encoder: Encoder, inputs: Sequence[Input]
+) -> bytes:
     """Return the answer's JSON, with vectors truncated to the requested dimensions and renormalised."""
     cut = unit_rows(vectors[:, : request.dimensions or None]).astype("<f4")
     rows = []
@@ -236,9 +202,10 @@ def encode_answer(vectors: Float[np.ndarray, "n D"], request: EmbeddingRequest, 
         if request.encoding_format == "base64":
             encoded = base64.b64encode(vector.tobytes()).decode()
         rows.append(json.dumps({"object": "embedding", "index": index, "embedding": encoded}))
+    tokens = count_tokens(encoder, inputs)
+    note = {"note": note} if (note := demo_note(encoder.name)) else {}
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    note = demo_note(model)
-    head = json.dumps({"object": "list", "model": model, **({"note": note} if note else {}), "usage": usage})
+    head = json.dumps({"object": "list", "model": encoder.name, **note, "usage": usage})
     return f'{head[:-1]}, "data": [{", ".join(rows)}]}}'.encode()
 
 

@@ -24,12 +24,10 @@ from perception_encoder.preprocess.conversation import ContentPart, Message, Rep
 from perception_encoder.preprocess.image import count_pixels
 from perception_encoder.serving.http import (
     ApiError,
-    ApiMetrics,
     BodyReader,
     FirstError,
     first_piece,
     parse_body,
-    parse_content,
     shortened,
     stream_response,
     unless_gone,
@@ -39,17 +37,15 @@ from perception_encoder.serving.requests import (
     ApiConfig,
     ChatMessage,
     Input,
-    MediaAddress,
     MediaReader,
-    MessagePart,
     gather_results,
     input_refused,
     is_address,
     is_named,
+    part_input,
     too_slow,
     unknown_model,
 )
-from perception_encoder.serving.server import check_key
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
@@ -61,7 +57,6 @@ ROLES: dict[str, Role] = {
     "user": "user",
     "assistant": "assistant",
     "tool": "user",
-    "function": "user",
 }
 """Roles in requests → roles of the model; tools' answers are shown as the user's."""
 _PARTS = "a part is a text {text}, an image_url {url} or a video_url {url}"
@@ -89,15 +84,13 @@ class ChatRequest:
     top_p: float | None = None
     stop: str | Annotated[list[str], FirstError()] | None = None
     seed: int | None = None
-    n: int | None = None
+    n: Any = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     tools: Any = None
     tool_choice: Any = None
-    functions: Any = None
-    function_call: Any = None
     response_format: Any = None
     logprobs: Any = None
     logit_bias: Any = None
@@ -114,16 +107,14 @@ ALLOWED = {
     "frequency_penalty": "it must be from -2 to 2",
     "stop": f"it must be a string, or a list of at most {_STOPS} strings",
     "seed": "it must be a whole number",
-    "n": "it must be 1",
     "stream": "it must be true or false",
     "stream_options": "it must be {include_usage: true or false}",
 }
 """Allowed values of a request's fields: see `parse_body`."""
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"}, "text"),
     "logprobs": (False,),
     "logit_bias": ({},),
@@ -138,14 +129,12 @@ def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[li
     """
     if not is_named(request.model, *names):
         raise unknown_model(request.model, names[0])
-    unused = {"tools"} if request.tool_choice == "none" else set[str]()
-    unused |= {"functions"} if request.function_call == "none" else set()
+    if request.tool_choice == "none":
+        request.tools = None
     for name, harmless in _UNSUPPORTED.items():
         value = getattr(request, name)
-        if name not in unused and value is not None and value not in harmless:
+        if value is not None and value not in harmless:
             raise ApiError(400, f"{name} is {shortened(value)}; this server does not support it", name)
-    if request.n not in (None, 1):
-        raise ApiError(400, f"n is {request.n}; {ALLOWED['n']}", "n")
     return _check_messages(request.messages, config), _sampling(request)
 
 
@@ -183,7 +172,12 @@ def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[
         if message.content is None or isinstance(message.content, str):
             checked.append([("text", message.content)] if message.content else [])
             continue
-        parts = [_check_part(part, part_name(row, column)) for column, part in enumerate(message.content)]
+        parts = []
+        for column, part in enumerate(message.content):
+            if (found := part_input(part)) is None:
+                part_of = part_name(row, column)
+                raise ApiError(400, f"{part_of} is of type {shortened(part.type)}; {_PARTS}", part_of)
+            parts.append(found)
         if ROLES[message.role] != "user" and any(kind != "text" for kind, _ in parts):
             raise ApiError(
                 400, f"{name} has the role {message.role}; only the user's messages may contain images or videos", name
@@ -208,17 +202,6 @@ def part_name(row: int, column: int) -> str:
     return f"messages[{row}].content[{column}]"
 
 
-def _check_part(part: MessagePart, name: str) -> Input:
-    match part:
-        case MessagePart(type="text", text=str(text)):
-            return "text", text
-        case MessagePart(type="image_url", image_url=MediaAddress(url=url) | str(url)):
-            return "image", url
-        case MessagePart(type="video_url", video_url=MediaAddress(url=url) | str(url)):
-            return "video", url
-    raise ApiError(400, f"{name} is of type {shortened(part.type)}; {_PARTS}", name)
-
-
 NO_MODEL = "this server has no chat model; start it with: pe serve --api --chat-model NAME"
 
 
@@ -230,24 +213,17 @@ class ChatApi:
         model: GenerationQueue | None,
         reader: MediaReader,
         bodies: BodyReader,
-        metrics: ApiMetrics,
         config: ApiConfig,
     ) -> None:
-        self._model, self._reader, self._bodies = model, reader, bodies
-        self._metrics, self._config = metrics, config
+        self._model, self._reader, self._bodies, self._config = model, reader, bodies, config
 
     async def respond(self, request: Request) -> Response:
         """Answer a request; raises ApiError."""
         from fastapi.responses import JSONResponse
 
-        check_key(request, self._config.key)
         if self._model is None:
             raise ApiError(404, NO_MODEL, "model", "model_not_found")
-        async with self._bodies.read(request) as body:
-            content = bytes(body)
-            body.clear()
-            parsed = await parse_content(content, lambda body: parse_body(body, ChatRequest, ALLOWED))
-            del content
+        async with self._bodies.read_as(request, partial(parse_body, kind=ChatRequest, allowed=ALLOWED)) as parsed:
             parts, sampling = check_chat(parsed, self._config, *self._model.names)
             roles = [ROLES[message.role] for message in parsed.messages]
             parsed.messages = []  # with their data URIs
@@ -276,9 +252,6 @@ class ChatApi:
                 source = model.stream(partial(open_conversation, roles, contents, frames), sampling)
                 async with aclosing(source) as stream:
                     async for piece in stream:
-                        if isinstance(piece, Reply):
-                            self._metrics.chat_tokens.labels("prompt").inc(piece.prompt_tokens)
-                            self._metrics.chat_tokens.labels("answer").inc(piece.tokens)
                         yield piece
         except QueueFullError as error:
             raise ApiError(429, f"{error}; try again later") from None

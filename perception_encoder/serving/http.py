@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_VALUES, _MAX_LISTS = 500_000, 20_000  # of a body: they bound how long parsing it blocks everything else
-_PARSED_IN_LOOP = 1 << 16  # bytes of a body that are parsed in the event loop; a larger one is parsed in a thread
 _TYPES = {429: "requests", 500: "server_error"}
 _CODES = {401: "invalid_api_key", 404: "unknown_url", 405: "method_not_supported", 429: "rate_limit_exceeded"}
 
@@ -52,7 +51,7 @@ def _adapter(kind: type) -> TypeAdapter[Any]:  # pydantic comes with an extra, s
     return TypeAdapter(kind)
 
 
-def parse_body(body: bytes, kind: type[T], allowed: Mapping[str, str]) -> T:
+def parse_body(body: bytes | bytearray, kind: type[T], allowed: Mapping[str, str]) -> T:
     """Parse and validate a body; ApiError if it is invalid or so long that parsing would block other requests.
 
     `allowed`: what the body ("") and its fields must be, for the error's message.
@@ -80,11 +79,6 @@ def shortened(value: Any) -> str:
     """Shorten a value for an error message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-async def parse_content(content: bytes, parse: Callable[[bytes], T]) -> T:
-    """Parse a body, a large one in a thread so that other requests need not wait."""
-    return await asyncio.to_thread(parse, content) if len(content) >= _PARSED_IN_LOOP else parse(content)
 
 
 class BodyReader:
@@ -117,6 +111,14 @@ class BodyReader:
             yield body
         finally:
             self._bytes -= size
+
+    @asynccontextmanager
+    async def read_as(self, request: Request, parse: Callable[[bytearray], T]) -> AsyncIterator[T]:
+        """Yield a body parsed in a thread, as a large one takes long; its bytes count until the block ends."""
+        async with self.read(request) as body:
+            parsed = await asyncio.to_thread(parse, body)
+            body.clear()
+            yield parsed
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -209,42 +211,20 @@ def stream_response(content: AsyncIterator[bytes], source: AsyncGenerator[Any, N
 
 
 class ApiMetrics:
-    """Counts, times and sizes since the server's start, for Prometheus."""
+    """Counts and times since the server's start, for Prometheus."""
 
     def __init__(self) -> None:
         try:
-            import prometheus_client
+            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
         except ImportError:
             raise MissingExtraError("prometheus_client", "search") from None
-        self._registry = prometheus_client.CollectorRegistry()
-        self._write = prometheus_client.generate_latest
-        self.requests = prometheus_client.Counter(
-            "pe_requests",
-            "Requests for embeddings, by status.",
-            ["status"],
-            registry=self._registry,
-        )
-        self.seconds = prometheus_client.Histogram(
-            "pe_request_seconds", "Seconds from request to answer.", registry=self._registry
-        )
-        self.batch_sizes = prometheus_client.Histogram(
-            "pe_batch_inputs", "Inputs encoded together.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
-        )
-        self.waiting = prometheus_client.Gauge("pe_waiting_inputs", "Inputs that wait.", registry=self._registry)
-
-        self.chat_requests = prometheus_client.Counter(
-            "pe_chat_requests",
-            "Requests for chat completions, by status.",
-            ["status"],
-            registry=self._registry,
-        )
-        self.chat_tokens = prometheus_client.Counter(
-            "pe_chat_tokens", "Tokens of conversations, read and generated.", ["of"], registry=self._registry
-        )
-        self.chat_waiting = prometheus_client.Gauge(
-            "pe_chat_waiting", "Conversations waiting or being answered.", registry=self._registry
-        )
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter("pe_requests", "Requests, by route and status.", ["route", "status"], registry=registry)
+        self.seconds = Histogram("pe_request_seconds", "Seconds to embed the inputs of a request.", registry=registry)
+        self.waiting = Gauge("pe_waiting", "Inputs and conversations that wait.", ["kind"], registry=registry)
 
     def text(self) -> str:
         """Return the metrics in Prometheus' text format."""
-        return self._write(self._registry).decode("utf-8")
+        from prometheus_client import generate_latest
+
+        return generate_latest(self._registry).decode("utf-8")

@@ -45,8 +45,8 @@ class Batcher:
     """Encodes inputs in batches while `run` is running; all methods must be called on one event loop.
 
     `limit`: maximum number of waiting inputs, including those being read. `largest`: maximum size of a batch.
-    `patience`: seconds that a batch waits for more inputs. `watch` is called with the size of each batch. The model
-    runs in one thread, `model_thread` if given: torch and the C library keep memory for each thread that computes.
+    `patience`: seconds that a batch waits for more inputs. The model runs in one thread, `model_thread` if given: torch
+    and the C library keep memory for each thread that computes.
     """
 
     def __init__(
@@ -56,11 +56,10 @@ class Batcher:
         limit: int = 4096,
         largest: int = 64,
         patience: float = 0.004,
-        watch: Callable[[int], object] = lambda size: None,
         model_thread: ThreadPoolExecutor | None = None,
     ) -> None:
         self.largest = largest
-        self._encoder, self._limit, self._patience, self._watch = encoder, limit, patience, watch
+        self._encoder, self._limit, self._patience = encoder, limit, patience
         self._feature = encoder.feature()
         self._waiting: deque[Waiting] = deque()
         self._arrived = asyncio.Event()
@@ -103,7 +102,6 @@ class Batcher:
                 await asyncio.sleep(self._patience)
             self._arrived.clear()
             while batch := self._next_batch():
-                self._watch(len(batch))
                 inputs = [decoded for decoded, _ in batch]
                 try:
                     vectors = await asyncio.get_running_loop().run_in_executor(self._model, self._encode, inputs)

@@ -8,7 +8,6 @@ import binascii
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -20,7 +19,6 @@ from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, escape_name
-from perception_encoder.preprocess.tokenizer import END, START, Tokenizer
 from perception_encoder.serving.http import ApiError, FirstError, parse_body, shortened
 
 _UNNAMED = (None, "", "default/not-specified")  # the last is infinity's
@@ -95,8 +93,8 @@ class EmbeddingRequest:
 
     __pydantic_config__: ClassVar = {"strict": True}
     model: Any = None
-    input: str | Annotated[list[str | int | Annotated[list[int], FirstError()]], FirstError()] | None = None
-    """A text, texts, or token ids; or addresses and data URIs of images and videos, with or without `modality`."""
+    input: str | Annotated[list[str], FirstError()] | None = None
+    """A text or texts; or addresses and data URIs of images and videos, with or without `modality`."""
     messages: Annotated[list[ChatMessage], FirstError()] | None = None
     modality: Kind | None = None
     encoding_format: Literal["float", "base64"] = "float"
@@ -106,7 +104,8 @@ class EmbeddingRequest:
 
 _ALLOWED = {
     "": "the body must be a JSON object",
-    "input": "input must be a string, a list of strings, or token ids",
+    "input": "input must be a string or a list of strings, not token ids (in LangChain's OpenAIEmbeddings: "
+    "check_embedding_ctx_length=False)",
     "messages": "messages must hold one part: a text, an image_url {url} or a video_url {url}",
     "modality": "it must be 'text', 'image' or 'video'",
     "encoding_format": "it must be 'float' or 'base64'",
@@ -122,7 +121,7 @@ def check_origins(values: Sequence[str]) -> tuple[str, ...]:
     return origins
 
 
-def parse_request(body: bytes) -> EmbeddingRequest:
+def parse_request(body: bytes | bytearray) -> EmbeddingRequest:
     """Parse a request for embeddings: see `parse_body`."""
     return parse_body(body, EmbeddingRequest, _ALLOWED)
 
@@ -137,7 +136,9 @@ def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig
     if request.messages is not None:
         inputs = [_only_part(request.messages)]
     else:
-        values = _values(request.input, encoder.tokenizer)
+        if request.input is None:
+            raise ApiError(400, _ALLOWED["input"], "input")
+        values = [request.input] if isinstance(request.input, str) else request.input
         kinds = [request.modality or _media_kind(value) or kind for value in values]
         inputs = [(kind, value if kind == "text" else value.strip()) for kind, value in zip(kinds, values, strict=True)]
     for number, (input_kind, value) in enumerate(inputs):
@@ -183,40 +184,22 @@ def _only_part(messages: Sequence[ChatMessage]) -> Input:
         if message.role == "user":
             content = message.content
             parts += [MessagePart(type="text", text=content)] if isinstance(content, str) else content or []
-    match [part for part in parts if part.type != "text" or part.text.strip()]:
-        case [MessagePart(type="text", text=text)]:
-            return "text", text
-        case [MessagePart(type="image_url", image_url=MediaAddress(url=url) | str(url))]:
-            return "image", url
-        case [MessagePart(type="video_url", video_url=MediaAddress(url=url) | str(url))]:
-            return "video", url
+    inputs = [part_input(part) for part in parts if part.type != "text" or part.text.strip()]
+    if len(inputs) == 1 and inputs[0] is not None:
+        return inputs[0]
     raise ApiError(400, _ALLOWED["messages"], "messages")
 
 
-def _values(inputs: str | Sequence[str | int | list[int]] | None, tokenizer: Tokenizer | None) -> list[str]:
-    """Return the texts or addresses of an `input`."""
-    if isinstance(inputs, str):
-        return [inputs]
-    if inputs and all(isinstance(value, int) for value in inputs):
-        inputs = [[value for value in inputs if isinstance(value, int)]]  # one text, as token ids
-    if inputs is None:
-        raise ApiError(400, _ALLOWED["input"], "input")
-    return [value if isinstance(value, str) else _decode(value, tokenizer) for value in inputs]
-
-
-def _decode(ids: int | list[int], tokenizer: Tokenizer | None) -> str:
-    """Return the text of this model's token ids."""
-    if isinstance(ids, int) or tokenizer is None:
-        raise ApiError(400, _ALLOWED["input"], "input")
-    if ids[:1] == [START] and END in ids:
-        with suppress(InputError):
-            return tokenizer.decode(ids)
-    raise ApiError(
-        400,
-        "these token ids are not of this model's vocabulary; send texts (in LangChain's OpenAIEmbeddings: "
-        f"check_embedding_ctx_length=False), or ids that begin with {START} and end with {END}",
-        "input",
-    )
+def part_input(part: MessagePart) -> Input | None:
+    """Return the text, address or data URI of a message's part; None for a part of another type."""
+    match part:
+        case MessagePart(type="text", text=text):
+            return "text", text
+        case MessagePart(type="image_url", image_url=MediaAddress(url=url) | str(url)):
+            return "image", url
+        case MessagePart(type="video_url", video_url=MediaAddress(url=url) | str(url)):
+            return "video", url
+    return None
 
 
 def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig) -> None:

@@ -22,7 +22,6 @@ from langchain_openai import OpenAIEmbeddings
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
 from tests.serving.servers import data_uri, served
@@ -66,17 +65,6 @@ def test_openai_models(client: openai.OpenAI) -> None:
             ask()
         assert caught.value.code == "model_not_found" and caught.value.param == "model"
         assert NAME in caught.value.message
-
-
-def test_openai_token_ids_of_this_vocabulary_are_decoded(client: openai.OpenAI, encoder: Encoder) -> None:
-    texts = ["a red mug", "Grüße aus Köln, isn't it?"]
-    ids = Tokenizer(32)(texts).tolist()
-    expected = encoder.encode_texts(texts)
-    np.testing.assert_allclose(
-        [row.embedding for row in client.embeddings.create(model=NAME, input=ids).data], expected, atol=1e-4
-    )
-    (single,) = client.embeddings.create(model=NAME, input=ids[0]).data
-    np.testing.assert_allclose(single.embedding, expected[0], atol=1e-4)
 
 
 @pytest.fixture

@@ -20,9 +20,8 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
-from perception_encoder.serving import api
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.requests import ApiConfig, parse_request
+from perception_encoder.serving.requests import ApiConfig
 from tests.serving.servers import data_uri, record_model_threads, served
 
 pytestmark = pytest.mark.security
@@ -81,21 +80,6 @@ def test_large_images_wait_for_each_other(encoder: Encoder, monkeypatch: pytest.
             most.clear()
             answer = client.post("/v1/embeddings", json={"input": [uri] * 8, "modality": "image"})
             assert answer.status_code == 200 and max(most) == expected
-
-
-def test_a_large_body_is_parsed_beside_the_event_loop(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[str] = []
-
-    def parse(body: bytes) -> object:
-        threads.append(threading.current_thread().name)
-        return parse_request(body)
-
-    monkeypatch.setattr(api, "parse_request", parse)
-    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
-        for size in (10, 1 << 20):
-            client.post("/v1/embeddings", json={"input": "a cat", "padding": "x" * size})
-    small, large = threads
-    assert small != large and large.startswith("asyncio_")
 
 
 def test_nothing_that_a_client_sends_goes_to_the_log(

@@ -59,7 +59,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
         ),
         (of_user(IMAGE, IMAGE, IMAGE), "messages", "3 images or videos; a conversation takes at most 2"),
         ({"messages": [{"role": "user", "content": "x" * 1001}]}, "messages", "1,001 characters; the limit is 1,000"),
-        ({"messages": HELLO, "n": 2}, "n", "n is 2; it must be 1"),
+        ({"messages": HELLO, "n": 2}, "n", "n is 2; this server does not support it"),
         ({"messages": HELLO, "temperature": 3}, "temperature", "temperature is 3.0; it must be from 0 to 2"),
         ({"messages": HELLO, "temperature": "warm"}, "temperature", "temperature is 'warm'; it must be from 0 to 2"),
         ({"messages": HELLO, "top_p": 0}, "top_p", "top_p is 0.0; it must be above 0"),

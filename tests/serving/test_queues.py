@@ -21,12 +21,14 @@ from perception_encoder.serving.requests import ApiConfig
 from tests.serving.generators import ENDLESS, EchoGenerator
 
 
-def test_requests_together_are_encoded_together(encoder: Encoder) -> None:
+def test_requests_together_are_encoded_together(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = Batcher._encode
     texts = [f"picture {number}" for number in range(40)]
     sizes: list[int] = []
 
     async def ask() -> list[np.ndarray]:
-        batcher = Batcher(encoder, largest=16, patience=0.02, watch=sizes.append)
+        batcher = Batcher(encoder, largest=16, patience=0.02)
+        monkeypatch.setattr(batcher, "_encode", lambda inputs: (sizes.append(len(inputs)), encode(batcher, inputs))[1])
         worker = asyncio.create_task(batcher.run())
         try:
             with batcher.reserve(len(texts)):
