@@ -12,7 +12,6 @@ import warnings
 import zlib
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pillow_heif
@@ -23,18 +22,16 @@ from PIL import ExifTags, Image
 from perception_encoder.errors import (
     ConfigError,
     MediaDecodeError,
-    MediaNotFoundError,
     MediaTooLargeError,
     ShapeError,
 )
-from perception_encoder.preprocess.budget import MAX_BYTES, PIXEL_BYTES
+from perception_encoder.preprocess.budget import PIXEL_BYTES
 from perception_encoder.preprocess.image import (
     ImageTransform,
     content_key,
     count_pixels,
     date_taken,
     encode_thumbnail,
-    image_transform,
     open_image,
     pad_images,
     plain_image,
@@ -123,12 +120,6 @@ def test_a_transform_pickles_and_refuses_an_unknown_mode() -> None:
         ImageTransform(224, "stretch")
 
 
-def test_the_transform_of_a_model() -> None:
-    tower = SimpleNamespace(config=SimpleNamespace(image_size=336))
-    assert image_transform(tower) == ImageTransform(336)
-    assert image_transform(SimpleNamespace(visual=tower), "crop") == ImageTransform(336, "crop")
-
-
 # ---- pad_images
 
 
@@ -198,29 +189,31 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     ("values", "expected"),
     [
         (np.array([[0, 32768, 65535]], np.int32), [0, 128, 255]),
-        (np.array([[-100, 0, 100]], np.int32), [0, 128, 255]),
-        (np.array([[0, 100000, 200000]], np.int32), [0, 128, 255]),
         (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),
-        (np.array([[0.0, 50.0, 100.0]], np.float32), [0, 128, 255]),
-        (np.array([[np.nan, -np.inf, np.inf, 0.0, 1.0]], np.float32), [0, 0, 255, 0, 255]),
-        (np.array([[7.0, 7.0, 7.0]], np.float32), [0, 0, 0]),
-        (np.array([[np.nan, np.nan]], np.float32), [0, 0]),
+        (np.array([[-100, 0, 100]], np.int32), None),
+        (np.array([[0.0, 50.0, 100.0]], np.float32), None),
+        (np.array([[0.0, np.nan, 1.0]], np.float32), None),
     ],
 )
-def test_integers_and_floats_are_brought_to_eight_bits(values: np.ndarray, expected: list[int]) -> None:
-    opened = open_image(encoded(Image.fromarray(values), "TIFF"))
+def test_integers_and_floats_fit_eight_bits_or_are_refused(values: np.ndarray, expected: list[int] | None) -> None:
+    data = encoded(Image.fromarray(values), "TIFF")
+    if expected is None:
+        with pytest.raises(MediaDecodeError, match=r"depth\.tif: cannot be decoded: its values, .* are outside 0 to"):
+            open_image(data, "depth.tif")
+        return
+    opened = open_image(data)
     assert opened.mode == "L"
     assert np.asarray(opened)[0].tolist() == expected
 
 
-def test_cmyk_and_lab() -> None:
+def test_cmyk_is_read_and_lab_refused() -> None:
     image = photograph()
     cmyk = open_image(encoded(image.convert("CMYK"), "JPEG", quality=95))
     assert cmyk.mode == "CMYK"
     assert np.abs(np.asarray(cmyk.convert("RGB"), float) - np.asarray(image, float)).mean() < 5
     lab = Image.merge("LAB", [Image.new("L", (8, 8), level) for level in (128, 128, 128)])
-    grey = np.asarray(open_image(encoded(lab, "TIFF")))
-    assert grey.shape == (8, 8, 3) and np.ptp(grey) <= 2 and abs(int(grey[0, 0, 0]) - 119) <= 3
+    with pytest.raises(MediaDecodeError, match="mode, LAB, is unsupported"):
+        open_image(encoded(lab, "TIFF"))
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -257,9 +250,6 @@ def png(width: int, height: int) -> bytes:
 def test_a_decompression_bomb() -> None:
     with pytest.raises(MediaTooLargeError, match=r"bomb\.png: Image size .* exceeds limit"):
         open_image(png(60000, 60000), "bomb.png")
-    with pytest.raises(MediaTooLargeError, match="has 10,000 pixels; the limit is 9,999"):
-        open_image(png(100, 100), max_pixels=9_999)
-    assert open_image(png(100, 100), max_pixels=10_000).size == (100, 100)
 
 
 @pytest.mark.parametrize(
@@ -290,11 +280,6 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     path.write_bytes(b"words")
     with pytest.raises(MediaDecodeError, match=r"caf\\xe9\.png: is not an image"):
         open_image(path)
-
-
-def test_a_missing_file() -> None:
-    with pytest.raises(MediaNotFoundError, match=r"nowhere\.jpg: no such file"):
-        open_image(Path("nowhere.jpg"))
 
 
 # ---- warnings and threads
@@ -409,11 +394,10 @@ def test_an_image_is_admitted_by_its_header_before_it_is_decoded(tmp_path: Path)
         ("JPEG2000", "RGB", 24),
         ("JPEG2000", "L", 8),
         ("TIFF", "F", 16),
-        ("ICO", "RGB", MAX_BYTES // 1600),
     ],
 )
 def test_the_bytes_of_a_pixel_depend_on_the_decoder(format: str, mode: str, pixel_bytes: int) -> None:
-    """Measured: WebP 16.1, JPEG 2000 19.4 of RGB; an icon's header may name another size than its image has."""
+    """Measured: WebP 16.1, JPEG 2000 19.4 of RGB."""
     admitted: list[int] = []
     open_image(encoded(Image.new(mode, (40, 40)), format), admit=admitted.append)
     assert admitted[0] // 1600 == pixel_bytes
@@ -437,14 +421,6 @@ def test_a_content_key_depends_on_pixels_shape_and_settings() -> None:
     blue, tall = Image.new("RGB", (4, 2), "blue"), Image.new("RGB", (2, 4), "red")
     keys = {content_key([red]), content_key([red], 2), *(content_key(item) for item in ([red, red], [blue], [tall]))}
     assert len(keys) == 5
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "CMYK"])
-def test_thumbnails_of_any_mode(mode: str) -> None:
-    original = Image.new(mode, (1000, 500), 120)
-    thumbnail = Image.open(io.BytesIO(encode_thumbnail(original, 400)))
-    assert thumbnail.size == (400, 200) and thumbnail.format == "JPEG"
-    assert original.size == (1000, 500)
 
 
 def test_transparent_parts_become_white() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import warnings
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from perception_encoder.errors import InputError, ModelError
+from perception_encoder.errors import ModelError
 from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.preprocess.tokenizer import (
     END,
@@ -67,18 +66,8 @@ def test_ids_equal_open_clips(text: str) -> None:
 
 @given(letters_and_marks())
 @settings(max_examples=200, deadline=None, derandomize=True)
-def test_one_text_there_and_back_is_open_clips(text: str) -> None:
-    theirs = open_clip_tokenizer()
-    ids = Tokenizer(72).encode(text)
-    assert ids == theirs.encode(text)
-    assert Tokenizer(72).decode(ids) == theirs.decode(ids).strip()
-
-
-def test_decoding_leaves_out_control_tokens_and_padding() -> None:
-    ours = Tokenizer(32)
-    assert ours.decode(ours("A red  mug!")[0]) == "a red mug !"
-    assert ours.decode([START, *ours.encode("a dog"), END, 0, 0, *ours.encode("unseen")]) == "a dog"
-    assert ours.decode([]) == ""
+def test_one_text_of_any_length_equals_open_clips(text: str) -> None:
+    assert Tokenizer(72).encode(text) == open_clip_tokenizer().encode(text)
 
 
 def test_the_quick_way_of_cleaning_changes_nothing() -> None:
@@ -119,11 +108,6 @@ def test_lone_surrogates_are_readable_text() -> None:
     assert Tokenizer(32)("caf\udce9 noir")[0, 0] == START
 
 
-def test_it_pickles() -> None:
-    copy = pickle.loads(pickle.dumps(Tokenizer(72)))
-    assert torch.equal(copy("a dog"), Tokenizer(72)("a dog"))
-
-
 def test_tokenizer_of_a_model() -> None:
     model = SimpleNamespace(text=SimpleNamespace(config=SimpleNamespace(context_length=72)))
     assert tokenizer(model) == tokenizer(SimpleNamespace(model=model)) == Tokenizer(72)  # an encoder holds its model
@@ -137,21 +121,6 @@ def test_trim_keeps_the_longest_text() -> None:
     assert trimmed.shape == (3, 7)
     assert torch.equal(trimmed, ids[:, :7]) and not ids[:, 7:].any()
     assert trim(Tokenizer(32)([])).shape == (0, 32)
-
-
-def test_decoded_ids_give_the_same_ids_again() -> None:
-    encode = Tokenizer(10_000)
-    for text in GOLDEN["strings"]:
-        ids = encode(text)[0].tolist()
-        assert encode(encode.decode(ids))[0].tolist() == ids, text
-
-
-def test_ids_outside_the_vocabulary_are_not_decoded() -> None:
-    decode = Tokenizer(32).decode
-    assert decode([START, *Tokenizer(32)("Isn't it?")[0].tolist()[1:], 99_999]) == "isn 't it ?"  # after the end token
-    for id in (-1, END + 1, 10**400):
-        with pytest.raises(InputError, match="outside the vocabulary, 0 to 49407"):
-            decode([START, id, END])
 
 
 TEXTS = ["a red mug", "  Two   DOGS\n\ton a lawn, isn't it? 12:30 #1!", "", "naïve café 日本語 🐶", "word " * 99]
