@@ -7,12 +7,11 @@ from typing import Annotated, Literal
 import typer
 
 from perception_encoder.cli import default_model, options, output
-from perception_encoder.cli.options import MODEL, SPEED, option
+from perception_encoder.cli.options import MODEL, option
 from perception_encoder.cli.output import track
 from perception_encoder.progress import untracked
 
 Pool = Literal["attn", "cls", "mean", "tokens"]
-DType = Literal["float32", "bfloat16"]
 
 
 def embed(
@@ -24,13 +23,6 @@ def embed(
     pool: Annotated[Pool | None, option("Pooling [default: the model's]; tokens for none.", panel=MODEL)] = None,
     normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
     frames: options.Frames = 8,
-    dtype: Annotated[
-        DType | None, option("Precision [default: bfloat16 if it is faster here].", panel=SPEED, advanced=True)
-    ] = None,
-    batch_size: Annotated[int | None, option("Images or texts per batch.", panel=SPEED, least=1, advanced=True)] = None,
-    workers: Annotated[
-        int | None, option("Reading threads; slow disks need more.", panel=SPEED, least=1, advanced=True)
-    ] = None,
     strict: options.Strict = False,
     private: options.PrivateUrls = False,
 ) -> None:
@@ -46,8 +38,6 @@ def embed(
         pe embed captions.csv -o captions/
         pe embed photos.tar -o tokens.parquet --layer -2 --pool tokens
     """
-    import torch
-
     from perception_encoder.inference import output as embeddings
 
     source = model or default_model.default_model()
@@ -60,9 +50,6 @@ def embed(
             pool=pool,
             normalize=normalize,
             frames=frames,
-            dtype=getattr(torch, dtype) if dtype else None,
-            batch_size=batch_size,
-            workers=workers,
             overwrite=overwrite,
             allow_private_urls=private,
             progress=track if output.error_console.is_terminal else untracked,

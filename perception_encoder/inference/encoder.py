@@ -13,7 +13,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, cast, overload
+from typing import Any, Literal, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -24,11 +24,11 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError, InputError, ModelError
 from perception_encoder.inference.fetch import FetchLimits, is_url
 from perception_encoder.inference.library_interfaces import (
+    EncodeOptions,
     SentenceInterface,
     as_list,
     batch_inputs,
     check_unsupported,
-    model_meta,
     of_modality,
     truncate,
 )
@@ -49,28 +49,6 @@ POOLS = ("attn", "cls", "mean", "tokens")
 TRANSFORMS = ("squash", "crop")
 CACHED_ACTIVATIONS = 640_000
 """Tokens × width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)."""
-
-
-class EncodeOptions(TypedDict, total=False):
-    """The arguments of `Encoder.encode` on which the type of its result does not depend."""
-
-    layer: int | None
-    pool: str | None
-    frames: int
-    batch_size: int | None
-    skipped: dict[int, InputError] | None
-    progress: Callable[[int], object] | None
-    show_progress_bar: bool | None
-    normalize_embeddings: bool | None
-    truncate_dim: int | None
-    precision: str | None
-    prompt: str | None
-    prompt_name: str | None
-    device: str | torch.device | None
-    task_metadata: object
-    hf_split: str | None
-    hf_subset: str | None
-    prompt_type: object
 
 
 class Encoder(SentenceInterface):
@@ -333,7 +311,6 @@ class Encoder(SentenceInterface):
         frames: int = 8,
         batch_size: int | None = None,
         skipped: dict[int, InputError] | None = None,
-        progress: Callable[[int], object] | None = None,
         show_progress_bar: bool | None = None,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
@@ -350,16 +327,16 @@ class Encoder(SentenceInterface):
     ) -> np.ndarray | Tensor | list[Tensor]:
         """Encode images, videos and texts in any mixture: float32 (n, D), rows in input order.
 
-        Paths, strings of existing paths, URLs, bytes, open binary files, PIL images and uint8 arrays (H, W), (H, W, 3)
-        and (F, H, W, 3) are media. Any other string is a text, except that one with a media suffix and no such file is
-        an error; `encode_texts` takes every string as a text, and {"text": …}, {"image": …} or {"video": …} says what
-        it is. `inputs` may be a list, an array of strings or a pandas Series; a single input outside a list gives (D,).
+        Paths, strings of existing paths, URLs, bytes, PIL images and uint8 arrays (H, W), (H, W, 3) and (F, H, W, 3)
+        are media. Any other string is a text, except that one with a media suffix and no such file is an error;
+        `encode_texts` takes every string as a text, and {"text": …}, {"image": …} or {"video": …} says what it is.
+        `inputs` may be a list, an array of strings or a pandas Series; a single input outside a list gives (D,).
 
         `normalize`, `layer`, `pool` and `frames` are those of `feature`; pool "tokens" gives (n, N, D), of videos
         (n, F, N, D). `batch_size`: images or texts computed at once, by default what fits the cache.
         `skipped`: a dict that makes bad inputs be skipped: they have no row, are logged, and stand in it as
-        {index: error}; without it the first bad input raises its InputError. `progress` is called with the number of
-        inputs done since its last call; `show_progress_bar` shows a bar on a terminal.
+        {index: error}; without it the first bad input raises its InputError. `show_progress_bar` shows a bar on a
+        terminal.
 
         sentence-transformers' arguments: `normalize_embeddings` overrides `normalize`. `convert_to_tensor` gives a
         tensor on the encoder's device; neither it nor `convert_to_numpy` gives a list of tensors. `truncate_dim` cuts
@@ -384,13 +361,7 @@ class Encoder(SentenceInterface):
             raise ConfigError("skipped is given, but mteb needs a row for each input; omit it")
         bar = progress_bar("encoding", count) if show_progress_bar else nullcontext(lambda items: None)
         with bar as advance:
-
-            def report(items: int) -> None:
-                advance(items)
-                if progress is not None:
-                    progress(items)
-
-            arrays = [self._encode(part, None, feature, batch_size, skipped, report) for part in parts]
+            arrays = [self._encode(part, None, feature, batch_size, skipped, advance) for part in parts]
         rows = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         if truncate_dim is not None:
             rows = truncate(rows, truncate_dim, normalize)
@@ -402,17 +373,6 @@ class Encoder(SentenceInterface):
     encode_query = encode_document = encode
     """The models have no prompts: queries and documents are encoded the same way."""
 
-    @property
-    def mteb_model_meta(self) -> Any:
-        """mteb's description of the model, used for names and cached results."""
-        return model_meta(self)
-
-    def get_embedding_dimension(self) -> int:
-        """`dimension`, under sentence-transformers' name."""
-        return self.dimension
-
-    get_sentence_embedding_dimension = get_embedding_dimension
-
     def encode_images(
         self,
         images: object,
@@ -422,12 +382,11 @@ class Encoder(SentenceInterface):
         pool: str | None = None,
         batch_size: int | None = None,
         skipped: dict[int, InputError] | None = None,
-        progress: Callable[[int], object] | None = None,
     ) -> Float[np.ndarray, "*n D"]:
         """Encode images as `encode` does; an array (n, H, W, 3) is n images, an animation its first frame."""
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = list(images)
-        return self._encode(images, "image", self.feature(layer, pool, normalize), batch_size, skipped, progress)
+        return self._encode(images, "image", self.feature(layer, pool, normalize), batch_size, skipped)
 
     def encode_videos(
         self,
@@ -439,11 +398,10 @@ class Encoder(SentenceInterface):
         frames: int = 8,
         batch_size: int | None = None,
         skipped: dict[int, InputError] | None = None,
-        progress: Callable[[int], object] | None = None,
     ) -> Float[np.ndarray, "*n D"]:
         """Encode videos as `encode` does; animated images count as videos here."""
         feature = self.feature(layer, pool, normalize, frames)
-        return self._encode(videos, "video", feature, batch_size, skipped, progress)
+        return self._encode(videos, "video", feature, batch_size, skipped)
 
     def encode_texts(
         self,
@@ -451,10 +409,9 @@ class Encoder(SentenceInterface):
         normalize: bool = True,
         *,
         batch_size: int | None = None,
-        progress: Callable[[int], object] | None = None,
     ) -> Float[np.ndarray, "*n D"]:
         """Encode strings as texts, whatever they look like; texts over the context are cut with a warning."""
-        return self._encode(texts, "text", self.feature(normalize=normalize), batch_size, None, progress)
+        return self._encode(texts, "text", self.feature(normalize=normalize), batch_size, None)
 
     def _encode(
         self,
@@ -463,7 +420,7 @@ class Encoder(SentenceInterface):
         feature: Feature,
         batch_size: int | None,
         skipped: dict[int, InputError] | None,
-        progress: Callable[[int], object] | None,
+        advance: Callable[[int], object] = lambda items: None,
     ) -> np.ndarray:
         values, single = as_list(inputs)
         pairs = [of_modality(value) for value in values]
@@ -480,8 +437,7 @@ class Encoder(SentenceInterface):
                 else:
                     logger.warning("skipped %s", result.error)
                     skipped[result.key] = result.error
-            if progress is not None:
-                progress(len(batch))
+            advance(len(batch))
         return rows[0] if single else self._stack([rows[index] for index in sorted(rows)], feature)
 
     def _request(self, index: int, value: object, kind: Kind | None) -> Request[int]:

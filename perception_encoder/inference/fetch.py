@@ -16,17 +16,13 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpcore
 import httpx
 
 from perception_encoder.errors import InputError, MediaNotFoundError, MediaTooLargeError, UrlRefusedError, one_line
 from perception_encoder.preprocess.source import escape_name
-
-if TYPE_CHECKING:
-    import httpx
-
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -155,8 +151,6 @@ def fetch(url: str, limits: FetchLimits | None = None, deadline: float = math.in
     Raises UrlRefusedError (scheme, address, a password in it), MediaNotFoundError (no answer, or no success) and
     MediaTooLargeError (bytes or seconds over the limit).
     """
-    import httpx
-
     limits = limits or FetchLimits()
     deadline = min(deadline, time.monotonic() + limits.seconds)
     name = escape_name(url)
@@ -192,10 +186,6 @@ def _check_url(url: httpx.URL, name: str) -> None:
 
 def _get(url: httpx.URL, name: str, limits: FetchLimits, deadline: float) -> bytes | httpx.URL:
     """Return the content, or the redirect's target."""
-    import httpx
-
-    from perception_encoder.inference.fetch import CheckedTransport
-
     request = httpx.Request("GET", url, headers=_HEADERS)
     with (
         CheckedTransport(url.scheme == "https", name, deadline, limits.allow_private) as transport,
@@ -210,8 +200,6 @@ def _get(url: httpx.URL, name: str, limits: FetchLimits, deadline: float) -> byt
 
 
 def _read(response: httpx.Response, name: str, limits: FetchLimits) -> bytes:
-    import httpx
-
     declared = int(response.headers.get("Content-Length", -1))
     if declared > limits.max_bytes:
         raise MediaTooLargeError(name, f"has {declared:,} bytes; the limit is {limits.max_bytes:,}")

@@ -66,6 +66,10 @@ class LayerFeatures:
         self.dtype = dtype or fast_dtype(self.device)
         tower.model.to(self.device, self.dtype).requires_grad_(False).train(False)
 
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.image_size))
+        return f"LayerFeatures({self.name!r}, layers={self.depth}, layer={self.layer}, width={self.width}, size={size})"
+
     @classmethod
     def of(cls, encoder: Encoder, final_norm: bool = False) -> LayerFeatures:
         """Return the layers of an encoder's vision tower, with shared weights."""

@@ -6,9 +6,10 @@ Functions of sentence-transformers which take a model, such as `paraphrase_minin
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.media import Kind
 from perception_encoder.vectors import unit_rows
 
@@ -26,17 +27,42 @@ Vectors = np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]
 _SINGLE = (str, bytes, Path, Image.Image, np.ndarray, Mapping)
 
 
+class EncodeOptions(TypedDict, total=False):
+    """The arguments of `Encoder.encode` on which the type of its result does not depend."""
+
+    layer: int | None
+    pool: str | None
+    frames: int
+    batch_size: int | None
+    skipped: dict[int, InputError] | None
+    show_progress_bar: bool | None
+    normalize_embeddings: bool | None
+    truncate_dim: int | None
+    precision: str | None
+    prompt: str | None
+    prompt_name: str | None
+    device: str | torch.device | None
+    task_metadata: object
+    hf_split: str | None
+    hf_subset: str | None
+    prompt_type: object
+
+
 class _NoModelCard:
     """Placeholder for the model card where the library's evaluators would store results; an `Encoder` has none."""
 
     def set_evaluation_metrics(self, evaluator: object, metrics: dict[str, float], epoch: int, step: int) -> None: ...
 
 
-class SentenceInterface:
+class SentenceInterface(ABC):
     """sentence-transformers' methods that do not depend on the model."""
 
     similarity_fn_name: Literal["cosine"] = "cosine"
     model_card_data = _NoModelCard()
+
+    @property
+    @abstractmethod
+    def dimension(self) -> int: ...
 
     def similarity(self, a: Vectors, b: Vectors) -> Float[Tensor, "n m"]:
         """Return cosine similarities of each row of `a` (n, D) to each of `b` (m, D), or of (D,): float32 (n, m)."""
@@ -45,6 +71,17 @@ class SentenceInterface:
     def similarity_pairwise(self, a: Vectors, b: Vectors) -> Float[Tensor, " n"]:
         """Return cosine similarities of `a[i]` and `b[i]`, each (n, D) or (D,): float32 (n)."""
         return (_unit(a) * _unit(b)).sum(dim=-1)
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """mteb's description of the model, used for names and cached results."""
+        return _model_meta(self)
+
+    def get_embedding_dimension(self) -> int:
+        """`dimension`, under sentence-transformers' name."""
+        return self.dimension
+
+    get_sentence_embedding_dimension = get_embedding_dimension
 
 
 def check_unsupported(name: str, precision: str | None, prompt: str | None, truncate_dim: int | None) -> None:
@@ -61,7 +98,7 @@ def as_list(inputs: object) -> tuple[list[object], bool]:
     """Return inputs as a list, and whether they were a single input outside a list."""
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "UTO":  # strings or objects, not pixels
         inputs = inputs.tolist()
-    if isinstance(inputs, _SINGLE) or hasattr(inputs, "read") or not isinstance(inputs, Iterable):
+    if isinstance(inputs, _SINGLE) or not isinstance(inputs, Iterable):
         return [inputs], True
     return list(cast(Iterable[object], inputs)), False
 
@@ -105,7 +142,7 @@ def batch_inputs(batches: Iterable[Mapping[str, Sequence[object]]]) -> Iterator[
         yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def model_meta(encoder: Any) -> Any:
+def _model_meta(encoder: Any) -> Any:
     """Return mteb's `ModelMeta` of an encoder.
 
     mteb caches results by name and revision, so the revision is of the weights and the number type.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from dataclasses import dataclass
@@ -95,8 +94,8 @@ def resolve(
 ) -> Media:
     """Resolve an input by its content, or as `kind`.
 
-    Paths, existing paths as strings, URLs (which are fetched), bytes, open binary files, PIL images and uint8 arrays
-    (H, W), (H, W, 3) and (F, H, W, 3) are media; any other string is a text. A video's path may end in a range,
+    Paths, existing paths as strings, URLs (which are fetched), bytes, PIL images and uint8 arrays (H, W), (H, W, 3) and
+    (F, H, W, 3) are media; any other string is a text. A video's path may end in a range,
     "clip.mp4@2s-5s", or in a moment, "clip.mp4@12s". Raises MediaNotFoundError (a string that ends in a media suffix
     and does not exist too), MediaDecodeError, and InputError for anything else.
     """
@@ -111,9 +110,6 @@ def resolve(
     if isinstance(value, Path):
         path, *part = (value, start, end) if start is not None or end is not None else split_range(value)
         return _resolve_file(path, name or escape_name(value), kind, *part)
-    if isinstance(value, io.IOBase) and value.seekable():  # an open binary file, from its beginning
-        value.seek(0)
-        name, value = name or escape_name(str(getattr(value, "name", "file in memory"))), value.read()
     if isinstance(value, bytes):
         name = name or "bytes in memory"
         return _checked(Media(kind or _sniffed(value, "", name), name, value, start, end))
@@ -121,7 +117,7 @@ def resolve(
         return _checked(Media("image", name or _name_of_image(value), value, start, end), kind)
     if isinstance(value, np.ndarray):
         return _checked(_resolve_array(value, name or "array", start, end), kind)
-    allowed = "a path, a URL, bytes, an open binary file, a PIL image, a uint8 array or a text"
+    allowed = "a path, a URL, bytes, a PIL image, a uint8 array or a text"
     raise InputError(name or "input", f"is of type {type(value).__name__}; give {allowed}")
 
 

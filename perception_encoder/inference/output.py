@@ -22,9 +22,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 import pyarrow as pa
-import torch
 
-from perception_encoder import errors
 from perception_encoder.errors import DataError, InputError, OutputError, one_line
 from perception_encoder.files import file_state, holding, remove, replacing, write_json, writing
 from perception_encoder.formats.tars import TarMember
@@ -44,23 +42,6 @@ from perception_encoder.progress import Track, untracked
 
 _PART_BYTES = 64 << 20
 _PART_SECONDS = 15.0  # the work that a kill may cost
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished part, FIRST-COUNT.parquet."""
-
-    path: Path
-    first: int
-    """Number of items before this part."""
-    count: int
-    """Number of its items, including failures."""
-
-    @classmethod
-    def from_path(cls, path: Path) -> Part:
-        """Parse a part's file name."""
-        first, count = path.stem.split("-")
-        return cls(path, int(first), int(count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +74,6 @@ def embed(
     pool: Literal["attn", "cls", "mean", "tokens"] | None = None,
     normalize: bool = True,
     frames: int = 8,
-    dtype: torch.dtype | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
     overwrite: bool = False,
     allow_private_urls: bool = False,
     progress: Track = untracked,
@@ -106,16 +84,15 @@ def embed(
 
     `media`: images, videos, directories, globs, tables of paths or texts, tars, URLs. `out`: a .parquet file, a .lance
     table, or a directory in clip-retrieval's layout. `model`: an encoder, or its name or path; by default the default
-    model (see `pe models`). `layer`, `pool`, `normalize`, `frames`: see `Encoder.encode`. `dtype` (of a model that is
-    loaded here), `batch_size` and `workers` (reading threads) are chosen for the machine by default. Unreadable inputs
-    are skipped and reported. Raises DataError without inputs, MediaNotFoundError for a missing path, ConfigError,
-    OutputError (see `EmbeddingWriter`), and what loading the model raises.
+    model (see `pe models`). `layer`, `pool`, `normalize`, `frames`: see `Encoder.encode`. Unreadable inputs are skipped
+    and reported. Raises DataError without inputs, MediaNotFoundError for a missing path, ConfigError, OutputError (see
+    `EmbeddingWriter`), and what loading the model raises.
     """
     paths, out = [media] if isinstance(media, (str, Path)) else list(media), Path(out)
     check_paths(paths)
     if next(list_items(paths), None) is None:
         raise DataError(f"no images, videos or texts in {', '.join(map(str, paths))}")
-    encoder = model if isinstance(model, Encoder) else load(model or default_model(), dtype=dtype)
+    encoder = model if isinstance(model, Encoder) else load(model or default_model())
     if allow_private_urls:
         encoder = copy(encoder)
         encoder.fetch_limits = replace(encoder.fetch_limits, allow_private=True)
@@ -126,7 +103,7 @@ def embed(
         earlier, items = writer.done, writer.resume(list_items(paths, left_out))
 
         def write() -> Iterator[None]:
-            for batch in encode_items(encoder, items, feature, batch_size, workers):
+            for batch in encode_items(encoder, items, feature):
                 writer.add(batch)
                 yield from repeat(None, len(batch))
 
@@ -176,7 +153,8 @@ class EmbeddingWriter:
         self._pending: list[EncodingResult[Item]] = []
         self._pending_bytes, self._flushed_at = 0, time.monotonic()
         self._lock = ExitStack()
-        self.parts: list[Part] = []
+        self.parts: dict[Path, int] = {}
+        """Finished parts, FIRST-COUNT.parquet in order, with their numbers of items, including failures."""
         try:
             with self._writing():
                 self._open(overwrite)
@@ -187,7 +165,7 @@ class EmbeddingWriter:
     @property
     def done(self) -> int:
         """Number of items in finished parts, including failures."""
-        return sum(part.count for part in self.parts)
+        return sum(self.parts.values())
 
     def __enter__(self) -> EmbeddingWriter:
         return self
@@ -222,7 +200,7 @@ class EmbeddingWriter:
         if not resumes:
             write_json(manifest, self.settings, through_link=False)
         with self._reading(self.directory):
-            self.parts = sorted(map(Part.from_path, self.directory.glob("*.parquet")), key=lambda part: part.first)
+            self.parts = {path: int(path.stem.partition("-")[2]) for path in sorted(self.directory.glob("*.parquet"))}
 
     def _check_settings(self, earlier: dict[str, Any]) -> None:
         now = self.settings
@@ -240,12 +218,12 @@ class EmbeddingWriter:
     def resume(self, items: Iterable[Item]) -> Iterator[Item]:
         """Return the items that no finished part holds; OutputError if the run began with other items."""
         items = iter(items)
-        for part in self.parts:
-            with self._reading(part.path):
-                metadata = read_part_metadata(part.path)
+        for part, count in self.parts.items():
+            with self._reading(part):
+                metadata = read_part_metadata(part)
                 digest = metadata["digest"]
-                failures = [_failure(*failure) for failure in metadata["failures"]]
-            if _digest_of(islice(items, part.count)) != digest:
+                failures = [InputError(*failure) for failure in metadata["failures"]]
+            if _digest_of(islice(items, count)) != digest:
                 raise OutputError(f"the unfinished run in {self.directory} began with other inputs; {self._ways_out}")
             self.failures += failures
         return items
@@ -265,14 +243,14 @@ class EmbeddingWriter:
         failures = [result.error for result in self._pending if isinstance(result, Failure)]
         metadata = {
             "digest": _digest_of(result.key for result in self._pending),
-            "failures": [(type(error).__name__, error.source, error.reason) for error in failures],
+            "failures": [(error.source, error.reason) for error in failures],
         }
         table = to_table([result for result in self._pending if isinstance(result, Embedding)], self.settings)
         count = len(self._pending)
-        part = Part(self.directory / f"{self.done:012d}-{count:06d}.parquet", self.done, count)
-        with self._writing(), self._replacing(part.path) as temporary:
+        part = self.directory / f"{self.done:012d}-{count:06d}.parquet"
+        with self._writing(), self._replacing(part) as temporary:
             write_part(temporary, table, metadata)
-        self.parts.append(part)
+        self.parts[part] = count
         self._pending, self._pending_bytes, self._flushed_at = [], 0, time.monotonic()
 
     def finish(self) -> int:
@@ -282,8 +260,7 @@ class EmbeddingWriter:
             rows = self.done - len(self.failures)
             if rows:
                 with self._replacing(self.out) as temporary:
-                    paths = [part.path for part in self.parts]
-                    write_embeddings(temporary, self.out.suffix, paths, self.settings)
+                    write_embeddings(temporary, self.out.suffix, list(self.parts), self.settings)
             (self.directory / "settings.json").unlink()  # first: parts without a manifest are nobody's
             shutil.rmtree(self.directory)
         return rows
@@ -304,14 +281,6 @@ class EmbeddingWriter:
 
     def _replacing(self, path: Path) -> AbstractContextManager[Path]:
         return replacing(path, self.directory / f"{path.name}.tmp", through_link=path == self.out)
-
-
-def _failure(kind: str, source: str, reason: str) -> InputError:
-    """Return an error from a part's metadata; ValueError for another class."""
-    error = getattr(errors, kind)
-    if not (isinstance(error, type) and issubclass(error, InputError)):
-        raise ValueError(f"{kind} is not an input error")
-    return error(source, reason)
 
 
 def _digest_of(items: Iterable[Item]) -> str:

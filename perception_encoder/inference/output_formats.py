@@ -49,7 +49,7 @@ def check_target(out: Path, settings: Mapping[str, Any], overwrite: bool) -> Non
         if not inside:
             return
     if not overwrite:
-        raise OutputError(f"{out} exists; choose another name, or replace it (--overwrite)")
+        raise OutputError(f"{out} exists; choose another name, or set overwrite to replace it")
 
 
 def to_table(embeddings: Sequence[Embedding[Item]], settings: Mapping[str, Any]) -> pa.Table:
@@ -119,44 +119,32 @@ def read_part_metadata(path: Path) -> dict[str, Any]:
         return json.loads(pq.read_schema(file).metadata[METADATA.encode()])
 
 
-def write_embeddings(target: Path, suffix: str, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
-    """Write the rows of all parts in the format of `suffix`; return their number."""
-    if suffix == ".parquet":
-        return _write_parquet(target, parts, settings)
+def write_embeddings(target: Path, suffix: str, parts: Sequence[Path], settings: Mapping[str, Any]) -> None:
+    """Write the rows of all parts in the format of `suffix`."""
+    schema = to_table([], settings).schema.with_metadata({METADATA: json.dumps(settings)})
     if suffix == ".lance":
-        return _write_lance(target, parts, settings)
-    return _write_directory(target, parts, settings)
+        _write_lance(target, parts, settings, schema)
+    elif suffix == ".parquet":
+        with open(target, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for table in _read(parts, settings):
+                writer.write_table(table.cast(schema))
+    else:
+        _write_directory(target, parts, settings)
 
 
-def _write_parquet(target: Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
-    """Write the rows of all parts as one Parquet file; return their number."""
-    schema = to_table([], settings).schema.with_metadata({METADATA: json.dumps(settings)})
-    rows = 0
-    with open(target, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for table in _read(parts, settings):
-            writer.write_table(table.cast(schema))
-            rows += table.num_rows
-    return rows
-
-
-def _write_lance(target: Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
-    """Write the rows of all parts as one LanceDB table; return their number."""
-    schema = to_table([], settings).schema.with_metadata({METADATA: json.dumps(settings)})
+def _write_lance(target: Path, parts: Sequence[Path], settings: Mapping[str, Any], schema: pa.Schema) -> None:
     beside = target.with_name(f"{target.name}.lancedb")
     remove(beside)  # of a run that was killed as it wrote
     try:
         table = connect(beside).create_table("rows", schema=schema)
         for rows in _read(parts, settings):
             table.add(rows.cast(schema))
-        count = table.count_rows()
         (beside / "rows.lance").rename(target)
-        return count
     finally:
         remove(beside)
 
 
-def _write_directory(target: Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
-    """Write the rows of all parts in clip-retrieval's layout; return their number."""
+def _write_directory(target: Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> None:
     rows, texts = 0, True
     for table in _read(parts, settings):
         rows += table.num_rows
@@ -175,7 +163,6 @@ def _write_directory(target: Path, parts: Sequence[Path], settings: Mapping[str,
         for table in _read(parts, settings):
             vectors.write(table["vector"].combine_chunks().flatten().to_numpy().astype("<f4", copy=False).tobytes())
             metadata.write_table(_metadata_of(table).cast(schema))
-    return rows
 
 
 def _metadata_of(table: pa.Table) -> pa.Table:

@@ -49,9 +49,10 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def embed(run_pe: Embed, checkpoint: Path, out: Path) -> Embed:
+def embed(run_pe: Embed, checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Embed:
     """Run `pe embed` with the small model in float32."""
-    return lambda *arguments: run_pe("embed", "-o", out, "-m", checkpoint, "--dtype", "float32", *arguments)
+    monkeypatch.setenv("PE_DTYPE", "float32")
+    return lambda *arguments: run_pe("embed", "-o", out, "-m", checkpoint, *arguments)
 
 
 def test_the_call_writes_what_the_command_writes(embed: Embed, directory: Path, checkpoint: Path, out: Path) -> None:
@@ -65,7 +66,7 @@ def test_the_call_writes_what_the_command_writes(embed: Embed, directory: Path, 
             seen.append(total)
             yield item
 
-    report = pe.embed(directory, out, model=checkpoint, dtype=torch.float32, overwrite=True, progress=track)
+    report = pe.embed(directory, out, model=checkpoint, overwrite=True, progress=track)
     assert out.read_bytes() == expected and (report.rows, report.encoded) == (12, 13) and seen == [13] * 13
     assert [error.source for error in report.skipped] == [str(directory / "bad.jpg")]
     assert report.to_dict()["skipped"][0]["path"] == str(directory / "bad.jpg")
@@ -85,7 +86,7 @@ def test_images_become_rows(embed: Embed, directory: Path, checkpoint: Path, out
 
 
 def test_settings_reach_the_model(embed: Embed, directory: Path, checkpoint: Path, out: Path) -> None:
-    assert embed(directory, "--layer", "-3", "--pool", "tokens", "--no-normalize", "--batch-size", "5").status == 0
+    assert embed(directory, "--layer", "-3", "--pool", "tokens", "--no-normalize").status == 0
     rows = pq.read_table(out).to_pylist()
     assert {(row["layer"], row["pool"], row["normalised"]) for row in rows} == {(9, "tokens", False)}
     expected = load(checkpoint, dtype=torch.float32).encode(directory / "07.jpg", False, layer=9, pool="tokens")
@@ -154,7 +155,7 @@ def test_an_output_is_replaced_on_request_only(embed: Embed, directory: Path, ou
     out.write_bytes(b"mine")
     run = embed(directory, "--layer", "0")
     assert run.status == output.ERROR
-    assert "--overwrite" in run.stderr
+    assert "set overwrite to replace it" in run.stderr
     assert out.read_bytes() == b"mine"
     assert embed(directory, "--layer", "0", "--overwrite").status == output.OK
     assert pq.read_table(out).num_rows == 12
@@ -201,7 +202,7 @@ EmbeddingWriter.flush = flush_and_stop
 EmbeddingWriter.__init__.__kwdefaults__["part_seconds"] = 0.1
 main(sys.argv[1:])
 """
-    arguments = ["embed", directory, "-o", out, "-m", checkpoint, "--dtype", "float32", "--layer", "0"]
+    arguments = ["embed", directory, "-o", out, "-m", checkpoint, "--layer", "0"]
     run = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "out.parquet.parts"
     _, message = run.communicate()

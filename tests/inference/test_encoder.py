@@ -221,14 +221,6 @@ def test_bad_inputs_are_skipped_on_request_and_reported(
         encoder.encode(image_files[7], skipped=skipped)  # there would be nothing to return
 
 
-def test_progress_counts_every_input(encoder: Encoder, image_files: list[Path]) -> None:
-    done: list[int] = []
-    image_files[3].unlink()
-    encoder.encode([*image_files, *["a", "b"]], layer=None, batch_size=4, skipped={}, progress=done.append)
-    assert sum(done) == 22
-    assert len(done) > 4
-
-
 # ---- settings
 
 

@@ -37,6 +37,7 @@ def test_layers_are_those_that_embed_gives(layers: LayerFeatures, images: list[I
         np.testing.assert_allclose(shown[layer].patches.reshape(3, 64, -1), tokens, atol=1e-5)
         classes = encoder.encode(images, normalize=False, layer=layer, pool="cls")
         np.testing.assert_allclose(shown[layer].prefix[:, 0], classes, atol=1e-5)
+    assert repr(layers) == "LayerFeatures('nano', layers=12, layer=11, width=192, size=128x128)"
     about = {"weights": encoder.weight_hash, "dtype": "float32", "device": "cpu"}
     assert layers.about == {**about, "final norm": "none"} and normed.about == {**about, "final norm": "last layer"}
 

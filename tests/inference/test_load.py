@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import perception_encoder as pe
 from perception_encoder.inference.layer_features import LayerFeatures
@@ -60,7 +58,7 @@ def test_names_of_other_libraries(name: str, timm_directory: Path, tmp_path: Pat
         save_transformer("Dinov2", tmp_path)
     name = name.replace("DIR", str(timm_directory)).replace("HF", str(tmp_path))
     encoder, images = pe.load(name), noise_images()
-    vectors = encoder.encode([*images, BytesIO(clip(30))])
+    vectors = encoder.encode([*images, clip(30)])
     assert vectors.shape == (4, encoder.dimension) and vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert encoder.name == name and encoder.describe(encoder.feature())["dimension"] == encoder.dimension
@@ -90,19 +88,6 @@ def test_another_librarys_model_runs_on_the_usual_device_in_float32(timm_directo
 def test_an_unknown_name_shows_how_it_is_written() -> None:
     with pytest.raises(pe.errors.UnknownModelError, match="timm has no model 'no_such_vit'"):
         pe.load("timm:no_such_vit")
-
-
-def test_open_files_are_media(tolerance: float) -> None:
-    encoder, stream = pe.load("builtin"), BytesIO()
-    image = noise_images()[0]
-    image.save(stream, "PNG")  # it stands at its end
-    expected = encoder.encode(image)
-    np.testing.assert_array_equal(encoder.encode(stream), expected)
-    both = encoder.encode_images([stream, Image.open(stream)])
-    np.testing.assert_allclose(both, [expected] * 2, atol=tolerance, rtol=0)  # another size of batch rounds otherwise
-    assert encoder.encode(stream).shape == (256,) and encoder.encode([stream]).shape == (1, 256)
-    with pytest.raises(pe.errors.MediaDecodeError):
-        encoder.encode(BytesIO(b"no image"))
 
 
 def test_a_file_of_a_vision_tower_alone_and_the_random_model_of_its_shape(tmp_path: Path) -> None:

@@ -223,16 +223,14 @@ def test_pil_images(folder: Path) -> None:
 
 @pytest.mark.parametrize("value", [None, 7, [1, 2], {"path": "a.jpg"}])
 def test_anything_else_is_refused(value: object) -> None:
-    with pytest.raises(InputError, match=r"is of type \w+; give a path, a URL, bytes, an open binary file,"):
+    with pytest.raises(InputError, match=r"is of type \w+; give a path, a URL, bytes, a PIL image,"):
         resolve(value)
 
 
 # ---- sniffing
 
 
-@pytest.mark.parametrize(
-    "format", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "ICO", "PPM", "JPEG2000", "ICNS"]
-)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "JPEG2000"])
 def test_images_are_recognised(format: str) -> None:
     assert sniff(image_bytes(format, (32, 32))[:HEAD]) == "image"
 

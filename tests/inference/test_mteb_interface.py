@@ -154,9 +154,6 @@ def test_batches_keep_their_order_and_every_argument(encoder: Encoder, draw: Cal
     images = [draw(number) for number in range(3)]
     layer = call(encoder, [{"image": image} for image in images], layer=0, pool="mean")
     np.testing.assert_allclose(layer, encoder.encode(images, layer=0, pool="mean"), rtol=0, atol=2e-6)
-    counted: list[int] = []
-    call(encoder, rows, progress=counted.append)
-    assert sum(counted) == len(rows)
 
 
 def test_what_mteb_cannot_mean_is_refused(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:

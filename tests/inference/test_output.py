@@ -71,7 +71,7 @@ def test_shards_are_cut_by_size(tmp_path: Path) -> None:
     with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS, part_bytes=60) as writer:
         for batch in batches(range(10)):
             writer.add(batch)
-        assert [(part.first, part.count) for part in writer.parts] == [(0, 6)]  # four vectors of 16 bytes
+        assert list(writer.parts.values()) == [6]  # four vectors of 16 bytes
 
 
 def test_no_good_input_at_all_leaves_nothing(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, name:
     stop(out, after=4)
     assert not out.exists()
     writer = write(out)
-    assert [(type(error), str(error)) for error in writer.failures] == [(type(e), str(e)) for e in BAD.values()]
+    assert [str(error) for error in writer.failures] == list(map(str, BAD.values()))
     files = [path.relative_to(unbroken) for path in [unbroken, *unbroken.rglob("*")] if path.is_file()]
     assert files
     for file in files:

@@ -108,10 +108,6 @@ def test_arrays_of_strings_are_texts(encoder: Encoder, texts: object) -> None:
     np.testing.assert_array_equal(encoder.encode_texts(texts), encoder.encode(TEXTS))  # type: ignore[arg-type]
 
 
-def test_an_array_of_one_string_in_no_list_is_a_text(encoder: Encoder) -> None:
-    assert encoder.encode(np.array("a dog")).shape == (encoder.dimension,)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -129,19 +125,10 @@ def test_what_is_unsupported_is_refused(encoder: Encoder, arguments: dict[str, o
         encoder.encode(TEXTS, **arguments)
 
 
-def test_neutral_values_of_every_argument_change_nothing(encoder: Encoder) -> None:
-    vectors = encoder.encode(
-        TEXTS, precision="float32", prompt=None, prompt_name=None, truncate_dim=None, device="cpu", batch_size=2
-    )
-    np.testing.assert_allclose(vectors, encoder.encode(TEXTS), **CLOSE)
-
-
 def test_a_bar_is_shown_on_a_terminal_only(
     encoder: Encoder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted: list[int] = []
-    encoder.encode(TEXTS, show_progress_bar=True, progress=counted.append)
-    assert sum(counted) == 5
+    encoder.encode(TEXTS, show_progress_bar=True)
     assert capsys.readouterr() == ("", "")
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100)
