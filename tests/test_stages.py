@@ -262,9 +262,14 @@ def test_a_training_from_python(photos: Path, tmp_path: Path) -> None:
         pe.train("finetune", out=tmp_path / "other")
     with pytest.raises(ConfigError, match="spatial training reads --data, not --shards"):
         pe.train("spatial_builtin", shards="x.tar", out=tmp_path / "other")
-    with pytest.raises(ConfigError, match="only runs on pairs have micro-batches"):
-        pe.train("depth", tmp_path, settings={"parallel.chunk": 2})
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("recipe", ["depth", "segmenter", "detector", "spatial_builtin", "language_custom"])
+def test_micro_batches_are_only_of_pairs(recipe: str) -> None:
+    with pytest.raises(ConfigError, match="only runs on pairs have micro-batches"):
+        configure(recipe, {"parallel.chunk": 2})
+    assert configure("finetune", {"parallel.chunk": 2})[1].parallel.chunk == 2
 
 
 def test_a_plan_from_python() -> None:

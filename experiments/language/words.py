@@ -35,6 +35,7 @@ from perception_encoder.language_alignment.weights import (
     write_language_model,
 )
 from perception_encoder.models.checkpoints.weights import find_entry
+from perception_encoder.models.initialization import torch_generator
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import check_run, run_directory
@@ -43,7 +44,6 @@ from perception_encoder.training.distributed import whole_model
 from perception_encoder.training.loop import train
 from perception_encoder.training.metrics import Listener, describe_run, write_record
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.seed import torch_generator
 from perception_encoder.training.task import Validation
 
 BACKGROUND_WEIGHT = 0.1

@@ -21,9 +21,9 @@ from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.errors import DataError, InputError, MissingExtraError
+from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
 from perception_encoder.ranks import Rank
-from perception_encoder.training.seed import torch_generator
 
 Targets = dict[str, Tensor]
 """Depth: "depth" (H, W) in metres. Segmentation: "labels" (H, W). Detection: "boxes" (m, 4), "labels" and "masks";

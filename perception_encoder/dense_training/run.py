@@ -46,7 +46,7 @@ from perception_encoder.inference.load import load_tower
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.layouts import StateDict
 from perception_encoder.models.checkpoints.weights import state_hash
-from perception_encoder.models.initialization import drawn_from
+from perception_encoder.models.initialization import drawn_from, torch_generator
 from perception_encoder.models.registry import portable_name
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.source import escape_name
@@ -55,7 +55,6 @@ from perception_encoder.ranks import ALONE
 from perception_encoder.training.distributed import own_device, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import Section, StageRun, run_stage
-from perception_encoder.training.seed import torch_generator
 
 logger = logging.getLogger(__name__)
 

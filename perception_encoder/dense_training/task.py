@@ -15,8 +15,7 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, class_share_loss
 from perception_encoder.dense_training.batches import DenseBatch, Targets
 from perception_encoder.dense_training.config import DenseConfig
-from perception_encoder.models.initialization import drawn_from
-from perception_encoder.training.seed import torch_generator
+from perception_encoder.models.initialization import drawn_from, torch_generator
 from perception_encoder.training.task import Validation
 
 

@@ -35,11 +35,11 @@ from perception_encoder.language_alignment.model import PerceptionLanguageModel,
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder
 from perception_encoder.language_alignment.text.text_model import generate_tokens
+from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.conversation import Message, Sampling
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
-from perception_encoder.training.seed import torch_generator
 
 QUESTION_TASKS = tuple(name for name in TASKS if name != "mvbench")
 """Tasks with questions about one image, named as in `read_questions`."""

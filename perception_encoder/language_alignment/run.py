@@ -31,6 +31,7 @@ from perception_encoder.language_alignment.weights import (
     write_language_model,
 )
 from perception_encoder.models.checkpoints.weights import weight_hash
+from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.conversation import MediaPart
 from perception_encoder.preprocess.frames import spread_indices
@@ -41,7 +42,6 @@ from perception_encoder.ranks import Rank
 from perception_encoder.training.distributed import Exchange, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import Section, StageRun, run_stage
-from perception_encoder.training.seed import torch_generator
 
 FRESH_SAMPLES = 4000
 """Maximum number of conversations per source to build the vocabulary of a fresh language model from."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from perception_encoder.language_alignment.batches import LanguageBatch
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
+from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
-from perception_encoder.training.seed import torch_generator
 from perception_encoder.training.task import Validation
 
 

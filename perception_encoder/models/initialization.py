@@ -1,4 +1,4 @@
-"""Initialize parameters from a given generator: ours as CLIP does, and those of other libraries."""
+"""Initialize parameters from a given generator: ours as CLIP does, and those of other libraries; make generators."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,3 +72,9 @@ def drawn_from(generator: torch.Generator) -> Iterator[None]:
         torch.set_rng_state(generator.get_state())
         yield
         generator.set_state(torch.get_rng_state())
+
+
+def torch_generator(*key: int) -> torch.Generator:
+    """Return a CPU generator for a key such as (seed, purpose, step)."""
+    (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(seed) & (2**63 - 1))

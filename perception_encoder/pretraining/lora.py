@@ -15,8 +15,8 @@ from torch import nn
 
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import Block
-from perception_encoder.training.seed import torch_generator
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraModel

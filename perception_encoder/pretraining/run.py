@@ -16,7 +16,7 @@ from perception_encoder.data.streams import Shards
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.initialization import initialize
+from perception_encoder.models.initialization import initialize, torch_generator
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import resample_table
 from perception_encoder.preprocess.tokenizer import tokenizer
@@ -33,7 +33,6 @@ from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.distributed import Exchange, own_cores, own_device, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import Section, StageRun, run_stage
-from perception_encoder.training.seed import torch_generator
 from perception_encoder.training.task import Task
 
 

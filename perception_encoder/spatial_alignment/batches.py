@@ -21,6 +21,7 @@ from torch import Tensor
 from perception_encoder.data.sampler import Position, WeightedSampler
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.models.config import VisionConfig
+from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
 from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augment, crop
 from perception_encoder.progress import Track, untracked
@@ -35,7 +36,6 @@ from perception_encoder.spatial_alignment.mask_teachers import (
     one_hot_masks,
 )
 from perception_encoder.spatial_alignment.task import SpatialBatch
-from perception_encoder.training.seed import torch_generator
 
 logger = logging.getLogger(__name__)
 

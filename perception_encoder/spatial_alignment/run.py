@@ -13,7 +13,7 @@ import torch
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.initialization import drawn_from
+from perception_encoder.models.initialization import drawn_from, torch_generator
 from perception_encoder.models.registry import MODELS
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.progress import Track, untracked
@@ -33,7 +33,6 @@ from perception_encoder.spatial_alignment.validation import SpatialValidation
 from perception_encoder.training.distributed import own_device, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import Section, StageRun, run_stage
-from perception_encoder.training.seed import torch_generator
 
 logger = logging.getLogger(__name__)
 

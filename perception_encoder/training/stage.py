@@ -39,3 +39,8 @@ def deferred(module: str, name: str, *arguments: object) -> Callable[..., Any]:
         return getattr(import_module(module), name)(*arguments, *more)
 
     return _call
+
+
+def deferred_recipes(module: str, rows: Mapping[str, tuple[Any, ...]]) -> Recipes:
+    """Return recipes from rows of what each trains, the name of its function in `module`, and its arguments."""
+    return {name: (trains, deferred(module, *call)) for name, (trains, *call) in rows.items()}

@@ -107,7 +107,12 @@ def test_without_data_nothing_begins(run_pe: Callable[..., Run]) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "command"),
-    [("spatial_builtin", "pe features IMAGE"), ("language_custom", "pe ask IMAGE"), ("finetune", "pe classify IMAGE")],
+    [
+        ("spatial_builtin", "pe features IMAGE"),
+        ("language_custom", "pe ask IMAGE"),
+        ("finetune", "pe classify IMAGE"),
+        ("segmenter", "pe segment IMAGE"),
+    ],
 )
 def test_the_command_to_try_fits_the_stage(recipe: str, command: str) -> None:
     assert find_recipe(recipe).example.startswith(command)

@@ -17,9 +17,8 @@ from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import create_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
-from perception_encoder.models.initialization import initialize
+from perception_encoder.models.initialization import initialize, torch_generator
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.training.seed import torch_generator
 from tests.inference.test_encoder import tensors
 
 CLOSE = {"rtol": 0, "atol": 2e-6}

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from perception_encoder.models.initialization import torch_generator
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.seed import torch_generator
 
 
 class Interrupted(Exception):
