@@ -56,12 +56,20 @@ def test_a_run_that_was_stopped_says_where_it_goes_on(run_pe: Callable[..., Run]
     assert "step 4" in run.stdout
 
 
-def test_a_head_says_what_is_frozen_before_it_trains(run_pe: Callable[..., Run], tmp_path: Path) -> None:
-    data = write_dataset("depth", tmp_path / "data")
-    run = run_pe("train", "depth", "--data", data, "--out", tmp_path / "run", "--debug")
+@pytest.mark.parametrize(
+    ("recipe", "task", "command"),
+    [("depth", "depth", "depth"), ("segmenter", "segmentation", "segment")],
+)
+def test_a_head_says_what_is_frozen_and_how_to_try_it(
+    recipe: str, task: str, command: str, run_pe: Callable[..., Run], tmp_path: Path
+) -> None:
+    """A segmenter named `pe classify`, which does not take it."""
+    data = write_dataset(recipe, tmp_path / "data")
+    run = run_pe("train", recipe, "--data", data, "--out", tmp_path / "run", "--debug")
     assert run.status == 0, run.stderr
     message = " ".join(run.stderr.split())
-    assert "loaded: PE-Core-N16-128" in message and "entirely frozen; random: the head for depth" in message
+    assert "loaded: PE-Core-N16-128" in message and f"entirely frozen; random: the head for {task}" in message
+    assert f"try it: pe {command} IMAGE --head" in " ".join(run.stdout.split())
 
 
 def test_a_folder_that_another_run_trains_in(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
