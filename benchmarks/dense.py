@@ -52,7 +52,7 @@ def list_calls() -> dict[str, tuple[Callable[[], object], int]]:
         calls[f"pe track, {side} px"] = (lambda side=side: list(track_objects(frames, first, layer, side)), FRAMES - 1)
     for side in SIDES:
         calls[f"pe segment --point, {side} px"] = (
-            lambda side=side: to_mask(region_like(maps_at(layer, [image], side)[0], (0.4, 0.5), None), image.size),
+            lambda side=side: to_mask(region_like(maps_at(layer, [image], side)[0], (0.4, 0.5)), image.size),
             1,
         )
     calls[f"pe depth, {depth_size} px"] = (lambda: predict(depth.map_of(image, depth_size), SIZE[::-1]), 1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json as json_format
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -14,55 +15,76 @@ from perception_encoder.cli.options import HEAD, QUERY, VIDEO, argument, flag, n
 from perception_encoder.cli.output import track as show_progress
 from perception_encoder.errors import ConfigError, InputError
 
-Paths = Annotated[list[Path], argument("FILES", "Images, videos and directories of them.")]
-Every = Annotated[float, option("Seconds between a video's frames; 0 for all.", "S", VIDEO, least=0)]
-Layer = Annotated[int, option("Layer of the features, 0-based; -1 is the last.", "N", advanced=True)]
-ShortSide = Annotated[int, option("Pixels of the short side for the encoder.", least=16, advanced=True)]
+if TYPE_CHECKING:
+    from perception_encoder.dense_prediction.heads import Head
+    from perception_encoder.dense_prediction.predictions import DepthEstimate, Detections
+
 BOX = "Box of an object in the first frame: LEFT,TOP,RIGHT,BOTTOM, in pixels or from 0 to 1; repeatable."
-OBJECT_POINT = "Point on an object in the first frame: X,Y, in pixels or from 0 to 1; repeatable."
-POINT = "Point in a region: X,Y, in pixels or from 0 to 1; repeatable."
-THRESHOLD = "Minimum cosine similarity to the point [default: chosen per image (Otsu)]."
+POINT = "Point on an object or in a region: X,Y, in pixels or from 0 to 1; repeatable."
 SEGMENTER = "File of a segmentation head (`pe train segmenter`)."
 DEPTH_HEAD = "File of a depth head (`pe train depth`), or builtin-depth, a demo [default: see `pe models use`]."
 DETECTOR = """Detector: a file of `pe train`, a file of facebook/PE-Detection, or builtin-detector, a demo [default: see
 `pe models use`]."""
-CLASSES = "Class names of a published detector: a text file, one per line, or annotations in COCO's format."
-ANNOTATIONS = "COCO annotations with the ids of the images [default: numeric file names, else 1, 2, 3 …]."
+CLASSES = "Annotations in COCO's format with the class names of a published detector."
 SCALES = "Detect at these multiples of the training size."
 SOFT_NMS = "Lower the scores of overlapping detections instead of dropping them."
 PAPER_VIEWS = "Use the views of the paper's best result: four scales, mirrored, soft-NMS, 2,000 queries."
+Paths = Annotated[list[Path], argument("FILES", "Images, videos and directories of them.")]
+Points = Annotated[list[str] | None, typer.Option("--point", metavar="X,Y", rich_help_panel=QUERY, help=POINT)]
+Every = Annotated[float, option("Seconds between a video's frames; 0 for all.", "S", VIDEO, least=0)]
+Model = Annotated[str | None, shared.model_option("see `pe models use`", "timm:NAME; hf:NAME")]
+Layer = Annotated[int, option("Layer of the features, 0-based; -1 is the last.", "N", advanced=True)]
+ShortSide = Annotated[int, option("Pixels of the short side for the encoder.", least=16, advanced=True)]
+Prediction = TypeVar("Prediction", "DepthEstimate", "Detections")
 
 
-def read_position(text: str, form: str) -> tuple[float, ...]:
-    """Read a point or a box such as X,Y; ConfigError, which shows its `form`, for anything else."""
-    try:
-        values = numbers(text)
-    except ConfigError:
-        values = []
-    if len(values) != form.count(",") + 1:
-        raise ConfigError(f"the position is {text!r}; it must be {form}, in pixels or from 0 to 1")
-    return tuple(values)
+def read_positions(texts: list[str] | None, form: str) -> list[tuple[float, ...]]:
+    """Read points or boxes such as X,Y; ConfigError, which shows the `form`, for anything else."""
+    positions = []
+    for text in texts or []:
+        try:
+            positions.append(tuple(numbers(text)))
+        except ConfigError:
+            positions.append(())
+        if len(positions[-1]) != form.count(",") + 1:
+            raise ConfigError(f"the position is {text!r}; it must be {form}, in pixels or from 0 to 1")
+    return positions
 
 
 def read_points(texts: list[str] | None) -> list[tuple[float, float]]:
     """Read points; ConfigError for anything else."""
-    return [(x, y) for x, y in (read_position(text, "X,Y") for text in texts or [])]
+    return [(x, y) for x, y in read_positions(texts, "X,Y")]
+
+
+def print_predictions(
+    predictions: Iterator[Prediction],
+    lines: Callable[[Prediction], Iterable[tuple[str, ...]]],
+    head: Head,
+    skipped: list[InputError],
+    strict: bool,
+    json: Path | None = None,
+) -> None:
+    """Print the lines of each prediction, or finally a JSON file; then list what was skipped."""
+    count = 0
+    for found in predictions:
+        count += 1
+        for fields in () if json else lines(found):
+            output.print_fields(found.name, *fields)
+    if json:
+        output.print_json(json_format.loads(json.read_text(encoding="utf-8")))
+    default_model.print_demo(head.demo_model)
+    output.exit_with_skipped(skipped, count, strict)
 
 
 def track(
     video: Annotated[Path, argument("VIDEO", "A video, or a directory of its frames.")],
     out: Annotated[Path, out_option("Directory for masks, overlay and boxes.", "DIR")],
-    points: Annotated[
-        list[str] | None, typer.Option("--point", metavar="X,Y", rich_help_panel=QUERY, help=OBJECT_POINT)
-    ] = None,
+    points: Points = None,
     boxes: Annotated[list[str] | None, typer.Option("--box", metavar="BOX", rich_help_panel=QUERY, help=BOX)] = None,
     mask: Annotated[Path | None, option("PNG with the numbers of the first frame's objects.", "FILE", QUERY)] = None,
-    model: Annotated[str | None, shared.model_option("see `pe models use`", "timm:NAME; hf:NAME")] = None,
+    model: Model = None,
     layer: Layer = -1,
     short_side: ShortSide = 480,
-    overlay: Annotated[
-        bool, flag("--overlay/--no-overlay", "Also write the video with its objects.", advanced=True)
-    ] = True,
     json: shared.Json = False,
 ) -> None:
     """Follow objects through a video.
@@ -81,18 +103,16 @@ def track(
     """
     from perception_encoder.dense_prediction import tracking
 
-    corners = [(a, b, c, d) for a, b, c, d in (read_position(text, "LEFT,TOP,RIGHT,BOTTOM") for text in boxes or [])]
     model = model or default_model.default_model("spatial")
     frames = tracking.track(
         video,
         out,
         points=read_points(points),
-        boxes=corners,
+        boxes=[(a, b, c, d) for a, b, c, d in read_positions(boxes, "LEFT,TOP,RIGHT,BOTTOM")],
         mask=mask,
         model=model,
         layer=layer,
         short_side=short_side,
-        overlay=overlay,
         progress=show_progress,
     )
     first = last = next(frames)
@@ -103,8 +123,7 @@ def track(
     if json:
         output.print_json(json_format.loads((out / f"{video.stem}.json").read_text(encoding="utf-8")))
         return
-    objects = len(first.objects)
-    lost = objects - len(last.objects)
+    objects, lost = len(first.objects), len(first.objects) - len(last.objects)
     end = f"; {lost} not in the last one" if lost else ""
     output.print_line(f"{objects} object{'s' * (objects > 1)} in {count} frames{end}: {out / video.stem}")
 
@@ -112,12 +131,9 @@ def track(
 def segment(
     image: Annotated[Path, argument("IMAGE", "An image file.")],
     out: Annotated[Path, out_option("PNG file for the drawn regions; their numbers go to OUT.mask.png.")],
-    points: Annotated[
-        list[str] | None, typer.Option("--point", metavar="X,Y", rich_help_panel=QUERY, help=POINT)
-    ] = None,
-    threshold: Annotated[float | None, option(THRESHOLD, "COSINE", QUERY)] = None,
+    points: Points = None,
     head: Annotated[str | None, option(SEGMENTER, "FILE", HEAD)] = None,
-    model: Annotated[str | None, shared.model_option("see `pe models use`", "timm:NAME; hf:NAME")] = None,
+    model: Model = None,
     layer: Layer = -1,
     short_side: ShortSide = 480,
     json: shared.Json = False,
@@ -130,7 +146,7 @@ def segment(
     Examples:
 
         pe segment cup.jpg --point 0.4,0.5 -o cup.png
-        pe segment street.jpg --point 120,300 --point 400,80 --threshold 0.6 -o regions.png
+        pe segment street.jpg --point 120,300 --point 400,80 -o regions.png
         pe segment cup.jpg --point 0.4,0.5 -m PE-Spatial-L14-448 -o cup.png --json
         pe segment room.jpg --head runs/segmenter/head.safetensors -o room.png
     """
@@ -144,7 +160,6 @@ def segment(
         image,
         out,
         points=read_points(points),
-        threshold=threshold,
         head=loaded,
         model=model,
         layer=layer,
@@ -185,12 +200,12 @@ def depth(
 
     loaded = heads.load_head(head or default_model.default_model("depth"), task="depth", model=model)
     skipped: list[InputError] = []
-    count = 0
-    for found in heads.depth(files, out, head=loaded, every=every, skipped=skipped, progress=show_progress):
-        output.print_fields(found.name, *(f"{value:.2f} {found.unit}" for value in found.percentiles))
-        count += 1
-    default_model.print_demo(loaded.demo_model)
-    output.exit_with_skipped(skipped, count, strict)
+    predictions = heads.depth(files, out, head=loaded, every=every, skipped=skipped, progress=show_progress)
+
+    def line(found: DepthEstimate) -> list[tuple[str, ...]]:
+        return [tuple(f"{value:.2f} {found.unit}" for value in found.percentiles)]
+
+    print_predictions(predictions, line, loaded, skipped, strict)
 
 
 def detect(
@@ -204,7 +219,6 @@ def detect(
     soft_nms: Annotated[bool, flag("--soft-nms", SOFT_NMS, HEAD, advanced=True)] = False,
     paper_views: Annotated[bool, flag("--paper-views", PAPER_VIEWS, HEAD, advanced=True)] = False,
     classes: Annotated[Path | None, option(CLASSES, "FILE", HEAD, advanced=True)] = None,
-    annotations: Annotated[Path | None, option(ANNOTATIONS, "FILE", advanced=True)] = None,
     every: Every = 0.0,
     json: shared.Json = False,
     strict: shared.Strict = False,
@@ -228,8 +242,7 @@ def detect(
     name = head or default_model.default_model("detection")
     loaded = heads.load_head(name, task="detection", model=model, classes=classes)
     skipped: list[InputError] = []
-    count = 0
-    for found in heads.detect(
+    predictions = heads.detect(
         files,
         out,
         head=loaded,
@@ -238,16 +251,13 @@ def detect(
         flip=flip,
         soft_nms=soft_nms,
         paper_views=paper_views,
-        annotations=annotations,
         every=every,
         skipped=skipped,
         progress=show_progress,
-    ):
-        for item in () if json else found.to_dict()["objects"]:
-            box = ",".join(f"{round(value, 2):g}" for value in item["bbox"])
-            output.print_fields(found.name, item["class"], f"{item['score']:.2f}", box)
-        count += 1
-    if json:
-        output.print_json(json_format.loads((out / "detections.json").read_text(encoding="utf-8")))
-    default_model.print_demo(loaded.demo_model)
-    output.exit_with_skipped(skipped, count, strict)
+    )
+
+    def lines(found: Detections) -> Iterator[tuple[str, ...]]:
+        for item in found.to_dict()["objects"]:
+            yield item["class"], f"{item['score']:.2f}", ",".join(f"{round(value, 2):g}" for value in item["bbox"])
+
+    print_predictions(predictions, lines, loaded, skipped, strict, out / "detections.json" if json else None)

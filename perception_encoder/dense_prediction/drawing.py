@@ -16,9 +16,6 @@ from perception_encoder.files import replacing, writing
 
 COLOURS = np.array([(252, 255, 164), (249, 142, 9), (188, 55, 84), (87, 16, 110), (0, 0, 4)], dtype=np.float32)
 """Colours from the nearest depth to the farthest: matplotlib's "inferno", reversed, at five points."""
-MILLIMETRES = 1000
-FARTHEST = 65_535
-"""Maximum number of millimetres in 16 bits."""
 
 
 def depth_colours(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -26,17 +23,18 @@ def depth_colours(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]
     inverse = 1 / np.maximum(depth, 1e-6)
     low, high = float(inverse.min()), float(inverse.max())
     far = 1 - (inverse - low) / max(high - low, 1e-12)
-    position = far * (len(COLOURS) - 1)
-    below = np.minimum(position.astype(int), len(COLOURS) - 2)
-    part = (position - below)[..., None]
-    return ((1 - part) * COLOURS[below] + part * COLOURS[below + 1]).round().astype(np.uint8)
+    stops = np.linspace(0, 1, len(COLOURS))
+    return np.stack([np.interp(far, stops, channel) for channel in COLOURS.T], axis=-1).round().astype(np.uint8)
 
 
 def depth_png(depth: Float[np.ndarray, "H W"]) -> bytes:
     """Return depth in metres as a 16-bit PNG in millimetres, at most 65.535 m."""
-    millimetres = np.clip(np.round(depth * MILLIMETRES), 0, FARTHEST).astype(np.uint16)
+    return _png(Image.fromarray(np.clip(np.round(depth * 1000), 0, 65_535).astype(np.uint16)))
+
+
+def _png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(millimetres).save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -80,9 +78,7 @@ def mask_png(labels: Int[np.ndarray, "H W"]) -> bytes:
     """Return labels, 0 to 255, as a PNG whose pixels are the labels, with a palette for viewers."""
     image = Image.fromarray(labels.astype(np.uint8), mode="P")
     image.putpalette(object_palette().tobytes())
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
+    return _png(image)
 
 
 def draw_objects(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Image:
@@ -95,25 +91,18 @@ def draw_objects(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Im
 def overlay_png(labels: Int[np.ndarray, "H W"]) -> bytes:
     """Return the overlay of `draw_objects` as a PNG with a transparent background."""
     colours, opacity = _paint(labels)
-    stream = io.BytesIO()
-    Image.fromarray(np.concatenate([colours, 255 * opacity], axis=-1).round().astype(np.uint8)).save(stream, "PNG")
-    return stream.getvalue()
+    return _png(Image.fromarray(np.concatenate([colours, 255 * opacity], axis=-1).round().astype(np.uint8)))
 
 
 def _paint(labels: Int[np.ndarray, "H W"]) -> tuple[np.ndarray, np.ndarray]:
     """Return each pixel's colour (H, W, 3), 0 to 255, and opacity (H, W, 1); outlines are light and opaque."""
+    padded = np.pad(labels, 1, mode="edge")
+    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     inside = (labels > 0)[..., None]
-    edges = inside & _edges(labels)[..., None]
+    edges = inside & np.any([other != labels for other in around], axis=0)[..., None]
     colours = object_palette()[labels % 256].astype(np.float32)
     opacity = np.where(edges, 1.0, np.where(inside, STRENGTH, 0.0))
     return np.where(edges, (colours + 255) / 2, colours), opacity.astype(np.float32)
-
-
-def _edges(labels: Int[np.ndarray, "H W"]) -> np.ndarray:
-    """Return the pixels with another label above, below or beside them."""
-    padded = np.pad(labels, 1, mode="edge")
-    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    return np.asarray(np.any([other != labels for other in around], axis=0))
 
 
 def write_image(image: Image.Image, path: Path) -> None:

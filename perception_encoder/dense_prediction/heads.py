@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,12 +27,7 @@ from perception_encoder.dense_prediction.dense_model import (
     load_read_head,
 )
 from perception_encoder.dense_prediction.depth import DepthHead
-from perception_encoder.dense_prediction.detection.detections import (
-    CocoResults,
-    numbered_names,
-    read_categories,
-    read_image_ids,
-)
+from perception_encoder.dense_prediction.detection.detections import CocoResults, read_categories
 from perception_encoder.dense_prediction.detection.detr import DetrHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.dense_prediction.drawing import depth_png, mask_png, write_image
@@ -48,9 +42,8 @@ from perception_encoder.files import writing
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.inference.load import load_layers, load_tower
 from perception_encoder.models.checkpoints.files import read_checkpoint
-from perception_encoder.models.defaults import chosen_model, default_model
+from perception_encoder.models.defaults import DefaultKind, chosen_model, default_model
 from perception_encoder.models.registry import demo_note, shown_name
-from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.source import VIDEO_SUFFIXES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
@@ -89,7 +82,6 @@ class Head:
         every: float = 0.0,
         score: float = 0.5,
         views: Views | None = None,
-        annotations: str | Path | None = None,
         skipped: list[InputError] | None = None,
         progress: Track = untracked,
     ) -> Iterator[Prediction]:
@@ -100,70 +92,50 @@ class Head:
         labels as NAME.mask.png; and all detections as detections.json and results.json, in COCO's format.
 
         `every`: seconds between a video's frames, 0 for all. `score`, `views`: a detector's minimum score, and the
-        views of an image. `annotations`: a file in COCO's format that has the images' ids. `skipped`: a list that
-        makes unreadable inputs be skipped and appended to it; without it, they raise an InputError. Raises
-        also DataError if there are no images or videos.
+        views of an image. `skipped`: a list that makes unreadable inputs be skipped and appended to it; without it,
+        they raise an InputError. Raises also DataError if there are no images or videos.
 
             for found in pe.load_head("builtin-detector").predict("photos/"):
                 print(found.to_dict())
         """
-        inputs = list_inputs(media)
-        directory = None if out is None else Path(out)
-        results = None
-        if self.task == "detection":
-            views = views or Views()
-            if isinstance(self.model.head, DetrHead):
-                config = self.model.head.config
-                queries = views.queries or self.info.head.get("queries", config.queries)
-                self.model.head.config = dataclasses.replace(config, queries=queries)
-            ids = numbered_names([item.name for item in inputs])
-            if annotations is not None:
-                ids = read_image_ids(Path(annotations))
-            results = CocoResults(self.info.categories, ids)
+        inputs, directory = list_inputs(media), None if out is None else Path(out)
+        results = CocoResults(self.info.categories, [item.name for item in inputs])
         predict = partial(self._predict, score=score, views=views)
-        return self._predict_all(
-            progress(inputs, "predicting", len(inputs)), predict, directory, every, results, skipped
-        )
-
-    def _predict_all(
-        self,
-        inputs: Any,
-        predict: Callable[[Image.Image, str], Prediction],
-        out: Path | None,
-        every: float,
-        results: CocoResults | None,
-        skipped: list[InputError] | None,
-    ) -> Iterator[Prediction]:
-        for item in inputs:
+        for item in progress(inputs, "predicting", len(inputs)):
             try:
-                for prediction in _predict_input(item, predict, out, every):
-                    if results is not None and isinstance(prediction, Detections):
+                for prediction in _predict_input(item, predict, directory, every):
+                    if isinstance(prediction, Detections):
                         results.add(prediction.name, prediction.image.size, prediction)
                     yield prediction
             except InputError as error:
                 if skipped is None:
                     raise
                 skipped.append(error)
-        if results is not None and out is not None:
-            results.write(out / "detections.json", out / "results.json")
+        if directory is not None and self.task == "detection":
+            results.write(directory)
 
     @torch.inference_mode()
     def _predict(self, image: Image.Image, name: str, score: float = 0.5, views: Views | None = None) -> Prediction:
-        head, info, size = self.model.head, self.info, (image.height, image.width)
+        head, info = self.model.head, self.info
         if isinstance(head, Detector | DetrHead):
             found = detect_objects(self.model, image, info.image_size, views).above(score)
             categories = tuple((item["id"], item["name"]) for item in info.categories)
             return Detections(found.boxes, found.labels, found.scores, found.masks, name, image, categories)
-        predicted = head.predict(self.model.map_of(image, info.image_size), size)[0].cpu().numpy()
+        features = self.model.map_of(image, info.image_size)
+        predicted = head.predict(features, (image.height, image.width))[0].cpu().numpy()
         if isinstance(head, DepthHead):
             values = predicted / np.median(predicted) if info.relative else predicted
             return DepthEstimate(name=name, image=image, depth=values, relative=info.relative)
         assert isinstance(head, SegmentationHead)
         first = 0 if info.classes[0] == BACKGROUND else 1
-        names = dict(enumerate(info.classes, start=first))
-        labels = np.asarray(predicted + first)
-        encoder = shown_name(self.encoder) or self.encoder
-        return Segmentation(name=name, image=image, labels=labels, model=encoder, head=self.name, names=names)
+        return Segmentation(
+            name=name,
+            image=image,
+            labels=np.asarray(predicted + first),
+            model=shown_name(self.encoder) or self.encoder,
+            head=self.name,
+            names=dict(enumerate(info.classes, start=first)),
+        )
 
 
 def load_head(
@@ -171,15 +143,14 @@ def load_head(
     *,
     task: str | None = None,
     model: str | None = None,
-    classes: str | Path | Sequence[str] | None = None,
+    classes: str | Path | None = None,
 ) -> Head:
     """Load a head with its encoder.
 
     `path`: builtin-depth, builtin-detector, a file of `pe train`, or a detector of facebook/PE-Detection, which
     includes its encoder. `task`: depth, segmentation or detection; by default the head's. `model`: the encoder, by
     default the one that the head names; a file that names anything but a model of this package needs it. `classes`:
-    names for a published detector with other classes than COCO's, as a list, a file with one name a line, or
-    annotations in COCO's format.
+    annotations in COCO's format with the names for a published detector with other classes than COCO's.
 
     Raises CheckpointError for a file that is not a head or is damaged, and ConfigError for another task, an encoder
     with other weights than those it was trained on, and arguments that the head does not take.
@@ -192,12 +163,12 @@ def load_head(
     if METADATA not in metadata and task in (None, "detection"):
         if model is not None:
             raise ConfigError(f"{file} includes its encoder; omit the model")
-        names = read_categories(Path(classes)) if isinstance(classes, str | Path) else classes or []
+        names = [] if classes is None else read_categories(Path(classes))
         return Head(*published_detector(file, tensors, names), str(path), file.name)
     info = head_info(file, metadata, task)
     if classes is not None:
         raise ConfigError(f"{file} has its own class names; omit classes")
-    return Head(*load_read_head(file, info, tensors, tower_of, model), str(path), model or info.encoder)
+    return Head(*load_read_head(file, info, tensors, load_tower, model), str(path), model or info.encoder)
 
 
 def is_head(name: str | Path) -> bool:
@@ -211,12 +182,14 @@ def is_head(name: str | Path) -> bool:
         return False
 
 
-def _as_head(head: str | Path | Head | None, task: str, model: str | None, **options: Any) -> Head:
+def _as_head(
+    head: str | Path | Head | None, task: DefaultKind, model: str | None, classes: str | Path | None = None
+) -> Head:
     if isinstance(head, Head):
         if head.task != task:
             raise ConfigError(f"{head.name} is a head for {head.task}, not for {task}")
         return head
-    return load_head(head or default_model(cast(Any, task)), task=task, model=model, **options)
+    return load_head(head or default_model(task), task=task, model=model, classes=classes)
 
 
 def depth(
@@ -253,8 +226,7 @@ def detect(
     flip: bool = False,
     soft_nms: bool = False,
     paper_views: bool = False,
-    classes: str | Path | Sequence[str] | None = None,
-    annotations: str | Path | None = None,
+    classes: str | Path | None = None,
     every: float = 0.0,
     skipped: list[InputError] | None = None,
     progress: Track = untracked,
@@ -268,7 +240,7 @@ def detect(
         for found in pe.detect("photos/", "detected", score=0.3):
             print(found.name, len(found.boxes))
     """
-    loaded = _as_head(head, "detection", model, classes=classes)
+    loaded = _as_head(head, "detection", model, classes)
     views = Views.paper() if paper_views else Views(scales, flip, soft_nms)
     predictions = loaded.predict(
         media,
@@ -276,7 +248,6 @@ def detect(
         every=every,
         score=score,
         views=views,
-        annotations=annotations,
         skipped=skipped,
         progress=progress,
     )
@@ -288,7 +259,6 @@ def segment(
     out: str | Path | None = None,
     *,
     points: Sequence[tuple[float, float]] = (),
-    threshold: float | None = None,
     head: str | Path | Head | None = None,
     model: str | None = None,
     layer: int = -1,
@@ -297,9 +267,9 @@ def segment(
     """Segment an image by points, without training, or into classes by a head.
 
     `points`: x and y, in pixels or from 0 to 1; a region is where the cosine similarity of the features to the point's
-    is above `threshold`, by default chosen per image (Otsu), and may have several parts; a later one covers an earlier
-    one. `layer` (0-based, negative from the end) and `short_side` (pixels) say how the image is encoded. `model`: by
-    default the one chosen with `pe models use`, else builtin-spatial, a demo.
+    is above a threshold chosen per image (Otsu's), and may have several parts; a later one covers an earlier one.
+    `layer` (0-based, negative from the end) and `short_side` (pixels) say how the image is encoded. `model`: by default
+    the one chosen with `pe models use`, else builtin-spatial, a demo.
     `head`: a segmentation head or its file; without points by default the one chosen with `pe models use`.
     `out`: a PNG file for the drawn image; OUT.mask.png beside it has the labels. Raises ConfigError for points outside
     the image and for points together with a head.
@@ -320,17 +290,12 @@ def segment(
         name = model or default_model("spatial")
         positions = [(x, y) for x, y in (to_fractions(point, pixels.size) for point in points)]
         maps = maps_at(load_layers(name, layer=layer), [pixels], short_side)
-        labels = label_regions(maps[0], positions, pixels.size, threshold)
+        labels = label_regions(maps[0], positions, pixels.size)
         shown = shown_name(name) or name
         result = Segmentation(name=str(item.path or item.name), image=pixels, labels=labels, model=shown)
     if out is not None:
         _write(result, Path(out).with_suffix(""), Path(out))
     return result
-
-
-def tower_of(name: str) -> Tower:
-    """Load the tower of a model of any library."""
-    return load_tower(name)
 
 
 @dataclass(frozen=True)

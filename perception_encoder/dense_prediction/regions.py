@@ -30,12 +30,10 @@ def to_fractions(position: Sequence[float], size: tuple[int, int]) -> tuple[floa
     return fractions
 
 
-def region_like(
-    features: Float[np.ndarray, "h w D"], point: tuple[float, float], threshold: float | None = None
-) -> Float[np.ndarray, "h w"]:
-    """Return each patch's cosine similarity to the patch at `point` (x, y from 0 to 1), minus `threshold`.
+def region_like(features: Float[np.ndarray, "h w D"], point: tuple[float, float]) -> Float[np.ndarray, "h w"]:
+    """Return each patch's cosine similarity to the patch at `point` (x, y from 0 to 1), minus Otsu's threshold.
 
-    The region is where it is positive. `threshold`: by default Otsu's, which separates all cosines best.
+    The region is where it is positive.
     """
     for name, value in zip(("x", "y"), point, strict=True):
         if not 0 <= value <= 1:
@@ -43,8 +41,7 @@ def region_like(
     maps = F.normalize(torch.from_numpy(features).float(), dim=-1)
     h, w = maps.shape[:2]
     cosines = maps @ maps[min(h - 1, int(point[1] * h)), min(w - 1, int(point[0] * w))]
-    level = otsu_threshold(cosines.numpy().ravel()) if threshold is None else threshold
-    return (cosines - level).numpy()
+    return (cosines - otsu_threshold(cosines.numpy().ravel())).numpy()
 
 
 def region_in_box(features: Float[np.ndarray, "h w D"], box: UnitBox) -> Float[np.ndarray, "h w"]:
@@ -80,15 +77,14 @@ def label_regions(
     features: Float[np.ndarray, "h w D"],
     points: Sequence[tuple[float, float]],
     size: tuple[int, int],
-    threshold: float | None = None,
 ) -> Int[np.ndarray, "H W"]:
     """Number the regions that resemble points, from 1; a later one covers an earlier one.
 
-    `size`: width and height of the image; points and `threshold`: see `region_like`.
+    `size`: width and height of the image; points: see `region_like`.
     """
     labels = np.zeros((size[1], size[0]), np.int64)
     for number, point in enumerate(points, start=1):
-        labels[to_mask(region_like(features, point, threshold), size)] = number
+        labels[to_mask(region_like(features, point), size)] = number
     return labels
 
 

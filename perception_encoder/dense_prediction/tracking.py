@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from perception_encoder.datasets.masked_videos import VOID, read_object_mask
 from perception_encoder.dense_prediction.drawing import mask_png
 from perception_encoder.dense_prediction.predictions import TrackedFrame
 from perception_encoder.dense_prediction.regions import region_in_box, region_like, to_fractions, to_mask
-from perception_encoder.errors import ConfigError, DataError, InputError, OutputError, ShapeError
+from perception_encoder.errors import ConfigError, DataError, InputError, OutputError
 from perception_encoder.files import write_json, writing
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers
@@ -66,14 +66,7 @@ class PropagationConfig:
 def propagate(
     features: Float[Tensor, "F h w D"], first: Int[Tensor, "H W"], config: PropagationConfig | None = None
 ) -> Int[Tensor, "F H W"]:
-    """Return the labels of every frame (int64), propagated from the first: 0 (background) to K - 1.
-
-    ShapeError for fewer than two frames.
-    """
-    if features.ndim != 4 or len(features) < 2:
-        raise ShapeError(
-            f"features have the shape {tuple(features.shape)}; at least two frames (F, h, w, D) are needed"
-        )
+    """Return the labels of every frame (int64), propagated from the first: 0 (background) to K - 1."""
     propagator = LabelPropagator(features[0], first, config)
     return torch.stack([first, *(propagator.step(frame) for frame in features[1:])])
 
@@ -126,16 +119,15 @@ def _vote_tile(
     candidates = context[:, window[0], window[1]].flatten(1, 2)  # (C, M, D)
     votes = labels[:, window[0], window[1]].flatten(0, 2)  # (C·M, K)
     queries = unit[rows.start : rows.stop, columns.start : columns.stop].flatten(0, 1)  # (N, D)
-    near = _near(rows, near_rows, config.reach)[:, None, :, None] & _near(columns, near_columns, config.reach)[:, None]
-    far = ~near.flatten(2).flatten(0, 1).to(unit.device)  # (N, M)
+    near = [
+        (torch.tensor(side)[:, None] - torch.tensor(other)).abs() <= config.reach
+        for side, other in ((rows, near_rows), (columns, near_columns))
+    ]
+    far = ~(near[0][:, None, :, None] & near[1][:, None]).flatten(2).flatten(0, 1).to(unit.device)  # (N, M)
     cosines = torch.stack([(queries @ frame.T).masked_fill_(far, -torch.inf) for frame in candidates], dim=1).flatten(1)
     best, indices = cosines.topk(min(config.nearest, cosines.shape[1]), dim=1)
     weights = (best / config.temperature).softmax(dim=1)
     return torch.einsum("nk,nkc->nc", weights, votes[indices]).unflatten(0, (len(rows), len(columns)))
-
-
-def _near(first: range, second: range, reach: int) -> Tensor:
-    return (torch.tensor(first)[:, None] - torch.tensor(second)[None]).abs() <= reach
 
 
 def _to_pixels(soft: Tensor, height: int, width: int) -> Tensor:
@@ -157,15 +149,10 @@ DIRECTORY_RATE = 24.0
 """Frames per second of the video written for a directory of frames, as in DAVIS."""
 
 
-def patch_multiple(length: float, patch: int) -> int:
-    """Return the multiple of the patch nearest to a length, at least one patch."""
-    return max(1, round(length / patch)) * patch
-
-
 def frame_size(size: tuple[int, int], short_side: int, patch: int) -> tuple[int, int]:
     """Return the height and width at which frames of `size` (width, height) are encoded."""
-    scale = short_side / min(size)
-    return patch_multiple(size[1] * scale, patch), patch_multiple(size[0] * scale, patch)
+    width, height = (max(1, round(side * short_side / min(size) / patch)) * patch for side in size)
+    return height, width
 
 
 def maps_at(
@@ -190,16 +177,16 @@ def track_objects(
     """
     propagator, size, number = None, None, 0
     numbers = np.union1d([0], first)  # labels are carried as 0 to K
-    for batch in _batches(frames, batch_size):
+    frames = iter(frames)
+    while batch := [frame.convert("RGB") for frame in islice(frames, batch_size)]:
         for row, frame in enumerate(batch):
             size = size or frame.size
             if frame.size != size:
                 expected, found = (f"{width}x{height}" for width, height in (size, frame.size))
                 raise InputError(f"frame {number + row}", f"has {found} pixels, the first frame {expected}")
-        if propagator is None:
-            check_first_mask(first, batch[0].size)
         for frame, features in zip(batch, torch.from_numpy(maps_at(model, batch, short_side)), strict=True):
             if propagator is None:
+                check_first_mask(first, frame.size)
                 propagator = LabelPropagator(features, torch.from_numpy(np.searchsorted(numbers, first)))
                 yield frame, first
             else:
@@ -217,17 +204,6 @@ def check_first_mask(mask: Int[np.ndarray, "H W"], size: tuple[int, int]) -> Non
         raise DataError("the first mask is empty: object numbers start at 1")
 
 
-def _batches(frames: Iterable[Image.Image], size: int) -> Iterator[list[Image.Image]]:
-    batch: list[Image.Image] = []
-    for frame in frames:
-        batch.append(frame.convert("RGB"))
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def track(
     video: str | Path,
     out: str | Path | None = None,
@@ -238,7 +214,6 @@ def track(
     model: str | None = None,
     layer: int = -1,
     short_side: int = SHORT_SIDE,
-    overlay: bool = True,
     progress: Track = untracked,
 ) -> Iterator[TrackedFrame]:
     """Track objects through a video without training; yields each frame with its objects.
@@ -250,8 +225,8 @@ def track(
     frame's short side for the encoder.
 
     With `out`, writes to this directory as the frames are taken: NAME/00000.png … (the objects' numbers, in DAVIS's
-    layout), NAME.mp4 with the objects drawn (if `overlay`), and at the end NAME.json (boxes and areas). Memory does
-    not grow with the video's length.
+    layout), NAME.mp4 with the objects drawn, and at the end NAME.json (boxes and areas). Memory does not grow with the
+    video's length.
 
     Raises ConfigError if objects are missing, given in both ways, or outside the frame; DataError for an empty video
     or mask and for a position where no object is found; InputError if the size of the frames changes; OutputError if
@@ -281,7 +256,7 @@ def track(
     if directory is None:
         return shown
     metadata = {"video": video.name, "model": features.name, "layer": features.layer}
-    return write_tracking(shown, directory, video.stem, rate, metadata, overlay)
+    return write_tracking(shown, directory, video.stem, rate, metadata)
 
 
 def open_frames(video: Path) -> tuple[list[str] | None, float, Iterator[Image.Image]]:
@@ -332,7 +307,6 @@ def write_tracking(
     name: str,
     rate: float,
     metadata: Mapping[str, Any],
-    overlay: bool = True,
 ) -> Iterator[TrackedFrame]:
     """Yield the frames and write each one as it is taken: its mask and overlay, and finally the JSON.
 
@@ -348,8 +322,7 @@ def write_tracking(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(mask_png(frame.labels))
             frames.append(frame.to_dict())
-            if overlay:
-                add = add or stack.enter_context(write_video(directory / f"{name}.mp4", frame.image.size, rate))
-                add(frame.draw())
+            add = add or stack.enter_context(write_video(directory / f"{name}.mp4", frame.image.size, rate))
+            add(frame.draw())
             yield frame
     write_json(directory / f"{name}.json", {**metadata, "frames": frames}, indent=None)

@@ -48,8 +48,6 @@ class Views:
         return cls(scales=scales, flip=True, soft=True, least=PAPER_LEAST, queries=PAPER_QUERIES)
 
     def __post_init__(self) -> None:
-        if len(self.least) not in (0, len(self.scales)):
-            raise ConfigError(f"least has {len(self.least)} sides, and there are {len(self.scales)} scales")
         if not self.scales or min(self.scales) <= 0:
             raise ConfigError(f"scales are {list(self.scales)}; at least one is needed, and all must be above 0")
 
@@ -60,19 +58,23 @@ def detect_objects(model: DenseModel, image: Image.Image, image_size: int, views
     Only a single view has masks. Raises ConfigError for a head that is not a detector.
     """
     views = views or Views()
-    if not isinstance(model.head, Detector | DetrHead):
-        raise ConfigError(f"a {type(model.head).__name__} cannot detect objects")
-    size = [(image.height, image.width)]
-    margin = model.backbone.inputs.margin if model.backbone.inputs is not None else 0
+    head, inputs = model.head, model.backbone.inputs
+    detect: Any
+    if isinstance(head, DetrHead):
+        detect = partial(head.detect, soft=views.soft, queries=views.queries)
+    elif isinstance(head, Detector):
+        detect = head.detect
+    else:
+        raise ConfigError(f"a {type(head).__name__} cannot detect objects")
+    margin = 0 if inputs is None else inputs.margin
     results: list[Detected] = []
-    detect: Any = partial(model.head.detect, soft=views.soft) if isinstance(model.head, DetrHead) else model.head.detect
     for number, scale in enumerate(views.scales):
         side = max(1, round(scale * (image_size - margin))) + margin
-        valid_sizes = model.valid_sizes(image.size, side)
-        found = detect(model.map_of(image, side), size, valid_sizes)
-        if views.flip:
-            (turned,) = detect(model.map_of(ImageOps.mirror(image), side), size, valid_sizes)
-            found.append(mirrored(turned, image.width))
-        results += [large(item, views.least[number]) for item in found] if views.least else found
+        found = []
+        for turned in (False, True)[: 1 + views.flip]:
+            features = model.map_of(ImageOps.mirror(image) if turned else image, side)
+            (view,) = detect(features, [(image.height, image.width)], model.valid_sizes(image.size, side))
+            found.append(mirrored(view, image.width) if turned else view)
+        results += [large(view, views.least[number]) for view in found] if views.least else found
     single = len(results) == 1 and not views.soft
     return results[0] if single else join_views(results, OVERLAP, views.soft, MAX_DETECTIONS)

@@ -31,8 +31,7 @@ INSIDE[2:5, 3:6] = True
 def test_a_region_is_what_looks_like_the_point() -> None:
     assert np.array_equal(region_like(square(), (0.5, 0.4)) > 0, INSIDE)
     assert np.array_equal(region_like(square(), (0.05, 0.95)) > 0, ~INSIDE)
-    assert (region_like(square(), (1.0, 1.0), threshold=0.5) > 0).sum() == (~INSIDE).sum()
-    assert region_like(square(), (0.5, 0.4), threshold=0.99).max() == pytest.approx(0.01, abs=1e-5)
+    assert np.array_equal(region_like(square(), (1.0, 1.0)) > 0, ~INSIDE)
 
 
 def test_a_box_around_an_object_gives_its_shape() -> None:
@@ -51,7 +50,6 @@ def test_regions_are_numbered_and_a_later_one_is_on_top() -> None:
     labels = label_regions(square(), [(0.05, 0.95), (0.5, 0.4)], (80, 80))
     assert labels[5, 5] == 1 and labels[35, 45] == 2 and labels.all()
     assert set(label_regions(square(), [(0.5, 0.4), (0.55, 0.45)], (80, 80)).flat) == {0, 2}
-    assert label_regions(square(), [(0.5, 0.4)], (80, 80), threshold=0.9999).sum() < 300
 
 
 def test_otsu_divides_two_groups() -> None:

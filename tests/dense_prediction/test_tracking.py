@@ -22,7 +22,7 @@ from perception_encoder.dense_prediction.tracking import (
     track_objects,
     write_tracking,
 )
-from perception_encoder.errors import ConfigError, DataError, InputError, ShapeError
+from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.preprocess.video import read_frames
 from tests.evaluation.layers import ColourLayers, discs
 
@@ -129,9 +129,7 @@ def test_pixels_of_the_first_frame_count_in_shares() -> None:
     assert result[1, 0, 0] == 1 and result[1, 7, 7] == 0
 
 
-def test_bad_settings_and_shapes_are_errors() -> None:
-    with pytest.raises(ShapeError, match="two frames"):
-        propagate(torch.ones(1, 2, 2, 3), torch.zeros(4, 4, dtype=torch.int64))
+def test_bad_settings_are_errors() -> None:
     for setting in ({"frames": 0}, {"nearest": 0}, {"reach": 0}, {"temperature": 0.0}):
         with pytest.raises(ConfigError, match=next(iter(setting))):
             PropagationConfig(**setting)

@@ -24,7 +24,7 @@ from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests import processes
 from tests.datasets.drawn import write_objects365
-from tests.dense_prediction.published.renamed import randomize, to_detectron2, vitdet
+from tests.dense_prediction.published.renamed import randomize, to_detectron2, use_small_towers, vitdet
 from tests.dense_training.datasets import HEADS, SMALL, small_config, write_dataset
 from tests.processes import pe
 from tests.training.toys import Interrupted, interrupt_at
@@ -155,8 +155,9 @@ def test_the_first_stage_of_the_system_level_detector_in_small(tmp_path: Path) -
     assert len(losses) == 2 and all(np.isfinite(row["box"]) for row in losses)
 
 
-def test_a_published_detector_is_gone_on_from(tmp_path: Path) -> None:
+def test_a_published_detector_is_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All weights of one of the same classes are loaded, or those of the head alone if the encoder is frozen."""
+    use_small_towers(monkeypatch)
     published = vitdet()
     torch.save({"model": to_detectron2(published)}, tmp_path / "a.pth")
     expected = published.state_dict()

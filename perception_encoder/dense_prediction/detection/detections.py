@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,10 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from perception_encoder.datasets.class_names import read_class_names
-from perception_encoder.datasets.coco_annotations import file_name, read_annotations
+from perception_encoder.datasets.coco_annotations import read_annotations
 from perception_encoder.files import write_json
-from perception_encoder.formats.entries import integer_field, list_objects, read_json, text_field
+from perception_encoder.formats.entries import integer_field, list_objects, text_field
 
 
 @dataclass(frozen=True)
@@ -118,28 +118,27 @@ RESULTS = ("image_id", "category_id", "bbox", "score", "segmentation")
 class CocoResults:
     """Collects images, categories and annotations with scores, for COCO's JSON and its plain result list."""
 
-    def __init__(self, categories: Sequence[dict[str, Any]], image_ids: Mapping[str, int] | None = None) -> None:
-        """`categories`: `id` and `name`, in the order of a detector's labels. `image_ids`: the ids of a dataset's
-        images by file name; other images are numbered."""
-        self.categories, self.image_ids = list(categories), image_ids
+    def __init__(self, categories: Sequence[dict[str, Any]], names: Sequence[str] = ()) -> None:
+        """`categories`: `id` and `name`, in the order of a detector's labels. `names`: of the images; if all are
+        distinct numbers, as in COCO, they are the images' ids."""
+        self.categories = list(categories)
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
-        self._next = 1 + max((image_ids or {}).values(), default=0)
+        stems = [PurePosixPath(name).stem for name in names]
+        numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdecimal()]
+        self._ids = dict(zip(names, numbers, strict=True)) if len(set(numbers)) == len(names) else {}
+        self._free = count(1 + max(self._ids.values(), default=0))
 
-    def add(self, name: str, size: tuple[int, int], detected: Detected) -> list[dict[str, Any]]:
-        """Add an image of `size` (width, height) with its detections; return the annotations."""
-        known = self.image_ids or {}
-        image = known.get(name, known.get(PurePosixPath(name).name))
-        if image is None:
-            image, self._next = self._next, self._next + 1
+    def add(self, name: str, size: tuple[int, int], detected: Detected) -> None:
+        """Add an image of `size` (width, height) with its detections."""
+        image = self._ids[name] if name in self._ids else next(self._free)
         self.images.append({"id": image, "file_name": name, "width": size[0], "height": size[1]})
-        rows: list[dict[str, Any]] = []
         for number, (box, label, score) in enumerate(
             zip(detected.boxes.tolist(), detected.labels.tolist(), detected.scores.tolist(), strict=True)
         ):
             left, top, right, bottom = box
-            row = {
-                "id": len(self.annotations) + len(rows) + 1,
+            row: dict[str, Any] = {
+                "id": len(self.annotations) + 1,
                 "image_id": image,
                 "category_id": self.categories[label - 1]["id"],
                 "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
@@ -151,53 +150,21 @@ class CocoResults:
                 mask = detected.masks[number]
                 segmentation = {"size": list(mask.shape), "counts": run_lengths(mask)}
                 row |= {"segmentation": segmentation, "area": int(mask.sum())}
-            rows.append(row)
-        self.annotations += rows
-        return rows
+            self.annotations.append(row)
 
-    def write(self, path: Path, results: Path) -> dict[str, Any]:
-        """Write everything to `path` and the list to `results`; return the former. OutputError if that fails."""
+    def write(self, directory: Path) -> None:
+        """Write everything to detections.json and the list to results.json; OutputError if that fails."""
         value = {"images": self.images, "categories": self.categories, "annotations": self.annotations}
-        write_json(path, value, indent=None)
+        write_json(directory / "detections.json", value, indent=None)
         rows = [{name: item[name] for name in RESULTS if name in item} for item in self.annotations]
-        write_json(results, rows, indent=None)
-        return value
-
-
-def read_image_ids(file: Path) -> dict[str, int]:
-    """Return the ids of the images in annotations, by file name, and by its last part where that is unique.
-
-    DataError for other files.
-    """
-    ids: dict[str, int] = {}
-    names: dict[str, list[int]] = {}
-    for index, image in enumerate(list_objects(read_annotations(file), "images", file)):
-        where = f"{file}: images[{index}]"
-        if not image.get("file_name"):
-            text_field(image, "coco_url", where)  # LVIS's
-        key = file_name(image)
-        ids[key] = integer_field(image, "id", where)
-        names.setdefault(PurePosixPath(key).name, []).append(ids[key])
-    return {name: known[0] for name, known in names.items() if len(known) == 1} | ids
+        write_json(directory / "results.json", rows, indent=None)
 
 
 def read_categories(path: Path) -> list[tuple[int, str]]:
-    """Read ids and names of classes: from COCO annotations, or from a list with one name per line, from 1."""
-    value = read_json(path) if path.suffix.lower() == ".json" else None
-    if not isinstance(value, dict) or "categories" not in value:
-        return list(enumerate(read_class_names(str(path)).names, start=1))
+    """Read the ids and names of classes from annotations in COCO's format; DataError for another file."""
+    entries = list_objects(read_annotations(path), "categories", path)
     where = f"{path}: categories"
-    entries = list_objects(value, "categories", path)
     return sorted((integer_field(entry, "id", where), text_field(entry, "name", where)) for entry in entries)
-
-
-def numbered_names(names: Sequence[str]) -> dict[str, int] | None:
-    """Return the numbers in the images' names, as in COCO; None unless all names are distinct numbers."""
-    stems = [PurePosixPath(name).stem for name in names]
-    if not all(stem.isascii() and stem.isdecimal() for stem in stems):
-        return None
-    numbers = [int(stem) for stem in stems]
-    return dict(zip(names, numbers, strict=True)) if len(set(numbers)) == len(numbers) else None
 
 
 def run_lengths(mask: Bool[np.ndarray, "H W"]) -> list[int]:

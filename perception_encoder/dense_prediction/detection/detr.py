@@ -62,8 +62,6 @@ class DetrHeadConfig:
     """Maximum number of detections per image."""
     overlap: float = 0.7
     """IoU at which the weaker of two detections of a class is suppressed."""
-    soft: bool = False
-    """Lower the scores of overlapping detections instead of dropping them (soft-NMS)."""
 
     def __post_init__(self) -> None:
         if self.channels < 32 or self.channels % 32:
@@ -72,36 +70,6 @@ class DetrHeadConfig:
             raise ConfigError("layers, hidden, queries, matches and most must each be at least 1")
         if self.layers > MAX_LAYERS:
             raise ConfigError(f"layers is {self.layers}; it must be at most {MAX_LAYERS}")
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """The encoded patches of a pyramid, with their positions."""
-
-    memory: Tensor
-    """(B, N, C)."""
-    valid: Tensor
-    """Whether a patch shows the image rather than padding, (B, N)."""
-    sizes: list[tuple[int, int]]
-    valid_sizes: Tensor
-    """Rows and columns of each level covered by the image, (B, L, 2)."""
-    levels: dict[str, Any]
-    """Arguments about the levels, shared by the encoder and the decoder."""
-
-
-@dataclass(frozen=True)
-class _Proposals:
-    scores: Tensor
-    """Scores of each patch, (B, N, K): the first for any object, the others trained to be low."""
-    logits: Tensor
-    """Logits of the patches' boxes, (B, N, 4); infinite for unused ones."""
-    anchors: Tensor
-    """(B, N, 4), 1 for unused ones."""
-    references: Tensor
-    """Boxes of the best proposals, (B, Q, 4)."""
-    queries: Tensor
-    targets: Tensor
-    """The decoder's input, (B, Q, C)."""
 
 
 class DetrHead(nn.Module):
@@ -153,15 +121,49 @@ class DetrHead(nn.Module):
         features: Float[Tensor, "B h w D"],
         targets: list[dict[str, Tensor]] | None = None,
         valid_sizes: Sequence[tuple[float, float]] | None = None,
+        queries: int | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """Return scores (B, Q, K), before the sigmoid, and boxes (B, Q, 4), from 0 to 1; in training also the losses.
 
         Boxes of targets, and `valid_sizes`, heights and widths of images that do not fill their maps, are in the
-        head's pixels: 16 along a patch's side.
+        head's pixels: 16 along a patch's side. `queries`: their number, by default the config's.
         """
-        tokens = self._encode(features, valid_sizes)
-        proposals = self._propose(tokens)
-        layers = self._decode(tokens, proposals)
+        config, boxes_of = self.config, self.decoder.bbox_embed
+        memory, valid, shown, levels = self._encode(features, valid_sizes)
+
+        # First stage: every patch proposes a box, and the best become queries.
+        boxes = anchors(levels["spatial_shapes_list"], shown)
+        unusable = ~(((boxes > EDGE) & (boxes < 1 - EDGE)).all(dim=-1) & valid)[..., None]
+        patches = self.proposal(memory.masked_fill(unusable, 0.0))
+        proposed = self.class_embed[-1](patches)  # the first score is for any object, the others are trained to be low
+        logits = boxes_of[-1](patches) + boxes.logit().masked_fill(unusable, torch.inf)
+        corners = to_corners(logits.detach().float().sigmoid()).clamp(0, 1)
+        level = torch.arange(LEVELS, device=boxes.device).repeat_interleave(levels["spatial_shapes"].prod(dim=1))
+        best = torch.stack(
+            [
+                choose_proposals(item, score, level, queries or config.queries)
+                for item, score in zip(corners, proposed.detach()[..., 0], strict=True)
+            ]
+        )
+        rows = torch.arange(len(best), device=best.device)[:, None]
+        references = logits.detach()[rows, best].sigmoid()
+        positions, inputs = self.from_box(sine_embedding(references, config.channels // 2)).chunk(2, dim=-1)
+
+        # Second stage: each layer scores the queries and refines their boxes.
+        decoded = self.decoder(
+            inputs_embeds=inputs + self.from_patch(patches.detach()[rows, best]),
+            object_queries_position_embeddings=positions,
+            encoder_hidden_states=memory,
+            encoder_attention_mask=valid,
+            reference_points=references,
+            **levels,
+        )
+        hidden, refined = decoded.intermediate_hidden_states, decoded.intermediate_reference_points  # (B, L, Q, …)
+        layers = []
+        for number in range(config.layers):
+            before = refined[:, number - 1] if number else references
+            box = boxes_of[number](hidden[:, number]) + before.logit(eps=1e-5)
+            layers.append((self.class_embed[number](hidden[:, number]), box.sigmoid()))
         if targets is None:
             return layers[-1], {}
         whole = features.shape[1] * PATCH, features.shape[2] * PATCH
@@ -169,14 +171,20 @@ class DetrHead(nn.Module):
         for target, (height, width) in zip(targets, valid_sizes or [whole] * len(targets), strict=True):
             sides = torch.tensor([width, height] * 2, device=features.device)
             truth.append((to_centers(target["boxes"] / sides), target["labels"] - 1))
-        matches = self.config.matches
-        first = proposal_losses(proposals.scores, proposals.logits.sigmoid(), proposals.anchors, truth, matches)
-        second = query_losses(layers, proposals.references, truth, matches)
-        losses = {name: COSTS[name] * value for name, value in second.items()}
-        return layers[-1], losses | {f"proposal_{name}": COSTS[name] * value for name, value in first.items()}
+        used = boxes.masked_fill(unusable, 1.0)
+        first = proposal_losses(proposed, logits.sigmoid(), used, truth, config.matches)
+        losses = query_losses(layers, references, truth, config.matches)
+        losses |= {f"proposal_{name}": value for name, value in first.items()}
+        return layers[-1], {name: COSTS[name.removeprefix("proposal_")] * value for name, value in losses.items()}
 
-    def _encode(self, features: Tensor, valid_sizes: Sequence[tuple[float, float]] | None) -> _Tokens:
-        """Encode the pyramid's patches."""
+    def _encode(
+        self, features: Tensor, valid_sizes: Sequence[tuple[float, float]] | None
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Encode the pyramid's patches.
+
+        Returns their tokens (B, N, C); which of them show the image rather than padding (B, N); rows and columns of
+        each level that it covers (B, L, 2); and the arguments about the levels, which the decoder shares.
+        """
         levels = self.pyramid(features)
         pixels = features.new_ones(len(features), features.shape[1] * PATCH, features.shape[2] * PATCH)
         for row, (height, width) in enumerate(valid_sizes or ()):
@@ -188,14 +196,14 @@ class DetrHead(nn.Module):
         ]
         sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
         shapes = torch.tensor(sizes, device=features.device)
-        rows_columns = [torch.stack([mask[:, :, 0].sum(1), mask[:, 0].sum(1)], dim=-1) for mask in masks]
-        valid, shown = torch.cat([mask.flatten(1) for mask in masks], dim=1), torch.stack(rows_columns, dim=1).float()
+        shown = torch.stack([torch.stack([mask[:, :, 0].sum(1), mask[:, 0].sum(1)], dim=-1) for mask in masks], dim=1)
         arguments = {
             "spatial_shapes": shapes,
             "spatial_shapes_list": sizes,
             "level_start_index": torch.cat([shapes.new_zeros(1), shapes.prod(dim=1).cumsum(0)[:-1]]),
             "valid_ratios": (shown / shapes).flip(-1),
         }
+        valid = torch.cat([mask.flatten(1) for mask in masks], dim=1)
         embedded = [item + level[:, None, None] for item, level in zip(positions, self.level_embed, strict=True)]
         encoded = self.encoder(
             inputs_embeds=_flat(levels),
@@ -203,47 +211,7 @@ class DetrHead(nn.Module):
             spatial_position_embeddings=_flat(embedded),
             **arguments,
         )
-        return _Tokens(encoded.last_hidden_state, valid, sizes, shown, arguments)
-
-    def _propose(self, tokens: _Tokens) -> _Proposals:
-        """Run the first stage: every patch proposes a box, and the best become queries."""
-        boxes = anchors(tokens.sizes, tokens.valid_sizes)
-        usable = ((boxes > EDGE) & (boxes < 1 - EDGE)).all(dim=-1) & tokens.valid
-        patches = self.proposal(tokens.memory * usable[..., None])
-        scores = self.class_embed[-1](patches)
-        logits = self.decoder.bbox_embed[-1](patches) + boxes.logit().masked_fill(~usable[..., None], torch.inf)
-        corners = to_corners(logits.detach().float().sigmoid()).clamp(0, 1)
-        shapes = tokens.levels["spatial_shapes"]
-        level = torch.repeat_interleave(torch.arange(LEVELS, device=boxes.device), shapes.prod(dim=1))
-        best = torch.stack(
-            [
-                choose_proposals(item, score, level, self.config.queries)
-                for item, score in zip(corners, scores.detach()[..., 0], strict=True)  # the others mean nothing
-            ]
-        )
-        rows = torch.arange(len(best), device=best.device)[:, None]
-        references = logits.detach()[rows, best].sigmoid()
-        queries, target = self.from_box(sine_embedding(references, self.config.channels // 2)).chunk(2, dim=-1)
-        target = target + self.from_patch(patches.detach()[rows, best])
-        return _Proposals(scores, logits, boxes.masked_fill(~usable[..., None], 1.0), references, queries, target)
-
-    def _decode(self, tokens: _Tokens, proposals: _Proposals) -> list[tuple[Tensor, Tensor]]:
-        """Run the second stage; return scores and boxes of the queries after each layer."""
-        decoded = self.decoder(
-            inputs_embeds=proposals.targets,
-            object_queries_position_embeddings=proposals.queries,
-            encoder_hidden_states=tokens.memory,
-            encoder_attention_mask=tokens.valid,
-            reference_points=proposals.references,
-            **tokens.levels,
-        )
-        hidden, refined = decoded.intermediate_hidden_states, decoded.intermediate_reference_points  # (B, L, Q, …)
-        layers = []
-        for number in range(self.config.layers):
-            before = refined[:, number - 1] if number else proposals.references
-            box = self.decoder.bbox_embed[number](hidden[:, number]) + before.logit(eps=1e-5)
-            layers.append((self.class_embed[number](hidden[:, number]), box.sigmoid()))
-        return layers
+        return encoded.last_hidden_state, valid, shown.float(), arguments
 
     @torch.no_grad()
     def detect(
@@ -252,12 +220,13 @@ class DetrHead(nn.Module):
         sizes: Sequence[tuple[int, int]],
         valid_sizes: Sequence[tuple[float, float]] | None = None,
         soft: bool = False,
+        queries: int | None = None,
     ) -> list[Detected]:
         """Detect objects in images of these stored heights and widths.
 
-        `valid_sizes`: see `forward`; `soft`: use soft-NMS, whatever the config says.
+        `soft`: lower the scores of overlapping detections instead of dropping them; for the rest see `forward`.
         """
-        (scores, boxes), _ = self(features, valid_sizes=valid_sizes)
+        (scores, boxes), _ = self(features, valid_sizes=valid_sizes, queries=queries)
         results, config = [], self.config
         images = zip(scores.float().sigmoid(), to_corners(boxes.float()), sizes, strict=True)
         for image_scores, corners, (height, width) in images:
@@ -265,7 +234,7 @@ class DetrHead(nn.Module):
             query, label = index // self.classes, index % self.classes
             limit = torch.tensor([width, height] * 2, device=best.device)
             pixels = torch.minimum((corners[query] * limit).clamp_min(0), limit)
-            rows, lowered = suppress(pixels, best, label, config.overlap, soft or config.soft, config.least_score)
+            rows, lowered = suppress(pixels, best, label, config.overlap, soft, config.least_score)
             rows, lowered = rows[: config.most].cpu(), lowered[: config.most].cpu()
             labels = label.cpu()[rows] + 1
             results.append(Detected(pixels.cpu()[rows].numpy(), labels.numpy(), lowered.numpy(), None))
@@ -291,16 +260,11 @@ def sine_embedding(values: Float[Tensor, "B Q 4"], size: int) -> Float[Tensor, "
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(2).to(values.dtype)
 
 
-def anchors(
-    sizes: Sequence[tuple[int, int]], valid_sizes: Float[Tensor, "B L 2"] | None = None
-) -> Float[Tensor, "B N 4"]:
+def anchors(sizes: Sequence[tuple[int, int]], valid_sizes: Float[Tensor, "B L 2"]) -> Float[Tensor, "B N 4"]:
     """Return the box (centre x, y, width, height, from 0 to 1) from which each patch of some levels proposes.
 
-    `valid_sizes`: height and width, in patches, of the part of each level that shows the image; by default all of it,
-    and B is 1.
+    `valid_sizes`: height and width, in patches, of the part of each level that shows the image.
     """
-    if valid_sizes is None:
-        valid_sizes = torch.tensor([sizes], dtype=torch.float32)
     boxes = []
     for level, (h, w) in enumerate(sizes):
         rows, columns = (torch.arange(side, device=valid_sizes.device) + 0.5 for side in (h, w))

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from perception_encoder.dense_prediction.detection.detections import Detected
 from tests.conftest import Run
 from tests.datasets.drawn import described
-from tests.dense_prediction.published.renamed import to_detectron2, vitdet
+from tests.dense_prediction.published.renamed import to_detectron2, use_small_towers, vitdet
 
 
 def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, tmp_path: Path) -> None:
@@ -45,7 +45,8 @@ def test_perfect_boxes_score_perfectly_in_pycocotools(
     """Categories 4 and 9 were renumbered to 1 and 2, and images had no ids: AP 0, and 14.4 for COCO's 80 classes."""
     content, images = described(4)
     for record, pixels in zip(content["images"], images, strict=True):
-        record |= {"id": 100 + record["id"], "file_name": f"{'ab'[record['id'] % 2]}/{record['id'] // 3}.png"}
+        number = 100 + record["id"]
+        record |= {"id": number, "file_name": f"{'ab'[number % 2]}/{number:06d}.png"}
         (tmp_path / "images" / record["file_name"]).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "images" / record["file_name"])
     for annotation in content["annotations"]:
@@ -66,7 +67,7 @@ def test_perfect_boxes_score_perfectly_in_pycocotools(
 
     monkeypatch.setattr("perception_encoder.dense_prediction.heads.detect_objects", detect)
     words = ("detect", tmp_path / "images", "--head", detector, "-o", tmp_path / "out")
-    assert run_pe(*words, "--annotations", tmp_path / "coco.json").status == 0
+    assert run_pe(*words).status == 0
     truth = COCO(str(tmp_path / "coco.json"))
     scored = COCOeval(truth, truth.loadRes(str(tmp_path / "out" / "results.json")), "bbox")
     scored.evaluate()
@@ -75,7 +76,7 @@ def test_perfect_boxes_score_perfectly_in_pycocotools(
     assert scored.stats[0] == 1
     value = json.loads((tmp_path / "out" / "detections.json").read_text())
     names = sorted(item["file_name"] for item in value["images"])
-    assert names == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+    assert names == ["a/000102.png", "a/000104.png", "b/000101.png", "b/000103.png"]
     assert all((tmp_path / "images" / name).is_file() and (tmp_path / "out" / name).is_file() for name in names)
 
 
@@ -89,14 +90,14 @@ def test_a_head_of_another_encoder_or_task(
     assert run.status == 2 and "is a head for depth, not for detection" in run.stderr
 
 
-def test_a_published_detector(run_pe: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_published_detector(run_pe: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It brings its encoder; the names of its classes are COCO's, or given."""
+    use_small_towers(monkeypatch)
     torch.save({"model": to_detectron2(vitdet())}, tmp_path / "mask_rcnn.pth")
     Image.fromarray(described(1)[1][0]).save(tmp_path / "photo.png")
     said, _ = described(1)
     names = [{"id": 9 - number, "name": name} for number, name in enumerate("edcba")]
     (tmp_path / "lvis.json").write_text(json.dumps({**said, "categories": names}), encoding="utf-8")
-    (tmp_path / "names.txt").write_text("one\ntwo\n", encoding="utf-8")
 
     def detect(*rest: object) -> Run:
         words = ("detect", tmp_path / "photo.png", "--head", tmp_path / "mask_rcnn.pth", "-o", tmp_path / "out")
@@ -111,8 +112,6 @@ def test_a_published_detector(run_pe: Callable[..., Run], tmp_path: Path) -> Non
     assert run.status == 0 and {line.split("\t")[1] for line in run.stdout.splitlines()} <= set("abcde")
     value = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert value["categories"] == [{"id": 5 + number, "name": name} for number, name in enumerate("abcde")]
-    run = detect("--classes", tmp_path / "names.txt")
-    assert run.status == 2 and "has 5 classes, and 2 names were given" in run.stderr
     run = detect("-m", "builtin")
     assert run.status == 2 and "includes its encoder; omit the model" in run.stderr
 
@@ -122,9 +121,8 @@ def test_other_files_are_refused(run_pe: Callable[..., Run], detector: Path, tmp
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
     run = run_pe("detect", tmp_path / "photo.png", "--head", tmp_path / "other.pth", "-o", tmp_path / "out")
     assert run.status == 2 and "is neither a detector written by `pe train` nor one in" in run.stderr
-    (tmp_path / "names.txt").write_text("one\ntwo\n", encoding="utf-8")
     words = ("detect", tmp_path / "photo.png", "--head", detector, "-o", tmp_path / "out")
-    run = run_pe(*words, "--classes", tmp_path / "names.txt")
+    run = run_pe(*words, "--classes", tmp_path / "coco.json")
     assert run.status == 2 and "has its own class names; omit classes" in run.stderr
 
 

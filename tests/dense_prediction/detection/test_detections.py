@@ -17,8 +17,7 @@ from perception_encoder.dense_prediction.detection.detections import (
     join_views,
     large,
     mirrored,
-    numbered_names,
-    read_image_ids,
+    read_categories,
     suppress,
 )
 from perception_encoder.dense_prediction.drawing import (
@@ -80,39 +79,46 @@ def test_images_and_annotations_are_numbered(tmp_path: Path) -> None:
     masks[0, 1:3, 2:5] = True
     boxes = np.array([[2, 1, 5, 3], [0, 0, 8, 6]], np.float32)
     detected = Detected(boxes, np.array([2, 1]), np.array([0.9, 0.25], np.float32), masks)
-    results = CocoResults([{"id": 47, "name": "cup"}, {"id": 90, "name": "mug"}])
-    rows = results.add("a", (8, 6), detected)
-    results.add("b", (8, 6), detected.above(0.5))
-    value = results.write(tmp_path / "detections.json", tmp_path / "results.json")
-    assert json.loads((tmp_path / "detections.json").read_text()) == value
-    assert [annotation["image_id"] for annotation in value["annotations"]] == [1, 1, 2]
-    assert [annotation["id"] for annotation in value["annotations"]] == [1, 2, 3]
-    assert rows[0]["bbox"] == [2, 1, 3, 2] and rows[0]["area"] == 6 and rows[0]["category_id"] == 90
+    results = CocoResults([{"id": 47, "name": "cup"}, {"id": 90, "name": "mug"}], ["a.png", "7.png"])
+    results.add("a.png", (8, 6), detected)
+    results.add("7.png", (8, 6), detected.above(0.5))
+    results.add("c.png", (8, 6), Detected(boxes[:1], np.array([1]), np.array([0.5], np.float32), None))
+    results.write(tmp_path)
+    value = json.loads((tmp_path / "detections.json").read_text())
+    assert [image["id"] for image in value["images"]] == [1, 2, 3]
+    assert [annotation["image_id"] for annotation in value["annotations"]] == [1, 1, 2, 3]
+    assert [annotation["id"] for annotation in value["annotations"]] == [1, 2, 3, 4]
+    first = value["annotations"][0]
+    assert first["bbox"] == [2, 1, 3, 2] and first["area"] == 6 and first["category_id"] == 90
     plain = json.loads((tmp_path / "results.json").read_text())
     fields = {"image_id", "category_id", "bbox", "score", "segmentation"}
-    assert [item["category_id"] for item in plain] == [90, 47, 90] and plain[0].keys() == fields
-    one = Detected(boxes[:1], np.array([1]), np.array([0.5], np.float32), None)
-    assert "segmentation" not in CocoResults(results.categories).add("c", (8, 6), one)[0]
+    assert [item["category_id"] for item in plain] == [90, 47, 90, 47] and plain[0].keys() == fields
+    assert "segmentation" not in plain[3]
 
 
-def test_images_have_the_ids_of_their_dataset(tmp_path: Path) -> None:
-    images = [{"id": 7, "file_name": "a/x.jpg"}, {"id": 8, "file_name": "b/x.jpg"}, {"id": 9, "file_name": "b/y.jpg"}]
-    (tmp_path / "annotations.json").write_text(json.dumps({"images": images}), encoding="utf-8")
-    ids = read_image_ids(tmp_path / "annotations.json")
-    assert ids == {"a/x.jpg": 7, "b/x.jpg": 8, "b/y.jpg": 9, "y.jpg": 9}
-    results = CocoResults([], ids)
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["000000000139.jpg", "a/285.png"], [139, 285]),
+        (["139.jpg", "cup.jpg"], [1, 2]),
+        (["7.jpg", "a/007.jpg"], [1, 2]),
+    ],
+)
+def test_names_that_are_distinct_numbers_are_ids(names: list[str], ids: list[int]) -> None:
+    results = CocoResults([], names)
     nothing = Detected(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), None)
-    for name in ("b/x.jpg", "else/y.jpg", "new.jpg", "newer.jpg"):
+    for name in (*names, "12.mp4/00000"):
         results.add(name, (8, 6), nothing)
-    assert [item["id"] for item in results.images] == [8, 9, 10, 11]
-    (tmp_path / "annotations.json").write_text(json.dumps({"images": [{"id": "x", "file_name": "a"}]}))
-    with pytest.raises(DataError, match=r"images\[0\]: `id` is 'x'; it must be an integer"):
-        read_image_ids(tmp_path / "annotations.json")
+    assert [image["id"] for image in results.images] == [*ids, max(ids) + 1]
 
 
-def test_names_that_are_numbers_are_ids() -> None:
-    assert numbered_names(["000000000139.jpg", "a/285.png"]) == {"000000000139.jpg": 139, "a/285.png": 285}
-    assert numbered_names(["139.jpg", "cup.jpg"]) is None and numbered_names(["7.jpg", "a/007.jpg"]) is None
+def test_class_names_of_annotations(tmp_path: Path) -> None:
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps({"categories": [{"id": 9, "name": "b"}, {"id": 4, "name": "a"}]}), encoding="utf-8")
+    assert read_categories(path) == [(4, "a"), (9, "b")]
+    path.write_text(json.dumps({"categories": [{"id": "x", "name": "a"}]}), encoding="utf-8")
+    with pytest.raises(DataError, match="`id` is 'x'; it must be an integer"):
+        read_categories(path)
 
 
 def test_near_is_bright() -> None:

@@ -217,7 +217,6 @@ def test_anchors_are_the_libraries() -> None:
     inside = logits[0].isfinite().all(dim=1)
     covered = torch.tensor([[[6, 3], *sizes[1:]]], dtype=torch.float32)
     assert torch.allclose(logits[0][inside].sigmoid(), anchors(sizes, covered)[0, inside], atol=1e-5)
-    assert torch.equal(anchors(sizes)[0, 60:], anchors(sizes, covered)[0, 60:])
 
 
 def test_the_embedding_of_boxes_is_the_libraries() -> None:
@@ -310,7 +309,7 @@ def test_too_few_that_differ_are_the_best() -> None:
 
 
 def test_anchors_are_centred_on_patches() -> None:
-    boxes = anchors([(1, 2), (1, 1)])[0]
+    boxes = anchors([(1, 2), (1, 1)], torch.tensor([[[1.0, 2], [1, 1]]]))[0]
     expected = [[0.25, 0.5, SMALLEST_ANCHOR, SMALLEST_ANCHOR], [0.75, 0.5, SMALLEST_ANCHOR, SMALLEST_ANCHOR]]
     assert torch.allclose(boxes, torch.tensor([*expected, [0.5, 0.5, 2 * SMALLEST_ANCHOR, 2 * SMALLEST_ANCHOR]]))
     half = anchors([(1, 2)], torch.tensor([[[1.0, 1.0]]]))[0]  # of an image that covers the first patch alone

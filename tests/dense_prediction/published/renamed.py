@@ -10,19 +10,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from perception_encoder.dense_prediction import published_detectors
 from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, InputConfig, WindowConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
+from perception_encoder.dense_prediction.published_detectors import coco_classes
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 SIDE = 128
 """Pixels of the square that images are padded to: 8x8 patches, in windows of 4x4."""
-DEPTH, HEADS, WIDTH, WINDOW = 3, 2, 32, 4
+DEPTH, HEADS, WIDTH, WINDOW, DETA_SPAN = 3, 2, 32, 4, 3
 VISION = VisionConfig(
     image_size=64,
     patch_size=16,
@@ -43,27 +46,25 @@ def randomize(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            scale = (
-                0.3
-                if "positional" in name
-                else 0.7 / max(1.0, parameter[0].numel()) ** 0.5
-                if parameter.ndim > 1
-                else 0.1
-            )
-            parameter.copy_(
-                torch.randn(parameter.shape, generator=generator) * scale
-                + float(parameter.ndim == 1 and "weight" in name)
-            )
+            scale = 0.7 / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.1
+            noise = torch.randn(parameter.shape, generator=generator) * (0.3 if "positional" in name else scale)
+            parameter.copy_(noise + float(parameter.ndim == 1 and "weight" in name))
+
+
+def windows(span: int) -> WindowConfig:
+    return WindowConfig(size=WINDOW, global_blocks=(1,), span=span)
+
+
+def use_small_towers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect the towers of this module in files, in place of PE-G's."""
+    for name, span in (("VITDET", WINDOW), ("DETA", DETA_SPAN)):
+        tower = replace(getattr(published_detectors, name), vision=VISION, windows=windows(span), image_size=SIDE)
+        monkeypatch.setattr(published_detectors, name, tower)
 
 
 def backbone(span: int, inputs: InputConfig, layer_scale: bool = True) -> Backbone:
-    vision = VISION if layer_scale else replace(VISION, layer_scale=None)
-    tower = VisionTransformer(vision)
-    smaller = Tower(
-        model=tower, norm=tower.ln_post, depth=DEPTH, patch_size=16, image_size=(64, 64), width=WIDTH, weight_hash=""
-    )
-    windows = WindowConfig(size=WINDOW, global_blocks=(1,), patch_size=16, span=span)
-    return Backbone(smaller, DEPTH - 1, True, windows, SIDE, inputs)
+    tower = Tower.of(VisionTransformer(VISION if layer_scale else replace(VISION, layer_scale=None)), "none")
+    return Backbone(tower, DEPTH - 1, True, windows(span), SIDE, inputs)
 
 
 def vitdet(classes: int = 5, masks: bool = True, lvis: bool = False, layer_scale: bool = True) -> DenseModel:
@@ -82,9 +83,9 @@ def vitdet(classes: int = 5, masks: bool = True, lvis: bool = False, layer_scale
     return model.eval()
 
 
-def deta(classes: int = 4, queries: int = 900) -> DenseModel:
-    config = DetrHeadConfig(channels=32, layers=2, hidden=24, queries=queries, least_score=0.0)
-    model = DenseModel(backbone(3, IMAGENET), DetrHead(WIDTH, classes, config))
+def deta() -> DenseModel:
+    config = DetrHeadConfig(channels=32, layers=2, hidden=24, least_score=0.0)
+    model = DenseModel(backbone(DETA_SPAN, IMAGENET), DetrHead(WIDTH, 80, config))
     randomize(model, 2)
     return model.eval()
 
@@ -194,15 +195,16 @@ def to_detectron2(model: DenseModel) -> dict[str, Tensor]:
     return renamed(tensors, DETECTRON2) | published_tower(model, "backbone.net.", WINDOW)
 
 
-def to_deta(model: DenseModel, numbers: Sequence[int], total: int) -> dict[str, Tensor]:
-    """DETA's layout; `numbers`: the rows of our classes among `total`."""
+def to_deta(model: DenseModel) -> dict[str, Tensor]:
+    """DETA's layout: our classes are the rows of COCO's ids among 91."""
     tensors = {name: tensor for name, tensor in model.head.state_dict().items() if "standardize" not in name}
     stages = model.head.config.layers
     for number in range(stages + 1):
         for part in ("weight", "bias"):
             name = f"class_embed.{number}.{part}"
-            wide = torch.randn(total, *tensors[name].shape[1:], generator=torch.Generator().manual_seed(number))
-            wide[list(numbers) if number < stages else [0]] = tensors[name] if number < stages else tensors[name][:1]
+            wide = torch.randn(91, *tensors[name].shape[1:], generator=torch.Generator().manual_seed(number))
+            rows = list(coco_classes()) if number < stages else [0]
+            wide[rows] = tensors[name][: len(rows)]
             tensors[name] = wide
     fused = {}
     for number in range(stages):
@@ -210,7 +212,7 @@ def to_deta(model: DenseModel, numbers: Sequence[int], total: int) -> dict[str, 
             prefix = f"decoder.layers.{number}.self_attn"
             parts = [tensors.pop(f"{prefix}.{letter}_proj.{part}") for letter in "qkv"]
             fused[f"transformer.{prefix}.in_proj_{part}"] = torch.cat(parts)
-    state = renamed(tensors, DETA) | fused | published_tower(model, "backbone.0.body.", 3)
+    state = renamed(tensors, DETA) | fused | published_tower(model, "backbone.0.body.", DETA_SPAN)
     doubled = {
         f"transformer.decoder.{name}": item for name, item in state.items() if re.match("(bbox|class)_embed", name)
     }
