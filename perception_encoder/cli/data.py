@@ -69,8 +69,8 @@ def masks(
     """Cache a mask teacher's output.
 
     A slow teacher, such as SAM 2.1, then runs once for each image and augmentation, and not in every epoch. The run
-    that uses the cache needs the same seed, image_size, augmentation and copies. The size is printed after the first
-    images; an interrupted pass resumes if the command is repeated. Needs the extra `spatial`.
+    that uses the cache needs the same seed, image_size, augmentation and copies. An interrupted pass resumes if the
+    command is repeated. Needs the extra `spatial`.
 
     Examples:
 
@@ -88,5 +88,5 @@ def masks(
         raise ConfigError(f"{recipe} is not a recipe of spatial alignment; `pe train --list` shows them")
     if out.suffix != SUFFIX:
         raise ConfigError(f"the cache is {out}; its name must end in {SUFFIX}")
-    cached = cache_masks(config, data, out, track, output.print_line)
+    cached = cache_masks(config, data, out, track)
     output.print_line(f"{cached:,} augmented images: {out}")

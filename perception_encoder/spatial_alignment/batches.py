@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augm
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.spatial_alignment.images import AlignmentImage, StoredFile
+from perception_encoder.spatial_alignment.images import AlignmentImage
 from perception_encoder.spatial_alignment.mask_teachers import (
     FORMAT,
-    MaskTeacher,
+    Sam,
     TeacherCache,
     mask_tokens,
     one_hot_masks,
@@ -39,12 +39,8 @@ from perception_encoder.spatial_alignment.task import SpatialBatch
 
 logger = logging.getLogger(__name__)
 
-Announce = Callable[[str], None]
-
 TRIES = 8
 """Maximum number of images to try for one row."""
-ANNOUNCED = 8
-"""Number of images used to estimate the size of a cache."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class AugmentedImages:
     """Side of the images in pixels."""
     patch: int
     augmentation: Augmentation | None
-    teacher: MaskTeacher | None = None
+    teacher: Sam | None = None
     """None uses the masks in the data."""
     cache: TeacherCache | None = None
     """Cached masks, used instead of a teacher."""
@@ -87,20 +83,19 @@ class AugmentedImages:
         seed and the image's content. Cached masks are those of copies. Raises InputError for an image or mask that
         cannot be decoded, and for an image smaller than a patch.
         """
-        own_masks = masks and self.teacher is None and self.cache is None
-        content = image.image.read()
+        content = image.read()
         digest, copy = bytes_digest(content), draw if isinstance(draw, int) else 0
         if isinstance(draw, int):
             draw = copy_draw(self.seed, digest, copy)
-        pixels, ids = image.open(own_masks, content)
+        pixels, ids = image.open(masks and self.teacher is None and self.cache is None, content)
         height, width = pixels.shape[1:]
         if min(height, width) < self.patch:
-            raise InputError(str(image.image), f"is {width}x{height} pixels, smaller than a patch of {self.patch}")
+            raise InputError(image.name, f"is {width}x{height} pixels, smaller than a patch of {self.patch}")
         augmented = augment(pixels, self.size, self.augmentation, draw)
         if not (masks and self.has_masks(image)):
             return augmented, None
         if self.cache is not None:
-            return augmented, self.cache.get(digest, copy, self.grid[0] * self.grid[1], str(image.image))
+            return augmented, self.cache.get(digest, copy, self.grid[0] * self.grid[1], image.name)
         if self.teacher is not None:
             return augmented, mask_tokens(self.teacher.masks(augmented), self.grid)
         assert ids is not None
@@ -122,7 +117,7 @@ class SpatialBatches:
         self.sampler = WeightedSampler(sizes, sizes, config.batch_size, config.seed)
         self.config, self.sources, self.augmented, self.rank = config, sources, augmented, rank
         self.depth = vision.depth
-        self._bad = set[StoredFile]()
+        self._bad = set[str]()
 
     def __call__(self, step: int) -> SpatialBatch:
         config, drawn = self.config, self.sampler.positions(step)
@@ -151,10 +146,10 @@ class SpatialBatches:
             try:
                 return self.augmented.make(image, chosen, used)
             except InputError as error:
-                if image.image not in self._bad:
-                    self._bad.add(image.image)
+                if image.name not in self._bad:
+                    self._bad.add(image.name)
                     logger.warning("skipped %s", error)
-        raise DataError(f"{TRIES} consecutive images are unusable; the last one is {image.image}")
+        raise DataError(f"{TRIES} consecutive images are unusable; the last one is {image.name}")
 
 
 def bytes_digest(content: bytes) -> str:
@@ -167,17 +162,15 @@ def copy_draw(seed: int, digest: str, copy: int) -> list[float]:
     return np.random.default_rng([seed, 5, int(digest, 16), copy]).random(DRAWS).tolist()
 
 
-def cache_settings(config: SpatialConfig, augmented: AugmentedImages, teacher: str) -> dict[str, Any]:
-    """Return the settings that a cache of masks depends on; it replays the same augmentations."""
-    augmentation = None if config.augmentation is None else asdict(config.augmentation)
+def cache_settings(config: SpatialConfig, augmented: AugmentedImages) -> dict[str, Any]:
+    """Return the settings that a cache of masks depends on besides the teacher; it replays the same augmentations."""
     return {
         "format": FORMAT,
-        "teacher": teacher,
         "image_size": augmented.size,
         "patch": augmented.patch,
         "seed": config.seed,
         "copies": config.copies,
-        "augmentation": augmentation,
+        "augmentation": None if config.augmentation is None else asdict(config.augmentation),
     }
 
 
@@ -187,27 +180,23 @@ def fill_cache(
     augmented: AugmentedImages,
     path: Path,
     track: Track = untracked,
-    announce: Announce = logger.info,
 ) -> TeacherCache:
-    """Cache the masks of all copies of images, or resume; `announce` gets an estimate of the size after a few images.
+    """Cache the masks of all copies of images, or resume.
 
     Unusable images are skipped and logged. Raises ConfigError for a cache with other settings, or without copies.
     """
     if not config.copies or augmented.teacher is None:
         raise ConfigError("to cache masks, set copies to the number of augmentations per image, and masks to a teacher")
-    cache = TeacherCache(path, cache_settings(config, augmented, augmented.teacher.identity))
-    count, sizes = len(images) * config.copies, list[int]()
+    settings = {"teacher": augmented.teacher.identity, **cache_settings(config, augmented)}
+    cache = TeacherCache(path, settings, create=True)
     for image in track(images, "caching masks", len(images)):
         try:
-            digest = bytes_digest(image.image.read())
+            digest = bytes_digest(image.read())
             for copy in range(config.copies):
-                if (digest, copy) in cache:
-                    continue
-                _, tokens = augmented.make(image, copy)
-                assert tokens is not None
-                sizes.append(cache.put(digest, copy, tokens))
-                if len(sizes) == min(ANNOUNCED, count):
-                    announce(f"{count:,} augmented images, about {np.mean(sizes) * count / 1e9:.2f} GB in {path}")
+                if (digest, copy) not in cache:
+                    _, tokens = augmented.make(image, copy)
+                    assert tokens is not None
+                    cache.put(digest, copy, tokens)
         except InputError as error:
             logger.warning("skipped %s", error)
     return cache

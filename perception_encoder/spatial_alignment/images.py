@@ -18,38 +18,9 @@ from torch import Tensor
 from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.formats.shards import MASK, split_member
-from perception_encoder.formats.tars import TarEntry, read_entry, walk_tar
+from perception_encoder.formats.tars import TarMember, check_entry, walk_tar
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.preprocess.source import IMAGE_SUFFIXES, SHARD_IMAGES
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file, or a member of a tar."""
-
-    path: Path
-    entry: TarEntry | None = None
-
-    def read(self) -> bytes:
-        """Return the bytes; InputError if they cannot be read."""
-        try:
-            with self.path.open("rb") as stream:
-                return stream.read() if self.entry is None else read_entry(stream, self.entry)
-        except (OSError, DataError) as error:
-            raise InputError(str(self), f"cannot be read: {one_line(error)}") from None
-
-    @property
-    def size(self) -> int:
-        """Return the size in bytes; 0 if the file is missing."""
-        if self.entry is not None:
-            return self.entry.size
-        try:
-            return self.path.stat().st_size
-        except OSError:
-            return 0
-
-    def __str__(self) -> str:
-        return str(self.path) if self.entry is None else f"{self.path}/{self.entry.name}"
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES, SHARD_IMAGES, open_source
 
 
 @dataclass(frozen=True)
@@ -58,13 +29,24 @@ class AlignmentImage:
 
     key: str
     """Name in its dataset; not unique across datasets."""
-    image: StoredFile
-    mask: StoredFile | None = None
+    name: str
+    """Path, with the name in its tar."""
+    image: Path | TarMember
+    size: int
+    """Bytes."""
+    mask: TarMember | None = None
 
     def held_out(self, share: float) -> bool:
         """Return whether the image is held out for validation, which depends only on its name."""
         digest = hashlib.blake2b(self.key.encode(errors="surrogatepass"), digest_size=4).digest()
         return int.from_bytes(digest) < share * 2**32
+
+    def read(self) -> bytes:
+        """Return the image's bytes; InputError if they cannot be read."""
+        if isinstance(self.image, TarMember):
+            return self.image.read(self.name)
+        with open_source(self.image, self.name) as (stream, _):
+            return stream.read()
 
     def open(
         self, with_mask: bool = True, content: bytes | None = None
@@ -73,15 +55,15 @@ class AlignmentImage:
 
         `content`: the image's bytes, if they have been read already.
         """
-        content = self.image.read() if content is None else content
-        pixels = np.array(open_image(content, str(self.image)).convert("RGB"))
+        pixels = np.array(open_image(self.read() if content is None else content, self.name).convert("RGB"))
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         if self.mask is None or not with_mask:
             return image, None
-        mask = np.array(open_image(self.mask.read(), str(self.mask))).astype(np.int64)
+        name = f"the mask of {self.name}"
+        mask = np.array(open_image(self.mask.read(name), name)).astype(np.int64)
         if mask.shape != pixels.shape[:2]:
-            sizes = f"is {mask.shape[1]}x{mask.shape[0]} pixels, but its image is {pixels.shape[1]}x{pixels.shape[0]}"
-            raise InputError(str(self.mask), sizes)
+            found, expected = (f"{width}x{height}" for height, width in (mask.shape, pixels.shape[:2]))
+            raise InputError(name, f"is {found} pixels, but its image is {expected}")
         return image, torch.from_numpy(mask)
 
 
@@ -92,7 +74,7 @@ def open_images(path: Path) -> list[AlignmentImage]:
         images = [image for tar in tars for image in _of_tar(tar)]
     elif path.is_dir():
         files = [file for file in list_media(path) if file.suffix.lower() in IMAGE_SUFFIXES]
-        images = [AlignmentImage(str(file.relative_to(path)), StoredFile(file)) for file in files]
+        images = [AlignmentImage(str(file.relative_to(path)), str(file), file, file.stat().st_size) for file in files]
     else:
         raise DataError(f"{path} does not exist; give a directory of images or of tars")
     if not images:
@@ -101,16 +83,22 @@ def open_images(path: Path) -> list[AlignmentImage]:
 
 
 def _of_tar(tar: Path) -> list[AlignmentImage]:
-    images: dict[str, StoredFile] = {}
-    masks: dict[str, StoredFile] = {}
+    images: dict[str, tuple[str, TarMember]] = {}
+    masks: dict[str, TarMember] = {}
     try:
         with tar.open("rb") as stream:
             for entry in walk_tar(stream, tar.stat().st_size):
                 key, extension = split_member(entry.name)
+                if extension in (*SHARD_IMAGES, MASK):
+                    check_entry(entry)
+                member = TarMember(tar, entry.offset, entry.size)
                 if extension in SHARD_IMAGES:
-                    images[key] = StoredFile(tar, entry)
+                    images[key] = f"{tar}/{entry.name}", member
                 elif extension == MASK:
-                    masks[key] = StoredFile(tar, entry)
+                    masks[key] = member
     except (OSError, DataError) as error:
         raise DataError(f"{tar}: not a readable tar file ({one_line(error)})") from error
-    return [AlignmentImage(f"{tar.stem}/{key}", image, masks.get(key)) for key, image in images.items()]
+    return [
+        AlignmentImage(f"{tar.stem}/{key}", name, member, member.size, masks.get(key))
+        for key, (name, member) in images.items()
+    ]

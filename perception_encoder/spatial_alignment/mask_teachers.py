@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from perception_encoder.errors import (
     DataError,
     InputError,
     MissingExtraError,
-    ShapeError,
     WeightsUnavailableError,
     one_line,
 )
@@ -44,27 +43,12 @@ TOGETHER = 64
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class MaskTeacher(Protocol):
-    """Predicts the mask logits of an image."""
-
-    @property
-    def identity(self) -> str:
-        """Identity of the teacher, for caches and runs."""
-        ...
-
-    def masks(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w P"]:
-        """Return the logits or memberships of P masks, at any resolution (h, w)."""
-        ...
-
-
 def mask_tokens(masks: Float[Tensor, "h w P"], grid: tuple[int, int]) -> Float[Tensor, "N P"]:
     """Return masks on a patch grid, N = rows · columns: means over patches, or interpolated if the grid is finer.
 
     The paper interpolates masks to the student's grid, which reads a few pixels of each patch and misses thin objects
-    between them; a mean counts every pixel. Raises ShapeError unless they are (h, w, P).
+    between them; a mean counts every pixel.
     """
-    if masks.ndim != 3 or not masks.numel():
-        raise ShapeError(f"masks have the shape {tuple(masks.shape)}; it must be (height, width, masks)")
     maps, (rows, columns) = masks.permute(2, 0, 1)[None].float(), grid
     if masks.shape[0] >= rows and masks.shape[1] >= columns:
         return F.adaptive_avg_pool2d(maps, grid)[0].flatten(1).T
@@ -77,20 +61,15 @@ def one_hot_masks(ids: Int[Tensor, "H W"]) -> Float[Tensor, "H W P"]:
     return F.one_hot(order).float()
 
 
-def find_mask_teacher(name: str, device: torch.device) -> MaskTeacher | None:
-    """Return the teacher with a name (see the module), None for the masks in the data; raises what `Sam.load` does."""
-    return None if name == SCENES else Sam.load(name, device)
-
-
 class Sam:
     """SAM 2.1, prompted with a grid of points; the image is embedded once."""
 
-    def __init__(self, name: str, model: Any, points: int = POINTS) -> None:
-        """`model`: a `Sam2Model`."""
-        self.name, self.model, self.points = name, model.eval().requires_grad_(False), points
+    def __init__(self, model: Any, points: int = POINTS) -> None:
+        """`model`: a `Sam2Model`; `points`: along each side of the image."""
+        self.model, self.points = model.eval().requires_grad_(False), points
 
     @classmethod
-    def load(cls, name: str, device: torch.device, points: int = POINTS) -> Sam:
+    def load(cls, name: str, device: torch.device) -> Sam:
         """Load a directory or a model of the hub, such as `facebook/sam2.1-hiera-large`.
 
         Raises MissingExtraError without transformers, WeightsUnavailableError if the model cannot be found.
@@ -104,7 +83,7 @@ class Sam:
         except (OSError, ValueError) as error:
             raise WeightsUnavailableError(f"no SAM 2.1 can be loaded from {name!r}: {one_line(error)}") from None
         model.to(device)  # type: ignore[arg-type]  # its decorator hides the argument
-        return cls(name, model, points)
+        return cls(model)
 
     @cached_property
     def identity(self) -> str:
@@ -148,14 +127,14 @@ SUFFIX = ".sqlite"
 class TeacherCache:
     """Tokens (N, P) by the digest of an image's content and the number of its copy."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any] | None = None) -> None:
-        """Open a file; with `settings`, create it if missing, else require equal settings.
+    def __init__(self, path: Path, settings: Mapping[str, Any], create: bool = False) -> None:
+        """Open a file; with `create`, make it if it is missing.
 
-        Raises DataError for a missing or damaged file, ConfigError for one with other settings.
+        Raises DataError for a missing or damaged file, ConfigError for one that differs in one of the `settings`.
         """
-        if settings is None and not path.is_file():
+        if not create and not path.is_file():
             raise DataError(f"{path} does not exist; `pe data masks` makes it")
-        self.path = path
+        self.path, expected = path, json.loads(json.dumps(settings))
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._checked():
             self._file = sqlite3.connect(path, check_same_thread=False)
@@ -165,14 +144,16 @@ class TeacherCache:
                 "PRIMARY KEY (image, copy))"
             )
             row = self._file.execute("SELECT json FROM settings").fetchone()
-            if row is None and settings is not None:
+            if row is None and create:
                 self._file.execute("INSERT INTO settings VALUES (?)", (json.dumps(settings),))
                 self._file.commit()
-            self.settings: dict[str, Any] = json.loads(row[0] if row else json.dumps(settings or {}))
-            if not isinstance(self.settings, dict):
-                raise ValueError("its settings are not a JSON object")
-        if settings is not None:
-            self.check(settings)
+            self.settings: dict[str, Any] = expected if row is None else dict(json.loads(row[0]))
+        for name, value in expected.items():
+            if self.settings.get(name) != value:
+                raise ConfigError(
+                    f"{path} was made with {name} {self.settings.get(name)!r}, but this run has {value!r}; "
+                    "change the setting, or make another cache"
+                )
 
     @contextmanager
     def _checked(self) -> Iterator[None]:
@@ -182,15 +163,6 @@ class TeacherCache:
         except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             reason = f"is not a cache of masks, or is damaged ({one_line(error)})"
             raise DataError(f"{self.path} {reason}; delete it and run `pe data masks` again") from None
-
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Raise ConfigError unless the cache was made with these settings."""
-        for name, value in json.loads(json.dumps(settings)).items():
-            if self.settings.get(name) != value:
-                raise ConfigError(
-                    f"{self.path} was made with {name} {self.settings.get(name)!r}, but this run has {value!r}; "
-                    "change the setting, or make another cache"
-                )
 
     def __len__(self) -> int:
         with self._checked():
@@ -216,16 +188,10 @@ class TeacherCache:
             reason = f"its masks in {self.path} are damaged ({one_line(error)})"
             raise InputError(name, f"{reason}; delete that file and run `pe data masks` again") from None
 
-    def put(self, digest: str, copy: int, tokens: Float[Tensor, "N P"]) -> int:
-        """Write tokens atomically and return their compressed size in bytes; OutputError if that fails."""
-        content = compress(tokens)
+    def put(self, digest: str, copy: int, tokens: Float[Tensor, "N P"]) -> None:
+        """Write tokens atomically, in half precision; OutputError if that fails."""
+        content = zlib.compress(tokens.to(torch.float16).contiguous().numpy().tobytes(), LEVEL)
         with writing(self.path, "if it is damaged, delete it", also=(sqlite3.Error,)), self._file:
             self._file.execute(
                 "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?, ?)", (digest, copy, len(tokens), content)
             )
-        return len(content)
-
-
-def compress(tokens: Float[Tensor, "N P"]) -> bytes:
-    """Return tokens in half precision, compressed by zlib."""
-    return zlib.compress(tokens.to(torch.float16).contiguous().numpy().tobytes(), LEVEL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from perception_encoder.models.registry import MODELS
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.progress import Track, untracked
 from perception_encoder.spatial_alignment.batches import (
-    Announce,
     AugmentedImages,
     SpatialBatches,
     cache_settings,
@@ -27,14 +25,12 @@ from perception_encoder.spatial_alignment.batches import (
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import open_images
-from perception_encoder.spatial_alignment.mask_teachers import SUFFIX, TeacherCache, find_mask_teacher
+from perception_encoder.spatial_alignment.mask_teachers import SCENES, SUFFIX, Sam, TeacherCache
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Student
 from perception_encoder.spatial_alignment.validation import SpatialValidation
 from perception_encoder.training.distributed import own_device, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import Section, StageRun, run_stage
-
-logger = logging.getLogger(__name__)
 
 PROCEDURE = 2
 """Increase when the same configuration and data give another result."""
@@ -56,13 +52,11 @@ def align_spatially(
     return run_stage(lambda: SpatialRun(config, data, out), out, track, listener)
 
 
-def cache_masks(
-    config: SpatialConfig, data: Sequence[Path], path: Path, track: Track = untracked, announce: Announce = logger.info
-) -> int:
+def cache_masks(config: SpatialConfig, data: Sequence[Path], path: Path, track: Track = untracked) -> int:
     """Cache the masks that a run needs, or resume; return their number. Raises what `fill_cache` does."""
     augmented = SpatialTrainee(config).augmented(own_device())
     images = [image for path in data for image in open_images(path)]
-    return len(fill_cache(config, images, augmented, path, track, announce))
+    return len(fill_cache(config, images, augmented, path, track))
 
 
 class SpatialRun(StageRun):
@@ -87,7 +81,7 @@ class SpatialRun(StageRun):
             raise DataError(
                 f"masks is {config.masks!r}, but no image has a mask; use images with masks, or another mask teacher"
             )
-        keys = [f"{image.key} {image.image.size} {image.mask is not None}" for image in images]
+        keys = [f"{image.key} {image.size} {image.mask is not None}" for image in images]
         weights = [weight_hash(self.trainee.student.vision), self.trainee.teacher_hash, self.augmented.identity]
         self.identity = [f"procedure {PROCEDURE}", *weights, *keys]
         self.samples = {name: len(source) for name, source in self.training.items()}
@@ -151,10 +145,9 @@ class SpatialTrainee:
         if config.masks is None:
             return made
         if config.masks.endswith(SUFFIX):
-            cache = TeacherCache(Path(config.masks))
-            cache.check(cache_settings(config, made, cache.settings.get("teacher", "")))
+            cache = TeacherCache(Path(config.masks), cache_settings(config, made))
             return dataclasses.replace(made, cache=cache)
-        return dataclasses.replace(made, teacher=find_mask_teacher(config.masks, device))
+        return made if config.masks == SCENES else dataclasses.replace(made, teacher=Sam.load(config.masks, device))
 
     def write(self, path: Path) -> None:
         """Write the student's tower."""

@@ -21,6 +21,8 @@ from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Spat
 ACROSS, WITHIN = 0.5, 0.9
 """Neighbouring patches lie on two sides of an edge if the cosine of their mask tokens is below the first, on one side
 if it is above the second; others are not scored."""
+SHORT_SIDE = 240
+"""Pixels of a tracked frame's short side."""
 
 
 class SpatialValidation:
@@ -40,19 +42,14 @@ class SpatialValidation:
         batches: Sequence[SpatialBatch],
         grid: tuple[int, int],
         videos: Path | None = None,
-        short_side: int = 240,
     ) -> None:
         """`batches`: without hidden patches. `videos`: as `read_videos` returns them. Raises what that does."""
         self.task, self.student, self.batches, self.grid = task, student, list(batches), grid
-        self.tracking = None
-        if videos is not None:
-            self.tracking = TrackingEvaluator(read_videos(videos), TrackingConfig(short_side=short_side))
+        config = TrackingConfig(short_side=SHORT_SIDE)
+        self.tracking = None if videos is None else TrackingEvaluator(read_videos(videos), config)
 
     def validate(self, metric: str) -> dict[str, float]:
         """Return the scores that the data allow."""
-        return {**self._losses(), **self._tracking()}
-
-    def _losses(self) -> dict[str, float]:
         totals: dict[str, float] = {}
         images, with_masks = 0, 0
         pairs: list[tuple[Tensor, Tensor]] = []
@@ -72,15 +69,12 @@ class SpatialValidation:
             cosines, same = (torch.cat([pair[part].flatten() for pair in pairs]) for part in (0, 1))
             scored = (same < ACROSS) | (same > WITHIN)
             scores["boundary"] = area_under_curve(-cosines[scored], same[scored] < ACROSS)
+        if self.tracking is not None:
+            vision = copy.deepcopy(self.student.vision)
+            encoder = LayerFeatures("student", Tower.of(vision), device)
+            (measurement,) = self.tracking.run(encoder.at(vision.config.depth - 1))
+            scores["tracking"] = measurement.metrics[0].value
         return scores
-
-    def _tracking(self) -> dict[str, float]:
-        if self.tracking is None:
-            return {}
-        vision = copy.deepcopy(self.student.vision)
-        encoder = LayerFeatures("student", Tower.of(vision), next(self.student.parameters()).device)
-        (measurement,) = self.tracking.run(encoder.at(vision.config.depth - 1))
-        return {"tracking": measurement.metrics[0].value}
 
 
 def neighbours(tokens: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[Tensor, "B E"]:

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from perception_encoder.errors import ConfigError, DataError, InputError, ShapeError, WeightsUnavailableError
+from perception_encoder.errors import ConfigError, DataError, InputError, WeightsUnavailableError
 from perception_encoder.spatial_alignment.mask_teachers import (
     DEVIATION,
     MEAN,
-    SCENES,
     Sam,
     TeacherCache,
-    find_mask_teacher,
     grid_points,
     mask_tokens,
     one_hot_masks,
@@ -36,13 +34,6 @@ def test_logits_of_any_resolution_are_brought_to_the_grid() -> None:
     logits = torch.arange(16.0).view(4, 4, 1).repeat(1, 1, 3)
     assert mask_tokens(logits, (4, 4))[:, 2].tolist() == list(range(16))
     assert mask_tokens(logits, (8, 8)).shape == (64, 3)
-    for wrong in (torch.rand(4, 4), torch.rand(4, 4, 0)):
-        with pytest.raises(ShapeError, match="must be"):
-            mask_tokens(wrong, (2, 2))
-
-
-def test_scenes_have_masks_of_their_own() -> None:
-    assert find_mask_teacher(SCENES, torch.device("cpu")) is None
 
 
 def tiny_sam() -> Any:
@@ -84,7 +75,7 @@ def test_points_are_the_middles_of_cells() -> None:
 @torch.no_grad()
 def test_each_point_has_the_logits_of_a_call_of_its_own(model: Any) -> None:
     image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    masks = Sam("tiny", model, points=9).masks(image)  # 81 points, in two passes
+    masks = Sam(model, points=9).masks(image)  # 81 points, in two passes
     assert masks.shape == (32, 32, 81)
     mean, deviation = (torch.tensor(item)[:, None, None] for item in (MEAN, DEVIATION))
     pixels = ((image[None].float() / 255) - mean) / deviation
@@ -96,10 +87,10 @@ def test_each_point_has_the_logits_of_a_call_of_its_own(model: Any) -> None:
 
 def test_a_directory_is_loaded(model: Any, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "sam")
-    teacher = find_mask_teacher(str(tmp_path / "sam"), torch.device("cpu"))
-    assert isinstance(teacher, Sam) and teacher.points == 32 and "32" in teacher.identity
+    teacher = Sam.load(str(tmp_path / "sam"), torch.device("cpu"))
+    assert teacher.points == 32 and teacher.identity == Sam(model).identity
     with pytest.raises(WeightsUnavailableError, match=r"no SAM 2\.1 can be loaded from"):
-        find_mask_teacher(str(tmp_path / "none"), torch.device("cpu"))
+        Sam.load(str(tmp_path / "none"), torch.device("cpu"))
 
 
 def test_a_teacher_is_told_by_its_weights(model: Any) -> None:
@@ -107,65 +98,61 @@ def test_a_teacher_is_told_by_its_weights(model: Any) -> None:
     other = copy.deepcopy(model)
     with torch.no_grad():
         next(other.parameters()).add_(0.1)
-    assert Sam("sam", model).identity == Sam("elsewhere/sam", model).identity
-    assert len({Sam("sam", model).identity, Sam("sam", other).identity, Sam("sam", model, points=3).identity}) == 3
+    assert len({Sam(model).identity, Sam(other).identity, Sam(model, points=3).identity}) == 3
 
 
 SETTINGS = {"teacher": "t", "seed": 0, "augmentation": {"scale": (0.1, 1.0)}}
 
 
+def create(path: Path, **settings: object) -> TeacherCache:
+    return TeacherCache(path / "m.sqlite", {**SETTINGS, **settings}, create=True)
+
+
 def test_tokens_come_back_in_half_precision(tmp_path: Path) -> None:
-    cache = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
-    tokens = torch.rand(6, 5)
-    assert cache.put("a", 1, tokens) > 0
+    cache, tokens = create(tmp_path), torch.rand(6, 5)
+    cache.put("a", 1, tokens)
     assert ("a", 1) in cache and ("a", 0) not in cache and len(cache) == 1
     torch.testing.assert_close(cache.get("a", 1, 6, "a.png"), tokens.half().float())
-    again = TeacherCache(tmp_path / "m.sqlite")
-    assert again.settings["seed"] == 0 and len(again) == 1
+    again = TeacherCache(tmp_path / "m.sqlite", {"seed": 0})
+    assert again.settings["teacher"] == "t" and len(again) == 1
     with pytest.raises(InputError, match=r"a\.png: has no masks in"):
         again.get("a", 0, 6, "a.png")
+    with pytest.raises(InputError, match=r"\(they have 6x5 values, not 4 tokens\); delete that file and run"):
+        again.get("a", 1, 4, "a.png")
 
 
-def test_another_seed_or_augmentation_is_named(tmp_path: Path) -> None:
-    TeacherCache(tmp_path / "m.sqlite", SETTINGS)
-    with pytest.raises(ConfigError, match="was made with seed 0, but this run has 1"):
-        TeacherCache(tmp_path / "m.sqlite", {**SETTINGS, "seed": 1})
-    with pytest.raises(ConfigError, match="was made with augmentation"):
-        TeacherCache(tmp_path / "m.sqlite", {**SETTINGS, "augmentation": None})
+@pytest.mark.parametrize(("name", "value"), [("seed", 1), ("augmentation", None), ("teacher", "other")])
+def test_another_setting_is_named(tmp_path: Path, name: str, value: object) -> None:
+    create(tmp_path)
+    with pytest.raises(ConfigError, match=f"was made with {name} .*, but this run has {value!r}"):
+        create(tmp_path, **{name: value})
 
 
 def test_a_half_written_entry_is_not_there(tmp_path: Path) -> None:
-    cache = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
+    cache = create(tmp_path)
     cache.put("a", 0, torch.rand(2, 2))
     cache._file.execute("INSERT INTO tokens VALUES ('b', 0, 2, x'00')")  # and no commit, as if it were killed
     del cache
-    again = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
+    again = create(tmp_path)
     assert ("a", 0) in again and ("b", 0) not in again
 
 
 def test_damaged_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"m\.sqlite does not exist; `pe data masks` makes it"):
-        TeacherCache(tmp_path / "m.sqlite")
+        TeacherCache(tmp_path / "m.sqlite", SETTINGS)
     (tmp_path / "n.sqlite").write_bytes(b"no database" * 100)
     with pytest.raises(DataError, match="is not a cache of masks, or is damaged"):
         TeacherCache(tmp_path / "n.sqlite", SETTINGS)
-    cache = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
+    cache = create(tmp_path)
     cache._file.execute("INSERT INTO tokens VALUES ('b', 0, 2, x'00')")
     with pytest.raises(InputError, match=r"b: its masks in .* are damaged"):
         cache.get("b", 0, 2, "b")
 
 
-def test_tokens_of_another_grid_are_damaged(tmp_path: Path) -> None:
-    cache = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
-    cache.put("a", 0, torch.rand(6, 5))
-    with pytest.raises(InputError, match=r"\(they have 6x5 values, not 4 tokens\); delete that file and run"):
-        cache.get("a", 0, 4, "a.png")
-
-
 @pytest.mark.parametrize("settings", ["[1]", "{", "null", "7"])
 def test_damaged_settings_are_named(tmp_path: Path, settings: str) -> None:
-    cache = TeacherCache(tmp_path / "m.sqlite", SETTINGS)
+    cache = create(tmp_path)
     cache._file.execute("UPDATE settings SET json = ?", (settings,))
     cache._file.commit()
     with pytest.raises(DataError, match=r"m\.sqlite is not a cache of masks, or is damaged \(.*\); delete it and run"):
-        TeacherCache(tmp_path / "m.sqlite")
+        TeacherCache(tmp_path / "m.sqlite", SETTINGS)

@@ -29,8 +29,7 @@ def test_masks_are_cached_and_used(run_pe, photos: Path, tmp_path: Path, monkeyp
     cache = tmp_path / "m.sqlite"
     run = run_pe("data", "masks", "--data", photos, "-o", cache, *SMALL)
     assert run.status == 0, run.stderr
-    assert run.stdout.splitlines()[0].startswith("12 augmented images, about 0.00 GB in")
-    assert run.stdout.splitlines()[1] == f"12 augmented images: {cache}"
+    assert run.stdout.splitlines() == [f"12 augmented images: {cache}"]
     train = ("train", "spatial_builtin", "--debug", "--data", photos, "--set", f"masks={cache}", "--set", "copies=2")
     run = run_pe(*train, "-o", tmp_path / "run")
     assert run.status == 0, run.stderr
