@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,42 +31,37 @@ Targets = dict[str, Tensor]
 after augmentation also "inside", the height and width of the part of the square that shows the image."""
 
 
-class DenseSamples(Protocol):
+@dataclass(frozen=True)
+class DenseSamples(ABC):
     """A dataset's images with their targets."""
+
+    dataset: DepthImages | ClassMasks | InstanceSet
 
     @property
     def keys(self) -> Sequence[str]:
         """Names of the images."""
-        ...
+        return self.dataset.keys
 
+    @abstractmethod
     def read(self, index: int) -> tuple[Image.Image, Targets]:
         """Decode an RGB image and its targets in its pixels; InputError or DataError if that fails."""
-        ...
 
 
 @dataclass(frozen=True)
-class DepthSamples:
+class DepthSamples(DenseSamples):
     """Images with the depth of each pixel."""
 
     dataset: DepthImages
-
-    @property
-    def keys(self) -> Sequence[str]:
-        return self.dataset.keys
 
     def read(self, index: int) -> tuple[Image.Image, Targets]:
         return _sized(self.dataset.open(index), {"depth": torch.from_numpy(self.dataset.depth(index))})
 
 
 @dataclass(frozen=True)
-class ClassSamples:
+class ClassSamples(DenseSamples):
     """Images with the class of each pixel."""
 
     dataset: ClassMasks
-
-    @property
-    def keys(self) -> Sequence[str]:
-        return self.dataset.keys
 
     def read(self, index: int) -> tuple[Image.Image, Targets]:
         labels = torch.from_numpy(self.dataset.labels(index).astype(np.int64))
@@ -73,15 +69,11 @@ class ClassSamples:
 
 
 @dataclass(frozen=True)
-class ObjectSamples:
+class ObjectSamples(DenseSamples):
     """Images with boxes, and masks if `masks` is set and the dataset has them."""
 
     dataset: InstanceSet
     masks: bool = True
-
-    @property
-    def keys(self) -> Sequence[str]:
-        return self.dataset.keys
 
     def read(self, index: int) -> tuple[Image.Image, Targets]:
         objects = self.dataset.instances(index, self.masks)
@@ -120,7 +112,11 @@ class Augmenter:
 
         MissingExtraError without torchvision.
         """
-        v2, tv = _torchvision()
+        try:
+            from torchvision import tv_tensors as tv
+            from torchvision.transforms.v2 import functional as v2
+        except ImportError:
+            raise MissingExtraError("torchvision", "eval") from None
         flip, scale, down, right = torch.rand(4, generator=generator).tolist()
         low, high = self.scales
         ratio = self.size / max(image.size) * (low + scale * (high - low))
@@ -129,34 +125,22 @@ class Augmenter:
         top, left = (round(part * min(0, margin)) for part, margin in zip((down, right), margins, strict=True))
         padding = [0, 0, max(0, margins[1]), max(0, margins[0])]
 
-        def move(value: Any) -> Any:
-            value = v2.functional.horizontal_flip(value) if flip < self.flip else value
-            value = v2.functional.resize(value, sides, antialias=True)
-            value = v2.functional.pad(value, padding, fill=list(self.padding) if isinstance(value, tv.Image) else 0)
-            return v2.functional.crop(value, -top, -left, self.size, self.size)
+        def move(value: Any, fill: Any = 0) -> Any:
+            value = v2.horizontal_flip(value) if flip < self.flip else value
+            value = v2.resize(value, sides, antialias=True)
+            value = v2.crop(v2.pad(value, padding, fill=fill), -top, -left, self.size, self.size)
+            return v2.clamp_bounding_boxes(value) if isinstance(value, tv.BoundingBoxes) else value
 
-        pixels, wrapped = as_tv_tensors(image, targets)
-        moved = {name: move(value) if isinstance(value, tv.TVTensor) else value for name, value in wrapped.items()}
+        moved: Targets = {}
+        for name, value in targets.items():
+            if name == "boxes":
+                wrapped: Any = tv.BoundingBoxes(value, format="XYXY", canvas_size=(image.height, image.width))
+            else:
+                wrapped = tv.Mask(value)
+            moved[name] = value if name == "labels" and value.ndim == 1 else move(wrapped).as_subclass(Tensor)
         if "boxes" in moved:
-            moved["boxes"] = v2.functional.clamp_bounding_boxes(moved["boxes"])
-        plain = {name: value.as_subclass(Tensor) for name, value in moved.items()}
-        if "boxes" in plain:
-            plain = {**_seen(plain), "inside": torch.tensor([min(side, self.size) for side in sides])}
-        return move(pixels).as_subclass(Tensor), plain
-
-
-def as_tv_tensors(image: Image.Image, targets: Targets) -> tuple[Any, dict[str, Any]]:
-    """Wrap an image and its targets so that torchvision transforms each one by its kind."""
-    v2, tv = _torchvision()
-    wrapped: dict[str, Any] = {}
-    for name, value in targets.items():
-        if name == "boxes":
-            wrapped[name] = tv.BoundingBoxes(value, format="XYXY", canvas_size=(image.height, image.width))
-        elif name == "labels" and value.ndim == 1:
-            wrapped[name] = value
-        else:
-            wrapped[name] = tv.Mask(value)
-    return v2.functional.to_image(image), wrapped
+            moved = {**_seen(moved), "inside": torch.tensor([min(side, self.size) for side in sides])}
+        return move(v2.to_image(image), list(self.padding)).as_subclass(Tensor), moved
 
 
 def _seen(targets: Targets) -> Targets:
@@ -171,15 +155,6 @@ def _seen(targets: Targets) -> Targets:
     boxes = targets["boxes"]
     visible = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1)
     return {name: value[visible] for name, value in targets.items()}
-
-
-def _torchvision() -> tuple[Any, Any]:
-    try:
-        from torchvision import tv_tensors
-        from torchvision.transforms import v2
-    except ImportError:
-        raise MissingExtraError("torchvision", "eval") from None
-    return v2, tv_tensors
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,6 @@ class SegmenterConfig(DenseConfig):
     example: ClassVar[str] = "pe segment IMAGE --head {weights} -o segmented.png"
 
     head: SegmentationHeadConfig = field(default_factory=lambda: SegmentationHeadConfig(kernel=3))
-    any_class: bool = False
-    """For rendered scenes: only two classes, `background` and `object`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.dense_prediction.dense_model import (
     METADATA,
+    TASKS,
     Backbone,
     DenseModel,
     HeadInfo,
@@ -25,8 +26,7 @@ from perception_encoder.dense_prediction.dense_model import (
     padding_pixel,
     write_head,
 )
-from perception_encoder.dense_prediction.depth import DepthHead
-from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
+from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.detection.roi_heads import class_frequencies, repeat_factors
 from perception_encoder.dense_prediction.head_fitting import Standardize
@@ -40,7 +40,7 @@ from perception_encoder.dense_training.batches import (
 )
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
 from perception_encoder.dense_training.task import DenseTask, trained_part
-from perception_encoder.dense_training.validation import DenseValidation
+from perception_encoder.dense_training.validation import make_validation
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.load import load_tower
 from perception_encoder.models.checkpoints.files import read_checkpoint
@@ -117,7 +117,7 @@ class DenseRun(StageRun):
             self._measure(make(rank=ALONE))
         task = DenseTask(model, config)
         if config.validation is not None:
-            task.validation = DenseValidation(model, self.held_out, config.validation.size, config.image_size)
+            task.validation = make_validation(model, self.held_out, config.validation.size, config.image_size)
         sizes = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
         logger.info(
             "loaded: %s, weights %s; %s; random: the head for %s, %s of %s parameters are trained",
@@ -195,7 +195,7 @@ def read_samples(config: DenseConfig, path: Path) -> tuple[DenseSamples, DenseSa
         depths = read_depth_splits(path, config.per_metre)
         return DepthSamples(depths[0]), DepthSamples(depths[1]), ()
     if isinstance(config, SegmenterConfig):
-        masks = read_class_splits(path, config.any_class)
+        masks = read_class_splits(path)
         return ClassSamples(masks[0]), ClassSamples(masks[1]), masks[0].classes
     assert isinstance(config, DetectorConfig)
     training, test = read_instance_splits(path)
@@ -223,40 +223,26 @@ def describe_head(
     config: DenseConfig, tower: Tower, layer: int, samples: DenseSamples, classes: tuple[str, ...]
 ) -> HeadInfo:
     """Return the description of the head that a run trains."""
-    match config, samples:
-        case DepthTrainingConfig(head=depth), _:
-            task, head = "depth", dataclasses.asdict(depth)
-        case SegmenterConfig(head=segmentation), _:
-            task, head = "segmentation", dataclasses.asdict(segmentation)
-        case DetectorConfig(head=DetrHeadConfig() as detr), _:
-            task, head = "detr", dataclasses.asdict(detr)
-        case DetectorConfig(head=DetectorHeadConfig() as detector), ObjectSamples(dataset=dataset):
-            least_score, most = detector.limits(dataset.lvis)
-            task, head = "detection", dataclasses.asdict(detector) | {"least_score": least_score, "most": most}
-        case _:
-            raise AssertionError(f"{type(config).__name__} has no head")
+    objects = samples if isinstance(samples, ObjectSamples) else None
+    head = dataclasses.asdict(config.head)
+    if isinstance(config.head, DetectorHeadConfig) and objects is not None:
+        least_score, most = config.head.limits(objects.dataset.lvis)
+        head |= {"least_score": least_score, "most": most}
     return HeadInfo(
-        task=task,
+        task=next(name for name, kind in TASKS.items() if isinstance(config.head, kind)),
         encoder=portable_name(config.encoder),
         weights=tower.weight_hash,
         layer=layer,
         image_size=config.image_size,
         head=head,
         classes=classes,
-        class_ids=_class_ids(samples),
-        relative=isinstance(config, DepthTrainingConfig) and config.head.scale_invariance == 1,
-        masks=isinstance(samples, ObjectSamples) and samples.masks,
+        class_ids=() if objects is None else tuple(category["id"] for category in objects.dataset.categories),
+        relative=isinstance(config.head, DepthHeadConfig) and config.head.scale_invariance == 1,
+        masks=objects is not None and objects.masks,
         finetuned=not config.frozen,
         windows=config.windows,
-        padded=isinstance(config, DetectorConfig),
+        padded=objects is not None,
     )
-
-
-def _class_ids(samples: DenseSamples) -> tuple[int, ...]:
-    """Return the classes' ids in the dataset, if it has any."""
-    if not isinstance(samples, ObjectSamples):
-        return ()
-    return tuple(category["id"] for category in samples.dataset.categories)
 
 
 def read_initial(path: Path) -> StateDict:

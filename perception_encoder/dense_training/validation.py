@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -28,130 +30,110 @@ from perception_encoder.preprocess.frames import spread_indices
 
 logger = logging.getLogger(__name__)
 
-Map = Float[Tensor, "1 h w D"]
 
-
-class Scorer(Protocol):
-    """Collects predictions and scores them."""
+class DenseValidation(ABC):
+    """Scores a model on at most `size` evenly spaced images of a dataset."""
 
     higher_is_better: Mapping[str, bool]
-    """Scores by metric, the default one first."""
-
-    def add(self, index: int, image: Image.Image, features: Map) -> None:
-        """Predict on an image of the dataset and store the outcome."""
-        ...
-
-    def scores(self) -> dict[str, float]:
-        """Return the scores of all added images, and reset."""
-        ...
-
-
-class DenseValidation:
-    """Scores a model on at most `size` evenly spaced images of a dataset."""
+    """Metrics, the default one first."""
 
     def __init__(self, model: DenseModel, samples: DenseSamples, size: int, image_size: int) -> None:
         """`image_size`: longer side of an image in pixels."""
         self.model, self.samples, self.image_size = model, samples, image_size
         self.rows = spread_indices(len(samples.keys), min(size, len(samples.keys)))
-        self.scorer = make_scorer(model, samples, self.rows, image_size)
-
-    @property
-    def higher_is_better(self) -> Mapping[str, bool]:
-        """Return whether higher is better for each metric, the default one first."""
-        return self.scorer.higher_is_better
 
     def validate(self, metric: str) -> dict[str, float]:
         """Return the scores; unusable images are skipped and logged."""
         self.model.eval()
+        measured: dict[int, Any] = {}
         for row in self.rows:
             try:
                 image, _ = self.samples.read(row)
-                self.scorer.add(row, image, self.model.map_of(image, self.image_size))
+                measured[row] = self.measure(row, image, self.model.map_of(image, self.image_size))
             except InputError as error:
                 logger.warning("skipped %s", error)
-        return self.scorer.scores()
+        return self.scores(measured)
+
+    @abstractmethod
+    def measure(self, row: int, image: Image.Image, features: Float[Tensor, "1 h w D"]) -> Any:
+        """Predict on an image of the dataset, and compare the prediction with the truth."""
+
+    @abstractmethod
+    def scores(self, measured: Mapping[int, Any]) -> dict[str, float]:
+        """Return the scores over all images, by row."""
 
 
-def make_scorer(model: DenseModel, samples: DenseSamples, rows: Sequence[int], image_size: int) -> Scorer:
-    """Make the scorer of a head's task; `image_size`: longer side of an image in pixels."""
-    match model.head, samples:
-        case DepthHead() as head, DepthSamples():
-            return DepthScorer(head, samples)
-        case SegmentationHead() as head, ClassSamples():
-            return ClassScorer(head, samples)
-        case ((Detector() | DetrHead()), ObjectSamples()):
-            return ObjectScorer(model, samples, rows, image_size)
-    raise AssertionError(f"{type(model.head).__name__} does not learn from {type(samples).__name__}")
+def make_validation(model: DenseModel, samples: DenseSamples, size: int, image_size: int) -> DenseValidation:
+    """Return the validation of a dataset's task; see `DenseValidation`."""
+    kinds: dict[type[DenseSamples], Callable[..., DenseValidation]] = {
+        DepthSamples: DepthValidation,
+        ClassSamples: ClassValidation,
+        ObjectSamples: ObjectValidation,
+    }
+    return kinds[type(samples)](model, samples, size, image_size)
 
 
-class DepthScorer:
+class DepthValidation(DenseValidation):
     """Root mean squared error in metres, relative error and the share within 1.25, means over images."""
 
     higher_is_better: Mapping[str, bool] = {"rmse": False, "abs_rel": False, "delta1": True}
+    samples: DepthSamples
 
-    def __init__(self, head: DepthHead, samples: DepthSamples) -> None:
-        self.head, self.samples = head, samples
-        self.protocol = DepthProtocol(head=DepthConfig(**dataclasses.asdict(head.config)))
-        self._errors: list[dict[str, float]] = []
+    def measure(self, row: int, image: Image.Image, features: Tensor) -> dict[str, float]:
+        head, truth = self.model.head, self.samples.dataset.depth(row)
+        assert isinstance(head, DepthHead)
+        predicted = head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
+        protocol = DepthProtocol(head=DepthConfig(**dataclasses.asdict(head.config)))
+        return depth_errors(self.samples.keys[row], predicted, truth, protocol)
 
-    def add(self, index: int, image: Image.Image, features: Map) -> None:
-        truth = self.samples.dataset.depth(index)
-        predicted = self.head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
-        self._errors.append(depth_errors(self.samples.keys[index], predicted, truth, self.protocol))
-
-    def scores(self) -> dict[str, float]:
-        errors, self._errors = self._errors, []
+    def scores(self, measured: Mapping[int, dict[str, float]]) -> dict[str, float]:
         names = {"rmse": "RMSE", "abs_rel": "abs rel", "delta1": "delta1"}
-        return {name: float(np.mean([error[key] for error in errors])) for name, key in names.items()}
+        return {name: float(np.mean([errors[key] for errors in measured.values()])) for name, key in names.items()}
 
 
-class ClassScorer:
+class ClassValidation(DenseValidation):
     """Mean intersection over union of the classes, and the share of pixels that are right."""
 
     higher_is_better: Mapping[str, bool] = {"miou": True, "pixels": True}
+    samples: ClassSamples
 
-    def __init__(self, head: SegmentationHead, samples: ClassSamples) -> None:
-        self.head, self.samples = head, samples
-        self._overlaps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    def measure(self, row: int, image: Image.Image, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        head, truth = self.model.head, self.samples.dataset.labels(row)
+        assert isinstance(head, SegmentationHead)
+        predicted = head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
+        return overlaps(predicted, truth, len(self.samples.dataset.classes))
 
-    def add(self, index: int, image: Image.Image, features: Map) -> None:
-        truth = self.samples.dataset.labels(index)
-        predicted: Int[np.ndarray, "H W"] = (
-            self.head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
-        )
-        self._overlaps[self.samples.keys[index]] = overlaps(predicted, truth, len(self.samples.dataset.classes))
-
-    def scores(self) -> dict[str, float]:
-        known, self._overlaps = self._overlaps, {}
-        intersections, unions = (np.array(counts) for counts in zip(*known.values(), strict=True))
-        scores = overlap_scores(intersections, unions, list(known))
-        return {name: estimate([score]).value for name, score in zip(("miou", "pixels"), scores, strict=True)}
+    def scores(self, measured: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+        intersections, unions = (np.array(counts) for counts in zip(*measured.values(), strict=True))
+        scores = overlap_scores(intersections, unions, [self.samples.keys[row] for row in measured])
+        return {name: estimate([score]).value for name, score in zip(self.higher_is_better, scores, strict=True)}
 
 
-class ObjectScorer:
+class ObjectValidation(DenseValidation):
     """Average precision of boxes, and of masks if the detector has them, as COCO or LVIS define it."""
 
-    def __init__(self, model: DenseModel, samples: ObjectSamples, rows: Sequence[int], image_size: int) -> None:
-        assert isinstance(model.head, Detector | DetrHead)
-        self.model, self.head, self.samples, self.rows = model, model.head, samples, rows
-        self.image_size = image_size
-        self.higher_is_better: Mapping[str, bool] = {
-            f"{kind}_{name}": True for kind in (KINDS if self.head.masks else ("box",)) for name in ("ap", "ap50")
-        }
-        self._results: dict[str, list[dict[str, Any]]] = {}
+    samples: ObjectSamples
 
-    def add(self, index: int, image: Image.Image, features: Map) -> None:
-        inside = self.model.valid_sizes(image.size, self.image_size)
-        (detected,) = self.head.detect(features, [self.samples.dataset.size(index)], inside)
-        for kind, found in to_results(detected, self.samples.dataset, index).items():
-            self._results.setdefault(kind, []).extend(found)
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:  # type: ignore[override]
+        """Return that higher is better."""
+        kinds: Sequence[str] = list(KINDS) if self.model.head.masks else ["box"]
+        return {f"{kind}_{name}": True for kind in kinds for name in ("ap", "ap50")}
 
-    def scores(self) -> dict[str, float]:
-        results, self._results = self._results, {}
-        dataset = self.samples.dataset
-        scores: dict[str, float] = {}
+    def measure(self, row: int, image: Image.Image, features: Tensor) -> Mapping[str, list[dict[str, Any]]]:
+        head, dataset = self.model.head, self.samples.dataset
+        assert isinstance(head, Detector | DetrHead)
+        (detected,) = head.detect(features, [dataset.size(row)], self.model.valid_sizes(image.size, self.image_size))
+        return to_results(detected, dataset, row)
+
+    def scores(self, measured: Mapping[int, Mapping[str, list[dict[str, Any]]]]) -> dict[str, float]:
+        results: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for found in measured.values():
+            for kind, rows in found.items():
+                results[kind] += rows
+        dataset, scores = self.samples.dataset, dict[str, float]()
         truth = dataset.truth(self.rows)
-        for name, found in results.items():
-            values = average_precision(truth, found, KINDS[name], dataset.lvis, resamples=0).values
-            scores |= {f"{name}_ap": values["AP"], f"{name}_ap50": values["AP50"]}
+        for kind, rows in results.items():
+            values = average_precision(truth, rows, KINDS[kind], dataset.lvis, resamples=0).values
+            scores |= {f"{kind}_ap": values["AP"], f"{kind}_ap50": values["AP50"]}
         return scores

@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_refused(datasets: dict[str, Path], tmp_path: Path)
         train_dense(small_config("depth", "layer=12"), data, tmp_path)
     with pytest.raises(ConfigError, match="need a finetuned encoder; set frozen=false"):
         train_dense(small_config("depth", "drop_path=0.1"), data, tmp_path)
-    with pytest.raises(ConfigError, match="2 datasets were given"):
+    with pytest.raises(ConfigError, match="a head is trained on one dataset, not 2: give --data once"):
         train_dense(small_config("depth"), data * 2, tmp_path)
     with pytest.raises(DataError):
         train_dense(small_config("detector"), data, tmp_path)
