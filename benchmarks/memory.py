@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.results import report
-from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.models.registry import find_model

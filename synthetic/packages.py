@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
-from perception_encoder.formats.packages import newest_archive, run_client
+from perception_encoder.errors import DataError
+
+FETCH_SECONDS = 600
 
 
 def fetch_npm(package: str, directory: Path) -> Path:
@@ -32,3 +36,28 @@ def fetch_debian(package: str, directory: Path) -> Path:
     target = directory / "unpacked"
     run_client(["dpkg-deb", "-x", str(archive), str(target)], directory, "Debian or Ubuntu", "was it fetched whole?")
     return target
+
+
+def run_client(command: list[str], directory: Path, system: str, hint: str) -> None:
+    """Run a registry's client; DataError with `system` if it is missing, and with `hint` if it fails or hangs."""
+    text = " ".join(command)
+    if shutil.which(command[0]) is None:
+        raise DataError(f"{command[0]} is not installed; this source needs {system}")
+    try:
+        done = subprocess.run(
+            command, cwd=directory, capture_output=True, text=True, errors="replace", timeout=FETCH_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataError(f"{text}: no answer in {FETCH_SECONDS} s; {hint}") from error
+    if done.returncode != 0:
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        reason = lines[-1] if lines else f"exit status {done.returncode}"
+        raise DataError(f"{text} failed: {reason}; {hint}")
+
+
+def newest_archive(directory: Path, pattern: str, package: str) -> Path:
+    """Return the archive that a client left; DataError if there is none."""
+    archives = sorted(directory.glob(pattern), key=lambda path: path.stat().st_mtime)
+    if not archives:
+        raise DataError(f"{package}: the registry's client left no {pattern} file")
+    return archives[-1]

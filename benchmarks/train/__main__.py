@@ -23,7 +23,7 @@ from benchmarks.results import machine, report
 from benchmarks.train.cases import B16, B16_BATCH, FIXED, LENGTH, Case, NanoData, b16_case
 from benchmarks.train.contenders import CPU, Step
 from benchmarks.train.profile import layer_products, shares
-from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import find_model

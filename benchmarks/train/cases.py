@@ -17,9 +17,8 @@ from benchmarks.train.contenders import (
     our_model,
     our_step,
 )
-from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.pairs import PairBatches, Stage
+from perception_encoder.data.pairs import ImageTextBatch, PairBatches, Stage
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.tokenizer import tokenizer

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_autocast

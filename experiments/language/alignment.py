@@ -23,7 +23,7 @@ from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.optimizer import OptimizerConfig
-from synthetic.questions.conversations import scene_conversations
+from synthetic.questions.conversations import SceneRecords
 
 REGULARIZATION = 0.1
 """LayerScale and DropPath of the paper."""
@@ -53,8 +53,8 @@ def align(runs: Path, scenes: Path, config: Alignment, seed: int, regularized: b
     tower = runs / f"{name}.safetensors"
     if not tower.is_file():
         settings = alignment_config(config, seed, regularized)
-        expand = partial(scene_conversations, apart=settings.apart)
-        path = align_language(settings, [without_boxes(scenes, runs)], runs / name, track, expand=expand)
+        reader = partial(SceneRecords, apart=settings.apart)
+        path = align_language(settings, [without_boxes(scenes, runs)], runs / name, track, read_shard=reader)
         write_checkpoint(read_tower(path), tower, half=False)
     return tower
 

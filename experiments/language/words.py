@@ -23,7 +23,7 @@ from experiments.command_line import print_metrics, run_experiment
 from experiments.language.word_targets import BACKGROUND, IGNORED, Labelled, WordNumbers
 from perception_encoder.cli import output
 from perception_encoder.cli.options import option, out_option
-from perception_encoder.data.batch import to_device
+from perception_encoder.data.pairs import to_device
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.model import PerceptionLanguageModel

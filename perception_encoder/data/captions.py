@@ -283,31 +283,16 @@ def _tagged(tags: Sequence[str], label: str, noun: str) -> list[str]:
     return [f"{noun}, {tag}" for tag in tags] + [f"{a}, {b}" for a, b in pairwise(tags)]
 
 
-def _nothing(path: Path) -> AbstractSet[str]:
-    return frozenset()
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """Classes and sources excluded from training; nothing by default."""
-
-    sources: frozenset[str] = frozenset()
-    """Sources that training data must not contain."""
-    class_source: str | None = None
-    """Source with held-out classes."""
-    classes: frozenset[str] = frozenset()
-    """Held-out classes: with shards of `class_source`, samples with these labels are left out of every source."""
-    find_classes: Callable[[Path], AbstractSet[str]] = _nothing
-    """Returns the held-out classes of a data directory, from all of its splits."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SourceRules:
     """Rules for sources by name; none by default."""
 
     styles: Mapping[str, CaptionStyle] = field(default_factory=dict)
     """Wording of captions; other sources hold photographs."""
-    held_out: HeldOut = field(default_factory=HeldOut)
+    held_out: frozenset[str] = frozenset()
+    """Sources that training data must not contain."""
+    find_held_out: Callable[[Path], AbstractSet[str]] = lambda path: frozenset()
+    """Returns the classes of a data directory, from all of its splits, that are left out of training."""
 
     def style(self, source: object) -> CaptionStyle:
         """Return how captions of a source are worded."""

@@ -13,25 +13,18 @@ between them and the text, or before the first question if there are none. PLM's
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from perception_encoder.errors import InputError
 from perception_encoder.formats.entries import quoted
-from perception_encoder.preprocess.conversation import (
-    MediaPart,
-    Message,
-    Role,
-    split_at_placeholders,
-)
+from perception_encoder.preprocess.conversation import MediaPart, Message, Role, split_at_placeholders
 from perception_encoder.preprocess.frames import plm_frame_indices
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.source import escape_name
@@ -118,36 +111,16 @@ class ConversationSample:
 
         Raises InputError (MediaNotFoundError, MediaDecodeError, …), named after the sample and the file.
         """
-        waiting = iter(self.media)
-        messages = []
-        for role, text in self.turns:
-            count = len(_PLACEHOLDERS.findall(text))
-            parts = [self._open(next(waiting), frames) for _ in range(count)]
-            messages.append(Message(role, split_at_placeholders(text, parts)))
-        return messages
-
-    def _open(self, media: SampleMedia, frames: int) -> MediaPart:
         name = self.where if self.where.endswith(self.key) else f"{self.where} ({escape_name(self.key)})"
-        return media.open(f"{name}: {escape_name(media.name)}", frames)
-
-    @property
-    def joinable(self) -> bool:
-        """Whether other questions about the same files can be appended: all media come before the first text."""
-        placeholders = "".join(f"<{item.kind}>" for item in self.media)
-        rest = self.turns[0][1].removeprefix(placeholders)
-        paths = all(isinstance(value.source, Path) for value in self.media)
-        return bool(self.media) and paths and self.turns[0][1] != rest and not _PLACEHOLDERS.search(rest)
-
-    def joined(self, other: ConversationSample) -> ConversationSample:
-        """Return this conversation continued by another one about the same media; both must be `joinable`."""
-        (role, text), *rest = other.turns
-        text = text.removeprefix("".join(f"<{item.kind}>" for item in other.media))
-        return ConversationSample(self.key, (*self.turns, (role, text), *rest), self.media, self.where, self.group)
+        opened = (media.open(f"{name}: {escape_name(media.name)}", frames) for media in self.media)
+        return [
+            Message(role, split_at_placeholders(text, [next(opened) for _ in _PLACEHOLDERS.findall(text)]))
+            for role, text in self.turns
+        ]
 
 
-def is_question_row(fields: Mapping[str, Any]) -> bool:
-    """Return whether a record is a single question with an answer, which can be joined with others."""
-    return _layout(fields) == "question"
+class _BadRecord(Exception):
+    """What is wrong with a record."""
 
 
 def parse_record(record: Record, directory: Path) -> ConversationSample:
@@ -162,10 +135,6 @@ def parse_record(record: Record, directory: Path) -> ConversationSample:
         raise InputError(record.where, str(error)) from None
 
 
-class _BadRecord(Exception):
-    """What is wrong with a record."""
-
-
 def _parse(record: Record, directory: Path) -> ConversationSample:
     fields = record.fields
     turns, values = _turns(fields)
@@ -177,21 +146,15 @@ def _parse(record: Record, directory: Path) -> ConversationSample:
     if isinstance(value, bool) or not isinstance(value, (int, str, type(None))):
         raise _BadRecord(f"`id` is {quoted(value)}; it must be an integer or a string")
     key = record.key if value is None or value == "" else str(value)
-    if not _is_unicode(key):
-        raise _BadRecord(f"`id` is {quoted(value)}, which is not Unicode text")
     files = [item.name for item in media if isinstance(item.source, Path)]
     group = record.group or "\0".join(files) or key
     return ConversationSample(key, tuple(turns), tuple(media), record.where, group)
 
 
-def _layout(fields: Mapping[str, Any]) -> str | None:
-    return next((name for name in CONTENT_FIELDS if fields.get(name) is not None), None)
-
-
 def _turns(fields: Mapping[str, Any]) -> tuple[list[Turn], dict[MediaKind, list[Any]]]:
     """Return the turns, and the media that their contents name."""
     values: dict[MediaKind, list[Any]] = {"image": [], "video": []}
-    layout = _layout(fields)
+    layout = next((name for name in CONTENT_FIELDS if fields.get(name) is not None), None)
     if layout is None:
         raise _BadRecord(f"has none of the fields {', '.join(CONTENT_FIELDS)}")
     if layout == "question":
@@ -227,14 +190,9 @@ def _answer(value: Any) -> str:
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise _BadRecord(f"{name} is {quoted(value)}; it must be a string")
-    if not _is_unicode(value):
+    if not value.isascii() and value != value.encode("utf-8", "replace").decode():  # JSON allows lone surrogates
         raise _BadRecord(f"{name} is {quoted(value)}, which is not Unicode text")
     return value
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether a text has no lone surrogate: JSON allows them, tokenizers do not."""
-    return text.isascii() or text == text.encode("utf-8", "replace").decode()
 
 
 def _join_parts(content: Any, number: int, values: dict[MediaKind, list[Any]]) -> Any:
@@ -257,10 +215,7 @@ def _join_parts(content: Any, number: int, values: dict[MediaKind, list[Any]]) -
 
 
 def _listed(value: Any) -> list[Any]:
-    """Return the media of a field: one, or a list (as JSON in a cell of a CSV file)."""
-    if isinstance(value, str) and value.startswith("["):
-        with suppress(ValueError, RecursionError):
-            value = json.loads(value)
+    """Return the media of a field: one, or a list."""
     return value if isinstance(value, list) else [] if value is None or value == "" else [value]
 
 

@@ -1,12 +1,12 @@
-"""Open conversations for training language models: LLaVA's JSONL, tables of questions, the hub's Parquet, shards.
+"""Open conversations for training language models: LLaVA's files, tables of questions, the hub's Parquet, shards.
 
     DATA.jsonl, DATA.json                 `image|images|video|videos` (paths) and `conversations`, `messages` or `texts`
     DATA.csv, .tsv, .jsonl, .parquet      `image|images|video`, `question`, `answer`: one question per row
     DIRECTORY/[data/][train-]*.parquet    the hub's: images in cells, and any of these fields
     DIRECTORY/[train/]*.tar               KEY.jpg or KEY.mp4 beside KEY.json with a conversation
 
-One pass over all files checks each record; after that only positions stay in memory, and a sample is parsed on
-access. An error names the file and the line.
+One pass over all files checks each record; after that a sample is parsed on access. An error names the file and the
+line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import logging
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,18 +23,12 @@ import numpy as np
 
 from perception_encoder.data.conversation_files import (
     ConversationFile,
-    Expand,
-    JsonRecords,
+    JsonLines,
     ParquetRecords,
     ShardRecords,
-    TableRecords,
+    StoredRecords,
 )
-from perception_encoder.data.conversation_records import (
-    ConversationSample,
-    Record,
-    is_question_row,
-    parse_record,
-)
+from perception_encoder.data.conversation_records import ConversationSample, parse_record
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.formats.shards import shards_below, split_names
 from perception_encoder.preprocess.source import escape_name
@@ -42,11 +36,15 @@ from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
 
-LINES, TABLES, PARQUET = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".parquet", ".pq")
-PREFERRED = ("conversations", "train", "metadata")
-"""Preferred table names (without suffix) in a directory with several tables, best first."""
-QUESTIONS_JOINED = 8
-"""Maximum number of rows about one image to join into a conversation."""
+READERS: dict[str, Callable[[Path], ConversationFile]] = {
+    ".jsonl": JsonLines,
+    ".json": StoredRecords,
+    ".csv": StoredRecords,
+    ".tsv": StoredRecords,
+    ".parquet": ParquetRecords,
+    ".tar": ShardRecords,
+}
+"""How a file is read, by suffix."""
 NAMED = 5
 """Maximum number of bad records to log by name."""
 _ROWS = 1 << 40
@@ -64,9 +62,7 @@ class Conversations:
     media: Path | None
     """Base directory of the media paths; None for the directory of each file."""
     rows: np.ndarray = field(repr=False)
-    """int64: file × 2^40 + row; the rows of a sample are consecutive."""
-    starts: np.ndarray = field(repr=False)
-    """int64 (n + 1,): where each sample starts in `rows`, and the end."""
+    """int64 (n,): file × 2^40 + row of each sample."""
     groups: np.ndarray = field(repr=False)
     """uint64 (n,): a hash of a sample's media, or of its key if it names no files."""
     fingerprint: str
@@ -75,17 +71,12 @@ class Conversations:
     """Number of records left out."""
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> ConversationSample:
         """Return the sample at an index; IndexError beyond the last one."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        index %= len(self)
-        sample, *others = [self._read(row) for row in self.rows[self.starts[index] : self.starts[index + 1]]]
-        for other in others:
-            sample = sample.joined(other)
-        return sample
+        file, row = divmod(int(self.rows[index]), _ROWS)
+        return parse_record(self.files[file].read(row), self.media or self.files[file].path.parent)
 
     def __iter__(self) -> Iterator[ConversationSample]:
         return (self[index] for index in range(len(self)))
@@ -93,14 +84,10 @@ class Conversations:
     @property
     def sizes(self) -> list[int]:
         """Numbers of consecutive samples in a file or row group; shuffle and read these together."""
-        first = self.rows[self.starts[:-1]]
-        owners = first // _ROWS
-        parts = np.zeros(len(first), np.int64)
-        for number, file in enumerate(self.files):
-            in_file = owners == number
-            parts[in_file] = np.searchsorted(file.edges, first[in_file] % _ROWS, "right")
-        changes = np.flatnonzero((np.diff(owners) != 0) | (np.diff(parts) != 0)) + 1
-        return [int(size) for size in np.diff([0, *changes, len(first)])]
+        edges = np.concatenate([file.edges + number * _ROWS for number, file in enumerate(self.files)])
+        parts = np.searchsorted(edges, self.rows, "right")
+        changes = np.flatnonzero(np.diff(parts)) + 1
+        return [int(size) for size in np.diff([0, *changes, len(parts)])]
 
     def split(self, validation: float) -> tuple[Conversations, Conversations]:
         """Return the samples to train on, and about this share of all samples for validation.
@@ -115,19 +102,8 @@ class Conversations:
         return self._select(~held_out, f"train {validation}"), self._select(held_out, f"validation {validation}")
 
     def _select(self, selected: np.ndarray, name: str) -> Conversations:
-        sizes = np.diff(self.starts)
         digest = hashlib.blake2b(f"{self.fingerprint} {name}".encode(), digest_size=16).hexdigest()
-        return replace(
-            self,
-            rows=self.rows[np.repeat(selected, sizes)],
-            starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[selected])]),
-            groups=self.groups[selected],
-            fingerprint=digest,
-        )
-
-    def _read(self, row: int) -> ConversationSample:
-        file = self.files[int(row) // _ROWS]
-        return parse_record(file.read(int(row) % _ROWS), self.media or file.path.parent)
+        return replace(self, rows=self.rows[selected], groups=self.groups[selected], fingerprint=digest)
 
 
 def open_conversations(
@@ -135,56 +111,69 @@ def open_conversations(
     *,
     media: Path | None = None,
     skip_bad: bool = False,
-    join: bool = True,
-    expand: Expand | None = None,
+    read_shard: Callable[[Path], ConversationFile] = ShardRecords,
     track: Track = untracked,
 ) -> Conversations:
     """Open a dataset of conversations and check every record; images and videos are not opened.
 
     `media`: the base directory of image and video paths, by default the directory of the file that names them.
-    `skip_bad`: leave bad records out, log the first five by name, and count them. `join`: join up to eight rows with a
-    question about the same image file into one conversation; otherwise, and for images inside tables, each row is one.
-    `expand`: makes conversations from the JSON of a tar's sample that has none.
+    `skip_bad`: leave bad records out, log the first five by name, and count them. `read_shard`: reads a tar.
     Raises DataError for a missing or damaged file, for the first bad record, and if no record is left.
     """
-    check = _Check(media, skip_bad, join)
-    files = _find_files(path, expand)
+    files = [
+        (read_shard if file.suffix == ".tar" else READERS[file.suffix.lower()])(file) for file in _find_files(path)
+    ]
+    rows, groups, bad = array("q"), array("Q"), 0
+    digest = hashlib.blake2b(digest_size=16)
     for number, file in enumerate(files):
-        check.digest.update(f"{file.path.name}\0{file.path.stat().st_size}\0".encode(errors="surrogatepass"))
+        digest.update(f"{file.path.name}\0{file.path.stat().st_size}\0".encode(errors="surrogatepass"))
         for row, record in track(file.scan(), f"checking {escape_name(file.path.name)}", file.count):
-            check.add(number * _ROWS + row, record, file.path.parent)
-    if check.bad:
-        logger.warning("%s: left out %d bad samples of %d", escape_name(path), check.bad, check.bad + len(check.rows))
-    if not check.rows:
-        raise DataError(f"{escape_name(path)} has no valid conversation" + (f", but {check.bad} bad" * bool(check.bad)))
-    return check.result(files)
+            try:
+                if isinstance(record, InputError):
+                    raise record
+                sample = parse_record(record, media or file.path.parent)
+            except InputError as error:
+                if not skip_bad:
+                    raise DataError(str(error)) from None
+                bad += 1
+                if bad <= NAMED:
+                    logger.warning("left out %s", error)
+                continue
+            rows.append(number * _ROWS + row)
+            group = hashlib.blake2b(sample.group.encode(errors="surrogatepass"), digest_size=8).digest()
+            groups.append(int.from_bytes(group))
+            digest.update(repr((sample.key, sample.turns, [item.name for item in sample.media])).encode())
+    if bad:
+        logger.warning("%s: left out %d bad samples of %d", escape_name(path), bad, bad + len(rows))
+    if not rows:
+        raise DataError(f"{escape_name(path)} has no valid conversation" + (f", but {bad} bad" * bool(bad)))
+    return Conversations(
+        files=tuple(files),
+        media=media,
+        rows=np.array(rows, np.int64),
+        groups=np.array(groups, np.uint64),
+        fingerprint=digest.hexdigest(),
+        bad=bad,
+    )
 
 
-def _find_files(path: Path, expand: Expand | None) -> list[ConversationFile]:
-    """Return the files at a path: a file, or a directory with Parquet files, shards or one table.
+def _find_files(path: Path) -> list[Path]:
+    """Return the files at a path: a file, or the Parquet files or shards of a directory; DataError if there are none.
 
-    If files of several splits are there, only those of `train` are read. Raises DataError if there is none, or if
-    several tables could be meant.
+    If files of several splits are there, only those of `train` are read.
     """
-    if not path.is_dir():
-        return [_open(path, expand)]
-    for directory in (path, path / "data"):
-        if files := _of_train(sorted(directory.glob("*.parquet"))):
-            return [ParquetRecords(file) for file in files]
-    if shards := _of_train(sorted(path.glob("*.tar"))) or shards_below(path, "train"):
-        return [ShardRecords(shard, expand) for shard in shards]
-    suffixes = (*LINES, ".json", *TABLES)
-    tables = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
-    for name in PREFERRED:
-        tables = [file for file in tables if file.stem == name] or tables
-    if len(tables) == 1:
-        return [_open(tables[0], expand)]
-    if tables:
-        names = ", ".join(escape_name(file.name) for file in tables[:9])
-        raise DataError(f"{escape_name(path)} has several tables: {names}; give the path of one")
-    if (path / "train").is_dir():
-        return _find_files(path / "train", expand)
-    raise DataError(f"{escape_name(path)} has no conversations: no Parquet files, tars, {', '.join(suffixes)}")
+    if path.is_dir():
+        for files in (path.glob("*.parquet"), (path / "data").glob("*.parquet"), path.glob("*.tar")):
+            if found := _of_train(sorted(files)):
+                return found
+        if shards := shards_below(path, "train"):
+            return shards
+        raise DataError(f"{escape_name(path)} has no Parquet files and no tars of conversations; give a file")
+    if not path.is_file():
+        raise DataError(f"{escape_name(path)} does not exist; give a file or a directory of conversations")
+    if path.suffix.lower() not in READERS:
+        raise DataError(f"{escape_name(path)} is not a file of conversations; known: {', '.join(READERS)}")
+    return [path]
 
 
 def _of_train(files: Sequence[Path]) -> list[Path]:
@@ -194,77 +183,3 @@ def _of_train(files: Sequence[Path]) -> list[Path]:
         return train
     others = split_names("val") | split_names("test")
     return [file for file, split in zip(files, splits, strict=True) if split not in others]
-
-
-def _open(path: Path, expand: Expand | None) -> ConversationFile:
-    suffix = path.suffix.lower()
-    if not path.is_file():
-        raise DataError(f"{escape_name(path)} does not exist; give a file or a directory of conversations")
-    if suffix in PARQUET:
-        return ParquetRecords(path)
-    if suffix == ".tar":
-        return ShardRecords(path, expand)
-    if suffix in TABLES:
-        return TableRecords(path)
-    if suffix not in (*LINES, ".json"):
-        known = ", ".join((*LINES, ".json", *TABLES, *PARQUET, ".tar"))
-        raise DataError(f"{escape_name(path)} is not a file of conversations; known: {known}")
-    return JsonRecords(path)
-
-
-class _Check:
-    """One pass over all records."""
-
-    def __init__(self, media: Path | None, skip_bad: bool, join: bool) -> None:
-        self.media, self.skip_bad, self.join = media, skip_bad, join
-        self.rows, self.groups, self.joinable, self.bad = array("q"), array("Q"), bytearray(), 0
-        self.digest = hashlib.blake2b(str(join).encode(), digest_size=16)
-
-    def add(self, row: int, record: Record | InputError, directory: Path) -> None:
-        """Add a record, or count it as bad; DataError unless bad records are skipped."""
-        try:
-            if isinstance(record, InputError):
-                raise record
-            sample = parse_record(record, self.media or directory)
-        except InputError as error:
-            if not self.skip_bad:
-                raise DataError(str(error)) from None
-            self.bad += 1
-            if self.bad <= NAMED:
-                logger.warning("left out %s", error)
-            return
-        self.rows.append(row)
-        self.groups.append(_hash(sample.group))
-        self.joinable.append(self.join and is_question_row(record.fields) and sample.joinable)
-        content = (sample.key, sample.turns, [item.name for item in sample.media])
-        self.digest.update(repr(content).encode())
-
-    def result(self, files: Sequence[ConversationFile]) -> Conversations:
-        """Return the samples; joined rows replace their first row."""
-        rows, groups = np.array(self.rows, np.int64), np.array(self.groups, np.uint64)
-        order, starts = _join(groups, np.frombuffer(self.joinable, np.bool_))
-        return Conversations(
-            files=tuple(files),
-            media=self.media,
-            rows=rows[order],
-            starts=np.append(starts, len(rows)),
-            groups=groups[order][starts],
-            fingerprint=self.digest.hexdigest(),
-            bad=self.bad,
-        )
-
-
-def _join(groups: np.ndarray, joinable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order that puts the rows of a group after its first one, and where each sample starts."""
-    count = len(groups)
-    owners, at = np.arange(count), np.flatnonzero(joinable)
-    _, first, inverse = np.unique(groups[at], return_index=True, return_inverse=True)
-    owners[at] = at[first][inverse]
-    order = np.argsort(owners, kind="stable")
-    begins = np.flatnonzero(np.diff(owners[order], prepend=-1))
-    positions = np.arange(count) - np.repeat(begins, np.diff(np.append(begins, count)))
-    return order, np.flatnonzero(positions % QUESTIONS_JOINED == 0)
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest())

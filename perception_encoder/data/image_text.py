@@ -1,8 +1,7 @@
 """Read image-text samples into memory: images of shards, class directories or tables as uint8 tensors, with metadata.
 
-A split of a directory is `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`; other layouts are read by a function that
-the caller gives. In the split `train`, a shard of another split is an error, and so is a source that a run's rules hold
-out; held-out classes are left out (`rules.HeldOut`).
+A split of a directory is `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`; the caller reads other layouts. In the
+split `train`, a shard of another split or a held-out source is an error; held-out classes are left out.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +32,7 @@ from perception_encoder.data.captions import (
 )
 from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.formats.media_directory import MediaSource
-from perception_encoder.formats.shards import ShardSample, find_shards, read_shard, shards_below
+from perception_encoder.formats.shards import find_shards, read_shard, shards_below
 from perception_encoder.preprocess.image import NeededSide, open_image
 from perception_encoder.progress import Track, untracked
 
@@ -43,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FileSample:
-    """An image's file and what is known about it."""
+    """An undecoded image, as a file or its content in a shard, and what is known about it."""
 
     key: str
     image: MediaSource
@@ -96,11 +94,10 @@ class ImageTextSample:
 
 
 class ImageTextSet(Sequence[ImageTextSample]):
-    """Samples in memory; `failures` names those whose image could not be decoded."""
+    """Samples in memory."""
 
-    def __init__(self, samples: Sequence[ImageTextSample], failures: Sequence[str] = ()) -> None:
+    def __init__(self, samples: Sequence[ImageTextSample]) -> None:
         self.samples = list(samples)
-        self.failures = tuple(failures)
 
     @classmethod
     def from_directory(
@@ -121,18 +118,18 @@ class ImageTextSet(Sequence[ImageTextSample]):
         """
         paths, rules = [paths] if isinstance(paths, Path) else list(paths), rules or SourceRules()
         samples: list[ImageTextSample] = []
-        failures: list[str] = []
-        classes = {label for path in paths for label in rules.held_out.find_classes(path)}
+        classes = {label for path in paths for label in rules.find_held_out(path)}
         for path in paths:
-            raw = _read_split(path, split, read_files, rules.held_out.sources, classes)
+            raw = _read_split(path, split, read_files)
+            if split == "train":
+                if refused := rules.held_out & {str(sample.metadata["source"]) for sample in raw}:
+                    names = ", ".join(refused)
+                    raise DataError(f"{path}: {names} must not be trained on; move it from `train` to `unseen`")
+                raw = [sample for sample in raw if concept(sample.metadata) not in classes]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 decoded = pool.map(lambda sample: _decode(sample, image_side, rules), raw)
-                for sample, result in zip(raw, track(decoded, f"reading {path.name} {split}", len(raw)), strict=True):
-                    if result is None:
-                        failures.append(sample.key)
-                    else:
-                        samples.append(result)
-        return cls(samples, failures)
+                samples += filter(None, track(decoded, f"reading {path.name} {split}", len(raw)))
+        return cls(samples)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -167,33 +164,34 @@ class ImageTextSet(Sequence[ImageTextSample]):
         counts = Counter(sample.label for sample in self.samples)
         most = max(counts.values(), default=0)
         repeats = {label: round((most / count) ** power) for label, count in counts.items()}
-        return ImageTextSet([s for s in self.samples for _ in range(repeats[s.label])], self.failures)
+        return ImageTextSet([s for s in self.samples for _ in range(repeats[s.label])])
 
 
-def _read_split(
-    path: Path, split: str, read_files: ReadFiles | None, sources: AbstractSet[str], classes: AbstractSet[str]
-) -> Sequence[ShardSample | FileSample]:
-    """Read a split's samples; in training, raise DataError for held-out sources and leave out held-out classes."""
-    samples: Sequence[ShardSample | FileSample]
+def _read_split(path: Path, split: str, read_files: ReadFiles | None) -> Sequence[FileSample]:
     if read_files is not None and path.suffix != ".tar" and not shards_below(path, split):
-        samples = read_files(path, split)
-    else:
-        samples = [sample for shard in find_shards(path, split) for sample in read_shard(shard)]
-    if split != "train":
-        return samples
-    if refused := sources & {str(sample.metadata["source"]) for sample in samples}:
-        raise DataError(f"{path}: {', '.join(refused)} must not be trained on; move it from `train` to `unseen`")
-    return [sample for sample in samples if concept(sample.metadata) not in classes]
+        return read_files(path, split)
+    samples = (sample for shard in find_shards(path, split) for sample in read_shard(shard))
+    return [FileSample(sample.key, sample.image, sample.metadata) for sample in samples]
 
 
-def _decode(sample: ShardSample | FileSample, image_side: int, rules: SourceRules) -> ImageTextSample | None:
+def _decode(sample: FileSample, image_side: int, rules: SourceRules) -> ImageTextSample | None:
     """Decode a sample, at most `image_side` px on the short side; log a bad one and return None."""
+    of_shard = isinstance(sample.image, bytes)
     try:
         if problem := wrong_field(sample.metadata):
             raise InputError(sample.key, problem)
-        rgb = _open(sample, image_side)
+        if isinstance(sample.image, bytes):
+            with Image.open(io.BytesIO(sample.image)) as image:
+                rgb = image.convert("RGB")
+        elif isinstance(sample.image, Path):
+            rgb = open_image(sample.image, sample.key, reduce_to=image_side).convert("RGB")
+        else:
+            raise InputError(sample.key, "is a clip of a video; to train on videos, give shards")
     except InputError as error:
         logger.warning("left out %s: %s", sample.key, error.reason)
+        return None
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        logger.warning("left out %s: its image cannot be decoded (%s)", sample.key, one_line(error))
         return None
     short = min(rgb.size)
     if short > image_side:
@@ -202,18 +200,5 @@ def _decode(sample: ShardSample | FileSample, image_side: int, rules: SourceRule
     pixels = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))  # (3, H, W)
     style = rules.style(sample.metadata["source"])
     colours = colour_words(pixels, style.drawn)
-    texts, of_shard = (sample.texts, False) if isinstance(sample, FileSample) else ((), True)
-    return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, colours, style, texts, of_shard)
-
-
-def _open(sample: ShardSample | FileSample, image_side: int) -> Image.Image:
-    """Return the image in RGB; InputError if it cannot be decoded."""
-    if isinstance(sample, FileSample):
-        if not isinstance(sample.image, Path):
-            raise InputError(sample.key, "is a clip of a video; to train on videos, give shards")
-        return open_image(sample.image, sample.key, reduce_to=image_side).convert("RGB")
-    try:
-        with Image.open(io.BytesIO(sample.image)) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(sample.key, f"its image cannot be decoded ({one_line(error)})") from error
+    tensor = torch.from_numpy(pixels)
+    return ImageTextSample(sample.key, tensor, sample.metadata, colours, style, sample.texts, of_shard)

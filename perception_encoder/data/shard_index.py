@@ -7,34 +7,32 @@ in the user's cache directory, keyed by the shard's address and state: a shard t
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.data.captions import HeldOut, concept
 from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError, one_line
 from perception_encoder.files import cache_directory, cached_by_file, replacing, writing
 from perception_encoder.formats.shards import split_member
-from perception_encoder.formats.tars import TarEntry, check_entry, read_entry, walk_tar
-from perception_encoder.preprocess.source import SHARD_IMAGES, SHARD_VIDEOS, escape_name
+from perception_encoder.formats.tars import check_entry, walk_tar
+from perception_encoder.preprocess.source import SHARD_IMAGES, SHARD_VIDEOS
+from perception_encoder.preprocess.source import escape_name
 
 TEXTS = ("txt", "caption", "json")
 MEDIA = {"image": SHARD_IMAGES, "video": SHARD_VIDEOS}
 PARTS = (*MEDIA, *TEXTS)
-OPEN = 64  # shard tables in memory
-_COLUMNS = ("key", "held_out", *(f"{part}_{name}" for part in PARTS for name in ("start", "size")))
-_FORM = "5"  # version of the table; part of its name
+_COLUMNS = {"key", "members", *(f"{part}_{name}" for part in PARTS for name in ("start", "size"))}
+_FORM = "6"  # version of the table; part of its name
 _PAUSES = (0.2, 1.0)  # seconds before a broken connection is retried
 _EXTRAS = {"http": ("aiohttp", "train"), "https": ("aiohttp", "train"), "s3": ("s3fs", "s3")}
 _WHOLE = "its server only sends whole files; put simplecache:: before the URL, or download the shards"
@@ -51,12 +49,6 @@ class ShardSummary:
     """Size of the tar in bytes."""
     samples: Mapping[str, int] = field(default_factory=dict)
     """Numbers of samples by their members: {"jpg json txt": 998, "jpg": 2}."""
-    held_out: Mapping[str, int] = field(default_factory=dict)
-    """The same counts for samples of held-out classes."""
-    sources: tuple[str, ...] = ()
-    """Sources of its samples that `HeldOut` names."""
-    fields: tuple[str, ...] = ()
-    """Names in the first sample's JSON object."""
     problem: str | None = None
 
     @property
@@ -65,17 +57,9 @@ class ShardSummary:
         return self.url.rpartition("/")[2]
 
     def pairs(self, texts: Collection[str], medium: str = "image") -> int:
-        """Count samples with one of the `MEDIA` and one of these `TEXTS`, without held-out classes."""
-        return _count_pairs(self.samples, texts, medium) - self.held_out_pairs(texts, medium)
-
-    def held_out_pairs(self, texts: Collection[str], medium: str = "image") -> int:
-        """Count such samples of held-out classes."""
-        return _count_pairs(self.held_out, texts, medium)
-
-
-def _count_pairs(samples: Mapping[str, int], texts: Collection[str], medium: str) -> int:
-    parts = ((set(members.split()), count) for members, count in samples.items())
-    return sum(count for members, count in parts if members & {*MEDIA[medium]} and members & {*texts})
+        """Count samples with one of the `MEDIA` and one of these `TEXTS`."""
+        parts = ((set(members.split()), count) for members, count in self.samples.items())
+        return sum(count for members, count in parts if members & {*MEDIA[medium]} and members & {*texts})
 
 
 @dataclass(frozen=True)
@@ -109,27 +93,21 @@ class ShardTable:
         return f"{self.url}/{escape_name(self.keys[row])}"
 
 
-def summarize_shard(url: str, held_out: HeldOut) -> ShardSummary:
+def summarize_shard(url: str) -> ShardSummary:
     """Return a shard's summary, indexing it first if it is new or has changed."""
     try:
-        return _summary(pq.read_schema(_find_table(url, held_out)))
+        table, size = _open_table(url)
     except DataError as error:
         return ShardSummary(url=url, problem=str(error))
+    return ShardSummary(url=url, size=size, samples=dict(Counter(table["members"].to_pylist()).most_common()))
 
 
-@cached_by_file(OPEN)
-def load_table(
-    url: str, texts: tuple[str, ...], medium: str = "image", held_out: HeldOut | None = None, without: bool = False
-) -> ShardTable:
-    """Load the byte ranges of a shard's pairs; `without`: held-out classes to leave out.
-
-    DataError if the shard cannot be read.
-    """
-    table = pq.read_table(_find_table(url, held_out or HeldOut()))
+@cached_by_file(64)
+def load_table(url: str, texts: tuple[str, ...], medium: str = "image") -> ShardTable:
+    """Load the byte ranges of a shard's pairs; DataError if the shard cannot be read."""
+    table, _ = _open_table(url)
     starts, sizes = (np.stack([table[f"{part}_{name}"].to_numpy() for part in PARTS], 1) for name in ("start", "size"))
     usable = (starts[:, PARTS.index(medium)] >= 0) & (starts[:, [PARTS.index(text) for text in texts]] >= 0).any(axis=1)
-    if without:
-        usable &= ~table["held_out"].to_numpy()
     return ShardTable(url, table["key"].filter(pa.array(usable)).to_pylist(), starts[usable], sizes[usable])
 
 
@@ -138,9 +116,9 @@ def open_storage(url: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        protocols = re.findall(r"(?:^|::)(\w+)://", url)
-        if needed := [_EXTRAS[protocol] for protocol in protocols if protocol in _EXTRAS]:
-            raise MissingExtraError(*needed[0]) from error
+        for protocol in re.findall(r"(?:^|::)(\w+)://", url):
+            if protocol in _EXTRAS:
+                raise MissingExtraError(*_EXTRAS[protocol]) from error
         raise DataError(f"{url}: {one_line(error)}") from error
     return files, path
 
@@ -157,8 +135,8 @@ def _patiently(work: Callable[[], T]) -> T:
     return work()
 
 
-def _find_table(url: str, held_out: HeldOut) -> Path:
-    """Return the file of a shard's table, creating it if missing or damaged."""
+def _open_table(url: str) -> tuple[pa.Table, int]:
+    """Return a shard's table, made and cached if it is missing or damaged, and the shard's size."""
     files, path = open_storage(url)
     try:
         size, state = _patiently(lambda: (files.size(path), _state(files, path)))
@@ -166,32 +144,21 @@ def _find_table(url: str, held_out: HeldOut) -> Path:
         raise DataError(f"{url}: cannot be opened: {one_line(error.__cause__ or error)}") from error
     if size is None:
         raise DataError(f"{url}: its server does not state the size; download the shards")
-    rule = [str(held_out.class_source), *sorted(held_out.sources), "", *sorted(held_out.classes)]
-    name = hashlib.sha256("\0".join((_FORM, url, str(size), state, *rule)).encode()).hexdigest()[:32]
+    name = hashlib.sha256("\0".join((_FORM, url, str(size), state)).encode()).hexdigest()[:32]
     cached = cache_directory("shards") / f"{name}.parquet"
-    if not _is_sound(cached, url):
-        try:
-            _patiently(lambda: _check_ranges(files, path, size))
-            table = _patiently(lambda: _make_table(url, size, held_out))
-        except DataError as error:
-            raise DataError(f"{url}: {error}") from None
-        except Exception as error:  # each kind of storage raises its own errors
-            raise DataError(f"{url}: cannot be read: {one_line(error)}") from error
-        note = "set XDG_CACHE_HOME to a directory for caches"
-        with writing(cached, note=note), replacing(cached) as temporary:
-            pq.write_table(table, temporary, write_page_checksum=True)
-    return cached
-
-
-def _is_sound(path: Path, url: str) -> bool:
-    """Return whether a shard's table exists, has all columns, and passes its page checksums."""
+    with suppress(OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # missing or damaged
+        table = pq.read_table(cached, page_checksum_verification=True)
+        if set(table.column_names) == _COLUMNS:
+            return table, size
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        summary = _summary(table.schema)
-        whole = summary.url == url and sum(summary.samples.values()) == len(table)
-        return whole and set(table.column_names) == set(_COLUMNS)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-        return False
+        _patiently(lambda: _check_ranges(files, path, size))
+        table = _patiently(lambda: _make_table(url, size))
+    except Exception as error:  # each kind of storage raises its own errors
+        raise DataError(f"{url}: cannot be read: {one_line(error)}") from error
+    note = "set XDG_CACHE_HOME to a directory for caches"
+    with writing(cached, note=note), replacing(cached) as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True)
+    return table, size
 
 
 def _state(files: Any, path: str) -> str:
@@ -204,70 +171,30 @@ def _state(files: Any, path: str) -> str:
 
 def _check_ranges(files: Any, path: str, size: int) -> None:
     """Raise DataError if a web server cannot send parts of a file; fetches one byte to find out."""
-    if "http" not in files.protocol or not size:
-        return
-    try:
-        with files.open(path, "rb", cache_type="none", block_size=1) as stream:
-            stream.seek(size - 1)
-            stream.read(1)
-    except ValueError:
-        raise DataError(_WHOLE) from None
+    if "http" in files.protocol and size:
+        try:
+            with files.open(path, "rb", cache_type="none", block_size=1) as stream:
+                stream.seek(size - 1)
+                stream.read(1)
+        except ValueError:
+            raise DataError(_WHOLE) from None
 
 
-def _make_table(url: str, size: int, held_out: HeldOut) -> pa.Table:
+def _make_table(url: str, size: int) -> pa.Table:
     """Index a tar; DataError if it is damaged or not a tar."""
-    named = held_out.sources | ({held_out.class_source} if held_out.class_source else set())
-    keys, ranges, excluded = list[str](), list[list[tuple[int, int]]](), list[bool]()
-    samples, of_held_out, sources = Counter[str](), Counter[str](), set[str]()
-    fields: tuple[str, ...] | None = None
+    keys, members, ranges = list[str](), list[str](), list[list[tuple[int, int]]]()
     with fsspec.open(url, "rb") as stream:
-        for key, members in groupby(_entries(stream, size), lambda member: split_member(member.name)[0]):
-            parts = {split_member(member.name)[1]: member for member in members}
-            metadata = _object(stream, parts["json"]) if "json" in parts else {}
-            fields = tuple(metadata) if fields is None and "json" in parts else fields
-            sources |= named & {str(metadata.get("source"))}
-            excluded.append("label" in metadata and concept(metadata) in held_out.classes)
-            samples[" ".join(sorted(parts))] += 1
-            of_held_out[" ".join(sorted(parts))] += excluded[-1]
+        for key, entries in groupby(walk_tar(stream, size), lambda entry: split_member(entry.name)[0]):
+            parts = {split_member(entry.name)[1]: entry for entry in entries}
             media = [next((parts[name] for name in names if name in parts), None) for names in MEDIA.values()]
-            entries = [*media, *(parts.get(name) for name in TEXTS)]
+            used = [*media, *(parts.get(name) for name in TEXTS)]
+            for entry in filter(None, used):
+                check_entry(entry)
             keys.append(key)
-            for entry in entries:
-                if entry is not None:
-                    check_entry(entry)
-            ranges.append([(-1, 0) if item is None else (item.offset, item.size) for item in entries])
-    summary = ShardSummary(
-        url=url,
-        size=size,
-        samples=dict(samples.most_common()),
-        held_out=dict(+of_held_out),
-        sources=tuple(sorted(sources)),
-        fields=fields or (),
-    )
+            members.append(" ".join(sorted(parts)))
+            ranges.append([(-1, 0) if entry is None else (entry.offset, entry.size) for entry in used])
     numbers = np.array(ranges, dtype=np.int64).reshape(len(keys), len(PARTS), 2)
-    columns = {"key": pa.array(keys, pa.string()), "held_out": pa.array(excluded, pa.bool_())}
+    columns = {"key": pa.array(keys, pa.string()), "members": pa.array(members, pa.string())}
     for at, part in enumerate(PARTS):
         columns |= {f"{part}_start": pa.array(numbers[:, at, 0]), f"{part}_size": pa.array(numbers[:, at, 1])}
-    return pa.table(columns).replace_schema_metadata({"shard": json.dumps(asdict(summary))})
-
-
-def _entries(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
-    try:
-        yield from walk_tar(stream, size)
-    except DataError as error:
-        raise DataError(f"not a readable tar file: {error}") from error
-
-
-def _object(stream: BinaryIO, member: TarEntry) -> dict[str, Any]:
-    """Return a sample's JSON object, or an empty one if it is invalid; reading the sample reports the error."""
-    content = read_entry(stream, member)
-    try:
-        value: Any = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _summary(schema: pa.Schema) -> ShardSummary:
-    values = json.loads(schema.metadata[b"shard"])
-    return ShardSummary(**values | {name: tuple(values[name]) for name in ("sources", "fields")})
+    return pa.table(columns)

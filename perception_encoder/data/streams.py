@@ -1,10 +1,8 @@
 """Read image-text pairs from WebDataset tars during training, on disk or at any URL that fsspec supports.
 
 The tars are read at random by a table of byte ranges (`shard_index`), not by webdataset's own pipelines: their shuffle
-buffer is a state that cannot be put back mid-shard, and what a rank sees depends on how many ranks there are. Here the
-sample in a row of a step is a pure function of the seed, so a resumed run, and one on another number of ranks (more of
-them than shards, too), sees the very same stream. Shards of another split than `train` are refused, and so are those
-of a source that a run's rules hold out; held-out classes are left out (`rules.HeldOut`).
+buffer is a state that cannot be restored mid-shard, and what a rank sees depends on the number of ranks. Here a sample
+is a pure function of the seed, the step and the row, so a resumed run and any number of ranks see the same stream.
 """
 
 from __future__ import annotations
@@ -13,16 +11,16 @@ import glob
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from perception_encoder.data.captions import SHARES, HeldOut, SourceRules, captions, concept, draw_text, wrong_field
+from perception_encoder.data.captions import SHARES, captions, concept, draw_text, wrong_field
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
 from perception_encoder.errors import (
     ConfigError,
@@ -111,12 +109,10 @@ def _find(url: str) -> list[str]:
     files, path = open_storage(url)
     if glob.has_magic(path):
         pattern = path
-    elif "://" in url and path.endswith(".tar"):
-        return [url]  # without a look: a web server would send all of it
-    elif files.isdir(path):
-        pattern = f"{path.rstrip('/')}/*.tar"
+    elif ("://" in url and path.endswith(".tar")) or not files.isdir(path):
+        return [url]  # a tar at a URL without a look: a web server would send all of it
     else:
-        return [url]
+        pattern = f"{path.rstrip('/')}/*.tar"
     chain, double, last = url.rpartition("::")
     protocol = last.partition("://")[0] + "://" if "://" in last else ""
     urls = (item if "://" in item else protocol + item for item in sorted(files.glob(pattern)))
@@ -148,17 +144,11 @@ class StreamPair:
 class ShardSet:
     """The pairs of some tars, read one at a time (see `pairs.PairSource`), from any number of threads.
 
-    `frames`: number of uniform frames per video; None for images. `rules`: those that the shards were indexed by.
+    `frames`: number of uniform frames per video; None for images.
     """
 
-    def __init__(
-        self,
-        shards: Sequence[ShardSummary],
-        config: StreamConfig,
-        frames: int | None = None,
-        rules: SourceRules | None = None,
-    ) -> None:
-        self.shards, self.config, self.frames, self.rules = shards, config, frames, rules or SourceRules()
+    def __init__(self, shards: Sequence[ShardSummary], config: StreamConfig, frames: int | None = None) -> None:
+        self.shards, self.config, self.frames = shards, config, frames
         self.medium = medium_of(frames)
         self.sizes = [shard.pairs(config.texts, self.medium) for shard in shards]
         self._ends = np.cumsum(self.sizes)
@@ -170,15 +160,14 @@ class ShardSet:
         """Read and decode a pair; InputError if its bytes, image or captions cannot be read."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         url, row = self.shards[shard].url, index - int(self._ends[shard]) + self.sizes[shard]
-        without = bool(self.shards[shard].held_out)
         try:
-            table = load_table(url, self.config.texts, self.medium, self.rules.held_out, without)
+            table = load_table(url, self.config.texts, self.medium)
         except DataError as error:
             raise MediaDecodeError(f"{url}, pair {row}", str(error)) from error
         if len(table.keys) != self.sizes[shard]:
             raise MediaDecodeError(f"{url}, pair {row}", "the shard has changed since the run began")
         parts, name = table.read(row, self.config.texts, self.medium), table.name(row)
-        texts = _read_texts(parts, self.config.captions, name, self.rules)
+        texts = _read_texts(parts, self.config.captions, name)
         if self.frames is None:
             image = open_image(parts["image"], name, reduce_to=needed).convert("RGB")
             return StreamPair(torch.from_numpy(np.array(image)).permute(2, 0, 1), *texts)
@@ -193,7 +182,7 @@ def medium_of(frames: int | None) -> str:
 
 
 def _read_texts(
-    parts: Mapping[str, bytes], caption_shares: Mapping[str, float], name: str, rules: SourceRules
+    parts: Mapping[str, bytes], caption_shares: Mapping[str, float], name: str
 ) -> tuple[dict[str, list[str]], dict[str, float], str]:
     """Return normalised captions by field, the fields' shares, and the label.
 
@@ -213,7 +202,7 @@ def _read_texts(
         if field_name == "label" and value is not None:
             if problem := wrong_field(fields):
                 raise MediaDecodeError(name, problem)
-            ways = captions(fields, style=rules.style(fields.get("source")))
+            ways = captions(fields)
             total = sum(SHARES[way] for way in ways)
             values |= {f"label: {way}": texts for way, texts in ways.items()}
             shares |= {f"label: {way}": share * SHARES[way] / total for way in ways}
@@ -236,26 +225,20 @@ def open_shards(
     exchange: Callable[[Any], list[Any]],
     track: Track = untracked,
     frames: int | None = None,
-    rules: SourceRules | None = None,
 ) -> list[ShardSet]:
     """Index all shards before training, sharing the work among ranks.
 
-    `frames`: frames per video; None for images. Raises DataError for shards that are unreadable or lack media with
-    captions, unless they are to be skipped, and for sources that `rules` hold out.
+    `frames`: frames per video; None for images. Raises DataError for shards of another split than `train`, and for
+    those that are unreadable or lack media with captions, unless they are to be skipped.
     """
-    rules = rules or SourceRules()
-    held_out = rules.held_out
     urls = [shards.find() for shards in mixture]
     everything = list(dict.fromkeys(url for item in urls for url in item))
     share = everything[rank.share(len(everything))]
     with ThreadPoolExecutor(READERS) as pool:
-        indexed = pool.map(lambda url: summarize_shard(url, held_out), share)
-        summaries = list(track(indexed, "indexing shards", len(share)))
+        summaries = list(track(pool.map(summarize_shard, share), "indexing shards", len(share)))
     by_url = {summary.url: summary for part in exchange(summaries) for summary in part}
-    if not any(held_out.class_source in item.sources for item in by_url.values()):
-        by_url = {url: replace(entry, held_out={}) for url, entry in by_url.items()}
     medium = medium_of(frames)
-    problems = {url: problem for url, item in by_url.items() if (problem := _problem(item, config, medium, held_out))}
+    problems = {url: problem for url, shard in by_url.items() if (problem := _problem(shard, config, medium))}
     if problems and not config.skip_bad_shards:
         raise DataError(
             f"{len(problems)} of {len(by_url)} shards cannot be used (streams.skip_bad_shards=true leaves them out): "
@@ -267,36 +250,18 @@ def open_shards(
     for shards, usable in zip(mixture, sets, strict=True):
         if not usable:
             raise DataError(f"{shards.location}: none of the shards can be used")
-    _warn_of_incomplete([by_url[url] for url in everything if url not in problems], config, medium)
-    return [ShardSet(usable, config, frames, rules) for usable in sets]
+    for shard in by_url.values():
+        lacking = sum(shard.samples.values()) - shard.pairs(config.texts, medium)
+        if lacking and shard.url not in problems:
+            logger.warning("left out %d samples of %s that lack a %s or a caption", lacking, shard.url, medium)
+    return [ShardSet(usable, config, frames) for usable in sets]
 
 
-def _problem(shard: ShardSummary, config: StreamConfig, medium: str, held_out: HeldOut) -> str | None:
+def _problem(shard: ShardSummary, config: StreamConfig, medium: str) -> str | None:
     """Return why a shard cannot be used, or None."""
-    if shard.problem is not None:
-        return shard.problem
-    if of_split := split_problem(shard.url, "train"):
-        return of_split
-    if refused := held_out.sources & {*shard.sources}:
-        return f"{shard.url}: {', '.join(refused)} must not be trained on"
-    in_json = set(shard.fields) if "json" in config.texts else set()
-    members = {member for combination in shard.samples for member in combination.split()}
-    if shard.pairs(config.texts, medium) and config.captions.keys() & (members | in_json):
+    if problem := shard.problem or split_problem(shard.url, "train"):
+        return problem
+    if shard.pairs(config.texts, medium):
         return None
     content = ", ".join(f"{members} ({count})" for members, count in list(shard.samples.items())[:5]) or "nothing"
-    fields = f"; its .json has {', '.join(shard.fields)}" if shard.fields else ""
-    if shard.held_out_pairs(config.texts, medium) and not shard.pairs(config.texts, medium):
-        content += ", all of unseen classes"
-    return (
-        f"{shard.url}: no {medium}s with captions in {', '.join(config.captions)}; its samples hold {content}{fields}"
-    )
-
-
-def _warn_of_incomplete(shards: Iterable[ShardSummary], config: StreamConfig, medium: str) -> None:
-    for shard in shards:
-        unseen = shard.held_out_pairs(config.texts, medium)
-        if unseen:
-            logger.warning("left out %d samples of %s with unseen classes", unseen, shard.url)
-        lacking = sum(shard.samples.values()) - shard.pairs(config.texts, medium) - unseen
-        if lacking:
-            logger.warning("left out %d samples of %s that lack a %s or a caption", lacking, shard.url, medium)
+    return f"{shard.url}: no {medium}s with captions in {', '.join(config.captions)}; its samples hold {content}"

@@ -43,7 +43,7 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
     and for an item without a caption.
     """
     if path.is_dir() or path.suffix.lower() == ".tar":
-        if any(has_members(path, split, suffix) for suffix in SHARD_VIDEOS):
+        if has_members(path, split, *SHARD_VIDEOS):
             return load_benchmark(path, split)
         return _of_shards(path, split)
     directory = MediaDirectory(media or path.parent)

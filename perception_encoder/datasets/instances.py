@@ -2,58 +2,47 @@
 
     PATH/annotations/instances_{train,val}2017.json  PATH/{train,val}2017/*.jpg        COCO
     PATH/[annotations/]lvis_v1_{train,val}.json  PATH/{train,val}2017/*.jpg            LVIS
-    PATH/[annotations/]zhiyuan_objv2_{train,val}.json  PATH/{train,val}/patch*/*.jpg   Objects365
+    PATH/[annotations/]zhiyuan_objv2_{train,val}.json  PATH/{train,val}/patch*/*.jpg   Objects365 v2
     PATH/{train,test}/instances.json  PATH/{train,test}/*.tar                          rendered scenes
     PATH/annotations.json  PATH/*.jpg                                                  one set, cut by three fifths
 
 The file of val may be given in place of the directory, as for a directory with both COCO's annotations and LVIS's. Of a
 set that is cut, images without a box are left out, for it does not say whether anybody looked for some.
 
-Objects365 v2 as it is published: boxes of 365 classes, in COCO's format, and images in numbered directories.
-
-    PATH/annotations/zhiyuan_objv2_{train,val}.json    or beside the images, PATH/{train,val}/zhiyuan_objv2_….json
-    PATH/{train,val}/patch8/objects365_v1_00420917.jpg
-    PATH/{train,val}/images/v1/patch8/…                as some of its archives unpack
-    PATH/images/{train,val}/patch8/…                   or without the directory, as other libraries arrange it
-
-The annotations call this image `images/v1/patch8/objects365_v1_00420917.jpg`; it is looked for under the ends of that
-name. Three images that are listed were never published, and are left out, as are boxes that lie outside their image.
+Objects365 names its images `images/v1/patch8/objects365_v1_00420917.jpg`; they are looked for under this name or its
+last one or two parts, in {train,val}/ or images/{train,val}/. Three images that are listed were never published, and
+are left out, as are boxes that lie outside their image.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.datasets.class_masks import OBJECT
-from perception_encoder.datasets.coco_annotations import (
-    Problems,
-    check_annotations,
-    decode_mask,
-    has_area,
-    overlaps_image,
-    read_annotations,
-    warn_of_gaps,
-)
 from perception_encoder.datasets.image_set import ImageSet, Stored
-from perception_encoder.errors import DataError, InputError
-from perception_encoder.formats.entries import are_numbers, quoted
+from perception_encoder.errors import DataError, InputError, MissingExtraError
+from perception_encoder.formats.entries import are_numbers, integer_field, list_objects, quoted, read_json, text_field
 from perception_encoder.formats.shards import read_members
-from perception_encoder.preprocess.source import SHARD_IMAGES, escape_name
-from perception_encoder.progress import Track, untracked
+from perception_encoder.preprocess.budget import MAX_PIXELS
+from perception_encoder.preprocess.source import SHARD_IMAGES
+from perception_encoder.preprocess.source import escape_name
+from perception_encoder.progress import Track
 
 logger = logging.getLogger(__name__)
 OBJECTS365 = "zhiyuan_objv2_"
 """Prefix of the names of its annotation files."""
+PUBLISHED = ("instances_{}2017.json", "lvis_v1_{}.json", OBJECTS365 + "{}.json")
 UNPUBLISHED = ("objects365_v1_00320532.jpg", "objects365_v1_00320534.jpg", "objects365_v2_00908726.jpg")
 
 
@@ -110,7 +99,7 @@ class InstanceSet(ImageSet):
         number = {category["id"]: row for row, category in enumerate(self.categories, start=1)}
         height, width = self.size(index)
         every = self.annotations.get(self.records[index]["id"], [])
-        objects = [item for item in every if not item.get("iscrowd") and has_area(item)]
+        objects = [item for item in every if not item.get("iscrowd") and min(item["bbox"][2:]) > 0]
         boxes = np.array([entry["bbox"] for entry in objects], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes = boxes.clip(0, [width, height, width, height]).astype(np.float32)
@@ -182,16 +171,12 @@ def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
         train = path.with_name(path.name.replace("val", "train"))
         if train == path:
             raise DataError(f"{path}: give the annotations of val, beside those of train")
-        if path.name.startswith(OBJECTS365):
-            return _read_objects365(root, {"train": train, "val": path})
         return _checked(read_instances(train, root), read_instances(path, root))
-    if published := objects365_files(path):
-        return _read_objects365(path, published)
     files = [
-        [directory / stem.format(split) for split in ("train", "val")]
+        [directory / name.format(split) for split in ("train", "val")]
         for directory in (path / "annotations", path)
-        for stem in ("instances_{}2017.json", "lvis_v1_{}.json")
-        if (directory / stem.format("val")).is_file()
+        for name in PUBLISHED
+        if (directory / name.format("val")).is_file()
     ]
     if len(files) > 1:
         raise DataError(f"{path} has several annotations; give one of {', '.join(str(val) for _, val in files)}")
@@ -217,148 +202,172 @@ def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, Instan
     trained, tested = (
         [(category["id"], category.get("name")) for category in part.categories] for part in (train, test)
     )
+    if OBJECTS365 in train.name and [number for number, _ in trained] == [number for number, _ in tested]:
+        test, tested = replace(test, categories=train.categories), trained  # its files spell the names differently
     for one, other in zip_longest(trained, tested):
         if one != other:
             raise DataError(f"{train.name} and {test.name} list different categories, first {one} and {other}")
     if train.has_masks != test.has_masks:
         masked = train if train.has_masks else test
         logger.warning("only %s has masks; only boxes are trained and evaluated", masked.name)
-    _warn_of_classes(train, test)
     return train, test
-
-
-def _warn_of_classes(train: InstanceSet, test: InstanceSet) -> None:
-    """Log the classes of each set that have no object in the other."""
-    names = {category["id"]: category.get("name", category["id"]) for category in train.categories}
-    trained, tested = train.seen_classes(untracked), test.seen_classes(untracked)
-    if untrained := sorted(tested - trained):
-        text = "%s: classes without a training example: %d, %r first; their objects can only be missed"
-        logger.warning(text, test.name, len(untrained), names[untrained[0]])
-    if untested := sorted(trained - tested):
-        text = "%s: classes without a test object: %d, %r first; they are not scored"
-        logger.info(text, test.name, len(untested), names[untested[0]])
-
-
-def _read_objects365(path: Path, files: Mapping[str, Path]) -> tuple[InstanceSet, InstanceSet]:
-    """Read Objects365 with the training set's class names, as the files spell them differently."""
-    train, test = (
-        instance_set(
-            without_gaps(read_annotations(file), str(file)),
-            Problems(file),
-            escape_name(f"{path.name}/{file.stem}"),
-            image_finder(path, split),
-        )
-        for split, file in files.items()
-    )
-    if [category["id"] for category in train.categories] == [item["id"] for item in test.categories]:
-        test = replace(test, categories=train.categories)
-    return _checked(train, test)
 
 
 def read_instances(file: Path, directory: Path) -> InstanceSet:
     """Read annotations with images in a directory, its subdirectories, or its tar files.
 
-    DataError that lists what does not follow COCO's format, and the images that do not exist.
+    DataError names the first entry that does not follow COCO's format, or an image that does not exist.
     """
-    split = file.stem.rpartition("_")[2] if file.stem.startswith(("instances_", "lvis")) else ""
-    directories = [directory, directory / split, directory / f"{split}2017", directory / "images"]
+    checked = _check_annotations(read_annotations(file), file)
+    split, objects365 = file.stem.rpartition("_")[2].removesuffix("2017"), file.name.startswith(OBJECTS365)
+    places = [directory / place for place in ("", split, f"{split}2017", "images", f"images/{split}")]
     packed = {
         name: content for tar in sorted(directory.glob("*.tar")) for name, content in read_members(tar, SHARD_IMAGES)
     }
-    return instance_set(
-        read_annotations(file),
-        Problems(file),
-        escape_name(f"{directory.name}/{file.stem}"),
-        lambda key: packed[key] if key in packed else _find(key, directories),
-    )
 
+    def find(key: str) -> Stored | None:
+        names = [key, *("/".join(key.split("/")[-parts:]) for parts in (2, 1) if objects365)]
+        paths = (place / name for name in names for place in places)
+        return packed.get(key) or next((path for path in paths if os.path.isfile(path)), None)
 
-def instance_set(
-    content: Mapping[str, Any], problems: Problems, name: str, find: Callable[[str], Stored | None]
-) -> InstanceSet:
-    """Check annotations and find their images; `find` returns an image by file name, or None.
-
-    DataError that lists all problems.
-    """
-    checked = check_annotations(content, problems)
-    images = [find(key) for key in checked.keys]
-    for key, image in zip(checked.keys, images, strict=True):
-        if image is None:
-            problems.add(f"the image {quoted(key)} does not exist")
-    problems.check()
-    warn_of_gaps(problems.file, checked)
+    keys = [file_name(record) for record in checked.records]
+    images = [find(key) for key in keys]
+    if missing := [key for key, image in zip(keys, images, strict=True) if image is None]:
+        raise DataError(f"{file}: {len(missing)} images do not exist, first {quoted(missing[0])}")
+    objects = [item for some in checked.annotations.values() for item in some]
+    bare = sum(not item.get("segmentation") for item in objects)
+    if 0 < bare < len(objects):
+        text = "%s: %d of %d annotations have no mask; only boxes are trained and evaluated"
+        logger.warning(text, escape_name(file), bare, len(objects))
     return InstanceSet(
-        name=name,
-        keys=checked.keys,
+        name=escape_name(f"{directory.name}/{file.stem}"),
+        keys=tuple(keys),
         images=tuple(image for image in images if image is not None),
-        records=checked.records,
-        annotations=checked.objects,
-        categories=checked.categories,
+        records=tuple(checked.records),
+        annotations=checked.annotations,
+        categories=tuple(checked.categories),
     )
 
 
-def _find(key: str, directories: Sequence[Path]) -> Path | None:
-    return next((directory / key for directory in directories if os.path.isfile(directory / key)), None)
+def read_annotations(file: Path) -> dict[str, Any]:
+    """Read a file's JSON without checks; DataError if it is not an object."""
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise DataError(f"{file} cannot be read as COCO annotations: it is {quoted(content)}, not an object")
+    return content
 
 
-def objects365_files(path: Path) -> dict[str, Path]:
-    """Return the annotations of train and val below a directory; empty if it does not have both."""
-    for directory in ("annotations", "{}", ""):
-        files = {split: path / directory.format(split) / f"{OBJECTS365}{split}.json" for split in ("train", "val")}
-        if all(file.is_file() for file in files.values()):
-            return files
-    return {}
+class _Annotations(NamedTuple):
+    records: list[dict[str, Any]]
+    """The images' entries, sorted by id."""
+    annotations: dict[int, list[dict[str, Any]]]
+    """By the image's id."""
+    categories: list[dict[str, Any]]
+    """Sorted by id."""
 
 
-def without_gaps(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return annotations without unpublished images and without boxes outside their image; log the latter.
+def _check_annotations(content: Mapping[str, Any], file: Path) -> _Annotations:
+    """Return the content of a file; DataError for the first bad entry. Gaps of Objects365 are left out."""
+    objects365 = file.name.startswith(OBJECTS365)
+    images, categories = _by_id(content, "images", file), _by_id(content, "categories", file)
+    for number, image in images.items():
+        _check_image(image, f"{file}: image {number}")
+    objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    outside = 0
+    for row, item in enumerate(list_objects(content, "annotations", file)):
+        where = f"{file}: annotations[{row}]"
+        owner, category = integer_field(item, "image_id", where), integer_field(item, "category_id", where)
+        if owner not in images or category not in categories:
+            raise DataError(f"{where}: image {owner} or category {category} is not in the file")
+        where += f" of {file_name(images[owner])[-60:]}"
+        size = images[owner]["height"], images[owner]["width"]
+        box: Any = item.get("bbox")
+        _require(are_numbers(box) and len(box) == 4 and min(box[2:]) >= 0, where, item, "bbox", BOX)
+        if min(box[2:]) > 0 and not overlaps_image(box, *size):
+            _require(objects365, where, item, "bbox", f"inside the image of {size[1]}x{size[0]} pixels")
+            outside += 1
+            continue
+        _require(item.get("iscrowd", 0) in (0, 1), where, item, "iscrowd", "0 or 1")
+        _require(are_numbers([item.get("area", 0)], 0, MAX_PIXELS), where, item, "area", "a number of pixels")
+        if item.get("segmentation"):
+            _require(_is_mask(item["segmentation"], *size), where, item, "segmentation", MASK)
+        objects[owner].append(item)
+    if outside:
+        logger.warning("%s: boxes outside their image: %d; they are left out", escape_name(file), outside)
+    unpublished = {n for n, image in images.items() if objects365 and file_name(image).endswith(UNPUBLISHED)}
+    return _Annotations(
+        [images[number] for number in sorted(images) if number not in unpublished],
+        {number: items for number, items in objects.items() if number not in unpublished},
+        [categories[number] for number in sorted(categories)],
+    )
 
-    `name`: of the file. What is damaged otherwise stays, for the check that follows.
+
+BOX = "[left, top, width, height] in pixels"
+MASK = "polygons [x, y, x, y, x, y, …], or run lengths with `counts` and the `size` of the image"
+
+
+def _require(sound: bool, where: str, item: Mapping[str, Any], name: str, expected: str) -> None:
+    if not sound:
+        raise DataError(f"{where}: `{name}` is {quoted(item.get(name))}; it must be {expected}")
+
+
+def _by_id(content: Mapping[str, Any], name: str, file: Path) -> dict[int, dict[str, Any]]:
+    entries: dict[int, dict[str, Any]] = {}
+    for row, item in enumerate(list_objects(content, name, file)):
+        number = integer_field(item, "id", f"{file}: {name}[{row}]")
+        if number in entries:
+            raise DataError(f"{file}: {name}[{row}]: `id` is {number}, which an earlier entry has already")
+        entries[number] = item
+    return entries
+
+
+def file_name(image: Mapping[str, Any]) -> str:
+    """Return an image's path below the image directories; in LVIS this is the end of a URL."""
+    return str(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]))
+
+
+def _check_image(image: Mapping[str, Any], where: str) -> None:
+    text_field(image, "file_name" if image.get("file_name") else "coco_url", where)
+    width, height = (integer_field(image, side, where, least=1) for side in ("width", "height"))
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{where}: has {quoted(width)} x {quoted(height)} pixels; the limit is {MAX_PIXELS:,}")
+    for name in ("neg_category_ids", "not_exhaustive_category_ids"):
+        _require(are_numbers(image.get(name, [])), where, image, name, "a list of integers")
+
+
+def overlaps_image(box: Sequence[float], height: int, width: int) -> bool:
+    """Return whether any part of a box lies inside the image."""
+    left, top, wide, high = box
+    return left < width and top < height and left + wide > 0 and top + high > 0
+
+
+def _is_mask(value: Any, height: int, width: int) -> bool:
+    """Return whether a segmentation can be decoded as COCO's polygons or run lengths of this size."""
+    if isinstance(value, list):
+        return all(are_numbers(item) and len(item) >= 6 and len(item) % 2 == 0 for item in value)
+    counts: Any = value.get("counts") if isinstance(value, dict) and value.get("size") == [height, width] else None
+    if not isinstance(counts, str):
+        return are_numbers(counts, 0, MAX_PIXELS) and sum(counts) == height * width
+    try:
+        decode_mask(value, height, width)
+    except (ValueError, RuntimeError):
+        return False
+    return True
+
+
+def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Decode COCO's polygons or run lengths, plain or compressed, as bool (H, W).
+
+    ValueError or RuntimeError if that fails, MissingExtraError without faster-coco-eval.
     """
-    images, objects = content.get("images"), content.get("annotations")
-    if not isinstance(images, list) or not isinstance(objects, list):
-        return dict(content)
-    missing = [
-        image for image in images if isinstance(image, dict) and str(image.get("file_name")).endswith(UNPUBLISHED)
-    ]
-    left_out = {_key(item.get("id")) for item in missing}
-    sizes = {
-        _key(value.get("id")): (value.get("height"), value.get("width")) for value in images if isinstance(value, dict)
-    }
-    rest = [item for item in objects if not isinstance(item, dict) or _key(item.get("image_id")) not in left_out]
-    inside = [entry for entry in rest if not _is_outside(entry, sizes)]
-    if len(inside) < len(rest):
-        logger.warning("%s: boxes outside their image: %d; they are left out", name, len(rest) - len(inside))
-    published = [image for image in images if image not in missing] if missing else images
-    return {**content, "images": published, "annotations": inside}
-
-
-def _key(value: Any) -> Any:
-    """Return a hashable form of an id."""
-    return value if isinstance(value, int | str) else None
-
-
-def _is_outside(annotation: Any, sizes: Mapping[Any, tuple[Any, Any]]) -> bool:
-    if not isinstance(annotation, dict):
-        return False
-    box: Any = annotation.get("bbox")
-    size = sizes.get(_key(annotation.get("image_id")))
-    if size is None or not are_numbers(box) or len(box) != 4 or min(box[2:]) < 0 or not are_numbers(list(size)):
-        return False
-    return not overlaps_image(box, *size)
-
-
-def image_finder(path: Path, split: str) -> Callable[[str], Path | None]:
-    """Return a function from an image's name in the annotations to its path, or None if it does not exist."""
-    directories = (path / split, path / "images" / split, path / "images", path)
-    ways = [(directory, parts) for directory in directories for parts in (2, 4, 3, 1)]
-
-    def find(key: str) -> Path | None:
-        for number, (directory, parts) in enumerate(ways):
-            image = directory / "/".join(key.split("/")[-parts:])
-            if os.path.isfile(image):
-                ways.insert(0, ways.pop(number))  # the others are very likely arranged alike
-                return image
-        return None
-
-    return find
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError:
+        raise MissingExtraError("faster-coco-eval", "eval") from None
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+        runs: Any = segmentation
+    elif isinstance(segmentation, dict):
+        runs = mask.frPyObjects(segmentation, height, width)
+    else:
+        runs = mask.merge(mask.frPyObjects(segmentation, height, width))
+    return np.asarray(mask.decode(runs), dtype=bool)

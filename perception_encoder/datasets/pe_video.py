@@ -6,8 +6,6 @@ and `rate` for `video_duration_in_s` and `fps`. Other members of a tar are skipp
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import split_member
-from perception_encoder.formats.tars import TarMember, check_entry, read_entry, walk_tar
+from perception_encoder.formats.shards import json_object, read_samples, shards_below
+from perception_encoder.formats.tars import TarMember
 from perception_encoder.preprocess.source import SHARD_VIDEOS
 
 PE_VIDEO_SPLITS = ("train", "val", "test", "extended")
@@ -98,11 +96,7 @@ def list_video_tars(path: Path) -> list[VideoTar]:
     """
     if path.is_file():
         return [VideoTar(_split_of(path), path)]
-    tars = [
-        VideoTar(split, tar)
-        for split in PE_VIDEO_SPLITS
-        for tar in [*sorted(path.glob(f"{split}.tar")), *sorted(path.glob(f"{split}/*.tar"))]
-    ]
+    tars = [VideoTar(split, tar) for split in PE_VIDEO_SPLITS for tar in shards_below(path, split)]
     tars = tars or [
         VideoTar(_split_of(tar), tar) for tar in sorted(path.glob("*.tar")) or sorted(path.glob("shards/*.tar"))
     ]
@@ -130,37 +124,10 @@ def read_videos_of(path: Path, split: str | None = None) -> Iterator[VideoRecord
 
 def read_video_tar(tar: VideoTar) -> Iterator[VideoRecord]:
     """Yield the videos of one tar in order: see `read_videos_of`."""
-    videos: dict[str, tuple[str, TarMember]] = {}
-    metadata: dict[str, dict[str, Any]] = {}
-    try:
-        with tar.path.open("rb") as stream:
-            for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
-                key, extension = split_member(entry.name)
-                if extension == "json":
-                    metadata[key] = _object(read_entry(stream, entry), f"{tar.path}: {key}")
-                elif extension in SHARD_VIDEOS:
-                    check_entry(entry)
-                    videos[key] = (extension, TarMember(tar.path, entry.offset, entry.size))
-                if key in videos and key in metadata:
-                    yield VideoRecord(key, tar.split, *videos.pop(key), metadata.pop(key))
-    except OSError as error:
-        raise DataError(f"{tar.path} cannot be read: {error.strerror or error}") from error
-    except DataError as error:
-        message = str(error)
-        raise DataError(message if message.startswith(str(tar.path)) else f"{tar.path}: {message}") from error
-    if lonely := [*videos, *metadata]:
-        raise DataError(f"{tar.path}: {len(lonely)} samples lack a video or a .json; the first is {lonely[0]}")
+    for key, extension, parts in read_samples(tar.path, SHARD_VIDEOS, load=False):
+        metadata = json_object(f"{tar.path}: {key}", parts["json"])
+        yield VideoRecord(key, tar.split, extension, parts[extension], metadata)
 
 
 def _split_of(tar: Path) -> str:
     return next((name for name in (tar.parent.name, tar.stem) if name in PE_VIDEO_SPLITS), "")
-
-
-def _object(content: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}.json is not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where}.json is not a JSON object")
-    return value

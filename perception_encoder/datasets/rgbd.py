@@ -13,7 +13,7 @@ of one directory.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -23,8 +23,9 @@ from jaxtyping import Float
 
 from perception_encoder.datasets.image_set import ImageSet, Stored, read_integers
 from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import read_members, split_member
-from perception_encoder.preprocess.source import SHARD_IMAGES, escape_name
+from perception_encoder.formats.shards import read_members, shards_below, split_member
+from perception_encoder.preprocess.source import SHARD_IMAGES
+from perception_encoder.preprocess.source import escape_name
 
 MILLIMETRES = 1000.0
 
@@ -69,9 +70,7 @@ def read_depth_splits(path: Path, per_metre: float = MILLIMETRES) -> tuple[Depth
 
 def find_split(path: Path, split: str) -> list[Path]:
     """Return the tar files or the directory of a split; empty if the split is missing."""
-    whole, directory = path / f"{split}.tar", path / split
-    tars = ([whole] if whole.is_file() else []) + sorted(directory.glob("*.tar"))
-    return tars or ([directory] if directory.is_dir() else [])
+    return shards_below(path, split) or [directory for directory in (path / split,) if directory.is_dir()]
 
 
 def _read(paths: list[Path], name: str, per_metre: float, one_sequence: bool = False) -> DepthImages:
@@ -84,7 +83,10 @@ def _read(paths: list[Path], name: str, per_metre: float, one_sequence: bool = F
             if key in part:
                 raise DataError(f"{name}: two images have the name {key}; names must be unique")
             part[key] = stored
-    _check_pairs(name, images, depths)
+    if not depths:
+        raise DataError(f"{name} has no depth file; expected KEY.depth.png, sync_depth_N.png or depth/KEY.png")
+    if lacking := sorted(images.keys() ^ depths.keys()):
+        raise DataError(f"{name}: {len(lacking)} images lack a depth or depths an image; the first is {lacking[0]}")
     keys = tuple(sorted(images))
     one_sequence = one_sequence or any((path / "rgb").is_dir() for path in paths)
     return DepthImages(
@@ -95,15 +97,6 @@ def _read(paths: list[Path], name: str, per_metre: float, one_sequence: bool = F
         per_metre=per_metre,
         sequences=tuple(key.rpartition("/")[0] or ("" if one_sequence else key) for key in keys),
     )
-
-
-def _check_pairs(name: str, images: Mapping[str, Stored], depths: Mapping[str, Stored]) -> None:
-    if not depths:
-        raise DataError(f"{name} has no depth file; expected KEY.depth.png, sync_depth_N.png or depth/KEY.png")
-    if lacking := sorted(images.keys() - depths.keys()):
-        raise DataError(f"{name}: {len(lacking)} images have no depth; the first is {lacking[0]}")
-    if lacking := sorted(depths.keys() - images.keys()):
-        raise DataError(f"{name}: {len(lacking)} depths have no image; the first is {lacking[0]}")
 
 
 def _members(path: Path) -> Iterator[tuple[str, bool, Stored]]:

@@ -7,15 +7,15 @@ DIR/classnames.txt (one class name per line). open_clip: DIR/*.tar, without spli
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import quoted, read_lines
-from perception_encoder.formats.shards import SPLITS, split_member, split_names, split_problem
-from perception_encoder.formats.tars import TarMember, check_entry, read_entry, walk_tar
+from perception_encoder.formats.shards import SPLITS, read_samples, split_member, split_names, split_problem
+from perception_encoder.formats.tars import TarMember, open_tar
 from perception_encoder.preprocess.source import SHARD_IMAGES
 
 logger = logging.getLogger(__name__)
@@ -43,22 +43,18 @@ def find_tars(path: Path, split: str) -> list[Path]:
     return _by_number(path)
 
 
-def _by_number(directory: Path) -> list[Path]:
-    """Return the tars in a directory in numerical order, 2.tar before 10.tar."""
+def _by_number(directory: Path) -> list[Path]:  # 2.tar before 10.tar
     return sorted(directory.glob("*.tar"), key=lambda tar: (len(tar.name), tar.name))
 
 
-def has_members(path: Path, split: str, extension: str) -> bool:
+def has_members(path: Path, split: str, *extensions: str) -> bool:
     """Return whether the first sample of a split's tars has a member with an extension; False if unreadable."""
     try:
         for tar in find_tars(path, split)[:1]:
-            first: str | None = None
-            for key, found, _, _ in _members(tar):
-                first = key if first is None else first
-                if key != first:
-                    return False
-                if found == extension:
-                    return True
+            with open_tar(tar) as (_, entries):
+                members = (split_member(entry.name) for entry in entries)
+                for _, sample in groupby(members, lambda member: member[0]):
+                    return any(extension in extensions for _, extension in sample)
     except DataError:
         pass
     return False
@@ -71,7 +67,8 @@ def load_numbered(path: Path, split: str) -> LabelledImages:
     number without a name.
     """
     tars = find_tars(path, split)
-    names_file = next((place for place in _places(path, tars) if place.is_file()), None)
+    directories = (path, tars[0].parent, tars[0].parent.parent)
+    names_file = next((place / CLASS_NAMES for place in directories if (place / CLASS_NAMES).is_file()), None)
     names = [] if names_file is None else [line.strip() for line in read_lines(names_file)]
     while names and not names[-1]:
         del names[-1]
@@ -92,39 +89,11 @@ def load_numbered(path: Path, split: str) -> LabelledImages:
     return LabelledImages(title, tuple(keys), tuple(images), tuple(labels), choices, named)
 
 
-def _places(path: Path, tars: list[Path]) -> list[Path]:
-    """Yield the directories in which to look for class names: beside the split's directory, and beside its tars."""
-    return [directory / CLASS_NAMES for tar in tars[:1] for directory in (path, tar.parent, tar.parent.parent)]
-
-
 def read_pairs(tars: list[Path], extension: str) -> Iterator[tuple[str, TarMember, bytes]]:
     """Yield TAR/KEY, the image's location, and the text beside it, in order; images are not read.
 
     DataError names a damaged tar, and a sample that lacks an image or a text.
     """
     for tar in tars:
-        images: dict[str, TarMember] = {}
-        texts: dict[str, bytes] = {}
-        for key, found, member, content in _members(tar, extension):
-            if found == extension:
-                texts[key] = content
-            elif found in SHARD_IMAGES:
-                images[key] = member
-            if key in images and key in texts:
-                yield f"{tar.stem}/{key}", images.pop(key), texts.pop(key)
-        if lonely := [*images, *texts]:
-            raise DataError(f"{tar}: {len(lonely)} samples lack an image or a .{extension}; the first is {lonely[0]}")
-
-
-def _members(tar: Path, read: str = "") -> Iterator[tuple[str, str, TarMember, bytes]]:
-    """Yield each member's key, extension and location, and its content if its extension is `read`."""
-    try:
-        with tar.open("rb") as stream:
-            for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
-                key, extension = split_member(entry.name)
-                if read and extension in SHARD_IMAGES:
-                    check_entry(entry)
-                content = read_entry(stream, entry) if read and extension == read else b""
-                yield key, extension, TarMember(tar, entry.offset, entry.size), content
-    except (OSError, DataError) as error:
-        raise DataError(f"{tar}: not a readable tar file ({getattr(error, 'strerror', None) or error})") from error
+        for key, found, parts in read_samples(tar, SHARD_IMAGES, (extension,), load=False):
+            yield f"{tar.stem}/{key}", parts[found], parts[extension]

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from perception_encoder.data.batch import to_device
+from perception_encoder.data.pairs import to_device
 from perception_encoder.data.sampler import Position, WeightedSampler
 from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks
 from perception_encoder.datasets.instances import InstanceSet

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from perception_encoder.errors import DataError, one_line
+from perception_encoder.errors import DataError
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.entries import id_field
-from perception_encoder.formats.tars import read_entry, walk_tar
+from perception_encoder.formats.tars import TarMember, check_entry, open_tar, read_entry
 from perception_encoder.preprocess.source import SHARD_IMAGES
 
 SPLITS = ("train", "val", "test", "unseen")
@@ -49,12 +48,15 @@ class ShardSample:
 def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
     """Write `samples` in order as the tar file `path`, atomically; return their number."""
 
-    def members() -> Iterator[tuple[str, bytes]]:
-        for sample in samples:
-            yield f"{sample.key}.{sample.extension}", sample.image
-            yield f"{sample.key}.json", json_bytes(sample.metadata)
-
-    return write_members(path, members()) // 2
+    members = (
+        member
+        for sample in samples
+        for member in (
+            (f"{sample.key}.{sample.extension}", sample.image),
+            (f"{sample.key}.json", json_bytes(sample.metadata)),
+        )
+    )
+    return write_members(path, members) // 2
 
 
 def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
@@ -93,24 +95,37 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
     Raises `DataError` for a file that is not a tar, or is damaged, and for an image without a JSON object beside it
     that has a `source` and a `label`.
     """
-    for key, extension, parts in _complete_samples(path, ("json",), "an image or a .json"):
+    for key, extension, parts in read_samples(path, SHARD_IMAGES):
         yield ShardSample(key, extension, parts[extension], _labelled(path, key, parts["json"]))
 
 
-def _complete_samples(path: Path, needed: tuple[str, ...], lacking: str) -> Iterator[tuple[str, str, dict[str, bytes]]]:
-    """Yield the key, image extension and files of each sample that has an image and everything `needed`.
+def read_samples(
+    path: Path, media: tuple[str, ...], others: tuple[str, ...] = ("json",), load: bool = True
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the key, media extension and parts of each sample of a tar, in order.
 
-    After the last one, DataError if samples lack something.
+    A sample has a file with one of the extensions `media`, the first of them if there are several, and one with each
+    of `others`. The parts are contents by extension, or without `load` a `TarMember` for media. Raises DataError for a
+    damaged tar, and after the last sample if some lack a file.
     """
-    waiting: dict[str, dict[str, bytes]] = {}
-    for name, content in read_members(path, (*needed, *SHARD_IMAGES)):
-        key, extension = split_member(name)
-        parts = waiting.setdefault(key, {})
-        parts[extension] = content
-        image = next((extension for extension in SHARD_IMAGES if extension in parts), None)
-        if image and all(extension in parts for extension in needed):
-            yield key, image, waiting.pop(key)
+    waiting: dict[str, dict[str, Any]] = {}
+    with open_tar(path) as (stream, entries):
+        for entry in entries:
+            key, extension = split_member(entry.name)
+            if extension not in (*media, *others):
+                continue
+            parts = waiting.setdefault(key, {})
+            if load or extension in others:
+                parts[extension] = read_entry(stream, entry)
+            else:
+                check_entry(entry)
+                parts[extension] = TarMember(path, entry.offset, entry.size)
+            found = next((name for name in media if name in parts), None)
+            if found and all(name in parts for name in others):
+                yield key, found, waiting.pop(key)
     if waiting:
+        kind = "a video" if "mp4" in media else "an image"
+        lacking = " or ".join([kind, *(f"a .{name}" for name in others)])
         raise DataError(f"{path}: {len(waiting)} samples lack {lacking}; the first is {next(iter(waiting))}")
 
 
@@ -123,13 +138,10 @@ def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     """Read the files of a tar with one of some extensions, in order; DataError if it is damaged or not a tar."""
-    try:
-        with path.open("rb") as stream:
-            for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
-                if split_member(entry.name)[1] in extensions:
-                    yield entry.name, read_entry(stream, entry)
-    except (OSError, DataError) as error:
-        raise DataError(f"{path}: not a readable tar file ({one_line(error)})") from error
+    with open_tar(path) as (stream, entries):
+        for entry in entries:
+            if split_member(entry.name)[1] in extensions:
+                yield entry.name, read_entry(stream, entry)
 
 
 def split_member(name: str) -> tuple[str, str]:
@@ -139,7 +151,8 @@ def split_member(name: str) -> tuple[str, str]:
     return directory + slash + stem, extension.lower()
 
 
-def _object(where: str, text: bytes) -> dict[str, Any]:
+def json_object(where: str, text: bytes) -> dict[str, Any]:
+    """Parse a JSON object; `where`, for errors, lacks the suffix. DataError if it is not one."""
     try:
         value: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -150,7 +163,7 @@ def _object(where: str, text: bytes) -> dict[str, Any]:
 
 
 def _labelled(path: Path, key: str, text: bytes) -> dict[str, Any]:
-    value = _object(f"{path}: {key}", text)
+    value = json_object(f"{path}: {key}", text)
     if not {"source", "label"} <= value.keys():
         raise DataError(f"{path}: {key}.json is not an object with a `source` and a `label`")
     for name in ("source", "label"):
@@ -210,11 +223,10 @@ class StoredScene(NamedTuple):
 def read_scene_tars(tars: Iterable[Path], masks: bool = False) -> Iterator[StoredScene]:
     """Read the scenes of tars in order, with their masks if `masks`.
 
-    Raises DataError for a damaged tar or JSON, and after the last scene for one that lacks a file.
+    Raises DataError for a damaged tar or JSON, and after a tar's last scene for one that lacks a file.
     """
-    needed = ("json", MASK) if masks else ("json",)
-    lacking = "an image, a mask or a .json" if masks else "an image or a .json"
     for tar in tars:
-        for key, extension, parts in _complete_samples(tar, needed, lacking):
+        for key, extension, parts in read_samples(tar, SHARD_IMAGES, ("json", MASK) if masks else ("json",)):
             where = f"{tar}: {key}"
-            yield StoredScene(key, where, parts[extension], _object(where, parts["json"]), parts.get(MASK, b""))
+            metadata = json_object(where, parts["json"])
+            yield StoredScene(key, where, parts[extension], metadata, parts.get(MASK, b""))

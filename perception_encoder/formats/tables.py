@@ -1,4 +1,4 @@
-"""Read rows of CSV, TSV, Parquet and JSONL files, and images in Parquet cells; bad rows become errors."""
+"""Read CSV, TSV, Parquet and JSONL files, where bad rows become errors, images in Parquet cells, and LanceDB tables."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import json
 import math
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.errors import DataError, InputError, MediaDecodeError, one_line
+from perception_encoder.errors import DataError, InputError, MediaDecodeError, MissingExtraError, OutputError, one_line
 from perception_encoder.files import cached_by_file, writing
 from perception_encoder.preprocess.source import escape_name
+
+if TYPE_CHECKING:
+    from lancedb.db import DBConnection
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"})
 
@@ -36,7 +41,7 @@ _NAMED = frozenset({*PATH_COLUMNS, *TEXT_COLUMNS})
 _READ = _NAMED | {"start", "end", "id"}
 
 Cells = tuple[str, dict[str, Any]]
-"""A row's name in errors, and its cells by column; those of `read_table` in lower case."""
+"""A row's name in errors, and its cells by column."""
 
 
 @dataclass(frozen=True)
@@ -52,28 +57,20 @@ class Row:
 
 def read_rows(path: Path) -> Iterator[Row | InputError]:
     """Yield the rows that name images, videos or texts, or an error per bad row or for the whole table."""
-    for cells in _read_cells(path, needs_media=True):
+    for cells in iterate_table(path, needs_media=True):
         yield cells if isinstance(cells, InputError) else _row(*cells)
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
     """Return all rows as dicts with lower-case column names; DataError for a bad row or an empty table."""
     rows = []
-    for cells in _read_cells(path, needs_media=False):
+    for cells in iterate_table(path):
         if isinstance(cells, InputError):
             raise DataError(f"{cells.source} cannot be read as a table: {cells.reason}")
         rows.append(cells[1])
     if not rows:
         raise DataError(f"{path} has no rows; give a CSV, TSV, JSONL or Parquet file with named columns")
     return rows
-
-
-def iterate_table(path: Path) -> Iterator[Cells | InputError]:
-    """Yield each row's name and cells, or an error per bad row or for the whole table.
-
-    A row of a CSV or TSV file with more cells than columns is bad, because a cell with a comma was not quoted.
-    """
-    yield from _read_cells(path, needs_media=False, exact=True)
 
 
 def read_json_lines(path: Path) -> list[Cells]:
@@ -121,8 +118,12 @@ def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path
     raise DataError(f"{path} has no column {allowed} for {what}, but {present}")
 
 
-def _read_cells(path: Path, needs_media: bool, exact: bool = False) -> Iterator[Cells | InputError]:
-    """Yield the cells of each row; `needs_media`: require columns of paths or texts, and read only these."""
+def iterate_table(path: Path, needs_media: bool = False) -> Iterator[Cells | InputError]:
+    """Yield each row's name and cells, by column in lower case, or an error per bad row or for the whole table.
+
+    `needs_media`: require columns of paths or texts, and read only these. A row of a CSV or TSV file with more cells
+    than columns is bad, because a cell with a comma was not quoted.
+    """
     name, suffix = escape_name(path), path.suffix.lower()
     rows: Iterator[Cells | InputError]
     try:
@@ -135,10 +136,8 @@ def _read_cells(path: Path, needs_media: bool, exact: bool = False) -> Iterator[
         for row in rows:
             if isinstance(row, InputError):
                 yield row
-            elif exact and None in row[1]:  # where csv puts cells beyond the last column
-                yield InputError(row[0], "has more cells than columns; quote cells that hold the separator")
             else:
-                yield row[0], {key.strip().lower(): value for key, value in row[1].items() if isinstance(key, str)}
+                yield row[0], {key.strip().lower(): value for key, value in row[1].items() if key is not None}
     except InputError as error:
         yield error
     except (OSError, ValueError, OverflowError, csv.Error, pa.ArrowException) as error:
@@ -157,7 +156,11 @@ def _read_csv(path: Path, name: str, needs_media: bool, delimiter: str) -> Itera
             except csv.Error as problem:
                 yield InputError(f"{name}:{reader.line_num + 1}", one_line(problem))
                 continue
-            yield f"{name}:{reader.line_num}", cells
+            where = f"{name}:{reader.line_num}"
+            if None in cells:  # where csv puts cells beyond the last column
+                yield InputError(where, "has more cells than columns; quote cells that hold the separator")
+            else:
+                yield where, cells
 
 
 def _read_jsonl(path: Path, name: str, needs_media: bool) -> Iterator[Cells | InputError]:
@@ -279,3 +282,29 @@ def read_image_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, 
                 yield f"{name}:{number}", cells, TableImage(path, group, row, column)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{name} cannot be read: {one_line(error)}") from error
+
+
+@contextmanager
+def without_panics() -> Iterator[None]:
+    """Turn LanceDB's panics about damaged files, some of which are not Exceptions, into RuntimeErrors."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ not in ("PanicException", "RustPanic"):
+            raise
+        raise RuntimeError(one_line(error)) from None
+
+
+def connect_lance(directory: Path) -> DBConnection:
+    """Open a directory of tables; MissingExtraError without LanceDB, OutputError if its path is not UTF-8."""
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it would warn of harmless conditions
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its dependencies
+            import lancedb
+    except ImportError:
+        raise MissingExtraError("lancedb", "search") from None
+    try:
+        return lancedb.connect(str(directory.absolute()).encode().decode())  # absolute: "a:b" would be taken for a URL
+    except UnicodeEncodeError:
+        raise OutputError(f"{escape_name(directory)}: a LanceDB table needs a path in UTF-8") from None

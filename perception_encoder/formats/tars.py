@@ -6,8 +6,10 @@ block, and each member must lie within the file.
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -94,7 +96,7 @@ def walk_tar(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
         tar.members = []  # type: ignore[attr-defined]  # it would keep them all
         sparse, rest = member.issparse(), max(0, size - member.offset_data)
         is_file = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
-        beyond = (is_file and not sparse and member.size > rest) or _offset(tar) >= size + tarfile.BLOCKSIZE
+        beyond = (is_file and not sparse and member.size > rest) or tar.offset >= size + tarfile.BLOCKSIZE
         if beyond or member.size < 0:
             raise DataError(
                 f"damaged at byte {member.offset:,}: a member of {member.size:,} bytes, but {rest:,} follow; "
@@ -105,7 +107,17 @@ def walk_tar(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
         elif not member.isdir():
             other = f"a link to {escape_name(member.linkname)[:80]}" if member.issym() or member.islnk() else "a device"
             yield TarEntry(member.name, member.offset_data, 0, False, other)
-    _check_end(stream, _offset(tar), size)
+    _check_end(stream, tar.offset, size)
+
+
+@contextmanager
+def open_tar(path: Path) -> Iterator[tuple[BinaryIO, Iterator[TarEntry]]]:
+    """Open a tar on disk and walk it with `walk_tar`; an OSError or DataError in the block is given the tar's name."""
+    try:
+        with path.open("rb") as stream:
+            yield stream, walk_tar(stream, os.fstat(stream.fileno()).st_size)
+    except (OSError, DataError) as error:
+        raise DataError(f"{path}: not a readable tar file ({one_line(error)})") from error
 
 
 def check_entry(entry: TarEntry) -> None:
@@ -128,13 +140,8 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
     try:
         return tar.next()
     except _DAMAGE as error:
-        message = f"damaged at byte {_offset(tar):,}: {one_line(error)}; what comes after it is lost"
+        message = f"damaged at byte {tar.offset:,}: {one_line(error)}; what comes after it is lost"
         raise DataError(message) from error
-
-
-def _offset(tar: tarfile.TarFile) -> int:
-    """Return the position of the next header."""
-    return tar.offset
 
 
 def _check_end(stream: BinaryIO, end: int, size: int) -> None:

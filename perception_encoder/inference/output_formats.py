@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from perception_encoder.errors import ConfigError, OutputError, one_line
 from perception_encoder.files import remove
-from perception_encoder.formats.lance import connect, without_panics
+from perception_encoder.formats.tables import connect_lance, without_panics
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
 from perception_encoder.vectors import load_array, unit_rows
@@ -136,7 +136,7 @@ def _write_lance(target: Path, parts: Sequence[Path], settings: Mapping[str, Any
     beside = target.with_name(f"{target.name}.lancedb")
     remove(beside)  # of a run that was killed as it wrote
     try:
-        table = connect(beside).create_table("rows", schema=schema)
+        table = connect_lance(beside).create_table("rows", schema=schema)
         for rows in _read(parts, settings):
             table.add(rows.cast(schema))
         (beside / "rows.lance").rename(target)
@@ -199,7 +199,7 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
             vectors = rows["vector"]
         elif path.suffix == ".lance" and path.is_dir():
             with without_panics():
-                rows = connect(path.parent).open_table(path.stem).to_arrow()
+                rows = connect_lance(path.parent).open_table(path.stem).to_arrow()
             vectors = rows["vector"]
         else:
             return None

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from perception_encoder.data.batch import to_device
+from perception_encoder.data.pairs import to_device
 from perception_encoder.files import writing
 from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
 from perception_encoder.preprocess.source import escape_name

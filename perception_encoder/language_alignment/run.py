@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perception_encoder.data.conversation_files import Expand
+from perception_encoder.data.conversation_files import ConversationFile, ShardRecords
 from perception_encoder.data.conversation_records import ConversationSample
 from perception_encoder.data.conversations import Conversations, open_conversations
 from perception_encoder.data.sampler import WeightedSampler
@@ -55,14 +55,14 @@ def align_language(
     out: Path,
     track: Track = untracked,
     listener: Listener | None = None,
-    expand: Expand | None = None,
+    read_shard: Callable[[Path], ConversationFile] = ShardRecords,
 ) -> Path:
     """Align an encoder with a language model, or resume; return the written file, OUT/language.safetensors.
 
-    `data`, `expand`: as `open_conversations` reads them. A validated run also writes `OUT/best.safetensors`.
+    `data`, `read_shard`: as `open_conversations` reads them. A validated run also writes `OUT/best.safetensors`.
     Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
     """
-    return run_stage(lambda: LanguageRun(config, data, out, track, expand), out, track, listener)
+    return run_stage(lambda: LanguageRun(config, data, out, track, read_shard), out, track, listener)
 
 
 class LanguageRun(StageRun):
@@ -73,10 +73,16 @@ class LanguageRun(StageRun):
     trainee: LanguageTrainee
 
     def __init__(
-        self, config: LanguageConfig, data: Sequence[Path], out: Path, track: Track, expand: Expand | None
+        self,
+        config: LanguageConfig,
+        data: Sequence[Path],
+        out: Path,
+        track: Track,
+        read_shard: Callable[[Path], ConversationFile],
     ) -> None:
         super().__init__(config, out, HeldOutAnswers.higher_is_better)
-        sources = [open_conversations(path, skip_bad=config.skip_bad, expand=expand, track=track) for path in data]
+        skip_bad = config.skip_bad
+        sources = [open_conversations(path, skip_bad=skip_bad, read_shard=read_shard, track=track) for path in data]
         self.trainee = LanguageTrainee(self._with_decoder(sources))
         share = config.validation.share if config.validation else 0.0
         parts = [source.split(share) for source in sources] if share else [(source, None) for source in sources]

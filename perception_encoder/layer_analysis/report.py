@@ -19,12 +19,12 @@ from typing import Any
 
 from perception_encoder.evaluation.comparison import format_value
 from perception_encoder.files import write_text
-from perception_encoder.formats.standalone_page import page_head, parse_template
 from perception_encoder.inference.load import RANDOM
 from perception_encoder.layer_analysis.curve import LayerCurve, Recommendation, recommend
 from perception_encoder.layer_analysis.image_analysis import TIMES, ImageAnalysis, TokenStatistics, first_global_layer
 from perception_encoder.layer_analysis.plots import plot_curves, plot_image, plot_tokens, to_svg, write_png
 from perception_encoder.layer_analysis.sweep import Sweep
+from perception_encoder.search.web.contact_sheet import page_head, parse_template
 
 COLUMNS = ("model", "task", "metric", "unit", "layer", "value", "low", "high", "items", "pool")
 _DIRECTORY = files("perception_encoder.layer_analysis")

@@ -66,8 +66,10 @@ def open_sources(
     shards = [source for source in data if isinstance(source, Shards)]
     if paths and shards:
         raise DataError(f"{paths[0]} is read into memory, but {shards[0].location} is streamed; give one kind of data")
+    if shards and rules.held_out:
+        raise DataError(f"{shards[0].location} is streamed, where nothing is held out; read it into memory with --data")
     if shards:
-        return _stream(config, shards, rank, exchange, track, rules)
+        return _stream(config, shards, rank, exchange, track)
     return _load(config, paths, model, track, rules)
 
 
@@ -120,12 +122,11 @@ def _validation_sets(
     with_split = [path for path in paths if has_split(path, "val")]
     if not with_split:
         return []
-    held_out = rules.held_out
-    classes = {label for path in paths for label in held_out.find_classes(path)}
+    classes = {label for path in paths for label in rules.find_held_out(path)}
     samples = [
         sample
         for sample in _read(with_split, "val", config, track, rules)
-        if sample.source in used and concept(sample.metadata) not in classes and sample.source not in held_out.sources
+        if sample.source in used and concept(sample.metadata) not in classes and sample.source not in rules.held_out
     ]
     return [ImageTextSet(samples).every(max(1, -(-len(samples) // validation.size)))] if samples else []
 
@@ -170,9 +171,8 @@ def _stream(
     rank: Rank,
     exchange: Callable[[Any], list[Any]],
     track: Track,
-    rules: SourceRules,
 ) -> Sources:
-    opened = open_shards(shards, config.streams, rank, exchange, track, config.frames, rules)
+    opened = open_shards(shards, config.streams, rank, exchange, track, config.frames)
     weighted = [(source.weight, shard) for source, part in zip(shards, opened, strict=True) for shard in part.shards]
     sets, validation = list[PairSource](opened), list[HeldOutPair]()
     if config.validation is not None and (every := _every(config.validation, sum(map(len, opened)))):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.losses.logit_distillation import logit_distillation_loss
 from perception_encoder.pretraining.config import MAX_LOGIT_SCALE, TEACHER_LOGIT_SCALE

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from perception_encoder.data.batch import to_device
+from perception_encoder.data.pairs import to_device
 from perception_encoder.losses.spatial import token_cosine_loss, token_similarity_loss
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float

@@ -28,7 +28,7 @@ from perception_encoder.progress import Track
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 from synthetic.builtin.rules import RULES
-from synthetic.questions.conversations import scene_conversations
+from synthetic.questions.conversations import SceneRecords
 
 WEIGHTS = {
     "caltech101": 0.32,
@@ -108,7 +108,7 @@ def language_builtin() -> LanguageConfig:
 
 
 def _align_on_scenes(config: LanguageConfig, data: list[Path], out: Path, track: Track, listener: Any) -> Path:
-    return align_language(config, data, out, track, listener, partial(scene_conversations, apart=config.apart))
+    return align_language(config, data, out, track, listener, partial(SceneRecords, apart=config.apart))
 
 
 STAGES = (

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perception_encoder.data.captions import CaptionStyle, HeldOut, SourceRules
-from synthetic.builtin.held_out import (
-    NEVER_TRAINED,
-    UNSEEN_LABELS,
-    UNSEEN_SOURCE,
-    find_unseen_labels,
-)
+from perception_encoder.data.captions import CaptionStyle, SourceRules
+from synthetic.builtin.held_out import NEVER_TRAINED, find_unseen_labels
 from synthetic.drawings.sources import SOURCES
 
 DRAWING_TEMPLATES = (
@@ -55,10 +50,5 @@ def _unseen_classes(path: Path) -> frozenset[str]:
     return frozenset(label for _, label in find_unseen_labels(path))
 
 
-RULES = SourceRules(
-    styles=STYLES,
-    held_out=HeldOut(
-        sources=NEVER_TRAINED, class_source=UNSEEN_SOURCE, classes=UNSEEN_LABELS, find_classes=_unseen_classes
-    ),
-)
+RULES = SourceRules(styles=STYLES, held_out=NEVER_TRAINED, find_held_out=_unseen_classes)
 """What runs of the built-in recipes apply to their data."""

@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from perception_encoder.data.conversation_records import MediaKind, Turn, box_text
-from perception_encoder.errors import DataError
+from perception_encoder.data.conversation_files import Scanned, ShardRecords
+from perception_encoder.data.conversation_records import MediaKind, Record, Turn, box_text
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import text_list
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
 from synthetic.questions.scene_questions import BOX_REQUEST, scene_answers, scene_boxes
+
+MOST = 3
+"""Maximum number of conversations about a scene."""
+
+
+class SceneRecords(ShardRecords):
+    """The conversations about the scenes of a tar; `apart`: see `scene_conversations`."""
+
+    def __init__(self, path: Path, apart: bool = False) -> None:
+        super().__init__(path)
+        self.apart = apart
+        self.count *= MOST
+
+    def scan(self) -> Iterator[Scanned]:
+        """Yield the conversations of all scenes."""
+        for sample in range(self.count // MOST):
+            try:
+                records = self._records(sample)
+            except InputError as error:
+                yield sample * MOST, error
+                continue
+            yield from ((sample * MOST + at, record) for at, record in enumerate(records))
+
+    def read(self, row: int) -> Record:
+        """Return a conversation of a scene."""
+        return self._records(row // MOST)[row % MOST]
+
+    def _records(self, sample: int) -> list[Record]:
+        scene = self.read_json(sample)
+        try:
+            conversations = scene_conversations(scene.fields, self.kind, self.apart)
+        except DataError as error:
+            raise InputError(scene.where, str(error)) from None
+        records = []
+        for at, turns in enumerate(conversations):
+            messages = [{"role": role, "content": text} for role, text in turns]
+            fields = {"messages": messages, self.kind: scene.fields[self.kind]}
+            records.append(Record(scene.where, f"{scene.key}/{at}", fields, scene.key))
+        return records
 
 
 def scene_conversations(

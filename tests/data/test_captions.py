@@ -10,10 +10,8 @@ import pytest
 
 from perception_encoder.data.captions import (
     COLOURS,
-    PHOTO,
     SHARES,
     CaptionStyle,
-    HeldOut,
     SourceRules,
     captions,
     choose_caption,
@@ -22,8 +20,6 @@ from perception_encoder.data.captions import (
     with_article,
 )
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.streams import Shards, StreamConfig, open_shards
-from perception_encoder.ranks import ALONE
 
 GROCERY: dict[str, Any] = {
     "source": "grocery",
@@ -166,21 +162,9 @@ def test_the_larger_colour_comes_first() -> None:
 PEN = CaptionStyle(drawn=True, plain=("a pen drawing of {}",))
 
 
-def test_a_source_that_is_not_named_holds_photographs() -> None:
-    rules = SourceRules(styles={"pen": PEN})
-    assert (rules.style("pen"), rules.style("other"), rules.style(None)) == (PEN, PHOTO, PHOTO)
-
-
-def test_readers_know_no_source_by_themselves(make_shard, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    rows = [("openmoji", "cat"), ("caltech101", "cannon"), ("caltech101", "ant")]
-    path = make_shard("a/train.tar", rows)
+def test_rules_are_for_sources_by_name(make_shard, tmp_path: Path) -> None:
+    path = make_shard("a/train.tar", [("openmoji", "cat"), ("caltech101", "cannon"), ("caltech101", "ant")])
     assert len(ImageTextSet.from_directory(path)) == 3
-    (plain,) = open_shards([Shards(str(path))], StreamConfig(), ALONE, lambda value: [value])
-    assert plain.sizes == [3]
-    held_out = HeldOut(class_source="caltech101", classes=frozenset({"ant"}), find_classes=lambda path: {"ant"})
-    rules = SourceRules(styles={"openmoji": PEN}, held_out=held_out)
+    rules = SourceRules(styles={"openmoji": PEN}, find_held_out=lambda path: {"ant"})
     loaded = ImageTextSet.from_directory(path, rules=rules)
     assert [sample.label for sample in loaded] == ["cat", "cannon"] and "a pen drawing of a cat" in loaded[0].captions
-    (guarded,) = open_shards([Shards(str(path))], StreamConfig(), ALONE, lambda value: [value], rules=rules)
-    assert guarded.sizes == [2] and "a pen drawing of a cat" in guarded.load(0, min).captions

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.data import conversation_files
-from perception_encoder.data.conversation_files import JsonRecords, ParquetRecords, ShardRecords, TableRecords
+from perception_encoder.data.conversation_files import JsonLines, ParquetRecords, ShardRecords, StoredRecords
 from perception_encoder.data.conversation_records import Record
 from perception_encoder.errors import DataError, InputError
 from tests.data.tars import image_bytes, write_tar
@@ -24,55 +24,50 @@ def objects(seed: int) -> list[dict]:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("block", [1, 7, 1 << 22])
-def test_objects_are_found_by_their_bytes(seed: int, block: int, tmp_path: Path, monkeypatch) -> None:
+def test_records_are_found_by_their_bytes(seed: int, block: int, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(conversation_files, "_BLOCK", block)
     expected, escaped = objects(seed), seed % 2 == 0
     lines = [json.dumps(item, ensure_ascii=escaped) for item in expected]
     mark, end = "\ufeff" * (seed % 3 == 0), "\n" * (seed < 2)
     (tmp_path / "a.jsonl").write_text(mark + "\r\n\n".join(lines) + end, encoding="utf-8", newline="")
-    text = json.dumps(expected, ensure_ascii=escaped, indent=seed or None)
-    (tmp_path / "a.json").write_text(mark + " " + text + "\n ", encoding="utf-8")
-    for name, position in (("a.jsonl", lambda n: f":{2 * n + 1}"), ("a.json", lambda n: f"[{n}]")):
-        file = JsonRecords(tmp_path / name)
-        scanned = list(file.scan())
-        assert [record.fields for _, record in scanned if isinstance(record, Record)] == expected
-        for number in (29, 0, 13):
-            row, record = scanned[number]
-            assert file.read(row) == record
-            assert record.where == f"{tmp_path / name}{position(number)}" and record.key == f"{name}{position(number)}"
+    file = JsonLines(tmp_path / "a.jsonl")
+    scanned = list(file.scan())
+    assert [record.fields for _, record in scanned if isinstance(record, Record)] == expected
+    for number in (29, 0, 13):
+        row, record = scanned[number]
+        assert file.read(row) == record
+        assert record.where == f"{tmp_path}/a.jsonl:{2 * number + 1}" and record.key == f"a.jsonl:{2 * number + 1}"
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "[1 2]", "[1,]", "[,1]", "[1] 2", "[{]", "[" * 100_000, '["\\x"]'])
-def test_a_list_that_is_not_json(text: str, tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(text)
-    with pytest.raises(DataError, match=r"a\.json cannot be read as JSON: "):
-        JsonRecords(tmp_path / "a.json")
+def test_a_json_list(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('\ufeff[{"id": 1}, 2]')
+    (_, record), (_, error) = StoredRecords(tmp_path / "a.json").scan()
+    assert isinstance(record, Record) and (record.fields, record.key) == ({"id": 1}, "a.json[0]")
+    assert str(error) == f"{tmp_path}/a.json[1]: is not a JSON object"
 
 
 def test_empty_files(tmp_path: Path) -> None:
-    for name, content in (("a.jsonl", ""), ("b.json", "[]"), ("c.json", " [ ] "), ("d.csv", "question,answer\n")):
+    for name, content in (("a.jsonl", ""), ("b.json", "[]"), ("d.csv", "question,answer\n")):
         (tmp_path / name).write_text(content)
-        file = TableRecords(tmp_path / name) if name == "d.csv" else JsonRecords(tmp_path / name)
+        file = JsonLines(tmp_path / name) if name == "a.jsonl" else StoredRecords(tmp_path / name)
         assert list(file.scan()) == []
-
-
-def test_a_list_holds_something_else(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('[{"id": 1}, 2]')
-    (_, record), (_, error) = JsonRecords(tmp_path / "a.json").scan()
-    assert isinstance(record, Record) and str(error) == f"{tmp_path}/a.json[1]: is not a JSON object"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no table PAR1")
     (tmp_path / "a.tar").write_bytes(b"no tar")
     (tmp_path / "a.csv").write_bytes("question,answer\nQ,A\nQ,\xe9\n".encode("latin-1"))
+    (tmp_path / "cut.json").write_text("[1, 2")
+    (tmp_path / "lines.json").write_text("{}")
     write_tar(tmp_path / "b.tar", {"a.png": image_bytes(1), "a.txt": b"no JSON"})
     for kind, name, reason in (
         (ParquetRecords, "a.parquet", "cannot be read"),
-        (ShardRecords, "a.tar", "not a readable tar file"),
-        (TableRecords, "a.csv", "cannot be read: 'utf-8' codec can't decode"),
+        (ShardRecords, "a.tar", "cannot be read"),
+        (StoredRecords, "a.csv", "cannot be read: 'utf-8' codec can't decode"),
         (ShardRecords, "b.tar", r"has no samples with an image or video and a \.json"),
-        (JsonRecords, "none.jsonl", "cannot be read: No such file"),
+        (JsonLines, "none.jsonl", "cannot be read: No such file"),
+        (StoredRecords, "cut.json", "cannot be read as JSON"),
+        (StoredRecords, "lines.json", "is not a JSON list; JSON in lines needs the suffix"),
     ):
         with pytest.raises(DataError, match=rf"{name}:? {reason}"):
             list(kind(tmp_path / name).scan())
@@ -93,11 +88,11 @@ def test_a_shard_with_a_bad_sample(tmp_path: Path) -> None:
         f"{tmp_path}/a.tar/{key}: its .json has no conversation; add one of conversations, messages, texts, question"
         for key in "bc"
     ]
-    assert isinstance(record, Record) and record.key == "d" and row == 9
+    assert isinstance(record, Record) and record.key == "d" and row == 3
 
 
 def test_parquet_reads_no_images_but_those_that_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = [{"Image": {"bytes": bytes([n]), "path": None}, "question": "Q", "extra": "x"} for n in range(6)]
+    cells = [{"image": {"bytes": bytes([n]), "path": None}, "question": "Q", "extra": "x"} for n in range(6)]
     pq.write_table(pa.Table.from_pylist(cells), tmp_path / "a.parquet", row_group_size=3)
     columns, read = [], pq.ParquetFile.read_row_group
 
@@ -108,8 +103,8 @@ def test_parquet_reads_no_images_but_those_that_are_opened(tmp_path: Path, monke
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", count)
     file = ParquetRecords(tmp_path / "a.parquet")
     records = [record for _, record in file.scan()]
-    assert columns == [(0, ["Image.path", "question"]), (1, ["Image.path", "question"])]
-    assert records[4].fields["image"].read() == b"\x04" and columns[2:] == [(1, ["Image"])]
+    assert columns == [(0, ["image.path", "question"]), (1, ["image.path", "question"])]
+    assert records[4].fields["image"].read() == b"\x04" and columns[2:] == [(1, ["image"])]
     assert file.edges.tolist() == [0, 3, 6]
     (tmp_path / "a.parquet").unlink()
     conversation_files._read_group.cache_clear()

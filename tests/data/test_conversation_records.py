@@ -7,12 +7,7 @@ from typing import Any
 
 import pytest
 
-from perception_encoder.data.conversation_records import (
-    ConversationSample,
-    Record,
-    is_question_row,
-    parse_record,
-)
+from perception_encoder.data.conversation_records import ConversationSample, Record, parse_record
 from perception_encoder.errors import InputError
 
 MEDIA = Path("media")
@@ -75,7 +70,6 @@ def test_a_system_and_several_turns() -> None:
         ("user", "<image>Q2"),
         ("assistant", "A2"),
     )
-    assert not sample.joinable
 
 
 def test_parts_may_name_their_media() -> None:
@@ -124,19 +118,3 @@ def test_keys_and_groups() -> None:
     assert parse({"id": 1, **fields}).group == "1"
     inside = str(Path.cwd() / MEDIA / "a.png")
     assert parse({"image": inside, **fields}).media == parse({"image": "a.png", **fields}).media
-
-
-def test_lists_in_cells() -> None:
-    sample = parse({"images": '["a.png", "[b].png"]', "question": "Q", "answer": "A"})
-    assert [medium.name for medium in sample.media] == ["a.png", "[b].png"]
-    assert [medium.name for medium in parse({"image": "[b].png", "question": "Q", "answer": "A"}).media] == ["[b].png"]
-
-
-def test_joining() -> None:
-    one, other = (parse({"image": "a.png", "question": text, "answer": "A"}) for text in ("One?", "<image>\nTwo?"))
-    assert one.joinable and other.joinable
-    assert one.joined(other).turns == (*one.turns, ("user", "Two?"), ("assistant", "A"))
-    assert one.joined(other).media == one.media
-    assert not parse({"image": "a.png", "question": "In <image>?", "answer": "A"}).joinable
-    assert not parse({"question": "Q", "answer": "A"}).joinable
-    assert is_question_row({"question": "Q"}) and not is_question_row({"messages": [], "question": "Q"})

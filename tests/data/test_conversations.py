@@ -12,13 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from perception_encoder.data import conversations as module
 from perception_encoder.data.conversations import Conversations, open_conversations
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.conversation.media import open_part
@@ -115,23 +113,35 @@ def both(form: Callable[..., dict[str, Any]], *options: Any) -> list[dict[str, A
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "LLaVA's lines": lambda d: write_lines(d / "a.jsonl", both(llava)),
-    "LLaVA's lists of images": lambda d: write_lines(d / "a.ndjson", both(llava, "images")),
-    "LLaVA's list": lambda d: write_list(d / "a.json", None),
-    "an indented list": lambda d: write_list(d / "a.json", 2),
-    "lines named json": lambda d: write_lines(d / "a.json", both(llava)),
+    "LLaVA's list": lambda d: write_list(d / "a.json", 2),
     "messages": lambda d: write_lines(d / "a.jsonl", both(chat, False)),
     "parts": lambda d: write_lines(d / "a.jsonl", both(chat, True)),
-    "a directory": lambda d: write_lines(d / "conversations.jsonl", both(llava)).parent,
-    "CSV": lambda d: write_table(d / "a.csv", ","),
-    "TSV": lambda d: write_table(d / "a.tsv", "\t"),
-    "a directory with a CSV": lambda d: write_table(d / "questions.csv", ",").parent,
-    "lines of questions": lambda d: write_lines(d / "a.jsonl", rows()),
-    "Parquet of questions": lambda d: write_parquet(d / "a.parquet", rows()),
     "the_cauldron": lambda d: write_parquet(d / "data" / "train-00000-of-00001.parquet", both(inside)).parent.parent,
     "Parquet of LLaVA": lambda d: write_parquet(d / "a.parquet", both(llava)),
     "Parquet of messages": lambda d: write_parquet(d / "a.parquet", both(chat, False), 2),
     "shards": lambda d: write_shard(d / "train" / "00000.tar").parent.parent,
 }
+
+
+QUESTION_WRITERS: dict[str, Callable[[Path], Path]] = {
+    "CSV": lambda d: write_table(d / "a.csv", ","),
+    "TSV": lambda d: write_table(d / "a.tsv", "\t"),
+    "lines": lambda d: write_lines(d / "a.jsonl", rows()),
+    "Parquet": lambda d: write_parquet(d / "a.parquet", rows()),
+}
+
+
+@pytest.mark.parametrize("write", QUESTION_WRITERS.values(), ids=QUESTION_WRITERS)
+def test_every_table_of_questions_gives_the_same_samples(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    write_images(tmp_path)
+    data = open_conversations(write(tmp_path))
+    assert [sample.key for sample in data] == ["cups", "cups", "dög"]
+    assert [sample.turns for sample in data] == [
+        (("user", f"<image>{question}"), ("assistant", answer))
+        for pairs in QUESTIONS.values()
+        for question, answer in pairs
+    ]
+    assert all(isinstance(sample.messages()[0].content[0], Image.Image) for sample in data)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -219,42 +229,6 @@ def turns(*texts: str) -> list[dict[str, str]]:
     return [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]
 
 
-def test_rows_of_one_image_are_joined_up_to_eight(tmp_path: Path) -> None:
-    table = [{"image": f"{'ab'[n % 2]}.png", "question": f"Q{n}", "answer": str(n)} for n in range(20)]
-    path = write_lines(tmp_path / "a.jsonl", table)
-    joined, single = open_conversations(path), open_conversations(path, join=False)
-    assert [[text for _, text in sample.turns[::2]] for sample in joined] == [
-        ["<image>Q0", *(f"Q{n}" for n in range(2, 16, 2))],
-        ["<image>Q16", "Q18"],
-        ["<image>Q1", *(f"Q{n}" for n in range(3, 16, 2))],
-        ["<image>Q17", "Q19"],
-    ]
-    assert [len(sample.media) for sample in joined] == [1] * 4
-    assert [sample.turns for sample in single] == [(("user", f"<image>Q{n}"), ("assistant", str(n))) for n in range(20)]
-    assert joined.fingerprint != single.fingerprint
-
-
-def test_what_is_not_joined(tmp_path: Path) -> None:
-    table = [
-        {"image": "a.png", "question": "Q0", "answer": "0"},
-        {"image": "a.png", "question": "Between <image> words", "answer": "1"},
-        {"image": "a.png", "conversations": turns("<image>\nQ2", "2")},
-        {"images": ["a.png", "b.png"], "question": "Q3", "answer": "3"},
-        {"question": "Q4", "answer": "4"},
-        {"question": "Q5", "answer": "5"},
-        {"image": "./a.png", "question": "Q6", "answer": "6"},
-    ]
-    data = open_conversations(write_lines(tmp_path / "a.jsonl", table))
-    assert [[text for _, text in sample.turns[1::2]] for sample in data] == [
-        ["0", "6"],
-        ["1"],
-        ["2"],
-        ["3"],
-        ["4"],
-        ["5"],
-    ]
-
-
 def many(path: Path, count: int) -> Path:
     line = '{"id": %d, "image": "%d.png", "conversations": ' + json.dumps(turns("<image>\nQ", "A")) + "}\n"
     with path.open("w") as file:
@@ -294,9 +268,7 @@ def test_a_part_is_held_out(tmp_path: Path) -> None:
 
 def test_the_fingerprint_is_of_names_sizes_and_content(tmp_path: Path) -> None:
     def write(name: str, answer: str, media: str = "a.png") -> Conversations:
-        return open_conversations(
-            write_lines(tmp_path / name, [{"image": media, "question": "Q", "answer": answer}]), join=True
-        )
+        return open_conversations(write_lines(tmp_path / name, [{"image": media, "question": "Q", "answer": answer}]))
 
     one = write("1/a.jsonl", "1").fingerprint
     assert write("2/a.jsonl", "1").fingerprint == one
@@ -373,9 +345,9 @@ def test_the_first_bad_line_is_named_or_left_out(bad: Any, reason: str, tmp_path
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join([good, b"", content, good, content]))
     with pytest.raises(DataError, match=rf"a\.jsonl:3: .*{reason}") as caught:
-        open_conversations(path, join=False)
+        open_conversations(path)
     assert len(str(caught.value).splitlines()) == 1
-    data = open_conversations(path, join=False, skip_bad=True)
+    data = open_conversations(path, skip_bad=True)
     assert [sample.where for sample in data] == [f"{path}:1", f"{path}:4"] and data.bad == 2
     assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
         f"left out {path}:3",
@@ -400,7 +372,7 @@ def test_a_bad_row_of_a_table(tmp_path: Path) -> None:
     path.write_text('image,question,answer\na.png,"How\nmany?",3\na.png,How many,and where?,3\na.png,What?\n')
     with pytest.raises(DataError, match=r"a\.csv:4: has more cells than columns; quote"):
         open_conversations(path)
-    data = open_conversations(path, skip_bad=True, join=False)
+    data = open_conversations(path, skip_bad=True)
     assert data.bad == 2 and data[0].turns == (("user", "<image>How\nmany?"), ("assistant", "3"))
     assert data[0].where == f"{path}:3"
     with pytest.raises(DataError, match=r"a\.csv:5: the answer is missing"):
@@ -452,19 +424,13 @@ def test_a_file_that_changes(tmp_path: Path) -> None:
 
 
 def test_which_files_of_a_directory_are_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no conversations: no Parquet files, tars, \.jsonl"):
+    with pytest.raises(DataError, match=r"has no Parquet files and no tars of conversations"):
         open_conversations(tmp_path)
     with pytest.raises(DataError, match=r"nothing\.jsonl does not exist"):
         open_conversations(tmp_path / "nothing.jsonl")
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match=r"a\.txt is not a file of conversations; known: \.jsonl"):
         open_conversations(tmp_path / "a.txt")
-    for name in ("words.jsonl", "other.jsonl"):
-        write_lines(tmp_path / "train" / name, [{}])
-    with pytest.raises(DataError, match=r"train has several tables: other\.jsonl, words\.jsonl; give the path of one"):
-        open_conversations(tmp_path)
-    write_lines(tmp_path / "train" / "conversations.jsonl", [GOOD])
-    assert open_conversations(tmp_path)[0].where == f"{tmp_path}/train/conversations.jsonl:1"
     for split in ("train", "test", "validation"):
         row = {"question": split, "answer": "A"}
         write_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet", [row])
@@ -479,16 +445,5 @@ def test_the_pass_is_tracked(tmp_path: Path) -> None:
         calls.append((description, total))
         return items
 
-    for path in (
-        many(tmp_path / "a.jsonl", 7),
-        write_list(tmp_path / "b.json", 1),
-        write_table(tmp_path / "c.csv", ","),
-    ):
-        open_conversations(path, track=track)
-    assert calls == [("checking a.jsonl", 7), ("checking b.json", 2), ("checking c.csv", 5)]
-
-
-def test_joining_keeps_the_order() -> None:
-    groups = np.array([5, 7, 5, 5, 7, 9], np.uint64)
-    order, starts = module._join(groups, np.array([1, 1, 1, 0, 1, 1], bool))
-    assert order.tolist() == [0, 2, 1, 4, 3, 5] and starts.tolist() == [0, 2, 4, 5]
+    open_conversations(many(tmp_path / "a.jsonl", 7), track=track)
+    assert calls == [("checking a.jsonl", 7)]

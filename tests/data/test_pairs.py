@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.pairs import PairBatches, SourcePart, Stage, true_pairs
+from perception_encoder.data.pairs import ImageTextBatch, PairBatches, SourcePart, Stage, true_pairs
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
 

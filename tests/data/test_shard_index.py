@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from perception_encoder.data import shard_index
-from perception_encoder.data.pairs import alone
 from perception_encoder.data.shard_index import load_table
-from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.files import cache_directory
-from perception_encoder.ranks import ALONE
-from synthetic.builtin.rules import RULES
 from tests.data.tars import write_pairs
+from tests.data.test_streams import caches, load_all, streams
 
-
-@pytest.fixture(autouse=True)
-def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache directory of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    load_table.cache_clear()
-    return tmp_path / "caches"
-
-
-def streams(*places: Path | str, config: StreamConfig | None = None) -> list[ShardSet]:
-    shards = [Shards.parse(str(place)) for place in places]
-    return open_shards(shards, config or StreamConfig(), ALONE, alone, rules=RULES)
-
-
-def load_all(sets: ShardSet) -> list[Any]:
-    return [sets.load(index, lambda width, height: 1) for index in range(len(sets))]
+__all__ = ["caches"]
 
 
 def test_a_shard_reads_as_webdataset_reads_it(tmp_path: Path) -> None:
@@ -59,13 +39,6 @@ def test_a_table_is_made_once_and_again_for_a_shard_that_changed(
     write_pairs(path, range(6))
     assert len(streams(path)[0]) == 6 and len(made) == 2
     assert len(list(caches.rglob("*.parquet"))) == 2
-
-
-def test_tables_lie_beside_the_other_caches(tmp_path: Path, caches: Path) -> None:
-    streams(write_pairs(tmp_path / "x.tar", range(2)))
-    (table,) = caches.rglob("*.parquet")
-    assert table.parent == cache_directory("shards")
-    assert cache_directory("shards").parent == cache_directory("weight-hashes").parent == caches / "perception-encoder"
 
 
 def test_a_damaged_table_is_made_anew(tmp_path: Path, caches: Path) -> None:

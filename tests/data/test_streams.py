@@ -17,16 +17,14 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.captions import captions
-from perception_encoder.data.pairs import PairBatches, Stage, alone
+from perception_encoder.data.pairs import ImageTextBatch, PairBatches, Stage, alone
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.ranks import ALONE, Rank
-from synthetic.builtin.rules import RULES
 from tests.clips import HEIGHT, WIDTH, clip, number_of
 from tests.data.tars import image_bytes, write_pairs, write_tar
 
@@ -41,7 +39,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def streams(*places: Path | str, config: StreamConfig | None = None) -> list[ShardSet]:
     shards = [Shards.parse(str(place)) for place in places]
-    return open_shards(shards, config or StreamConfig(), ALONE, alone, rules=RULES)
+    return open_shards(shards, config or StreamConfig(), ALONE, alone)
 
 
 def batches(
@@ -215,7 +213,7 @@ def test_a_field_of_a_wrong_type_is_one_bad_sample(text: str, tmp_path: Path, ca
     write_tar(tmp_path / "x.tar", dict(sorted((members | {"n2.json": text.encode()}).items())))
     make = batches(streams(tmp_path), 4, bad_share=0.01)
     assert 2 in numbers_meant(make, 0) and 2 not in numbers(make(0))
-    assert make(0).left_out and "left out" in caplog.text and "n2" in caplog.text
+    assert make(0).left_out and "skipped" in caplog.text and "n2" in caplog.text
     with pytest.raises(DataError, match="more than bad_share=0 of them"):
         batches(streams(tmp_path), 4, bad_share=0)(0)
 
@@ -236,7 +234,6 @@ def test_more_bad_samples_than_are_survived_end_the_run(tmp_path: Path) -> None:
     [
         ({"a.png": b"p", "b.jpg": b"p", "c.png": b""}, r"no images with captions in txt.*hold png \(2\), jpg \(1\)"),
         ({"a.txt": b"t", "a.mp4": b"v"}, r"no images with captions .*hold mp4 txt \(1\)"),
-        ({"a.png": b"p", "a.json": b'{"url": "u"}'}, r"hold json png \(1\); its \.json has url"),
         ({}, "hold nothing"),
     ],
 )
@@ -257,7 +254,7 @@ def test_missing_and_damaged_shards(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "cut.tar", range(30))
     path.write_bytes(path.read_bytes()[:20_000])
     (tmp_path / "none.tar").write_bytes(b"no tar" * 1000)
-    with pytest.raises(DataError, match=r"2 of 2 shards.*cut\.tar: not a readable tar.*none\.tar: not a readable tar"):
+    with pytest.raises(DataError, match=r"2 of 2 shards.*cut\.tar: cannot be read: damaged.*none\.tar: cannot be read"):
         streams(tmp_path)
     with pytest.raises(DataError, match=r"gone\.tar: cannot be opened"):
         streams(tmp_path / "gone.tar")
@@ -272,7 +269,7 @@ def test_a_shard_with_a_damaged_header_is_not_a_shorter_one(tmp_path: Path) -> N
     content = bytearray(path.read_bytes())
     content[at + 130] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"x\.tar: not a readable tar file: damaged at byte {at:,}"):
+    with pytest.raises(DataError, match=rf"x\.tar: cannot be read: damaged at byte {at:,}"):
         streams(tmp_path)
 
 
@@ -325,35 +322,8 @@ def test_videos_give_uniform_frames(tmp_path: Path) -> None:
     assert [number_of(Image.fromarray(frame.permute(1, 2, 0).numpy())) for frame in pair.image] == [0, 9, 19, 29]
 
 
-def test_unseen_classes_are_left_out_of_all_shards_beside_caltech_s(
-    make_shard: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    make_shard("a/0.tar", [("caltech101", "ant"), ("caltech101", "Wild  Cat"), ("caltech101", "watch")])
-    make_shard("b/0.tar", [("noto", "cougar"), ("noto", "cat"), ("noto", "cannon")])
-    photos, drawings = streams(tmp_path / "a", tmp_path / "b")
-    assert (photos.sizes, drawings.sizes) == ([2], [1])
-    for shard_set, labels in ((photos, ("ant", "watch")), (drawings, ("cat",))):
-        pairs = load_all(shard_set)
-        assert all(any(label in text for text in pair.captions) for label, pair in zip(labels, pairs, strict=True))
-    assert "left out 2 samples of" in caplog.text and "unseen classes" in caplog.text
-    [alone] = streams(tmp_path / "b")  # without the photographs nobody asks for unseen classes
-    assert alone.sizes == [3] and len(load_all(alone)) == 3
-    make_shard("c/0.tar", [("caltech101", "cannon")])
-    with pytest.raises(DataError, match=r"c/0\.tar: no images .*all of unseen classes"):
-        streams(tmp_path / "c")
-
-
 @pytest.mark.parametrize("name", ["test.tar", "val/0.tar", "unseen/x.tar"])
 def test_shards_of_another_split_are_refused(make_shard: Any, tmp_path: Path, name: str) -> None:
     path = make_shard(f"a/{name}", [("flowers", "rose")])
     with pytest.raises(DataError, match=rf"{name} is of the split '(test|val|unseen)'; it cannot be used as 'train'"):
         streams(path)
-
-
-def test_shards_of_a_held_out_source_are_refused_wherever_it_stands(make_shard: Any, tmp_path: Path) -> None:
-    make_shard("a/0.tar", [("noto", "cat")] * 5 + [("openmoji", "cat")])
-    with pytest.raises(DataError, match=r"a/0\.tar: openmoji must not be trained on"):
-        streams(tmp_path / "a")
-    make_shard("a/1.tar", [("noto", "cat")] * 5)
-    [rest] = streams(tmp_path / "a", config=StreamConfig(skip_bad_shards=True))
-    assert rest.sizes == [5]

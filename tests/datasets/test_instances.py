@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from perception_encoder.datasets.instances import (
     UNPUBLISHED,
-    objects365_files,
+    decode_mask,
+    overlaps_image,
+    read_annotations,
     read_instance_splits,
     read_instances,
-    without_gaps,
 )
 from perception_encoder.errors import DataError, InputError, MediaNotFoundError
 from perception_encoder.progress import untracked
@@ -84,15 +85,13 @@ def test_coco_and_lvis_directories(tmp_path: Path) -> None:
     assert test.lvis and test.keys[0] == "train2017/1.jpg" and train.open(0).size == (64, 48)
 
 
-def test_boxes_are_cut_at_the_edges_of_their_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_boxes_are_cut_at_the_edges_of_their_image(tmp_path: Path) -> None:
     content, _ = described(2)
     content["annotations"][0]["bbox"] = [-5, 40, 90, 30]
     content["annotations"][1]["bbox"] = [-0.5, 0, 64.9, 48]
     dataset = read_instances(write_whole(tmp_path, content), tmp_path)
     assert dataset.instances(0).boxes.tolist() == [[0, 40, 64, 48], [0, 0, 64, 48]]
     assert dataset.truth([0])["annotations"][0]["bbox"] == [-5, 40, 90, 30]
-    (line,) = caplog.messages
-    assert "boxes that reach beyond their image: 1, annotation 1 of image 1 first; they are clipped" in line
 
 
 def test_an_image_of_another_size_than_its_annotations(tmp_path: Path) -> None:
@@ -101,27 +100,6 @@ def test_an_image_of_another_size_than_its_annotations(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(png(np.zeros((64, 48, 3), np.uint8)))
     with pytest.raises(InputError, match=r"1\.jpg: is 48x64 pixels, but its annotations are for 64x48"):
         dataset.open(0)
-
-
-def test_classes_of_one_set_alone_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    place = write_instances(tmp_path, {"train": 3, "test": 3})
-    for split, item, other in (("train", 4, 9), ("test", 9, 4)):
-        file = place / split / "instances.json"
-        content = json.loads(file.read_text(encoding="utf-8"))
-        for annotation in content["annotations"]:
-            annotation |= {"category_id": item} | (
-                {"category_id": other, "iscrowd": 1} if annotation["id"] == 1 else {}
-            )
-        file.write_text(json.dumps(content), encoding="utf-8")
-    with caplog.at_level(logging.INFO, "perception_encoder.datasets.instances"):
-        train, test = read_instance_splits(place)
-    missed, unscored = caplog.messages
-    assert (
-        missed
-        == "test/instances: classes without a training example: 1, 'blue' first; their objects can only be missed"
-    )
-    assert unscored == "test/instances: classes without a test object: 1, 'red' first; they are not scored"
-    assert len(train.categories) == len(test.categories) == 2
 
 
 def test_annotations_are_chosen_by_their_file(tmp_path: Path) -> None:
@@ -166,33 +144,19 @@ def test_the_coco_subset(real_data: Path) -> None:
 COUNTS = {"train": 4, "val": 2}
 
 
-@pytest.mark.parametrize(
-    ("directory", "parts"),
-    [("{split}", 2), ("{split}", 4), ("{split}", 3), ("images/{split}", 2), ("images/{split}", 1), (".", 4)],
-)
-def test_images_are_found_where_they_are_usual(tmp_path: Path, directory: str, parts: int) -> None:
-    train, test = read_instance_splits(write_objects365(tmp_path, COUNTS, directory, parts))
+@pytest.mark.parametrize(("directory", "parts"), [("{split}", 2), ("{split}", 4), ("images/{split}", 2), (".", 4)])
+def test_images_of_objects365_are_found_where_they_are_usual(tmp_path: Path, directory: str, parts: int) -> None:
+    path = write_objects365(tmp_path, COUNTS, directory, parts)
+    train, test = read_instance_splits(path)
     assert (len(train.keys), len(test.keys)) == (4, 2) and not train.has_masks and not train.lvis
     assert train.keys[1] == "images/v1/patch8/objects365_v1_00000001.jpg"
     assert all(part.open(row).size == (64, 48) for part in (train, test) for row in range(len(part.keys)))
     assert train.instances(1).masks is None and len(train.instances(1).boxes) == 1
-    assert [category["name"] for category in test.categories] == ["red", "blue"]
+    named = read_instance_splits(path / "annotations" / "zhiyuan_objv2_val.json")
+    assert [part.keys for part in named] == [train.keys, test.keys]
 
 
-def test_annotations_may_lie_beside_the_images_or_be_named(tmp_path: Path) -> None:
-    path = write_objects365(tmp_path, COUNTS)
-    train, test = read_instance_splits(path / "annotations" / "zhiyuan_objv2_val.json")
-    assert train.open(0).size == test.open(0).size == (64, 48)
-    for split in COUNTS:
-        name = f"zhiyuan_objv2_{split}.json"
-        (path / "annotations" / name).rename(path / split / name)
-    assert read_instance_splits(path)[1].keys == test.keys
-    for split in COUNTS:
-        (path / split / f"zhiyuan_objv2_{split}.json").rename(path / f"zhiyuan_objv2_{split}.json")
-    assert set(objects365_files(path)) == set(COUNTS) and read_instance_splits(path)[1].keys == test.keys
-
-
-def test_known_gaps_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_known_gaps_of_objects365_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_objects365(tmp_path, COUNTS)
     file = path / "annotations" / "zhiyuan_objv2_train.json"
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -206,16 +170,79 @@ def test_known_gaps_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert len(train.keys) == 4 and train.categories == test.categories
     assert sorted(item["id"] for some in train.annotations.values() for item in some) == [1, 2, 3, 4, 5, 6]
     assert f"{file}: boxes outside their image: 1; they are left out" in caplog.messages
-
-
-def test_other_gaps_are_errors(tmp_path: Path) -> None:
-    path = write_objects365(tmp_path, COUNTS)
     missing = next((path / "train").rglob("objects365_v2_*.jpg"))
     missing.unlink()
-    with pytest.raises(DataError, match=rf"zhiyuan_objv2_train\.json: the image '.*{missing.name}' does not exist"):
+    with pytest.raises(DataError, match=rf"_train\.json: 1 images do not exist, first '.*{missing.name}'"):
         read_instance_splits(path)
-    (path / "annotations" / "zhiyuan_objv2_val.json").unlink()
-    assert objects365_files(path) == {}
-    assert without_gaps({"images": 7, "annotations": []}, "a") == {"images": 7, "annotations": []}
-    damaged = {"images": [{}, 3, {"id": []}], "annotations": [{}, 3, {"image_id": [], "bbox": [1]}]}
-    assert without_gaps(damaged, "a") == damaged
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "message"),
+    [
+        ("images", "file_name", 7, "image 2: `file_name` is 7; it must be a non-empty string"),
+        ("images", "file_name", None, "image 2: `coco_url` is missing or null"),
+        ("images", "file_name", "9.jpg", "1 images do not exist, first '9.jpg'"),
+        ("images", "id", "2", "images[1]: `id` is '2'; it must be an integer of at least 0"),
+        ("images", "id", 1, "images[1]: `id` is 1, which an earlier entry has already"),
+        ("images", "width", 0, "image 2: `width` is 0; it must be an integer of at least 1"),
+        ("images", "height", 10**9, "image 2: has 64 x 1000000000 pixels; the limit is"),
+        ("images", "neg_category_ids", 7, "image 2: `neg_category_ids` is 7; it must be a list of integers"),
+        ("categories", "id", None, "categories[1]: `id` is missing or null"),
+        ("annotations", "image_id", 77, "annotations[1]: image 77 or category "),
+        ("annotations", "category_id", {}, "annotations[1]: `category_id` is {}; it must be an intege"),
+        ("annotations", "bbox", None, "of 1.jpg: `bbox` is missing or null; it must be [left"),
+        ("annotations", "bbox", [1, 2, "3", 4], "of 1.jpg: `bbox` is [1, 2, '3', 4]; it must be [left"),
+        ("annotations", "bbox", [0, 0, 1, float("nan")], "of 1.jpg: `bbox` is [0, 0, 1, nan]"),
+        ("annotations", "bbox", [9, 9, -4, 4], "`bbox` is [9, 9, -4, 4]; it must be [left"),
+        ("annotations", "bbox", [64, 9, 4, 4], "`bbox` is [64, 9, 4, 4]; it must be inside the image of 64x48"),
+        ("annotations", "bbox", [9, -9, 4, 9], "`bbox` is [9, -9, 4, 9]; it must be inside the image of 64x48"),
+        ("annotations", "iscrowd", "no", "of 1.jpg: `iscrowd` is 'no'; it must be 0 or 1"),
+        ("annotations", "area", "big", "of 1.jpg: `area` is 'big'; it must be a number of pixels"),
+        ("annotations", "segmentation", [[1, 2, 3]], "of 1.jpg: `segmentation` is [[1, 2, 3]]; it must be polygons"),
+        ("annotations", "segmentation", {"size": [9, 9], "counts": "0"}, "`segmentation` is {"),
+        ("annotations", "segmentation", {"size": [48, 64], "counts": [5, 4]}, "`segmentation` is {"),
+        ("annotations", "segmentation", {"size": [48, 64], "counts": "zz~~@@"}, "`segmentation` is {"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, part: str, field: str, value: Any, message: str) -> None:
+    content, _ = described(3)
+    content[part][1][field] = value
+    if field == "file_name" and value is None:
+        content[part][1]["coco_url"] = None
+    file = write_whole(tmp_path, content)
+    with pytest.raises(DataError) as raised:
+        read_instances(file, tmp_path)
+    assert message in str(raised.value) and str(file) in str(raised.value)
+
+
+def test_a_file_that_is_not_an_object(tmp_path: Path) -> None:
+    for text in ("", "[]", "7", '{"images"'):
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=r"a\.json cannot be read as"):
+            read_annotations(tmp_path / "a.json")
+    with pytest.raises(DataError, match=r"`images` is missing or null"):
+        read_instances(write_whole(tmp_path, {"categories": 7}), tmp_path)
+
+
+def test_masks_of_every_form_are_the_same() -> None:
+    mask = decode_mask({"size": [6, 8], "counts": [6, 4, 38]}, 6, 8)
+    assert mask.sum() == 4 and mask[:4, 1].all() and mask.dtype == bool
+    assert np.array_equal(mask, decode_mask({"size": [6, 8], "counts": "64V1"}, 6, 8))
+    assert decode_mask([[1, 1, 5, 1, 5, 4, 1, 4]], 6, 8)[1:4, 1:5].all()
+
+
+def test_boxes_that_touch_an_edge_are_outside() -> None:
+    assert overlaps_image([-3, 0, 4, 4], 10, 10) and overlaps_image([9.5, 9, 4, 4], 10, 10)
+    assert not overlaps_image([-4, 0, 4, 4], 10, 10) and not overlaps_image([10, 9, 4, 4], 10, 10)
+
+
+def test_annotations_without_ids_and_some_without_masks_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content, _ = described(2)
+    for annotation in content["annotations"]:
+        del annotation["id"]
+    del content["annotations"][0]["segmentation"]
+    dataset = read_instances(write_whole(tmp_path, content), tmp_path)
+    assert [annotation["id"] for annotation in dataset.truth([0, 1])["annotations"]] == [1, 2, 3]
+    assert not dataset.has_masks and "1 of 3 annotations have no mask; only boxes are trained" in caplog.text

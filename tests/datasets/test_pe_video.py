@@ -101,14 +101,14 @@ def test_a_video_that_is_a_link_is_named(tmp_path: Path) -> None:
         link = tarfile.TarInfo("a.mp4")
         link.type, link.linkname = tarfile.SYMTYPE, "b.mp4"
         tar.addfile(link)
-    with pytest.raises(DataError, match=r"0\.tar: a\.mp4 is a link to b\.mp4; recreate the tar with --dereference"):
+    with pytest.raises(DataError, match=r"0\.tar: .*a\.mp4 is a link to b\.mp4; recreate the tar with --dereference"):
         list(read_videos_of(tmp_path))
 
 
 def test_a_damaged_tar_and_no_tars(published: Path, tmp_path: Path) -> None:
     tar = published / "train" / "000000.tar"
     tar.write_bytes(tar.read_bytes()[:2000])
-    with pytest.raises(DataError, match=r"000000\.tar: (damaged|cut off)"):
+    with pytest.raises(DataError, match=r"000000\.tar: not a readable tar file \((damaged|cut off)"):
         list(read_videos_of(published))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no videos"):

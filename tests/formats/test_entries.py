@@ -20,9 +20,8 @@ from perception_encoder.formats.entries import (
     text_field,
     text_list,
 )
-from perception_encoder.formats.lance import connect, without_panics
 from perception_encoder.formats.media_directory import MediaDirectory, list_media
-from perception_encoder.formats.standalone_page import page_head, parse_template
+from perception_encoder.formats.tables import connect_lance, without_panics
 
 
 def test_fields_of_the_right_type() -> None:
@@ -100,19 +99,6 @@ def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
         MediaDirectory(tmp_path / "none")
 
 
-def test_the_head_has_the_page_s_own_rules_after_the_shared_ones() -> None:
-    head = page_head("<b>", "a & b", "p { color: red }\n")
-    assert "<title>&lt;b&gt;</title>" in head and "<p>a &amp; b</p>" in head
-    assert head.index("color-scheme") < head.index("p { color: red }") < head.index("</style>")
-    assert "default-src 'none'" in head
-
-
-def test_control_characters_are_seen() -> None:
-    template = parse_template("{{ text }}|{{ number }}")
-    assert template.render(text="a\x1b\udce9\n<", number=3) == "a\\x1b\\udce9\n&lt;|3"
-    assert parse_template("{{ text }}|{{ number }}") is template
-
-
 def test_a_panic_is_an_error_and_others_stay_what_they_are() -> None:
     class PanicException(BaseException):
         pass
@@ -127,13 +113,13 @@ def test_tables_of_a_directory_whose_name_looks_like_a_url(tmp_path: Path, monke
     pytest.importorskip("lancedb")
     monkeypatch.chdir(tmp_path)
     Path("a:b").mkdir()
-    connect(Path("a:b")).create_table("rows", [{"id": 1}])
+    connect_lance(Path("a:b")).create_table("rows", [{"id": 1}])
     assert (tmp_path / "a:b" / "rows.lance").is_dir()
     with pytest.raises(OutputError, match=r"caf\\xe9: a LanceDB table needs a path in UTF-8"):
-        connect(Path(os.fsdecode(b"caf\xe9")))
+        connect_lance(Path(os.fsdecode(b"caf\xe9")))
 
 
 def test_without_lancedb_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lancedb", None)
     with pytest.raises(MissingExtraError, match=r"lancedb is not installed; .*\[search\]"):
-        connect(tmp_path)
+        connect_lance(tmp_path)

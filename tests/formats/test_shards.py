@@ -144,7 +144,7 @@ def test_a_scene_without_its_mask_is_named(tmp_path: Path) -> None:
     tar = tmp_path / "0.tar"
     write_members(tar, FILES)
     assert len(list(read_scene_tars([tar]))) == 2
-    with pytest.raises(DataError, match=r"1 samples lack an image, a mask or a \.json; the first is b"):
+    with pytest.raises(DataError, match=r"1 samples lack an image or a \.json or a \.mask\.png; the first is b"):
         list(read_scene_tars([tar], masks=True))
 
 

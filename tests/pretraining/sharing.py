@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.layers import Block
 from perception_encoder.pretraining.task import ContrastiveTask

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference import load as loading
 from perception_encoder.inference.encoder import Encoder

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.preprocess.tokenizer import Tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.task import ContrastiveTask

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.errors import CheckpointError
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP, TextTransformer

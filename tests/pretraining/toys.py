@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.models.clip import CLIP
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
 from perception_encoder.pretraining.recipes import debug_pretraining

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.training import distributed, loop
 from perception_encoder.training.distributed import ParallelConfig, own_device, parallelize, process_group, whole_model
 from perception_encoder.training.loop import train

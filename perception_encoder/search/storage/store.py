@@ -25,7 +25,7 @@ from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
 from perception_encoder.files import holding, remove, restrict, writing
-from perception_encoder.formats.lance import connect, without_panics
+from perception_encoder.formats.tables import connect_lance, without_panics
 from perception_encoder.models.registry import canonical_name, same_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.storage.files import (
@@ -108,7 +108,7 @@ class Store:
     def table(self) -> Table:
         """All rows, as a LanceDB table; SearchIndexError if they are damaged."""
         with _sound(self.directory):
-            table = connect(self.directory / STORE).open_table(TABLE)
+            table = connect_lance(self.directory / STORE).open_table(TABLE)
             if table.schema != schema_of(self.settings["dimension"]):
                 raise SearchIndexError(f"the index of {self.directory} has other columns; {_remedy(self.directory)}")
             table.count_rows()
@@ -125,7 +125,7 @@ class Store:
             remove_seal(store)
             remove_snapshot(store)
             remove(store / f"{TABLE}.lance")
-            connect(store).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
+            connect_lance(store).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
             write_settings(store, settings)
         index = cls(directory, settings)
         index._files.seal(index.table.version)

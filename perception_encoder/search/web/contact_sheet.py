@@ -11,8 +11,10 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -20,7 +22,6 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.files import replacing, writing
-from perception_encoder.formats.standalone_page import page_head, parse_template
 from perception_encoder.inference.collection import Collection
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
@@ -30,6 +31,9 @@ from perception_encoder.preprocess.image import encode_thumbnail
 from perception_encoder.search.ranking import Hit, SearchResult, best_moment
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.terms import Query
+
+if TYPE_CHECKING:
+    import jinja2
 
 THUMBNAIL_SIDE = 400
 """Longest side of a thumbnail, in pixels: twice its size on the page, for high-density screens."""
@@ -204,3 +208,27 @@ def open_preview(source: Media | IndexRow) -> Image.Image | None:
     if isinstance(opened, VideoFrames):
         return opened.images[0]
     return opened if isinstance(opened, Image.Image) else None
+
+
+def page_head(title: str, note: str, style: str) -> str:
+    """Return the head of a standalone page, with its CSS rules (`style`) after the shared ones."""
+    template, shared = ((_DIRECTORY / f"standalone.{kind}").read_text(encoding="utf-8") for kind in ("html", "css"))
+    return parse_template(template).render(title=title, note=note, style=shared + style)
+
+
+@cache
+def parse_template(source: str) -> jinja2.Template:
+    """Parse a template that escapes all text; control characters become visible escape sequences."""
+    import jinja2  # here, for the start of `pe search`
+
+    def plain(value: object) -> object:
+        return _printable(value) if type(value) is str else value  # not what is marked as safe
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True, finalize=plain)
+    return environment.from_string(source)
+
+
+def _printable(value: str) -> str:
+    """Replace control characters and characters that UTF-8 cannot encode by escape sequences."""
+    plain = value.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c >= " " or c == "\n" else repr(c)[1:-1] for c in plain)

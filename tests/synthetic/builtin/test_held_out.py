@@ -22,7 +22,7 @@ from synthetic.builtin.held_out import (
 )
 from synthetic.builtin.recipes import builtin
 from synthetic.builtin.rules import STYLES
-from synthetic.questions.conversations import scene_conversations
+from synthetic.questions.conversations import SceneRecords
 
 SEEN = ["accordion", "anchor", "ant", "barrel", "bass", "beaver", "leopard", "motorbike", "watch", "wrench"]
 
@@ -97,8 +97,8 @@ def test_tars_of_scenes_are_conversations(run_module, tmp_path: Path, monkeypatc
     monkeypatch.setattr(recipes, "align_language", align)
     run = run_module("train", "language_builtin", "--data", tmp_path, "--out", tmp_path / "run", "--debug")
     assert run.status == 0, run.stderr
-    ((data, expand),) = called
-    assert data == [tmp_path] and expand.func is scene_conversations and expand.keywords == {"apart": True}
+    ((data, reader),) = called
+    assert data == [tmp_path] and reader.func is SceneRecords and reader.keywords == {"apart": True}
 
 
 def test_recipes_are_listed_and_an_unknown_one_is_named(run_module) -> None:

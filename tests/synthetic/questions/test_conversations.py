@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.data.conversation_files import ShardRecords
 from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import DataError
 from perception_encoder.preprocess.frames import VideoFrames
-from synthetic.questions.conversations import scene_conversations
+from synthetic.questions.conversations import SceneRecords, scene_conversations
 from tests.clips import clip
 from tests.data.tars import image_bytes, write_tar
 
@@ -81,10 +80,10 @@ def test_scenes_in_shards(tmp_path: Path) -> None:
         {"s0.jpg": image_bytes(9, "JPEG"), "s0.mask.png": image_bytes(0), "s0.json": content},
     )
     write_tar(tmp_path / "train" / "1.tar", {"s1.mp4": clip(30), "s1.json": content})
-    data = open_conversations(tmp_path / "train", expand=scene_conversations)
+    data = open_conversations(tmp_path / "train", read_shard=SceneRecords)
     assert [sample.key for sample in data] == [f"s{tar}/{n}" for tar in (0, 1) for n in range(2)]
     assert data.sizes == [2, 2]
-    separate = open_conversations(tmp_path / "train", expand=partial(scene_conversations, apart=True))
+    separate = open_conversations(tmp_path / "train", read_shard=partial(SceneRecords, apart=True))
     assert [sample.key for sample in separate] == ["s0/0", "s1/0"]
     assert [sample.key for sample in pickle.loads(pickle.dumps(separate))] == ["s0/0", "s1/0"]
     assert [text for _, text in data[0].turns[:4]] == ["<image>How many cups are there?", "1", "Big?", "no"]
@@ -101,5 +100,5 @@ def test_scenes_in_shards(tmp_path: Path) -> None:
 
 def test_a_bad_scene_is_named(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"c.png": image_bytes(1), "c.json": b'{"questions": 1}'})
-    ((_, error),) = ShardRecords(tar, scene_conversations).scan()
+    ((_, error),) = SceneRecords(tar).scan()
     assert str(error) == f"{tmp_path}/a.tar/c: a scene: `questions` is 1; it must be a list of objects"
