@@ -34,10 +34,9 @@ def write_labelled(directories: Sequence[Path], split: str, out: Path, seed: int
 
 
 def _samples(directories: Sequence[Path], split: str, generator: np.random.Generator) -> Iterator[ShardSample]:
-    held_out = RULES.held_out
     for directory in directories:
         shards = shards_below(directory, split)
-        unseen = find_held_out(directory)
+        unseen = RULES.find_held_out(directory)
         concepts = sorted({concept(metadata) for shard in shards for _, metadata in read_metadata(shard)} - unseen)
         if len(concepts) < 2:
             raise DataError(
@@ -45,7 +44,7 @@ def _samples(directories: Sequence[Path], split: str, generator: np.random.Gener
             )
         for shard in shards:
             for sample in read_shard(shard):
-                if sample.source not in held_out and sample.label not in unseen:
+                if sample.source not in RULES.held_out and sample.label not in unseen:
                     turns = _turns(sample, concepts, generator)
                     metadata = {"source": sample.source, "label": sample.label, "conversations": turns}
                     yield replace(sample, key=f"{sample.source}-{sample.key}", metadata=metadata)

@@ -10,8 +10,9 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, OutputError
 from perception_encoder.files import replacing, writing
-from perception_encoder.formats.shards import json_bytes, write_members
+from perception_encoder.formats.shards import add_member, json_bytes, new_tar
 from perception_encoder.formats.tables import TABLE_SUFFIXES, read_rows
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, SHARD_IMAGES, escape_name, open_source
@@ -31,14 +32,8 @@ TEXT_SUFFIXES = (".txt", ".caption", ".json")
 QUALITY = 92  # of re-encoded JPEGs
 AHEAD = 64  # images read ahead per core
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """An unread image file with its texts."""
-
-    image: Path
-    texts: tuple[tuple[str, bytes | Path], ...]
-    """File contents or paths, by extension."""
+Candidate = tuple[Path, tuple[tuple[str, bytes | Path], ...]]
+"""An unread image file, and its texts as contents or paths, by extension."""
 
 
 @dataclass(frozen=True)
@@ -76,83 +71,51 @@ def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, trac
     Every image is decoded to check it. `side`: images with a longer short side are scaled down to it, as JPEG. Bad
     inputs are left out. Raises DataError if there are no pairs, OutputError if `out` has files.
     """
-    candidates, failures = find_pairs(source)
+    if source.is_dir():
+        pairs = list(_directory_pairs(source))
+    elif source.suffix.lower() in TABLE_SUFFIXES:
+        pairs = list(_table_pairs(source))
+    else:
+        raise DataError(f"{source} is neither a directory nor a table ({', '.join(sorted(TABLE_SUFFIXES))})")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists already; choose another directory, or delete it")
-    order = np.random.default_rng(0).permutation(len(candidates))
-    shuffled = [candidates[at] for at in order]
-    done = 0
-
-    def samples() -> Iterator[list[tuple[str, bytes]]]:
-        nonlocal done
-        read = track(_read_all(shuffled, side), f"packing {escape_name(source.name)}", len(shuffled))
-        for sample in read:
+    failures = [pair for pair in pairs if isinstance(pair, InputError)]
+    candidates = [pair for pair in pairs if not isinstance(pair, InputError)]
+    shuffled = [candidates[at] for at in np.random.default_rng(0).permutation(len(candidates))]
+    shards = done = count = total = 0
+    with writing(out), replacing(out) as temporary, ExitStack() as opened:
+        temporary.mkdir(parents=True)
+        for sample in track(_read_all(shuffled, side), f"packing {escape_name(source.name)}", len(shuffled)):
             if isinstance(sample, InputError):
                 failures.append(sample)
-            else:
-                yield [(f"{done:08d}.{extension}", content) for extension, content in sample]
-                done += 1
-
-    with writing(out), replacing(out) as temporary:
-        shards = _write_shards(samples(), temporary, size)
+                continue
+            if not done or size.is_full(count, total):
+                opened.close()
+                tar = opened.enter_context(new_tar(temporary / f"{shards:05d}.tar"))
+                shards, count, total = shards + 1, 0, 0
+            for extension, content in sample:
+                add_member(tar, f"{done:08d}.{extension}", content)
+                total += len(content)
+            count, done = count + 1, done + 1
         if not done:
             first = f"; the first is {failures[0]}" if failures else ""
             raise DataError(f"{source}: no images with captions; {len(failures)} inputs cannot be used{first}")
     return Packed(shards=shards, samples=done, failures=tuple(failures))
 
 
-def _write_shards(samples: Iterator[list[tuple[str, bytes]]], directory: Path, size: ShardSize) -> int:
-    directory.mkdir(parents=True)
-    shards = 0
-    for first in samples:
-
-        def members(first: list[tuple[str, bytes]] = first) -> Iterator[tuple[str, bytes]]:
-            count, total, sample = 0, 0, first
-            while True:
-                yield from sample
-                count, total = count + 1, total + sum(len(content) for _, content in sample)
-                if size.is_full(count, total) or not (following := next(samples, None)):
-                    return
-                sample = following
-
-        write_members(directory / f"{shards:05d}.tar", members())
-        shards += 1
-    return shards
-
-
-def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
-    """Return the images of a directory or table with their texts, in order, and the errors."""
-    if source.is_dir():
-        pairs: Iterable[Candidate | InputError] = _directory_pairs(source)
-    elif source.suffix.lower() in TABLE_SUFFIXES:
-        pairs = _table_pairs(source)
-    else:
-        raise DataError(f"{source} is neither a directory nor a table ({', '.join(sorted(TABLE_SUFFIXES))})")
-    candidates: list[Candidate] = []
-    failures: list[InputError] = []
-    for pair in pairs:
-        if isinstance(pair, InputError):
-            failures.append(pair)
-        else:
-            candidates.append(pair)
-    return candidates, failures
-
-
 def _directory_pairs(directory: Path) -> Iterator[Candidate | InputError]:
     """Yield images with the texts beside them; without texts, the label is the directory's name."""
-    files = sorted(path for path in directory.rglob("*") if not path.name.startswith("."))
-    there = set(files)
-    for path in files:
+    for path in sorted(path for path in directory.rglob("*") if not path.name.startswith(".")):
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
-        beside = [path.with_suffix(suffix) for suffix in TEXT_SUFFIXES]
+        beside = (path.with_suffix(suffix) for suffix in TEXT_SUFFIXES)
         texts: tuple[tuple[str, bytes | Path], ...]
-        texts = tuple((text.suffix[1:], text) for text in beside if text in there)
+        texts = tuple((text.suffix[1:], text) for text in beside if text.exists())
         if not texts and path.parent != directory:
             label = re.sub(r"[_\s]+", " ", escape_name(path.parent.name)).strip()
             texts = (("json", json_bytes({"source": escape_name(directory.resolve().name), "label": label})),)
         if texts:
-            yield Candidate(path, texts)
+            yield path, texts
         else:
             yield InputError(
                 escape_name(path),
@@ -172,7 +135,7 @@ def _table_pairs(table: Path) -> Iterator[Candidate | InputError]:
             yield InputError(position, f"{row.path} is a URL; download it first, for example with img2dataset")
         else:
             beside = table.parent / row.path
-            yield Candidate(beside if beside.exists() else Path(row.path), (("txt", row.text.encode()),))
+            yield beside if beside.exists() else Path(row.path), (("txt", row.text.encode()),)
 
 
 def _read_all(candidates: Sequence[Candidate], side: int | None) -> Iterator[list[tuple[str, bytes]] | InputError]:
@@ -184,14 +147,15 @@ def _read_all(candidates: Sequence[Candidate], side: int | None) -> Iterator[lis
 
 def _read(candidate: Candidate, side: int | None) -> list[tuple[str, bytes]] | InputError:
     """Return a sample's files by extension; images are converted to JPEG if shards do not support their format."""
+    path = candidate[0]
     try:
-        with open_source(candidate.image) as (stream, name):
+        with open_source(path) as (stream, name):
             content = stream.read()
         image = open_image(content, name, reduce_to=None if side is None else 2 * side)
-        texts = [(extension, _read_text(extension, text)) for extension, text in candidate.texts]
+        texts = [(extension, _read_text(extension, text)) for extension, text in candidate[1]]
     except InputError as error:
         return error
-    extension, short = candidate.image.suffix[1:].lower(), min(image.size)
+    extension, short = path.suffix[1:].lower(), min(image.size)
     fits = side is None or short <= side
     if fits and extension in SHARD_IMAGES:
         return [(extension, content), *texts]

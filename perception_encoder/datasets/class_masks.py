@@ -15,21 +15,21 @@ not scored and the classes begin with 1; `objectInfo150.txt`, if it exists, name
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int
 
 from perception_encoder.datasets.image_set import ImageSet, Stored
 from perception_encoder.datasets.masked_videos import read_object_mask
-from perception_encoder.datasets.rgbd import find_split
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import integer_field, list_objects, read_lines, text_field
-from perception_encoder.formats.shards import StoredScene, read_scene_tars
-from perception_encoder.preprocess.source import IMAGE_SUFFIXES, escape_name
+from perception_encoder.formats.shards import StoredScene, read_scene_tars, shards_below
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track
 
 UNSCORED = -1
@@ -48,8 +48,6 @@ class ClassMasks(ImageSet):
     classes: tuple[str, ...]
     numbers: tuple[dict[int, int], ...]
     """For each mask, a map from its values to indices of `classes`, or to `UNSCORED`."""
-    numbers_of: str = "its KEY.json"
-    """The source of `numbers`, for errors."""
 
     def labels(self, index: int) -> Int[np.ndarray, "H W"]:
         """Decode the class of each pixel, an index of `classes`, int16, or `UNSCORED`.
@@ -59,10 +57,7 @@ class ClassMasks(ImageSet):
         name = f"{self.keys[index]} (mask)"
         mask, known = read_object_mask(self.masks[index], name, binary=False), self.numbers[index]
         if foreign := set(np.unique(mask).tolist()) - known.keys():
-            raise DataError(
-                f"{self.name}: {name}: the value {min(foreign)} is not among the {len(known)} numbers "
-                f"in {self.numbers_of}"
-            )
+            raise DataError(f"{self.name}: {name}: the value {min(foreign)} is not among its {len(known)} numbers")
         table = np.full(256, UNSCORED, np.int16)
         for value, number in known.items():
             table[value] = number
@@ -118,20 +113,34 @@ def read_class_splits(path: Path, any_class: bool = False) -> tuple[ClassMasks, 
         other = next((path / name for name in ("test", "val") if (path / name / "masks").is_dir()), path / "test")
         train, test = _read_directories(path, [path / "train", other])
         return train, test
-    if (path / "annotations").is_dir() and not any_class:
+    if not any_class and (path / "annotations").is_dir():
         return _read_ade(path, "training"), _read_ade(path, "validation")
-    train_scenes, test_scenes = (list(_read_scenes(path, split, any_class)) for split in ("train", "test"))
-    names = sorted({name for scene in train_scenes for name in scene.objects.values()} - {BACKGROUND})
-    if not names and not any_class:
+    train_scenes, test_scenes = (_read_scenes(path, split) for split in ("train", "test"))
+    names = {name for _, objects in train_scenes for name in objects.values()} - {BACKGROUND}
+    if not names:
         raise DataError(f"{path}: the training images show no objects; one class alone cannot be learned")
-    classes = (BACKGROUND, *(names or [OBJECT]))
-    train = _to_masks(f"{escape_name(path.name)}/train", train_scenes, classes)
-    return train, _to_masks(f"{escape_name(path.name)}/test", test_scenes, classes).check()
+    classes = (BACKGROUND, OBJECT) if any_class else (BACKGROUND, *sorted(names))
+    index = {name: number for number, name in enumerate(classes)}
+    train, test = (
+        ClassMasks(
+            name=f"{escape_name(path.name)}/{split}",
+            keys=tuple(scene.key for scene, _ in scenes),
+            images=tuple(scene.image for scene, _ in scenes),
+            masks=tuple(scene.mask for scene, _ in scenes),
+            classes=classes,
+            numbers=tuple(
+                {0: 0} | {number: 1 if any_class else index.get(kind, UNSCORED) for number, kind in objects.items()}
+                for _, objects in scenes
+            ),
+        )
+        for split, scenes in (("train", train_scenes), ("test", test_scenes))
+    )
+    return train, test.check()
 
 
 def _read_directories(root: Path, places: Sequence[Path]) -> list[ClassMasks]:
     """Read images and masks from directories that share their classes."""
-    pairs = [_pair_files(place) for place in places]
+    pairs = [_pair_files(place / "images", place / "masks") for place in places]
     values: set[int] = set()
     for masks, _ in pairs:
         for key, mask in masks.items():
@@ -150,68 +159,48 @@ def _read_directories(root: Path, places: Sequence[Path]) -> list[ClassMasks]:
     if len(names) < 2:
         raise DataError(f"{root}: the masks show only one class; at least two are needed, such as 0 and 1")
     return [
-        ClassMasks(
-            name=escape_name("/".join(place.parts[-1 if place == root else -2 :])),
-            keys=tuple(map(escape_name, masks)),
-            images=tuple(images[key] for key in masks),
-            masks=tuple(masks.values()),
-            classes=names,
-            numbers=(numbers,) * len(masks),
-        )
-        for place, (masks, images) in zip(places, pairs, strict=True)
+        _of_files(escape_name("/".join(place.parts[-1 if place == root else -2 :])), *files, names, numbers)
+        for place, files in zip(places, pairs, strict=True)
     ]
 
 
-def _pair_files(place: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the masks and the images of a directory by path without suffix."""
-    found = []
-    for name, suffixes in (("masks", {".png"}), ("images", IMAGE_SUFFIXES)):
-        paths = sorted(path for path in (place / name).rglob("*") if path.suffix.lower() in suffixes)
-        found.append({item.relative_to(place / name).with_suffix("").as_posix(): item for item in paths})
-    masks, images = found
-    if not masks:
-        raise DataError(f"{place}: no masks/*.png")
-    if lacking := sorted(masks.keys() ^ images.keys()):
-        raise DataError(f"{place}: {lacking[0]} lacks its image or its mask ({len(lacking)} in total)")
-    return masks, images
-
-
-class _Scene(NamedTuple):
-    key: str
-    image: Stored
-    mask: Stored
-    objects: dict[int, str]
-    """Return the class of each number."""
-
-
-def _to_masks(name: str, scenes: list[_Scene], classes: tuple[str, ...]) -> ClassMasks:
-    index = {item: number for number, item in enumerate(classes)}
-    scenes = sorted(scenes, key=lambda scene: scene.key)
+def _of_files(
+    name: str, masks: dict[str, Path], images: dict[str, Path], classes: tuple[str, ...], numbers: dict[int, int]
+) -> ClassMasks:
     return ClassMasks(
         name=name,
-        keys=tuple(scene.key for scene in scenes),
-        images=tuple(scene.image for scene in scenes),
-        masks=tuple(scene.mask for scene in scenes),
+        keys=tuple(map(escape_name, masks)),
+        images=tuple(images[key] for key in masks),
+        masks=tuple(masks.values()),
         classes=classes,
-        numbers=tuple(
-            {0: 0, **{number: index.get(value, UNSCORED) for number, value in scene.objects.items()}}
-            for scene in scenes
-        ),
+        numbers=(numbers,) * len(masks),
     )
 
 
-def _read_scenes(path: Path, split: str, any_class: bool) -> Iterator[_Scene]:
-    tars = [item for item in find_split(path, split) if item.is_file()]
+def _pair_files(images: Path, masks: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the masks and the images below two directories, by path without suffix."""
+    found = []
+    for place, suffixes in ((masks, {".png"}), (images, IMAGE_SUFFIXES)):
+        paths = sorted(path for path in place.rglob("*") if path.suffix.lower() in suffixes)
+        found.append({item.relative_to(place).with_suffix("").as_posix(): item for item in paths})
+    if not found[0]:
+        raise DataError(f"{masks} has no *.png")
+    if lacking := sorted(found[0].keys() ^ found[1].keys()):
+        raise DataError(f"{masks}: {lacking[0]} lacks its image or its mask ({len(lacking)} in total)")
+    return found[0], found[1]
+
+
+def _read_scenes(path: Path, split: str) -> list[tuple[StoredScene, dict[int, str]]]:
+    """Return a split's scenes, sorted, with the class of each object's number."""
+    tars = shards_below(path, split)
     if not tars:
         raise DataError(f"{path}: no masks/, no annotations/ and no {split}/*.tar with KEY.mask.png")
-    for scene in read_scene_tars(tars, masks=True):
-        objects = _read_objects(scene)
-        numbers = dict.fromkeys(objects, OBJECT) if any_class else objects
-        yield _Scene(scene.key, scene.image, scene.mask, numbers)
+    return [
+        (scene, _read_objects(scene)) for scene in sorted(read_scene_tars(tars, masks=True), key=lambda item: item.key)
+    ]
 
 
 def _read_objects(scene: StoredScene) -> dict[int, str]:
-    """Return the class of each object's number."""
     objects = {}
     for index, item in enumerate(list_objects(scene.metadata, "objects", f"{scene.where}.json")):
         where = f"{scene.where}.json: objects[{index}]"
@@ -223,26 +212,13 @@ def _read_objects(scene: StoredScene) -> dict[int, str]:
 
 
 def _read_ade(root: Path, split: str) -> ClassMasks:
-    masks = {path.stem: path for path in sorted((root / "annotations" / split).glob("*.png"))}
-    images = {path.stem: path for path in sorted((root / "images" / split).glob("*.jpg"))}
-    if not masks:
-        raise DataError(f"{root}: no annotations/{split}/*.png")
-    if lacking := sorted(masks.keys() ^ images.keys()):
-        raise DataError(f"{root}: {lacking[0]} of {split} lacks its image or its mask ({len(lacking)} in total)")
+    masks, images = _pair_files(root / "images" / split, root / "annotations" / split)
     names_file = root / "objectInfo150.txt"
+    names = tuple(f"class {number}" for number in range(1, 151))
     if names_file.is_file():
         lines = read_lines(names_file)[1:]
         names = tuple(line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip())
         if not 0 < len(names) <= HIGHEST:
             raise DataError(f"{names_file} names {len(names)} classes; a mask holds 1 to {HIGHEST}")
-    else:
-        names = tuple(f"class {number}" for number in range(1, 151))
-    return ClassMasks(
-        name=f"{escape_name(root.name)}/{split}",
-        keys=tuple(masks),
-        images=tuple(images[key] for key in masks),
-        masks=tuple(masks.values()),
-        classes=names,
-        numbers=({0: UNSCORED, **{number: number - 1 for number in range(1, len(names) + 1)}},) * len(masks),
-        numbers_of=str(names_file),
-    )
+    numbers = {0: UNSCORED, **{number: number - 1 for number in range(1, len(names) + 1)}}
+    return _of_files(f"{escape_name(root.name)}/{split}", masks, images, names, numbers)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from perception_encoder.errors import DataError, MissingExtraError
-from perception_encoder.formats.entries import quoted, read_json, read_lines
+from perception_encoder.formats.entries import read_json, read_lines
 
 IMAGENET = "imagenet"
 
@@ -110,13 +110,10 @@ def _pairs_of_json(path: Path) -> list[tuple[str, str]]:
         return [(str(number), name) for number, name in enumerate(value)]
     if isinstance(value, dict) and all(isinstance(name, str) for name in value.values()):
         return list(value.items())
-    if isinstance(value, dict) and all(_is_pair(pair) for pair in value.values()):
-        return [(identity, name.replace("_", " ")) for identity, name in value.values()]
+    if isinstance(value, dict) and all(isinstance(pair, list) for pair in value.values()):
+        with suppress(ValueError, AttributeError, TypeError):
+            return [(str(identity), name.replace("_", " ")) for identity, name in value.values()]
     raise DataError(f"{path} is neither a list of names nor an object of names by directory")
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value)
 
 
 def _pairs_of_lines(path: Path) -> list[tuple[str, str]]:
@@ -134,26 +131,16 @@ def _pairs_of_lines(path: Path) -> list[tuple[str, str]]:
 def read_mapping(path: Path, classes: ClassNames | None = None) -> dict[str, frozenset[str]]:
     """Read a JSON object that maps each label of another dataset to the classes it counts as.
 
-    The values are a class, several with `;` between them (as ObjectNet's `objectnet_to_imagenet_1k.json`), or a list
-    of classes or their numbers; each is an id, a number or a name of `classes`, or stays as it is without those.
-    Raises DataError for anything else.
+    The values are a class, or several with `;` between them, as in ObjectNet's `objectnet_to_imagenet_1k.json`; each is
+    an id, a number or a name of `classes`, or stays as it is without those. Raises DataError for anything else.
     """
     value = read_json(path)
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict) or not all(isinstance(names, str) for names in value.values()):
         raise DataError(f"{path} is not a JSON object of classes by label")
-    mapping = {}
-    for label, item in value.items():
-        names = item.split(";") if isinstance(item, str) else item if isinstance(item, list) else [item]
-        if not all(isinstance(name, (str, int)) for name in names):
-            raise DataError(f"{path}: {label} is {quoted(item)}; it must be a class, or a list of classes or numbers")
-        mapping[label] = frozenset(_mapped(str(name).strip(), classes, path) for name in names)
-    return mapping
-
-
-def _mapped(name: str, classes: ClassNames | None, path: Path) -> str:
-    if classes is None:
-        return name
     try:
-        return classes.find(name)
+        return {
+            label: frozenset(classes.find(name.strip()) if classes else name.strip() for name in names.split(";"))
+            for label, names in value.items()
+        }
     except DataError as error:
         raise DataError(f"{path}: {error}; give ids, numbers or names") from None

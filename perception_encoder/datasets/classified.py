@@ -18,7 +18,7 @@ from perception_encoder.datasets.webdataset import CLASS, find_tars, has_members
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.entries import id_field, text_field
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
-from perception_encoder.formats.shards import SAME_SPLITS, SPLITS, find_shards, split_names
+from perception_encoder.formats.shards import SAME_SPLITS, SPLITS, shards_below, split_names
 from perception_encoder.formats.tables import LABEL_COLUMNS, PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
 from perception_encoder.preprocess.source import escape_name
 
@@ -29,8 +29,6 @@ class ClassOptions:
 
     classes: str = ""
     """`imagenet` or a class file (see `read_class_names`); by default directories and labels are the names."""
-    every_class: bool = False
-    """Choose from all classes of the class file, not only those that occur."""
     mapping: Path | None = None
     """JSON file of the classes that each label counts as (see `read_mapping`); other labels are left out.
 
@@ -50,8 +48,6 @@ class ClassOptions:
             raise ConfigError(f"trim is {self.trim}; it must be at least 0 pixels")
         if self.onto and self.mapping is None:
             raise ConfigError("`onto` needs a mapping of labels to those classes")
-        if self.every_class and not self.classes:
-            raise ConfigError("`every_class` needs a class file that lists them")
 
 
 def load_tasks(path: Path, split: str, options: ClassOptions | None = None) -> dict[str, LabelledImages]:
@@ -81,12 +77,7 @@ def has_labels(path: Path, split: str) -> bool:
 
 
 def _has_shards(path: Path, split: str) -> bool:
-    if path.suffix == ".tar":
-        return True
-    try:
-        return split in SPLITS and bool(find_shards(path, split))
-    except DataError:
-        return False
+    return path.suffix == ".tar" or (split in SPLITS and bool(shards_below(path, split)))
 
 
 def _read_directories(path: Path, split: str) -> LabelledImages:
@@ -172,7 +163,7 @@ def _with_options(task: LabelledImages, options: ClassOptions) -> LabelledImages
         accepted = {item: ids for item, ids in counterparts.items() if ids} if options.onto else {}
     lower = options.mapping is not None and not options.onto
     occurring = {value for ids in accepted.values() for value in ids} if accepted else set(task.labels)
-    every_class = options.every_class or (bool(task.choices) and target is source and not options.classes)
+    every_class = bool(task.choices) and target is source and not options.classes
     choices = tuple(entry for entry in target.ids if every_class or entry in occurring)
     names = {choice: target.name(choice).lower() if lower else target.name(choice) for choice in choices}
     return replace(task, choices=choices, names=names, accepted=accepted, trim=options.trim)

@@ -95,16 +95,12 @@ def read_videos(path: Path) -> list[MaskedVideo]:
 
 
 def _read_davis(root: Path) -> list[MaskedVideo]:
-    resolution = next((name for name in ("480p", "Full-Resolution", "") if (root / "JPEGImages" / name).is_dir()), "")
-    frames, masks = root / "JPEGImages" / resolution, root / "Annotations" / resolution
-    names = sorted(path.name for path in masks.glob("*/"))
-    for year in ("2017", "2016"):
-        split_file = root / "ImageSets" / year / "val.txt"
-        if split_file.is_file():
-            names = [name for line in read_lines(split_file) for name in line.split()]
-            if missing := next((name for name in names if not os.path.isdir(frames / name)), None):
-                raise DataError(f"{split_file}: no directory of frames {quoted(missing)} in {frames}")
-            break
+    frames, masks = root / "JPEGImages" / "480p", root / "Annotations" / "480p"
+    names, split_file = sorted(path.name for path in masks.glob("*/")), root / "ImageSets" / "2017" / "val.txt"
+    if split_file.is_file():
+        names = [name for line in read_lines(split_file) for name in line.split()]
+        if missing := next((name for name in names if not os.path.isdir(frames / name)), None):
+            raise DataError(f"{split_file}: no directory of frames {quoted(missing)} in {frames}")
     return [_pair(name, frames / name, masks / name) for name in names]
 
 

@@ -56,7 +56,10 @@ class DepthImages(ImageSet):
 
 def read_depth_splits(path: Path, per_metre: float = MILLIMETRES) -> tuple[DepthImages, DepthImages]:
     """Read the training and the test set: see the module; DataError if an image or its depth is missing."""
-    train, test = (find_split(path, split) for split in ("train", "test"))
+    train, test = (
+        shards_below(path, split) or [place for place in (path / split,) if place.is_dir()]
+        for split in ("train", "test")
+    )
     if bool(train) != bool(test):
         raise DataError(f"{path} has only one of train and test; it needs both or neither")
     if train:
@@ -66,11 +69,6 @@ def read_depth_splits(path: Path, per_metre: float = MILLIMETRES) -> tuple[Depth
     if not train_set.keys:
         raise DataError(f"{path}: {len(test_set.keys)} images are too few to split for training and testing")
     return train_set, test_set
-
-
-def find_split(path: Path, split: str) -> list[Path]:
-    """Return the tar files or the directory of a split; empty if the split is missing."""
-    return shards_below(path, split) or [directory for directory in (path / split,) if directory.is_dir()]
 
 
 def _read(paths: list[Path], name: str, per_metre: float, one_sequence: bool = False) -> DepthImages:

@@ -62,17 +62,23 @@ def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
 def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
     """Write files by name, in order, as the tar file `path`, atomically; return their number."""
     count = 0
-    with (
-        writing(path),
-        replacing(path) as temporary,
-        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,  # closed before it is replaced
-    ):
+    with writing(path), replacing(path) as temporary, new_tar(temporary) as tar:
         for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+            add_member(tar, name, content)
             count += 1
     return count
+
+
+def new_tar(path: Path) -> tarfile.TarFile:
+    """Open a tar file for writing, in which the same members make the same bytes."""
+    return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Append a file to a tar."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
 
 
 def json_bytes(metadata: Mapping[str, Any]) -> bytes:

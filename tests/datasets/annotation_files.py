@@ -96,7 +96,7 @@ JSON: dict[str, tuple[str, Any, Read]] = {
     "class names": ("names.json", {"cat": "Cat", "dog": "Dog"}, tables("", "names.json")),
     "class index": ("names.json", {"0": ["cat", "Cat"], "1": ["dog", "Dog"]}, tables("", "names.json")),
     "class list": ("names.json", ["cat", "dog"], tables("", "names.json")),
-    "mapping": ("map.json", {"cat": "0; 1", "dog": [1, "x"]}, tables("", mapping="map.json")),
+    "mapping": ("map.json", {"cat": "0; 1", "dog": "x"}, tables("", mapping="map.json")),
     "rows to embed": ("a.jsonl", ROWS, rows("a.jsonl")),
 }
 LAYOUT_OF: dict[str, str] = {"coco_pope_random.jsonl": "pope"}

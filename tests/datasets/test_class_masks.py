@@ -40,7 +40,7 @@ def test_ade_directories(tmp_path: Path) -> None:
     assert train.labels(0).tolist() == [[0, 1]] and test.labels(0).tolist() == [[-1, 1]]
     assert len(train.classes) == 150
     (tmp_path / "images" / "training" / "b.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match="b of training lacks its image or its mask"):
+    with pytest.raises(DataError, match="training: b lacks its image or its mask"):
         read_class_splits(tmp_path)
 
 

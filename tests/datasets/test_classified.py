@@ -53,8 +53,6 @@ def test_the_imagenet_family_names_its_directories_in_three_ways(tmp_path: Path)
     assert [by_id.names[class_] for class_ in by_id.classes] == ["tench", "kit fox"]
     by_number = only(load_tasks(touch(tmp_path / "v2", "0/1.jpg", "278/2.jpg"), "test", imagenet))
     assert by_number.labels == by_id.classes
-    every = only(load_tasks(tmp_path / "a", "test", ClassOptions(classes="imagenet", every_class=True)))
-    assert len(every.classes) == 1000
     with pytest.raises(DataError, match="'pond' is not a class of ImageNet"):
         load_tasks(touch(tmp_path / "c", "pond/1.jpg"), "test", imagenet)
 
@@ -136,9 +134,7 @@ def test_kinetics_clips_are_found_under_their_usual_names(tmp_path: Path) -> Non
     assert task.labels == ("a b", "c", "c")
 
 
-@pytest.mark.parametrize(
-    "bad", [{"trim": -1}, {"onto": "imagenet"}, {"every_class": True}], ids=["trim", "onto", "every class"]
-)
+@pytest.mark.parametrize("bad", [{"trim": -1}, {"onto": "imagenet"}], ids=["trim", "onto"])
 def test_options_that_make_no_sense(bad: dict) -> None:
     with pytest.raises(ConfigError):
         ClassOptions(**bad)

@@ -18,7 +18,6 @@ from perception_encoder.datasets.questions.question import (
     choice_question,
     find_file,
     json_entries,
-    table_entries,
 )
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import quoted, read_json, read_lines
@@ -33,8 +32,6 @@ def read_ai2d(root: Path, split: str) -> list[Question]:
 
     Raises DataError for a missing or bad file, and for a question whose answer is not among its choices.
     """
-    if entries := table_entries(root, split):
-        return [_of_row(entry, str(row)) for row, entry in enumerate(entries)]
     if split not in ("test", "train", "all"):
         raise DataError(f"AI2D has no split {split!r}; known: test, train, all")
     directory = root / "questions"
@@ -69,11 +66,16 @@ def _of_file(path: Path, media: MediaDirectory) -> Iterator[Question]:
         )
 
 
-def _of_row(entry: Entry, row: str) -> Question:
-    assert entry.image is not None
-    text, block = entry.text("question"), entry.optional("image_id")
+def ai2d_row(entry: Entry, row: int) -> Question:
+    """Return the question in a row of the hub's table."""
     return choice_question(
-        entry, identity=row, question=text, media=(entry.image,), choices="options", answer="answer", block=block
+        entry,
+        identity=str(row),
+        question=entry.text("question"),
+        media=entry.media,
+        choices="options",
+        answer="answer",
+        block=entry.optional("image_id"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,17 @@ class Entry:
     where: str
     """Its file and position, for errors."""
     fields: Mapping[str, Any]
-    image: TableImage | None = None
-    """The image, if the file holds it."""
+    image: QuestionMedia | None = None
+    """The image, if it is known."""
+
+    @property
+    def media(self) -> tuple[QuestionMedia, ...]:
+        """The image, if it is known."""
+        return () if self.image is None else (self.image,)
+
+    def with_image(self, image: QuestionMedia) -> Entry:
+        """Return the entry with its image."""
+        return replace(self, image=image)
 
     def first(self, names: Sequence[str]) -> str:
         """Return the first of these names that is a field; the first name if none is."""

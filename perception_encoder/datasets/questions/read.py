@@ -1,49 +1,197 @@
-"""Read the questions of a published dataset by its name."""
+"""Read the questions of a published dataset by its name, in its own layout or as the Hugging Face hub has it.
+
+The hub has Parquet files `SPLIT-*.parquet` with images in them. The other layouts, besides those of `choices` and
+`referring`:
+
+    v2_OpenEnded_mscoco_val2014_questions.json  v2_mscoco_val2014_annotations.json  val2014/COCO_val2014_*.jpg   VQAv2
+    OpenEnded_mscoco_val2014_questions.json     mscoco_val2014_annotations.json     val2014/COCO_val2014_*.jpg   OK-VQA
+    TextVQA_0.5.1_val.json        train_images/*.jpg                                                             TextVQA
+    val_v1.0_withQT.json          documents/*.png or spdocvqa_images/*.png                                       DocVQA
+    infographicsVQA_val_v1.0*.json  images                                                              InfographicVQA
+    test/test_human.json          test/test_augmented.json  test/png/*.png                                       ChartQA
+    coco_pope_random.json         …popular… …adversarial…, in lines       val2014/COCO_val2014_*.jpg             POPE
+    annotations/captions_val2014.json or dataset_coco.json (Karpathy's splits)                                   COCO
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from perception_encoder.datasets.questions import answered, referring
-from perception_encoder.datasets.questions.choices import read_ai2d, read_mvbench
-from perception_encoder.datasets.questions.question import Question
+from perception_encoder.datasets.captioned import load_captions
+from perception_encoder.datasets.questions.choices import ai2d_row, read_ai2d, read_mvbench
+from perception_encoder.datasets.questions.question import Entry, Question, find_file, json_entries, table_entries
+from perception_encoder.datasets.questions.referring import REFERENCES, read_refcoco, refcoco_row
 from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.formats.entries import read_json
+from perception_encoder.formats.media_directory import MediaDirectory
+from perception_encoder.formats.tables import read_json_lines
 
-READERS: dict[str, Callable[[Path, str], list[Question]]] = {
-    "vqav2": answered.read_vqav2,
-    "okvqa": answered.read_okvqa,
-    "textvqa": answered.read_textvqa,
-    "docvqa": answered.read_docvqa,
-    "infovqa": answered.read_infovqa,
-    "chartqa": answered.read_chartqa,
-    "pope": answered.read_pope,
-    "coco": answered.read_coco,
-    "ai2d": read_ai2d,
-    "mvbench": read_mvbench,
-    **referring.READERS,
+POPE_PARTS = ("random", "popular", "adversarial")
+CHART_PARTS = {"0": "human", "1": "augmented"} | {
+    f"{part}{suffix}": part for part in ("human", "augmented") for suffix in ("", "_test")
 }
-"""Readers by dataset name; their modules describe the layouts."""
-SPLITS = dict.fromkeys(("chartqa", "ai2d", "mvbench", "pope"), "test")
-"""The split that papers report, if it is not `val`."""
+"""The parts of ChartQA, by their names in the layouts."""
+
+
+def _read_vqa(version: str, root: Path, split: str) -> Iterator[Question]:
+    path = find_file(root, f"{version}OpenEnded_mscoco_{split}*_questions.json")
+    annotations = find_file(root, f"{version}mscoco_{split}*_annotations.json")
+    answers = {entry.identity("question_id"): entry for entry in json_entries(annotations, "annotations")}
+    media, content = MediaDirectory(root), read_json(path)
+    subtype = str(content.get("data_subtype", f"{split}2014")) if isinstance(content, dict) else ""
+    for entry in json_entries(path, "questions"):
+        identity, image = entry.identity("question_id"), entry.identity("image_id")
+        if identity not in answers:
+            raise DataError(f"{entry.where}: question {identity} has no answers in {annotations}")
+        file = media.find(f"{subtype}/COCO_{subtype}_{image:0>12}.jpg", f"{image:0>12}.jpg")
+        yield _answered(Entry(entry.where, {**answers[identity].fields, **entry.fields}, file))
+
+
+def _read_textvqa(root: Path, split: str) -> Iterator[Question]:
+    media = MediaDirectory(root)
+    for entry in json_entries(find_file(root, f"TextVQA_*_{split}.json"), "data"):
+        image = entry.text("image_id")
+        yield _answered(entry.with_image(media.find(f"train_images/{image}.jpg", f"test_images/{image}.jpg")))
+
+
+def _read_documents(patterns: tuple[str, ...], root: Path, split: str) -> Iterator[Question]:
+    media = MediaDirectory(root)
+    for entry in json_entries(find_file(root, *(pattern.format(split) for pattern in patterns)), "data"):
+        yield _answered(entry.with_image(media.find(entry.text("image", "image_local_name"))))
+
+
+def _answered(entry: Entry, row: int = 0) -> Question:
+    """Return a question with people's answers, in any of these layouts."""
+    return Question(
+        id=entry.identity("question_id", "questionId"),
+        question=entry.text("question"),
+        media=entry.media,
+        answers=entry.answers("answers"),
+        block=entry.optional("image_id", "image", "image_local_name", "image_url", "docId", "ucsf_document_id"),
+    )
+
+
+def _read_chartqa(root: Path, split: str) -> Iterator[Question]:
+    for part in ("human", "augmented"):
+        path = find_file(root, f"{split}_{part}.json")
+        media = MediaDirectory(path.parent)
+        for row, entry in enumerate(json_entries(path)):
+            file = media.find(f"png/{entry.text('imgname')}")
+            yield _chart(Entry(entry.where, {**entry.fields, "type": part}, file), row)
+
+
+def _chart(entry: Entry, row: int) -> Question:
+    part = entry.identity("type", "human_or_machine")
+    if part not in CHART_PARTS:
+        raise DataError(f"{entry.where}: the type {part!r} is unknown; known: {', '.join(CHART_PARTS)}")
+    return Question(
+        id=f"{CHART_PARTS[part]}/{row}",
+        question=entry.text("question", "query"),
+        media=entry.media,
+        answers=entry.answers("answer", "label"),
+        group=CHART_PARTS[part],
+        block=entry.optional("imgname"),  # the hub's table does not say which questions share an image
+    )
+
+
+def _read_pope(root: Path, split: str) -> Iterator[Question]:
+    """`split`: a part, or `test` for all three."""
+    media = MediaDirectory(root)
+    for part in POPE_PARTS if split == "test" else (split,):
+        for where, fields in read_json_lines(find_file(root, f"*pope_{part}.json*")):
+            entry = Entry(where, {**fields, "category": part})
+            yield _pope(entry.with_image(media.find(f"val2014/{entry.text('image')}")))
+
+
+def _pope(entry: Entry, row: int = 0) -> Question:
+    answer, part = entry.text("label", "answer").strip().lower(), entry.text("category")
+    if answer not in ("yes", "no"):
+        raise DataError(f"{entry.where}: the answer {answer!r} is neither yes nor no")
+    return Question(
+        id=f"{part}/{entry.identity('question_id', 'id')}",
+        question=entry.text("text", "question"),
+        media=entry.media,
+        answers=(answer,),
+        group=part,
+        block=entry.optional("image", "image_source"),
+    )
+
+
+def _read_coco(root: Path, split: str) -> Iterator[Question]:
+    data = load_captions(find_file(root, f"captions_{split}*.json", "dataset_coco.json"), root, split)
+    captions: list[list[str]] = [[] for _ in data.keys]
+    for owner, caption in zip(data.owners, data.captions, strict=True):
+        captions[owner].append(caption)
+    for key, media, texts in zip(data.keys, data.media, captions, strict=True):
+        yield Question(id=key, question="", media=(media,), answers=tuple(texts), block=key)
+
+
+def _coco_row(entry: Entry, row: int) -> Question:
+    identity = entry.identity("file_name", "id", "question_id")
+    return Question(id=identity, question="", media=entry.media, answers=entry.answers("answer", "captions", "caption"))
+
+
+class _Dataset(NamedTuple):
+    files: Callable[[Path, str], Iterable[Question]]
+    """Reads a split of the original layout."""
+    row: Callable[[Entry, int], Question | Iterable[Question]] | None
+    """Reads a row of the hub's table, with its number; None if there is no such table."""
+    split: str = "val"
+    """The split that papers report."""
+    directory: str = ""
+    """The directory of the hub's tables, if those of other datasets lie beside it."""
+
+
+DOCUMENTS = ("{}_v1.0_withQT.json", "{}_v1.0.json")
+READERS: dict[str, _Dataset] = {
+    "vqav2": _Dataset(partial(_read_vqa, "v2_"), _answered),
+    "okvqa": _Dataset(partial(_read_vqa, ""), _answered),
+    "textvqa": _Dataset(_read_textvqa, _answered),
+    "docvqa": _Dataset(partial(_read_documents, DOCUMENTS), _answered, directory="DocVQA"),
+    "infovqa": _Dataset(
+        partial(_read_documents, ("infographicsVQA_{}_v1.0*.json",)), _answered, directory="InfographicVQA"
+    ),
+    "chartqa": _Dataset(_read_chartqa, _chart, "test"),
+    "pope": _Dataset(_read_pope, _pope, "test"),
+    "coco": _Dataset(_read_coco, _coco_row),
+    "ai2d": _Dataset(read_ai2d, ai2d_row, "test"),
+    "mvbench": _Dataset(read_mvbench, None, "test"),
+    **{name: _Dataset(partial(read_refcoco, name), refcoco_row) for name in REFERENCES},
+}
+"""How datasets are read, by name."""
 
 
 def default_split(name: str) -> str:
     """Return the split of a dataset that papers report."""
-    return SPLITS.get(name, "val")
+    return READERS[name].split
 
 
 def read_questions(name: str, root: Path, split: str = "") -> list[Question]:
     """Read a split of a dataset from its public layout below `root`, images and videos unopened.
 
-    `split`: by default the one that papers report. Raises ConfigError for an unknown dataset; DataError, with the file
-    and the entry or line, for missing and bad files and entries, questions without an answer, and two of one id.
+    `split`: by default the one that papers report; also a part of POPE or a task of MVBench. Raises ConfigError for an
+    unknown dataset; DataError, with the file and the entry or line, for missing and bad files and entries, questions
+    without an answer, and two of one id.
     """
     if name not in READERS:
         raise ConfigError(f"unknown dataset {name!r}; known: {', '.join(READERS)}")
-    split = split or default_split(name)
-    return check_questions(READERS[name](root, split), name, root, split)
+    dataset = READERS[name]
+    split = split or dataset.split
+    parts = POPE_PARTS if name == "pope" else ()
+    if parts and split not in ("test", *parts):
+        raise DataError(f"POPE has no part {split!r}; known: test, {', '.join(parts)}")
+    table = table_entries(root, "test" if parts else split, dataset.directory) if dataset.row else []
+    questions = [] if table else list(dataset.files(root, split))
+    for row, entry in enumerate(table):
+        read = dataset.row(entry, row) if dataset.row else ()
+        questions += [read] if isinstance(read, Question) else read
+    if split in parts:
+        questions = [question for question in questions if question.group == split]
+    return check_questions(questions, name, root, split)
 
 
 def check_questions(questions: list[Question], name: str, root: Path, split: str) -> list[Question]:

@@ -3,15 +3,13 @@
     refcoco/refs(unc).p  refcoco/instances.json  train2014/COCO_train2014_*.jpg      the original layout
     data/val-*.parquet                                                            the hub's: `answer`, `bbox`, `image`
 
-The original is a pickle, or JSON of the same content. It is read without running code: anything but numbers, texts,
-lists and dicts is an error.
+The original is a pickle. It is read without running code: anything but numbers, texts, lists and dicts is an error.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,10 +20,9 @@ from perception_encoder.datasets.questions.question import (
     QuestionMedia,
     find_file,
     json_entries,
-    table_entries,
 )
 from perception_encoder.errors import DataError, one_line
-from perception_encoder.formats.entries import are_numbers, list_objects, quoted, read_json
+from perception_encoder.formats.entries import are_numbers, list_objects, quoted
 from perception_encoder.formats.media_directory import MediaDirectory
 
 REFERENCES = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
@@ -38,10 +35,8 @@ def read_refcoco(name: str, root: Path, split: str) -> list[Question]:
     Each phrase is a question. Raises DataError for a missing or bad file, an object without a box, and a split without
     a phrase.
     """
-    if entries := table_entries(root, split):
-        return [question for entry in entries for question in _of_row(entry)]
     directory = root / name if (root / name).is_dir() else root
-    references = _read_references(find_file(directory, f"refs({REFERENCES[name]}).json", f"refs({REFERENCES[name]}).p"))
+    references = _read_references(find_file(directory, f"refs({REFERENCES[name]}).p"))
     instances = find_file(directory, "instances.json")
     images = {entry.identity("id"): entry.text("file_name") for entry in json_entries(instances, "images")}
     boxes = {entry.identity("id"): entry for entry in json_entries(instances, "annotations")}
@@ -57,25 +52,22 @@ def read_refcoco(name: str, root: Path, split: str) -> list[Question]:
         for index, sentence in enumerate(list_objects(entry.fields, "sentences", entry.where)):
             phrase = Entry(f"{entry.where}: sentences[{index}]", sentence)
             question = phrase.identity("sent_id"), phrase.text("sent", "raw")
-            questions.append(_question(*question, media.find(f"train2014/{file}"), box, file))
+            questions.append(_question(*question, (media.find(f"train2014/{file}"),), box, file))
     if not questions:
         splits = ", ".join(sorted({entry.text("split") for entry in references}))
         raise DataError(f"{directory} has no phrase of the split {split!r}; there are: {splits}")
     return questions
 
 
-READERS: dict[str, Callable[[Path, str], list[Question]]] = {name: partial(read_refcoco, name) for name in REFERENCES}
-
-
-def _of_row(entry: Entry) -> Iterator[Question]:
-    assert entry.image is not None
+def refcoco_row(entry: Entry, row: int) -> Iterator[Question]:
+    """Yield the questions in a row of the hub's table."""
     box, identity = _box(entry), entry.identity("question_id")
     for index, phrase in enumerate(entry.answers("answer")):
-        yield _question(f"{identity}/{index}", phrase, entry.image, box, entry.optional("file_name"))
+        yield _question(f"{identity}/{index}", phrase, entry.media, box, entry.optional("file_name"))
 
 
-def _question(identity: str, phrase: str, media: QuestionMedia, box: Corners, block: str) -> Question:
-    return Question(id=identity, question=phrase, media=(media,), box=box, block=block)
+def _question(identity: str, phrase: str, media: tuple[QuestionMedia, ...], box: Corners, block: str) -> Question:
+    return Question(id=identity, question=phrase, media=media, box=box, block=block)
 
 
 def _box(entry: Entry) -> Corners:
@@ -95,14 +87,9 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _read_references(path: Path) -> list[Entry]:
-    value: Any
-    if path.suffix == ".json":
-        value = read_json(path)
-    else:
-        try:
-            with path.open("rb") as file:
-                value = _PlainUnpickler(file, encoding="utf-8").load()
-        except Exception as error:  # a damaged pickle raises anything
-            raise DataError(f"{path} cannot be read: {one_line(error)}") from error
-    wrapped: Mapping[str, Any] = {"refs": value}
-    return [Entry(f"{path}: refs[{index}]", item) for index, item in enumerate(list_objects(wrapped, "refs", path))]
+    try:
+        with path.open("rb") as file:
+            value: Any = _PlainUnpickler(file, encoding="utf-8").load()
+    except Exception as error:  # a damaged pickle raises anything
+        raise DataError(f"{path} cannot be read: {one_line(error)}") from error
+    return [Entry(f"{path}: refs[{row}]", item) for row, item in enumerate(list_objects({"refs": value}, "refs", path))]

@@ -147,7 +147,7 @@ def mvbench(root: Path) -> None:
         write_image(root / "video" / "tvqa" / "frames_fps3_hq" / "s01_clip" / f"{n + 1:05}.jpg")
 
 
-def refcoco(root: Path, dump: Callable[[Any], bytes] = pickle.dumps, name: str = "refs(unc).p") -> None:
+def refcoco(root: Path, dump: Callable[[Any], bytes] = pickle.dumps) -> None:
     references = [
         {
             "ref_id": n,
@@ -169,7 +169,7 @@ def refcoco(root: Path, dump: Callable[[Any], bytes] = pickle.dumps, name: str =
         "annotations": [{"id": 100 + n, "image_id": 581857, "bbox": [6, 4, 30, 20.5]} for n in (0, 1)],
     }
     (root / "refcoco").mkdir(parents=True, exist_ok=True)
-    (root / "refcoco" / name).write_bytes(dump(references))
+    (root / "refcoco" / "refs(unc).p").write_bytes(dump(references))
     write_json(root / "refcoco" / "instances.json", instances)
     write_image(root / "train2014" / "COCO_train2014_000000581857.jpg")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.datasets.questions.choices import DIRECTORIES, read_ai2d, read_mvbench
 from perception_encoder.datasets.questions.question import (
     Entry,
     choice_question,
@@ -180,62 +179,52 @@ def test_one_file_of_a_name(tmp_path: Path) -> None:
 
 def test_the_original_layout(tmp_path: Path) -> None:
     layouts.ai2d(tmp_path)
-    first, labelled = read_ai2d(tmp_path, "test")
+    first, labelled = read_questions("ai2d", tmp_path, "test")
     assert (first.question, first.choices, first.correct) == ("Which (0)?", ("leaf", "root", "stem"), 1)
     assert (first.media, first.block) == ((tmp_path / "images" / "0.png",), "0.png")
     assert labelled.media == (tmp_path / "abc_images" / "2.png",)  # letters stand for its labels
-    assert len(read_ai2d(tmp_path, "all")) == 3
+    assert len(read_questions("ai2d", tmp_path, "all")) == 3
     (tmp_path / "abc_images" / "2.png").unlink()
-    assert read_ai2d(tmp_path, "test")[1].media == (tmp_path / "images" / "2.png",)
-
-
-def test_the_hubs_table(tmp_path: Path) -> None:
-    write_table(tmp_path / layouts.TABLES["ai2d"][0], layouts.TABLES["ai2d"][1])
-    (question,) = read_ai2d(tmp_path, "test")
-    assert (question.id, question.choices, question.correct) == ("0", ("leaf", "root"), 1)
+    assert read_questions("ai2d", tmp_path, "test")[1].media == (tmp_path / "images" / "2.png",)
 
 
 def test_what_is_missing(tmp_path: Path) -> None:
     layouts.ai2d(tmp_path)
     with pytest.raises(DataError, match="no split 'val'; known: test, train, all"):
-        read_ai2d(tmp_path, "val")
+        read_questions("ai2d", tmp_path, "val")
     write_json(tmp_path / "questions" / "0.png.json", {"questions": [1]})
     with pytest.raises(DataError, match=r"0\.png\.json: `questions` is \[1\]; it must be an object"):
-        read_ai2d(tmp_path, "test")
+        read_questions("ai2d", tmp_path, "test")
     write_json(
         tmp_path / "questions" / "0.png.json", {"questions": {"Which?": {"questionId": "a", "answerTexts": ["x"]}}}
     )
     with pytest.raises(DataError, match=r"0\.png\.json: questions\['Which\?'\]: `correctAnswer` is missing"):
-        read_ai2d(tmp_path, "test")
+        read_questions("ai2d", tmp_path, "test")
     (tmp_path / "ai2d_test_ids.csv").write_text("77\n")
     with pytest.raises(DataError, match="holds no question of the split 'test'"):
-        read_ai2d(tmp_path, "test")
+        read_questions("ai2d", tmp_path, "test")
     (tmp_path / "ai2d_test_ids.csv").unlink()
     with pytest.raises(DataError, match=r"has no ai2d_test_ids\.csv"):
-        read_ai2d(tmp_path, "test")
+        read_questions("ai2d", tmp_path, "test")
 
 
 def test_videos_of_one_name_in_two_tasks(tmp_path: Path) -> None:
     layouts.mvbench(tmp_path)
-    whole, part, frames = read_mvbench(tmp_path, "test")
+    whole, part, frames = read_questions("mvbench", tmp_path, "test")
     assert (whole.group, whole.id, whole.correct) == ("action_antonym", "action_antonym/0", 1)
     assert whole.media == (tmp_path / "video" / "ssv2_video" / "7.mp4",)
     assert part.media == (Clip(tmp_path / "video" / "star" / "Charades_v1_480" / "7.mp4", 1.5, 3.0),)
     assert [path.name for path in frames.media] == [f"{n:05}.jpg" for n in range(4, 10)]  # seconds 1 to 3, of 3 frames
     assert frames.frames and not whole.frames and whole.block != part.block
-    assert [item.group for item in read_mvbench(tmp_path, "action_sequence")] == ["action_sequence"]
+    assert [item.group for item in read_questions("mvbench", tmp_path, "action_sequence")] == ["action_sequence"]
 
 
 def test_videos_elsewhere_are_found_by_name(tmp_path: Path) -> None:
     row = {"video": "9.mp4", "question": "?", "candidates": ["a", "b"], "answer": "a"}
     write_json(tmp_path / "action_count.json", [row])
     write_image(tmp_path / "somewhere" / "9.mp4")
-    (question,) = read_mvbench(tmp_path, "test")
+    (question,) = read_questions("mvbench", tmp_path, "test")
     assert question.media == (tmp_path / "somewhere" / "9.mp4",)
-
-
-def test_the_twenty_tasks() -> None:
-    assert len(DIRECTORIES) == 20
 
 
 @pytest.mark.parametrize(
@@ -251,9 +240,9 @@ def test_bad_entries(tmp_path: Path, change: dict[str, object], message: str) ->
     row = {"video": "7.mp4", "question": "?", "candidates": ["a", "b"], "answer": "a"}
     write_json(tmp_path / "json" / "action_antonym.json", [{**row, **change}])
     with pytest.raises(DataError, match=message):
-        read_mvbench(tmp_path, "test")
+        read_questions("mvbench", tmp_path, "test")
 
 
 def test_an_unknown_task(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no task 'val'"):
-        read_mvbench(tmp_path, "val")
+        read_questions("mvbench", tmp_path, "val")

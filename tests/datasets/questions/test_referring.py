@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.datasets.questions.read import read_questions
-from perception_encoder.datasets.questions.referring import read_refcoco
 from perception_encoder.errors import DataError
 from tests.datasets.questions import layouts
 from tests.datasets.questions.layouts import write_json, write_table
@@ -17,17 +16,10 @@ from tests.datasets.questions.layouts import write_json, write_table
 pytestmark = pytest.mark.security
 
 
-@pytest.mark.parametrize(
-    ("name", "dump"),
-    [
-        ("refs(unc).p", pickle.dumps),
-        ("refs(unc).p", lambda value: pickle.dumps(value, 0)),
-        ("refs(unc).json", lambda value: json.dumps(value).encode()),
-    ],
-)
-def test_the_original_layout(tmp_path: Path, name: str, dump) -> None:
-    layouts.refcoco(tmp_path, dump, name)
-    first, second = read_refcoco("refcoco", tmp_path, "val")
+@pytest.mark.parametrize("protocol", [0, pickle.DEFAULT_PROTOCOL])
+def test_the_original_layout(tmp_path: Path, protocol: int) -> None:
+    layouts.refcoco(tmp_path, lambda value: pickle.dumps(value, protocol))
+    first, second = read_questions("refcoco", tmp_path, "val")
     assert (first.id, first.question, second.question) == ("0", "the cup 0", "the cup 1")
     assert first.box == second.box == (6, 4, 36, 24.5)
     assert first.media == (tmp_path / "train2014" / "COCO_train2014_000000581857.jpg",)
@@ -41,19 +33,19 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
 
     layouts.refcoco(tmp_path, lambda value: pickle.dumps([*value, Bad()]))
     with pytest.raises(DataError, match=r"refs\(unc\)\.p cannot be read: it tries to load .*, which is not allowed"):
-        read_refcoco("refcoco", tmp_path, "val")
+        read_questions("refcoco", tmp_path, "val")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_cut_pickle(tmp_path: Path) -> None:
     layouts.refcoco(tmp_path, lambda value: pickle.dumps(value)[:100])
     with pytest.raises(DataError, match="cannot be read"):
-        read_refcoco("refcoco", tmp_path, "val")
+        read_questions("refcoco", tmp_path, "val")
 
 
 def test_the_hubs_table(tmp_path: Path) -> None:
     write_table(tmp_path / layouts.TABLES["refcoco"][0], layouts.TABLES["refcoco"][1])
-    first, second = read_refcoco("refcoco", tmp_path, "val")
+    first, second = read_questions("refcoco", tmp_path, "val")
     assert (first.id, first.question, second.id, second.question) == ("1/0", "the cup", "1/1", "red")
     assert (first.box, first.block) == ((6, 4, 36, 24), "a.jpg")
 
@@ -61,7 +53,7 @@ def test_the_hubs_table(tmp_path: Path) -> None:
 def test_bad_entries(tmp_path: Path) -> None:
     layouts.refcoco(tmp_path)
     with pytest.raises(DataError, match="no phrase of the split 'test'; there are: testA, val"):
-        read_refcoco("refcoco", tmp_path, "test")
+        read_questions("refcoco", tmp_path, "test")
     instances = tmp_path / "refcoco" / "instances.json"
     value = json.loads(instances.read_text())
     value["annotations"][0]["bbox"] = [1, 2, 0, 4]
@@ -69,7 +61,7 @@ def test_bad_entries(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"annotations\[0\]: `bbox` is \[1, 2, 0, 4\]; it must be x, y, width and height"
     ):
-        read_refcoco("refcoco", tmp_path, "val")
+        read_questions("refcoco", tmp_path, "val")
     write_json(instances, {**value, "annotations": []})
     with pytest.raises(DataError, match=r"refs\[0\]: image 581857 or object 100 is not in"):
-        read_refcoco("refcoco", tmp_path, "val")
+        read_questions("refcoco", tmp_path, "val")
