@@ -25,8 +25,7 @@ from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraE
 from perception_encoder.files import cache_directory, cached_by_file, replacing, writing
 from perception_encoder.formats.shards import split_member
 from perception_encoder.formats.tars import check_entry, walk_tar
-from perception_encoder.preprocess.source import SHARD_IMAGES, SHARD_VIDEOS
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import SHARD_IMAGES, SHARD_VIDEOS, escape_name
 
 TEXTS = ("txt", "caption", "json")
 MEDIA = {"image": SHARD_IMAGES, "video": SHARD_VIDEOS}

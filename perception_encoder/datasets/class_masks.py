@@ -28,8 +28,7 @@ from perception_encoder.datasets.masked_videos import read_object_mask
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import integer_field, list_objects, read_lines, text_field
 from perception_encoder.formats.shards import StoredScene, read_scene_tars, shards_below
-from perception_encoder.preprocess.source import IMAGE_SUFFIXES
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES, escape_name
 from perception_encoder.progress import Track
 
 UNSCORED = -1

@@ -35,8 +35,7 @@ from perception_encoder.errors import DataError, InputError, MissingExtraError
 from perception_encoder.formats.entries import are_numbers, integer_field, list_objects, quoted, read_json, text_field
 from perception_encoder.formats.shards import read_members
 from perception_encoder.preprocess.budget import MAX_PIXELS
-from perception_encoder.preprocess.source import SHARD_IMAGES
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import SHARD_IMAGES, escape_name
 from perception_encoder.progress import Track
 
 logger = logging.getLogger(__name__)

@@ -24,8 +24,7 @@ from jaxtyping import Float
 from perception_encoder.datasets.image_set import ImageSet, Stored, read_integers
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import read_members, shards_below, split_member
-from perception_encoder.preprocess.source import SHARD_IMAGES
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import SHARD_IMAGES, escape_name
 
 MILLIMETRES = 1000.0
 
