@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception_encoder.data.batch import ImageTextBatch
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ImageTextBatch, Stage
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, tower_configs
