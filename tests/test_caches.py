@@ -41,7 +41,7 @@ from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.pretraining.teacher import Teacher
-from perception_encoder.video_dataset.features import extract_features
+from perception_encoder.video_dataset.features import compute_features
 from tests.clips import clip
 from tests.data.tars import write_pairs
 from tests.evaluation.colours import ColourEncoder, image_bytes
@@ -284,8 +284,8 @@ def test_features_of_videos_are_told_by_the_tar_and_by_the_weights(tmp_path: Pat
         os.utime(directory / "train" / "000000.tar", (1e9, 1e9))
     encoder = NumberEncoder()
     for directory, images in ((datasets[0], 3), (datasets[0], 3), (datasets[1], 6)):
-        extract_features(directory, tmp_path / "out", encoder)
+        compute_features(directory, tmp_path / "out", encoder)
         assert encoder.images == images
     encoder.weight_hash = "another"
-    extract_features(datasets[1], tmp_path / "out", encoder)
+    compute_features(datasets[1], tmp_path / "out", encoder)
     assert encoder.images == 9

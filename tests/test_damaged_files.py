@@ -458,19 +458,17 @@ def read_scores(directory: Path) -> None:
 
 
 def write_video_features(directory: Path) -> None:
-    from perception_encoder.video_dataset.features import extract_features
     from tests.video_dataset.clips import small_dataset
-    from tests.video_dataset.models import NumberEncoder
 
-    extract_features(small_dataset(directory / "data", 2), directory / "out", NumberEncoder())
+    small_dataset(directory / "data", 2)
+    read_video_features(directory)
 
 
 def read_video_features(directory: Path) -> None:
-    from perception_encoder.video_dataset.features import extract_features, read_features
+    from perception_encoder.video_dataset.features import compute_features
     from tests.video_dataset.models import NumberEncoder
 
-    read_features(directory / "out")
-    extract_features(directory / "data", directory / "out", NumberEncoder())
+    compute_features(directory / "data", directory / "out", NumberEncoder())
 
 
 def write_tasks(directory: Path) -> None:

@@ -19,13 +19,13 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.statistics.bootstrap import PERCENTILES, RESAMPLES
 from perception_encoder.files import write_json
 from perception_encoder.inference.load import load
-from perception_encoder.video_dataset.features import extract_features, read_features
+from perception_encoder.video_dataset.features import FeatureTable, compute_features
 from perception_encoder.video_dataset.selection import MAX_SCORE, score_videos
 from perception_encoder.video_dataset.tables import table_key
 from synthetic.video_dataset.truth import SceneTruth
 
 
-def reproduce_interest(clips: Path, features: Path, scored: int) -> dict[str, Any]:
+def reproduce_interest(clips: Path, table: FeatureTable, scored: int) -> dict[str, Any]:
     """Fit on the number of events of the first `scored` videos of `train`; correlate the scores of the others with it.
 
     Raises DataError if no other videos are left.
@@ -36,13 +36,12 @@ def reproduce_interest(clips: Path, features: Path, scored: int) -> dict[str, An
             truth = SceneTruth.of(record.metadata)
             events[table_key(record)] = min(MAX_SCORE, float(len(truth.events) + truth.orbits))
             orbits[table_key(record)] = truth.orbits
-    table = read_features(features)
     hand = {key: events[key] for key in [key for key in table.keys if key.startswith("train/")][:scored]}
-    scores = score_videos(table, hand)
+    scores, report = score_videos(table, hand)
     others = [row for row, key in enumerate(table.keys) if key not in hand]
     if not others:
         raise DataError(f"all {len(table)} videos are scored; none is left to evaluate on")
-    keys, values = [table.keys[row] for row in others], scores.values[others]
+    keys, values = [table.keys[row] for row in others], scores[others]
     counts, moving = np.array([events[key] for key in keys]), np.array([orbits[key] for key in keys])
     unseen = np.array([key.startswith("test/") for key in keys])
     groups = {
@@ -53,7 +52,7 @@ def reproduce_interest(clips: Path, features: Path, scored: int) -> dict[str, An
         "unseen objects": unseen,
     }
     rows = [{"videos": name, **_correlate(values[of], counts[of])} for name, of in groups.items() if of.sum() > 2]
-    return {"rows": rows, "forest": scores.report.to_dict()}
+    return {"rows": rows, "forest": report.to_dict()}
 
 
 def _correlate(scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def _correlate(scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
 
 def interest(
     clips: Annotated[Path, option("Dataset of `python -m synthetic.video_dataset`.", "DIR")],
-    features: Annotated[Path, option("Directory of features; computed by the built-in model if missing.", "DIR")],
+    features: Annotated[Path, option("Directory of features; missing ones are computed by the built-in model.", "DIR")],
     scored: Annotated[int, option("Videos of train that the forest is fitted on.", least=20)] = 1000,
     out: Out = Path("video_interest.json"),
 ) -> None:
@@ -88,9 +87,8 @@ def interest(
 
         python -m experiments.video.interest --clips clips --features features
     """
-    if not features.exists():
-        extract_features(clips, features, load("builtin"), track=track)
-    write_json(out, reproduce_interest(clips, features, scored))
+    table = compute_features(clips, features, load("builtin"), track=track)
+    write_json(out, reproduce_interest(clips, table, scored))
     announce(out)
 
 

@@ -33,8 +33,6 @@ DOUBLE = "Share of the videos that two people annotate [default: unchanged, init
 ASK = "Vision-language model that answers 26 questions, such as facebook/Perception-LM-1B; builtin-lang is a demo."
 SELECTION = "Write only these videos: a table of `pe video-dataset select`; also adds its scores and categories."
 SPLIT = "Split to show, or all [default: test (the benchmark) if there is one, else all]."
-IMPORTANCES = 10
-"""Features whose importance is printed."""
 
 
 @app.callback()
@@ -109,7 +107,7 @@ def stats(
     data: Data,
     split: Annotated[str | None, option(SPLIT, "NAME")] = None,
     out: Annotated[
-        Path | None, options.out_option("Also write a row for each video: .parquet, .csv or .jsonl.", "FILE")
+        Path | None, options.out_option("Also write a row for each video: .parquet or .csv.", "FILE")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -118,7 +116,7 @@ def stats(
     The paper's table 3: videos, lengths and words of captions by split, as mean ± standard deviation. And its table 16:
     the refined captions by category, of the benchmark (the split test) unless --split says otherwise. Every tar and
     JSON file is read and checked. The rows of -o have a video's key (SPLIT/KEY), captions, who refined them, category,
-    seconds, frame rate, and the position of its bytes in its tar.
+    duration and frame rate.
 
     Examples:
 
@@ -171,7 +169,7 @@ def _spread(spread: Spread) -> str:
 def select(
     data: Data,
     hand_scores: Annotated[Path, option("Hand scores: a table of `key` (SPLIT/KEY) and `score` (0 to 5).", "FILE")],
-    out: Annotated[Path, options.out_option("Table of the selected videos: .parquet, .csv or .jsonl.")],
+    out: Annotated[Path, options.out_option("Table of the selected videos: .parquet or .csv.")],
     count: Annotated[int, option("Maximum number of selected videos.", least=1)] = 1000,
     features: Annotated[
         Path | None, option("Directory of the videos' features, reused by later runs [default: DATA/features].", "DIR")
@@ -214,12 +212,11 @@ def select(
     if as_json:
         output.print_json({"videos": total, "selected": len(selection.videos), "forest": report.to_dict()})
     else:
-        errors = f"mean error {report.mean_error:.2f} (of the mean score {report.baseline_error:.2f})"
         output.print_line(
-            f"scores, out of bag on {report.videos:,} hand scores: {errors}, "
+            f"scores, out of bag on {report.videos:,} hand scores: mean error {report.mean_error:.2f}, "
             f"R² {report.explained:.2f}, rank correlation {report.rank_correlation:.2f}"
         )
-        importances = [(name, f"{value:.3f}") for name, value in list(report.importances.items())[:IMPORTANCES]]
+        importances = [(name, f"{value:.3f}") for name, value in list(report.importances.items())[:10]]
         output.print_table(("feature", "importance"), importances)
         categories = Counter(selection.scored[video.key].category for video in selection.videos)
         output.print_table(("category", "selected"), categories.most_common())

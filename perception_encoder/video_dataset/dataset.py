@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perception_encoder.datasets.pe_video import VideoRecord, read_videos_of
 from perception_encoder.errors import DataError, InputError
@@ -24,7 +24,7 @@ from perception_encoder.video_dataset.annotation.export import (
 )
 from perception_encoder.video_dataset.annotation.progress import ProjectProgress, count_progress
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
-from perception_encoder.video_dataset.features import YesNoModel, extract_features, read_features
+from perception_encoder.video_dataset.features import compute_features
 from perception_encoder.video_dataset.selection import (
     ForestReport,
     SelectedVideo,
@@ -34,10 +34,10 @@ from perception_encoder.video_dataset.selection import (
     select_videos,
 )
 from perception_encoder.video_dataset.statistics import DatasetStatistics, describe_dataset
-from perception_encoder.video_dataset.tables import describe_record, read_video_table
+from perception_encoder.video_dataset.tables import read_video_table, table_key
 
-FEATURES = "features"
-"""Default directory of features, in the dataset's directory."""
+if TYPE_CHECKING:
+    from perception_encoder.language_alignment.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,12 @@ class VideoDataset:
         return read_videos_of(self.path, split)
 
     def rows(self, split: str | None = None) -> list[dict[str, Any]]:
-        """Return a row per video: key, captions, category, length, and location of its bytes."""
-        return [describe_record(record) for record in self.records(split)]
+        """Return a row per video: key, captions, category and length."""
+        names = ("model_caption", "refined_caption", "refined_by", "category", "duration", "frame_rate")
+        return [
+            {"key": table_key(record), **{name: getattr(record, name) for name in names}}
+            for record in self.records(split)
+        ]
 
     def stats(self) -> DatasetStatistics:
         """Return counts, lengths and words of captions by split, and categories, as in the paper's tables 3 and 16."""
@@ -101,7 +105,7 @@ class VideoDataset:
         *,
         features: str | Path | None = None,
         model: str | Encoder | None = None,
-        ask_model: str | YesNoModel | None = None,
+        ask_model: str | LanguageModel | None = None,
         seed: int = 0,
         track: Track = untracked,
     ) -> VideoSelection:
@@ -115,26 +119,22 @@ class VideoDataset:
         """
         if isinstance(hand_scores, (str, Path)):
             hand_scores = read_hand_scores(Path(hand_scores))
-        directory = Path(features or (self.path if self.path.is_dir() else self.path.parent) / FEATURES)
+        directory = Path(features or (self.path if self.path.is_dir() else self.path.parent) / "features")
         encoder = model if isinstance(model, Encoder) else load(model or default_model())
         if isinstance(ask_model, str):
             from perception_encoder.language_alignment.load import load_language_model
 
             ask_model = load_language_model(ask_model)
-        failures = extract_features(self.path, directory, encoder, ask_model, track).failures
-        table = read_features(directory)
-        scores = score_videos(table, hand_scores, seed)
+        table = compute_features(self.path, directory, encoder, ask_model, track)
+        scores, report = score_videos(table, hand_scores, seed)
         categories = categorise_videos(table, encoder)
-        scored = [
-            ScoredVideo(category.key, score, category.category, category.probability)
-            for category, score in zip(categories, scores.values.tolist(), strict=True)
-        ]
+        scored = map(ScoredVideo, table.keys, scores.tolist(), *zip(*categories, strict=True))
         return VideoSelection(
-            videos=tuple(select_videos(table, scores.values, min(count, len(table)), seed=seed)),
+            videos=tuple(select_videos(table, scores, min(count, len(table)), seed)),
             scored={video.key: video for video in scored},
-            report=scores.report,
+            report=report,
             features=directory,
-            failures=failures,
+            failures=table.failures,
         )
 
     def progress(self) -> ProjectProgress:

@@ -6,30 +6,33 @@ model answers 26 yes/no questions; the paper lists their subjects (A.2, step 3),
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.datasets.pe_video import VideoTar, list_video_tars, read_video_tar
-from perception_encoder.errors import DataError, InputError, one_line
+from perception_encoder.datasets.pe_video import VideoRecord, VideoTar, list_video_tars, read_video_tar
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.files import file_state, replacing, writing
 from perception_encoder.inference.conversation.assistant import digest_of
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.preprocess.conversation import Message, ask
-from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.conversation import ask
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.motion import NO_MOTION, MotionFeatures, measure_motion, measure_object_motion
 from perception_encoder.video_dataset.tables import table_key
 
-FORMAT = 4
+if TYPE_CHECKING:
+    from perception_encoder.language_alignment.language_model import LanguageModel
+
+FORMAT = 5
 """Increase when the same video gets different features."""
 FRAMES = 3
 """Number of uniformly spaced frames to encode."""
@@ -71,162 +74,109 @@ QUESTIONS: dict[str, str] = {
 SUFFIX = " Answer yes or no."
 
 
-class YesNoModel(Protocol):
-    """A model that answers yes/no questions about videos with probabilities, as `LanguageModel` does."""
-
-    @property
-    def name(self) -> str:
-        """Name of the model in results."""
-        ...
-
-    def yes_probabilities(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
-        """Return the probability that each answer begins with "yes" rather than "no": (B,) float64."""
-        ...
-
-
 @dataclass(frozen=True)
 class FeatureTable:
-    """The features of many videos."""
+    """The features of a dataset's videos."""
 
     keys: tuple[str, ...]
     """SPLIT/KEY."""
     names: tuple[str, ...]
     """Columns of `values`."""
     values: np.ndarray
-    """(n, m) float64: motion, the frames' embeddings, and any answers."""
-    embeddings: np.ndarray
-    """(n, D) float32: the mean of the frames' embeddings, unit length."""
+    """(n, m) float64: motion and any answers."""
+    frames: np.ndarray
+    """(n, 3, D) float32: embeddings of the frames."""
+    failures: tuple[InputError, ...] = ()
+    """Videos without a row because they cannot be decoded."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
-
-@dataclass(frozen=True)
-class FeatureRun:
-    """The result of `extract_features`."""
-
-    videos: int
-    failures: tuple[InputError, ...]
-    """Videos without a row because they cannot be decoded."""
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """The mean of the frames' embeddings, unit length: (n, D) float32."""
+        means = self.frames.mean(axis=1)
+        return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
 
 
-def extract_features(
-    data: Path, out: Path, encoder: Encoder, model: YesNoModel | None = None, track: Track = untracked
-) -> FeatureRun:
-    """Write OUT/SPLIT-TAR.parquet for each tar without one; `model` answers the questions.
+def compute_features(
+    data: Path, out: Path, encoder: Encoder, model: LanguageModel | None = None, track: Track = untracked
+) -> FeatureTable:
+    """Return the features of a dataset, computing those without a current file OUT/SPLIT-TAR.parquet.
 
-    A file is written again if its tar, the encoder or the model has changed. Raises DataError for a damaged tar.
+    `model` answers the questions. A file is current if its tar, the encoder and the model have not changed. Raises
+    DataError for a damaged tar, two videos of one key, and if no video can be decoded.
     """
-    videos, failures = 0, list[InputError]()
-    models = [encoder.name, getattr(encoder, "weight_hash", ""), model.name if model else ""]
-    models += [digest_of(model) if model else ""]
-    tars, names = list_video_tars(data), set[str]()
+    names = (*MOTION, *(f"answer_{name}" for name in QUESTIONS)) if model else MOTION
+    models = [encoder.name, getattr(encoder, "weight_hash", ""), *([model.name, digest_of(model)] if model else [])]
+    tars, root = list_video_tars(data), data if data.is_dir() else data.parent
+    parts: list[FeatureTable] = []
     for tar in track(tars, "reading features", len(tars)):
-        name = f"{tar.split or 'videos'}-{tar.path.stem}"
-        while name in names:  # train.tar and train/train.tar
-            name += "+"
-        names.add(name)
-        path = out / f"{name}.parquet"
+        path = out / f"{'-'.join(tar.path.relative_to(root).with_suffix('').parts)}.parquet"
         made_by = json.dumps([FORMAT, file_state(tar.path), *models])
-        if _made_by(path) == made_by:
-            videos += pq.ParquetFile(path).metadata.num_rows
-            continue
-        rows = list(_rows(tar, encoder, model, failures))
-        table = pa.Table.from_pylist(rows, schema=_schema(rows, model is not None))
-        with writing(path), replacing(path) as temporary:
-            pq.write_table(table.replace_schema_metadata({"made_by": made_by}), temporary)
-        videos += len(rows)
-    return FeatureRun(videos, tuple(failures))
-
-
-def read_features(directory: Path) -> FeatureTable:
-    """Read the files of `extract_features`; DataError if they are missing, damaged, mixed or outdated."""
-    remedy = "delete it and rerun `pe video-dataset select` to compute features again"
-    paths = sorted(directory.glob("*.parquet"))
-    tables = [_read_table(path) for path in paths]
-    tables = [table for table in tables if table.num_rows]
-    if not tables:
-        raise DataError(f"{directory} has no features; `pe video-dataset select` computes them")
-    if any(table.column_names != tables[0].column_names for table in tables):
-        raise DataError(f"{directory}: some features have answers and others do not; {remedy}")
-    table = pa.concat_tables(tables)
-    if not {*MOTION, "key", "frames"} <= set(table.column_names):
-        raise DataError(f"{directory} has an older version; {remedy}")
-    answers = [name for name in table.column_names if name.startswith("answer_")]
-    try:
-        frames = np.array(table["frames"].to_pylist(), np.float32)  # (n, 3, D)
-        columns = [np.array(table[name], np.float64)[:, None] for name in (*MOTION, *answers)]
-        if frames.ndim != 3 or frames.shape[1] != FRAMES or None in (keys := table["key"].to_pylist()):
-            raise ValueError(f"frames are {frames.shape}")
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{directory} has invalid features ({one_line(error)}); {remedy}") from None
-    names = [*MOTION, *(f"frame{frame}_{n}" for frame in range(FRAMES) for n in range(frames.shape[2])), *answers]
-    flat = frames.reshape(len(frames), -1)
-    values = np.concatenate([*columns[: len(MOTION)], flat, *columns[len(MOTION) :]], axis=1)
-    means = frames.mean(axis=1)
-    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return FeatureTable(tuple(map(str, keys)), tuple(names), values, means)
-
-
-def _read_table(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        remedy = "delete it and rerun `pe video-dataset select`"
-        raise DataError(f"{path} is damaged ({one_line(error)}); {remedy}") from None
-
-
-def _rows(
-    tar: VideoTar, encoder: Encoder, model: YesNoModel | None, failures: list[InputError]
-) -> Iterator[dict[str, Any]]:
-    for record in read_video_tar(tar):
-        try:
-            content = record.video.read(record.where)
-            motion = measure_motion(content, record.where)
-            objects = measure_object_motion(content, record.where)
-            images = read_frames(content, record.where, FRAMES).images
-            answers = np.zeros(0)
-            if model is not None:
-                answers = answer_questions(model, read_frames(content, record.where, QUESTION_FRAMES))
-        except InputError as error:
-            failures.append(error)
-            continue
-        row: dict[str, Any] = {"key": table_key(record), "digest": hashlib.sha256(content).hexdigest()}
-        row |= {f"motion_{name}": value for name, value in vars(motion).items()}
-        row |= {f"objects_{name}": value for name, value in objects.columns().items()}
-        row |= {"frames": encoder.encode_images(images).tolist()}
-        yield row | dict(zip(answer_columns() if model else [], answers.tolist(), strict=True))
-
-
-def _schema(rows: list[dict[str, Any]], answered: bool) -> pa.Schema:
-    motion = [(name, pa.float64()) for name in MOTION]
-    answers = [(name, pa.float64()) for name in answer_columns()] if answered else []
-    return pa.schema(
-        [
-            ("key", pa.string()),
-            ("digest", pa.string()),
-            *motion,
-            ("motion_source", pa.string()),
-            ("frames", pa.list_(pa.list_(pa.float32()))),
-            *answers,
-        ]
+        part = _read_part(path, made_by, names)
+        if part is None:
+            failures: list[InputError] = []
+            table = pa.Table.from_pylist(list(_rows(tar, encoder, model, failures)), _schema(names))
+            reports = json.dumps([(failure.source, failure.reason) for failure in failures])
+            with writing(path), replacing(path) as temporary:
+                pq.write_table(table.replace_schema_metadata({"made_by": made_by, "failures": reports}), temporary)
+            part = _read_part(path, made_by, names)
+            assert part is not None
+        parts.append(part)
+    keys = [key for part in parts for key in part.keys]
+    if not keys:
+        raise DataError(f"no video of {data} can be decoded")
+    if (most := Counter(keys).most_common(1)[0])[1] > 1:
+        raise DataError(f"{data} has {most[1]} videos of the key {most[0]}; rename the others")
+    return FeatureTable(
+        tuple(keys),
+        names,
+        np.concatenate([part.values for part in parts if len(part)]),
+        np.concatenate([part.frames for part in parts if len(part)]),
+        tuple(failure for part in parts for failure in part.failures),
     )
 
 
-def _made_by(path: Path) -> str | None:
-    """Return what made a file; None if it is missing or damaged."""
+def _schema(names: tuple[str, ...]) -> pa.Schema:
+    numbers = dict.fromkeys(names, pa.float64())
+    return pa.schema({"key": pa.string(), **numbers, "frames": pa.list_(pa.list_(pa.float32()))})
+
+
+def _read_part(path: Path, made_by: str, names: tuple[str, ...]) -> FeatureTable | None:
+    """Return the features of a tar; None if the file is missing, damaged or outdated."""
     try:
-        metadata = pq.read_table(path).schema.metadata or {}
-        return metadata.get(b"made_by", b"").decode()
-    except (OSError, ValueError, pa.ArrowException):
+        table = pq.read_table(path)
+        metadata = table.schema.metadata or {}
+        if metadata.get(b"made_by") != made_by.encode():
+            return None
+        keys = tuple(map(str, table["key"].to_pylist()))
+        values = np.stack([np.array(table[name], np.float64) for name in names], axis=1)
+        frames = np.array(table["frames"].to_pylist(), np.float32)
+        failures = tuple(InputError(source, reason) for source, reason in json.loads(metadata[b"failures"]))
+        return FeatureTable(keys, names, values, frames.reshape(len(keys), FRAMES, -1) if keys else frames, failures)
+    except (OSError, ValueError, TypeError, LookupError, pa.ArrowException):
         return None
 
 
-def answer_questions(model: YesNoModel, video: VideoFrames) -> np.ndarray:
-    """Return the probability of "yes" for each of `QUESTIONS`, (26,) float64."""
-    return model.yes_probabilities([ask(question + SUFFIX, [video]) for question in QUESTIONS.values()])
+def _rows(
+    tar: VideoTar, encoder: Encoder, model: LanguageModel | None, failures: list[InputError]
+) -> Iterator[dict[str, Any]]:
+    for record in read_video_tar(tar):
+        try:
+            yield _features(record, encoder, model)
+        except InputError as error:
+            failures.append(error)
 
 
-def answer_columns() -> Sequence[str]:
-    """Return the names of the answers' columns, in the order of `answer_questions`."""
-    return [f"answer_{name}" for name in QUESTIONS]
+def _features(record: VideoRecord, encoder: Encoder, model: LanguageModel | None) -> dict[str, Any]:
+    content, where = record.video.read(record.where), record.where
+    motion, objects = measure_motion(content, where), measure_object_motion(content, where)
+    images = read_frames(content, where, FRAMES).images
+    row = {f"motion_{name}": value for name, value in vars(motion).items()}
+    row |= {f"objects_{name}": value for name, value in objects.columns().items()}
+    if model is not None:
+        video = read_frames(content, where, QUESTION_FRAMES)
+        answers = model.yes_probabilities([ask(question + SUFFIX, [video]) for question in QUESTIONS.values()])
+        row |= {f"answer_{name}": answer for name, answer in zip(QUESTIONS, answers.tolist(), strict=True)}
+    return {"key": table_key(record), **row, "frames": encoder.encode_images(images).tolist()}

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from perception_encoder.errors import ConfigError, DataError, MissingExtraError
+from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.formats.entries import quoted
-from perception_encoder.formats.tables import read_table
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.video_dataset.features import FeatureTable
+from perception_encoder.video_dataset.tables import read_video_table
 
 TREES = 500
 FRAME_COMPONENTS = 16
@@ -27,7 +27,7 @@ MIN_SCORES = 20
 MAX_SCORE = 5.0
 DUPLICATE = 0.97
 """Minimum cosine similarity of near-duplicate videos."""
-CATEGORIES: dict[str, tuple[str, ...]] = {
+CATEGORIES: dict[str, tuple[str, str]] = {
     "Hand Actions": ("hands doing something", "a close view of a person's hands at work"),
     "Object Interactions": ("objects that move and touch each other", "a person using an object or a machine"),
     "Food Preparation": ("food being prepared", "a person cooking in a kitchen"),
@@ -40,9 +40,7 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     "Nature Scenes": ("a landscape in nature", "plants, trees and mountains"),
 }
 """Categories of the PE Video Dataset with our descriptions; a category's embedding is their mean."""
-_PROMPT = "a video of {}"
 _LOGIT_SCALE = 100.0
-_RANDOM_STARTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +51,6 @@ class ForestReport:
     """Hand-scored ones."""
     mean_error: float
     """Mean absolute error."""
-    baseline_error: float
-    """Mean error if every prediction is the mean hand score."""
     explained: float
     """R²: 1 is perfect, 0 is no better than the mean."""
     rank_correlation: float
@@ -67,39 +63,31 @@ class ForestReport:
         return {**vars(self), "error": "out of bag", "trees": TREES}
 
 
-@dataclass(frozen=True)
-class InterestScores:
-    """Scores of all videos."""
-
-    keys: tuple[str, ...]
-    values: np.ndarray
-    """(n,) float64, from 0 to 5; hand-scored videos have their out-of-bag prediction."""
-    report: ForestReport
-
-
 def read_hand_scores(path: Path) -> dict[str, float]:
     """Read a table with the columns `key` (SPLIT/KEY) and `score` (0 to 5); DataError for anything else."""
     scores: dict[str, float] = {}
-    for number, row in enumerate(read_table(path), start=1):
-        key, value = row.get("key"), row.get("score")
+    for key, row in read_video_table(path).items():
         try:
-            score = float(value if value is not None else "")
-        except (TypeError, ValueError):
-            score = float("nan")
-        if not isinstance(key, str) or not 0 <= score <= MAX_SCORE:
-            cells = f"key {quoted(key)} and score {quoted(value)}"
-            raise DataError(f"{path}: row {number} has {cells}; a score must be from 0 to 5")
-        if key in scores:
-            raise DataError(f"{path}: row {number}: {key} is scored twice")
-        scores[key] = score
+            scores[key] = float(row["score"])
+        except (TypeError, ValueError, KeyError):
+            scores[key] = float("nan")
+        if not 0 <= scores[key] <= MAX_SCORE:
+            raise DataError(f"{path}: the score of {key} is {quoted(row.get('score'))}; it must be from 0 to 5")
     return scores
 
 
-def score_videos(features: FeatureTable, hand_scores: Mapping[str, float], seed: int = 0) -> InterestScores:
-    """Fit a forest on the hand-scored videos and predict all. DataError for fewer than 20 scores or unknown keys."""
+def score_videos(
+    features: FeatureTable, hand_scores: Mapping[str, float], seed: int = 0
+) -> tuple[np.ndarray, ForestReport]:
+    """Fit a forest on the hand-scored videos; return the scores of all, (n,) float64 from 0 to 5, and its accuracy.
+
+    Hand-scored videos have their out-of-bag prediction. DataError for fewer than 20 scores or unknown keys.
+    """
     try:
         from scipy.stats import spearmanr
+        from sklearn.decomposition import PCA
         from sklearn.ensemble import RandomForestRegressor
+        from sklearn.metrics import mean_absolute_error, r2_score
     except ImportError as error:
         raise MissingExtraError(error.name or "sklearn", "eval") from None
     rows = {key: row for row, key in enumerate(features.keys)}
@@ -111,71 +99,33 @@ def score_videos(features: FeatureTable, hand_scores: Mapping[str, float], seed:
         raise DataError(f"{len(hand_scores)} hand scores; {needed}")
     scored = np.array([rows[key] for key in hand_scores])
     targets = np.array(list(hand_scores.values()))
+    frames = features.frames.reshape(len(features), -1)
+    components = PCA(min(FRAME_COMPONENTS, *frames.shape), random_state=seed).fit_transform(frames)
+    inputs = np.concatenate([features.values, components], axis=1)
     forest = RandomForestRegressor(TREES, oob_score=True, max_features=1 / 3, min_samples_leaf=2, random_state=seed)
-    names, inputs = _reduce_frames(features, seed)
     forest.fit(inputs[scored], targets)
     values = forest.predict(inputs)
     values[scored] = out_of_bag = forest.oob_prediction_
-    residual = float(((out_of_bag - targets) ** 2).sum())
-    spread = float(((targets - targets.mean()) ** 2).sum())
-    report = ForestReport(
-        videos=len(hand_scores),
-        mean_error=float(np.abs(out_of_bag - targets).mean()),
-        baseline_error=float(np.abs(targets - targets.mean()).mean()),
-        explained=1 - residual / spread if spread else 0.0,
-        rank_correlation=float(spearmanr(out_of_bag, targets).statistic) if spread else 0.0,
-        importances=group_importances(names, forest.feature_importances_),
+    of_values, of_frames = np.split(forest.feature_importances_, [len(features.names)])
+    importances = dict(zip(features.names, of_values.tolist(), strict=True)) | {"frames": float(of_frames.sum())}
+    return values, ForestReport(
+        videos=len(targets),
+        mean_error=float(mean_absolute_error(targets, out_of_bag)),
+        explained=float(r2_score(targets, out_of_bag)),
+        rank_correlation=float(spearmanr(out_of_bag, targets).statistic) if np.ptp(targets) else 0.0,
+        importances=dict(sorted(importances.items(), key=lambda item: -item[1])),
     )
-    return InterestScores(features.keys, values, report)
 
 
-def _reduce_frames(features: FeatureTable, seed: int) -> tuple[list[str], np.ndarray]:
-    """Replace frame embeddings by their principal components; return names and values."""
-    from sklearn.decomposition import PCA
-
-    of_frames = np.array([name.startswith("frame") for name in features.names])
-    names = [name for name in features.names if not name.startswith("frame")]
-    frames, others = features.values[:, of_frames], features.values[:, ~of_frames]
-    count = min(FRAME_COMPONENTS, *frames.shape)
-    if not count:
-        return names, others
-    components = PCA(count, random_state=seed).fit_transform(frames)
-    return [*names, *(f"frames_{n}" for n in range(count))], np.concatenate([others, components], axis=1)
-
-
-def group_importances(names: Sequence[str], importances: np.ndarray) -> dict[str, float]:
-    """Add up the importances of the frames' components, and sort all."""
-    groups: dict[str, float] = {}
-    for name, value in zip(names, importances.tolist(), strict=True):
-        group = name.partition("_")[0] if name.startswith("frame") else name
-        groups[group] = groups.get(group, 0.0) + value
-    return dict(sorted(groups.items(), key=lambda item: -item[1]))
-
-
-@dataclass(frozen=True)
-class VideoCategory:
-    """A video's category."""
-
-    key: str
-    category: str
-    probability: float
-
-
-def categorise_videos(features: FeatureTable, encoder: Encoder) -> list[VideoCategory]:
-    """Return the most probable category of each video; `encoder` must be the one that computed the features."""
-    prompts = [_PROMPT.format(text) for texts in CATEGORIES.values() for text in texts]
-    embeddings = encoder.encode_texts(prompts)
-    counts = np.cumsum([len(texts) for texts in CATEGORIES.values()])[:-1]
-    means = np.stack([part.mean(axis=0) for part in np.split(embeddings, counts)])
+def categorise_videos(features: FeatureTable, encoder: Encoder) -> list[tuple[str, float]]:
+    """Return the most probable category of each video and its probability; `encoder` must be that of the features."""
+    embeddings = encoder.encode_texts([f"a video of {text}" for texts in CATEGORIES.values() for text in texts])
+    means = embeddings.reshape(len(CATEGORIES), 2, -1).mean(axis=1)
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     logits = _LOGIT_SCALE * features.embeddings @ means.T  # (n, 10)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares = powers / powers.sum(axis=1, keepdims=True)
-    names = list(CATEGORIES)
-    return [
-        VideoCategory(key, names[row.argmax()], float(row.max()))
-        for key, row in zip(features.keys, shares, strict=True)
-    ]
+    shares, names = powers / powers.sum(axis=1, keepdims=True), list(CATEGORIES)
+    return [(names[row.argmax()], float(row.max())) for row in shares]
 
 
 @dataclass(frozen=True)
@@ -190,54 +140,37 @@ class SelectedVideo:
 
 
 def select_videos(
-    features: FeatureTable,
-    scores: np.ndarray,
-    count: int,
-    clusters: int | None = None,
-    duplicate: float = DUPLICATE,
-    seed: int = 0,
+    features: FeatureTable, scores: np.ndarray, count: int, seed: int = 0, clusters: int | None = None
 ) -> list[SelectedVideo]:
     """Return up to `count` videos: the best of each cluster, then the second of each, and so on.
 
-    `scores`: (n,); `clusters`: by default half of `count`, so that each gives about two; `duplicate`: cosine similarity
-    from which the worse of two videos is left out, so that fewer than `count` may remain. Raises ConfigError for
-    settings out of range.
+    `scores`: (n,); `clusters`: by default half of `count`, so that each gives about two. A near-duplicate of a better
+    video is left out, so that fewer than `count` may remain.
     """
-    if not 1 <= count <= len(features):
-        raise ConfigError(f"count is {count}; it must be from 1 to {len(features)}, the number of videos")
-    clusters = clusters if clusters is not None else max(1, count // 2)
-    if not 1 <= clusters <= len(features):
-        raise ConfigError(f"{clusters} clusters; it must be from 1 to {len(features)}, the number of videos")
-    if not 0 < duplicate <= 1:
-        raise ConfigError(f"the similarity of duplicates is {duplicate:g}; it must be above 0 and at most 1")
-    labels = _cluster(features.embeddings, clusters, seed)
-    candidates: list[tuple[int, SelectedVideo]] = []
+    from sklearn.cluster import KMeans
+
+    embeddings = features.embeddings
+    distinct = len(np.unique(embeddings, axis=0))  # with fewer than clusters, sklearn warns
+    clusters = min(clusters or max(1, count // 2), distinct)
+    labels = KMeans(clusters, n_init=3, random_state=seed).fit_predict(embeddings)
+    candidates: list[tuple[int, float, str, int]] = []
     for cluster in range(clusters):
         members = np.flatnonzero(labels == cluster).tolist()
         members.sort(key=lambda row: (-scores[row], features.keys[row]))
-        ranked = _without_duplicates(members, features, duplicate)
-        candidates += [
-            (row, SelectedVideo(features.keys[row], cluster, rank, float(scores[row])))
-            for rank, row in enumerate(ranked)
-        ]
-    candidates.sort(key=lambda candidate: (candidate[1].rank, -candidate[1].score, candidate[1].key))
-    videos = dict(candidates)
-    return [videos[row] for row in _without_duplicates(list(videos), features, duplicate)][:count]
+        ranked = enumerate(_without_duplicates(members, embeddings))
+        candidates += [(rank, -float(scores[row]), features.keys[row], row) for rank, row in ranked]
+    candidates.sort()
+    ranks = {row: rank for rank, _, _, row in candidates}
+    return [
+        SelectedVideo(features.keys[row], int(labels[row]), ranks[row], float(scores[row]))
+        for row in _without_duplicates(list(ranks), embeddings)[:count]
+    ]
 
 
-def _cluster(embeddings: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError:
-        raise MissingExtraError("sklearn", "eval") from None
-    distinct = len(np.unique(embeddings, axis=0))  # with fewer, sklearn warns
-    return KMeans(min(clusters, distinct), n_init=_RANDOM_STARTS, random_state=seed).fit_predict(embeddings)
-
-
-def _without_duplicates(rows: Sequence[int], features: FeatureTable, duplicate: float) -> list[int]:
+def _without_duplicates(rows: Sequence[int], embeddings: np.ndarray) -> list[int]:
     """Return rows without near-duplicates of earlier ones."""
     chosen: list[int] = []
     for row in rows:
-        if not chosen or (features.embeddings[chosen] @ features.embeddings[row]).max() < duplicate:
+        if not chosen or (embeddings[chosen] @ embeddings[row]).max() < DUPLICATE:
             chosen.append(row)
     return chosen

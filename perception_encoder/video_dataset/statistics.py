@@ -88,7 +88,7 @@ def _categories(records: Sequence[VideoRecord]) -> tuple[CategoryStatistics, ...
     words: dict[str, list[int]] = {}
     for record in records:
         if record.refined_caption:
-            words.setdefault(record.category or NO_CATEGORY, []).append(_count_words(record.refined_caption))
+            words.setdefault(record.category or NO_CATEGORY, []).append(len(record.refined_caption.split()))
     rows = [CategoryStatistics(name, len(counts), float(np.mean(counts))) for name, counts in words.items()]
     return tuple(sorted(rows, key=lambda row: (-row.videos, row.category)))
 
@@ -102,10 +102,6 @@ def _describe(records: Sequence[VideoRecord]) -> SplitStatistics:
         simulated=sum(record.refined_by == "simulated" for record in refined),
         seconds=Spread.of(seconds),
         hours=sum(seconds) / 3600,
-        model_words=Spread.of([_count_words(record.model_caption) for record in records if record.model_caption]),
-        refined_words=Spread.of([_count_words(record.refined_caption) for record in refined]),
+        model_words=Spread.of([len(record.model_caption.split()) for record in records if record.model_caption]),
+        refined_words=Spread.of([len(record.refined_caption.split()) for record in refined]),
     )
-
-
-def _count_words(text: str) -> int:
-    return len(text.split())

@@ -44,8 +44,8 @@ class CountingModel:
 
 
 def table_of(embeddings: np.ndarray, values: np.ndarray | None = None) -> FeatureTable:
-    """Videos train/0, train/1 and so on; `values` are two features by default unrelated to anything."""
+    """Videos train/0, train/1 and so on of one frame; `values` are two features by default unrelated to anything."""
     keys = tuple(f"train/{number}" for number in range(len(embeddings)))
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     values = np.zeros((len(embeddings), 2)) if values is None else values
-    return FeatureTable(keys, tuple(f"motion_{n}" for n in range(values.shape[1])), values, unit.astype(np.float32))
+    names = tuple(f"motion_{n}" for n in range(values.shape[1]))
+    return FeatureTable(keys, names, values, embeddings[:, None].astype(np.float32))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import DataError
 from perception_encoder.video_dataset.selection import (
     CATEGORIES,
     categorise_videos,
-    group_importances,
     read_hand_scores,
     score_videos,
     select_videos,
@@ -28,18 +26,19 @@ def data(count: int = 150) -> tuple[np.ndarray, np.ndarray]:
     return values, np.clip(2.5 + 1.5 * values[:, 2], 0, 5)
 
 
+NOISE = np.random.default_rng(7).normal(size=(150, 2))
+
+
 def test_scores_are_learned() -> None:
     values, truth = data()
-    table = table_of(np.ones((150, 2)), values)
+    table = table_of(NOISE, values)
     hand = {f"train/{n}": float(truth[n]) for n in range(100)}
-    scores = score_videos(table, hand, seed=1)
-    report = scores.report
-    assert np.corrcoef(scores.values[100:], truth[100:])[0, 1] > 0.9
+    scores, report = score_videos(table, hand, seed=1)
+    assert np.corrcoef(scores[100:], truth[100:])[0, 1] > 0.9
     assert report.videos == 100 and report.rank_correlation > 0.9 and 0.7 < report.explained < 1
-    assert report.mean_error < 0.4 * report.baseline_error
+    assert report.mean_error < 0.4 * np.abs(truth[:100] - truth[:100].mean()).mean()
     assert next(iter(report.importances)) == "motion_2" and sum(report.importances.values()) == pytest.approx(1)
-    again = score_videos(table, hand, seed=1)
-    assert np.array_equal(again.values, scores.values)
+    assert np.array_equal(score_videos(table, hand, seed=1)[0], scores)
     assert json.loads(json.dumps(report.to_dict()))["error"] == "out of bag"
 
 
@@ -47,27 +46,18 @@ def test_the_error_is_out_of_bag() -> None:
     """On noise, a forest that is evaluated on its own training data would look good."""
     values, _ = data()
     noise = np.random.default_rng(5).uniform(0, 5, 150)
-    hand = {f"train/{n}": float(noise[n]) for n in range(150)}
-    report = score_videos(table_of(np.ones((150, 2)), values), hand).report
+    _, report = score_videos(table_of(NOISE, values), {f"train/{n}": float(noise[n]) for n in range(150)})
     assert report.explained < 0.1 and abs(report.rank_correlation) < 0.25
-
-
-def test_importances_of_the_frames_are_added_up() -> None:
-    names = ["motion_rate", "answer_x", "frames_0", "frames_1"]
-    groups = group_importances(names, np.array([0.15, 0.35, 0.2, 0.3]))
-    assert list(groups) == ["frames", "answer_x", "motion_rate"] and groups["frames"] == pytest.approx(0.5)
 
 
 def test_long_embeddings_do_not_outnumber_the_rest() -> None:
     """One number tells the score, beside 1,800 of embeddings that do not."""
     rng = np.random.default_rng(3)
     truth = rng.uniform(0, 5, 150)
-    values = np.concatenate([(truth + rng.normal(0, 0.5, 150))[:, None], rng.normal(size=(150, 1800))], axis=1)
-    names = ("motion_rate", *(f"frame{n // 600}_{n % 600}" for n in range(1800)))
-    table = dataclasses.replace(table_of(np.ones((150, 2)), values), names=names)
-    report = score_videos(table, {f"train/{n}": float(truth[n]) for n in range(150)}).report
-    assert set(report.importances) == {"motion_rate", "frames"}
-    assert report.rank_correlation > 0.9 and report.importances["motion_rate"] > 0.55
+    table = table_of(rng.normal(size=(150, 1800)), (truth + rng.normal(0, 0.5, 150))[:, None])
+    _, report = score_videos(table, {f"train/{n}": float(truth[n]) for n in range(150)})
+    assert set(report.importances) == {"motion_0", "frames"}
+    assert report.rank_correlation > 0.9 and report.importances["motion_0"] > 0.55
 
 
 def test_too_few_or_unknown_hand_scores() -> None:
@@ -88,7 +78,7 @@ def test_hand_scores_are_read(tmp_path: Path) -> None:
 def test_hand_scores_that_are_none(tmp_path: Path, row: str) -> None:
     path = tmp_path / "scores.csv"
     path.write_text(f"key,score\n{row}\n")
-    with pytest.raises(DataError, match=r"must be from 0 to 5|is scored twice"):
+    with pytest.raises(DataError, match=r"must be from 0 to 5|occurs twice"):
         read_hand_scores(path)
 
 
@@ -108,19 +98,14 @@ def test_there_are_the_ten_categories() -> None:
 
 
 def test_the_nearest_category_is_taken() -> None:
-    table = table_of(np.eye(10)[[6, 0, 5]] + 0.01)
-    first, second, third = categorise_videos(table, AxisEncoder())
-    assert [item.category for item in (first, second, third)] == ["Water Scenes", "Hand Actions", "Animals"]
-    assert first.key == "train/0" and first.probability > 0.99
+    between = np.eye(10)[6] + np.eye(10)[5]
+    table = table_of(np.array([*(np.eye(10)[[6, 0, 5]] + 0.01), between]))
+    *(first, second, third), (_, uncertain) = categorise_videos(table, AxisEncoder())
+    assert [name for name, _ in (first, second, third)] == ["Water Scenes", "Hand Actions", "Animals"]
+    assert first[1] > 0.99 and 0.45 < uncertain < 0.55
 
 
-def test_a_video_between_two_is_uncertain() -> None:
-    embedding = np.eye(10)[[6]] + np.eye(10)[[5]]
-    (category,) = categorise_videos(table_of(embedding), AxisEncoder())
-    assert 0.45 < category.probability < 0.55
-
-
-def clusters(count: int = 4, each: int = 5, spread: float = 0.1) -> np.ndarray:
+def clusters(count: int = 4, each: int = 5, spread: float = 0.2) -> np.ndarray:
     """Embeddings (count · each, 16) around the axes."""
     rng = np.random.default_rng(0)
     return np.concatenate([np.eye(16)[n] + spread * rng.normal(size=(each, 16)) for n in range(count)])
@@ -128,18 +113,18 @@ def clusters(count: int = 4, each: int = 5, spread: float = 0.1) -> np.ndarray:
 
 def test_the_best_of_each_cluster_come_first() -> None:
     table, scores = table_of(clusters()), np.arange(20) % 5 / 1.0
-    chosen = select_videos(table, scores, 8, clusters=4, duplicate=1)
+    chosen = select_videos(table, scores, 8, clusters=4)
     assert [video.rank for video in chosen] == [0] * 4 + [1] * 4
     assert [video.score for video in chosen] == [4] * 4 + [3] * 4
     assert {video.key for video in chosen[:4]} == {"train/4", "train/9", "train/14", "train/19"}
     assert len({video.cluster for video in chosen[:4]}) == 4
-    assert chosen == select_videos(table, scores, 8, clusters=4, duplicate=1)
+    assert chosen == select_videos(table, scores, 8, clusters=4)
 
 
 def test_near_duplicates_are_left_out() -> None:
-    embeddings = clusters(2, 2, 0.1)
+    embeddings = clusters(2, 2, 0.2)
     embeddings = np.concatenate([embeddings, embeddings + 1e-3, embeddings[:1]])
-    chosen = select_videos(table_of(embeddings), np.arange(9.0), 9, clusters=2, duplicate=0.999)
+    chosen = select_videos(table_of(embeddings), np.arange(9.0), 9, clusters=2)
     assert len(chosen) == 4
     assert max(chosen, key=lambda video: video.score).key == "train/8"  # the better copy
 
@@ -147,17 +132,3 @@ def test_near_duplicates_are_left_out() -> None:
 def test_near_duplicates_in_two_clusters_are_left_out() -> None:
     chosen = select_videos(table_of(np.ones((6, 3))), np.arange(6.0), 6, clusters=3)
     assert [video.key for video in chosen] == ["train/5"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"count": 0}, "count is 0; it must be from 1 to 20"),
-        ({"count": 21}, "21 videos to select"),
-        ({"count": 5, "clusters": 0}, "0 clusters; it must be from 1 to 20"),
-        ({"count": 5, "duplicate": 0}, "above 0 and at most 1"),
-    ],
-)
-def test_settings_out_of_range(settings: dict[str, float], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        select_videos(table_of(clusters()), np.zeros(20), **settings)

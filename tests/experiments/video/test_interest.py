@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from experiments.video.interest import interest, reproduce_interest
 from perception_encoder.errors import DataError
-from perception_encoder.video_dataset.features import MOTION
+from perception_encoder.video_dataset.features import MOTION, FeatureTable
 from tests.video_dataset.clips import fields, write_dataset
 
 TRAIN, TEST = 60, 30
@@ -29,26 +27,20 @@ def happening(number: int) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FeatureTable]:
     """A dataset, and features whose first tells the number of events unless the camera moves."""
-    root = tmp_path_factory.mktemp("interest")
     videos = {"train": [happening(n) for n in range(TRAIN)], "test": [happening(n) for n in range(TEST)]}
-    data = write_dataset(root / "data", {split: [video] for split, video in videos.items()})
+    data = write_dataset(tmp_path_factory.mktemp("interest"), {split: [video] for split, video in videos.items()})
     rng = np.random.default_rng(0)
-    (root / "features").mkdir()
-    for split, video in videos.items():
-        values = rng.normal(size=(len(video), len(MOTION)))
-        told = [len(fields["events"]) if n % 3 else 2.5 for n, (_, fields) in enumerate(video)]
-        values[:, 0] = told + rng.normal(0, 0.1, len(video))
-        columns = {"key": [f"{split}/{key}" for key, _ in video]}
-        columns |= {"frames": rng.normal(size=(len(video), 3, 4)).astype(np.float32).tolist()}
-        columns |= {name: values[:, n].tolist() for n, name in enumerate(MOTION)}
-        pq.write_table(pa.table(columns), root / "features" / f"{split}-000000.parquet")
-    return data, root / "features"
+    values = rng.normal(size=(TRAIN + TEST, len(MOTION)))
+    told = [len(fields["events"]) if n % 3 else 2.5 for video in videos.values() for n, (_, fields) in enumerate(video)]
+    values[:, 0] = told + rng.normal(0, 0.1, TRAIN + TEST)
+    keys = tuple(f"{split}/{key}" for split, video in videos.items() for key, _ in video)
+    return data, FeatureTable(keys, MOTION, values, rng.normal(size=(TRAIN + TEST, 3, 4)).astype(np.float32))
 
 
-def test_videos_that_were_not_scored_are_correlated(paths: tuple[Path, Path]) -> None:
-    result = reproduce_interest(*paths, scored=50)
+def test_videos_that_were_not_scored_are_correlated(known: tuple[Path, FeatureTable]) -> None:
+    result = reproduce_interest(*known, scored=50)
     rows = {row["videos"]: row for row in result["rows"]}
     assert {name: row["n"] for name, row in rows.items()} == {
         "all": TRAIN - 50 + TEST,
@@ -63,20 +55,17 @@ def test_videos_that_were_not_scored_are_correlated(paths: tuple[Path, Path]) ->
     assert result["forest"]["videos"] == 50 and next(iter(result["forest"]["importances"])) == MOTION[0]
 
 
-def test_the_command_writes_the_json(paths: tuple[Path, Path], tmp_path: Path) -> None:
-    interest(*paths, scored=50, out=tmp_path / "score.json")
+def test_the_command_writes_the_json(
+    known: tuple[Path, FeatureTable], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.video.interest.compute_features", lambda *_, **__: known[1])
+    interest(known[0], tmp_path / "features", scored=50, out=tmp_path / "score.json")
     written = json.loads((tmp_path / "score.json").read_text())
-    assert written == json.loads(json.dumps(reproduce_interest(*paths, scored=50)))
+    assert written == json.loads(json.dumps(reproduce_interest(*known, scored=50)))
 
 
-def test_none_is_left(paths: tuple[Path, Path]) -> None:
+def test_none_is_left(known: tuple[Path, FeatureTable]) -> None:
+    data, table = known
+    train = FeatureTable(table.keys[:TRAIN], MOTION, table.values[:TRAIN], table.frames[:TRAIN])
     with pytest.raises(DataError, match="all 60 videos are scored; none is left to evaluate on"):
-        reproduce_interest(paths[0], only_train(paths[1]), scored=60)
-
-
-def only_train(features: Path) -> Path:
-    """Features without those of the test split."""
-    directory = features.parent / "train"
-    directory.mkdir()
-    (directory / "a.parquet").write_bytes((features / "train-000000.parquet").read_bytes())
-    return directory
+        reproduce_interest(data, train, scored=60)
