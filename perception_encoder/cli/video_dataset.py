@@ -246,16 +246,14 @@ def progress(data: Data, store: Store = None, as_json: options.Json = False) -> 
     rows = [
         (
             person.name,
-            person.origin,
             person.done,
-            person.last_hour,
             output.NONE if person.seconds is None else f"{person.seconds:.0f}",
             person.skipped,
             person.reviewed,
         )
         for person in state.people
     ]
-    output.print_table(("name", "origin", "done", "last hour", "seconds each", "skipped", "reviewed"), rows)
+    output.print_table(("name", "done", "seconds each", "skipped", "reviewed"), rows)
     left = "" if state.hours_left is None else f"; about {state.hours_left:.1f} hours of work left"
     counts = f"{state.begun} begun, {state.skipped} skipped, {state.reviewed} reviewed{left}"
     output.print_remark(f"{state.done:,} of {state.videos:,} videos done, {counts}")
@@ -269,7 +267,6 @@ def describe_agreement(agreement: Agreement) -> str:
         "words in common": agreement.similarity,
         "kappa of removed words": agreement.words,
         "alpha of ratings": agreement.ratings,
-        "ratings within 1": agreement.within_one,
     }
     values = ", ".join(f"{name} {value:.2f}" for name, value in parts.items() if value is not None)
     return f"agreement on {agreement.videos} videos: {values}"
@@ -287,9 +284,9 @@ def export(
     """Write refined captions: tars, or JSON.
 
     A directory gets the dataset in the layout of the PE Video Dataset, with the refined captions as `human_caption`,
-    and `refined_by`, `caption_rating` and `caption_reviewed`; people's names are left out. Captions of a simulated
-    annotator are `refined_caption` instead. Of several annotations of a video, the approved one is written, else the
-    earliest. Scores and categories become `interest_score` and `category_name`.
+    and `refined_by`, `caption_rating` and `caption_reviewed`; people's names are left out. Of several annotations of a
+    video, the approved one is written, else the earliest. Scores and categories become `interest_score` and
+    `category_name`.
 
     A .json file gets all annotations in Label Studio's format; `video` is URL + KEY.mp4. The labelling interface for
     the project there is printed.
@@ -319,12 +316,11 @@ def import_tasks(
     data: Data,
     file: Annotated[Path, argument("FILE", "Tasks that Label Studio exported as JSON.")],
     store: Store = None,
-    annotator: Annotated[str | None, option("Annotator's name for annotations without one.", "NAME")] = None,
 ) -> None:
     """Read annotations of Label Studio.
 
-    Adds them to the dataset's annotations, all or none. A video is found by its tar and key, or by its file's name. An
-    annotation that is already there is counted, not added again.
+    Adds them to the dataset's annotations, all or none. An annotation that is already there is counted, not added
+    again.
 
     Examples:
 
@@ -332,5 +328,5 @@ def import_tasks(
     """
     from perception_encoder.video_dataset.dataset import open_video_dataset
 
-    counts = open_video_dataset(data, store).import_tasks(file, annotator)
+    counts = open_video_dataset(data, store).import_tasks(file)
     output.print_line(f"{counts.added:,} annotations added, {counts.known:,} already there")

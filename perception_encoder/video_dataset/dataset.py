@@ -186,13 +186,10 @@ class VideoDataset:
         with self.project() as project:
             return export_tasks(project, Path(out), video_prefix)
 
-    def import_tasks(self, file: str | Path, annotator: str | None = None) -> ImportCounts:
-        """Add annotations exported by Label Studio as JSON, all or none, without those already present.
-
-        `annotator`: the name for annotations that do not name theirs.
-        """
+    def import_tasks(self, file: str | Path) -> ImportCounts:
+        """Add annotations exported by Label Studio as JSON, all or none, without those already present."""
         with self.project() as project:
-            return import_tasks(project, Path(file), annotator)
+            return import_tasks(project, Path(file))
 
     @contextmanager
     def project(self, track: Track = untracked) -> Iterator[AnnotationProject]:

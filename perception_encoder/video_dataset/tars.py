@@ -36,13 +36,6 @@ class OutputVideo:
         return cls(record.key, record.extension, lambda: record.video.read(record.where), metadata, split)
 
 
-def refined_fields(metadata: Mapping[str, Any], caption: str, origin: str) -> dict[str, Any]:
-    """Return a video's metadata with a refined caption: `human_caption` only if a person wrote it."""
-    if origin == "human":
-        return {**metadata, "human_caption": caption, "refined_by": origin}
-    return {**metadata, "human_caption": "", "refined_caption": caption, "refined_by": origin}
-
-
 def write_dataset(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
     """Write a dataset with `write_tars` into a new or empty directory; OutputError for another one or one in use."""
     with new_directory(out):

@@ -30,7 +30,7 @@ from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Sampling,
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.statistics import ALL, DatasetStatistics, describe_dataset
-from perception_encoder.video_dataset.tars import OutputVideo, refined_fields, write_tars
+from perception_encoder.video_dataset.tars import OutputVideo, write_tars
 from synthetic.scenes.objects.models import ObjectLibrary
 from synthetic.scenes.rendering.motion import FRAME_RATE
 from synthetic.scenes.samples.production import make_samples
@@ -125,7 +125,7 @@ class _VideoMaker:
                 self._written[sample.key] = caption, truth
                 refined = self.annotator.refine(caption, truth).caption
                 fields |= {"model_caption": caption, "model_caption_by": self.captions_by, "description": None}
-                fields = refined_fields(fields, refined, "simulated")
+                fields |= {"human_caption": "", "refined_caption": refined, "refined_by": "simulated"}
             yield OutputVideo(sample.key, "mp4", partial(bytes, mp4), fields, split)
 
     def accuracy(self) -> list[ItemScores]:

@@ -12,7 +12,7 @@ from perception_encoder.errors import DataError, OutputError
 from perception_encoder.video_dataset import tars
 from perception_encoder.video_dataset.statistics import NO_CATEGORY, describe_dataset
 from perception_encoder.video_dataset.tables import read_video_table, write_video_table
-from perception_encoder.video_dataset.tars import TEXT_FIELDS, OutputVideo, refined_fields
+from perception_encoder.video_dataset.tars import TEXT_FIELDS, OutputVideo
 from tests.data.webdatasets import load_webdataset
 from tests.video_dataset.clips import fields, short_clip, small_dataset, write_dataset
 
@@ -90,14 +90,3 @@ def test_datasets_loads_what_later_videos_alone_have(tmp_path: Path) -> None:
         rows = load_webdataset(tmp_path / "out" / split, tmp_path)
         assert [row["human_caption"] for row in rows] == [*[""] * 8, "A boat."]
         assert (rows[-1]["category"], rows[-1]["refined_by"], rows[0]["category"]) == ("water", "human", "")
-
-
-def test_only_a_person_writes_a_human_caption(tmp_path: Path) -> None:
-    (record,) = read_videos_of(small_dataset(tmp_path, 1))
-    human, simulated = (refined_fields(record.metadata, "A boat.", origin) for origin in ("human", "simulated"))
-    assert (human["human_caption"], human["refined_by"], "refined_caption" in human) == ("A boat.", "human", False)
-    assert (simulated["human_caption"], simulated["refined_caption"]) == ("", "A boat.")
-    assert (
-        simulated["refined_by"] == "simulated"
-        and simulated["model_caption"] == human["model_caption"] == record.model_caption
-    )

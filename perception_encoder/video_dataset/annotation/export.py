@@ -8,22 +8,21 @@ approved caption is `ground_truth`, with the reviewer's text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from perception_encoder.datasets.pe_video import read_video_tar
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import DataError
 from perception_encoder.files import write_json
-from perception_encoder.formats.entries import list_objects, quoted, read_json
+from perception_encoder.formats.entries import is_integer, list_objects, quoted, read_json
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.annotation.progress import read_refinements
 from perception_encoder.video_dataset.annotation.project import AnnotationProject, add_person, check_name
 from perception_encoder.video_dataset.annotation.work import AnnotationConflictError, Edit, add_finished
 from perception_encoder.video_dataset.tables import table_key
-from perception_encoder.video_dataset.tars import OutputVideo, refined_fields, write_dataset
+from perception_encoder.video_dataset.tars import OutputVideo, write_dataset
 
 LABELING_CONFIG = """<View>
   <Video name="video" value="$video"/>
@@ -31,7 +30,6 @@ LABELING_CONFIG = """<View>
   <Rating name="rating" toName="video" maxRating="5" required="true"/>
 </View>"""
 """The interface of a Label Studio project for these tasks."""
-_SKIPPED = "skipped in Label Studio"
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,9 @@ def export_dataset(
 ) -> ExportCounts:
     """Write videos with `human_caption`, `refined_by`, `caption_rating` and `caption_reviewed`, without people's names.
 
-    A simulated annotator's caption is `refined_caption` instead. `refined_only`: leave out videos without a refined
-    caption. `selection`: SPLIT/KEY of the videos to write; None for all. `fields`: further metadata by SPLIT/KEY, such
-    as a category. Raises OutputError if `out` is not new or empty, and DataError for a damaged tar.
+    `refined_only`: leave out videos without a refined caption. `selection`: SPLIT/KEY of the videos to write; None for
+    all. `fields`: further metadata by SPLIT/KEY, such as a category. Raises OutputError if `out` is not new or empty,
+    and DataError for a damaged tar.
     """
     refinements = {(refinement.tar, refinement.key): refinement for refinement in read_refinements(project)}
     refined: list[str] = []
@@ -73,15 +71,16 @@ def export_dataset(
     def videos() -> Iterator[OutputVideo]:
         for name, tar in project.tars.items():
             for record in read_video_tar(tar):
-                key = table_key(record)
+                key, metadata = table_key(record), record.metadata
                 refinement = refinements.get((name, record.key))
                 if (selection is not None and key not in selection) or (refinement is None and refined_only):
                     continue
-                metadata = record.metadata
                 if refinement is not None:
                     refined.append(record.key)
                     metadata = {
-                        **refined_fields(metadata, refinement.caption, refinement.origin),
+                        **metadata,
+                        "human_caption": refinement.caption,
+                        "refined_by": "human",
                         "model_caption": refinement.original or None,
                         "caption_rating": refinement.rating,
                         "caption_reviewed": refinement.reviewed,
@@ -113,34 +112,30 @@ def export_tasks(project: AnnotationProject, path: Path, prefix: str = "") -> in
     for row in rows:
         annotations.setdefault(row["clip"], []).append(_annotation(row))
         annotators.setdefault(row["clip"], {})[str(row["id"])] = row["person"]
-    tasks = []
-    for clip in clips:
-        names = {name: clip[name] for name in ("key", "split", "caption", "category")}
-        data = {
-            "video": f"{prefix}{clip['key']}.{clip['extension']}",
-            **names,
-            "tar": clip["path"],
-            "annotators": annotators.get(clip["id"], {}),
+    tasks = [
+        {
+            "id": clip["id"],
+            "data": {
+                "video": f"{prefix}{clip['key']}.{clip['extension']}",
+                **{name: clip[name] for name in ("key", "split", "caption", "category")},
+                "tar": clip["path"],
+                "annotators": annotators.get(clip["id"], {}),
+            },
+            "annotations": annotations.get(clip["id"], []),
+            "predictions": [{"model_version": "model", "result": _result(clip["caption"], None)}]
+            if clip["caption"]
+            else [],
         }
-        prediction = {"model_version": "model", "result": _result(clip["caption"], None)}
-        predictions = [prediction] if clip["caption"] else []
-        tasks.append(
-            {
-                "id": clip["id"],
-                "data": data,
-                "annotations": annotations.get(clip["id"], []),
-                "predictions": predictions,
-            }
-        )
+        for clip in clips
+    ]
     write_json(path, tasks)
     return len(tasks)
 
 
-def import_tasks(project: AnnotationProject, path: Path, annotator: str | None = None) -> ImportCounts:
+def import_tasks(project: AnnotationProject, path: Path) -> ImportCounts:
     """Add the annotations of a file that Label Studio exported as JSON, all or none.
 
-    `annotator`: the name for annotations that do not name theirs. Raises DataError for a file of another form, and for
-    a task whose video is not in the project.
+    Raises DataError for a file of another form, and for a task whose video is not in the project.
     """
     tasks = read_json(path)
     if not isinstance(tasks, list):
@@ -149,44 +144,23 @@ def import_tasks(project: AnnotationProject, path: Path, annotator: str | None =
     with project.database.transaction() as connection:
         rows = connection.execute(
             "SELECT clips.id, clips.key, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.size > 0"
-        ).fetchall()
-        clips = _Clips([(row["id"], row["key"], row["path"]) for row in rows])
+        )
+        clips = {(row["path"], row["key"]): row["id"] for row in rows}
         for number, task in enumerate(tasks):
             where = f"{path}: task {number}"
-            if isinstance(task, dict) and task.keys() >= {"video", "annotator"}:
-                raise DataError(f"{path} is Label Studio's JSON-MIN; export as JSON, which includes every annotation")
             if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
-                raise DataError(f"{where} is not an object with `data`")
-            for person, edit, reason in _read_annotations(task, where, annotator):
-                clip = clips.find(task["data"], where)
+                raise DataError(f"{where} is not an object with `data`; export as JSON, not as JSON-MIN")
+            video = str(task["data"].get("tar")), str(task["data"].get("key"))
+            if video not in clips:
+                raise DataError(f"{where}: this dataset has no video {quoted(video[1])} in {quoted(video[0])}")
+            for person, edit, reason in _read_annotations(task, where):
                 try:
                     add_person(connection, person)
-                    new = add_finished(connection, project.now(), clip, person, edit, reason)
-                except (ConfigError, AnnotationConflictError) as error:
-                    raise type(error)(f"{where}: {error}") from None
+                    new = add_finished(connection, project.now(), clips[video], person, edit, reason)
+                except AnnotationConflictError as error:
+                    raise AnnotationConflictError(f"{where}: {error}") from None
                 added, known = added + new, known + (not new)
     return ImportCounts(added, known)
-
-
-class _Clips:
-    """A project's videos by tar and key, or by key alone if it is unique."""
-
-    def __init__(self, rows: Sequence[tuple[int, str, str]]) -> None:
-        self._by_tar = {(tar, key): clip for clip, key, tar in rows}
-        self._by_key: dict[str, list[int]] = {}
-        for clip, key, _ in rows:
-            self._by_key.setdefault(key, []).append(clip)
-
-    def find(self, data: Mapping[str, Any], where: str) -> int:
-        tar, key = data.get("tar"), data.get("key")
-        if not isinstance(key, str):
-            key = PurePosixPath(unquote(urlsplit(str(data.get("video", ""))).path)).stem
-        if isinstance(tar, str) and (tar, key) in self._by_tar:
-            return self._by_tar[tar, key]
-        clips = self._by_key.get(key, [])
-        if len(clips) != 1:
-            raise DataError(f"{where}: {len(clips)} videos of this dataset have the key {quoted(key)}")
-        return clips[0]
 
 
 def _annotation(row: Any) -> dict[str, Any]:
@@ -207,39 +181,38 @@ def _result(caption: str, rating: int | None) -> list[dict[str, Any]]:
     return [text] if rating is None else [text, stars]
 
 
-def _read_annotations(task: Mapping[str, Any], where: str, annotator: str | None) -> Iterator[tuple[str, Edit, str]]:
+def _read_annotations(task: Mapping[str, Any], where: str) -> Iterator[tuple[str, Edit, str]]:
     """Yield each finished or skipped annotation: its person, its edit, and the reason for skipping."""
     for number, annotation in enumerate(list_objects(task, "annotations", where)):
         entry = f"{where}: annotations[{number}]"
-        person = _person(annotation, task["data"], annotator, entry)
+        person = _person(annotation, task["data"].get("annotators"), entry)
         seconds = annotation.get("lead_time")
         seconds = float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < 1e6 else 0.0
         if annotation.get("was_cancelled") is True:
-            yield person, Edit(caption="", seconds=seconds), _SKIPPED
+            yield person, Edit(caption="", seconds=seconds), "skipped in Label Studio"
             continue
-        values: dict[str, Any] = {}
+        text = rating = None
         for part in list_objects(annotation, "result", entry):
             value = part.get("value")
             if isinstance(value, dict):
-                values[str(part.get("type"))] = value.get("text" if part.get("type") == "textarea" else "rating")
-        text, rating = values.get("textarea"), values.get("rating")
+                text, rating = value.get("text", text), value.get("rating", rating)
         text = "\n".join(map(str, text)) if isinstance(text, list) else text
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{entry} has no text from a text area")
-        stars = rating if isinstance(rating, int) and not isinstance(rating, bool) else None
-        yield person, Edit(caption=text, rating=stars, seconds=seconds), ""
+        if rating is not None and (not is_integer(rating, 1) or rating > 5):
+            raise DataError(f"{entry} has the rating {quoted(rating)}; it must be from 1 to 5")
+        yield person, Edit(caption=text, rating=rating, seconds=seconds), ""
 
 
-def _person(annotation: Mapping[str, Any], data: Mapping[str, Any], annotator: str | None, where: str) -> str:
-    stored, by = data.get("annotators"), annotation.get("completed_by")
-    names = [
+def _person(annotation: Mapping[str, Any], stored: Any, where: str) -> str:
+    by, imported = annotation.get("completed_by"), str(annotation.get("import_id"))
+    names = (
         annotation.get("annotator"),
-        stored.get(str(annotation.get("import_id"))) if isinstance(stored, dict) else None,
+        stored.get(imported) if isinstance(stored, dict) else None,
         by.get("email") if isinstance(by, dict) else None,
-        f"label-studio-{by}" if isinstance(by, int) and not isinstance(by, bool) else None,
-        annotator,
-    ]
-    name = next((name for name in names if isinstance(name, str) and name), None)
-    if name is None:
-        raise DataError(f"{where} does not name its annotator; give --annotator")
-    return check_name(name)
+        f"label-studio-{by}" if is_integer(by) else None,
+    )
+    for name in names:
+        if isinstance(name, str) and name:
+            return check_name(name)
+    raise DataError(f"{where} does not name its annotator")

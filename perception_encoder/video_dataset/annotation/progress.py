@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
@@ -12,20 +11,15 @@ from typing import Any
 
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 
-HOUR = 3600.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class PersonProgress:
     """The work of one person."""
 
     name: str
-    origin: str
     done: int
     skipped: int
     reviewed: int
-    last_hour: int
-    """Videos submitted in the last hour."""
     seconds: float | None
     """Mean working time per submitted video, in seconds; None before the first."""
 
@@ -53,7 +47,7 @@ class ProjectProgress:
         if not times:
             return None
         mean = sum(seconds * done for seconds, done in times) / sum(done for _, done in times)
-        return (self.videos - self.done - self.skipped) * mean / HOUR
+        return (self.videos - self.done - self.skipped) * mean / 3600
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields and the remaining hours as JSON values."""
@@ -71,8 +65,6 @@ class Agreement:
     """Cohen's kappa on each word of the model's captions: removed, or not."""
     ratings: float | None
     """Krippendorff's alpha of the ratings, with squared differences."""
-    within_one: float | None
-    """Share of videos whose two ratings differ by at most 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +76,6 @@ class Refinement:
     original: str
     caption: str
     rating: int | None
-    origin: str
-    """Kind of annotator: human or simulated."""
     reviewed: bool
 
 
@@ -99,15 +89,19 @@ def count_progress(project: AnnotationProject) -> ProjectProgress:
             "WHERE clips.size > 0 GROUP BY clips.id"
         ).fetchall()
         (videos,) = connection.execute("SELECT count(*) FROM clips WHERE size > 0").fetchone()
-        names = connection.execute("SELECT * FROM people ORDER BY name").fetchall()
-        people = tuple(_count_person(connection, row, project.now()) for row in names)
+        people = connection.execute(
+            "SELECT name, coalesce(sum(state = 'done'), 0) AS done, coalesce(sum(state = 'skipped'), 0) AS skipped, "
+            "(SELECT count(*) FROM reviews WHERE reviews.person = name AND reviews.state = 'done') AS reviewed, "
+            "avg(CASE WHEN state = 'done' THEN seconds END) AS seconds FROM people LEFT JOIN annotations "
+            "ON annotations.person = name GROUP BY name ORDER BY name"
+        ).fetchall()
     return ProjectProgress(
         videos=videos,
         done=sum(row["done"] >= row["needed"] for row in rows),
         begun=sum(row["done"] < row["needed"] and row["done"] + row["drafts"] > 0 for row in rows),
         skipped=sum(row["skips"] == row["skips"] + row["done"] + row["drafts"] for row in rows),
         reviewed=sum(row["reviewed"] > 0 for row in rows),
-        people=people,
+        people=tuple(PersonProgress(**dict(row)) for row in people),
         agreement=measure_agreement(project),
     )
 
@@ -122,17 +116,12 @@ def measure_agreement(project: AnnotationProject) -> Agreement:
     groups = [list(group) for _, group in groupby(rows, key=lambda row: row["clip"])]
     pairs = [(group[0], group[1]) for group in groups if len(group) > 1]
     ratings = [(a["rating"], b["rating"]) for a, b in pairs if None not in (a["rating"], b["rating"])]
-    kept = [
-        decisions
-        for pair in pairs
-        for decisions in zip(*(surviving_words(row["original"], row["caption"]) for row in pair), strict=True)
-    ]
+    survives = [[surviving_words(row["original"], row["caption"]) for row in pair] for pair in pairs]
     return Agreement(
         videos=len(pairs),
         similarity=fmean(word_similarity(a["caption"], b["caption"]) for a, b in pairs) if pairs else None,
-        words=cohen_kappa(kept),
+        words=cohen_kappa([decisions for pair in survives for decisions in zip(*pair, strict=True)]),
         ratings=interval_alpha(ratings),
-        within_one=fmean(abs(a - b) <= 1 for a, b in ratings) if ratings else None,
     )
 
 
@@ -140,11 +129,11 @@ def read_refinements(project: AnnotationProject) -> Iterator[Refinement]:
     """Yield the refined caption of each video with one: the approved one, else the earliest."""
     with project.database.reading() as connection:
         rows = connection.execute(
-            "SELECT clip, tars.path AS tar, clips.key, clips.caption AS original, annotations.rating, people.origin, "
+            "SELECT clip, tars.path AS tar, clips.key, clips.caption AS original, annotations.rating, "
             "coalesce(reviews.caption, annotations.caption) AS caption, reviews.annotation IS NOT NULL AS reviewed "
             "FROM annotations JOIN clips ON clips.id = clip JOIN tars ON tars.id = clips.tar "
-            "JOIN people ON people.name = annotations.person LEFT JOIN reviews ON reviews.annotation = annotations.id "
-            "AND reviews.state = 'done' WHERE annotations.state = 'done' ORDER BY clip, reviewed DESC, annotations.id"
+            "LEFT JOIN reviews ON reviews.annotation = annotations.id AND reviews.state = 'done' "
+            "WHERE annotations.state = 'done' ORDER BY clip, reviewed DESC, annotations.id"
         ).fetchall()
     for _, group in groupby(rows, key=lambda row: row["clip"]):
         values = dict(next(group))
@@ -171,31 +160,6 @@ def interval_alpha(pairs: Sequence[tuple[float, float]]) -> float | None:
     expected = 2 * (count * sum(value**2 for value in values) - total**2) / (count * (count - 1))
     observed = fmean((a - b) ** 2 for a, b in pairs)
     return 1 - observed / expected
-
-
-def _count_person(connection: sqlite3.Connection, row: Any, now: float) -> PersonProgress:
-    name = row["name"]
-    counts = connection.execute(
-        "SELECT sum(state = 'done') AS done, sum(state = 'skipped') AS skipped, "
-        "avg(CASE WHEN state = 'done' THEN seconds END) AS seconds FROM annotations WHERE person = ?",
-        (name,),
-    ).fetchone()
-    (reviewed,) = connection.execute(
-        "SELECT count(*) FROM reviews WHERE person = ? AND state = 'done'", (name,)
-    ).fetchone()
-    (last_hour,) = connection.execute(
-        "SELECT count(*) FROM decisions WHERE person = ? AND action = 'submit' AND NOT undone AND time > ?",
-        (name, now - HOUR),
-    ).fetchone()
-    return PersonProgress(
-        name=name,
-        origin=row["origin"],
-        done=counts["done"] or 0,
-        skipped=counts["skipped"] or 0,
-        reviewed=reviewed,
-        last_hour=last_hour,
-        seconds=counts["seconds"],
-    )
 
 
 def surviving_words(original: str, caption: str) -> list[bool]:

@@ -24,8 +24,6 @@ FILE_NAME = "annotations.sqlite"
 LONGEST_NAME = 40
 DOUBLE = 0.1
 """Default share of videos that two people annotate."""
-CLIP_COLUMNS = "clips.id AS clip, clips.key, tars.split, clips.extension, clips.caption AS original, clips.category, "
-CLIP_COLUMNS += "clips.duration, clips.rate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +33,9 @@ class ProjectClip:
     id: int
     key: str
     split: str
-    extension: str
     original: str
     """The model's caption."""
     category: str
-    duration: float | None
     rate: float | None
     """Frames per second, if the dataset states it."""
 
@@ -71,16 +67,17 @@ class AnnotationProject:
         with self.database.transaction() as connection:
             known = {row["path"]: row for row in connection.execute("SELECT * FROM tars")}
             statuses = {name: tar.path.stat() for name, tar in self.tars.items()}
+            stamps = {name: (status.st_size, status.st_mtime_ns) for name, status in statuses.items()}
             changed = [
                 name
-                for name, status in statuses.items()
-                if name not in known or (known[name]["size"], known[name]["modified"]) != _stamp(status)
+                for name, stamp in stamps.items()
+                if name not in known or (known[name]["size"], known[name]["modified"]) != stamp
             ]
             for name in track(changed, "reading the dataset", len(changed)):
-                _read_tar(connection, name, self.tars[name], _stamp(statuses[name]))
-            gone = [known[name]["id"] for name in known.keys() - self.tars.keys()]
-            connection.executemany("UPDATE clips SET size = 0 WHERE tar = ?", [(tar,) for tar in gone])
-            connection.executemany("UPDATE tars SET size = -1 WHERE id = ?", [(tar,) for tar in gone])
+                _read_tar(connection, name, self.tars[name], stamps[name])
+            gone = [(known[name]["id"],) for name in known.keys() - self.tars.keys()]
+            connection.executemany("UPDATE clips SET size = 0 WHERE tar = ?", gone)
+            connection.executemany("UPDATE tars SET size = -1 WHERE id = ?", gone)
             if changed:
                 _follow_moved(connection)
                 _choose_doubles(connection, float(_setting(connection, "double", str(DOUBLE))))
@@ -159,12 +156,9 @@ def check_name(name: str) -> str:
     return name
 
 
-def add_person(connection: sqlite3.Connection, name: str, origin: str = "human") -> None:
-    """Add a person or a simulated annotator; ConfigError if the name already belongs to the other kind."""
-    connection.execute("INSERT OR IGNORE INTO people VALUES (?, ?)", (name, origin))
-    (known,) = connection.execute("SELECT origin FROM people WHERE name = ?", (name,)).fetchone()
-    if known != origin:
-        raise ConfigError(f"the name {name!r} belongs to a {known} annotator; choose another one")
+def add_person(connection: sqlite3.Connection, name: str) -> None:
+    """Add a person who is not there yet."""
+    connection.execute("INSERT OR IGNORE INTO people VALUES (?)", (name,))
 
 
 def admit(connection: sqlite3.Connection, name: str) -> str:
@@ -175,16 +169,6 @@ def admit(connection: sqlite3.Connection, name: str) -> str:
         raise ConfigError(f"{name!r} is not in the team: {', '.join(team)}")
     add_person(connection, name)
     return name
-
-
-def clip_of_row(row: sqlite3.Row) -> ProjectClip:
-    """Return the video of a row with `CLIP_COLUMNS`."""
-    names = ("key", "split", "extension", "original", "category", "duration", "rate")
-    return ProjectClip(id=row["clip"], **{name: row[name] for name in names})
-
-
-def _stamp(status: Any) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
 
 
 def _setting(connection: sqlite3.Connection, name: str, default: str) -> str:
@@ -204,14 +188,13 @@ def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, stamp: t
     rows = []
     for record in read_video_tar(tar):
         video = (record.extension, record.video.offset, record.video.size)
-        facts = (record.model_caption, record.category, record.duration, record.frame_rate)
-        rows.append((tar_id, record.key, *video, *facts))
+        rows.append((tar_id, record.key, *video, record.model_caption, record.category, record.frame_rate))
     if len({key for _, key, *_ in rows}) < len(rows):
         raise DataError(f"{tar.path}: two videos have the same key")
     connection.executemany(
-        "INSERT INTO clips (tar, key, extension, offset, size, caption, category, duration, rate) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tar, key) DO UPDATE SET extension = excluded.extension, "
-        "offset = excluded.offset, size = excluded.size, duration = excluded.duration, rate = excluded.rate",
+        "INSERT INTO clips (tar, key, extension, offset, size, caption, category, rate) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tar, key) DO UPDATE SET extension = excluded.extension, "
+        "offset = excluded.offset, size = excluded.size, rate = excluded.rate",
         rows,
     )
 
@@ -230,10 +213,9 @@ def _follow_moved(connection: sqlite3.Connection) -> None:
 
 def _choose_doubles(connection: sqlite3.Connection, share: float) -> None:
     """Choose the videos for double annotation by a hash of their keys alone."""
-    keys = connection.execute("SELECT id, key, needed FROM clips").fetchall()
-    needed = [(2 if _fraction(row["key"]) < share else 1, row["id"], row["needed"]) for row in keys]
-    changes = [(number, clip) for number, clip, before in needed if number != before]
-    connection.executemany("UPDATE clips SET needed = ? WHERE id = ?", changes)
+    connection.create_function("fraction", 1, _fraction, deterministic=True)
+    query = "UPDATE clips SET needed = 1 + (fraction(key) < :share) WHERE needed != 1 + (fraction(key) < :share)"
+    connection.execute(query, {"share": share})
 
 
 def _fraction(key: str) -> float:

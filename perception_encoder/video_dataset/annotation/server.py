@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,24 +16,19 @@ from perception_encoder.serving.http import ApiError, BodyReader, parse_body
 from perception_encoder.serving.server import HANG_UP, HOSTS, guard
 from perception_encoder.video_dataset.annotation.progress import count_progress
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
-from perception_encoder.video_dataset.annotation.review import (
-    ReviewTask,
-    approve,
-    next_review,
-    return_to_annotator,
-    save_review,
-    undo_review,
-)
 from perception_encoder.video_dataset.annotation.work import (
     AnnotationConflictError,
     AnnotationTask,
     Edit,
+    approve,
+    next_review,
     next_task,
+    return_to_annotator,
     save,
     skip,
     submit,
     undo,
-    upcoming_clip,
+    undo_review,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +78,7 @@ _ALLOWED = {
     "rating": "it must be an integer or null",
     "seconds": "it must be a number",
 }
-Action = Callable[[AnnotationProject, WorkRequest], AnnotationTask | ReviewTask | None]
+Action = Callable[[AnnotationProject, WorkRequest], AnnotationTask | None]
 ACTIONS: dict[str, Action] = {
     "annotate/next": lambda project, r: next_task(project, r.person, r.session),
     "annotate/save": lambda project, r: save(project, r.person, r.id, r.edit()),
@@ -92,7 +86,7 @@ ACTIONS: dict[str, Action] = {
     "annotate/skip": lambda project, r: skip(project, r.person, r.id, r.note, r.edit()),
     "annotate/undo": lambda project, r: undo(project, r.person, r.session),
     "review/next": lambda project, r: next_review(project, r.person, r.session),
-    "review/save": lambda project, r: save_review(project, r.person, r.id, r.edit()),
+    "review/save": lambda project, r: save(project, r.person, r.id, r.edit(), "reviews"),
     "review/submit": lambda project, r: approve(project, r.person, r.id, r.edit()),
     "review/return": lambda project, r: return_to_annotator(project, r.person, r.id, r.note, r.session),
     "review/undo": lambda project, r: undo_review(project, r.person, r.session),
@@ -133,10 +127,12 @@ def create_annotation_page(
             return JSONResponse({"error": "no such file"}, 404)
         return Response((assets / name).read_bytes(), media_type=_TYPES[name])
 
+    def video(request: Request) -> Response:
+        return send_video(*project.video(request.path_params["id"]), request.headers.get("range"))
+
     get("/", page)
     get("/static/{name}", asset)
-    get("/video/{id:int}", lambda request: _video(project, request))
-    get("/api/rate/{id:int}", lambda request: JSONResponse({"rate": _frame_rate(project, request.path_params["id"])}))
+    get("/video/{id:int}", video)
     get("/api/progress", lambda request: JSONResponse(count_progress(project).to_dict()))
     _add_work_route(app, project, threads)
     guard(app, _HEADERS, hosts, key)
@@ -150,8 +146,7 @@ def _add_work_route(app: FastAPI, project: AnnotationProject, threads: ThreadPoo
 
     def work(name: str, request: WorkRequest) -> dict[str, Any]:
         task = ACTIONS[name](project, request)
-        upcoming = upcoming_clip(project, request.person) if isinstance(task, AnnotationTask) else None
-        return {"task": task and asdict(task), "upcoming": upcoming}
+        return {"task": task and asdict(task)}
 
     async def respond(request: Request) -> Response:
         name = f"{request.path_params['mode']}/{request.path_params['action']}"
@@ -173,21 +168,6 @@ def _status(error: Exception) -> int:
     if isinstance(error, ApiError):
         return error.status
     return 409 if isinstance(error, AnnotationConflictError) else 404 if isinstance(error, InputError) else 400
-
-
-def _video(project: AnnotationProject, request: Request) -> Response:
-    member, extension = project.video(request.path_params["id"])
-    return send_video(member, extension, request.headers.get("range"))
-
-
-def _frame_rate(project: AnnotationProject, clip: int) -> float | None:
-    """Read a video's frame rate from its header, for datasets that do not state it."""
-    from perception_encoder.preprocess.video_file import open_container  # torch, which the page does not need
-
-    member, _ = project.video(clip)
-    with open_container(io.BytesIO(member.read(f"video {clip}")), f"video {clip}") as (_, video):
-        rate = video.average_rate or video.guessed_rate
-    return None if rate is None else float(rate)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -219,14 +199,13 @@ def send_video(member: TarMember, extension: str, header: str | None) -> Respons
     if part is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{member.size}"
     media_type = _VIDEO_TYPES.get(extension, "application/octet-stream")
-    return StreamingResponse(read_pieces(member, start, end), 206 if part else 200, headers, media_type)
 
+    def pieces() -> Iterator[bytes]:
+        with member.tar.open("rb") as stream:
+            stream.seek(member.offset + start)
+            rest = end - start
+            while rest > 0 and (piece := stream.read(min(_PIECE, rest))):
+                rest -= len(piece)
+                yield piece
 
-def read_pieces(member: TarMember, start: int, end: int) -> Iterator[bytes]:
-    """Yield bytes `start` to `end` of a member, piece by piece."""
-    with member.tar.open("rb") as stream:
-        stream.seek(member.offset + start)
-        rest = end - start
-        while rest > 0 and (piece := stream.read(min(_PIECE, rest))):
-            rest -= len(piece)
-            yield piece
+    return StreamingResponse(pieces(), 206 if part else 200, headers, media_type)

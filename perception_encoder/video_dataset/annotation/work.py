@@ -1,4 +1,4 @@
-"""One person's work: the next video, autosave, submit, skip with a reason, undo.
+"""The work on captions: a person's next video, autosave, submit, skip, undo; and review by a second person.
 
 A video is offered until it has as many annotations as it needs. Whoever opens it holds it until a day after the last
 change; a video that two people skipped is no longer offered. Each browser tab has a session: only the tab that opened
@@ -11,28 +11,28 @@ from __future__ import annotations
 import math
 import sqlite3
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError
 from perception_encoder.video_dataset.annotation.database import fits
-from perception_encoder.video_dataset.annotation.project import (
-    CLIP_COLUMNS,
-    AnnotationProject,
-    ProjectClip,
-    admit,
-    clip_of_row,
-)
+from perception_encoder.video_dataset.annotation.project import AnnotationProject, ProjectClip, admit
 
 HOLD_SECONDS = 24 * 3600.0
 """Seconds after the last change for which a video stays reserved."""
 MAX_SKIPS = 2
-MAX_CAPTION = 20_000
-_MAX_REASON = 500
-_MAX_SECONDS = 24 * 3600.0
-_TASK = f"SELECT annotations.*, {CLIP_COLUMNS} FROM annotations JOIN clips ON clips.id = annotations.clip "
-_TASK += "JOIN tars ON tars.id = clips.tar WHERE annotations.id = ?"
+MAX_CAPTION, _MAX_REASON = 20_000, 500
+Table = Literal["annotations", "reviews"]
+_CLIP = "clips.id AS clip, clips.key, tars.split, clips.caption AS original, clips.category, clips.rate"
+_TASKS: dict[Table, str] = {
+    "annotations": f"SELECT annotations.*, {_CLIP} FROM annotations JOIN clips ON clips.id = annotations.clip "
+    "JOIN tars ON tars.id = clips.tar WHERE annotations.id = ?",
+    "reviews": "SELECT reviews.*, annotations.person AS annotator, annotations.caption AS annotated, "
+    f"annotations.rating, '' AS note, {_CLIP} FROM reviews JOIN annotations ON annotations.id = reviews.annotation "
+    "JOIN clips ON clips.id = annotations.clip JOIN tars ON tars.id = clips.tar WHERE reviews.annotation = ?",
+}
+_IDS: dict[Table, str] = {"annotations": "id", "reviews": "annotation"}
 _OPEN = """
-SELECT clips.id, clips.caption FROM clips {assigned} WHERE clips.size > 0
+SELECT clips.id, clips.caption FROM clips {assigned} AND clips.size > 0
     AND NOT EXISTS (SELECT 1 FROM annotations WHERE clip = clips.id AND person = :person)
     AND clips.needed > (
         SELECT count(*) FROM annotations WHERE clip = clips.id
@@ -41,10 +41,15 @@ SELECT clips.id, clips.caption FROM clips {assigned} WHERE clips.size > 0
     AND :max_skips > (SELECT count(*) FROM annotations WHERE clip = clips.id AND state = 'skipped')
 ORDER BY clips.id LIMIT 1
 """
-_ASSIGNED = _OPEN.format(assigned="JOIN assignments ON assignments.clip = clips.id AND assignments.person = :person")
-_UNASSIGNED = _OPEN.format(assigned="").replace(
-    "WHERE", "WHERE NOT EXISTS (SELECT 1 FROM assignments WHERE clip = clips.id) AND", 1
-)
+_ASSIGNED = _OPEN.format(assigned="JOIN assignments ON assignments.clip = clips.id WHERE assignments.person = :person")
+_UNASSIGNED = _OPEN.format(assigned="WHERE NOT EXISTS (SELECT 1 FROM assignments WHERE clip = clips.id)")
+_UNREVIEWED = """
+SELECT annotations.id, annotations.caption FROM annotations JOIN clips ON clips.id = annotations.clip
+LEFT JOIN reviews ON reviews.annotation = annotations.id
+WHERE annotations.state = 'done' AND annotations.person != :person AND clips.size > 0
+    AND (reviews.annotation IS NULL OR reviews.state = 'draft' AND reviews.updated < :stale)
+ORDER BY annotations.id LIMIT 1
+"""
 
 
 class AnnotationConflictError(PerceptionEncoderError):
@@ -77,91 +82,111 @@ class Edit:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationTask:
-    """A video that a person has opened."""
+    """A video that a person has opened, to annotate or to review it."""
 
     id: int
+    """Id of the annotation."""
     clip: ProjectClip
     caption: str
+    """The caption with the person's changes so far."""
     rating: int | None
-    note: str
-    """Note from the reviewer who returned it."""
+    """The annotator's rating of the model's caption."""
     seconds: float
+    note: str = ""
+    """Note from the reviewer who returned it."""
+    annotator: str = ""
+    annotated: str = ""
+    """In a review: who annotated it, and the caption."""
 
 
 def next_task(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
     """Open the person's unfinished video, else an assigned one, else the first free one; None if none are left."""
     with project.database.transaction() as connection:
-        person = admit(connection, person)
+        person, now = admit(connection, person), project.now()
         query = "SELECT id FROM annotations WHERE person = ? AND state = 'draft' AND clip IN "
         query += "(SELECT id FROM clips WHERE size > 0) ORDER BY opened LIMIT 1"
         row = connection.execute(query, (person,)).fetchone()
         if row is None:
-            clip = _find_open(connection, project.now(), person)
+            values = {"person": person, "stale": now - HOLD_SECONDS, "max_skips": MAX_SKIPS}
+            clip = connection.execute(_ASSIGNED, values).fetchone()
+            clip = clip or connection.execute(_UNASSIGNED, values).fetchone()
             if clip is None:
                 return None
-            now = project.now()
             row = connection.execute(
                 "INSERT INTO annotations (clip, person, state, caption, opened, updated) "
                 "VALUES (?, ?, 'draft', ?, ?, ?) RETURNING id",
                 (clip["id"], person, clip["caption"], now, now),
             ).fetchone()
-        return _open(connection, row["id"], session)
+        return _open(connection, "annotations", row["id"], session)
 
 
-def upcoming_clip(project: AnnotationProject, person: str) -> int | None:
-    """Return the video that the person would get next, for preloading, without reserving it."""
-    with project.database.reading() as connection:
-        row = _find_open(connection, project.now(), person)
-        return None if row is None else int(row["id"])
+def next_review(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
+    """Open the reviewer's unfinished review, else another person's finished annotation; None if there are none."""
+    with project.database.transaction() as connection:
+        person, now = admit(connection, person), project.now()
+        query = "SELECT annotation AS id FROM reviews WHERE person = ? AND state = 'draft' ORDER BY opened LIMIT 1"
+        row = connection.execute(query, (person,)).fetchone()
+        if row is None:
+            row = connection.execute(_UNREVIEWED, {"person": person, "stale": now - HOLD_SECONDS}).fetchone()
+            if row is None:
+                return None
+            _begin_review(connection, row["id"], person, row["caption"], now)
+        return _open(connection, "reviews", row["id"], session)
 
 
-def save(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
-    """Store an unfinished caption; see `Edit` for saves that arrive twice or late.
+def save(project: AnnotationProject, person: str, annotation: int, edit: Edit, table: Table = "annotations") -> None:
+    """Store an unfinished caption, or with "reviews" a correction; see `Edit` for saves that arrive twice or late.
 
     Raises InputError for an unknown id, and AnnotationConflictError if the annotation is another person's, finished, or
     open in another tab.
     """
     with project.database.transaction() as connection:
-        row = editable_row(connection, _TASK, person, annotation)
+        row = _editable_row(connection, table, person, annotation)
         if row["session"] == edit.session and edit.sequence <= row["sequence"]:
             return
-        check_session(row, edit.session)
-        _store(connection, project.now(), annotation, edit)
+        _check_session(row, edit.session)
+        _store(connection, table, project.now(), annotation, edit)
 
 
 def submit(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
     """Store a finished caption; ConfigError if it is empty or the model's caption is unrated, else errors as `save`."""
-    with project.database.transaction() as connection:
-        row = editable_row(connection, _TASK, person, annotation)
-        caption = tidy_caption(edit.caption)
-        if row["state"] == "done" and row["session"] == edit.session and row["caption"] == caption:
-            return
-        check_session(row, edit.session)
-        if not edit.caption.strip():
-            raise ConfigError("the caption is empty; write one, or skip the video with a reason")
-        if edit.rating is None and row["original"]:
-            raise ConfigError("the model's caption has no rating; rate it from 1 to 5")
-        _store(connection, project.now(), annotation, edit)
-        connection.execute(
-            "UPDATE annotations SET state = 'done', caption = ?, note = '' WHERE id = ?",
-            (caption, annotation),
-        )
-        record_decision(connection, project.now(), person, annotation, "submit")
+    _finish(project, "annotations", person, annotation, edit, "submit")
+
+
+def approve(project: AnnotationProject, person: str, annotation: int, edit: Edit) -> None:
+    """Approve the caption with the reviewer's corrections; ConfigError if it is empty, else errors as `save`."""
+    _finish(project, "reviews", person, annotation, edit, "approve")
 
 
 def skip(project: AnnotationProject, person: str, annotation: int, reason: str, edit: Edit) -> None:
     """Skip a video but keep the typed text; ConfigError without a reason, else errors as `save`."""
-    reason = reason.strip()
-    if not 1 <= len(reason) <= _MAX_REASON:
-        raise ConfigError(f"the reason has {len(reason)} characters; it must have 1 to {_MAX_REASON}")
+    reason = _checked_reason(reason, "reason")
     with project.database.transaction() as connection:
-        row = editable_row(connection, _TASK, person, annotation)
+        row = _editable_row(connection, "annotations", person, annotation)
         if row["state"] == "skipped" and row["session"] == edit.session and row["reason"] == reason:
             return
-        check_session(row, edit.session)
-        _store(connection, project.now(), annotation, edit)
+        _check_session(row, edit.session)
+        _store(connection, "annotations", project.now(), annotation, edit)
         connection.execute("UPDATE annotations SET state = 'skipped', reason = ? WHERE id = ?", (reason, annotation))
-        record_decision(connection, project.now(), person, annotation, "skip")
+        _record_decision(connection, project.now(), person, annotation, "skip")
+
+
+def return_to_annotator(project: AnnotationProject, person: str, annotation: int, note: str, session: str) -> None:
+    """Return the caption to its annotator; ConfigError without a note, else errors as `save`."""
+    note = _checked_reason(note, "note")
+    with project.database.transaction() as connection:
+        query = "SELECT 1 FROM annotations JOIN decisions ON decisions.annotation = annotations.id "
+        query += "WHERE annotations.id = ? AND state = 'draft' AND note = ? "
+        query += "AND action = 'return' AND decisions.person = ? AND NOT undone"
+        if fits(annotation) and connection.execute(query, (annotation, note, person)).fetchone():
+            return  # the same request succeeded before
+        _check_session(_editable_row(connection, "reviews", person, annotation), session)
+        connection.execute("DELETE FROM reviews WHERE annotation = ?", (annotation,))
+        connection.execute(
+            "UPDATE annotations SET state = 'draft', note = ?, opened = 0, session = '', sequence = 0 WHERE id = ?",
+            (note, annotation),
+        )
+        _record_decision(connection, project.now(), person, annotation, "return")
 
 
 def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
@@ -170,24 +195,41 @@ def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTas
     Repeated calls go further back. AnnotationConflictError if someone has reviewed it or is reviewing it.
     """
     with project.database.transaction() as connection:
-        person = admit(connection, person)
-        decision = connection.execute(
-            "SELECT * FROM decisions WHERE person = ? AND NOT undone AND action IN ('submit', 'skip') "
-            "ORDER BY id DESC LIMIT 1",
-            (person,),
-        ).fetchone()
+        decision = _undo_decision(connection, admit(connection, person), "submit", "skip")
         if decision is None:
             return None
         annotation = decision["annotation"]
         if connection.execute("SELECT 1 FROM reviews WHERE annotation = ?", (annotation,)).fetchone():
             raise AnnotationConflictError("a reviewer has opened this video; it can no longer be undone")
-        connection.execute("UPDATE decisions SET undone = 1 WHERE id = ?", (decision["id"],))
         # opened 0: it comes before the video that is open now
         connection.execute(
             "UPDATE annotations SET state = 'draft', reason = '', opened = 0, updated = ? WHERE id = ?",
             (project.now(), annotation),
         )
-        return _open(connection, annotation, session)
+        return _open(connection, "annotations", annotation, session)
+
+
+def undo_review(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
+    """Reopen the review that the person finished last; None if there is none.
+
+    AnnotationConflictError if the annotator has opened the returned video.
+    """
+    with project.database.transaction() as connection:
+        person, now = admit(connection, person), project.now()
+        decision = _undo_decision(connection, person, "approve", "return")
+        if decision is None:
+            return None
+        annotation = decision["annotation"]
+        if decision["action"] == "return":
+            row = connection.execute("SELECT * FROM annotations WHERE id = ?", (annotation,)).fetchone()
+            if row["state"] != "draft" or row["session"]:
+                raise AnnotationConflictError("the annotator has already opened this video; it can no longer be undone")
+            connection.execute("UPDATE annotations SET state = 'done', note = '' WHERE id = ?", (annotation,))
+            _begin_review(connection, annotation, person, row["caption"], now)
+        connection.execute(
+            "UPDATE reviews SET state = 'draft', opened = 0, updated = ? WHERE annotation = ?", (now, annotation)
+        )
+        return _open(connection, "reviews", annotation, session)
 
 
 def add_finished(
@@ -198,16 +240,15 @@ def add_finished(
     An approved caption may have the annotator's text or the reviewer's. AnnotationConflictError if the person has
     another finished annotation of this video.
     """
-    caption, state = tidy_caption(edit.caption), "skipped" if skip_reason else "done"
+    caption, state = _tidy_caption(edit.caption), "skipped" if skip_reason else "done"
     row = connection.execute(
         "SELECT annotations.*, reviews.caption AS approved FROM annotations LEFT JOIN reviews "
         "ON reviews.annotation = annotations.id AND reviews.state = 'done' WHERE clip = ? AND annotations.person = ?",
         (clip, person),
     ).fetchone()
     if row is not None and row["state"] != "draft":
-        if row["state"] == state == "skipped":
-            return False
-        if row["state"] == state and caption in (row["caption"], row["approved"]) and row["rating"] == edit.rating:
+        same = caption in (row["caption"], row["approved"]) and row["rating"] == edit.rating
+        if row["state"] == state and (same or state == "skipped"):
             return False
         raise AnnotationConflictError(f"{person} has already finished video {clip}, with another result")
     values = (clip, person, state, caption, edit.rating, skip_reason, edit.seconds, now, now)
@@ -218,36 +259,62 @@ def add_finished(
         "updated = excluded.updated, session = '' RETURNING id",
         values,
     ).fetchone()
-    record_decision(connection, now, person, annotation, "skip" if skip_reason else "submit")
+    _record_decision(connection, now, person, annotation, "skip" if skip_reason else "submit")
     return True
 
 
-def _find_open(connection: sqlite3.Connection, now: float, person: str) -> Any:
-    values = {"person": person, "stale": now - HOLD_SECONDS, "max_skips": MAX_SKIPS}
-    mine = connection.execute(_ASSIGNED, values).fetchone()
-    return mine or connection.execute(_UNASSIGNED, values).fetchone()
+def _finish(
+    project: AnnotationProject,
+    table: Table,
+    person: str,
+    annotation: int,
+    edit: Edit,
+    action: Literal["submit", "approve"],
+) -> None:
+    with project.database.transaction() as connection:
+        row = _editable_row(connection, table, person, annotation)
+        caption = _tidy_caption(edit.caption)
+        if row["state"] == "done" and row["session"] == edit.session and row["caption"] == caption:
+            return
+        _check_session(row, edit.session)
+        if not caption:
+            other = "skip the video with a reason" if action == "submit" else "return the video with a note"
+            raise ConfigError(f"the caption is empty; write one, or {other}")
+        if action == "submit" and edit.rating is None and row["original"]:
+            raise ConfigError("the model's caption has no rating; rate it from 1 to 5")
+        _store(connection, table, project.now(), annotation, edit)
+        note = ", note = ''" if table == "annotations" else ""
+        query = f"UPDATE {table} SET state = 'done', caption = ?{note} WHERE {_IDS[table]} = ?"
+        connection.execute(query, (caption, annotation))
+        _record_decision(connection, project.now(), person, annotation, action)
 
 
-def _open(connection: sqlite3.Connection, annotation: int, session: str) -> AnnotationTask:
+def _open(connection: sqlite3.Connection, table: Table, annotation: int, session: str) -> AnnotationTask:
     """Give the video to a tab; other tabs can no longer save it."""
-    connection.execute("UPDATE annotations SET session = ?, sequence = 0 WHERE id = ?", (session, annotation))
-    row = connection.execute(_TASK, (annotation,)).fetchone()
+    query = f"UPDATE {table} SET session = ?, sequence = 0 WHERE {_IDS[table]} = ?"
+    connection.execute(query, (session, annotation))
+    row = connection.execute(_TASKS[table], (annotation,)).fetchone()
+    clip = {name: row[name] for name in ("key", "split", "original", "category", "rate")}
+    names = ("caption", "rating", "seconds", "note", *(("annotator", "annotated") if table == "reviews" else ()))
     return AnnotationTask(
-        id=annotation,
-        clip=clip_of_row(row),
-        caption=row["caption"],
-        rating=row["rating"],
-        note=row["note"],
-        seconds=row["seconds"],
+        id=annotation, clip=ProjectClip(id=row["clip"], **clip), **{name: row[name] for name in names}
     )
 
 
-def editable_row(
-    connection: sqlite3.Connection, query: str, person: str, annotation: int, subject: str = "annotation"
-) -> Any:
+def _begin_review(connection: sqlite3.Connection, annotation: int, person: str, caption: str, now: float) -> None:
+    """Reserve an annotation for a reviewer; an abandoned review is taken over unchanged."""
+    connection.execute(
+        "INSERT INTO reviews (annotation, person, state, caption, opened, updated) VALUES (?, ?, 'draft', ?, ?, ?) "
+        "ON CONFLICT (annotation) DO UPDATE SET person = excluded.person, updated = excluded.updated",
+        (annotation, person, caption, now, now),
+    )
+
+
+def _editable_row(connection: sqlite3.Connection, table: Table, person: str, annotation: int) -> Any:
     """Return the row of an annotation or its review if the person may change it; errors as `save`."""
-    person, name = admit(connection, person), f"{subject} {annotation}"
-    row = connection.execute(query, (annotation,)).fetchone() if fits(annotation) else None
+    person = admit(connection, person)
+    name = f"annotation {annotation}" if table == "annotations" else f"review of annotation {annotation}"
+    row = connection.execute(_TASKS[table], (annotation,)).fetchone() if fits(annotation) else None
     if row is None:
         raise InputError(name, "does not exist")
     if row["person"] != person:
@@ -255,12 +322,7 @@ def editable_row(
     return row
 
 
-def tidy_caption(text: str) -> str:
-    """Return a caption without surrounding whitespace or whitespace at the ends of lines."""
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
-
-
-def check_session(row: Any, session: str) -> None:
+def _check_session(row: Any, session: str) -> None:
     """Raise AnnotationConflictError unless an annotation or review is unfinished and open in this tab."""
     if row["state"] != "draft":
         raise AnnotationConflictError("this video is already finished, perhaps in another tab; reload the page")
@@ -268,17 +330,37 @@ def check_session(row: Any, session: str) -> None:
         raise AnnotationConflictError("this video was opened in another tab; continue there, or reload the page")
 
 
-def _store(connection: sqlite3.Connection, now: float, annotation: int, edit: Edit) -> None:
-    connection.execute(
-        "UPDATE annotations SET caption = ?, rating = ?, seconds = max(seconds, ?), updated = ?, sequence = ? "
-        "WHERE id = ?",
-        (edit.caption, edit.rating, min(edit.seconds, _MAX_SECONDS), now, edit.sequence, annotation),
-    )
+def _store(connection: sqlite3.Connection, table: Table, now: float, annotation: int, edit: Edit) -> None:
+    query = f"UPDATE {table} SET caption = ?, seconds = max(seconds, ?), updated = ?, sequence = ?"
+    values = [edit.caption, min(edit.seconds, HOLD_SECONDS), now, edit.sequence]
+    if table == "annotations":
+        query, values = query + ", rating = ?", [*values, edit.rating]
+    connection.execute(f"{query} WHERE {_IDS[table]} = ?", (*values, annotation))
 
 
-def record_decision(connection: sqlite3.Connection, now: float, person: str, annotation: int, action: str) -> None:
-    """Record that a person submitted, skipped, approved or returned an annotation."""
+def _tidy_caption(text: str) -> str:
+    """Return a caption without surrounding whitespace or whitespace at the ends of lines."""
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def _checked_reason(text: str, name: str) -> str:
+    text = text.strip()
+    if not 1 <= len(text) <= _MAX_REASON:
+        raise ConfigError(f"the {name} has {len(text)} characters; it must have 1 to {_MAX_REASON}")
+    return text
+
+
+def _record_decision(connection: sqlite3.Connection, now: float, person: str, annotation: int, action: str) -> None:
     connection.execute(
         "INSERT INTO decisions (person, annotation, action, time) VALUES (?, ?, ?, ?)",
         (person, annotation, action, now),
     )
+
+
+def _undo_decision(connection: sqlite3.Connection, person: str, *actions: str) -> Any:
+    """Mark the person's last decision of two kinds as undone; None if there is none."""
+    return connection.execute(
+        "UPDATE decisions SET undone = 1 WHERE id = (SELECT id FROM decisions WHERE person = ? AND NOT undone "
+        "AND action IN (?, ?) ORDER BY id DESC LIMIT 1) RETURNING *",
+        (person, *actions),
+    ).fetchone()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.applications import Starlette
 
 from perception_encoder.errors import InputError
 from perception_encoder.formats.tars import TarMember
@@ -22,10 +23,9 @@ from perception_encoder.video_dataset.annotation.server import (
     ACTIONS,
     create_annotation_page,
     parse_range,
-    read_pieces,
     send_video,
 )
-from tests.video_dataset.clips import fields, short_clip, write_dataset
+from tests.video_dataset.clips import short_clip
 
 Post = Callable[..., Any]
 
@@ -62,11 +62,10 @@ def test_the_page_and_its_parts(client: TestClient, project: AnnotationProject) 
 
 
 def test_a_caption_is_refined_and_reviewed(post: Post) -> None:
-    answer = post("annotate/next", "anna")
-    task = answer["task"]
-    assert answer["upcoming"] == 2 and task["clip"]["original"] == "A red boat number 0 drifts on a lake."
+    task = post("annotate/next", "anna")["task"]
+    assert task["clip"]["original"] == "A red boat number 0 drifts on a lake."
     edit = {"id": task["id"], "caption": "A boat.", "rating": 4, "seconds": 7, "sequence": 1}
-    assert post("annotate/save", "anna", **edit) == {"task": None, "upcoming": None}
+    assert post("annotate/save", "anna", **edit) == {"task": None}
     post("annotate/submit", "anna", **{**edit, "sequence": 2})
     review = post("review/next", "ben")["task"]
     assert (review["annotator"], review["annotated"], review["rating"]) == ("anna", "A boat.", 4)
@@ -100,12 +99,6 @@ def test_a_change_without_an_id_changes_nothing(post: Post) -> None:
         answer = post(f"annotate/{action}", "anna", 404, caption="Another.", rating=1, sequence=1)
         assert answer["error"] == "annotation 0: does not exist"
     assert post("annotate/next", "anna")["task"] == task
-
-
-def test_videos_that_do_not_exist(client: TestClient) -> None:
-    for number in ("99", str(2**63), "9" * 60):
-        assert client.get(f"/video/{number}").status_code == 404
-        assert client.get(f"/api/rate/{number}").status_code == 404
 
 
 def test_progress(client: TestClient, post: Post) -> None:
@@ -177,6 +170,7 @@ def test_videos_are_sent_whole_and_in_parts(client: TestClient) -> None:
     "address",
     [
         "/video/99",
+        f"/video/{2**63}",
         "/video/0",
         "/video/-1",
         "/video/..%2f..%2fetc%2fpasswd",
@@ -186,16 +180,6 @@ def test_videos_are_sent_whole_and_in_parts(client: TestClient) -> None:
 )
 def test_nothing_else_is_served(client: TestClient, address: str) -> None:
     assert client.get(address).status_code == 404
-
-
-def test_the_frame_rate_is_read_where_the_dataset_does_not_say_it(tmp_path: Path) -> None:
-    videos = [("a", fields("x", fps=None))]
-    project = AnnotationProject(write_dataset(tmp_path, {"train": [videos]}))
-    project.update()
-    with TestClient(create_annotation_page(project), base_url="http://localhost") as client:
-        task = client.post("/api/annotate/next", json={"person": "a", "session": "s"}).json()["task"]
-        assert task["clip"]["rate"] is None and client.get("/api/rate/1").json() == {"rate": 10.0}
-        assert client.get("/api/rate/9").status_code == 404
 
 
 def test_the_command_starts_in_under_a_second_without_torch(many_videos: Path, tmp_path: Path) -> None:
@@ -240,21 +224,16 @@ def test_bytes_beyond_the_video(header: str) -> None:
     assert error.value.status == 416
 
 
-def test_a_part_is_read_in_pieces(tmp_path: Path) -> None:
-    tar = tmp_path / "a.tar"
+def test_a_part_is_read_in_pieces_with_its_headers(tmp_path: Path) -> None:
     content = bytes(range(256)) * 4000
-    tar.write_bytes(b"before" + content + b"after")
-    member = TarMember(tar, 6, len(content))
-    pieces = list(read_pieces(member, 10, len(content)))
-    assert b"".join(pieces) == content[10:] and len(pieces) > 1
-    assert b"".join(read_pieces(member, 5, 6)) == content[5:6]
-
-
-def test_headers(tmp_path: Path) -> None:
-    member = TarMember(tmp_path / "a.tar", 0, 100)
+    member = TarMember(tmp_path / "a.tar", 6, len(content))
     with pytest.raises(InputError, match="was removed"):
         send_video(member, "mp4", None)
-    member.tar.write_bytes(b"x" * 100)
-    whole, part = send_video(member, "mp4", None), send_video(member, "webm", "bytes=10-19")
-    assert (whole.status_code, whole.headers["content-length"], whole.media_type) == (200, "100", "video/mp4")
-    assert (part.status_code, part.headers["content-range"], part.media_type) == (206, "bytes 10-19/100", "video/webm")
+    member.tar.write_bytes(b"before" + content + b"after")
+    app = Starlette()
+    app.router.add_route("/{suffix}", lambda r: send_video(member, r.path_params["suffix"], r.headers.get("range")))
+    with TestClient(app) as client:
+        whole, part = client.get("/mp4"), client.get("/webm", headers={"Range": "bytes=10-"})
+    assert (whole.status_code, whole.content, whole.headers["content-type"]) == (200, content, "video/mp4")
+    assert (part.status_code, part.content, part.headers["content-type"]) == (206, content[10:], "video/webm")
+    assert part.headers["content-range"] == f"bytes 10-{len(content) - 1}/{len(content)}"

@@ -1,4 +1,4 @@
-"""The rules of one person's work: what is offered, saved, submitted, skipped and undone, and by which tab."""
+"""What is offered, saved, submitted, skipped, reviewed and undone, by whom and by which tab."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import ConfigError, InputError
+from perception_encoder.video_dataset.annotation.progress import read_refinements
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
-from perception_encoder.video_dataset.annotation.review import next_review
 from perception_encoder.video_dataset.annotation.work import (
     HOLD_SECONDS,
     AnnotationConflictError,
     AnnotationTask,
     Edit,
+    approve,
+    next_review,
     next_task,
+    return_to_annotator,
     save,
     skip,
     submit,
     undo,
-    upcoming_clip,
+    undo_review,
 )
 from tests.video_dataset.annotation.conftest import Annotate, Clock
 from tests.video_dataset.clips import fields, small_dataset, write_dataset
@@ -35,9 +38,8 @@ def test_people_get_different_videos_until_there_are_none(project: AnnotationPro
     assert (anna.clip.key, ben.clip.key) == ("v0", "v1")
     assert next_task(project, "anna", "a").id == anna.id  # the unfinished one first
     annotate("anna", "One.")
-    assert upcoming_clip(project, "anna") == 3
     assert annotate("anna", "Two.").clip.key == "v2"
-    assert next_task(project, "anna", "a") is None and upcoming_clip(project, "anna") is None
+    assert next_task(project, "anna", "a") is None
     assert next_task(project, "ben", "b").clip.key == "v1"
 
 
@@ -72,17 +74,6 @@ def test_a_save_that_arrives_late_or_twice_changes_nothing(project: AnnotationPr
     assert next_task(project, "anna", "tab").caption == "second"
 
 
-def test_only_the_tab_that_opened_it_last_saves(project: AnnotationProject) -> None:
-    task = next_task(project, "anna", "old tab")
-    next_task(project, "anna", "new tab")
-    with pytest.raises(AnnotationConflictError, match="opened in another tab"):
-        save(project, "anna", task.id, edit("x", session="old tab"))
-    save(project, "anna", task.id, edit("y", session="new tab"))
-    submit(project, "anna", task.id, edit("z", 2, session="new tab"))
-    with pytest.raises(AnnotationConflictError, match="already finished"):
-        save(project, "anna", task.id, edit("x", 3, session="old tab"))
-
-
 def test_a_submission_is_tidied_and_may_be_sent_twice(project: AnnotationProject) -> None:
     task = next_task(project, "anna", "tab")
     for sequence in (5, 6):
@@ -104,12 +95,6 @@ def test_what_cannot_be_submitted(project: AnnotationProject, caption: str, rati
     with pytest.raises(ConfigError, match=message):
         submit(project, "anna", task.id, edit(caption, rating=rating))
     assert next_task(project, "anna", "tab").id == task.id
-
-
-@pytest.mark.parametrize(("values", "message"), [({"rating": 6}, "1 to 5"), ({"caption": "x" * 20_001}, "20,000")])
-def test_edits_have_limits(values: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Edit(**{"caption": "", **values})
 
 
 def test_a_skipped_video_goes_to_one_more_person(project: AnnotationProject) -> None:
@@ -214,3 +199,105 @@ def test_people_at_once_never_get_the_same_video(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(keys) == len(set(keys)) == 40
+
+
+# ---- review by a second person
+
+
+def correction(caption: str, sequence: int = 1) -> Edit:
+    return Edit(caption=caption, session="r", sequence=sequence)
+
+
+def review(project: AnnotationProject, person: str = "ben") -> AnnotationTask:
+    task = next_review(project, person, "r")
+    assert task is not None
+    return task
+
+
+def refined(project: AnnotationProject) -> list[tuple[str, str, bool]]:
+    return [(refinement.key, refinement.caption, refinement.reviewed) for refinement in read_refinements(project)]
+
+
+def test_nobody_reviews_their_own(project: AnnotationProject, annotate: Annotate) -> None:
+    assert next_review(project, "ben", "r") is None
+    annotate("anna", "A boat.", rating=4)
+    assert next_review(project, "anna", "r") is None
+    task = review(project)
+    assert (task.annotator, task.annotated, task.caption, task.rating) == ("anna", "A boat.", "A boat.", 4)
+    assert task.clip.original == "A red boat number 0 drifts on a lake."
+    assert next_review(project, "cleo", "r") is None  # ben has it
+
+
+def test_a_correction_is_saved_and_approved(project: AnnotationProject, annotate: Annotate) -> None:
+    annotate("anna", "A boot.")
+    task = review(project)
+    save(project, "ben", task.id, correction("A boat", 2), "reviews")
+    save(project, "ben", task.id, correction("late", 1), "reviews")
+    assert review(project).caption == "A boat" and refined(project) == [("v0", "A boot.", False)]
+    for _ in range(2):
+        approve(project, "ben", task.id, correction(" A boat. \n", 3))
+    assert refined(project) == [("v0", "A boat.", True)]
+    assert next_review(project, "ben", "r") is None
+    with pytest.raises(AnnotationConflictError, match="already finished"):
+        save(project, "ben", task.id, correction("x", 4), "reviews")
+
+
+def test_a_returned_video_comes_first_and_is_reviewed_again(project: AnnotationProject, annotate: Annotate) -> None:
+    task = annotate("anna", "A boot.")
+    next_task(project, "anna", "tab")  # v1 is open
+    review(project)
+    with pytest.raises(ConfigError, match="the note has 0 characters"):
+        return_to_annotator(project, "ben", task.id, "", "r")
+    for _ in range(2):
+        return_to_annotator(project, "ben", task.id, "a boat, not a boot", "r")
+    assert refined(project) == [] and next_review(project, "ben", "r") is None
+    again = next_task(project, "anna", "tab")
+    assert (again.id, again.note, again.caption) == (task.id, "a boat, not a boot", "A boot.")
+    submit(project, "anna", again.id, Edit(caption="A boat.", rating=3, session="tab", sequence=9))
+    assert review(project).caption == "A boat."
+
+
+def test_undo_of_an_approval_and_of_a_return(project: AnnotationProject, annotate: Annotate) -> None:
+    annotate("anna", "One.")
+    annotate("anna", "Two.")
+    first = review(project)
+    approve(project, "ben", first.id, correction("Uno."))
+    second = review(project)
+    return_to_annotator(project, "ben", second.id, "why?", "r")
+    assert undo_review(project, "ben", "r").caption == "Two."
+    assert refined(project) == [("v0", "Uno.", True), ("v1", "Two.", False)]
+    assert undo_review(project, "ben", "r").caption == "Uno."
+    assert refined(project)[0] == ("v0", "One.", False)
+    assert undo_review(project, "ben", "r") is None
+
+
+def test_a_return_that_the_annotator_has_opened_stays(project: AnnotationProject, annotate: Annotate) -> None:
+    annotate("anna", "One.")
+    return_to_annotator(project, "ben", review(project).id, "why?", "r")
+    next_task(project, "anna", "tab")
+    with pytest.raises(AnnotationConflictError, match="has already opened this video"):
+        undo_review(project, "ben", "r")
+
+
+def test_an_abandoned_review_is_taken_over(project: AnnotationProject, annotate: Annotate, clock: Clock) -> None:
+    annotate("anna", "One.")
+    task = review(project)
+    save(project, "ben", task.id, correction("Uno"), "reviews")
+    clock.time += HOLD_SECONDS + 1
+    assert review(project, "cleo").caption == "Uno"
+    with pytest.raises(AnnotationConflictError, match="review of annotation 1 belongs to cleo, not to ben"):
+        approve(project, "ben", task.id, correction("Uno.", 2))
+
+
+def test_what_cannot_be_approved(project: AnnotationProject, annotate: Annotate) -> None:
+    task = annotate("anna", "One.")
+    with pytest.raises(InputError, match="does not exist"):
+        approve(project, "ben", task.id, correction("One."))
+    review(project)
+    with pytest.raises(ConfigError, match="the caption is empty"):
+        approve(project, "ben", task.id, correction(" "))
+    next_review(project, "ben", "another tab")
+    with pytest.raises(AnnotationConflictError, match="opened in another tab"):
+        approve(project, "ben", task.id, correction("One.", 2))
+    with pytest.raises(AnnotationConflictError, match="opened in another tab"):
+        return_to_annotator(project, "ben", task.id, "no", "r")

@@ -2,7 +2,7 @@
 
 import { showDifferences } from "./differences.js";
 import { $, element, fetchJson, showError } from "./element.js";
-import { changeSpeed, load, loadAhead, seek, setRate, skipSeconds, step, toggle, toggleSound, unload } from "./player.js";
+import { changeSpeed, load, seek, skipSeconds, step, toggle, unload } from "./player.js";
 import { begin, change, end, finish, flush, onRefusal, post } from "./saving.js";
 
 const caption = $("caption"), ratings = [...document.getElementsByName("rating")];
@@ -25,10 +25,10 @@ async function open(action = "next") {
   $("work").hidden = !task;
   $("empty").hidden = Boolean(task);
   document.activeElement?.blur();
-  if (task) show(answer.upcoming); else showEmpty();
+  if (task) show(); else showEmpty();
 }
 
-function show(upcoming) {
+function show() {
   const { clip } = task, review = mode === "review", backup = begin(mode, person, task, state);
   caption.value = backup?.caption ?? task.caption;
   const stars = backup?.rating ?? task.rating;
@@ -43,16 +43,9 @@ function show(upcoming) {
   [$("note").firstElementChild.textContent, $("note").lastElementChild.textContent] = note;
   $("about").textContent = [clip.key, clip.split, clip.category].filter(Boolean).join(" · ");
   load(clip);
-  if (clip.rate === null) findRate(clip.id);
-  loadAhead(upcoming);
   caption.scrollTop = 0;
   compare();
   if (backup) change();
-}
-
-async function findRate(id) {
-  const { rate } = await fetchJson(`/api/rate/${id}`).catch(() => ({}));
-  if (task?.clip.id === id) setRate(rate);
 }
 
 function showEmpty() {
@@ -182,14 +175,13 @@ async function showProgress() {
   $("counts").textContent = `${counts.done.toLocaleString()} of ${counts.videos.toLocaleString()} videos done, ${counts.begun} begun, ` +
     `${counts.skipped} skipped, ${counts.reviewed} reviewed${left}.`;
   $("people").replaceChildren(...counts.people.map((item) => {
-    const cells = [item.name, item.done, item.last_hour, item.seconds === null ? "–" : `${Math.round(item.seconds)} s`, item.skipped, item.reviewed];
+    const cells = [item.name, item.done, item.seconds === null ? "–" : `${Math.round(item.seconds)} s`, item.skipped, item.reviewed];
     return element("tr", {}, ...cells.map((textContent) => element("td", { textContent })));
   }));
-  const { videos, similarity, words, ratings: alpha, within_one: near } = counts.agreement, parts = [];
+  const { videos, similarity, words, ratings: alpha } = counts.agreement, parts = [];
   if (similarity !== null) parts.push(`${percent(similarity)} of the words are common`);
   if (words !== null) parts.push(`kappa of removed words ${words.toFixed(2)}`);
   if (alpha !== null) parts.push(`alpha of ratings ${alpha.toFixed(2)}`);
-  if (near !== null) parts.push(`${percent(near)} of the ratings within 1`);
   $("agreement").textContent = videos ? `Agreement of two people on ${videos} videos: ${parts.join(", ")}.` : "No video has two annotations yet.";
   $("progress").showModal();
 }
@@ -205,7 +197,7 @@ const VIDEO_KEYS = {
   ...Object.fromEntries([1, 2, 3, 4, 5].flatMap((n) => [[`Digit${n}`, () => rate(n)], [`Numpad${n}`, () => rate(n)]])),
 };
 const KEYS = {
-  " ": toggle, ArrowLeft: () => skipSeconds(-1), ArrowRight: () => skipSeconds(1), Home: () => seek(0), m: toggleSound,
+  " ": toggle, ArrowLeft: () => skipSeconds(-1), ArrowRight: () => skipSeconds(1), Home: () => seek(0),
   Enter: () => caption.focus(), s: askWhy, u: undo, o: restore, p: showProgress,
   r: () => setMode(mode === "review" ? "annotate" : "review"), "?": () => $("help").showModal(),
 };

@@ -12,19 +12,9 @@ export function load(clip) {
   play();
 }
 
-export function setRate(framesPerSecond) {
-  rate = framesPerSecond ?? 25;
-  show();
-}
-
 export function unload() {
   video.removeAttribute("src");
   video.load();
-}
-
-// Loads the start of the next video, so that it plays at once.
-export function loadAhead(id) {
-  if (id) $("ahead").src = `/video/${id}`; else $("ahead").removeAttribute("src");
 }
 
 const play = () => video.play().catch(() => {});   // refused by a browser that wants a click first
@@ -51,8 +41,6 @@ export function changeSpeed(steps) {
   speed = SPEEDS[Math.min(Math.max(0, index), SPEEDS.length - 1)];
   video.playbackRate = video.defaultPlaybackRate = speed;
 }
-
-export function toggleSound() { video.muted = !video.muted; }
 
 function show() {
   const duration = Number.isFinite(video.duration) ? video.duration : 0;
