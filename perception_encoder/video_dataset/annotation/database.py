@@ -139,7 +139,10 @@ class Database:
                 connection.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION or not tables:
                 raise DataError(f"{self.path} is not an annotation project of version {VERSION}; choose another file")
-            else:  # of pages, of values of the wrong type, and of references
+            else:  # damage of the tables' definitions, of pages, of values of the wrong type, and of references
+                stored = {row[0] for row in connection.execute("SELECT sql FROM sqlite_master")}
+                if not stored.issuperset(SCHEMA.strip().removesuffix(";").split(";\n")):
+                    raise self.damage("a definition of a table")
                 (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
                 if state != "ok":
                     raise self.damage(" ".join(str(state).split())[:100])
