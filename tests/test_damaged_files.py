@@ -245,12 +245,12 @@ def read_engine(directory: Path) -> None:
     from perception_encoder.video_data_engine.config import EngineConfig
     from perception_encoder.video_data_engine.journal import PROBE, Journal, clips_of
     from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
-    from perception_encoder.video_data_engine.refine import find_video_prompt
+    from perception_encoder.video_data_engine.refine import find_setting
     from perception_encoder.video_data_engine.run import EngineSettings
     from tests.video_data_engine.test_journal import RECORD
     from tests.video_data_engine.test_run import PROMPTS
 
-    find_video_prompt(directory)
+    find_setting(directory, "video_prompt")
     EngineSettings(directory, EngineConfig(), PROMPTS).add_model("summary", {"name": "llm", "weights": "12ab"})
     journal = Journal(directory)
     record = journal.restore(RECORD)
@@ -258,7 +258,7 @@ def read_engine(directory: Path) -> None:
         clips_of(record)
     write_captions(directory, journal, {})
     write_quarantine(directory, journal)
-    write_shards(directory, journal, {}, 2, {})
+    write_shards(directory, journal, {}, {})
 
 
 def write_project(directory: Path) -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.language import FORMS
-from perception_encoder.cli.options import MEDIA, MODEL, OUTPUT, SPEED, argument, flag, model_option, option, out_option
+from perception_encoder.cli.options import MEDIA, MODEL, SPEED, argument, flag, model_option, option, out_option
 from perception_encoder.cli.output import progress, reporter, track
 from perception_encoder.errors import InputError
 
@@ -30,7 +25,6 @@ app = lazy_group(COMMANDS)
 CAPTIONER = f"Captioner of videos: {FORMS} [default: see `pe models use`]."
 LLM = "Model of the summary: the same forms, smollm2 or a GGUF file [default: the captioner of videos]."
 VIDEO_PROMPT = "Prompt of video captions [default: video_caption_v1, or video_caption_short_v1 for builtin-lang]."
-COLUMNS = ("stage", "done", "failed", "seconds", "share")
 CAPTIONS = "Table of video_id and human_caption, or a file of `pe annotate` [default: DIR/annotations.sqlite]."
 
 
@@ -112,7 +106,6 @@ def run(
     gpu_share: Annotated[
         float, option("Share of a GPU for each model on a cluster.", panel=SPEED, least=0, advanced=True)
     ] = 1.0,
-    shard_size: Annotated[int, option("Clips per WebDataset shard.", panel=OUTPUT, least=1, advanced=True)] = 1000,
     retry: Annotated[bool, flag("--retry", "Also retry clips in quarantine.")] = False,
     json: shared.Json = False,
     strict: shared.Strict = False,
@@ -143,7 +136,7 @@ def run(
     captioner = default_model.language_model(captioner)
     default_model.print_demo(captioner, frame_captioner, llm)
     try:
-        with live_table() as show:
+        with progress("captioning clips") as advance:
             report = run_engine(
                 videos,
                 out,
@@ -162,9 +155,8 @@ def run(
                 tries=tries,
                 ray=ray,
                 gpu_share=gpu_share,
-                shard_size=shard_size,
                 retry=retry,
-                listener=show,
+                listener=clip_counter(advance),
             )
     except KeyboardInterrupt:
         output.print_warning("stopped; rerun the same command to resume")
@@ -173,43 +165,24 @@ def run(
     if json:
         output.print_json(report.to_dict())
     else:
-        output.print_table(COLUMNS, stage_cells(report))
-        output.print_remark(f"{speed_line(report)}: {out}")
+        rows = [(row.stage, row.done, row.failed, f"{row.seconds:.1f}", f"{row.share:.0%}") for row in report.rows()]
+        output.print_table(("stage", "done", "failed", "seconds", "share"), rows)
+        probed = f"{report.done['probe']} of {report.videos - report.skipped} videos"
+        speed = f"{report.videos_per_minute:.1f} videos/min"
+        output.print_remark(f"{probed}, {report.clips} clips finished, {speed}: {out}")
     output.exit_with_skipped(failures, report.clips, strict)
 
 
-def stage_cells(report: EngineReport) -> list[list[str]]:
-    """Return the table of stages."""
-    return [
-        [row.stage, str(row.done), str(row.failed), f"{row.seconds:.1f}", f"{row.share:.0%}"] for row in report.rows()
-    ]
+def clip_counter(advance: Callable[[int], None]) -> Callable[[EngineReport], None]:
+    """Return a listener that moves a bar by the clips that this run finished."""
+    shown = 0
 
+    def show(report: EngineReport) -> None:
+        nonlocal shown
+        advance(report.done["summary"] - shown)
+        shown = report.done["summary"]
 
-def speed_line(report: EngineReport) -> str:
-    """Return the progress and speed of a run in one line."""
-    return (
-        f"{report.done['probe']} of {report.videos - report.skipped} videos, {report.clips} clips finished, "
-        f"{report.videos_per_minute:.1f} videos/min, {report.frames_per_second:.0f} frames/s decoded per process"
-    )
-
-
-@contextmanager
-def live_table() -> Iterator[Callable[[EngineReport], None]]:
-    """Show the table on stderr while the block runs, if it is a terminal; yields what takes each new report."""
-    if not output.error_console.is_terminal:
-        yield lambda report: None
-        return
-    with Live(console=output.error_console, refresh_per_second=2, transient=True) as live:
-        yield lambda report: live.update(_table(report))
-
-
-def _table(report: EngineReport) -> Group:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for cells in stage_cells(report):
-        table.add_row(*cells)
-    return Group(table, Text(speed_line(report), style="dim"))
+    return show
 
 
 def refine(
@@ -236,14 +209,13 @@ def refine(
     """
     from perception_encoder.training.settings import override
     from perception_encoder.video_data_engine.refine import (
-        find_captioner,
-        find_video_prompt,
+        find_setting,
         read_corrections,
         refine_captioner,
         refinement,
     )
 
-    video_prompt, captioner = find_video_prompt(engine), model or find_captioner(engine)
+    video_prompt, captioner = find_setting(engine, "video_prompt"), model or find_setting(engine, "captioner")
     texts = read_corrections(engine, captions)
     steps = override(refinement(captioner), set_ or []).steps
     default_model.print_demo(captioner)

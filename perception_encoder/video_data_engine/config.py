@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, VIDEO_CAPTION, VIDEO_CAPTION_SHORT
-
-
-@dataclass(frozen=True, kw_only=True)
-class CutConfig:
-    """How videos are split into clips."""
-
-    longest: float = 30.0
-    """Maximum seconds of a clip: longer videos are split at shot changes, and longer shots evenly."""
-    shortest: float = 2.0
-    """Minimum seconds of a shot: a shorter one is merged with the one before it."""
-    every: float = 0.25
-    """Seconds between frames compared for shot changes."""
-    shot_change: float = 0.4
-    """Minimum share of the image with changed colours between consecutive frames at a shot change, in 0–1."""
-
-    def __post_init__(self) -> None:
-        if not 0 < 2 * self.shortest <= self.longest:
-            raise ConfigError(
-                f"the longest clip is {self.longest:g} s and the shortest {self.shortest:g} s; "
-                "the longest must be at least twice as long as the shortest, and both above 0"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +26,10 @@ class EngineConfig:
     for the built-in captioner, which follows no other, else the detailed one."""
     frame_prompt: str = FRAME_CAPTION
     summary_prompt: str = SUMMARY
-    cut: CutConfig = field(default_factory=CutConfig)
+    longest: float = 30.0
+    """Maximum seconds of a clip: longer videos are split at shot changes, and longer shots evenly."""
+    shortest: float = 2.0
+    """Minimum seconds of a shot: a shorter one is merged with the one before it."""
     frames: int = 8
     """Frames of a clip that the captioner sees, sampled as in the published PLM."""
     captioned_frames: int = 3
@@ -78,10 +60,11 @@ class EngineConfig:
         _check_positive(self, "frames", "captioned_frames", "side", "video_tokens", "frame_tokens", "summary_tokens")
         if self.captioned_frames > self.frames:
             raise ConfigError(f"captioned_frames is {self.captioned_frames}; a clip has {self.frames} frames")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields, with nested ones as objects."""
-        return asdict(self)
+        if not 0 < 2 * self.shortest <= self.longest:
+            raise ConfigError(
+                f"the longest clip is {self.longest:g} s and the shortest {self.shortest:g} s; "
+                "the longest must be at least twice as long as the shortest, and both above 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +83,11 @@ class WorkConfig:
     """Seconds before an endpoint's second attempt; each later pause is twice as long."""
     gpu_share: float = 1.0
     """Share of a GPU for a model on a cluster: 0.5 puts two models on each GPU."""
-    shard_size: int = 1000
-    """Clips per WebDataset shard."""
     failures_in_a_row: int = 5
     """Number of consecutive service failures after which the run stops."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "workers", "batch_size", "tries", "shard_size", "failures_in_a_row")
+        _check_positive(self, "workers", "batch_size", "tries", "failures_in_a_row")
         if not 0 < self.gpu_share <= 1:
             raise ConfigError(f"gpu_share is {self.gpu_share:g}; it must be above 0 and at most 1")
         if self.timeout <= 0 or self.pause < 0:

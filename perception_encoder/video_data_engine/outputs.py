@@ -45,7 +45,8 @@ logger = logging.getLogger(__name__)
 
 _TEXT_FIELDS = ("title", "description", "keywords", "category_name")
 CAPTIONS, SHARDS, QUARANTINE = "captions.parquet", "shards", "quarantine.jsonl"
-_ROWS = 1000
+SHARD_SIZE = 1000
+"""Clips in a shard, and rows in a group of the Parquet file."""
 
 
 def describe_clip(journal: Journal, key: str, models: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,44 +92,26 @@ def write_captions(out: Path, journal: Journal, models: Mapping[str, Any]) -> Pa
         replacing(path) as temporary,
         pq.ParquetWriter(temporary, _SCHEMA) as writer,
     ):
-        for group in _groups(rows, _ROWS):
+        for group in _groups(rows, SHARD_SIZE):
             writer.write_table(pa.Table.from_pylist([{**r, "models": json.dumps(r["models"])} for r in group], _SCHEMA))
     return path
 
 
-def write_shards(
-    out: Path,
-    journal: Journal,
-    models: Mapping[str, Any],
-    size: int,
-    videos: Mapping[str, Item],
-    full_only: bool = False,
-) -> int:
-    """Write the WebDataset shards that are missing or were not full; return the number of shards.
+def write_shards(out: Path, journal: Journal, models: Mapping[str, Any], videos: Mapping[str, Item]) -> int:
+    """Write the WebDataset shards that are missing or lack clips; return the number of shards.
 
     A sample is `KEY.mp4` (or another suffix), `KEY.json` and `KEY.txt`, the summary. `videos`: the listed videos by
     key. Only these are read, and only if they have not changed since they were captioned; other clips are taken from
-    the shards of earlier runs. A clip that is in neither is left out with a warning. `full_only`: leave a last shard
-    that is not full for later.
+    the shards of earlier runs. A clip that is in neither is left out with a warning.
     """
-    directory, groups = out / SHARDS, list(_groups(journal.finished, size))
-    shards = {f"{number:05}.tar": list(keys) for number, keys in enumerate(groups)}
-    stored = read_shard_clips(out)
-    present: dict[str, list[str]] = {path.name: [] for path in directory.glob("*.tar")}
+    stored, shards = read_shard_clips(out), list(_groups(journal.finished, SHARD_SIZE))
+    present: dict[Path, list[str]] = {}
     for key, clip in stored.items():
-        present[clip.video.tar.name].append(key)
-    reader = _ClipReader(journal, videos, stored)
-    if any(name not in shards or not set(keys) <= set(shards[name]) for name, keys in present.items()):  # other sizes
-        with writing(directory), replacing(directory) as temporary:
-            temporary.mkdir()
-            for name, keys in shards.items():
-                write_members(temporary / name, _members(journal, keys, models, reader))
-        return len(shards)
-    if full_only and groups and len(groups[-1]) < size:
-        shards.popitem()
-    for name, keys in shards.items():
-        if present.get(name) != keys:
-            write_members(directory / name, _members(journal, keys, models, reader))
+        present.setdefault(clip.video.tar, []).append(key)
+    for number, keys in enumerate(shards):
+        path = out / SHARDS / f"{number:05}.tar"
+        if present.get(path) != keys:
+            write_members(path, _members(journal, keys, models, videos, stored))
     return len(shards)
 
 
@@ -169,46 +152,25 @@ def read_shard_clips(out: Path) -> dict[str, ShardClip]:
     return clips
 
 
-class _ClipReader:
-    """Reads clips from the listed videos or from an earlier run's shards.
-
-    Paths in the journal are not used: whoever wrote it could have any file packed.
-    """
-
-    def __init__(self, journal: Journal, videos: Mapping[str, Item], stored: Mapping[str, ShardClip]) -> None:
-        self._journal, self._videos, self._stored = journal, videos, stored
-        self._digest = "", ""
-
-    def read(self, key: str, facts: Mapping[str, Any]) -> tuple[str, bytes]:
-        """Return the suffix and the file of a clip with these facts; InputError if it is unavailable."""
-        if (clip := self._stored.get(key)) is not None and clip.shows(facts):
-            return clip.suffix, clip.video.read(key)
-        frames = self._journal.results[key][FRAMES]
-        item = self._videos.get(frames["video"])
-        if item is None:
-            raise InputError(str(facts["path"]), "is not one of the videos that this run was given")
-        if self._digest_of(frames["video"], item) != facts["sha256"]:
-            raise InputError(item.name, "has changed since it was captioned")
-        return extract_clip(replace(item, start=frames["start"], end=frames["end"]))
-
-    def _digest_of(self, key: str, item: Item) -> str:
-        if self._digest[0] != key:
-            with open_source(item.open(), item.name) as (stream, _):
-                self._digest = key, file_digest(stream)
-        return self._digest[1]
-
-
 def _groups(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _members(
-    journal: Journal, keys: Sequence[str], models: Mapping[str, Any], reader: _ClipReader
+    journal: Journal,
+    keys: Sequence[str],
+    models: Mapping[str, Any],
+    videos: Mapping[str, Item],
+    stored: Mapping[str, ShardClip],
 ) -> Iterator[tuple[str, bytes]]:
+    digests: dict[str, str] = {}
     for key in keys:
-        facts = describe_clip(journal, key, models)
+        facts, clip = describe_clip(journal, key, models), stored.get(key)
         try:
-            suffix, content = reader.read(key, facts)
+            if clip is not None and clip.shows(facts):
+                suffix, content = clip.suffix, clip.video.read(key)
+            else:
+                suffix, content = _extract_known(journal.results[key][FRAMES], facts, videos, digests)
         except InputError as error:
             logger.warning("left out of the shards: %s", error)
             continue
@@ -216,6 +178,24 @@ def _members(
         caption = {"model_caption": facts["video_caption"]}  # the PE Video Dataset's name of what people refine
         yield f"{key}.json", json_bytes(present_fields({**facts, **caption}, _TEXT_FIELDS))
         yield f"{key}.txt", facts["summary"].encode()
+
+
+def _extract_known(
+    frames: Mapping[str, Any], facts: Mapping[str, Any], videos: Mapping[str, Item], digests: dict[str, str]
+) -> tuple[str, bytes]:
+    """Return `extract_clip` of a listed video that has not changed; InputError if it is unavailable.
+
+    Paths in the journal are not used: whoever wrote it could have any file packed.
+    """
+    item = videos.get(frames["video"])
+    if item is None:
+        raise InputError(str(facts["path"]), "is not one of the videos that this run was given")
+    if frames["video"] not in digests:
+        with open_source(item.open(), item.name) as (stream, _):
+            digests[frames["video"]] = file_digest(stream)
+    if digests[frames["video"]] != facts["sha256"]:
+        raise InputError(item.name, "has changed since it was captioned")
+    return extract_clip(replace(item, start=frames["start"], end=frames["end"]))
 
 
 def write_quarantine(out: Path, journal: Journal) -> Path:

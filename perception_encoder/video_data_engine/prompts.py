@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.formats.entries import read_lines
 
 VIDEO_CAPTION, FRAME_CAPTION, SUMMARY = "video_caption_v1", "frame_caption_v1", "summary_v1"
 """The newest version of each prompt."""
@@ -39,33 +40,24 @@ class EnginePrompt:
 
 def list_prompts() -> list[EnginePrompt]:
     """Return every version of this package's prompts."""
-    return [load_prompt(name) for name in _packaged_names()]
+    directory = files("perception_encoder.video_data_engine") / "prompt_texts"
+    texts = {path.name.removesuffix(".txt"): path.read_text(encoding="utf-8") for path in directory.iterdir()}
+    return [EnginePrompt(name, texts[name].strip()) for name in sorted(texts)]
 
 
 def load_prompt(name: str, fields: tuple[str, ...] = FIELDS) -> EnginePrompt:
-    """Load a prompt of this package by name, or a text file; ConfigError if neither exists or `$fields` are unknown."""
+    """Load a prompt of this package by name, or a text file.
+
+    Raises ConfigError for an unknown version and unknown `$fields`, and DataError if the file cannot be read.
+    """
     if re.fullmatch(r"\w+_v\d+", name):
-        if name not in _packaged_names():
-            known = ", ".join(_packaged_names())
-            raise ConfigError(f"no prompt is called {name!r}; give one of {known}, or a text file")
-        return EnginePrompt(name, (_directory() / f"{name}.txt").read_text(encoding="utf-8").strip())
-    path = Path(name)
-    try:
-        prompt = EnginePrompt(path.stem, path.read_text(encoding="utf-8").strip())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        remedy = "`pe engine run --show-prompt all` lists others"
-        raise ConfigError(f"the prompt {name} cannot be read: {reason}; {remedy}") from None
+        prompts = {prompt.name: prompt for prompt in list_prompts()}
+        if name not in prompts:
+            raise ConfigError(f"no prompt is called {name!r}; give one of {', '.join(prompts)}, or a text file")
+        return prompts[name]
+    prompt = EnginePrompt(Path(name).stem, "\n".join(read_lines(Path(name))).strip())
     template = Template(prompt.text)
     if not prompt.text or not template.is_valid() or not set(template.get_identifiers()) <= set(fields):
         allowed = ", ".join(f"${field}" for field in fields) or "none"
         raise ConfigError(f"the prompt {name} must be a text whose fields are {allowed}; write $$ for a dollar")
     return prompt
-
-
-def _packaged_names() -> list[str]:
-    return sorted(path.stem for path in _directory().glob("*.txt"))
-
-
-def _directory() -> Path:
-    return Path(str(files("perception_encoder.video_data_engine") / "prompt_texts"))

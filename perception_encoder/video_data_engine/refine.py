@@ -27,9 +27,6 @@ from perception_encoder.video_data_engine.run import SETTINGS, read_engine_setti
 from perception_encoder.video_dataset.annotation.progress import read_refinements
 from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject
 
-KEYS = ("video_id", "key", "id")
-CAPTIONS = ("human_caption", "refined_caption", "caption", "text")
-"""Columns of corrected captions; the first one present is read."""
 CONVERSATIONS = "conversations.jsonl"
 
 
@@ -55,23 +52,18 @@ def refine_captioner(
     train, and what training raises.
     """
     engine, out = Path(engine), Path(out)
-    stored = read_engine_settings(engine)
-    name = Path(find_video_prompt(engine)).stem
-    prompt = stored["prompts"].get(name)
-    if not isinstance(prompt, str):
-        raise DataError(f"{engine / SETTINGS} has no text of the prompt {name}: restore a copy")
-    texts = (
-        captions
-        if isinstance(captions, Mapping)
-        else read_corrections(engine, None if captions is None else Path(captions))
-    )
-    config = override(refinement(str(model or find_captioner(engine))), settings)
+    prompt = Path(find_setting(engine, "video_prompt")).stem
+    prompts = read_engine_settings(engine)["prompts"]
+    if not isinstance(prompts.get(prompt), str):
+        raise DataError(f"{engine / SETTINGS} has no text of the prompt {prompt}: restore a copy")
+    texts = captions if isinstance(captions, Mapping) else read_corrections(engine, captions)
+    config = override(refinement(str(model or find_setting(engine, "captioner"))), settings)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with holding(out / "data.lock", f"another run is writing {out}; wait for it, or choose another directory"):
         clips = read_shard_clips(engine)
         lines = [
-            _conversation(clips, key, texts[key], prompt, out)
+            _conversation(clips, key, texts[key], prompts[prompt], out)
             for key in track(list(texts), "copying clips", len(texts))
         ]
         write_text(out / CONVERSATIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
@@ -101,41 +93,31 @@ def refinement(captioner: str) -> LanguageConfig:
     )
 
 
-def find_captioner(engine: Path) -> str:
-    """Return the captioner of an engine's video captions; DataError if `engine` is not an engine's output."""
-    return _setting(engine, "captioner")
-
-
-def find_video_prompt(engine: Path) -> str:
-    """Return the prompt of an engine's video captions, a name or a file; DataError if `engine` is not an output."""
-    return _setting(engine, "video_prompt")
-
-
-def _setting(engine: Path, name: str) -> str:
+def find_setting(engine: Path, name: str) -> str:
+    """Return the "captioner" or the "video_prompt" (a name or a file) of an engine's output; DataError for others."""
     value = read_engine_settings(engine)["config"].get(name)
     if not isinstance(value, str):
         raise DataError(f"{engine / SETTINGS}: `{name}` is {quoted(value)}; it must be a string: restore a copy")
     return value
 
 
-def read_corrections(engine: Path, captions: Path | None = None) -> dict[str, str]:
+def read_corrections(engine: Path, captions: str | Path | None = None) -> dict[str, str]:
     """Read corrected captions by clip, from a table or an annotation project; DataError if there are none."""
-    path = captions or engine / FILE_NAME
+    path = Path(captions or engine / FILE_NAME)
     if path.suffix in TABLE_SUFFIXES:
         rows = read_table(path)
-        key = find_column(rows, KEYS, path, "clips")
-        caption = find_column(rows, CAPTIONS, path, "captions")
+        key = find_column(rows, ["video_id"], path, "clips")
+        caption = find_column(rows, ["human_caption"], path, "captions")
         texts = {str(row[key]): text for row in rows if (text := str(row[caption] or "").strip())}
-        if not texts:
-            raise DataError(f"{path} has no caption in its column {caption!r}")
-        return texts
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; correct captions with: pe annotate {engine}, or give --captions FILE")
-    project = AnnotationProject(engine, path)
-    texts = {refinement.key: refinement.caption for refinement in read_refinements(project)}
-    project.close()
+    else:
+        if not path.is_file():
+            remedy = f"correct captions with: pe annotate {engine}, or give --captions FILE"
+            raise DataError(f"{path} does not exist; {remedy}")
+        project = AnnotationProject(engine, path)
+        texts = {refinement.key: refinement.caption for refinement in read_refinements(project)}
+        project.close()
     if not texts:
-        raise DataError(f"{path} has no finished annotation; continue with: pe annotate {engine}")
+        raise DataError(f"{path} has no corrected caption; continue with: pe annotate {engine}")
     return texts
 
 

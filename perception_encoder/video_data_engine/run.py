@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,14 @@ from perception_encoder.files import holding, write_json, writing
 from perception_encoder.formats.entries import quoted, read_json
 from perception_encoder.language_alignment.load import check_name
 from perception_encoder.models.defaults import language_model
-from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
+from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import (
-    FRAMES,
     PROBE,
     STAGES,
     ClipRecord,
     Journal,
     Outcome,
     StageFailure,
-    StageResult,
     clips_of,
 )
 from perception_encoder.video_data_engine.local import run_local
@@ -38,7 +34,6 @@ from perception_encoder.video_data_engine.stages import AnswerStage, make_stages
 from perception_encoder.video_data_engine.videos import list_videos
 
 SETTINGS = "settings.json"
-_LIBRARIES = ("av", "torch", "transformers", "openai", "ray")
 EngineListener = Callable[["EngineReport"], None]
 
 
@@ -61,7 +56,6 @@ def run_engine(
     tries: int = 3,
     ray: str | None = None,
     gpu_share: float = 1.0,
-    shard_size: int = 1000,
     retry: bool = False,
     listener: EngineListener | None = None,
 ) -> EngineReport:
@@ -90,16 +84,9 @@ def run_engine(
         summary_prompt=summary_prompt,
         frames=frames,
         captioned_frames=captioned_frames,
-        cut=CutConfig(longest=longest),
+        longest=longest,
     )
-    work = WorkConfig(
-        workers=workers,
-        batch_size=batch_size,
-        timeout=timeout,
-        tries=tries,
-        gpu_share=gpu_share,
-        shard_size=shard_size,
-    )
+    work = WorkConfig(workers=workers, batch_size=batch_size, timeout=timeout, tries=tries, gpu_share=gpu_share)
     videos = [videos] if isinstance(videos, (str, Path)) else videos
     return caption_videos(videos, Path(out), config, work, ray=ray, retry=retry, listener=listener)
 
@@ -137,57 +124,38 @@ def caption_videos(
             from perception_encoder.video_data_engine.cluster import run_on_cluster
 
             outcomes = run_on_cluster(ray, stages, records, work, settings.add_model)
-        guard = _ServiceGuard(work.failures_in_a_row)
+        down = Counter[str]()
         with closing(outcomes):
             for outcome in outcomes:
-                guard.check(outcome)
+                is_down = isinstance(outcome, StageFailure) and outcome.cause == "service"
+                down[outcome.stage] = down[outcome.stage] + 1 if is_down else 0
+                if down[outcome.stage] >= work.failures_in_a_row:  # before every clip fails
+                    assert isinstance(outcome, StageFailure)
+                    raise EndpointError(
+                        f"{outcome.stage} failed for {work.failures_in_a_row} clips in a row, most recently: "
+                        f"{outcome.reason}; finished work is stored: rerun the same command when the service is back"
+                    )
                 journal.add(outcome)
                 report.add(outcome)
                 report.clips = len(journal.finished)
-                if report.clips and report.clips % work.shard_size == 0:
-                    write_shards(out, journal, models, work.shard_size, items, full_only=True)
                 if listener is not None:
                     listener(report)
         report.clips, report.quarantine = len(journal.finished), list(journal.failures.values())
         write_captions(out, journal, models)
-        write_shards(out, journal, models, work.shard_size, items)
+        write_shards(out, journal, models, items)
         write_quarantine(out, journal)
     return report
 
 
 def _pending(listed: Sequence[ClipRecord], journal: Journal, report: EngineReport, retry: bool) -> Iterator[ClipRecord]:
     """Yield unprobed videos and unfinished clips."""
+    quarantine = {key for key, failure in journal.failures.items() if failure.cause != "service" and not retry}
     for video in listed:
         restored = journal.restore(video)
-        clips = clips_of(restored) if PROBE in restored.results else [restored]
-        pending = [clip for clip in map(journal.restore, clips) if _is_pending(clip, journal, retry)]
+        clips = map(journal.restore, clips_of(restored)) if PROBE in restored.results else [restored]
+        pending = [clip for clip in clips if clip.next_stage is not None and clip.key not in quarantine]
         report.skipped += not pending
         yield from pending
-
-
-def _is_pending(record: ClipRecord, journal: Journal, retry: bool) -> bool:
-    failure = journal.failures.get(record.key)
-    in_quarantine = failure is not None and failure.cause != "service" and not retry
-    return record.next_stage is not None and not in_quarantine
-
-
-class _ServiceGuard:
-    """Stops a run when a service is down, before every clip fails."""
-
-    def __init__(self, maximum: int) -> None:
-        self._maximum, self._count = maximum, Counter[str]()
-
-    def check(self, outcome: Outcome) -> None:
-        """Raise EndpointError after too many consecutive failures of a service."""
-        if not isinstance(outcome, StageFailure) or outcome.cause != "service":
-            self._count[outcome.stage] = 0
-            return
-        self._count[outcome.stage] += 1
-        if self._count[outcome.stage] >= self._maximum:
-            raise EndpointError(
-                f"{outcome.stage} failed for {self._maximum} clips in a row, most recently: {outcome.reason}; "
-                "finished work is stored: rerun the same command when the service is back"
-            )
 
 
 @dataclass(frozen=True)
@@ -206,15 +174,14 @@ class StageRow:
 class EngineReport:
     """Counts of one run.
 
-    Attributes: `videos` (listed), `skipped` (finished before, or in quarantine), `frames` (decoded), `clips` (finished
-    in all runs), `quarantine` (failures of all runs, set at the end), `wall` (seconds).
+    Attributes: `videos` (listed), `skipped` (finished before, or in quarantine), `clips` (finished in all runs),
+    `quarantine` (failures of all runs, set at the end), `wall` (seconds).
     """
 
     def __init__(self, videos: int) -> None:
-        self.videos, self.skipped, self.frames, self.clips = videos, 0, 0, 0
+        self.videos, self.skipped, self.clips = videos, 0, 0
         self.quarantine: list[StageFailure] = []
-        self.done: Counter[str] = Counter()
-        self.failed: Counter[str] = Counter()
+        self.done, self.failed = Counter[str](), Counter[str]()
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._started = time.monotonic()
         self.wall = 0.0
@@ -223,8 +190,6 @@ class EngineReport:
         """Count an outcome."""
         self.seconds[outcome.stage] += outcome.seconds
         (self.failed if isinstance(outcome, StageFailure) else self.done)[outcome.stage] += 1
-        if isinstance(outcome, StageResult):
-            self.frames += len(outcome.frames)
         self.wall = time.monotonic() - self._started
 
     def rows(self) -> list[StageRow]:
@@ -240,11 +205,6 @@ class EngineReport:
         """Probed videos per minute of wall-clock time."""
         return 60 * self.done[PROBE] / self.wall if self.wall else 0.0
 
-    @property
-    def frames_per_second(self) -> float:
-        """Sampled frames per second per decoding process."""
-        return self.frames / self.seconds[FRAMES] if self.seconds[FRAMES] else 0.0
-
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
@@ -254,7 +214,6 @@ class EngineReport:
             "quarantine": len(self.quarantine),
             "seconds": round(self.wall, 2),
             "videos_per_minute": round(self.videos_per_minute, 2),
-            "frames_per_second": round(self.frames_per_second, 1),
             "stages": [
                 {**vars(row), "seconds": round(row.seconds, 2), "share": round(row.share, 4)} for row in self.rows()
             ],
@@ -262,7 +221,7 @@ class EngineReport:
 
 
 class EngineSettings:
-    """The file `OUT/settings.json`: configuration, prompts, models with hashes, and runs with versions.
+    """The file `OUT/settings.json`: configuration, prompts, models with hashes, and time and version of each run.
 
     Results of two configurations are never mixed in one output. Attributes: `values`. Raises OutputError if the output
     was made with another configuration or prompt, and DataError if the file is damaged.
@@ -270,13 +229,14 @@ class EngineSettings:
 
     def __init__(self, out: Path, config: EngineConfig, prompts: list[EnginePrompt]) -> None:
         self._path = out / SETTINGS
-        current = {"config": config.to_json(), "prompts": {prompt.name: prompt.text for prompt in prompts}}
+        current = {"config": asdict(config), "prompts": {prompt.name: prompt.text for prompt in prompts}}
         self.values: dict[str, Any] = {**current, "models": {}, "runs": []}
         if self._path.exists():
             self.values = read_engine_settings(out)
             for name, values in current.items():
                 _check_same(out, self.values[name], values)
-        self.values["runs"].append({"started": datetime.now(UTC).isoformat(timespec="seconds"), **_versions()})
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.values["runs"].append({"started": now, "perception_encoder": __version__})
         write_json(self._path, self.values)
 
     def add_model(self, stage: str, facts: Mapping[str, Any]) -> None:
@@ -295,10 +255,11 @@ def read_engine_settings(out: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{out} is not an output of `pe engine run`: it has no {SETTINGS}")
     values = read_json(path)
-    for name in ("config", "prompts", "models", "runs"):
+    kinds = {"config": dict, "prompts": dict, "models": dict, "runs": list}
+    for name, kind in kinds.items():
         value = values.get(name) if isinstance(values, dict) else None
-        facts = [*value.values()] if isinstance(value, dict) and name == "models" else []
-        if not isinstance(value, list if name == "runs" else dict) or not all(isinstance(fact, dict) for fact in facts):
+        facts = value.values() if isinstance(value, dict) and name == "models" else ()
+        if not isinstance(value, kind) or not all(isinstance(fact, dict) for fact in facts):
             raise DataError(f"{path}: `{name}` is {quoted(value)}; restore a copy, or choose another output")
     return values
 
@@ -310,13 +271,3 @@ def _check_same(out: Path, stored: Mapping[str, Any], current: Mapping[str, Any]
             raise OutputError(
                 f"{out} was made with another {name}, {old} and not {new}; give the same, or choose another output"
             )
-
-
-def _versions() -> dict[str, str]:
-    versions = {"perception_encoder": __version__, "python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -17,7 +17,7 @@ from perception_encoder.inference.conversation.assistant import Assistant, descr
 from perception_encoder.language_alignment.load import is_endpoint, load_assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import spread_indices
-from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
+from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import (
     FRAME_CAPTIONS,
     FRAMES,
@@ -66,20 +66,15 @@ class DecodingStage:
         return self._handle, {}
 
     def _handle(self, records: Sequence[ClipRecord]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for record in records:
-            started = time.perf_counter()
-            try:
-                value, frames = self.function(record)
-            except InputError as error:
-                seconds = time.perf_counter() - started
-                outcomes.append(_failure(record, self.name, error.reason, "video", seconds))
-            else:
-                seconds = time.perf_counter() - started
-                outcomes.append(
-                    StageResult(key=record.key, stage=self.name, value=value, frames=frames, seconds=seconds)
-                )
-        return outcomes
+        return [self._outcome(record, time.perf_counter()) for record in records]
+
+    def _outcome(self, record: ClipRecord, started: float) -> Outcome:
+        try:
+            value, frames = self.function(record)
+        except InputError as error:
+            return _failure(record, self.name, error.reason, "video", time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return StageResult(key=record.key, stage=self.name, value=value, frames=frames, seconds=seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,19 +140,19 @@ class AnswerStage:
     def _outcome(
         self, record: ClipRecord, answers: Sequence[Reply | PerceptionEncoderError], seconds: float
     ) -> Outcome:
-        replies = [answer for answer in answers if isinstance(answer, Reply)]
+        replies: list[Reply] = []
         for answer in answers:
             if not isinstance(answer, Reply):
                 temporary = isinstance(answer, EndpointError) and answer.scope == "attempt"
                 return _failure(record, self.name, str(answer), "service" if temporary else "model", seconds)
-        value: dict[str, Any] = {"tokens": sum(reply.tokens for reply in replies)}
+            replies.append(answer)
+        captions = [_caption_line(reply.text) for reply in replies]
+        value: dict[str, Any] = {"finished": all(reply.finished for reply in replies)}
         if self.name == FRAME_CAPTIONS:
             times = record.results[FRAMES]["times"]
-            value["times"] = [times[index] for index in self._frame_indices(record)]
-            value["captions"] = [_caption_line(reply.text) for reply in replies]
+            value |= {"times": [times[index] for index in self._frame_indices(record)], "captions": captions}
         else:
-            value["text"] = _caption_line(replies[0].text)
-        value["finished"] = all(reply.finished for reply in replies)
+            value["text"] = captions[0]
         return StageResult(key=record.key, stage=self.name, value=value, seconds=seconds)
 
 
@@ -179,7 +174,7 @@ def make_stages(config: EngineConfig, work: WorkConfig) -> list[EngineStage]:
 
     sample = partial(sample_clip, count=config.frames, side=config.side)
     return [
-        DecodingStage(name=PROBE, function=partial(_probe, cut=config.cut), seconds=work.timeout),
+        DecodingStage(name=PROBE, function=partial(_probe, config=config), seconds=work.timeout),
         DecodingStage(name=FRAMES, function=sample, seconds=work.timeout),
         answers(VIDEO_CAPTION, config.captioner, config.video_prompt, config.video_tokens),
         answers(FRAME_CAPTIONS, config.frame_captioner, config.frame_prompt, config.frame_tokens),
@@ -187,8 +182,8 @@ def make_stages(config: EngineConfig, work: WorkConfig) -> list[EngineStage]:
     ]
 
 
-def _probe(record: ClipRecord, cut: CutConfig) -> tuple[dict[str, Any], tuple[bytes, ...]]:
-    return probe_video(record, cut), ()
+def _probe(record: ClipRecord, config: EngineConfig) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    return probe_video(record, config), ()
 
 
 def _failure(record: ClipRecord, stage: str, reason: str, cause: Cause, seconds: float) -> StageFailure:

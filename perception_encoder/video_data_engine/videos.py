@@ -10,6 +10,7 @@ import hashlib
 import io
 import itertools
 import json
+import logging
 import math
 import os
 import re
@@ -27,8 +28,10 @@ from perception_encoder.preprocess.frames import VideoFrames, colour_change, col
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, escape_name, open_source
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from perception_encoder.preprocess.video_file import decoding, open_container
-from perception_encoder.video_data_engine.config import CutConfig
+from perception_encoder.video_data_engine.config import EngineConfig
 from perception_encoder.video_data_engine.journal import FRAMES, ClipRecord
+
+logger = logging.getLogger(__name__)
 
 SIDECARS = (".json", ".info.json")
 """Suffixes of a video's JSON file: `clip.mp4` has `clip.json`, as in WebDataset, or yt-dlp's `clip.info.json`."""
@@ -44,6 +47,10 @@ MAX_TEXT = 2000
 MAX_SIDECAR_BYTES = 16 << 20
 QUALITY = 92
 """Quality of the frames' JPEG files."""
+_COMPARED_SECONDS = 0.25
+"""Seconds between frames that are compared to find shot changes."""
+SHOT_CHANGE = 0.4
+"""Minimum share of the image with changed colours between consecutive frames at a shot change, in 0–1."""
 _COMPARED_SIDE = 64
 """Short side of the frames that are compared to find shot changes."""
 _REFINED = 16
@@ -106,7 +113,7 @@ def _json_members(tar: Path) -> dict[str, TarMember]:
     return members
 
 
-def probe_video(record: ClipRecord, config: CutConfig) -> dict[str, Any]:
+def probe_video(record: ClipRecord, config: EngineConfig) -> dict[str, Any]:
     """Return the facts, metadata and `clips` of a video as JSON values.
 
     An item that is a part of a video is one clip of any length. Raises InputError for anything that is not a video, is
@@ -115,31 +122,20 @@ def probe_video(record: ClipRecord, config: CutConfig) -> dict[str, Any]:
     item = record.item
     source, name = item.open(), item.name
     with open_source(source, name) as (stream, _), decoding(name):
-        digest, size = file_digest(stream), stream.tell()
+        digest = file_digest(stream)
         with open_container(stream, name) as (container, video):
-            context = video.codec_context
-            facts: dict[str, Any] = {
-                "sha256": digest,
-                "bytes": size,
-                "container": container.format.name,
-                "codec": context.name,
-                "pixel_format": context.pix_fmt,
-                "sound": bool(container.streams.audio),
-            }
-            tags = dict(container.metadata)
+            codec, tags = video.codec_context.name, dict(container.metadata)
     first = read_frames(source, name, 1)
-    metadata, problems = read_metadata_fields(record.sidecar, tags, item.text)
     return {
-        **facts,
+        "path": item.path,
+        "sha256": digest,
+        "codec": codec,
         "duration": round(first.duration, 6),
         "frames": first.frame_count,
         "fps": round(first.frame_count / first.duration, 4) if first.duration > 0 else 0.0,
         "width": first.images[0].width,
         "height": first.images[0].height,
-        "complete": first.complete,
-        "path": item.path,
-        "metadata": metadata,
-        "problems": problems,
+        "metadata": read_metadata_fields(record.sidecar, tags, item.text),
         "clips": _find_clips(item, source, first.duration, config),
     }
 
@@ -153,7 +149,7 @@ def file_digest(stream: BinaryIO) -> str:
 
 
 def _find_clips(
-    item: Item, source: Path | bytes, duration: float, config: CutConfig
+    item: Item, source: Path | bytes, duration: float, config: EngineConfig
 ) -> list[tuple[float | None, float | None]]:
     if item.start is not None or item.end is not None:
         if item.start is not None and item.start >= duration:
@@ -161,13 +157,13 @@ def _find_clips(
         return [(item.start, item.end)]
     if duration <= config.longest:
         return [(None, None)]
-    clips = split_clips(duration, find_shot_changes(source, item.name, config), config)
+    clips = split_clips(duration, find_shot_changes(source, item.name), config)
     if not clips:
         raise MediaDecodeError(item.name, "has no frames")
     return [*clips]
 
 
-def find_shot_changes(source: Path | bytes, name: str, config: CutConfig) -> list[float]:
+def find_shot_changes(source: Path | bytes, name: str) -> list[float]:
     """Return the times in seconds at which new shots begin, without the start of the video.
 
     Frames are compared at a steady rate. Between two that differ, the first frame of a new shot is searched; if no two
@@ -176,26 +172,21 @@ def find_shot_changes(source: Path | bytes, name: str, config: CutConfig) -> lis
     changes: list[float] = []
     before = None
     last = 0.0
-    for frame in sample_frames(source, name, config.every, side=_COMPARED_SIDE):
+    for frame in sample_frames(source, name, _COMPARED_SECONDS, side=_COMPARED_SIDE):
         colours = colour_histogram(frame.image)
-        if before is not None and colour_change(before, colours) > config.shot_change:
-            change = _refine_change(source, name, last, frame.time, config.shot_change)
-            changes += [] if change is None else [change]
+        if before is not None and colour_change(before, colours) > SHOT_CHANGE:
+            end = math.nextafter(frame.time + 1e-3, math.inf)
+            near = read_frames(source, name, _REFINED, last, end, side=_COMPARED_SIDE)
+            steps = [colour_change(*pair) for pair in itertools.pairwise(map(colour_histogram, near.images))]
+            if not steps:
+                changes.append(frame.time)
+            elif max(steps) > SHOT_CHANGE:
+                changes.append(near.times[1 + steps.index(max(steps))])
         before, last = colours, frame.time
     return changes
 
 
-def _refine_change(source: Path | bytes, name: str, start: float, end: float, minimum: float) -> float | None:
-    """Return the time in (start, end] of the frame that differs most from the previous one; None below `minimum`."""
-    frames = read_frames(source, name, _REFINED, start, math.nextafter(end + 1e-3, math.inf), side=_COMPARED_SIDE)
-    colours = [colour_histogram(image) for image in frames.images]
-    changes = [colour_change(first, second) for first, second in itertools.pairwise(colours)]
-    if not changes:
-        return end
-    return frames.times[1 + changes.index(max(changes))] if max(changes) > minimum else None
-
-
-def split_clips(duration: float, changes: Sequence[float], config: CutConfig) -> list[tuple[float, float]]:
+def split_clips(duration: float, changes: Sequence[float], config: EngineConfig) -> list[tuple[float, float]]:
     """Return clips (start, end) that cover a video, each from `shortest` to `longest` seconds.
 
     A shot that is too short is merged with the one before it, the first with the one after it; a shot that is too long
@@ -214,27 +205,24 @@ def split_clips(duration: float, changes: Sequence[float], config: CutConfig) ->
     return [(round(start, 6), round(end, 6)) for start, end in clips]
 
 
-def read_metadata_fields(
-    sidecar: Path | TarMember | None, tags: Mapping[str, Any], text: str | None
-) -> tuple[dict[str, str], list[str]]:
-    """Return the known `FIELDS`, and any problem with the sidecar.
+def read_metadata_fields(sidecar: Path | TarMember | None, tags: Mapping[str, Any], text: str | None) -> dict[str, str]:
+    """Return the known `FIELDS`; a sidecar that cannot be read is a warning.
 
     The sidecar takes precedence over the container's tags; `text`, from a table, is the description if neither has one.
     """
-    problems: list[str] = []
     sources: list[Mapping[str, Any]] = []
     if sidecar is not None:
         try:
             sources.append(_read_sidecar(sidecar))
         except (OSError, ValueError, RecursionError, InputError) as error:
-            problems.append(f"its JSON file cannot be read: {one_line(error)}"[:300])
+            where = sidecar if isinstance(sidecar, Path) else f"a file in {sidecar.tar}"
+            logger.warning("%s cannot be read as JSON: %s", where, one_line(error))
     sources += [{name.lower(): value for name, value in tags.items()}, {"description": text}]
-    fields = {}
-    for field, names in FIELDS.items():
-        values = (_as_text(source.get(name)) for source in sources for name in names)
-        if value := next(filter(None, values), ""):
-            fields[field] = value
-    return fields, problems
+    texts = {
+        field: next(filter(None, (_as_text(source.get(name)) for source in sources for name in names)), "")
+        for field, names in FIELDS.items()
+    }
+    return {field: text for field, text in texts.items() if text}
 
 
 def _read_sidecar(sidecar: Path | TarMember) -> Mapping[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +10,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
-from rich.console import Console
 
 import perception_encoder as pe
 from perception_encoder.cli import engine, output, video_dataset
-from perception_encoder.cli.engine import live_table, speed_line, stage_cells
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.video_data_engine import refine
-from perception_encoder.video_data_engine.journal import PROBE, StageResult
 from perception_encoder.video_data_engine.prompts import load_prompt
-from perception_encoder.video_data_engine.run import EngineReport
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.server import create_annotation_page
 from tests.cli.language.conftest import language_run
@@ -108,28 +103,6 @@ def test_usage_errors(run_engine, run_pe, tmp_path: Path) -> None:
     assert run.status == output.ERROR and ("no Ray cluster answers" in run.stderr or "not installed" in run.stderr)
 
 
-def report() -> EngineReport:
-    report = EngineReport(4)
-    report.add(StageResult(key="a", stage=PROBE, value={}, seconds=2.0))
-    report.wall, report.skipped = 30.0, 1
-    return report
-
-
-def test_cells_and_speed() -> None:
-    assert stage_cells(report())[0] == ["probe", "1", "0", "2.0", "100%"]
-    assert speed_line(report()).startswith("1 of 3 videos, 0 clips finished, 2.0 videos/min")
-
-
-def test_the_table_is_shown_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for is_terminal in (True, False):
-        stream = io.StringIO()
-        console = Console(file=stream, force_terminal=is_terminal, color_system=None, width=120)
-        monkeypatch.setattr(output, "error_console", console)
-        with live_table() as show:
-            show(report())
-        assert ("frame_captions" in stream.getvalue() and "2.0 videos/min" in stream.getvalue()) == is_terminal
-
-
 __all__ = ["language_run"]
 
 
@@ -185,7 +158,7 @@ def test_from_raw_videos_to_a_refined_captioner_and_a_dataset(run_pe, language_r
         assert task["clip"]["original"] == "frames 0 50"
         assert page.get(f"/video/{task['clip']['id']}").content == clip(60)
         edit = {"id": task["id"], "caption": "A cup falls.", "rating": 2, "sequence": 1}
-        assert run_pe(*refine).stderr.endswith(f"has no finished annotation; continue with: pe annotate {run}\n")
+        assert run_pe(*refine).stderr.endswith(f"has no corrected caption; continue with: pe annotate {run}\n")
         assert page.post("/api/annotate/submit", json={**anna, **edit}).status_code == 200
     project.close()
     # the captioner learns from the annotations, and captions again

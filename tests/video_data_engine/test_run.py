@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +14,8 @@ import pytest
 from perception_encoder.errors import ConfigError, DataError, EndpointError, OutputError
 from perception_encoder.files import holding
 from perception_encoder.preprocess.video import read_frames
-from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
+from perception_encoder.video_data_engine import outputs
+from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import FRAMES, PROBE, StageFailure, StageResult
 from perception_encoder.video_data_engine.prompts import EnginePrompt
 from perception_encoder.video_data_engine.run import EngineReport, EngineSettings, caption_videos
@@ -54,7 +56,7 @@ def test_captions_with_everything_between(add_video, tmp_path: Path) -> None:
     settings = json.loads((out / "settings.json").read_text())
     assert settings["config"]["frames"] == 3 and "alt text" in settings["prompts"]["summary_v1"]
     shares = [row["share"] for row in report.to_dict()["stages"]]
-    assert sum(shares) == pytest.approx(1, abs=1e-3) and report.videos_per_minute > 0 < report.frames_per_second
+    assert sum(shares) == pytest.approx(1, abs=1e-3) and report.videos_per_minute > 0
 
 
 def test_what_is_done_is_not_done_again(add_video, tmp_path: Path) -> None:
@@ -135,11 +137,12 @@ def test_a_service_that_is_down_stops_the_run_and_is_tried_again(add_video, tmp_
     assert attempts("down") > 2 and len(report.quarantine) == 3
 
 
-def test_a_long_video_becomes_clips(add_video, tmp_path: Path) -> None:
+def test_a_long_video_becomes_clips(add_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_video("long")
     out = tmp_path / "out"
-    config = EngineConfig(**{**ECHOES.to_json(), "cut": CutConfig(longest=1.0, shortest=0.4)})
-    report = caption_videos([tmp_path / "videos"], out, config, WorkConfig(workers=1, batch_size=2, shard_size=2))
+    config = replace(ECHOES, longest=1.0, shortest=0.4)
+    monkeypatch.setattr(outputs, "SHARD_SIZE", 2)
+    report = caption_videos([tmp_path / "videos"], out, config, QUICK)
     assert report.clips == 3
     captions = sorted(rows(out).values(), key=lambda row: row["start"])
     assert [(row["start"], row["end"]) for row in captions] == [(0.0, 0.8), (0.8, 1.6), (1.6, 2.4)]
@@ -170,9 +173,8 @@ def test_one_run_at_a_time_and_one_configuration(add_video, tmp_path: Path) -> N
     caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
     with holding(out / "lock", "held"), pytest.raises(OutputError, match="another run is writing"):
         caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
-    other = EngineConfig(**{**ECHOES.to_json(), "cut": ECHOES.cut, "frames": 5})
     with pytest.raises(OutputError, match="was made with another frames, 3 and not 5"):
-        caption_videos([tmp_path / "videos"], out, other, QUICK)
+        caption_videos([tmp_path / "videos"], out, replace(ECHOES, frames=5), QUICK)
 
 
 def test_nothing_to_do_and_nothing_that_can_be_done(add_video, tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_models_and_runs_are_stored(tmp_path: Path) -> None:
     EngineSettings(tmp_path, EngineConfig(), PROMPTS).add_model("summary", {"name": "llm", "weights": "12ab"})
     values = json.loads((tmp_path / "settings.json").read_text())
     assert values["models"] == {"summary": {"name": "llm", "weights": "12ab"}}
-    assert [set(run) >= {"started", "python", "torch", "perception_encoder"} for run in values["runs"]] == [True, True]
+    assert [set(run) for run in values["runs"]] == [{"started", "perception_encoder"}] * 2
 
 
 def test_another_prompt_model_or_configuration_is_refused(tmp_path: Path) -> None:
@@ -245,17 +247,12 @@ def test_another_prompt_model_or_configuration_is_refused(tmp_path: Path) -> Non
 
 def test_shares_and_speeds() -> None:
     report = EngineReport(3)
-    assert (report.videos_per_minute, report.frames_per_second) == (0, 0)
+    assert report.videos_per_minute == 0
     report.add(StageResult(key="a", stage=PROBE, value={}, seconds=1.0))
-    report.add(StageResult(key="a", stage=FRAMES, value={}, seconds=3.0, frames=(b"",) * 6))
+    report.add(StageResult(key="a", stage=FRAMES, value={}, seconds=3.0))
     report.add(StageFailure(key="b", stage=PROBE, source="b", reason="is empty", cause="video"))
-    probe, frames, *others = report.rows()
-    assert (probe.done, probe.failed, probe.share) == (1, 1, 0.25) and frames.share == 0.75
-    assert sum(row.done for row in others) == 0 and report.frames_per_second == 2
     report.wall = 30.0
     assert report.videos_per_minute == pytest.approx(2)
-    assert report.to_dict()["stages"][0] == {"stage": "probe", "done": 1, "failed": 1, "seconds": 1.0, "share": 0.25}
-    for key in ("c", "d"):
-        report.add(StageResult(key=key, stage=PROBE, value={}))
-    report.wall = 30.0
-    assert report.videos_per_minute == pytest.approx(6)  # three in half a minute
+    probe, frames, *others = report.to_dict()["stages"]
+    assert probe == {"stage": "probe", "done": 1, "failed": 1, "seconds": 1.0, "share": 0.25}
+    assert frames["share"] == 0.75 and sum(row["done"] for row in others) == 0
