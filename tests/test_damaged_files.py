@@ -268,9 +268,7 @@ def write_project(directory: Path) -> None:
 
     project = AnnotationProject(small_dataset(directory), now=lambda: 1e9)
     project.set_double(0)
-    project.set_team(["anna", "ben"])
     project.update()
-    project.assign(["anna", "ben"])
     task = next_task(project, "anna", "tab")
     assert task is not None
     submit(project, "anna", task.id, Edit(caption="A boat.", rating=2, session="tab", sequence=1))
@@ -286,7 +284,6 @@ def use_project(directory: Path) -> None:
     project = AnnotationProject(directory, now=lambda: 1e9)
     try:
         project.update()
-        project.team()
         next_task(project, "ben", "tab")
         count_progress(project)
         export_dataset(project, directory / "exported")

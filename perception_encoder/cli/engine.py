@@ -103,9 +103,6 @@ def run(
     ray: Annotated[
         str | None, option("Ray cluster that does the work: auto, HOST:PORT or local.", "ADDRESS", SPEED, advanced=True)
     ] = None,
-    gpu_share: Annotated[
-        float, option("Share of a GPU for each model on a cluster.", panel=SPEED, least=0, advanced=True)
-    ] = 1.0,
     retry: Annotated[bool, flag("--retry", "Also retry clips in quarantine.")] = False,
     json: shared.Json = False,
     strict: shared.Strict = False,
@@ -154,7 +151,6 @@ def run(
                 timeout=timeout,
                 tries=tries,
                 ray=ray,
-                gpu_share=gpu_share,
                 retry=retry,
                 listener=clip_counter(advance),
             )

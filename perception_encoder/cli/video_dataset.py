@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.groups import lazy_group
-from perception_encoder.cli.options import MODEL, OUTPUT, argument, flag, items_of, option
+from perception_encoder.cli.options import MODEL, argument, flag, option
 from perception_encoder.cli.output import track
 from perception_encoder.errors import DataError
 
@@ -54,8 +54,6 @@ def video_dataset() -> None:
 def annotate(
     data: Data,
     store: Store = None,
-    team: Annotated[str | None, option("Only these people may annotate, such as anna,ben.", "NAMES")] = None,
-    assign: Annotated[str | None, option("Distribute the videos not yet begun among these people.", "NAMES")] = None,
     double: Annotated[float | None, option(DOUBLE, "SHARE")] = None,
     lan: options.Lan = False,
     host: options.Host = None,
@@ -69,15 +67,15 @@ def annotate(
     change is stored at once, so a crash loses nothing. The dataset itself does not change: `pe video-dataset export`
     writes a new one with the refined captions.
 
-    Everyone gets the next free video, or, with --assign, the videos dealt to them. By default, only this machine can
-    open the page. With --lan, or with --host and --key, other devices can too; the connection is not encrypted, so use
-    it only in a network that you trust. People give their names, without a password.
+    Everyone gets the next free video. By default, only this machine can open the page. With --lan, or with --host and
+    --key, other devices can too; the connection is not encrypted, so use it only in a network that you trust. People
+    give their names, without a password.
 
     Examples:
 
         pe annotate clips
         pe annotate captioned            # of pe engine run
-        pe annotate PE-Video --team anna,ben --double 0.2
+        pe annotate PE-Video --double 0.2
         pe annotate clips --lan      # open http://192.168.1.5:8010/?key=… on other machines
     """
     from perception_encoder.serving.server import HOSTS, choose_key, listen, page_address, reachable_names, run_server
@@ -89,13 +87,8 @@ def annotate(
     with listen(host, port) as listener:
         project = AnnotationProject(data, store)
         count = project.update(track)
-        if team is not None:
-            project.set_team([name for name in items_of(team) if name])
         if double is not None:
             project.set_double(double)
-        if assign is not None:
-            for name, videos in project.assign([name for name in items_of(assign) if name]).items():
-                output.print_remark(f"{name}: {videos:,} videos")
         names = reachable_names(host)
         page = create_annotation_page(project, (*names, host, *HOSTS), key)
         output.print_line(f"{count:,} videos of {data} at {page_address(names[0], listener, key)}")
@@ -176,9 +169,6 @@ def select(
     ] = None,
     model: Annotated[str | None, options.model_option("see `pe models`")] = None,
     ask_model: Annotated[str | None, option(ASK, "MODEL", MODEL)] = None,
-    scores: Annotated[
-        Path | None, option("Also write the score and category of every video to this table.", "FILE", OUTPUT)
-    ] = None,
     seed: Annotated[int, option("Random seed.", least=0, advanced=True)] = 0,
     as_json: options.Json = False,
     strict: options.Strict = False,
@@ -199,15 +189,11 @@ def select(
     from perception_encoder.video_dataset.dataset import open_video_dataset
     from perception_encoder.video_dataset.tables import check_table_path, write_video_table
 
-    for path in (out, scores):
-        if path is not None:
-            check_table_path(path)
+    check_table_path(out)
     selection = open_video_dataset(data).select(
         hand_scores, count, features=features, model=model, ask_model=ask_model, seed=seed, track=track
     )
     write_video_table(out, selection.rows())
-    if scores is not None:
-        write_video_table(scores, [dict(vars(video)) for video in selection.scored.values()])
     total, report = len(selection.scored), selection.report
     if as_json:
         output.print_json({"videos": total, "selected": len(selection.videos), "forest": report.to_dict()})
@@ -229,8 +215,7 @@ def progress(data: Data, store: Store = None, as_json: options.Json = False) -> 
     """Show the progress of annotators.
 
     Counts of videos, what each person has done and at which pace, and how far two people agree: the share of words that
-    their captions have in common, Cohen's kappa on which words of the model's caption they removed, and Krippendorff's
-    alpha of their ratings.
+    their captions have in common, and Krippendorff's alpha of their ratings.
 
     Examples:
 
@@ -265,7 +250,6 @@ def describe_agreement(agreement: Agreement) -> str:
     """Return the agreement of two people in one line."""
     parts = {
         "words in common": agreement.similarity,
-        "kappa of removed words": agreement.words,
         "alpha of ratings": agreement.ratings,
     }
     values = ", ".join(f"{name} {value:.2f}" for name, value in parts.items() if value is not None)
@@ -278,7 +262,6 @@ def export(
     store: Store = None,
     refined_only: Annotated[bool, flag("--refined-only", "Leave out videos without a refined caption.")] = False,
     selection: Annotated[Path | None, option(SELECTION, "FILE")] = None,
-    scores: Annotated[Path | None, option("Add scores and categories: the table of `select --scores`.", "FILE")] = None,
     video_prefix: Annotated[str, option("For Label Studio: start of the videos' addresses.", "URL")] = "",
 ) -> None:
     """Write refined captions: tars, or JSON.
@@ -308,7 +291,7 @@ def export(
         for line in LABELING_CONFIG.splitlines():
             output.print_line(line)
     else:
-        counts = dataset.export(out, refined_only=refined_only, selection=selection, scores=scores, track=track)
+        counts = dataset.export(out, refined_only=refined_only, selection=selection, track=track)
         output.print_line(f"{counts.videos:,} videos, {counts.refined:,} with refined captions: {out}")
 
 

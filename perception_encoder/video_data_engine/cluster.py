@@ -79,28 +79,26 @@ def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: Work
     environment = {KEY: os.environ[KEY]} if KEY in os.environ else {}
     rows = [{"record": pickle.dumps(r), "outcomes": pickle.dumps([]), "facts": pickle.dumps({})} for r in records]
     data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
+    models = [stage for stage in stages if stage.group != DECODING and not is_endpoint(stage.group)]
     for stage in stages:
-        is_local_model = stage.group != DECODING and not is_endpoint(stage.group)
-        share = work.gpu_share if gpus and is_local_model else None
+        share, actors = gpu_share(len(models), gpus) if stage in models else (0.0, 1)
         data = data.map_batches(
             StageActor,
             fn_constructor_args=(stage, work.tries, attempts, environment),
             batch_size=stage.batch_size,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_max_actors(stage, work, cpus, gpus)),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1, max_size=max(1, min(work.workers, int(cpus))) if stage.group == DECODING else actors
+            ),
             num_cpus=min(1.0, cpus / (len(stages) + 1)),
-            num_gpus=share,
+            num_gpus=share or None,
         )
     yield from data.iter_rows()
 
 
-def _max_actors(stage: EngineStage, work: WorkConfig, cpus: float, gpus: float) -> int:
-    """Return the maximum number of actors of a stage: as many models as fit the GPUs, `workers` for decoding."""
-    if stage.group == DECODING:
-        return max(1, min(work.workers, int(cpus)))
-    if is_endpoint(stage.group) or not gpus:
-        return 1
-    return max(1, int(gpus / work.gpu_share))
+def gpu_share(models: int, gpus: float) -> tuple[float, int]:
+    """Return the share of a GPU and the number of actors of each model; with fewer GPUs than models, they share."""
+    return min(1.0, gpus / models), max(1, int(gpus / models))
 
 
 class StageActor:

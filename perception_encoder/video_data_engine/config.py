@@ -81,15 +81,11 @@ class WorkConfig:
     """Attempts after a crash, a timeout or a failure of an endpoint."""
     pause: float = 1.0
     """Seconds before an endpoint's second attempt; each later pause is twice as long."""
-    gpu_share: float = 1.0
-    """Share of a GPU for a model on a cluster: 0.5 puts two models on each GPU."""
     failures_in_a_row: int = 5
     """Number of consecutive service failures after which the run stops."""
 
     def __post_init__(self) -> None:
         _check_positive(self, "workers", "batch_size", "tries", "failures_in_a_row")
-        if not 0 < self.gpu_share <= 1:
-            raise ConfigError(f"gpu_share is {self.gpu_share:g}; it must be above 0 and at most 1")
         if self.timeout <= 0 or self.pause < 0:
             raise ConfigError(f"timeout is {self.timeout:g} s and pause {self.pause:g} s; the timeout must be above 0")
 

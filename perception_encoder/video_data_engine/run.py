@@ -55,7 +55,6 @@ def run_engine(
     timeout: float = 120.0,
     tries: int = 3,
     ray: str | None = None,
-    gpu_share: float = 1.0,
     retry: bool = False,
     listener: EngineListener | None = None,
 ) -> EngineReport:
@@ -86,7 +85,7 @@ def run_engine(
         captioned_frames=captioned_frames,
         longest=longest,
     )
-    work = WorkConfig(workers=workers, batch_size=batch_size, timeout=timeout, tries=tries, gpu_share=gpu_share)
+    work = WorkConfig(workers=workers, batch_size=batch_size, timeout=timeout, tries=tries)
     videos = [videos] if isinstance(videos, (str, Path)) else videos
     return caption_videos(videos, Path(out), config, work, ray=ray, retry=retry, listener=listener)
 

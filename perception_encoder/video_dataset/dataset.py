@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,41 +142,32 @@ class VideoDataset:
         with self.project() as project:
             return count_progress(project)
 
-    def assign(self, people: Sequence[str]) -> dict[str, int]:
-        """Distribute the videos not yet begun among annotators in turn; return the number per person.
-
-        A video that needs two annotations goes to two people. Only they are offered it in `pe annotate`.
-        """
-        with self.project() as project:
-            return project.assign(people)
-
     def export(
         self,
         out: str | Path,
         *,
         refined_only: bool = False,
         selection: str | Path | None = None,
-        scores: str | Path | None = None,
         track: Track = untracked,
     ) -> ExportCounts:
         """Write the dataset with its refined captions to a new directory of tars; return the counts.
 
-        `refined_only`: leave out videos without a refined caption. `selection`: a table of the only videos to write.
-        Scores and categories in this table or in `scores` become `interest_score` and `category_name`.
+        `refined_only`: leave out videos without a refined caption. `selection`: a table of the only videos to write,
+        whose scores and categories become `interest_score` and `category_name`.
         """
-        selected = None if selection is None else read_video_table(Path(selection))
-        fields: dict[str, dict[str, Any]] = {}
-        for table in ({} if scores is None else read_video_table(Path(scores)), selected or {}):
-            for key, row in table.items():
-                if row.get("score") is not None:
-                    fields.setdefault(key, {})["interest_score"] = _number(row["score"], key)
-                if row.get("category") is not None:
-                    fields.setdefault(key, {})["category_name"] = row["category"]
+        fields: dict[str, dict[str, Any]] | None = None
+        if selection is not None:
+            names = {"score": "interest_score", "category": "category_name"}
+            rows = read_video_table(Path(selection))
+            fields = {
+                key: {name: row[column] for column, name in names.items() if row.get(column) is not None}
+                for key, row in rows.items()
+            }
+            for key, row in fields.items():
+                if "interest_score" in row:
+                    row["interest_score"] = _number(row["interest_score"], key)
         with self.project(track) as project:
-            keys = None if selected is None else frozenset(selected)
-            return export_dataset(
-                project, Path(out), refined_only=refined_only, selection=keys, fields=fields, track=track
-            )
+            return export_dataset(project, Path(out), refined_only=refined_only, selection=fields, track=track)
 
     def export_tasks(self, out: str | Path, video_prefix: str = "") -> int:
         """Write all annotations as Label Studio tasks; return the number of videos.

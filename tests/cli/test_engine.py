@@ -194,7 +194,7 @@ def test_prompts_are_printed(run_pe) -> None:
     ("command", "call", "others"),
     [
         (engine.run, pe.run_engine, {"json", "strict", "show_prompt", "listener"}),
-        (video_dataset.select, pe.VideoDataset.select, {"self", "data", "out", "scores", "as_json", "strict", "track"}),
+        (video_dataset.select, pe.VideoDataset.select, {"self", "data", "out", "as_json", "strict", "track"}),
         (video_dataset.import_tasks, pe.VideoDataset.import_tasks, {"self", "data", "store"}),
     ],
 )

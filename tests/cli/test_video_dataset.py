@@ -52,13 +52,9 @@ def apps(monkeypatch: pytest.MonkeyPatch) -> list[FastAPI]:
 def test_the_page_opens_on_this_machine(run_pe, apps: list[FastAPI], tmp_path: Path) -> None:
     data = small_dataset(tmp_path / "clips")
     store = tmp_path / "own.sqlite"
-    run = run_pe("annotate", data, "--port", "0", "--store", store, "--team", "anna,ben", "--double", "1")
+    run = run_pe("annotate", data, "--port", "0", "--store", store, "--double", "1")
     assert re.fullmatch(rf"3 videos of {re.escape(str(data))} at http://127\.0\.0\.1:\d+\n", run.stdout), run.stderr
-    assert apps[0].state.answer.status_code == 200 and "<option>ben</option>" in apps[0].state.answer.text
-    project = AnnotationProject(data, store)
-    assert project.team() == ["anna", "ben"] and project.assign(["anna", "ben"]) == {"anna": 3, "ben": 3}
-    assert run_pe("annotate", data, "--port", "0", "--store", store).status == 0
-    assert AnnotationProject(data, store).team() == ["anna", "ben"]  # as it was
+    assert apps[0].state.answer.status_code == 200 and store.is_file() and not (data / "annotations.sqlite").exists()
 
 
 def test_the_page_for_the_network_has_a_key(run_pe, apps: list[FastAPI], tmp_path: Path) -> None:
@@ -83,19 +79,11 @@ def test_a_given_key_is_needed_on_this_machine_too(run_pe, apps: list[FastAPI], 
         (("--host", "0.0.0.0"), "set a --key"),
         (("--key", ""), "the key is empty"),
         (("--double", "2"), "must be from 0 to 1"),
-        (("--team", "anna,anna"), "names must be unique"),
     ],
 )
 def test_bad_options(run_pe, apps: list[FastAPI], tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     run = run_pe("annotate", small_dataset(tmp_path), "--port", "0", *arguments)
     assert run.status == 2 and message in run.stderr and not apps
-
-
-def test_videos_that_nobody_has_begun_are_dealt(run_pe, apps: list[FastAPI], annotated: Path) -> None:
-    run = run_pe("annotate", annotated, "--port", "0", "--assign", "ben, cleo")
-    assert run.status == 0 and "ben: 1 videos" in run.stderr and "cleo: 1 videos" in run.stderr
-    run = run_pe("annotate", annotated, "--port", "0", "--assign", ",")
-    assert run.status == 2 and "0 people" in run.stderr
 
 
 def test_a_directory_without_videos(run_pe, tmp_path: Path) -> None:
@@ -156,19 +144,18 @@ def test_a_selection_by_hand_scores(run_pe, scored: tuple[Path, Path], tmp_path:
     data, table = scored
     write_members(data / "train" / "1.tar", [("bad.mp4", b"none" * 100), ("bad.json", json_bytes({}))])
     command = ("video-dataset", "select", data, "--hand-scores", table, "-m", "builtin")
-    out, scores = tmp_path / "selection.csv", tmp_path / "scores.parquet"
-    run = run_pe(*command, "-o", out, "--scores", scores, "--strict")
+    out = tmp_path / "selection.csv"
+    run = run_pe(*command, "-o", out, "--strict")
     assert run.status == 1 and "1 of 25 inputs skipped" in run.stderr, run.stderr
     assert "scores, out of bag on 24 hand scores: mean error" in run.stdout and "motion_frames\t" in run.stdout
-    every, selected = read_video_table(scores), read_video_table(out)
-    assert len(every) == 24 and selected.keys() <= every.keys()
+    selected = read_video_table(out)
     assert f"{len(selected)} of 24 videos selected" in run.stdout
-    assert {row["category"] for row in every.values()} <= CATEGORIES.keys()
+    assert {row["category"] for row in selected.values()} <= CATEGORIES.keys()
     stamps = {path: path.stat().st_mtime_ns for path in (data / "features").iterdir()}
     run = run_pe(*command, "-o", out, "--count", "1", "--json")
     assert json.loads(run.stdout)["selected"] == 1 and json.loads(run.stdout)["forest"]["videos"] == 24
     assert {path: path.stat().st_mtime_ns for path in (data / "features").iterdir()} == stamps
-    run = run_pe("video-dataset", "export", data, "-o", tmp_path / "chosen", "--selection", out, "--scores", scores)
+    run = run_pe("video-dataset", "export", data, "-o", tmp_path / "chosen", "--selection", out)
     assert run.status == 0, run.stderr
     (record,) = read_videos_of(tmp_path / "chosen")
     assert record.category in CATEGORIES and 0 <= record.metadata["interest_score"] <= 5
@@ -198,7 +185,7 @@ def test_json(run_pe, annotated: Path) -> None:
 
 
 def test_agreement_in_a_line() -> None:
-    agreement = Agreement(videos=2, similarity=0.5, words=None, ratings=0.25)
+    agreement = Agreement(videos=2, similarity=0.5, ratings=0.25)
     assert describe_agreement(agreement) == "agreement on 2 videos: words in common 0.50, alpha of ratings 0.25"
 
 
@@ -218,16 +205,9 @@ def test_label_studio(run_pe, annotated: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "l.json").read_text())[0]["data"]["video"] == "/files/v0.mp4"
 
 
-def test_tables_choose_and_add(run_pe, annotated: Path, tmp_path: Path) -> None:
-    write_video_table(tmp_path / "s.csv", [{"key": "train/v1", "rank": 0, "category": "Animals"}])
-    write_video_table(tmp_path / "i.parquet", [{"key": f"train/v{n}", "score": n + 0.5} for n in range(3)])
-    tables = ("--selection", tmp_path / "s.csv", "--scores", tmp_path / "i.parquet")
-    run = run_pe("video-dataset", "export", annotated, "-o", tmp_path / "out", *tables)
-    assert run.status == 0 and "1 videos, 0 with refined captions" in run.stdout, run.stderr
-    (record,) = read_videos_of(tmp_path / "out")
-    assert (record.key, record.category, record.metadata["interest_score"]) == ("v1", "Animals", 1.5)
+def test_a_score_that_is_no_number(run_pe, annotated: Path, tmp_path: Path) -> None:
     write_video_table(tmp_path / "bad.csv", [{"key": "train/v1", "score": "high"}])
-    run = run_pe("video-dataset", "export", annotated, "-o", tmp_path / "bad", "--scores", tmp_path / "bad.csv")
+    run = run_pe("video-dataset", "export", annotated, "-o", tmp_path / "bad", "--selection", tmp_path / "bad.csv")
     assert run.status == 2 and "the score of train/v1 is 'high'; it must be a number" in run.stderr
 
 

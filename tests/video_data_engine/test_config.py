@@ -50,7 +50,6 @@ def test_a_demo_model_is_not_mixed_with_others(name: str) -> None:
         (EngineConfig, {"captioned_frames": 9}, "captioned_frames is 9; a clip has 8 frames"),
         (WorkConfig, {"tries": 0}, "tries is 0; it must be at least 1"),
         (WorkConfig, {"timeout": 0.0}, "the timeout must be above 0"),
-        (WorkConfig, {"gpu_share": 1.5}, "gpu_share is 1.5; it must be above 0 and at most 1"),
     ],
 )
 def test_what_is_refused(kind: type, fields: dict[str, float], reason: str) -> None:

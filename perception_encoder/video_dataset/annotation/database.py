@@ -15,7 +15,7 @@ VERSION = 1
 _BUSY_SECONDS = 10.0
 
 SCHEMA = """
-CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE settings (name TEXT PRIMARY KEY, value REAL NOT NULL) STRICT;
 CREATE TABLE tars (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, split TEXT NOT NULL, size INTEGER NOT NULL,
     modified INTEGER NOT NULL
@@ -26,10 +26,6 @@ CREATE TABLE clips (
     rate REAL, needed INTEGER NOT NULL DEFAULT 1, UNIQUE (tar, key)
 ) STRICT;
 CREATE TABLE people (name TEXT PRIMARY KEY) STRICT;
-CREATE TABLE assignments (
-    clip INTEGER NOT NULL REFERENCES clips, person TEXT NOT NULL REFERENCES people, PRIMARY KEY (person, clip)
-) STRICT;
-CREATE INDEX assignments_of_clip ON assignments (clip);
 CREATE TABLE annotations (
     id INTEGER PRIMARY KEY, clip INTEGER NOT NULL REFERENCES clips, person TEXT NOT NULL REFERENCES people,
     state TEXT NOT NULL CHECK (state IN ('draft', 'done', 'skipped')), caption TEXT NOT NULL,

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.datasets.pe_video import read_video_tar
-from perception_encoder.errors import DataError
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.files import write_json
 from perception_encoder.formats.entries import is_integer, list_objects, quoted, read_json
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.annotation.progress import read_refinements
-from perception_encoder.video_dataset.annotation.project import AnnotationProject, add_person, check_name
+from perception_encoder.video_dataset.annotation.project import AnnotationProject, add_person
 from perception_encoder.video_dataset.annotation.work import AnnotationConflictError, Edit, add_finished
 from perception_encoder.video_dataset.tables import table_key
 from perception_encoder.video_dataset.tars import OutputVideo, write_dataset
@@ -55,15 +55,14 @@ def export_dataset(
     out: Path,
     *,
     refined_only: bool = False,
-    selection: frozenset[str] | None = None,
-    fields: Mapping[str, Mapping[str, Any]] | None = None,
+    selection: Mapping[str, Mapping[str, Any]] | None = None,
     track: Track = untracked,
 ) -> ExportCounts:
     """Write videos with `human_caption`, `refined_by`, `caption_rating` and `caption_reviewed`, without people's names.
 
-    `refined_only`: leave out videos without a refined caption. `selection`: SPLIT/KEY of the videos to write; None for
-    all. `fields`: further metadata by SPLIT/KEY, such as a category. Raises OutputError if `out` is not new or empty,
-    and DataError for a damaged tar.
+    `refined_only`: leave out videos without a refined caption. `selection`: further metadata, such as a category, by
+    SPLIT/KEY of the only videos to write; None for all. Raises OutputError if `out` is not new or empty, and DataError
+    for a damaged tar.
     """
     refinements = {(refinement.tar, refinement.key): refinement for refinement in read_refinements(project)}
     refined: list[str] = []
@@ -85,7 +84,7 @@ def export_dataset(
                         "caption_rating": refinement.rating,
                         "caption_reviewed": refinement.reviewed,
                     }
-                yield OutputVideo.of(record, {**metadata, **(fields or {}).get(key, {})}, tar.split)
+                yield OutputVideo.of(record, {**metadata, **(selection or {}).get(key, {})}, tar.split)
 
     total = len(refinements) if refined_only else project.count()
     counts = write_dataset(out, track(videos(), "writing", total))
@@ -155,10 +154,10 @@ def import_tasks(project: AnnotationProject, path: Path) -> ImportCounts:
                 raise DataError(f"{where}: this dataset has no video {quoted(video[1])} in {quoted(video[0])}")
             for person, edit, reason in _read_annotations(task, where):
                 try:
-                    add_person(connection, person)
+                    person = add_person(connection, person)
                     new = add_finished(connection, project.now(), clips[video], person, edit, reason)
-                except AnnotationConflictError as error:
-                    raise AnnotationConflictError(f"{where}: {error}") from None
+                except (ConfigError, AnnotationConflictError) as error:
+                    raise type(error)(f"{where}: {error}") from None
                 added, known = added + new, known + (not new)
     return ImportCounts(added, known)
 
@@ -214,5 +213,5 @@ def _person(annotation: Mapping[str, Any], stored: Any, where: str) -> str:
     )
     for name in names:
         if isinstance(name, str) and name:
-            return check_name(name)
+            return name
     raise DataError(f"{where} does not name its annotator")

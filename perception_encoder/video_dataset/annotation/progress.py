@@ -61,8 +61,6 @@ class Agreement:
     videos: int
     similarity: float | None
     """Mean share of words in common: see `word_similarity`."""
-    words: float | None
-    """Cohen's kappa on each word of the model's captions: removed, or not."""
     ratings: float | None
     """Krippendorff's alpha of the ratings, with squared differences."""
 
@@ -116,11 +114,9 @@ def measure_agreement(project: AnnotationProject) -> Agreement:
     groups = [list(group) for _, group in groupby(rows, key=lambda row: row["clip"])]
     pairs = [(group[0], group[1]) for group in groups if len(group) > 1]
     ratings = [(a["rating"], b["rating"]) for a, b in pairs if None not in (a["rating"], b["rating"])]
-    survives = [[surviving_words(row["original"], row["caption"]) for row in pair] for pair in pairs]
     return Agreement(
         videos=len(pairs),
         similarity=fmean(word_similarity(a["caption"], b["caption"]) for a, b in pairs) if pairs else None,
-        words=cohen_kappa([decisions for pair in survives for decisions in zip(*pair, strict=True)]),
         ratings=interval_alpha(ratings),
     )
 
@@ -141,16 +137,6 @@ def read_refinements(project: AnnotationProject) -> Iterator[Refinement]:
         yield Refinement(**{**values, "reviewed": bool(values["reviewed"])})
 
 
-def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """Return Cohen's kappa of two people's yes/no decisions; None if there are none or all are the same."""
-    if not pairs:
-        return None
-    observed = fmean(a == b for a, b in pairs)
-    first, second = fmean(a for a, _ in pairs), fmean(b for _, b in pairs)
-    chance = first * second + (1 - first) * (1 - second)
-    return None if chance == 1 else (observed - chance) / (1 - chance)
-
-
 def interval_alpha(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Return Krippendorff's alpha of two values per item, on the interval scale; None if all are equal."""
     values = [value for pair in pairs for value in pair]
@@ -162,19 +148,6 @@ def interval_alpha(pairs: Sequence[tuple[float, float]]) -> float | None:
     return 1 - observed / expected
 
 
-def surviving_words(original: str, caption: str) -> list[bool]:
-    """Return, for each word of the original, whether the caption still has it."""
-    words = original.split()
-    survives = [False] * len(words)
-    for start, _, length in _matcher(words, caption.split()).get_matching_blocks():
-        survives[start : start + length] = [True] * length
-    return survives
-
-
 def word_similarity(first: str, second: str) -> float:
     """Return the share of words that both captions have in common, in order: 1 for equal captions."""
-    return _matcher(first.split(), second.split()).ratio()
-
-
-def _matcher(first: list[str], second: list[str]) -> SequenceMatcher[str]:
-    return SequenceMatcher(None, first, second, autojunk=False)
+    return SequenceMatcher(None, first.split(), second.split(), autojunk=False).ratio()

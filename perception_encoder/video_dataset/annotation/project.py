@@ -1,4 +1,4 @@
-"""An annotation project: the videos of a dataset, the people who refine their captions, and their assignments.
+"""An annotation project: the videos of a dataset, and the people who refine their captions.
 
 The videos' bytes stay in their tars: the project stores where they are. A model's caption is stored when its video is
 first seen, and never changes.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ class AnnotationProject:
             connection.executemany("UPDATE tars SET size = -1 WHERE id = ?", gone)
             if changed:
                 _follow_moved(connection)
-                _choose_doubles(connection, float(_setting(connection, "double", str(DOUBLE))))
+                setting = connection.execute("SELECT value FROM settings WHERE name = 'double'").fetchone()
+                _choose_doubles(connection, DOUBLE if setting is None else setting["value"])
         self._clips.clear()
         return self.count()
 
@@ -94,43 +95,8 @@ class AnnotationProject:
         if not 0 <= share <= 1:
             raise ConfigError(f"the share of double annotations is {share:g}; it must be from 0 to 1")
         with self.database.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO settings VALUES ('double', ?)", (repr(share),))
+            connection.execute("INSERT OR REPLACE INTO settings VALUES ('double', ?)", (share,))
             _choose_doubles(connection, share)
-
-    def set_team(self, names: Sequence[str]) -> None:
-        """Allow only these people to annotate and review; without names, everyone."""
-        checked = [check_name(name) for name in names]
-        if len(set(checked)) < len(checked):
-            raise ConfigError(f"the team is {', '.join(checked)}; names must be unique")
-        with self.database.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO settings VALUES ('team', ?)", ("\n".join(checked),))
-            for name in checked:
-                add_person(connection, name)
-
-    def team(self) -> list[str]:
-        """Return the people who may annotate; empty for everyone."""
-        with self.database.reading() as connection:
-            return _setting(connection, "team", "").splitlines()
-
-    def assign(self, names: Sequence[str]) -> dict[str, int]:
-        """Distribute the videos not yet begun among these people in turn; a double annotation goes to two of them.
-
-        Earlier assignments of those videos are replaced. Returns the number of each person's videos.
-        """
-        checked = list(dict.fromkeys(check_name(name) for name in names))
-        with self.database.transaction() as connection:
-            free = connection.execute(
-                "SELECT id, needed FROM clips WHERE size > 0 AND id NOT IN (SELECT clip FROM annotations) ORDER BY id"
-            ).fetchall()
-            if not checked or max((row["needed"] for row in free), default=1) > len(checked):
-                raise ConfigError(f"{len(checked)} people; double annotations need at least two, or --double 0")
-            for name in checked:
-                add_person(connection, name)
-            connection.executemany("DELETE FROM assignments WHERE clip = ?", [(row["id"],) for row in free])
-            turns = [(row["id"], n) for row in free for n in range(row["needed"])]
-            dealt = [(clip, checked[turn % len(checked)]) for turn, (clip, _) in enumerate(turns)]
-            connection.executemany("INSERT INTO assignments VALUES (?, ?)", dealt)
-        return {name: sum(person == name for _, person in dealt) for name in checked}
 
     def video(self, clip: int) -> tuple[TarMember, str]:
         """Return the location and the extension of a video; InputError if it no longer exists.
@@ -156,24 +122,11 @@ def check_name(name: str) -> str:
     return name
 
 
-def add_person(connection: sqlite3.Connection, name: str) -> None:
-    """Add a person who is not there yet."""
-    connection.execute("INSERT OR IGNORE INTO people VALUES (?)", (name,))
-
-
-def admit(connection: sqlite3.Connection, name: str) -> str:
-    """Return a person's checked name; ConfigError if there is a team and the person is not in it."""
+def add_person(connection: sqlite3.Connection, name: str) -> str:
+    """Add a person who is not there yet; return the checked name."""
     name = check_name(name)
-    team = _setting(connection, "team", "").splitlines()
-    if team and name not in team:
-        raise ConfigError(f"{name!r} is not in the team: {', '.join(team)}")
-    add_person(connection, name)
+    connection.execute("INSERT OR IGNORE INTO people VALUES (?)", (name,))
     return name
-
-
-def _setting(connection: sqlite3.Connection, name: str, default: str) -> str:
-    row = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
-    return default if row is None else str(row["value"])
 
 
 def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, stamp: tuple[int, int]) -> None:
@@ -202,13 +155,11 @@ def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, stamp: t
 def _follow_moved(connection: sqlite3.Connection) -> None:
     """Move the annotations of missing videos to unstarted videos with the same key and caption."""
     moved = connection.execute(
-        "SELECT new.id AS new, old.id AS old FROM clips AS old JOIN clips AS new ON new.key = old.key "
-        "AND new.caption = old.caption WHERE old.size = 0 AND new.size > 0 "
-        "AND NOT EXISTS (SELECT 1 FROM annotations WHERE clip = new.id) GROUP BY new.id"
+        "SELECT new.id, old.id FROM clips AS old JOIN clips AS new ON new.key = old.key AND new.caption = old.caption "
+        "WHERE old.size = 0 AND new.size > 0 AND NOT EXISTS (SELECT 1 FROM annotations WHERE clip = new.id) "
+        "GROUP BY new.id"
     ).fetchall()
-    pairs = [tuple(row) for row in moved]
-    for table in ("annotations", "assignments"):
-        connection.executemany(f"UPDATE OR IGNORE {table} SET clip = ? WHERE clip = ?", pairs)
+    connection.executemany("UPDATE OR IGNORE annotations SET clip = ? WHERE clip = ?", map(tuple, moved))
 
 
 def _choose_doubles(connection: sqlite3.Connection, share: float) -> None:

@@ -119,8 +119,8 @@ def create_annotation_page(
         app.router.add_route(path, safely, methods=["GET"])
 
     def page(request: Request) -> Response:
-        values = {"dataset": project.data.resolve().name, "team": project.team()}
-        return HTMLResponse(template.render(values), headers={"Cache-Control": "no-store"})
+        text = template.render(dataset=project.data.resolve().name)
+        return HTMLResponse(text, headers={"Cache-Control": "no-store"})
 
     def asset(request: Request) -> Response:
         if (name := request.path_params["name"]) not in _TYPES:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError
 from perception_encoder.video_dataset.annotation.database import fits
-from perception_encoder.video_dataset.annotation.project import AnnotationProject, ProjectClip, admit
+from perception_encoder.video_dataset.annotation.project import AnnotationProject, ProjectClip, add_person
 
 HOLD_SECONDS = 24 * 3600.0
 """Seconds after the last change for which a video stays reserved."""
@@ -32,7 +32,7 @@ _TASKS: dict[Table, str] = {
 }
 _IDS: dict[Table, str] = {"annotations": "id", "reviews": "annotation"}
 _OPEN = """
-SELECT clips.id, clips.caption FROM clips {assigned} AND clips.size > 0
+SELECT clips.id, clips.caption FROM clips WHERE clips.size > 0
     AND NOT EXISTS (SELECT 1 FROM annotations WHERE clip = clips.id AND person = :person)
     AND clips.needed > (
         SELECT count(*) FROM annotations WHERE clip = clips.id
@@ -41,8 +41,6 @@ SELECT clips.id, clips.caption FROM clips {assigned} AND clips.size > 0
     AND :max_skips > (SELECT count(*) FROM annotations WHERE clip = clips.id AND state = 'skipped')
 ORDER BY clips.id LIMIT 1
 """
-_ASSIGNED = _OPEN.format(assigned="JOIN assignments ON assignments.clip = clips.id WHERE assignments.person = :person")
-_UNASSIGNED = _OPEN.format(assigned="WHERE NOT EXISTS (SELECT 1 FROM assignments WHERE clip = clips.id)")
 _UNREVIEWED = """
 SELECT annotations.id, annotations.caption FROM annotations JOIN clips ON clips.id = annotations.clip
 LEFT JOIN reviews ON reviews.annotation = annotations.id
@@ -100,16 +98,15 @@ class AnnotationTask:
 
 
 def next_task(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
-    """Open the person's unfinished video, else an assigned one, else the first free one; None if none are left."""
+    """Open the person's unfinished video, else the first free one; None if none are left."""
     with project.database.transaction() as connection:
-        person, now = admit(connection, person), project.now()
+        person, now = add_person(connection, person), project.now()
         query = "SELECT id FROM annotations WHERE person = ? AND state = 'draft' AND clip IN "
         query += "(SELECT id FROM clips WHERE size > 0) ORDER BY opened LIMIT 1"
         row = connection.execute(query, (person,)).fetchone()
         if row is None:
             values = {"person": person, "stale": now - HOLD_SECONDS, "max_skips": MAX_SKIPS}
-            clip = connection.execute(_ASSIGNED, values).fetchone()
-            clip = clip or connection.execute(_UNASSIGNED, values).fetchone()
+            clip = connection.execute(_OPEN, values).fetchone()
             if clip is None:
                 return None
             row = connection.execute(
@@ -123,7 +120,7 @@ def next_task(project: AnnotationProject, person: str, session: str) -> Annotati
 def next_review(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
     """Open the reviewer's unfinished review, else another person's finished annotation; None if there are none."""
     with project.database.transaction() as connection:
-        person, now = admit(connection, person), project.now()
+        person, now = add_person(connection, person), project.now()
         query = "SELECT annotation AS id FROM reviews WHERE person = ? AND state = 'draft' ORDER BY opened LIMIT 1"
         row = connection.execute(query, (person,)).fetchone()
         if row is None:
@@ -195,7 +192,7 @@ def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTas
     Repeated calls go further back. AnnotationConflictError if someone has reviewed it or is reviewing it.
     """
     with project.database.transaction() as connection:
-        decision = _undo_decision(connection, admit(connection, person), "submit", "skip")
+        decision = _undo_decision(connection, add_person(connection, person), "submit", "skip")
         if decision is None:
             return None
         annotation = decision["annotation"]
@@ -215,7 +212,7 @@ def undo_review(project: AnnotationProject, person: str, session: str) -> Annota
     AnnotationConflictError if the annotator has opened the returned video.
     """
     with project.database.transaction() as connection:
-        person, now = admit(connection, person), project.now()
+        person, now = add_person(connection, person), project.now()
         decision = _undo_decision(connection, person, "approve", "return")
         if decision is None:
             return None
@@ -312,7 +309,7 @@ def _begin_review(connection: sqlite3.Connection, annotation: int, person: str, 
 
 def _editable_row(connection: sqlite3.Connection, table: Table, person: str, annotation: int) -> Any:
     """Return the row of an annotation or its review if the person may change it; errors as `save`."""
-    person = admit(connection, person)
+    person = add_person(connection, person)
     name = f"annotation {annotation}" if table == "annotations" else f"review of annotation {annotation}"
     row = connection.execute(_TASKS[table], (annotation,)).fetchone() if fits(annotation) else None
     if row is None:

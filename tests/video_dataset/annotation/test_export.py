@@ -69,9 +69,8 @@ def test_two_at_once_do_not_write_one_directory(project: AnnotationProject, tmp_
 
 def test_a_selection_with_categories_and_scores(project: AnnotationProject, annotate: Annotate, tmp_path: Path) -> None:
     annotate("anna", "A boat.")
-    fields = {"train/v0": {"category_name": "Animals", "interest_score": 4.5}, "train/v1": {"interest_score": 1.0}}
-    keys = frozenset({"train/v0", "train/v1"})
-    assert export_dataset(project, tmp_path / "out", selection=keys, fields=fields) == ExportCounts(2, 1)
+    selection = {"train/v0": {"category_name": "Animals", "interest_score": 4.5}, "train/v1": {"interest_score": 1.0}}
+    assert export_dataset(project, tmp_path / "out", selection=selection) == ExportCounts(2, 1)
     first, second = read_videos_of(tmp_path / "out")
     assert (first.category, first.refined_caption, first.metadata["interest_score"]) == ("Animals", "A boat.", 4.5)
     assert (second.category, second.metadata["interest_score"]) == ("Water Scenes", 1)

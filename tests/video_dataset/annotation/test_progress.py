@@ -5,17 +5,12 @@ from __future__ import annotations
 from statistics import fmean
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import cohen_kappa_score
 
 from perception_encoder.video_dataset.annotation.progress import (
-    cohen_kappa,
     count_progress,
     interval_alpha,
     measure_agreement,
     read_refinements,
-    surviving_words,
     word_similarity,
 )
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
@@ -54,7 +49,7 @@ def test_a_double_annotation_is_done_when_both_are(project: AnnotationProject, a
 def test_agreement_of_double_annotations(project: AnnotationProject, annotate: Annotate) -> None:
     project.set_double(1)
     nothing = measure_agreement(project)
-    assert nothing.videos == 0 and nothing.similarity is nothing.words is nothing.ratings is None
+    assert nothing.videos == 0 and nothing.similarity is nothing.ratings is None
     annotate("anna", "A red boat drifts on a lake.", rating=4)
     annotate("ben", "A boat drifts on a lake.", rating=2)
     annotate("anna", "A red boat number 1 drifts on a lake.", rating=5)
@@ -63,15 +58,11 @@ def test_agreement_of_double_annotations(project: AnnotationProject, annotate: A
     agreement = measure_agreement(project)
     assert agreement.videos == 2
     assert agreement.similarity == pytest.approx((12 / 13 + 1) / 2)
-    first = [1, 1, 1, 0, 0, 1, 1, 1, 1] + [1] * 9
-    second = [1, 0, 1, 0, 0, 1, 1, 1, 1] + [1] * 9
-    assert agreement.words == pytest.approx(cohen_kappa_score(first, second))
     assert agreement.ratings == pytest.approx(interval_alpha([(4, 2), (5, 5)]))
 
 
-def test_kappa_and_alpha() -> None:
-    assert cohen_kappa([]) is None and cohen_kappa([(True, True)]) is None
-    assert cohen_kappa([(True, True), (False, False)]) == 1
+def test_alpha_and_similarity() -> None:
+    assert word_similarity("", "") == word_similarity("a b", "a b") == 1 and word_similarity("a b", "c d") == 0
     assert interval_alpha([(3, 3)]) is None and interval_alpha([(1, 1), (5, 5)]) == 1
     pairs = [(1, 2), (3, 3), (5, 4), (2, 2)]  # by the definition: all pairs of values, without their own pair
     values = [value for pair in pairs for value in pair]
@@ -92,23 +83,3 @@ def test_a_reviewed_caption_is_preferred(project: AnnotationProject, annotate: A
     (late,) = read_refinements(project)
     assert (late.caption, late.rating, late.reviewed) == ("A red boat drifts.", 2, True)
     assert (late.tar, late.key, late.original) == ("train/000000.tar", "v0", "A red boat number 0 drifts on a lake.")
-
-
-CAPTIONS = st.lists(st.sampled_from(["a", "red", "boat", "boat.", "drifts"]), max_size=12).map(" ".join)
-
-
-def test_words_survive_or_not() -> None:
-    original, caption = "A blue car drives fast on a road", "A red car drives\non a road at night"
-    assert surviving_words(original, caption) == [True, False, True, True, False, True, True, True]
-    assert surviving_words("a boat", " a\n boat ") == [True, True] and surviving_words("", "a boat") == []
-    assert word_similarity("", "") == word_similarity("a b", "a b") == 1 and word_similarity("a b", "c d") == 0
-
-
-@given(CAPTIONS, CAPTIONS)
-def test_surviving_words_are_in_the_caption_in_order(original: str, caption: str) -> None:
-    words = original.split()
-    rest = iter(caption.split())
-    assert all(
-        word in rest for word, survives in zip(words, surviving_words(original, caption), strict=True) if survives
-    )
-    assert surviving_words(original, original) == [True] * len(words)

@@ -87,11 +87,6 @@ def test_two_videos_of_one_key_are_an_error(tmp_path: Path) -> None:
         project.update()
 
 
-def test_one_tar_is_a_dataset(data: Path) -> None:
-    project = AnnotationProject(data / "train" / "000000.tar", data / "own.sqlite")
-    assert project.update() == 3 and project.video(1)[0].read("v") == short_clip() and (data / "own.sqlite").exists()
-
-
 def test_the_double_share_grows_and_is_remembered(tmp_path: Path) -> None:
     def doubles(project: AnnotationProject) -> set[str]:
         with project.database.reading() as connection:
@@ -107,36 +102,6 @@ def test_the_double_share_grows_and_is_remembered(tmp_path: Path) -> None:
     assert doubles(AnnotationProject(tmp_path)) == half
     with pytest.raises(ConfigError, match="it must be from 0 to 1"):
         project.set_double(1.5)
-
-
-def test_videos_are_dealt_evenly(tmp_path: Path) -> None:
-    project = AnnotationProject(small_dataset(tmp_path, 10))
-    project.update()
-    project.set_double(0)
-    assert project.assign(["anna", "ben", "cleo"]) == {"anna": 4, "ben": 3, "cleo": 3}
-    project.set_double(1)
-    assert project.assign(["anna", "ben"]) == {"anna": 10, "ben": 10}
-    assert [next_task(project, name, "tab").clip.key for name in ("anna", "ben")] == ["v0", "v0"]
-    with pytest.raises(ConfigError, match="1 people; double annotations need at least two"):
-        project.assign(["anna", "anna"])
-
-
-def test_an_assigned_video_is_for_that_person_alone(project: AnnotationProject) -> None:
-    project.assign(["ben"])
-    assert next_task(project, "anna", "tab") is None
-    assert next_task(project, "ben", "tab").clip.key == "v0"
-
-
-def test_a_team_keeps_others_out(project: AnnotationProject) -> None:
-    project.set_team(["anna", " ben "])
-    assert project.team() == ["anna", "ben"]
-    with pytest.raises(ConfigError, match="'cleo' is not in the team: anna, ben"):
-        next_task(project, "cleo", "tab")
-    assert next_task(project, "ben", "tab") is not None
-    project.set_team([])
-    assert next_task(project, "cleo", "tab") is not None
-    with pytest.raises(ConfigError, match="names must be unique"):
-        project.set_team(["anna", "anna "])
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 41, "a\nb", "a\0"])

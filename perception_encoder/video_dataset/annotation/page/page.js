@@ -146,7 +146,7 @@ function setMode(value) {
 document.getElementsByName("mode").forEach((item) => item.addEventListener("change", () => setMode(item.value)));
 
 function askName() {
-  if (person && ($("person").tagName === "INPUT" || [...$("person").options].some((item) => item.value === person))) $("person").value = person;
+  $("person").value = person;
   $("name").showModal();
 }
 
@@ -178,9 +178,8 @@ async function showProgress() {
     const cells = [item.name, item.done, item.seconds === null ? "–" : `${Math.round(item.seconds)} s`, item.skipped, item.reviewed];
     return element("tr", {}, ...cells.map((textContent) => element("td", { textContent })));
   }));
-  const { videos, similarity, words, ratings: alpha } = counts.agreement, parts = [];
+  const { videos, similarity, ratings: alpha } = counts.agreement, parts = [];
   if (similarity !== null) parts.push(`${percent(similarity)} of the words are common`);
-  if (words !== null) parts.push(`kappa of removed words ${words.toFixed(2)}`);
   if (alpha !== null) parts.push(`alpha of ratings ${alpha.toFixed(2)}`);
   $("agreement").textContent = videos ? `Agreement of two people on ${videos} videos: ${parts.join(", ")}.` : "No video has two annotations yet.";
   $("progress").showModal();
