@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 import perception_encoder as pe
 from perception_encoder.cli import engine, output, video_dataset
 from perception_encoder.datasets.pe_video import read_videos_of
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.video_data_engine import refine
 from perception_encoder.video_data_engine.prompts import load_prompt
@@ -128,11 +129,6 @@ def test_options_reach_training(run_pe, language_run: Path, tmp_path: Path, monk
     assert run_pe(*arguments, "--set", "stepps=7").status == output.ERROR
 
 
-def test_a_directory_that_is_not_an_engines(run_pe, language_run: Path, tmp_path: Path) -> None:
-    run = run_pe("engine", "refine", tmp_path, "--captions", "x.csv", "-o", tmp_path / "run", "-m", language_run)
-    assert run.status == output.ERROR and "is not an output of `pe engine run`" in run.stderr
-
-
 def test_from_raw_videos_to_a_refined_captioner_and_a_dataset(run_pe, language_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed; install the extra train")
     videos, run = tmp_path / "videos", tmp_path / "run"
@@ -166,7 +162,8 @@ def test_from_raw_videos_to_a_refined_captioner_and_a_dataset(run_pe, language_r
     refined = run_pe(*refine, *(word for setting in few for word in ("--set", setting)))
     assert refined.status == output.OK, refined.stderr
     (line,) = map(json.loads, (tmp_path / "refined" / "conversations.jsonl").read_text().splitlines())
-    assert line["id"] == task["clip"]["key"] and line["conversations"][1]["value"] == "A cup falls."
+    assert line["id"] == task["clip"]["key"] and (tmp_path / "refined" / line["video"]).read_bytes() == clip(60)
+    assert [turn["value"] for turn in line["conversations"]] == ["<video>\nDescribe it.", "A cup falls."]
     again = run_pe(*engine, "-o", tmp_path / "again", "--captioner", tmp_path / "refined")
     assert again.status == output.OK, again.stderr
     assert pq.read_table(tmp_path / "again" / "captions.parquet").num_rows == 2
@@ -178,6 +175,23 @@ def test_from_raw_videos_to_a_refined_captioner_and_a_dataset(run_pe, language_r
     assert [record.refined_caption for record in records.values()] == [""]
     captions = {row["human_caption"] for row in load_webdataset(tmp_path / "pvd" / "train", tmp_path)}
     assert captions == {"", "A cup falls."}
+
+
+def test_what_cannot_be_refined(tmp_path: Path, language_run: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(clip(30))
+    out, table = tmp_path / "out", tmp_path / "corrected.csv"
+    table.write_text("video_id,human_caption\nother,a cup\n")
+    with pytest.raises(DataError, match="is not an output of `pe engine run`"):
+        pe.refine_captioner(tmp_path, tmp_path / "run", table, language_run)
+    pe.run_engine(tmp_path / "videos", out, ECHO, workers=1, frames=2, captioned_frames=1)
+    with pytest.raises(DataError, match="caption of other, but the engine's shards have no such clip"):
+        pe.refine_captioner(out, tmp_path / "run", table, language_run)
+    table.write_text("video_id,human_caption\nother,\n")
+    with pytest.raises(DataError, match="has no corrected caption"):
+        pe.refine_captioner(out, tmp_path / "run", table, language_run)
+    with pytest.raises(ConfigError, match="was not trained by this package"):
+        pe.refine_captioner(out, tmp_path / "run", {"a": "a cup"}, "facebook/Perception-LM-1B")
 
 
 def test_prompts_are_printed(run_pe) -> None:

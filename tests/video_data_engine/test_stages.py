@@ -17,7 +17,7 @@ from perception_encoder.language_alignment import load, transformers_model
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.video_data_engine import stages
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.journal import STAGES, ClipRecord, StageFailure, StageResult
+from perception_encoder.video_data_engine.journal import ClipRecord, StageFailure, StageResult
 from perception_encoder.video_data_engine.stages import EngineStage, Models, answer_all, make_stages
 from perception_encoder.video_data_engine.videos import list_videos
 from tests.video_data_engine import servers
@@ -33,16 +33,6 @@ def through(stages: list[EngineStage], record: ClipRecord) -> ClipRecord | Stage
             return outcome
         record = record.after(outcome)
     return record
-
-
-def test_a_record_goes_through_all_stages(add_video, tmp_path: Path) -> None:
-    add_video("a", title="A cup", keywords="$5 {cup}")
-    (record,) = list_videos([tmp_path / "videos"])
-    stages = make_stages(ECHOES, QUICK)
-    after = through(stages, record)
-    assert isinstance(after, ClipRecord) and tuple(after.results) == STAGES
-    assert after.results["summary"]["text"] == "A cup: frames 0 25 50"
-    assert [stage.group for stage in stages] == ["decoding", "decoding", *[ECHOES.llm] * 3]
 
 
 def test_captioners_see_and_the_language_model_need_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +75,14 @@ def test_only_quotes_around_a_whole_caption_go(answer: str, caption: str) -> Non
     assert stage._outcome(record, [Reply(answer, 1, 1, True)], 0.0).value["text"] == caption
 
 
-def test_every_model_behind_an_endpoint(add_video, tmp_path: Path) -> None:
+@pytest.fixture
+def record(add_video, tmp_path: Path) -> ClipRecord:
     pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
     add_video("a", description="Чашка на столе")
-    (record,) = list_videos([tmp_path / "videos"])
+    return next(list_videos([tmp_path / "videos"]))
+
+
+def test_every_model_behind_an_endpoint(record: ClipRecord) -> None:
     with servers.endpoint(servers.failing(500), servers.half, servers.well) as (address, requests):
         name = f"{address}#any"
         config = EngineConfig(captioner=name, frame_captioner=name, llm=name, frames=4, captioned_frames=2)
@@ -99,10 +93,7 @@ def test_every_model_behind_an_endpoint(add_video, tmp_path: Path) -> None:
     assert "ЧАШКА НА СТОЛЕ" in after.results["summary"]["text"] and len(requests) == 6
 
 
-def test_an_endpoint_that_fails_in_every_way_is_asked_again(add_video, tmp_path: Path) -> None:
-    pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
-    add_video("a")
-    (record,) = list_videos([tmp_path / "videos"])
+def test_an_endpoint_that_fails_in_every_way_is_asked_again(record: ClipRecord) -> None:
     wrong = (
         servers.mute,
         servers.failing(500),
@@ -119,33 +110,20 @@ def test_an_endpoint_that_fails_in_every_way_is_asked_again(add_video, tmp_path:
     assert len(requests) >= len(wrong) + 1
 
 
-def test_a_letter_in_two_pieces_is_joined(add_video, tmp_path: Path) -> None:
-    pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
-    add_video("a")
-    (record,) = list_videos([tmp_path / "videos"])
+def test_a_letter_in_two_pieces_is_joined(record: ClipRecord) -> None:
     pieces = (servers.chunk("चाय \ud83c"), servers.chunk("\udf75 \ud83c"), servers.chunk(reason="stop"))
     with servers.endpoint(lambda handler, _: servers.stream(handler, *pieces)) as (address, _):
         after = through(make_stages(replace(ECHOES, llm=f"{address}#any"), QUICK), record)
     assert isinstance(after, ClipRecord) and after.results["summary"]["text"] == "चाय 🍵 \ufffd"
 
 
-def test_an_endpoint_that_stays_down_is_a_failure_of_the_service(add_video, tmp_path: Path) -> None:
-    pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
-    add_video("a")
-    (record,) = list_videos([tmp_path / "videos"])
+def test_an_endpoint_that_stays_down_is_a_failure_of_the_service(record: ClipRecord) -> None:
     for answer, cause in ((servers.failing(503), "service"), (servers.failing(413), "model")):
         with servers.endpoint(answer) as (address, requests):
             config = EngineConfig(captioner=f"{address}#any")
             failure = through(make_stages(config, WorkConfig(pause=0.0, tries=2)), record)
         assert isinstance(failure, StageFailure) and (failure.stage, failure.cause) == ("video_caption", cause)
         assert len(requests) == (2 if cause == "service" else 1) + 1
-
-
-def test_prompts_of_frames_and_videos_have_no_fields(tmp_path: Path) -> None:
-    path = tmp_path / "mine.txt"
-    path.write_text("Describe $title")
-    with pytest.raises(ConfigError, match="whose fields are none"):
-        make_stages(EngineConfig(frame_prompt=str(path)), QUICK)
 
 
 class Fickle:
@@ -200,26 +178,21 @@ def test_passing_failures_are_tried_again_after_pauses(pauses: list[float]) -> N
     replies = answer_all(model, conversations("1", "9"), Sampling(), WorkConfig(tries=3, pause=2.0), threads=2)
     assert texts(replies) == ["<1>", "busy"]
     assert pauses == [30.0, 30.0, 30.0]
-    plain = EndpointError("busy")
 
+
+@pytest.mark.parametrize(
+    ("wait", "pause", "expected"),
+    [(None, 2.0, [2.0, 4.0, 8.0]), (3600.0, 45.0, [60.0] * 3), (None, 45.0, [45.0, 60.0, 60.0])],
+)
+def test_pauses_double_up_to_a_minute(
+    pauses: list[float], wait: float | None, pause: float, expected: list[float]
+) -> None:
     class Busy(Fickle):
         def generate(self, *arguments: object) -> list[Reply]:
-            raise plain
+            raise EndpointError("busy", wait=wait)
 
-    pauses.clear()
-    answer_all(Busy(), conversations("a"), Sampling(), WorkConfig(tries=4, pause=2.0))
-    assert pauses == [2.0, 4.0, 8.0]
-
-
-def test_a_pause_is_a_minute_at_most(pauses: list[float]) -> None:
-    for wait in (3600.0, None):
-
-        class Busy(Fickle):
-            def generate(self, *arguments: object) -> list[Reply]:
-                raise EndpointError("busy", wait=wait)  # noqa: B023 (called at once)
-
-        answer_all(Busy(), conversations("a"), Sampling(), WorkConfig(tries=3, pause=45.0))
-    assert pauses == [60.0, 60.0, 45.0, 60.0]
+    answer_all(Busy(), conversations("a"), Sampling(), WorkConfig(tries=4, pause=pause))
+    assert pauses == expected
 
 
 def test_requests_are_sent_at_the_same_time() -> None:

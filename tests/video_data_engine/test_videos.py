@@ -34,7 +34,6 @@ from perception_encoder.video_data_engine.videos import (
 )
 from tests.clips import clip, number_of
 from tests.data.tars import write_tar
-from tests.video_data_engine.odd_videos import bad_videos, odd_videos
 
 
 def test_only_videos_are_listed_each_once(tmp_path: Path) -> None:
@@ -73,12 +72,6 @@ def test_members_of_equal_names_have_their_own_keys_and_json(tmp_path: Path, mon
     assert len(set(keys)) == 4
 
 
-def test_what_cannot_be_listed_is_a_record_that_raises(tmp_path: Path) -> None:
-    (tmp_path / "bad.tar").write_bytes(b"no tar" * 200)
-    (record,) = list_videos([tmp_path / "bad.tar"])
-    assert record.item.problem is not None
-
-
 def record(path: Path, part: str = "") -> ClipRecord:
     (item,) = list_items([f"{path}{part}"])
     return ClipRecord(key="a", item=item)
@@ -95,23 +88,6 @@ def test_facts_of_a_video(tmp_path: Path) -> None:
         (0.8, 1.6),
         (1.6, 2.4),
     ]
-
-
-@pytest.mark.parametrize("name", odd_videos())
-def test_odd_videos_can_be_used(name: str, tmp_path: Path) -> None:
-    content, size, frames = odd_videos()[name]
-    (tmp_path / "a.mp4").write_bytes(content)
-    facts = probe_video(record(tmp_path / "a.mp4"), EngineConfig())
-    assert (facts["width"], facts["height"]) == size
-    assert facts["frames"] == frames or name == "truncated"
-
-
-@pytest.mark.parametrize("name", bad_videos())
-def test_bad_videos_are_errors(name: str, tmp_path: Path) -> None:
-    content, reason = bad_videos()[name]
-    (tmp_path / "a.mp4").write_bytes(content)
-    with pytest.raises(InputError, match=reason):
-        probe_video(record(tmp_path / "a.mp4"), EngineConfig())
 
 
 def test_a_part_of_a_video_is_one_clip(tmp_path: Path) -> None:
@@ -224,9 +200,3 @@ def test_frames_of_a_part_are_reduced_and_read_again(tmp_path: Path) -> None:
     opened = open_clip_frames(record.after(StageResult(key=record.key, stage=FRAMES, value=value, frames=frames)))
     assert [number_of(image.resize((128, 64))) for image in opened.images] == [20, 30, 40]
     assert opened.times == value["times"]
-
-
-def test_a_short_clip_has_fewer_frames(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(clip(2))
-    (item,) = list_items([tmp_path / "a.mp4"])
-    assert len(sample_clip(ClipRecord(key="a", item=item), 8, 448)[1]) == 2

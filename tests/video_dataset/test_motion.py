@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -12,14 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import MediaDecodeError, MediaNotFoundError
 from perception_encoder.preprocess.video_file import write_video
 from perception_encoder.video_dataset.motion import (
-    AREA_PERCENTILES,
     MAX_SECONDS,
     NO_MOTION,
-    REGION_SIZES,
-    ObjectMotion,
     camera_flow,
     measure_motion,
     measure_object_motion,
@@ -50,8 +46,8 @@ def film(shift: int, codec: str, count: int = 16, group: int = 250, hold: int = 
 
 @pytest.mark.parametrize("shift", [0, 2, 4])
 def test_the_codecs_vectors_tell_how_far_the_image_moves(shift: int) -> None:
-    motion = measure_motion(film(shift, "libx264"))
-    assert motion.source == "codec" and (motion.frames, motion.key_frames, motion.rate) == (16, 1, 8)
+    motion = measure_motion(film(shift, "libx264", group=8))
+    assert motion.source == "codec" and (motion.frames, motion.key_frames, motion.rate) == (16, 2, 8)
     assert motion.magnitude == pytest.approx(shift / np.hypot(SIDE, SIDE), rel=0.25)
     assert (motion.variance == 0) == (shift == 0)
 
@@ -68,11 +64,6 @@ def test_the_variance_is_that_of_the_lengths() -> None:
     length = 4 / np.hypot(SIDE, SIDE)
     assert motion.magnitude == pytest.approx(length / 2, rel=0.2)
     assert motion.variance == pytest.approx(length**2 / 4, rel=0.15)
-
-
-def test_key_frames_are_counted() -> None:
-    motion = measure_motion(clip(60, group=12))
-    assert (motion.frames, motion.key_frames, motion.rate) == (60, 5, 25)
 
 
 def test_a_flat_block_does_not_move_and_a_shift_is_found() -> None:
@@ -101,14 +92,6 @@ def test_one_frame_has_no_motion() -> None:
     motion = measure_motion(clip(1))
     assert (motion.frames, motion.magnitude, motion.variance) == (1, 0, 0)
     assert measure_object_motion(clip(1)) == NO_MOTION
-
-
-@pytest.mark.parametrize("measure", [measure_motion, measure_object_motion])
-def test_files_that_are_not_videos(measure: Callable[..., object], tmp_path: Path) -> None:
-    with pytest.raises(MediaNotFoundError):
-        measure(tmp_path / "none.mp4")
-    with pytest.raises(MediaDecodeError):
-        measure(b"no video" * 100)
 
 
 SIDE, FRAMES = 160, 24
@@ -186,13 +169,6 @@ def test_what_differs_all_the_time_does_not_move() -> None:
     differences[3:5, 12:18, 12:18] = 0.02
     moves = moving_pixels(differences)
     assert not moves[:, :9, :9].any() and moves[3:5, 13:17, 13:17].all() and not moves[[0, 1, 2, 5, 6, 7, 8]].any()
-
-
-def test_columns_are_numbers_by_name() -> None:
-    motion = ObjectMotion(0.5, 2, (3, 2, 1), (0.0, 0.1, 0.2, 0.3, 0.4, 0.5))
-    columns = motion.columns()
-    assert len(columns) == 2 + len(REGION_SIZES) + len(AREA_PERCENTILES)
-    assert columns["regions_small"] == 3 and columns["area_p25"] == 0.1 and NO_MOTION.columns().keys() == columns.keys()
 
 
 def test_long_videos_are_looked_at_from_the_beginning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

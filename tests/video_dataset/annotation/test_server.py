@@ -99,14 +99,6 @@ def test_a_change_without_an_id_changes_nothing(post: Post) -> None:
     assert post("annotate/next", "anna")["task"] == task
 
 
-def test_progress(client: TestClient, post: Post) -> None:
-    task = post("annotate/next", "anna")["task"]
-    post("annotate/submit", "anna", id=task["id"], caption="A boat.", rating=4, seconds=30, sequence=1)
-    progress = client.get("/api/progress").json()
-    assert (progress["videos"], progress["done"], progress["agreement"]["videos"]) == (3, 1, 0)
-    assert progress["people"][0]["name"] == "anna" and progress["hours_left"] == pytest.approx(60 / 3600)
-
-
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
@@ -154,14 +146,6 @@ def test_a_key_is_needed_when_there_is_one(project: AnnotationProject) -> None:
         assert client.post("/api/annotate/next", json={"person": "a", "session": "s"}).status_code == 401
         assert client.get("/?key=secret&as=anna").url.query == b"as=anna"
         assert client.get("/video/1").content == short_clip()
-
-
-def test_videos_are_sent_whole_and_in_parts(client: TestClient) -> None:
-    whole = client.get("/video/2")
-    assert whole.content == short_clip() and whole.headers["accept-ranges"] == "bytes"
-    part = client.get("/video/2", headers={"Range": "bytes=100-199"})
-    assert part.status_code == 206 and part.content == short_clip()[100:200]
-    assert client.get("/video/2", headers={"Range": "bytes=99999999-"}).status_code == 416
 
 
 @pytest.mark.parametrize(
