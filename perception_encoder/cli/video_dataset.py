@@ -169,7 +169,6 @@ def select(
     ] = None,
     model: Annotated[str | None, options.model_option("see `pe models`")] = None,
     ask_model: Annotated[str | None, option(ASK, "MODEL", MODEL)] = None,
-    seed: Annotated[int, option("Random seed.", least=0, advanced=True)] = 0,
     as_json: options.Json = False,
     strict: options.Strict = False,
 ) -> None:
@@ -191,7 +190,7 @@ def select(
 
     check_table_path(out)
     selection = open_video_dataset(data).select(
-        hand_scores, count, features=features, model=model, ask_model=ask_model, seed=seed, track=track
+        hand_scores, count, features=features, model=model, ask_model=ask_model, track=track
     )
     write_video_table(out, selection.rows())
     total, report = len(selection.scored), selection.report

@@ -106,7 +106,6 @@ class VideoDataset:
         features: str | Path | None = None,
         model: str | Encoder | None = None,
         ask_model: str | LanguageModel | None = None,
-        seed: int = 0,
         track: Track = untracked,
     ) -> VideoSelection:
         """Select varied, interesting videos without near-duplicates, as in the paper's appendix A.2.
@@ -126,11 +125,11 @@ class VideoDataset:
 
             ask_model = load_language_model(ask_model)
         table = compute_features(self.path, directory, encoder, ask_model, track)
-        scores, report = score_videos(table, hand_scores, seed)
+        scores, report = score_videos(table, hand_scores)
         categories = categorise_videos(table, encoder)
         scored = map(ScoredVideo, table.keys, scores.tolist(), *zip(*categories, strict=True))
         return VideoSelection(
-            videos=tuple(select_videos(table, scores, min(count, len(table)), seed)),
+            videos=tuple(select_videos(table, scores, min(count, len(table)))),
             scored={video.key: video for video in scored},
             report=report,
             features=directory,
@@ -157,15 +156,13 @@ class VideoDataset:
         """
         fields: dict[str, dict[str, Any]] | None = None
         if selection is not None:
-            names = {"score": "interest_score", "category": "category_name"}
-            rows = read_video_table(Path(selection))
-            fields = {
-                key: {name: row[column] for column, name in names.items() if row.get(column) is not None}
-                for key, row in rows.items()
-            }
-            for key, row in fields.items():
-                if "interest_score" in row:
-                    row["interest_score"] = _number(row["interest_score"], key)
+            fields = {}
+            for key, row in read_video_table(Path(selection)).items():
+                fields[key] = {}
+                if row.get("score") is not None:
+                    fields[key]["interest_score"] = _number(row["score"], key)
+                if row.get("category") is not None:
+                    fields[key]["category_name"] = row["category"]
         with self.project(track) as project:
             return export_dataset(project, Path(out), refined_only=refined_only, selection=fields, track=track)
 

@@ -76,9 +76,7 @@ def read_hand_scores(path: Path) -> dict[str, float]:
     return scores
 
 
-def score_videos(
-    features: FeatureTable, hand_scores: Mapping[str, float], seed: int = 0
-) -> tuple[np.ndarray, ForestReport]:
+def score_videos(features: FeatureTable, hand_scores: Mapping[str, float]) -> tuple[np.ndarray, ForestReport]:
     """Fit a forest on the hand-scored videos; return the scores of all, (n,) float64 from 0 to 5, and its accuracy.
 
     Hand-scored videos have their out-of-bag prediction. DataError for fewer than 20 scores or unknown keys.
@@ -100,9 +98,9 @@ def score_videos(
     scored = np.array([rows[key] for key in hand_scores])
     targets = np.array(list(hand_scores.values()))
     frames = features.frames.reshape(len(features), -1)
-    components = PCA(min(FRAME_COMPONENTS, *frames.shape), random_state=seed).fit_transform(frames)
+    components = PCA(min(FRAME_COMPONENTS, *frames.shape), random_state=0).fit_transform(frames)
     inputs = np.concatenate([features.values, components], axis=1)
-    forest = RandomForestRegressor(TREES, oob_score=True, max_features=1 / 3, min_samples_leaf=2, random_state=seed)
+    forest = RandomForestRegressor(TREES, oob_score=True, max_features=1 / 3, min_samples_leaf=2, random_state=0)
     forest.fit(inputs[scored], targets)
     values = forest.predict(inputs)
     values[scored] = out_of_bag = forest.oob_prediction_
@@ -140,7 +138,7 @@ class SelectedVideo:
 
 
 def select_videos(
-    features: FeatureTable, scores: np.ndarray, count: int, seed: int = 0, clusters: int | None = None
+    features: FeatureTable, scores: np.ndarray, count: int, clusters: int | None = None
 ) -> list[SelectedVideo]:
     """Return up to `count` videos: the best of each cluster, then the second of each, and so on.
 
@@ -152,7 +150,7 @@ def select_videos(
     embeddings = features.embeddings
     distinct = len(np.unique(embeddings, axis=0))  # with fewer than clusters, sklearn warns
     clusters = min(clusters or max(1, count // 2), distinct)
-    labels = KMeans(clusters, n_init=3, random_state=seed).fit_predict(embeddings)
+    labels = KMeans(clusters, n_init=3, random_state=0).fit_predict(embeddings)
     candidates: list[tuple[int, float, str, int]] = []
     for cluster in range(clusters):
         members = np.flatnonzero(labels == cluster).tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +48,13 @@ def write_tars(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR)
     The same videos make the same bytes.
     """
     counts: dict[str, int] = {}
-    numbered = _number_by_split(videos)
-    for (split, tar), group in groupby(numbered, key=lambda item: (item[1].split, item[0] // per_tar)):
-        path = out / (split or "train") / f"{tar:06}.tar"
-        counts[split] = counts.get(split, 0) + write_members(path, _members(video for _, video in group)) // 2
+    for split, group in groupby(videos, key=lambda video: video.split):
+        rest, number = iter(group), 0
+        while part := list(islice(rest, per_tar)):
+            path = out / (split or "train") / f"{number:06}.tar"
+            counts[split] = counts.get(split, 0) + write_members(path, _members(part)) // 2
+            number += 1
     return counts
-
-
-def _number_by_split(videos: Iterable[OutputVideo]) -> Iterator[tuple[int, OutputVideo]]:
-    """Number the videos of each split from 0."""
-    numbers: dict[str, int] = {}
-    for video in videos:
-        number = numbers.get(video.split, 0)
-        numbers[video.split] = number + 1
-        yield number, video
 
 
 def _members(videos: Iterable[OutputVideo]) -> Iterator[tuple[str, bytes]]:

@@ -15,8 +15,6 @@ import perception_encoder as pe
 from perception_encoder.cli import engine, output, video_dataset
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.video_data_engine import refine
 from perception_encoder.video_data_engine.prompts import load_prompt
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.server import create_annotation_page
@@ -80,21 +78,6 @@ def test_ctrl_c_ends_a_run_that_goes_on_later(run_engine, monkeypatch: pytest.Mo
     assert run_engine().status == output.OK
 
 
-def test_the_captioner_does_all_unless_others_are_named(run_pe, tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(clip(30))
-    command = ("engine", "run", "--videos", tmp_path / "a.mp4", "--workers", "1")
-    assert run_pe(*command, "-o", tmp_path / "out", "--captioner", ECHO).status == output.OK
-    config = json.loads((tmp_path / "out" / "settings.json").read_text())["config"]
-    assert config["captioner"] == config["frame_captioner"] == config["llm"] == ECHO
-    mixed = run_pe(*command, "-o", tmp_path / "mixed", "--captioner", ECHO, "--frame-captioner", "builtin-lang")
-    assert mixed.status == output.ERROR and "builtin-lang is a demo model" in mixed.stderr
-    assert not (tmp_path / "mixed").exists()
-    unknown = run_pe(*command, "-o", tmp_path / "out2", "--captioner", "gpt")
-    assert unknown.status == output.ERROR
-    for form in ("facebook/Perception-LM-1B", "http://HOST/v1#MODEL", "hf:NAME", "python:MODULE:FUNCTION"):
-        assert form in unknown.stderr and form in " ".join(run_pe("engine", "run", "--help").stdout.split())
-
-
 def test_usage_errors(run_engine, run_pe, tmp_path: Path) -> None:
     run = run_pe("engine", "run", "--videos", tmp_path / "none", "-o", tmp_path / "out")
     assert run.status == output.ERROR and "no such file or directory" in run.stderr
@@ -105,28 +88,6 @@ def test_usage_errors(run_engine, run_pe, tmp_path: Path) -> None:
 
 
 __all__ = ["language_run"]
-
-
-def test_options_reach_training(run_pe, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def train(config: LanguageConfig, data: list[Path], out: Path, *others: object) -> Path:
-        calls.append((data, config.steps))
-        return out / "language.safetensors"
-
-    monkeypatch.setattr(refine, "align_language", train)
-    monkeypatch.setattr(refine, "_conversation", lambda clips, key, caption, prompt, out: (key, caption, prompt))
-    engine = tmp_path / "captioned"
-    engine.mkdir()
-    settings = {"config": {"video_prompt": "mine.txt", "captioner": str(language_run)}, "models": {}}
-    (engine / "settings.json").write_text(json.dumps({**settings, "prompts": {"mine": "Say it."}, "runs": []}))
-    (tmp_path / "fixed.csv").write_text("video_id,human_caption\na,a cup\n")
-    arguments = ("engine", "refine", engine, "--captions", tmp_path / "fixed.csv", "-o", tmp_path / "run")
-    run = run_pe(*arguments, "--set", "steps=7")  # the captioner is the engine's own
-    assert run.status == output.OK and calls == [([tmp_path / "run" / "conversations.jsonl"], 7)], run.stderr
-    assert json.loads((tmp_path / "run" / "conversations.jsonl").read_text()) == ["a", "a cup", "Say it."]
-    assert f"--captioner {tmp_path / 'run'} --video-prompt mine.txt" in run.stdout
-    assert run_pe(*arguments, "--set", "stepps=7").status == output.ERROR
 
 
 def test_from_raw_videos_to_a_refined_captioner_and_a_dataset(run_pe, language_run: Path, tmp_path: Path) -> None:
@@ -161,6 +122,7 @@ def test_from_raw_videos_to_a_refined_captioner_and_a_dataset(run_pe, language_r
     few = ("steps=1", "batch_size=1", "frames=2", "warmup=0", "validation=null")
     refined = run_pe(*refine, *(word for setting in few for word in ("--set", setting)))
     assert refined.status == output.OK, refined.stderr
+    assert f"--captioner {tmp_path / 'refined'} --video-prompt {prompt}" in refined.stdout
     (line,) = map(json.loads, (tmp_path / "refined" / "conversations.jsonl").read_text().splitlines())
     assert line["id"] == task["clip"]["key"] and (tmp_path / "refined" / line["video"]).read_bytes() == clip(60)
     assert [turn["value"] for turn in line["conversations"]] == ["<video>\nDescribe it.", "A cup falls."]

@@ -52,7 +52,6 @@ class AnnotationProject:
         directory = data if data.is_dir() else data.parent
         self.tars = {tar.path.relative_to(directory).as_posix(): tar for tar in list_video_tars(data)}
         self.database = Database(file or directory / FILE_NAME)
-        self._clips: dict[int, tuple[TarMember, str]] = {}
 
     def close(self) -> None:
         """Close the database."""
@@ -74,7 +73,7 @@ class AnnotationProject:
                 if name not in known or (known[name]["size"], known[name]["modified"]) != stamp
             ]
             for name in track(changed, "reading the dataset", len(changed)):
-                _read_tar(connection, name, self.tars[name], stamps[name])
+                _read_tar(connection, name, self.tars[name], *stamps[name])
             gone = [(known[name]["id"],) for name in known.keys() - self.tars.keys()]
             connection.executemany("UPDATE clips SET size = 0 WHERE tar = ?", gone)
             connection.executemany("UPDATE tars SET size = -1 WHERE id = ?", gone)
@@ -82,7 +81,6 @@ class AnnotationProject:
                 _follow_moved(connection)
                 setting = connection.execute("SELECT value FROM settings WHERE name = 'double'").fetchone()
                 _choose_doubles(connection, DOUBLE if setting is None else setting["value"])
-        self._clips.clear()
         return self.count()
 
     def count(self) -> int:
@@ -103,15 +101,13 @@ class AnnotationProject:
 
         Only members of the tars that were listed when the project was opened are returned.
         """
-        if clip not in self._clips:
-            query = "SELECT clips.*, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.id = ?"
-            with self.database.reading() as connection:
-                row: Any = connection.execute(query, (clip,)).fetchone() if fits(clip) else None
-            tar = self.tars.get(row["path"]) if row is not None and row["size"] > 0 else None
-            if tar is None:
-                raise InputError(f"video {clip}", "does not exist, or its tar was removed")
-            self._clips[clip] = TarMember(tar.path, row["offset"], row["size"]), row["extension"]
-        return self._clips[clip]
+        query = "SELECT clips.*, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.id = ?"
+        with self.database.reading() as connection:
+            row: Any = connection.execute(query, (clip,)).fetchone() if fits(clip) else None
+        tar = self.tars.get(row["path"]) if row is not None and row["size"] > 0 else None
+        if tar is None:
+            raise InputError(f"video {clip}", "does not exist, or its tar was removed")
+        return TarMember(tar.path, row["offset"], row["size"]), row["extension"]
 
 
 def check_name(name: str) -> str:
@@ -129,9 +125,8 @@ def add_person(connection: sqlite3.Connection, name: str) -> str:
     return name
 
 
-def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, stamp: tuple[int, int]) -> None:
-    """Add a tar's videos; for known ones, update only the location of their bytes and their length."""
-    size, modified = stamp
+def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, size: int, modified: int) -> None:
+    """Add a tar's videos; for known ones, update only the location of their bytes and their frame rate."""
     (tar_id,) = connection.execute(
         "INSERT INTO tars (path, split, size, modified) VALUES (?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET "
         "size = excluded.size, modified = excluded.modified RETURNING id",

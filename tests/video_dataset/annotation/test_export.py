@@ -175,17 +175,16 @@ def test_the_labeling_interface_fits_the_tasks(project: AnnotationProject, annot
     assert {tag.get("value", "$key")[1:] for tag in tags.values()} <= task["data"].keys()
 
 
-def test_a_file_of_label_studio(project: AnnotationProject, tmp_path: Path) -> None:
-    path = write(tmp_path / "project-1.json", of_label_studio())
-    assert import_tasks(project, path) == ImportCounts(1, 0)
+@pytest.mark.parametrize(("by", "name"), [(10, "label-studio-10"), ({"email": "anna@example.org"}, "anna@example.org")])
+def test_a_file_of_label_studio(project: AnnotationProject, tmp_path: Path, by: object, name: str) -> None:
+    tasks = of_label_studio(completed_by=by)
+    assert import_tasks(project, write(tmp_path / "project-1.json", tasks)) == ImportCounts(1, 0)
     (refinement,) = read_refinements(project)
     assert (refinement.key, refinement.caption, refinement.rating) == ("v1", "A boat\non a lake.", 4)
-    assert count_progress(project).people[0].name == "label-studio-10"
-
-
-def test_an_email_is_a_name(project: AnnotationProject, tmp_path: Path) -> None:
-    import_tasks(project, write(tmp_path / "a.json", of_label_studio(completed_by={"email": "anna@example.org"})))
-    assert [person.name for person in count_progress(project).people] == ["anna@example.org"]
+    assert [person.name for person in count_progress(project).people] == [name]
+    tasks[0]["annotations"][0]["result"][1]["value"]["rating"] = 1  # another result of the same person
+    with pytest.raises(AnnotationConflictError, match="has already finished video 2"):
+        import_tasks(project, write(tmp_path / "b.json", tasks))
 
 
 STARS = [{"type": "textarea", "value": {"text": ["A boat."]}}, {"type": "rating", "value": {"rating": 7}}]
@@ -210,11 +209,3 @@ def test_files_of_another_form_change_nothing(
     with pytest.raises(DataError, match=message.replace("task 0", "task 1")):
         import_tasks(project, write(tmp_path / "a.json", both))
     assert list(read_refinements(project)) == []
-
-
-def test_another_result_of_the_same_person_is_refused(project: AnnotationProject, tmp_path: Path) -> None:
-    import_tasks(project, write(tmp_path / "a.json", of_label_studio()))
-    tasks = of_label_studio()
-    tasks[0]["annotations"][0]["result"][1]["value"]["rating"] = 1
-    with pytest.raises(AnnotationConflictError, match="has already finished video 2"):
-        import_tasks(project, write(tmp_path / "b.json", tasks))
