@@ -115,12 +115,10 @@ class StageActor:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the rows after the stage; a probed video becomes one row for each clip."""
-        rows = table.to_pylist()
         waiting: list[tuple[dict[str, bytes], ClipRecord, list[Any]]] = []
         results: list[dict[str, bytes]] = []
-        for row in rows:
-            record: ClipRecord = pickle.loads(row["record"])
-            outcomes = pickle.loads(row["outcomes"])
+        for row in table.to_pylist():
+            record, outcomes = pickle.loads(row["record"]), pickle.loads(row["outcomes"])
             is_over = bool(outcomes) and not isinstance(outcomes[-1], StageResult)
             if record.next_stage == self._stage.name and not is_over:
                 waiting.append((row, record, outcomes))

@@ -56,12 +56,7 @@ def run_local(
     PerceptionEncoderError of a worker that cannot start or of a request that can never succeed, and MissingExtraError
     without pebble.
     """
-    runner = _LocalRunner(stages, records, work, loaded)
-    try:
-        yield from runner.outcomes()
-    finally:
-        for worker in [*runner.pools]:
-            runner.stop(worker)
+    return _LocalRunner(stages, records, work, loaded).outcomes()
 
 
 class _LocalRunner:
@@ -84,17 +79,21 @@ class _LocalRunner:
         self.in_flight = 0
         self.room = IN_FLIGHT * (work.workers + max(stage.batch_size for stage in stages))
 
-    def outcomes(self) -> Iterator[Outcome]:
-        """Yield every outcome until no work is left."""
-        while self._refill() or self.tasks:
-            self._submit()
-            done, waiting = wait(self.tasks, _TICK, return_when=FIRST_COMPLETED)
-            for worker in {self.tasks[future][0] for future in waiting}:
-                if not self.pools[worker].active:  # it was killed just before it was given a batch
-                    self.stop(worker)
-            for future in done:
-                if future in self.tasks:  # else its pool was stopped
-                    yield from self._collect(future, *self.tasks.pop(future))
+    def outcomes(self) -> Generator[Outcome, None, None]:
+        """Yield every outcome until no work is left; stop all workers at the end."""
+        try:
+            while self._refill() or self.tasks:
+                self._submit()
+                done, waiting = wait(self.tasks, _TICK, return_when=FIRST_COMPLETED)
+                for worker in {self.tasks[future][0] for future in waiting}:
+                    if not self.pools[worker].active:  # it was killed just before it was given a batch
+                        self.stop(worker)
+                for future in done:
+                    if future in self.tasks:  # else its pool was stopped
+                        yield from self._collect(future, *self.tasks.pop(future))
+        finally:
+            for worker in [*self.pools]:
+                self.stop(worker)
 
     def stop(self, worker: Worker) -> None:
         """Stop a worker and return its records to the queue."""
@@ -108,9 +107,8 @@ class _LocalRunner:
 
     def _refill(self) -> bool:
         """Read more records while there is space; return whether any are waiting."""
-        if self.in_flight < self.room:
-            for record in itertools.islice(self.records, self.room - self.in_flight):
-                self._enqueue(record)
+        for record in itertools.islice(self.records, max(0, self.room - self.in_flight)):
+            self._enqueue(record)
         return any(self.queues.values())
 
     def _enqueue(self, record: ClipRecord) -> None:

@@ -82,44 +82,30 @@ class AnswerStage:
     """A stage that asks a model about each clip; pickled to the model's worker."""
 
     name: str
-    model: str
+    group: str
+    """The model; stages with the same one share a process."""
     prompt: EnginePrompt
     sampling: Sampling
     captioned_frames: int
     """Number of frames to caption one by one, in that stage."""
     work: WorkConfig
-
-    @property
-    def group(self) -> str:
-        """Group of stages; those with the same model share a process."""
-        return self.model
-
-    @property
-    def batch_size(self) -> int:
-        """Maximum number of records handled together."""
-        return self.work.batch_size
-
-    @property
-    def seconds(self) -> float:
-        """Time limit of a record."""
-        questions = self.captioned_frames if self.name == FRAME_CAPTIONS else 1
-        if not is_endpoint(self.model):
-            return self.work.timeout * questions
-        pauses = self.work.pause * 2**self.work.tries
-        return (self.work.timeout * self.work.tries + pauses) * questions + 10  # the client's own timeout comes first
+    seconds: float
+    """Time limit of a record."""
+    batch_size: int
+    """Maximum number of records handled together."""
 
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
         """Load the model; return a function that handles records, and the model's facts to store."""
-        if self.model not in models:
-            models[self.model] = load_assistant(self.model, timeout=self.work.timeout, text_only=self.name == SUMMARY)
-        assistant = models[self.model]
+        if self.group not in models:
+            models[self.group] = load_assistant(self.group, timeout=self.work.timeout, text_only=self.name == SUMMARY)
+        assistant = models[self.group]
         facts = {**describe_assistant(assistant), "prompt": self.prompt.name, "prompt_hash": self.prompt.hash}
         return partial(self._handle, assistant), facts
 
     def _handle(self, assistant: Assistant, records: Sequence[ClipRecord]) -> list[Outcome]:
         started = time.perf_counter()
         questions = [self._conversations(record) for record in records]
-        threads = self.batch_size if is_endpoint(self.model) else 1
+        threads = self.batch_size if is_endpoint(self.group) else 1
         replies = iter(answer_all(assistant, [*itertools.chain(*questions)], self.sampling, self.work, threads))
         answers = [[next(replies) for _ in conversations] for conversations in questions]
         seconds = (time.perf_counter() - started) / len(records)
@@ -163,13 +149,18 @@ def make_stages(config: EngineConfig, work: WorkConfig) -> list[EngineStage]:
     """Return the stages of a configuration in order; ConfigError for an unreadable prompt."""
 
     def answers(name: str, model: str, prompt: str, tokens: int) -> AnswerStage:
+        seconds = work.timeout
+        if is_endpoint(model):  # whose client has a timeout of its own, which comes first
+            seconds = work.timeout * work.tries + work.pause * 2**work.tries + 10
         return AnswerStage(
             name=name,
-            model=model,
+            group=model,
             prompt=load_prompt(prompt) if name == SUMMARY else load_prompt(prompt, ()),
             sampling=Sampling(max_tokens=tokens),
             captioned_frames=config.captioned_frames,
             work=work,
+            seconds=seconds * (config.captioned_frames if name == FRAME_CAPTIONS else 1),
+            batch_size=work.batch_size,
         )
 
     sample = partial(sample_clip, count=config.frames, side=config.side)
