@@ -11,6 +11,7 @@ by noise.
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,23 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.results import report
+from perception_encoder.datasets.class_masks import ClassMasks
 from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.masked_videos import VOID, read_videos
+from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.evaluation.dense.average_precision import average_precision
-from perception_encoder.evaluation.dense.depth import DepthProtocol, score_depth
-from perception_encoder.evaluation.dense.detection import DetectionProtocol, score_detection, to_results
-from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, score_segmentation
+from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator, to_results
+from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import score_video, tracking_scores
+from perception_encoder.evaluation.feature_cache import CachedTokens
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.evaluation.statistics.scores import measure_all
 
@@ -87,19 +93,58 @@ def heads() -> Iterator[Row]:
     generator = np.random.default_rng(0)
     drawn = [draw(generator) for _ in range(TRAINED + TESTED)]
     classes, depth = np.stack([item[0] for item in drawn]), np.stack([value[1] for value in drawn])
-    keys = [str(number) for number in range(TESTED)]
     fit = FitConfig(epochs=25, batch=8, lr=1e-2)
     shares, mean = by_patch(np.eye(3)[classes], PATCH), by_patch(depth[..., None], PATCH)
+    keys = tuple(map(str, range(len(drawn))))
+    both = slice(None, TRAINED), slice(TRAINED, None)
+    masks = [
+        ClassMasks(
+            name="drawn",
+            keys=keys[part],
+            images=(b"",) * len(keys[part]),
+            masks=tuple(_png(mask.astype(np.uint8)) for mask in classes[part]),
+            classes=("floor", "rectangle", "disc"),
+            numbers=({0: 0, 1: 1, 2: 2},) * len(keys[part]),
+        )
+        for part in both
+    ]
+    depths = [
+        DepthImages(
+            name="drawn",
+            keys=keys[part],
+            images=(b"",) * len(keys[part]),
+            depths=tuple(_png((1000 * item).round().astype(np.uint16)) for item in depth[part]),
+        )
+        for part in both
+    ]
     for name, maps in (("the truth", shares), ("noise", noise(shares))):
-        protocol = SegmentationProtocol(head=SegmentationConfig(fit=fit), head_seeds=1)
-        truths = classes[:TRAINED].__getitem__, classes[TRAINED:].__getitem__
-        scores = score_segmentation(maps[:TRAINED], truths[0], maps[TRAINED:], truths[1], keys, 3, protocol)
-        yield from rows_of("segmentation", name, measure_all(scores))
+        task = SegmentationEvaluator(*masks, SegmentationConfig(fit=fit), head_seeds=1)
+        yield from rows_of("segmentation", name, fitted(task, maps).metrics)
     for name, maps in (("the truth", mean), ("noise", noise(mean))):
-        protocol = DepthProtocol(head=DepthConfig(channels=16, fit=fit), head_seeds=1)
-        depths = depth[:TRAINED].__getitem__, depth[TRAINED:].__getitem__
-        scores = score_depth(maps[:TRAINED], depths[0], maps[TRAINED:], depths[1], keys, protocol)
-        yield from rows_of("depth", name, [entry for entry in measure_all(scores) if entry.name in ("RMSE", "delta1")])
+        protocol = DepthProtocol(head=DepthConfig(channels=16, fit=fit))
+        metrics = fitted(DepthEvaluator(*depths, protocol, head_seeds=1), maps).metrics
+        yield from rows_of("depth", name, [entry for entry in metrics if entry.name in ("RMSE", "delta1")])
+
+
+def fitted(task: HeadEvaluator, maps: np.ndarray) -> Measurement:
+    """Fit a task's head on the first maps (n, h, w, D), and score it on the others."""
+    parts = maps[:TRAINED], maps[TRAINED:]
+    return task.score(
+        CachedTokens(
+            layer=0,
+            tokens=part.reshape(len(part), -1, part.shape[-1]),
+            prefix=0,
+            grid=part.shape[1:3],
+            rows=np.arange(len(part)),
+        )
+        for part in parts
+    )
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def detectors() -> Iterator[Row]:
@@ -108,12 +153,9 @@ def detectors() -> Iterator[Row]:
     drawn = [draw(generator) for _ in range(TRAINED + TESTED)]
     sets = instances(drawn[:TRAINED]), instances(drawn[TRAINED:])
     shares = by_patch(np.eye(3)[np.stack([item[0] for item in drawn])], PATCH)
-    fit = FitConfig(epochs=60, batch=8, weight_decay=1e-4)
-    protocol = DetectionProtocol(head=DetectionConfig(channels=16, hidden=64, regions=16, fit=fit), head_seeds=1)
-    learned, evaluated = np.arange(TRAINED), np.arange(TESTED)
+    head = DetectionConfig(channels=16, hidden=64, regions=16, fit=FitConfig(epochs=60, batch=8, weight_decay=1e-4))
     for name, maps in (("the truth", shares), ("noise", noise(shares))):
-        scores = score_detection(maps[:TRAINED], (sets[0], learned), maps[TRAINED:], (sets[1], evaluated), protocol)
-        metrics = measure_all(scores)
+        metrics = fitted(DetectionEvaluator(*sets, head, head_seeds=1), maps).metrics
         for kind in ("box", "mask"):
             yield from rows_of(
                 "detection, fitted", name, [m for m in metrics if m.name in (f"{kind} AP", f"{kind} AP50")]

@@ -17,7 +17,6 @@ from perception_encoder.progress import Track, untracked
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from perception_encoder.datasets.questions.question import Question
     from perception_encoder.evaluation.comparison import Difference
     from perception_encoder.evaluation.language.tasks import LanguageTask
     from perception_encoder.evaluation.results import Result
@@ -65,7 +64,7 @@ def questions(
     model: str | Path | Assistant,
     data: str | Path,
     *,
-    dataset: str,
+    dataset: str | LanguageTask,
     split: str = "",
     items: int | None = None,
     blind: bool = False,
@@ -76,44 +75,27 @@ def questions(
 ) -> Result:
     """Ask a language model the questions of a published dataset, such as "textvqa", and score its answers.
 
-    `split`: by default the one that papers report. See `put_questions` for the rest.
+    `split`: by default the one that papers report. `items`: maximum number of questions, at even intervals. `blind`:
+    show no image: what the model knows without looking. `records`: a JSONL file of all answers, from which a run
+    resumes.
     """
-    from perception_encoder.datasets.questions.read import READERS, default_split, read_questions
-
-    if dataset not in READERS:
-        raise _unknown("dataset", dataset, READERS)
-    read = read_questions(dataset, Path(data), split)
-    split = split or default_split(dataset)
-    return put_questions(model, dataset, read, split, items, blind, frames, tiles, records, progress)
-
-
-def put_questions(
-    model: str | Path | Assistant,
-    task: str | LanguageTask,
-    questions: Sequence[Question],
-    split: str = "",
-    items: int | None = None,
-    blind: bool = False,
-    frames: int = 8,
-    tiles: int | None = None,
-    records: str | Path | None = None,
-    progress: Track = untracked,
-) -> Result:
-    """Ask a language model questions, and score its answers.
-
-    `items`: maximum number of questions, at even intervals. `blind`: show no image: what the model knows without
-    looking. `records`: a JSONL file of all answers, from which a run resumes.
-    """
+    from perception_encoder.datasets.questions.read import default_split
     from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
+    from perception_encoder.evaluation.language.tasks import TASKS
     from perception_encoder.evaluation.tasks import run_evaluators
     from perception_encoder.language_alignment.language_model import LanguageModel
     from perception_encoder.language_alignment.load import load_language_model
     from perception_encoder.preprocess.frames import spread_indices
 
+    if isinstance(dataset, str) and dataset not in TASKS:
+        raise _unknown("dataset", dataset, TASKS)
+    task = TASKS[dataset] if isinstance(dataset, str) else dataset
+    split = split or default_split(task.name)
+    read = task.read(task.name, Path(data), split)
     if items is not None:
-        questions = [questions[row] for row in spread_indices(len(questions), min(items, len(questions)))]
+        read = [read[row] for row in spread_indices(len(read), min(items, len(read)))]
     assistant = load_language_model(model, tiles=tiles) if isinstance(model, str | Path) else model
-    evaluator = QuestionEvaluator(task, questions, None if records is None else Path(records), frames, blind)
+    evaluator = QuestionEvaluator(task, read, None if records is None else Path(records), frames, blind)
     about = {}
     if isinstance(assistant, LanguageModel):
         about = {"decoder": assistant.decoder.name, "tiles": str(assistant.media.tiles)}
@@ -147,14 +129,13 @@ def analyze_layers(
     out: str | Path = "layers",
     store: str | Path | None = None,
     progress: Track = untracked,
-    announce: Callable[[str], None] = lambda message: None,
 ) -> LayerReport:
     """Evaluate the layers of a model on tasks, recommend one per task, and write the report, like `pe layers`.
 
     `data`: the dataset of all tasks, or one for each by the task's name. `layer`: the layers to evaluate, and the last;
     by default all. `baseline`: further models to plot, by default the same with random weights. `items`: maximum number
     of test images of a task. `out`: the report's directory. `store`: the cache of features, by default OUT/features;
-    an interrupted call resumes from it. `announce` gets how much disk the features will take. Raises ConfigError,
+    an interrupted call resumes from it. Raises ConfigError,
     DataError, ModelError, OutputError, and what loading the models raises.
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
@@ -176,7 +157,7 @@ def analyze_layers(
     layer_tasks = make_tasks(tasks, paths, None if shared is None else Path(shared), options, readers)
     others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
     cache = FeatureCache(directory=Path(store) if store else Path(out) / "features")
-    report = analyse([model, *others], layer_tasks, cache, layer, progress, announce, final_norm)
+    report = analyse([model, *others], layer_tasks, cache, layer, progress, final_norm)
     return replace(report, files=write_report(report, Path(out)))
 
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from perception_encoder.evaluation.comparison import Table
+from dataclasses import dataclass
+
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.statistics.bootstrap import Metric
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells ready to print."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
+        return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
 def classification_table(result: Result) -> Table:

@@ -14,19 +14,19 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import default_model, output
-from perception_encoder.cli import evaluate_options as options
+from perception_encoder.cli import evaluate as options
 from perception_encoder.cli import options as shared
 from perception_encoder.cli.output import track
 from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation import embeddings
 from perception_encoder.evaluation.classification.probes import LinearEvaluator
 from perception_encoder.evaluation.classification.prompts import find_templates
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
-from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
-from perception_encoder.evaluation.embeddings import CachingEncoder, cache_features
+from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, ZeroShotEvaluator
+from perception_encoder.evaluation.embeddings import CachingEncoder, cache_features, encode_images
 from perception_encoder.evaluation.results import Measurement, Result, evaluate, to_json
-from perception_encoder.evaluation.retrieval import NamedRetrievalEvaluator
+from perception_encoder.evaluation.retrieval import recalls
 from perception_encoder.files import write_text
 from perception_encoder.formats.shards import shards_below
 from perception_encoder.inference.encoder import Encoder
@@ -105,6 +105,31 @@ class Suite:
             failures=tuple(map(str, encoder.failures)),
             about=dict(about),
         )
+
+
+class NamedRetrievalEvaluator:
+    """Retrieval of images by label, where each label is the name of one image."""
+
+    def __init__(self, task: LabelledImages) -> None:
+        """Raises DataError if two images have the same name."""
+        if len(set(task.labels)) < len(task.labels):
+            raise DataError(f"{task.name}: two images have the same name; retrieval by name needs unique names")
+        self.task = task
+
+    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
+        """Return R@1 in both directions: see `Evaluator`."""
+        features = encode_images(encoder, self.task, track)
+        names = ZeroShotClassifier.of(encoder, features.labels, "name", track=track)
+        ways = "image by name", "name of image"
+        measurement = Measurement(
+            task=self.task.name,
+            method="retrieval",
+            prompts="name",
+            classes=len(features.keys),
+            scores=recalls(names.scores(features.vectors).T, None, ways, features.keys, tops=(1,)),
+            failures=features.failures,
+        )
+        return [measurement]
 
 
 def suite(

@@ -223,7 +223,7 @@ def read_result(directory: Path) -> None:
     from perception_encoder.evaluation.results import from_json, read_text, to_json
 
     result = from_json(read_text(directory / "result.json"), "result.json")
-    full_table(result).markdown()
+    full_table(result)
     to_json(result)
 
 

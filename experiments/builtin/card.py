@@ -8,7 +8,6 @@ from statistics import NormalDist
 
 from experiments.differences import Gap, find_signs
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.comparison import Table
 from perception_encoder.evaluation.results import Result
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.models.registry import BUILTIN
@@ -47,7 +46,7 @@ def update_card(card: str, result: Result) -> str:
     return f"{before}{start}\n\n{report.summary(result, compare_with_targets(result))}\n{NOTE}\n{end}\n{after}"
 
 
-def compare_with_targets(result: Result) -> tuple[Table, Table]:
+def compare_with_targets(result: Result) -> tuple[report.Table, report.Table]:
     """Return the tables of classification and of retrieval with a column of targets, each at its task's first row."""
     if result.model != BUILTIN or result.split != "test":
         raise DataError(f"targets are for {BUILTIN} on test, not for {result.model} on {result.split}")
@@ -72,9 +71,9 @@ def _to_target(metrics: Sequence[Metric], target: float) -> Gap:
     return replace(gap, parts=((error**2, best.n - 1),))
 
 
-def _add_targets(table: Table, cells: Mapping[str, str]) -> Table:
+def _add_targets(table: report.Table, cells: Mapping[str, str]) -> report.Table:
     rows, seen = [], set[str]()
     for row in table.rows:
         rows.append((*row, "–" if row[0] in seen else cells.get(row[0], "–")))
         seen.add(row[0])
-    return Table((*table.columns, "target"), tuple(rows))
+    return report.Table((*table.columns, "target"), tuple(rows))

@@ -14,7 +14,6 @@ from perception_encoder.cli.options import option
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.evaluation.language.evaluators import (
     Answered,
-    AnswerRecord,
     QuestionEvaluator,
     open_media_of,
     score_answers,
@@ -109,13 +108,7 @@ def nearest_captions(questions: Sequence[Question], train: Sequence[Question], t
     known = [train[row] for row in spread_indices(len(train), min(RETRIEVED, len(train)))]
     vectors = [encoder.encode_images([_image(item) for item in part]) for part in (questions, known)]
     nearest = np.argmax(vectors[0] @ vectors[1].T, axis=1)
-    answered = [
-        Answered(
-            question,
-            AnswerRecord(model="", task="scene captions", id=question.id, prompt="", prediction=known[row].answers[0]),
-        )
-        for question, row in zip(questions, nearest, strict=True)
-    ]
+    answered = [Answered(question, known[row].answers[0]) for question, row in zip(questions, nearest, strict=True)]
     return measure(score_answers(find_task("scene captions"), answered)[0])
 
 

@@ -18,7 +18,7 @@ from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
-from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
@@ -96,7 +96,7 @@ def make_layer_tasks(data: LayerData, sizes: Sizes) -> tuple[LayerEvaluator, ...
         tasks.append(_depth_task("depth of rooms", rooms, DepthProtocol(head=head)))
     videos = read_videos(data.clips)
     videos = [replace(video, frames=video.frames[: sizes.clips], masks=video.masks[: sizes.clips]) for video in videos]
-    tasks.append(TrackingEvaluator(videos, TrackingConfig(short_side=240)))
+    tasks.append(TrackingEvaluator(videos, short_side=240))
     if data.captions is not None:
         tasks.append(read_caption_task(data.captions, sizes.captions))
     return tuple(tasks)

@@ -1,27 +1,40 @@
-"""`pe eval`: zero-shot evaluation, probes, dense tasks and results."""
+"""`pe eval`: zero-shot evaluation, probes, dense tasks, questions and results."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from perception_encoder.cli import evaluate_options as options
-from perception_encoder.cli import options as shared
+import typer
+
 from perception_encoder.cli import output
-from perception_encoder.cli.evaluate_options import ResultFile
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.options import (
+    BY_POSITION,
+    DATASET,
     HEAD,
+    MEDIA,
+    OUTPUT,
     FinalNorm,
     Frames,
     LayeredModel,
+    MaxFrames,
     PerMetre,
     Size,
+    Tiles,
+    argument,
     flag,
     image_size,
+    model_option,
     numbers,
     option,
+    out_option,
 )
+from perception_encoder.cli.output import track
+from perception_encoder.models.registry import demo_note
+
+if TYPE_CHECKING:
+    from perception_encoder.evaluation.results import Result
 
 COMMANDS = {
     "Zero-shot": {"classification": "evaluate:classification", "retrieval": "evaluate:retrieval"},
@@ -39,6 +52,74 @@ app = lazy_group(COMMANDS)
 NAMES = "Class names: imagenet, or a file of names [default: the directories' names]."
 ONTO = "With --mapping: choose among imagenet's classes, or those of a class file."
 CAPTIONS = "Captions: JSON (COCO, Karpathy, MSR-VTT), a table, or tars with KEY.txt."
+QUESTION_SETS = (
+    "vqav2, okvqa, textvqa, docvqa, infovqa, chartqa, ai2d, pope, mvbench, coco, refcoco, refcoco+ or refcocog."
+)
+
+
+def data_option(text: str, metavar: str = "PATH", least: float | None = None, *, advanced: bool = False) -> Any:
+    """An option of the dataset."""
+    return option(text, metavar, DATASET, least=least, advanced=advanced)
+
+
+TwoTowers = Annotated[str, model_option(others="timm:NAME; open_clip:NAME,WEIGHTS"), BY_POSITION]
+Embedder = Annotated[str, model_option(others="timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers)"), BY_POSITION]
+LanguageModel = Annotated[
+    str, model_option(others="builtin-lang; a run of `pe train`; facebook/Perception-LM-1B"), BY_POSITION
+]
+ResultFile = Annotated[Path, argument("FILE", "JSON written by a command of `pe eval` with -o.")]
+
+Classes = Annotated[Path, data_option("Class directories, shards with labels or .cls, or a table of paths and labels.")]
+DenseData = Annotated[Path, data_option("Dataset: see above.")]
+QuestionData = Annotated[Path, data_option("The dataset as published, or its Parquet files from the hub.")]
+Split = Annotated[str, data_option("Split to evaluate: a subdirectory, or a value in the annotations.", "NAME")]
+QuestionSplit = Annotated[str, data_option("Split [default: the one that papers report].", "NAME")]
+Train = Annotated[Path | None, data_option("Dataset with the training split [default: that of --data].")]
+Media = Annotated[Path | None, data_option("Directory of the files listed in --data [default: next to it].", "DIR")]
+ListedMedia = Annotated[
+    Path | None, data_option("Directory of the files listed in --data [default: next to it].", "DIR", advanced=True)
+]
+Items = Annotated[int | None, data_option("Maximum number of questions, at even intervals [default: all].", "N", 1)]
+Blind = Annotated[bool, flag("--blind", "Show no image: what the model knows without looking.", MEDIA)]
+Records = Annotated[Path | None, option("JSONL file of all answers; a run resumes from it.", "FILE", OUTPUT)]
+Prompts = Annotated[str, option("photo (25), imagenet (80), kinetics (28), name or a file; commas between.", "NAMES")]
+Transforms = Annotated[str, option("squash, crop, or both.", "NAMES")]
+Layer = Annotated[int | None, option("Layer: 0, 1, … or -1, -2, … [default: the model's output].", "N")]
+Pool = Annotated[str | None, option("attn, cls or mean; for timm: and hf: models cls or mean.", "NAME", advanced=True)]
+Epochs = Annotated[int, option("Passes over the training images.", panel=HEAD, least=1)]
+Channels = Annotated[int, option("Width of the head; published results: 256.", panel=HEAD, least=4)]
+HeadSeeds = Annotated[
+    int, option("Heads to fit, each with its own seed; 1 gives no interval.", panel=HEAD, least=1, advanced=True)
+]
+Out = Annotated[Path | None, out_option("JSON file of all results, for `pe eval compare`.")]
+
+
+def run(task: str, arguments: dict[str, Any], **parsed: Any) -> None:
+    """Evaluate by `perception_encoder.evaluate`, with the arguments of a command, and show the result.
+
+    `parsed`: arguments that the command reads from text.
+    """
+    from perception_encoder.api import evaluate
+
+    given = {**arguments, **parsed}
+    out = given.pop("out")
+    show(evaluate(task, given.pop("model"), given.pop("data"), progress=track, **given), out)
+
+
+def show(result: Result, out: Path | None) -> None:
+    """Write the JSON, print the table, list undecodable items, and exit."""
+    from perception_encoder.evaluation.comparison import full_table
+    from perception_encoder.evaluation.results import to_json
+    from perception_encoder.files import write_text
+
+    if out is not None:
+        write_text(out, to_json(result))
+    output.print_table(*full_table(result), title=f"{result.model}, {result.split}")
+    if note := demo_note(result.model):
+        output.print_warning(note)
+    failures = {str(failure): failure for measurement in result.measurements for failure in measurement.failures}
+    evaluated = max((metric.n for measurement in result.measurements for metric in measurement.metrics), default=0)
+    raise typer.Exit(output.report_skipped(list(failures.values()), evaluated + len(failures)))
 
 
 @app.callback()
@@ -56,22 +137,20 @@ def evaluate() -> None:
 
 
 def classification(
-    model: options.TwoTowers,
-    data: options.Classes,
-    split: options.Split = "test",
-    classes: Annotated[str, options.data_option(NAMES, "FILE")] = "",
+    model: TwoTowers,
+    data: Classes,
+    split: Split = "test",
+    classes: Annotated[str, data_option(NAMES, "FILE")] = "",
     mapping: Annotated[
-        Path | None, options.data_option("JSON of the labels to use and their names.", "FILE", advanced=True)
+        Path | None, data_option("JSON of the labels to use and their names.", "FILE", advanced=True)
     ] = None,
-    onto: Annotated[str, options.data_option(ONTO, "FILE", advanced=True)] = "",
-    media: options.Media = None,
-    trim: Annotated[
-        int, options.data_option("Pixels to cut off each side; ObjectNet's border: 2.", "N", 0, advanced=True)
-    ] = 0,
-    prompts: options.Prompts = "imagenet",
-    transform: options.Transforms = "squash,crop",
-    frames: shared.Frames = 8,
-    out: options.Out = None,
+    onto: Annotated[str, data_option(ONTO, "FILE", advanced=True)] = "",
+    media: Media = None,
+    trim: Annotated[int, data_option("Pixels to cut off each side; ObjectNet's border: 2.", "N", 0, advanced=True)] = 0,
+    prompts: Prompts = "imagenet",
+    transform: Transforms = "squash,crop",
+    frames: Frames = 8,
+    out: Out = None,
 ) -> None:
     """Classify zero-shot: top-1 and top-5.
 
@@ -87,17 +166,17 @@ def classification(
         pe eval classification PE-Core-L14-336 --data k400_val.csv --media k400 --split val --prompts kinetics
         pe eval classification builtin --data photos --prompts photo
     """
-    options.run("classification", locals())
+    run("classification", locals())
 
 
 def retrieval(
-    model: options.TwoTowers,
-    data: Annotated[Path, options.data_option(CAPTIONS)],
-    media: options.Media = None,
-    split: options.Split = "test",
-    transform: options.Transforms = "squash,crop",
+    model: TwoTowers,
+    data: Annotated[Path, data_option(CAPTIONS)],
+    media: Media = None,
+    split: Split = "test",
+    transform: Transforms = "squash,crop",
     frames: Frames = 8,
-    out: options.Out = None,
+    out: Out = None,
 ) -> None:
     """Retrieve by captions: R@1, R@5 and R@10.
 
@@ -112,20 +191,20 @@ def retrieval(
         pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
         pe eval retrieval PE-Core-L14-336 --data PE-Video      # PVD-Bench: the refined captions of `test`
     """
-    options.run("retrieval", locals())
+    run("retrieval", locals())
 
 
 def knn(
-    model: options.Embedder,
-    data: options.Classes,
-    split: options.Split = "test",
-    train: options.Train = None,
-    media: options.ListedMedia = None,
+    model: Embedder,
+    data: Classes,
+    split: Split = "test",
+    train: Train = None,
+    media: ListedMedia = None,
     k: Annotated[str, option("Number of neighbours; several with commas.", "K,K,...")] = "20",
-    layer: options.Layer = None,
-    pool: options.Pool = None,
-    transform: options.Transforms = "squash",
-    out: options.Out = None,
+    layer: Layer = None,
+    pool: Pool = None,
+    transform: Transforms = "squash",
+    out: Out = None,
 ) -> None:
     """Classify by the nearest training items.
 
@@ -137,19 +216,19 @@ def knn(
         pe eval knn -m timm:vit_small_patch14_dinov2 --data photos --k 10,20
         pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
     """
-    options.run("knn", locals(), k=[int(number) for number in numbers(k)])
+    run("knn", locals(), k=[int(number) for number in numbers(k)])
 
 
 def linear(
-    model: options.Embedder,
-    data: options.Classes,
-    split: options.Split = "test",
-    train: options.Train = None,
-    media: options.ListedMedia = None,
-    layer: options.Layer = None,
-    pool: options.Pool = None,
-    transform: options.Transforms = "squash",
-    out: options.Out = None,
+    model: Embedder,
+    data: Classes,
+    split: Split = "test",
+    train: Train = None,
+    media: ListedMedia = None,
+    layer: Layer = None,
+    pool: Pool = None,
+    transform: Transforms = "squash",
+    out: Out = None,
 ) -> None:
     """Classify by logistic regression.
 
@@ -159,20 +238,19 @@ def linear(
 
         pe eval linear builtin --data photos --layer 8 -o linear.json
     """
-    options.run("linear", locals())
+    run("linear", locals())
 
 
 def attentive(
     model: LayeredModel,
-    data: options.Classes,
-    split: options.Split = "test",
-    train: options.Train = None,
-    media: options.ListedMedia = None,
-    layer: options.Layer = None,
-    epochs: options.Epochs = 20,
-    lr: Annotated[str, option("Learning rates to choose from.", "LR,LR,...", HEAD, advanced=True)] = "3e-4,1e-3,3e-3",
-    head_seeds: options.HeadSeeds = 3,
-    out: options.Out = None,
+    data: Classes,
+    split: Split = "test",
+    train: Train = None,
+    media: ListedMedia = None,
+    layer: Layer = None,
+    epochs: Epochs = 20,
+    head_seeds: HeadSeeds = 3,
+    out: Out = None,
 ) -> None:
     """Classify by a trained attention block.
 
@@ -182,18 +260,18 @@ def attentive(
 
         pe eval attentive builtin --data photos --layer 8 -o attentive.json
     """
-    options.run("attentive", locals(), lr=numbers(lr))
+    run("attentive", locals())
 
 
 def segmentation(
     model: LayeredModel,
-    data: options.DenseData,
-    layer: options.Layer = None,
+    data: DenseData,
+    layer: Layer = None,
     size: Size = None,
-    epochs: options.Epochs = 20,
+    epochs: Epochs = 20,
     kernel: Annotated[int, option("Patches along a side: 1 is linear, 3 a convolution.", panel=HEAD, least=1)] = 1,
-    head_seeds: options.HeadSeeds = 3,
-    out: options.Out = None,
+    head_seeds: HeadSeeds = 3,
+    out: Out = None,
 ) -> None:
     """Fit a segmentation head: mIoU.
 
@@ -205,19 +283,19 @@ def segmentation(
         pe eval segmentation PE-Spatial-G14-448 --data ADEChallengeData2016 --size 518 -o segmentation.json
         pe eval segmentation builtin --data scenes --layer 8 --kernel 3
     """
-    options.run("segmentation", locals(), size=image_size(size))
+    run("segmentation", locals(), size=image_size(size))
 
 
 def detection(
     model: LayeredModel,
-    data: options.DenseData,
-    layer: options.Layer = None,
+    data: DenseData,
+    layer: Layer = None,
     size: Size = None,
     class_agnostic: Annotated[bool, flag("--class-agnostic", "Detect objects as one class: boxes only.")] = False,
-    epochs: options.Epochs = 15,
-    channels: options.Channels = 64,
-    head_seeds: options.HeadSeeds = 3,
-    out: options.Out = None,
+    epochs: Epochs = 15,
+    channels: Channels = 64,
+    head_seeds: HeadSeeds = 3,
+    out: Out = None,
 ) -> None:
     """Fit a detection head: AP of boxes and masks.
 
@@ -231,17 +309,16 @@ def detection(
         pe eval detection PE-Core-G14-448 --data coco --layer 39 --size 1022 --channels 256 -o detection.json
         pe eval detection builtin --data scenes --layer 8 --class-agnostic
     """
-    options.run("detection", locals(), size=image_size(size))
+    run("detection", locals(), size=image_size(size))
 
 
 def tracking(
     model: LayeredModel,
-    data: options.DenseData,
-    layer: options.Layer = None,
+    data: DenseData,
+    layer: Layer = None,
     final_norm: FinalNorm = False,
     short_side: Annotated[int, option("Short side of the frames, in pixels; DAVIS: 480.", least=16)] = 480,
-    frames: Annotated[int, option("Earlier frames to compare with, in addition to the first.", least=1)] = 7,
-    out: options.Out = None,
+    out: Out = None,
 ) -> None:
     """Track objects through videos: J&F.
 
@@ -254,21 +331,21 @@ def tracking(
         pe eval tracking PE-Core-G14-448 --data DAVIS --layer 31 -o tracking.json
         pe eval tracking builtin --data davis --layer 5 --short-side 240
     """
-    options.run("tracking", locals())
+    run("tracking", locals())
 
 
 def depth(
     model: LayeredModel,
-    data: options.DenseData,
-    layer: options.Layer = None,
+    data: DenseData,
+    layer: Layer = None,
     size: Size = None,
     per_metre: PerMetre = 1000.0,
     eigen_crop: Annotated[bool, flag("--eigen-crop", "Score only Eigen's crop, as usual for NYU.")] = False,
     aligned: Annotated[bool, flag("--aligned", "Align medians before scoring: relative depth.")] = False,
-    epochs: options.Epochs = 20,
-    channels: options.HeadWidth = 64,
-    head_seeds: options.HeadSeeds = 3,
-    out: options.Out = None,
+    epochs: Epochs = 20,
+    channels: Channels = 64,
+    head_seeds: HeadSeeds = 3,
+    out: Out = None,
 ) -> None:
     """Fit a depth head: RMSE in metres.
 
@@ -285,7 +362,7 @@ def depth(
         pe eval depth builtin --data livingroom.tar --layer 6 --size 240x320
         pe eval depth builtin --data scenes --layer 8 --aligned
     """
-    options.run("depth", locals(), size=image_size(size))
+    run("depth", locals(), size=image_size(size))
 
 
 def compare(first: ResultFile, second: ResultFile) -> None:
@@ -299,25 +376,26 @@ def compare(first: ResultFile, second: ResultFile) -> None:
 
         pe eval compare builtin.json PE-Core-B16-224.json
     """
-    from perception_encoder.api import compare
-    from perception_encoder.evaluation.comparison import comparison_table
+    from perception_encoder.evaluation.comparison import compare, comparison_table
     from perception_encoder.evaluation.results import read_result
 
     ours, theirs = read_result(first), read_result(second)
     names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)
-    table = comparison_table(compare(ours, theirs), names)
-    output.print_table(table.columns, table.rows, title=f"{names[0]} minus {names[1]}")
+    output.print_table(*comparison_table(compare(ours, theirs), names), title=f"{names[0]} minus {names[1]}")
 
 
-def put(*arguments: Any, **options: Any) -> Any:
-    """Put questions; imported late."""
-    from perception_encoder.api import questions
-
-    return questions(*arguments, **options)
-
-
-questions = options.questions_command(
-    "vqav2, okvqa, textvqa, docvqa, infovqa, chartqa, ai2d, pope, mvbench, coco, refcoco, refcoco+ or refcocog.",
+def questions(
+    dataset: Annotated[str, argument("DATASET", QUESTION_SETS)],
+    model: LanguageModel,
+    data: QuestionData,
+    split: QuestionSplit = "",
+    items: Items = None,
+    blind: Blind = False,
+    frames: MaxFrames = 8,
+    tiles: Tiles = None,
+    records: Records = None,
+    out: Out = None,
+) -> None:
     """Ask a language model a dataset's questions.
 
     The datasets of the paper's section 4, from the published files or the hub's Parquet files (layouts:
@@ -330,6 +408,5 @@ questions = options.questions_command(
 
         pe eval questions textvqa builtin-lang --data TextVQA --records answers.jsonl -o textvqa.json
         pe eval questions docvqa facebook/Perception-LM-1B --data DocVQA --blind
-    """,
-    put,
-)
+    """
+    run("questions", locals())

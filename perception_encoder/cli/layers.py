@@ -66,7 +66,6 @@ def layers(
         out=out,
         store=store,
         progress=track,
-        announce=output.print_note,
     )
     rows = [(item.curve.task, item.curve.metric, item.text()) for item in report.recommendations]
     output.print_table(("task", "metric", "recommendation"), rows, title=report.sweeps[0].model)

@@ -7,7 +7,7 @@ different in some metric; without the correction it would be one metric in twent
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from perception_encoder.errors import DataError
@@ -47,13 +47,29 @@ def compare(ours: Result, theirs: Result) -> list[Difference]:
 
     Raises DataError if there is none, and if the two were evaluated on other items.
     """
-    known = {measurement.label: measurement for measurement in theirs.measurements}
-    differences = [
-        item
-        for measurement in ours.measurements
-        if (other := known.get(measurement.label))
-        for item in _compare(measurement, other)
-    ]
+    others = {measurement.label: measurement for measurement in theirs.measurements}
+    differences = []
+    for measurement in ours.measurements:
+        if (other := others.get(measurement.label)) is None:
+            continue
+        our_scores, their_scores = by_metric(measurement.scores), by_metric(other.scores)
+        their_metrics = {metric.name: metric for metric in other.metrics}
+        for metric in measurement.metrics:
+            if metric.name not in our_scores.keys() & their_scores.keys() & their_metrics.keys():
+                continue
+            try:
+                gap = estimate_difference(our_scores[metric.name], their_scores[metric.name])
+            except DataError as error:
+                raise DataError(f"{measurement.task}, {measurement.method}: {error}") from error
+            differences.append(
+                Difference(
+                    measurement=measurement,
+                    ours=metric,
+                    theirs=their_metrics[metric.name],
+                    difference=as_difference(our_scores[metric.name][0], gap),
+                    p_value=gap.p_value(),
+                )
+            )
     if not differences:
         labels = [", ".join(filter(None, (m.measurements[0].label if m.measurements else ()))) for m in (ours, theirs)]
         raise DataError(
@@ -64,64 +80,24 @@ def compare(ours: Result, theirs: Result) -> list[Difference]:
     return [replace(difference, p_value=p) for difference, p in zip(differences, corrected, strict=True)]
 
 
-def _compare(ours: Measurement, theirs: Measurement) -> list[Difference]:
-    others = by_metric(theirs.scores)
-    values = [{metric.name: metric for metric in measurement.metrics} for measurement in (ours, theirs)]
-    try:
-        gaps = {
-            name: (scores[0], estimate_difference(scores, others[name]))
-            for name, scores in by_metric(ours.scores).items()
-            if name in others
-        }
-    except DataError as error:
-        raise DataError(f"{ours.task}, {ours.method}: {error}") from error
-    return [
-        Difference(
-            measurement=ours,
-            ours=values[0][name],
-            theirs=values[1][name],
-            difference=as_difference(first, gap),
-            p_value=gap.p_value(),
-        )
-        for name, (first, gap) in gaps.items()
-    ]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells ready to print."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def filled(self) -> Table:
-        """Return the table without its empty columns (all cells –)."""
-        used = [column for column in range(len(self.columns)) if any(row[column] != "–" for row in self.rows)]
-        rows = tuple(tuple(row[column] for column in used) for row in self.rows)
-        return Table(tuple(self.columns[column] for column in used), rows)
-
-    def markdown(self) -> str:
-        """Return the table as Markdown."""
-        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
-        return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+"""The names of columns, and rows of cells."""
 
 
 def full_table(result: Result) -> Table:
-    """Return a table of every metric with its label and interval."""
+    """Return a table of every metric with its label and interval, without columns that are empty."""
     shares = all(metric.unit == "%" for m in result.measurements for metric in m.metrics)
-    settings = any(m.settings for m in result.measurements)
-    rows = tuple(row if settings else row[:4] + row[5:] for m in result.measurements for row in _full_rows(m, shares))
-    labels = ("task", "method", "transform", "prompts", *(("settings",) if settings else ()))
-    return Table((*labels, "metric", "n", "%" if shares else "value", "95 % interval"), rows)
-
-
-def _full_rows(m: Measurement, shares: bool) -> Iterable[tuple[str, ...]]:
-    settings = ", ".join(f"{name} {value}" for name, value in m.settings.items())
-    for metric in m.metrics:
-        ends = "–" if metric.interval is None else "–".join(_number(bound, metric.unit) for bound in metric.interval)
-        labels = (m.task, m.method, m.transform or "–", m.prompts or "–", settings or "–")
-        value = _number(metric.value, metric.unit) if shares else format_value(metric.value, metric.unit)
-        yield (*labels, metric.name, f"{metric.n:,}", value, ends)
+    columns = ("task", "method", "transform", "prompts", "settings", "metric", "n", "%" if shares else "value")
+    rows = []
+    for m in result.measurements:
+        label = (*m.label, ", ".join(f"{name} {value}" for name, value in m.settings.items()))
+        for metric in m.metrics:
+            value = _number(metric.value, metric.unit) if shares else format_value(metric.value, metric.unit)
+            ends = "–".join(_number(bound, metric.unit) for bound in metric.interval or ())
+            rows.append((*label, metric.name, f"{metric.n:,}", value, ends))
+    used = [index for index in range(len(columns) + 1) if any(row[index] for row in rows)]
+    names = (*columns, "95 % interval")
+    return tuple(names[index] for index in used), [tuple(row[index] or "–" for index in used) for row in rows]
 
 
 def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) -> Table:
@@ -136,7 +112,7 @@ def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) 
         values = [format_value(value, unit) for value in (difference.ours.value, difference.theirs.value)]
         better = "not shown" if difference.winner is None else names[difference.winner]
         rows.append((label, difference.difference.name, f"{difference.difference.n:,}", *values, gap, better))
-    return Table(("task", "metric", "n", *names, "difference (95 % interval)", "better"), tuple(rows))
+    return ("task", "metric", "n", *names, "difference (95 % interval)", "better"), rows
 
 
 def format_value(value: float, unit: str) -> str:

@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from perception_encoder import __version__
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.evaluation.feature_cache import EMBEDDING, EmbeddingRows, FeatureCache
-from perception_encoder.evaluation.inputs import FRAMES, inputs_of
+from perception_encoder.evaluation.inputs import FRAMES, check_finite, decode_chunks, inputs_of
 from perception_encoder.inference.encoder import Encoder, check_transform
 from perception_encoder.inference.load import load
 from perception_encoder.progress import Track, untracked
+from perception_encoder.vectors import unit_rows
 
 CHUNK = 256  # images in memory at a time
 
@@ -109,13 +110,28 @@ def encode_images(encoder: Encoder, images: LabelledImages, track: Track = untra
 def _encode_dataset(encoder: Encoder, images: LabelledImages, track: Track, frames: int) -> Features:
     videos = any(not isinstance(source, bytes) for source in images.images)
     chunk = max(1, CHUNK // frames) if videos else CHUNK
-    cached = FeatureCache(dtype="float32").encode(EmbeddingRows(encoder), inputs_of(images, frames), chunk, track)
-    if not len(cached.rows):
-        first = f"; the first: {cached.failures[0]}" if cached.failures else ": it is empty"
-        raise DataError(f"{images.name}: no image can be decoded{first}")
-    rows = cached.rows.tolist()
-    decodable, vectors = images.select(rows), np.asarray(cached.arrays[EMBEDDING])
-    return Features(vectors, decodable.keys, decodable.labels, cached.failures, tuple(rows))
+    vectors: list[np.ndarray] = []
+    failures: dict[int, InputError] = {}
+    for _, items, failed in decode_chunks(inputs_of(images, frames), 0, chunk, track):
+        failures |= dict(failed)
+        if items:
+            vectors.append(_embed(encoder, items, images.name))
+    if not vectors:
+        raise DataError(f"{images.name}: no image can be decoded; the first: {next(iter(failures.values()))}")
+    rows = [row for row in range(len(images.keys)) if row not in failures]
+    decodable = images.select(rows)
+    embedded = np.concatenate(vectors).astype(np.float32, copy=False)
+    return Features(embedded, decodable.keys, decodable.labels, tuple(failures.values()), tuple(rows))
+
+
+def _embed(encoder: Encoder, items: Sequence[Sequence[Image.Image]], name: str) -> np.ndarray:
+    """Return unit embeddings (B, D) of opened images or videos, their images or frames encoded together."""
+    images = [image for item in items for image in item]
+    if len(images) == len(items):
+        return check_finite(encoder.encode_images(images), encoder.name, name)
+    frames = check_finite(encoder.encode_images(images, normalize=False), encoder.name, name)
+    starts = np.cumsum([0, *(len(item) for item in items[:-1])])
+    return unit_rows(np.add.reduceat(frames, starts, axis=0))  # sums: as long as the means times a constant
 
 
 def load_variants(

@@ -6,23 +6,28 @@ An item that cannot be decoded is left out and reported; no other one takes its 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.datasets.labelled import LabelledImages
-from perception_encoder.dense_prediction.head_fitting import Maps
-from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError, ModelError
+from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError, ModelError
 from perception_encoder.formats.media_directory import Clip, MediaSource
+from perception_encoder.formats.tables import TableImage
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.media import open_media, resolve
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.progress import Track, untracked
+
+T = TypeVar("T")
 
 FRAMES = 8
 """Frames of a video."""
@@ -83,14 +88,9 @@ def inputs_of(images: LabelledImages, frames: int = FRAMES) -> EncoderInputs:
     return EncoderInputs(
         name=images.name,
         keys=images.keys,
-        open=media_opener(images, frames),
+        open=lambda row: open_item(images.images[row], images.keys[row], frames, images.trim),
         compute_digest=lambda: settings_digest(content_digest(images.images), images.trim, frames),
     )
-
-
-def media_opener(images: LabelledImages, frames: int = FRAMES) -> Callable[[int], list[Image.Image]]:
-    """Return a function that opens an item of a dataset: an image, or the frames of a video; InputError if it fails."""
-    return lambda row: open_item(images.images[row], images.keys[row], frames, images.trim)
 
 
 def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list[Image.Image]:
@@ -114,27 +114,56 @@ def cut_border(image: Image.Image, key: str, trim: int) -> Image.Image:
     return image.crop((trim, trim, image.width - trim, image.height - trim))
 
 
-def check_maps(features: Maps, name: str, keys: Sequence[str] = ()) -> None:
-    """Raise ModelError for features that are not finite; computed ones are checked when read."""
-    if isinstance(features, np.ndarray):
-        check_finite(features, "the layer", name, keys)
+def decode_ahead(decode: Callable[[int], T], rows: range, ahead: int) -> Iterator[T | InputError]:
+    """Decode items in order, `ahead` at a time on all cores; yield the InputError of an item that fails."""
+
+    def attempt(row: int) -> T | InputError:
+        try:
+            return decode(row)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(rows), ahead):
+            yield from pool.map(attempt, rows[start : start + ahead])
 
 
-def check_finite(features: np.ndarray, model: str, inputs: str, keys: Sequence[str] = ()) -> np.ndarray:
-    """Return features (n, …) unchanged; `ModelError` names the first item with NaN or infinity."""
-    bad = np.flatnonzero([not np.isfinite(feature).all() for feature in features])
-    if len(bad):
-        first = f", {keys[bad[0]]} first" if keys else ""
-        raise ModelError(
-            f"{model} gives NaN or infinity in {len(bad)} of {len(features)} vectors of {inputs}{first}; try float32"
-        )
+def decode_chunks(
+    inputs: EncoderInputs, start: int, size: int, track: Track = untracked
+) -> Iterator[tuple[int, list[Sequence[Image.Image]], list[tuple[int, InputError]]]]:
+    """Decode the items from `start` on, `size` at a time; DataError if there are no inputs.
+
+    Yields the end of each chunk, its opened items, and the errors of the others with their indices.
+    """
+    if not inputs.keys:
+        raise DataError(f"{inputs.name} has no images")
+    rows = range(start, len(inputs.keys))
+    if not rows:
+        return
+    opened: list[Sequence[Image.Image]] = []
+    failures: list[tuple[int, InputError]] = []
+    numbered = zip(rows, decode_ahead(inputs.open, rows, size), strict=True)
+    for row, item in track(numbered, f"encoding {inputs.name}", len(rows)):
+        if isinstance(item, InputError):
+            failures.append((row, item))
+        else:
+            opened.append(item)
+        if (row + 1 - start) % size == 0 or row + 1 == rows.stop:
+            yield row + 1, opened, failures
+            opened, failures = [], []
+
+
+def check_finite(features: np.ndarray, model: str, inputs: str) -> np.ndarray:
+    """Return features (n, …) unchanged; `ModelError` if there are NaN or infinity."""
+    if bad := sum(not np.isfinite(feature).all() for feature in features):
+        raise ModelError(f"{model} gives NaN or infinity in {bad} of {len(features)} vectors of {inputs}; try float32")
     return features
 
 
-def content_digest(sources: Sequence[MediaSource]) -> str:
+def content_digest(sources: Sequence[MediaSource | TableImage]) -> str:
     """Return a SHA-256 of the content of files and the ranges of clips, in order.
 
-    A missing file counts as empty, for it is reported later.
+    What cannot be read counts as empty, for it is reported later.
     """
     digest = hashlib.sha256()
     for source in sources:
@@ -145,10 +174,12 @@ def content_digest(sources: Sequence[MediaSource]) -> str:
     return digest.hexdigest()[:20]
 
 
-def _read(source: Path | Clip | TarMember) -> bytes:
+def _read(source: Path | Clip | TarMember | TableImage) -> bytes:
     try:
         if isinstance(source, TarMember):
             return source.read(str(source.tar))
+        if isinstance(source, TableImage):
+            return source.read()
         return (source.path if isinstance(source, Clip) else source).read_bytes()
     except (OSError, MediaDecodeError, MediaNotFoundError):
         return b""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
+from perception_encoder.evaluation.feature_cache import CachedTokens, encode_layer
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import check_scipy
+from perception_encoder.evaluation.statistics.scores import Scores, check_head_seeds, with_head_seeds
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
@@ -29,8 +30,6 @@ class LayerEvaluator(ABC):
     """The `pe embed --pool` that the metrics apply to: "tokens" for maps, "mean" for one embedding per image."""
     pools: ClassVar[Mapping[str, str]] = {}
     """Exceptions to `pool`, by metric."""
-    needs_scipy: bool = True
-    """Whether the intervals need scipy; this is checked before encoding."""
 
     @property
     @abstractmethod
@@ -50,14 +49,12 @@ class LayerEvaluator(ABC):
 
     def run(self, encoder: LayerFeatures, track: Track = untracked) -> list[Measurement]:
         """Encode the images at the selected layer, one set after the other, and score them: see `Evaluator`."""
-        if self.needs_scipy:
-            check_scipy()
+        check_scipy()
         failures: list[InputError] = []
-        cache = FeatureCache(dtype="float32", chunk=CHUNK)
 
         def encoded() -> Iterator[CachedTokens]:
             for images in self.images(encoder, track):
-                features = cache.encode_layers(encoder, images, [encoder.layer], track).read(encoder.layer)
+                features = encode_layer(encoder, images, encoder.layer, CHUNK, track)
                 failures.extend(features.failures)
                 yield features
 
@@ -68,20 +65,32 @@ class LayerEvaluator(ABC):
 class HeadEvaluator(LayerEvaluator):
     """A task with a head that is fitted on one dataset's features and tested on another's."""
 
+    method: str
+    classes: int = 0
+    settings: Mapping[str, str] = {}
+
     def __init__(
         self,
         name: str,
         train: tuple[ImageSet, Callable[[int], object]],
         test: tuple[ImageSet, Callable[[int], object]],
+        head: Any,
         image_size: tuple[int, int] | None,
+        head_seeds: int,
     ) -> None:
         """`train`, `test`: a dataset with a function that decodes a target by the image's index.
 
-        `image_size`: height and width that images are squashed to; the encoder's own by default.
+        `head`: its configuration, with a `FitConfig` as `fit`. `image_size`: height and width that images are squashed
+        to; the encoder's own by default. `head_seeds`: heads to fit, each with its own seed; one gives no interval.
         """
-        self.name, self.image_size = name, image_size
+        check_head_seeds(head_seeds)
+        self.name, self.head, self.image_size, self.head_seeds = name, head, image_size, head_seeds
         self._sets = {"train": train, "test": test}
         self._images: tuple[EncoderInputs, ...] = ()
+
+    @abstractmethod
+    def fit(self, head: Any, train: CachedTokens, test: CachedTokens, track: Track) -> Sequence[Scores]:
+        """Fit a head with this configuration on the training images, and score it on the test images."""
 
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the training and the test images with usable targets, which are decoded once for all encoders."""
@@ -91,13 +100,25 @@ class HeadEvaluator(LayerEvaluator):
         )
         return self._images
 
+    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
+        """Fit and test a head with each seed; DataError if no image of one of the datasets can be used."""
+        parts = []
+        for part in features:
+            if not len(part.rows):
+                reason = f"; the first: {part.failures[0]}" if part.failures else ""
+                raise DataError(f"{self.name}: no image can be used{reason}")
+            parts.append(part)
+        train, test = parts
 
-def check_rows(name: str, features: Iterable[CachedTokens]) -> list[CachedTokens]:
-    """Return the features of all sets of a task; DataError if no image of one could be used."""
-    parts = []
-    for part in features:
-        if not len(part.rows):
-            reason = f"; the first: {part.failures[0]}" if part.failures else ""
-            raise DataError(f"{name}: no image can be used{reason}")
-        parts.append(part)
-    return parts
+        def score(seed: int) -> Sequence[Scores]:
+            return self.fit(replace(self.head, fit=self.head.fit.with_seed(seed)), train, test, track)
+
+        scores = with_head_seeds(self.head_seeds, score)
+        settings = {"layer": str(test.layer), "train": str(len(train.rows)), **self.settings}
+        return Measurement(
+            task=self._sets["test"][0].name,
+            method=self.method,
+            classes=self.classes,
+            settings={**settings, "head seeds": str(self.head_seeds)},
+            scores=scores,
+        )

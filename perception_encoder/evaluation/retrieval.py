@@ -15,7 +15,6 @@ import numpy as np
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier
 from perception_encoder.evaluation.embeddings import encode_images
 from perception_encoder.evaluation.inputs import FRAMES, check_finite
 from perception_encoder.evaluation.results import Measurement
@@ -98,31 +97,6 @@ class RetrievalEvaluator:
             method="retrieval",
             classes=len(features.keys),
             scores=recalls(texts[rows] @ features.vectors.T, owners, ways, features.keys),
-            failures=features.failures,
-        )
-        return [measurement]
-
-
-class NamedRetrievalEvaluator:
-    """Retrieval of images by label, where each label is the name of one image."""
-
-    def __init__(self, task: LabelledImages) -> None:
-        """Raises DataError if two images have the same name."""
-        if len(set(task.labels)) < len(task.labels):
-            raise DataError(f"{task.name}: two images have the same name; retrieval by name needs unique names")
-        self.task = task
-
-    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
-        """Return R@1 in both directions: see `Evaluator`."""
-        features = encode_images(encoder, self.task, track)
-        names = ZeroShotClassifier.of(encoder, features.labels, "name", track=track)
-        ways = "image by name", "name of image"
-        measurement = Measurement(
-            task=self.task.name,
-            method="retrieval",
-            prompts="name",
-            classes=len(features.keys),
-            scores=recalls(names.scores(features.vectors).T, None, ways, features.keys, tops=(1,)),
             failures=features.failures,
         )
         return [measurement]

@@ -16,15 +16,14 @@ from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
-from perception_encoder.dense_prediction.tracking import PropagationConfig
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
 from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator
 from perception_encoder.evaluation.classification.splits import load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
-from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
-from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
-from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator
+from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
+from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.embeddings import cache_features, load_variants
 from perception_encoder.evaluation.results import Evaluator, Result, evaluate
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
@@ -121,13 +120,11 @@ def attentive(
     media: str | Path | None = None,
     layer: int | None = None,
     epochs: int = 20,
-    lr: float | Sequence[float] = (3e-4, 1e-3, 3e-3),
     head_seeds: int = 3,
     progress: Track = untracked,
 ) -> Result:
     """Classify by a cross-attention block that is trained on a layer's frozen tokens."""
-    rates = (lr,) if isinstance(lr, float) else tuple(lr)
-    config = AttentiveConfig(epochs=epochs, learning_rates=rates, head_seeds=head_seeds)
+    config = AttentiveConfig(epochs=epochs, head_seeds=head_seeds)
     tasks = load_splits(Path(data), split, _path(train), ClassOptions(media=_path(media)))
     features = open_layers(model, layer)
     evaluators = [AttentiveEvaluator(task, config, features.device) for task in tasks.values()]
@@ -147,8 +144,8 @@ def segmentation(
 ) -> Result:
     """Fit a segmentation head on a layer: mIoU and pixel accuracy."""
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
-    protocol = SegmentationProtocol(head=head, head_seeds=head_seeds)
-    evaluator = SegmentationEvaluator(*read_class_splits(Path(data)), protocol, _size(size), track=progress)
+    splits = read_class_splits(Path(data))
+    evaluator = SegmentationEvaluator(*splits, head, _size(size), head_seeds=head_seeds, track=progress)
     return _evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
 
@@ -167,10 +164,9 @@ def detection(
     """Fit a Mask R-CNN head on a layer: AP of boxes and masks."""
     fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
     head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
-    protocol = DetectionProtocol(head=head, head_seeds=head_seeds)
     splits = read_instance_splits(Path(data))
     train, test = (part.merge_classes() for part in splits) if class_agnostic else splits
-    evaluator = DetectionEvaluator(train, test, protocol, _size(size))
+    evaluator = DetectionEvaluator(train, test, head, _size(size), head_seeds=head_seeds)
     return _evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
 
@@ -181,12 +177,10 @@ def tracking(
     layer: int | None = None,
     final_norm: bool = False,
     short_side: int = 480,
-    frames: int = 7,
     progress: Track = untracked,
 ) -> Result:
     """Track objects through videos by the similarity of a layer's patches: J&F, J and F."""
-    config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))
-    evaluator = TrackingEvaluator(read_videos(Path(data)), config)
+    evaluator = TrackingEvaluator(read_videos(Path(data)), short_side)
     return _evaluate_layer([evaluator], open_layers(model, layer, final_norm), Path(data).stem, progress, "")
 
 
@@ -207,8 +201,9 @@ def depth(
     """Fit a depth head on a layer: RMSE in metres, relative error, and shares within 1.25, 1.25² and 1.25³."""
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
     head = head.relative() if aligned else head
-    protocol = DepthProtocol(head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned)
-    evaluator = DepthEvaluator(*read_depth_splits(Path(data), per_metre), protocol, _size(size))
+    protocol = DepthProtocol(head=head, eigen_crop=eigen_crop, aligned=aligned)
+    splits = read_depth_splits(Path(data), per_metre)
+    evaluator = DepthEvaluator(*splits, protocol, _size(size), head_seeds=head_seeds)
     return _evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
 

@@ -19,16 +19,15 @@ from perception_encoder.data.conversation_records import box_text
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.datasets.questions.read import default_split, read_questions
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, take
-from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, settings_digest
 from perception_encoder.evaluation.language.answers import scale_box
-from perception_encoder.evaluation.language.evaluators import Answered, AnswerRecord, open_media_of, score_answers
+from perception_encoder.evaluation.language.evaluators import Answered, open_media_of, score_answers
 from perception_encoder.evaluation.language.tasks import TASKS, LanguageTask
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Scores, with_head_seeds
-from perception_encoder.formats.tables import TableImage
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.language_alignment.batches import Example, collate
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
@@ -44,8 +43,6 @@ from perception_encoder.progress import Track, untracked
 QUESTION_TASKS = tuple(name for name in TASKS if name != "mvbench")
 """Tasks with questions about one image, named as in `read_questions`."""
 
-Seed = int
-MakeDecoder = Callable[[Seed], Decoder]
 TURNS = 8
 """Maximum number of questions about an image per training step, redrawn each step."""
 AT_ONCE = 64
@@ -180,8 +177,7 @@ class _Part:
 
     def image_digest(self) -> str:
         """Digest of the images' content."""
-        sources = [source for rows in self.questions for source in rows[0].media]
-        return content_digest([source.read() if isinstance(source, TableImage) else source for source in sources])
+        return content_digest([source for rows in self.questions for source in rows[0].media])
 
     def digest(self) -> str:
         """Digest of the questions and their answers."""
@@ -194,38 +190,33 @@ class QuestionTask(LayerEvaluator):
 
     def __init__(
         self,
-        task: str | LanguageTask,
+        task: LanguageTask,
         train: Sequence[Question],
         test: Sequence[Question],
         config: QuestionTaskConfig | None = None,
         image_size: tuple[int, int] | None = None,
-        make_decoder: MakeDecoder | None = None,
+        make_decoder: Callable[[int], Decoder] | None = None,
     ) -> None:
-        """`task`: one of `QUESTION_TASKS`, or a custom one. `image_size`: height and width to resize images to.
+        """`image_size`: height and width to resize images to.
 
         `make_decoder`: the language model of a head, by its seed; by default a fresh one whose vocabulary is that of
-        the training questions. Raises ConfigError for another name, DataError for a part without a question.
+        the training questions. Raises DataError for a part without a question.
         """
-        if isinstance(task, str) and task not in QUESTION_TASKS:
-            raise ConfigError(f"{task!r} has no questions about single images; known: {', '.join(QUESTION_TASKS)}")
-        self.task = TASKS[task] if isinstance(task, str) else task
-        self.name, self.config, self.image_size = self.task.name, config or QuestionTaskConfig(), image_size
+        self.task, self.name, self.config = task, task.name, config or QuestionTaskConfig()
         self.train = _by_image(f"{self.name}, train", train, self.config.train_items or 2 * self.config.items)
         self.test = _by_image(f"{self.name}, test", test, self.config.items)
+        self._images = [
+            EncoderInputs(
+                name=part.name, keys=part.keys, open=part.open, compute_digest=part.image_digest, image_size=image_size
+            )
+            for part in (self.train, self.test)
+        ]
         self._make_decoder = make_decoder or self._fresh
 
     @property
     def digest(self) -> str:
         """Digest of the questions and the settings."""
         return settings_digest(asdict(self.config), self.train.digest(), self.test.digest())
-
-    @cached_property
-    def _images(self) -> tuple[EncoderInputs, ...]:
-        return tuple(self._inputs(part) for part in (self.train, self.test))
-
-    def _inputs(self, part: _Part) -> EncoderInputs:
-        digest, size = part.image_digest, self.image_size
-        return EncoderInputs(name=part.name, keys=part.keys, open=part.open, compute_digest=digest, image_size=size)
 
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the training and the test images."""
@@ -241,36 +232,24 @@ class QuestionTask(LayerEvaluator):
         return Measurement(task=self.name, method="answers", scores=scores)
 
     def _score(self, train: CachedTokens, test: CachedTokens, track: Track, seed: int) -> tuple[Scores, ...]:
-        config = self.config.head
-        head_config = replace(config, fit=config.fit.with_seed(seed))
-        decoder = self._make_decoder(head_config.fit.seed)
-        head = AnswerHead(train.tokens.shape[-1], train.grid, decoder, head_config)
+        config, task = self.config.head, self.task
+        config = replace(config, fit=config.fit.with_seed(seed))
+        head = AnswerHead(train.tokens.shape[-1], train.grid, self._make_decoder(config.fit.seed), config)
         head.fit(train.patches, [self._training[row] for row in train.rows], track)
-        return score_answers(self.task, self._answer(head, test))
-
-    def _answer(self, head: AnswerHead, test: CachedTokens) -> list[Answered]:
-        task = self.task
         rows = [(at, question) for at, row in enumerate(test.rows) for question in self.test.questions[row]]
         prompts = [(at, task.prompt(question)) for at, question in rows]
         predictions = head.answer(test.patches, prompts, task.max_tokens)
         answered = []
         for (at, question), prediction in zip(rows, predictions, strict=True):
-            box = None
-            if question.box is not None:
-                box = scale_box(question.box, *self._sizes[int(test.rows[at])])
-            record = AnswerRecord(
-                model="", task=self.name, id=question.id, prompt=task.prompt(question), prediction=prediction, box=box
-            )
-            answered.append(Answered(question, record))
-        return answered
+            box = None if question.box is None else scale_box(question.box, *self._sizes[int(test.rows[at])])
+            answered.append(Answered(question, prediction, box))
+        return score_answers(task, answered)
 
     @cached_property
     def _sizes(self) -> dict[int, tuple[int, int]]:
         """Return width and height of the test images with boxes."""
-        boxed = [
-            row for row, questions in enumerate(self.test.questions) if any(question.box for question in questions)
-        ]
-        return {row: self.test.open(row)[0].size for row in boxed}
+        rows = enumerate(self.test.questions)
+        return {row: self.test.open(row)[0].size for row, questions in rows if any(q.box for q in questions)}
 
     @cached_property
     def _training(self) -> list[list[QuestionAnswer]]:
@@ -313,4 +292,4 @@ def read_question_task(name: str, path: Path, items: int, image_size: tuple[int,
     Raises what `read_questions` does.
     """
     train, test = (read_questions(name, path, split) for split in ("train", default_split(name)))
-    return QuestionTask(name, train, test, QuestionTaskConfig(items=items), image_size)
+    return QuestionTask(TASKS[name], train, test, QuestionTaskConfig(items=items), image_size)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
-from perception_encoder.evaluation.feature_cache import FeatureCache, check_space, show_bytes
+from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.inference.load import load_layers
@@ -33,28 +33,23 @@ def analyse(
     cache: FeatureCache,
     layers: Sequence[int] | None,
     track: Track = untracked,
-    announce: Callable[[str], None] = lambda message: None,
     final_norm: bool = False,
 ) -> LayerReport:
     """Sweep models in order, starting with the one to recommend layers of, and track by colour alone.
 
-    `layers`: see `evaluated_layers`. `announce` gets how much disk the features will take. `final_norm`: see
-    `LayerFeatures`. Before the first sweep
-    ConfigError is raised if two models share a name, or one lacks a layer or the size of a task's images, and
-    OutputError if the disk has no room; later, what `run_sweep` raises. A model without an analysis inside is noted.
+    `layers`: see `evaluated_layers`. `final_norm`: see `LayerFeatures`. Before the first sweep ConfigError is raised if
+    two models share a name, or one lacks a layer or the size of a task's images; later, what `run_sweep` raises. A
+    model without an analysis inside is noted.
     """
-    needed: dict[str, int] = {}
+    names = [COLOURS]
     for model in models:
         encoder = load_layers(model, final_norm=final_norm)
-        if encoder.name in (COLOURS, *needed):
+        if encoder.name in names:
             raise ConfigError(f"two models have the name {encoder.name}; omit one, or rename its file")
-        image_sets = [images for task in tasks for images in task.images(encoder)]
-        for images in image_sets:
+        names.append(encoder.name)
+        evaluated_layers(encoder, layers)
+        for images in (images for task in tasks for images in task.images(encoder)):
             encoder.check_size(images.image_size)
-        needed[encoder.name] = cache.missing_bytes(encoder, image_sets, evaluated_layers(encoder, layers))
-    if total := sum(needed.values()):
-        announce(f"features will need {show_bytes(total)} more in {cache.path}")
-        check_space(cache.path, total)
     sweeps: list[Sweep] = []
     statistics: dict[str, tuple[TokenStatistics, ...]] = {}
     example: ImageAnalysis | None = None

@@ -67,7 +67,7 @@ def run_sweep(
             keys |= {f"{images.digest}/{key}" for key in images.keys}
             failures |= {f"{images.digest}/{failure.source}": failure for failure in features.failures}
         scores = {
-            layer: _evaluate(encoder.name, task, cached, layer, cache.path / "scores")
+            layer: _evaluate(encoder.name, task, cached, layer, cache.directory / "scores")
             for layer in track(numbers, f"{task.name}, {encoder.name}", len(numbers))
         }
         metrics = list(scores[numbers[0]])

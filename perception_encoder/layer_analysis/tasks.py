@@ -19,9 +19,9 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
-from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
-from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
@@ -33,9 +33,7 @@ from perception_encoder.preprocess.frames import spread_indices
 
 TASKS = ("classification", "retrieval", "segmentation", "depth", "tracking", "detection")
 DEPTH_HEAD = DepthConfig(channels=32)
-DETECTION = DetectionProtocol(
-    head=DetectionConfig(channels=64, hidden=256, regions=128, fit=FitConfig(epochs=8, batch=8, weight_decay=0.05))
-)
+DETECTION = DetectionConfig(channels=64, hidden=256, regions=128, fit=FitConfig(epochs=8, batch=8, weight_decay=0.05))
 """Smaller heads than for published scores, as one is fitted for every layer."""
 
 AnySet = TypeVar("AnySet", bound=ImageSet)
@@ -105,7 +103,7 @@ def make_task(
         case "retrieval":
             return RetrievalTask(read_labels(path, items).test, size)
         case "tracking":
-            return TrackingEvaluator(read_videos(path), TrackingConfig(short_side=options.short_side))
+            return TrackingEvaluator(read_videos(path), options.short_side)
         case "segmentation":
             return SegmentationEvaluator(*thin(read_class_splits(path), items), image_size=size)
         case "depth":

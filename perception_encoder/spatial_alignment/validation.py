@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from perception_encoder.datasets.masked_videos import read_videos
-from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import to_float
@@ -45,8 +45,7 @@ class SpatialValidation:
     ) -> None:
         """`batches`: without hidden patches. `videos`: as `read_videos` returns them. Raises what that does."""
         self.task, self.student, self.batches, self.grid = task, student, list(batches), grid
-        config = TrackingConfig(short_side=SHORT_SIDE)
-        self.tracking = None if videos is None else TrackingEvaluator(read_videos(videos), config)
+        self.tracking = None if videos is None else TrackingEvaluator(read_videos(videos), SHORT_SIDE)
 
     def validate(self, metric: str) -> dict[str, float]:
         """Return the scores that the data allow."""

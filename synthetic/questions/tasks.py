@@ -26,15 +26,25 @@ def _as_asked(question: Question) -> str:
     return question.question
 
 
+READERS = {"scenes": read_scenes, "scene captions": read_scene_captions, "documents": read_documents}
+
+
+def read_rendered(name: str, root: Path, split: str = "") -> list[Question]:
+    """Read a split of rendered data, by default `test`; errors as those of `read_questions`."""
+    if name not in READERS:
+        raise ConfigError(f"unknown dataset {name!r}; known: {', '.join(READERS)}")
+    split = split or SPLIT
+    return check_questions(READERS[name](root, split), name, root, split)
+
+
 TASKS: dict[str, LanguageTask] = {
     task.name: task
     for task in (
-        LanguageTask(name="scenes", metric="accuracy", score=_scene_answer, prompt=_as_asked),
-        CAPTIONS(name="scene captions"),
-        DOCUMENTS(name="documents", prompt=_as_asked),
+        LanguageTask(name="scenes", metric="accuracy", score=_scene_answer, prompt=_as_asked, read=read_rendered),
+        CAPTIONS(name="scene captions", read=read_rendered),
+        DOCUMENTS(name="documents", prompt=_as_asked, read=read_rendered),
     )
 }
-READERS = {"scenes": read_scenes, "scene captions": read_scene_captions, "documents": read_documents}
 
 
 def find_task(name: str) -> LanguageTask:
@@ -42,10 +52,3 @@ def find_task(name: str) -> LanguageTask:
     if name not in TASKS:
         raise ConfigError(f"unknown dataset {name!r}; known: {', '.join(TASKS)}")
     return TASKS[name]
-
-
-def read_rendered(name: str, root: Path, split: str = "") -> list[Question]:
-    """Read a split of rendered data, by default `test`; errors as those of `read_questions`."""
-    find_task(name)
-    split = split or SPLIT
-    return check_questions(READERS[name](root, split), name, root, split)

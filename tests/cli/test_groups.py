@@ -157,7 +157,7 @@ def test_a_command_imports_no_other_family() -> None:
     code += "print(sorted(name for name in sys.modules if name.startswith('perception_encoder.cli.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     imported = {name.removeprefix("perception_encoder.cli.") for name in eval(done.stdout.splitlines()[-1])}
-    shared = {"main", "groups", "output", "options", "evaluate_options"}
+    shared = {"main", "groups", "output", "options"}
     assert imported == {*shared, "evaluate"}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.formats.shards import write_members
 from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
 
@@ -38,6 +39,12 @@ class ColourLayers(LayerFeatures):
         made = {0: colours, 1: self.rng.normal(size=(*colours.shape[:3], 8)), 2: np.full_like(colours, np.nan)}
         patches = {layer: made[layer].astype(np.float32) for layer in layers}
         return {layer: LayerTokens(patch[:, 0, :0], patch) for layer, patch in patches.items()}
+
+
+def cached(maps: np.ndarray) -> CachedTokens:
+    """Maps (n, h, w, D) as the features of a layer."""
+    tokens = maps.reshape(len(maps), -1, maps.shape[-1])
+    return CachedTokens(layer=0, tokens=tokens, prefix=0, grid=maps.shape[1:3], rows=np.arange(len(maps)))
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -59,7 +59,7 @@ def test_less_error_is_better() -> None:
     (outcome,) = compare(result("a", errors[0]), result("b", errors[1]))
     assert outcome.difference.value == pytest.approx(-0.1)
     assert outcome.winner == 0
-    (row,) = comparison_table([outcome], ("a", "b")).rows
+    _, (row,) = comparison_table([outcome], ("a", "b"))
     assert row == (
         "toys, k-NN, squash",
         "RMSE",

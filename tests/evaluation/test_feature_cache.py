@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ import pytest
 from PIL import Image
 
 from perception_encoder.datasets.image_set import ImageSet
-from perception_encoder.errors import ConfigError, DataError, ModelError, OutputError
+from perception_encoder.errors import DataError, ModelError, OutputError
 from perception_encoder.evaluation import feature_cache as module
-from perception_encoder.evaluation.feature_cache import ComputedTokens, FeatureCache, chunk_size, show_bytes
+from perception_encoder.evaluation.feature_cache import ComputedRows, FeatureCache, encode_layer
 from perception_encoder.evaluation.inputs import EncoderInputs
 from tests.evaluation.layers import ColourLayers, png
 from tests.layer_analysis.toys import ToyEncoder, greys
@@ -104,14 +103,6 @@ cache.encode_layers(ToyEncoder(before=kill), greys(11), {LAYERS})
     assert after.encoded == 3 and contents(tmp_path / "whole") == contents(tmp_path / "killed")
 
 
-def test_a_chunk_is_as_large_as_its_bytes_allow() -> None:
-    large = ToyEncoder(patch_size=14, width=1536)  # as PE-Core-G14-448, an image 315 MB
-    assert chunk_size(large, (448, 448), range(50)) == 6
-    assert chunk_size(large, (448, 448), range(50), most=4) == 4
-    assert chunk_size(large, (448, 448), [49]) == module.CHUNK
-    assert chunk_size(large, (1792, 1792), range(50)) == 1
-
-
 @pytest.mark.parametrize("at", [4, 8])
 def test_a_run_in_chunks_of_bytes_resumes_with_the_same_batches(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -134,20 +125,6 @@ def test_a_run_in_chunks_of_bytes_resumes_with_the_same_batches(
     assert begun == [0, 4, 8] and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
 
 
-def test_a_set_that_was_begun_in_other_chunks_is_resumed(tmp_path: Path) -> None:
-    def stop(encoded: int) -> None:
-        if encoded >= 5:
-            raise StopError
-
-    whole, begun = (FeatureCache(directory=tmp_path / name, chunk=4) for name in ("whole", "begun"))
-    whole.encode_layers(ToyEncoder(), greys(11), LAYERS)
-    with pytest.raises(StopError):
-        FeatureCache(directory=tmp_path / "begun", chunk=5).encode_layers(ToyEncoder(before=stop), greys(11), LAYERS)
-    after = ToyEncoder()
-    begun.encode_layers(after, greys(11), LAYERS)
-    assert after.encoded == 6 and contents(tmp_path / "whole") == contents(tmp_path / "begun")
-
-
 def test_features_that_are_not_finite_or_too_large_are_errors(tmp_path: Path) -> None:
     cache = FeatureCache(directory=tmp_path)
     with pytest.raises(ModelError, match="toy, layer 0, gives NaN or infinity in 3 of 3 vectors of greys"):
@@ -165,21 +142,24 @@ def test_sets_without_greys(tmp_path: Path) -> None:
     assert len(stored.read(0).tokens) == 0 and len(stored.failures) == 2
 
 
-def test_what_features_will_take(tmp_path: Path) -> None:
-    cache, images = FeatureCache(directory=tmp_path / "none yet"), greys(5)
-    wide = replace(images, image_size=(8, 24))
-    each = 2 * len(LAYERS) * 5 * 3  # bytes of a token of every layer and image
-    assert cache.missing_bytes(ToyEncoder(), [images, images, wide], LAYERS) == each * (1 + 16 + 1 + 2 * 6)
-    cache.encode_layers(ToyEncoder(), images, LAYERS)
-    assert cache.missing_bytes(ToyEncoder(), [images, wide], LAYERS) == each * (1 + 2 * 6)
-    assert (show_bytes(44_200_000_000), show_bytes(1_500_000)) == ("44.2 GB", "1.5 MB")
+def test_a_lost_array_of_an_unfinished_set_is_an_error_and_not_zeros(tmp_path: Path) -> None:
+    def stop(encoded: int) -> None:
+        if encoded >= 4:
+            raise StopError
+
+    cache = FeatureCache(directory=tmp_path, chunk=4)
+    with pytest.raises(StopError):
+        cache.encode_layers(ToyEncoder(before=stop), greys(11), LAYERS)
+    (tmp_path / cache.key(ToyEncoder(), greys(11), LAYERS) / "layer_02.npy").unlink()
+    with pytest.raises(DataError, match=r"layer_02\.npy is missing or damaged"):
+        cache.encode_layers(ToyEncoder(), greys(11), LAYERS)
 
 
 def test_a_full_disk_and_damaged_files_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache(directory=tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(module, "SPARE", 1 << 62)
-        with pytest.raises(OutputError, match="MB for features and the disk has"):
+        with pytest.raises(OutputError, match="GB for features and the disk has"):
             cache.encode_layers(ToyEncoder(), greys(3), LAYERS)
     stored = cache.encode_layers(ToyEncoder(), greys(3), LAYERS)
     (tmp_path / stored.key / "layer_02.npy").write_bytes(b"cut")
@@ -188,8 +168,6 @@ def test_a_full_disk_and_damaged_files_are_errors(tmp_path: Path, monkeypatch: p
     (tmp_path / stored.key / "progress.json").write_text("{")
     with pytest.raises(DataError, match=r"progress\.json is damaged"):
         cache.encode_layers(ToyEncoder(), greys(3), LAYERS)
-    with pytest.raises(ConfigError, match="dtype is 'int8'; it must be float16 or float32"):
-        FeatureCache(directory=tmp_path, dtype="int8")
 
 
 SHADES = tuple(b"cut" if grey == 60 else png(np.full((8, 16, 3), grey, np.uint8)) for grey in (0, 60, 120, 180))
@@ -202,11 +180,8 @@ def shades(image_set: ImageSet = SHADED) -> EncoderInputs:
 
 def test_features_that_do_not_fit_are_computed_again() -> None:
     encoder = ColourLayers(4, (8, 16))
-    cached, computed = (
-        FeatureCache(dtype="float32", chunk=2, limit=limit).encode_layers(encoder, shades(), [0]).read(0)
-        for limit in (1e9, 0)
-    )
-    assert isinstance(computed.tokens, ComputedTokens) and not isinstance(cached.tokens, ComputedTokens)
+    cached, computed = (encode_layer(encoder, shades(), 0, chunk=2, limit=limit) for limit in (1e9, 0))
+    assert isinstance(computed.tokens, ComputedRows) and not isinstance(cached.tokens, ComputedRows)
     assert cached.rows.tolist() == computed.rows.tolist() == [0, 2, 3]
     assert cached.patches.shape == computed.patches.shape == (3, 2, 4, 3) == cached.patches[:].shape
     for rows in (slice(1, 3), np.array([2, 0]), slice(None)):
@@ -217,7 +192,7 @@ def test_features_that_do_not_fit_are_computed_again() -> None:
 
 
 def test_images_none_of_which_can_be_decoded_have_no_rows() -> None:
-    features = FeatureCache().encode_layers(ColourLayers(), shades(SHADED.select([1])), [0]).read(0)
+    features = encode_layer(ColourLayers(), shades(SHADED.select([1])), 0)
     assert len(features.rows) == len(features.tokens) == 0 and len(features.failures) == 1
 
 
@@ -229,12 +204,4 @@ def test_a_mix_of_images_and_videos_is_refused() -> None:
         compute_digest=lambda: "",
     )
     with pytest.raises(DataError, match="mixed mixes images and videos"):
-        FeatureCache().encode_layers(ColourLayers(), mixed, [0])
-
-
-def test_there_is_one_cache(root: Path) -> None:
-    """Tokens are mapped from files, temporary or not, by one module."""
-    sources = [
-        path for name in ("evaluation", "layer_analysis") for path in (root / "perception_encoder" / name).rglob("*.py")
-    ]
-    assert [path.name for path in sources if "memmap(" in path.read_text("utf-8")] == ["feature_cache.py"]
+        encode_layer(ColourLayers(), mixed, 0)

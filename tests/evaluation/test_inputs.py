@@ -7,7 +7,7 @@ import pytest
 
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.errors import ConfigError, InputError, ModelError
-from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.feature_cache import encode_layer
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest
 from tests.evaluation.layers import ColourLayers, png
 
@@ -27,9 +27,7 @@ def test_an_image_whose_target_fails_is_not_encoded() -> None:
         if row == 2:
             raise InputError("c (mask)", "is empty")
 
-    features = FeatureCache(dtype="float32").encode_layers(
-        ColourLayers(), EncoderInputs.of("greys", GREYS, target), [0]
-    )
+    features = encode_layer(ColourLayers(), EncoderInputs.of("greys", GREYS, target), 0)
     assert features.rows.tolist() == [0, 3] and [failure.source for failure in features.failures] == ["b", "c (mask)"]
 
 
@@ -46,4 +44,4 @@ def test_layers_that_do_not_exist_and_features_that_are_not_finite() -> None:
     with pytest.raises(ConfigError, match="layer 3 does not exist; colours has layers 0 to 2"):
         ColourLayers().at(3)
     with pytest.raises(ModelError, match="colours, layer 2, gives NaN or infinity in 3 of 3 vectors of greys, test"):
-        FeatureCache(dtype="float32").encode_layers(ColourLayers(), images(), [2])
+        encode_layer(ColourLayers(), images(), 2)

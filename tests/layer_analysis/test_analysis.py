@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.errors import ConfigError, DataError, OutputError
-from perception_encoder.evaluation import feature_cache
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis import analysis
@@ -51,19 +50,6 @@ def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path, l
     with pytest.raises(ConfigError, match="two models have the name built"):
         analyse(["built", "built"], [task], config, None)
     assert task.evaluated == [] and not config.directory.exists()
-
-
-def test_the_disk_is_checked_first(tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    load(changed())
-    config, task, messages = FeatureCache(directory=tmp_path / "store"), LightnessTask(), []
-    with monkeypatch.context() as patched:
-        patched.setattr(feature_cache, "SPARE", 1 << 62)
-        with pytest.raises(OutputError, match="for features and the disk has"):
-            analyse(["built"], [task], config, None, announce=messages.append)
-    assert task.evaluated == [] and messages == [f"features will need 0.0 MB more in {config.directory}"]
-    for _ in range(2):
-        analyse(["built"], [task], config, None, announce=messages.append)
-    assert len(messages) == 2  # the second time they are there
 
 
 def test_a_model_of_one_size_is_analysed_at_that_size(tmp_path: Path, load: Load) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.layer_analysis.sweep import ColourFeatures, run_sweep
 from tests.evaluation.layers import discs, write_video
@@ -18,7 +18,7 @@ from tests.layer_analysis.toys import ToyEncoder, plain
 def test_colours_alone_are_a_layer(tmp_path: Path) -> None:
     write_video(tmp_path / "videos" / "one.tar", *discs())
     encoder, store = ColourFeatures(ToyEncoder()), FeatureCache(directory=tmp_path / "store")
-    task = TrackingEvaluator(read_videos(tmp_path / "videos"), TrackingConfig(short_side=48))
+    task = TrackingEvaluator(read_videos(tmp_path / "videos"), short_side=48)
     sweep = run_sweep(encoder, [task], store)
     assert sweep.model == "colours" and sweep.curves[0].scores[0].value > 0.7
 

@@ -19,9 +19,9 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, ModelError
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
-from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
-from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
-from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator
+from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
+from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ResampledScores
@@ -31,7 +31,7 @@ from perception_encoder.progress import Track, untracked
 from tests.evaluation.layers import discs, png, write_video
 from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder
 
-CONFIG = TrackingConfig(short_side=48)
+SHORT_SIDE = 48
 FIT = FitConfig(epochs=12, batch=4, lr=1e-2)
 
 
@@ -90,12 +90,12 @@ def videos(tmp_path: Path) -> Path:
 
 
 def test_tracking_over_layers_is_that_of_the_evaluator(videos: Path, tmp_path: Path) -> None:
-    task, encoder = TrackingEvaluator(read_videos(videos), CONFIG), ToyEncoder()
+    task, encoder = TrackingEvaluator(read_videos(videos), SHORT_SIDE), ToyEncoder()
     sweep = run_sweep(encoder, [task], FeatureCache(directory=tmp_path / "store", dtype="float32"))
     assert [curve.metric for curve in sweep.curves] == ["J&F", "J", "F"] and sweep.curves[0].pool == "tokens"
     assert sweep.curves[0].best == CLEAR and sweep.images == 12
     for layer in (0, CLEAR):
-        (measurement,) = TrackingEvaluator(read_videos(videos), CONFIG).run(encoder.at(layer))
+        (measurement,) = TrackingEvaluator(read_videos(videos), SHORT_SIDE).run(encoder.at(layer))
         values = [curve.scores[layer].value for curve in sweep.curves]
         assert values == pytest.approx([metric.value for metric in measurement.metrics], abs=1e-6)
 
@@ -103,15 +103,15 @@ def test_tracking_over_layers_is_that_of_the_evaluator(videos: Path, tmp_path: P
 def test_a_video_that_cannot_be_decoded_whole_is_left_out_and_reported(videos: Path, tmp_path: Path) -> None:
     one, two = read_videos(videos)
     bad_frame = replace(one, frames=(one.frames[0], b"cut", *one.frames[2:]))
-    task = TrackingEvaluator([bad_frame, two], CONFIG)
+    task = TrackingEvaluator([bad_frame, two], SHORT_SIDE)
     sweep = run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"), [CLEAR])
     assert sweep.curves[0].scores[CLEAR].n == 1 and [f.source for f in sweep.failures] == ["one/frame 1"]
     bad_mask = replace(two, masks=(two.masks[0], b"cut", *two.masks[2:]))
-    task = TrackingEvaluator([one, bad_mask], CONFIG)
+    task = TrackingEvaluator([one, bad_mask], SHORT_SIDE)
     sweep = run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"), [CLEAR])
     assert sweep.curves[0].scores[CLEAR].n == 1 and [f.source for f in sweep.failures] == ["two/mask 1"]
     assert isinstance(sweep.failures[0], MediaDecodeError)
-    neither = TrackingEvaluator([replace(one, frames=(b"cut",) * len(one.frames))], CONFIG)
+    neither = TrackingEvaluator([replace(one, frames=(b"cut",) * len(one.frames))], SHORT_SIDE)
     with pytest.raises(DataError, match="tracking: no video can be evaluated; the first: one/frame 0"):
         run_sweep(ToyEncoder(), [neither], FeatureCache(directory=tmp_path / "store"), [CLEAR])
 
@@ -122,11 +122,11 @@ def test_unusable_masks_are_reported_in_every_run(videos: Path, tmp_path: Path) 
     cut = replace(one, name="zero", masks=(b"cut", *one.masks[1:]))
     store = FeatureCache(directory=tmp_path / "store")
     for _ in range(2):
-        sweep = run_sweep(ToyEncoder(), [TrackingEvaluator([empty, two, cut], CONFIG)], store, [CLEAR])
+        sweep = run_sweep(ToyEncoder(), [TrackingEvaluator([empty, two, cut], SHORT_SIDE)], store, [CLEAR])
         assert sweep.curves[0].scores[CLEAR].n == 1
         assert [failure.source for failure in sweep.failures] == ["one", "zero/mask 0"]
     with pytest.raises(DataError, match="tracking: no video can be evaluated; the first: one: the mask of the first"):
-        run_sweep(ToyEncoder(), [TrackingEvaluator([empty], CONFIG)], store, [CLEAR])
+        run_sweep(ToyEncoder(), [TrackingEvaluator([empty], SHORT_SIDE)], store, [CLEAR])
 
 
 def squares(count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -182,12 +182,12 @@ def test_segmentation_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> No
             numbers=({0: 0, 1: 1},) * 10,
         )
 
-    parts, protocol = (part(0), part(1)), SegmentationProtocol(head=SegmentationConfig(fit=FIT))
+    parts, head = (part(0), part(1)), SegmentationConfig(fit=FIT)
     store, encoder = FeatureCache(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
-    sweep = run_sweep(encoder, [SegmentationEvaluator(*parts, protocol)], store, [0, CLEAR])
+    sweep = run_sweep(encoder, [SegmentationEvaluator(*parts, head)], store, [0, CLEAR])
     curve = sweep.curves[0]
     assert curve.metric == "mIoU" and curve.best == CLEAR and curve.scores[CLEAR].value > 0.7
-    (measurement,) = SegmentationEvaluator(*parts, protocol).run(encoder.at(CLEAR))
+    (measurement,) = SegmentationEvaluator(*parts, head).run(encoder.at(CLEAR))
     agrees(sweep.curves, CLEAR, measurement)
     protocol = DepthProtocol(head=DepthConfig(channels=8, fit=FIT))
     depth = DepthEvaluator(depth_images(0), depth_images(1), protocol)
@@ -217,10 +217,10 @@ def test_detection_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
     parts = part(0), part(1)
     head = DetectionConfig(channels=8, hidden=16, regions=16, fit=FitConfig(epochs=2, batch=4))
     store, encoder = FeatureCache(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
-    task = DetectionEvaluator(*parts, DetectionProtocol(head=head))
+    task = DetectionEvaluator(*parts, head)
     sweep = run_sweep(encoder, [task], store, [CLEAR])
     assert sweep.curves[0].metric == "box AP"
-    (measurement,) = DetectionEvaluator(*parts, DetectionProtocol(head=head)).run(encoder.at(CLEAR))
+    (measurement,) = DetectionEvaluator(*parts, head).run(encoder.at(CLEAR))
     agrees(sweep.curves, CLEAR, measurement)
 
 

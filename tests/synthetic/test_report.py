@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from perception_encoder.evaluation.comparison import Table
-from synthetic.report import classification_table, retrieval_table, summary
+from synthetic.report import Table, classification_table, retrieval_table, summary
 from tests.evaluation.test_report import RESULT
 
 
@@ -22,7 +21,7 @@ def test_retrieval_stands_beside_chance() -> None:
 
 
 def test_a_summary_has_both_tables_and_what_is_left_out() -> None:
-    wider = Table(("task", "x"), (("flowers", "seven"),)), retrieval_table(RESULT)
-    assert "| flowers | seven |" in summary(RESULT, wider)
+    wider = Table(("task", "x"), (("flowers", "1|2"),)), retrieval_table(RESULT)
+    assert "| flowers | 1/2 |" in summary(RESULT, wider)
     text = summary(RESULT)
     assert classification_table(RESULT).markdown() in text and "- flowers-7: cannot be decoded" in text

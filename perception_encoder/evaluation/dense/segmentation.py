@@ -6,132 +6,76 @@ Pixels are compared at the mask's own size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Int
 
 from perception_encoder.datasets.class_masks import ClassMasks
 from perception_encoder.datasets.image_set import keep_trained
-from perception_encoder.dense_prediction.head_fitting import Maps, take
-from perception_encoder.dense_prediction.segmentation import Labels, SegmentationConfig, fit_segmentation
+from perception_encoder.dense_prediction.head_fitting import take
+from perception_encoder.dense_prediction.segmentation import SegmentationConfig, fit_segmentation
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
-from perception_encoder.evaluation.inputs import check_maps, content_digest, settings_digest
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, check_rows
-from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
+from perception_encoder.evaluation.inputs import content_digest, settings_digest
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores
 from perception_encoder.progress import Track, untracked
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentationProtocol:
-    """How segmentation is evaluated."""
-
-    head: SegmentationConfig = field(default_factory=SegmentationConfig)
-    head_seeds: int = HEAD_SEEDS
-    """Heads to fit, each with its own seed; one gives no interval."""
-
-    def __post_init__(self) -> None:
-        check_head_seeds(self.head_seeds)
-
-
 class SegmentationEvaluator(HeadEvaluator):
-    """Classes of pixels, predicted by a linear head on one layer."""
+    """Classes of pixels, predicted by a linear head on one layer: mIoU first, then the share of correct pixels."""
+
+    method = "linear segmentation"
 
     def __init__(
         self,
         train: ClassMasks,
         test: ClassMasks,
-        protocol: SegmentationProtocol | None = None,
+        head: SegmentationConfig | None = None,
         image_size: tuple[int, int] | None = None,
         name: str = "segmentation",
+        head_seeds: int = HEAD_SEEDS,
         track: Track = untracked,
     ) -> None:
         """Classes absent from the training images are not scored; images without a class are left out."""
         self.train, self.test = keep_trained(train, test, track)
-        super().__init__(name, (self.train, known_labels(self.train)), (self.test, known_labels(self.test)), image_size)
-        self.protocol = protocol or SegmentationProtocol()
+        self.classes, head = len(self.train.classes), head or SegmentationConfig()
+        self.settings = {"kernel": str(head.kernel)}
+        sets = [(images, partial(_known_labels, images)) for images in (self.train, self.test)]
+        super().__init__(name, sets[0], sets[1], head, image_size, head_seeds)
 
     @cached_property
     def digest(self) -> str:
         """Digest of the masks, their classes, and the settings."""
         parts = [(part.classes, part.numbers, content_digest(part.masks)) for part in (self.train, self.test)]
-        return settings_digest(self.protocol, parts)
+        return settings_digest(self.head, self.head_seeds, parts)
 
-    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Fit and test heads: mIoU first."""
-        train, test = check_rows(self.name, features)
-        scores = score_segmentation(
-            train.patches,
-            lambda row: self.train.labels(int(train.rows[row])),
-            test.patches,
-            lambda row: self.test.labels(int(test.rows[row])),
-            [self.test.keys[row] for row in test.rows],
-            len(self.train.classes),
-            self.protocol,
-            track,
-        )
-        return Measurement(
-            task=self.test.name,
-            method="linear segmentation",
-            classes=len(self.train.classes),
-            settings={
-                "layer": str(test.layer),
-                "train": str(len(train.rows)),
-                "kernel": str(self.protocol.head.kernel),
-                "head seeds": str(self.protocol.head_seeds),
-            },
-            scores=scores,
-        )
+    def fit(
+        self, head: SegmentationConfig, train: CachedTokens, test: CachedTokens, track: Track = untracked
+    ) -> tuple[ItemScores, ...]:
+        """Fit a head and return `mIoU` and `pixels`; DataError if training images show a single class."""
 
+        def labels(row: int) -> Int[np.ndarray, "H W"]:
+            return self.train.labels(int(train.rows[row]))
 
-def score_segmentation(
-    train: Maps,
-    train_labels: Labels,
-    test: Maps,
-    test_labels: Labels,
-    keys: Sequence[str],
-    classes: int,
-    protocol: SegmentationProtocol | None = None,
-    track: Track = untracked,
-) -> tuple[ItemScores, ...]:
-    """Fit on some images' features and test on others, named by `keys`: `mIoU` and `pixels` (pixel accuracy).
-
-    Each head seed has its own scores. ModelError for features that are not finite. Before the head is fitted:
-    InputError, naming the image, for one without a label, DataError if training images show a single class.
-    """
-    protocol = protocol or SegmentationProtocol()
-    check_maps(train, "segmentation, training images")
-    check_maps(test, "segmentation", keys)
-    for index, key in enumerate(keys):
-        check_labels(key, test_labels(index))
-
-    def score(seed: int) -> tuple[ItemScores, ...]:
-        config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
-        head = fit_segmentation(train, train_labels, classes, config, track)
-        inside, either = np.zeros((2, len(keys), classes))
-        for index in track(range(len(keys)), "segmenting", len(keys)):
-            truth = test_labels(index)
-            predicted = head.predict(take(test, slice(index, index + 1)), (truth.shape[0], truth.shape[1]))[0].numpy()
-            inside[index], either[index] = overlaps(predicted, truth, classes)
+        fitted = fit_segmentation(train.patches, labels, self.classes, head, track)
+        maps, keys = test.patches, [self.test.keys[row] for row in test.rows]
+        inside, either = np.zeros((2, len(keys), self.classes))
+        for index, row in enumerate(track(test.rows, "segmenting", len(keys))):
+            truth = self.test.labels(int(row))
+            predicted = fitted.predict(take(maps, slice(index, index + 1)), (truth.shape[0], truth.shape[1]))
+            inside[index], either[index] = overlaps(predicted[0].numpy(), truth, self.classes)
         return overlap_scores(inside, either, keys)
 
-    return with_head_seeds(protocol.head_seeds, score)
 
-
-def check_labels(key: str, labels: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:
-    """Return an image's labels unchanged; InputError if no pixel has one."""
+def _known_labels(images: ClassMasks, index: int) -> Int[np.ndarray, "H W"]:
+    """Read an image's labels; InputError if they cannot be decoded or no pixel has a class."""
+    labels = images.labels(index)
     if not (labels >= 0).any():
-        raise InputError(key, "its mask is empty: no pixel has a scored class")
+        raise InputError(images.keys[index], "its mask is empty: no pixel has a scored class")
     return labels
-
-
-def known_labels(images: ClassMasks) -> Labels:
-    """Return a function that reads an image's labels; InputError if they cannot be decoded or no pixel has a class."""
-    return lambda index: check_labels(images.keys[index], images.labels(index))
 
 
 def overlaps(

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -28,10 +27,9 @@ from perception_encoder.datasets.masked_videos import VOID, MaskedVideo
 from perception_encoder.dense_prediction.tracking import SHORT_SIDE, PropagationConfig, frame_size, propagate
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
-from perception_encoder.evaluation.inputs import EncoderInputs, check_finite, content_digest, settings_digest
+from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, settings_digest
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.bootstrap import FEW_BLOCKS
 from perception_encoder.evaluation.statistics.scores import ItemScores
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
@@ -41,24 +39,17 @@ Masks = Sequence[UInt8[np.ndarray, "H W"] | None]
 _BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
-    """How videos are encoded and tracked."""
-
-    short_side: int = SHORT_SIDE
-    """Pixels of the frames' short side, rounded to a multiple of the patch; the long side keeps the aspect ratio."""
-    propagation: PropagationConfig = field(default_factory=PropagationConfig)
-
-
 class TrackingEvaluator(LayerEvaluator):
     """Tracking of objects in videos by one layer's patches, without training."""
 
     name = "tracking"
 
-    def __init__(self, videos: Sequence[MaskedVideo], config: TrackingConfig | None = None) -> None:
-        """Videos are left out if a frame or mask cannot be decoded or there is no object to track."""
-        self.videos, self.config = tuple(videos), config or TrackingConfig()
-        self.needs_scipy = 1 < len(self.videos) < FEW_BLOCKS
+    def __init__(self, videos: Sequence[MaskedVideo], short_side: int = SHORT_SIDE) -> None:
+        """Videos are left out if a frame or mask cannot be decoded or there is no object to track.
+
+        `short_side`: pixels of the frames' short side, rounded to a multiple of the patch; the aspect ratio is kept.
+        """
+        self.videos, self.short_side = tuple(videos), short_side
 
     @cached_property
     def _failures(self) -> dict[str, InputError]:
@@ -66,7 +57,9 @@ class TrackingEvaluator(LayerEvaluator):
         failures: dict[str, InputError] = {}
         for video in self.videos:
             try:
-                read_scored(video)
+                masks = video.read_masks()
+                first_objects(video.name, masks)
+                scored_frames(video.name, masks)
             except InputError as error:
                 failures[video.name] = error
         return failures
@@ -76,101 +69,80 @@ class TrackingEvaluator(LayerEvaluator):
         """Digest of the masks and the settings."""
         masks = [mask for video in self.videos for mask in video.masks if mask is not None]
         names = [(video.name, [mask is not None for mask in video.masks]) for video in self.videos]
-        return settings_digest(self.config, names, content_digest(masks))
+        return settings_digest(self.short_side, PropagationConfig(), names, content_digest(masks))
 
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return each video's frames; a video with unusable masks becomes one item that fails."""
-        return [
-            _failed(video.name, self._failures[video.name])
-            if video.name in self._failures
-            else _frames(video, encoder, self.config.short_side)
-            for video in self.videos
-        ]
+        return [self._frames(video, encoder) for video in self.videos]
+
+    def _frames(self, video: MaskedVideo, encoder: LayerFeatures) -> EncoderInputs:
+        name = video.name
+        if (error := self._failures.get(name)) is not None:
+            raised = error
+
+            def fail(row: int) -> Sequence[Image.Image]:
+                raise raised
+
+            return EncoderInputs(name=name, keys=(name,), open=fail, compute_digest=lambda: f"{name}: {raised}")
+        try:
+            size = frame_size(video.open(0).size, self.short_side, encoder.patch_size)
+        except InputError:  # it is reported when it is encoded
+            size = encoder.image_size
+        return EncoderInputs(
+            name=name,
+            keys=video.keys,
+            open=lambda row: [video.open(row)],
+            compute_digest=lambda: content_digest(video.frames),
+            image_size=size,
+        )
 
     def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
         """Track objects through the videos whose frames can all be decoded: J&F, J and F."""
-        scores: dict[str, VideoScores] = {}
+        scores: dict[str, np.ndarray] = {}
         failures: list[InputError] = []
         layer = 0
         for video, frames in track(zip(self.videos, features, strict=True), "tracking", len(self.videos)):
             layer = frames.layer
             failures += frames.failures
             if not frames.failures:
-                masks, propagation = read_scored(video), self.config.propagation
-                scores[video.name] = score_video(video.name, frames.patches[:], masks, propagation)
+                scores[video.name] = score_video(video.name, np.asarray(frames.patches[:]), video.read_masks())
         if not scores:
             reason = f"; the first: {failures[0]}" if failures else ""
             raise DataError(f"{self.name}: no video can be evaluated{reason}")
-        settings = {"layer": str(layer), "short side": str(self.config.short_side)}
+        settings = {"layer": str(layer), "short side": str(self.short_side)}
         return Measurement(
             task=self.name, method="label propagation", settings=settings, scores=tracking_scores(scores)
         )
 
 
-def _failed(name: str, error: InputError) -> EncoderInputs:
-    def fail(row: int) -> Sequence[Image.Image]:
-        raise error
+def score_video(name: str, features: Float[np.ndarray, "F h w D"], masks: Masks) -> Float[np.ndarray, "2 K"]:
+    """Track the objects of the first mask by a layer's features; return J and F of each, ascending by number.
 
-    return EncoderInputs(name=name, keys=(name,), open=fail, compute_digest=lambda: f"{name}: {error}")
-
-
-def _frames(video: MaskedVideo, encoder: LayerFeatures, short_side: int) -> EncoderInputs:
-    try:
-        size = frame_size(video.open(0).size, short_side, encoder.patch_size)
-    except InputError:  # it is reported when it is encoded
-        size = encoder.image_size
-    return EncoderInputs(
-        name=video.name,
-        keys=video.keys,
-        open=lambda row: [video.open(row)],
-        compute_digest=lambda: content_digest(video.frames),
-        image_size=size,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoScores:
-    """The scores of a video's objects, in ascending order of their numbers."""
-
-    region: Float[np.ndarray, " K"]
-    """J."""
-    boundary: Float[np.ndarray, " K"]
-    """F."""
-
-
-def score_video(
-    name: str, features: Float[np.ndarray, "F h w D"], masks: Masks, config: PropagationConfig | None = None
-) -> VideoScores:
-    """Track the objects of the first mask by a layer's features, and score them.
-
-    ModelError for features that are not finite; DataError if there are not as many as masks, and InputError if there
-    is no object, or nothing between the first and the last frame to score.
+    InputError if there is no object, or nothing between the first and the last frame to score.
     """
-    features = check_finite(np.array(features, dtype=np.float32), "the layer", name)
-    if len(features) != len(masks):
-        raise DataError(f"{name}: {len(masks)} masks for the features of {len(features)} frames")
     objects, first = first_objects(name, masks), masks[0]
     assert first is not None
     labels = np.zeros(first.shape, dtype=np.int64)
     for label, number in enumerate(objects, start=1):
         labels[first == number] = label
-    predicted = propagate(torch.from_numpy(features), torch.from_numpy(labels), config)
+    predicted = propagate(torch.from_numpy(np.array(features, dtype=np.float32)), torch.from_numpy(labels))
     return score_masks(name, predicted.numpy(), masks, objects)
 
 
-def score_masks(name: str, predicted: Int[np.ndarray, "F H W"], masks: Masks, objects: Sequence[int]) -> VideoScores:
-    """Score labels 1 to K, which stand for `objects`, against the true masks."""
+def score_masks(
+    name: str, predicted: Int[np.ndarray, "F H W"], masks: Masks, objects: Sequence[int]
+) -> Float[np.ndarray, "2 K"]:
+    """Return J and F of labels 1 to K, which stand for `objects`, against the true masks."""
     frames = scored_frames(name, masks)
-    regions = np.zeros((len(frames), len(objects)))
-    boundaries = np.zeros((len(frames), len(objects)))
+    scores = np.zeros((2, len(frames), len(objects)))
     for row, index in enumerate(frames):
         truth = masks[index]
         assert truth is not None
         counts = truth != VOID
         for column, number in enumerate(objects):
             pair = (predicted[index] == column + 1) & counts, truth == number
-            regions[row, column], boundaries[row, column] = region_similarity(*pair), boundary_accuracy(*pair)
-    return VideoScores(region=regions.mean(axis=0), boundary=boundaries.mean(axis=0))
+            scores[:, row, column] = region_similarity(*pair), boundary_accuracy(*pair)
+    return scores.mean(axis=1)
 
 
 def first_objects(name: str, masks: Masks) -> list[int]:
@@ -190,20 +162,10 @@ def scored_frames(name: str, masks: Masks) -> list[int]:
     return frames
 
 
-def read_scored(video: MaskedVideo) -> Masks:
-    """Read a video's masks; InputError if they cannot be decoded or have nothing to track or score."""
-    masks = video.read_masks()
-    first_objects(video.name, masks)
-    scored_frames(video.name, masks)
-    return masks
-
-
-def tracking_scores(scores: Mapping[str, VideoScores]) -> tuple[ItemScores, ...]:
+def tracking_scores(scores: Mapping[str, Float[np.ndarray, "2 K"]]) -> tuple[ItemScores, ...]:
     """Score `J&F`, `J` and `F` over videos, with one entry per object and videos as items."""
-    videos = list(scores.values())
-    owners = np.repeat(np.arange(len(videos)), [len(video.region) for video in videos])
-    region = np.concatenate([video.region for video in videos])
-    boundary = np.concatenate([video.boundary for video in videos])
+    owners = np.repeat(np.arange(len(scores)), [video.shape[1] for video in scores.values()])
+    region, boundary = np.concatenate(list(scores.values()), axis=1)
     metrics = {"J&F": (region + boundary) / 2, "J": region, "F": boundary}
     return tuple(ItemScores.of(name, values, list(scores), owners=owners) for name, values in metrics.items())
 
@@ -216,12 +178,14 @@ def region_similarity(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H 
 
 def boundary_accuracy(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
     """Return F, in [0, 1]; 1 if neither mask has a boundary, 0 if only one has."""
-    predicted, true = boundary(mask), boundary(truth)
-    if not predicted.any() or not true.any():
-        return float(predicted.any() == true.any())
+    from scipy.spatial import KDTree
+
+    predicted, true = np.argwhere(boundary(mask)), np.argwhere(boundary(truth))
+    if not len(predicted) or not len(true):
+        return float(len(predicted) == len(true))
     radius = tolerance_pixels(mask.shape[0], mask.shape[1])
-    precision = float(dilate(true, radius)[predicted].mean())
-    recall = float(dilate(predicted, radius)[true].mean())
+    distances = KDTree(true).query(predicted)[0], KDTree(predicted).query(true)[0]
+    precision, recall = (float((distance <= radius).mean()) for distance in distances)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -237,26 +201,3 @@ def boundary(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     edge[:-1] |= mask[:-1] ^ mask[1:]
     edge[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
     return edge
-
-
-def dilate(mask: Bool[np.ndarray, "H W"], radius: int) -> Bool[np.ndarray, "H W"]:
-    """Return the pixels whose centre lies within `radius` of a mask pixel's centre."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    grown = np.zeros_like(mask)
-    if not len(rows):
-        return grown
-    height, width = mask.shape
-    top, bottom = max(0, rows[0] - radius), min(height, rows[-1] + radius + 1)
-    left, right = max(0, columns[0] - radius), min(width, columns[-1] + radius + 1)
-    counts = np.zeros((bottom - top, right - left + 1), dtype=np.int32)
-    mask[top:bottom, left:right].cumsum(axis=1, out=counts[:, 1:])
-    columns = np.arange(right - left)
-    window = grown[top:bottom, left:right]
-    far = min(radius, bottom - top - 1)
-    for down in range(-far, far + 1):
-        half = math.isqrt(radius * radius - down * down)
-        ends = np.minimum(columns + half + 1, right - left), np.maximum(columns - half, 0)
-        wide = counts[:, ends[0]] > counts[:, ends[1]]
-        to, of = slice(max(0, down), len(wide) + min(0, down)), slice(max(0, -down), len(wide) - max(0, down))
-        window[to] |= wide[of]
-    return grown

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from perception_encoder.datasets.questions.question import Corners, Question
-from perception_encoder.errors import ConfigError
+from perception_encoder.datasets.questions.read import read_questions
 from perception_encoder.evaluation.language.answers import (
     anls,
     box_iou_accuracy,
@@ -22,32 +23,26 @@ from perception_encoder.evaluation.language.answers import (
 )
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
 
-SHORT = "\nAnswer the question using a single word or phrase."
-
 Score = Callable[[str, Question, Corners | None], float]
 """Scores a prediction, in [0, 1]; the box is the question's, in thousandths of the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageTask:
-    """How the questions of a dataset are asked, and how answers are scored."""
+    """How the questions of a dataset are read and asked, and how answers are scored."""
 
     name: str
-    """The dataset's name, as in `read_questions`."""
+    """The dataset's name."""
     metric: str
     """Name of the mean score."""
     score: Score | None
     """None for captions, which are scored together."""
     max_tokens: int = 32
-    prompt: Callable[[Question], str] = lambda question: question.question + SHORT
-
-
-def _vqa(prediction: str, question: Question, box: Corners | None) -> float:
-    return vqa_accuracy(prediction, question.answers)
-
-
-def _anls(prediction: str, question: Question, box: Corners | None) -> float:
-    return anls(prediction, question.answers)
+    prompt: Callable[[Question], str] = lambda question: (
+        f"{question.question}\nAnswer the question using a single word or phrase."
+    )
+    read: Callable[[str, Path, str], list[Question]] = read_questions
+    """Reads a split of the dataset, by its name, below a path."""
 
 
 def _relaxed(prediction: str, question: Question, box: Corners | None) -> float:
@@ -59,21 +54,9 @@ def _choice(prediction: str, question: Question, box: Corners | None) -> float:
     return multiple_choice(prediction, question.choices, -1 if question.correct is None else question.correct)
 
 
-def _yes_no(prediction: str, question: Question, box: Corners | None) -> float:
-    return float(parse_yes_no(prediction) is yes_no_answer(question.answers[0]))
-
-
-def _grounding(prediction: str, question: Question, box: Corners | None) -> float:
-    return box_iou_accuracy(prediction, box or ())
-
-
 def _lettered(form: str, question: Question) -> str:
     """Return the choices, one per line, in a form such as `(A) text`."""
     return "\n".join(form.format(chr(ord("A") + row), choice) for row, choice in enumerate(question.choices))
-
-
-def _chart_prompt(question: Question) -> str:
-    return f"{question.question}\nAnswer the question with a single word."
 
 
 def _diagram_prompt(question: Question) -> str:
@@ -85,10 +68,6 @@ def _video_prompt(question: Question) -> str:
     return f"Question:{question.question}\nOption:\n{_lettered('({}) {}', question)}\nOnly give the best option.\n"
 
 
-def _caption_prompt(question: Question) -> str:
-    return CAPTION_PROMPT
-
-
 def _box_prompt(question: Question) -> str:
     return (
         f"Provide the bounding box of the region that this phrase describes: {question.question}\n"
@@ -96,10 +75,22 @@ def _box_prompt(question: Question) -> str:
     )
 
 
-VQA = partial(LanguageTask, metric="VQA accuracy", score=_vqa, max_tokens=16)
-DOCUMENTS = partial(LanguageTask, metric="ANLS", score=_anls)
-CAPTIONS = partial(LanguageTask, metric="CIDEr", score=None, max_tokens=64, prompt=_caption_prompt)
-GROUNDING = partial(LanguageTask, metric="accuracy at IoU 0.5", score=_grounding, prompt=_box_prompt)
+VQA = partial(
+    LanguageTask,
+    metric="VQA accuracy",
+    score=lambda prediction, question, box: vqa_accuracy(prediction, question.answers),
+    max_tokens=16,
+)
+DOCUMENTS = partial(
+    LanguageTask, metric="ANLS", score=lambda prediction, question, box: anls(prediction, question.answers)
+)
+CAPTIONS = partial(LanguageTask, metric="CIDEr", score=None, max_tokens=64, prompt=lambda question: CAPTION_PROMPT)
+GROUNDING = partial(
+    LanguageTask,
+    metric="accuracy at IoU 0.5",
+    score=lambda prediction, question, box: box_iou_accuracy(prediction, box or ()),
+    prompt=_box_prompt,
+)
 CHOICES = partial(LanguageTask, metric="accuracy", score=_choice, max_tokens=16)
 """Templates of tasks, to be named."""
 TASKS = {
@@ -110,10 +101,22 @@ TASKS = {
         VQA(name="textvqa"),
         DOCUMENTS(name="docvqa"),
         DOCUMENTS(name="infovqa"),
-        LanguageTask(name="chartqa", metric="relaxed accuracy", score=_relaxed, max_tokens=16, prompt=_chart_prompt),
+        LanguageTask(
+            name="chartqa",
+            metric="relaxed accuracy",
+            score=_relaxed,
+            max_tokens=16,
+            prompt=lambda question: f"{question.question}\nAnswer the question with a single word.",
+        ),
         CHOICES(name="ai2d", prompt=_diagram_prompt),
         CHOICES(name="mvbench", prompt=_video_prompt),
-        LanguageTask(name="pope", metric="accuracy", score=_yes_no),
+        LanguageTask(
+            name="pope",
+            metric="accuracy",
+            score=lambda prediction, question, box: float(
+                parse_yes_no(prediction) is yes_no_answer(question.answers[0])
+            ),
+        ),
         CAPTIONS(name="coco"),
         GROUNDING(name="refcoco"),
         GROUNDING(name="refcoco+"),
@@ -121,10 +124,3 @@ TASKS = {
     )
 }
 """Tasks, by the names of `read_questions`."""
-
-
-def find_task(name: str) -> LanguageTask:
-    """Return the task of a dataset; ConfigError lists the known tasks."""
-    if name not in TASKS:
-        raise ConfigError(f"unknown language task {name!r}; known: {', '.join(TASKS)}")
-    return TASKS[name]

@@ -13,7 +13,7 @@ from tests.evaluation.classification.test_attentive_probe import ColourLayers
 
 def test_an_attentive_probe(run_pe, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "load_layers", lambda name, layer, final_norm=False: ColourLayers().at(layer))
-    options = ("--split", "val", "--layer", "0", "--epochs", "2", "--lr", "1e-2")
+    options = ("--split", "val", "--layer", "0", "--epochs", "2")
     run = run_pe("eval", "attentive", "any", "--data", photos, *options)
     assert run.status == output.OK, run.stderr
     assert "attentive probe" in run.stdout and "layer 0" in run.stdout

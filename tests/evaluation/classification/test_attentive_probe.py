@@ -18,7 +18,7 @@ from perception_encoder.evaluation.classification.attentive_probe import (
     fit_attentive,
 )
 from perception_encoder.evaluation.classification.splits import Splits
-from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.feature_cache import encode_layer
 from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
 from tests.clips import clip
 from tests.evaluation.colours import image_bytes
@@ -133,8 +133,7 @@ def test_tokens_of_a_video_are_those_of_its_frames(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(clip(12))
     video = LabelledImages("clips", ("v",), (tmp_path / "v.mp4",), ("red",))
     images, *_ = AttentiveEvaluator(Splits(train=video, val=video, test=video), frames=4).images(ColourLayers())
-    cache = FeatureCache(dtype="float32")
-    assert cache.encode_layers(ColourLayers(), images, [0]).read(0).tokens.shape == (1, 4 * 5, 3)
+    assert encode_layer(ColourLayers(), images, 0).tokens.shape == (1, 4 * 5, 3)
     mixed = replace(images, keys=("v", "w"), open=lambda row: images.open(0)[: 1 + 3 * row])
     with pytest.raises(DataError, match="clips mixes images and videos"):
-        cache.encode_layers(ColourLayers(), mixed, [0])
+        encode_layer(ColourLayers(), mixed, 0)

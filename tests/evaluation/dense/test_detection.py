@@ -10,16 +10,14 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from perception_encoder.datasets.instances import InstanceSet, read_instance_splits, read_instances
+from perception_encoder.datasets.instances import InstanceSet, read_instance_splits
 from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig, fit_detector
 from perception_encoder.dense_prediction.head_fitting import FitConfig
-from perception_encoder.errors import DataError, ModelError
+from perception_encoder.errors import DataError
 from perception_encoder.evaluation.dense.average_precision import average_precision
 from perception_encoder.evaluation.dense.detection import (
     DetectionEvaluator,
-    DetectionProtocol,
-    score_detection,
     to_results,
 )
 from perception_encoder.evaluation.statistics.scores import by_metric, difference
@@ -66,12 +64,11 @@ def test_kinds_can_be_forgotten(tmp_path: Path) -> None:
 def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     train, test = read_instance_splits(write_instances(tmp_path, {"train": 6, "test": 2}, masks))
     encoder = ColourLayers(16, (48, 64))
-    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(encoder.at(0))
-    failures = result.failures
-    assert not failures and result.method == ("Mask R-CNN" if masks else "Faster R-CNN")
+    (result,) = DetectionEvaluator(train, test, SMALL).run(encoder.at(0))
+    assert not result.failures and result.method == ("Mask R-CNN" if masks else "Faster R-CNN")
     names = ["box AP", "box AP50", "box AP75"] + (["mask AP", "mask AP50", "mask AP75"] if masks else [])
     assert [metric.name for metric in result.metrics] == names
-    (again,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(encoder.at(0))
+    (again,) = DetectionEvaluator(train, test, SMALL).run(encoder.at(0))
     assert again.metrics == result.metrics  # what is drawn at random hangs on the seed
     assert [scores.metric for scores in result.scores] == names * 3  # three head seeds
     assert [scores.seed for scores in result.scores[:: len(names)]] == [0, 1, 2] and result.settings[
@@ -101,7 +98,7 @@ def test_lvis_counts_more_objects_and_less_sure_ones(tmp_path: Path) -> None:
     ):
         model = fit_detector(np.zeros((2, 3, 4, 3)), parts[0], np.arange(2), config=head).model
         assert (model.roi_heads.score_thresh, model.roi_heads.detections_per_img) == limits
-    (result,) = DetectionEvaluator(*lvis, DetectionProtocol(head=SMALL)).run(ColourLayers(16, (48, 64)).at(0))
+    (result,) = DetectionEvaluator(*lvis, SMALL).run(ColourLayers(16, (48, 64)).at(0))
     assert (result.settings["most"], result.settings["least score"]) == ("300", "0.0001")
     assert "box APf" in [metric.name for metric in result.metrics]
 
@@ -119,7 +116,7 @@ def test_masks_are_learned_and_measured_where_both_sets_have_them(
     lacking, other = caplog.messages
     assert f"{without}/instances.json: annotations without a mask: 1 of 3, annotation 2 of image 1 first" in lacking
     assert f"only {({'train', 'test'} - {without}).pop()}/instances has masks" in other
-    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(ColourLayers(16, (48, 64)).at(0))
+    (result,) = DetectionEvaluator(train, test, SMALL).run(ColourLayers(16, (48, 64)).at(0))
     assert [metric.name for metric in result.metrics] == ["box AP", "box AP50", "box AP75"]
     assert result.method == "Faster R-CNN"
 
@@ -135,9 +132,8 @@ def test_boxes_without_area_are_not_learned_from_and_said_once(
     said["annotations"][2]["bbox"][3] = 0  # all that image 2 has
     file.write_text(json.dumps(said), encoding="utf-8")
     train, test = read_instance_splits(place)
-    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(ColourLayers(16, (48, 64)).at(0))
-    failures = result.failures
-    assert not failures and result.settings["train"] == "4" and len(result.metrics) == 6
+    (result,) = DetectionEvaluator(train, test, SMALL).run(ColourLayers(16, (48, 64)).at(0))
+    assert not result.failures and result.settings["train"] == "4" and len(result.metrics) == 6
     assert [len(train.instances(row).labels) for row in range(4)] == [1, 0, 2, 1]
     assert len(train.truth(range(4))["annotations"]) == 6
     (warning,) = caplog.messages
@@ -154,7 +150,3 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
     write_whole(tmp_path, {**said, "annotations": []})
     with pytest.raises(DataError, match="no boxes; detection needs"):
         read_instance_splits(tmp_path)
-    whole = read_instances(write_whole(tmp_path, said), tmp_path)
-    maps = np.full((2, 3, 4, 3), np.nan)
-    with pytest.raises(ModelError, match=r"1\.jpg first"):
-        score_detection(np.zeros((2, 3, 4, 3)), (whole, np.arange(2)), maps, (whole, np.arange(2)))

@@ -1,4 +1,4 @@
-"""J and F: cases by hand, and against distances between all pixels and scikit-image's dilation."""
+"""J and F: cases by hand, and against distances between all pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from perception_encoder.evaluation.dense.tracking import (
     boundary,
     boundary_accuracy,
-    dilate,
     region_similarity,
     tolerance_pixels,
 )
@@ -73,16 +72,6 @@ def test_empty_masks_as_davis_has_them() -> None:
     nothing, thing = np.zeros((30, 40), bool), rectangle((30, 40), slice(5, 9), slice(5, 9))
     assert boundary_accuracy(nothing, nothing) == 1
     assert boundary_accuracy(nothing, thing) == 0 and boundary_accuracy(thing, nothing) == 0
-
-
-def test_dilation_is_scikit_images() -> None:
-    morphology = pytest.importorskip("skimage.morphology")
-    for seed in range(4):
-        mask = boundary(blobs(seed))
-        for radius in (1, 4, 8):
-            assert (dilate(mask, radius) == morphology.dilation(mask, morphology.disk(radius))).all()
-    line = rectangle((1, 50), slice(0, 1), slice(20, 22))
-    assert list(np.flatnonzero(dilate(line, 9)[0])) == list(range(11, 31))
 
 
 def test_f_is_that_of_all_distances() -> None:

@@ -12,20 +12,18 @@ from perception_encoder.datasets.class_masks import UNSCORED, read_class_splits
 from perception_encoder.datasets.image_set import keep_trained
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
-from perception_encoder.errors import DataError, InputError, ModelError
+from perception_encoder.errors import DataError, ModelError
 from perception_encoder.evaluation.dense import segmentation as evaluator
 from perception_encoder.evaluation.dense.segmentation import (
     SegmentationEvaluator,
-    SegmentationProtocol,
     overlap_scores,
     overlaps,
-    score_segmentation,
 )
 from perception_encoder.evaluation.statistics.scores import by_metric, difference, measure, measure_all
 from tests.datasets.drawn import drawn_masks, label_maps, write_scenes
-from tests.evaluation.layers import ColourLayers
+from tests.evaluation.layers import ColourLayers, cached
 
-PROTOCOL = SegmentationProtocol(head=SegmentationConfig(fit=FitConfig(epochs=30, batch=8, lr=0.05)))
+HEAD = SegmentationConfig(fit=FitConfig(epochs=30, batch=8, lr=0.05))
 
 
 def shares(labels: np.ndarray) -> np.ndarray:
@@ -55,10 +53,10 @@ def test_a_class_is_measured_over_all_images_together() -> None:
 
 def test_perfect_features_are_segmented_perfectly_and_noise_is_not() -> None:
     train, test = label_maps(24, 0), label_maps(8, 1)
-    keys = [f"p{number}" for number in range(8)]
 
     def score(learned: np.ndarray, asked: np.ndarray) -> tuple:
-        return score_segmentation(learned, train.__getitem__, asked, test.__getitem__, keys, 3, PROTOCOL)
+        task = SegmentationEvaluator(drawn_masks("a", train), drawn_masks("b", test), HEAD)
+        return task.score([cached(learned), cached(asked)]).scores
 
     perfect = score(*(np.stack([shares(labels) for labels in some]) for some in (train, test)))
     assert measure_all(perfect)[0].value > 0.8  # half a patch of bilinear border apart
@@ -76,16 +74,15 @@ def test_scenes_are_measured_and_a_broken_image_reported(tmp_path: Path) -> None
     assert train.classes == ("background", "chair", "lamp")
     assert (test.labels(0) == label_maps(6, 1)[0]).all()
     encoder = ColourLayers(4, (24, 32))
-    (result,) = SegmentationEvaluator(train, test, PROTOCOL).run(encoder.at(0))
-    failures = result.failures
-    assert [failure.source for failure in failures] == ["test-2"] and result.metrics[0].n == 5
+    (result,) = SegmentationEvaluator(train, test, HEAD).run(encoder.at(0))
+    assert [failure.source for failure in result.failures] == ["test-2"] and result.metrics[0].n == 5
     assert result.metrics[0].value > 0.75 and result.classes == 3
-    wide = SegmentationProtocol(head=SegmentationConfig(kernel=3, fit=PROTOCOL.head.fit))
+    wide = SegmentationConfig(kernel=3, fit=HEAD.fit)
     assert (
         SegmentationEvaluator(train, test, wide).run(encoder.at(0))[0].metrics[0].value > result.metrics[0].value - 0.1
     )
     with pytest.raises(ModelError, match="colours, layer 2"):
-        SegmentationEvaluator(train, test, PROTOCOL).run(encoder.at(2))
+        SegmentationEvaluator(train, test, HEAD).run(encoder.at(2))
 
 
 def test_classes_that_are_not_trained_on_are_not_scored() -> None:
@@ -94,9 +91,8 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
     kept, test = keep_trained(train, drawn_masks("b", asked))
     assert kept.classes == test.classes == ("background", "chair")
     assert (test.labels(0) == np.where(asked[0] == 2, UNSCORED, asked[0])).all()
-    (result,) = SegmentationEvaluator(train, drawn_masks("b", asked), PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
-    failures = result.failures
-    assert result.classes == 2 and result.metrics[0].value > 0.75 and not failures
+    (result,) = SegmentationEvaluator(train, drawn_masks("b", asked), HEAD).run(ColourLayers(4, (24, 32)).at(0))
+    assert result.classes == 2 and result.metrics[0].value > 0.75 and not result.failures
     only = drawn_masks("b", [np.where(labels == 1, 0, labels) for labels in asked])
     only = replace(only, numbers=({0: 0, 2: 2},) * 6)
     with pytest.raises(DataError, match="b: no object has a class that the training images show"):
@@ -107,9 +103,8 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
 def test_images_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     some, void = label_maps(4, 0), np.full((24, 32), 255, np.uint8)
     train, test = drawn_masks("a", some, [*some[:3], void]), drawn_masks("b", some, [void, *some[1:]])
-    (result,) = SegmentationEvaluator(train, test, PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
-    failures = result.failures
-    assert [failure.source for failure in failures] == ["a3", "b0"]
+    (result,) = SegmentationEvaluator(train, test, HEAD).run(ColourLayers(4, (24, 32)).at(0))
+    assert [failure.source for failure in result.failures] == ["a3", "b0"]
     assert result.metrics[0].n == 3 and result.settings["train"] == "3"
     monkeypatch.setattr(evaluator, "fit_segmentation", lambda *_: pytest.fail("a head was fitted"))
     for sets, name in (
@@ -119,15 +114,4 @@ def test_images_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pyt
         with pytest.raises(
             DataError, match=f"segmentation: no image can be used; the first: {name}0: its mask is empty"
         ):
-            SegmentationEvaluator(*sets, PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
-    maps, mixed = np.zeros((1, 2, 2, 3)), np.array([[0, 1]])
-    with pytest.raises(InputError, match="b: its mask is empty"):
-        score_segmentation(maps, lambda _: mixed, maps, lambda _: -mixed - 1, ["b"], 2, PROTOCOL)
-
-
-def test_what_cannot_be_measured_is_named() -> None:
-    ones, maps = np.ones((4, 4), np.int16), np.zeros((1, 2, 2, 3))
-    with pytest.raises(DataError, match="have 1 class"):
-        score_segmentation(maps, lambda _: ones, maps, lambda _: ones, ["a"], 3, PROTOCOL)
-    with pytest.raises(ModelError, match="c first"):
-        score_segmentation(maps, lambda _: ones, maps * np.nan, lambda _: ones, ["c"], 2, PROTOCOL)
+            SegmentationEvaluator(*sets, HEAD).run(ColourLayers(4, (24, 32)).at(0))

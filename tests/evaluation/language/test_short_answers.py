@@ -49,5 +49,5 @@ def test_accuracy_by_the_number_of_people_who_agree(same: int, expected: float) 
 
 def test_without_other_answers_nothing_agrees() -> None:
     assert vqa_accuracy("cat", ["cat"]) == 0
-    with pytest.raises(DataError, match="needs people's answers"):
+    with pytest.raises(DataError, match="needs at least one answer"):
         vqa_accuracy("cat", [])
