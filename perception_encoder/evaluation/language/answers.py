@@ -18,7 +18,7 @@ Multiple choice: the letter of a choice, or its text. Sources: Kembhavi et al., 
 ECCV 2016; Li et al., "MVBench", CVPR 2024. Neither says how a letter is read from a sentence, so scorers differ; these
 rules never read the article "a" as choice A.
 
-Yes or no: accuracy, precision, recall, F1 and the share of "yes". Source: Li et al., "Evaluating Object Hallucination
+Yes or no. Source: Li et al., "Evaluating Object Hallucination
 in Large Vision-Language Models", EMNLP 2023, and its evaluate.py. Like there the first sentence counts. An answer that
 is neither yes nor no is wrong here; there it counts as yes.
 
@@ -33,7 +33,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from perception_encoder.datasets.questions.question import Corners
 from perception_encoder.errors import DataError, MissingExtraError
@@ -94,25 +93,23 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
     The mean over the people's answers, each left out in turn, of min(n / 3, 1), n being how many of the others equal
     the prediction. Of 10 answers, 1, 2, 3 and 4 equal ones give 0.3, 0.6, 0.9 and 1. Both sides are normalised (see
-    `normalize_answer`). A single answer leaves no other one and scores 0. Raises DataError without answers.
+    `normalize_answer`). A single answer leaves no other one and scores 0.
     """
-    if not answers:
-        raise DataError("VQA accuracy needs at least one answer")
     normalized = normalize_answer(prediction)
     same = [normalize_answer(answer) == normalized for answer in answers]
     return sum(min((sum(same) - agrees) / 3, 1.0) for agrees in same) / len(answers)
 
 
-def relaxed_accuracy(prediction: str, answer: str, tolerance: float = 0.05) -> float:
+def relaxed_accuracy(prediction: str, answer: str) -> float:
     """Return 1 if the prediction is right, else 0.
 
-    Two numbers: |prediction − answer| / |answer| must be at most the tolerance; "7%" is 0.07. Otherwise, and for an
+    Two numbers: |prediction − answer| / |answer| must be at most 0.05; "7%" is 0.07. Otherwise, and for an
     answer of 0, whose relative error is undefined, both texts must be equal in lower case, without surrounding spaces.
     "nan" and "inf" are texts.
     """
     value, expected = _number(prediction), _number(answer)
     if value is not None and expected:
-        return float(abs(value - expected) / abs(expected) <= tolerance)
+        return float(abs(value - expected) / abs(expected) <= 0.05)
     return float(prediction.strip().lower() == answer.strip().lower())
 
 
@@ -125,22 +122,20 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def anls(prediction: str, answers: Sequence[str], threshold: float = 0.5) -> float:
-    """Return the average normalised Levenshtein similarity of one question: 0, or in [`threshold`, 1].
+def anls(prediction: str, answers: Sequence[str]) -> float:
+    """Return the average normalised Levenshtein similarity of one question: 0, or in [0.5, 1].
 
     The best over the answers of 1 − distance / length of the longer text, both in lower case, stripped, with single
-    spaces; 0 if it is below the threshold. Like the server, exactly the threshold still counts, which the paper's
-    formula excludes. Two empty texts are equal. Raises DataError without answers, MissingExtraError without rapidfuzz.
+    spaces; 0 if it is below 0.5. Like the server, exactly 0.5 still counts, which the paper's formula excludes. Two
+    empty texts are equal. Raises MissingExtraError without rapidfuzz.
     """
-    if not answers:
-        raise DataError("ANLS needs at least one answer")
     try:
         from rapidfuzz.distance import Levenshtein
     except ImportError:
         raise MissingExtraError("rapidfuzz", "lang") from None
     text = _normalize(prediction)
     best = max(Levenshtein.normalized_similarity(text, _normalize(answer)) for answer in answers)
-    return float(best) if best >= threshold else 0.0
+    return float(best) if best >= 0.5 else 0.0
 
 
 def _normalize(text: str) -> str:
@@ -155,30 +150,6 @@ _AFTER_WORD = re.compile(
 )
 _IN_PARENTHESES = re.compile(r"\(([A-Z])\)")
 _SENTENCE = re.compile(r"[^.!?\n]*")
-
-
-def multiple_choice(prediction: str, choices: Sequence[str], answer: int | str) -> float:
-    """Return 1 if the prediction chooses the answer, else 0.
-
-    `answer`: its 0-based index, its text, or else its letter. What counts as chosen: see
-    `extract_choice`. Raises DataError if the answer is not one of the choices, or if there are fewer than two.
-    """
-    return float(extract_choice(prediction, choices) == choice_index(choices, answer))
-
-
-def choice_index(choices: Sequence[str], answer: int | str) -> int:
-    """Return the 0-based index of an answer given as an index, a text, or a letter; DataError if it is not a choice."""
-    if len(choices) < 2:
-        raise DataError(f"a question has {len(choices)} choices; multiple choice needs at least two")
-    if isinstance(answer, int):
-        index = answer
-    elif answer in choices:
-        index = list(choices).index(answer)
-    else:
-        index = ord(answer.strip()) - ord("A") if re.fullmatch(r"\s*[A-Z]\s*", answer) else -1
-    if not 0 <= index < len(choices):
-        raise DataError(f"the answer {answer!r} is not one of the {len(choices)} choices: {', '.join(choices)}")
-    return index
 
 
 def extract_choice(prediction: str, choices: Sequence[str]) -> int | None:
@@ -226,22 +197,6 @@ def _plain_words(text: str) -> str:
     return " ".join(text.lower().split()).removesuffix(".").strip("\"'* ")
 
 
-@dataclass(frozen=True, kw_only=True)
-class YesNoScores:
-    """The metrics of a set of yes/no questions, each in [0, 1]; "yes" is the positive class."""
-
-    accuracy: float
-    """Share of correct answers."""
-    precision: float
-    """TP / (TP + FP); 0 if no prediction is "yes"."""
-    recall: float
-    """TP / (TP + FN), an answer that is neither "yes" nor "no" counts as a false negative; 0 without a true "yes"."""
-    f1: float
-    """2 TP / (2 TP + FP + FN); 0 without any "yes"."""
-    yes_ratio: float
-    """Share of "yes" among the predictions; compare it with the share among the answers."""
-
-
 def parse_yes_no(text: str) -> bool | None:
     """Return True for yes, False for no, None otherwise, from the first sentence that contains a word.
 
@@ -255,26 +210,6 @@ def parse_yes_no(text: str) -> bool | None:
     if any(word in ("no", "not") or word.endswith("n't") for word in words):
         return False
     return True if "yes" in words else None
-
-
-def yes_no(predictions: Sequence[str], answers: Sequence[str]) -> YesNoScores:
-    """Score predictions against "yes" or "no" answers, question by question.
-
-    Raises DataError for no questions, for a different number of predictions, and for any other answer.
-    """
-    if not answers or len(predictions) != len(answers):
-        raise DataError(f"{len(predictions)} predictions for {len(answers)} yes/no answers; give one for each")
-    truth = [yes_no_answer(answer) for answer in answers]
-    guessed = [parse_yes_no(prediction) for prediction in predictions]
-    hits = sum(guess is True and expected for guess, expected in zip(guessed, truth, strict=True))
-    guesses, positives = guessed.count(True), truth.count(True)
-    return YesNoScores(
-        accuracy=sum(guess is expected for guess, expected in zip(guessed, truth, strict=True)) / len(truth),
-        precision=hits / guesses if guesses else 0.0,
-        recall=hits / positives if positives else 0.0,
-        f1=2 * hits / (guesses + positives) if guesses + positives else 0.0,
-        yes_ratio=guesses / len(truth),
-    )
 
 
 def yes_no_answer(answer: str) -> bool:

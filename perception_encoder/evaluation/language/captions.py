@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from perception_encoder.errors import DataError
 
 # fmt: off
 REMOVED = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "---", "----", "...", ";", '"'})
@@ -103,28 +101,21 @@ SIGMA = 6.0
 """Standard deviation of the Gaussian over length differences, in words."""
 _TINY, _SMALL = 1e-15, 1e-9  # pycocoevalcap's guards against a division by 0
 
-Text = str | Sequence[str]
-"""A caption, or its words."""
 _Gram = tuple[str, ...]
 
 
-def cider_d(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> float:
-    """Return CIDEr-D, the mean of `cider_d_scores`, at least 0 and at most 10; papers print it times 100."""
-    return float(cider_d_scores(predictions, references).mean())
-
-
-def cider_d_scores(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> np.ndarray:
+def cider_d_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
     """Return the CIDEr-D of each image's caption, (n,), each in [0, 10].
 
     10 times the mean over n-gram lengths 1 to 4 and over an image's references of the cosine of both captions' tf-idf
     vectors, the prediction's entries clipped to the reference's, times exp(−(difference of lengths)² / (2 · 6²)). An
     n-gram's weight is log(images / images with it in a reference), so the scores depend on all images together, and are
-    0 for a single one. Raises DataError for no images, an image without a reference, or lists of different lengths.
+    0 for a single one.
     """
-    words, others = _tokenize(predictions, references)
-    grams, other_grams = [_count(word) for word in words], [[_count(caption) for caption in those] for those in others]
+    grams = [_count(tokenize_caption(prediction)) for prediction in predictions]
+    other_grams = [[_count(tokenize_caption(caption)) for caption in those] for those in references]
     seen = Counter(gram for those in other_grams for gram in {gram for caption in those for gram in caption})
-    total = float(np.log(float(len(words))))
+    total = float(np.log(float(len(grams))))
     weights = {gram: float(total - np.log(float(count))) for gram, count in seen.items()}
 
     def vectors(counts: Counter[_Gram]) -> _Vectors:
@@ -135,7 +126,7 @@ def cider_d_scores(predictions: Sequence[Text], references: Sequence[Sequence[Te
         length = sum(count for gram, count in counts.items() if len(gram) == 2)
         return _Vectors(values, np.sqrt(norms), length)
 
-    scores = np.zeros(len(words))
+    scores = np.zeros(len(grams))
     for row, (prediction, those) in enumerate(zip(grams, other_grams, strict=True)):
         predicted = vectors(prediction)
         scores[row] = 10 * np.mean([_similarity(predicted, vectors(caption)).mean() for caption in those])
@@ -164,21 +155,11 @@ def _similarity(one: _Vectors, other: _Vectors) -> np.ndarray:
     return cosines * np.exp(-((one.length - other.length) ** 2) / (2 * SIGMA**2))
 
 
-def bleu(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> tuple[float, ...]:
-    """Return BLEU-1, -2, -3 and -4 of all captions together, each in [0, 1].
-
-    BLEU-n is the geometric mean of the clipped precisions of 1- to n-grams over the whole corpus, times
-    exp(1 − r / c) if the captions' length c is below r, the sum of the references' lengths that are closest to each.
-    Raises DataError as `cider_d_scores` does.
-    """
-    return tuple(float(value) for value in bleu_of_counts(bleu_counts(predictions, references).sum(axis=0)))
-
-
-def bleu_counts(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> np.ndarray:
+def bleu_counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
     """Return BLEU's sums per image (n, 10): correct n-grams, all n-grams, length, closest reference length."""
-    words, others = _tokenize(predictions, references)
-    counts = np.zeros((len(words), 2 * ORDERS + 2))
-    for row, (prediction, those) in enumerate(zip(words, others, strict=True)):
+    counts = np.zeros((len(predictions), 2 * ORDERS + 2))
+    for row, (text, texts) in enumerate(zip(predictions, references, strict=True)):
+        prediction, those = tokenize_caption(text), [tokenize_caption(caption) for caption in texts]
         most: Counter[_Gram] = Counter()
         for caption in those:
             most |= _count(caption)
@@ -193,38 +174,18 @@ def bleu_counts(predictions: Sequence[Text], references: Sequence[Sequence[Text]
 
 
 def bleu_of_counts(sums: np.ndarray) -> np.ndarray:
-    """Return BLEU-1 to -4, (…, 4), from sums of `bleu_counts` over images, (…, 10)."""
+    """Return BLEU-1 to -4, (…, 4), each in [0, 1], from sums of `bleu_counts` over images, (…, 10).
+
+    BLEU-n is the geometric mean of the clipped precisions of 1- to n-grams over the whole corpus, times
+    exp(1 − r / c) if the captions' length c is below r, the sum of the references' lengths that are closest to each.
+    """
     right, guessed = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
     products = np.cumprod((right + _TINY) / (guessed + _SMALL), axis=-1)
     ratio = (sums[..., -2:-1] + _TINY) / (sums[..., -1:] + _SMALL)
     return np.asarray(products ** (1 / np.arange(1, ORDERS + 1)) * np.exp(np.minimum(0, 1 - 1 / ratio)))
 
 
-def _tokenize(
-    predictions: Sequence[Text], references: Sequence[Sequence[Text]]
-) -> tuple[list[Sequence[str]], list[list[Sequence[str]]]]:
-    """Return the words of predictions and references; DataError if their numbers do not match."""
-    if not predictions or len(predictions) != len(references):
-        raise DataError(
-            f"{len(predictions)} captions and the references of {len(references)} images; give one for each"
-        )
-    for row, those in enumerate(references):
-        if isinstance(those, str) or not those:
-            raise DataError(f"the references of caption {row + 1} are {those!r}; give a list of at least one")
-    words = [_words(prediction) for prediction in predictions]
-    return words, [[_words(caption) for caption in those] for those in references]
-
-
-def _words(text: Text) -> Sequence[str]:
-    return tokenize_caption(text) if isinstance(text, str) else text
-
-
 def _count(words: Sequence[str]) -> Counter[_Gram]:
     """Count the n-grams of all lengths."""
-    return Counter(_grams(words))
-
-
-def _grams(words: Sequence[str]) -> Iterator[_Gram]:
-    for order in range(1, ORDERS + 1):
-        for start in range(len(words) - order + 1):
-            yield tuple(words[start : start + order])
+    lengths = range(1, ORDERS + 1)
+    return Counter(tuple(words[start : start + n]) for n in lengths for start in range(len(words) - n + 1))

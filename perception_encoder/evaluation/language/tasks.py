@@ -15,7 +15,7 @@ from perception_encoder.datasets.questions.read import read_questions
 from perception_encoder.evaluation.language.answers import (
     anls,
     box_iou_accuracy,
-    multiple_choice,
+    extract_choice,
     parse_yes_no,
     relaxed_accuracy,
     vqa_accuracy,
@@ -51,7 +51,8 @@ def _relaxed(prediction: str, question: Question, box: Corners | None) -> float:
 
 
 def _choice(prediction: str, question: Question, box: Corners | None) -> float:
-    return multiple_choice(prediction, question.choices, -1 if question.correct is None else question.correct)
+    chosen = extract_choice(prediction, question.choices)
+    return float(chosen is not None and chosen == question.correct)
 
 
 def _lettered(form: str, question: Question) -> str:

@@ -16,18 +16,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perception_encoder.evaluation.language import (
+from perception_encoder.datasets.questions.question import Question
+from perception_encoder.evaluation.language.answers import (
     anls,
-    bleu,
     box_iou_accuracy,
-    cider_d_scores,
-    multiple_choice,
+    extract_choice,
     parse_yes_no,
     relaxed_accuracy,
-    tokenize_caption,
     vqa_accuracy,
-    yes_no,
 )
+from perception_encoder.evaluation.language.captions import (
+    bleu_counts,
+    bleu_of_counts,
+    cider_d_scores,
+    tokenize_caption,
+)
+from perception_encoder.evaluation.language.evaluators import Answered, score_answers
+from perception_encoder.evaluation.language.tasks import TASKS
+from perception_encoder.evaluation.statistics.scores import ItemScores
 from tests.evaluation.language.lmms import lmms_functions, lmms_statement
 
 pytestmark = pytest.mark.filterwarnings("ignore:'count' is passed as positional")
@@ -210,6 +216,16 @@ def relaxed_row() -> Row:
 
 
 CHOICES = ["a red car", "a blue dog", "an egg", "no"]
+
+
+def chosen(prediction: str, answer: int) -> float:
+    return float(extract_choice(prediction, CHOICES) == answer)
+
+
+def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    return bleu_of_counts(bleu_counts(predictions, references).sum(axis=0))
+
+
 LETTERS = ("A", "B.", " C", "D", "b", "B. a blue dog", "A. a red car", "C.\n", "E", "", "none of them")
 PHRASES = (
     "(B)",
@@ -230,9 +246,9 @@ def diagram_row() -> Row:
     equal = lmms_functions("api/metrics.py", "exact_match_hf_evaluate")["exact_match_hf_evaluate"]
 
     def theirs(prediction: str, answer: int) -> float:
-        chosen = choose["MultiChoiceRegexFilter"]().apply([[prediction]], [None])
+        letter = choose["MultiChoiceRegexFilter"]().apply([[prediction]], [None])
         wanted = [chr(ord("A") + answer)]
-        return float(equal(chosen, wanted, ignore_case=True, ignore_punctuation=True)["exact_match"])
+        return float(equal(letter, wanted, ignore_case=True, ignore_punctuation=True)["exact_match"])
 
     reasons = {
         "lmms-eval does not know a choice's text or a letter within a sentence": lambda prediction, answer: (
@@ -240,7 +256,7 @@ def diagram_row() -> Row:
         ),
     }
     cases = itertools.product(LETTERS + PHRASES, range(4))
-    return compare("multiple_choice", "ai2d", cases, lambda p, a: multiple_choice(p, CHOICES, a), theirs, reasons)
+    return compare("extract_choice", "ai2d", cases, chosen, theirs, reasons)
 
 
 @cache
@@ -254,10 +270,10 @@ def video_row() -> Row:
     }
     cases = itertools.product((*LETTERS, *PHRASES, "an egg"), range(4))
     return compare(
-        "multiple_choice",
+        "extract_choice",
         "mvbench",
         cases,
-        lambda p, a: multiple_choice(p, CHOICES, a),
+        chosen,
         lambda p, a: float(score(chr(ord("A") + a), p)),
         reasons,
     )
@@ -300,26 +316,36 @@ def pope_rows() -> list[Row]:
         def bare(predictions: list[str], answers: list[str], name: str = name, score: Callable = score) -> bool:
             """Whether they agree once lmms-eval is given bare words; what is neither is wrong, and not a yes."""
             words = [plain(word, "neither" if name == "accuracy" else "no") for word in predictions]
-            return close(score(words, answers), getattr(yes_no(predictions, answers), name))
+            return close(score(words, answers), _metric_of(name, predictions, answers))
 
         def of_answers(predictions: list[str], answers: list[str], score: Callable = score) -> bool:
             """Whether lmms-eval gives the share among the answers, and ours is that among the predictions."""
             share = [plain(word, "no") for word in predictions].count("yes") / len(predictions)
             given = score(predictions, answers)
             return close(given, answers.count("yes") / len(answers)) and close(
-                yes_no(predictions, answers).yes_ratio, share
+                _metric_of("yes_ratio", predictions, answers), share
             )
 
         reasons = {'lmms-eval reads only a bare "yes" or "no", and leaves others out of false negatives': bare}
         if name == "yes_ratio":
             reasons = {"lmms-eval counts yes among the answers, not the predictions": of_answers}
         ours = partial(_metric_of, name)
-        rows.append(compare(f"yes_no().{name}", "pope", cases, ours, score, reasons))
+        rows.append(compare(f"pope, {name}", "pope", cases, ours, score, reasons))
     return rows
 
 
 def _metric_of(name: str, predictions: list[str], answers: list[str]) -> float:
-    return getattr(yes_no(predictions, answers), name)
+    """Return the metric of the evaluator's scores."""
+    pairs = zip(predictions, answers, strict=True)
+    answered = [
+        Answered(Question(id=str(row), question="", media=(), answers=(answer,)), prediction)
+        for row, (prediction, answer) in enumerate(pairs)
+    ]
+    scores = {score.metric.replace(" ", "_").lower(): score for score in score_answers(TASKS["pope"], answered)}
+    score = scores[name]
+    assert isinstance(score, ItemScores)
+    values, _, _, weights = score.entries()
+    return float((values * weights).sum() / max(1, weights.sum()))
 
 
 @cache
@@ -399,7 +425,7 @@ def caption_rows() -> list[Row]:
     subsets = [range(size) for size in (1, 2, 10, 60)]
     corpus, theirs = [], []
     for rows_of in subsets:
-        corpus += bleu([predictions[row] for row in rows_of], [references[row] for row in rows_of])
+        corpus += list(bleu([predictions[row] for row in rows_of], [references[row] for row in rows_of]))
         part = [{row: item[row] for row in rows_of} for item in (truth, guesses)]
         theirs += Bleu(4).compute_score(*part, verbose=0)[0]
     cases = list(zip(corpus, theirs, strict=True))
@@ -421,7 +447,7 @@ def test_each_case_is_scored_alike_or_differs_for_a_reason(row: Callable[[], Row
 
 
 def test_yes_and_no() -> None:
-    assert [row.scorer for row in pope_rows()] == [f"yes_no().{name}" for name in METRICS]
+    assert [row.scorer for row in pope_rows()] == [f"pope, {name}" for name in METRICS]
 
 
 def test_captions_equal_pycocoevalcap_on_the_same_words() -> None:
@@ -453,7 +479,7 @@ def test_lmms_eval_leaves_unanswered_videos_out_of_the_mean() -> None:
     mean = lmms_functions("tasks/mvbench/utils.py", "mvbench_aggregate_results")["mvbench_aggregate_results"]
     answers = [{"pred_answer": "A", "score": 1}, {"pred_answer": "", "score": 0}]
     assert mean(answers) == 100
-    assert np.mean([multiple_choice(answer["pred_answer"], CHOICES, 0) for answer in answers]) == 0.5
+    assert np.mean([chosen(answer["pred_answer"], 0) for answer in answers]) == 0.5
 
 
 if __name__ == "__main__":
