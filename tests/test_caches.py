@@ -28,6 +28,7 @@ from perception_encoder.evaluation.embeddings import CachingEncoder
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.inputs import inputs_of
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
+from perception_encoder.evaluation.language.tasks import TASKS
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
 from perception_encoder.files import cached_by_file
 from perception_encoder.formats.media_directory import Clip
@@ -210,18 +211,18 @@ class Answerer(RuleAnswerer):
 
 def test_answers_are_told_by_the_weights_and_by_the_images(tmp_path: Path) -> None:
     path, asked = tmp_path / "answers.jsonl", questions(4)
-    QuestionEvaluator("vqav2", asked, path).run(Answerer())
+    QuestionEvaluator(TASKS["vqav2"], asked, path).run(Answerer())
     same = Answerer()
-    QuestionEvaluator("vqav2", asked, path).run(same)
+    QuestionEvaluator(TASKS["vqav2"], asked, path).run(same)
     assert same.prompts == []
     with pytest.raises(DataError, match="answers of 'rule' with other weights or other tiles; give another file"):
-        QuestionEvaluator("vqav2", asked, path).run(Answerer(1.0))
+        QuestionEvaluator(TASKS["vqav2"], asked, path).run(Answerer(1.0))
     others = [replace(question, media=(image_bytes("red"),)) for question in asked]  # another dataset with equal ids
     model = Answerer()
-    QuestionEvaluator("vqav2", others, path).run(model)
+    QuestionEvaluator(TASKS["vqav2"], others, path).run(model)
     assert len(model.prompts) == 4
     model = Answerer()
-    QuestionEvaluator("vqav2", others, path, frames=3).run(model)
+    QuestionEvaluator(TASKS["vqav2"], others, path, frames=3).run(model)
     assert len(model.prompts) == 4, "of a video, other frames are another question"
 
 

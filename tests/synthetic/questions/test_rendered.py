@@ -123,7 +123,7 @@ def test_documents_are_evaluated_and_answers_recorded(
 
 def test_bad_input(run_module, language_run: Path, tmp_path: Path) -> None:
     run = run_module("questions", "rooms", language_run, "--data", tmp_path)
-    assert run.status == 2 and "rooms" in run.stderr and "scene-captions" in run.stderr
+    assert run.status == 2 and "rooms" in run.stderr and "scene captions" in run.stderr
     run = run_module("questions", "scene-captions", language_run, "--data", tmp_path)
     assert run.status == 2 and run.stderr.count("\n") == 1
     assert "has no test/*.tar; `python -m synthetic.scenes` makes them" in run.stderr
