@@ -250,7 +250,8 @@ def _make_app(
     """Create the page of a directory, the API, or both; return it with the source and name of the encoder."""
     from perception_encoder.dense_prediction.dense_model import find_head
     from perception_encoder.inference.load import load
-    from perception_encoder.models.defaults import config_directory, default_model, demo_line
+    from perception_encoder.models.defaults import config_directory, default_model
+    from perception_encoder.models.registry import demo_line
     from perception_encoder.search.web.library import open_library
     from perception_encoder.search.web.responses import stored_secret
     from perception_encoder.search.web.server import create_page
@@ -264,7 +265,7 @@ def _make_app(
         return create_app(encoder, replace(config, source=source), hosts, chat=chat), source, encoder.name
     library = open_library(directory, model, home)
     source, encoder = library.index.settings["source"], library.encoder
-    note, secret = demo_line(source, model), stored_secret(config_directory() / "page-secret")
+    note, secret = demo_line(source), stored_secret(config_directory() / "page-secret")
     page = create_page(library, hosts, note, config.key, ask, features_model, find_head(depth_head), secret)
     library.watch()
     if not api:

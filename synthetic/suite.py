@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import default_model, output
 from perception_encoder.cli import evaluate as options
 from perception_encoder.cli import options as shared
+from perception_encoder.cli import output
 from perception_encoder.cli.output import track
 from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
 from perception_encoder.errors import ConfigError, DataError
@@ -166,7 +166,7 @@ def suite(
     for table in (classification_table(result), retrieval_table(result)):
         if table.rows:
             output.print_table(table.columns, table.rows, title=f"{result.model}, {split}")
-    default_model.print_demo(model)
+    output.print_demo(model)
     (encoder,) = evaluation.first.values()
     raise typer.Exit(output.report_skipped(encoder.failures, encoder.count))
 

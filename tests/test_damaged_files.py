@@ -593,7 +593,7 @@ def write_choice(directory: Path) -> None:
 
 
 def read_choice(directory: Path) -> None:
-    from perception_encoder.cli.default_model import default_model
+    from perception_encoder.models.defaults import default_model
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(directory))

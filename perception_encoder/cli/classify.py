@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, option
 from perception_encoder.cli.output import track
+from perception_encoder.models.defaults import default_model
+from perception_encoder.models.registry import demo_line
 
 if TYPE_CHECKING:
     from perception_encoder.evaluation.classification.labels import ClassifiedFile
@@ -38,7 +40,7 @@ def classify(
     from perception_encoder.evaluation.classification import labels as classification
     from perception_encoder.search.web.contact_sheet import LabelledFiles, write_contact_sheet
 
-    source = model or default_model.default_model()
+    source = model or default_model()
     result = classification.classify(files, labels, prompts=prompts, model=source, top=top, progress=track)
     if json:
         output.print_json(result.to_dict())
@@ -46,13 +48,13 @@ def classify(
         columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
         output.print_table(columns, (_row(file)[: len(columns)] for file in result))
     if html is not None:
-        demo = default_model.demo_line(source)
+        demo = demo_line(source)
         note = f"{len(result)} files, {len(result.labels)} labels, by {result.model}" + (f"; {demo}" if demo else "")
         guesses = [file.labels for file in result]
         sheet = LabelledFiles(result.encoder, result.collection, guesses, result.class_vectors)
         write_contact_sheet(html, "Classified", note, sheet.sections(html))
     output.report_left_out(result.left_out)
-    default_model.print_demo(source)
+    output.print_demo(source)
     output.exit_with_skipped(result.skipped, len(result.collection.items), strict)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli import options, output
 from perception_encoder.cli.output import track
 from perception_encoder.models.registry import SMALL_CORE
 
@@ -76,7 +76,7 @@ def demo(
     if canonical_name(model) == BUILTIN:
         for line in LITTLE:
             output.print_line(line)
-    default_model.print_demo(model)
+    output.print_demo(model)
     _print_next_steps(sample_files.gallery)
     raise typer.Exit(output.report_skipped(classified.skipped, classified.collection.total))
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
+from perception_encoder.cli import output
 from perception_encoder.cli.options import HEAD, QUERY, VIDEO, argument, flag, numbers, option, out_option
 from perception_encoder.cli.output import track as show_progress
 from perception_encoder.errors import ConfigError, InputError
+from perception_encoder.models.defaults import chosen_model, default_model
 
 if TYPE_CHECKING:
     from perception_encoder.dense_prediction.heads import Head
@@ -72,7 +73,7 @@ def print_predictions(
             output.print_fields(found.name, *fields)
     if json:
         output.print_json(json_format.loads(json.read_text(encoding="utf-8")))
-    default_model.print_demo(head.demo_model)
+    output.print_demo(head.demo_model)
     output.exit_with_skipped(skipped, count, strict)
 
 
@@ -103,7 +104,7 @@ def track(
     """
     from perception_encoder.dense_prediction import tracking
 
-    model = model or default_model.default_model("spatial")
+    model = model or default_model("spatial")
     frames = tracking.track(
         video,
         out,
@@ -119,7 +120,7 @@ def track(
     count = 1
     for frame in frames:
         last, count = frame, count + 1
-    default_model.print_demo(model)
+    output.print_demo(model)
     if json:
         output.print_json(json_format.loads((out / f"{video.stem}.json").read_text(encoding="utf-8")))
         return
@@ -152,10 +153,10 @@ def segment(
     """
     from perception_encoder.dense_prediction import heads
 
-    head = head or (None if points else default_model.chosen_model("segmentation"))
+    head = head or (None if points else chosen_model("segmentation"))
     loaded = None if head is None else heads.load_head(head, task="segmentation", model=model)
     if loaded is None:
-        model = model or default_model.default_model("spatial")
+        model = model or default_model("spatial")
     result = heads.segment(
         image,
         out,
@@ -165,7 +166,7 @@ def segment(
         layer=layer,
         short_side=short_side,
     )
-    default_model.print_demo(model if loaded is None else loaded.demo_model)
+    output.print_demo(model if loaded is None else loaded.demo_model)
     if json:
         output.print_json(result.to_dict())
         return
@@ -198,7 +199,7 @@ def depth(
     """
     from perception_encoder.dense_prediction import heads
 
-    loaded = heads.load_head(head or default_model.default_model("depth"), task="depth", model=model)
+    loaded = heads.load_head(head or default_model("depth"), task="depth", model=model)
     skipped: list[InputError] = []
     predictions = heads.depth(files, out, head=loaded, every=every, skipped=skipped, progress=show_progress)
 
@@ -239,7 +240,7 @@ def detect(
     """
     from perception_encoder.dense_prediction import heads
 
-    name = head or default_model.default_model("detection")
+    name = head or default_model("detection")
     loaded = heads.load_head(name, task="detection", model=model, classes=classes)
     skipped: list[InputError] = []
     predictions = heads.detect(

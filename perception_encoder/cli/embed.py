@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli import options, output
 from perception_encoder.cli.options import MODEL, option
 from perception_encoder.cli.output import track
+from perception_encoder.models.defaults import default_model
 from perception_encoder.progress import untracked
 
 Pool = Literal["attn", "cls", "mean", "tokens"]
@@ -40,7 +41,7 @@ def embed(
     """
     from perception_encoder.inference import output as embeddings
 
-    source = model or default_model.default_model()
+    source = model or default_model()
     try:
         report = embeddings.embed(
             paths,
@@ -61,5 +62,5 @@ def embed(
     rows = report.rows
     output.print_line(f"{rows} embeddings in {out}, {speed}" if rows else f"no embeddings; {out} was not written")
     output.report_left_out(report.left_out)
-    default_model.print_demo(source)
+    output.print_demo(source)
     output.exit_with_skipped(report.skipped, rows, strict)

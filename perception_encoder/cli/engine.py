@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
+from perception_encoder.cli import output
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.language import FORMS
 from perception_encoder.cli.options import MEDIA, MODEL, SPEED, argument, flag, model_option, option, out_option
 from perception_encoder.cli.output import progress, reporter, track
 from perception_encoder.errors import InputError
+from perception_encoder.models.defaults import language_model
 
 if TYPE_CHECKING:
     from perception_encoder.video_data_engine.run import EngineReport
@@ -130,8 +131,8 @@ def run(
     from perception_encoder.video_data_engine.run import run_engine
 
     check_paths(videos)
-    captioner = default_model.language_model(captioner)
-    default_model.print_demo(captioner, frame_captioner, llm)
+    captioner = language_model(captioner)
+    output.print_demo(captioner, frame_captioner, llm)
     try:
         with progress("captioning clips") as advance:
             report = run_engine(
@@ -214,7 +215,7 @@ def refine(
     video_prompt, captioner = find_setting(engine, "video_prompt"), model or find_setting(engine, "captioner")
     texts = read_corrections(engine, captions)
     steps = override(refinement(captioner), set_ or []).steps
-    default_model.print_demo(captioner)
+    output.print_demo(captioner)
     logging.getLogger("perception_encoder.training.loop").setLevel(logging.INFO)  # it reports that a run resumes
     with progress("training", steps) as advance:
         path = refine_captioner(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perception_encoder.cli import default_model, output
 from perception_encoder.cli import options as shared
+from perception_encoder.cli import output
 from perception_encoder.cli.options import (
     ANSWER,
     MEDIA,
@@ -26,6 +26,7 @@ from perception_encoder.cli.options import (
 )
 from perception_encoder.cli.output import progress
 from perception_encoder.errors import ConfigError, InputError
+from perception_encoder.models.defaults import language_model
 
 if TYPE_CHECKING:
     from perception_encoder.inference.conversation.captions import Caption
@@ -95,7 +96,7 @@ def ask(
         raise ConfigError("--interactive prints answers as they arrive; omit --json")
     conversations.Sampling(max_tokens=max_tokens, temperature=temperature)
     read_pages(pages)
-    name = default_model.language_model(model)
+    name = language_model(model)
     check_paths(paths)  # before the model is loaded
     assistant = load_assistant(name, tiles=tiles)
     if json:
@@ -111,11 +112,11 @@ def ask(
             system=system,
             allow_private_urls=private,
         )
-        default_model.print_demo(name)
+        output.print_demo(name)
         output.print_json(answer.to_dict())
         return
     parts = assistant.open(paths, frames=frames, start=start, end=end, pages=pages, allow_private_urls=private)
-    default_model.print_demo(name)
+    output.print_demo(name)
     conversation: list[Message] = []
     for text in _questions(question, interactive):
         turn = [conversations.Message("user", (text,))] if conversation else conversations.ask(text, parts, system)
@@ -178,10 +179,10 @@ def caption(
     from perception_encoder.inference.listing import check_paths, list_items
     from perception_encoder.language_alignment.load import load_assistant
 
-    name = default_model.language_model(model)
+    name = language_model(model)
     check_paths(paths)  # before the model is loaded
     assistant = load_assistant(name, tiles=tiles)
-    default_model.print_demo(name)
+    output.print_demo(name)
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None
     failures: list[InputError] = []
     new: list[Caption] = []

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli import options, output
 from perception_encoder.cli.options import DATASET, OUTPUT, argument, flag, option
 from perception_encoder.cli.output import track
 from perception_encoder.errors import ConfigError
+from perception_encoder.models.defaults import default_model
 
 
 def layers(
@@ -72,7 +73,7 @@ def layers(
     for note in report.notes:
         output.print_warning(note)
     output.print_line(f"written: {', '.join(map(str, report.files))}")
-    default_model.print_demo(model, *(baseline or ()))
+    output.print_demo(model, *(baseline or ()))
     raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].images))
 
 
@@ -119,10 +120,10 @@ def features(
     layers = options.read_layers(layer) if layer else None
     if bare and (layers is None or len(layers) != 1):
         raise ConfigError("--bare draws one layer; choose it with --layer")
-    model = model or default_model.unchecked_default()
+    model = model or default_model()
     if baseline:
         draw_side_by_side(image, out, [model, *baseline], layers, patches)
-        return default_model.print_demo(model, *baseline)
+        return output.print_demo(model, *baseline)
     encoder = load_layers(model)
     analysis = analyse_image(encoder, open_image(image), layers, patches, read_point(at))
     if bare:
@@ -134,7 +135,7 @@ def features(
         f"{analysis.model}: " + ("no global tokens" if start is None else f"global tokens from layer {start}")
     )
     output.print_line(f"written: {out}")
-    default_model.print_demo(model)
+    output.print_demo(model)
 
 
 def draw_side_by_side(image: Path, out: Path, models: list[str], layers: list[int] | None, patches: int | None) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli import options, output
 from perception_encoder.cli.options import argument
+from perception_encoder.errors import UnknownModelError
+from perception_encoder.models.defaults import BUILTIN_DEFAULTS, VARIABLE, DefaultKind, chosen_model, store_choice
 from perception_encoder.models.registry import (
+    BUILTIN,
+    DETECTORS,
     OTHER_MODELS,
     SMALL_CORE,
     ListedModel,
@@ -19,7 +24,20 @@ from perception_encoder.models.registry import (
     choose_command,
     find_listed,
     list_models,
+    portable_name,
+    shown_name,
+    unknown_name,
 )
+
+USED_BY: dict[DefaultKind, str] = {
+    "model": "search, classify, embed and every other command that compares images and texts",
+    "spatial": "track and segment",
+    "language": "ask, caption and engine run",
+    "depth": "depth",
+    "detection": "detect",
+    "segmentation": "segment",
+}
+"""The commands that use the default of each kind."""
 
 
 class _ListByDefault(TyperGroup):
@@ -73,10 +91,10 @@ def list_(
         output.print_json([_as_json(entry) for entry in entries])
         return
     output.print_table(COLUMNS, map(_as_row, entries))
-    for kind in default_model.USED_BY:
-        if model := default_model.chosen_model(kind):
-            output.print_remark(f"default of {default_model.USED_BY[kind]}: {model}")
-    if default_model.chosen_model() is None:
+    for kind, commands in USED_BY.items():
+        if model := chosen_model(kind):
+            output.print_remark(f"default of {commands}: {model}")
+    if chosen_model() is None:
         output.print_remark(f"default: builtin, a small demo; choose another: {choose_command(SMALL_CORE)}")
 
 
@@ -96,19 +114,57 @@ def use(model: options.OwnModel) -> None:
         pe models use facebook/Perception-LM-1B
         pe models use runs/depth/head.safetensors
     """
-    kind, new_default = default_model.choose_model(model)
-    output.print_line(f"default of {default_model.USED_BY[kind]}: {new_default}")
-    if (now := default_model.chosen_model(kind)) != new_default:
-        output.print_warning(f"the environment variable {default_model.VARIABLE} overrides it: {now}")
+    from perception_encoder.models.checkpoints.weights import find_weights
+
+    kind = kind_of(model)
+    if kind in ("model", "spatial"):
+        find_weights(model)
+    new_default = shown_name(model) or portable_name(model)
+    store_choice(kind, new_default)
+    output.print_line(f"default of {USED_BY[kind]}: {new_default}")
+    if (now := chosen_model(kind)) != new_default:
+        output.print_warning(f"the environment variable {VARIABLE} overrides it: {now}")
+
+
+def kind_of(name: str) -> DefaultKind:
+    """Return what a model is for; UnknownModelError and CheckpointError if it is not a model."""
+    from perception_encoder.dense_prediction import dense_model
+    from perception_encoder.dense_prediction.published_detectors import published_detector
+    from perception_encoder.language_alignment.load import WEIGHTS
+    from perception_encoder.language_alignment.weights import METADATA
+    from perception_encoder.models.checkpoints.files import SUFFIXES, read_checkpoint
+    from perception_encoder.models.checkpoints.weights import find_entry
+
+    builtin: dict[str, DefaultKind] = {model: kind for kind, model in BUILTIN_DEFAULTS.items()}
+    path, config = Path(name), Path(name) / "config.json"
+    if name in builtin:
+        return builtin[name]
+    if name == DETECTORS:
+        raise UnknownModelError(f"{DETECTORS} has several detectors; download one, then: pe models use FILE")
+    if name in OTHER_MODELS or name.startswith(("http://", "https://", "hf:", "python:")):
+        return "language"
+    if canonical_name(name) is None and path.suffix not in SUFFIXES and not path.exists():
+        raise unknown_name(name, OTHER_MODELS)
+    if (path / WEIGHTS).is_file() or (config.is_file() and b'"perception_lm"' in config.read_bytes()):
+        return "language"
+    if path.is_file():
+        tensors, metadata = read_checkpoint(path)
+        if dense_model.METADATA in metadata:
+            heads: dict[str, DefaultKind] = {"depth": "depth", "segmentation": "segmentation"}
+            return heads.get(dense_model.head_info(path, metadata).task, "detection")
+        if METADATA in metadata:
+            return "language"
+        if any(name.startswith(("roi_heads.", "transformer.level_embed")) for name in tensors):
+            published_detector(path, tensors)
+            return "detection"
+    return "model" if find_entry(name).text is not None else "spatial"
 
 
 def _as_json(entry: ModelEntry | ListedModel) -> dict[str, Any]:
     if isinstance(entry, ListedModel):
-        chosen = [default_model.chosen_model(kind) for kind in default_model.USED_BY]
-        return {**asdict(entry), "default": entry.name in chosen}
+        return {**asdict(entry), "default": entry.name in map(chosen_model, USED_BY)}
     derived = {name: getattr(entry, name) for name in ("purpose", "repository", "download_bytes", "aliases")}
-    default = canonical_name(default_model.unchecked_default()) == entry.name
-    return {**asdict(entry), **derived, "default": default}
+    return {**asdict(entry), **derived, "default": canonical_name(chosen_model() or BUILTIN) == entry.name}
 
 
 def _as_row(entry: ModelEntry | ListedModel) -> tuple[object, ...]:

@@ -24,6 +24,7 @@ from perception_encoder.errors import InputError, shorten
 from perception_encoder.progress import progress_bar
 
 T = TypeVar("T")
+from perception_encoder.models.registry import demo_line
 
 OK, SOME_SKIPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
 NONE = "–"
@@ -86,6 +87,13 @@ def print_warning(message: object) -> None:
 def print_note(message: object) -> None:
     """Print `note: …` as one line on stderr: a hint, nothing is wrong."""
     _report("note", "bold", printable(message))
+
+
+def print_demo(*models: object) -> None:
+    """Warn on stderr of the built-in demos among a command's models."""
+    for note in dict.fromkeys(demo_line(str(model)) for model in models if model is not None):
+        if note:
+            print_warning(note)
 
 
 def print_json(value: Any) -> None:

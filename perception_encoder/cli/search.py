@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
 from perception_encoder.cli.output import track
+from perception_encoder.models.defaults import default_model
+from perception_encoder.models.registry import demo_line
 
 if TYPE_CHECKING:
     from perception_encoder.search.index import QueryLike
@@ -89,14 +91,14 @@ def search(
     )
     index = open_index(files, model, index=home)
     indexed = home is not None or index.exists
-    source = model or (index.source if indexed else default_model.default_model())
-    printing = Printing(json, paths_only or print0, print0, html, default_model.demo_line(source, model))
+    source = model or (index.source if indexed else default_model())
+    printing = Printing(json, paths_only or print0, print0, html, demo_line(source))
     if indexed and near_duplicates:
         threshold = SIMILAR if threshold is None else threshold
         thumbnails = html is not None
         groups = index.near_duplicates(threshold=threshold, all_but_one=all_but_one, where=where, thumbnails=thumbnails)
         show_duplicates(groups, max(1, len(groups)) if all_but_one else top, index.model, printing)
-        return default_model.print_demo(source, option=model)
+        return output.print_demo(source)
     if indexed:
         queries_and_rows: list[QueryLike] = [*queries, *([index.hit(like)] if like else [])]
         result = index.search(queries_and_rows, top, where=where, thumbnails=html is not None)
@@ -111,7 +113,7 @@ def search(
     if result.encoded and (directories := " ".join(directories_to_index(files))):
         output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
     output.report_left_out(result.left_out)
-    default_model.print_demo(source, option=model)
+    output.print_demo(source)
     output.exit_with_skipped(result.skipped, result.encoded - len(result.skipped), strict)
 
 
@@ -264,5 +266,5 @@ def index(
             {"folders": values, "skipped": list(chain(*(value.pop("skipped") for value in values.values())))}
         )
     output.report_left_out(sum((Counter(report.left_out) for report in reports.values()), Counter()))
-    default_model.print_demo(*(report.source for report in reports.values()), option=model)
+    output.print_demo(*(report.source for report in reports.values()))
     output.exit_with_skipped(skipped, sum(report.total for report in reports.values()) - len(skipped), strict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli import options, output
 from perception_encoder.cli.options import argument, flag, option
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def serve(
         output.print_line(f"{server.name}{f' over {searched}' if searched else ''} at {server.address}")
         if server.new_key:
             output.print_line(f"clients send: Authorization: Bearer {server.new_key}")
-        default_model.print_demo(server.source, chat_model, ask_model, option=model)
+        output.print_demo(server.source, chat_model, ask_model)
 
     public.serve(
         directory,

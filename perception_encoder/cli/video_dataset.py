@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli import options, output
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.options import MODEL, argument, flag, option
 from perception_encoder.cli.output import track
 from perception_encoder.errors import DataError
+from perception_encoder.models.defaults import default_model
 
 if TYPE_CHECKING:
     from perception_encoder.video_dataset.annotation.progress import Agreement
@@ -206,7 +207,7 @@ def select(
         categories = Counter(selection.scored[video.key].category for video in selection.videos)
         output.print_table(("category", "selected"), categories.most_common())
         output.print_line(f"{len(selection.videos):,} of {total:,} videos selected: {out}")
-    default_model.print_demo(model or default_model.default_model(), ask_model)
+    output.print_demo(model or default_model(), ask_model)
     output.exit_with_skipped(selection.failures, total, strict)
 
 

@@ -306,15 +306,14 @@ def demo_note(name: str) -> str:
     return f"{name} is a small demo model, and its results are often wrong; {_REMEDIES[name]}"
 
 
-def _size(name: str) -> str:
-    listed = OTHER_MODELS.get(name)
-    size = find_model(name).download_bytes if listed is None else listed.download_bytes or 0
-    return f"{size / 1e9:.1f} GB"
+def demo_line(source: str) -> str:
+    """Return the `demo_note` of a model by the name or alias that a user gave."""
+    return demo_note(shown_name(source) or source)
 
 
 def choose_command(name: str) -> str:
     """Return the command that makes a published model the default, with its download size."""
-    return f"pe models use {name} ({_size(name)})"
+    return f"pe models use {name} ({(find_listed(name).download_bytes or 0) / 1e9:.1f} GB)"
 
 
 _REMEDIES: dict[str, str] = {

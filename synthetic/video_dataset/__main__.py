@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli import options, output
 from perception_encoder.cli.options import option
 from perception_encoder.cli.output import track
 from synthetic.command_line import run_command
@@ -40,7 +40,7 @@ def build(
     config = BuildConfig(count=count, seed=seed, side=size, frames=frames)
     model = load_assistant(captioner) if captioner else None
     statistics = build_dataset(load_object_library(models), out, config, model, jobs, track)
-    default_model.print_demo(captioner)
+    output.print_demo(captioner)
     table = statistics.splits["all"]
     output.print_line(f"{table.videos:,} videos, {table.refined:,} with refined captions (simulated): {out}")
 
