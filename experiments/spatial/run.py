@@ -13,13 +13,14 @@ from experiments.differences import gain
 from experiments.layers.evaluation import evaluate_tasks, unpack
 from experiments.layers.run import curve_rows
 from experiments.spatial.alignments import ALIGNED, CORE, Alignments, find_encoder
+from perception_encoder.dense_prediction.drawing import write_image
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_json
 from perception_encoder.formats.shards import read_scene_tars
 from perception_encoder.inference.load import load_layers
 from perception_encoder.inference.samples import write_samples
 from perception_encoder.layer_analysis.curve import LayerCurve
-from perception_encoder.layer_analysis.plots import Column, features_side_by_side, write_image
+from perception_encoder.layer_analysis.plots import features_side_by_side
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 
@@ -91,8 +92,7 @@ def draw_examples(
     (scene,) = islice(read_scene_tars(sorted((data.scenes / "test").glob("*.tar"))), 1)
     gallery = write_samples(runs / "samples").gallery
     images = [open_image(scene.image, scene.where), *(open_image(gallery / name) for name in PHOTOGRAPHS)]
-    columns = [Column(encoder, encoder.depth - 1) for encoder in encoders]
-    write_image(features_side_by_side(columns, images, cell=200), path)
+    write_image(features_side_by_side(encoders, images, cell=200), path)
 
 
 def read_tasks(data: SpatialData, sizes: Sizes) -> list[LayerEvaluator]:

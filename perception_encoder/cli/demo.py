@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +9,7 @@ import typer
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.output import track
-from perception_encoder.models.registry import SMALL_CORE
+from perception_encoder.models.registry import BUILTIN, canonical_name
 
 LITTLE = (
     "The built-in model knows flowers, clothes, groceries, Caltech's objects and emoji, and little else.",
@@ -38,7 +34,6 @@ def demo(
     from perception_encoder.evaluation.classification.labels import classify
     from perception_encoder.inference import samples
     from perception_encoder.inference.load import load
-    from perception_encoder.models.registry import BUILTIN, canonical_name
     from perception_encoder.search.index import search_files
     from perception_encoder.search.terms import media_query, text_query
     from perception_encoder.search.web.contact_sheet import (
@@ -77,19 +72,4 @@ def demo(
         for line in LITTLE:
             output.print_line(line)
     output.print_demo(model)
-    _print_next_steps(sample_files.gallery)
     raise typer.Exit(output.report_skipped(classified.skipped, classified.collection.total))
-
-
-def _print_next_steps(gallery: Path) -> None:
-    """Print commands that can be typed as they stand."""
-    pe = "pe" if shutil.which("pe") else shlex.quote(min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len))
-    directory = shlex.quote(str(gallery))
-    for line in (
-        "Try next (the last line runs a published model):",
-        f'  {pe} search "old coins" {directory}',
-        f'  {pe} classify {directory} --labels "moon,motorbike,ginger cat"',
-        f'  {pe} search "a red bicycle" YOUR_PHOTOS --html hits.html',
-        f"  {pe} demo -m {SMALL_CORE} -o demo-small    # downloads the published weights, 0.3 GB",
-    ):
-        output.print_line(line)

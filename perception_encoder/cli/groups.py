@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, get_type_hints
 
@@ -11,24 +11,6 @@ import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from perception_encoder.cli.options import BY_POSITION
-
-SYNONYMS = {
-    **dict.fromkeys(("-n", "-k", "--limit", "--count", "--num", "--k"), ("--top", "--items", "--count")),
-    **dict.fromkeys(("--output", "--output-dir", "--outdir", "--dest", "-d"), ("--out",)),
-    **dict.fromkeys(("--weights", "--checkpoint", "--ckpt", "--encoder"), ("--model",)),
-    **dict.fromkeys(("--num-frames", "--nframes"), ("--frames",)),
-    **dict.fromkeys(("--fps", "--interval", "--stride"), ("--every",)),
-    **dict.fromkeys(("--bs", "-b"), ("--batch-size",)),
-    **dict.fromkeys(("--num-workers", "-j"), ("--workers", "--jobs")),
-    **dict.fromkeys(("--conf", "--confidence", "--threshold", "--min-score"), ("--score", "--threshold")),
-    **dict.fromkeys(("--query", "--prompt", "-q"), ("--text", "--prompt", "--prompts")),
-    **dict.fromkeys(("--filter", "--condition"), ("--where",)),
-    **dict.fromkeys(("--format", "--layout"), ("--to", "--out")),
-    **dict.fromkeys(("--like", "--click"), ("--point",)),
-    **dict.fromkeys(("--dataset", "--input", "-i"), ("--data", "--videos", "--image")),
-    **dict.fromkeys(("--force", "-f"), ("--overwrite", "--rebuild")),
-}
-"""Names of options in other programs → their names here, suggested if a command has them."""
 
 HELP_ALL = "help_all"
 """The parameter that shows the help with all options."""
@@ -111,10 +93,8 @@ def adapt(command: Any, context: Any = None) -> None:
             parameter.__class__ = PlainArgument
         elif BY_POSITION in getattr(hints.get(parameter.name), "__metadata__", ()):
             parameter.__class__ = PositionalOption
-    if not hasattr(command, "commands"):
-        _suggest_options(command)
-        if any(getattr(parameter, "hidden", False) for parameter in command.params):
-            command.params.append(_help_all())
+    if not hasattr(command, "commands") and any(getattr(parameter, "hidden", False) for parameter in command.params):
+        command.params.append(_help_all())
     for child in getattr(command, "commands", {}).values():
         adapt(child, context)
 
@@ -149,32 +129,6 @@ def _help_all() -> Any:
     option: Any = typer.main.get_command(app).params[0]
     option.metavar = ""
     return option
-
-
-def _suggest_options(command: Any) -> None:
-    """Let the error of an unknown option name the near ones of the command, and those that mean the same."""
-    parse = command.parse_args
-    names = [name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)]
-
-    def parse_args(ctx: Any, args: list[str]) -> Any:
-        try:
-            return parse(ctx, args)
-        except typer.BadParameter:
-            raise
-        except Exception as error:
-            if hasattr(error, "possibilities") and hasattr(error, "option_name"):
-                error.possibilities = near_options(str(error.option_name), names)
-            raise
-
-    command.parse_args = parse_args
-
-
-def near_options(unknown: str, names: Sequence[str]) -> list[str]:
-    """Return the options that an unknown one may mean: the same under another name, or one written nearly like it."""
-    options = [name for name in names if name.startswith("--")]
-    same = [name for name in SYNONYMS.get(unknown, ()) if name in options]
-    near = [name for name in options if len(unknown) > 3 and name.startswith(unknown)]
-    return list(dict.fromkeys([*same, *near, *get_close_matches(unknown.lower(), options, n=2, cutoff=0.7)]))
 
 
 def _find_app(place: str, name: str) -> typer.Typer:

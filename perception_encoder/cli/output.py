@@ -21,10 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from perception_encoder.errors import InputError, shorten
+from perception_encoder.models.registry import demo_line
 from perception_encoder.progress import progress_bar
 
 T = TypeVar("T")
-from perception_encoder.models.registry import demo_line
 
 OK, SOME_SKIPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
 NONE = "–"

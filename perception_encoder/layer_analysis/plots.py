@@ -1,7 +1,6 @@
 """Draw task curves, token norms and attention, an image's analysis, and models' features side by side.
 
-All plots are made with matplotlib's objects only (no pyplot, no state), on a light background. A model has the same
-colour in every plot; random weights are grey.
+A model has the same colour in every plot; random weights are grey.
 """
 
 from __future__ import annotations
@@ -9,12 +8,11 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
 
-from perception_encoder.dense_prediction.drawing import write_image as write_image
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.evaluation.comparison import format_value
 from perception_encoder.files import replacing, writing
@@ -32,15 +30,14 @@ if TYPE_CHECKING:
 GROUND, INK, QUIET, LINE = "#fbfaf7", "#201e1b", "#77726a", "#e0dbd1"
 PALETTE = ("#b0522b", "#2b6c8f", "#5d8a3a", "#7d5ba6", "#b58a1b")
 GREY = "#a39d93"
-_LABELS = {
-    "features": "features\nthree principal\ncomponents",
-    "alike": "similarity\nto the\nmarked patch",
-    "attention": "attention\nof the marked\npatch, × even",
-    "received": "received\nfrom the median\npatch, × even",
-    "norms": "norm\nof the tokens",
-}
-ROWS = tuple(_LABELS)
-"""Rows of an image's plot."""
+ROWS = (
+    "features\nthree principal\ncomponents",
+    "similarity\nto the\nmarked patch",
+    "attention\nof the marked\npatch, × even",
+    "received\nfrom the median\npatch, × even",
+    "norm\nof the tokens",
+)
+"""Labels of the rows of an image's plot."""
 
 
 def plot_curves(curves: Sequence[LayerCurve]) -> Figure:
@@ -58,7 +55,7 @@ def plot_curves(curves: Sequence[LayerCurve]) -> Figure:
 
 
 def _draw_curves(axes: Any, curves: Sequence[LayerCurve], colours: Mapping[str, str]) -> None:
-    bare_axes(axes)
+    _bare_axes(axes)
     unit = curves[0].unit
     scale = 100 if unit == "%" else 1
     for curve in curves:
@@ -105,12 +102,12 @@ def _mark_best(axes: Any, curve: LayerCurve, colour: str, scale: float) -> None:
 def plot_tokens(statistics: Mapping[str, Sequence[TokenStatistics]]) -> Figure:
     """Plot token norms and attention to global tokens over the layers of each model."""
     figure = empty_figure(10.4, 3.3)
-    norms, attention = figure.subplots(1, 2)
-    _draw_tokens(norms, attention, statistics)
+    _draw_tokens(figure.subplots(1, 2), statistics)
     return figure
 
 
-def _draw_tokens(norms: Any, attention: Any, statistics: Mapping[str, Sequence[TokenStatistics]]) -> None:
+def _draw_tokens(pair: Sequence[Any], statistics: Mapping[str, Sequence[TokenStatistics]]) -> None:
+    norms, attention = pair
     colours = model_colours(list(statistics))
     starts = {model: first_global_layer(rows) for model, rows in statistics.items()}
     for model, rows in statistics.items():
@@ -127,8 +124,8 @@ def _draw_tokens(norms: Any, attention: Any, statistics: Mapping[str, Sequence[T
         if starts[model] is not None:
             attention.axvline(starts[model], color=colour, linewidth=1, linestyle=(0, (2, 2)))
     labels = {"norms of tokens": "norm", "attention to global tokens": "% of the patches' attention"}
-    for axes, (title, label) in zip((norms, attention), labels.items(), strict=True):
-        bare_axes(axes)
+    for axes, (title, label) in zip(pair, labels.items(), strict=True):
+        _bare_axes(axes)
         axes.set_title(title, loc="left", fontsize=11, color=INK)
         axes.set(xlabel="layer", ylabel=label)
     attention.set_ylim(0, max(5.0, attention.get_ylim()[1]))
@@ -137,59 +134,49 @@ def _draw_tokens(norms: Any, attention: Any, statistics: Mapping[str, Sequence[T
     attention.text(0.98, 0.95, text, transform=attention.transAxes, ha="right", va="top", fontsize=8, color=QUIET)
 
 
-def plot_image(analysis: ImageAnalysis, rows: Sequence[str] = ROWS) -> Figure:
-    """Plot an image's analysis: a column per layer, a row for each of `rows`, and below them its tokens by layer.
-
-    ConfigError for an unknown row, and for none.
-    """
-    unknown = [row for row in rows if row not in ROWS]
-    if unknown or not rows:
-        mistake = f"{', '.join(unknown)} is unknown" if unknown else "give at least one"
-        raise ConfigError(f"rows are {', '.join(ROWS)}; {mistake}")
+def plot_image(analysis: ImageAnalysis) -> Figure:
+    """Plot an image's analysis: a column per layer, a row for each of `ROWS`, and below them its tokens by layer."""
     layers, (h, w) = list(analysis.maps), analysis.grid
     cell = 1.75
     height, width = cell * min(1, h / w), cell * min(1, w / h)
-    upper = 0.75 + (height + 0.12) * len(rows)
+    upper = 0.75 + (height + 0.12) * len(ROWS)
     figure = empty_figure(1.5 + (width + 0.12) * (len(layers) + 1), upper + 2.9)
     top, bottom = cast(Any, figure).subfigures(2, 1, height_ratios=(upper, 2.9))
-    grid = top.add_gridspec(len(rows), len(layers) + 1)
+    grid = top.add_gridspec(len(ROWS), len(layers) + 1)
     axes = top.add_subplot(grid[0, 0])
     axes.imshow(analysis.image, extent=(-0.5, w - 0.5, h - 0.5, -0.5))
     axes.set_title(analysis.model, fontsize=10, loc="left", color=INK)
     _mark(axes, analysis)
-    for line, row in enumerate(rows):
-        for column, layer in enumerate(layers, start=1):
-            axes = top.add_subplot(grid[line, column])
-            _draw_cell(axes, analysis, row, layer)
-            if line == 0:
-                axes.set_title(f"layer {layer}", fontsize=10, color=INK)
-            if column == 1:
-                axes.set_ylabel(_LABELS[row], fontsize=8, color=INK, rotation=0, ha="right", va="center", labelpad=8)
-    norms, attention = bottom.subplots(1, 2)
-    _draw_tokens(norms, attention, {analysis.model: analysis.statistics})
-    for axes in (norms, attention):
+    for column, layer in enumerate(layers, start=1):
+        cells = [top.add_subplot(grid[row, column]) for row in range(len(ROWS))]
+        _draw_layer(cells, analysis, layer)
+        cells[0].set_title(f"layer {layer}", fontsize=10, color=INK)
+        if column == 1:
+            for axes, label in zip(cells, ROWS, strict=True):
+                axes.set_ylabel(label, fontsize=8, color=INK, rotation=0, ha="right", va="center", labelpad=8)
+    below = bottom.subplots(1, 2)
+    _draw_tokens(below, {analysis.model: analysis.statistics})
+    for axes in below:
         for layer in layers:
             axes.axvline(layer, color=LINE, linewidth=0.8, zorder=0)
     return figure
 
 
-def _draw_cell(axes: Any, analysis: ImageAnalysis, row: str, layer: int) -> None:
-    match row:
-        case "features":
-            axes.imshow(to_colours(analysis.maps[layer]))
-        case "alike":
-            axes.imshow(analysis.similarities(layer), cmap="magma", vmin=0, vmax=1)
-        case "norms":
-            values = analysis.norms(layer)
-            axes.imshow(values, cmap="viridis")
-            axes.set_xlabel(f"{values.min():.3g} to {values.max():.3g}", fontsize=7, color=QUIET, labelpad=2)
-        case _:  # the scale is at least half of what makes a patch global, so that noise does not stand out
-            values = analysis.patch_attention(layer) if row == "attention" else analysis.median_attention(layer)
-            axes.imshow(values, cmap="magma", vmin=0, vmax=max(TIMES / 2, float(values.max())))
-            axes.set_xlabel(f"up to {values.max():.3g}", fontsize=7, color=QUIET, labelpad=2)
-    if row in ("alike", "attention"):
+def _draw_layer(cells: Sequence[Any], analysis: ImageAnalysis, layer: int) -> None:
+    features, similarity, attention, received, norms = cells
+    features.imshow(to_colours(analysis.maps[layer]))
+    similarity.imshow(analysis.similarities(layer), cmap="magma", vmin=0, vmax=1)
+    for axes, values in ((attention, analysis.patch_attention(layer)), (received, analysis.median_attention(layer))):
+        # the scale is at least half of what makes a patch global, so that noise does not stand out
+        axes.imshow(values, cmap="magma", vmin=0, vmax=max(TIMES / 2, float(values.max())))
+        axes.set_xlabel(f"up to {values.max():.3g}", fontsize=7, color=QUIET, labelpad=2)
+    values = analysis.norms(layer)
+    norms.imshow(values, cmap="viridis")
+    norms.set_xlabel(f"{values.min():.3g} to {values.max():.3g}", fontsize=7, color=QUIET, labelpad=2)
+    for axes in (similarity, attention):
         _mark(axes, analysis)
-    _frame(axes)
+    for axes in cells:
+        _frame(axes)
 
 
 def _mark(axes: Any, analysis: ImageAnalysis) -> None:
@@ -207,8 +194,7 @@ def _frame(axes: Any) -> None:
         side.set_color(LINE)
 
 
-def bare_axes(axes: Any) -> None:
-    """Remove the frame and ticks of axes."""
+def _bare_axes(axes: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for side in ("top", "right"):
@@ -250,66 +236,37 @@ def to_svg(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def write_colours(analysis: ImageAnalysis, path: Path) -> None:
-    """Write the first layer's features as colours at the image's size; raises the errors of `write_png`."""
-    colours = Image.fromarray(to_colours(next(iter(analysis.maps.values()))))
-    write_image(colours.resize(analysis.image.size, Image.Resampling.NEAREST), path)
-
-
 def write_png(figure: Figure, path: Path, dots: int = 150) -> None:
     """Write a plot as PNG, whole or not at all; ConfigError for another suffix, OutputError if it fails."""
-    _check_name(path)
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"{path} is written as PNG; its name must end in .png")
     with writing(path), replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dots)
 
 
-def _check_name(path: Path) -> None:
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"{path} is written as PNG; its name must end in .png")
-
-
 LEAST_SIDE = 512
 """Minimum longer side of an image at the encoders' input, in pixels; the paper draws images of 512 px and above."""
-CELL, GAP = 256, 6
-"""Longer side of a cell, and gap between cells, in pixels."""
-
-
-class Column(NamedTuple):
-    """An encoder with the layer whose features are drawn."""
-
-    encoder: LayerFeatures
-    layer: int
-    """0-based."""
+GAP = 6
+"""Gap between cells, in pixels."""
 
 
 def features_side_by_side(
-    columns: Sequence[Column], images: Sequence[Image.Image], patches: int | None = None, cell: int = CELL
+    encoders: Sequence[LayerFeatures], images: Sequence[Image.Image], cell: int = 256
 ) -> Image.Image:
-    """Draw a row per image: the image, then its features by each encoder, in order.
+    """Draw a row per image: the image, then its features at each encoder's selected layer, in order.
 
-    Each map has its own colours, as in `to_colours`. `patches`: number along the longer side, by default enough for
-    `LEAST_SIDE` px. `cell`: pixels of a cell's longer side.
+    Each map has its own colours, as in `to_colours`. `cell`: pixels of a cell's longer side.
     """
-    rows = [[image.convert("RGB"), *(_map(column, image, patches) for column in columns)] for image in images]
-    sizes = [_scaled(image.size, cell) for image in images]
-    width = (cell + GAP) * (1 + len(columns)) - GAP
+    sizes = [map_grid((image.height, image.width), cell) for image in images]  # width first
+    width = (cell + GAP) * (1 + len(encoders)) - GAP
     canvas = Image.new("RGB", (width, sum(height + GAP for _, height in sizes) - GAP), "white")
     top = 0
-    for row, size in zip(rows, sizes, strict=True):
-        for number, image in enumerate(row):
-            how = Image.Resampling.NEAREST if number else Image.Resampling.BICUBIC
-            canvas.paste(image.resize(size, how), (number * (cell + GAP), top))
+    for image, size in zip(images, sizes, strict=True):
+        canvas.paste(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), (0, top))
+        for column, encoder in enumerate(encoders, start=1):
+            patch = encoder.patch_size
+            h, w = map_grid(image.size, -(-LEAST_SIDE // patch))
+            features = Image.fromarray(to_colours(encoder.maps([image], (h * patch, w * patch))[0]))
+            canvas.paste(features.resize(size, Image.Resampling.NEAREST), (column * (cell + GAP), top))
         top += size[1] + GAP
     return canvas
-
-
-def _map(column: Column, image: Image.Image, patches: int | None) -> Image.Image:
-    patch = column.encoder.patch_size
-    height, width = map_grid(image.size, patches or -(-LEAST_SIDE // patch))
-    tokens = column.encoder.encode_layers([image], [column.layer], (height * patch, width * patch))[column.layer]
-    return Image.fromarray(np.asarray(to_colours(tokens.patches[0])))
-
-
-def _scaled(size: tuple[int, int], longer: int) -> tuple[int, int]:
-    factor = longer / max(size)
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -61,14 +60,6 @@ class CLIP(nn.Module):
         features = self.text(tokens)
         return F.normalize(features, dim=-1) if normalize else features
 
-    @overload
-    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
-
-    @overload
-    def forward(
-        self, image: Tensor | None = None, text: Tensor | None = None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor]: ...
-
     def forward(
         self, image: Float[Tensor, "B 3 H W"] | None = None, text: Int[Tensor, "K T"] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor]:
@@ -76,8 +67,11 @@ class CLIP(nn.Module):
 
         As in open_clip, the embeddings of an omitted input are None.
         """
-        images = None if image is None else self.encode_image(image, True)
-        return images, None if text is None else self.encode_text(text, True), self.logit_scale.exp()
+        return (
+            None if image is None else self.encode_image(image, normalize=True),
+            None if text is None else self.encode_text(text, normalize=True),
+            self.logit_scale.exp(),
+        )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of storing its activations."""
@@ -94,7 +88,7 @@ class TextTransformer(nn.Module):
         table = torch.empty(config.vocabulary, config.width)  # drawn by `initialize`: nn.Embedding's own drawing takes
         self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)  # a second of imports on "meta"
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
-        self.transformer = Transformer(config.width, config.depth, config.heads, 4 * config.width)
+        self.transformer = Transformer(config.width, config.depth, config.heads, 4 * config.width, causal=True)
         self.ln_final = nn.LayerNorm(config.width)
         self.text_projection = nn.Parameter(torch.empty(config.width, config.output_dim))
 
@@ -106,7 +100,7 @@ class TextTransformer(nn.Module):
         if length > self.config.context_length:
             raise ShapeError(f"{length} tokens, but the text tower reads at most {self.config.context_length}")
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
-        x = self.transformer(x, causal=True)  # (B, T, D)
+        x = self.transformer(x)  # (B, T, D)
         ends = x[torch.arange(x.shape[0], device=x.device), tokens.argmax(dim=-1)]
         return self.ln_final(ends) @ self.text_projection
 

@@ -27,19 +27,14 @@ def rope_table(
     The sine of a pair's first channel has the minus sign, so that `rotate` is one multiply and one add. `step`:
     distance between the positions of neighbouring patches.
     """
-    if _is_traced():  # a traced tensor must not outlive its trace
-        return _compute_table(grid, head_dim, class_token, device, step)
-    return _cached_table(grid, head_dim, class_token, device, step)
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    compute = _compute_table if torch.compiler.is_compiling() else _cached_table  # a traced tensor outlives no trace
+    return compute(grid, head_dim, class_token, device, step)
 
 
 @lru_cache(maxsize=64)
-def _cached_table(grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device, step: float) -> Tensor:
+def _cached_table(*arguments: Any) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():  # so that training can use what inference computed
-        return _compute_table(grid, head_dim, class_token, device, step)
+        return _compute_table(*arguments)
 
 
 def _compute_table(
@@ -60,7 +55,7 @@ def _compute_table(
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate queries or keys (…, N, head_dim) by a `rope_table`, in float32."""
-    if _is_traced():  # compilers and exporters want real numbers
+    if torch.compiler.is_compiling():  # compilers and exporters want real numbers
         exact = x.float()
         swapped = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
         return torch.addcmul(exact * table[0], swapped, table[1]).to(x.dtype)
@@ -100,25 +95,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
 
 
 class Attention(nn.Module):
-    """Self-attention over tokens (B, N, D)."""
+    """Self-attention over tokens (B, N, D); with `causal`, to earlier ones only."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(
-        self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, causal: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Attend; `rope` is a `rope_table`, `mask` is boolean (B, 1, 1, N), True for visible tokens."""
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         heads_first = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         queries_keys, values = heads_first.split((2, 1))  # not slices, whose gradients would be added instead of joined
         q, k = (queries_keys if rope is None else rotate(queries_keys, rope)).unbind(0)
         v = values[0]  # each (B, heads, N, head_dim)
-        attended = attend(q, k, v, mask, causal)
+        attended = attend(q, k, v, mask, self.causal)
         return self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, N, D)
 
 
@@ -149,25 +142,22 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward layers, each after a LayerNorm and with a residual connection."""
 
-    def __init__(self, width: int, heads: int, hidden: int, layer_scale: float | None = None) -> None:
+    def __init__(
+        self, width: int, heads: int, hidden: int, layer_scale: float | None = None, causal: bool = False
+    ) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
+        self.attn = Attention(width, heads, causal)
         self.ls_1 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = FeedForward(width, hidden)
         self.ls_2 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
 
     def forward(
-        self,
-        x: Tensor,
-        rope: Tensor | None = None,
-        mask: Tensor | None = None,
-        causal: bool = False,
-        branches: Tensor | None = None,
+        self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, branches: Tensor | None = None
     ) -> Tensor:
         """`branches` (2, B): factors of the two residual branches per sample; see `drop_path`."""
-        attention = self.ls_1(self.attn(self.ln_1(x), rope, mask, causal))
+        attention = self.ls_1(self.attn(self.ln_1(x), rope, mask))
         x = x + (attention if branches is None else attention * branches[0, :, None, None])
         mlp = self.ls_2(self.mlp(self.ln_2(x)))
         return x + (mlp if branches is None else mlp * branches[1, :, None, None])
@@ -189,46 +179,33 @@ def drop_path(depth: int, batch: int, rate: float, generator: torch.Generator, l
     A factor is 0 or 1 / (1 - rate). `rate`: the probability of 0, in all blocks, as in the reference's encoders; with
     `linear` it rises from 0 in the first block to `rate` in the last, as in its detectors.
     """
-    if linear:
-        rates = torch.linspace(0, rate, depth)[:, None, None]
-        return (torch.rand(depth, 2, batch, generator=generator) >= rates) / (1 - rates)
-    return (torch.rand(depth, 2, batch, generator=generator) >= rate) / (1 - rate)
+    rates = torch.linspace(0 if linear else rate, rate, depth)[:, None, None]
+    return (torch.rand(depth, 2, batch, generator=generator) >= rates) / (1 - rates)
 
 
 class Transformer(nn.Module):
     """A stack of blocks; `checkpointing` trades a second forward pass for activation memory."""
 
-    def __init__(self, width: int, depth: int, heads: int, hidden: int, layer_scale: float | None = None):
+    def __init__(
+        self, width: int, depth: int, heads: int, hidden: int, layer_scale: float | None = None, causal: bool = False
+    ) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads, hidden, layer_scale) for _ in range(depth))
+        self.resblocks = nn.ModuleList(Block(width, heads, hidden, layer_scale, causal) for _ in range(depth))
         self.checkpointing = False
 
-    def run_block(
-        self,
-        index: int,
-        x: Tensor,
-        rope: Tensor | None,
-        mask: Tensor | None,
-        causal: bool = False,
-        branches: Tensor | None = None,
-    ) -> Tensor:
-        """Run one block on tokens (B, N, D)."""
+    def run_block(self, index: int, x: Tensor, *inputs: Tensor | None) -> Tensor:
+        """Run one block on tokens (B, N, D); `inputs`: the rest of `Block.forward`'s."""
         block = self.resblocks[index]
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, rope, mask, causal, branches, use_reentrant=False)
-        return block(x, rope, mask, causal, branches)
+            return checkpoint(block, x, *inputs, use_reentrant=False)
+        return block(x, *inputs)
 
     def forward(
-        self,
-        x: Tensor,
-        rope: Tensor | None = None,
-        mask: Tensor | None = None,
-        causal: bool = False,
-        branches: Tensor | None = None,
+        self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, branches: Tensor | None = None
     ) -> Tensor:
         """`branches` (depth, 2, B): factors of the residual branches; see `drop_path`."""
         for index in range(len(self.resblocks)):
-            x = self.run_block(index, x, rope, mask, causal, None if branches is None else branches[index])
+            x = self.run_block(index, x, rope, mask, None if branches is None else branches[index])
         return x
 
 

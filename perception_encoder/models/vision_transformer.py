@@ -37,17 +37,11 @@ class VisionTransformer(nn.Module):
         self.attn_pool = AttentionPooling(width) if config.attention_pool else None
         self.proj = nn.Parameter(torch.empty(width, config.output_dim)) if config.output_dim else None
         self.head: nn.Linear | None = None  # of `reset_classifier`
+        self.embed_dim = self.num_features = width
+        """Width of a token, and of a pooled vector before its projection, D (timm's names)."""
+        self.num_prefix_tokens = int(config.class_token)
+        """Tokens before the patches: 1 with a class token, else 0 (timm's name)."""
         self.global_pool = "map" if config.attention_pool else "token" if config.output_dim else "avg"
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of a token, D (timm's name)."""
-        return self.config.width
-
-    @property
-    def num_features(self) -> int:
-        """Width of a token and of a pooled vector before its projection, D (timm's name)."""
-        return self.config.width
 
     @property
     def num_classes(self) -> int:
@@ -74,11 +68,6 @@ class VisionTransformer(nn.Module):
         }
 
     @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens before the patches: 1 with a class token, else 0 (timm's name)."""
-        return int(self.config.class_token)
-
-    @property
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks (timm's name)."""
         return self.transformer.resblocks
@@ -92,8 +81,6 @@ class VisionTransformer(nn.Module):
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Return the patch grid (h, w) of an image size; ShapeError unless both sides are multiples of the patch."""
         patch = self.config.patch_size
-        if isinstance(height, Tensor):  # under torch.jit.trace
-            height, width = int(height), int(width)
         if height % patch or width % patch or not height or not width:
             near = "x".join(str(max(1, round(side / patch)) * patch) for side in (height, width))
             raise ShapeError(
@@ -103,8 +90,7 @@ class VisionTransformer(nn.Module):
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Return the absolute position embedding of a grid (N, D), with the class token's row, if any, first."""
-        prefix = int(self.config.class_token)
-        table = self.positional_embedding
+        prefix, table = self.num_prefix_tokens, self.positional_embedding
         return torch.cat([table[:prefix], resample_positions(table[prefix:], grid)])
 
     def embed_patches(
@@ -136,27 +122,24 @@ class VisionTransformer(nn.Module):
 
     def _corner_positions(self, image: tuple[int, int], grid: tuple[int, int]) -> Tensor:
         """Return positions of an image's grid in the top left corner of `grid`; zeros on the padding."""
-        prefix = int(self.config.class_token)
-        table = self.positions(image)
+        prefix, table = self.num_prefix_tokens, self.positions(image)
         canvas = table.new_zeros(*grid, table.shape[-1])
         canvas[: image[0], : image[1]] = table[prefix:].unflatten(0, image)
         return torch.cat([table[:prefix], canvas.flatten(0, 1)])
 
     def rope(self, height: int, width: int, device: torch.device) -> Tensor | None:
         """Return the rotary table of an image size, shared by all blocks; None without RoPE."""
-        config = self.config
-        if not config.rope:
+        if not self.config.rope:
             return None
-        grid = self.grid_of(height, width)
-        return rope_table(grid, config.width // config.heads, config.class_token, device)
+        head_dim = self.config.width // self.config.heads
+        return rope_table(self.grid_of(height, width), head_dim, self.config.class_token, device)
 
     def token_mask(self, padding_mask: Tensor | None) -> Tensor | None:
         """Return the attention mask (B, 1, 1, N) of a padding mask (B, h, w); the class token is always visible."""
         if padding_mask is None:
             return None
         mask = padding_mask.flatten(1)
-        if self.config.class_token:
-            mask = torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)
+        mask = torch.cat([mask.new_ones(len(mask), self.num_prefix_tokens), mask], dim=1)
         return mask[:, None, None]
 
     def forward_features(
@@ -184,19 +167,18 @@ class VisionTransformer(nn.Module):
             pooled = self.attn_pool(tokens, self.token_mask(padding_mask))
         elif self.proj is None and self.head is None:
             return tokens
+        elif self.global_pool == "token":
+            pooled = tokens[:, 0]
         else:
-            pooled = tokens[:, 0] if self.global_pool == "token" else self._mean(tokens, padding_mask)
-        if not project:
-            return pooled
-        return self.head(pooled) if self.head is not None else pooled if self.proj is None else pooled @ self.proj
-
-    def _mean(self, tokens: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Return the mean of the patches without padding (B, D)."""
-        patches = tokens[:, self.num_prefix_tokens :]
-        if padding_mask is None:
-            return patches.mean(dim=1)
-        seen = padding_mask.flatten(1)[..., None].to(patches.dtype)
-        return (patches * seen).sum(dim=1) / seen.sum(dim=1)
+            pooled = tokens[:, self.num_prefix_tokens :]
+            if padding_mask is None:
+                pooled = pooled.mean(dim=1)
+            else:
+                seen = padding_mask.flatten(1)[..., None].to(pooled.dtype)
+                pooled = (pooled * seen).sum(dim=1) / seen.sum(dim=1)
+        if self.head is not None and project:
+            return self.head(pooled)
+        return pooled @ self.proj if self.proj is not None and project else pooled
 
     def forward_head(self, x: Float[Tensor, "B N D"], pre_logits: bool = False) -> Float[Tensor, "B ..."]:
         """Pool and project the output of `forward_features` to (B, output_dim) (timm's name).
@@ -231,8 +213,7 @@ class VisionTransformer(nn.Module):
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ConfigError(f"output_fmt is {output_fmt!r}; it must be 'NCHW' or 'NLC'")
-        layers = self.layer_indices(indices)
-        prefix = int(self.config.class_token)
+        layers, prefix = self.layer_indices(indices), self.num_prefix_tokens
         rope, mask = self.rope(x.shape[-2], x.shape[-1], x.device), self.token_mask(padding_mask)
         tokens = self.embed_patches(x, padding_mask)
         last = max(layers, default=-1) if stop_early else self.config.depth - 1
@@ -346,8 +327,7 @@ class VisionTransformer(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return parameters without weight decay, besides biases and norms (timm's name)."""
-        names = {"positional_embedding"}
-        return names | {"class_embedding"} if self.config.class_token else names
+        return {"positional_embedding", *(["class_embedding"] if self.config.class_token else [])}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns of each layer's parameters, for layer-wise learning rate decay (timm's name)."""
@@ -382,7 +362,7 @@ def resample_table(table: Tensor, rows: int) -> Tensor:
 
 def resample_positions(grid_embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resample a square grid of position embeddings (h·w, D) to another grid: bilinear, corners not aligned."""
-    side = math.isqrt(int(grid_embedding.shape[0]))  # a tensor under torch.jit.trace
+    side = math.isqrt(grid_embedding.shape[0])
     if grid == (side, side):
         return grid_embedding
     square = grid_embedding.T.reshape(1, -1, side, side)  # (1, D, h, w)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -26,8 +25,7 @@ def test_demo_classifies_and_searches_real_photographs(run_pe, checkpoint: Path,
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.count("<section>") == 2 + len(samples.QUERIES) == 7
     assert page.count("<li class") == len(samples.IMAGES) + 1 + 6 * 4
-    assert "PE-Core-S16-384" in run.stdout and "and little else" not in run.stdout
-    assert "search" in run.stdout and shlex.quote(str(out / "images")) in run.stdout
+    assert "and little else" not in run.stdout
 
 
 def test_the_demo_says_how_little_the_builtin_model_knows(run_pe, tmp_path: Path) -> None:

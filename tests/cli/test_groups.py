@@ -173,29 +173,6 @@ def test_an_unknown_command_shows_what_to_type(run_pe, words: tuple[str, ...], m
     assert run.status == output.ERROR and message in run.stderr
 
 
-@pytest.mark.parametrize(
-    ("command", "suggested"),
-    [
-        (("search", "--limit", "5", "x"), "--top"),
-        (("search", "-n", "5", "x"), "--top"),
-        (("search", "--near-dup", "x"), "--near-duplicates"),
-        (("embed", "x", "--output", "y"), "--out"),
-        (("classify", "x", "--label", "a"), "--labels"),
-        (("eval", "knn", "builtin", "--dataset", "x"), "--data"),
-        (("convert", "builtin", "x", "--format", "timm"), "--out, --to"),
-    ],
-)
-def test_an_unknown_option_suggests_what_is_meant(run_pe, command: tuple[str, ...], suggested: str) -> None:
-    run = run_pe(*command)
-    assert run.status == 2
-    assert f"No such option: {next(word for word in command if word.startswith('-'))}" in run.stderr
-    assert f"(Possible options: {suggested})" in " ".join(run.stderr.replace("│", " ").split())
-
-
-def test_nothing_is_suggested_where_nothing_is_near(run_pe) -> None:
-    assert "Possible" not in run_pe("search", "--xyzzy", "x").stderr
-
-
 def test_help_all_shows_the_advanced_options_too(capsys: pytest.CaptureFixture[str]) -> None:
     app = typer.Typer()
 

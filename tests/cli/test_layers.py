@@ -1,4 +1,4 @@
-"""`pe layers`: from a checkpoint to a report whose options `pe embed` takes."""
+"""`pe layers`: from a checkpoint to a report whose options `pe embed` takes; `pe features`: a drawing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from perception_encoder.formats.shards import write_members
 from tests.conftest import Run
@@ -84,3 +85,28 @@ def test_units_of_depth_are_handed_over(
     options = ("--tasks", "depth", "--data", tmp_path / "room.tar", "--layer", "0", "-o", tmp_path / "out")
     done = run_pe("layers", checkpoint, *options, "--per-metre", "1")
     assert done.status == 2 and "depth: no image can be used; the first: 0: no pixel has a known depth" in done.stderr
+
+
+def width(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.width
+
+
+def test_features_of_an_image(
+    run_pe: Callable[..., Run], checkpoint: Path, image_files: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "x.png"
+    arguments = ("features", image_files[0], "--model", checkpoint, "--out", out)
+    done = run_pe(*arguments, "--layer", "0,-1")
+    assert done.status == 0 and "nano: " in done.stdout and width(out) > 300
+    done = run_pe(*arguments, "--baseline", "builtin")
+    assert done.status == 0 and width(out) == 3 * 256 + 2 * 6
+    assert done.stdout.startswith("from left to right: the image, nano layer 11, builtin layer 11")
+    for options, message in (
+        (["--at", "middle"], "it must be two numbers separated by a comma"),
+        (["--layer", "12"], "layer 12 does not exist"),
+        (["--layer", "0,1", "--baseline", "builtin"], "--baseline draws one layer of each model"),
+        (["--baseline", "builtin", "-o", tmp_path / "x.gif"], "its name must end in .png"),
+    ):
+        wrong = run_pe(*arguments, *options)
+        assert wrong.status == 2 and message in wrong.stderr

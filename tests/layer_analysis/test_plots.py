@@ -11,9 +11,13 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.inference.feature_map import to_colours
+from perception_encoder.inference.load import load_layers
 from perception_encoder.layer_analysis.image_analysis import TIMES, TokenStatistics, analyse_image
 from perception_encoder.layer_analysis.plots import (
-    ROWS,
+    GAP,
+    LEAST_SIDE,
+    features_side_by_side,
     model_colours,
     plot_curves,
     plot_image,
@@ -73,61 +77,48 @@ def test_tokens_of_each_model_are_drawn() -> None:
     [start] = [line for line in attention.lines if len(line.get_ydata()) == 2]
     assert list(start.get_xdata()) == [1, 1] and start.get_color() == model_colours(list(statistics))["a"]
     [text] = attention.texts
-    assert text.get_text().splitlines() == [
-        "a: from layer 1 on",
-        "b: no lasting ones",
-        "random:a: no lasting ones",
-    ]
-    for axes in (norms, attention):
-        assert all(tick == int(tick) for tick in axes.get_xticks())
-    [single, *_] = plot_tokens({"a": statistics["a"]}).axes
-    assert single.lines[0].get_label() == "patches, median"
+    assert text.get_text().splitlines() == ["a: from layer 1 on", "b: no lasting ones", "random:a: no lasting ones"]
     quiet = [replace(row, global_attention=0.0) for row in statistics["a"]]
     assert plot_tokens({"a": quiet}).axes[1].get_ylim() == (0, 5)  # in %: noise does not fill the plot
 
 
-def test_each_layer_and_each_row_is_named_once() -> None:
-    analysis = analyse_image(tower(3), dark(8), [0, 5, 7])
-    axes = plot_image(analysis, ["features", "norms"]).axes
-    assert [axis.get_title() for axis in axes if axis.get_title().startswith("layer ")] == [
-        "layer 0",
-        "layer 5",
-        "layer 7",
-    ]
-    named = [axis for axis in axes if axis.get_ylabel()]
-    columns = [item.get_subplotspec().colspan.start for item in named[:2]]
-    assert len(columns) == 2 and columns == [1, 1]
-    cosines = [axis.images[0].get_clim() for axis in plot_image(analysis, ["alike"]).axes[1:4]]
-    assert cosines == [(0, 1)] * 3
-
-
-def test_what_is_drawn_are_the_analysis_own_values() -> None:
+def test_what_is_drawn_are_the_analysis_own_values(tmp_path: Path) -> None:
     """Each cell's image and its scale; the lines of norms, and of attention in % from 0 on."""
     analysis = analyse_image(tower(3), dark(8), [0, 7])
-    figure = plot_image(analysis, ["norms", "attention", "received"])
+    figure = plot_image(analysis)
+    assert [axis.get_title() for axis in figure.axes if axis.get_title().startswith("layer ")] == ["layer 0", "layer 7"]
+    labels = [axis.get_ylabel().split("\n")[0] for axis in figure.axes if axis.get_ylabel()][:5]
+    assert labels == ["features", "similarity", "attention", "received", "norm"]
     cells = [axis.images[0] for axis in figure.axes[1:] if axis.images]
-    values = [
-        item(layer)
-        for item in (analysis.norms, analysis.patch_attention, analysis.median_attention)
-        for layer in (0, 7)
-    ]
-    for cell, expected in zip(cells, values, strict=True):
-        np.testing.assert_allclose(cell.get_array(), expected)
-    assert [item.get_clim() for item in cells[2:]] == [(0, max(TIMES / 2, value.max())) for value in values[2:]]
+    for layer, (_, similarity, attention, received, norms) in zip((0, 7), (cells[:5], cells[5:]), strict=True):
+        np.testing.assert_allclose(similarity.get_array(), analysis.similarities(layer))
+        assert similarity.get_clim() == (0, 1)
+        for cell, values in (
+            (attention, analysis.patch_attention(layer)),
+            (received, analysis.median_attention(layer)),
+        ):
+            np.testing.assert_allclose(cell.get_array(), values)
+            assert cell.get_clim() == (0, max(TIMES / 2, values.max()))
+        np.testing.assert_allclose(norms.get_array(), analysis.norms(layer))
     norms, attention = figure.axes[-2:]
     drawn = [line.get_ydata() for line in (norms.lines[0], attention.lines[0])]
     rows = analysis.statistics
     np.testing.assert_allclose(drawn, [[row.patch_norm for row in rows], [100 * row.global_attention for row in rows]])
-    assert attention.get_ylim() == (0, max(5, attention.get_ylim()[1]))
-
-
-def test_an_image_is_drawn(tmp_path: Path) -> None:
-    analysis = analyse_image(tower(3), dark(8), [0, 7])
-    write_png(plot_image(analysis), tmp_path / "x.png", dots=40)
-    with Image.open(tmp_path / "x.png") as drawn:
-        pixels = np.asarray(drawn.convert("RGB"))
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
-    with pytest.raises(ConfigError, match=f"rows are {', '.join(ROWS)}; depth is unknown"):
-        plot_image(analysis, ["depth"])
+    write_png(figure, tmp_path / "x.png", dots=40)
+    with Image.open(tmp_path / "x.png") as image:
+        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
     with pytest.raises(ConfigError, match=r"name must end in \.png"):
-        write_png(plot_image(analysis, ["norms"]), tmp_path / "x.jpg")
+        write_png(figure, tmp_path / "x.jpg")
+
+
+def test_each_encoder_has_a_column_and_each_image_a_row() -> None:
+    encoder = load_layers("builtin")
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 60, 3)).astype(np.uint8)
+    images = [Image.fromarray(pixels), Image.new("RGB", (40, 40), "blue")]
+    drawn = features_side_by_side([encoder, encoder.at(3)], images, cell=100)
+    assert drawn.size == (3 * 100 + 2 * GAP, 50 + 100 + GAP)
+    first, second = (np.asarray(drawn)[:50, at : at + 100] for at in (106, 212))
+    assert not np.array_equal(first, second)
+    (whole,) = encoder.at(3).maps(images[:1], (LEAST_SIDE // 2, LEAST_SIDE))
+    resized = Image.fromarray(to_colours(whole)).resize((100, 50), Image.Resampling.NEAREST)
+    assert np.array_equal(second, np.asarray(resized))

@@ -141,9 +141,9 @@ def test_its_own_grid_is_left_alone() -> None:
 SHORT, LONG = 20, 300  # tokens: training takes plain products for few of them, the fused kernel for many
 
 
-def pair(width: int = 32, heads: int = 4) -> tuple[Attention, nn.MultiheadAttention]:
+def pair(causal: bool = False, width: int = 32, heads: int = 4) -> tuple[Attention, nn.MultiheadAttention]:
     generator = torch.Generator().manual_seed(0)
-    ours, torchs = Attention(width, heads), nn.MultiheadAttention(width, heads, batch_first=True)
+    ours, torchs = Attention(width, heads, causal), nn.MultiheadAttention(width, heads, batch_first=True)
     for name, parameter in torchs.named_parameters():
         nn.init.normal_(parameter, std=width**-0.5, generator=generator)
         ours.get_parameter(name).data.copy_(parameter.data)
@@ -169,10 +169,10 @@ def test_self_attention(length: int) -> None:
 
 @pytest.mark.parametrize("length", [SHORT, LONG])
 def test_causal_attention(length: int) -> None:
-    ours, torchs = pair()
+    ours, torchs = pair(causal=True)
     x = noise(2, length, 32)
     hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
-    assert_same(ours, torchs, ours(x, causal=True), torchs(x, x, x, attn_mask=hidden, need_weights=False)[0])
+    assert_same(ours, torchs, ours(x), torchs(x, x, x, attn_mask=hidden, need_weights=False)[0])
 
 
 @pytest.mark.parametrize("length", [SHORT, LONG])
@@ -187,12 +187,12 @@ def test_masked_attention(length: int) -> None:
 @pytest.mark.parametrize("length", [SHORT, LONG])
 @pytest.mark.parametrize("causal", [False, True])
 def test_training_and_inference_agree(length: int, causal: bool) -> None:
-    ours, _ = pair()
+    ours, _ = pair(causal)
     x = noise(2, length, 32)
     rope = None if causal else rope_table((length // 5, 5), 8, False, x.device)
-    trained = ours(x, rope, causal=causal)
+    trained = ours(x, rope)
     with torch.inference_mode():
-        torch.testing.assert_close(ours(x, rope, causal=causal), trained.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours(x, rope), trained.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_attention_weights_are_a_softmax_of_scaled_products() -> None:

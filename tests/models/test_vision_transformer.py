@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -173,20 +172,6 @@ def test_blocks_hold_no_positions_of_their_own() -> None:
 
 
 @torch.no_grad()
-@torch.no_grad()
-@kinds
-@pytest.mark.parametrize("size", [(32, 32), (24, 40)], ids=str)
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # that a trace is of one size
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_a_tower_can_be_traced_at_one_size(config: VisionConfig, size: tuple[int, int], tmp_path: Path) -> None:
-    tower, x = small_tower(config), random_images(2, 3, *size)
-    traced = torch.jit.trace(tower, x)
-    traced.save(tmp_path / "tower.pt")
-    restored = torch.jit.load(tmp_path / "tower.pt")
-    for batch in (x, random_images(5, 3, *size, seed=2)):
-        torch.testing.assert_close(restored(batch), tower(batch), rtol=1e-5, atol=1e-5)
-
-
 def test_half_precision_follows_float32() -> None:
     tower, x = small_tower(), random_images(4, 3, 40, 24)
     expected = tower(x)
