@@ -80,7 +80,7 @@ def lang(
 ) -> None:
     """Write an aligned encoder as PE-Lang.
 
-    A directory has model.safetensors, config.json and README.md: timm loads it as `local-dir:OUT`, and transformers
+    A directory has model.safetensors and config.json: timm loads it as `local-dir:OUT`, and transformers
     with AutoModel.from_pretrained("OUT"). A file has the published PE-Lang's names, which `pe` and the reference load.
 
     Examples:
@@ -157,8 +157,8 @@ def convert(
 
     For timm and open_clip, an OUT without a suffix is a directory with the weights and the library's configuration,
     which includes the published preprocessing; both libraries load it as local-dir:OUT. A weights file has no
-    configuration. The README.md in timm's directory says how transformers returns a Core model's embeddings: AutoModel
-    omits the projection.
+    configuration. transformers loads timm's directory, too: AutoModelForImageClassification returns a Core model's
+    embeddings as logits; AutoModel omits the projection.
 
     Examples:
 

@@ -23,10 +23,10 @@ from perception_encoder.models.registry import (
     canonical_name,
     choose_command,
     find_listed,
+    find_model,
     list_models,
     portable_name,
     shown_name,
-    unknown_name,
 )
 
 USED_BY: dict[DefaultKind, str] = {
@@ -144,7 +144,7 @@ def kind_of(name: str) -> DefaultKind:
     if name in OTHER_MODELS or name.startswith(("http://", "https://", "hf:", "python:")):
         return "language"
     if canonical_name(name) is None and path.suffix not in SUFFIXES and not path.exists():
-        raise unknown_name(name, OTHER_MODELS)
+        find_model(name, OTHER_MODELS)  # raises, with near matches
     if (path / WEIGHTS).is_file() or (config.is_file() and b'"perception_lm"' in config.read_bytes()):
         return "language"
     if path.is_file():

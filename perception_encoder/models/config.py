@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
 from dataclasses import dataclass, fields
-from typing import Any
 
 from perception_encoder.errors import ConfigError
 
@@ -130,24 +129,15 @@ def _check_fields(config: VisionConfig | TextConfig) -> None:
         if annotation == "bool":
             good, allowed = isinstance(value, bool), "true or false"
         elif "float" in annotation:
-            good, allowed = _is_number(value) and 0 < value <= 10, "a number above 0, at most 10"
+            good, allowed = type(value) in (int, float) and 0 < value <= 10, "a number above 0, at most 10"
         else:
             low, high = _RANGES[field.name]
-            good = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+            good = type(value) is int and low <= value <= high
             allowed = f"a whole number from {low} to {high}"
         if not good:
-            raise ConfigError(f"{field.name} is {_short(value)}; it must be {allowed}")
+            raise ConfigError(f"{field.name} is {reprlib.repr(value)}; it must be {allowed}")
 
 
 def _check_divides(name: str, value: int, whole_name: str, whole: int) -> None:
     if whole % value:
         raise ConfigError(f"{name} is {value}; it must divide {whole_name}, {whole}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,4 +1,4 @@
-"""Export towers to other runtimes: `torch.export` programs, and ONNX files that are checked against torch."""
+"""Export towers as ONNX files that are checked against torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.errors import ConfigError, MissingExtraError, OutputError
+from perception_encoder.errors import MissingExtraError, OutputError
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.checkpoints.weights import Model, weight_hash
 from perception_encoder.models.clip import CLIP
@@ -18,23 +18,6 @@ TOLERANCE = 1e-3
 """Maximum difference of an ONNX file from torch, relative to the largest value."""
 
 _EXTERNAL = 2**30  # bytes of weights beyond which they lie beside the .onnx file, which itself may hold 2 GiB
-
-
-def towers_of(model: Model) -> tuple[str, ...]:
-    """Return the exportable towers of a model: "image" and, for two-tower models, "text"."""
-    return ("image", "text") if isinstance(model, CLIP) else ("image",)
-
-
-def export_program(
-    model: Model, tower: str = "image", size: tuple[int, int] | None = None
-) -> torch.export.ExportedProgram:
-    """Return a tower as a `torch.export` program for one image size (H, W), by default the model's, and any batch size.
-
-    "image": images (B, 3, H, W) → the output of the vision tower; "text": token ids (B, T), padded to the context
-    length, → embeddings, not normalised. Raises ConfigError for a tower that the model lacks, ShapeError for a size.
-    """
-    module, example = _module_and_example(model, tower, size)
-    return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
 def write_onnx(model: Model, directory: Path, size: tuple[int, int] | None = None) -> dict[str, float | None]:
@@ -48,33 +31,24 @@ def write_onnx(model: Model, directory: Path, size: tuple[int, int] | None = Non
         raise OutputError(f"{directory} exists already; name a new directory")
     with writing(directory), replacing(directory) as temporary:
         temporary.mkdir()
-        return {tower: _write_tower(model, tower, size, temporary) for tower in towers_of(model)}
-
-
-def _module_and_example(model: Model, tower: str, size: tuple[int, int] | None) -> tuple[nn.Module, Tensor]:
-    if tower not in towers_of(model):
-        raise ConfigError(f"{model.name} has no {tower!r} tower; it has {', '.join(towers_of(model))}")
-    if isinstance(model, CLIP) and tower == "text":
-        config = model.text.config
-        tokens = torch.arange(1, 2 * config.context_length + 1).view(2, -1) % config.vocabulary
-        return model.text, tokens
-    visual = model.visual if isinstance(model, CLIP) else model
-    height, width = size or (visual.config.image_size, visual.config.image_size)
-    visual.grid_of(height, width)  # a clear error for sizes that do not fit
-    noise = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-    return visual, 2 * noise - 1
-
-
-def _write_tower(model: Model, tower: str, size: tuple[int, int] | None, directory: Path) -> float | None:
-    """Write one tower's file; return its difference from torch."""
-    module, example = _module_and_example(model, tower, size)
-    kind = "features" if isinstance(model, CLIP) or model.attn_pool is not None else "tokens"
-    names = ("images" if tower == "image" else "tokens"), f"{tower}_{kind}"
-    metadata = {"model": model.name, "weights": weight_hash(model), "pixels": "RGB, -1 to 1"}
-    weights = sum(parameter.nbytes for parameter in module.parameters())
-    path = directory / f"{tower}.onnx"
-    save_onnx(module, example, names, metadata, path, external=weights > _EXTERNAL)
-    return check_maps(module, example, path)
+        visual = model.visual if isinstance(model, CLIP) else model
+        height, width = size or (visual.config.image_size, visual.config.image_size)
+        visual.grid_of(height, width)  # a clear error for sizes that do not fit
+        noise = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+        towers: dict[str, tuple[nn.Module, Tensor, str]] = {"image": (visual, 2 * noise - 1, "images")}
+        if isinstance(model, CLIP):
+            text = model.text.config
+            tokens = torch.arange(1, 2 * text.context_length + 1).view(2, -1) % text.vocabulary
+            towers["text"] = model.text, tokens, "tokens"
+        kind = "features" if isinstance(model, CLIP) or visual.attn_pool is not None else "tokens"
+        metadata = {"model": model.name, "weights": weight_hash(model), "pixels": "RGB, -1 to 1"}
+        differences = {}
+        for tower, (module, example, inputs) in towers.items():
+            path = temporary / f"{tower}.onnx"
+            large = sum(parameter.nbytes for parameter in module.parameters()) > _EXTERNAL
+            save_onnx(module, example, (inputs, f"{tower}_{kind}"), metadata, path, external=large)
+            differences[tower] = check_maps(module, example, path)
+        return differences
 
 
 def check_onnx() -> None:

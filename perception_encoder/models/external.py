@@ -113,9 +113,6 @@ class Adapter(ABC):
         return {self.library: version(self.distribution)}
 
 
-_PLAIN = ("blocks", "patch_embed", "norm", "num_prefix_tokens", "forward_intermediates")
-
-
 class TimmModel(Adapter):
     """A model by timm's name (`vit_small_patch14_dinov2`, `local-dir:DIRECTORY`), without its classifier."""
 
@@ -146,7 +143,7 @@ class TimmModel(Adapter):
 
     def tower(self) -> Tower:
         model = self.model
-        if not all(hasattr(model, part) for part in _PLAIN):
+        if not all(hasattr(model, name) for name in ("blocks", "patch_embed", "norm", "num_prefix_tokens")):
             raise ConfigError(f"{self.name} is a {type(model).__name__}, not a plain vision transformer")
         import timm
 
@@ -154,7 +151,7 @@ class TimmModel(Adapter):
         patch = model.patch_embed.patch_size
         if patch[0] != patch[1]:
             raise ConfigError(f"{self.name} has patches of {patch[0]}x{patch[1]}; only square ones are supported")
-        return TimmTower(
+        return Tower(
             model=model,
             norm=model.norm,
             depth=len(model.blocks),
@@ -167,22 +164,6 @@ class TimmModel(Adapter):
             class_token=getattr(model, "cls_token", None) is not None,
             fixed_size=not getattr(model, "dynamic_img_size", False),
         )
-
-
-class TimmTower(Tower):
-    """A vision transformer of timm."""
-
-    def run(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        model: Any = self.model
-        features = model.forward_intermediates(
-            pixels,
-            indices=list(layers),
-            return_prefix_tokens=bool(model.num_prefix_tokens),
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        return [torch.cat([pair[1], pair[0]], dim=1) if isinstance(pair, tuple) else pair for pair in features]
 
 
 class OpenClipModel(Adapter):
@@ -223,18 +204,6 @@ class OpenClipModel(Adapter):
         return self.model.encode_text(self.tokenize(texts).to(device))
 
 
-CLASS_TOKENS = ("cls_token", "class_embedding")
-"""Names of the class token's parameter; the token stands first."""
-FINAL_NORMS = ("layernorm", "norm", "post_layernorm")
-"""Names of the norm after the blocks."""
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
-
-
 class TransformersModel(Adapter):
     """A model by its hub name or directory."""
 
@@ -268,7 +237,9 @@ class TransformersModel(Adapter):
             raise ConfigError(f"{self.name} is a {kind}, not a plain vision transformer") from None
         try:
             processor, _ = ImageProcessingMixin.get_image_processor_dict(self.listed)
-            pixels = from_fields(_Pixels, {name: processor[name] for name in ("image_mean", "image_std")})
+            mean, deviation = (
+                from_fields(tuple[float, float, float], processor[f"image_{n}"]) for n in ("mean", "std")
+            )
         except (OSError, ValueError, TypeError, KeyError) as error:
             wanted = "no preprocessor_config.json with the pixels' mean and deviation, three numbers each"
             raise ConfigError(f"{self.name} has {wanted}; add it ({one_line(error)})") from None
@@ -281,9 +252,9 @@ class TransformersModel(Adapter):
             image_size=(side, side),
             width=width,
             weight_hash=state_hash(vision.state_dict()),
-            mean=pixels.image_mean,
-            deviation=pixels.image_std,
-            class_token=any(n.rpartition(".")[2] in CLASS_TOKENS for n, _ in vision.named_parameters()),
+            mean=mean,
+            deviation=deviation,
+            class_token=any(n.endswith(("cls_token", "class_embedding")) for n, _ in vision.named_parameters()),
         )
 
 
@@ -308,7 +279,8 @@ class TransformersTower(Tower):
 
 
 def _final_norm(vision: nn.Module) -> nn.Module:
-    """Return the norm after the blocks: the outermost with one of the names, else the identity."""
-    norms = [(n.count("."), n, m) for n, m in vision.named_modules() if n.rpartition(".")[2] in FINAL_NORMS]
-    outer = [(depth, n, m) for depth, n, m in norms if not any(part.isdigit() for part in n.split("."))]
-    return min(outer, key=lambda norm: norm[:2])[2] if outer else nn.Identity()
+    """Return the norm after the blocks: the outermost with one of its names, else the identity."""
+    known = ("layernorm", "norm", "post_layernorm")
+    names = [n.split(".") for n, _ in vision.named_modules()]
+    outer = [parts for parts in names if parts[-1] in known and not any(map(str.isdigit, parts))]
+    return vision.get_submodule(".".join(min(outer, key=lambda parts: (len(parts), parts)))) if outer else nn.Identity()

@@ -6,7 +6,7 @@ A model has one canonical name (the paper's) and any number of aliases: timm's a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -233,23 +233,17 @@ def portable_name(model: str) -> str:
     return str(Path(model).absolute()) if canonical_name(model) is None and Path(model).exists() else model
 
 
-def find_model(name: str) -> ModelEntry:
-    """Return the entry of a canonical name or alias; UnknownModelError shows near matches."""
+def find_model(name: str, others: Collection[str] = ()) -> ModelEntry:
+    """Return the entry of a canonical name or alias; UnknownModelError shows near matches, also among `others`."""
     canonical = canonical_name(name)
     if canonical is not None:
         return MODELS[canonical]
-    raise unknown_name(name)
-
-
-def unknown_name(name: str, others: Iterable[str] = ()) -> UnknownModelError:
-    """Return the error for an unknown name, with the nearest names of encoders and `others`."""
-    listed = [*others]
     shown = {alias: MODELS[canonical].builtin or canonical for alias, canonical in _NAMES.items()}
-    shown |= {item.rpartition("/")[2].lower(): item for item in listed} | {item.lower(): item for item in listed}
+    shown |= {item.rpartition("/")[2].lower(): item for item in others} | {item.lower(): item for item in others}
     near = difflib.get_close_matches(name.lower(), shown, n=3, cutoff=0.5)
     matches = ", ".join(dict.fromkeys(shown[match] for match in near))
     hint = f"did you mean {matches}?" if matches else "`pe models` lists them all"
-    return UnknownModelError(f"no model is called {name!r}; {hint}")
+    raise UnknownModelError(f"no model is called {name!r}; {hint}")
 
 
 BUILTIN_LANG = "builtin-lang"
@@ -291,9 +285,7 @@ OTHER_MODELS: dict[str, ListedModel] = {
 
 def find_listed(name: str) -> ModelEntry | ListedModel:
     """Return the entry of an encoder, a language model or a head; UnknownModelError shows near matches."""
-    if name not in OTHER_MODELS and canonical_name(name) is None:
-        raise unknown_name(name, OTHER_MODELS)
-    return OTHER_MODELS.get(name) or find_model(name)
+    return OTHER_MODELS.get(name) or find_model(name, OTHER_MODELS)
 
 
 def demo_note(name: str) -> str:

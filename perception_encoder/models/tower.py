@@ -15,7 +15,7 @@ from perception_encoder.models.clip import CLIP
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """A vision transformer of this package; subclasses run other libraries'."""
+    """A vision transformer of this package or of timm; a subclass runs those of transformers."""
 
     model: nn.Module
     norm: nn.Module
@@ -57,9 +57,9 @@ class Tower:
         features = model.forward_intermediates(
             pixels,
             indices=list(layers),
-            return_prefix_tokens=True,
+            return_prefix_tokens=bool(model.num_prefix_tokens),
             stop_early=True,
             output_fmt="NLC",
             intermediates_only=True,
         )
-        return [torch.cat([prefix, patches], dim=1) for patches, prefix in features]
+        return [torch.cat(feature[::-1], dim=1) if isinstance(feature, tuple) else feature for feature in features]

@@ -141,13 +141,13 @@ def test_another_architecture_takes_the_name_of_the_nearest_width(width: int, na
 
 def test_timm_loads_a_published_layout(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
-    from perception_encoder.models.checkpoints.weights import write_layout
+    from perception_encoder.models.checkpoints.weights import write_checkpoint
     from perception_encoder.models.initialization import initialize
 
     model = VisionTransformer(find_model("PE-Spatial-T16-512").vision, "PE-Spatial-T16-512")
     initialize(model, torch.Generator().manual_seed(0))
     model.eval()
-    write_layout(model, tmp_path / "timm.safetensors", "timm")
+    write_checkpoint(model, tmp_path / "timm.safetensors", layout="timm")
     other = timm.create_model(
         "vit_pe_spatial_tiny_patch16_512", checkpoint_path=str(tmp_path / "timm.safetensors")
     ).eval()

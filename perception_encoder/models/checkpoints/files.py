@@ -28,24 +28,24 @@ _SETTLED = 2_000_000_000
 _HASH = re.compile(r"[0-9a-f]{16}")
 
 
-def read_checkpoint(path: Path, text_alone: bool = False) -> tuple[StateDict, dict[str, str]]:
+def read_checkpoint(path: Path) -> tuple[StateDict, dict[str, str]]:
     """Read the tensors and the text metadata of a file in either format; CheckpointError for other files.
 
-    `text_alone`: leave large tensors of a vision tower, if there is a text tower, unread on the meta device.
+    Tensors are mapped into memory: a value is read from disk when it is first used.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: " + ("a directory, not a checkpoint" if path.is_dir() else "no such file"))
     try:
         if _is_safetensors(path):
             with safetensors.safe_open(path, framework="pt") as file:
-                shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
-                unread = _vision_tensors(shapes) if text_alone else set()
-                state = {name: file.get_tensor(name) for name in shapes if name not in unread}
-                state |= {name: torch.empty(shapes[name], device="meta") for name in unread}
-                return _expand_rows(state), file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                return _expand_rows(tensors), file.metadata() or {}
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # a trainer's options
             warnings.simplefilter("ignore")  # torch's guesses about damaged files
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return unwrap(state), {}
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"refused, it would run {code[1]}" if code else "empty, damaged, or not a checkpoint at all"
@@ -54,18 +54,6 @@ def read_checkpoint(path: Path, text_alone: bool = False) -> tuple[StateDict, di
         raise CheckpointError(
             f"{path}: empty, damaged, or not a checkpoint at all ({one_line(error, first=True)})"
         ) from None
-    try:
-        state = unwrap(state)
-        unread = _vision_tensors({name: list(tensor.shape) for name, tensor in state.items()}) if text_alone else set()
-        return {name: tensor.to("meta") if name in unread else tensor for name, tensor in state.items()}, {}
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-
-
-def _vision_tensors(shapes: dict[str, list[int]]) -> set[str]:
-    """Return the names of a vision tower's large tensors if there is a text tower; small ones cost nothing."""
-    vision = {name for name in shapes if name.startswith("visual.")}
-    return {name for name in vision if len(shapes[name]) > 1} if len(vision) < len(shapes) else set()
 
 
 def _is_safetensors(path: Path) -> bool:

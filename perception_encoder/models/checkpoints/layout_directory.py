@@ -11,19 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from perception_encoder.errors import CheckpointError, ConfigError, OutputError
-from perception_encoder.files import write_json, write_text, writing
+from perception_encoder.errors import CheckpointError, OutputError
+from perception_encoder.files import write_json, writing
 from perception_encoder.models.checkpoints.files import check_suffix
-from perception_encoder.models.checkpoints.weights import Model, load_model, write_layout
+from perception_encoder.models.checkpoints.weights import Model, load_model, write_checkpoint
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import MODELS, find_model
 
 CONFIG_FILES = {"timm": "config.json", "open_clip": "open_clip_config.json"}
-CARD = "README.md"
 WEIGHT_FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}
 
-_CARRIER = "PE-Core-T16-384"  # timm's architecture for models that timm does not list; `_timm_arguments` says the rest
+_CARRIER = "PE-Core-T16-384"  # timm's architecture for models that timm does not list; `model_args` say the rest
 _PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
 
 
@@ -67,7 +65,10 @@ def convert(
     if path.exists() and (not overwrite or (Path(source).exists() and path.samefile(source))):
         raise OutputError(f"{path} exists; choose another name, or --overwrite it, unless it is the input")
     model = load_model(source)
-    omitted = (write_layout_directory if as_directory else write_layout)(model, path, to, half)
+    if as_directory:
+        omitted = write_layout_directory(model, path, to, half)
+    else:
+        omitted = write_checkpoint(model, path, half, layout=to)
     return Conversion(
         path=str(path),
         model=model.name,
@@ -81,24 +82,17 @@ def convert(
 def write_layout_directory(model: Model, directory: Path, layout: str, half: bool = False) -> int:
     """Write weights and configuration for `local-dir:`; return the number of omitted tensors.
 
-    `layout`: "timm" or "open_clip". Other files in an existing directory remain; timm's gets a README.md unless it has
-    one. Raises ConfigError (a layout without configuration), CheckpointError (a model that the library cannot build)
-    and OutputError.
+    `layout`: "timm" or "open_clip". Other files in an existing directory remain. Raises CheckpointError (a model that
+    the library cannot build) and OutputError.
     """
-    if layout not in CONFIG_FILES:
-        raise ConfigError(
-            f"the {layout} layout has no configuration file; name a weights file, such as model.safetensors"
-        )
     if layout == "timm":
         model = _with_scale(model)
     config = timm_config(model) if layout == "timm" else open_clip_config(model)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    left_out = write_layout(model, directory / WEIGHT_FILES[layout], layout, half)
+    omitted = write_checkpoint(model, directory / WEIGHT_FILES[layout], half, layout=layout)
     write_json(directory / CONFIG_FILES[layout], config)
-    if layout == "timm" and not (directory / CARD).exists():
-        write_text(directory / CARD, _card(model))
-    return left_out
+    return omitted
 
 
 def _with_scale(model: Model) -> Model:
@@ -112,61 +106,11 @@ def _with_scale(model: Model) -> Model:
     return copy.deepcopy(model, shared).add_layer_scale(1.0)
 
 
-def _card(model: Model) -> str:
-    config = model.visual.config if isinstance(model, CLIP) else model.config
-    card = f"""---
-library_name: timm
----
-# {model.name}
-
-A vision tower of {config.depth} layers of width {config.width}, for RGB images of {config.image_size} px, in timm's
-layout. `PATH` is this directory.
-
-```python
-import timm
-from transformers import AutoModel
-
-model = timm.create_model("local-dir:PATH", pretrained=True)
-features = AutoModel.from_pretrained("PATH")(pixels).last_hidden_state
-```
-"""
-    if config.output_dim is None:
-        return card
-    return f"""{card}
-Embeddings have {config.output_dim} values and end with a projection, which timm calls the classifier. **`AutoModel` of
-transformers and `SentenceTransformer` leave it out without a message: their vectors are not this model's embeddings.**
-timm's `model(pixels)` gives the embeddings, and so does, in transformers:
-
-```python
-from transformers import AutoModelForImageClassification
-
-embeddings = AutoModelForImageClassification.from_pretrained("PATH")(pixels).logits
-```
-"""
-
-
 def timm_config(model: Model) -> dict[str, Any]:
     """Return timm's `config.json` for a model's vision tower: its sizes and the preprocessing."""
     tower = model.visual if isinstance(model, CLIP) else model
     config = tower.config
-    outputs = config.output_dim or 0
-    return {
-        "architecture": find_model(model.name).timm or MODELS[_CARRIER].timm,
-        "num_classes": outputs,
-        "num_features": config.width,
-        "global_pool": tower.global_pool,
-        "model_args": {**_timm_arguments(config), "global_pool": tower.global_pool},
-        "pretrained_cfg": {
-            **{name: value for name, value in tower.pretrained_cfg.items() if name != "architecture"},
-            "fixed_input_size": True,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
-    }
-
-
-def _timm_arguments(config: VisionConfig) -> dict[str, Any]:
-    return {
+    arguments = {
         "img_size": config.image_size,
         "patch_size": config.patch_size,
         "embed_dim": config.width,
@@ -180,6 +124,16 @@ def _timm_arguments(config: VisionConfig) -> dict[str, Any]:
         "use_rot_pos_emb": config.rope,
         "rope_grid_offset": float(config.class_token),
         "ref_feat_shape": [config.grid, config.grid],  # positions count patches, whatever the size
+        "global_pool": tower.global_pool,
+    }
+    changed = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": "head"}
+    return {
+        "architecture": find_model(model.name).timm or MODELS[_CARRIER].timm,
+        "num_classes": config.output_dim or 0,
+        "num_features": config.width,
+        "global_pool": tower.global_pool,
+        "model_args": arguments,
+        "pretrained_cfg": {name: v for name, v in tower.pretrained_cfg.items() if name != "architecture"} | changed,
     }
 
 

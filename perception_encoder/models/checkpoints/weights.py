@@ -13,7 +13,7 @@ import queue
 import threading
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -86,27 +86,20 @@ def from_state_dict(name: str, state_dict: StateDict) -> Model:
 
 
 def _fit(entry: ModelEntry, state: StateDict, copy: bool) -> Model:
-    """Return the model with these weights; without `copy`, aligned float32 tensors become its parameters."""
+    """Return the model with these weights; without `copy`, float32 tensors become its parameters if they can.
+
+    They must be aligned for vector instructions: products would round differently.
+    """
     model, published = _align(entry, state)
-    problems = _misfits(model, published)
-    if problems:
+    if problems := _misfits(model, published):
         theirs = ", ".join(fitting_models(state))
+        known = f" (they are those of {theirs})" if theirs else ""
         problems[20:] = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
-        raise CheckpointError(
-            f"these weights do not fit {entry.name}"
-            + (f" (they are those of {theirs})" if theirs else "")
-            + ":\n  "
-            + "\n  ".join(problems)
-        )
+        raise CheckpointError("\n  ".join([f"these weights do not fit {entry.name}{known}:", *problems]))
     tensors = {n: published[_published_name(n, model)] for n in model.state_dict()}
-    aligned = {n: tensor.to(torch.float32, copy=copy or not _is_aligned(tensor)) for n, tensor in tensors.items()}
+    aligned = {n: t.to(torch.float32, copy=copy or t.data_ptr() % 64 != 0) for n, t in tensors.items()}
     model.load_state_dict(aligned, assign=True)
     return model.requires_grad_().train(False)
-
-
-def _is_aligned(tensor: torch.Tensor) -> bool:
-    """Return whether data are aligned for vector instructions; otherwise products round differently."""
-    return tensor.data_ptr() % 64 == 0
 
 
 def _align(entry: ModelEntry, state: StateDict) -> tuple[Model, StateDict]:
@@ -155,31 +148,39 @@ def _published_name(name: str, model: Model) -> str:
 
 
 def write_checkpoint(
-    model: Model, path: Path, half: bool = False, int8_tokens: bool = False, metadata: dict[str, str] | None = None
-) -> None:
-    """Write safetensors under the published names, atomically.
+    model: Model,
+    path: Path,
+    half: bool = False,
+    *,
+    layout: str = "published",
+    int8_tokens: bool = False,
+    metadata: dict[str, str] | None = None,
+) -> int:
+    """Write the weights in a layout, atomically; return the number of omitted tensors (timm's: the text tower).
 
-    `half`: write float16; `int8_tokens`: write the token table as int8 with one scale per row.
+    `half`: write float16; `int8_tokens`: write the published token table as int8 with one scale per row. Raises
+    CheckpointError, ConfigError and OutputError.
     """
-    state = {name: tensor.detach().cpu() for name, tensor in published_state_dict(model).items()}
+    published = {name: tensor.detach().cpu() for name, tensor in published_state_dict(model).items()}
+    config = model.visual.config if isinstance(model, CLIP) else model.config
     dtype = torch.float16 if half else torch.float32
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
+    tensors = {n: t.to(dtype).contiguous() for n, t in from_published(published, config, layout).items()}
     if int8_tokens:
-        tensors |= quantized_rows("token_embedding.weight", state["token_embedding.weight"])
+        tensors |= quantized_rows("token_embedding.weight", published["token_embedding.weight"])
     write_tensors(tensors, path, {"model": model.name, **_changes(model), **(metadata or {})})
+    return sum(not n.startswith("visual.") for n in published) if layout == "timm" and isinstance(model, CLIP) else 0
 
 
 def _changes(model: Model) -> dict[str, str]:
     """Return the fields of a model's towers that differ from its registry entry, as metadata "vision" and "text"."""
     entry = find_model(model.name)
     towers = {"vision": model.visual, "text": model.text} if isinstance(model, CLIP) else {"vision": model}
-    changed = {name: _differences(getattr(entry, name), tower.config) for name, tower in towers.items()}
-    return {name: json.dumps(fields) for name, fields in changed.items() if fields}
-
-
-def _differences(listed: Any, config: Any) -> dict[str, Any]:
-    fields = (field.name for field in dataclasses.fields(config))
-    return {name: getattr(config, name) for name in fields if getattr(config, name) != getattr(listed, name)}
+    changes = {}
+    for name, tower in towers.items():
+        listed = vars(getattr(entry, name))
+        if changed := {field: value for field, value in vars(tower.config).items() if value != listed[field]}:
+            changes[name] = json.dumps(changed)
+    return changes
 
 
 def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
@@ -192,20 +193,6 @@ def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
         except (TypeError, ValueError, RecursionError, ConfigError) as error:
             raise CheckpointError(f"its metadata does not fit {entry.name} ({name}: {one_line(error)})") from None
     return dataclasses.replace(entry, **towers)
-
-
-def write_layout(model: Model, path: Path, layout: str, half: bool = False) -> int:
-    """Write the weights in a layout, atomically; return the number of omitted tensors (timm's: the text tower).
-
-    Raises CheckpointError, ConfigError and OutputError.
-    """
-    published = published_state_dict(model)
-    config = model.visual.config if isinstance(model, CLIP) else model.config
-    tensors = {n: tensor.detach().cpu() for n, tensor in from_published(published, config, layout).items()}
-    dtype = torch.float16 if half else torch.float32
-    converted = {n: t.to(dtype).contiguous() for n, t in tensors.items()}
-    write_tensors(converted, path, {"model": model.name, **_changes(model)})
-    return sum(not n.startswith("visual.") for n in published) if layout == "timm" and isinstance(model, CLIP) else 0
 
 
 def locate_weights(entry: ModelEntry) -> Path:
@@ -255,7 +242,9 @@ def find_entry(name: str | Path) -> ModelEntry:
 
 def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice = "all") -> Model:
     """Load a file as the given model, the model named in the file, or the recognised one."""
-    state, metadata = read_checkpoint(path, text_alone=towers == "text")
+    state, metadata = read_checkpoint(path)
+    if towers == "text" and not all(name.startswith("visual.") for name in state):  # small tensors cost nothing
+        state = {n: t.to("meta") if n.startswith("visual.") and t.dim() > 1 else t for n, t in state.items()}
     try:
         if entry is None:
             name = canonical_name(metadata.get("model", ""))
@@ -317,19 +306,18 @@ def _check_answer(url: str) -> None:
     from huggingface_hub import get_hf_file_metadata
 
     patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _PATIENCE)
-    outcomes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    outcomes: queue.SimpleQueue[object] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
-            get_hf_file_metadata(url, timeout=patience)
-            outcomes.put(None)
+            outcomes.put(get_hf_file_metadata(url, timeout=patience))
         except Exception as error:
             outcomes.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        error = outcomes.get(timeout=patience)
+        outcome = outcomes.get(timeout=patience)
     except queue.Empty:
         raise TimeoutError(f"no answer within {patience:g} s") from None
-    if error is not None:
-        raise error
+    if isinstance(outcome, Exception):
+        raise outcome

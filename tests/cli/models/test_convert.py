@@ -77,7 +77,7 @@ def test_an_out_without_a_suffix_is_a_directory_with_the_configuration(run_pe: C
     torch.save(published_state_dict(create_model("PE-Core-T16-384")), tmp_path / "PE-Core-T16-384.pt")
     for layout, files in (
         ("open_clip", {"open_clip_config.json", "open_clip_model.safetensors"}),
-        ("timm", {"README.md", "config.json", "model.safetensors"}),
+        ("timm", {"config.json", "model.safetensors"}),
     ):
         run = run_pe("convert", tmp_path / "PE-Core-T16-384.pt", tmp_path / layout, "--to", layout)
         assert run.status == 0 and "holds weights only" not in run.stderr
@@ -95,7 +95,7 @@ def test_a_directory_is_replaced_only_when_asked_for_and_keeps_other_files(
     (out / "mine.txt").write_text("mine")
     assert "exists; choose another name" in run_pe("convert", tower, out, "--to", "timm").stderr
     assert run_pe("convert", tower, out, "--to", "timm", "--overwrite").status == 0
-    assert {path.name for path in out.iterdir()} == {"mine.txt", "README.md", "config.json", "model.safetensors"}
+    assert {path.name for path in out.iterdir()} == {"mine.txt", "config.json", "model.safetensors"}
 
 
 def test_the_text_tower_that_timm_has_not_is_mentioned(run_pe: Callable, nano: Path, tmp_path: Path) -> None:

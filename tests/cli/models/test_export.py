@@ -63,7 +63,7 @@ def test_the_encoder_of_a_language_alignment(run_pe: Callable, tmp_path: Path) -
     write_language_model(run / "language.safetensors", model_parts, model, vision=True, decoder=False)
     made = run_pe("export", "lang", run, "-o", tmp_path / "lang")
     assert made.status == 0 and "4 layers of width 192, for images of 64 px" in made.stdout
-    assert {path.name for path in (tmp_path / "lang").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert {path.name for path in (tmp_path / "lang").iterdir()} == {"config.json", "model.safetensors"}
     assert run_pe("export", "lang", run, tmp_path / "lang.safetensors", "--half").status == 0
     assert load_model(tmp_path / "lang.safetensors").config.depth == 4
     missing = run_pe("export", "lang", tmp_path / "none", tmp_path / "x")

@@ -26,7 +26,6 @@ from perception_encoder.models.checkpoints.weights import (
     published_state_dict,
     weight_hash,
     write_checkpoint,
-    write_layout,
 )
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
@@ -374,7 +373,7 @@ def test_the_text_tower_alone_leaves_the_vision_tower_unread(tmp_path: Path, fil
     elif file.startswith("native"):
         safetensors.torch.save_file(whole.state_dict(), path)
     else:
-        write_layout(whole, path, "open_clip")
+        write_checkpoint(whole, path, layout="open_clip")
     whole, model = load_model(path), load_model(path, towers="text")
     assert isinstance(model, CLIP) and model.visual.config == whole.visual.config
     assert all(parameter.is_meta for parameter in model.visual.parameters())
