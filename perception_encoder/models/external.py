@@ -237,9 +237,8 @@ class TransformersModel(Adapter):
             raise ConfigError(f"{self.name} is a {kind}, not a plain vision transformer") from None
         try:
             processor, _ = ImageProcessingMixin.get_image_processor_dict(self.listed)
-            mean, deviation = (
-                from_fields(tuple[float, float, float], processor[f"image_{n}"]) for n in ("mean", "std")
-            )
+            rgb = tuple[float, float, float]
+            mean, deviation = (from_fields(rgb, processor[name]) for name in ("image_mean", "image_std"))
         except (OSError, ValueError, TypeError, KeyError) as error:
             wanted = "no preprocessor_config.json with the pixels' mean and deviation, three numbers each"
             raise ConfigError(f"{self.name} has {wanted}; add it ({one_line(error)})") from None
@@ -281,6 +280,9 @@ class TransformersTower(Tower):
 def _final_norm(vision: nn.Module) -> nn.Module:
     """Return the norm after the blocks: the outermost with one of its names, else the identity."""
     known = ("layernorm", "norm", "post_layernorm")
-    names = [n.split(".") for n, _ in vision.named_modules()]
-    outer = [parts for parts in names if parts[-1] in known and not any(map(str.isdigit, parts))]
-    return vision.get_submodule(".".join(min(outer, key=lambda parts: (len(parts), parts)))) if outer else nn.Identity()
+    outer = {
+        name: module
+        for name, module in vision.named_modules()
+        if name.rpartition(".")[2] in known and not any(part.isdigit() for part in name.split("."))
+    }
+    return outer[min(outer, key=lambda name: (name.count("."), name))] if outer else nn.Identity()
