@@ -15,8 +15,6 @@ from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from perception_encoder.evaluation.comparison import Difference
     from perception_encoder.evaluation.language.tasks import LanguageTask
     from perception_encoder.evaluation.results import Result
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from perception_encoder.inference.layer_features import LayerFeatures
     from perception_encoder.layer_analysis.report import LayerReport
     from perception_encoder.serving.queues import GenerationQueue
-    from perception_encoder.serving.requests import ApiConfig
 
 
 def evaluate(
@@ -208,46 +205,6 @@ def serve(
     the page's features and depth. `on_start` is called once the server listens. Raises ConfigError for a taken port or
     options that do not fit together, and what loading the models raises.
     """
-    from perception_encoder.models.defaults import default_model
-    from perception_encoder.serving.requests import ApiConfig, check_origins
-    from perception_encoder.serving.server import choose_key, listen, page_address, reachable_names, run_server
-
-    directory = None if directory is None and index is None else Path(directory or index or "")
-    if origins and not api:
-        raise ConfigError("--origins needs --api")
-    check_served(directory, api, chat_model, ask_model, features_model, depth_head)
-    host = host or ("0.0.0.0" if lan else "127.0.0.1")
-    needed_key = choose_key(host, lan, key)
-    config = ApiConfig(key=needed_key, waiting=waiting, origins=check_origins(origins))
-    if importlib.util.find_spec("uvicorn") is None:
-        raise MissingExtraError("uvicorn", "search")
-    with listen(host, port) as listener:  # before the models are loaded
-        names = reachable_names(host)
-        chat, ask = language_queues(chat_model, ask_model)
-        depth = depth_head or default_model("depth")
-        home = None if index is None else Path(index)
-        app, source, name = _make_app(
-            directory, home, api, model, config, (*names, host), chat, ask, features_model or "", depth
-        )
-        address = page_address(names[0], listener, None if directory is None else needed_key)
-        new_key = needed_key if directory is None and not key else None
-        on_start(RunningServer(name, source, address if directory else f"{address}/v1/embeddings", new_key))
-        run_server(app, listener)
-
-
-def _make_app(
-    directory: Path | None,
-    home: Path | None,
-    api: bool,
-    model: str | None,
-    config: ApiConfig,
-    names: tuple[str, ...],
-    chat: GenerationQueue | None,
-    ask: GenerationQueue | None,
-    features_model: str,
-    depth_head: str,
-) -> tuple[FastAPI, str, str]:
-    """Create the page of a directory, the API, or both; return it with the source and name of the encoder."""
     from perception_encoder.dense_prediction.dense_model import find_head
     from perception_encoder.inference.load import load
     from perception_encoder.models.defaults import config_directory, default_model
@@ -256,28 +213,47 @@ def _make_app(
     from perception_encoder.search.web.responses import stored_secret
     from perception_encoder.search.web.server import create_page
     from perception_encoder.serving.api import create_app
-    from perception_encoder.serving.server import HOSTS
+    from perception_encoder.serving.requests import ApiConfig, check_origins
+    from perception_encoder.serving.server import HOSTS, choose_key, listen, page_address, reachable_names, run_server
 
-    hosts = (*names, *HOSTS)
-    if directory is None:
-        source = model or default_model()
-        encoder = load(source)
-        return create_app(encoder, replace(config, source=source), hosts, chat=chat), source, encoder.name
-    library = open_library(directory, model, home)
-    source, encoder = library.index.settings["source"], library.encoder
-    note, secret = demo_line(source), stored_secret(config_directory() / "page-secret")
-    page = create_page(library, hosts, note, config.key, ask, features_model, find_head(depth_head), secret)
-    library.watch()
-    if not api:
-        return page, source, encoder.name
-    both = create_app(encoder, replace(config, source=source), hosts, library.model_thread, chat)
-    both.mount("/", page)
-    return both, source, encoder.name
+    directory = None if directory is None and index is None else Path(directory or index or "")
+    check_served(directory, api, origins, chat_model, ask_model, features_model, depth_head)
+    host = host or ("0.0.0.0" if lan else "127.0.0.1")
+    needed_key = choose_key(host, lan, key)
+    config = ApiConfig(key=needed_key, waiting=waiting, origins=check_origins(origins))
+    if importlib.util.find_spec("uvicorn") is None:
+        raise MissingExtraError("uvicorn", "search")
+    with listen(host, port) as listener:  # before the models are loaded
+        names = reachable_names(host)
+        hosts = (*names, host, *HOSTS)
+        chat, ask = language_queues(chat_model, ask_model)
+        if directory is None:
+            source = model or default_model()
+            encoder = load(source)
+            app = create_app(encoder, replace(config, source=source), hosts, chat=chat)
+        else:
+            library = open_library(directory, model, None if index is None else Path(index))
+            source, encoder = library.index.settings["source"], library.encoder
+            secret, head = (
+                stored_secret(config_directory() / "page-secret"),
+                find_head(depth_head or default_model("depth")),
+            )
+            app = create_page(library, hosts, demo_line(source), needed_key, ask, features_model or "", head, secret)
+            library.watch()
+            if api:
+                page = app
+                app = create_app(encoder, replace(config, source=source), hosts, library.model_thread, chat)
+                app.mount("/", page)
+        address = page_address(names[0], listener, None if directory is None else needed_key)
+        new_key = needed_key if directory is None and not key else None
+        on_start(RunningServer(encoder.name, source, address if directory else f"{address}/v1/embeddings", new_key))
+        run_server(app, listener)
 
 
 def check_served(
     directory: Path | None,
     api: bool,
+    origins: Sequence[str],
     chat_model: str | None,
     ask_model: str | None,
     features_model: str | None,
@@ -290,11 +266,16 @@ def check_served(
     """
     if directory is None and not api:
         raise ConfigError("nothing to serve: name a directory, or add --api")
-    if chat_model and not api:
-        raise ConfigError("--chat-model needs --api")
-    pages = {"--ask-model": ask_model, "--features-model": features_model, "--depth-head": depth_head}
-    if directory is None and (unused := [name for name, value in pages.items() if value]):
-        raise ConfigError(f"{unused[0]} needs a directory")
+    for name, value in {"--chat-model": chat_model, "--origins": origins}.items():
+        if value and not api:
+            raise ConfigError(f"{name} needs --api")
+    for name, value in {
+        "--ask-model": ask_model,
+        "--features-model": features_model,
+        "--depth-head": depth_head,
+    }.items():
+        if value and directory is None:
+            raise ConfigError(f"{name} needs a directory")
     if features_model:
         from perception_encoder.models.checkpoints.weights import find_weights
 

@@ -39,7 +39,7 @@ def analyse(
 
     `layers`: see `evaluated_layers`. `final_norm`: see `LayerFeatures`. Before the first sweep ConfigError is raised if
     two models share a name, or one lacks a layer or the size of a task's images; later, what `run_sweep` raises. A
-    model without an analysis inside is noted.
+    model whose attention cannot be read is noted.
     """
     names = [COLOURS]
     for model in models:
@@ -64,8 +64,7 @@ def analyse(
             opened = sample(images)
             statistics[encoder.name] = describe_layers(encoder, opened, images.image_size)
             if len(sweeps) == 1:
-                patches = max(images.image_size or encoder.image_size) // encoder.patch_size
-                example = analyse_image(encoder, opened[0], patches=patches)
+                example = analyse_image(encoder, opened[0])
         except PerceptionEncoderError as error:
             notes.append(f"the attention of {encoder.name} cannot be analysed: {error}")
     by_colour = [task for task in tasks if task.name in BY_COLOUR]

@@ -36,15 +36,9 @@ class LayerScore(Estimate):
     @classmethod
     def of(cls, scores: Sequence[Scores], pool: str) -> LayerScore:
         """Score one metric, of one or several head seeds."""
-        first = scores[0]
-        return cls(
-            **vars(estimate(scores)),
-            name=first.metric,
-            n=first.items,
-            pool=pool,
-            unit=first.unit,
-            lower_is_better=first.lower_is_better,
-        )
+        metric, values = scores[0], vars(estimate(scores))
+        lower = metric.lower_is_better
+        return cls(**values, name=metric.metric, n=metric.items, pool=pool, unit=metric.unit, lower_is_better=lower)
 
     def as_metric(self) -> Metric:
         """Return the value with its interval."""
@@ -74,18 +68,18 @@ class LayerCurve:
 
     @property
     def unit(self) -> str:
-        """ "%" of a share in 0–1, "m", or nothing."""
-        return next(iter(self.scores.values())).unit
+        """See `LayerScore`."""
+        return self.scores[self.last].unit
 
     @property
     def pool(self) -> str:
-        """The `pe embed --pool` for this metric."""
-        return next(iter(self.scores.values())).pool
+        """See `LayerScore`."""
+        return self.scores[self.last].pool
 
     @property
     def lower_is_better(self) -> bool:
         """Whether a lower score is better."""
-        return next(iter(self.scores.values())).lower_is_better
+        return self.scores[self.last].lower_is_better
 
     @property
     def last(self) -> int:
@@ -165,21 +159,12 @@ def recommend(curve: LayerCurve) -> Recommendation:
         one, other = curve.scores[best], curve.scores[layer]
         return other.less(one) if curve.lower_is_better else one.less(other)
 
-    over_last = gain(last)
+    over_last, items = gain(last), curve.scores[best].n
+    interval = over_last.interval(max(1, others))
+    metric = Metric(name=curve.metric, value=over_last.value, n=items, interval=interval, unit=curve.unit)
     intervals = {layer: gain(layer).interval(others) for layer in curve.scores if layer != best}
-    return Recommendation(
-        curve=curve,
-        best=best,
-        last=last,
-        gain=Metric(
-            name=curve.metric,
-            value=over_last.value,
-            n=curve.scores[best].n,
-            interval=over_last.interval(max(1, others)),
-            unit=curve.unit,
-        ),
-        as_good=tuple(layer for layer, ends in intervals.items() if ends is None or ends[0] <= 0),
-    )
+    as_good = tuple(layer for layer, ends in intervals.items() if ends is None or ends[0] <= 0)
+    return Recommendation(curve=curve, best=best, last=last, gain=metric, as_good=as_good)
 
 
 def format_difference(low: float, high: float | None, unit: str) -> str:

@@ -149,24 +149,21 @@ def analyse_image(
     encoder: LayerFeatures,
     image: Image.Image,
     layers: Sequence[int] | None = None,
-    patches: int | None = None,
     at: tuple[float, float] = (0.5, 0.5),
 ) -> ImageAnalysis:
-    """Run an image through a model, resized to whole patches or, if the model has a fixed size, to that.
+    """Run an image through a model, with as many patches along its longer side as the model was trained with.
 
-    `layers`: 0-based, negative from the end; six by default. `patches`: along the longer side; by default as many as
-    the model was trained with. `at`: the chosen point, 0–1 from the left and from the top. Raises ConfigError for a
-    layer or a point that does not exist, and for a size that the model does not support; ModelError as
+    A model of a fixed size gets that. `layers`: 0-based, negative from the end; six by default. `at`: the chosen point,
+    0–1 from the left and from the top. Raises ConfigError for a layer or a point that does not exist; ModelError as
     `LayerFeatures.attention` does.
     """
     if not all(0 <= share <= 1 for share in at):
         raise ConfigError(f"the point {at[0]:g},{at[1]:g} is outside the image; give shares from 0 to 1, as 0.5,0.5")
     depth, patch = encoder.depth, encoder.patch_size
     numbers = spread_indices(depth, min(DRAWN_LAYERS, depth)) if layers is None else encoder.resolve_layers(layers)
-    native = max(encoder.image_size) // patch
-    h, w = map_grid(image.size, patches or native)
-    if encoder.tower.fixed_size and patches in (None, native):
-        h, w = (side // patch for side in encoder.image_size)
+    h, w = (side // patch for side in encoder.image_size)
+    if not encoder.tower.fixed_size:
+        h, w = map_grid(image.size, max(h, w))
     size = (h * patch, w * patch)
     every = range(depth)
     tokens = encoder.encode_layers([image], every, size)

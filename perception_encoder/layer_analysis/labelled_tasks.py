@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -56,8 +56,8 @@ class LabelledTask(LayerEvaluator):
         self.name, self.parts, self.image_size = name, dict(parts), image_size
 
     @cached_property
-    def _images(self) -> tuple[EncoderInputs, ...]:
-        return tuple(
+    def _images(self) -> list[EncoderInputs]:
+        return [
             EncoderInputs(
                 name=f"{self.name}, {part}",
                 keys=images.keys,
@@ -66,9 +66,9 @@ class LabelledTask(LayerEvaluator):
                 image_size=self.image_size,
             )
             for part, images in self.parts.items()
-        )
+        ]
 
-    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
+    def images(self, encoder: LayerFeatures, track: Track = untracked) -> list[EncoderInputs]:
         """Return the images of each part."""
         return self._images
 
@@ -183,8 +183,7 @@ class RetrievalTask(LabelledTask):
         """
         (test,) = self.means(features)
         _, labels = np.unique(test.labels, return_inverse=True)
-        vectors = unit_rows(test.vectors)
-        whole, without = retrieval_precision(vectors, labels), retrieval_precision_without(vectors, labels)
+        whole, without = retrieval_precision(unit_rows(test.vectors), labels)
         if np.isnan(whole[0]).all():
             raise DataError(f"{self.labelled.name}: no class has two images that can be decoded")
         scores = tuple(
@@ -194,59 +193,39 @@ class RetrievalTask(LabelledTask):
         return Measurement(task=self.labelled.name, method="image retrieval", scores=scores)
 
 
-def rank_others(
-    vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
-) -> Iterator[tuple[Int[np.ndarray, " n-1"], np.ndarray]]:
-    """Yield for each image the indices of all others, most similar first, and whether they share its label, bool.
-
-    `vectors` are unit. Of equal similarities the image of another class comes first, so that equal vectors retrieve
-    nothing early.
-    """
-    for row, vector in enumerate(vectors):
-        similarity = vectors @ vector
-        same = labels == labels[row]
-        others = np.delete(np.arange(len(vectors)), row)
-        order = others[np.lexsort((same[others], -similarity[others]))]
-        yield order, same[order]
-
-
 def retrieval_precision(
     vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+) -> tuple[Float[np.ndarray, "2 n"], Float[np.ndarray, "2 n n"]]:
     """Return each query's average precision over the others with its label, and whether the first one has it, 0 or 1.
 
-    `vectors` are unit; for equal ones see `rank_others`. NaN if no other image has the label.
+    The second array holds the same for each query (row) without one other image (column). `vectors` are unit; of equal
+    similarities the image of another class comes first, so that equal vectors retrieve nothing early. NaN if no other
+    image has the label.
     """
-    precision, first = np.full((2, len(vectors)), np.nan)
-    for row, (_, hits) in enumerate(rank_others(vectors, labels)):
-        if hits.any():
-            ranks = np.flatnonzero(hits) + 1
-            precision[row] = (np.arange(1, len(ranks) + 1) / ranks).mean()
-            first[row] = hits[0]
-    return precision, first
-
-
-def retrieval_precision_without(
-    vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
-    """Return `retrieval_precision` of each query (row) without one other image (column); NaN if none can be retrieved.
-
-    What ranks after the left-out image comes a rank earlier, and one hit fewer precedes it if that image was a hit.
-    """
-    precision, first = np.full((2, len(vectors), len(vectors)), np.nan)
-    for row, (order, hits) in enumerate(rank_others(vectors, labels)):
-        ranks, hits_so_far = np.arange(1, len(order) + 1), hits.cumsum()
+    count = len(vectors)
+    whole, without = np.full((2, count), np.nan), np.full((2, count, count), np.nan)
+    for row, vector in enumerate(vectors):
+        similarity, same = vectors @ vector, labels == labels[row]
+        others = np.delete(np.arange(count), row)
+        order = others[np.lexsort((same[others], -similarity[others]))]
+        hits = same[order]
+        if not hits.any():
+            continue
+        ranks, hits_so_far = np.arange(1, count), hits.cumsum()
+        precisions = hits_so_far / ranks
+        whole[:, row] = precisions[hits].mean(), hits[0]
+        # what ranks after the left-out image comes a rank earlier, after one hit fewer if that image was a hit
         earlier = np.maximum(ranks - 1, 1)
-        before = np.where(hits, hits_so_far / ranks, 0).cumsum() - np.where(hits, hits_so_far / ranks, 0)
+        before = np.where(hits, precisions, 0).cumsum() - np.where(hits, precisions, 0)
         after = np.where(
             hits, _sums_after(hits * (hits_so_far - 1) / earlier), _sums_after(hits * hits_so_far / earlier)
         )
         left = hits_so_far[-1] - hits
-        precision[row, order] = np.where(left > 0, (before + after) / np.maximum(left, 1), np.nan)
-        first[row, order] = np.where(left > 0, hits[0], np.nan)
+        without[0, row, order] = np.where(left > 0, (before + after) / np.maximum(left, 1), np.nan)
+        without[1, row, order] = np.where(left > 0, hits[0], np.nan)
         if left[0] > 0:
-            first[row, order[0]] = hits[1]
-    return precision, first
+            without[1, row, order[0]] = hits[1]
+    return whole, without
 
 
 def _sums_after(values: np.ndarray) -> np.ndarray:

@@ -56,6 +56,7 @@ def run_sweep(
     task needs, ModelError if a feature or a score is not finite.
     """
     numbers = evaluated_layers(encoder, layers)
+    name, depth = encoder.name, encoder.depth
     curves: list[LayerCurve] = []
     failures: dict[str, InputError] = {}
     keys: set[str] = set()
@@ -67,25 +68,17 @@ def run_sweep(
             keys |= {f"{images.digest}/{key}" for key in images.keys}
             failures |= {f"{images.digest}/{failure.source}": failure for failure in features.failures}
         scores = {
-            layer: _evaluate(encoder.name, task, cached, layer, cache.directory / "scores")
-            for layer in track(numbers, f"{task.name}, {encoder.name}", len(numbers))
+            layer: _evaluate(name, task, cached, layer, cache.directory / "scores")
+            for layer in track(numbers, f"{task.name}, {name}", len(numbers))
         }
-        metrics = list(scores[numbers[0]])
-        for layer, by_name in scores.items():
-            if list(by_name) != metrics:
-                raise DataError(f"{task.name} has other metrics at layer {layer} than at others; delete its scores")
+        metrics = scores[numbers[0]]
+        if other := [layer for layer in numbers if list(scores[layer]) != list(metrics)]:
+            raise DataError(f"{task.name} has other metrics at layer {other[0]} than at others; delete its scores")
         for metric in metrics:
             by_layer = {layer: by_name[metric] for layer, by_name in scores.items()}
-            curves.append(
-                LayerCurve(model=encoder.name, task=task.name, metric=metric, depth=encoder.depth, scores=by_layer)
-            )
-    return Sweep(
-        model=encoder.name,
-        about=dict(encoder.about),
-        curves=tuple(curves),
-        failures=tuple(failures.values()),
-        images=len(keys),
-    )
+            curves.append(LayerCurve(model=name, task=task.name, metric=metric, depth=depth, scores=by_layer))
+    unusable = tuple(failures.values())
+    return Sweep(model=name, about=encoder.about, curves=tuple(curves), failures=unusable, images=len(keys))
 
 
 def evaluated_layers(encoder: LayerFeatures, layers: Sequence[int] | None) -> list[int]:
@@ -105,11 +98,8 @@ def _evaluate(
     if not path.is_file():
         groups = by_metric(task.score([features.read(layer) for features in cached]).scores)
         computed = [LayerScore.of(group, task.pools.get(metric, task.pool)) for metric, group in groups.items()]
-        for score in computed:
-            if not np.isfinite(score.value):
-                raise ModelError(
-                    f"{task.name}: {score.name} of layer {layer} of {model} is not finite; check the model"
-                )
+        if bad := [score.name for score in computed if not np.isfinite(score.value)]:
+            raise ModelError(f"{task.name}: {bad[0]} of layer {layer} of {model} is not finite; check the model")
         write_json(path, [score.to_dict() for score in computed], indent=None)
     try:  # also after writing, for the same digits in every run
         scores = map(LayerScore.from_dict, json.loads(path.read_text(encoding="utf-8")))

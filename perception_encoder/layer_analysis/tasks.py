@@ -68,27 +68,25 @@ def make_tasks(
     path and for a path without what its task needs.
     """
     others, options = others or {}, options or TaskOptions()
-    for name in (*names, *paths):
-        if name not in (*TASKS, *others):
-            raise ConfigError(f"the task {name!r} is unknown; the tasks are {', '.join((*TASKS, *others))}")
-    for name in paths:
-        if name not in names:
-            raise ConfigError(f"--data is given for {name}, which is not among the tasks; add it to --tasks")
+    known = (*TASKS, *others)
+    if unknown := [name for name in (*names, *paths) if name not in known]:
+        raise ConfigError(f"the task {unknown[0]!r} is unknown; the tasks are {', '.join(known)}")
+    if unused := [name for name in paths if name not in names]:
+        raise ConfigError(f"--data is given for {unused[0]}, which is not among the tasks; add it to --tasks")
     tasks = []
     read_labels = cache(read_label_splits)  # several tasks read the same ones
     for name in dict.fromkeys(names):
         path = paths.get(name, default)
         if path is None:
             raise DataError(f"{name} has no data; give --data {name}=PATH")
-        if not path.exists():
-            raise DataError(f"{name}: {path} does not exist")
         try:
             if name in others:
-                tasks.append(others[name](path, options.items, options.image_size))
+                task = others[name](path, options.items, options.image_size)
             else:
-                tasks.append(make_task(name, path, options, read_labels))
+                task = make_task(name, path, options, read_labels)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
+        tasks.append(task)
     return tasks
 
 

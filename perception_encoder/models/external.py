@@ -237,8 +237,8 @@ class TransformersModel(Adapter):
             raise ConfigError(f"{self.name} is a {kind}, not a plain vision transformer") from None
         try:
             processor, _ = ImageProcessingMixin.get_image_processor_dict(self.listed)
-            rgb = tuple[float, float, float]
-            mean, deviation = (from_fields(rgb, processor[name]) for name in ("image_mean", "image_std"))
+            mean = from_fields(tuple[float, float, float], processor["image_mean"])
+            deviation = from_fields(tuple[float, float, float], processor["image_std"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             wanted = "no preprocessor_config.json with the pixels' mean and deviation, three numbers each"
             raise ConfigError(f"{self.name} has {wanted}; add it ({one_line(error)})") from None

@@ -22,7 +22,6 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     RetrievalTask,
     read_label_splits,
     retrieval_precision,
-    retrieval_precision_without,
 )
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
@@ -45,7 +44,7 @@ def photos(tmp_path: Path) -> Path:
 def test_average_precision_by_hand() -> None:
     angles = np.radians([0, 10, 25, 45, 90])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    precision, first = retrieval_precision(vectors, np.array([0, 1, 0, 0, 2]))
+    (precision, first), _ = retrieval_precision(vectors, np.array([0, 1, 0, 0, 2]))
     # the first asks: 1 (no), 2 (yes), 3 (yes) -> (1/2 + 2/3) / 2; the third: 1 (no), 3 (yes), 0 (yes)
     np.testing.assert_allclose(precision[[0, 2]], [(1 / 2 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2])
     np.testing.assert_allclose(precision[3], (1 + 2 / 3) / 2)
@@ -54,7 +53,7 @@ def test_average_precision_by_hand() -> None:
 
 
 def test_equal_vectors_retrieve_nothing_early() -> None:
-    precision, first = retrieval_precision(np.ones((6, 1)), np.array([0, 0, 1, 1, 1, 2]))
+    (precision, first), _ = retrieval_precision(np.ones((6, 1)), np.array([0, 0, 1, 1, 1, 2]))
     assert not np.nansum(first) and precision[0] == pytest.approx(1 / 5)
 
 
@@ -62,10 +61,10 @@ def test_average_precision_without_an_image_is_that_of_the_others() -> None:
     rng = np.random.default_rng(0)
     vectors, labels = unit_rows(rng.normal(size=(15, 4)).round(1)), rng.integers(0, 5, 15)
     vectors[3] = vectors[4]
-    without = retrieval_precision_without(vectors, labels)
+    _, without = retrieval_precision(vectors, labels)
     for gone in range(15):
         rest = np.delete(np.arange(15), gone)
-        for values, expected in zip(without, retrieval_precision(vectors[rest], labels[rest]), strict=True):
+        for values, expected in zip(without, retrieval_precision(vectors[rest], labels[rest])[0], strict=True):
             np.testing.assert_allclose(values[rest, gone], expected)
             assert np.isnan(values[gone, gone])
 
@@ -79,8 +78,8 @@ def test_layers_of_the_same_worth_are_seldom_told_apart(tmp_path: Path) -> None:
         scores = []
         for _ in range(2):
             vectors = unit_rows(centres[labels] + 1.2 * rng.normal(size=(80, 16)))
-            whole, without = retrieval_precision(vectors, labels)[0], retrieval_precision_without(vectors, labels)[0]
-            values = contributions(float(whole.mean()), np.nanmean(without, axis=0))
+            whole, without = retrieval_precision(vectors, labels)
+            values = contributions(float(whole[0].mean()), np.nanmean(without[0], axis=0))
             scores.append(ItemScores.of("mAP", values, [str(n) for n in range(80)]))
         low, high = difference(*scores).interval
         told += not low <= 0 <= high
@@ -91,7 +90,7 @@ def test_average_precision_is_scikit_learns() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     vectors, labels = unit_rows(rng.normal(size=(20, 4))), rng.integers(0, 3, 20)
-    precision, _ = retrieval_precision(vectors, labels)
+    (precision, _), _ = retrieval_precision(vectors, labels)
     for row in range(20):
         others = np.delete(np.arange(20), row)
         expected = metrics.average_precision_score(labels[others] == labels[row], vectors[others] @ vectors[row])
