@@ -43,8 +43,6 @@ def test_a_model_of_one_size_is_analysed_at_that_size() -> None:
     model = tower(3)
     fixed = LayerFeatures("built", replace(model.tower, fixed_size=True), "cpu", torch.float32)
     assert analyse_image(fixed, WIDE).grid == (6, 6) and analyse_image(model, WIDE).grid == (3, 6)
-    with pytest.raises(ConfigError, match="takes images of 24x24 only"):
-        analyse_image(fixed, WIDE, patches=4)
 
 
 def test_a_timm_model_of_one_size_is_analysed(monkeypatch: pytest.MonkeyPatch) -> None:
