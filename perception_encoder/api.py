@@ -234,10 +234,8 @@ def serve(
         else:
             library = open_library(directory, model, None if index is None else Path(index))
             source, encoder = library.index.settings["source"], library.encoder
-            secret, head = (
-                stored_secret(config_directory() / "page-secret"),
-                find_head(depth_head or default_model("depth")),
-            )
+            secret = stored_secret(config_directory() / "page-secret")
+            head = find_head(depth_head or default_model("depth"))
             app = create_page(library, hosts, demo_line(source), needed_key, ask, features_model or "", head, secret)
             library.watch()
             if api:
