@@ -106,23 +106,6 @@ def wrong_imports(module: str, names: set[str]) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize(
-    ("source", "wrong"),
-    [
-        ("from perception_encoder import __version__, errors", []),
-        ("from .registry import find_model", []),
-        ("def f():\n    from perception_encoder.cli import output", ["perception_encoder.cli.output"]),
-        ("from perception_encoder import load", ["perception_encoder.load"]),
-        ("import perception_encoder.preprocess", ["perception_encoder.preprocess"]),
-        ("from ..training import loop", ["perception_encoder.training.loop"]),
-        ("if TYPE_CHECKING:\n    from synthetic.scenes import read", ["synthetic.scenes.read"]),
-    ],
-)
-def test_the_check_of_imports_sees_each_kind(source: str, wrong: list[str]) -> None:
-    module = f"{NAME}.models.example"
-    assert wrong_imports(module, {name for name, _ in imports(ast.parse(source), module)}) == wrong
-
-
 def cycles(graph: dict[str, set[str]]) -> Iterator[str]:
     """Yield the import cycles among the modules and sub-packages that lie directly in one directory."""
 

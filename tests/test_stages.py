@@ -18,7 +18,7 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.registry import BUILTIN, canonical_name, find_model
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
 from perception_encoder.pretraining.lora import LoRA
-from perception_encoder.pretraining.recipes import core_n16, finetune
+from perception_encoder.pretraining.recipes import finetune
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.stages import configure, list_recipes, plan_training
 from perception_encoder.training.checkpoint import BEST
@@ -26,14 +26,10 @@ from perception_encoder.training.cost import find_device
 from perception_encoder.training.settings import describe_settings, override
 from synthetic.builtin.recipes import builtin
 from tests.pretraining.toys import debug
-from tests.recipes import debug_recipe, find_recipe
+from tests.recipes import find_recipe
 
 RECIPES = list_recipes()
 PAPER = [name for name in RECIPES if not re.search("builtin|finetune$|n16", name)]
-
-
-def test_a_recipe_by_name() -> None:
-    assert find_recipe("core_n16") == core_n16()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -97,12 +93,6 @@ def test_the_paper_s_order(size: str) -> None:
     assert chain(f"video_finetune_{size}") == expected
     last = {find_recipe(name).stages[-1].image_size for name in expected}
     assert last == {find_model(find_recipe(f"core_{size}").model).vision.image_size}
-
-
-def test_a_debug_form_has_the_steps_of_its_recipe() -> None:
-    first, last = (debug_recipe(name) for name in ("ablation_1", "ablation_9"))
-    assert (first.rope, first.attention_pool, first.masking, first.optimizer.name) == (False, False, None, "adamw")
-    assert (last.rope, last.attention_pool, last.masking.ratio, last.optimizer.name) == (True, True, 0.4, "lamb")
 
 
 def test_the_list_needs_no_torch() -> None:
@@ -184,11 +174,6 @@ def test_lists_of_texts(setting: str, field: str, value: object) -> None:
 def test_lists_of_other_values_are_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match="is not of type"):
         override(Lists(), [setting])
-
-
-def test_a_mapping_is_replaced_as_a_whole() -> None:
-    changed = override(builtin(), ['streams.captions={"alt_text": 1, "caption": 0.5}', "streams.bad_share=0"])
-    assert changed.streams.captions == {"alt_text": 1.0, "caption": 0.5} and changed.streams.bad_share == 0.0
 
 
 def test_what_is_off_is_turned_on_by_a_setting_of_it() -> None:

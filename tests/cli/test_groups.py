@@ -29,22 +29,6 @@ def commands(group: object = None, words: tuple[str, ...] = ()) -> dict[tuple[st
 COMMANDS = commands()
 
 
-def test_the_groups_of_commands(run_pe) -> None:
-    run = run_pe("--help")
-    headings = re.findall(r"^╭─ (.*?) ─", run.stdout, flags=re.MULTILINE)
-    assert run.status == 0 and headings == [
-        "Options",
-        "Search",
-        "Ask",
-        "Dense prediction",
-        "Models",
-        "Video datasets",
-        "Train and evaluate",
-    ]
-    for names in main.COMMANDS.values():
-        assert all(re.search(rf"^│ {name} ", run.stdout, flags=re.MULTILINE) for name in names)
-
-
 @pytest.mark.parametrize("group", sorted({words[:-1] for words in COMMANDS}), ids=" ".join)
 def test_short_help_is_short_and_complete(run_pe, group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -66,35 +50,6 @@ def test_every_help_has_examples_of_its_own_and_no_python_types(run_pe, words: t
     assert not re.search(r"list\[|<(?=[A-Za-z])(?![\w|]+\|)|Path\]", run.stdout)
     (usage,) = re.findall(r"^ Usage: (.*)$", run.stdout, flags=re.MULTILINE)
     assert not re.search(r"[{}<>]", usage)
-
-
-@pytest.mark.parametrize("words", [words for words in COMMANDS if len(words) == 1], ids=" ".join)
-def test_many_options_stand_in_panels(words: tuple[str, ...]) -> None:
-    options = [p for p in COMMANDS[words].params if p.param_type_name == "option" and not p.hidden]
-    unsorted = [option.name for option in options if option.rich_help_panel is None]
-    assert len(options) < 8 or len(unsorted) <= 6, unsorted
-
-
-def test_the_same_option_has_the_same_short_flag_and_panel_everywhere() -> None:
-    forms: dict[str, set[object]] = {}
-    for command in COMMANDS.values():
-        for option in command.params:
-            if option.param_type_name == "option" and option.name in ("model", "out", "json", "html", "strict"):
-                forms.setdefault(option.name, set()).add((*option.opts, option.rich_help_panel))
-    assert forms == {
-        "model": {("--model", "-m", "Model")},
-        "out": {("--out", "-o", "Output")},
-        "json": {("--json", "Output")},
-        "html": {("--html", "Output")},
-        "strict": {("--strict", None)},
-    }
-
-
-def test_models_and_outputs_have_flags_in_every_command() -> None:
-    for words, command in COMMANDS.items():
-        names = {parameter.name for parameter in command.params if parameter.param_type_name == "argument"}
-        assert not names & {"model", "out"}, words
-        assert not {"MODEL", "OUT"} & {p.metavar for p in command.params if p.name in names}, words
 
 
 @pytest.mark.parametrize(

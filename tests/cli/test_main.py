@@ -11,7 +11,6 @@ import warnings
 
 import pytest
 
-from perception_encoder import __version__
 from perception_encoder.cli import main, output
 from perception_encoder.errors import MediaDecodeError, ShapeError
 from tests.cli.test_groups import COMMANDS
@@ -41,19 +40,11 @@ def test_no_command_imports_what_is_slow_before_it_runs() -> None:
     assert done.stdout == f"{len(COMMANDS)} []\n", done.stderr
 
 
-def test_version(run_pe) -> None:
-    assert run_pe("--version").stdout == f"pe {__version__}\n"
-
-
 def test_module_runs_as_installed_command() -> None:
     command = "entry_points(group='console_scripts')['pe'].load()(['models'])"
     done = python(f"from importlib.metadata import entry_points; {command}")
     assert done.returncode == 0
     assert "PE-Core-L14-336" in done.stdout
-
-
-def test_an_unknown_option_is_a_usage_error(run_pe) -> None:
-    assert run_pe("models", "--colour").status == output.ERROR
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:
         RetrievalTask(LabelledImages("few", ("a", "b"), (b"", b""), ("x", "y")))
     with pytest.raises(DataError, match="a single class"):
         RetrievalTask(LabelledImages("few", ("a", "b"), (b"", b""), ("x", "x")))
-    with pytest.raises(DataError, match=r"retrieval: .*/nothing does not exist"):
+    with pytest.raises(DataError, match=r"retrieval: .*/nothing holds no labelled images"):
         make_tasks(["retrieval"], {}, tmp_path / "nothing", TaskOptions(items=10))
     with pytest.raises(DataError, match="retrieval has no data; give --data retrieval=PATH"):
         make_tasks(["retrieval"], {}, None, TaskOptions(items=10))

@@ -60,12 +60,6 @@ def test_a_small_error_is_a_good_one() -> None:
     assert "Layer 2 is not shown to be worse" in result.text()
 
 
-def test_the_last_layer_may_be_the_best() -> None:
-    result = recommend(curve([0.2, 0.4, 0.6], spread=0.01))
-    assert result.layer == 2 and not result.is_real
-    assert result.text() == "Take the last layer, 2: 60.0 %; no other is better."
-
-
 def test_one_sequence_or_one_head_seed_shows_nothing() -> None:
     for result in (
         recommend(curve([0.3, 0.9, 0.2, 0.5], spread=0.01, blocks=1)),

@@ -74,12 +74,6 @@ def test_another_grid_of_patches_is_an_error() -> None:
         token_similarity_loss(torch.rand(1, 4, 3), torch.rand(1, 9, 5))
 
 
-def test_equal_sides_have_the_least_loss() -> None:
-    tokens = torch.rand(2, 5, 4)
-    assert float(token_similarity_loss(tokens, 3 * tokens, temperature=None)) == pytest.approx(0, abs=1e-10)
-    assert float(token_cosine_loss(tokens, 3 * tokens)) == pytest.approx(-1)
-
-
 MEMORY = """
 import resource, torch
 from perception_encoder.errors import ShapeError

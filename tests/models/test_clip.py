@@ -74,12 +74,6 @@ def test_text_ends_at_its_end_of_text_token() -> None:
     assert not torch.allclose(model.encode_text(changed)[0], model.encode_text(ids)[0])
 
 
-@torch.no_grad()
-def test_text_cut_to_the_longest_gives_the_same() -> None:
-    model, ids = small_clip(), token_ids(2, 4)
-    torch.testing.assert_close(model.encode_text(ids[:, :5]), model.encode_text(ids))
-
-
 def test_shapes_that_are_refused() -> None:
     model = small_clip()
     with pytest.raises(ShapeError, match="must be \\(batch, frames, 3, H, W\\)"):

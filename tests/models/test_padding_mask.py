@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from perception_encoder.errors import ShapeError
-from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
-from tests.models.small import KINDS, PATCH, random_images, small_clip, small_tower
+from tests.models.small import KINDS, PATCH, random_images, small_tower
 
 GRIDS = [(4, 4), (2, 6), (6, 1), (1, 1), (6, 6)]
 
@@ -54,15 +53,6 @@ def test_tokens_and_embeddings(config: VisionConfig, fill: float) -> None:
             assert_close(first[row], own_first[0])
 
 
-@torch.no_grad()
-def test_the_builtin_architecture() -> None:
-    model = create_model("builtin")
-    alone, batch, mask = mixed_batch(patch=16)
-    together = model.encode_image(batch, normalize=True, padding_mask=mask)
-    for row, image in enumerate(alone):
-        assert_close(together[row], model.encode_image(image, normalize=True)[0])
-
-
 def test_gradients() -> None:
     tower = small_tower()
     alone, batch, mask = mixed_batch()
@@ -73,13 +63,6 @@ def test_gradients() -> None:
         grads.append([parameter.grad.clone() for parameter in tower.parameters()])
     for together, item in zip(*grads, strict=True):
         torch.testing.assert_close(together, item, rtol=1e-3, atol=1e-3)
-
-
-@torch.no_grad()
-def test_a_mask_that_hides_nothing_changes_nothing() -> None:
-    model, x = small_clip(), random_images(2, 3, 24, 40)
-    mask = torch.ones(2, 3, 5, dtype=torch.bool)
-    assert_close(model.encode_image(x, padding_mask=mask), model.encode_image(x))
 
 
 def rectangle(*changes: tuple[int, int, int]) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.vision_transformer import VisionTransformer
-from tests.models.small import CORE, DEPTH, KINDS, PATCH, TOKENS, WITHOUT_ROPE, random_images, small_tower
+from tests.models.small import DEPTH, KINDS, PATCH, TOKENS, WITHOUT_ROPE, random_images, small_tower
 
 SIZES = [(32, 32), (64, 24), (8, 8), (8, 80), (56, 40)]
 
@@ -41,21 +41,6 @@ def test_other_sizes_are_refused_not_cropped(size: tuple[int, int], advice: str)
             call(small_tower(), random_images(1, 3, *size))
 
 
-@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 1, 32, 32), (2, 4, 32, 32), (2, 3, 3, 32, 32)])
-def test_what_is_no_batch_of_colour_images_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ShapeError, match="must be \\(batch, 3, height, width\\)"):
-        small_tower()(random_images(*shape))
-
-
-@torch.no_grad()
-def test_without_rope_the_model_works_and_differs() -> None:
-    with_rope, without = small_tower(CORE), small_tower(WITHOUT_ROPE)
-    without.load_state_dict(with_rope.state_dict())
-    x = random_images(2, 3, 40, 24)
-    assert without(x).isfinite().all()
-    assert not torch.allclose(with_rope(x), without(x))
-
-
 @kinds
 @torch.no_grad()
 def test_several_layers_in_one_pass(config: VisionConfig) -> None:
@@ -66,19 +51,6 @@ def test_several_layers_in_one_pass(config: VisionConfig) -> None:
     for layer in range(DEPTH):
         alone = copy.deepcopy(tower).truncate(layer)(x)
         torch.testing.assert_close(together[layer], alone[:, int(config.class_token) :])
-
-
-@kinds
-@torch.no_grad()
-def test_last_layer_is_what_features_are_made_of(config: VisionConfig) -> None:
-    tower = small_tower(config)
-    x = random_images(2, 3, 40, 24)
-    final, pairs = tower.forward_intermediates(x, 1, norm=True, output_fmt="NLC", return_prefix_tokens=True)
-    ((patches, prefix),) = pairs
-    assert torch.equal(final, tower.forward_features(x))
-    assert torch.equal(final, torch.cat([prefix, patches], dim=1))
-    assert torch.equal(tower.pool(final), tower(x))
-    assert torch.equal(tower.ln_post(tower.forward_features(x, norm=False)), final)
 
 
 @torch.no_grad()

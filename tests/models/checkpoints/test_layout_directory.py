@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification
 
-from perception_encoder.errors import CheckpointError, OutputError
+from perception_encoder.errors import CheckpointError
 from perception_encoder.models.checkpoints.layout_directory import open_clip_config, write_layout_directory
 from perception_encoder.models.checkpoints.weights import build, create_model
 from perception_encoder.models.clip import CLIP
@@ -154,10 +154,3 @@ def test_what_open_clip_cannot_build_is_refused_before_anything_is_written(tmp_p
         with pytest.raises(CheckpointError, match=message):
             write_layout_directory(model, tmp_path / "out", "open_clip")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("mine")
-    with pytest.raises(OutputError, match="out could not be written"):
-        write_layout_directory(create_model("builtin"), tmp_path / "out", "timm")
-    assert (tmp_path / "out").read_text() == "mine"

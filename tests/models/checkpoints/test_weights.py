@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from perception_encoder.errors import CheckpointError, UnknownModelError, WeightsUnavailableError
+from perception_encoder.errors import CheckpointError, WeightsUnavailableError
 from perception_encoder.models.checkpoints.layouts import from_published
 from perception_encoder.models.checkpoints.weights import (
     build,
@@ -129,12 +129,6 @@ def test_weights_of_another_model_are_named(nano: dict[str, Tensor], name: str) 
         from_state_dict(name, nano)
 
 
-def test_unknown_models() -> None:
-    for call in (lambda name: create_model(name), lambda name: from_state_dict(name, {}), load_model):
-        with pytest.raises(UnknownModelError, match=r"did you mean .*PE-Core-L14-336"):
-            call("PE-Core-L14-337")
-
-
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("layout", ["published", "timm"])
 def test_files_are_recognised_by_their_shapes(
@@ -183,12 +177,6 @@ def test_a_file_that_fits_nothing(tmp_path: Path, nano: dict[str, Tensor]) -> No
         load_model(path)
     with pytest.raises(CheckpointError, match="no such file"):
         load_model(tmp_path / "b.pt")
-
-
-def test_a_path_for_a_name(tmp_path: Path, nano: dict[str, Tensor]) -> None:
-    torch.save({"state_dict": prefixed(nano, "module."), "epoch": 3}, tmp_path / "a.pt")
-    assert_holds(create_model("builtin", pretrained=tmp_path / "a.pt"), nano)
-    assert_holds(create_model("builtin", pretrained=str(tmp_path / "a.pt")), nano)
 
 
 def test_training_a_loaded_model_leaves_its_file_alone(tmp_path: Path, tower: dict[str, Tensor]) -> None:
@@ -260,22 +248,11 @@ def test_offline_the_hub_is_not_asked() -> None:
         load_model("PE-Core-G14-448")
 
 
-def test_an_installation_without_the_builtin_weights_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("perception_encoder.models.checkpoints.weights.files", lambda package: tmp_path)
-    with pytest.raises(WeightsUnavailableError, match="is missing from this installation"):
-        load_model("builtin")
-
-
 @pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.bool])
 def test_numbers_of_another_kind_are_listed(tower: dict[str, Tensor], dtype: torch.dtype) -> None:
     state = {**tower, "ln_pre.weight": tower["ln_pre.weight"].to(dtype)}
     with pytest.raises(CheckpointError, match=r"ln_pre\.weight holds \w+, must hold floating-point numbers"):
         from_state_dict(TOWER, state)
-
-
-def test_a_file_that_names_a_model_unknown_here_is_recognised(tmp_path: Path, tower: dict[str, Tensor]) -> None:
-    safetensors.torch.save_file(tower, tmp_path / "mine.safetensors", {"model": "my-run-3"})
-    assert load_model(tmp_path / "mine.safetensors").name.startswith("PE-")
 
 
 def test_loading_a_model_imports_no_compiler() -> None:
