@@ -19,7 +19,6 @@ from perception_encoder.models.registry import (
     SMALL_LANG,
     choose_command,
 )
-from perception_encoder.records import from_fields
 
 VARIABLE = "PE_MODEL"
 DefaultKind = Literal["model", "spatial", "language", "depth", "detection", "segmentation"]
@@ -44,9 +43,12 @@ def _stored() -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        return from_fields(dict[str, str], json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
-        raise ConfigError(f"{path} does not name a model; choose one with: pe models use NAME") from None
+        names = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(name, str) for name in names.values()):
+            return dict(names)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        pass
+    raise ConfigError(f"{path} does not name a model; choose one with: pe models use NAME")
 
 
 def default_model(kind: DefaultKind = "model") -> str:
