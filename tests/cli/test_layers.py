@@ -50,7 +50,7 @@ def test_a_size_and_layers_that_are_given(
 ) -> None:
     options = ("--tasks", "retrieval", "--data", photos, "--layer", "3", "--size", "48x64")
     done = run_pe("layers", checkpoint, *options, "--final-norm", "-o", tmp_path / "out")
-    assert done.status == 1 and "note: features will need" in done.stderr and " MB more in " in done.stderr
+    assert done.status == 1
     report = json.loads((tmp_path / "out" / "layers.json").read_text(encoding="utf-8"))
     assert {model["final norm"] for model in report["models"]} == {"last layer"}
     assert list(report["curves"][0]["layers"]) == ["3", "11"] and report["notes"] == []
