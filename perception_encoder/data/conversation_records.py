@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 from perception_encoder.errors import InputError
 from perception_encoder.formats.entries import quoted
@@ -45,6 +45,8 @@ _ROLES: dict[str, Role] = {
     "system": "system",
 }
 _PLACEHOLDERS = re.compile("(<image>|<video>)")
+_BREAKS = re.compile(r"(?<=<image>|<video>)\s*\n\s*|\s*\n\s*(?=<image>|<video>)")
+"""White space with a line break beside a placeholder."""
 _PART_KINDS: dict[str, MediaKind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
 _PAIR: tuple[Role, Role] = ("user", "assistant")
 
@@ -240,41 +242,26 @@ def _match_placeholders(
     turns: list[Turn], media: Mapping[MediaKind, list[SampleMedia]]
 ) -> tuple[list[Turn], list[SampleMedia]]:
     """Return the turns with a placeholder for each image and video, and the media in that order."""
-    waiting = {kind: list(values) for kind, values in media.items()}
-    total = sum(map(len, waiting.values()))
-    placeholders = [item for _, text in turns for item in _PLACEHOLDERS.findall(text)]
-    if total and not placeholders:
-        before = "".join(f"<{kind}>" * len(values) for kind, values in waiting.items())
+    found = [placeholder for _, text in turns for placeholder in _PLACEHOLDERS.findall(text)]
+    if not found:
+        before = "".join(f"<{kind}>" * len(values) for kind, values in media.items())
         first = next((at for at, (role, _) in enumerate(turns) if role == "user"), 0)
         turns = [(role, before + text.lstrip() if at == first else text) for at, (role, text) in enumerate(turns)]
-    elif waiting["video"] and not waiting["image"] and "<video>" not in placeholders:  # as LLaVA-Video writes them
+    elif media["video"] and not media["image"] and "<video>" not in found:  # as LLaVA-Video writes them
         turns = [(role, text.replace("<image>", "<video>")) for role, text in turns]
-    ordered = []
+    waiting = {f"<{kind}>": list(values) for kind, values in media.items()}
+    counts, ordered = Counter[str](), list[SampleMedia]()
     for number, (role, text) in enumerate(turns, 1):
         for placeholder in _PLACEHOLDERS.findall(text):
             if role != "user":
                 raise _BadRecord(f"turn {number} of the {role} holds {placeholder}; only the user's may")
-            kind = cast(MediaKind, placeholder[1:-1])
-            ordered += waiting[kind][:1]
-            del waiting[kind][:1]
-    if not len(ordered) == total == len([value for _, text in turns for value in _PLACEHOLDERS.findall(text)]):
-        counts = " and ".join(f"{placeholders.count(f'<{kind}>')} <{kind}>" for kind in media)
+            ordered += waiting[placeholder][counts[placeholder] :][:1]
+            counts[placeholder] += 1
+    if any(counts[placeholder] != len(values) for placeholder, values in waiting.items()):
+        present = " and ".join(f"{counts[placeholder]} {placeholder}" for placeholder in waiting)
         numbers = " and ".join(f"{len(values)} {kind}s" for kind, values in media.items())
-        raise _BadRecord(f"has placeholders {counts} for {numbers}; each image and video needs one")
-    return [(role, _without_breaks(text)) for role, text in turns], ordered
-
-
-def _without_breaks(text: str) -> str:
-    """Return a text without line breaks beside placeholders and without white space at both ends."""
-    pieces = _PLACEHOLDERS.split(text)
-    for at in range(0, len(pieces), 2):
-        piece = pieces[at]
-        if at > 0 and "\n" in piece[: len(piece) - len(piece.lstrip())]:
-            piece = piece.lstrip()
-        if at + 1 < len(pieces) and "\n" in piece[len(piece.rstrip()) :]:
-            piece = piece.rstrip()
-        pieces[at] = piece
-    return "".join(pieces).strip()
+        raise _BadRecord(f"has placeholders {present} for {numbers}; each image and video needs one")
+    return [(role, _BREAKS.sub("", text).strip()) for role, text in turns], ordered
 
 
 def _check_turns(turns: list[Turn]) -> None:

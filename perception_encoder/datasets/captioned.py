@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,32 +41,28 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
     `load_benchmark`): one, or a directory of them. Raises DataError for anything else, with the file and the entry,
     and for an item without a caption.
     """
-    if path.is_dir() or path.suffix.lower() == ".tar":
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix == ".tar":
         if has_members(path, split, *SHARD_VIDEOS):
             return load_benchmark(path, split)
-        return _of_shards(path, split)
+        tars = find_tars(path, split)
+        if not tars:
+            raise DataError(f"{path} is a directory without {split}.tar, {split}/*.tar or *.tar; give a captions file")
+        lines = ((key, image, text.decode("utf-8", "replace")) for key, image, text in read_pairs(tars, CAPTIONS))
+        name = path.stem if path.is_file() else path.name
+        return _captioned(
+            name, path, ((key, image, list(filter(str.strip, text.splitlines()))) for key, image, text in lines)
+        )
     directory = MediaDirectory(media or path.parent)
-    if path.suffix.lower() in TABLE_SUFFIXES:
+    if suffix in TABLE_SUFFIXES:
         pairs = _pairs_of_table(path, split)
-    elif path.suffix.lower() == ".json":
+    elif suffix == ".json":
         pairs = _pairs_of_json(path, split)
     else:
         suffixes = ".json, .csv, .tsv, .jsonl, .parquet, .tar"
         raise DataError(f"{path} is not a JSON file, a table or a tar; captions are read from {suffixes}")
-    if not pairs:
-        raise DataError(f"{path} holds no captions")
-    captions = [(key, text.strip()) for key, texts in pairs.items() for text in texts]
-    empty = [key for key in pairs if not pairs[key]] + [key for key, text in captions if not text]
-    if empty:
-        raise DataError(f"{path}: {escape_name(empty[0])} has no caption or an empty one; remove it or add a caption")
-    index = {key: number for number, key in enumerate(pairs)}
-    return CaptionedMedia(
-        name=escape_name(path.stem),
-        keys=tuple(pairs),
-        media=tuple(directory.find(key, Path(key).name) for key in pairs),
-        captions=tuple(text for _, text in captions),
-        owners=tuple(index[key] for key, _ in captions),
-    )
+    items = ((key, directory.find(key, Path(key).name), texts) for key, texts in pairs.items())
+    return _captioned(escape_name(path.stem), path, items)
 
 
 def load_benchmark(path: Path, split: str = "test") -> CaptionedMedia:
@@ -80,31 +75,23 @@ def load_benchmark(path: Path, split: str = "test") -> CaptionedMedia:
         raise DataError(
             f"{path}: {len(records)} videos of {split} have a refined caption; retrieval needs at least two"
         )
-    return CaptionedMedia(
-        name=f"{path.name} {split}",
-        keys=tuple(record.key for record in records),
-        media=tuple(record.video for record in records),
-        captions=tuple(record.refined_caption for record in records),
-        owners=tuple(range(len(records))),
-    )
+    items = ((record.key, record.video, [record.refined_caption]) for record in records)
+    return _captioned(f"{path.name} {split}", path, items)
 
 
-def _of_shards(path: Path, split: str) -> CaptionedMedia:
-    tars = find_tars(path, split)
-    if not tars:
-        raise DataError(f"{path} is a directory without {split}.tar, {split}/*.tar or *.tar; give a file of captions")
+def _captioned(name: str, path: Path, items: Iterable[tuple[str, MediaSource, list[str]]]) -> CaptionedMedia:
+    """Return items with their captions; DataError if there are none, or if one has no caption or an empty one."""
     keys, media, captions, owners = list[str](), list[MediaSource](), list[str](), list[int]()
-    for key, image, content in read_pairs(tars, CAPTIONS):
-        lines = [line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
-        if not lines:
-            raise DataError(f"{path}: {key}.{CAPTIONS} has no caption or an empty one; remove it or add a caption")
-        owners += [len(keys)] * len(lines)
+    for key, source, texts in items:
+        texts = [text.strip() for text in texts]
+        if not all(texts) or not texts:
+            raise DataError(f"{path}: {escape_name(key)} has no caption or an empty one; remove it or add a caption")
+        owners += [len(keys)] * len(texts)
         keys.append(key)
-        media.append(image)
-        captions += lines
+        media.append(source)
+        captions += texts
     if not keys:
         raise DataError(f"{path} holds no captions")
-    name = path.stem if path.is_file() else path.name
     return CaptionedMedia(name, tuple(keys), tuple(media), tuple(captions), tuple(owners))
 
 
@@ -115,10 +102,9 @@ def _pairs_of_table(path: Path, split: str) -> dict[str, list[str]]:
     pairs: dict[str, list[str]] = {}
     for number, row in rows_of_split(rows, split, path):
         where = f"{path}: row {number + 1}"
-        name = text_field(row, column, where)
         if row.get(text) is not None and not isinstance(row[text], str):
             raise DataError(f"{where}: `{text}` is {quoted(row[text])}; it must be a string")
-        pairs.setdefault(name, []).append(row.get(text) or "")
+        pairs.setdefault(text_field(row, column, where), []).append(row.get(text) or "")
     return pairs
 
 
@@ -128,43 +114,30 @@ def _pairs_of_json(path: Path, split: str) -> dict[str, list[str]]:
         raise DataError(f"{path} is not a JSON object of captions")
     if "videos" in value:
         return _of_msrvtt(value, path, split)
-    if "images" in value:
-        images = list_objects(value, "images", path)
-        return _of_karpathy(images, path, split) if images and "sentences" in images[0] else _of_coco(value, path)
-    return {name: _captions_of(texts, f"{path}: {name}") for name, texts in value.items()}
+    if "images" not in value:
+        return {
+            name: [texts] if isinstance(texts, str) else text_list(texts, f"{path}: {name}")
+            for name, texts in value.items()
+        }
+    images = list_objects(value, "images", path)
+    return _of_karpathy(images, path, split) if images and "sentences" in images[0] else _of_coco(value, images, path)
 
 
-def _captions_of(texts: Any, where: str) -> list[str]:
-    return [texts] if isinstance(texts, str) else text_list(texts, where)
-
-
-def _of_coco(value: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
-    names: dict[int | str, str] = {}
-    for number, image in enumerate(list_objects(value, "images", path)):
+def _of_coco(value: Mapping[str, Any], images: list[dict[str, Any]], path: Path) -> dict[str, list[str]]:
+    names: dict[str, str] = {}
+    for number, image in enumerate(images):
         where = f"{path}: images[{number}]"
-        names[id_field(image, "id", where)] = text_field(image, "file_name", where)
+        names[str(id_field(image, "id", where))] = text_field(image, "file_name", where)
     pairs: dict[str, list[str]] = {name: [] for name in names.values()}
-    for where, identity, text in _captions_by_id(value, path):
+    if isinstance(value.get("captions"), dict):
+        return {name: text_list(value["captions"].get(key, []), f"{path}: {name}") for key, name in names.items()}
+    for number, annotation in enumerate(list_objects(value, "annotations", path)):
+        where = f"{path}: annotations[{number}]"
+        identity, text = str(id_field(annotation, "image_id", where)), text_field(annotation, "caption", where)
         if identity not in names:
             raise DataError(f"{where}: the caption {text!r} belongs to image {identity}, which is missing")
         pairs[names[identity]].append(text)
     return pairs
-
-
-def _captions_by_id(value: Mapping[str, Any], path: Path) -> Iterator[tuple[str, int | str, str]]:
-    """Yield each caption's position in the file, its image's id, and the caption."""
-    if "captions" not in value:
-        for number, annotation in enumerate(list_objects(value, "annotations", path)):
-            where = f"{path}: annotations[{number}]"
-            yield where, id_field(annotation, "image_id", where), text_field(annotation, "caption", where)
-        return
-    if not isinstance(value["captions"], dict):
-        raise DataError(f"{path}: `captions` is {quoted(value['captions'])}; it must be an object of texts by image id")
-    for identity, texts in value["captions"].items():
-        where = f"{path}: captions[{quoted(identity)}]"
-        if not re.fullmatch(r"-?[0-9]{1,18}", identity):
-            raise DataError(f"{where}: an image's id is an integer")
-        yield from ((where, int(identity), text) for text in text_list(texts, where))
 
 
 def _of_karpathy(images: list[dict[str, Any]], path: Path, split: str) -> dict[str, list[str]]:

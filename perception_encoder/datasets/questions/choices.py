@@ -24,46 +24,37 @@ from perception_encoder.formats.entries import quoted, read_json, read_lines
 from perception_encoder.formats.media_directory import Clip, MediaDirectory
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES
 
-TEST_IDS = "ai2d_test_ids.csv"
 
-
-def read_ai2d(root: Path, split: str) -> list[Question]:
-    """Read AI2D: see the module. `split`: `test` or `train`, by the file of test ids, or `all`.
+def read_ai2d(root: Path, split: str) -> Iterator[Question]:
+    """Read AI2D: see the module. `split`: `test` or `train`, by the file of test ids.
 
     Raises DataError for a missing or bad file, and for a question whose answer is not among its choices.
     """
-    if split not in ("test", "train", "all"):
-        raise DataError(f"AI2D has no split {split!r}; known: test, train, all")
-    directory = root / "questions"
-    if not directory.is_dir():
+    if split not in ("test", "train"):
+        raise DataError(f"AI2D has no split {split!r}; known: test, train")
+    if not (root / "questions").is_dir():
         raise DataError(f"{root} has no questions/, and no Parquet file of the split {split!r}")
-    test = set(read_lines(find_file(root, TEST_IDS))) if split != "all" else set()
-    paths = sorted(directory.glob("*.json"), key=lambda path: (len(path.name), path.name))
-    chosen = [path for path in paths if split == "all" or (path.name.partition(".")[0] in test) == (split == "test")]
-    questions = [item for path in chosen for item in _of_file(path, MediaDirectory(root))]
-    if not questions:
-        raise DataError(f"{directory} holds no question of the split {split!r}")
-    return questions
-
-
-def _of_file(path: Path, media: MediaDirectory) -> Iterator[Question]:
-    value, image = read_json(path), path.name.removesuffix(".json")
-    questions = value.get("questions") if isinstance(value, dict) else None
-    if not isinstance(questions, dict):
-        raise DataError(f"{path}: `questions` is {quoted(questions)}; it must be an object")
-    for text, fields in questions.items():
-        entry = Entry(f"{path}: questions[{quoted(text)}]", fields if isinstance(fields, dict) else {})
-        directory = "abc_images" if entry.fields.get("abcLabel") else "images"
-        file = media.directory / directory / image
-        yield choice_question(
-            entry,
-            identity=entry.identity("questionId"),
-            question=text,
-            media=(file if file.is_file() else media.directory / "images" / image,),
-            choices="answerTexts",
-            answer="correctAnswer",
-            block=image,
-        )
+    test = set(read_lines(find_file(root, "ai2d_test_ids.csv")))
+    for path in sorted((root / "questions").glob("*.json"), key=lambda path: (len(path.name), path.name)):
+        if (path.name.partition(".")[0] in test) != (split == "test"):
+            continue
+        value, image = read_json(path), path.name.removesuffix(".json")
+        questions = value.get("questions") if isinstance(value, dict) else None
+        if not isinstance(questions, dict):
+            raise DataError(f"{path}: `questions` is {quoted(questions)}; it must be an object")
+        for text, fields in questions.items():
+            entry = Entry(f"{path}: questions[{quoted(text)}]", fields if isinstance(fields, dict) else {})
+            lettered = root / "abc_images" / image
+            plain = not entry.fields.get("abcLabel") or not lettered.is_file()
+            yield choice_question(
+                entry,
+                identity=entry.identity("questionId"),
+                question=text,
+                media=(root / "images" / image if plain else lettered,),
+                choices="answerTexts",
+                answer="correctAnswer",
+                block=image,
+            )
 
 
 def ai2d_row(entry: Entry, row: int) -> Question:
@@ -97,7 +88,7 @@ FRAME_RATE = 3
 """Frame rate of videos stored as directories of frames (TVQA)."""
 
 
-def read_mvbench(root: Path, split: str) -> list[Question]:
+def read_mvbench(root: Path, split: str) -> Iterator[Question]:
     """Read MVBench. `split`: a task, or `test` for all tasks with a file; each task is a group.
 
     A question's video is cut at its `start` and `end`, in seconds, if it has them. Raises DataError for an unknown
@@ -109,28 +100,23 @@ def read_mvbench(root: Path, split: str) -> list[Question]:
     tasks = [split] if split != "test" else [item for item in DIRECTORIES if (annotations / f"{item}.json").is_file()]
     if not tasks:
         raise DataError(f"{annotations} has no TASK.json; known tasks: {', '.join(DIRECTORIES)}")
-    media = MediaDirectory(root / "video" if (root / "video").is_dir() else root)
-    return [
-        _question(entry, task, row, media)
-        for task in tasks
-        for row, entry in enumerate(json_entries(annotations / f"{task}.json"))
-    ]
-
-
-def _question(entry: Entry, task: str, row: int, videos: MediaDirectory) -> Question:
-    name = entry.text("video")
-    media, frames = _media(videos, DIRECTORIES[task], name, _seconds(entry, "start"), _seconds(entry, "end"))
-    return choice_question(
-        entry,
-        identity=f"{task}/{row}",
-        question=entry.text("question"),
-        media=media,
-        frames=frames,
-        choices="candidates",
-        answer="answer",
-        block=f"{DIRECTORIES[task]}/{name}",
-        group=task,
-    )
+    videos = MediaDirectory(root / "video" if (root / "video").is_dir() else root)
+    for task in tasks:
+        for row, entry in enumerate(json_entries(annotations / f"{task}.json")):
+            name = entry.text("video")
+            path, start, end = f"{DIRECTORIES[task]}/{name}", _seconds(entry, "start"), _seconds(entry, "end")
+            media, frames = _media(videos, path, start, end)
+            yield choice_question(
+                entry,
+                identity=f"{task}/{row}",
+                question=entry.text("question"),
+                media=media,
+                frames=frames,
+                choices="candidates",
+                answer="answer",
+                block=path,
+                group=task,
+            )
 
 
 def _seconds(entry: Entry, name: str) -> float | None:
@@ -143,14 +129,14 @@ def _seconds(entry: Entry, name: str) -> float | None:
 
 
 def _media(
-    videos: MediaDirectory, directory: str, name: str, start: float | None, end: float | None
+    videos: MediaDirectory, name: str, start: float | None, end: float | None
 ) -> tuple[tuple[QuestionMedia, ...], bool]:
     """Return a video, a part of one, or its frames, and whether they are frames."""
-    path = videos.directory / directory / name
+    path = videos.directory / name
     if os.path.isdir(path):  # not `Path.is_dir`, which raises for a name that is too long
         files = sorted(item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES)
         first = int((start or 0) * FRAME_RATE)
         last = len(files) if end is None else max(first + 1, int(end * FRAME_RATE))
         return tuple(files[first:last] or files[-1:] or [path]), True
-    file = path if os.path.isfile(path) else videos.find(name)
+    file = videos.find(name)
     return (file if start is None else Clip(file, start, end),), False

@@ -183,14 +183,13 @@ def test_the_original_layout(tmp_path: Path) -> None:
     assert (first.question, first.choices, first.correct) == ("Which (0)?", ("leaf", "root", "stem"), 1)
     assert (first.media, first.block) == ((tmp_path / "images" / "0.png",), "0.png")
     assert labelled.media == (tmp_path / "abc_images" / "2.png",)  # letters stand for its labels
-    assert len(read_questions("ai2d", tmp_path, "all")) == 3
     (tmp_path / "abc_images" / "2.png").unlink()
     assert read_questions("ai2d", tmp_path, "test")[1].media == (tmp_path / "images" / "2.png",)
 
 
 def test_what_is_missing(tmp_path: Path) -> None:
     layouts.ai2d(tmp_path)
-    with pytest.raises(DataError, match="no split 'val'; known: test, train, all"):
+    with pytest.raises(DataError, match="no split 'val'; known: test, train"):
         read_questions("ai2d", tmp_path, "val")
     write_json(tmp_path / "questions" / "0.png.json", {"questions": [1]})
     with pytest.raises(DataError, match=r"0\.png\.json: `questions` is \[1\]; it must be an object"):
