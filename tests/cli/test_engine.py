@@ -20,7 +20,7 @@ from perception_encoder.video_dataset.annotation.project import AnnotationProjec
 from perception_encoder.video_dataset.annotation.server import create_annotation_page
 from tests.cli.language.conftest import language_run
 from tests.clips import clip
-from tests.data.webdatasets import load_webdataset
+from tests.data.tars import load_webdataset
 from tests.video_data_engine.models import ECHO
 
 

@@ -1,12 +1,15 @@
-"""WebDataset tars of small plain images, each of another colour."""
+"""WebDataset tars of small plain images, each of another colour, and tars as Hugging Face's `datasets` reads them."""
 
 from __future__ import annotations
 
 import io
 import tarfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import pytest
 from PIL import Image
 
 
@@ -32,3 +35,15 @@ def write_pairs(path: Path, numbers: range, **others: bytes) -> Path:
     for number in numbers:
         members |= {f"n{number}.png": image_bytes(number), f"n{number}.txt": f"number {number}".encode()}
     return write_tar(path, members | {name.replace("_", "."): content for name, content in others.items()})
+
+
+def load_webdataset(directory: Path, tmp_path: Path) -> list[dict[str, Any]]:
+    """The JSON of each sample of a directory's tars, in order; the test is skipped without `datasets`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own
+        datasets = pytest.importorskip("datasets")
+        files = {"train": str(directory / "*.tar")}
+        data = datasets.load_dataset(
+            "webdataset", data_files=files, split="train", cache_dir=str(tmp_path / "datasets")
+        )
+        return list(data.select_columns("json")["json"])

@@ -46,13 +46,6 @@ def test_a_json_list(tmp_path: Path) -> None:
     assert str(error) == f"{tmp_path}/a.json[1]: is not a JSON object"
 
 
-def test_empty_files(tmp_path: Path) -> None:
-    for name, content in (("a.jsonl", ""), ("b.json", "[]"), ("d.csv", "question,answer\n")):
-        (tmp_path / name).write_text(content)
-        file = JsonLines(tmp_path / name) if name == "a.jsonl" else StoredRecords(tmp_path / name)
-        assert list(file.scan()) == []
-
-
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no table PAR1")
     (tmp_path / "a.tar").write_bytes(b"no tar")

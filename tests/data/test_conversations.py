@@ -278,17 +278,11 @@ def test_the_fingerprint_is_of_names_sizes_and_content(tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[Any, str]] = {
     "cut off": ('{"image": "a.png", "conv', r"is not JSON: "),
-    "not an object": ("[1]", "is not a JSON object"),
     "too few placeholders": (
         {"images": ["a.png", "b.png"], "conversations": turns("<image>\nQ", "A")},
         "has placeholders 1 <image> and 0 <video> for 2 images and 0 videos; each image and video needs one",
     ),
-    "too many placeholders": (
-        {"image": "a.png", "conversations": turns("<image>\nQ", "A", "<image>\nQ", "A")},
-        "has placeholders 2 <image> and 0 <video> for 1 images and 0 videos",
-    ),
     "a placeholder without media": ({"conversations": turns("<image>\nQ", "A")}, "1 <image> and 0 <video> for 0 im"),
-    "another kind": ({"image": "a.png", "conversations": turns("<video>\nQ", "A")}, "0 <image> and 1 <video> for 1 im"),
     "a placeholder in an answer": (
         {"image": "a.png", "conversations": turns("Q", "<image>")},
         r"turn 2 of the assistant holds <image>; only the user's may",
@@ -299,40 +293,29 @@ BAD: dict[str, tuple[Any, str]] = {
         "turn 2 is of the user, but the question before it has no answer",
     ),
     "an empty answer": ({"conversations": turns("Q", " \n")}, "turn 2 of the assistant is empty"),
-    "no question": ({"conversations": turns("Q", "A")[1:]}, "turn 1 is of the assistant, but the question before"),
     "a late system": (
         {"messages": [{"role": "user", "content": "Q"}, {"role": "system", "content": "S"}]},
         "turn 2 is of the system, but the question before it has no answer",
     ),
-    "only a system": ({"messages": [{"role": "system", "content": "S"}]}, "turn 1, the last one, has no answer"),
     "an unknown role": (
         {"conversations": [{"from": "bing", "value": "Q"}]},
         "turn 1 has the role 'bing'; known: human, user, gpt, assistant, system",
     ),
-    "no role": ({"conversations": [{"value": "Q"}]}, "turn 1 has the role missing or null; known"),
-    "a text that is none": ({"conversations": [{"from": "human", "value": 3}]}, "the text of turn 1 is 3; it must be"),
     "no turns": ({"conversations": []}, r"`conversations` is \[\]; it must be a list of objects"),
     "an unknown part": (
         {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
         "turn 1 has a part of type 'audio'; known: text, image, image_url, video, video_url",
     ),
-    "a part of no type": (
-        {"messages": [{"role": "user", "content": [{"type": ["text"]}]}]},
-        r"turn 1 has a part of type \['text'\]; known: text",
-    ),
     "a missing answer": ({"image": "a.png", "question": "Q"}, "the answer is missing or null; it must be a string"),
     "no fields": ({"image": "a.png"}, "has none of the fields conversations, messages, texts, question"),
     "outside": ({"image": "../a.png", "question": "Q", "answer": "A"}, r"the path '\.\./a\.png' leaves the directory"),
-    "outside after all": ({"image": "b/../../a.png", "question": "Q", "answer": "A"}, "leaves the directory"),
     "elsewhere": ({"image": "/etc/a.png", "question": "Q", "answer": "A"}, r"the path '/etc/a\.png' leaves the dir"),
     "a URL": (
         {"image": "https://x.org/a.png", "question": "Q", "answer": "A"},
         "image 1 is the URL 'https://x.org/a.png'",
     ),
     "a number": ({"image": 5, "question": "Q", "answer": "A"}, "image 1 is 5; it must be a path"),
-    "a wrong id": ({"id": [1], "question": "Q", "answer": "A"}, r"`id` is \[1\]; it must be an integer or a string"),
     "half a character": ('{"question": "\\ud83d", "answer": "A"}', "`question` is .* which is not Unicode text"),
-    "half a character in answers": ('{"question": "Q", "answers": ["\\ud83d"]}', "the answer is .* not Unicode text"),
     "not UTF-8": (b'{"question": "\xff", "answer": "A"}', "is not JSON: 'utf-8' codec can't decode"),
 }
 GOOD = {"image": "a.png", "question": "Q", "answer": "A"}
@@ -436,14 +419,3 @@ def test_which_files_of_a_directory_are_read(tmp_path: Path) -> None:
         write_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet", [row])
     assert [sample.turns[0][1] for sample in open_conversations(tmp_path)] == ["train"]
     assert len(open_conversations(tmp_path / "data" / "test-00000-of-00001.parquet")) == 1
-
-
-def test_the_pass_is_tracked(tmp_path: Path) -> None:
-    calls = []
-
-    def track(items, description, total):
-        calls.append((description, total))
-        return items
-
-    open_conversations(many(tmp_path / "a.jsonl", 7), track=track)
-    assert calls == [("checking a.jsonl", 7)]

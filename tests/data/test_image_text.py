@@ -102,13 +102,6 @@ def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
     assert load(tmp_path / "mugs")[0].image.shape == (3, 60, 40)
 
 
-def test_files_that_are_no_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_images(tmp_path / "mugs", ["red/a.png"])
-    (tmp_path / "mugs" / "red" / "b.jpg").write_bytes(b"no image")
-    loaded = load(tmp_path / "mugs")
-    assert len(loaded) == 1 and "left out red/b.jpg" in caplog.text
-
-
 def test_held_out_sources_and_unseen_classes_are_kept_out_of_class_directories(make_shard, tmp_path: Path) -> None:
     make_shard("photos/train.tar", [("caltech101", f"x{n}") for n in range(9)] + [("caltech101", "crocodile")])
     write_images(tmp_path / "mine", ["Crocodile/a.png", "plate/b.png"])
@@ -138,18 +131,6 @@ def test_rare_labels_are_repeated_without_copies(make_shard, tmp_path: Path) -> 
     assert Counter(sample.label for sample in loaded.balanced()) == {"rose": 9, "daisy": 3}
     assert Counter(sample.label for sample in loaded.balanced(power=1)) == {"rose": 9, "daisy": 9}
     assert loaded.balanced(power=1)[-1] is loaded[-1]
-
-
-def test_progress_counts_every_sample(make_shard, tmp_path: Path) -> None:
-    make_shard("a/train.tar", [("flowers", "rose")] * 4)
-    seen: list[tuple[str, int]] = []
-
-    def track(items, description, total):
-        seen.append((description, total))
-        return items
-
-    load(tmp_path / "a", track=track)
-    assert seen == [("reading a train", 4)]
 
 
 def test_the_real_photographs(real_data: Path) -> None:

@@ -54,11 +54,6 @@ def test_a_step_depends_only_on_seed_and_step() -> None:
     assert sampler(6).batch(0) != unbroken[0]
 
 
-def test_sources_are_mixed_within_the_batch() -> None:
-    sources = [source for source, _ in WeightedSampler([100, 100], [1, 1], 64, seed=0).batch(0)]
-    assert sources != sorted(sources)
-
-
 @pytest.mark.parametrize(
     ("sizes", "weights", "batch_size", "match"),
     [

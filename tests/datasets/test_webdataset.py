@@ -15,7 +15,6 @@ from perception_encoder.datasets.classified import ClassOptions, load_tasks
 from perception_encoder.datasets.webdataset import find_tars
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.splits import load_splits
-from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
 from perception_encoder.formats.tars import TarMember
 from tests.data.tars import image_bytes, write_tar
 
@@ -120,29 +119,6 @@ def test_captions_are_lines_of_texts(tmp_path: Path) -> None:
         load_captions(write_captions(tmp_path / "other", a="\n"))
     with pytest.raises(DataError, match=r"is a directory without test\.tar"):
         load_captions(tmp_path)
-
-
-def test_templates_of_a_file(tmp_path: Path) -> None:
-    task = load_tasks(write_classes(tmp_path / "wds"), "test")["wds"]
-    (tmp_path / "own.txt").write_text("a photo of a {c}.\n{}\n")
-    seen: list[str] = []
-
-    class Encoder:
-        name = "x"
-
-        def encode_texts(self, texts: list[str], normalize: bool = True) -> Any:
-            import numpy as np
-
-            seen.extend(texts)
-            return np.eye(len(texts), dtype=np.float32)
-
-        def encode_images(self, images: list[Any], normalize: bool = True) -> Any:
-            import numpy as np
-
-            return np.eye(8, dtype=np.float32)[[0] * len(images)]
-
-    ZeroShotEvaluator(task, [str(tmp_path / "own.txt")]).run(Encoder())  # type: ignore[arg-type]
-    assert seen[:2] == ["a photo of a red cup.", "red cup"] and len(seen) == 8
 
 
 def test_pe_eval_reads_them(tmp_path: Path, run_pe: Callable[..., Any]) -> None:

@@ -24,15 +24,6 @@ from perception_encoder.formats.media_directory import MediaDirectory, list_medi
 from perception_encoder.formats.tables import connect_lance, without_panics
 
 
-def test_fields_of_the_right_type() -> None:
-    entry = {"text": "a", "id": 7, "objects": [{"a": 1}], "texts": ["a", "b"]}
-    assert text_field(entry, "text", "x") == "a"
-    assert (id_field(entry, "id", "x"), id_field(entry, "text", "x")) == (7, "a")
-    assert integer_field(entry, "id", "x", least=7) == 7
-    assert list_objects(entry, "objects", "x") == [{"a": 1}]
-    assert text_list(entry["texts"], "x") == ["a", "b"]
-
-
 @pytest.mark.parametrize("value", [None, "", 0, True, 2.5, [], {}, "x" * 100_000])
 def test_fields_of_another_type_are_named(value: object) -> None:
     entry = {"field": value}

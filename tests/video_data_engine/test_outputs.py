@@ -22,7 +22,7 @@ from perception_encoder.video_data_engine.outputs import extract_clip, write_cap
 from perception_encoder.video_data_engine.stages import make_stages
 from perception_encoder.video_data_engine.videos import list_videos
 from tests.clips import clip, number_of, with_display_matrix
-from tests.data.webdatasets import load_webdataset
+from tests.data.tars import load_webdataset
 from tests.video_data_engine.conftest import ECHOES, QUICK
 
 MODELS = {"summary": {"name": "echo"}}

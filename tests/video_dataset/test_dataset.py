@@ -13,7 +13,7 @@ from perception_encoder.video_dataset import tars
 from perception_encoder.video_dataset.statistics import NO_CATEGORY, describe_dataset
 from perception_encoder.video_dataset.tables import read_video_table, write_video_table
 from perception_encoder.video_dataset.tars import TEXT_FIELDS, OutputVideo
-from tests.data.webdatasets import load_webdataset
+from tests.data.tars import load_webdataset
 from tests.video_dataset.clips import fields, short_clip, small_dataset, write_dataset
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,14 @@ import pytest
 from perception_encoder.datasets.questions.question import (
     Entry,
     choice_question,
-    find_file,
-    json_entries,
     table_entries,
 )
-from perception_encoder.datasets.questions.read import READERS, read_questions
+from perception_encoder.datasets.questions.read import POPE_PARTS, READERS, read_questions
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.formats.tables import TableImage
 from tests.datasets.questions import layouts
-from tests.datasets.questions.layouts import IMAGE, LAYOUTS, TABLES, vqav2, write_image, write_json, write_table
+from tests.datasets.questions.layouts import IMAGE, LAYOUTS, TABLES, vqav2, write_json, write_lines, write_table
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -43,15 +42,6 @@ def test_each_table_of_the_hub(name: str, tmp_path: Path) -> None:
         for item in questions:
             (image,) = item.media
             assert isinstance(image, TableImage) and image.read() == IMAGE
-
-
-def test_the_other_refcocos_are_read_too() -> None:
-    assert set(READERS) == {*LAYOUTS, "refcoco+", "refcocog"}
-
-
-def test_an_unknown_dataset() -> None:
-    with pytest.raises(ConfigError, match="unknown dataset 'vqa'; known: vqav2, okvqa"):
-        read_questions("vqa", Path())
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -85,6 +75,14 @@ def test_damaged_annotations_are_errors_with_the_file(name: str, damage: str, tm
         read_questions(name, tmp_path)
 
 
+def test_an_unknown_dataset_split_or_task(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown dataset 'vqa'; known: vqav2, okvqa"):
+        read_questions("vqa", tmp_path)
+    for name, split in (("pope", "val"), ("mvbench", "val"), ("ai2d", "val")):
+        with pytest.raises(DataError, match=r"no (part|task|split) 'val'; known"):
+            read_questions(name, tmp_path, split)
+
+
 def test_ids_must_differ(tmp_path: Path) -> None:
     vqav2(tmp_path)
     path = tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json"
@@ -93,12 +91,9 @@ def test_ids_must_differ(tmp_path: Path) -> None:
     path.write_text(json.dumps(value))
     with pytest.raises(DataError, match="2 questions have the id '42000'"):
         read_questions("vqav2", tmp_path)
-
-
-def test_the_split_that_papers_report(tmp_path: Path) -> None:
-    LAYOUTS["ai2d"](tmp_path)
-    assert [item.id for item in read_questions("ai2d", tmp_path)] == ["0.png-0", "2.png-0"]
-    assert [item.id for item in read_questions("ai2d", tmp_path, "train")] == ["1.png-0"]
+    write_json(tmp_path / "deep" / path.name, {})
+    with pytest.raises(DataError, match="several files"):
+        read_questions("vqav2", tmp_path)
 
 
 def test_answers_in_each_form() -> None:
@@ -111,14 +106,6 @@ def test_answers_in_each_form() -> None:
 def test_a_missing_answer(value: object) -> None:
     with pytest.raises(DataError, match=r"a\.json: 3: `answers` is .*; a question needs at least one answer"):
         Entry("a.json: 3", {"answers": value}).answers("answers")
-
-
-def test_fields_by_several_names() -> None:
-    entry = Entry("x", {"questionId": 3, "query": "What?"})
-    assert (entry.identity("question_id", "questionId"), entry.text("question", "query")) == ("3", "What?")
-    assert entry.optional("image_id") == ""
-    with pytest.raises(DataError, match="x: `label` is missing or null"):
-        entry.text("label", "name")
 
 
 def choice(**fields: object):
@@ -140,20 +127,6 @@ def test_an_answer_that_is_no_choice(answer: object) -> None:
         choice(options=["leaf", "root"], answer=answer)
 
 
-def test_one_choice_is_none() -> None:
-    with pytest.raises(DataError, match="which is not among the choices"):
-        choice(options=["leaf"], answer=0)
-
-
-def test_lists_in_json(tmp_path: Path) -> None:
-    (entry,) = json_entries(write_json(tmp_path / "a.json", {"data": [{"a": 1}]}), "data")
-    assert entry.where.endswith("a.json: data[0]") and entry.fields == {"a": 1}
-    with pytest.raises(DataError, match="must be an object with a list `data`"):
-        list(json_entries(write_json(tmp_path / "a.json", [1]), "data"))
-    with pytest.raises(DataError, match=r"entries\[1\] is 3"):
-        list(json_entries(write_json(tmp_path / "a.json", [{}, 3])))
-
-
 def test_tables_of_a_split(tmp_path: Path) -> None:
     for number in range(2):
         write_table(tmp_path / "data" / f"validation-0000{number}-of-00002.parquet", [{"a": number}])
@@ -167,17 +140,7 @@ def test_tables_of_a_split(tmp_path: Path) -> None:
         table_entries(tmp_path, "test")
 
 
-def test_one_file_of_a_name(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "deep" / "er" / "a_val.json", [])
-    assert find_file(tmp_path, "b_*.json", "a_*.json") == path
-    write_json(tmp_path / "a_test.json", [])
-    with pytest.raises(DataError, match="several files"):
-        find_file(tmp_path, "a_*.json")
-    with pytest.raises(DataError, match=r"has no c\.json or d\.json"):
-        find_file(tmp_path, "c.json", "d.json")
-
-
-def test_the_original_layout(tmp_path: Path) -> None:
+def test_diagrams(tmp_path: Path) -> None:
     layouts.ai2d(tmp_path)
     first, labelled = read_questions("ai2d", tmp_path, "test")
     assert (first.question, first.choices, first.correct) == ("Which (0)?", ("leaf", "root", "stem"), 1)
@@ -187,10 +150,8 @@ def test_the_original_layout(tmp_path: Path) -> None:
     assert read_questions("ai2d", tmp_path, "test")[1].media == (tmp_path / "images" / "2.png",)
 
 
-def test_what_is_missing(tmp_path: Path) -> None:
+def test_diagrams_without_a_part(tmp_path: Path) -> None:
     layouts.ai2d(tmp_path)
-    with pytest.raises(DataError, match="no split 'val'; known: test, train"):
-        read_questions("ai2d", tmp_path, "val")
     write_json(tmp_path / "questions" / "0.png.json", {"questions": [1]})
     with pytest.raises(DataError, match=r"0\.png\.json: `questions` is \[1\]; it must be an object"):
         read_questions("ai2d", tmp_path, "test")
@@ -218,14 +179,6 @@ def test_videos_of_one_name_in_two_tasks(tmp_path: Path) -> None:
     assert [item.group for item in read_questions("mvbench", tmp_path, "action_sequence")] == ["action_sequence"]
 
 
-def test_videos_elsewhere_are_found_by_name(tmp_path: Path) -> None:
-    row = {"video": "9.mp4", "question": "?", "candidates": ["a", "b"], "answer": "a"}
-    write_json(tmp_path / "action_count.json", [row])
-    write_image(tmp_path / "somewhere" / "9.mp4")
-    (question,) = read_questions("mvbench", tmp_path, "test")
-    assert question.media == (tmp_path / "somewhere" / "9.mp4",)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -235,13 +188,172 @@ def test_videos_elsewhere_are_found_by_name(tmp_path: Path) -> None:
         ({"candidates": "a"}, "`candidates` is 'a'; it must be a list of strings"),
     ],
 )
-def test_bad_entries(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_bad_entries_of_videos(tmp_path: Path, change: dict[str, object], message: str) -> None:
     row = {"video": "7.mp4", "question": "?", "candidates": ["a", "b"], "answer": "a"}
     write_json(tmp_path / "json" / "action_antonym.json", [{**row, **change}])
     with pytest.raises(DataError, match=message):
         read_questions("mvbench", tmp_path, "test")
 
 
-def test_an_unknown_task(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no task 'val'"):
-        read_questions("mvbench", tmp_path, "val")
+def test_vqav2(tmp_path: Path) -> None:
+    layouts.vqav2(tmp_path)
+    layouts.vqav2(tmp_path, "")  # OK-VQA lies beside it
+    first, second, third = read_questions("vqav2", tmp_path, "val")
+    assert (first.id, first.question, first.block, third.block) == ("42000", "What is it (0)?", "42", "42")
+    assert first.answers == ("cup",) * 7 + ("mug",) * 3
+    assert second.media == (tmp_path / "val2014" / "COCO_val2014_000000000043.jpg",)
+    assert read_questions("okvqa", tmp_path, "val")[0].id == "42000"
+
+
+def test_a_question_without_annotation(tmp_path: Path) -> None:
+    layouts.vqav2(tmp_path)
+    write_json(tmp_path / "v2_mscoco_val2014_annotations.json", {"annotations": []})
+    with pytest.raises(DataError, match=r"questions\[0\]: question 42000 has no answers in .*annotations.json"):
+        read_questions("vqav2", tmp_path, "val")
+
+
+def test_textvqa(tmp_path: Path) -> None:
+    layouts.textvqa(tmp_path)
+    first, _ = read_questions("textvqa", tmp_path, "val")
+    assert (first.id, first.block, len(first.answers)) == ("34602", "003a8ae2ef43b901", 10)
+    assert first.media == (tmp_path / "train_images" / "003a8ae2ef43b901.jpg",)
+
+
+def test_documents(tmp_path: Path) -> None:
+    layouts.docvqa(tmp_path)
+    layouts.infovqa(tmp_path)
+    first, _ = read_questions("docvqa", tmp_path, "val")
+    assert (first.id, first.answers) == ("49153", ("12.50", "$12.50"))
+    assert first.media == (tmp_path / "spdocvqa_images" / "xnbl0037_1.png",)
+    (infographic,) = read_questions("infovqa", tmp_path, "val")
+    assert infographic.media == (tmp_path / "images" / "3.jpeg",)
+
+
+def test_charts(tmp_path: Path) -> None:
+    layouts.chartqa(tmp_path)
+    questions = read_questions("chartqa", tmp_path, "test")
+    assert [question.id for question in questions] == ["human/0", "human/1", "augmented/0", "augmented/1"]
+    assert (questions[0].answers, questions[0].group, questions[0].block) == (("14",), "human", "41.png")
+    assert questions[0].media == (tmp_path / "ChartQA Dataset" / "test" / "png" / "41.png",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "group"), [({"human_or_machine": 1}, "augmented"), ({"human_or_machine": 0}, "human")]
+)
+def test_the_other_table_of_charts(tmp_path: Path, kind: dict[str, int], group: str) -> None:
+    write_table(tmp_path / "test-0.parquet", [{"query": "How many?", "label": ["3"], **kind}])
+    (question,) = read_questions("chartqa", tmp_path, "test")
+    assert (question.question, question.answers, question.group) == ("How many?", ("3",), group)
+    write_table(tmp_path / "test-0.parquet", [{"query": "How many?", "label": ["3"], "type": "robot"}])
+    with pytest.raises(DataError, match="the type 'robot' is unknown"):
+        read_questions("chartqa", tmp_path, "test")
+
+
+def test_pope(tmp_path: Path) -> None:
+    layouts.pope(tmp_path)
+    questions = read_questions("pope", tmp_path, "test")
+    assert [question.id for question in questions] == [f"{part}/{n}" for part in POPE_PARTS for n in (1, 2)]
+    assert [question.answers for question in questions[:2]] == [("yes",), ("no",)]
+    assert [item.id for item in read_questions("pope", tmp_path, "popular")] == ["popular/1", "popular/2"]
+    with pytest.raises(DataError, match="no part 'val'"):
+        read_questions("pope", tmp_path, "val")
+
+
+def test_a_part_of_the_hubs_pope(tmp_path: Path) -> None:
+    write_table(tmp_path / layouts.TABLES["pope"][0], layouts.TABLES["pope"][1])
+    assert [item.id for item in read_questions("pope", tmp_path, "popular")] == ["popular/1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"coco_pope_random\.json:3 is not JSON"),
+        ("[1]", r"coco_pope_random\.json:3 is not a JSON object"),
+        ('{"question_id": 3, "image": "a.jpg", "text": "Is it?"}', r"random\.json:3: `label` is missing"),
+        (
+            '{"question_id": 3, "image": "a.jpg", "text": "Is it?", "label": "maybe"}',
+            r"random\.json:3: the answer 'maybe'",
+        ),
+        ('{"question_id": 3, "text": "Is it?", "label": "yes"}', r"random\.json:3: `image` is missing"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    layouts.pope(tmp_path)
+    with (tmp_path / "coco" / "coco_pope_random.json").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError, match=message):
+        read_questions("pope", tmp_path, "random")
+
+
+def test_captions(tmp_path: Path) -> None:
+    layouts.coco(tmp_path)
+    first, _ = read_questions("coco", tmp_path, "val")
+    assert (first.id, first.question) == ("COCO_val2014_000000000042.jpg", "")
+    assert first.answers == ("A red cup 0.", "A red cup 2.")
+    assert first.media == (tmp_path / "val2014" / "COCO_val2014_000000000042.jpg",)
+
+
+def test_captions_in_karpathys_splits(tmp_path: Path) -> None:
+    image = {"filepath": "val2014", "filename": "a.jpg", "sentences": [{"raw": "A cup."}]}
+    images = [{**image, "split": "test"}, {**image, "filename": "b.jpg", "split": "val"}]
+    write_json(tmp_path / "dataset_coco.json", {"images": images})
+    (question,) = read_questions("coco", tmp_path, "test")
+    assert (question.id, question.answers) == ("val2014/a.jpg", ("A cup.",))
+
+
+def test_lines_of_any_suffix(tmp_path: Path) -> None:
+    write_lines(tmp_path / "my_pope_random.jsonl", [{"question_id": 1, "image": "a.jpg", "text": "?", "label": "No"}])
+    assert read_questions("pope", tmp_path, "random")[0].answers == ("no",)
+
+
+@pytest.mark.parametrize("protocol", [0, pickle.DEFAULT_PROTOCOL])
+def test_phrases_of_a_pickle(tmp_path: Path, protocol: int) -> None:
+    layouts.refcoco(tmp_path, lambda value: pickle.dumps(value, protocol))
+    first, second = read_questions("refcoco", tmp_path, "val")
+    assert (first.id, first.question, second.question) == ("0", "the cup 0", "the cup 1")
+    assert first.box == second.box == (6, 4, 36, 24.5)
+    assert first.media == (tmp_path / "train2014" / "COCO_train2014_000000581857.jpg",)
+    assert [question.id for question in read_questions("refcoco", tmp_path, "testA")] == ["10", "11"]
+
+
+@pytest.mark.security
+def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
+    class Bad:
+        def __reduce__(self):
+            return Path.write_text, (tmp_path / "ran", "x")
+
+    layouts.refcoco(tmp_path, lambda value: pickle.dumps([*value, Bad()]))
+    with pytest.raises(DataError, match=r"refs\(unc\)\.p cannot be read: it tries to load .*, which is not allowed"):
+        read_questions("refcoco", tmp_path, "val")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.security
+def test_a_cut_pickle(tmp_path: Path) -> None:
+    layouts.refcoco(tmp_path, lambda value: pickle.dumps(value)[:100])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_questions("refcoco", tmp_path, "val")
+
+
+def test_phrases_of_the_hub(tmp_path: Path) -> None:
+    write_table(tmp_path / layouts.TABLES["refcoco"][0], layouts.TABLES["refcoco"][1])
+    first, second = read_questions("refcoco", tmp_path, "val")
+    assert (first.id, first.question, second.id, second.question) == ("1/0", "the cup", "1/1", "red")
+    assert (first.box, first.block) == ((6, 4, 36, 24), "a.jpg")
+
+
+def test_bad_entries_of_phrases(tmp_path: Path) -> None:
+    layouts.refcoco(tmp_path)
+    with pytest.raises(DataError, match="no phrase of the split 'test'; there are: testA, val"):
+        read_questions("refcoco", tmp_path, "test")
+    instances = tmp_path / "refcoco" / "instances.json"
+    value = json.loads(instances.read_text())
+    value["annotations"][0]["bbox"] = [1, 2, 0, 4]
+    write_json(instances, value)
+    with pytest.raises(
+        DataError, match=r"annotations\[0\]: `bbox` is \[1, 2, 0, 4\]; it must be x, y, width and height"
+    ):
+        read_questions("refcoco", tmp_path, "val")
+    write_json(instances, {**value, "annotations": []})
+    with pytest.raises(DataError, match=r"refs\[0\]: image 581857 or object 100 is not in"):
+        read_questions("refcoco", tmp_path, "val")

@@ -16,7 +16,7 @@ from perception_encoder.preprocess.conversation import Message, Reply
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.video_dataset.statistics import DatasetStatistics
 from synthetic.video_dataset.build import BuildConfig, build_dataset, largest_box
-from tests.data.webdatasets import load_webdataset
+from tests.data.tars import load_webdataset
 
 pytestmark = pytest.mark.skipif(find_spec("pybullet") is None, reason="pybullet is not installed")
 CONFIG = BuildConfig(count=10, side=32, frames=16, seed=3, test=0.2, extended=0.2)

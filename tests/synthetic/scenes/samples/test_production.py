@@ -24,7 +24,7 @@ from synthetic.scenes.samples.images import ImageMaker
 from synthetic.scenes.samples.production import make_samples, make_scenes
 from synthetic.scenes.samples.sample import SceneSample, ScenesConfig, encode_image, millimetres
 from synthetic.scenes.samples.videos import VideoMaker, _encode_mp4, _swept_corners
-from tests.data.webdatasets import load_webdataset
+from tests.data.tars import load_webdataset
 from tests.synthetic.scenes.conftest import STACK, scene_of
 
 

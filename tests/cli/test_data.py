@@ -1,13 +1,16 @@
-"""`pe data masks`, and the run that uses the cache."""
+"""`pe data`: shards, and masks with the run that uses their cache."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import Run
+from tests.data.tars import image_bytes
 from tests.spatial_alignment.test_mask_teachers import tiny_sam
 
 SMALL = ("--set", "masks=sam", "--set", "copies=2", "--set", "image_size=64")
@@ -53,3 +56,15 @@ def test_bad_settings_are_clear_errors(
     monkeypatch.chdir(tmp_path)
     run = run_pe("data", "masks", "--data", photos, *arguments)
     assert run.status == 2 and message in run.stderr.splitlines()[-1]
+
+
+def test_shards_of_a_directory(run_pe: Callable[..., Run], tmp_path: Path) -> None:
+    (tmp_path / "in" / "cup").mkdir(parents=True)
+    (tmp_path / "in" / "cup" / "1.png").write_bytes(image_bytes(1))
+    run = run_pe("data", "shards", tmp_path / "in", "-o", tmp_path / "out", "--size", "5")
+    assert run.status == 0 and "1 pairs in 1 shards" in run.stdout
+    (tmp_path / "in" / "cup" / "2.png").write_bytes(b"?")
+    run = run_pe("data", "shards", tmp_path / "in", "-o", tmp_path / "more")
+    assert run.status == 1 and "2.png" in run.stderr and "1 of 2 inputs skipped" in run.stderr
+    assert run_pe("data", "shards", tmp_path / "in", "-o", tmp_path / "out").status == 2
+    assert "pe data shards photos/ -o shards/" in run_pe("data", "shards", "--help").stdout
