@@ -82,12 +82,6 @@ def test_holes_in_depth_are_not_learned_from() -> None:
         head.begin_with(target[1:, 0])
 
 
-def test_the_head_takes_any_grid() -> None:
-    for grid in ((1, 1), (5, 7), (8, 8)):
-        head = DepthHead(6, DepthConfig(channels=8))
-        assert head.predict(torch.zeros(2, *grid, 6), (31, 17)).shape == (2, 31, 17)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -102,18 +96,6 @@ def test_the_head_takes_any_grid() -> None:
 def test_sizes_and_ranges_that_make_no_sense(changes: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="0 < nearest < farthest"):
         DepthConfig(**changes)
-
-
-def test_the_ends_of_what_is_allowed() -> None:
-    """The least channels, all or nothing of a scale forgiven; a depth at an end of the range is outside it."""
-    config = DepthConfig(channels=4, scale_invariance=1.0, nearest=1.0, farthest=2.0)
-    assert DepthConfig(scale_invariance=0.0).scale_invariance == 0
-    assert config.within(torch.tensor([1.0, 1.5, 2.0])).tolist() == [False, True, False]
-
-
-def test_an_even_kernel_is_refused() -> None:
-    with pytest.raises(ConfigError, match="kernel is 2"):
-        SegmentationConfig(kernel=2)
 
 
 def test_classes_that_features_tell_are_learned_and_unscored_pixels_are_not() -> None:

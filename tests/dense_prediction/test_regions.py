@@ -7,7 +7,6 @@ import pytest
 
 from perception_encoder.dense_prediction.regions import (
     label_regions,
-    otsu_threshold,
     region_in_box,
     region_like,
     to_fractions,
@@ -52,21 +51,10 @@ def test_regions_are_numbered_and_a_later_one_is_on_top() -> None:
     assert set(label_regions(square(), [(0.5, 0.4), (0.55, 0.45)], (80, 80)).flat) == {0, 2}
 
 
-def test_otsu_divides_two_groups() -> None:
-    values = np.concatenate([np.full(30, 0.1), np.full(10, 0.9)])
-    assert 0.1 < otsu_threshold(values) < 0.9
-    assert otsu_threshold(np.full(5, 0.3)) <= 0.5
-
-
 @pytest.mark.parametrize("box", [(0.5, 0, 0.5, 1), (-0.1, 0, 1, 1), (0, 0.6, 1, 0.4), (0, 0, 1.2, 1)])
 def test_a_box_needs_an_area_inside_the_image(box: tuple[float, float, float, float]) -> None:
     with pytest.raises(ConfigError, match="must be left, top, right, bottom from 0 to 1"):
         region_in_box(square(), box)
-
-
-def test_a_point_outside_the_image_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"x is 1\.5; it must be from 0 to 1"):
-        region_like(square(), (1.5, 0.5))
 
 
 def test_the_object_of_a_box_is_like_its_middle_half() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,32 +47,11 @@ def test_a_label_goes_where_its_patch_goes() -> None:
     assert result[:, 0].tolist() == [[int(column == place) for column in range(20)] for place in (2, 4, 6, 8)]
 
 
-def test_a_patch_is_not_looked_for_beyond_reach() -> None:
-    moved = one_hot_frames([2, 8])
-    assert propagate(moved, first_label(2), PropagationConfig(nearest=1, reach=6))[1, 0, 8] == 1
-    assert propagate(moved, first_label(2), PropagationConfig(nearest=1, reach=5))[1].sum() == 0
-
-
 def test_the_first_frame_is_remembered_when_the_last_ones_show_nothing() -> None:
     hidden = one_hot_frames([3] * 12)
     hidden[1:11, 0, 3] = torch.tensor([1.0, 0.0])  # behind something for ten frames
     result = propagate(hidden, first_label(3), PropagationConfig(nearest=1))
     assert result[5].sum() == 0 and result[11, 0, 3] == 1
-
-
-def test_weights_are_a_softmax_of_cosines() -> None:
-    """One patch is compared with two: cosines 1 and 0.8 at temperature 0.1; its share of label 1 is the first's."""
-    first = torch.tensor([[[1.0, 0.0], [0.8, 0.6]]])
-    frames = torch.stack([first, torch.tensor([[[2.0, 0.0], [0.8, 0.6]]])])
-    label = torch.tensor([[1, 0]])
-    weight = 1 / (1 + math.exp(-0.2 / 0.1))
-    from perception_encoder.dense_prediction import tracking
-
-    unit = torch.nn.functional.normalize(frames, dim=-1)
-    shares = torch.nn.functional.one_hot(label, 2).float()
-    soft = tracking._vote(unit[1], unit[:1], shares[None], PropagationConfig(nearest=2))
-    assert soft[0, 0].tolist() == pytest.approx([1 - weight, weight])
-    assert soft[0, 1].tolist() == pytest.approx([weight, 1 - weight])
 
 
 def plainly(features: np.ndarray, first: np.ndarray, config: PropagationConfig) -> np.ndarray:

@@ -13,7 +13,7 @@ from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, from_wind
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.layers import drop_path, rope_table
+from perception_encoder.models.layers import drop_path
 from perception_encoder.models.vision_transformer import VisionTransformer
 from tests.golden_weights import golden_image, golden_tensor
 
@@ -91,22 +91,6 @@ def test_windows_of_any_grid_are_put_back_together() -> None:
     assert windows.shape == (2 * 2 * 2, 4, 4, 3)
     assert torch.equal(windows[1, :, :3], maps[0, :4, 4:]) and not windows[1, :, 3].any()
     assert torch.equal(from_windows(windows, 5, 7), maps)
-
-
-def test_positions_are_tiled() -> None:
-    model = backbone(4, [], class_token=True)
-    table = model.positional_embedding[1:].unflatten(0, (4, 4))
-    positions = model.positions((6, 9))
-    for row, column in ((0, 0), (3, 3), (4, 4), (5, 8)):
-        assert torch.equal(positions[row, column], table[row % 4, column % 4])
-
-
-def test_rotary_positions_of_the_whole_grid_span_a_window() -> None:
-    model, device = backbone(4, [0], side=128), torch.device("cpu")  # 8x8 patches, windows of 4
-    everywhere, inside = model._rope(8, 8, 4 / 8, device), model._rope(4, 4, 1.0, device)
-    assert everywhere is not None and inside is not None
-    torch.testing.assert_close(everywhere.view(2, 8, 8, -1)[:, ::2, ::2].flatten(1, 2), inside)
-    torch.testing.assert_close(inside, rope_table((4, 4), 16, False, device))
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,21 +12,16 @@ from torchvision.ops import box_iou
 from perception_encoder.dense_prediction.detection import detr
 from perception_encoder.dense_prediction.detection.detr import (
     LEVELS,
-    SMALLEST_ANCHOR,
     DetrHead,
     DetrHeadConfig,
-    anchors,
     choose_proposals,
-    sine_embedding,
 )
 from perception_encoder.dense_prediction.detection.detr_losses import (
     assign,
     proposal_losses,
     query_losses,
-    to_centers,
     to_corners,
 )
-from perception_encoder.errors import ConfigError
 
 SMALL = DetrHeadConfig(channels=32, layers=2, hidden=32, queries=20)
 
@@ -112,23 +106,6 @@ def draw(references: torch.Tensor, truth: torch.Tensor, counts: tuple[int, ...])
     return torch.tensor([*first, *more, *rest])
 
 
-def library() -> Any:
-    """transformers' own two-stage deformable DETR: DETA's first stage is the same but for the choice of the best."""
-    from transformers import DeformableDetrConfig, DeformableDetrModel, ResNetConfig
-
-    backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", out_features=["stage1"])
-    config = DeformableDetrConfig(
-        backbone_config=backbone,
-        d_model=32,
-        num_feature_levels=LEVELS,
-        encoder_layers=1,
-        decoder_layers=1,
-        two_stage=True,
-        with_box_refine=True,
-    )
-    return DeformableDetrModel(config)
-
-
 class Levels(torch.nn.Module):
     """A backbone of given maps and masks."""
 
@@ -203,34 +180,6 @@ def test_a_forward_pass_is_the_libraries(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (refined - first).abs().max() > 0.05  # or the test could not tell them apart
 
 
-def test_anchors_are_the_libraries() -> None:
-    detector = head().eval()
-    sizes = detector.pyramid.sizes((3, 5))
-    assert [tuple(level.shape[-2:]) for level in detector.pyramid(torch.rand(1, 3, 5, 16))] == sizes
-    assert len(sizes) == LEVELS and sizes[:3] == [(6, 10), (3, 5), (2, 3)]
-    count = sum(h * w for h, w in sizes)
-    padding = torch.zeros(1, count, dtype=torch.bool)
-    padding[0, 3:10] = True  # of the first level's columns the first three are inside
-    for row in range(1, 6):
-        padding[0, 10 * row + 3 : 10 * row + 10] = True
-    _, logits = library().gen_encoder_output_proposals(torch.rand(1, count, 32), padding, sizes)
-    inside = logits[0].isfinite().all(dim=1)
-    covered = torch.tensor([[[6, 3], *sizes[1:]]], dtype=torch.float32)
-    assert torch.allclose(logits[0][inside].sigmoid(), anchors(sizes, covered)[0, inside], atol=1e-5)
-
-
-def test_the_embedding_of_boxes_is_the_libraries() -> None:
-    boxes = torch.rand(2, 3, 4)
-    expected = library().get_proposal_pos_embed(boxes.logit())
-    assert torch.allclose(sine_embedding(boxes, 16), expected, atol=1e-4)
-
-
-def test_boxes_there_and_back() -> None:
-    boxes = torch.tensor([[0.1, 0.2, 0.5, 0.9]])
-    assert torch.allclose(to_corners(to_centers(boxes)), boxes)
-    assert torch.allclose(to_centers(boxes), torch.tensor([[0.3, 0.55, 0.4, 0.7]]))
-
-
 def test_all_weights_are_trained() -> None:
     detector = head().train()
     _, losses = detector(torch.randn(2, 4, 6, 16), targets())
@@ -277,13 +226,6 @@ def test_an_image_that_does_not_fill_its_map() -> None:
     assert torch.allclose(torch.from_numpy(first.scores), torch.from_numpy(second.scores), atol=1e-5)
 
 
-def test_bad_sizes() -> None:
-    with pytest.raises(ConfigError, match="channels is 40; it must be a multiple of 32"):
-        head(channels=40)
-    with pytest.raises(ConfigError, match="must each be at least 1"):
-        head(queries=0)
-
-
 def squares(*lefts: float) -> torch.Tensor:
     return torch.tensor([[left, 0.0, left + 0.1, 0.1] for left in lefts])
 
@@ -306,11 +248,3 @@ def test_too_few_that_differ_are_the_best() -> None:
     scores, levels = torch.tensor([0.1, 0.3, 0.2]), torch.zeros(3, dtype=torch.int64)
     assert choose_proposals(boxes, scores, levels, 2).tolist() == [1, 2]
     assert sorted(choose_proposals(boxes, scores, levels, 9).tolist()) == [0, 1, 2]
-
-
-def test_anchors_are_centred_on_patches() -> None:
-    boxes = anchors([(1, 2), (1, 1)], torch.tensor([[[1.0, 2], [1, 1]]]))[0]
-    expected = [[0.25, 0.5, SMALLEST_ANCHOR, SMALLEST_ANCHOR], [0.75, 0.5, SMALLEST_ANCHOR, SMALLEST_ANCHOR]]
-    assert torch.allclose(boxes, torch.tensor([*expected, [0.5, 0.5, 2 * SMALLEST_ANCHOR, 2 * SMALLEST_ANCHOR]]))
-    half = anchors([(1, 2)], torch.tensor([[[1.0, 1.0]]]))[0]  # of an image that covers the first patch alone
-    assert half[:, 0].tolist() == [0.5, 1.5]

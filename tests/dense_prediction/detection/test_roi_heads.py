@@ -8,10 +8,8 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from perception_encoder.dense_prediction.detection.feature_pyramid import ChannelNorm
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.detection.roi_heads import (
-    EPS,
     aligned_pooling,
     class_frequencies,
     exact_anchors,
@@ -52,14 +50,6 @@ def test_regions_are_pooled_from_the_level_of_their_size() -> None:
         region = torch.tensor([[float(image), *box.tolist()]])
         assert torch.equal(item, roi_align(maps[str(level)], region, 7, 1 / (4 << level), -1, aligned=True)[0])
     assert aligned_pooling(["0"], 7)({"0": maps["0"]}, [torch.zeros(0, 4)] * 2, []).shape == (0, 3, 7, 7)
-
-
-def test_the_heads_are_those_of_vitdet() -> None:
-    head = Detector(32, 3, True, DetectorHeadConfig(vitdet=True, channels=8, hidden=16)).model
-    assert len(head.rpn.head.conv) == 2 and len(head.roi_heads.box_head) == 4 + 3 and len(head.roi_heads.mask_head) == 4
-    norms = [module for module in head.modules() if isinstance(module, ChannelNorm)]
-    assert len(norms) == 9 + 4 + 4 and all(norm.norm.eps == EPS for norm in norms)
-    assert torch.equal(head.rpn.anchor_generator.cell_anchors[4], exact_anchors(512))
 
 
 @pytest.mark.parametrize("vitdet", [False, True])
