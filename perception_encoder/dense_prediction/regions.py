@@ -35,9 +35,6 @@ def region_like(features: Float[np.ndarray, "h w D"], point: tuple[float, float]
 
     The region is where it is positive.
     """
-    for name, value in zip(("x", "y"), point, strict=True):
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{name} is {value:g}; it must be from 0 to 1")
     maps = F.normalize(torch.from_numpy(features).float(), dim=-1)
     h, w = maps.shape[:2]
     cosines = maps @ maps[min(h - 1, int(point[1] * h)), min(w - 1, int(point[0] * w))]

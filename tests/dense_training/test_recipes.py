@@ -5,19 +5,11 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
-from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig
-from perception_encoder.dense_training.recipes import VITDET, debug_dense
+from perception_encoder.dense_training.config import DetectorConfig
+from perception_encoder.dense_training.recipes import VITDET
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.registry import BUILTIN, MODELS
+from perception_encoder.models.registry import MODELS
 from tests.recipes import find_recipe
-
-
-@pytest.mark.parametrize("name", ["depth", "segmenter", "detector"])
-def test_recipes_train_a_head_alone(name: str) -> None:
-    config = find_recipe(name)
-    assert isinstance(config, DenseConfig) and config.frozen and config.validation is not None
-    small = debug_dense(config)
-    assert type(small) is type(config) and (small.steps, small.encoder) == (4, BUILTIN)
 
 
 @pytest.mark.parametrize("name", VITDET)
@@ -62,13 +54,6 @@ def test_detas_stages_are_the_papers() -> None:
         assert stage.optimizer.slow == ("sampling_offsets", "reference_points")
         assert isinstance(stage.head, DetrHeadConfig) and (stage.head.queries, stage.windows.tile) == (900, 24)
         assert stage.initial == (None if number == 1 else f"runs/detr_spatial_g14_{number - 1}/head.safetensors")
-
-
-def test_bad_settings() -> None:
-    with pytest.raises(ConfigError, match=r"scales are \(2, 1\); they must be above 0, the smaller one first"):
-        DepthTrainingConfig(scales=(2, 1))
-    with pytest.raises(ConfigError, match="steps is 0; it must be at least 1"):
-        DepthTrainingConfig(steps=0)
 
 
 def test_bad_settings_of_a_detector() -> None:

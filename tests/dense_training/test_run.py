@@ -198,17 +198,6 @@ def test_a_segmenter_learns_from_images_and_masks(tmp_path: Path) -> None:
     assert read_head_info(path)[0].classes == ("wall", "chair", "lamp")
 
 
-def test_it_is_said_what_is_trained(
-    datasets: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO, "perception_encoder.dense_training.run"):
-        train_dense(small_config("depth", "steps=1"), [datasets["depth"]], tmp_path)
-    (line,) = (record.getMessage() for record in caplog.records if "loaded:" in record.getMessage())
-    assert (
-        line.startswith("loaded: PE-Core-N16-128, weights ") and "entirely frozen; random: the head for depth" in line
-    )
-
-
 def test_what_does_not_fit_is_refused(datasets: dict[str, Path], tmp_path: Path) -> None:
     data = [datasets["depth"]]
     with pytest.raises(ConfigError, match=r"image_size is 40; it must be a multiple of the patch, 16"):

@@ -141,20 +141,6 @@ def test_images_of_equal_names_have_their_own_masks(tmp_path: Path, layout: str)
     assert not torch.equal(made[0][0][0], made[2][0][0])
 
 
-def test_bad_images_of_equal_names_are_both_reported(
-    scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.png").write_bytes(b"no image")
-    images = [*open_images(scenes)[:4], *open_images(tmp_path / "one"), *open_images(tmp_path / "two")]
-    made = batches(images)
-    with caplog.at_level(logging.WARNING):
-        for step in range(8):
-            made(step)
-    assert caplog.text.count("one/a.png") == 1 and caplog.text.count("two/a.png") == 1
-
-
 def test_a_cache_belongs_to_its_settings(scenes: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, masks="thirds", copies=1)
     augmented = replace(IMAGES, teacher=Thirds())

@@ -68,10 +68,6 @@ def model() -> Any:
     return tiny_sam()
 
 
-def test_points_are_the_middles_of_cells() -> None:
-    assert grid_points(2, 8).tolist() == [[2, 2], [6, 2], [2, 6], [6, 6]]
-
-
 @torch.no_grad()
 def test_each_point_has_the_logits_of_a_call_of_its_own(model: Any) -> None:
     image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

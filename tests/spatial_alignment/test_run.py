@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.errors import CheckpointError, DataError
 from perception_encoder.inference.load import load_layers
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.weights import load_model
@@ -17,7 +17,7 @@ from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.recipes import distill_spatial
-from perception_encoder.spatial_alignment.run import SpatialTrainee, align_spatially, spatial_name
+from perception_encoder.spatial_alignment.run import align_spatially, spatial_name
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
@@ -111,11 +111,6 @@ def test_data_without_masks_are_refused_if_masks_are_asked_for(scenes: Path, tmp
     align_spatially(replace(CONFIG, steps=1), [tmp_path / "photos", scenes], tmp_path / "both")
 
 
-def test_an_image_size_must_be_whole_patches() -> None:
-    with pytest.raises(ConfigError, match="image_size is 70; it must be a multiple of the patch, 16"):
-        SpatialTrainee(replace(CONFIG, image_size=70))
-
-
 def test_a_smaller_model_learns_from_a_spatial_one(scenes: Path, tmp_path: Path) -> None:
     teacher = align_spatially(replace(CONFIG, steps=1), [scenes], tmp_path / "teacher")
     config = replace(distill_spatial("t16"), model=BUILTIN, teacher=str(teacher), image_size=64, steps=2, batch_size=4)
@@ -124,15 +119,13 @@ def test_a_smaller_model_learns_from_a_spatial_one(scenes: Path, tmp_path: Path)
     assert load_model(path).config.layer_scale is None
 
 
-@pytest.mark.parametrize("name", ["PE-Spatial-G14-448", "PE-Spatial-T16-512"])
+@pytest.mark.parametrize("name", ["PE-Spatial-N16-224", "PE-Spatial-T16-512"])
 def test_published_architectures_keep_their_names(name: str) -> None:
     with torch.device("meta"):
         assert spatial_name(VisionTransformer(find_model(name).vision)) == name
 
 
-@pytest.mark.parametrize(
-    ("width", "name"), [(200, "T16"), (384, "S16"), (512, "S16"), (700, "B16"), (1000, "L14"), (1400, "G14")]
-)
+@pytest.mark.parametrize(("width", "name"), [(200, "T16"), (512, "S16"), (1400, "G14")])
 def test_another_architecture_takes_the_name_of_the_nearest_width(width: int, name: str) -> None:
     config = replace(find_model("PE-Spatial-T16-512").vision, width=width, heads=1, depth=1)
     with torch.device("meta"):

@@ -21,10 +21,6 @@ def test_the_area_is_scikit_learns() -> None:
     assert area_under_curve(torch.from_numpy(scores), torch.from_numpy(positive)) == pytest.approx(expected)
 
 
-def test_without_positives_there_is_no_area() -> None:
-    assert np.isnan(area_under_curve(torch.rand(4), torch.zeros(4, dtype=torch.bool)))
-
-
 def test_neighbours_are_compared_to_the_right_and_below() -> None:
     tokens = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [1.0, 1.0]])[None]  # rows (a, b), (c, d)
     half = 2**-0.5

@@ -80,16 +80,6 @@ def test_perfect_boxes_score_perfectly_in_pycocotools(
     assert all((tmp_path / "images" / name).is_file() and (tmp_path / "out" / name).is_file() for name in names)
 
 
-def test_a_head_of_another_encoder_or_task(
-    run_pe: Callable[..., Run], detector: Path, depth_head: Path, tmp_path: Path
-) -> None:
-    Image.new("RGB", (64, 48)).save(tmp_path / "photo.png")
-    run = run_pe("detect", tmp_path / "photo.png", "--head", detector, "-m", "random:builtin", "-o", tmp_path / "out")
-    assert run.status == 2 and "belongs to PE-Core-N16-128, layer 11, with weights" in run.stderr
-    run = run_pe("detect", tmp_path / "photo.png", "--head", depth_head, "-o", tmp_path / "out")
-    assert run.status == 2 and "is a head for depth, not for detection" in run.stderr
-
-
 def test_a_published_detector(run_pe: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It brings its encoder; the names of its classes are COCO's, or given."""
     use_small_towers(monkeypatch)
@@ -124,6 +114,8 @@ def test_other_files_are_refused(run_pe: Callable[..., Run], detector: Path, tmp
     words = ("detect", tmp_path / "photo.png", "--head", detector, "-o", tmp_path / "out")
     run = run_pe(*words, "--classes", tmp_path / "coco.json")
     assert run.status == 2 and "has its own class names; omit classes" in run.stderr
+    run = run_pe(*words, "-m", "random:builtin")
+    assert run.status == 2 and "belongs to PE-Core-N16-128, layer 11, with weights" in run.stderr
 
 
 def test_the_built_in_detector(run_pe: Callable[..., Run], tmp_path: Path) -> None:
