@@ -178,11 +178,6 @@ class Backbone(nn.Module):
             raise ConfigError("windows need a model of this package; set windows=null for another library's")
         self.model.requires_grad_(not frozen)
 
-    @property
-    def depth(self) -> int:
-        """The number of blocks up to the layer."""
-        return self.layer + 1
-
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks in the backward pass; ConfigError for another library's tower."""
         if isinstance(self.model, VisionTransformer | ViTDetBackbone):
@@ -206,11 +201,11 @@ class Backbone(nn.Module):
         """
         scaled = (images.float() / 255 - self.mean) / self.deviation
         if self.inputs is not None:
-            whole = 2 * self.patch_size
-            side = max(self.image_size, -(-max(images.shape[-2:]) // whole) * whole)
-            whole_square = self.blank.expand(len(scaled), 3, side, side).clone()
-            whole_square[..., : scaled.shape[-2], : scaled.shape[-1]] = scaled
-            scaled = whole_square
+            height, width = scaled.shape[-2:]
+            side = max(self.image_size, -(-max(height, width) // (2 * self.patch_size)) * 2 * self.patch_size)
+            padded = self.blank.expand(len(scaled), 3, side, side).clone()
+            padded[..., :height, :width] = scaled
+            scaled = padded
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if isinstance(self.model, ViTDetBackbone):
                 return self.model(scaled, branches).permute(0, 2, 3, 1)
@@ -270,8 +265,9 @@ def padding_pixel(tower: Tower) -> tuple[int, int, int]:
 
 def padded_inputs(info: HeadInfo, tower: Tower) -> InputConfig | None:
     """Return the input settings of a head with padded images; None for others."""
-    padding = padding_pixel(tower)
-    return InputConfig(mean=tower.mean, deviation=tower.deviation, padding=padding) if info.padded else None
+    if not info.padded:
+        return None
+    return InputConfig(mean=tower.mean, deviation=tower.deviation, padding=padding_pixel(tower))
 
 
 def make_head(info: HeadInfo, width: int) -> Head:
@@ -294,10 +290,10 @@ def make_head(info: HeadInfo, width: int) -> Head:
 
 def write_head(path: Path, model: DenseModel, info: HeadInfo, half: bool = True) -> None:
     """Write a head, and a finetuned encoder's weights, as safetensors; OutputError if that fails."""
-    tensors = model.state_dict() if info.finetuned else {f"head.{k}": v for k, v in model.head.state_dict().items()}
     copies = {
         name: tensor.to(torch.float16 if half and tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
-        for name, tensor in tensors.items()
+        for name, tensor in model.state_dict().items()
+        if info.finetuned or name.startswith("head.")
     }
     write_tensors(copies, path, {METADATA: json.dumps(dataclasses.asdict(info))})
 

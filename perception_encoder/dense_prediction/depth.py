@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, take
+from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, resized_maps, take
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
@@ -93,13 +93,11 @@ class DepthHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "B h w D"]) -> Float[Tensor, "B H W"]:
         maps = self.standardize(features)
-        size = tuple(_FINE * side for side in maps.shape[-2:])
         levels = [level(maps) for level in self.reassemble]
-        joined: Tensor | None = None
+        sizes = [tuple(_FINE * side for side in maps.shape[-2:]), *(level.shape[-2:] for level in levels)]
+        joined = None
         for level in (3, 2, 1, 0):
-            shape = levels[level - 1].shape[-2:] if level else size
-            joined = self.fuse[level](levels[level], joined, shape)
-        assert joined is not None
+            joined = self.fuse[level](levels[level], joined, sizes[level])
         return self.out(joined)[:, 0].float()
 
     def begin_with(self, depths: Float[Tensor, "n H W"]) -> None:
@@ -150,10 +148,7 @@ def fit_depth(features: Maps, depths: Depths, config: DepthConfig | None = None,
         head = DepthHead(features.shape[-1], config)
     head.standardize.measure(features)
     size = _FINE * features.shape[1], _FINE * features.shape[2]
-    targets = torch.empty(len(features), *size)
-    for index in range(len(features)):
-        depth = torch.from_numpy(np.asarray(depths(index), dtype=np.float32))
-        targets[index] = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
+    targets = resized_maps(depths, len(features), size, torch.float32)
     head.begin_with(targets)
 
     def loss(rows: np.ndarray) -> Tensor:

@@ -30,7 +30,6 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "detection": ("boxes", "labels", "scores", "masks"),
 }
 """Output names by task; masks (28x28 inside each box) only if the detector has them."""
-OPSET = 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +120,8 @@ def export_head(model: DenseModel, info: HeadInfo, path: Path, size: tuple[int, 
     exported = _Exported(model, (height, width)).eval()
     generator = torch.Generator().manual_seed(0)
     example = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
-    description = json.dumps(asdict(info))
-    metadata = {"model": info.encoder, "weights": info.weights, "head": description, "pixels": "RGB, 0 to 255"}
+    metadata = {"model": info.encoder, "weights": info.weights, "pixels": "RGB, 0 to 255"}
+    metadata["head"] = json.dumps(asdict(info))
     with writing(path), replacing(path) as temporary:
         if info.task != "detection":
             save_onnx(exported, example, ("images", OUTPUTS[info.task][0]), metadata, temporary)
@@ -144,7 +143,7 @@ def _save_detector(exported: _Exported, example: Tensor, metadata: dict[str, str
             input_names=["images"],
             output_names=list(outputs),
             dynamic_axes={name: {0: "detections"} for name in outputs},
-            opset_version=OPSET,
+            opset_version=17,
             dynamo=False,  # only the tracing exporter supports torchvision's detectors
         )
     graph = onnx.load(path)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -72,14 +73,13 @@ class Standardize(nn.Module):
 
     def measure(self, features: Maps, chunk: int = 256) -> None:
         """Measure the mean and deviation over all patches of these items."""
-        total, squares, count = 0.0, 0.0, 0
+        sums, count = np.zeros((2, features.shape[-1])), 0
         for start in range(0, len(features), chunk):
             part = np.asarray(features[start : start + chunk], dtype=np.float64).reshape(-1, features.shape[-1])
-            total, squares, count = total + part.sum(axis=0), squares + (part**2).sum(axis=0), count + len(part)
-        mean = np.asarray(total / count)
-        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+            sums, count = sums + np.stack([part.sum(axis=0), (part**2).sum(axis=0)]), count + len(part)
+        mean, square = sums / count
         self.mean.copy_(torch.from_numpy(mean))
-        self.deviation.copy_(torch.from_numpy(np.maximum(deviation, 1e-6)))
+        self.deviation.copy_(torch.from_numpy(np.sqrt(np.maximum(square - mean**2, 1e-12))))
 
     def forward(self, features: Float[Tensor, "B h w D"]) -> Float[Tensor, "B D h w"]:
         return ((features - self.mean) / self.deviation).permute(0, 3, 1, 2)
@@ -125,6 +125,15 @@ def _batches(count: int, config: FitConfig) -> Iterator[np.ndarray]:
     order = np.random.default_rng(config.seed)
     for _ in range(config.epochs):
         yield from np.array_split(order.permutation(count), -(-count // config.batch))
+
+
+def resized_maps(read: Callable[[int], np.ndarray], count: int, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Return items' maps (H, W), by index, resized to the nearest value: (count, *size)."""
+    maps = torch.empty(count, *size, dtype=dtype)
+    for index in range(count):
+        values = torch.from_numpy(np.asarray(read(index), dtype=np.float32))
+        maps[index] = F.interpolate(values[None, None], size, mode="nearest-exact")[0, 0].to(dtype)
+    return maps
 
 
 def take(features: Maps, rows: Sequence[int] | np.ndarray | slice) -> Tensor:

@@ -30,7 +30,7 @@ from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.detection.detections import CocoResults, read_categories
 from perception_encoder.dense_prediction.detection.detr import DetrHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
-from perception_encoder.dense_prediction.drawing import depth_png, mask_png, write_image
+from perception_encoder.dense_prediction.drawing import depth_png, mask_png, write_image, write_png
 from perception_encoder.dense_prediction.predictions import DepthEstimate, Detections, Segmentation
 from perception_encoder.dense_prediction.published_detectors import published_detector
 from perception_encoder.dense_prediction.regions import label_regions, to_fractions
@@ -38,7 +38,6 @@ from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.dense_prediction.tracking import maps_at
 from perception_encoder.dense_prediction.views import Views, detect_objects
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.files import writing
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.inference.load import load_layers, load_tower
 from perception_encoder.models.checkpoints.files import read_checkpoint
@@ -285,14 +284,14 @@ def segment(
     pixels = item.open()
     if head is not None:
         loaded = _as_head(head, "segmentation", model)
-        result = cast(Segmentation, loaded._predict(pixels, str(item.path or item.name)))
+        result = cast(Segmentation, loaded._predict(pixels, item.source))
     else:
         name = model or default_model("spatial")
         positions = [(x, y) for x, y in (to_fractions(point, pixels.size) for point in points)]
         maps = maps_at(load_layers(name, layer=layer), [pixels], short_side)
         labels = label_regions(maps[0], positions, pixels.size)
         shown = shown_name(name) or name
-        result = Segmentation(name=str(item.path or item.name), image=pixels, labels=labels, model=shown)
+        result = Segmentation(name=item.source, image=pixels, labels=labels, model=shown)
     if out is not None:
         _write(result, Path(out).with_suffix(""), Path(out))
     return result
@@ -300,52 +299,47 @@ def segment(
 
 @dataclass(frozen=True)
 class _Input:
-    path: Path | None
+    media: Path | Image.Image
     name: str
     """Path relative to the inputs' common directory, with / between directories."""
     out: str
     """Path in the output directory, without a suffix."""
-    image: Image.Image | None = None
+
+    @property
+    def source(self) -> str:
+        return str(self.media) if isinstance(self.media, Path) else self.name
 
     def open(self) -> Image.Image:
-        image = self.image if self.path is None else open_image(self.path)
-        assert image is not None
-        return image.convert("RGB")
+        return (open_image(self.media) if isinstance(self.media, Path) else self.media).convert("RGB")
 
 
 def list_inputs(media: MediaInput | Sequence[MediaInput]) -> list[_Input]:
     """List images and videos, including those in directories, without duplicates; DataError if there are none."""
     items = [media] if isinstance(media, str | Path | Image.Image | np.ndarray) else list(media)
     paths = [Path(item) for item in items if isinstance(item, str | Path)]
-    images = [
-        item if isinstance(item, Image.Image) else Image.fromarray(item)
-        for item in items
-        if not isinstance(item, str | Path)
-    ]
-    files = [file for path in paths for file in (sorted(list_media(path)) if path.is_dir() else [path])]
-    files = list(dict.fromkeys(files))
-    if not files and not images:
+    files = dict.fromkeys(file for path in paths for file in (sorted(list_media(path)) if path.is_dir() else [path]))
+    roots = [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
+    names = {Path(os.path.relpath(file, os.path.commonpath(roots))): file for file in files}
+    stems = Counter(name.with_suffix("") for name in names)
+    inputs = list[_Input]()
+    for item in items:
+        if not isinstance(item, str | Path):
+            image = item if isinstance(item, Image.Image) else Image.fromarray(item)
+            inputs.append(_Input(image, f"{len(inputs):05d}", f"{len(inputs):05d}"))
+    for name, file in names.items():
+        out = name.with_suffix("")
+        inputs.append(_Input(file, name.as_posix(), (name if stems[out] > 1 or out in names else out).as_posix()))
+    if not inputs:
         raise DataError(f"no images or videos in {', '.join(map(str, paths)) or 'an empty list'}")
-    named = [_Input(None, f"{number:05d}", f"{number:05d}", image) for number, image in enumerate(images)]
-    if not files:
-        return named
-    roots = [Path(os.path.abspath(path if path.is_dir() else path.parent)) for path in paths]
-    shared = os.path.commonpath(roots)
-    names = [Path(os.path.abspath(file)).relative_to(shared) for file in files]
-    outs = [name.with_suffix("").as_posix() for name in names]
-    counts, taken = Counter(outs), frozenset(names)
-    return named + [
-        _Input(file, name.as_posix(), out if counts[out] == 1 and Path(out) not in taken else name.as_posix())
-        for file, name, out in zip(files, names, outs, strict=True)
-    ]
+    return inputs
 
 
 def _predict_input(
     item: _Input, predict: Callable[[Image.Image, str], Prediction], out: Path | None, every: float
 ) -> Iterator[Prediction]:
     """Yield and write the predictions of an image or of a video's frames."""
-    path = item.path
-    if path is None or path.suffix.lower() not in VIDEO_SUFFIXES:
+    path = item.media
+    if not isinstance(path, Path) or path.suffix.lower() not in VIDEO_SUFFIXES:
         prediction = predict(item.open(), item.name)
         if out is not None:
             _write(prediction, out / item.out, out / f"{item.out}.png")
@@ -373,14 +367,7 @@ def _write(prediction: Prediction, stem: Path, drawn: Path | None = None) -> Non
     """Write a prediction's drawing, and its depth or mask as STEM.depth.png or STEM.mask.png."""
     if drawn is not None:
         write_image(prediction.draw(), drawn)
-    if isinstance(prediction, Detections):
-        return
-    suffix, content = (
-        (".depth.png", depth_png(prediction.depth))
-        if isinstance(prediction, DepthEstimate)
-        else (".mask.png", mask_png(prediction.labels))
-    )
-    path = stem.with_name(stem.name + suffix)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    if isinstance(prediction, DepthEstimate):
+        write_png(depth_png(prediction.depth), stem.with_name(f"{stem.name}.depth.png"))
+    elif isinstance(prediction, Segmentation):
+        write_png(mask_png(prediction.labels), stem.with_name(f"{stem.name}.mask.png"))

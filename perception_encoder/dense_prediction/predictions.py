@@ -139,8 +139,7 @@ class Detections(Detected):
         """Return each object's class, score and box (left, top, width, height in pixels, as in COCO)."""
         objects = []
         for box, label, score in zip(self.boxes.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True):
-            category, name = self.categories[label - 1]
-            left, top, right, bottom = box
+            (left, top, right, bottom), (category, name) = box, self.categories[label - 1]
             bbox = [left, top, right - left, bottom - top]
             objects.append({"class_id": category, "class": name, "score": score, "bbox": bbox})
         return {"name": self.name, "objects": objects}

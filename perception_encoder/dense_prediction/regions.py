@@ -11,8 +11,6 @@ from jaxtyping import Bool, Float, Int
 
 from perception_encoder.errors import ConfigError
 
-UnitBox = tuple[float, float, float, float]
-"""Left, top, right and bottom, from 0 to 1."""
 RING = 0.5
 """Margin around a box that counts as its background, relative to the box's width and height."""
 
@@ -30,7 +28,7 @@ def to_fractions(position: Sequence[float], size: tuple[int, int]) -> tuple[floa
     return fractions
 
 
-def region_like(features: Float[np.ndarray, "h w D"], point: tuple[float, float]) -> Float[np.ndarray, "h w"]:
+def region_like(features: Float[np.ndarray, "h w D"], point: Sequence[float]) -> Float[np.ndarray, "h w"]:
     """Return each patch's cosine similarity to the patch at `point` (x, y from 0 to 1), minus Otsu's threshold.
 
     The region is where it is positive.
@@ -41,27 +39,25 @@ def region_like(features: Float[np.ndarray, "h w D"], point: tuple[float, float]
     return (cosines - otsu_threshold(cosines.numpy().ravel())).numpy()
 
 
-def region_in_box(features: Float[np.ndarray, "h w D"], box: UnitBox) -> Float[np.ndarray, "h w"]:
+def region_in_box(features: Float[np.ndarray, "h w D"], box: Sequence[float]) -> Float[np.ndarray, "h w"]:
     """Return by how much each patch of a box resembles its centre more than its surroundings; -1 outside the box.
 
-    The object is where the value is positive: everywhere, if the box is the whole image.
+    `box`: left, top, right and bottom, from 0 to 1. The object is where the value is positive: everywhere, if the box
+    is the whole image.
     """
     left, top, right, bottom = box
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ConfigError(f"the box is {list(box)}; it must be left, top, right, bottom from 0 to 1, with an area")
     maps = F.normalize(torch.from_numpy(features).float(), dim=-1)
-    inside = _patches_in(maps.shape[:2], box)
-    width, height = right - left, bottom - top
+    inside, width, height = _patches_in(maps.shape[:2], box), right - left, bottom - top
     wide = (left - RING * width, top - RING * height, right + RING * width, bottom + RING * height)
     middle = (left + width / 4, top + height / 4, right - width / 4, bottom - height / 4)
     around = _patches_in(maps.shape[:2], wide) & ~inside
     if not around.any():
         return np.where(inside, 1.0, -1.0).astype(np.float32)
-    object_, background = (
-        F.normalize(maps[torch.from_numpy(part)].mean(0), dim=0)
-        for part in (_patches_in(maps.shape[:2], middle), around)
-    )
-    return np.where(inside, (maps @ object_ - maps @ background).numpy(), -1.0).astype(np.float32)
+    parts = (_patches_in(maps.shape[:2], middle), around)
+    shown, background = (F.normalize(maps[torch.from_numpy(part)].mean(0), dim=0) for part in parts)
+    return np.where(inside, (maps @ shown - maps @ background).numpy(), -1.0).astype(np.float32)
 
 
 def to_mask(region: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
@@ -97,7 +93,7 @@ def otsu_threshold(values: Float[np.ndarray, " n"]) -> float:
     return float(edges[1 + np.nanargmax(between)]) if np.isfinite(between).any() else float(values[0])
 
 
-def _patches_in(grid: Sequence[int], box: UnitBox) -> Bool[np.ndarray, "h w"]:
+def _patches_in(grid: Sequence[int], box: Sequence[float]) -> Bool[np.ndarray, "h w"]:
     """Return the patches whose centres are in a box, at least the patch at the box's centre."""
     h, w = grid
     y, x = (np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w

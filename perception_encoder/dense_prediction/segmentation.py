@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, take
+from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, resized_maps, take
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
@@ -71,11 +71,8 @@ def fit_segmentation(
         head = SegmentationHead(features.shape[-1], classes, config.kernel)
     head.standardize.measure(features)
     size = _FINE * features.shape[1], _FINE * features.shape[2]
-    targets = torch.empty(len(features), *size, dtype=torch.int16)
-    for index in range(len(features)):
-        pixels = torch.from_numpy(np.asarray(labels(index), dtype=np.float32))
-        targets[index] = F.interpolate(pixels[None, None], size, mode="nearest-exact")[0, 0].to(torch.int16)
-    if len(seen := set(targets.unique().tolist()) - set(range(-32768, 0))) < 2:
+    targets = resized_maps(labels, len(features), size, torch.int16)
+    if len(seen := targets[targets >= 0].unique()) < 2:
         raise DataError(f"the training images have {len(seen)} class; at least 2 are needed")
 
     def loss(rows: np.ndarray) -> Tensor:

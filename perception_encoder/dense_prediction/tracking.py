@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain, count, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.datasets.masked_videos import VOID, read_object_mask
-from perception_encoder.dense_prediction.drawing import mask_png
+from perception_encoder.dense_prediction.drawing import mask_png, write_png
 from perception_encoder.dense_prediction.predictions import TrackedFrame
 from perception_encoder.dense_prediction.regions import region_in_box, region_like, to_fractions, to_mask
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError
-from perception_encoder.files import write_json, writing
+from perception_encoder.files import write_json
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers
 from perception_encoder.models.defaults import default_model
@@ -99,12 +99,9 @@ def _vote(unit: Tensor, context: Tensor, labels: Tensor, config: PropagationConf
     """Return soft labels (h, w, K) of a frame's unit features (h, w, D) from other frames' features and labels."""
     h, w, _ = unit.shape
     voted = labels.new_empty(h, w, labels.shape[-1])
-    for top in range(0, h, _TILE):
-        for left in range(0, w, _TILE):
-            rows, columns = range(top, min(h, top + _TILE)), range(left, min(w, left + _TILE))
-            voted[rows.start : rows.stop, columns.start : columns.stop] = _vote_tile(
-                unit, context, labels, rows, columns, config
-            )
+    for top, left in product(range(0, h, _TILE), range(0, w, _TILE)):
+        rows, columns = range(top, min(h, top + _TILE)), range(left, min(w, left + _TILE))
+        voted[top : rows.stop, left : columns.stop] = _vote_tile(unit, context, labels, rows, columns, config)
     return voted
 
 
@@ -112,17 +109,18 @@ def _vote_tile(
     unit: Tensor, context: Tensor, labels: Tensor, rows: range, columns: range, config: PropagationConfig
 ) -> Tensor:
     """Return the soft labels of a tile, comparing it only with patches within reach."""
-    h, w, _ = unit.shape
-    near_rows = range(max(0, rows.start - config.reach), min(h, rows.stop + config.reach))
-    near_columns = range(max(0, columns.start - config.reach), min(w, columns.stop + config.reach))
-    window = slice(near_rows.start, near_rows.stop), slice(near_columns.start, near_columns.stop)
-    candidates = context[:, window[0], window[1]].flatten(1, 2)  # (C, M, D)
-    votes = labels[:, window[0], window[1]].flatten(0, 2)  # (C·M, K)
-    queries = unit[rows.start : rows.stop, columns.start : columns.stop].flatten(0, 1)  # (N, D)
+    around = [
+        range(max(0, side.start - config.reach), min(length, side.stop + config.reach))
+        for side, length in zip((rows, columns), unit.shape, strict=False)
+    ]
     near = [
         (torch.tensor(side)[:, None] - torch.tensor(other)).abs() <= config.reach
-        for side, other in ((rows, near_rows), (columns, near_columns))
+        for side, other in zip((rows, columns), around, strict=True)
     ]
+    window = tuple(slice(side.start, side.stop) for side in around)
+    candidates = context[:, *window].flatten(1, 2)  # (C, M, D)
+    votes = labels[:, *window].flatten(0, 2)  # (C·M, K)
+    queries = unit[rows.start : rows.stop, columns.start : columns.stop].flatten(0, 1)  # (N, D)
     far = ~(near[0][:, None, :, None] & near[1][:, None]).flatten(2).flatten(0, 1).to(unit.device)  # (N, M)
     cosines = torch.stack([(queries @ frame.T).masked_fill_(far, -torch.inf) for frame in candidates], dim=1).flatten(1)
     best, indices = cosines.topk(min(config.nearest, cosines.shape[1]), dim=1)
@@ -288,13 +286,8 @@ def label_positions(
     features = maps_at(model, [first], short_side)[0]
     labels = np.zeros((first.height, first.width), np.int64)
     for number, position in enumerate(positions, start=1):
-        if number <= len(boxes):
-            left, top, right, bottom = position
-            region = region_in_box(features, (left, top, right, bottom))
-        else:
-            x, y = position
-            region = region_like(features, (x, y))
-        found = to_mask(region, first.size)
+        region = region_in_box if number <= len(boxes) else region_like
+        found = to_mask(region(features, position), first.size)
         if not found.any():
             raise DataError(f"no object found at {position}; draw its mask, or choose another position")
         labels[found] = number
@@ -317,10 +310,7 @@ def write_tracking(
     with ExitStack() as stack:
         add: AddFrame | None = None
         for frame in tracked:
-            path = directory / name / f"{frame.name}.png"
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(mask_png(frame.labels))
+            write_png(mask_png(frame.labels), directory / name / f"{frame.name}.png")
             frames.append(frame.to_dict())
             add = add or stack.enter_context(write_video(directory / f"{name}.mp4", frame.image.size, rate))
             add(frame.draw())

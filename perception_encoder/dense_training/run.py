@@ -109,7 +109,7 @@ class DenseRun(StageRun):
             DenseBatches,
             config,
             self.training,
-            depth=model.backbone.depth,
+            depth=self.info.layer + 1,
             padding=padding_pixel(self.tower),
             factors=self._factors(self.training),
         )
@@ -132,7 +132,7 @@ class DenseRun(StageRun):
 
     def _factors(self, samples: DenseSamples) -> Tensor | None:
         """Return how often to show each image, if this differs; set the weights of a federated loss."""
-        config = self.config
+        config, head = self.config, self.trainee.model.head
         if not isinstance(config, DetectorConfig) or not isinstance(samples, ObjectSamples):
             return None
         federated = isinstance(config.head, DetectorHeadConfig) and config.head.federated is not None
@@ -141,12 +141,10 @@ class DenseRun(StageRun):
         dataset = samples.dataset
         labels = [torch.from_numpy(dataset.instances(row, masks=False).labels) for row in range(len(dataset.keys))]
         frequencies = class_frequencies(labels, len(dataset.categories))
-        if federated:
-            assert isinstance(self.trainee.model.head, Detector)
-            self.trainee.model.head.model.roi_heads.class_weights.copy_(frequencies.sqrt())
-        if config.repeat_threshold is None:
-            return None
-        return repeat_factors(labels, frequencies, config.repeat_threshold)
+        if federated and isinstance(head, Detector):
+            head.model.roi_heads.class_weights.copy_(frequencies.sqrt())
+        threshold = config.repeat_threshold
+        return None if threshold is None else repeat_factors(labels, frequencies, threshold)
 
     def _measure(self, whole: DenseBatches) -> None:
         """Standardise the head's input over training images; initialise depth at the typical depth."""

@@ -127,7 +127,8 @@ class CustomRoIHeads(nn.Module):
         boxes = self.box_coder.decode(box_regression, proposals).split(counts)  # (n, 1 + K, 4) an image
         scores = class_logits.sigmoid().split(counts)
         results = [self._best(*item) for item in zip(boxes, scores, image_shapes, strict=True)]
-        return [item[0] for item in results], [item[1] for item in results], [item[2] for item in results]
+        chosen, best, labels = (list(part) for part in zip(*results, strict=True))
+        return chosen, best, labels
 
     def _best(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
@@ -203,11 +204,11 @@ def repeat_factors(
     return torch.stack([factors[item.unique() - 1].max() if len(item) else torch.tensor(1.0) for item in labels])
 
 
-def aligned_pooling(levels: Sequence[str], size: int) -> Any:
-    """Return a pooling layer for regions of `size` by `size`."""
+def aligned_pooling(levels: Sequence[str], output_size: int) -> Any:
+    """Return a pooling layer for regions of `output_size` by `output_size`."""
     from torchvision.ops import MultiScaleRoIAlign
 
-    return type("AlignedRoIAlign", (AlignedPooling, MultiScaleRoIAlign), {})(list(levels), size, -1)
+    return type("AlignedRoIAlign", (AlignedPooling, MultiScaleRoIAlign), {})(list(levels), output_size, -1)
 
 
 def exact_anchors(size: float) -> Float[Tensor, "3 4"]:
@@ -228,31 +229,20 @@ def head_settings(
     from torchvision.ops import MultiScaleRoIAlign
 
     anchors = AnchorGenerator(tuple((int(8 * stride),) for stride in strides), (RATIOS,) * len(strides))
-    settings: dict[str, Any]
-    if not vitdet:
-        settings = {
-            "rpn_anchor_generator": anchors,
-            "box_roi_pool": MultiScaleRoIAlign(list(levels), 7, 2),
-            "box_head": TwoMLPHead(channels * 7**2, hidden),
-            "box_predictor": FastRCNNPredictor(hidden, classes + 1),
-        }
-        if masks:
-            settings["mask_roi_pool"] = MultiScaleRoIAlign(list(levels), 14, 2)
-            settings["mask_head"] = MaskRCNNHeads(channels, (channels,) * 4, 1)
-    else:
-        norm = partial(ChannelNorm, eps=EPS)
+    settings: dict[str, Any] = {"rpn_anchor_generator": anchors}
+    norm, pool = None, partial(MultiScaleRoIAlign, list(levels), sampling_ratio=2)
+    if vitdet:
+        norm, pool = partial(ChannelNorm, eps=EPS), partial(aligned_pooling, levels)
         anchors.cell_anchors = [exact_anchors(8 * stride) for stride in strides]
-        settings = {
-            "rpn_anchor_generator": anchors,
-            "rpn_head": RPNHead(channels, len(RATIOS), conv_depth=2),
-            "rpn_post_nms_top_n_train": PROPOSED,
-            "box_roi_pool": aligned_pooling(levels, 7),
-            "box_head": FastRCNNConvFCHead((channels, 7, 7), [channels] * CONVOLUTIONS, [hidden], norm),
-            "box_predictor": FastRCNNPredictor(hidden, classes + 1),
-        }
-        if masks:
-            settings["mask_roi_pool"] = aligned_pooling(levels, 14)
-            settings["mask_head"] = MaskRCNNHeads(channels, (channels,) * CONVOLUTIONS, 1, norm)
+        settings["rpn_head"] = RPNHead(channels, len(RATIOS), conv_depth=2)
+        settings["rpn_post_nms_top_n_train"] = PROPOSED
+        settings["box_head"] = FastRCNNConvFCHead((channels, 7, 7), [channels] * CONVOLUTIONS, [hidden], norm)
+    else:
+        settings["box_head"] = TwoMLPHead(channels * 7**2, hidden)
+    settings["box_predictor"] = FastRCNNPredictor(hidden, classes + 1)
+    settings["box_roi_pool"] = pool(output_size=7)
     if masks:
+        settings["mask_roi_pool"] = pool(output_size=14)
+        settings["mask_head"] = MaskRCNNHeads(channels, (channels,) * CONVOLUTIONS, 1, norm)
         settings["mask_predictor"] = MaskRCNNPredictor(channels, channels, classes + 1)
     return settings
