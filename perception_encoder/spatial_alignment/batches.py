@@ -51,10 +51,8 @@ class AugmentedImages:
     """Side of the images in pixels."""
     patch: int
     augmentation: Augmentation | None
-    teacher: Sam | None = None
+    teacher: Sam | TeacherCache | None = None
     """None uses the masks in the data."""
-    cache: TeacherCache | None = None
-    """Cached masks, used instead of a teacher."""
     seed: int = 0
     """Seed of the copies' augmentations."""
 
@@ -63,16 +61,9 @@ class AugmentedImages:
         """Return the number of patches along each side."""
         return self.size // self.patch, self.size // self.patch
 
-    @property
-    def identity(self) -> str:
-        """Return the identity of the mask teacher or of the cache's teacher; empty without one."""
-        if self.cache is not None:
-            return str(self.cache.settings.get("teacher", ""))
-        return "" if self.teacher is None else self.teacher.identity
-
     def has_masks(self, image: AlignmentImage) -> bool:
         """Return whether an image has masks."""
-        return self.teacher is not None or self.cache is not None or image.mask is not None
+        return self.teacher is not None or image.mask is not None
 
     def make(
         self, image: AlignmentImage, draw: Sequence[float] | int, masks: bool = True
@@ -87,15 +78,15 @@ class AugmentedImages:
         digest, copy = bytes_digest(content), draw if isinstance(draw, int) else 0
         if isinstance(draw, int):
             draw = copy_draw(self.seed, digest, copy)
-        pixels, ids = image.open(masks and self.teacher is None and self.cache is None, content)
+        pixels, ids = image.open(masks and self.teacher is None, content)
         height, width = pixels.shape[1:]
         if min(height, width) < self.patch:
             raise InputError(image.name, f"is {width}x{height} pixels, smaller than a patch of {self.patch}")
         augmented = augment(pixels, self.size, self.augmentation, draw)
         if not (masks and self.has_masks(image)):
             return augmented, None
-        if self.cache is not None:
-            return augmented, self.cache.get(digest, copy, self.grid[0] * self.grid[1], image.name)
+        if isinstance(self.teacher, TeacherCache):
+            return augmented, self.teacher.get(digest, copy, self.grid[0] * self.grid[1], image.name)
         if self.teacher is not None:
             return augmented, mask_tokens(self.teacher.masks(augmented), self.grid)
         assert ids is not None
@@ -185,7 +176,7 @@ def fill_cache(
 
     Unusable images are skipped and logged. Raises ConfigError for a cache with other settings, or without copies.
     """
-    if not config.copies or augmented.teacher is None:
+    if not config.copies or augmented.teacher is None or isinstance(augmented.teacher, TeacherCache):
         raise ConfigError("to cache masks, set copies to the number of augmentations per image, and masks to a teacher")
     settings = {"teacher": augmented.teacher.identity, **cache_settings(config, augmented)}
     cache = TeacherCache(path, settings, create=True)
@@ -207,7 +198,7 @@ def held_out_batches(
 ) -> list[SpatialBatch]:
     """Return batches without hidden patches: whole images, or their first copies if masks are cached."""
     used, batches = bool(config.masks and config.masks_weight), []
-    whole = replace(augmented, augmentation=None) if augmented.cache is None else augmented
+    whole = augmented if isinstance(augmented.teacher, TeacherCache) else replace(augmented, augmentation=None)
     starts = range(0, len(images), config.batch_size)
     for start in track(starts, "reading the validation images", len(starts)):
         made = []
@@ -229,18 +220,15 @@ def _batch(
     mask_share: float,
 ) -> SpatialBatch:
     rows = [row for row, (_, tokens) in enumerate(made) if tokens is not None]
+    masks = [tokens for _, tokens in made if tokens is not None]
+    widest = max((tokens.shape[1] for tokens in masks), default=0)
+    masks = [F.pad(tokens, (0, widest - tokens.shape[1])) for tokens in masks]  # zeros do not change cosines
     return SpatialBatch(
         images=torch.stack([image for image, _ in made]),
         hidden=hidden,
         branches=branches,
-        masks=_padded([tokens for _, tokens in made if tokens is not None]) if rows else None,
+        masks=torch.stack(masks) if rows else None,
         rows=torch.tensor(rows) if rows else None,
         share=share,
         mask_share=mask_share,
     )
-
-
-def _padded(tokens: Sequence[Tensor]) -> Tensor:
-    """Stack tokens (N, P) of different widths; trailing zeros do not change cosines."""
-    widest = max(rows.shape[1] for rows in tokens)
-    return torch.stack([F.pad(rows, (0, widest - rows.shape[1])) for rows in tokens])

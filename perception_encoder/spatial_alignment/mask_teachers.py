@@ -155,6 +155,11 @@ class TeacherCache:
                     "change the setting, or make another cache"
                 )
 
+    @property
+    def identity(self) -> str:
+        """Return the identity of the teacher whose masks these are."""
+        return str(self.settings.get("teacher", ""))
+
     @contextmanager
     def _checked(self) -> Iterator[None]:
         """Turn errors from a damaged file into a DataError."""

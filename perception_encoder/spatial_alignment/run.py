@@ -82,7 +82,8 @@ class SpatialRun(StageRun):
                 f"masks is {config.masks!r}, but no image has a mask; use images with masks, or another mask teacher"
             )
         keys = [f"{image.key} {image.size} {image.mask is not None}" for image in images]
-        weights = [weight_hash(self.trainee.student.vision), self.trainee.teacher_hash, self.augmented.identity]
+        teacher = "" if self.augmented.teacher is None else self.augmented.teacher.identity
+        weights = [weight_hash(self.trainee.student.vision), self.trainee.teacher_hash, teacher]
         self.identity = [f"procedure {PROCEDURE}", *weights, *keys]
         self.samples = {name: len(source) for name, source in self.training.items()}
 
@@ -142,12 +143,12 @@ class SpatialTrainee:
         """Return the maker of images, with masks from the teacher, its cache or the data; raises what those do."""
         config = self.config
         made = AugmentedImages(self.image_size, self.patch_size, config.augmentation, seed=config.seed)
-        if config.masks is None:
+        if config.masks in (None, SCENES):
             return made
-        if config.masks.endswith(SUFFIX):
-            cache = TeacherCache(Path(config.masks), cache_settings(config, made))
-            return dataclasses.replace(made, cache=cache)
-        return made if config.masks == SCENES else dataclasses.replace(made, teacher=Sam.load(config.masks, device))
+        cached = config.masks.endswith(SUFFIX)
+        settings = cache_settings(config, made)
+        teacher = TeacherCache(Path(config.masks), settings) if cached else Sam.load(config.masks, device)
+        return dataclasses.replace(made, teacher=teacher)
 
     def write(self, path: Path) -> None:
         """Write the student's tower."""

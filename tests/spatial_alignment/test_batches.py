@@ -104,13 +104,13 @@ def test_cached_masks_are_those_of_the_replayed_augmentations(scenes: Path, tmp_
     assert len(fill_cache(config, images[:6], augmented, path)) == 12
     cache = fill_cache(config, images, augmented, path)
     assert len(cache) == 20
-    cached = SpatialBatches(config, VISION, [images], replace(augmented, teacher=None, cache=cache), ALONE)(2)
+    cached = SpatialBatches(config, VISION, [images], replace(augmented, teacher=cache), ALONE)(2)
     live = SpatialBatches(config, VISION, [images], augmented, ALONE)(2)
     assert torch.equal(cached.images, live.images)
     torch.testing.assert_close(cached.masks, live.masks, atol=1e-3, rtol=1e-3)
     (whole,) = held_out_batches(config, images[:3], augmented, lambda items, *_: items)
     assert torch.equal(whole.images, torch.stack([image.open(False)[0] for image in images[:3]]))
-    stored = replace(augmented, teacher=None, cache=cache)
+    stored = replace(augmented, teacher=cache)
     (first_copies,) = held_out_batches(config, images[:3], stored, lambda items, *_: items)
     assert torch.equal(first_copies.images, torch.stack([augmented.make(image, 0)[0] for image in images[:3]]))
     assert copy_draw(0, "0a", 0) != copy_draw(0, "0a", 1) != copy_draw(1, "0a", 1) != copy_draw(1, "0b", 1)
@@ -132,7 +132,7 @@ def test_images_of_equal_names_have_their_own_masks(tmp_path: Path, layout: str)
     config = replace(CONFIG, masks="thirds", copies=2)
     cache = fill_cache(config, [image for source in sources for image in source], augmented, tmp_path / "m.sqlite")
     assert len(cache) == 4, "two contents, two copies each"
-    cached = replace(augmented, teacher=None, cache=cache)
+    cached = replace(augmented, teacher=cache)
     made = [[item.make(source[0], copy) for item in (augmented, cached)] for source in sources for copy in range(2)]
     for (image, live), (again, stored) in made:
         assert torch.equal(image, again)
