@@ -48,15 +48,10 @@ class RunState:
     """Steps done."""
     fingerprint: str
     """Identity of the run's configuration; only the same one can be resumed."""
-    score: float | None = None
-    """Mean loss since the last scored checkpoint; lower is better; None if not scored."""
     best: float | None = None
     """The best validation score so far; None without validation."""
     best_step: int | None = None
     """Step of the best score."""
-    loss_sum: float = 0.0
-    """Sum of losses since the last scored checkpoint."""
-    loss_count: int = 0
 
 
 @contextmanager
@@ -103,13 +98,10 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
 
 
 def _prune(directory: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest and the best (by validation or, without one, by the lowest loss)."""
+    """Delete all checkpoints but the newest and the best."""
     checkpoints = find_checkpoints(directory)
-    scored = sorted((state.score, path) for path, state in checkpoints if state.score is not None)
-    best = [path for path, state in checkpoints if state.step == checkpoints[0][1].best_step]
-    lasting = {path for path, _ in checkpoints[:keep]} | {*(best or [path for _, path in scored[:1]])}
-    for path, _ in checkpoints:
-        if path not in lasting:
+    for path, state in checkpoints[keep:]:
+        if state.step != checkpoints[0][1].best_step:
             remove(path)
 
 

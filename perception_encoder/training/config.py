@@ -18,7 +18,7 @@ from perception_encoder.training.task import ValidationConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(ABC):
-    """Length and pace of training, how often to save and validate, and which failures to tolerate.
+    """Length and pace of training, how often to report, save and validate.
 
     Each stage adds its own settings, and `steps`, as a property or as a field with a default.
     """
@@ -40,8 +40,6 @@ class TrainingConfig(ABC):
     """Score the model on held-out data during training."""
     keep: int = 2
     """Number of newest checkpoints to keep, beside the best one."""
-    skip_bad_losses: int = 0
-    """Maximum number of consecutive steps with a non-finite loss: they are skipped, and one more ends the run."""
     log_every: int = 20
     """Steps between reports."""
     checkpoint_every: int = 200

@@ -37,8 +37,6 @@ class ParallelConfig:
     """Number of images, frames or captions whose activations are in memory at a time; None for all."""
     checkpointing: bool = False
     """Recompute each block in the backward pass instead of storing its activations."""
-    compile: bool = False
-    """Compile the model with torch.compile."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("ddp", "fsdp"):
@@ -80,8 +78,6 @@ def parallelize(model: nn.Module, config: ParallelConfig) -> nn.Module:
     (`pad_rows`). The model itself is the root and holds no sharded parameters: it frees the blocks' weights after each
     run, and gathers the next block while one computes.
     """
-    if config.compile:
-        model.compile()
     if this_rank() == ALONE:
         return model
     if config.kind == "ddp":

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,6 @@ from perception_encoder.training.task import Task, Validation, choose_metric, is
 
 logger = logging.getLogger(__name__)
 
-SLOW = 30.0  # seconds of waiting for one batch that are reported
-
 Batches = Callable[[int], Any]
 AHEAD = 2  # batches made in advance
 
@@ -59,10 +58,10 @@ def train(
     The model, and every batch by its `to(device)`, are moved to this rank's device, where the model stays. `fit`: see
     `resume_run`. `work`: steps of the run's phases, and the work of a step, to estimate the time left. `trained`: steps
     that this process has already done; starting later means resuming, which is logged. The first step is reported at
-    once. If `config` has a validation, the task's scores are reported and the checkpoint with the best one is kept;
-    otherwise that with the lowest loss. Raises ConfigError for a metric that the task lacks, and DataError for losses
-    that are not finite: the last checkpoint stays. A checkpoint that cannot be written is logged and retried at the
-    next one; only the last one must succeed.
+    once. If `config` has a validation, the task's scores are reported and the checkpoint with the best one is kept.
+    Raises ConfigError for a metric that the task lacks, and DataError for losses that are not finite: the last
+    checkpoint stays. A checkpoint that cannot be written is logged and retried at the next one; only the last one must
+    succeed.
     """
     validation, higher_is_better = task.validation, task.validation.higher_is_better if task.validation else {}
     metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
@@ -71,48 +70,44 @@ def train(
     optimizer = build_optimizer(task.model, config.optimizer)
     peaks = [group["lr"] for group in optimizer.param_groups]
     state = resume_run(directory, task.model, optimizer, fingerprint, fit)
-    first, best, best_step = state.step, state.best, state.best_step
-    last = config.steps if stop_after is None else min(config.steps, stop_after)
+    first, last = state.step, config.steps if stop_after is None else min(config.steps, stop_after)
     if trained < first < last and this_rank().is_first:
         logger.info("resuming from step %d", first)
-    group = StepGroup(work or [(config.steps, 1.0)], config.skip_bad_losses, state)
-    saved = time.monotonic()
+    group, saved = StepGroup(work or [(config.steps, 1.0)], first), time.monotonic()
     with closing(Metrics(directory, first, this_rank(), listener)) as metrics:
         for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
             share = learning_rate(step, config.steps, config.warmup, config.drops)
             for parameters, peak in zip(optimizer.param_groups, peaks, strict=True):
                 parameters["lr"] = peak * share
             losses = _backward(task, batch)
-            if group.accepts(step, losses):
-                if config.optimizer.max_grad_norm is not None:
-                    clip_gradients(task.model.parameters(), config.optimizer.max_grad_norm)
-                optimizer.step()
-                task.after_step()
+            if not math.isfinite(total := sum(losses.values())):
+                raise DataError(f"step {step}: the loss is {total}; lower the rate and resume from the last checkpoint")
+            if config.optimizer.max_grad_norm is not None:
+                clip_gradients(task.model.parameters(), config.optimizer.max_grad_norm)
+            optimizer.step()
+            task.after_step()
             optimizer.zero_grad(set_to_none=True)
             group.add(losses, batch, wait)
             done = step + 1
             due = done % config.log_every == 0 or done in (1, last)
-            if (
-                due or done == first + 1
-            ):  # after resuming it is shown but not recorded, so that records do not depend on interruptions
+            if due or done == first + 1:  # after resuming shown but not recorded: records don't show interruptions
                 row = {**group.report(done), "lr": float(f"{peaks[0] * share:.4g}"), **task.report()}
                 metrics.write({"step": done, **row}, record=due)
-            improved, new_best = False, best
+            newest = replace(state, step=done)
             if validation and config.validation and is_due(config.validation, done, config.steps):
                 with group.paused():
                     scores = _validate(validation, metric, task, device)
                 metrics.write({"step": done, **{f"validation/{name}": score for name, score in scores.items()}})
-                improved = is_better(scores[metric], best, higher_is_better[metric])
-                new_best = scores[metric] if improved else best
-            scored = done % config.checkpoint_every == 0 or done == last
+                if is_better(scores[metric], state.best, higher_is_better[metric]):
+                    newest = replace(newest, best=scores[metric], best_step=done)
             if (
-                scored
-                or improved
-                or _first_rank_flag(time.monotonic() - saved > 60 * config.checkpoint_minutes, device)
-            ):
-                state = group.state(done, fingerprint, scored, new_best, done if improved else best_step)
-                if _save(directory, task, optimizer, state, config.keep, must=done == last):
-                    best, best_step = state.best, state.best_step
+                done % config.checkpoint_every == 0
+                or done == last
+                or newest.best_step == done
+                or first_rank_values([time.monotonic() - saved > 60 * config.checkpoint_minutes], device)[0]
+            ):  # by the first rank's clock, as all ranks must save at the same step
+                if _save(directory, task, optimizer, newest, config.keep, must=done == last):
+                    state = newest
                 saved = time.monotonic()
 
 
@@ -136,11 +131,6 @@ def _backward(task: Task, batch: Any) -> dict[str, float]:
     if dist.is_initialized():
         dist.all_reduce(values)
     return dict(zip(losses, values.tolist(), strict=True))
-
-
-def _first_rank_flag(flag: bool, device: torch.device) -> bool:
-    """Return the first rank's flag, as clocks differ but all ranks must save at the same step."""
-    return bool(first_rank_values([flag], device)[0])
 
 
 def _save(
@@ -182,41 +172,20 @@ def _prepare_thread() -> None:
 
 
 class StepGroup:
-    """Collects losses and speed since the last report, and the losses since the last scored checkpoint.
+    """Collects losses and speed since the last report; `work`: see `train`, `step`: the first one."""
 
-    `work`: see `train`. `bad_losses`: maximum number of consecutive steps with a loss that is not finite.
-    """
-
-    def __init__(self, work: Sequence[tuple[int, float]], bad_losses: int, state: RunState) -> None:
-        self._work, self._bad_losses, self._bad = work, bad_losses, 0
-        self._loss_sum, self._loss_count = state.loss_sum, state.loss_count
-        self._start(state.step)
+    def __init__(self, work: Sequence[tuple[int, float]], step: int) -> None:
+        self._work = work
+        self._start(step)
 
     def _start(self, step: int) -> None:
         self._first, self._since = step, time.perf_counter()
         self._samples, self._waited = 0, 0.0
         self._newest: dict[str, float] = {}
 
-    def accepts(self, step: int, losses: dict[str, float]) -> bool:
-        """Return whether the losses are finite; DataError after too many consecutive ones that are not."""
-        total = sum(losses.values())
-        if math.isfinite(total):
-            self._bad = 0
-            return True
-        self._bad += 1
-        if self._bad > self._bad_losses:
-            raise DataError(f"step {step}: the loss is {total}; lower the rate and resume from the last checkpoint")
-        logger.warning("step %d: the loss is %s; skipping the step", step, total)
-        return False
-
     def add(self, losses: dict[str, float], batch: Any, wait: float) -> None:
         """Add a step."""
         self._newest, self._samples, self._waited = losses, self._samples + len(batch), self._waited + wait
-        total = sum(losses.values())
-        if math.isfinite(total):
-            self._loss_sum, self._loss_count = self._loss_sum + total, self._loss_count + 1
-        if wait > SLOW:
-            logger.warning("waited %.0f s for a batch: reading is slower than training", wait)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -244,18 +213,3 @@ class StepGroup:
             end = start + steps if last is None else min(start + steps, last)
             total, start = total + work * max(0, end - max(start, first)), start + steps
         return total
-
-    def state(self, done: int, fingerprint: str, scored: bool, best: float | None, best_step: int | None) -> RunState:
-        """Return the state of the run; with `scored`, including the mean loss since the last scored checkpoint."""
-        score = self._loss_sum / self._loss_count if scored and self._loss_count else None
-        if scored:
-            self._loss_sum, self._loss_count = 0.0, 0
-        return RunState(
-            step=done,
-            fingerprint=fingerprint,
-            score=score,
-            best=best,
-            best_step=best_step,
-            loss_sum=self._loss_sum,
-            loss_count=self._loss_count,
-        )

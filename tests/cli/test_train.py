@@ -135,7 +135,7 @@ def test_every_setting_is_printed_with_its_default_and_meaning(run_pe: Callable[
     assert settings["lr"][0] == settings["optimizer.lr"][0] == "0.003"
     assert settings["masking.block"][0] == "4" and "blocks at the right" in settings["masking.block"][1]
     assert settings["augmentation.scale"] == ("[0.3, 1.0]", "Share of the image's area in a crop.")
-    assert settings["teacher"][0] == "null" and settings["parallel.compile"][0] == "false"
+    assert settings["teacher"][0] == "null" and settings["parallel.checkpointing"][0] == "false"
 
 
 def test_ctrl_c_says_how_to_resume(photos: Path, tmp_path: Path) -> None:

@@ -61,8 +61,9 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     optimizer = build_optimizer(task.model, OptimizerConfig(name="adamw"))
     task.losses(batch(0))["error"].backward()
     optimizer.step()
-    for step, score in enumerate([5.0, 1.0, 4.0, 3.0, None]):
-        save_run(tmp_path, task.model, optimizer, RunState(step=step, fingerprint="a", score=score), keep=2)
+    for step in range(5):
+        best = None if step == 0 else 1
+        save_run(tmp_path, task.model, optimizer, RunState(step=step, fingerprint="a", best_step=best), keep=2)
     assert [state.step for _, state in find_checkpoints(tmp_path)] == [4, 3, 1]
 
 
