@@ -19,14 +19,16 @@ _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
 
 
-def from_fields(kind: type[T], value: object) -> T:
+def from_fields(kind: type[T], value: object, path: str = "") -> T:
     """Build a dataclass, nested ones included, from JSON: the inverse of `dataclasses.asdict`.
+
+    `path`: the value's own name, for errors.
 
     Raises ValueError, naming the field, if one is missing, unknown or of the wrong type, or if the class rejects it.
     Lists become tuples or arrays and integers floats, as the fields ask. Fields may be dataclasses, tuples, lists,
     mappings, literals and unions of these.
     """
-    return typing.cast(T, _convert(kind, value, ""))
+    return typing.cast(T, _convert(kind, value, path))
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:

@@ -121,8 +121,7 @@ def show_settings(config: TrainingConfig) -> None:
     """Print every setting of a configuration, with its value and its meaning."""
     from perception_encoder.training.settings import describe_settings
 
-    rows = [(setting.name, setting.value, setting.meaning) for setting in describe_settings(config)]
-    output.print_table(("setting", "default", "meaning"), rows)
+    output.print_table(("setting", "default", "meaning"), describe_settings(config))
 
 
 def _show_plan(plan: TrainingPlan) -> None:

@@ -15,7 +15,6 @@ from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.datasets.labelled import held_out_rows
 from perception_encoder.errors import DataError
-from perception_encoder.formats.media_directory import list_media
 from perception_encoder.formats.shards import shards_below, split_names
 from perception_encoder.formats.tables import TABLE_SUFFIXES, TEXT_COLUMNS, read_table
 from perception_encoder.models.clip import CLIP
@@ -201,7 +200,7 @@ def read_files(path: Path, split: str = "train") -> list[FileSample]:
     except DataError as error:
         if path.suffix.lower() in TABLE_SUFFIXES:
             raise
-        raise DataError(f"{_reason(path)}; {LAYOUTS}") from error
+        raise DataError(f"{path} has no training data; {LAYOUTS}") from error
     source = escape_name(path.resolve().stem if path.is_file() else path.resolve().name)
     return [
         FileSample(key, image, {"source": source, "label": task.names.get(label, label)})
@@ -231,14 +230,3 @@ def _read_captioned(path: Path, split: str) -> list[FileSample]:
         FileSample(key, image, metadata, tuple(dict.fromkeys(captions)))
         for key, image, captions in zip(loaded.keys, loaded.media, texts, strict=True)
     ]
-
-
-def _reason(path: Path) -> str:
-    """Return why a path has no training data."""
-    if not path.exists():
-        return f"{path} does not exist"
-    if not path.is_dir():
-        return f"{path} is neither a directory nor a table"
-    if loose := sum(media.parent == path for media in list_media(path)):
-        return f"{path} has {loose} images outside of any class directory"
-    return f"{path} has no training data"

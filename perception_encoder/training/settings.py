@@ -12,12 +12,12 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.records import from_fields
 from perception_encoder.training.config import TrainingConfig
 
 Config = TypeVar("Config")
@@ -38,24 +38,20 @@ def override(config: Config, settings: Sequence[str] | Mapping[str, object]) -> 
     commas. Raises ConfigError for an unknown name (near matches shown), and for a value of another type or out of
     range.
     """
-    for shown, name, value in _changes(settings):
+    value: object
+    for item in settings.items() if isinstance(settings, Mapping) else settings:
+        if isinstance(item, str):
+            (name, equals, text), shown = item.partition("="), f"--set {item}"
+            if not equals:
+                raise ConfigError(f"{shown}: write name=value")
+            name, value = name.strip(), _Text(text.strip())
+        else:
+            (name, value), shown = item, f"{item[0]}={item[1]!r}"
         try:
             config = _change(config, name, value)
-        except ConfigError as error:
+        except (ConfigError, ValueError) as error:
             raise ConfigError(f"{shown}: {error}") from None
     return config
-
-
-def _changes(settings: Sequence[str] | Mapping[str, object]) -> Iterator[tuple[str, str, object]]:
-    """Yield each given setting with its name and value."""
-    if isinstance(settings, Mapping):
-        yield from ((f"{name}={value!r}", name, value) for name, value in settings.items())
-        return
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting}: write name=value")
-        yield f"--set {setting}", name.strip(), _Text(text.strip())
 
 
 def _change(config: Any, name: str, value: object) -> Any:
@@ -64,10 +60,10 @@ def _change(config: Any, name: str, value: object) -> Any:
         if name == "lr":
             name = "optimizer.lr"
         elif name == "steps" and stages:
-            return _with_steps(config, _read(0, (int,), value))
+            return _with_steps(config, _read(int, name, value))
         elif name == "image_size" and len(stages) == 1:
             name = "stages.0.image_size"
-    return _replace(config, (type(config),), name.split("."), value)
+    return _replace(type(config), config, name, value, name.split("."))
 
 
 def _with_steps(config: Any, steps: int) -> Any:
@@ -84,26 +80,41 @@ def _with_steps(config: Any, steps: int) -> Any:
     return dataclasses.replace(config, stages=tuple(changed))
 
 
-def _replace(old: Any, kinds: Sequence[Any], path: Sequence[str], value: object) -> Any:
-    """Return `old`, of one of the types `kinds`, with the value at `path` replaced."""
-    groups = [kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+def _replace(kind: Any, old: Any, name: str, value: object, path: Sequence[str]) -> Any:
+    """Return `old`, of a type, with the value at `path` replaced; `name`: the setting, for errors."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    groups: list[Any] = [item for item in (type(old), *kinds) if dataclasses.is_dataclass(item)]
+    if groups:
+        return _replace_in_group(kinds, groups[0]() if old is None else old, name, value, path)
     if not path:
-        return _read_group(old, kinds, groups, value) if groups else _read(old, kinds, value)
-    name, rest = path[0], path[1:]
-    if old is None and groups:
-        old = groups[0]()
-    if dataclasses.is_dataclass(old) and not isinstance(old, type):
-        hint = typing.get_type_hints(type(old)).get(name)
-        _check(name, [field.name for field in dataclasses.fields(old)])
-        return dataclasses.replace(old, **{name: _replace(getattr(old, name), _kinds(hint), rest, value)})
+        return _read(kind, name, value)
     if isinstance(old, Mapping):
-        _check(name, old)
-        return {**old, name: _replace(old[name], (type(old[name]),), rest, value)}
+        _check(path[0], old)
+        return {**old, path[0]: _replace(type(old[path[0]]), old[path[0]], name, value, path[1:])}
     if isinstance(old, tuple):
-        _check(name, map(str, range(len(old))))
-        at = int(name)
-        return (*old[:at], _replace(old[at], (type(old[at]),), rest, value), *old[at + 1 :])
-    raise ConfigError(f"{name} is not a setting: its parent is a plain value")
+        _check(path[0], map(str, range(len(old))))
+        at = int(path[0])
+        return (*old[:at], _replace(type(old[at]), old[at], name, value, path[1:]), *old[at + 1 :])
+    raise ConfigError(f"{path[0]} is not a setting: its parent is a plain value")
+
+
+def _replace_in_group(kinds: Sequence[Any], group: Any, name: str, value: object, path: Sequence[str]) -> Any:
+    """Return settings with one changed or, without a path, with a mapping's changes, the first one changed, or off."""
+    fields = [field.name for field in dataclasses.fields(group)]
+    if path:
+        _check(path[0], fields)
+        hint = typing.get_type_hints(type(group))[path[0]]
+        changed = _replace(hint, getattr(group, path[0]), name, value, path[1:])
+        return dataclasses.replace(group, **{path[0]: changed})
+    if type(value) in kinds:
+        return value
+    if value == _Text("null") and types.NoneType in kinds:
+        return None
+    if isinstance(value, _Text) and value.startswith("{"):
+        value = from_fields(dict[str, Any], (_json(value) or [value])[0], name)
+    if isinstance(value, Mapping):
+        return override(group, value)
+    return _replace_in_group(kinds, group, name, value, fields[:1])
 
 
 def _check(name: str, names: Iterable[str]) -> None:
@@ -114,126 +125,69 @@ def _check(name: str, names: Iterable[str]) -> None:
         raise ConfigError(f"no setting is called {name}; {hint}")
 
 
-def _kinds(hint: Any) -> Sequence[Any]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+def _read(kind: Any, name: str, value: object) -> Any:
+    """Return a value as a type: a text is JSON, or a string or strings separated by commas, which need no quotes."""
+    readings = [os.fspath(value) if isinstance(value, os.PathLike) else value]
+    if isinstance(value, _Text):
+        readings = [*_json(value), str(value)]
+        readings += [] if value.startswith("[") else [[part.strip() for part in value.split(",") if part.strip()]]
+    errors = []
+    for reading in readings:
+        try:
+            return from_fields(kind, reading, name)
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
 
 
-def _read_group(old: Any, kinds: Sequence[Any], groups: Sequence[type[Any]], value: object) -> Any:
-    """Return a group of settings: as it is, off, with a mapping's changes, or with its first setting changed."""
-    if types.NoneType in kinds and (value is None or value == _Text("null")):
-        return None
-    if type(value) in groups:
-        return value
-    group = groups[0]() if old is None else old
-    if isinstance(value, _Text) and value.startswith("{"):
-        value = _json(value, kinds)
-    if isinstance(value, Mapping):
-        return override(group, value)
-    return _replace(group, (type(group),), [dataclasses.fields(group)[0].name], value)
-
-
-def _read(old: Any, kinds: Sequence[Any], value: object) -> Any:
-    """Parse a value as one of some types: numbers, strings, true/false, null, or JSON lists or objects.
-
-    Typed strings may lack quotes. `old`: the present value, if there is one.
-    """
-    if isinstance(value, os.PathLike) and str in kinds:
-        return os.fspath(value)
-    if not isinstance(value, _Text):
-        return _convert(old, kinds, value)
-    if value == "null" and types.NoneType in kinds:
-        return None
-    if str in kinds:
-        return str(value)
-    if tuple[str, ...] in kinds and not value.startswith("["):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return _convert(old, kinds, _json(value, kinds))
-
-
-def _json(text: str, kinds: Sequence[Any]) -> object:
+def _json(text: str) -> list[Any]:
+    """Return what a text is as JSON; nothing if it isn't."""
     try:
-        return json.loads(text)
+        return [json.loads(text)]
     except (json.JSONDecodeError, RecursionError):
-        raise ConfigError(f"{str(text)!r} is not of type {_type_name(kinds)}") from None
+        return []
 
 
-def _convert(old: Any, kinds: Sequence[Any], value: Any) -> Any:
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(old, Mapping) and isinstance(value, Mapping):
-        item_kinds = (typing.get_args(kinds[0])[1],)
-        return {name: _convert(None, item_kinds, item) for name, item in value.items()}
-    item_kinds = tuple(typing.get_args(kind)[0] for kind in kinds if typing.get_args(kind)[1:] == (...,))
-    if item_kinds and isinstance(value, list | tuple):
-        return tuple(_convert(None, item_kinds[:1], item) for item in value)
-    if isinstance(old, tuple) and isinstance(value, list | tuple) and len(value) == len(old):
-        return tuple(_convert(item, (type(item),), new) for item, new in zip(old, value, strict=True))
-    if type(value) not in kinds:
-        example = "" if old is None else f", such as {old!r}"
-        raise ConfigError(f"{json.dumps(value, default=repr)} is not of type {_type_name(kinds)}{example}")
-    return value
-
-
-def _type_name(kinds: Sequence[Any]) -> str:
-    return " or ".join(kind.__name__ if isinstance(kind, type) else str(kind) for kind in kinds)
-
-
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """A setting of a configuration."""
 
     name: str
-    """As `--set` takes it."""
-    value: str
-    """As `--set` takes it; empty for a group, whose settings follow."""
+    value: str  # as `--set` takes it; empty for a group, whose settings follow
     meaning: str
 
 
 def describe_settings(config: TrainingConfig) -> list[Setting]:
-    """Return all settings of a configuration, starting with the rate and the steps of the whole run."""
-    names = {field.name for field in dataclasses.fields(config)}
-    first = []
+    """Return all settings of a configuration, starting with those that every recipe has."""
+    names, first = {field.name for field in dataclasses.fields(config)}, []
+    stages: Sequence[Any] = getattr(config, "stages", ())
     if "lr" not in names:
         first.append(Setting("lr", _text(config.optimizer.lr), "Peak learning rate, as optimizer.lr."))
     if "steps" not in names:
         meaning = "Optimizer steps of the whole run; its stages share them in proportion."
         first.append(Setting("steps", _text(config.steps), meaning))
-    stages: Sequence[Any] = getattr(config, "stages", ())
     if len(stages) == 1:
-        first.append(
-            Setting(
-                "image_size",
-                _text(stages[0].image_size),
-                "Side of the training images in pixels, as stages.0.image_size; 0 for the size of the model.",
-            )
-        )
+        meaning = "Side of the training images in pixels, as stages.0.image_size; 0 for the size of the model."
+        first.append(Setting("image_size", _text(stages[0].image_size), meaning))
     return [*first, *_settings(config, "")]
 
 
 def _settings(config: Any, prefix: str) -> Iterator[Setting]:
-    hints = typing.get_type_hints(type(config))
-    meanings = field_meanings(type(config))  # type: ignore[arg-type]  # a class is hashable
+    hints, meanings = typing.get_type_hints(type(config)), field_meanings(type(config))  # type: ignore[arg-type]
     for field in dataclasses.fields(config):
         name, value, meaning = f"{prefix}{field.name}", getattr(config, field.name), meanings.get(field.name, "")
-        inner = _inner(hints[field.name])
+        groups: list[Any] = [kind for kind in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(kind)]
         if dataclasses.is_dataclass(value):
             yield Setting(name, "", meaning or _summary(type(value)))
             yield from _settings(value, f"{name}.")
-        elif value is None and inner is not None:
-            yield Setting(name, "null", f"{meaning or _summary(inner)} Off; any of these turns it on:")
-            yield from _settings(inner(), f"{name}.")
-        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+        elif value is None and groups:
+            yield Setting(name, "null", f"{meaning or _summary(groups[0])} Off; any of these turns it on:")
+            yield from _settings(groups[0](), f"{name}.")
+        elif isinstance(value, tuple) and value and groups:
             yield Setting(name, "", meaning)
             for number, item in enumerate(value):
                 yield from _settings(item, f"{name}.{number}.")
         else:
             yield Setting(name, _text(value), meaning)
-
-
-def _inner(hint: Any) -> type[Any] | None:
-    """Return a type's settings class besides None, if it has defaults for everything."""
-    classes = [kind for kind in typing.get_args(hint) if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
-    return classes[0] if classes and typing.get_origin(hint) is not tuple else None
 
 
 def _text(value: Any) -> str:
@@ -244,7 +198,7 @@ def _text(value: Any) -> str:
     return json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False)
 
 
-def _summary(kind: type[Any]) -> str:
+def _summary(kind: Any) -> str:
     return (inspect.getdoc(kind) or "").partition("\n\n")[0].replace("\n", " ")
 
 
@@ -253,13 +207,10 @@ def field_meanings(kind: type[Any]) -> dict[str, str]:
     """Return the strings beneath a dataclass's fields, including inherited fields."""
     meanings: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        body = typing.cast(ast.ClassDef, definition).body
-        for line, below in pairwise(body):
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(below, ast.Expr):
-                text = getattr(below.value, "value", None)
-                if isinstance(text, str):
-                    meanings[line.target.id] = " ".join(text.split())
+        if dataclasses.is_dataclass(base):
+            definition: Any = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+            for line, below in pairwise(definition.body):
+                match line, below:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                        meanings[name] = " ".join(text.split())
     return meanings

@@ -206,13 +206,9 @@ def test_other_layouts_are_answered_with_those_that_are_read(tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no table")
     (tmp_path / "paths.csv").write_text("path,size\na.png,3\n")
-    for name, reason in {
-        "loose": "has 2 images outside of any class directory",
-        "empty": "has no training data",
-        "notes.txt": "is neither a directory nor a table",
-        "nowhere": "does not exist",
-    }.items():
-        with pytest.raises(DataError, match=rf"{name} {reason}; --data takes .*DIR/CLASS/.*`caption`.*--shards takes"):
+    for name in ("loose", "empty", "notes.txt", "nowhere"):
+        message = rf"{name} has no training data; --data takes .*DIR/CLASS/.*`caption`.*--shards takes"
+        with pytest.raises(DataError, match=message):
             load(tmp_path / name)
     with pytest.raises(DataError, match=r"paths\.csv has no column 'label' .* 'path', 'size'"):
         load(tmp_path / "paths.csv")
