@@ -1,4 +1,4 @@
-"""The sweep finds the best layer, caches what it evaluated, and agrees with the evaluators themselves."""
+"""The sweep finds the best layer, caches scores, and agrees with the evaluators; colours alone are one layer."""
 
 from __future__ import annotations
 
@@ -9,27 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.datasets.class_masks import ClassMasks
-from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_prediction.depth import DepthConfig
-from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
-from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, ModelError
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
-from perception_encoder.evaluation.dense.detection import DetectionEvaluator
-from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ResampledScores
 from perception_encoder.layer_analysis.curve import LayerCurve, recommend
-from perception_encoder.layer_analysis.sweep import run_sweep
+from perception_encoder.layer_analysis.sweep import ColourFeatures, run_sweep
 from perception_encoder.progress import Track, untracked
 from tests.evaluation.layers import discs, png, write_video
-from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder
+from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder, plain
 
 SHORT_SIDE = 48
 FIT = FitConfig(epochs=12, batch=4, lr=1e-2)
@@ -116,19 +110,6 @@ def test_a_video_that_cannot_be_decoded_whole_is_left_out_and_reported(videos: P
         run_sweep(ToyEncoder(), [neither], FeatureCache(directory=tmp_path / "store"), [CLEAR])
 
 
-def test_unusable_masks_are_reported_in_every_run(videos: Path, tmp_path: Path) -> None:
-    one, two = read_videos(videos)
-    empty = replace(one, masks=(png(np.zeros((48, 64), np.uint8)), *one.masks[1:]))
-    cut = replace(one, name="zero", masks=(b"cut", *one.masks[1:]))
-    store = FeatureCache(directory=tmp_path / "store")
-    for _ in range(2):
-        sweep = run_sweep(ToyEncoder(), [TrackingEvaluator([empty, two, cut], SHORT_SIDE)], store, [CLEAR])
-        assert sweep.curves[0].scores[CLEAR].n == 1
-        assert [failure.source for failure in sweep.failures] == ["one", "zero/mask 0"]
-    with pytest.raises(DataError, match="tracking: no video can be evaluated; the first: one: the mask of the first"):
-        run_sweep(ToyEncoder(), [TrackingEvaluator([empty], SHORT_SIDE)], store, [CLEAR])
-
-
 def squares(count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return images of a light square on a dark floor, (16, 16, 3), and their masks, bool (16, 16)."""
     rng = np.random.default_rng(seed)
@@ -170,61 +151,14 @@ def test_depth_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
     agrees(sweep.curves, CLEAR, measurement)
 
 
-def test_segmentation_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
-    def part(seed: int) -> ClassMasks:
-        images, masks = squares(10, seed)
-        return ClassMasks(
-            name="squares",
-            keys=tuple(f"{seed}-{row}" for row in range(10)),
-            images=tuple(map(png, images)),
-            masks=tuple(png(mask.astype(np.uint8)) for mask in masks),
-            classes=("background", "square"),
-            numbers=({0: 0, 1: 1},) * 10,
-        )
-
-    parts, head = (part(0), part(1)), SegmentationConfig(fit=FIT)
-    store, encoder = FeatureCache(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
-    sweep = run_sweep(encoder, [SegmentationEvaluator(*parts, head)], store, [0, CLEAR])
-    curve = sweep.curves[0]
-    assert curve.metric == "mIoU" and curve.best == CLEAR and curve.scores[CLEAR].value > 0.7
-    (measurement,) = SegmentationEvaluator(*parts, head).run(encoder.at(CLEAR))
-    agrees(sweep.curves, CLEAR, measurement)
-    protocol = DepthProtocol(head=DepthConfig(channels=8, fit=FIT))
-    depth = DepthEvaluator(depth_images(0), depth_images(1), protocol)
-    encoded = encoder.encoded
-    run_sweep(encoder, [depth], store, [0, CLEAR])
-    assert encoder.encoded == encoded  # the same images, so the same features
+def test_colours_alone_are_a_layer(tmp_path: Path) -> None:
+    write_video(tmp_path / "videos" / "one.tar", *discs())
+    encoder, store = ColourFeatures(ToyEncoder()), FeatureCache(directory=tmp_path / "store")
+    task = TrackingEvaluator(read_videos(tmp_path / "videos"), short_side=48)
+    sweep = run_sweep(encoder, [task], store)
+    assert sweep.model == "colours" and sweep.curves[0].scores[0].value > 0.7
 
 
-def test_detection_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
-    pytest.importorskip("torchvision")
-    pytest.importorskip("faster_coco_eval")
-
-    def part(seed: int) -> InstanceSet:
-        images, masks = squares(4, seed)
-        boxes = [[int(xs.min()), int(ys.min()), 8, 8] for ys, xs in map(np.nonzero, masks)]
-        return InstanceSet(
-            name="squares",
-            records=tuple({"id": row, "width": 16, "height": 16} for row in range(4)),
-            keys=tuple(f"{seed}-{row}.png" for row in range(4)),
-            images=tuple(map(png, images)),
-            annotations={
-                row: [{"id": row + 1, "image_id": row, "category_id": 1, "bbox": box}] for row, box in enumerate(boxes)
-            },
-            categories=({"id": 1, "name": "square"},),
-        )
-
-    parts = part(0), part(1)
-    head = DetectionConfig(channels=8, hidden=16, regions=16, fit=FitConfig(epochs=2, batch=4))
-    store, encoder = FeatureCache(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
-    task = DetectionEvaluator(*parts, head)
-    sweep = run_sweep(encoder, [task], store, [CLEAR])
-    assert sweep.curves[0].metric == "box AP"
-    (measurement,) = DetectionEvaluator(*parts, head).run(encoder.at(CLEAR))
-    agrees(sweep.curves, CLEAR, measurement)
-
-
-def test_images_of_which_none_can_be_decoded(tmp_path: Path) -> None:
-    bad = replace(depth_images(0), images=(b"cut",) * 10)
-    with pytest.raises(DataError, match="depth: no image can be used; the first: 0-0"):
-        run_sweep(ToyEncoder(), [DepthEvaluator(bad, depth_images(1))], FeatureCache(directory=tmp_path / "store"))
+def test_another_layer_does_not_exist() -> None:
+    with pytest.raises(ConfigError, match=r"layers are \[1\]; colours has only layer 0"):
+        ColourFeatures(ToyEncoder()).encode_layers([plain(0)], [1])

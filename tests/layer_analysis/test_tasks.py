@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from experiments.dense_tasks import read_task
 from perception_encoder.datasets.class_masks import UNSCORED
-from perception_encoder.errors import ConfigError
 from perception_encoder.formats.shards import write_members
-from perception_encoder.layer_analysis.tasks import TaskOptions, make_task, make_tasks
+from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from tests.evaluation.layers import discs, png, write_video
 from tests.layer_analysis.toys import ToyEncoder
 
@@ -75,15 +73,6 @@ def test_categories_lost_from_training_are_not_scored(tmp_path: Path) -> None:
     assert task.name == "objects" and task.test.instances(1).labels.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("items", [1, 2])
-def test_few_images_are_all_taken(items: int, tmp_path: Path) -> None:
-    depth = png(np.full((2, 2), 1000, np.uint16))
-    members = [(f"{n}.{kind}", content) for n in range(2) for kind, content in (("jpg", IMAGE), ("depth.png", depth))]
-    write_members(tmp_path / "room.tar", members)
-    (task,) = make_tasks(["depth"], {}, tmp_path / "room.tar", TaskOptions(items=items))
-    assert task.train.keys == ("0",) and task.test.keys == ("1",)
-
-
 def test_images_and_frames_have_the_size_that_is_set(tmp_path: Path) -> None:
     write_video(tmp_path / "one.tar", *discs())
     (task,) = make_tasks(["tracking"], {}, tmp_path, TaskOptions(image_size=(8, 8), short_side=24))
@@ -94,8 +83,3 @@ def test_images_and_frames_have_the_size_that_is_set(tmp_path: Path) -> None:
     (task,) = make_tasks(["depth"], {}, tmp_path / "room.tar", TaskOptions(image_size=(8, 12)))
     (native,) = make_tasks(["depth"], {}, tmp_path / "room.tar")
     assert {image.image_size for image in task.images(ToyEncoder())} == {(8, 12)} and task.digest == native.digest
-
-
-def test_an_unknown_task() -> None:
-    with pytest.raises(ConfigError, match="the task 'colour' is unknown; the tasks are classification, retrieval, "):
-        make_task("colour", Path(), TaskOptions())

@@ -208,13 +208,6 @@ def test_stochastic_depth_leaves_branches_out_sample_by_sample(checkpointing: bo
     torch.testing.assert_close(mixed, stack.resblocks[1](first))
 
 
-def test_stochastic_depth_keeps_the_mean() -> None:
-    factors = drop_path(40, 500, 0.4, torch.Generator().manual_seed(0))
-    assert factors.shape == (40, 2, 500)
-    assert factors.unique().tolist() == pytest.approx([0, 1 / 0.6])
-    assert abs(float(factors.mean()) - 1) < 0.02
-
-
 def test_drop_path_may_grow_linearly() -> None:
     factors = drop_path(3, 4000, 0.5, torch.Generator().manual_seed(0), linear=True)
     assert (factors[0] == 1).all()

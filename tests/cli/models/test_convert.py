@@ -87,17 +87,6 @@ def test_an_out_without_a_suffix_is_a_directory_with_the_configuration(run_pe: C
     assert timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).pretrained_cfg["crop_mode"] == "squash"
 
 
-def test_a_directory_is_replaced_only_when_asked_for_and_keeps_other_files(
-    run_pe: Callable, tower: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "mine.txt").write_text("mine")
-    assert "exists; choose another name" in run_pe("convert", tower, out, "--to", "timm").stderr
-    assert run_pe("convert", tower, out, "--to", "timm", "--overwrite").status == 0
-    assert {path.name for path in out.iterdir()} == {"mine.txt", "config.json", "model.safetensors"}
-
-
 def test_the_text_tower_that_timm_has_not_is_mentioned(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
     run = run_pe("convert", nano, tmp_path / "a.safetensors", "--to", "timm")
     assert run.status == 0

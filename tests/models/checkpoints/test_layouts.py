@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perception_encoder.errors import CheckpointError
-from perception_encoder.models.checkpoints.layouts import detect_layout, from_published, to_published, unwrap
+from perception_encoder.models.checkpoints.layouts import detect_layout, from_published, to_published
 from perception_encoder.models.checkpoints.weights import build, published_state_dict
 from perception_encoder.models.registry import find_model
 from tests.golden_weights import golden_state
@@ -29,13 +29,6 @@ def test_layouts_are_detected_and_come_back_identical(published: dict[str, torch
     expected = vision if layout == "timm" else published
     assert back.keys() == expected.keys()
     assert all(torch.equal(back[name], expected[name]) for name in expected)
-
-
-def test_our_own_names_are_a_layout_too() -> None:
-    model = build(ENTRY)
-    assert detect_layout(model.state_dict()) == "native"
-    assert to_published(model.state_dict(), ENTRY.vision).keys() == published_state_dict(model).keys()
-    assert detect_layout(model.visual.state_dict()) == "published"
 
 
 def test_no_tensor_of_a_layout_is_a_view_of_another(published: dict[str, torch.Tensor]) -> None:
@@ -66,11 +59,3 @@ def test_a_part_that_is_missing_stays_missing(published: dict[str, torch.Tensor]
     back = to_published(there, ENTRY.vision)
     assert "visual.attn_pool.attn.in_proj_weight" not in back
     assert "visual.trunk.attn_pool.kv.weight" in back  # kept under its name, so that it is reported
-
-
-def test_unwrapping() -> None:
-    tensor = torch.ones(1)
-    assert unwrap({"weights": {"module.a": tensor}, "step": 3}) == {"a": tensor}
-    assert unwrap({"state_dict": {"weights": {"a": tensor}}}) == {"a": tensor}
-    with pytest.raises(CheckpointError, match="step is not a named tensor"):
-        unwrap({"a": tensor, "step": 3})

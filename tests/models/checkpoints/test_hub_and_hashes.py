@@ -1,4 +1,4 @@
-"""Published weights come out of the hub's cache or are downloaded; a hub that does not answer costs seconds."""
+"""Published weights come from the hub's cache or are downloaded; a weight file is hashed again only if it changes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,12 @@ import huggingface_hub
 import pytest
 
 from perception_encoder.models.checkpoints import weights
+from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.weights import fetch_weights
 from perception_encoder.models.registry import find_model
 
 L14 = find_model("PE-Core-L14-336")
+FIRST, SECOND = "0" * 16, "1" * 16
 FETCH = """
 import time
 from perception_encoder.errors import WeightsUnavailableError
@@ -83,3 +86,60 @@ def test_a_question_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
     with pytest.raises(ValueError, match="gated"):
         weights._check_answer("https://example.org/a")
+
+
+@pytest.fixture
+def weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that was written a minute ago, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"weights")
+    os.utime(path, (time.time() - 60,) * 2)
+    return path
+
+
+def cached(path: Path) -> list[Path]:
+    return [entry for entry in (path.parent / "cache").rglob("*") if entry.is_file()]
+
+
+def test_the_second_time_nothing_is_computed(weight_file: Path) -> None:
+    assert CachedHash(weight_file).get(lambda: FIRST) == FIRST
+    assert CachedHash(weight_file).get(lambda: SECOND) == FIRST
+    assert len(cached(weight_file)) == 1
+
+
+@pytest.mark.parametrize("change", ["size", "time", "file", "path"])
+def test_another_file_is_hashed_anew(weight_file: Path, change: str) -> None:
+    CachedHash(weight_file).get(lambda: FIRST)
+    status = weight_file.stat()
+    if change == "size":
+        weight_file.write_bytes(b"more weights")
+    if change == "file":
+        (weight_file.parent / "other").write_bytes(b"WEIGHTS")
+        os.replace(weight_file.parent / "other", weight_file)
+    if change == "path":
+        weight_file = weight_file.rename(weight_file.parent / "moved.safetensors")
+    os.utime(weight_file, ns=(status.st_mtime_ns, status.st_mtime_ns + (change == "time")))
+    assert CachedHash(weight_file).get(lambda: SECOND) == SECOND
+
+
+def test_a_file_that_may_still_be_written_is_not_cached(weight_file: Path) -> None:
+    os.utime(weight_file)
+    assert CachedHash(weight_file).get(lambda: FIRST) == FIRST
+    assert cached(weight_file) == []
+    before = CachedHash(weight_file)
+    os.utime(weight_file, (time.time() - 30,) * 2)
+    assert before.get(lambda: FIRST) == FIRST
+    assert cached(weight_file) == []
+
+
+def test_a_damaged_or_unwritable_cache_costs_time_alone(weight_file: Path) -> None:
+    CachedHash(weight_file).get(lambda: FIRST)
+    (entry,) = cached(weight_file)
+    entry.write_bytes(b"\xff nonsense")
+    assert CachedHash(weight_file).get(lambda: SECOND) == SECOND
+    assert entry.read_text() == SECOND
+    entry.unlink()
+    entry.parent.rmdir()
+    entry.parent.write_text("a file where the directory should be")
+    assert CachedHash(weight_file).get(lambda: FIRST) == FIRST

@@ -1,0 +1,149 @@
+"""Embeddings and layers of other libraries' models, against the libraries; models that cannot be had are named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
+from perception_encoder.inference.external_encoder import OutputEncoder
+from perception_encoder.inference.load import load, load_layers, load_tower
+from perception_encoder.models.external import OpenClipModel, TimmModel
+from tests.evaluation.test_library_models import PlainOpenClipEncoder, PlainTimmEncoder
+from tests.models.external.samples import SIZE, noise_images, save_transformer, scaled
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    return noise_images()
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("vit_tiny_patch16_224", 1), ("vit_small_patch16_dinov3", 5), ("vit_base_patch16_siglip_224", 0)],
+)
+def test_timm_models(name: str, prefix: int, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    create = timm.create_model
+
+    def create_small(name: str, **settings: object) -> object:
+        return create(name, depth=2, embed_dim=32, num_heads=2, **settings)
+
+    monkeypatch.setattr(timm, "create_model", create_small)
+    encoder = load_layers(f"random:timm:{name}", "cpu", torch.float32, final_norm=True)
+    again = load_layers(f"random:timm:{name}", "cpu", torch.float32, final_norm=True)
+    assert encoder.about == again.about and encoder.name == f"random:timm:{name}"
+    model = encoder.tower.model
+    found = encoder.encode_layers(images, [0, 1], SIZE)
+    assert encoder.depth == 2 and encoder.patch_size == 16 and found[0].prefix.shape == (3, prefix, 32)
+    config = timm.data.resolve_model_data_config(model)
+    batch = scaled(images, SIZE, config["mean"], config["std"])
+    with torch.no_grad():
+        wanted = model.forward_features(batch)  # through the final norm
+        (first,) = model.forward_intermediates(batch, [0], intermediates_only=True)
+    tokens = np.concatenate([found[1].prefix, found[1].patches.reshape(3, 6, 32)], axis=1)
+    np.testing.assert_allclose(tokens, wanted.numpy(), atol=1e-4)
+    np.testing.assert_allclose(found[0].patches, first.permute(0, 2, 3, 1).numpy(), atol=1e-4)
+    np.testing.assert_allclose(encoder.attention(images, [1], SIZE)[1].sum(-1), 1, atol=1e-5)
+
+
+def test_timm_models_that_do_not_do() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match="test_resnet is a ResNet"):
+        load_layers("random:timm:test_resnet")
+    with pytest.raises(UnknownModelError, match=r"timm has no model 'vit_tiny_patch61_224'; did you mean vit_tiny"):
+        load_layers("timm:vit_tiny_patch61_224")
+    with pytest.raises(WeightsUnavailableError, match="timm:test_vit could not be loaded"):
+        load_layers("timm:test_vit")
+
+
+def test_a_timm_model_has_both_transforms_and_no_texts() -> None:
+    timm = pytest.importorskip("timm")
+    adapter = TimmModel("timm:test_vit", "test_vit")
+    adapter.model = timm.create_model("test_vit", num_classes=0)
+    encoders = {mode: OutputEncoder(adapter).variant(transform=mode) for mode in ("squash", "crop")}
+    wide = Image.new("RGB", (300, 100))
+    wide.paste((255, 255, 255), (0, 0, 40, 100))  # what a centre crop leaves out
+    plain = Image.new("RGB", (300, 100))
+    changed = {name: np.abs(e.encode_images([wide]) - e.encode_images([plain])).max() for name, e in encoders.items()}
+    assert changed["crop"] == 0 < changed["squash"]
+    encoder = PlainTimmEncoder()
+    encoder.model = encoders["crop"].model.cpu()
+    np.testing.assert_allclose(encoders["crop"].encode_images([wide]), encoder.encode_images([wide]), atol=1e-5)
+    with pytest.raises(ConfigError, match="timm:test_vit has no text tower"):
+        encoders["squash"].encode_texts(["a dog"])
+
+
+def test_an_open_clip_model_is_wrapped_as_it_is() -> None:
+    plain = PlainOpenClipEncoder()
+    plain.model.visual.preprocess_cfg = {"size": 32}
+    adapter = OpenClipModel("open_clip:tiny", "tiny")
+    adapter.model, adapter.tokenize = plain.model, plain.tokenize
+    encoders = {mode: OutputEncoder(adapter).variant(transform=mode) for mode in ("squash", "crop")}
+    images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)) for _ in range(2)]
+    np.testing.assert_allclose(encoders["crop"].encode_images(images), plain.encode_images(images), atol=1e-6)
+    assert not np.allclose(encoders["squash"].encode_images(images), plain.encode_images(images))
+    np.testing.assert_allclose(encoders["crop"].encode_texts(["a dog"]), plain.encode_texts(["a dog"]), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ViT", "Dinov2WithRegisters", "CLIPVision", "SiglipVision"])
+def test_transformers_models(kind: str, tmp_path: Path, images: list[Image.Image]) -> None:
+    model = save_transformer(kind, tmp_path)
+    encoder = load_layers(f"hf:{tmp_path}", "cpu", torch.float32, final_norm=True)
+    found = encoder.encode_layers(images, [0, 2], (32, 32))
+    plain = load_layers(f"hf:{tmp_path}", "cpu", torch.float32).encode_layers(images, [0, 2], (32, 32))
+    np.testing.assert_array_equal(plain[0].patches, found[0].patches)
+    assert not np.allclose(plain[2].patches, found[2].patches)
+    assert encoder.depth == 3 and encoder.patch_size == 8 and found[0].patches.shape == (3, 4, 4, 24)
+    with torch.no_grad():
+        batch = scaled(images, (32, 32), [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+        given = model(batch, output_hidden_states=True)
+    prefix = found[0].prefix.shape[1]
+    assert prefix == {"ViT": 1, "Dinov2WithRegisters": 5, "CLIPVision": 1, "SiglipVision": 0}[kind]
+
+    def tokens(layer: int) -> np.ndarray:
+        return np.concatenate([found[layer].prefix, found[layer].patches.reshape(3, 16, 24)], axis=1)
+
+    np.testing.assert_allclose(tokens(0), given.hidden_states[1].numpy(), atol=1e-5)
+    with torch.no_grad():  # CLIP norms its class token alone, for pooling
+        last = model.post_layernorm(given.last_hidden_state) if kind == "CLIPVision" else given.last_hidden_state
+    np.testing.assert_allclose(tokens(2), last.numpy(), atol=1e-5)
+    assert encoder.encode_layers(images, [1], (16, 40))[1].patches.shape == (3, 2, 5, 24)
+    attention = encoder.attention(images, [2])[2]
+    np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(encoder.attention(images, [0, 2])[2], attention)
+    assert encoder.attention(images, [0])[0].shape == attention.shape  # though all layers run
+
+
+def test_transformers_models_that_do_not_do(tmp_path: Path) -> None:
+    save_transformer("ViT", tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(ConfigError, match=r"has no preprocessor_config\.json"):
+        load_layers(f"hf:{tmp_path}")
+    with pytest.raises(WeightsUnavailableError, match="could not be loaded"):
+        load_layers(f"hf:{tmp_path / 'nothing'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("timm:no_such_model", UnknownModelError, "timm:no_such_model could not be loaded"),
+        ("open_clip:no_such_model,x", UnknownModelError, "open_clip:no_such_model,x could not be loaded"),
+        ("open_clip:ViT-B-32", WeightsUnavailableError, "names no weights; give open_clip:ViT-B-32,TAG"),
+        ("open_clip:local-dir:/no/such", WeightsUnavailableError, "could not be loaded"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_named(name: str, error: type[Exception], message: str) -> None:
+    pytest.importorskip("open_clip")
+    with pytest.raises(error, match=re.escape(message)):
+        load(name)
+
+
+def test_a_model_without_layers_says_so() -> None:
+    with pytest.raises(ConfigError, match="open_clip:ViT-B-32,openai has no readable layers"):
+        load_tower("open_clip:ViT-B-32,openai")
