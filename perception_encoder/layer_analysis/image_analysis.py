@@ -1,8 +1,5 @@
 """Analyse an image layer by layer: features, attention and norms of its tokens, and global tokens.
 
-An image goes through the model twice, once for its tokens and once for its attention. The patches that are similar to a
-chosen one, and those it attends to, show how local a layer is.
-
 Global tokens are patches that every token attends to (section 5.1). In large encoders a few background patches no
 longer represent their position and hold information on the whole image. They hurt spatial tasks, and tracking peaks
 just before they appear. The attention that a patch receives is the median over all other patches, not the mean, because

@@ -1,7 +1,6 @@
 """Write the report of an analysis: a standalone HTML page, curves as PNG, scores as CSV and JSON.
 
-The page embeds all it shows, runs no script, and escapes all text. It recommends a layer for each task in plain words,
-shows every curve, and explains them: the norms of tokens, which of them are global, and an image's features by layer.
+The page embeds all it shows, runs no script, and escapes all text.
 """
 
 from __future__ import annotations

@@ -23,14 +23,7 @@ from perception_encoder.models.checkpoints.files import SUFFIXES, quantized_rows
 from perception_encoder.models.checkpoints.layouts import StateDict, from_published, to_published, unwrap
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
-from perception_encoder.models.registry import (
-    MODELS,
-    CoreName,
-    ModelEntry,
-    TowerName,
-    canonical_name,
-    find_model,
-)
+from perception_encoder.models.registry import MODELS, CoreName, ModelEntry, TowerName, canonical_name, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 Model = CLIP | VisionTransformer
@@ -235,9 +228,8 @@ def find_entry(name: str | Path) -> ModelEntry:
     if isinstance(name, str) and canonical_name(name) is not None:
         return find_model(name)
     model = load_model(name)
-    if isinstance(model, CLIP):
-        return dataclasses.replace(find_model(model.name), vision=model.visual.config, text=model.text.config)
-    return dataclasses.replace(find_model(model.name), vision=model.config, text=None)
+    vision, text = (model.visual.config, model.text.config) if isinstance(model, CLIP) else (model.config, None)
+    return dataclasses.replace(find_model(model.name), vision=vision, text=text)
 
 
 def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice = "all") -> Model:
@@ -259,10 +251,9 @@ def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice 
 
 def recognise(state: StateDict, file_name: str) -> ModelEntry:
     """Return the model of a state dict: the file name's model if it fits, else one with the same shapes."""
-    fitting = fitting_models(state)
+    fitting, by_name = fitting_models(state), canonical_name(file_name)
     if not fitting:
         raise CheckpointError("no known architecture has these shapes; name one: create_model(name, pretrained=path)")
-    by_name = canonical_name(file_name)
     return MODELS[by_name if by_name in fitting else fitting[0]]
 
 
