@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from perception_encoder.training.metrics import Listener
 
 STAGES = (
-    "perception_encoder.pretraining.stage",
-    "perception_encoder.language_alignment.stage",
-    "perception_encoder.spatial_alignment.stage",
-    "perception_encoder.dense_training.stage",
+    "perception_encoder.pretraining",
+    "perception_encoder.language_alignment",
+    "perception_encoder.spatial_alignment",
+    "perception_encoder.dense_training",
 )
 
 

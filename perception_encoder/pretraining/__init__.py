@@ -1,1 +1,59 @@
 """Robust image pretraining (section 2.1)."""
+
+from __future__ import annotations
+
+from perception_encoder.training.stage import Stage, deferred, deferred_recipes
+
+RECIPES = "perception_encoder.pretraining.recipes"
+ROWS = {
+    "core_n16": ("PE-Core-N, the size of the built-in model, on your pairs: two hours on 2 cores", "core_n16"),
+    "core_t16": ("PE-Core-T: 58 billion pairs", "core", "t16"),
+    "core_s16": ("PE-Core-S: 58 billion pairs", "core", "s16"),
+    "core_b16": ("PE-Core-B: 58 billion pairs", "core", "b16"),
+    "core_l14": ("PE-Core-L: 58 billion pairs", "core", "l14"),
+    "core_g14": ("PE-Core-G: 86 billion pairs", "core", "g14"),
+    "core_t16_cooldown": ("PE-Core-T, cooldown: 50 million pairs", "cooldown", "t16"),
+    "core_s16_cooldown": ("PE-Core-S, cooldown: 50 million pairs", "cooldown", "s16"),
+    "core_b16_cooldown": ("PE-Core-B, cooldown: 50 million pairs", "cooldown", "b16"),
+    "core_l14_cooldown": ("PE-Core-L, cooldown: 50 million pairs", "cooldown", "l14"),
+    "core_g14_cooldown": ("PE-Core-G, cooldown: 50 million pairs", "cooldown", "g14"),
+    "video_finetune_t16": ("PE-Core-T, video finetuning: 22 million videos", "video_finetune", "t16"),
+    "video_finetune_s16": ("PE-Core-S, video finetuning: 22 million videos", "video_finetune", "s16"),
+    "video_finetune_b16": ("PE-Core-B, video finetuning: 22 million videos", "video_finetune", "b16"),
+    "video_finetune_l14": ("PE-Core-L, video finetuning: 22 million videos", "video_finetune", "l14"),
+    "video_finetune_g14": ("PE-Core-G, video finetuning: 22 million videos", "video_finetune", "g14"),
+    "video_finetune_builtin": ("the built-in model on a thousand clips: ten minutes", "video_finetune_builtin"),
+    "ablation_1": ("ViT-L/14, step 1: the CLIP baseline", "ablation", 1),
+    "ablation_2": ("ViT-L/14, steps 1 to 2: progressive resolution", "ablation", 2),
+    "ablation_3": ("ViT-L/14, steps 1 to 3: twice the batch and the pairs", "ablation", 3),
+    "ablation_4": ("ViT-L/14, steps 1 to 4: LAMB", "ablation", 4),
+    "ablation_5": ("ViT-L/14, steps 1 to 5: a stage at 336 px", "ablation", 5),
+    "ablation_6": ("ViT-L/14, steps 1 to 6: 2D RoPE", "ablation", 6),
+    "ablation_7": ("ViT-L/14, steps 1 to 7: attention pooling", "ablation", 7),
+    "ablation_8": ("ViT-L/14, steps 1 to 8: augmentation", "ablation", 8),
+    "ablation_9": ("ViT-L/14, steps 1 to 9: mask regularisation", "ablation", 9),
+    "vanilla_s14": ("ViT-S/14: the CLIP baseline (Fig. 3)", "scaling", 1, "s14"),
+    "full_s14": ("ViT-S/14: all nine steps (Fig. 3)", "scaling", 9, "s14"),
+    "vanilla_b14": ("ViT-B/14: the CLIP baseline (Fig. 3)", "scaling", 1, "b14"),
+    "full_b14": ("ViT-B/14: all nine steps (Fig. 3)", "scaling", 9, "b14"),
+    "vanilla_l14_120k": ("ViT-L/14: CLIP (Fig. 4)", "scaling", 1, "l14", 120_000),
+    "full_l14_120k": ("ViT-L/14: all nine (Fig. 4)", "scaling", 9, "l14", 120_000),
+    "vanilla_l14_240k": ("ViT-L/14: CLIP (Fig. 4)", "scaling", 1, "l14", 240_000),
+    "full_l14_240k": ("ViT-L/14: all nine (Fig. 4)", "scaling", 9, "l14", 240_000),
+    "vanilla_l14_360k": ("ViT-L/14: CLIP (Figs. 3, 4)", "scaling", 1, "l14", 360_000),
+    "full_l14_360k": ("ViT-L/14: all nine (Figs. 3, 4)", "scaling", 9, "l14", 360_000),
+    "distill_l14": ("PE-Core-G into PE-Core-L: 4.4 billion pairs", "distill_core", "l14"),
+    "distill_b16": ("PE-Core-G into PE-Core-B: 4.4 billion pairs", "distill_core", "b16"),
+    "distill_s16": ("PE-Core-G into PE-Core-S: 4.4 billion pairs", "distill_core", "s16"),
+    "distill_t16": ("PE-Core-G into PE-Core-T: 4.4 billion pairs", "distill_core", "t16"),
+    "distill_builtin": ("a model, --set teacher=…, into the built-in one", "distill_builtin"),
+    "finetune": ("weights, --set initial=…, on your pairs", "finetune"),
+}
+STAGE = Stage(
+    name="contrastive",
+    run=deferred("perception_encoder.pretraining.run", "pretrain"),
+    plan=deferred("perception_encoder.pretraining.plan", "plan_pretraining"),
+    debug=deferred(RECIPES, "debug_pretraining"),
+    streams=True,
+    recipes=deferred_recipes(RECIPES, ROWS),
+)

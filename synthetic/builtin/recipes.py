@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from perception_encoder import language_alignment as language
+from perception_encoder import pretraining as contrastive
 from perception_encoder.data.pairs import Stage
-from perception_encoder.language_alignment import stage as language
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.run import align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
-from perception_encoder.pretraining import stage as contrastive
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.recipes import core_n16
 from perception_encoder.pretraining.run import pretrain

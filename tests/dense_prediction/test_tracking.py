@@ -21,7 +21,7 @@ from perception_encoder.dense_prediction.tracking import (
     track_objects,
     write_tracking,
 )
-from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.preprocess.video import read_frames
 from tests.evaluation.layers import ColourLayers, discs
 
@@ -144,13 +144,6 @@ def test_labels_are_those_of_the_whole_video_at_once(batch_size: int) -> None:
     assert overlap > 0.6
 
 
-def test_objects_keep_their_numbers() -> None:
-    images, masks = frames_and_masks(3)
-    numbered = np.where(masks[0] > 0, masks[0].astype(int) + 40, 0)
-    tracked = list(track_objects(images, numbered, ColourLayers().at(0), SIDE))
-    assert set(np.unique(tracked[-1][1])) == set(np.unique(numbered))
-
-
 def test_a_long_video_takes_bounded_memory() -> None:
     """Frames come from a generator, and no more than a batch is taken before labels are given."""
     images, masks = frames_and_masks(2)
@@ -160,19 +153,6 @@ def test_a_long_video_takes_bounded_memory() -> None:
     for _ in range(9):
         next(tracked)
     assert next(taken) == 12
-
-
-def test_bad_videos_and_masks() -> None:
-    images, masks = frames_and_masks(3)
-    model = ColourLayers().at(0)
-    with pytest.raises(DataError, match="the first mask is empty"):
-        list(track_objects(images, np.zeros_like(masks[0]), model, SIDE))
-    with pytest.raises(DataError, match=r"the mask has 3x3 pixels, the first frame"):
-        list(track_objects(images, np.ones((3, 3), np.uint8), model, SIDE))
-    with pytest.raises(InputError, match=r"frame 1: has 20x30 pixels, the first frame"):
-        list(track_objects([images[0], images[1].resize((20, 30))], masks[0], model, SIDE))
-    with pytest.raises(DataError, match="no frames"):
-        list(track_objects([], masks[0], model, SIDE))
 
 
 def labels() -> np.ndarray:

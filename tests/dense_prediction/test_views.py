@@ -31,12 +31,6 @@ def model(task: str = "detr") -> DenseModel:
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
 
 
-def test_one_view_is_the_heads_own() -> None:
-    detector = model()
-    (expected,) = detector.head.detect(detector.map_of(IMAGE, 64), [(48, 64)])
-    assert np.array_equal(detect_objects(detector, IMAGE, 64).boxes, expected.boxes)
-
-
 def test_every_view_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A detector that finds the brightest column of patches, in all scales and mirrored."""
     detector, sizes = model(), []

@@ -42,17 +42,6 @@ def test_the_same_step_gives_the_same_batch(datasets: dict[str, Path]) -> None:
     assert torch.equal(torch.cat(halves), one(5).images)
 
 
-def test_images_may_be_shown_more_than_once_an_epoch(
-    datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = small_config("depth")
-    samples, _, _ = read_samples(config, datasets["depth"])
-    read, rows = type(samples).read, []
-    monkeypatch.setattr(type(samples), "read", lambda self, index: rows.append(index) or read(self, index))
-    DenseBatches(config, samples, Rank(rank=0, world_size=1), 12, GREY, torch.tensor([0.0, 0, 0, 3, 0, 1, 0, 0]))(0)
-    assert sorted(rows) == [3, 3, 3, 5]
-
-
 def test_repeats_are_drawn_in_every_epoch() -> None:
     """They were drawn once: a factor of 1.5 showed an image twice in every epoch, or once in every one."""
     factors = torch.tensor([1.0, 1.5, 2.25])
@@ -126,23 +115,6 @@ def test_labels_are_padded_as_not_scored() -> None:
     assert set(targets["labels"].unique().tolist()) == {1, 2, 3}  # 0 is what padding is
     _, moved = Augmenter(32, (0.5, 0.5), 0, GREY)(image, targets, generator())
     assert (moved["labels"] == 0).sum() >= 32 * 32 * 3 // 4 and UNSCORED == -1
-
-
-def test_boxes_are_those_of_their_masks() -> None:
-    image = Image.fromarray(np.full((48, 64, 3), 90, np.uint8))
-    masks = torch.zeros(2, 48, 64, dtype=torch.uint8)
-    masks[0, 8:30, 10:30], masks[1, 20:44, 40:60] = 1, 1
-    boxes = torch.tensor([[10.0, 8, 30, 30], [40, 20, 60, 44]])
-    targets = {"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": masks}
-    seen = set()
-    for seed in range(12):
-        _, moved = Augmenter(64, (0.6, 5.0), 0.5, GREY)(image, targets, generator(seed))
-        seen.add(len(moved["boxes"]))
-        assert len(moved["boxes"]) == len(moved["labels"]) == len(moved["masks"])
-        for box, mask in zip(moved["boxes"], moved["masks"], strict=True):
-            rows, columns = torch.nonzero(mask, as_tuple=True)
-            assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    assert seen >= {1, 2}  # an object that is cropped away is left out
 
 
 def test_boxes_of_cropped_masks_are_computed_anew() -> None:

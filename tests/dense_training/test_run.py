@@ -97,17 +97,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_a_finetuned_encoder_is_in_the_file(datasets: dict[str, Path], tmp_path: Path) -> None:
-    config = replace(small_config("depth"), frozen=False, layer=3)
-    path = train_dense(config, [datasets["depth"]], tmp_path)
-    info, tensors = read_head_info(path)
-    assert info.finetuned and info.layer == 3 and not any("resblocks.4." in name for name in tensors)
-    model = load_dense_model(path, info, tensors, load_tower("builtin"))
-    weight = dict(model.backbone.named_parameters())["model.transformer.resblocks.0.mlp.c_fc.weight"]
-    theirs = dict(load_tower("builtin").model.named_parameters())["transformer.resblocks.0.mlp.c_fc.weight"]
-    assert not torch.equal(weight, theirs)
-
-
 def test_a_federated_detector_with_repeated_images(datasets: dict[str, Path], tmp_path: Path) -> None:
     config = small_config("detector", "head.federated=2", "repeat_threshold=1.0")
     path = train_dense(config, [datasets["detector"]], tmp_path)
@@ -172,30 +161,6 @@ def test_a_published_detector_is_gone_on_from(tmp_path: Path, monkeypatch: pytes
             source = before if frozen and name.startswith("backbone.") else expected
             rows = 4 if "bbox_pred" in name else 1 if "mask_fcn_logits" in name else 0  # of the background
             assert torch.equal(state[name][rows:], source[name][rows:])
-
-
-def test_depth_goes_on_where_another_head_stopped(datasets: dict[str, Path], tmp_path: Path) -> None:
-    config = small_config("depth", "optimizer.lr=0.01", "validation=null")
-    first = train_dense(config, [datasets["depth"]], tmp_path / "first")
-    still = replace(config, initial=str(first), steps=1, seed=5, optimizer=OptimizerConfig(name="sgd", lr=0.0))
-    second = train_dense(still, [datasets["depth"]], tmp_path / "second")
-    states = [read_head_info(path)[1] for path in (first, second)]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    with pytest.raises(CheckpointError, match="no such file"):
-        train_dense(replace(still, initial="missing.safetensors"), [datasets["depth"]], tmp_path / "third")
-
-
-def test_a_segmenter_learns_from_images_and_masks(tmp_path: Path) -> None:
-    for number in range(5):
-        for name, pixels in (
-            ("images", np.full((32, 48, 3), 50 * number)),
-            ("masks", np.eye(32, 48) * (1 + number % 2)),
-        ):
-            (tmp_path / name).mkdir(exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name / f"{number}.png")
-    (tmp_path / "classes.txt").write_text("wall\nchair\nlamp\n", encoding="utf-8")
-    path = train_dense(small_config("segmenter", "steps=1", "validation=null"), [tmp_path], tmp_path / "run")
-    assert read_head_info(path)[0].classes == ("wall", "chair", "lamp")
 
 
 def test_what_does_not_fit_is_refused(datasets: dict[str, Path], tmp_path: Path) -> None:

@@ -50,10 +50,3 @@ def test_missing_and_damaged_data(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"no tar")
     with pytest.raises(DataError, match=r"a\.tar: not a readable tar"):
         open_images(tmp_path)
-
-
-def test_what_is_held_out_depends_on_the_name_alone(scenes: Path) -> None:
-    images = open_images(scenes)
-    few, many = ({image.key for image in images if image.held_out(share)} for share in (0.1, 0.5))
-    assert few <= many and 4 < len(many) < 20
-    assert not any(image.held_out(0) for image in images)

@@ -163,15 +163,6 @@ def test_a_mask_is_read_as_its_labels() -> None:
     assert image.convert("RGB").getpixel((1, 0)) == (128, 0, 0)
 
 
-def test_objects_are_coloured_and_outlined() -> None:
-    labels = np.zeros((20, 20), int)
-    labels[5:15, 5:15] = 2
-    drawn = np.asarray(draw_objects(Image.new("RGB", (20, 20), (200, 200, 200)), labels))
-    assert tuple(drawn[0, 0]) == (200, 200, 200)
-    assert tuple(drawn[10, 10]) == (100, 164, 100)
-    assert tuple(drawn[5, 10]) == (128, 192, 128)  # rounded to even
-
-
 def test_an_overlay_is_drawn_over_an_image() -> None:
     labels = np.zeros((20, 20), int)
     labels[5:15, 5:15] = 3
