@@ -28,6 +28,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.feature_map import FeatureMaps, feature_maps, similarity, to_colours
 from perception_encoder.inference.load import load, load_tower
 from perception_encoder.inference.media import open_media
+from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.registry import BUILTIN_DEPTH, canonical_name
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
@@ -95,7 +96,7 @@ class FeatureImages:
 
     def image(self, row_id: str) -> bytes:
         """Return the model's input: a JPEG."""
-        return _to_bytes(self._maps(row_id).image, "JPEG")
+        return _to_bytes(self._maps(row_id, self._encoder(False)).image, "JPEG")
 
     def colours(self, row_id: str, layer: int, baseline: bool = False) -> bytes:
         """Return the features of a layer (0-based, negative from the end) as colours: a PNG with a pixel per patch.
@@ -118,7 +119,7 @@ class FeatureImages:
 
     def regions(self, row_id: str, layer: int, points: Sequence[tuple[float, float]]) -> bytes:
         """Return the regions that resemble the points (x, y, 0–1), each in a colour, later ones on top: a PNG."""
-        features, size = self.features(row_id, layer), self._maps(row_id).image.size
+        features, size = self.features(row_id, layer), self._maps(row_id, self._encoder(False)).image.size
         return overlay_png(self.library.compute(partial(label_regions, features, points, size)))
 
     def features(self, row_id: str, layer: int, baseline: bool = False) -> Float[np.ndarray, "h w D"]:
@@ -132,7 +133,10 @@ class FeatureImages:
         return self._encoder(baseline).name
 
     def _encoder(self, baseline: bool) -> Encoder:
-        return self._baseline if baseline else self.library.encoder
+        encoder = self._baseline if baseline else self.library.encoder
+        if not isinstance(encoder.model, Model):
+            raise ConfigError(f"features are shown for Perception Encoder models only; this index is of {encoder.name}")
+        return encoder
 
     @cached_property
     def _baseline(self) -> Encoder:
@@ -140,8 +144,7 @@ class FeatureImages:
             raise ConfigError("this server shows no second model; start it with --features-model")
         return load(self._baseline_name)
 
-    def _maps(self, row_id: str, encoder: Encoder | None = None) -> FeatureMaps:
-        encoder = encoder or self.library.encoder
+    def _maps(self, row_id: str, encoder: Encoder) -> FeatureMaps:
         is_main = encoder is self.library.encoder
         layers = None if is_main else [-1]
         return self._results.get(row_id, lambda image: feature_maps(encoder, image, layers), variant=is_main)

@@ -95,7 +95,7 @@ def create_page(
 
     def page(request: Request) -> Response:
         values: dict[str, Any] = {"directory": library.index.root.resolve().name, "model": library.encoder.name}
-        values |= {"last_layer": library.encoder.visual.config.depth - 1, "ask_model": ask.name if ask else ""}
+        values |= {"last_layer": max(0, library.encoder.depth - 1), "ask_model": ask.name if ask else ""}
         values |= {"features_model": Path(features_model).stem, "depth_head": depth_head}
         values["maximum_points"] = MAXIMUM_POINTS
         values |= {"demo": demo_note(library.encoder.name), "features_demo": demo_note(Path(features_model).stem)}

@@ -13,10 +13,10 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.web import dense_routes, tracked_videos
-from perception_encoder.search.web.library import MediaLibrary
+from perception_encoder.search.web.library import MediaLibrary, open_library
 from perception_encoder.search.web.server import create_page
 from tests.browsing import contrast, opened_page, wait_until
-from tests.search.indexes import make_library, wait_for
+from tests.search.indexes import make_library, update_folder, wait_for
 from tests.serving.servers import served
 
 pytestmark = pytest.mark.browser
@@ -158,6 +158,24 @@ def test_regions_are_few_and_errors_are_told(page: Page) -> None:
     click_at(pane, 0.5, 0.5)
     expect(status(page)).to_have_text(message)
     expect(page.locator("#regions")).to_be_hidden()
+
+
+def test_the_page_of_another_librarys_model_searches_and_says_that_it_has_no_features(
+    browser: Browser, draw: Callable[[int], Image.Image], tmp_path: Path
+) -> None:
+    pytest.importorskip("timm")
+    for number in range(3):
+        draw(number).save(tmp_path / f"{number}.jpg")
+    update_folder(tmp_path, "random:timm:test_vit")
+    refused = "Failed to load resource: the server responded with a status of 4"
+    with served(create_page(open_library(tmp_path))) as address, opened_page(browser, address, refused) as page:
+        pane = open_tab(page, "1.jpg", "Features")
+        message = "features are shown for Perception Encoder models only; this index is of random:timm:test_vit"
+        expect(page.locator("#problem")).to_have_text(message)
+        for hidden in (pane, page.locator("#layers"), page.locator("#regions-bar")):
+            expect(hidden).to_be_hidden()
+        page.get_by_role("button", name="More like this").click()
+        wait_until(page, "document.querySelector('#grid button.tile')?.title === '1.jpg'")
 
 
 # ---- tracking

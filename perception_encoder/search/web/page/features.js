@@ -30,7 +30,7 @@ const draw = latest(async () => {
     if (tile !== mine) return;
     clearRegions();
     panes.forEach((pane) => (pane.hidden = true));
-    $("regions-bar").hidden = true;
+    $("layers").hidden = $("regions-bar").hidden = true;
     features.ariaBusy = "false";
     [$("problem").hidden, $("problem").textContent] = [false, error.message];
   }
