@@ -64,8 +64,7 @@ def demo(
     page = out / "index.html"
     guesses = [file.labels for file in classified]
     sheet = LabelledFiles(encoder, classified.collection, guesses, classified.class_vectors)
-    labels = sheet.section("Labels", "The most probable labels.", page)
-    write_contact_sheet(page, "Demo", title, [labels, *query_sections(found, page)])
+    write_contact_sheet(page, "Demo", title, [*sheet.sections(page), *query_sections(found, page)])
     output.print_line("")
     output.print_line(f"All results, with images: {page}")
     if canonical_name(model) == BUILTIN:

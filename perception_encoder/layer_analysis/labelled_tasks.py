@@ -138,8 +138,8 @@ class ClassificationTask(LabelledTask):
         def attentive(seed: int) -> list[ItemScores]:
             config = replace(self.config.attentive, seed=self.config.attentive.seed + seed)
             targets = (train.targets(classes), val.targets(classes))
-            fitted = fit_attentive(layers[0].tokens, targets[0], layers[1].tokens, targets[1], len(classes), config)
-            return add("attentive probe", fitted.probe.scores(layers[2].tokens).argmax(axis=1))
+            probe, _ = fit_attentive(layers[0].tokens, targets[0], layers[1].tokens, targets[1], len(classes), config)
+            return add("attentive probe", probe.scores(layers[2].tokens).argmax(axis=1))
 
         for method in self.config.methods:
             if method == "attentive probe":

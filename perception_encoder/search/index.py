@@ -22,7 +22,7 @@ from perception_encoder.inference.media import Media, resolve
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.weights import TowerChoice
 from perception_encoder.models.defaults import default_model
-from perception_encoder.models.registry import canonical_name, portable_name, same_name
+from perception_encoder.models.registry import canonical_name, same_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.ranking import (
@@ -36,10 +36,11 @@ from perception_encoder.search.ranking import (
     item_of,
     query_vectors,
     rank,
+    row_hit,
 )
 from perception_encoder.search.storage.location import limit_store, nearest_index
 from perception_encoder.search.storage.rows import IndexRow
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import Store, index_command
 from perception_encoder.search.terms import Query, Term, parse_term
 
 if TYPE_CHECKING:
@@ -48,10 +49,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 QueryTerm = str | Path | Image.Image | np.ndarray | Hit
-QueryLike = QueryTerm | Query | Mapping[str | Path, float] | tuple[tuple[QueryTerm, float], ...]
+QueryLike = QueryTerm | Query | Mapping[str | Path, float]
 """A query: one term, or several with their weights. See `Index.search`."""
 
-_SAMPLES = 1000  # added to a FiftyOne dataset at a time
 _SAMPLE_FIELDS = ("start", "stop", "time", "length", "date", "size")
 
 
@@ -97,7 +97,7 @@ class Index:
     @property
     def exists(self) -> bool:
         """Return whether every directory, or a parent, has an index that can be searched with the model."""
-        self._stores = self._stores or find_stores(self._paths, self._location, self._model)
+        self._stores = self._stores or find_stores(self._paths, self._location)
         return bool(self._stores)
 
     @property
@@ -165,11 +165,11 @@ class Index:
         """Find the `top` images and moments most similar to each query, best first, without the query's own file.
 
         A query is a text, the path or URL of an image or a video, a PIL image, an array, or a `Hit`. Several terms are
-        a mapping from texts or paths to weights, `{"dog": 2, "snow": -1}`, or a tuple of such pairs. A list holds
-        several queries. `where`: a condition in SQL on the columns path, kind ('image' or 'video'), date
-        ('2024-07-31T18:05:00'), size (bytes), length (s), width and height. `thumbnails`: also read the hits'
-        thumbnails. Raises SearchIndexError without an index or with another model, ConfigError for an invalid
-        condition or query, and the InputError of a file in a query.
+        a mapping from texts or paths to weights, `{"dog": 2, "snow": -1}`. A list holds several queries. `where`: a
+        condition in SQL on the columns path, kind ('image' or 'video'), date ('2024-07-31T18:05:00'), size (bytes),
+        length (s), width and height. `thumbnails`: also read the hits' thumbnails. Raises SearchIndexError without an
+        index or with another model, ConfigError for an invalid condition or query, and the InputError of a file in a
+        query.
         """
         stores, parsed = self._open(), as_queries(queries)
         name = None if isinstance(self._model, Encoder) else self._model
@@ -196,8 +196,8 @@ class Index:
         *others, last = self._open()
         for store in others:
             with suppress(SearchIndexError):
-                return _row_hit(store, store.row(row_id))
-        return _row_hit(last, last.row(row_id))
+                return row_hit(store, store.row(row_id))
+        return row_hit(last, last.row(row_id))
 
     def near_duplicates(
         self,
@@ -251,37 +251,24 @@ class Index:
             raise MissingExtraError("fiftyone", "fiftyone") from None
         stores = self._open()
         name = name or stores[0].root.resolve().name
-        rows = [(store, row) for store in stores for row in store.rows()]
-        by_name = {
-            dataset: [(store, row) for store, row in rows if row.kind == kind]
-            for dataset, kind in ((name, "image"), (f"{name}-moments", "video"))
-        }
-        existing = [dataset for dataset, found in by_name.items() if found and fiftyone.dataset_exists(dataset)]
+        samples: dict[str, list[Any]] = {name: [], f"{name}-moments": []}
+        for store in stores:
+            for row in store.rows():
+                if path := item_of(store, row).source:
+                    values = {field: value for field in _SAMPLE_FIELDS if (value := getattr(row, field)) is not None}
+                    sample = fiftyone.Sample(filepath=str(path), pe_id=row.id, embedding=row.vector, **values)
+                    samples[name if row.kind == "image" else f"{name}-moments"].append(sample)
+        samples = {dataset: found for dataset, found in samples.items() if found}
+        existing = [dataset for dataset in samples if fiftyone.dataset_exists(dataset)]
         if existing and not overwrite:
             raise OutputError(
                 f"FiftyOne has a dataset {existing[0]}; choose another --name, or replace it with --overwrite"
             )
-        counts = {}
-        for dataset, found in by_name.items():
-            samples = [
-                _sample(fiftyone, row, item.source) for store, row in found if (item := item_of(store, row)).source
-            ]
-            if samples:
-                target = fiftyone.Dataset(dataset, persistent=True, overwrite=overwrite)
-                target.info = {key: stores[0].settings[key] for key in ("model", "weight_hash", "layer", "pool")}
-                for start in range(0, len(samples), _SAMPLES):
-                    target.add_samples(samples[start : start + _SAMPLES], progress=False)
-                counts[dataset] = len(samples)
-        return counts
-
-
-def _sample(fiftyone: Any, row: IndexRow, source: object) -> Any:
-    values = {name: value for name in _SAMPLE_FIELDS if (value := getattr(row, name)) is not None}
-    return fiftyone.Sample(filepath=str(source), pe_id=row.id, embedding=row.vector, **values)
-
-
-def _row_hit(store: Store, row: IndexRow) -> Hit:
-    return Hit(item=item_of(store, row), score=1.0, time=row.time, row=row)
+        for dataset, found in samples.items():
+            target = fiftyone.Dataset(dataset, persistent=True, overwrite=overwrite)
+            target.info = {key: stores[0].settings[key] for key in ("model", "weight_hash", "layer", "pool")}
+            target.add_samples(found, progress=False)
+        return {dataset: len(found) for dataset, found in samples.items()}
 
 
 def search_files(
@@ -352,11 +339,10 @@ def as_queries(queries: QueryLike | Sequence[QueryLike]) -> tuple[Query, ...]:
 def _as_query(query: QueryLike) -> Query:
     if isinstance(query, Query):
         return query
-    if isinstance(query, (Mapping, tuple)):
-        pairs = list(query.items() if isinstance(query, Mapping) else query)
-        if not pairs:
+    if isinstance(query, Mapping):
+        if not query:
             raise ConfigError("the query is empty; say what to look for")
-        terms = tuple(Term(source=_source(term), weight=weight) for term, weight in pairs)
+        terms = tuple(Term(source=_source(term), weight=weight) for term, weight in query.items())
         return Query(name=" + ".join(f"{term.weight:g}:{term.name}" for term in terms), terms=terms)
     term = Term(source=_source(query))
     return Query(name=term.name, terms=(term,))
@@ -368,52 +354,30 @@ def _source(term: QueryTerm) -> Media | IndexRow:
     return parse_term(term) if isinstance(term, str) else resolve(term)
 
 
-def find_stores(paths: Sequence[str], location: Path | None, model: str | Encoder | None) -> list[Store]:
+def find_stores(paths: Sequence[str], location: Path | None) -> list[Store]:
     """Open the indexes of some directories; return none unless all directories have one.
 
-    A subdirectory uses the index of the nearest directory around it, limited to the subdirectory, unless that index
-    is of another model than `model`. `location`: where the index of them all is stored; SearchIndexError if a path is
-    not in the indexed directory. Logs a warning for each unfinished index.
+    A subdirectory uses the index of the nearest directory around it, limited to the subdirectory. `location`: where
+    the index of them all is stored; SearchIndexError if a path is not in the indexed directory. Logs a warning for
+    each unfinished index.
     """
-    if location is None:
-        stores = _nearest_stores(paths, model)
-    elif Store.exists(location):
-        root = str(Store.open(location).root)
-        stores = [limit_store(Store.open(location), path) for path in paths or [root]]
-    else:
-        return []
+    stores: list[Store] = []
+    for path in paths or ["."]:
+        directory = nearest_index(Path(path)) if location is None else location
+        if directory is None or not Store.exists(directory):
+            return []
+        store = Store.open(directory)
+        if paths or location is None:
+            limit_store(store, path)
+        if store.below and not len(store):
+            return []  # a hidden directory, for example, has no rows
+        stores.append(store)
     stores = _without_overlap(stores)
     for store in stores:
         if store.unfinished:
-            remedy = f"finish it with: pe index {shlex.quote(escape_name(store.directory))}"
-            root = escape_name(store.root)
-            logger.warning("the index of %s is unfinished, so files may be missing; %s", root, remedy)
+            root, command = escape_name(store.root), escape_name(index_command(store.directory))
+            logger.warning("the index of %s is unfinished, so files may be missing; finish it with: %s", root, command)
     return stores
-
-
-def _nearest_stores(paths: Sequence[str], model: str | Encoder | None) -> list[Store]:
-    stores = []
-    for path in map(Path, paths or ["."]):
-        directory = nearest_index(path)
-        if directory is None:
-            return []
-        store = limit_store(Store.open(directory), path)
-        if store.below and (not len(store) or (model is not None and _has_other_model(store, model))):
-            return []  # a hidden directory, for example, has no rows
-        stores.append(store)
-    return stores
-
-
-def _has_other_model(store: Store, model: str | Encoder) -> bool:
-    """Return whether an index was made with a model other than the given one."""
-    if isinstance(model, Encoder):
-        return model.weight_hash != store.settings["weight_hash"]
-    name = canonical_name(model)
-    if name is not None and not same_name(name, store.settings["model"]):
-        return True
-    if (name or portable_name(model)) in (store.settings["source"], canonical_name(store.settings["source"])):
-        return False
-    return load(model, towers="text").weight_hash != store.settings["weight_hash"]
 
 
 def _without_overlap(stores: Sequence[Store]) -> list[Store]:

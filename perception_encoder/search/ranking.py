@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Float
@@ -126,22 +126,8 @@ class SearchResult(Sequence[Hit]):
         return {"model": self.model, "queries": queries, "skipped": skipped, "left_out": dict(self.left_out)}
 
 
-class Gallery(Protocol):
-    """Embeddings to search: an index, or files in memory."""
-
-    def __len__(self) -> int: ...
-
-    def nearest(self, vector: Vector, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
-        """Return the `top` hits most similar to a unit vector, best first; ConfigError for an invalid condition."""
-        ...
-
-    def completer(self, query: Query, vector: Vector) -> Callable[[Hit], Hit]:
-        """Return a function that adds what is computed only for the best hits, such as probabilities."""
-        ...
-
-
 def rank(
-    galleries: Sequence[Gallery],
+    galleries: Sequence[IndexGallery | FileGallery],
     queries: Sequence[Query],
     vectors: Float[np.ndarray, "Q D"],
     top: int,
@@ -208,12 +194,12 @@ class IndexGallery:
         return len(self.index)
 
     def nearest(self, vector: Vector, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
-        """See `Gallery`; the files' existence is not checked yet."""
+        """Return the `top` hits most similar to a unit vector, best first; the files' existence is not checked yet."""
         rows = self.index.nearest(vector, top, where, thumbnails)
         return [Hit(item=_item(self.index, row), score=score, time=row.time, row=row) for score, row in rows]
 
     def completer(self, query: Query, vector: Vector) -> Callable[[Hit], Hit]:
-        """Check the file, and add the probability."""
+        """Return a function that checks a hit's file, and adds its probability: it is called for the best hits only."""
         calibration = read_calibration(self.index) if query.calibrated else None
 
         def complete(hit: Hit) -> Hit:
@@ -234,19 +220,24 @@ class FileGallery:
         return len(self.collection.items)
 
     def nearest(self, vector: Vector, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
-        """See `Gallery`; conditions are unsupported, as there are no columns."""
+        """Return the `top` hits most similar to a unit vector, best first; there are no columns for conditions."""
         scores, rows = best_rows(vector, self.collection.vectors, top)
         items = [self.collection.items[row] for row in rows]
         return [Hit(item=item, score=float(score)) for item, score in zip(items, scores, strict=True)]
 
     def completer(self, query: Query, vector: Vector) -> Callable[[Hit], Hit]:
-        """Add the time in a video."""
+        """Return a function that adds the time in a video."""
 
         def complete(hit: Hit) -> Hit:
             is_video = id(hit.item) in self._videos
             return replace(hit, time=best_moment(self.encoder, hit.item, vector)) if is_video else hit
 
         return complete
+
+
+def row_hit(index: Store, row: IndexRow, score: float = 1.0) -> Hit:
+    """Return a row as a hit."""
+    return Hit(item=item_of(index, row), score=score, time=row.time, row=row)
 
 
 def item_of(index: Store, row: IndexRow) -> Item:
@@ -325,9 +316,6 @@ def find_duplicates(
     groups = []
     for group in group_duplicates(np.stack([row.vector for _, row in rows]), threshold):
         first = rows[group[0]][1].vector
-        hits = [
-            Hit(item=item_of(store, row), score=float(row.vector @ first), time=row.time, row=row)
-            for store, row in (rows[number] for number in group)
-        ]
+        hits = [row_hit(store, row, float(row.vector @ first)) for store, row in (rows[number] for number in group)]
         groups.append(sorted(hits, key=lambda hit: -hit.score))
     return groups

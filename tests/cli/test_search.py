@@ -159,7 +159,6 @@ def test_an_index_gives_probabilities_and_no_verdict(
         "weight_hash": Store.open(directory).settings["weight_hash"],
         "slope": 10,
         "midpoint": midpoint,
-        "rows": 20,
         "contents": [],
     }
     (directory / STORE / "calibration.json").write_text(json.dumps(curve))

@@ -25,7 +25,7 @@ from perception_encoder.search.ranking import (
     query_vectors,
     rank,
 )
-from perception_encoder.search.terms import Query, Term, media_query, parse_words, text_query
+from perception_encoder.search.terms import Query, media_query, parse_words, text_query
 from perception_encoder.search.web.contact_sheet import query_sections
 from tests.clips import clip, number_of, numbered
 from tests.search.indexes import make_index
@@ -84,34 +84,6 @@ def test_several_galleries_are_ranked_together(encoder: Encoder, collection: Col
     assert rest == found[0][4:]
 
 
-def test_an_image_finds_its_copy_but_not_itself(encoder: Encoder, pictures: list[Path]) -> None:
-    copy = pictures[0].with_name("copy.jpg")
-    copy.write_bytes(pictures[7].read_bytes())
-    collection = encode_media(encoder, list_media_items([pictures[0].parent]))
-    (hits,) = find(encoder, [media_query(str(pictures[7]))], collection, top=3)
-    assert hits[0].item.source == copy and hits[0].score == pytest.approx(1, abs=1e-3)
-    assert pictures[7] not in [hit.item.source for hit in hits]
-    assert len(hits) == 3
-
-
-def test_the_top_hits_are_as_many_as_requested_with_many_queries(encoder: Encoder, collection: Collection) -> None:
-    queries = [media_query(str(item.source)) for item in collection.items]
-    assert {len(hits) for hits in find(encoder, queries, collection, top=18)} == {18}
-
-
-def test_the_moments_of_a_query_s_own_video_leave_room_for_others(
-    encoder: Encoder, checkpoint: Path, folder: Path
-) -> None:
-    index = make_index(folder, checkpoint)
-    queries = [
-        media_query(str(folder / "clip.mp4")),
-        Query(name="row", terms=(Term(source=index.rows("kind = 'image'")[0]),)),
-    ]
-    by_file, by_row = rank([IndexGallery(index)], queries, query_vectors(encoder, queries), 20, "size > 0")
-    assert len(by_file) == 20 and {hit.row.kind for hit in by_file} == {"image"}
-    assert len(by_row) == 20 and queries[1].terms[0].source.id not in {hit.row.id for hit in by_row}
-
-
 def test_a_query_of_several_terms_is_their_weighted_sum(encoder: Encoder, pictures: list[Path]) -> None:
     query = parse_words(["2:dog", "-", "snow", "+", f"0.5:{pictures[0]}"])
     dog, snow, image = *encoder.encode_texts(["dog", "snow"]), encoder.encode_images(pictures[0])
@@ -134,10 +106,6 @@ def test_a_text_is_a_text_even_if_a_file_has_its_name(
     monkeypatch.chdir(pictures[0].parent)
     vectors = query_vectors(encoder, [text_query("00.jpg")])
     np.testing.assert_allclose(vectors, encoder.encode_texts(["00.jpg"]), atol=1e-5)
-
-
-def test_no_queries_have_no_vectors(encoder: Encoder) -> None:
-    assert query_vectors(encoder, []).shape == (0, encoder.dimension)
 
 
 def test_only_the_hits_that_are_returned_are_looked_for_on_the_disk(

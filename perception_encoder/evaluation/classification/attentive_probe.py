@@ -85,14 +85,6 @@ class AttentiveProbe(nn.Module):
         return scores
 
 
-@dataclass(frozen=True)
-class FittedProbe:
-    """A trained probe, and its learning rate."""
-
-    probe: AttentiveProbe
-    learning_rate: float
-
-
 def fit_attentive(
     train: Tokens,
     targets: np.ndarray,
@@ -102,8 +94,8 @@ def fit_attentive(
     config: AttentiveConfig | None = None,
     device: torch.device | None = None,
     track: Track = untracked,
-) -> FittedProbe:
-    """Train on `train` with each learning rate and return the probe that is best on `val`; on a tie the smallest rate.
+) -> tuple[AttentiveProbe, float]:
+    """Return the probe with the learning rate that is best on `val`, and that rate; on a tie the smallest.
 
     `targets`, `val_targets`: classes from 0, int64 (n,). Raises ModelError if the loss is not finite, DataError for a
     single class.
@@ -111,14 +103,11 @@ def fit_attentive(
     config = config or AttentiveConfig()
     if len(np.unique(targets)) < 2:
         raise DataError("all training items have the same class; a probe needs at least two classes")
-    best: tuple[float, FittedProbe] | None = None
-    for rate in sorted(config.learning_rates):
-        probe = _train(train, targets, classes, rate, config, device or torch.device("cpu"), track)
-        score = mean_class_accuracy(probe.scores(val).argmax(axis=1), val_targets)
-        if best is None or score > best[0]:
-            best = score, FittedProbe(probe, rate)
-    assert best is not None
-    return best[1]
+    rates = sorted(config.learning_rates)
+    probes = [_train(train, targets, classes, rate, config, device or torch.device("cpu"), track) for rate in rates]
+    scores = [mean_class_accuracy(probe.scores(val).argmax(axis=1), val_targets) for probe in probes]
+    best = int(np.argmax(scores))
+    return probes[best], rates[best]
 
 
 def _train(
@@ -133,9 +122,10 @@ def _train(
     width = tokens[np.array([0])].shape[-1]
     generator, order = torch.Generator().manual_seed(config.seed), np.random.default_rng(config.seed)
     probe = AttentiveProbe(width, classes, config.heads, generator).to(device)
-    decayed = [parameter for parameter in probe.parameters() if parameter.ndim == 2]
-    others = [parameter for parameter in probe.parameters() if parameter.ndim != 2]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in probe.parameters() if p.ndim == 2]},
+        {"params": [p for p in probe.parameters() if p.ndim != 2], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay)
     counts = np.bincount(targets, minlength=classes)
     weight = torch.from_numpy(1 / np.maximum(counts, 1)).float().to(device)
@@ -209,9 +199,11 @@ class AttentiveEvaluator(LayerEvaluator):
 
         def score(seed: int) -> tuple[ItemScores, ...]:
             seeded = replace(config, seed=config.seed + seed)
-            fitted = fit_attentive(tokens, targets, val_tokens, val_targets, len(classes), seeded, self.device, track)
-            rates.append(f"{fitted.learning_rate:g}")
-            ranked = highest(fitted.probe.scores(test_tokens), ranked_classes(classes))
+            probe, rate = fit_attentive(
+                tokens, targets, val_tokens, val_targets, len(classes), seeded, self.device, track
+            )
+            rates.append(f"{rate:g}")
+            ranked = highest(probe.scores(test_tokens), ranked_classes(classes))
             return accuracies(ranked, test.keys, test.labels, classes)
 
         scores = with_head_seeds(config.head_seeds, score)

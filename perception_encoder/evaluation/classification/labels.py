@@ -32,10 +32,7 @@ class Guess(NamedTuple):
 
 
 class Namer:
-    """Finds the most probable labels for the embeddings of one model.
-
-    Attributes: `labels`, `class_vectors` (unit vectors (D,) by label), `logit_scale` (the factor, not its logarithm).
-    """
+    """Finds the most probable labels for the embeddings of one model; `class_vectors`: unit vectors (D,) by label."""
 
     def __init__(self, encoder: Encoder, labels: Sequence[str], prompts: str = "photo") -> None:
         """`prompts`: a name in `PROMPTS`. Raises ConfigError for an unknown name or a model without a text tower."""
@@ -58,27 +55,19 @@ class Namer:
         ]
 
 
-def read_labels(text: str) -> list[str]:
-    """Read labels from "cat,dog,other pet" or from the lines of a file, "@labels.txt", in order without duplicates.
+def read_labels(labels: str | Sequence[str]) -> list[str]:
+    """Return labels in order, without blanks and duplicates, from a list, "cat,dog,other pet", or "@labels.txt".
 
     Raises ConfigError for fewer than two, and if the file cannot be read.
     """
-    if text.startswith("@"):
+    if isinstance(labels, str) and labels.startswith("@"):
         try:
-            parts = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            raise ConfigError(f"{text[1:]} is not UTF-8 text; give a file with one label per line") from None
-        except OSError as error:
-            reason = error.strerror or error
-            raise ConfigError(f"{text[1:]} cannot be read: {reason}; give a file with one label per line") from None
-    else:
-        parts = text.split(",")
-    return check_labels(parts)
-
-
-def check_labels(labels: Sequence[str]) -> list[str]:
-    """Return the labels without blanks and duplicates; ConfigError for fewer than two."""
-    names = list(dict.fromkeys(label.strip() for label in labels if label.strip()))
+            labels = Path(labels[1:]).read_text(encoding="utf-8-sig").splitlines()
+        except (UnicodeDecodeError, OSError) as error:
+            reason = (error.strerror or error) if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError(f"{labels[1:]} cannot be read: {reason}; give a file with one label per line") from None
+    parts = labels.split(",") if isinstance(labels, str) else labels
+    names = list(dict.fromkeys(label.strip() for label in parts if label.strip()))
     if len(names) < 2:
         given = f"only {names[0]!r} was given" if names else "none was given"
         raise ConfigError(f"classification needs at least two labels, and {given} (from a file: @labels.txt)")
@@ -156,21 +145,18 @@ def classify(
     paths = [media] if isinstance(media, (str, Path)) else list(media)
     check_paths(paths)
     left_out: Counter[str] = Counter()
-    names = read_labels(labels) if isinstance(labels, str) else check_labels(labels)
+    names = read_labels(labels)
     items = list_media_items(paths, left_out)
     encoder = as_encoder(model)
     namer = Namer(encoder, names, prompts)
     collection = encode_media(encoder, items, progress)
     guesses = namer.guess(collection.vectors, top)
-    files = [
-        ClassifiedFile(id=item.id, path=item.path, labels=tuple(found))
-        for item, found in zip(collection.items, guesses, strict=True)
-    ]
+    pairs = zip(collection.items, guesses, strict=True)
     return Classification(
         model=encoder.name,
         prompts=prompts,
         labels=tuple(names),
-        files=tuple(files),
+        files=tuple(ClassifiedFile(id=item.id, path=item.path, labels=tuple(found)) for item, found in pairs),
         skipped=tuple(collection.failures),
         left_out=left_out,
         encoder=encoder,

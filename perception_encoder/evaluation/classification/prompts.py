@@ -81,13 +81,8 @@ def ensemble(
 ) -> np.ndarray:
     """Return unit vectors of the classes (K, D): the renormalised mean over templates of unit text vectors.
 
-    Raises `ConfigError` for no templates and for one without `{}`, `ModelError` if a vector is not finite.
+    Raises ModelError if a vector is not finite.
     """
-    if not templates:
-        raise ConfigError("no templates were given")
-    for template in templates:
-        if "{}" not in template:
-            raise ConfigError(f"the template {template!r} needs {{}} in place of the class")
     texts = [template.replace("{}", name) for name in classes for template in templates]
     starts = range(0, len(texts), CHUNK)
     vectors = np.concatenate(

@@ -35,9 +35,7 @@ from perception_encoder.search.storage.store import STORE, Store
 
 logger = logging.getLogger(__name__)
 
-_FILE = "calibration.json"
 _BEST = 3  # hits of a name that the curve is fitted to
-_STEPS, _RIDGE = 100, 1e-6
 _CHANGED = 0.1  # share of the rows that may come, go or change before the curve is fitted again
 _SAMPLED = 256  # rows whose contents are compared
 
@@ -94,11 +92,11 @@ def _fit_logistic(scores: Float[np.ndarray, " n"], chances: Float[np.ndarray, " 
         return None
     mean, deviation = scores.mean(), scores.std()
     inputs = np.stack([(scores - mean) / deviation, np.ones_like(scores)], axis=1)  # (n, 2)
-    curve = np.zeros(2)
-    for _ in range(_STEPS):
+    curve, ridge = np.zeros(2), 1e-6
+    for _ in range(100):
         fitted = _sigmoid(inputs @ curve)
-        gradient = inputs.T @ (chances - fitted) / len(scores) - _RIDGE * curve
-        curvature = (inputs.T * (fitted * (1 - fitted))) @ inputs / len(scores) + _RIDGE * np.eye(2)
+        gradient = inputs.T @ (chances - fitted) / len(scores) - ridge * curve
+        curvature = (inputs.T * (fitted * (1 - fitted))) @ inputs / len(scores) + ridge * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         curve = curve + step / max(1.0, np.abs(step).max())  # never so far that the curve is flat there
         if np.abs(step).max() < 1e-8:
@@ -116,20 +114,16 @@ def renew_calibration(index: Store, encoder: Encoder) -> None:
     if not isinstance(encoder.model, CLIP) or is_builtin(index):
         return
     try:
-        rows, record = len(index), _read(index)
-        sample = _sample_contents(index)
-        if record is not None:
-            _, before, contents = record
-            if abs(rows - before) <= _CHANGED * before and _share_of_others(sample, contents) <= _CHANGED:
-                return
+        sample, record = _sample_contents(index), _read(index)
+        if record is not None and _share_of_others(sample, record[1]) <= _CHANGED:
+            return
         logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
-        curve = (
-            fit_calibration(_vectors(index), encoder.encode_texts(background_names()), logit_scale) if rows else None
-        )
+        names = encoder.encode_texts(background_names()) if sample else np.empty((0, encoder.dimension), np.float32)
+        curve = fit_calibration(_vectors(index), names, logit_scale)
         if curve is None:
             remove(_path(index))
         else:
-            content = {**asdict(curve), "rows": rows, "contents": sample, "weight_hash": index.settings["weight_hash"]}
+            content = {**asdict(curve), "contents": sample, "weight_hash": index.settings["weight_hash"]}
             write_json(_path(index), content, through_link=False)
             restrict(index.directory / STORE, index.directory, index.root)
     except (OSError, ValueError, RuntimeError, PerceptionEncoderError) as error:
@@ -142,18 +136,14 @@ def read_calibration(index: Store) -> Calibration | None:
     return None if record is None else record[0]
 
 
-def _read(index: Store) -> tuple[Calibration, int, list[str]] | None:
-    """Return the stored curve, the number of rows it was fitted to, and their `_sample_contents`.
-
-    None if it is missing, damaged or of other weights.
-    """
+def _read(index: Store) -> tuple[Calibration, list[str]] | None:
+    """Return the stored curve and the contents it was fitted to; None if damaged, missing or of other weights."""
     try:
         content = json.loads(_path(index).read_text(encoding="utf-8"))
-        curve, rows = Calibration(slope=float(content["slope"]), midpoint=float(content["midpoint"])), content["rows"]
+        curve = Calibration(slope=float(content["slope"]), midpoint=float(content["midpoint"]))
         contents = [str(digest) for digest in content["contents"]]
-        usable = curve.slope > 0 and math.isfinite(curve.slope) and math.isfinite(curve.midpoint) and rows > 0
-        usable = usable and content["weight_hash"] == index.settings["weight_hash"]
-        return (curve, int(rows), contents) if usable else None
+        usable = curve.slope > 0 and math.isfinite(curve.slope) and math.isfinite(curve.midpoint)
+        return (curve, contents) if usable and content["weight_hash"] == index.settings["weight_hash"] else None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
@@ -176,7 +166,7 @@ def is_builtin(index: Store) -> bool:
 
 
 def _path(index: Store) -> Path:
-    return index.directory / STORE / _FILE
+    return index.directory / STORE / "calibration.json"
 
 
 def _vectors(index: Store) -> Iterator[Float[np.ndarray, "N D"]]:

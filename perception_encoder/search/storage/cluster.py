@@ -16,22 +16,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from perception_encoder import errors
-from perception_encoder.errors import (
-    ClusterError,
-    InputError,
-    MediaNotFoundError,
-    PerceptionEncoderError,
-)
+from perception_encoder.errors import ClusterError, InputError, MediaNotFoundError, PerceptionEncoderError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.inference.pipeline import map_in_order, worker_count
@@ -80,17 +74,6 @@ def on_cluster(address: str) -> Iterator[Read]:
         driver.answers.close()
 
 
-class _Digests:
-    """A set of digests as one array, shared by a machine's processes in Ray's memory."""
-
-    def __init__(self, digests: Iterable[str]) -> None:
-        self._sorted = np.sort(np.array(list(digests), dtype="S32"))
-
-    def __contains__(self, digest: object) -> bool:
-        position = int(np.searchsorted(self._sorted, np.bytes_(str(digest))))
-        return position < len(self._sorted) and self._sorted[position].decode() == digest
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Job:
     """The inputs of a worker besides the files."""
@@ -99,7 +82,7 @@ class _Job:
     weight_hash: str
     dtype: torch.dtype
     moments: Mapping[str, Any]
-    digests: _Digests
+    digests: frozenset[str]
     batch_size: int
     memory: int
     """Bytes of memory per worker."""
@@ -131,7 +114,7 @@ class _Driver:
             weight_hash=encoder.weight_hash,
             dtype=encoder.dtype,
             moments=index.settings["moments"],
-            digests=_Digests(digests),
+            digests=frozenset(digests),
             batch_size=encoder.batch_size,
             memory=_MEMORY + sum(weights.nbytes for weights in encoder.model.parameters()),
         )

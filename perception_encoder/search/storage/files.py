@@ -2,14 +2,12 @@
 
 The seal turns damage into an error instead of a wrong answer: LanceDB reads a flipped byte as another vector, and a
 table without its newest manifest as an older table. A search compares the size and time of each file and reads only
-files that differ, and the snapshot whole; `pe index` reads everything. The checksum, zlib's CRC-32, finds accidental
-damage at over a gigabyte a second, but does not protect against deliberate changes. The seal is written after each
-commit. In between, and after a kill, the table has a commit that the seal does not know: new files are then unknown and
-old ones may be missing, but existing ones must still match.
+files that differ, and the snapshot whole; `pe index` reads everything. The seal is written after each commit. In
+between, and after a kill, the table has a commit that the seal does not know: new files are then unknown and old ones
+may be missing, but existing ones must still match.
 
 The snapshot is an Arrow file of all rows without thumbnails, mapped into memory, so that a search need not load
-LanceDB, which takes longer than the search. The seal holds its checksum while both are of the same commit; later
-commits leave it unused until the next update writes it again.
+LanceDB, which takes longer than the search. The seal holds its checksum while both are of the same commit.
 """
 
 from __future__ import annotations
@@ -17,12 +15,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,71 +28,52 @@ from perception_encoder.errors import OutputError
 from perception_encoder.files import remove, replacing, restrict, write_json, writing
 from perception_encoder.formats.tables import without_panics
 
-SETTINGS = "settings.json"
+SETTINGS, SEAL, SNAPSHOT = "settings.json", "seal.json", "snapshot.arrow"
 LAYOUT = 2
 """Version of the table's layout; an index of another version has to be rebuilt."""
-_SETTING_TYPES = {"source": str, "model": str, "weight_hash": str, "dimension": int, "moments": dict}
+_SETTING_TYPES = {"source": str, "model": str, "weight_hash": str, "dimension": int, "moments": dict, "root": str}
 TABLE = "moments"
 """The name of the table; LanceDB stores it in moments.lance."""
-_SEAL, _SNAPSHOT = "seal.json", "snapshot.arrow"
-_FILES, _MANIFESTS = f"{TABLE}.lance", f"{TABLE}.lance/_versions"
+_MANIFESTS = f"{TABLE}.lance/_versions"
 _HINT = "latest_version_hint.json"
-_UNREAD = "_transactions"
-"""LanceDB needs these if two writers conflict; an index has one writer."""
-_PIECE = 1 << 20
+_UNREAD = "_transactions"  # LanceDB needs these if two writers conflict; an index has one writer
 _TRIES = 5
-
-Sum = tuple[int, int, int]
-"""A file's size, modification time in nanoseconds, and CRC-32."""
 MOST_BYTES = 512 << 20
 """Maximum bytes of vectors in a snapshot; LanceDB alone searches larger indexes."""
 
+Sum = tuple[int, int, int]
+"""A file's size, modification time in nanoseconds, and CRC-32, which finds accidental damage only."""
 
-def read_settings(directory: Path) -> dict[str, Any]:
-    """Read the settings in an index's directory; OSError or ValueError if they are unreadable or invalid."""
+
+def read_settings(directory: Path, any_layout: bool = False) -> dict[str, Any]:
+    """Read the settings in an index's directory; OSError or ValueError if they are unreadable or invalid.
+
+    Those of another layout are checked only with `any_layout`.
+    """
     try:
         settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError(f"{SETTINGS} is nested too deep") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{SETTINGS} is not a JSON object")
-    if settings.get("layout") == LAYOUT:
-        _check_settings(settings)
-    return settings
-
-
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    for name, kind in {**_SETTING_TYPES, "root": str}.items():
+    if settings.get("layout") != LAYOUT and not any_layout:
+        return settings
+    for name, kind in _SETTING_TYPES.items():
         value = settings.get(name, "" if name == "root" else None)
         if not isinstance(value, kind):
             raise ValueError(f"{SETTINGS}: {name} is {str(value)[:80]!r}, not a {kind.__name__}")
     for name, value in settings["moments"].items():
         if not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise ValueError(f"{SETTINGS}: {name} is {str(value)[:80]!r}, not a positive number")
+    return settings
 
 
 def salvage_settings(directory: Path) -> dict[str, Any] | None:
     """Read the settings of an index of any layout, even if its table is damaged; None if that fails."""
     try:
-        settings = read_settings(directory)
-        _check_settings(settings)
+        return read_settings(directory, any_layout=True)
     except (OSError, ValueError):
         return None
-    return settings
-
-
-def write_settings(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Write settings, whole or not at all; OutputError if that fails."""
-    write_json(directory / SETTINGS, settings, through_link=False)
-
-
-def identify(directory: Path) -> tuple[int, int] | None:
-    """Return a value that identifies an index among those that a directory holds over time; None without an index."""
-    try:
-        status = (directory / SETTINGS).stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +92,7 @@ class Seal:
 
 @dataclass(frozen=True)
 class SealState:
-    """A seal, and the manifests that existed when it was checked."""
+    """A seal, None if it is missing or damaged, and the manifests that existed when it was checked."""
 
     seal: Seal | None
     manifests: frozenset[str]
@@ -137,12 +114,23 @@ class SealState:
 
 
 def read_state(directory: Path) -> SealState:
-    """Read the seal in an index's directory without checking it; the seal is None if it is missing or damaged."""
-    names = [path.name for path in (directory / _MANIFESTS).glob("*.manifest")]
-    return SealState(_read(directory), frozenset(f"{_MANIFESTS}/{name}" for name in names))
+    """Read the seal in an index's directory without checking the files."""
+    manifests = frozenset(f"{_MANIFESTS}/{path.name}" for path in (directory / _MANIFESTS).glob("*.manifest"))
+    try:
+        values = json.loads((directory / SEAL).read_text(encoding="utf-8"))
+        if values.pop("checksum") != _checksum(values):
+            return SealState(None, manifests)
+        files = {name: tuple(numbers) for name, numbers in values["files"].items()}
+        return SealState(Seal(**{**values, "files": files}), manifests)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return SealState(None, manifests)
 
 
-def check_state(directory: Path, whole: bool = False) -> SealState:
+def _checksum(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def _check_state(directory: Path, whole: bool = False) -> SealState:
     """Compare an index's files with its seal, and all their bytes if `whole`; ValueError names a damaged file.
 
     Another process may write meanwhile; then the files are compared again.
@@ -167,13 +155,13 @@ def _problem(directory: Path, state: SealState, whole: bool) -> str | None:
         try:
             status = os.stat(f"{directory}/{name}")
         except OSError:
-            if seal.complete and state.current:
+            if state.complete:
                 return f"{name} is missing"
             continue  # cleaned up, or LanceDB reports it
         if name.endswith(_HINT) and not state.current:
             continue  # the next commit's
         same = (status.st_size, status.st_mtime_ns) == (size, modified)
-        if (whole or not same) and (status.st_size != size or checksum_of(directory / name) != checksum):
+        if (whole or not same) and (status.st_size != size or _checksum_of(directory / name) != checksum):
             return f"{name} has changed since it was written"
     return None
 
@@ -190,7 +178,7 @@ def write_seal(
     for path in _sealed_files(directory):
         name, status = path.relative_to(directory).as_posix(), path.stat()
         old = earlier.get(name)
-        checksum = old[2] if old and old[:2] == (status.st_size, status.st_mtime_ns) else checksum_of(path)
+        checksum = old[2] if old and old[:2] == (status.st_size, status.st_mtime_ns) else _checksum_of(path)
         if old and path.name != _HINT and checksum != old[2]:
             raise ValueError(f"{name} has changed since it was written")
         files[name] = (status.st_size, status.st_mtime_ns, checksum)
@@ -203,42 +191,22 @@ def write_seal(
     _write(directory, Seal(head=heads[0], files=files, complete=complete, snapshot=snapshot))
 
 
-def remove_seal(directory: Path) -> None:
-    """Remove the seal, if there is one."""
-    (directory / _SEAL).unlink(missing_ok=True)
-
-
 def _write(directory: Path, seal: Seal) -> None:
     values = asdict(seal)
-    write_json(directory / _SEAL, {**values, "checksum": _checksum(values)}, indent=None, through_link=False)
+    write_json(directory / SEAL, {**values, "checksum": _checksum(values)}, indent=None, through_link=False)
 
 
-def _read(directory: Path) -> Seal | None:
-    try:
-        values = json.loads((directory / _SEAL).read_text(encoding="utf-8"))
-        if values.pop("checksum") != _checksum(values):
-            return None
-        return Seal(**{**values, "files": {name: tuple(numbers) for name, numbers in values["files"].items()}})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def _checksum(values: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
-
-
-def checksum_of(path: Path) -> int:
-    """Return the CRC-32 of a file's content."""
+def _checksum_of(path: Path) -> int:
     checksum = 0
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
+        while piece := file.read(1 << 20):
             checksum = zlib.crc32(piece, checksum)
     return checksum
 
 
 def _sealed_files(directory: Path) -> Iterator[Path]:
     yield directory / SETTINGS
-    for parent, subdirectories, names in os.walk(directory / _FILES):
+    for parent, subdirectories, names in os.walk(directory / f"{TABLE}.lance"):
         subdirectories[:] = [name for name in subdirectories if name != _UNREAD]
         yield from (Path(parent, name) for name in sorted(names))
 
@@ -247,21 +215,29 @@ class SealedFiles:
     """The files of an open index and their seal."""
 
     def __init__(self, directory: Path, store: Path, root: Path, whole: bool = False) -> None:
-        """Check the files in `store`, the index in `directory` of the images in `root`, as `check_state` does."""
+        """Check the files in `store`, the index in `directory` of the images in `root`; ValueError if damaged."""
         self._directory, self._store, self._root = directory, store, root
-        self._identity = identify(store)
-        self.state = check_state(store, whole)
+        self._identity = self._identify()
+        self.state = _check_state(store, whole)
+
+    def _identify(self) -> tuple[int, int] | None:
+        """Return what tells apart the indexes that a directory holds over time; None without an index."""
+        try:
+            status = (self._store / SETTINGS).stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     @property
     def same(self) -> bool:
         """Whether the index is still the one that was opened, not a new one at the same path."""
-        return identify(self._store) == self._identity
+        return self._identify() == self._identity
 
     def refresh(self) -> bool:
         """Return whether the commit or seal has changed; if so, check the files again."""
         if read_state(self._store) == self.state:
             return False
-        self.state = check_state(self._store)
+        self.state = _check_state(self._store)
         return True
 
     @contextmanager
@@ -295,49 +271,27 @@ class SealedFiles:
         with self.changing():
             restrict(self._store, self._directory, self._root)
 
-    def tidy(self, age: timedelta) -> bool:
-        """Whether the index is sealed as finished with its files' times, and no old commit is older than `age`."""
-        seal, oldest = self.state.seal, time.time_ns() - age // timedelta(microseconds=1) * 1000
-        if seal is None or not self.state.complete:
-            return False
-        former = (name for name in seal.files if name.endswith(".manifest") and name != seal.head)
-        if any(seal.files[name][1] < oldest for name in former):
-            return False
+    def read_snapshot(self) -> pa.Table | None:
+        """Read the sealed snapshot: all rows without thumbnails, newest first; None if there is none, or damaged."""
+        if self.state.snapshot is None:
+            return None
         try:
-            return all((self._store / name).stat().st_mtime_ns == seal.files[name][1] for name in seal.files)
-        except OSError:
-            return False
+            with pa.memory_map(str(self._store / SNAPSHOT)) as source:
+                content = source.read_buffer(source.size())
+                return pa.ipc.open_file(content).read_all() if zlib.crc32(content) == self.state.snapshot else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
-
-def read_snapshot(directory: Path, checksum: int | None) -> pa.Table | None:
-    """Read the snapshot with the given CRC-32: all rows of a commit without thumbnails, newest first."""
-    if checksum is None:
-        return None
-    try:
-        with pa.memory_map(str(directory / _SNAPSHOT)) as source:
-            content = source.read_buffer(source.size())
-            return pa.ipc.open_file(content).read_all() if zlib.crc32(content) == checksum else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def write_snapshot(directory: Path, rows: pa.Table) -> int | None:
-    """Write a table's rows, whole or not at all, and return their CRC-32; None if they are too many.
-
-    Raises OSError if they cannot be written.
-    """
-    if len(rows) * rows["vector"].type.list_size * 4 > MOST_BYTES:
-        remove_snapshot(directory)
-        return None
-    rows = rows.combine_chunks().replace_schema_metadata()
-    with (
-        replacing(directory / _SNAPSHOT, through_link=False) as temporary,
-        pa.ipc.new_file(str(temporary), rows.schema) as writer,
-    ):
-        writer.write_table(rows)
-    return checksum_of(directory / _SNAPSHOT)
-
-
-def remove_snapshot(directory: Path) -> None:
-    """Remove the snapshot, if there is one."""
-    remove(directory / _SNAPSHOT)
+    def write_snapshot(self, rows: pa.Table) -> int | None:
+        """Write rows, whole or not at all, and return their CRC-32; None if they are too many."""
+        with self.changing():
+            if len(rows) * rows["vector"].type.list_size * 4 > MOST_BYTES:
+                remove(self._store / SNAPSHOT)
+                return None
+            rows = rows.combine_chunks().replace_schema_metadata()
+            with (
+                replacing(self._store / SNAPSHOT, through_link=False) as temporary,
+                pa.ipc.new_file(str(temporary), rows.schema) as writer,
+            ):
+                writer.write_table(rows)
+            return _checksum_of(self._store / SNAPSHOT)

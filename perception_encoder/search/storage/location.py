@@ -7,22 +7,19 @@ import stat
 from pathlib import Path
 
 from perception_encoder.errors import OutputError, SearchIndexError
+from perception_encoder.files import writing
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.storage.files import SETTINGS, salvage_settings
 from perception_encoder.search.storage.store import STORE, Store
 
 
 def nearest_index(media: Path) -> Path | None:
-    """Return the directory if it has an index, else the nearest parent whose index covers it, or None."""
-    if Store.exists(media):
-        return media
-    if not media.is_dir():
-        return None
-    return next((parent for parent in _absolute(media).parents if _covers(parent, media)), None)
+    """Return the directory, or the nearest one around it, whose readable index covers it; None if there is none."""
+    directories = (media, *_absolute(media).parents) if media.is_dir() else ()
+    return next((directory for directory in directories if _covers(directory, media)), None)
 
 
 def _covers(directory: Path, media: Path) -> bool:
-    """Return whether a directory has an index that this user may read and whose root contains it."""
     if not Store.exists(directory) or not os.access(directory / STORE / SETTINGS, os.R_OK):
         return False
     settings = salvage_settings(directory / STORE) or {}
@@ -31,7 +28,10 @@ def _covers(directory: Path, media: Path) -> bool:
 
 def limit_store(index: Store, media: Path | str) -> Store:
     """Restrict an index to a directory in its root; SearchIndexError if the root does not contain it."""
-    subdirectory = _relative(index, Path(media))
+    root = _absolute(index.root)
+    if not _absolute(Path(media)).is_relative_to(root):
+        raise _other_root(index.directory, index.root, media)
+    subdirectory = _absolute(Path(media)).relative_to(root)
     if subdirectory != Path() and not os.path.isdir(media):
         raise SearchIndexError(f"{media} is not a directory; the index covers {index.root} and the directories in it")
     index.below = "" if subdirectory == Path() else f"{escape_name(subdirectory)}/"
@@ -39,71 +39,41 @@ def limit_store(index: Store, media: Path | str) -> Store:
 
 
 def check_root(index: Store, media: Path) -> None:
-    """Raise SearchIndexError if an index belongs to another directory; the index's own directory is also accepted."""
-    if _relative(index, media) != Path():
+    """Raise SearchIndexError if an index belongs to another directory."""
+    if _absolute(media) != _absolute(index.root):
         raise _other_root(index.directory, index.root, media)
 
 
 def prepare_location(media: Path, directory: Path | None) -> tuple[Path, Path]:
     """Return the directory to index and the index's directory (by default the same), which is created if missing.
 
-    A directory that stores the index of another one stands for it. Raises OutputError, SearchIndexError.
+    Raises OutputError, SearchIndexError.
     """
-    separate = directory is not None
-    if directory is None or _absolute(directory) == _absolute(media):
-        root = directory = media
-    elif media.is_dir():
-        root = _absolute(media)
-        if not directory.exists():
-            _create(directory, root)
-    else:
+    if not media.is_dir():
         raise OutputError(f"{media} is not a directory")
-    if Store.exists(directory):
-        settings = salvage_settings(directory / STORE)
+    root, home = media, directory or media
+    if _absolute(home) != _absolute(media):
+        root = _absolute(media)
+        if not home.exists():
+            with writing(home):
+                home.mkdir(parents=True)
+                home.chmod(stat.S_IMODE(root.stat().st_mode) & 0o777 | 0o700)
+    if Store.exists(home):
+        settings = salvage_settings(home / STORE)
         if settings is not None:  # the table may still be damaged
-            root = Path(settings.get("root") or directory)
-            if _absolute(media) not in (_absolute(directory), _absolute(root)):
-                raise _other_root(directory, root, media)
-        elif not separate:
-            Store.open(directory)  # raises: the settings do not name the directory, and the error asks for it
-    if directory.is_dir():
-        _check_writable(directory, media)
-    return root, directory
-
-
-def _create(directory: Path, root: Path) -> None:
-    """Create a directory with the permissions of the images' directory."""
-    try:
-        directory.mkdir(parents=True)
-        directory.chmod(stat.S_IMODE(root.stat().st_mode) & 0o777 | 0o700)
-    except OSError as error:
-        raise OutputError(f"{directory} could not be created: {error.strerror}") from error
-
-
-def _check_writable(directory: Path, media: Path) -> None:
-    path = directory / STORE
-    try:
-        path.mkdir(exist_ok=True)
-        if not os.access(path, os.W_OK):
+            indexed = home / settings.get("root", "")
+            if _absolute(indexed) != _absolute(media):
+                raise _other_root(home, indexed, media)
+        elif directory is None:
+            Store.open(home)  # raises: the settings do not name the directory, and the error asks for it
+    with writing(home / STORE, f"store the index elsewhere: pe index {media} --index DIR"):
+        (home / STORE).mkdir(exist_ok=True)
+        if not os.access(home / STORE, os.W_OK):
             raise PermissionError(0, "no permission to write")
-    except OSError as error:
-        raise OutputError(
-            f"{path} could not be written: {error.strerror}; store the index elsewhere: pe index {media} --index DIR"
-        ) from error
+    return root, home
 
 
-def _relative(index: Store, media: Path) -> Path:
-    """Return a directory's path relative to the index's root; the index's own directory counts as the root."""
-    absolute = _absolute(media)
-    if absolute == _absolute(index.directory):
-        return Path()
-    try:
-        return absolute.relative_to(_absolute(index.root))
-    except ValueError:
-        raise _other_root(index.directory, index.root, media) from None
-
-
-def _other_root(directory: Path, root: Path, media: Path) -> SearchIndexError:
+def _other_root(directory: Path, root: Path, media: Path | str) -> SearchIndexError:
     return SearchIndexError(f"the index in {directory} belongs to {root}, not to {media}; give another --index")
 
 

@@ -97,9 +97,13 @@ def find_changes(root: Path, indexed: Mapping[str, FileState]) -> Changes:
             candidates[path] = File(path=path, item=item, size=size, modified=modified)
     hidden = tuple(f"{failure.source}/".removeprefix(base) for failure in failures)  # all, if it is the directory
     gone = [path for path in indexed if path not in listed and not f"{path}/".startswith(hidden)]
-    unchanged = len(listed) - len(candidates)
-    files = list(candidates.values())
-    return Changes(candidates=files, gone=gone, unchanged=unchanged, failures=failures, left_out=left_out)
+    return Changes(
+        candidates=list(candidates.values()),
+        gone=gone,
+        unchanged=len(listed) - len(candidates),
+        failures=failures,
+        left_out=left_out,
+    )
 
 
 def _status(item: Item) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import logging
 import os
 import shlex
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
@@ -24,22 +24,19 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
-from perception_encoder.files import holding, remove, restrict, writing
+from perception_encoder.files import holding, remove, restrict, write_json, writing
 from perception_encoder.formats.tables import connect_lance, without_panics
 from perception_encoder.models.registry import canonical_name, same_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.storage.files import (
     LAYOUT,
+    SEAL,
     SETTINGS,
+    SNAPSHOT,
     TABLE,
     SealedFiles,
     read_settings,
-    read_snapshot,
-    remove_seal,
-    remove_snapshot,
     salvage_settings,
-    write_settings,
-    write_snapshot,
 )
 from perception_encoder.search.storage.rows import (
     FileState,
@@ -59,7 +56,6 @@ logger = logging.getLogger(__name__)
 
 STORE = ".pe-index"
 """Name of an index's directory, inside the indexed one."""
-_LOCK = "lock"
 _COMPACT_AFTER = 32  # commits
 _KEEP_VERSIONS = timedelta(days=1)  # for readers at work
 _NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
@@ -72,7 +68,7 @@ APPROXIMATE_ROWS = 25_000
 _BITS = 5  # per number of a compressed vector
 _REFINED = 3  # exact vectors read per hit
 _ALL = 1 << 20  # more clusters than exist
-_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # equal if vectors are comparable
+_SAME = ("model", "weight_hash", "layer", "pool", "dimension")  # equal if vectors are comparable
 
 
 class Store:
@@ -84,7 +80,7 @@ class Store:
     def __init__(self, directory: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
         self.directory, self.settings = directory, dict(settings)
         self._files = SealedFiles(directory, directory / STORE, self.root, whole)
-        self._snapshot = read_snapshot(directory / STORE, self._files.state.snapshot)
+        self._snapshot = self._files.read_snapshot()
         self._commits = 0
 
     @classmethod
@@ -98,7 +94,7 @@ class Store:
         with _sound(directory):
             settings = read_settings(directory / STORE)
             if settings.get("layout") != LAYOUT:
-                raise SearchIndexError(f"the index of {directory} has another version; {_remedy(directory)}")
+                raise ValueError("it is of another version")
             index = cls(directory, settings, whole)
         if index._snapshot is None:
             len(index.table)
@@ -110,7 +106,7 @@ class Store:
         with _sound(self.directory):
             table = connect_lance(self.directory / STORE).open_table(TABLE)
             if table.schema != schema_of(self.settings["dimension"]):
-                raise SearchIndexError(f"the index of {self.directory} has other columns; {_remedy(self.directory)}")
+                raise ValueError("it has other columns")
             table.count_rows()
             return table
 
@@ -122,11 +118,10 @@ class Store:
             store.mkdir(exist_ok=True)
             remove(store / SETTINGS)  # first: a table without settings is ignored
             settings = {**settings, "layout": LAYOUT}
-            remove_seal(store)
-            remove_snapshot(store)
-            remove(store / f"{TABLE}.lance")
+            for name in (SEAL, SNAPSHOT, f"{TABLE}.lance"):
+                remove(store / name)
             connect_lance(store).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
-            write_settings(store, settings)
+            write_json(store / SETTINGS, settings, through_link=False)
         index = cls(directory, settings)
         index._files.seal(index.table.version)
         return index
@@ -140,15 +135,13 @@ class Store:
     @contextmanager
     def for_writing(directory: Path) -> Iterator[None]:
         """Lock the index for this process; OutputError if another process is writing it, or it is a link or a file."""
-        if not directory.is_dir():
-            raise OutputError(f"{directory} is not a directory")
         store = directory / STORE
         if store.is_symlink():
             raise OutputError(f"{store} is a link; remove it, an index must be a directory")
         with writing(store):
             store.mkdir(exist_ok=True)
             restrict(store, directory)
-        with holding(store / _LOCK, f"another run is writing the index of {directory}"):
+        with holding(store / "lock", f"another run is writing the index of {directory}"):
             yield
 
     @property
@@ -161,32 +154,30 @@ class Store:
 
         `model`: their model as the user named it, for the error message.
         """
-        self._compare({name: {**settings, "layout": LAYOUT}[name] for name in _SAME}, model)
-
-    def check_name(self, model: str) -> None:
-        """Raise SearchIndexError if a model's name alone differs from the index's, before any download."""
-        name = canonical_name(model)
-        if name is not None:
-            self._compare({"model": name}, model)
-
-    def _compare(self, expected: Mapping[str, object], model: str | None) -> None:
-        different = [name for name in expected if not _is_same(name, self.settings.get(name), expected[name])]
+        different = [name for name in _SAME if name in settings and not self._has(name, settings[name])]
         if different:
-            changes = ", ".join(f"{name} {self.settings.get(name)}, not {expected[name]}" for name in different)
-            option = () if model is None else ("--model", model)
-            command = shlex.join(["pe", "index", "--rebuild", *option, str(self.directory)])
+            changes = ", ".join(f"{name} {self.settings.get(name)}, not {settings[name]}" for name in different)
+            command = index_command(self.directory, "--rebuild", *(() if model is None else ("--model", model)))
             raise SearchIndexError(
                 f"the index of {self.directory} was made with {changes}; use that model, or rebuild it with: {command}"
             )
 
+    def _has(self, name: str, value: object) -> bool:
+        return same_name(str(self.settings[name]), str(value)) if name == "model" else self.settings.get(name) == value
+
+    def check_name(self, model: str) -> None:
+        """Raise SearchIndexError if a model's name alone differs from the index's, before any download."""
+        if (name := canonical_name(model)) is not None:
+            self.check({"model": name}, model)
+
     def refresh(self) -> int:
         """Read new commits; return the number of the last one. SearchIndexError if the index was rebuilt."""
-        with self._reading():
+        with _sound(self.directory):
             if read_settings(self.directory / STORE) != self.settings or not self._files.same:
                 raise SearchIndexError(f"the index of {self.directory} has been rebuilt; open it again")
             self.table.checkout_latest()
             if self._files.refresh():
-                self._snapshot = read_snapshot(self.directory / STORE, self._files.state.snapshot)
+                self._snapshot = self._files.read_snapshot()
             return self.table.version
 
     @property
@@ -203,7 +194,7 @@ class Store:
             return self._all(None, ["path"]).num_rows
         if self._snapshot is not None:
             return len(self._snapshot)
-        with self._reading():
+        with _sound(self.directory):
             return self.table.count_rows()
 
     def count(self, where: str | None = None) -> int:
@@ -218,7 +209,7 @@ class Store:
     def replace(self, paths: Collection[str], rows: Sequence[IndexRow]) -> None:
         """Replace all rows of some paths in one commit; OutputError if it cannot be written."""
         if not rows:
-            self.remove(paths)
+            self.remove(list(paths))
             return
         columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(IndexRow)}
         vectors = np.stack(columns.pop("vector")).astype(np.float32)
@@ -234,14 +225,12 @@ class Store:
         if self._commits % _COMPACT_AFTER == 0:
             self.optimize()
 
-    def remove(self, paths: Iterable[str]) -> None:
+    def remove(self, paths: Sequence[str]) -> None:
         """Commit the removal of files, if there are any."""
-        paths = list(paths)
-        if not paths:
-            return
-        with self._changing():
-            for start in range(0, len(paths), _CONDITION_PATHS):
-                self.table.delete(among("path", paths[start : start + _CONDITION_PATHS]))
+        if paths:
+            with self._changing():
+                for start in range(0, len(paths), _CONDITION_PATHS):
+                    self.table.delete(among("path", paths[start : start + _CONDITION_PATHS]))
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -250,22 +239,11 @@ class Store:
             yield
         self._files.seal(self.table.version)
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            with without_panics():
-                yield
-        except _DAMAGE as error:
-            raise SearchIndexError(
-                f"the index of {self.directory} cannot be read ({one_line(error)}); "
-                f"if this persists, {_remedy(self.directory)}"
-            ) from error
-
     def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
         if where:
             check_dates(where)
         condition = self._within(where)
-        with self._reading():
+        with _sound(self.directory):
             try:
                 rows = (query.where(condition) if condition else query).select(names).to_arrow()
             except (ValueError, RuntimeError) as error:
@@ -337,42 +315,38 @@ class Store:
 
     def finish(self) -> None:
         """Compact, renew an outdated or damaged snapshot, and seal the index as finished, unless that is done."""
-        sound = self._snapshot is not None or self._files.state.snapshot is None
-        if sound and self._files.tidy(_KEEP_VERSIONS):
+        sealed = self._files.state
+        if sealed.complete and (self._snapshot is not None or sealed.snapshot is None):
             self._files.restrict()
             return
         self.optimize()
-        store, checksum = self.directory / STORE, None
-        self._snapshot = read_snapshot(store, self._files.state.snapshot)
+        checksum = None
+        self._snapshot = self._files.read_snapshot()
         if self._snapshot is None:
-            rows = self._all(None, column_names(thumbnails=False))
-            with self._files.changing():
-                checksum = write_snapshot(store, rows)
+            checksum = self._files.write_snapshot(self._all(None, column_names(thumbnails=False)))
         self._files.seal(self.table.version, complete=True, snapshot=checksum)
-
-
-def _is_same(setting: str, one: object, other: object) -> bool:
-    return same_name(str(one), str(other)) if setting == "model" else one == other
 
 
 @contextmanager
 def _sound(directory: Path) -> Iterator[None]:
-    """Turn errors from opening an index into a SearchIndexError with the remedy."""
+    """Turn errors from reading an index into a SearchIndexError with the remedy."""
     try:
         with without_panics():
             yield
     except _DAMAGE as error:
         raise SearchIndexError(
-            f"the index of {directory} is damaged ({one_line(error)}); {_remedy(directory)}"
+            f"the index of {directory} cannot be read ({one_line(error)}); if this persists, "
+            f"rebuild it with: {index_command(directory, '--rebuild')}"
         ) from error
 
 
-def _remedy(directory: Path) -> str:
-    """Return how to rebuild an index, with placeholders for missing settings."""
-    quoted = shlex.quote(str(directory))
-    readable = salvage_settings(directory / STORE) is not None
-    arguments = quoted if readable else f"--index {quoted} --model MODEL DIR"
-    return f"rebuild it with: pe index --rebuild {arguments}"
+def index_command(directory: Path, *options: str) -> str:
+    """Return the command that updates or rebuilds an index, with placeholders for unreadable settings."""
+    settings, home = salvage_settings(directory / STORE), str(directory)
+    if settings is None:
+        return shlex.join(["pe", "index", *options, "--index", home, "--model", "MODEL", "DIR"])
+    arguments = [settings["root"], "--index", home] if "root" in settings else [home]
+    return shlex.join(["pe", "index", *options, *arguments])
 
 
 # Approximate search of a large index: LanceDB compares vectors that RaBitQ compresses to a few bits a number. A query
@@ -380,23 +354,20 @@ def _remedy(directory: Path) -> str:
 # best, so that similarities are exact. Rows added since the last `Table.optimize` are compared exactly.
 
 
-def compress_vectors(table: Table, rows: int | None = None) -> bool:
-    """Compress the vectors of a table of at least `rows` rows (`APPROXIMATE_ROWS`); return whether they are compressed.
+def compress_vectors(table: Table, rows: int | None = None) -> None:
+    """Compress the vectors of a table of at least `rows` rows (`APPROXIMATE_ROWS`), unless that is done.
 
     A failure is logged: searches then compare every row.
     """
-    if any(index.columns == ["vector"] for index in table.list_indices()):
-        return True
-    if table.count_rows() < (APPROXIMATE_ROWS if rows is None else rows):
-        return False
+    compressed = any(index.columns == ["vector"] for index in table.list_indices())
+    if compressed or table.count_rows() < (APPROXIMATE_ROWS if rows is None else rows):
+        return
     try:
         from lancedb.index import IvfRq
 
         table.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=_BITS))
     except (ImportError, OSError, ValueError, RuntimeError) as error:  # older versions lack this index
         logger.warning("approximate search failed; comparing every row instead: %s", one_line(error))
-        return False
-    return True
 
 
 def search_all_clusters(query: Any) -> Any:

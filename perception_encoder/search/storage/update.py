@@ -6,11 +6,10 @@ killed run resumes where it stopped.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,17 +28,10 @@ from perception_encoder.search.storage.location import prepare_location
 from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.reader import File, FileResult, Reader, batches, find_changes, local_date, row_id
 from perception_encoder.search.storage.rows import IndexRow, among
-from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.store import STORE, Store, index_command
 
 _COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # maximum work lost to a kill
 _FIRST_COMMIT_SECONDS = 1.0  # doubles up to the above; the page shows the first images soon
-
-
-@dataclass(kw_only=True)
-class _Counts:
-    added: int = 0
-    moved: int = 0
-    skipped: list[InputError] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +90,9 @@ def writable_store(
         name = None if isinstance(model, Encoder) else model
         if store is not None and name is not None:
             store.check_name(name)
-        if isinstance(model, Encoder):
-            source, encoder = portable_name(model.source), model
-        else:
-            source = portable_name(model or earlier.get("source") or default_model())
-            encoder = load(source)
+        source = model.source if isinstance(model, Encoder) else model or earlier.get("source") or default_model()
+        source = portable_name(source)
+        encoder = model if isinstance(model, Encoder) else load(source)
         settings = encoder.describe(encoder.feature())
         if store is None:
             config = MomentConfig(every=every or earlier.get("moments", {}).get("every") or MomentConfig.every)
@@ -112,7 +102,7 @@ def writable_store(
         if every not in (None, store.settings["moments"]["every"]):
             raise SearchIndexError(
                 f"the index of {directory} has a frame every {store.settings['moments']['every']:g} s, not {every:g}; "
-                f"rebuild it with: pe index --rebuild --every {every:g} {shlex.quote(str(directory))}"
+                f"rebuild it with: {index_command(directory, '--rebuild', '--every', f'{every:g}')}"
             )
         yield store, encoder
 
@@ -137,11 +127,10 @@ def update_store(
     started = time.perf_counter()
     indexed = store.files()
     changes = find_changes(store.root, indexed)
-    counts = _Counts(skipped=list(changes.failures))
     digests = {state.digest for state in indexed.values()}
     if changes.candidates or changes.gone:
         store.begin()
-    pending = _Pending(store, set(indexed), counts)
+    pending = _Pending(store, set(indexed))
     files = changes.candidates
     try:
         while files:
@@ -157,22 +146,23 @@ def update_store(
     return UpdateReport(
         model=store.settings["model"],
         source=store.settings["source"],
-        added=counts.added,
-        moved=counts.moved,
+        added=pending.added,
+        moved=pending.moved,
         deleted=len(changes.gone),
         unchanged=changes.unchanged,
         rows=len(store),
         seconds=time.perf_counter() - started,
-        skipped=tuple(counts.skipped),
+        skipped=(*changes.failures, *pending.skipped),
         left_out=changes.left_out,
     )
 
 
 class _Pending:
-    """Results not committed yet."""
+    """Results not committed yet, and counts of all."""
 
-    def __init__(self, store: Store, indexed: set[str], counts: _Counts) -> None:
-        self._store, self._storeed, self._counts = store, indexed, counts
+    def __init__(self, store: Store, indexed: set[str]) -> None:
+        self._store, self._indexed = store, indexed
+        self.added, self.moved, self.skipped = 0, 0, list[InputError]()
         self._rows: list[IndexRow] = []
         self._moved: dict[str, list[File]] = {}  # by digest
         self._stale: set[str] = set()  # paths whose old rows go
@@ -182,13 +172,13 @@ class _Pending:
     def take(self, result: FileResult) -> None:
         """Add a result; commit when enough time has passed or enough rows are waiting."""
         if result.error is not None:
-            self._counts.skipped.append(result.error)
+            self.skipped.append(result.error)
             if result.digest:  # its content has changed and cannot be shown
                 self._stale.add(result.file.path)
         elif result.rows is None:
             self._moved.setdefault(result.digest, []).append(result.file)
         else:
-            self._counts.added += 1
+            self.added += 1
             self._rows += result.rows
             self._stale.add(result.file.path)
         waiting = len(self._rows) + 8 * sum(map(len, self._moved.values()))
@@ -205,7 +195,7 @@ class _Pending:
     def _commit(self) -> None:
         if self._moved:
             self._carry_over()
-        rows, stale = self._rows, self._stale & self._storeed
+        rows, stale = self._rows, self._stale & self._indexed
         self._rows, self._moved, self._stale, self._since = [], {}, set(), time.monotonic()
         self._store.replace(stale, rows)
 
@@ -219,7 +209,7 @@ class _Pending:
         self._rows += [_renamed(row, file) for row in originals for file in self._moved[row.digest]]
         for digest, files in self._moved.items():
             if digest in first:
-                self._counts.moved += len(files)
+                self.moved += len(files)
                 self._stale |= {file.path for file in files}
             else:
                 self._lost += files

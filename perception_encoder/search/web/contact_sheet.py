@@ -91,12 +91,9 @@ def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Se
 
 def contact_sheet(title: str, note: str, sections: Iterable[Section]) -> Iterator[str]:
     """Yield the page in pieces."""
-    yield page_head(title, note, _read("contact_sheet.css"))
-    yield from parse_template(_read("contact_sheet.html")).generate(sections=sections, data_uri=data_uri, clock=clock)
-
-
-def _read(name: str) -> str:
-    return (_DIRECTORY / name).read_text(encoding="utf-8")
+    style, template = (_DIRECTORY.joinpath(f"contact_sheet.{kind}").read_text("utf-8") for kind in ("css", "html"))
+    yield page_head(title, note, style)
+    yield from parse_template(template).generate(sections=sections, data_uri=data_uri, clock=clock)
 
 
 def clock(seconds: float) -> str:
@@ -174,14 +171,6 @@ class LabelledFiles:
             rows.sort(key=lambda row: -self.guesses[row][0][1])
             tiles = (self.tile(row, page) for row in rows)
             yield Section(heading=label, tiles=tiles, note=f"{len(rows)} of {len(self.guesses)}")
-
-    def section(self, heading: str, note: str, page: Path) -> Section:
-        """Return a section of all files in their order, each with its best label as the caption."""
-        tiles = (self._under_label(self.tile(row, page), row) for row in range(len(self.guesses)))
-        return Section(heading=heading, tiles=tiles, note=note)
-
-    def _under_label(self, tile: Tile, row: int) -> Tile:
-        return replace(tile, caption=self.guesses[row][0][0], details=(tile.caption, *tile.details))
 
 
 def _tile(item: Item, time: float | None, page: Path, value: str, row: IndexRow | None = None) -> Tile:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -40,16 +40,7 @@ _SIDE = 960  # pixels of an image's longer side on the page, at most
 _SHADE = 0.85  # opacity over the least similar patch
 
 
-class Sized(Protocol):
-    """A result that takes up memory."""
-
-    @property
-    def nbytes(self) -> int:
-        """Approximate bytes of memory."""
-        ...
-
-
-V = TypeVar("V", bound=Sized)
+V = TypeVar("V", bound="FeatureMaps | DepthMap")
 
 
 class ImageResults(Generic[V]):
@@ -128,10 +119,6 @@ class FeatureImages:
         (number,) = encoder.visual.layer_indices([layer])  # before an image is decoded in vain
         return self._maps(row_id, encoder).layers[number]
 
-    def model(self, baseline: bool = False) -> str:
-        """Return the name of the model or of the second one."""
-        return self._encoder(baseline).name
-
     def _encoder(self, baseline: bool) -> Encoder:
         encoder = self._baseline if baseline else self.library.encoder
         if not isinstance(encoder.model, Model):
@@ -190,7 +177,6 @@ class DepthMaps:
     def __init__(self, library: MediaLibrary, head: Path) -> None:
         """`head`: a file of `pe train depth`, loaded for the first image with its own encoder or the index's."""
         self._path, self._lock, self._source = head, threading.Lock(), library.index.settings["source"]
-        self.name = head_name(head)
         self._model: tuple[DenseModel, HeadInfo] | None = None
         self._results: ImageResults[DepthMap] = ImageResults(library, _DEPTH_BUDGET)
 

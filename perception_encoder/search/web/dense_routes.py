@@ -8,12 +8,11 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError
 from perception_encoder.search.web.dense_images import DepthMap, DepthMaps, FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.responses import LINES, Get, SignedIds, error_response, json_line, model_fields
+from perception_encoder.search.web.responses import LINES, Get, SignedIds, error_response, json_line
 from perception_encoder.search.web.tracked_videos import SECONDS, TrackedVideo, TrackPiece, VideoTracker
 from perception_encoder.serving.http import ApiError, first_piece, stream_response, unless_gone
 from perception_encoder.serving.queues import QueueFullError
@@ -43,13 +42,11 @@ def add_dense_routes(
 def add_feature_routes(get: Get, features: FeatureImages) -> None:
     """Add `/api/inside/ID`: the model's input; with `layer=N` the layer's features as colours; with `at=X,Y` too, a
     shade over patches unlike the one at that point (0–1 from the left and from the top). `baseline=1` and the layer -1:
-    of the second model. `/api/regions/ID?layer=N&at=X,Y&at=…`: what looks like each of the points, in colours. The
-    header X-Model names the model."""
+    of the second model. `/api/regions/ID?layer=N&at=X,Y&at=…`: what looks like each of the points, in colours."""
     from fastapi.responses import Response
 
-    def picture(content: bytes, media_type: str = "image/png", baseline: bool = False) -> Response:
-        headers = {**_CACHED, "X-Model": quote(features.model(baseline), safe="/:,")}
-        return Response(content, media_type=media_type, headers=headers)
+    def picture(content: bytes, media_type: str = "image/png") -> Response:
+        return Response(content, media_type=media_type, headers=_CACHED)
 
     def look(request: Request) -> Response:
         row_id, params = request.path_params["id"], request.query_params
@@ -60,9 +57,9 @@ def add_feature_routes(get: Get, features: FeatureImages) -> None:
         if baseline and layer != -1:
             raise ConfigError(f"layer is {layer}; the second model only has the last layer, -1")
         if "at" not in params:
-            return picture(features.colours(row_id, layer, baseline), baseline=baseline)
+            return picture(features.colours(row_id, layer, baseline))
         ((x, y),) = read_points([params["at"]])
-        return picture(features.shade(row_id, layer, x, y, baseline), baseline=baseline)
+        return picture(features.shade(row_id, layer, x, y, baseline))
 
     def regions(request: Request) -> Response:
         layer, points = read_layer(request.query_params), read_points(request.query_params.getlist("at"))
@@ -98,8 +95,7 @@ def add_track_routes(app: FastAPI, get: Get, ids: SignedIds, tracker: VideoTrack
             yield json_line({"error": str(error)})
         else:
             address = f"/api/tracked/{ids.signed(store(piece.content))}"
-            end = {"video": address, "limit": None if piece.complete else SECONDS}
-            yield json_line({**end, **model_fields(tracker.model)})
+            yield json_line({"video": address, "limit": None if piece.complete else SECONDS})
 
     def store(content: bytes) -> str:
         video_id = secrets.token_hex(8)
@@ -119,7 +115,7 @@ def add_track_routes(app: FastAPI, get: Get, ids: SignedIds, tracker: VideoTrack
 
 
 def add_depth_routes(get: Get, depth: DepthMaps | None) -> None:
-    """Add `/api/depth/ID`, `{"nearest", "farthest", "unit", "model"}`, and with `at=X,Y` also the `depth` there;
+    """Add `/api/depth/ID`, `{"nearest", "farthest", "unit"}`, and with `at=X,Y` also the `depth` there;
     `/api/depth/ID/image`, and `/api/depth/ID/colours`, the depth map. Without a head they answer 404.
 
     The unit is "m"; of the built-in head, which learnt no scale, "relative": the farthest point has 1.
@@ -130,14 +126,12 @@ def add_depth_routes(get: Get, depth: DepthMaps | None) -> None:
         params = request.query_params
         points = read_points([params["at"]]) if "at" in params else []
         depth_map = map_of(request)
-        assert depth is not None
-        relative, farthest = depth_map.relative, float(depth_map.metres.max())
-        values = {"nearest": float(depth_map.metres.min()), "farthest": farthest}
+        values = {"nearest": float(depth_map.metres.min()), "farthest": float(depth_map.metres.max())}
         if points:
             values["depth"] = depth_map.at(*points[0])
-        if relative:
-            values = {name: value / farthest for name, value in values.items()}
-        return JSONResponse({**values, "unit": "relative" if relative else "m", **model_fields(depth.name)})
+        if depth_map.relative:
+            values = {name: value / values["farthest"] for name, value in values.items()}
+        return JSONResponse({**values, "unit": "relative" if depth_map.relative else "m"})
 
     def map_of(request: Request) -> DepthMap:
         if depth is None:

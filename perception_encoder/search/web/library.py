@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
 _CACHED = 64  # texts and images whose vectors are cached, so that a page further down costs no encoding
 _DECODERS = 2  # threads
-_ELSEWHERE = "to store the index elsewhere, give --index DIR"
 _LISTING_SHARE = 0.05  # maximum share of time spent on listing
 
 
@@ -98,7 +97,6 @@ class MediaLibrary:
 
     def __init__(self, index: Store, encoder: Encoder) -> None:
         self.index, self.encoder, self.progress = index, quiet(encoder), Progress()
-        self._rescan = Rescan(index, self.refresh)
         self._lock = threading.Lock()
         self._version = index.refresh()
         self._gallery = IndexGallery(index)
@@ -206,24 +204,33 @@ class MediaLibrary:
 
     def start_update(self) -> bool:
         """Update the index in a separate thread; return False if an update is running already."""
-        if self._begin():
+        if begun := self._begin():
             threading.Thread(target=self.update, daemon=True).start()
-            return True
-        return False
+        return begun
 
     def watch(self, seconds: float = 10.0) -> None:
         """Update the index in a separate thread, now and whenever files are new, changed or deleted.
 
         The directory is listed every `seconds`, or less often if listing takes long.
         """
-        threading.Thread(target=self._rescan.run, args=(seconds, self.update_if_idle), daemon=True).start()
+        threading.Thread(target=self._watch, args=(seconds,), daemon=True).start()
 
-    def update_if_idle(self) -> bool:
-        """Update the index in this thread; return False if another thread is updating it or if that fails."""
-        if not self._begin():
-            return False
-        self.update()
-        return not self.progress.error
+    def _watch(self, seconds: float) -> None:
+        handled: set[tuple[str, int, int]] | None = None  # a file that could not be read is retried when it changes
+        while True:
+            began = time.monotonic()
+            try:
+                self.refresh()
+                changes = find_changes(self.index.root, self.index.files())
+                candidates = {(file.path, file.size, file.modified) for file in changes.candidates}
+                spent = time.monotonic() - began
+                if (handled is None or candidates - handled or changes.gone) and self._begin():
+                    self.update()
+                    handled = handled if self.progress.error else candidates
+            except (PerceptionEncoderError, OSError) as error:  # for example a disk that is not mounted
+                logger.info("the directory cannot be listed: %s", one_line(error))
+                spent = time.monotonic() - began
+            time.sleep(max(seconds, spent / _LISTING_SHARE))
 
     def _begin(self) -> bool:
         with self._lock:
@@ -249,7 +256,9 @@ class MediaLibrary:
                 report = update_store(writer, self.encoder, track)
             self.progress.failures = list(report.skipped)
         except (PerceptionEncoderError, OSError) as error:
-            self.progress.error = _with_remedy(error)
+            text = one_line(error) if isinstance(error, OSError) else str(error)
+            unwritable = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
+            self.progress.error = f"{text}; to store the index elsewhere, give --index DIR" if unwritable else text
         except Exception as error:  # in a thread: nobody else would report it
             logger.exception("the index could not be updated")
             self.progress.error = f"the index could not be updated: {one_line(error)}"
@@ -282,13 +291,6 @@ def open_library(media: Path, model: str | None = None, directory: Path | None =
     return library
 
 
-def _with_remedy(error: Exception) -> str:
-    """Return an error in one line, with the remedy if an index cannot be written."""
-    unwritable = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
-    text = one_line(error) if isinstance(error, OSError) else str(error)
-    return f"{text}; {_ELSEWHERE}" if unwritable else text
-
-
 def _as_dict(hit: Hit) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(hit.row, name) for name in column_names(thumbnails=False) if name != "vector"}
     probability = {} if hit.probability is None else {"probability": hit.probability}
@@ -306,36 +308,3 @@ def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
-
-
-class Rescan:
-    """Finds changes not yet handled by an update; a file that could not be read is retried when it changes.
-
-    `refresh` makes the index read later commits.
-    """
-
-    def __init__(self, index: Store, refresh: Callable[[], object]) -> None:
-        self._index, self._refresh = index, refresh
-        self._tried: set[tuple[str, int, int]] = set()
-
-    def run(self, seconds: float, update: Callable[[], bool]) -> None:
-        """Call `update` at the start and after changes, forever; call it again if it returns False."""
-        first = True
-        while True:
-            began = time.monotonic()
-            try:
-                candidates, changed = self.compare()
-                spent = time.monotonic() - began
-                if (changed or first) and update():
-                    self._tried, first = candidates, False
-            except (PerceptionEncoderError, OSError) as error:  # for example a disk that is not mounted
-                logger.info("the directory cannot be listed: %s", one_line(error))
-                spent = time.monotonic() - began
-            time.sleep(max(seconds, spent / _LISTING_SHARE))
-
-    def compare(self) -> tuple[set[tuple[str, int, int]], bool]:
-        """Return the files to read (path, size, time), and whether any is new since the last update or was deleted."""
-        self._refresh()
-        changes = find_changes(self._index.root, self._index.files())
-        candidates = {(file.path, file.size, file.modified) for file in changes.candidates}
-        return candidates, bool(candidates - self._tried or changes.gone)

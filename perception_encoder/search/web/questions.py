@@ -13,7 +13,7 @@ from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.responses import LINES, SignedIds, error_response, json_line, model_fields
+from perception_encoder.search.web.responses import LINES, SignedIds, error_response, json_line
 from perception_encoder.serving.http import ApiError, BodyReader, first_piece, parse_body, stream_response, unless_gone
 from perception_encoder.serving.queues import GenerationQueue, QueueFullError
 
@@ -48,7 +48,7 @@ class Questions:
     """Answers questions about a library's images by the model of `queue`."""
 
     def __init__(self, library: MediaLibrary, queue: GenerationQueue) -> None:
-        self._library, self._queue, self.model = library, queue, queue.name
+        self._library, self._queue = library, queue
         self._opened = lru_cache(_CACHED)(self._open)
 
     async def answer(self, row_id: str, request: AskRequest) -> AsyncGenerator[str | Reply, None]:
@@ -99,7 +99,7 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
             first = await unless_gone(request, first_piece(pieces))
         except (ApiError, QueueFullError, PerceptionEncoderError) as error:
             return error_response(error)
-        return stream_response(_lines(questions.model, first, pieces), pieces, LINES)
+        return stream_response(_lines(first, pieces), pieces, LINES)
 
     app.router.add_route("/api/ask/{id}", respond, methods=["POST"])
 
@@ -115,7 +115,7 @@ def read_question(body: bytes) -> AskRequest:
     return request
 
 
-async def _lines(model: str, first: str | Reply, pieces: AsyncGenerator[str | Reply, None]) -> AsyncIterator[bytes]:
+async def _lines(first: str | Reply, pieces: AsyncGenerator[str | Reply, None]) -> AsyncIterator[bytes]:
     """Yield the lines of an answer; an error becomes the last line."""
     piece = first
     try:
@@ -125,4 +125,4 @@ async def _lines(model: str, first: str | Reply, pieces: AsyncGenerator[str | Re
     except PerceptionEncoderError as error:
         yield json_line({"error": str(error)})
     else:
-        yield json_line({"finished": piece.finished, "cut": piece.cut, **model_fields(model)})
+        yield json_line({"finished": piece.finished, "cut": piece.cut})

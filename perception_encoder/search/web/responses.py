@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
-from collections.abc import Callable
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import InputError, detached
-from perception_encoder.models.registry import demo_note
+from perception_encoder.errors import InputError, SearchIndexError, detached
 from perception_encoder.serving.http import ApiError
 from perception_encoder.serving.queues import QueueFullError
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
-
-import hashlib
-import hmac
-import os
-import secrets
-from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
-
-from perception_encoder.errors import SearchIndexError
 
 Get = Callable[[str, Callable[["Request"], Any]], None]
 """Adds a route that computes its answer in a thread."""
@@ -34,26 +29,16 @@ def error_response(error: Exception) -> Response:
     """Return an error for the page, `{"error"}`: 404 for an unusable file, 429 for a full queue, else 400."""
     from fastapi.responses import JSONResponse
 
-    status = 400
     if isinstance(error, ApiError):
         status = error.status
-    elif isinstance(error, (QueueFullError, InputError)):
-        status = 429 if isinstance(error, QueueFullError) else 404
+    else:
+        status = 429 if isinstance(error, QueueFullError) else 404 if isinstance(error, InputError) else 400
     return JSONResponse({"error": str(detached(error))}, status)
-
-
-def model_fields(name: str) -> dict[str, str]:
-    """Return the fields of an answer that name its model and, for a demo, say how to choose a published one."""
-    note = demo_note(name)
-    return {"model": name, **({"note": note} if note else {})}
 
 
 def json_line(content: dict[str, Any]) -> bytes:
     """Return a line of JSON."""
     return json.dumps(content).encode() + b"\n"
-
-
-_SIGNATURE_BYTES, _SECRET_BYTES = 8, 32
 
 
 def stored_secret(path: Path) -> bytes | None:
@@ -63,11 +48,11 @@ def stored_secret(path: Path) -> bytes | None:
         with suppress(FileExistsError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(_SECRET_BYTES))
+                file.write(secrets.token_bytes(32))
         secret = path.read_bytes()
     except OSError:
         return None
-    return secret if len(secret) == _SECRET_BYTES else None
+    return secret if len(secret) == 32 else None
 
 
 class SignedIds:
@@ -79,18 +64,12 @@ class SignedIds:
     def signed(self, row_id: str) -> str:
         """Return an id with its signature."""
         signature = hmac.new(self._secret, row_id.encode(errors="replace"), hashlib.sha256).hexdigest()
-        return f"{row_id}-{signature[: 2 * _SIGNATURE_BYTES]}"
+        return f"{row_id}-{signature[:16]}"
 
     def sign(self, tiles: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Sign the ids in tiles of `as_tiles`, also in the thumbnails' addresses."""
-        return [
-            {
-                **tile,
-                "id": (signed := self.signed(tile["id"])),
-                "thumbnail": tile["thumbnail"].replace(tile["id"], signed, 1),
-            }
-            for tile in tiles
-        ]
+        signed = [(tile, self.signed(tile["id"])) for tile in tiles]
+        return [{**tile, "id": i, "thumbnail": tile["thumbnail"].replace(tile["id"], i, 1)} for tile, i in signed]
 
     def check(self, signed: str) -> str:
         """Return the row's id; SearchIndexError if this run did not sign it, whether or not the row exists."""

@@ -24,7 +24,7 @@ from perception_encoder.search.web.dense_images import head_name
 from perception_encoder.search.web.dense_routes import MAXIMUM_POINTS, add_dense_routes
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.questions import add_ask_route
-from perception_encoder.search.web.responses import Get, SignedIds, error_response, model_fields
+from perception_encoder.search.web.responses import Get, SignedIds, error_response
 from perception_encoder.serving.http import ApiError, BodyReader
 from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.server import HANG_UP, HOSTS, guard
@@ -135,14 +135,12 @@ def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, i
             query = parse_lines(request.query_params.getlist("q"), find_source)
             rows = library.find(query, limits, offset, count)
             answer: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
-            answer["total"] = library.count(limits)
-            doubt = library.low_confidence(query, rows) if offset == 0 else None
-            answer |= {"more": len(rows) == count, "low_confidence": doubt, **model_fields(library.encoder.name)}
-            return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **answer})
-        rows, total = library.newest(limits, offset, count)
-        tiles = ids.sign(thumbnails.tiles(rows))
-        answer = {"more": offset + len(rows) < total, "total": total, **model_fields(library.encoder.name)}
-        return JSONResponse({"tiles": tiles, **answer})
+            answer["low_confidence"] = library.low_confidence(query, rows) if offset == 0 else None
+            answer |= {"total": library.count(limits), "more": len(rows) == count}
+        else:
+            rows, total = library.newest(limits, offset, count)
+            answer = {"total": total, "more": offset + len(rows) < total}
+        return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **answer})
 
     def status(request: Request) -> Response:
         progress = library.progress

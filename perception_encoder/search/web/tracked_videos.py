@@ -79,7 +79,6 @@ class VideoTracker:
 
     def __init__(self, library: MediaLibrary, features: FeatureImages) -> None:
         self._library, self._features, self._jobs = library, features, 0
-        self.model = library.encoder.name
         self._thread = ThreadPoolExecutor(1, "track")
 
     async def track(

@@ -41,8 +41,8 @@ def test_the_probe_attends_to_what_matters() -> None:
     (train, targets), (val, val_targets), (test, test_targets) = (
         hidden_tokens(n, s) for n, s in ((400, 0), (90, 1), (300, 2))
     )
-    fitted = fit_attentive(train, targets, val, val_targets, 3, CONFIG)
-    right = fitted.probe.scores(test).argmax(axis=1) == test_targets
+    probe, _ = fit_attentive(train, targets, val, val_targets, 3, CONFIG)
+    right = probe.scores(test).argmax(axis=1) == test_targets
     mean_right = (test.mean(axis=1)[:, :3].argmax(axis=1) == test_targets).mean()
     assert right.mean() > 0.9 > mean_right
 
@@ -50,15 +50,15 @@ def test_the_probe_attends_to_what_matters() -> None:
 def test_the_learning_rate_is_chosen_on_val() -> None:
     train, targets = hidden_tokens(200, 0)
     config = AttentiveConfig(epochs=6, learning_rates=(1e-6, 3e-3), batch=32)
-    assert fit_attentive(train, targets, *hidden_tokens(90, 1), 3, config).learning_rate == 3e-3
+    assert fit_attentive(train, targets, *hidden_tokens(90, 1), 3, config)[1] == 3e-3
 
 
 def test_the_same_seed_trains_the_same_probe() -> None:
     (train, targets), config = hidden_tokens(60, 0), AttentiveConfig(epochs=1, learning_rates=(3e-3,))
-    first, again = (fit_attentive(train, targets, train, targets, 3, config).probe.scores(train) for _ in range(2))
+    first, again = (fit_attentive(train, targets, train, targets, 3, config)[0].scores(train) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     other = replace(config, seed=1)
-    assert (fit_attentive(train, targets, train, targets, 3, other).probe.scores(train) != first).any()
+    assert (fit_attentive(train, targets, train, targets, 3, other)[0].scores(train) != first).any()
 
 
 def test_bad_input_is_refused() -> None:

@@ -62,7 +62,7 @@ def test_labels_of_a_file(tmp_path: Path) -> None:
     path.write_bytes("\ufeffcat, tabby\r\n\r\nhund\u00fc\r\n".encode())
     assert read_labels(f"@{path}") == ["cat, tabby", "hund\u00fc"]
     path.write_bytes(b"caf\xe9\nbar\n")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(ConfigError, match="cannot be read: it is not UTF-8 text"):
         read_labels(f"@{path}")
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read_labels("@missing.txt")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.data.captions import PHOTO_TEMPLATES
-from perception_encoder.errors import ConfigError, ModelError
+from perception_encoder.errors import ModelError
 from perception_encoder.evaluation.classification.prompts import (
     IMAGENET_TEMPLATES,
     KINETICS_TEMPLATES,
@@ -50,13 +50,6 @@ def test_an_ensemble_is_the_unit_mean_of_unit_vectors() -> None:
     np.testing.assert_allclose(vectors, expected, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(ensemble(encoder, ["cat"], PROMPTS["name"]), encoder.encode_texts(["cat"]), rtol=1e-6)
-
-
-def test_templates_need_a_place_for_the_class() -> None:
-    with pytest.raises(ConfigError, match=r"'a photo' needs \{\} in place of"):
-        ensemble(ColourEncoder(), ["cat"], ["{}", "a photo"])
-    with pytest.raises(ConfigError, match="no templates"):
-        ensemble(ColourEncoder(), ["cat"], [])
 
 
 def test_texts_without_a_finite_vector_are_a_model_error() -> None:

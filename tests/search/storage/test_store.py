@@ -18,7 +18,6 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.files import SETTINGS
 from perception_encoder.search.storage.rows import among, check_dates
 from perception_encoder.search.storage.store import STORE, Store
-from perception_encoder.search.storage.update import writable_store
 from tests.search.indexes import counts, rows_by_path
 
 Draw = Callable[[int], Image.Image]
@@ -87,18 +86,6 @@ def test_there_is_one_writer_and_readers_beside_it(update, folder: Path, draw: D
         update()
         assert len(reader.nearest(encoder.encode_texts("a cat"), 100)) >= 21
     assert len(Store.open(folder).files()) == 24
-
-
-def test_no_folder_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is not a directory"), writable_store(tmp_path / "missing", str(checkpoint)):
-        pass
-
-
-def test_the_model_is_remembered(folder: Path, update, checkpoint: Path) -> None:
-    update()
-    with writable_store(folder) as (index, encoder):
-        assert index.settings["source"] == str(checkpoint)
-        assert encoder.weight_hash == index.settings["weight_hash"]
 
 
 def test_settings_that_are_none(update, folder: Path) -> None:

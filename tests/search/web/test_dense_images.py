@@ -54,12 +54,6 @@ def test_a_result_is_computed_once_in_the_models_thread(library: MediaLibrary, i
     assert len(compute.sizes) == 2
 
 
-def test_a_moment_is_its_frame(library: MediaLibrary) -> None:
-    row = next(row for row in library.index.rows() if row.kind == "video")
-    frame = ImageResults[np.ndarray](library, 1 << 20).get(row.id, Computed())
-    assert number_of(Image.fromarray(frame)) == round(row.time * 10)
-
-
 def test_what_was_used_longest_ago_leaves_the_cache(library: MediaLibrary, ids: dict[str, str]) -> None:
     size, compute = 80 * 60 * 3, Computed()
     two = ImageResults[np.ndarray](library, 2 * size)

@@ -1,11 +1,10 @@
-"""The page's routes for regions, tracking and depth: what they answer, and bad input to each."""
+"""The page's routes for features, regions, tracking and depth: what they answer, and bad input to each."""
 
 from __future__ import annotations
 
 import io
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,19 +18,19 @@ from PIL import Image
 
 from perception_encoder.dense_prediction.regions import label_regions
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.search.web.dense_images import DepthMaps, FeatureImages
-from perception_encoder.search.web.dense_routes import NO_HEAD
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
 from perception_encoder.search.web.tracked_videos import VideoTracker
+from tests.clips import HEIGHT, WIDTH, number_of
 from tests.search.indexes import make_library
-from tests.search.web.heads import write_depth_head
 from tests.serving.servers import served
 
 PHOTO, CLIP = "04's <b>.jpg", "clip.mp4"
 CORNER = {"layer": 2, "at": "0.1,0.9"}
-ROUTES = ("regions", "track", "depth", "depth/image", "depth/colours")
+ROUTES = ("inside", "regions", "track", "depth", "depth/image", "depth/colours")
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +69,80 @@ def refusal(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["error"]
 
 
-def test_regions_are_an_image_over_the_models_input(client: TestClient, library: MediaLibrary) -> None:
-    points = [(0.25, 0.5), (1.0, 0.0)]
-    params = {"layer": -2, "at": ["0.25,0.5", "1,0"]}
-    response = call(client, "regions", id_of(client, PHOTO), params)
-    assert response.headers["content-type"] == "image/png"
-    overlay = np.asarray(Image.open(io.BytesIO(response.content)))
-    features = FeatureImages(library).features(row_id(library, PHOTO), 10)
-    assert np.array_equal(overlay[..., 3] > 0, label_regions(features, points, (640, 480)) > 0)
+def opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+def test_an_image_its_features_and_the_similarity_to_a_point(client: TestClient, library: MediaLibrary) -> None:
+    address = f"/api/inside/{id_of(client, PHOTO)}"
+    seen = client.get(address)
+    assert seen.headers["content-type"] == "image/jpeg" and opened(seen.content).size == (640, 480)
+    assert "script-src 'self'" in seen.headers["content-security-policy"]
+    first, last, negative = (client.get(address, params={"layer": layer}) for layer in (0, 11, -1))
+    assert first.headers["content-type"] == "image/png" and opened(first.content).size == (40, 30)
+    assert first.content != last.content == negative.content
+    shade = opened(client.get(address, params={"layer": 3, "at": "1,0"}).content)
+    assert shade.mode == "LA" and shade.size == (40, 30)
+    darkness = np.asarray(shade)[..., 1]
+    assert darkness[0, -1] == 0 and darkness.max() == round(0.85 * 255) and not np.asarray(shade)[..., 0].any()
+
+
+def test_a_second_model_is_shown_beside_it(library: MediaLibrary) -> None:
+    with TestClient(create_page(library, features_model="builtin"), base_url="http://localhost") as client:
+        address = f"/api/inside/{id_of(client, PHOTO)}"
+        last = {"layer": "-1", "baseline": "1"}
+        other, ours = client.get(address, params=last), client.get(address, params={"layer": "-1"})
+        assert opened(other.content).size == opened(ours.content).size == (40, 30) and other.content != ours.content
+        shade = opened(client.get(address, params={**last, "at": "0,0"}).content)
+        assert np.asarray(shade)[0, 0, 1] == 0
+        wrong = client.get(address, params={"layer": "3", "baseline": "1"})
+        assert wrong.status_code == 400 and "only has the last layer, -1" in wrong.json()["error"]
+
+
+def test_without_a_second_model_none_is_shown(client: TestClient) -> None:
+    params = {"layer": "-1", "baseline": "1"}
+    status, error = refusal(call(client, "inside", id_of(client, PHOTO), params))
+    assert status == 400 and "start it with --features-model" in error
+    assert 'id="baseline"' not in client.get("/").text
+
+
+def test_a_moment_is_shown_by_its_frame(client: TestClient, library: MediaLibrary) -> None:
+    tile = next(tile for tile in client.get("/api/hits").json()["tiles"] if tile["kind"] == "video")
+    frame = opened(client.get(f"/api/inside/{tile['id']}").content)
+    assert number_of(frame.resize((WIDTH, HEIGHT))) == round(tile["time"] * 10) > 0  # ten frames a second
+
+
+def test_an_image_goes_through_once_for_all_layers(library: MediaLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    forward = VisionTransformer.forward_intermediates
+
+    def counted(*given: object, **named: object) -> object:
+        passes.append(1)
+        return forward(*given, **named)
+
+    monkeypatch.setattr(VisionTransformer, "forward_intermediates", counted)
+    features, photo = FeatureImages(library), row_id(library, PHOTO)
+    with ThreadPoolExecutor(4) as threads:
+        maps = list(threads.map(lambda layer: features.colours(photo, layer), range(12)))
+    assert len(passes) == 1 and len(set(maps)) > 1
+    for budget, count in ((features.features(photo, 0).nbytes * 100, 1), (1, 2)):
+        passes.clear()
+        small = FeatureImages(library, budget=budget)
+        for path in (PHOTO, "02's <b>.jpg", PHOTO):
+            small.image(row_id(library, path))
+        assert len(passes) == 1 + count
+
+
+def test_regions_are_those_of_the_points_over_the_image(library: MediaLibrary) -> None:
+    features, photo = FeatureImages(library), row_id(library, PHOTO)
+    points = [(0.3, 0.4), (0.9, 0.9)]
+    overlay = opened(features.regions(photo, 3, points))
+    assert overlay.mode == "RGBA" and overlay.size == opened(features.image(photo)).size == (640, 480)
+    labels = label_regions(features.features(photo, 3), points, (640, 480))
+    assert np.array_equal(np.asarray(overlay)[..., 3] > 0, labels > 0)
+    colours = {tuple(pixel) for pixel in np.asarray(overlay).reshape(-1, 4)}
+    assert {(128, 0, 0, 128), (0, 128, 0, 128), (0, 0, 0, 0)} < colours
+    assert opened(features.regions(photo, 4, points)).tobytes() != overlay.tobytes()
 
 
 @pytest.mark.parametrize("route", ["regions", "track"])
@@ -145,18 +210,6 @@ def test_a_video_is_tracked_and_handed_over_once(client: TestClient) -> None:
     assert guessed.status_code == 400
 
 
-def test_the_limit_is_told(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("tracked_videos", "dense_routes"):
-        monkeypatch.setattr(f"perception_encoder.search.web.{module}.SECONDS", 0.5)
-    response = call(client, "track", id_of(client, CLIP), CORNER)
-    assert json.loads(response.text.splitlines()[-1])["limit"] == 0.5
-
-
-def test_an_image_is_not_tracked(client: TestClient) -> None:
-    status, error = refusal(call(client, "track", id_of(client, PHOTO), CORNER))
-    assert status == 400 and error == f"{PHOTO} is an image; regions can only be tracked through a video"
-
-
 def test_an_error_in_the_midst_of_a_video_is_the_last_line(
     client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,34 +254,12 @@ def test_a_video_that_waits_for_another_says_so(library: MediaLibrary, monkeypat
     assert "video" in first.result().text
 
 
-def test_a_browser_that_goes_ends_the_tracking(library: MediaLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[float] = []
-
-    def draw(image: Image.Image, labels: np.ndarray) -> Image.Image:
-        drawn.append(time.monotonic())
-        time.sleep(0.05)
-        return image
-
-    monkeypatch.setattr("perception_encoder.search.web.tracked_videos.draw_objects", draw)
-    with served(create_page(library)) as base:
-        address = f"{base}/api/track/{id_of(httpx, CLIP, base)}"
-        with httpx.stream("POST", address, params=CORNER) as response:
-            first = json.loads(next(response.iter_lines()))
-            assert first["done"] == 1
-        deadline = time.monotonic() + 20
-        while time.monotonic() - drawn[-1] < 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert len(drawn) < first["total"]
-        assert httpx.post(address, params=CORNER, timeout=60).status_code == 200
-
-
 def test_depth_is_read_at_points(client: TestClient, library: MediaLibrary, depth_head: Path) -> None:
     depth = DepthMaps(library, depth_head).map(row_id(library, PHOTO))
     image_id = id_of(client, PHOTO)
     about = call(client, "depth", image_id).json()
     ends = {"nearest": float(depth.metres.min()), "farthest": float(depth.metres.max())}
-    assert about == {**ends, "unit": "m", "model": depth_head.name}
+    assert about == {**ends, "unit": "m"}
     reading = call(client, "depth", image_id, {"at": "0.5,0.25"}).json()
     assert reading == {**about, "depth": depth.at(0.5, 0.25)} and 0 < reading["depth"] < 100
     image, colours = (call(client, f"depth/{part}", image_id) for part in ("image", "colours"))
@@ -236,23 +267,3 @@ def test_depth_is_read_at_points(client: TestClient, library: MediaLibrary, dept
     assert colours.headers["content-type"] == "image/png" and colours.content == depth.colours
     status, error = refusal(call(client, "depth", image_id, {"at": "0.5,2"}))
     assert status == 400 and "at is '0.5,2'" in error
-
-
-def test_heads_that_cannot_be_used_are_told(library: MediaLibrary, checkpoint: Path, tmp_path: Path) -> None:
-    other = write_depth_head(tmp_path / "other.safetensors", checkpoint, weights="0" * 64)
-    damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes(other.read_bytes()[:500])
-    for head, message in ((other, "belongs to"), (damaged, "empty, damaged, or not a checkpoint")):
-        with TestClient(create_page(library, depth_head=head), base_url="http://localhost") as client:
-            status, error = refusal(call(client, "depth", id_of(client, PHOTO)))
-            assert status == 400 and head.name in error and message in error
-
-
-def test_a_page_without_a_head_says_how_to_get_one(library: MediaLibrary, client: TestClient) -> None:
-    with TestClient(create_page(library), base_url="http://localhost") as without:
-        for route in ("depth", "depth/image", "depth/colours"):
-            assert refusal(call(without, route, id_of(without, PHOTO))) == (404, NO_HEAD)
-        page = without.get("/").text
-        assert "pe train depth --data DATA -o runs/depth" in page and 'id="boundary"' not in page
-    page = client.get("/").text
-    assert "--depth-head" not in page and 'id="boundary"' in page

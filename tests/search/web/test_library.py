@@ -22,6 +22,7 @@ from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import Reader, update_store, writable_store
 from perception_encoder.search.terms import parse_lines
 from perception_encoder.search.web.library import Filter, MediaLibrary
+from tests.clips import HEIGHT, WIDTH, number_of
 from tests.search.indexes import make_library, paths, wait_for
 
 Draw = Callable[[int], Image.Image]
@@ -180,12 +181,11 @@ def test_the_built_in_model_is_never_confident(client: TestClient, monkeypatch: 
         assert doubt == "PE-Core-N16-128 knows few objects and gives no probabilities"
 
 
-@pytest.mark.parametrize("directory", ["photos", "index"])
 def test_files_are_looked_for_every_so_often(
-    directory: str, tmp_path: Path, checkpoint: Path, encoder: Encoder, draw: Draw, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, checkpoint: Path, encoder: Encoder, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "photos"
-    library = make_library(folder, checkpoint, encoder, draw, tmp_path / directory)
+    library = make_library(folder, checkpoint, encoder, draw, tmp_path / "index")
     updates: list[int] = []
     update = MediaLibrary.update
     monkeypatch.setattr(MediaLibrary, "update", lambda self: (update(self), updates.append(1)))
@@ -223,3 +223,72 @@ def test_a_failed_update_is_tried_again(
     wait_for(lambda: not library.progress.running, "its end")
     time.sleep(1)
     assert len(tries) == 3 and not library.progress.error
+
+
+# ---- thumbnails
+
+
+@pytest.fixture
+def large_images(library: MediaLibrary, folder: Path, draw: Draw) -> None:
+    draw(50).resize((1600, 1200)).save(folder / "wide.jpg")
+    draw(51).resize((900, 1200)).save(folder / "tall.png")
+    library.update()
+    library.refresh()
+
+
+def large_of(client: TestClient, path: str) -> str:
+    """The address of a file's large thumbnail, as the page makes it."""
+    tiles = client.get("/api/hits", params={"count": 200}).json()["tiles"]
+    return next(tile["thumbnail"] for tile in tiles if tile["path"] == path).replace("?", "/large?")
+
+
+def opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+@pytest.mark.usefixtures("large_images")
+def test_large_thumbnails_are_made_from_the_files(client: TestClient, draw: Draw) -> None:
+    for path, size in (("wide.jpg", (640, 480)), ("tall.png", (480, 640)), ("04's <b>.jpg", (80, 60))):
+        large = client.get(large_of(client, path))
+        assert large.headers["content-type"] == "image/jpeg" and "max-age" in large.headers["cache-control"]
+        assert opened(large.content).size == size
+    frame = opened(client.get(large_of(client, "clip.mp4")).content)
+    tile = next(tile for tile in client.get("/api/hits").json()["tiles"] if tile["kind"] == "video")
+    assert number_of(frame.resize((WIDTH, HEIGHT))) == round(tile["time"] * 10) > 0
+
+
+@pytest.mark.usefixtures("large_images")
+def test_without_its_file_the_stored_thumbnail_is_the_answer(client: TestClient, folder: Path, tmp_path: Path) -> None:
+    address = large_of(client, "wide.jpg")
+    stored = client.get(address.replace("/large?", "?")).content
+    (folder / "wide.jpg").rename(tmp_path / "secret.jpg")
+    assert client.get(address).content == stored
+    (folder / "wide.jpg").symlink_to(tmp_path / "secret.jpg")  # outside the folder
+    assert client.get(address).content == stored
+    (folder / "wide.jpg").unlink()
+    (folder / "wide.jpg").write_bytes((tmp_path / "secret.jpg").read_bytes()[:500])
+    assert client.get(address).content == stored
+    (tmp_path / "secret.jpg").replace(folder / "wide.jpg")
+    assert opened(client.get(address).content).size == (640, 480)  # a failure is not cached
+
+
+@pytest.mark.usefixtures("large_images")
+def test_thumbnails_of_an_answer_are_read_together(
+    client: TestClient, library: MediaLibrary, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles = client.get("/api/hits").json()["tiles"]
+    monkeypatch.setattr(Store, "row", None)
+    for tile in tiles:
+        small = client.get(tile["thumbnail"])
+        size = {"wide.jpg": (256, 192), "tall.png": (192, 256)}.get(tile["path"], (80, 60))
+        assert opened(small.content).size == size or tile["kind"] == "video"
+    monkeypatch.undo()
+    address = tiles[0]["thumbnail"]
+    assert client.get(address.partition("?")[0]).content == client.get(address).content  # read alone
+    first = next(tile for tile in tiles if tile["path"] == "04's <b>.jpg")
+    Image.new("RGB", (64, 64)).save(folder / first["path"])
+    library.update()
+    library.refresh()
+    changed = next(tile for tile in client.get("/api/hits").json()["tiles"] if tile["id"] == first["id"])
+    assert changed["thumbnail"] != first["thumbnail"]
+    assert Image.open(io.BytesIO(client.get(changed["thumbnail"]).content)).size == (64, 64)
