@@ -8,7 +8,6 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, option
 from perception_encoder.cli.output import track
 from perception_encoder.models.defaults import default_model
-from perception_encoder.models.registry import demo_line
 
 if TYPE_CHECKING:
     from perception_encoder.evaluation.classification.labels import ClassifiedFile
@@ -21,7 +20,6 @@ def classify(
     model: options.Model = None,
     top: Annotated[int, option("Number of labels per file.", panel=OUTPUT, least=1)] = 3,
     json: options.Json = False,
-    html: options.Html = None,
     strict: options.Strict = False,
 ) -> None:
     """Classify images and videos by your labels.
@@ -34,11 +32,10 @@ def classify(
 
         pe classify photos --labels "cat,dog,other pet"
         pe classify 'clips/*.mp4' --labels "playing football,playing the guitar" --prompts kinetics
-        pe classify photos --labels @labels.txt --html sorted.html -m PE-Core-L14-336
+        pe classify photos --labels @labels.txt -m PE-Core-L14-336
         pe classify photos --labels "cat,dog" | cut -f1,2
     """
     from perception_encoder.evaluation.classification import labels as classification
-    from perception_encoder.search.web.contact_sheet import LabelledFiles, write_contact_sheet
 
     source = model or default_model()
     result = classification.classify(files, labels, prompts=prompts, model=source, top=top, progress=track)
@@ -47,15 +44,9 @@ def classify(
     elif result:
         columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
         output.print_table(columns, (_row(file)[: len(columns)] for file in result))
-    if html is not None:
-        demo = demo_line(source)
-        note = f"{len(result)} files, {len(result.labels)} labels, by {result.model}" + (f"; {demo}" if demo else "")
-        guesses = [file.labels for file in result]
-        sheet = LabelledFiles(result.encoder, result.collection, guesses, result.class_vectors)
-        write_contact_sheet(html, "Classified", note, sheet.sections(html))
     output.report_left_out(result.left_out)
     output.print_demo(source)
-    output.exit_with_skipped(result.skipped, len(result.collection.items), strict)
+    output.exit_with_skipped(result.skipped, len(result), strict)
 
 
 def _row(file: ClassifiedFile) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def demo(
     """Try it on ten photographs and a video.
 
     The photographs come with scikit-image (extra `demo`); the video pans over another one. They are classified by a
-    list of labels, and searched by five texts and an image. A page shows all results.
+    list of labels, and searched by five texts and an image. A page shows the hits.
 
     Examples:
 
@@ -36,12 +36,7 @@ def demo(
     from perception_encoder.inference.load import load
     from perception_encoder.search.index import search_files
     from perception_encoder.search.terms import media_query, text_query
-    from perception_encoder.search.web.contact_sheet import (
-        LabelledFiles,
-        name_query,
-        query_sections,
-        write_contact_sheet,
-    )
+    from perception_encoder.search.web.contact_sheet import name_query, query_sections, write_contact_sheet
 
     encoder = load(model)
     sample_files = samples.write_samples(out)
@@ -62,13 +57,11 @@ def demo(
     output.print_table(("query", "best hit", "second", "third"), rows)
 
     page = out / "index.html"
-    guesses = [file.labels for file in classified]
-    sheet = LabelledFiles(encoder, classified.collection, guesses, classified.class_vectors)
-    write_contact_sheet(page, "Demo", title, [*sheet.sections(page), *query_sections(found, page)])
+    write_contact_sheet(page, "Demo", title, query_sections(found, page))
     output.print_line("")
-    output.print_line(f"All results, with images: {page}")
+    output.print_line(f"The hits as images: {page}")
     if canonical_name(model) == BUILTIN:
         for line in LITTLE:
             output.print_line(line)
     output.print_demo(model)
-    raise typer.Exit(output.report_skipped(classified.skipped, classified.collection.total))
+    raise typer.Exit(output.report_skipped(classified.skipped, len(classified) + len(classified.skipped)))

@@ -59,14 +59,6 @@ def test_the_call_takes_an_encoder_and_a_list_and_reports_bad_files(encoder: Enc
     assert [error.source for error in found.skipped] == [str(image_files[1])]
 
 
-def test_a_contact_sheet_by_label(run_pe, checkpoint: Path, image_files: list[Path], tmp_path: Path) -> None:
-    page = tmp_path / "sheets" / "named.html"
-    run = run_pe("classify", *image_files[:3], "--labels", LABELS, "--model", checkpoint, "--html", page)
-    assert run.status == 0
-    text = page.read_text(encoding="utf-8")
-    assert text.count("<li class") == 3 and "../images/00.jpg" in text
-
-
 def test_mistakes_are_found_before_the_model_is_loaded(run_pe, tmp_path: Path) -> None:
     one = run_pe("classify", tmp_path, "--labels", "cat", "--model", "no-such-model")
     assert one.status == 2 and "at least two labels" in one.stderr

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, highest
-from perception_encoder.inference.collection import Collection, as_encoder, encode_media, list_media_items
+from perception_encoder.inference.collection import as_encoder, encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.models.clip import CLIP
@@ -32,7 +32,7 @@ class Guess(NamedTuple):
 
 
 class Namer:
-    """Finds the most probable labels for the embeddings of one model; `class_vectors`: unit vectors (D,) by label."""
+    """Finds the most probable labels for the embeddings of one model."""
 
     def __init__(self, encoder: Encoder, labels: Sequence[str], prompts: str = "photo") -> None:
         """`prompts`: a name in `PROMPTS`. Raises ConfigError for an unknown name or a model without a text tower."""
@@ -41,7 +41,6 @@ class Namer:
         self.classifier = ZeroShotClassifier.of(encoder, tuple(dict.fromkeys(labels)), prompts)
         self.labels = self.classifier.classes
         self.logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
-        self.class_vectors = dict(zip(self.labels, self.classifier.vectors, strict=True))
 
     def guess(self, vectors: np.ndarray, top: int) -> list[list[Guess]]:
         """Return the `top` most probable labels of each unit vector (n, D), best first."""
@@ -100,10 +99,6 @@ class Classification(Sequence[ClassifiedFile]):
     """Inputs that could not be read."""
     left_out: Mapping[str, int]
     """Number of other files in the directories, by suffix."""
-    encoder: Encoder = field(repr=False)
-    collection: Collection = field(repr=False)
-    class_vectors: Mapping[str, np.ndarray] = field(repr=False)
-    """Unit vectors (D,) by label."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -150,8 +145,7 @@ def classify(
     encoder = as_encoder(model)
     namer = Namer(encoder, names, prompts)
     collection = encode_media(encoder, items, progress)
-    guesses = namer.guess(collection.vectors, top)
-    pairs = zip(collection.items, guesses, strict=True)
+    pairs = zip(collection.items, namer.guess(collection.vectors, top), strict=True)
     return Classification(
         model=encoder.name,
         prompts=prompts,
@@ -159,7 +153,4 @@ def classify(
         files=tuple(ClassifiedFile(id=item.id, path=item.path, labels=tuple(found)) for item, found in pairs),
         skipped=tuple(collection.failures),
         left_out=left_out,
-        encoder=encoder,
-        collection=collection,
-        class_vectors=namer.class_vectors,
     )

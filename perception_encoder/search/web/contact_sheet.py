@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -17,18 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.files import replacing, writing
-from perception_encoder.inference.collection import Collection
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail
-from perception_encoder.search.ranking import Hit, SearchResult, best_moment
+from perception_encoder.search.ranking import Hit, SearchResult
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.terms import Query
 
@@ -51,8 +48,6 @@ class Tile:
     """The full name, shown on hover."""
     value: str = ""
     """A score or a probability, beside the caption."""
-    details: tuple[str, ...] = ()
-    """Further lines beneath."""
     share: float | None = None
     """Length of the bar beneath the image, in 0–1."""
     time: float | None = None
@@ -141,36 +136,6 @@ def _hit_tile(hit: Hit, page: Path) -> Tile:
     score = f"{hit.score:.3f}"
     value = score if hit.probability is None else f"{hit.probability:.0%} · {score}"
     return replace(_tile(hit.item, hit.time, page, value, hit.row), share=hit.probability)
-
-
-@dataclass(frozen=True)
-class LabelledFiles:
-    """Files with labels from a model."""
-
-    encoder: Encoder
-    collection: Collection
-    guesses: Sequence[Sequence[tuple[str, float]]]
-    """Labels and probabilities of each file, best first."""
-    class_vectors: Mapping[str, np.ndarray]
-    """Unit vectors (D,) by label; they choose the frame of a video."""
-
-    def tile(self, row: int, page: Path) -> Tile:
-        """Return a file's tile: its name, its best label's probability, and the other labels below."""
-        item, ((label, share), *others) = self.collection.items[row], self.guesses[row]
-        is_video, vector = self.collection.is_video[row], self.class_vectors[label]
-        time = best_moment(self.encoder, item, vector) if is_video else None
-        rest = " · ".join(f"{other} {probability:.0%}" for other, probability in others)
-        return replace(_tile(item, time, page, f"{share:.0%}"), share=share, details=(rest,))
-
-    def sections(self, page: Path) -> Iterator[Section]:
-        """Yield a section per best label, most frequent first, with the most probable files first."""
-        by_label: dict[str, list[int]] = {}
-        for row, ranked in enumerate(self.guesses):
-            by_label.setdefault(ranked[0][0], []).append(row)
-        for label, rows in sorted(by_label.items(), key=lambda entry: -len(entry[1])):
-            rows.sort(key=lambda row: -self.guesses[row][0][1])
-            tiles = (self.tile(row, page) for row in rows)
-            yield Section(heading=label, tiles=tiles, note=f"{len(rows)} of {len(self.guesses)}")
 
 
 def _tile(item: Item, time: float | None, page: Path, value: str, row: IndexRow | None = None) -> Tile:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import ConfigError, PerceptionEncoderError
+from perception_encoder.errors import ConfigError
 from perception_encoder.search.web.dense_images import DepthMap, DepthMaps, FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.responses import LINES, Get, SignedIds, error_response, json_line
+from perception_encoder.search.web.responses import Get, SignedIds, stream_lines
 from perception_encoder.search.web.tracked_videos import SECONDS, TrackedVideo, TrackPiece, VideoTracker
-from perception_encoder.serving.http import ApiError, first_piece, stream_response, unless_gone
-from perception_encoder.serving.queues import QueueFullError
+from perception_encoder.serving.http import ApiError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -78,31 +77,21 @@ def add_track_routes(app: FastAPI, get: Get, ids: SignedIds, tracker: VideoTrack
     videos: OrderedDict[str, bytes] = OrderedDict()
 
     async def track(request: Request) -> Response:
-        try:
+        async def begin() -> AsyncGenerator[TrackPiece, None]:
             row_id, params = ids.check(request.path_params["id"]), request.query_params
-            pieces = tracker.track(row_id, read_layer(params), read_points(params.getlist("at")))
-            first = await unless_gone(request, first_piece(pieces))
-        except (ApiError, QueueFullError, PerceptionEncoderError) as error:
-            return error_response(error)
-        return stream_response(lines(first, pieces), pieces, LINES)
+            return tracker.track(row_id, read_layer(params), read_points(params.getlist("at")))
 
-    async def lines(piece: TrackPiece, pieces: AsyncGenerator[TrackPiece, None]) -> AsyncIterator[bytes]:
-        try:
-            while not isinstance(piece, TrackedVideo):
-                yield json_line(vars(piece))
-                piece = await anext(pieces)
-        except PerceptionEncoderError as error:
-            yield json_line({"error": str(error)})
-        else:
-            address = f"/api/tracked/{ids.signed(store(piece.content))}"
-            yield json_line({"video": address, "limit": None if piece.complete else SECONDS})
+        return await stream_lines(request, begin, describe)
 
-    def store(content: bytes) -> str:
+    def describe(piece: TrackPiece) -> Mapping[str, Any]:
+        if not isinstance(piece, TrackedVideo):
+            return vars(piece)
         video_id = secrets.token_hex(8)
-        videos[video_id] = content
+        videos[video_id] = piece.content
         while len(videos) > _STORED:
             videos.popitem(last=False)
-        return video_id
+        address = f"/api/tracked/{ids.signed(video_id)}"
+        return {"video": address, "limit": None if piece.complete else SECONDS}
 
     def tracked(request: Request) -> Response:
         content = videos.pop(request.path_params["id"], None)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from perception_encoder.errors import ConfigError, PerceptionEncoderError
+from perception_encoder.errors import ConfigError
 from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.responses import LINES, SignedIds, error_response, json_line
-from perception_encoder.serving.http import ApiError, BodyReader, first_piece, parse_body, stream_response, unless_gone
-from perception_encoder.serving.queues import GenerationQueue, QueueFullError
+from perception_encoder.search.web.responses import SignedIds, stream_lines
+from perception_encoder.serving.http import BodyReader, parse_body
+from perception_encoder.serving.queues import GenerationQueue
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -92,14 +92,16 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
     async def respond(request: Request) -> Response:
         if questions is None:
             return JSONResponse({"error": NO_MODEL}, 404)
-        try:
+
+        async def begin() -> AsyncGenerator[str | Reply, None]:
             row_id = ids.check(request.path_params["id"])
             async with bodies.read(request) as body:
-                pieces = questions.answer(row_id, read_question(bytes(body)))
-            first = await unless_gone(request, first_piece(pieces))
-        except (ApiError, QueueFullError, PerceptionEncoderError) as error:
-            return error_response(error)
-        return stream_response(_lines(first, pieces), pieces, LINES)
+                return questions.answer(row_id, read_question(bytes(body)))
+
+        return await stream_lines(request, begin, describe)
+
+    def describe(piece: str | Reply) -> dict[str, Any]:
+        return {"text": piece} if isinstance(piece, str) else {"finished": piece.finished, "cut": piece.cut}
 
     app.router.add_route("/api/ask/{id}", respond, methods=["POST"])
 
@@ -113,16 +115,3 @@ def read_question(body: bytes) -> AskRequest:
     if characters > _CHARACTERS:
         raise ConfigError(f"the conversation has {characters:,} characters; the limit is {_CHARACTERS:,}")
     return request
-
-
-async def _lines(first: str | Reply, pieces: AsyncGenerator[str | Reply, None]) -> AsyncIterator[bytes]:
-    """Yield the lines of an answer; an error becomes the last line."""
-    piece = first
-    try:
-        while not isinstance(piece, Reply):
-            yield json_line({"text": piece})
-            piece = await anext(pieces)
-    except PerceptionEncoderError as error:
-        yield json_line({"error": str(error)})
-    else:
-        yield json_line({"finished": piece.finished, "cut": piece.cut})

@@ -7,13 +7,13 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from perception_encoder.errors import InputError, SearchIndexError, detached
-from perception_encoder.serving.http import ApiError
+from perception_encoder.errors import InputError, PerceptionEncoderError, SearchIndexError, detached
+from perception_encoder.serving.http import ApiError, first_piece, stream_response, unless_gone
 from perception_encoder.serving.queues import QueueFullError
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 Get = Callable[[str, Callable[["Request"], Any]], None]
 """Adds a route that computes its answer in a thread."""
-LINES = "application/x-ndjson"
-"""Content type of an answer in lines of JSON."""
+T = TypeVar("T")
 
 
 def error_response(error: Exception) -> Response:
@@ -36,8 +35,31 @@ def error_response(error: Exception) -> Response:
     return JSONResponse({"error": str(detached(error))}, status)
 
 
-def json_line(content: dict[str, Any]) -> bytes:
-    """Return a line of JSON."""
+async def stream_lines(
+    request: Request,
+    begin: Callable[[], Awaitable[AsyncGenerator[T, None]]],
+    describe: Callable[[T], Mapping[str, Any]],
+) -> Response:
+    """Answer with a line of JSON for each piece of a generator; an error before the first sets the status, a later one
+    becomes the last line."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        try:
+            yield _json_line(describe(first))
+            async for piece in pieces:
+                yield _json_line(describe(piece))
+        except PerceptionEncoderError as error:
+            yield _json_line({"error": str(error)})
+
+    try:
+        pieces = await begin()
+        first = await unless_gone(request, first_piece(pieces))
+    except (ApiError, QueueFullError, PerceptionEncoderError) as error:
+        return error_response(error)
+    return stream_response(lines(), pieces, "application/x-ndjson")
+
+
+def _json_line(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content).encode() + b"\n"
 
 

@@ -40,7 +40,7 @@ def test_only_the_top_labels_are_given_and_none_for_no_vectors(encoder: Encoder)
 
 
 def test_other_prompts_give_other_vectors_and_unknown_ones_an_error(encoder: Encoder) -> None:
-    vectors = [Namer(encoder, ["cat", "dog"], prompts).class_vectors["cat"] for prompts in ("name", "photo")]
+    vectors = [Namer(encoder, ["cat", "dog"], prompts).classifier.vectors for prompts in ("name", "photo")]
     assert not np.allclose(*vectors)
     with pytest.raises(ConfigError, match="'openai'; choose from"):
         Namer(encoder, ["cat", "dog"], "openai")

@@ -9,7 +9,6 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -224,30 +223,6 @@ def test_noise_in_a_table_without_a_seal_raises_nothing_else(update: Update, fol
             refused += 1
         path.write_bytes(whole)
     assert refused > 10
-
-
-def test_texts_that_are_not_utf_8_are_damage(
-    update: Update, folder: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """LanceDB 0.25 returns them as they are, and pyarrow raises when they become strings."""
-    update()
-    (folder / STORE / "snapshot.arrow").unlink()
-    index, query = Store.open(folder), encoder.encode_texts("a cat")
-    readers = (index.rows, index.files, index.listing, lambda: index.nearest(query, 5))
-    assert all(len(read()) for read in readers)
-    for kind in (type(index.table.search()), type(index.table.search(query))):
-        sound = kind.to_arrow
-
-        def noisy(builder: object, *args: object, sound: Callable[..., pa.Table] = sound) -> pa.Table:
-            rows = sound(builder, *args)
-            _, offsets, content = rows["path"].combine_chunks().buffers()
-            paths = pa.StringArray.from_buffers(len(rows), offsets, pa.py_buffer(b"\xff" + content.to_pybytes()[1:]))
-            return rows.set_column(rows.column_names.index("path"), "path", paths)
-
-        monkeypatch.setattr(kind, "to_arrow", noisy)
-    for read in readers:
-        with pytest.raises(SearchIndexError, match=r"cannot be read .*UTF8.* pe index --rebuild"):
-            read()
 
 
 def test_a_seal_is_not_put_on_damage(update: Update, folder: Path) -> None:

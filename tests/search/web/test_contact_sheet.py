@@ -12,13 +12,9 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import OutputError
-from perception_encoder.inference.collection import encode_media, list_media_items
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.web.contact_sheet import (
-    LabelledFiles,
     Section,
     Tile,
-    clock,
     contact_sheet,
     link_to,
     page_head,
@@ -68,9 +64,7 @@ def drawn(width: int = 30, height: int = 20) -> Image.Image:
 
 
 def sheet(text: str = "a cat", **tile: object) -> str:
-    tile_of_text = Tile(
-        **{"image": drawn(), "caption": text, "details": (text,), "value": text, "link": text, "hint": text} | tile
-    )
+    tile_of_text = Tile(**{"image": drawn(), "caption": text, "value": text, "link": text, "hint": text} | tile)
     return "".join(contact_sheet(text, text, [Section(heading=text, tiles=[tile_of_text], image=drawn(), note=text)]))
 
 
@@ -81,7 +75,7 @@ def test_names_and_queries_inject_nothing(text: str) -> None:
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
     assert [attributes.keys() for _, attributes in page.elements] == [a.keys() for _, a in plain.elements]
     assert page.text_in("h2") == [text]
-    assert page.text_in("bdi") == [text, text]
+    assert page.text_in("bdi") == [text]
     assert page.text_in("title") == [text]
 
 
@@ -99,16 +93,11 @@ def test_a_page_fetches_nothing_and_runs_nothing() -> None:
 
 
 def test_tiles_say_what_they_have() -> None:
-    page = Page(sheet("cat", value="93 %", share=0.934, time=63.2, details=("a.mp4", "dog 4 %"), link=None))
+    page = Page(sheet("cat", value="93 %", share=0.934, time=63.2, link=None))
     assert page.text_in("span") == ["1:03", "93 %"]
     assert [a["style"] for tag, a in page.elements if tag == "i"] == ["width: 93.4%"]
     assert "a" not in [tag for tag, _ in page.elements]
     assert "no preview" in Page(sheet(image=None)).text_in("span")
-
-
-@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (3725, "1:02:05")])
-def test_times(seconds: float, shown: str) -> None:
-    assert clock(seconds) == shown
 
 
 @pytest.mark.parametrize("name", ["a b.jpg", "javascript:alert(1)", "#1?.png", os.fsdecode(b"\xff.jpg"), "é.jpg"])
@@ -165,24 +154,6 @@ def test_a_browser_shows_it_without_a_server(tmp_path: Path) -> None:
         browser.close()
     assert set(requested) <= {"file", "data"}
     assert said == []
-
-
-def test_named_files_are_sorted_by_label_and_probability(encoder: Encoder, tmp_path: Path) -> None:
-    for name in ("a.png", "b.png", "c.png"):
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
-    collection = encode_media(encoder, list_media_items([tmp_path]))
-    guesses = [[("dog", 0.6), ("cat", 0.4)], [("cat", 0.7), ("dog", 0.3)], [("dog", 0.9), ("cat", 0.1)]]
-    vectors = dict(zip(("cat", "dog"), encoder.encode_texts(["cat", "dog"]), strict=True))
-    naming = LabelledFiles(encoder, collection, guesses, vectors)
-    page = tmp_path / "index.html"
-    sections = {section.heading: (section.note, list(section.tiles)) for section in naming.sections(page)}
-    assert list(sections) == ["dog", "cat"]
-    assert [(note, [tile.caption for tile in tiles]) for note, tiles in sections.values()] == [
-        ("2 of 3", ["c.png", "a.png"]),
-        ("1 of 3", ["b.png"]),
-    ]
-    first = sections["dog"][1][0]
-    assert (first.value, first.share, first.details) == ("90%", 0.9, ("cat 10%",))
 
 
 def test_the_head_has_the_page_s_own_rules_after_the_shared_ones() -> None:

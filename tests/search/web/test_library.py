@@ -20,9 +20,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.calibration import Calibration
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import Reader, update_store, writable_store
-from perception_encoder.search.terms import parse_lines
-from perception_encoder.search.web.library import Filter, MediaLibrary
-from tests.clips import HEIGHT, WIDTH, number_of
+from perception_encoder.search.web.library import MediaLibrary
 from tests.search.indexes import make_library, paths, wait_for
 
 Draw = Callable[[int], Image.Image]
@@ -58,18 +56,6 @@ def test_filters(client: TestClient, params: dict[str, str], expected: set[str])
     assert found["total"] == listed["total"] and (found["total"] > 0) == bool(expected)
     found = client.get("/api/hits", params={**params, "q": "text:a cat"}).json()
     assert set(paths(found)) == expected
-
-
-def test_vectors_of_texts_are_cached(library: MediaLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
-    def find(line: str) -> list[dict]:
-        return library.find(parse_lines([line], library.term_source), Filter(), 0, 3)
-
-    first = find("text:a cat")
-    monkeypatch.setattr(Encoder, "embed_texts", None)
-    assert find("text:a cat") == first
-    other = find("-0.5:text:a cat")
-    assert other != first  # nor does another weight cost anything
-    assert np.isfinite([row["score"] for row in first]).all()
 
 
 def test_what_another_process_commits_is_seen(client: TestClient, folder: Path, draw: Draw) -> None:
@@ -155,9 +141,7 @@ def test_failed_uploads_leave_nothing_in_memory(client: TestClient, draw: Draw) 
         gc.enable()
 
 
-@pytest.mark.parametrize(
-    ("slope", "midpoint", "doubt"), [(10, -1, None), (2, 0.5, r"of \d\d%"), (20, 1, "of under 1%")]
-)
+@pytest.mark.parametrize(("slope", "midpoint", "doubt"), [(10, -1, None), (2, 0.5, r"\d\d%"), (20, 1, "under 1%")])
 def test_low_confidence_names_the_model(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, slope: float, midpoint: float, doubt: str | None
 ) -> None:
@@ -244,17 +228,6 @@ def large_of(client: TestClient, path: str) -> str:
 
 def opened(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
-
-
-@pytest.mark.usefixtures("large_images")
-def test_large_thumbnails_are_made_from_the_files(client: TestClient, draw: Draw) -> None:
-    for path, size in (("wide.jpg", (640, 480)), ("tall.png", (480, 640)), ("04's <b>.jpg", (80, 60))):
-        large = client.get(large_of(client, path))
-        assert large.headers["content-type"] == "image/jpeg" and "max-age" in large.headers["cache-control"]
-        assert opened(large.content).size == size
-    frame = opened(client.get(large_of(client, "clip.mp4")).content)
-    tile = next(tile for tile in client.get("/api/hits").json()["tiles"] if tile["kind"] == "video")
-    assert number_of(frame.resize((WIDTH, HEIGHT))) == round(tile["time"] * 10) > 0
 
 
 @pytest.mark.usefixtures("large_images")

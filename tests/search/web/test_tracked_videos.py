@@ -215,5 +215,5 @@ def test_what_cannot_be_tracked(tracker: VideoTracker, library: MediaLibrary, mo
         with pytest.raises(DataError, match="no region differs from the rest at these points"):
             pieces_of(tracker, clip, 0, CORNER)
     monkeypatch.setattr(tracked_videos, "_PIXELS", 8000)
-    with pytest.raises(MediaTooLargeError, match=r"clip\.mp4: has frames of 8,192 pixels; .* up to 8,000; track it"):
+    with pytest.raises(MediaTooLargeError, match=r"clip\.mp4: has frames of 8,192 pixels; .* limit is 8,000; track it"):
         pieces_of(tracker, clip, 0, CORNER)
