@@ -100,26 +100,6 @@ def test_terms_that_cancel_and_a_damaged_image_are_errors(encoder: Encoder, pict
         query_vectors(encoder, [text_query("a cat"), media_query(str(pictures[0]))])
 
 
-def test_a_text_is_a_text_even_if_a_file_has_its_name(
-    encoder: Encoder, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(pictures[0].parent)
-    vectors = query_vectors(encoder, [text_query("00.jpg")])
-    np.testing.assert_allclose(vectors, encoder.encode_texts(["00.jpg"]), atol=1e-5)
-
-
-def test_only_the_hits_that_are_returned_are_looked_for_on_the_disk(
-    encoder: Encoder, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pages far down would otherwise look for thousands of files."""
-    index, queries = make_index(folder, checkpoint), [text_query("a cat")]
-    checks: list[Path] = []
-    exists = Path.exists
-    monkeypatch.setattr(Path, "exists", lambda path, **options: (checks.append(path), exists(path, **options))[1])
-    (hits,) = rank([IndexGallery(index)], queries, query_vectors(encoder, queries), 20, offset=18)
-    assert len(hits) == 2 and [path for path in checks if path.parent == folder] == [hit.item.source for hit in hits]
-
-
 class Listed:
     """A gallery of known hits, best first; it notes how many were requested."""
 

@@ -1,8 +1,7 @@
 """An attentive probe: one cross-attention block over a layer's frozen tokens, and a linear layer (sections 2.5 and 3).
 
-The block is the model's own attention pooling, trained from scratch on normalised tokens with AdamW and a cosine
-schedule, every class with the same weight in all. The learning rate is the one with the best mean class accuracy on the
-val split. The paper does not give these settings; they are this project's.
+The block is the model's own attention pooling, trained from scratch on normalised tokens with the learning rate that is
+best on the val split. The paper does not give these settings; they are this project's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Label images and videos zero-shot from a list of labels, with probabilities (section 2.5).
 
-A label's embedding is that of its prompt ensemble; the probabilities are the softmax over the labels of the cosine
-similarities times the model's logit scale, as the model was trained.
+The probabilities are the softmax of cosine similarities times the model's logit scale, as the model was trained.
 """
 
 from __future__ import annotations

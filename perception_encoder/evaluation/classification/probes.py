@@ -1,9 +1,7 @@
 """Classify frozen features without training the encoder: a linear probe and k-NN (section 2.5).
 
-Linear: logistic regression on the train split, every class with the same total weight; its strength C is the one with
-the best mean class accuracy on the val split. k-NN: the class that the k most similar training items vote for, each
-with the weight exp(similarity / 0.07). The paper does not say how its k-NN votes; this is the vote of DINO, which most
-publications use.
+Every class has the same total weight in the probe. The paper does not say how its k-NN votes; this is the vote of DINO,
+which most publications use: the k most similar training items, each with the weight exp(similarity / 0.07).
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Splits for probes: the items to fit on, to choose settings on, and to test on.
-
-Settings are chosen on a split of their own, or on the tenth of the training items whose names have the smallest hash,
-of which each class keeps at least one to be learned from; never on the test items.
-"""
+"""Splits for probes: the items to fit on, to choose settings on (never the test items), and to test on."""
 
 from __future__ import annotations
 

@@ -4,10 +4,8 @@ A block is resampled as a whole: an image, a video with all its frames, an RGB-D
 fitted head the interval is the percentiles of a bootstrap. A bootstrap over few blocks is too narrow (over five it
 makes 16 % false claims in place of 5 %), and three seeds cannot be resampled at all; so there each of the two variances
 is multiplied by the square of its own Student's t, and the interval's half width is the root of their sum (Banerjee,
-1960). It holds the value in at least 95 % of cases; with the degrees of freedom of Welch and Satterthwaite it would be
-88 to 95 % for two seeds. One block, or one seed of a fitted head, gives no interval, and nothing can be claimed.
-
-Where many differences are compared, a claim needs a p-value that is small after Holm's correction.
+1960): it holds the value in at least 95 % of cases, where Welch and Satterthwaite's degrees of freedom give 88 to 95 %
+for two seeds. Where many differences are compared, a claim needs a p-value that is small after Holm's correction.
 """
 
 from __future__ import annotations

@@ -1,14 +1,11 @@
 """Convert the scores of an index to probabilities with the model's own predictions on the indexed images.
 
-An index has no labels, so the model labels it: each image is classified among a few hundred everyday names
-(`background_names.txt`), with a softmax at the model's trained temperature. The best hits of each name give pairs of
-cosine and probability, and a logistic curve through them maps one to the other: two numbers for each index. All texts
-share the curve, so it changes no ranking.
-
-The model evaluates itself, so nothing guarantees that its probabilities are right. The built-in model knows too little
-of other images than its training data, so its indexes have no curve. The probability that anything matches at all is
-not estimated: from the best three hits it was worse than a constant on two of six photo collections. The curve is for
-queries of one text: for image queries the names gave no good curve, and sums of terms lie elsewhere in the space.
+An index has no labels, so each image is classified among everyday names (`background_names.txt`), with a softmax at the
+model's trained temperature, and a logistic curve through the best hits of each name maps cosines to probabilities. All
+texts share the curve, so it changes no ranking. Nothing guarantees that the probabilities are right: the built-in model
+knows too little, so its indexes have no curve; nor have image queries, for which the names gave no good curve, and sums
+of terms, which lie elsewhere in the space. That anything matches at all is not estimated: from the best three hits it
+was worse than a constant on two of six photo collections.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Read and encode a directory's files on a Ray cluster; only this machine writes the index.
 
-Ray Data gives batches of files to worker processes, each with its own model, and streams their results. A child process
-talks to Ray, because Ray ends a process whose cluster is lost, and writes to the terminal.
+A child process talks to Ray, because Ray ends a process whose cluster is lost, and writes to the terminal.
 """
 
 from __future__ import annotations

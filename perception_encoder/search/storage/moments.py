@@ -1,10 +1,8 @@
 """Split a video into moments by shot changes, length and similarity.
 
-Frames are sampled at a steady rate and grouped into windows. A window ends at a shot change (the colours of the whole
-image differ from those of the previous frame) or when it gets too long. Similar neighbouring windows are merged, so
-that a long take is one moment. A moment's vector is the mean of its frames' unit vectors, normalised again.
-(`Encoder.encode` averages a whole video's vectors before normalising them.) A closed window is stored as a sum and its
-most typical frame, so that a long video needs little memory.
+Sampled frames are grouped into windows, which end at a shot change (the colours of the whole image differ from those of
+the previous frame) or when they get too long. Similar neighbouring windows are merged, so that a long take is one
+moment. A closed window is stored as a sum and its most typical frame, so that a long video needs little memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Find new files of an indexed directory, and read them into rows: one per image, one per moment of a video.
 
-A file with the size and time that the index knows is unchanged. Any other file is read, and its digest shows whether it
-was only moved.
+A file of unknown size or time is read, and its digest shows whether it was only moved.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
-from itertools import takewhile
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +14,15 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError
 from perception_encoder.vectors import best_rows
 
-_TOKEN = re.compile(r"'(?:[^']|'')*'|\w+|<=|>=|<>|!=|\S")
-_COMPARISONS = ("=", "<", ">", "<=", ">=", "<>", "!=")
+_STRING = r"'(?:[^']|'')*'"
+_DATE_COMPARISON = re.compile(
+    rf"({_STRING})\s*[<>=!]+\s*date\b"
+    rf"|\bdate\s*[<>=!]+\s*({_STRING})"
+    rf"|\bdate\s+(?:not\s+)?between\s+({_STRING}\s+and\s+{_STRING})"
+    rf"|\bdate\s+(?:not\s+)?in\s*\(((?:[^')]|{_STRING})*)\)"
+    rf"|{_STRING}",  # any other text is skipped
+    re.IGNORECASE,
+)
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 _FIRST = "0001-01-01T00:00:00"
 
@@ -112,30 +118,12 @@ def schema_of(dimension: int) -> pa.Schema:
 
 def check_dates(condition: str) -> None:
     """Raise ConfigError if the column `date` is compared with something other than a date."""
-    tokens = _TOKEN.findall(condition)
-    for place, token in enumerate(tokens):
-        if token.lower() != "date":
-            continue
-        for literal in _compared(tokens[:place][::-1], tokens[place + 1 :]):
-            if literal.startswith("'") and not _is_date(literal[1:-1]):
+    for compared in _DATE_COMPARISON.finditer(condition):
+        for literal in re.findall(_STRING, " ".join(filter(None, compared.groups()))):
+            if not _is_date(literal[1:-1]):
                 raise ConfigError(
                     f"{literal} is not a date; dates look like '2024', '2024-07', '2024-07-31' or '2024-07-31T18:05:00'"
                 )
-
-
-def _compared(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
-    """Yield what a column is compared with, given the tokens before it (the nearest first) and after it."""
-    if len(before) > 1 and before[0] in _COMPARISONS:
-        yield before[1]
-    if after and after[0].lower() == "not":
-        after = after[1:]
-    match [token.lower() for token in after[:1]]:
-        case ["between"]:
-            yield from after[1:4:2]
-        case ["in"]:
-            yield from takewhile(lambda token: token != ")", after[1:])
-        case [comparison] if comparison in _COMPARISONS:
-            yield from after[1:2]
 
 
 def _is_date(text: str) -> bool:

@@ -1,8 +1,7 @@
 """The stored index of a directory: a LanceDB table with a row for each image and each moment of a video.
 
-DIR/.pe-index holds the table, `settings.json` with the model, a snapshot that lets a search start without LanceDB, and
-a seal with checksums of all of them. Each write commits whole files: a killed run loses only uncommitted work and
-duplicates nothing, and concurrent readers see the last commit. Only one process writes at a time.
+Each write commits whole files: a killed run loses only uncommitted work and duplicates nothing, and concurrent readers
+see the last commit. Only one process writes at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Bring a directory's index up to date: encode new files, carry over moved ones, remove deleted ones.
 
-Each core processes whole batches, from files to rows. Rows are committed regularly, whole files at a time, so that a
-killed run resumes where it stopped.
+Rows are committed regularly, whole files at a time, so that a killed run resumes where it stopped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Contact sheets: images with captions on one HTML page that opens without a server.
 
-A page embeds its thumbnails as data URIs; its content security policy forbids scripts and requests. The templates
-escape all text (names, queries, labels). Pages are written tile by tile, so that memory stays flat.
+Thumbnails are data URIs; the content security policy forbids scripts and requests, and the templates escape all text.
+Pages are written tile by tile, so that memory stays flat.
 """
 
 from __future__ import annotations

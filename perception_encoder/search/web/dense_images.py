@@ -1,7 +1,6 @@
 """Compute features as colours, regions that resemble points, and depth for the page's images and moments.
 
-A moment of a video is shown by its frame. An image goes through a model once for all layers; the latest results are
-cached within a memory budget.
+An image goes through a model once for all layers; the latest results are cached within a memory budget.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_written_is_told_of_the_option(
 
 
 def damage_table(home: Path) -> None:
-    (data,) = (home / STORE / "moments.lance" / "data").iterdir()
+    data = next((home / STORE / "moments.lance" / "data").iterdir())
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)

@@ -55,15 +55,6 @@ def test_answers_are_those_of_the_table(update: Callable[..., Store], encoder: E
     assert uses_snapshot(quick) and not uses_snapshot(slow)
 
 
-def test_it_is_written_once_for_each_state(update: Callable[..., Store], pictures: list[Path]) -> None:
-    file = update().directory / STORE / "snapshot.arrow"
-    before = file.stat().st_mtime_ns
-    update()
-    assert file.stat().st_mtime_ns == before
-    pictures[0].unlink()
-    assert len(update()) == len(pictures) and file.stat().st_mtime_ns > before
-
-
 def test_one_that_is_out_of_date_is_not_used(
     update: Callable[..., Store], pictures: list[Path], draw: Callable[[int], Image.Image]
 ) -> None:

@@ -57,32 +57,6 @@ def test_what_cannot_be_asked_is_reported(client: TestClient, params: dict[str, 
     assert response.status_code == 400 and message in response.json()["error"]
 
 
-def test_a_text_finds_the_nearest_and_a_path_is_a_text(
-    client: TestClient, library: MediaLibrary, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    scores = {row.path: row.vector @ library.encoder.encode_texts("a cat") for row in library.index.rows()}
-    found = client.get("/api/hits", params={"q": "text:a cat", "count": 4}).json()
-    assert found["total"] == len(library.index)
-    assert found["more"] and paths(found) == sorted(scores, key=scores.get, reverse=True)[:4]
-    again = client.get("/api/hits", params={"q": "text:a cat", "count": 200, "offset": 4}).json()
-    assert len(set(paths(found)) & set(paths(again))) <= 1  # the clip's moments
-    picture_score = client.get("/api/hits", params={"q": "text:00's <b>.jpg", "count": 1}).json()["tiles"][0]["score"]
-    assert picture_score < 0.99  # it was not opened
-
-
-def test_by_example(client: TestClient, library: MediaLibrary, folder: Path, draw: Draw) -> None:
-    stream = io.BytesIO()
-    draw(7).save(stream, "JPEG", quality=90)
-    line = client.post("/api/image", content=stream.getvalue()).json()["q"]
-    best = client.get("/api/hits", params={"q": line, "count": 1}).json()["tiles"][0]
-    assert best["path"] == "sub/07's <b>.jpg" and best["score"] > 0.99
-    like = client.get("/api/hits", params={"q": f"like:{best['id']}", "count": 1}).json()["tiles"][0]
-    assert like["id"] == best["id"]
-    bad = client.post("/api/image", content=b"no picture")
-    assert bad.status_code == 400 and "neither an image nor a video" in bad.json()["error"]
-
-
 def test_terms_are_weighed(client: TestClient, library: MediaLibrary) -> None:
     tiles = client.get("/api/hits", params={"count": 200}).json()["tiles"]
     more, less = (next(tile["id"] for tile in tiles if tile["path"] == f"0{n}'s <b>.jpg") for n in (2, 4))

@@ -1,0 +1,126 @@
+"""Linear probe and k-NN against scikit-learn, by hand, and on splits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from perception_encoder.datasets.labelled import LabelledImages
+from perception_encoder.errors import ConfigError
+from perception_encoder.evaluation.classification.probes import STRENGTHS, NeighboursEvaluator, fit_probe, vote
+from perception_encoder.evaluation.classification.splits import Splits
+from perception_encoder.evaluation.embeddings import Features
+from perception_encoder.evaluation.results import evaluate
+from tests.evaluation.colours import ColourEncoder, image_bytes, unit
+
+CLASSES = ("a", "b", "c")
+
+
+def cloud(counts: dict[str, int], spread: float, seed: int, dimensions: int = 12) -> Features:
+    """Unit vectors around a direction for each class."""
+    generator = np.random.default_rng(seed)
+    labels = tuple(name for name, count in counts.items() for _ in range(count))
+    centres = np.eye(dimensions)[[CLASSES.index(label) for label in labels]]
+    vectors = centres + spread * generator.standard_normal((len(labels), dimensions))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Features(vectors.astype(np.float32), tuple(map(str, range(len(labels)))), labels)
+
+
+@pytest.mark.parametrize("classes", [CLASSES, CLASSES[:2]])
+def test_classes_that_are_apart_are_told_apart(classes: tuple[str, ...]) -> None:
+    train, val, test = (cloud(dict.fromkeys(classes, 20), 0.1, seed) for seed in range(3))
+    probe = fit_probe(train, val, classes)
+    assert (probe.classify(test.vectors) == test.targets(classes)).all()
+
+
+def test_a_strength_that_does_not_converge_is_compared_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings are errors in tests."""
+    monkeypatch.setattr("perception_encoder.evaluation.classification.probes.ITERATIONS", 1)
+    train, val = (cloud(dict.fromkeys(CLASSES, 20), 0.5, seed) for seed in range(2))
+    assert fit_probe(train, val, CLASSES, strengths=[1e3, 1e4]).strength in (1e3, 1e4)
+
+
+def test_it_agrees_with_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train, test = cloud({"a": 50, "b": 20, "c": 9}, 0.5, 0), cloud(dict.fromkeys(CLASSES, 60), 0.5, 1)
+    oracle = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced"))
+    oracle.fit(train.vectors, train.targets(CLASSES))
+    probe = fit_probe(train, test, CLASSES, strengths=[0.1])
+    exponentials = np.exp(probe.scores(test.vectors))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    assert np.allclose(probabilities, oracle.predict_proba(test.vectors), atol=0.01)
+
+
+def test_the_strength_is_the_best_on_val() -> None:
+    train = cloud(dict.fromkeys(CLASSES, 8), 0.8, 0)
+    val = cloud(dict.fromkeys(CLASSES, 300), 0.8, 1)
+    scores = {}
+    for strength in STRENGTHS:
+        predicted = fit_probe(train, val, CLASSES, [strength]).classify(val.vectors)
+        scores[strength] = (predicted == val.targets(CLASSES)).mean()  # classes are equally frequent
+    assert len(set(scores.values())) > 1 and list(scores) == pytest.approx(np.logspace(-3, 2, 6))
+    assert fit_probe(train, val, CLASSES).strength == max(scores, key=lambda strength: scores[strength])
+
+
+def test_a_class_without_training_images_is_never_named() -> None:
+    train, val = cloud({"a": 9, "c": 9}, 0.1, 0), cloud({"a": 9, "b": 9, "c": 9}, 0.1, 1)
+    assert 1 not in fit_probe(train, val, CLASSES).classify(val.vectors)
+
+
+# ---- k-NN
+
+
+def test_votes_weigh_by_similarity() -> None:
+    train = unit(np.array([(1, 0), (0.8, 0.6), (0.8, -0.6)], dtype=np.float32))
+    query = np.array([(1, 0)], dtype=np.float32)
+    targets = np.array([1, 0, 0])
+    assert vote(train, targets, query, 1).tolist() == [1]
+    assert vote(train, targets, query, 3).tolist() == [1]  # exp(0.2 / 0.07) is 17 times a vote
+    assert vote(train, targets, query, 3, temperature=10.0).tolist() == [0]
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_the_vote_is_scikit_learns(k: int) -> None:
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    rng = np.random.default_rng(k)
+    targets = rng.integers(0, 4, 200)
+    centres = rng.standard_normal((4, 8))
+    train, queries = (
+        unit(centres[which] + 2 * rng.standard_normal((len(which), 8))).astype(np.float32)
+        for which in (targets, rng.integers(0, 4, 100))
+    )
+    oracle = neighbors.KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
+    expected = oracle.fit(train, targets).predict(queries)
+    np.testing.assert_array_equal(vote(train, targets, queries, k), expected)
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_k_is_within_the_training_items(k: int) -> None:
+    with pytest.raises(ConfigError, match=f"k is {k}; it must be at least 1 and at most 3"):
+        vote(np.eye(3, dtype=np.float32), np.arange(3), np.eye(3, dtype=np.float32), k)
+
+
+def images(name: str, labels: list[str], shade: int, broken: int = -1) -> LabelledImages:
+    result = tuple(b"?" if i == broken else image_bytes(label, shade + i) for i, label in enumerate(labels))
+    return LabelledImages("toys", tuple(f"{name}{i}" for i in range(len(labels))), result, tuple(labels))
+
+
+COLOURS = ["red", "green", "blue"]
+
+
+def test_a_task_is_measured_for_each_k_and_transform() -> None:
+    splits = Splits(train=images("a", COLOURS * 4, 0), val=images("b", COLOURS, 20), test=images("c", COLOURS, 30, 1))
+    models = {"squash": ColourEncoder(), "crop": ColourEncoder()}
+    result = evaluate([NeighboursEvaluator(splits, (1, 3))], models)
+    assert [m.label for m in result] == [("toys", f"{k}-NN", transform, "") for transform in models for k in (1, 3)]
+    assert [(m.metrics[1].value, m.metrics[1].n, m.settings["train"]) for m in result] == [(1.0, 2, "15")] * 4
+    assert [[failure.source for failure in m.failures] for m in result] == [["c1"]] * 4
+
+
+def test_val_may_be_empty() -> None:
+    splits = Splits(train=images("a", COLOURS, 0), val=images("b", [], 0), test=images("c", COLOURS, 30))
+    (result,) = NeighboursEvaluator(splits, (1,)).run(ColourEncoder())
+    assert (result.metrics[1].value, result.settings["train"]) == (1.0, "3")
