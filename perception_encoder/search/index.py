@@ -96,7 +96,7 @@ class Index:
 
     @property
     def exists(self) -> bool:
-        """Return whether every directory, or a parent, has an index that can be searched with the model."""
+        """Return whether every directory, or a parent, has an index."""
         self._stores = self._stores or find_stores(self._paths, self._location)
         return bool(self._stores)
 
@@ -230,11 +230,9 @@ class Index:
             store.check(stores[0].settings)
         with EmbeddingWriter(out, stores[0].settings, overwrite=overwrite) as writer:
             for store in stores:
-                rows = store.rows()
-                times = [() if row.time is None else (row.time,) for row in rows]
-                writer.add(
-                    [Embedding(item_of(store, row), row.vector, time) for row, time in zip(rows, times, strict=True)]
-                )
+                for row in store.rows():
+                    times = () if row.time is None else (row.time,)
+                    writer.add([Embedding(item_of(store, row), row.vector, times)])
             return writer.finish()
 
     def to_fiftyone(self, name: str | None = None, *, overwrite: bool = False) -> dict[str, int]:

@@ -250,43 +250,36 @@ def estimate(scores: Sequence[Scores], seed: int = SEED) -> Estimate:
     return Estimate(value=float(values.mean()), draws=draws.mean(axis=1), blocks=blocks, by_seed=by_seed)
 
 
-@dataclass(frozen=True)
-class _Entries:
-    """Entries sorted by group, (m,) each."""
-
-    values: np.ndarray
-    blocks: np.ndarray
-    weights: np.ndarray
-    begins: np.ndarray
-    """Index of each group's first entry."""
-
-    @classmethod
-    def of(cls, scores: ItemScores, block_of: np.ndarray) -> _Entries:
-        values, owners, groups, weights = scores.entries()
-        order = np.argsort(groups, kind="stable")
-        begins = np.unique(groups[order], return_index=True)[1]
-        return cls(values[order], block_of[owners[order]], weights[order], begins)
-
-    def mean(self, times: np.ndarray) -> np.ndarray:
-        """Return the metric for given counts of each block, (R, n) to (R,); groups without weight are left out."""
-        resampled = times[:, self.blocks] * self.weights
-        totals = np.add.reduceat(resampled, self.begins, axis=1)  # (R, groups)
-        sums = np.add.reduceat(resampled * self.values, self.begins, axis=1)
-        means = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
-        return means.sum(axis=1) / np.maximum(1, (totals > 0).sum(axis=1))
-
-
 def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the metric for each head seed (M,), and in each resample (R, M)."""
     block_of = several[0].block_of()
     count = int(block_of.max()) + 1
-    entries = [_Entries.of(scores, block_of) for scores in several]
+    entries = []
+    for scores in several:
+        values, owners, groups, weights = scores.entries()
+        order = np.argsort(groups, kind="stable")
+        begins = np.unique(groups[order], return_index=True)[1]
+        entries.append((values[order], block_of[owners[order]], weights[order], begins))
     draws = [
-        np.stack([entry.mean(times) for entry in entries], axis=1)
-        for times in resample(_strata(several[0], block_of, count), seed, max(len(entry.values) for entry in entries))
+        np.stack([_means(times, *entry) for entry in entries], axis=1)
+        for times in resample(_strata(several[0], block_of, count), seed, max(len(entry[0]) for entry in entries))
     ]
     once = np.ones((1, count))
-    return np.array([entry.mean(once)[0] for entry in entries]), np.concatenate(draws)
+    return np.array([_means(once, *entry)[0] for entry in entries]), np.concatenate(draws)
+
+
+def _means(
+    times: np.ndarray, values: np.ndarray, blocks: np.ndarray, weights: np.ndarray, begins: np.ndarray
+) -> np.ndarray:
+    """Return the metric for given counts of each block, (R, n) to (R,); groups without weight are left out.
+
+    The entries, (m,) each, are sorted by group; `begins`: index of each group's first entry.
+    """
+    resampled = times[:, blocks] * weights
+    totals = np.add.reduceat(resampled, begins, axis=1)  # (R, groups)
+    sums = np.add.reduceat(resampled * values, begins, axis=1)
+    means = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
+    return means.sum(axis=1) / np.maximum(1, (totals > 0).sum(axis=1))
 
 
 def _strata(scores: ItemScores, block_of: np.ndarray, count: int) -> np.ndarray:

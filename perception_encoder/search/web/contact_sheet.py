@@ -63,13 +63,12 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A row of a sheet: a query and its hits, or a label and its images."""
+    """A row of a sheet: a query and its hits, or a group of near-duplicates."""
 
     heading: str
     tiles: Iterable[Tile]
     image: Image.Image | None = None
     """The query's image, if any."""
-    note: str = ""
 
 
 def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Section]) -> None:

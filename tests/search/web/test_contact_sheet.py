@@ -65,7 +65,7 @@ def drawn(width: int = 30, height: int = 20) -> Image.Image:
 
 def sheet(text: str = "a cat", **tile: object) -> str:
     tile_of_text = Tile(**{"image": drawn(), "caption": text, "value": text, "link": text, "hint": text} | tile)
-    return "".join(contact_sheet(text, text, [Section(heading=text, tiles=[tile_of_text], image=drawn(), note=text)]))
+    return "".join(contact_sheet(text, text, [Section(heading=text, tiles=[tile_of_text], image=drawn())]))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
