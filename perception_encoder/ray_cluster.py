@@ -9,7 +9,7 @@ import socket
 from collections import Counter
 from urllib.parse import urlsplit
 
-from perception_encoder.errors import ClusterError, MissingExtraError
+from perception_encoder.errors import ClusterError, ConfigError, MissingExtraError
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,12 @@ _LOOPBACK_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" on any system; `_no
 
 
 def check_cluster(address: str) -> None:
-    """Raise MissingExtraError without Ray, and ClusterError if nothing listens, as Ray itself would try for minutes."""
+    """Raise MissingExtraError without Ray, ConfigError for a client's address, and ClusterError if nothing listens.
+
+    Ray itself would try to connect for minutes.
+    """
+    if address.startswith("ray://"):
+        raise ConfigError(f"{address} is a client address; run the command on a machine of the cluster, with auto")
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("ray", "cluster")
     try:
@@ -48,15 +53,11 @@ def connect_cluster(address: str) -> None:
     except ImportError as error:
         raise MissingExtraError(error.name or "ray", "cluster") from None
     dashboard = False if address == "local" else None
-    tries = 2 if address.startswith("ray://") else 1  # a cluster's first client sometimes gets no server
-    for trial in range(tries):
-        try:
-            ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
-            return
-        except Exception as error:
-            logger.warning("no cluster", exc_info=error)
-            if trial == tries - 1:
-                raise ClusterError(f"no Ray cluster answers at {address}: {last_line(error)}") from None
+    try:
+        ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        logger.warning("no cluster", exc_info=error)
+        raise ClusterError(f"no Ray cluster answers at {address}: {last_line(error)}") from None
 
 
 def last_line(error: BaseException) -> str:

@@ -29,7 +29,7 @@ WORDS = "The query, then directories, globs, files, tables, tars or URLs [defaul
 THRESHOLD = "With --near-duplicates: minimum cosine similarity [default: 0.97]."
 ALL_BUT_ONE = "With --near-duplicates: list all images of each group except the one with the most pixels."
 RAY = (
-    "Read files on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for one on this machine. "
+    "Read files on a Ray cluster: auto, HOST:PORT, or local for one on this machine. "
     "All machines must see the directories under the same paths."
 )
 REBUILD = "Build the index from scratch, by default with the old index's model and --every."

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from perception_encoder.errors import ClusterError, ConfigError, PerceptionEncoderError, one_line
+from perception_encoder.errors import ClusterError, PerceptionEncoderError, one_line
 from perception_encoder.language_alignment.endpoint import KEY
 from perception_encoder.language_alignment.load import is_endpoint
 from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
@@ -38,8 +38,6 @@ def run_on_cluster(
 
     Raises MissingExtraError without Ray, ConfigError for a ray:// address, and ClusterError if the cluster fails.
     """
-    if address.startswith("ray://"):
-        raise ConfigError(f"{address} is a client address; run the engine on a machine of the cluster, with auto")
     check_cluster(address)
     connect_cluster(address)
     import ray

@@ -48,8 +48,8 @@ _MEMORY = 1 << 30  # bytes of a worker beside its model's weights
 def on_cluster(address: str) -> Iterator[Read]:
     """Connect to a Ray cluster; yields the `read` of `update_store`.
 
-    `address`: as for `ray.init`: "auto", HOST:PORT, ray://HOST:PORT, or "local" for a cluster on this machine. Its
-    machines must see the directory, and a model file, under the same path. Raises MissingExtraError without Ray and
+    `address`: "auto", HOST:PORT, or "local" for a cluster on this machine. Its machines must see the directory, and a
+    model file, under the same path. Raises MissingExtraError without Ray, ConfigError for a ray:// address, and
     ClusterError if no cluster answers; the yielded function raises ClusterError if workers fail or the cluster is lost.
     """
     check_cluster(address)
@@ -145,12 +145,11 @@ def run_driver() -> None:
         answers.write(answer)
         answers.flush()
 
-    address = sys.argv[1]
     try:
-        connect_cluster(address)
+        connect_cluster(sys.argv[1])
         give(pickle.dumps([]))
         while True:
-            for results in _stream(address, *jobs.get()):
+            for results in _stream(*jobs.get()):
                 give(results)
             give(pickle.dumps(None))
     except PerceptionEncoderError as error:
@@ -177,54 +176,36 @@ def _failure(error: Exception) -> ClusterError:
     return ClusterError(f"a worker of the cluster failed: {reason}; rerun the command to resume")
 
 
-def _stream(address: str, job: _Job, files: list[File]) -> Iterator[bytes]:
-    """Yield pickled lists of results; behind a ray:// address, Ray Data has to run in the cluster itself."""
+def _stream(job: _Job, files: list[File]) -> Iterator[bytes]:
+    """Yield pickled lists of results."""
     import ray
+    import ray.data
 
-    if not address.startswith("ray://"):
-        yield from iter(_Pipeline(job, files).next, None)
-        return
-    pipeline: Any = ray.remote(num_cpus=0)(_Pipeline)
-    pipeline = pipeline.remote(job, files)
-    yield from iter(lambda: ray.get(pipeline.next.remote()), None)
-
-
-class _Pipeline:
-    """The files that the cluster reads."""
-
-    def __init__(self, job: _Job, files: list[File]) -> None:
-        import ray
-        import ray.data
-
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
-        context.target_max_block_size = None  # a task's results stay together: all arrive, or are read again
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        workers = gpus or max(1, int(resources.get("CPU", 0)))
-        cut = list(batches(files, _GPU_BATCH if gpus else job.batch_size))
-        size = max(1, min(_TASK_BATCHES, len(cut) // (4 * workers)))
-        tasks = [
-            {"number": start, "batches": pickle.dumps(cut[start : start + size])} for start in range(0, len(cut), size)
-        ]
-        attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WorkCounter)
-        self._attempts = attempts.remote()  # ends with its last reference
-        rows = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-            _Worker,
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(workers, len(tasks))),
-            fn_constructor_args=(job, "cuda" if gpus else "cpu", self._attempts),
-            num_cpus=None if gpus else 1,
-            num_gpus=1 if gpus else None,
-            memory=job.memory,
-        )
-        self._rows = iter(rows.iter_rows())
-
-    def next(self) -> bytes | None:
-        """Return a pickled list of results; None after the last."""
-        row = next(self._rows, None)
-        return None if row is None else row["results"]
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.target_max_block_size = None  # a task's results stay together: all arrive, or are read again
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    workers = gpus or max(1, int(resources.get("CPU", 0)))
+    cut = list(batches(files, _GPU_BATCH if gpus else job.batch_size))
+    size = max(1, min(_TASK_BATCHES, len(cut) // (4 * workers)))
+    tasks = [
+        {"number": start, "batches": pickle.dumps(cut[start : start + size])} for start in range(0, len(cut), size)
+    ]
+    counter: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WorkCounter)
+    attempts = counter.remote()  # ends with its last reference
+    rows = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        _Worker,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(workers, len(tasks))),
+        fn_constructor_args=(job, "cuda" if gpus else "cpu", attempts),
+        num_cpus=None if gpus else 1,
+        num_gpus=1 if gpus else None,
+        memory=job.memory,
+    )
+    for row in rows.iter_rows():
+        yield row["results"]
 
 
 class _Worker:
