@@ -72,17 +72,16 @@ class MomentCutter:
 
     def add(self, frame: Frame) -> None:
         """Add the next frame."""
-        if self._window and (self._is_cut(frame) or frame.end - self._window[0].time > self._config.max_seconds):
-            self._close()
+        if self._window:
+            change = colour_change(self._window[-1].colours, frame.colours)
+            if change > self._config.shot_change or frame.end - self._window[0].time > self._config.max_seconds:
+                self._close()
         self._window.append(frame)
 
     def finish(self) -> list[Moment]:
         """Return the moments of all frames."""
         self._close()
         return self._moments
-
-    def _is_cut(self, frame: Frame) -> bool:
-        return colour_change(self._window[-1].colours, frame.colours) > self._config.shot_change
 
     def _close(self) -> None:
         """End the window: make it a moment, or add it to the last moment if they are similar."""

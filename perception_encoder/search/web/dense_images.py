@@ -86,7 +86,7 @@ class FeatureImages:
 
     def image(self, row_id: str) -> bytes:
         """Return the model's input: a JPEG."""
-        return _to_bytes(self._maps(row_id, self._encoder(False)).image, "JPEG")
+        return _to_bytes(self._maps(row_id).image, "JPEG")
 
     def colours(self, row_id: str, layer: int, baseline: bool = False) -> bytes:
         """Return the features of a layer (0-based, negative from the end) as colours: a PNG with a pixel per patch.
@@ -109,14 +109,13 @@ class FeatureImages:
 
     def regions(self, row_id: str, layer: int, points: Sequence[tuple[float, float]]) -> bytes:
         """Return the regions that resemble the points (x, y, 0–1), each in a colour, later ones on top: a PNG."""
-        features, size = self.features(row_id, layer), self._maps(row_id, self._encoder(False)).image.size
+        features, size = self.features(row_id, layer), self._maps(row_id).image.size
         return overlay_png(self.library.compute(partial(label_regions, features, points, size)))
 
     def features(self, row_id: str, layer: int, baseline: bool = False) -> Float[np.ndarray, "h w D"]:
         """Return the features of a layer; `baseline`: of the second model."""
-        encoder = self._encoder(baseline)
-        (number,) = encoder.visual.layer_indices([layer])  # before an image is decoded in vain
-        return self._maps(row_id, encoder).layers[number]
+        (number,) = self._encoder(baseline).visual.layer_indices([layer])  # before an image is decoded in vain
+        return self._maps(row_id, baseline).layers[number]
 
     def _encoder(self, baseline: bool) -> Encoder:
         encoder = self._baseline if baseline else self.library.encoder
@@ -130,10 +129,9 @@ class FeatureImages:
             raise ConfigError("this server shows no second model; start it with --features-model")
         return load(self._baseline_name)
 
-    def _maps(self, row_id: str, encoder: Encoder) -> FeatureMaps:
-        is_main = encoder is self.library.encoder
-        layers = None if is_main else [-1]
-        return self._results.get(row_id, lambda image: feature_maps(encoder, image, layers), variant=is_main)
+    def _maps(self, row_id: str, baseline: bool = False) -> FeatureMaps:
+        encoder, layers = self._encoder(baseline), [-1] if baseline else None
+        return self._results.get(row_id, lambda image: feature_maps(encoder, image, layers), variant=baseline)
 
 
 def _to_bytes(image: Image.Image, image_format: str) -> bytes:
@@ -202,7 +200,5 @@ def _estimate(model: DenseModel, info: HeadInfo, image: Image.Image) -> DepthMap
     visible.thumbnail((_SIDE, _SIDE))
     features = model.map_of(image, info.image_size)
     metres = model.head.predict(features, (visible.height, visible.width))[0].cpu().numpy()
-    jpeg, png = io.BytesIO(), io.BytesIO()
-    visible.save(jpeg, "JPEG", quality=90)
-    Image.fromarray(depth_colours(metres)).save(png, "PNG")
-    return DepthMap(image=jpeg.getvalue(), colours=png.getvalue(), metres=metres, relative=info.relative)
+    colours = _to_bytes(Image.fromarray(depth_colours(metres)), "PNG")
+    return DepthMap(image=_to_bytes(visible, "JPEG"), colours=colours, metres=metres, relative=info.relative)
