@@ -23,14 +23,9 @@ PerceptionEncoderError
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import typing
-from importlib import metadata
 from typing import Literal
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 _E = typing.TypeVar("_E", bound=BaseException)
 
@@ -68,16 +63,10 @@ def detached(error: _E) -> _E:
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs an extra of this package, from the directory or wheel it was installed from."""
-    source, editable = "perception-encoder", ""
-    try:
-        origin = json.loads(metadata.distribution("perception-encoder").read_text("direct_url.json") or "{}")
-        path = url2pathname(urlsplit(origin["url"]).path)
-        if origin["url"].startswith("file:") and os.path.exists(path):
-            source, editable = path, "-e " if origin.get("dir_info", {}).get("editable") else ""
-    except (metadata.PackageNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    return f"run: pip install {editable}'{source}[{extra}]'"
+    """Return the command that installs an extra of this package."""
+    return (
+        f"run: pip install 'perception-encoder[{extra}] @ git+https://github.com/perception-encoder/perception-encoder'"
+    )
 
 
 class PerceptionEncoderError(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -130,11 +129,7 @@ class LayerEncoder(_ExternalEncoder):
         """See `Encoder.variant`; images are squashed."""
         if transform not in (None, "squash"):
             raise ConfigError(f"a layer of {self.name} takes squashed images only; transform is {transform!r}")
-        changed = copy.copy(self)
-        if layer is not None or pool is not None:
-            feature = self.feature(layer, pool)
-            changed.layer, changed.pool = feature.layer, feature.pool
-        return changed
+        return super().variant(layer=layer, pool=pool)
 
     def width(self, feature: Feature) -> int:
         return self.features.width

@@ -1,10 +1,8 @@
 """Feature maps: features of an image's patches at a layer, and their colours (section 5, appendix B.3.2).
 
-A map (h, w, D) holds a feature for each patch. It is drawn as in the paper: half the map and half its blur
-(a 3x3 Gaussian, sigma 1), whose three principal components become lightness, chroma and hue. Like patches get like
-colours; no colour means anything by itself. The paper leaves two details open. Here a component is scaled to its
-deviation and squeezed by a sigmoid, so that a few odd patches do not use up the scale; and its sign is such that the
-middle of the image has more of it than the border, so that colours are the same each time.
+Half the map and half its blur (a 3x3 Gaussian, sigma 1); three principal components become lightness, chroma and hue.
+The paper leaves two details open. Here a component is scaled to its deviation and squeezed by a sigmoid, so that a few
+odd patches do not use up the scale, and has the sign that makes the centre positive, so that colours are reproducible.
 """
 
 from __future__ import annotations
@@ -105,23 +103,18 @@ def principal_components(features: Float[np.ndarray, "h w D"], count: int) -> Fl
 
 
 def _middle(h: int, w: int) -> Float[np.ndarray, "h w"]:
-    """Return weights that choose a component's sign: high in the centre, slightly higher to the left and top."""
+    """Return weights: high in the centre, slightly higher to the left and top."""
     y, x = np.meshgrid(np.linspace(-1, 1, h + 2)[1:-1], np.linspace(-1, 1, w + 2)[1:-1], indexing="ij")
     return -(x**2) - y**2 - 0.1 * x - 0.05 * y
 
 
 def _blend_with_blur(features: Float[np.ndarray, "h w D"]) -> Float[np.ndarray, "h w D"]:
     """Return 0.5 x + 0.5 blur(x): a 3x3 Gaussian of sigma 1, with replicated borders."""
-    side = np.exp(-0.5)
-    blurred = features.astype(np.float64)
-    for axis in (0, 1):
-        before, here, after = (blurred.take(_shifted(blurred.shape[axis], by), axis) for by in (-1, 0, 1))
-        blurred = (side * before + here + side * after) / (1 + 2 * side)
-    return 0.5 * features + 0.5 * blurred
-
-
-def _shifted(length: int, by: int) -> np.ndarray:
-    return np.clip(np.arange(length) + by, 0, length - 1)
+    weights = np.array([np.exp(-0.5), 1, np.exp(-0.5)]) / (1 + 2 * np.exp(-0.5))
+    h, w, _ = features.shape
+    padded = np.pad(features.astype(np.float64), ((1, 1), (1, 1), (0, 0)), "edge")
+    rows = sum(weight * padded[n : n + h] for n, weight in enumerate(weights))
+    return 0.5 * features + 0.5 * sum(weight * rows[:, n : n + w] for n, weight in enumerate(weights))
 
 
 def _squeeze(components: Float[np.ndarray, "h w n"]) -> Float[np.ndarray, "h w n"]:

@@ -1,8 +1,7 @@
 """Fetch images and videos by URL over http and https, within limits, by default only from public addresses.
 
-A host is looked up once, its addresses are checked, and the connection goes to the checked address, so a name that
-resolves to another address a moment later (DNS rebinding) gains nothing. Each redirect is checked like the first
-address, and connections end at a deadline. Proxies of the environment are not used.
+The connection goes to the very address that was checked, so a name that resolves to another one a moment later (DNS
+rebinding) gains nothing. Redirects are checked too. Proxies of the environment are not used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Features of any layer of a vision transformer from any library, and its attention.
 
-Every model gets the same pixels, squashed bilinearly to one size and scaled by the model's own mean and deviation.
-Tokens are as their block leaves them, the last layer's too, as the reference's `forward_features` gives them by default
-and as published scores of layers need them; `final_norm` applies the model's final norm to the last layer.
+Tokens are as their block leaves them, the last layer's too, as in the reference's `forward_features`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Methods of an `Encoder` under the names that other libraries call, except `encode`.
-
-Functions of sentence-transformers which take a model, such as `paraphrase_mining` and its evaluators, run on an
-`Encoder`, and so does `mteb.evaluate(encoder, tasks)` with tasks of texts and images.
-"""
+"""Methods of an `Encoder`, except `encode`, that functions and evaluators of sentence-transformers and mteb call."""
 
 from __future__ import annotations
 
@@ -132,10 +128,9 @@ def _unit(vectors: Vectors) -> Tensor:
 
 
 def batch_inputs(batches: Iterable[Mapping[str, Sequence[object]]]) -> Iterator[list[object]]:
-    """Yield the inputs of each of mteb's batches as dicts that name their kind; other columns are ignored.
+    """Yield the inputs of mteb's batches, {"text": [...], "title": [...]}, as dicts that name their kind.
 
-    A batch has columns: {"text": [...], "title": [...]}. Inputs of several modalities stay together, so that
-    `of_modality` refuses them. Only one batch of images is in memory at a time.
+    Inputs of several modalities stay together, so that `of_modality` refuses them.
     """
     for batch in batches:
         columns = {key: batch[key] for key in (*get_args(Kind), "audio") if key in batch}
@@ -143,10 +138,7 @@ def batch_inputs(batches: Iterable[Mapping[str, Sequence[object]]]) -> Iterator[
 
 
 def _model_meta(encoder: Any) -> Any:
-    """Return mteb's `ModelMeta` of an encoder.
-
-    mteb caches results by name and revision, so the revision is of the weights and the number type.
-    """
+    """Return mteb's `ModelMeta`; mteb caches results by its revision, which is of the weights and the dtype."""
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
     dtype = str(encoder.dtype).removeprefix("torch.")

@@ -1,7 +1,6 @@
-"""List the images, videos and texts that paths hold: files, directories, globs, tables, tars, URLs.
+"""List the images, videos and texts that paths hold, lazily and in a fixed order.
 
-Nothing is opened or unpacked before its turn, so memory stays flat, and the order is always the same. An unreadable
-path becomes an item whose opening raises the reason, so that it is reported like any other bad file.
+An unreadable path becomes an item whose opening raises the reason, so that it is reported like any other bad file.
 """
 
 from __future__ import annotations

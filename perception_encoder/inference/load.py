@@ -1,9 +1,4 @@
-"""Load any model by its name: this package's, and those of timm, open_clip and transformers.
-
-A name is `builtin`, an alias or a checkpoint's path of this package; `timm:NAME`; `open_clip:NAME,PRETRAINED`;
-`hf:NAME` (transformers, a hub name or a directory); or `random:` before one of these: the same architecture with random
-weights, a baseline for trained ones.
-"""
+"""Load any model by its name: this package's, and those of timm, open_clip and transformers."""
 
 from __future__ import annotations
 

@@ -44,8 +44,7 @@ _VIDEO_HEADS = (
 )
 _VIDEO_BOXES = (b"moov", b"mdat", b"moof", b"styp", b"wide", b"free", b"skip", b"pnot")
 # fmt: on
-_TRANSPORT_MARKS = ((0, 188, 376), (4, 196, 388))
-"""Positions of the packets' sync byte, 0x47, in an MPEG transport stream, without and with timestamps."""
+_TRANSPORT_MARKS = ((0, 188, 376), (4, 196, 388))  # of 0x47 in an MPEG transport stream, without and with timestamps
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,8 @@ class Value:
     kind: Kind | None = None
 
     def media(self, limits: FetchLimits | None = None) -> Media:
-        """The resolved value; errors about a string taken for a file name say how to encode it as text."""
-        try:
-            return resolve(self.value, self.name, kind=self.kind, limits=limits)
-        except InputError as error:
-            if isinstance(self.value, str) and self.kind is None:
-                reason = f"{error.reason}; if it is text, use encode_texts"
-                raise type(error)(error.source, reason) from error
-            raise
+        """The resolved value; raises what `resolve` raises."""
+        return resolve(self.value, self.name, kind=self.kind, limits=limits)
 
 
 def resolve(
@@ -156,11 +149,8 @@ def sniff(head: bytes) -> Literal["image", "video"] | None:
         return "image" if head[8:12] == b"WEBP" else "video" if head[8:12] == b"AVI " else None
     if head.startswith(_IMAGE_HEADS) or re.match(rb"P[1-6]\s", head):
         return "image"
-    if head.startswith(_VIDEO_HEADS) or head[4:8] in _VIDEO_BOXES:
-        return "video"
-    if any(all(head[mark : mark + 1] == b"G" for mark in marks) for marks in _TRANSPORT_MARKS):
-        return "video"
-    return None
+    is_stream = any(all(head[mark : mark + 1] == b"G" for mark in marks) for marks in _TRANSPORT_MARKS)
+    return "video" if is_stream or head.startswith(_VIDEO_HEADS) or head[4:8] in _VIDEO_BOXES else None
 
 
 def split_range(path: Path) -> tuple[Path, float | None, float | None]:
@@ -178,7 +168,8 @@ def _resolve_string(value: str, name: str | None, kind: Kind | None, start: floa
         start, end = (start, end) if part[0] is None else part
         return _resolve_file(path, name or escape_name(value), kind, start, end)
     if kind is not None or path.suffix.lower() in MEDIA_SUFFIXES:
-        raise MediaNotFoundError(name or escape_name(value), "no such file")
+        hint = "" if kind else "; if it is text, use encode_texts"
+        raise MediaNotFoundError(name or escape_name(value), f"no such file{hint}")
     return _text(value, name)
 
 

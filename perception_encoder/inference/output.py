@@ -1,8 +1,7 @@
 """Embeddings on disk: parts during a run, one file, table or directory at its end.
 
-A run stores its work in `OUT.parts/`: settings.json, and parts named by the items they hold. A part is written whole or
-not at all, holds whole batches, and records the failures among its items, so a killed run resumes after its last part,
-with the batches an unbroken run would have made. It resumes only with the same settings and the same inputs.
+`OUT.parts/` holds settings.json and parts named by their items. A part is written whole or not at all and holds whole
+batches, so a killed run resumes after its last part with the batches that an unbroken run would have made.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Embeddings as Arrow tables and as files: Parquet, Lance, or clip-retrieval's directory.
 
-Parquet: one row an item, `vector` a fixed_size_list<float32> of D. With pool "tokens" it is a list of such vectors,
-one a patch, row by row and frame by frame; `frames`, `grid_height` and `grid_width` give their layout.
-The settings of the run are JSON in the file's metadata under `perception_encoder`. Lance: the same as a table.
-
-Directory: `img_emb/img_emb_0.npy` (n, D), or `text_emb/text_emb_0.npy` if all rows are texts, and beside it
-`metadata/metadata_0.parquet`, whose `image_path` and `caption` are clip-retrieval's names for `path` and `text`.
+One row an item; `vector` is a fixed_size_list<float32> of D or, with pool "tokens", a list of such vectors, one per
+patch, row by row and frame by frame. The run's settings are JSON in the metadata under `perception_encoder`. A
+directory has `img_emb/img_emb_0.npy` (`text_emb/…` if all rows are texts) and `metadata/metadata_0.parquet`.
 """
 
 from __future__ import annotations
@@ -83,7 +80,6 @@ def _strings(values: Iterable[str | None]) -> pa.Array:
 
 
 def _fixed_size_lists(vectors: Sequence[np.ndarray], dimension: int) -> pa.FixedSizeListArray:
-    """Build an array of lists of length D from vectors (…, D)."""
     values = np.concatenate([vector.reshape(-1) for vector in vectors] or [np.empty(0)]).astype(np.float32, copy=False)
     return pa.FixedSizeListArray.from_arrays(pa.array(values), dimension)
 
@@ -217,13 +213,10 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
 
 
 def _read_directory(directory: Path) -> tuple[pa.Table, np.ndarray]:
-    """Return the parts of a directory in clip-retrieval's layout, in numerical order."""
-
-    def number(part: Path) -> int:
-        return int(part.stem.rpartition("_")[2])
-
-    arrays = [load_array(part) for part in sorted((directory / "img_emb").glob("*.npy"), key=number)]
-    tables = [pq.read_table(part) for part in sorted((directory / "metadata").glob("*.parquet"), key=number)]
+    arrays, tables = (
+        [read(part) for part in sorted(directory.glob(pattern), key=lambda part: int(part.stem.rpartition("_")[2]))]
+        for pattern, read in (("img_emb/*.npy", load_array), ("metadata/*.parquet", pq.read_table))
+    )
     rows, vectors = pa.concat_tables(tables), np.concatenate(arrays).astype(np.float32)
     if len(rows) != len(vectors):
         raise ValueError(f"{len(vectors)} vectors, but {len(rows)} rows of metadata")

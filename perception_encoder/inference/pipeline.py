@@ -1,8 +1,7 @@
 """Stream inputs to embeddings: resolve → decode → resize → embed, in order, with bounded memory.
 
-On a CPU every core takes whole batches, from the file to the embedding, and computes on its own: cores that decode and
-cores that embed then overlap without waiting for one another, and a batch stays in one core's cache. On a GPU the same
-threads decode while others' batches are computed.
+On a CPU every core takes whole batches, from the file to the embedding, so that decoding and computing overlap and a
+batch stays in one core's cache. On a GPU the same threads decode while others' batches are computed.
 """
 
 from __future__ import annotations
@@ -204,79 +203,67 @@ def decode(encoder: _Encoder, media: Media, feature: Feature, budget: ByteBudget
         return Decoded(pixels=tuple(map(encoder.transform.pixels, images)), times=tuple(times))
 
 
-def encode_decoded(encoder: _Encoder, inputs: Sequence[Decoded], feature: Feature) -> list[np.ndarray]:
-    """Return the vectors of inputs, in order, computed in the caller's thread."""
-    batch = _Batch(encoder, feature, encoder.batch_size, encoder.text_batch_size)
+def encode_decoded(
+    encoder: _Encoder, inputs: Iterable[Decoded], feature: Feature, images: int | None = None, texts: int | None = None
+) -> list[np.ndarray]:
+    """Return the vectors of inputs, in order, computed in the caller's thread.
+
+    `images`, `texts`: maximum numbers of frames and texts to compute together, which bound the memory.
+    """
+    images, texts = images or encoder.batch_size, texts or encoder.text_batch_size
+    raw = replace(feature, normalize=False)  # frames are averaged first
+    waiting: list[tuple[int, Tensor]] = []
+    frames: dict[int, list[Tensor]] = {}  # by position, as the next two
+    strings: dict[int, str] = {}
+    videos: set[int] = set()
+
+    def encode_waiting() -> None:
+        vectors = encoder.embed_pixels(torch.stack([pixels for _, pixels in waiting]), raw)
+        for (position, _), vector in zip(waiting, vectors, strict=True):
+            frames.setdefault(position, []).append(vector)
+        waiting.clear()
+
     for position, decoded in enumerate(inputs):
-        batch.add(position, decoded)
-    vectors = batch.vectors()
-    return [vectors[position].numpy() for position in range(len(inputs))]
+        if decoded.text is not None:
+            strings[position] = decoded.text
+        if decoded.times:
+            videos.add(position)
+        for pixels in decoded.pixels:
+            waiting.append((position, pixels))
+            if len(waiting) == images:
+                encode_waiting()
+    if waiting:
+        encode_waiting()
+    vectors = {position: _join(parts, feature, position in videos) for position, parts in frames.items()}
+    for start in range(0, len(strings), texts):
+        positions = list(strings)[start : start + texts]
+        values = [strings[position] for position in positions]
+        vectors |= zip(positions, encoder.embed_texts(values, feature), strict=True)
+    return [vectors[position].numpy() for position in sorted(vectors)]
 
 
 def _encode_batch(
     encoder: _Encoder, requests: list[Request[K]], feature: Feature, images: int, texts: int
 ) -> list[EncodingResult[K]]:
-    """Encode the inputs of one batch."""
-    failures: dict[int, InputError] = {}  # both by position in the batch
-    times: dict[int, tuple[float, ...]] = {}
-    batch = _Batch(encoder, feature, images, texts)
-    for position, request in enumerate(requests):
-        try:
-            decoded = decode(encoder, request.source.media(encoder.fetch_limits), feature)
-        except InputError as error:
-            failures[position] = detached(error)
-            continue
-        times[position] = decoded.times
-        batch.add(position, decoded)
-    vectors = batch.vectors()
+    outcomes: list[tuple[float, ...] | InputError] = []  # the times of frames, or the failure
+
+    def decoded() -> Iterator[Decoded]:
+        for request in requests:
+            try:
+                item = decode(encoder, request.source.media(encoder.fetch_limits), feature)
+            except InputError as error:
+                outcomes.append(detached(error))
+                continue
+            outcomes.append(item.times)
+            yield item
+
+    vectors = iter(encode_decoded(encoder, decoded(), feature, images, texts))
     return [
-        Failure(request.key, failures[position])
-        if position in failures
-        else Embedding(request.key, vectors[position].numpy(), times[position])
-        for position, request in enumerate(requests)
+        Failure(request.key, outcome)
+        if isinstance(outcome, InputError)
+        else Embedding(request.key, next(vectors), outcome)
+        for request, outcome in zip(requests, outcomes, strict=True)
     ]
-
-
-class _Batch:
-    """Collects decoded inputs and encodes a few images and texts at a time to bound memory."""
-
-    def __init__(self, encoder: _Encoder, feature: Feature, images_at_once: int, texts_at_once: int) -> None:
-        self._encoder, self._feature = encoder, feature
-        self._raw = replace(feature, normalize=False)  # frames are averaged first
-        self._images_at_once, self._texts_at_once = images_at_once, texts_at_once
-        self._texts: dict[int, str] = {}  # by position, as all here
-        self._videos: set[int] = set()
-        self._waiting: list[tuple[int, Tensor]] = []
-        self._frames: dict[int, list[Tensor]] = {}
-
-    def add(self, position: int, decoded: Decoded) -> None:
-        """Add one input."""
-        if decoded.text is not None:
-            self._texts[position] = decoded.text
-        if decoded.times:
-            self._videos.add(position)
-        for pixels in decoded.pixels:
-            self._waiting.append((position, pixels))
-            if len(self._waiting) == self._images_at_once:
-                self._encode_waiting()
-
-    def _encode_waiting(self) -> None:
-        if self._waiting:
-            positions, pixels = zip(*self._waiting, strict=True)
-            self._waiting = []
-            vectors = self._encoder.embed_pixels(torch.stack(pixels), self._raw)
-            for position, vector in zip(positions, vectors, strict=True):
-                self._frames.setdefault(position, []).append(vector)
-
-    def vectors(self) -> dict[int, Tensor]:
-        """Encode the waiting images and texts; return the vector of each input by position."""
-        self._encode_waiting()
-        vectors = {p: _join(v, self._feature, p in self._videos) for p, v in self._frames.items()}
-        texts = list(self._texts.items())
-        for start in range(0, len(texts), self._texts_at_once):
-            positions, values = zip(*texts[start : start + self._texts_at_once], strict=True)
-            vectors |= zip(positions, self._encoder.embed_texts(values, self._feature), strict=True)
-        return vectors
 
 
 def _join(frames: list[Tensor], feature: Feature, video: bool) -> Tensor:
@@ -284,12 +271,9 @@ def _join(frames: list[Tensor], feature: Feature, video: bool) -> Tensor:
 
     `frames` are not normalised; the result is, as `feature` says.
     """
-    if not video:
-        vectors = frames[0]
-    elif feature.pool == "tokens":
-        vectors = torch.stack(frames)
-    else:
-        vectors = torch.stack(frames).mean(dim=0)
+    vectors = torch.stack(frames) if video else frames[0]
+    if video and feature.pool != "tokens":
+        vectors = vectors.mean(dim=0)
     return F.normalize(vectors, dim=-1) if feature.normalize else vectors
 
 
@@ -319,7 +303,6 @@ _beginning = threading.Lock()  # no thread may ask torch for its number of cores
 
 
 def _cores() -> int:
-    """Return the number of cores that torch uses in this thread."""
     with _beginning:
         return torch.get_num_threads()
 

@@ -1,7 +1,6 @@
-"""Training augmentation on uint8 images: random crop, flip, brightness and saturation (step 8 of section 2.1); mixing.
+"""Training augmentation on uint8 images: random crop (torchvision's), flip and colours (step 8 of section 2.1); mixing.
 
-The crop has the distribution of torchvision's RandomResizedCrop. Mixing (mixup, arXiv 1710.09412; CutMix, arXiv
-1905.04899) is not the paper's, which has billions of pairs: a few thousand images are memorised within some epochs.
+Mixing (mixup, arXiv 1710.09412; CutMix, arXiv 1905.04899) is not the paper's: it keeps small data from being memorised.
 """
 
 from __future__ import annotations

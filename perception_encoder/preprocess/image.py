@@ -1,8 +1,7 @@
 """Convert images to tensors: open an image file, and apply the published test transform (section 2.4, appendix B.1).
 
-The transform resizes first (bilinear, antialiased) and converts to RGB afterwards, as the published one does; alpha
-is therefore dropped, not blended. What Pillow's own conversion would spoil (palettes, which it resizes without
-interpolation, and 16-bit and float images, which it clips) is brought to 8 bits when the image is opened.
+The transform resizes and converts to RGB afterwards, as the published one does: alpha is dropped, not blended.
+Palettes, which Pillow resizes without interpolation, and 16 bits, which it clips, become 8 bits when opened.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any, BinaryIO, Literal, cast
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
 from perception_encoder.errors import (
@@ -41,18 +40,6 @@ _DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "JPEG2000", "TIFF", "BMP", "PPM")
 """Supported formats, by Pillow's names: those that a file's first bytes identify for certain and that run no other
 program (HEIF needs pillow-heif, of the extra `heic`)."""
-
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation → transposition that makes the image upright."""
-
 
 NeededSide = Callable[[int, int], int]
 """Returns the minimum short side for an image of a given width and height."""
@@ -178,14 +165,10 @@ def content_key(images: Iterable[Image.Image], *settings: object) -> str:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if is_turned else image
     except Exception:  # damaged EXIF does not damage the image
         return image
-    if not isinstance(orientation, int) or orientation not in _UPRIGHT:
-        return image
-    turned = image.transpose(_UPRIGHT[orientation])
-    turned.info = {}  # or it would be turned again
-    return turned
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -1,8 +1,4 @@
-"""Split images into tiles, so that a model with a fixed input size can read small text.
-
-The rules are those of the published PLM: of all canvases of at most `budget` tiles, take the one on which the image is
-largest, squash the image onto it, and put a thumbnail of the whole image first.
-"""
+"""Split images into tiles by the rules of the published PLM, for a model with a fixed input size to read small text."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Convert text to token ids with CLIP's byte-pair vocabulary, 49,408 entries (appendix B.1).
 
-A text is cleaned as the published tokenizer does (ftfy, HTML entities, whitespace, lower case), cut into words,
-and each word into byte pairs. The rows read start token, text, end token, zeros. The control tokens cannot be
-written in a text: "<end_of_text>" is three words and some punctuation.
+The rows read start token, text, end token, zeros. The control tokens cannot be written in a text: "<end_of_text>" is
+three words and some punctuation.
 """
 
 from __future__ import annotations
@@ -99,7 +98,6 @@ def clean(text: str) -> str:
 
 @cache
 def _backend() -> tokenizers.Tokenizer:
-    """Build the byte-pair model, once per process."""
     packed = files("perception_encoder.preprocess").joinpath("clip_merges.txt.gz").read_bytes()
     merges = [(left, right) for left, right in map(str.split, gzip.decompress(packed).decode("utf-8").splitlines())]
     symbols = _byte_symbols()

@@ -1,8 +1,7 @@
 """Decode videos to frames: n uniform ones ⌊i·(T−1)/(n−1)⌋ of all T (section 2.2), with their times.
 
-Reading the packets without decoding them gives T and every frame's time, whatever the container claims and however
-the rate varies. Frames far apart are then reached by seeking to the key frame before each, where the container's
-index can be trusted; else, or if a seek or a damaged packet surprises, everything is decoded and counted.
+The packets give T and every frame's time, whatever the container claims. Frames are reached by seeking to the key frame
+before each, where the index can be trusted; else, or if a seek or a damaged packet surprises, everything is decoded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Open and write video files with FFmpeg.
 
-Only safe containers are opened, which refer to nothing else on this machine; errors name the file, and frames become
-upright images. What is written is H.264 in MP4, which every browser plays.
+Only containers that refer to nothing else on this machine are opened. What is written is H.264 in MP4.
 """
 
 from __future__ import annotations

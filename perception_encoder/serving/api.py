@@ -1,9 +1,6 @@
 """Serve embeddings and chats in the dialects that clients speak: OpenAI's, as infinity extends it, and vLLM's.
 
-`POST /v1/embeddings` takes `input` (texts or, with `modality`, addresses and data URIs of images or videos), or
-`messages` whose one part is a `text`, an `image_url` or a `video_url`. `POST /v1/chat/completions`: see `chat`.
-Nothing that a client sends is used as a path or logged; addresses are fetched under `fetch.FetchLimits`. All routes
-also exist without `/v1`.
+Nothing that a client sends is used as a path or logged; addresses are fetched under `fetch.FetchLimits`.
 """
 
 from __future__ import annotations
@@ -236,7 +233,6 @@ async def embed_inputs(inputs: Sequence[Input], batcher: Batcher, reader: MediaR
 
 
 async def _decode(kind: Kind, value: str, batcher: Batcher, reader: MediaReader, end: float) -> Decoded:
-    """Return a text unchanged, or decode an image or video to pixels; raises InputError."""
     if kind == "text":
         return Decoded(text=value)
     return await reader.read(kind, value, end, batcher.decode)

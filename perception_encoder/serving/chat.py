@@ -243,7 +243,6 @@ class ChatApi:
         parts: Sequence[Sequence[Input]],
         sampling: Sampling,
     ) -> AsyncGenerator[str | Reply, None]:
-        """Yield the pieces of an answer and finally the reply; raises ApiError."""
         try:
             with model.reserve() as hold:
                 frames = self._config.frames

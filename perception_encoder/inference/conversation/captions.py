@@ -1,7 +1,4 @@
-"""Captions of images, videos and documents, and a file of captions that an interrupted run resumes.
-
-JSONL grows by a line for each caption. Parquet is written at the end; until then its rows are lines of `OUT.jsonl`.
-"""
+"""Captions, and a file of them: JSONL that grows line by line, or Parquet, whose rows are in `OUT.jsonl` at first."""
 
 from __future__ import annotations
 
