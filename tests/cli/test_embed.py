@@ -216,10 +216,3 @@ main(sys.argv[1:])
     unbroken = tmp_path / "unbroken.parquet"
     assert embed(directory, "--layer", "0", "-o", unbroken).status == output.OK
     assert out.read_bytes() == unbroken.read_bytes()
-
-
-def test_a_name_that_is_not_utf8_is_escaped(embed: Embed, directory: Path, out: Path) -> None:
-    name = os.fsencode(directory) + b"/caf\xe9.jpg"
-    os.rename(directory / "00.jpg", name)
-    assert embed(os.fsdecode(name), directory / "01.jpg", "--layer", "0").status == output.OK
-    assert [Path(path).name for path in pq.read_table(out)["path"].to_pylist()] == ["caf\\xe9.jpg", "01.jpg"]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from perception_encoder.errors import DataError
 from perception_encoder.inference.collection import encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 
@@ -28,11 +26,6 @@ def test_items_and_vectors_stay_together_if_a_file_is_bad(encoder: Encoder, imag
     assert collection.is_video == [False] * 19
     assert [error.to_dict() for error in collection.failures] == [{"path": str(image_files[3]), "reason": "is empty"}]
     assert collection.total == len(done) == done[0] == 20
-
-
-def test_no_media_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no images or videos in"):
-        list_media_items([tmp_path])
 
 
 def test_texts_of_a_table_are_not_media(encoder: Encoder, tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, ModelError
+from perception_encoder.inference import feature_map
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.feature_map import (
     feature_maps,
@@ -97,7 +95,7 @@ def test_components_are_those_of_a_singular_value_decomposition() -> None:
 def test_half_of_the_map_and_half_of_its_blur() -> None:
     features = np.zeros((5, 5, 2), np.float32)
     features[2, 2, 0] = 1
-    component = principal_components(_blended(features), 1)[..., 0]
+    component = principal_components(feature_map._blend_with_blur(features), 1)[..., 0]
     grid = torch.exp(-0.5 * torch.tensor([1.0, 0.0, 1.0]))
     kernel = torch.outer(grid, grid) / grid.sum() ** 2
     wanted = np.zeros((5, 5))
@@ -106,28 +104,9 @@ def test_half_of_the_map_and_half_of_its_blur() -> None:
     np.testing.assert_allclose(component, wanted - wanted.mean(), atol=1e-7)
 
 
-def _blended(features: np.ndarray) -> np.ndarray:
-    from perception_encoder.inference.feature_map import _blend_with_blur
-
-    return _blend_with_blur(features)
-
-
 def test_similarity_is_the_cosine_to_one_place() -> None:
     features = np.array([[[1, 0], [0, 3]], [[2, 2], [-5, 0]]], np.float32)
     np.testing.assert_allclose(similarity(features, 0, 0), [[1, 0], [0.5**0.5, -1]], atol=1e-6)
-
-
-def test_shape_hints_hold() -> None:
-    code = """
-from jaxtyping import install_import_hook
-with install_import_hook("perception_encoder.inference.feature_map", "beartype.beartype"):
-    from perception_encoder.inference.feature_map import similarity, to_colours
-import numpy as np
-features = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
-print(to_colours(features).shape, similarity(features, 1, 2).shape)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    assert done.stdout == "(5, 6, 3) (5, 6)\n", done.stderr
 
 
 def test_the_image_is_the_one_that_the_transform_makes(encoder: Encoder) -> None:

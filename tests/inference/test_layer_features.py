@@ -50,13 +50,6 @@ def test_a_loaded_encoder_shares_its_model(images: list[Image.Image]) -> None:
     np.testing.assert_allclose(layers.encode_layers(images, [11])[11].patches.reshape(3, 64, -1), tokens, atol=1e-5)
 
 
-def test_a_module_is_made_ready_to_run(images: list[Image.Image]) -> None:
-    model = create_model("PE-Core-N16-128").train()
-    half = LayerFeatures("nano", Tower.of(model), "cpu", torch.bfloat16)
-    assert not half.tower.model.training and half.about["dtype"] == "bfloat16"
-    assert {(p.dtype, p.requires_grad) for p in half.tower.model.parameters()} == {(torch.bfloat16, False)}
-
-
 def test_no_layer_is_normed_by_default_the_last_one_included(layers: LayerFeatures, images: list[Image.Image]) -> None:
     """As the reference's `forward_features` gives them."""
     batch = torch.stack([ImageTransform((128, 128))(image) for image in images])

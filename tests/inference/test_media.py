@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,11 +84,6 @@ def test_a_string_with_a_media_suffix_must_exist(name: str, folder: Path) -> Non
         resolve(name)
 
 
-def test_a_path_must_exist(folder: Path) -> None:
-    with pytest.raises(MediaNotFoundError):
-        resolve(Path("a dog"))
-
-
 def test_a_file_that_is_no_media(folder: Path) -> None:
     for value in ("notes.txt", Path("notes.txt"), b"only words"):
         with pytest.raises(MediaDecodeError, match="is neither an image nor a video"):
@@ -121,17 +115,6 @@ def test_urls_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with pytest.raises(UrlRefusedError):
         resolve("file:///etc/passwd")
-
-
-def test_names_that_are_not_utf8(tmp_path: Path) -> None:
-    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")
-    try:
-        Path(path).write_bytes(image_bytes())
-    except OSError:
-        pytest.skip("this file system takes only UTF-8 names")
-    media = resolve(path)
-    assert media.name.endswith(r"caf\xe9.jpg")
-    assert open_media(media).size == (40, 30)
 
 
 # ---- parts of a video
@@ -197,11 +180,6 @@ def test_arrays_that_are_refused(array: np.ndarray, reason: str) -> None:
     with pytest.raises(InputError) as caught:
         resolve(array, "input 3")
     assert str(caught.value).startswith(f"input 3: {reason}")
-
-
-def test_an_array_has_no_seconds() -> None:
-    with pytest.raises(InputError, match="has no time in seconds"):
-        resolve(np.zeros((2, 4, 4, 3), np.uint8), start=1.0)
 
 
 def test_pil_images(folder: Path) -> None:

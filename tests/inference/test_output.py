@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -10,11 +11,14 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, OutputError
+from perception_encoder.inference import output_formats
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure
@@ -67,13 +71,6 @@ def stop(out: Path, after: int) -> None:
 # ---- what is written
 
 
-def test_shards_are_cut_by_size(tmp_path: Path) -> None:
-    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS, part_bytes=60) as writer:
-        for batch in batches(range(10)):
-            writer.add(batch)
-        assert list(writer.parts.values()) == [6]  # four vectors of 16 bytes
-
-
 def test_no_good_input_at_all_leaves_nothing(tmp_path: Path) -> None:
     with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
         writer.add([result(3)])
@@ -104,13 +101,6 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, name:
     for file in files:
         assert (out / file).read_bytes() == (unbroken / file).read_bytes()
     assert sorted(os.listdir(tmp_path)) == sorted([name, "unbroken"])
-
-
-def test_a_run_goes_on_after_its_last_shard(tmp_path: Path) -> None:
-    stop(tmp_path / "out.parquet", after=6)
-    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
-        assert writer.done == 6
-        assert [item.id for item in writer.resume(map(item, range(9)))] == ["6.jpg", "7.jpg", "8.jpg"]
 
 
 def test_what_was_added_is_saved_however_the_run_ends(tmp_path: Path) -> None:
@@ -190,12 +180,6 @@ def test_a_directory_of_other_objects_is_never_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["photos"]
 
 
-def test_an_empty_directory_will_do(tmp_path: Path) -> None:
-    (tmp_path / "emb").mkdir()
-    write(tmp_path / "emb")
-    assert (tmp_path / "emb" / "img_emb" / "img_emb_0.npy").is_file()
-
-
 # ---- a full disk
 
 
@@ -240,12 +224,6 @@ def test_an_output_that_does_not_fit_leaves_the_parts(tmp_path: Path, name: str)
     assert os.listdir(tmp_path) == [name]
 
 
-def test_a_place_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="Not a directory"):
-        EmbeddingWriter(tmp_path / "file" / "out.parquet", SETTINGS)
-
-
 def test_damaged_parts_are_one_error(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     stop(out, 6)
@@ -288,3 +266,117 @@ def test_a_link_in_the_parts_leads_to_no_writing(tmp_path: Path) -> None:
     out.with_name("gone.parquet.parts").joinpath("settings.json").symlink_to(tmp_path / "nothing")
     write(tmp_path / "gone.parquet")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_row_says_what_its_vector_is(tmp_path: Path) -> None:
+    row = Item("clip", "clip.mp4", Path("clip.mp4"), start=1.0, end=2.5, text="a dog")
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
+        writer.add([Embedding(row, np.ones(4, np.float32), (1.0, 1.5, 2.0))])
+        assert writer.finish() == 1
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.schema.field("vector").type == pa.list_(pa.float32(), 4)
+    assert table.to_pylist() == [
+        {
+            "id": "clip",
+            "path": "clip.mp4",
+            "start": 1.0,
+            "end": 2.5,
+            "text": "a dog",
+            "times": [1.0, 1.5, 2.0],
+            "model": "PE-Core-N16-128",
+            "weight_hash": "0123456789abcdef",
+            "layer": 11,
+            "pool": "attn",
+            "normalised": True,
+            "vector": [1.0, 1.0, 1.0, 1.0],
+        }
+    ]
+    assert json.loads(table.schema.metadata[b"perception_encoder"]) == SETTINGS
+    assert os.listdir(tmp_path) == ["out.parquet"]
+
+
+def test_texts_have_no_layer(tmp_path: Path) -> None:
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
+        writer.add([Embedding(Item("t:1", "t.csv", text="a \ud800 dog"), np.ones(4, np.float32))])
+        writer.finish()
+    (row,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert (row["text"], row["path"], row["layer"], row["pool"]) == ("a \\ud800 dog", "t.csv", None, None)
+
+
+def test_tokens_are_lists_of_vectors_with_their_grid(tmp_path: Path) -> None:
+    image, video = (np.random.default_rng(0).random(shape, np.float32) for shape in ((6, 4), (2, 6, 4)))
+    with EmbeddingWriter(tmp_path / "out.parquet", {**SETTINGS, "pool": "tokens"}) as writer:
+        writer.add([Embedding(item(0), image), Embedding(item(1), video, (0.0, 1.0))])
+        writer.finish()
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.schema.field("vector").type == pa.list_(pa.list_(pa.float32(), 4))
+    rows = table.to_pylist()
+    assert [(row["frames"], row["grid_height"], row["grid_width"]) for row in rows] == [(1, 2, 3), (2, 2, 3)]
+    np.testing.assert_array_equal(np.float32(rows[0]["vector"]), image)
+    np.testing.assert_array_equal(np.float32(rows[1]["vector"]).reshape(2, 6, 4), video)
+
+
+def test_a_directory_has_the_layout_of_clip_retrieval(tmp_path: Path) -> None:
+    write(tmp_path / "emb")
+    vectors = np.load(tmp_path / "emb" / "img_emb" / "img_emb_0.npy")
+    rows = pq.read_table(tmp_path / "emb" / "metadata" / "metadata_0.parquet").to_pylist()
+    good = [number for number in range(10) if number not in BAD]
+    np.testing.assert_array_equal(vectors, np.stack([np.arange(4, dtype=np.float32) + number for number in good]))
+    assert vectors.dtype == np.float32
+    assert [row["image_path"] for row in rows] == [f"{number}.jpg" for number in good]
+    assert "vector" not in rows[0]
+    assert os.listdir(tmp_path) == ["emb"]
+
+
+def test_a_directory_of_texts_has_captions(tmp_path: Path) -> None:
+    with EmbeddingWriter(tmp_path / "emb", SETTINGS) as writer:
+        writer.add([Embedding(Item("t:1", "t.csv", text="a dog"), np.ones(4, np.float32))])
+        writer.finish()
+    assert np.load(tmp_path / "emb" / "text_emb" / "text_emb_0.npy").shape == (1, 4)
+    assert pq.read_table(tmp_path / "emb" / "metadata" / "metadata_0.parquet")["caption"].to_pylist() == ["a dog"]
+
+
+def test_where_shards_are_cut_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_formats, "_GROUP_ROWS", 3)
+    write(tmp_path / "many.parquet")
+    with EmbeddingWriter(tmp_path / "one.parquet", SETTINGS) as writer:
+        for batch in batches(range(10)):
+            writer.add(batch)
+        writer.finish()
+    assert (tmp_path / "many.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
+    assert pq.ParquetFile(tmp_path / "one.parquet").num_row_groups == 3
+
+
+def test_a_lance_table_holds_what_the_parquet_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_formats, "_GROUP_ROWS", 3)
+    write(tmp_path / "out.parquet")
+    write(tmp_path / "out.lance")
+    table = lancedb.connect(tmp_path).open_table("out")
+    tables = table.to_arrow(), pq.read_table(tmp_path / "out.parquet")
+    assert tables[0].replace_schema_metadata() == tables[1].replace_schema_metadata()
+    assert table.search([0.0, 1.0, 2.0, 3.0]).limit(1).to_list()[0]["path"] == "0.jpg"
+    with pytest.raises(OutputError, match="exists"):
+        write(tmp_path / "out.lance")
+    write(tmp_path / "out.lance", 2, overwrite=True)
+    assert lancedb.connect(tmp_path).open_table("out").count_rows() == 2
+    (tmp_path / "other.lance" / "photos").mkdir(parents=True)
+    with pytest.raises(OutputError, match="directory with other contents"):
+        write(tmp_path / "other.lance", overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["other.lance", "out.lance", "out.parquet"]
+
+
+def test_formats_that_cannot_hold_it_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"are written to \.parquet"):
+        EmbeddingWriter(tmp_path / "out.csv", SETTINGS)
+    with pytest.raises(ConfigError, match="tokens"):
+        EmbeddingWriter(tmp_path / "out", {**SETTINGS, "pool": "tokens"})
+    assert os.listdir(tmp_path) == []
+
+
+def test_settings_of_a_file_that_are_none_are_an_error(tmp_path: Path) -> None:
+    for number, settings in enumerate((b"\xff", b"[1]", b"{")):
+        path = tmp_path / f"{number}.parquet"
+        rows = pa.table({"path": ["a"], "vector": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 0.0]), 2)})
+        pq.write_table(rows.replace_schema_metadata({output_formats.METADATA: settings}), path)
+        with pytest.raises(OutputError, match=rf"{number}\.parquet cannot be read"):
+            output_formats.read_embeddings(path)

@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaNotFoundError
-from perception_encoder.inference import pipeline
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.listing import list_items
@@ -116,18 +115,6 @@ def test_a_short_list_is_shared_out(encoder: Encoder, draw: Callable[[int], Imag
     assert sizes(requests_of_images, workers=1) == [9]
     assert sizes(list(map(text, range(9))), workers=2) == [9]
     assert sizes([], workers=2) == []
-
-
-def test_a_short_list_has_no_more_threads_than_batches(
-    encoder: Encoder, draw: Callable[[int], Image.Image], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads: list[int] = []
-    monkeypatch.setattr(pipeline, "map_in_order", lambda work, batches, workers: threads.append(workers) or iter(()))
-    for count, workers in ((9, 4), (2, 4), (1, 4), (0, 4), (9, 1)):
-        requests = [image_request(number, draw) for number in range(count)]
-        list(encode_requests(encoder, requests, encoder.feature(), workers=workers))
-    list(encode_requests(encoder, iter([image_request(0, draw)]), encoder.feature(), workers=4))
-    assert threads == [3, 2, 1, 1, 1, 4], "nine images are three batches of three; a stream's length is unknown"
 
 
 def test_a_video_weighs_as_much_as_its_frames(encoder: Encoder) -> None:

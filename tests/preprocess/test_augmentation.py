@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perception_encoder.errors import ConfigError
 from perception_encoder.preprocess.augmentation import (
     DRAWS,
     MIXING_DRAWS,
@@ -31,11 +30,6 @@ def draw(seed: int = 0) -> list[float]:
 
 def colour_image(height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator(7))
-
-
-def test_nothing_drawn_is_a_plain_resize() -> None:
-    x = colour_image(32, 32)
-    assert torch.equal(augment(x, 32, PLAIN, draw()), x)
 
 
 def test_flip_is_a_mirror_image() -> None:
@@ -73,19 +67,6 @@ def test_a_image_reduced_to_the_needed_side_still_has_enough_pixels_in_its_crop(
     assert needed_side(width, height, 64, None, draw()) == 64
 
 
-@pytest.mark.parametrize("size", [(100, 100), (60, 120), (10, 300), (1, 1)])
-def test_crops_lie_inside_and_keep_to_the_ranges(size: tuple[int, int]) -> None:
-    height, width = size
-    augmentation = Augmentation(scale=(0.1, 0.5))
-    for draw in torch.rand(500, DRAWS, generator=generator()).tolist():
-        top, left, h, w = _crop(height, width, augmentation, draw)
-        assert 0 <= top <= height - h
-        assert 0 <= left <= width - w
-        if min(size) > 10:
-            assert 0.05 * height * width <= h * w <= 0.55 * height * width
-            assert 0.7 < w / h < 1.4
-
-
 @pytest.mark.parametrize(("height", "width"), [(300, 300), (300, 533), (533, 300), (300, 900), (900, 300), (100, 990)])
 def test_crops_are_drawn_as_torchvision_draws_them(height: int, width: int) -> None:
     """Areas, aspects and places of 3,000 crops of each; of two samples of one distribution, one in a million fails."""
@@ -117,14 +98,6 @@ def test_where_no_crop_fits_it_is_the_middle_as_in_torchvision() -> None:
     for height, width in ((100, 990), (990, 100), (33, 100)):
         expected = RandomResizedCrop.get_params(torch.empty(3, height, width), whole.scale, whole.aspect)
         assert _crop(height, width, whole, draw()) == expected
-
-
-def test_jitter_scales_brightness_and_saturation_only() -> None:
-    grey = torch.full((64, 3, 2, 2), 100, dtype=torch.uint8)
-    out = jitter(grey, Augmentation(), torch.rand(len(grey), 2, generator=generator())).float()
-    assert torch.equal(out.amax(1), out.amin(1))  # grey stays grey
-    assert 66 <= out.min() < 80
-    assert 120 < out.max() <= 132
 
 
 @pytest.mark.parametrize(
@@ -189,9 +162,3 @@ def test_the_shares_are_as_asked_for() -> None:
     blends = mixed.flatten(1).float().std(1).eq(0) & (kept < 1)
     assert (kept < 1).float().mean().item() == pytest.approx(0.75, abs=0.03)
     assert blends.float().mean().item() == pytest.approx(0.375, abs=0.03)
-
-
-@pytest.mark.parametrize("name", ["share", "pasted"])
-def test_shares_are_shares(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"mixing.{name} is 1.5"):
-        Mixing(**{name: 1.5})

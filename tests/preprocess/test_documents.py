@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError, MissingExtraError
-from perception_encoder.preprocess.documents import PAGES, is_pdf, open_pdf_pages
+from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError
+from perception_encoder.preprocess.documents import PAGES, open_pdf_pages
 from perception_encoder.preprocess.tiling import tile_grid
 from tests.pdfs import pdf, pdf_of_image
 
@@ -91,13 +90,3 @@ def test_pages_are_rendered_from_any_thread() -> None:
     with ThreadPoolExecutor(4) as pool:
         rendered = list(pool.map(lambda _: colours(open_pdf_pages(document, budget=1)), range(12)))
     assert rendered == [colours(open_pdf_pages(document, budget=1))] * 12
-
-
-def test_without_pypdfium2(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pypdfium2", None)
-    with pytest.raises(MissingExtraError, match="pypdfium2 is not installed"):
-        open_pdf_pages(pdf([A4]))
-
-
-def test_first_bytes() -> None:
-    assert is_pdf(pdf([A4])[:512]) and not is_pdf(b"\xff\xd8\xff")

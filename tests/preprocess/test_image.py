@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import sys
 import threading
@@ -37,7 +36,6 @@ from perception_encoder.preprocess.image import (
     plain_image,
     to_float,
 )
-from perception_encoder.preprocess.source import is_heif
 
 pytestmark = pytest.mark.security
 
@@ -269,19 +267,6 @@ def test_what_is_no_whole_image(data: bytes, reason: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
-    directory = os.fsencode(tmp_path)
-    path = Path(os.fsdecode(directory + b"/caf\xe9.png"))
-    try:
-        path.write_bytes(encoded(four_colours(), "PNG"))
-    except OSError:
-        pytest.skip("this file system takes only UTF-8 names")
-    assert open_image(path).size == (64, 32)
-    path.write_bytes(b"words")
-    with pytest.raises(MediaDecodeError, match=r"caf\\xe9\.png: is not an image"):
-        open_image(path)
-
-
 # ---- warnings and threads
 
 
@@ -352,12 +337,6 @@ def test_without_pillow_heif_a_heic_photograph_names_the_extra(heic: Path, monke
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(MediaDecodeError, match=r"IMG_1\.HEIC: is HEIC; to read it, run: pip install .*\[heic\]"):
         open_image(heic)
-
-
-def test_avif_is_not_taken_for_heic() -> None:
-    assert is_heif(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic")
-    assert not is_heif(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf")
-    assert not is_heif(b"\0\0\0\x18ftypisom\0\0\0\0isommp41") and not is_heif(b"\xff\xd8\xff")
 
 
 def test_a_large_16_bit_image_takes_little_more_than_its_own_memory() -> None:

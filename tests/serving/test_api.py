@@ -1,16 +1,28 @@
-"""The embedding server: both dialects, the real openai client, batches, limits and errors."""
+"""The embedding server: both dialects, errors, and the clients of openai, LangChain and infinity."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
+import infinity_client
 import numpy as np
 import openai
 import pytest
+import tiktoken
 import torch
 from fastapi.testclient import TestClient
+from infinity_client.api.default import embeddings, embeddings_image, health, models
+from infinity_client.models import (
+    ImageEmbeddingInput,
+    OpenAIEmbeddingInputImage,
+    OpenAIEmbeddingInputImageModality,
+    OpenAIEmbeddingInputText,
+)
+from infinity_client.vision_client import InfinityVisionAPI
+from langchain_openai import OpenAIEmbeddings
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
@@ -18,12 +30,12 @@ from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
 from tests.clips import clip
-from tests.serving.servers import data_uri
+from tests.serving.servers import data_uri, served
 
 Draw = Callable[[int], Image.Image]
 
 
-def vectors(response: dict) -> np.ndarray:
+def vectors_of(response: dict) -> np.ndarray:
     assert [row["index"] for row in response["data"]] == list(range(len(response["data"])))
     return np.array([row["embedding"] for row in response["data"]], np.float32)
 
@@ -32,7 +44,7 @@ def test_texts(client: TestClient, encoder: Encoder) -> None:
     texts = ["a red mug", "missing.jpg", "/etc/passwd"]  # nothing is a path here
     response = client.post("/v1/embeddings", json={"model": "PE-Core-N16-128", "input": texts})
     assert response.status_code == 200
-    np.testing.assert_allclose(vectors(response.json()), encoder.encode_texts(texts), atol=1e-5)
+    np.testing.assert_allclose(vectors_of(response.json()), encoder.encode_texts(texts), atol=1e-5)
     assert response.json()["model"] == "PE-Core-N16-128" and response.json()["usage"]["prompt_tokens"] > 6
     single = client.post("/v1/embeddings", json={"input": "a red mug", "encoding_format": "base64"}).json()
     decoded = np.frombuffer(base64.b64decode(single["data"][0]["embedding"]), "<f4")
@@ -56,7 +68,7 @@ def test_images_and_videos_in_both_dialects(client: TestClient, encoder: Encoder
         response = client.post("/v1/embeddings", json={"model": "builtin", **body})
         assert response.status_code == 200, response.text
         wanted = encoder.encode_texts(["a cat"]) if wanted is None else wanted
-        np.testing.assert_allclose(vectors(response.json()), wanted, atol=1e-4)
+        np.testing.assert_allclose(vectors_of(response.json()), wanted, atol=1e-4)
 
 
 def _user(part: dict) -> dict:
@@ -64,7 +76,7 @@ def _user(part: dict) -> dict:
 
 
 def test_fewer_dimensions_are_unit_length(client: TestClient, encoder: Encoder) -> None:
-    (found,) = vectors(client.post("/v1/embeddings", json={"input": "a cat", "dimensions": 16}).json())
+    (found,) = vectors_of(client.post("/v1/embeddings", json={"input": "a cat", "dimensions": 16}).json())
     expected = encoder.encode_texts("a cat")[:16]
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-5)
 
@@ -91,24 +103,6 @@ def test_a_key_is_asked_for(encoder: Encoder) -> None:
         assert client.get("/health").status_code == 200
 
 
-def test_the_openai_client_works_unchanged(address: str, encoder: Encoder) -> None:
-    with openai.OpenAI(base_url=f"{address}/v1", api_key="secret", max_retries=0) as client:
-        found = client.embeddings.create(model="PE-Core-N16-128", input=["a red mug", "a dog"])
-        np.testing.assert_allclose(
-            [row.embedding for row in found.data], encoder.encode_texts(["a red mug", "a dog"]), atol=1e-5
-        )
-        short = client.embeddings.create(model="builtin", input="a dog", dimensions=8, encoding_format="float")
-        assert len(short.data[0].embedding) == 8
-        assert [model.id for model in client.models.list()] == ["PE-Core-N16-128"]
-        with pytest.raises(openai.BadRequestError, match="modality"):
-            client.embeddings.create(model="builtin", input="a dog", extra_body={"modality": "smell"})
-    with (
-        openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0) as client,
-        pytest.raises(openai.AuthenticationError),
-    ):
-        client.models.list()
-
-
 def test_a_model_without_texts_refuses_them(draw: Draw) -> None:
     tower = Encoder(create_model("PE-Spatial-T16-512"), "cpu", torch.float32)
     with TestClient(create_app(tower, ApiConfig()), base_url="http://localhost") as client:
@@ -116,3 +110,94 @@ def test_a_model_without_texts_refuses_them(draw: Draw) -> None:
         assert refused.status_code == 400 and "no text tower" in refused.json()["error"]["message"]
         seen = client.post("/v1/embeddings", json={"input": data_uri(draw(1)), "modality": "image"})
         assert seen.status_code == 200
+
+
+NAME = "PE-Core-N16-128"
+TEXTS = ["a red mug", "a dog"]
+
+
+@pytest.fixture(scope="module")
+def open_address(encoder: Encoder) -> Iterator[str]:
+    with served(create_app(encoder, ApiConfig())) as address:
+        yield address
+
+
+@pytest.fixture
+def openai_client(open_address: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{open_address}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_openai_two_thousand_inputs_are_one_request(openai_client: openai.OpenAI, encoder: Encoder) -> None:
+    texts = [f"image number {number}" for number in range(2048)]
+    answer = openai_client.embeddings.create(model=NAME, input=texts)
+    assert [row.index for row in answer.data] == list(range(2048))
+    some = [0, 63, 64, 1000, 2047]
+    expected = encoder.encode_texts([texts[number] for number in some])
+    np.testing.assert_allclose([answer.data[number].embedding for number in some], expected, atol=1e-4)
+    with pytest.raises(openai.BadRequestError, match="1 to 2048"):
+        openai_client.embeddings.create(model=NAME, input=["a"] * 2049)
+    with pytest.raises(openai.BadRequestError, match="2,000,000 characters"):
+        openai_client.embeddings.create(model=NAME, input=["a" * 20_000] * 101)
+
+
+def test_openai_models(openai_client: openai.OpenAI) -> None:
+    assert openai_client.models.retrieve("builtin").id == openai_client.models.retrieve(NAME).id == NAME
+    for ask in (
+        lambda: openai_client.models.retrieve("text-embedding-3-small"),
+        lambda: openai_client.embeddings.create(model="text-embedding-3-small", input="a dog"),
+    ):
+        with pytest.raises(openai.NotFoundError) as caught:
+            ask()
+        assert caught.value.code == "model_not_found" and caught.value.param == "model"
+        assert NAME in caught.value.message
+
+
+@pytest.fixture
+def cl100k(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tiktoken's default encoding without its download: bytes as ids, as far as those of short texts go."""
+    encoding = tiktoken.Encoding(
+        "cl100k_base", pat_str=".+", mergeable_ranks={bytes([n]): n for n in range(256)}, special_tokens={}
+    )
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: encoding)
+
+
+@pytest.mark.usefixtures("cl100k")
+def test_langchain_is_told_the_setting_to_use(open_address: str, encoder: Encoder) -> None:
+    settings = {"model": NAME, "base_url": f"{open_address}/v1", "api_key": "none", "max_retries": 0}
+    with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
+        OpenAIEmbeddings(**settings).embed_documents(TEXTS)
+    works = OpenAIEmbeddings(**settings, check_embedding_ctx_length=False)
+    np.testing.assert_allclose(works.embed_documents(TEXTS), encoder.encode_texts(TEXTS), atol=1e-4)
+    np.testing.assert_allclose(works.embed_query("a dog"), encoder.encode_texts("a dog"), atol=1e-4)
+
+
+@pytest.mark.parametrize("base", ["", "/v1"])
+def test_infinity(open_address: str, base: str, encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
+    image = draw(3)
+    with infinity_client.Client(base_url=open_address + base) as client:
+        (about,) = models.sync(client=client).data
+        assert about.id == NAME and about.stats["queue_absolute"] == 0 and about.stats["batch_size"] == 64
+        assert set(about.capabilities) == {"embed", "image_embed"}
+        assert health.sync(client=client)["unix"] > 1e9
+        found = embeddings.sync(client=client, body=OpenAIEmbeddingInputText(TEXTS))
+        np.testing.assert_allclose([row.embedding for row in found.data], encoder.encode_texts(TEXTS), atol=1e-4)
+        expected = encoder.encode_images([image])
+        as_image = OpenAIEmbeddingInputImage(data_uri(image), modality=OpenAIEmbeddingInputImageModality.IMAGE)
+        for found in (
+            embeddings.sync(client=client, body=as_image),
+            embeddings_image.sync(client=client, body=ImageEmbeddingInput(data_uri(image))),
+        ):
+            np.testing.assert_allclose([row.embedding for row in found.data], expected, atol=1e-4)
+    assert httpx.get(f"{open_address}{base}/metrics").status_code == 200
+
+
+def test_infinitys_vision_client(open_address: str, encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
+    client = InfinityVisionAPI(url=open_address, model=NAME)
+    found, tokens = client.embed(NAME, TEXTS).result(timeout=60)
+    np.testing.assert_allclose(np.concatenate(found), encoder.encode_texts(TEXTS), atol=1e-4)
+    assert tokens > 6
+    found, _ = client.image_embed(NAME, [draw(3)]).result(timeout=60)
+    assert found[0].shape == (1, encoder.dimension)
+    client.tp.shutdown()
+    client.session.close()

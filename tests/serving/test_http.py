@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -14,12 +14,11 @@ from typing import ClassVar
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.http import ApiError, parse_body, pieces_from, stream_response, unless_gone
+from perception_encoder.serving.http import ApiError, parse_body, pieces_from
 from perception_encoder.serving.requests import ApiConfig
 from tests.serving.servers import served
 
@@ -34,11 +33,6 @@ class _Vote:
 
 
 ALLOWED = {"": "the body must be a JSON object", "name": "it must be a text", "stars": "it must be an integer"}
-
-
-def test_a_body_is_read_strictly() -> None:
-    assert parse_body(b'{"name": "anna", "stars": 4}', _Vote, ALLOWED) == _Vote(name="anna", stars=4)
-    assert parse_body(b'{"name": "anna"}', _Vote, ALLOWED).stars is None
 
 
 @pytest.mark.parametrize(
@@ -98,119 +92,6 @@ def test_bodies_of_all_requests_are_limited_together(encoder: Encoder) -> None:
             assert first.recv(100).startswith(b"HTTP/1.1 200")
         for _ in range(3):  # what was read is given back
             assert httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code == 200
-
-
-def test_the_source_is_closed_at_the_end() -> None:
-    closed: list[bool] = []
-
-    async def numbers() -> AsyncGenerator[bytes, None]:
-        try:
-            for number in range(3):
-                yield b"%d" % number
-        finally:
-            closed.append(True)
-
-    async def answer(request: Request) -> Response:
-        source = numbers()
-        return stream_response(source, source, "text/plain")
-
-    app = FastAPI()
-    app.router.add_route("/", answer)
-    with TestClient(app) as client:
-        response = client.get("/")
-    assert response.text == "012" and closed == [True] and response.headers["cache-control"] == "no-store"
-
-
-def test_work_is_cancelled_if_the_client_disconnects() -> None:
-    ends: list[str] = []
-
-    async def work() -> str:
-        try:
-            await asyncio.sleep(30)
-        except asyncio.CancelledError:
-            ends.append("cancelled")
-            raise
-        return "done"
-
-    async def answer(request: Request) -> Response:
-        try:
-            return Response(await unless_gone(request, work()))
-        except ApiError as error:
-            ends.append(str(error))
-            raise
-
-    app = FastAPI()
-    app.router.add_route("/", answer)
-    app.add_exception_handler(ApiError, lambda request, error: Response(status_code=error.status))
-    with served(app) as address, pytest.raises(httpx.ReadTimeout):
-        httpx.get(address, timeout=0.5)
-    assert ends == ["cancelled", "the client disconnected"]
-
-
-def test_the_results_and_errors_of_work_are_passed_on() -> None:
-    async def fail() -> None:
-        raise ApiError(418, "a teapot")
-
-    async def seven() -> int:
-        return 7
-
-    async def run() -> None:
-        async def receive() -> dict:
-            await asyncio.sleep(30)
-            return {}
-
-        request = Request({"type": "http"}, receive)
-        assert await unless_gone(request, seven()) == 7
-        with pytest.raises(ApiError, match="a teapot"):
-            await unless_gone(request, fail())
-
-    asyncio.run(run())
-
-
-def test_pieces_come_from_a_thread_with_its_error() -> None:
-    threads: set[int] = set()
-
-    def work() -> Generator[int, None, None]:
-        for number in range(3):
-            threads.add(threading.get_ident())
-            yield number
-        raise ValueError("three is too many")
-
-    async def collect() -> list[int]:
-        numbers = []
-        with pytest.raises(ValueError, match="three is too many"):
-            async for number in pieces_from(thread, work):
-                numbers.append(number)
-        return numbers
-
-    with ThreadPoolExecutor(1) as thread:
-        assert asyncio.run(collect()) == [0, 1, 2]
-    assert len(threads) == 1 and threading.get_ident() not in threads
-
-
-def test_a_closed_reader_ends_the_work_and_a_waiting_one_never_begins() -> None:
-    ends: list[str] = []
-
-    def work(name: str) -> Generator[int, None, None]:
-        try:
-            for number in range(10_000):
-                threading.Event().wait(0.01)
-                yield number
-        finally:
-            ends.append(name)
-
-    async def run() -> None:
-        async with aclosing(pieces_from(thread, lambda: work("first"))) as first:
-            assert await anext(first) == 0
-            waiting = asyncio.ensure_future(anext(pieces_from(thread, lambda: work("second"))))
-            await asyncio.sleep(0.05)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-
-    with ThreadPoolExecutor(1) as thread:
-        asyncio.run(run())
-    assert ends == ["first"]
 
 
 def test_work_that_waits_for_other_work_says_so_until_it_begins() -> None:
