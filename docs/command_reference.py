@@ -29,7 +29,7 @@ FAMILIES = {
     "video": ("Video data", ("engine", "video-dataset", "annotate")),
 }
 """The pages by file name: each with its title and its commands."""
-SHARED = ("--help", "--help-all", "--json", "--strict", "--overwrite", "--verbose", "--version", "--allow-private-urls")
+SHARED = ("--help", "--help-all", "--json", "--strict", "--overwrite", "--verbose", "--version")
 """Options that are left out: the first page describes them."""
 OFTEN = 2
 """Commands of a page that describe an option alike before it is described once for all of them."""
@@ -45,7 +45,6 @@ These options mean the same in every command that has them:
 - `--json`: print JSON. Tables in a pipe are tab-separated.
 - `--strict`: exit with status 1 if any input was skipped.
 - `--overwrite`: replace the output if it exists.
-- `--allow-private-urls`: allow URLs that lead to private addresses.
 - `--help` shows a command's main options and examples, `--help-all` all of its options.
 - `pe -v COMMAND` prints log messages.
 

@@ -25,7 +25,6 @@ def embed(
     normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
     frames: options.Frames = 8,
     strict: options.Strict = False,
-    private: options.PrivateUrls = False,
 ) -> None:
     """Embed images, videos and texts.
 
@@ -52,7 +51,6 @@ def embed(
             normalize=normalize,
             frames=frames,
             overwrite=overwrite,
-            allow_private_urls=private,
             progress=track if output.error_console.is_terminal else untracked,
         )
     except KeyboardInterrupt:

@@ -46,9 +46,6 @@ Temperature = Annotated[
     float, option("0: the most probable token; up to 2: more random.", panel=ANSWER, least=0, advanced=True)
 ]
 Pages = Annotated[str | None, option("Pages of a PDF, such as 1-3,7 [default: the first 8].", "PAGES", MEDIA)]
-PrivateUrls = Annotated[
-    bool, flag("--allow-private-urls", "Allow URLs that lead to private addresses.", MEDIA, advanced=True)
-]
 MISSING = 'give a question after the images and videos: pe ask photo.jpg "What is this?"'
 
 
@@ -63,12 +60,8 @@ def ask(
     pages: Pages = None,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
-    system: Annotated[
-        str | None, option("System message [default: the model's].", "TEXT", ANSWER, advanced=True)
-    ] = None,
     interactive: Annotated[bool, flag("--interactive -i", "Read questions from standard input.", ANSWER)] = False,
     json: shared.Json = False,
-    private: PrivateUrls = False,
 ) -> None:
     """Ask about images, videos and documents.
 
@@ -109,17 +102,15 @@ def ask(
             pages=pages,
             max_tokens=max_tokens,
             temperature=temperature,
-            system=system,
-            allow_private_urls=private,
         )
         output.print_demo(name)
         output.print_json(answer.to_dict())
         return
-    parts = assistant.open(paths, frames=frames, start=start, end=end, pages=pages, allow_private_urls=private)
+    parts = assistant.open(paths, frames=frames, start=start, end=end, pages=pages)
     output.print_demo(name)
     conversation: list[Message] = []
     for text in _questions(question, interactive):
-        turn = [conversations.Message("user", (text,))] if conversation else conversations.ask(text, parts, system)
+        turn = [conversations.Message("user", (text,))] if conversation else conversations.ask(text, parts)
         conversation += turn
         answered = output.print_pieces(assistant.stream(conversation, max_tokens=max_tokens, temperature=temperature))
         conversation.append(conversations.Message("assistant", (answered,)))
@@ -161,7 +152,6 @@ def caption(
     batch_size: Annotated[int, option("Images or videos described together.", panel=SPEED, least=1)] = 8,
     json: shared.Json = False,
     strict: shared.Strict = False,
-    private: PrivateUrls = False,
 ) -> None:
     """Describe images, videos and documents.
 
@@ -202,7 +192,6 @@ def caption(
                 batch_size=batch_size,
                 frames=frames,
                 pages=pages,
-                allow_private_urls=private,
                 skipped=failures,
                 on_caption=show,
                 progress=advance,

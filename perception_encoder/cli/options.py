@@ -59,7 +59,6 @@ OwnModel = Annotated[str, model_option(), BY_POSITION]
 LayeredModel = Annotated[
     str, model_option(others="timm:NAME; hf:NAME (transformers); random:NAME for random weights"), BY_POSITION
 ]
-PrivateUrls = Annotated[bool, flag("--allow-private-urls", "Allow URLs that lead to private addresses.")]
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
 Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")]
 IndexHome = Annotated[

@@ -33,7 +33,7 @@ from perception_encoder.data.captions import (
 from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import find_shards, read_shard, shards_below
-from perception_encoder.preprocess.image import NeededSide, open_image
+from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class ImageTextSet(Sequence[ImageTextSample]):
         """Number of samples, in one shard for shuffling."""
         return [len(self.samples)]
 
-    def load(self, index: int, needed: NeededSide) -> ImageTextSample:
+    def load(self, index: int, needed: int) -> ImageTextSample:
         """Return a sample as it was read (see `pairs.PairSource`)."""
         return self.samples[index]
 

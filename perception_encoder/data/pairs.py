@@ -32,7 +32,6 @@ from perception_encoder.preprocess.augmentation import (
     mix,
     needed_side,
 )
-from perception_encoder.preprocess.image import NeededSide
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.ranks import ALONE, Rank
 
@@ -125,7 +124,7 @@ class PairSource(Protocol):
         """Samples of each shard."""
         ...
 
-    def load(self, index: int, needed: NeededSide) -> Pair:
+    def load(self, index: int, needed: int) -> Pair:
         """Load a sample, perhaps reducing its image to the side `needed`; InputError if it cannot be read."""
         ...
 
@@ -139,7 +138,7 @@ class SourcePart:
         self.sizes = counts if chosen else [size - n for size, n in zip(source.sizes, counts, strict=True)]
         self._ends, self._starts = np.cumsum(self.sizes), np.cumsum(source.sizes) - source.sizes
 
-    def load(self, index: int, needed: NeededSide) -> Pair:
+    def load(self, index: int, needed: int) -> Pair:
         """Load a sample of the part."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         row = index - int(self._ends[shard]) + self.sizes[shard]
@@ -285,7 +284,7 @@ class PairBatches:
         row, source, index, draw = job
         size = self.image_size(step)
         try:
-            needed = partial(needed_side, size=size, augmentation=self.augmentation, draw=draw)
+            needed = needed_side(size, self.augmentation)
             pair = self.sources[source].load(index, needed)
         except InputError as error:
             return error

@@ -31,7 +31,7 @@ from perception_encoder.errors import (
     one_line,
 )
 from perception_encoder.formats.shards import split_problem
-from perception_encoder.preprocess.image import NeededSide, open_image
+from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.tokenizer import clean
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
@@ -156,7 +156,7 @@ class ShardSet:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def load(self, index: int, needed: NeededSide) -> StreamPair:
+    def load(self, index: int, needed: int) -> StreamPair:
         """Read and decode a pair; InputError if its bytes, image or captions cannot be read."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         url, row = self.shards[shard].url, index - int(self._ends[shard]) + self.sizes[shard]

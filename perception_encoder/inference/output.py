@@ -13,8 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
 from types import TracebackType
@@ -74,7 +73,6 @@ def embed(
     normalize: bool = True,
     frames: int = 8,
     overwrite: bool = False,
-    allow_private_urls: bool = False,
     progress: Track = untracked,
 ) -> EmbedReport:
     """Embed images, videos and texts into a file; repeating an interrupted call resumes it.
@@ -92,9 +90,6 @@ def embed(
     if next(list_items(paths), None) is None:
         raise DataError(f"no images, videos or texts in {', '.join(map(str, paths))}")
     encoder = model if isinstance(model, Encoder) else load(model or default_model())
-    if allow_private_urls:
-        encoder = copy(encoder)
-        encoder.fetch_limits = replace(encoder.fetch_limits, allow_private=True)
     feature = encoder.feature(layer, pool, normalize, frames)
     total = 0 if progress is untracked else sum(1 for _ in list_items(paths))
     started, left_out = time.perf_counter(), Counter[str]()

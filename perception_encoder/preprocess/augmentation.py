@@ -68,31 +68,12 @@ def _resize(frames: Tensor, size: int) -> Tensor:
     return F.interpolate(frames, size=(size, size), mode="bilinear", antialias=True)
 
 
-def needed_side(width: int, height: int, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> int:
-    """Return the minimum short side of an image, upright or rotated, for its crop to have at least `size` px.
-
-    A reduced image has nearly the same proportions: of crops that fit into one and perhaps not into the other, the
-    smaller counts.
-    """
+def needed_side(size: int, augmentation: Augmentation | None) -> int:
+    """Return the minimum short side of an image for each of its crops to have at least `size` px."""
     if augmentation is None:
         return size
-    short = min(width, height)
-    margin = 2 / size  # a reduced side is a pixel off, and so is a crop's
-    upright, turned = (_possible(*sides, augmentation, draw, margin) for sides in ((height, width), (width, height)))
-    return math.ceil(size * short / min(short, *upright, *turned))
-
-
-def _possible(
-    height: int, width: int, augmentation: Augmentation, draw: Sequence[float], margin: float
-) -> Iterator[float]:
-    """Return the possible short sides of crops, with a margin where it is uncertain whether a crop fits."""
-    for tall, wide in _tries(height, width, augmentation, draw):
-        excess = max(tall / height, wide / width)
-        if excess <= 1 + margin:
-            yield min(tall, wide)
-        if excess <= 1 - margin:
-            return
-    yield min(_central(height, width, augmentation))
+    smallest_square = augmentation.scale[0] * min(augmentation.aspect[0], 1 / augmentation.aspect[1])
+    return math.ceil((size + 1) / math.sqrt(smallest_square))  # a side is rounded
 
 
 def _crop(height: int, width: int, augmentation: Augmentation, draw: Sequence[float]) -> tuple[int, int, int, int]:

@@ -39,10 +39,9 @@ class Message:
         return [part for part in self.content if not isinstance(part, str)]
 
 
-def ask(question: str, media: Sequence[MediaPart] = (), system: str | None = None) -> list[Message]:
+def ask(question: str, media: Sequence[MediaPart] = ()) -> list[Message]:
     """Return a conversation with one question about `media`, which come first, as in PLM's prompt."""
-    start = [Message("system", (system,))] if system else []
-    return [*start, Message("user", (*media, question))]
+    return [Message("user", (*media, question))]
 
 
 def split_at_placeholders(text: str, media: Sequence[MediaPart]) -> tuple[ContentPart, ...]:

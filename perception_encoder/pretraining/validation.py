@@ -106,7 +106,7 @@ class PairValidation:
     def _read(self, source: PairSource, index: int, number: int, size: int) -> tuple[Tensor | None, _Texts | None]:
         """Return a pair with its image resized to the size; None, logged, if it is unreadable."""
         try:
-            pair = source.load(index, lambda width, height: size)
+            pair = source.load(index, size)
         except InputError as error:
             logger.warning("skipped in validation: %s", error)
             return None, None

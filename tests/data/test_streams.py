@@ -64,7 +64,7 @@ def equal(one: ImageTextBatch, other: ImageTextBatch) -> bool:
 
 
 def load_all(sets: ShardSet) -> list[Any]:
-    return [sets.load(index, lambda width, height: 1) for index in range(len(sets))]
+    return [sets.load(index, 1) for index in range(len(sets))]
 
 
 def test_every_pair_comes_once_an_epoch_with_its_own_caption(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_pictures_with_the_same_caption_are_positives_of_each_other(tmp_path: Pa
 def test_a_large_jpeg_is_decoded_no_larger_than_its_crop_needs(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", {"a.jpg": image_bytes(9, "JPEG", (800, 400)), "a.txt": b"nine"})
     [stream] = streams(tmp_path)
-    shapes = [tuple(stream.load(0, lambda width, height, side=side: side).image.shape) for side in (401, 200, 99, 1)]
+    shapes = [tuple(stream.load(0, side).image.shape) for side in (401, 200, 99, 1)]
     assert shapes == [(3, 400, 800), (3, 200, 400), (3, 100, 200), (3, 50, 100)]
     assert batches([stream], 1, image_size=64)(0).images.shape == (1, 3, 64, 64)
 
@@ -272,10 +272,10 @@ def test_a_shard_that_is_lost_mid_run_is_bad_samples(tmp_path: Path) -> None:
     [stream] = streams(tmp_path)
     path.unlink()
     with pytest.raises(MediaDecodeError, match=r"x\.tar, pair 2: .*cannot be opened"):
-        stream.load(2, lambda width, height: 1)
+        stream.load(2, 1)
     write_pairs(path, range(6))
     with pytest.raises(MediaDecodeError, match="has changed since the run began"):
-        stream.load(2, lambda width, height: 1)
+        stream.load(2, 1)
 
 
 def test_tars_at_urls_by_glob_folder_and_braces(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_videos_give_uniform_frames(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "clips.tar", {"a.mp4": clip(count=30), "a.txt": b"numbers", "b.png": image_bytes(1)})
     (shard_set,) = open_shards([Shards(str(path))], StreamConfig(), ALONE, alone, frames=4)
     assert len(shard_set) == 1 and shard_set.sizes == [1]
-    pair = shard_set.load(0, lambda width, height: 32)
+    pair = shard_set.load(0, 32)
     assert pair.image.shape == (4, 3, HEIGHT, WIDTH) and pair.captions == {"numbers"}
     assert [number_of(Image.fromarray(frame.permute(1, 2, 0).numpy())) for frame in pair.image] == [0, 9, 19, 29]
 

@@ -84,7 +84,7 @@ def test_no_more_is_fetched_than_a_sample(storage: Storage, tmp_path: Path) -> N
     [stream] = streams(f"{storage.url}/x.tar")
     [again] = streams(f"{storage.url}/x.tar")  # its table is kept: nothing is fetched
     storage.sent = 0
-    assert stream.load(3, lambda width, height: 1).captions == again.load(3, lambda width, height: 1).captions
+    assert stream.load(3, 1).captions == again.load(3, 1).captions
     assert 0 < storage.sent < 5_000
     storage.files["x.tar"] = write_pairs(tmp_path / "x.tar", range(10), more_bin=bytes(200_000)).read_bytes()
     storage.sent = 0
@@ -105,7 +105,7 @@ def test_a_server_without_ranges_is_refused_and_a_copy_works(storage: Storage, t
     [stream] = streams(f"{storage.url}/x.tar")
     storage.ranges = False
     with pytest.raises(MediaDecodeError, match=r"x\.tar/n2: its server only sends whole files"):
-        stream.load(2, lambda width, height: 1)
+        stream.load(2, 1)
 
 
 def test_a_server_that_does_not_say_how_large_a_shard_is(storage: Storage, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_connection_that_always_breaks_off(storage: Storage, tmp_path: Path) -
     [stream] = streams(f"{storage.url}/x.tar")
     storage.drops = 99
     with pytest.raises(MediaDecodeError, match=r"x\.tar/n4: cannot be read: "):
-        stream.load(4, lambda width, height: 1)
+        stream.load(4, 1)
 
 
 def test_what_is_not_there(storage: Storage, tmp_path: Path) -> None:

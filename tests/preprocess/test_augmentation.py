@@ -47,24 +47,14 @@ def test_same_draws_same_bits_and_others_differ() -> None:
         assert not torch.equal(first, augment(x, 24, Augmentation(), draw(4)))
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [*(((h, w), {2, 4, 8}) for h, w in ((1000, 1000), (600, 1400), (1400, 600), (787, 1049))), ((600, 1800), {4, 8})],
-)
-def test_a_image_reduced_to_the_needed_side_still_has_enough_pixels_in_its_crop(
-    size: tuple[int, int], expected: set[int]
-) -> None:
-    height, width = size
-    reductions = set()
-    for item in torch.rand(300, DRAWS, generator=generator()).tolist():
-        needed = needed_side(width, height, 64, Augmentation(), item)
-        assert needed == needed_side(height, width, 64, Augmentation(), item)  # a camera may have stored it turned
-        reduction = max(k for k in (1, 2, 4, 8) if min(size) / k >= needed or k == 1)  # as the JPEG decoder can
-        _, _, h, w = _crop(height // reduction, width // reduction, Augmentation(), item)
+@pytest.mark.parametrize("size", [(1000, 1000), (600, 1400), (1400, 600), (787, 1049), (600, 1800)])
+def test_an_image_reduced_to_the_needed_side_still_has_enough_pixels_in_its_crop(size: tuple[int, int]) -> None:
+    needed = needed_side(64, Augmentation())
+    assert needed_side(64, None) == 64 < needed <= 300
+    height, width = (side * needed // min(size) for side in size)
+    for item in torch.rand(500, DRAWS, generator=generator()).tolist():
+        _, _, h, w = _crop(height, width, Augmentation(), item)
         assert min(h, w) >= 64
-        reductions.add(reduction)
-    assert expected <= reductions
-    assert needed_side(width, height, 64, None, draw()) == 64
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 300), (300, 533), (533, 300), (300, 900), (900, 300), (100, 990)])

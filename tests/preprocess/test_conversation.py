@@ -20,8 +20,7 @@ RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
 
 
 def test_media_come_before_the_question() -> None:
-    system, user = ask("what is it?", [RED, BLUE], system="be brief")
-    assert system == Message("system", ("be brief",))
+    (user,) = ask("what is it?", [RED, BLUE])
     assert user.content == (RED, BLUE, "what is it?")
     assert user.media == [RED, BLUE]
 

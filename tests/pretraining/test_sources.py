@@ -68,7 +68,7 @@ def test_rules_say_what_is_never_trained_on(photos: Path, tmp_path: Path) -> Non
 
     def labels(config: PretrainingConfig, data: Path | Shards, rules: SourceRules) -> set[str]:
         sources = open_sources(config, [data], run.build_model(config), ALONE, alone, untracked, rules)
-        pairs = (item.load(row, lambda width, height: 1) for item in sources.sets for row in range(sum(item.sizes)))
+        pairs = (item.load(row, 1) for item in sources.sets for row in range(sum(item.sizes)))
         return {pair.label for pair in pairs}
 
     tar = Shards(str(photos / "train.tar"))

@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -20,26 +20,20 @@ from perception_encoder.inference.conversation.media import (
     FRAMES,
     Inputs,
     MediaOptions,
-    Source,
     list_inputs,
     name_of,
     open_input,
     read_pages,
 )
-from perception_encoder.inference.fetch import FetchLimits
-from perception_encoder.inference.listing import Item
+from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.preprocess.conversation import (
     CAPTION_PROMPT,
-    ContentPart,
     MediaPart,
     Message,
     Reply,
     Sampling,
     ask,
 )
-
-Turn = Message | Mapping[str, Any]
-"""A message, or a mapping with `role` and `content`: a text, or texts and media in reading order."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +107,14 @@ class Assistant(ABC):
         start: float | None = None,
         end: float | None = None,
         pages: str | Sequence[int] | None = None,
-        allow_private_urls: bool = False,
     ) -> list[MediaPart]:
         """Decode media for the messages of a conversation, so that the model encodes them once for all its questions.
 
         `frames`: maximum number of frames of a video. `start`, `end`: the part of videos to show, in seconds. `pages`:
         of PDFs, such as "1-3,7" or [1, 2, 3, 7]; by default the first 8.
         """
-        limits = FetchLimits(allow_private=allow_private_urls)
         options = MediaOptions(
-            frames=frames,
-            start=start,
-            end=end,
-            pages=read_pages(pages),
-            tile=self.tile,
-            tiles=self.tiles,
-            limits=limits,
+            frames=frames, start=start, end=end, pages=read_pages(pages), tile=self.tile, tiles=self.tiles
         )
         return [part for source in list_inputs(media) for part in open_input(source, options)]
 
@@ -143,8 +129,6 @@ class Assistant(ABC):
         pages: str | Sequence[int] | None = None,
         max_tokens: int = 256,
         temperature: float = 0.0,
-        system: str | None = None,
-        allow_private_urls: bool = False,
     ) -> Answer:
         """Answer a question about media, which are shown in order before it; `media` may be empty.
 
@@ -153,33 +137,29 @@ class Assistant(ABC):
         `frames`, `start`, `end`, `pages`: see `open`. `temperature`: 0 takes the most probable token; up to 2 draws.
         """
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-        parts = self.open(
-            media, frames=frames, start=start, end=end, pages=pages, allow_private_urls=allow_private_urls
-        )
-        answer = _answer(self, ask(question, parts, system), sampling)
+        parts = self.open(media, frames=frames, start=start, end=end, pages=pages)
+        answer = _answer(self, ask(question, parts), sampling)
         return replace(answer, question=question, inputs=tuple(map(name_of, list_inputs(media))))
 
-    def chat(self, messages: Sequence[Turn], *, max_tokens: int = 256, temperature: float = 0.0) -> Answer:
-        """Answer the last message of a conversation.
+    def chat(self, messages: Sequence[Message], *, max_tokens: int = 256, temperature: float = 0.0) -> Answer:
+        """Answer the last message of a conversation; only the user's messages may hold media.
 
             photo = assistant.open("photo.jpg")
-            assistant.chat([{"role": "user", "content": [*photo, "What is this?"]}])
+            assistant.chat([pe.Message("user", (*photo, "What is this?"))])
 
-        In a message, a string is a text; a path is a `Path`. Only the user's messages may hold media.
+        `temperature`: see `ask`.
         """
-        sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-        return _answer(self, [_message(self, message) for message in messages], sampling)
+        return _answer(self, messages, Sampling(max_tokens=max_tokens, temperature=temperature))
 
     def stream(
-        self, messages: Sequence[Turn], *, max_tokens: int = 256, temperature: float = 0.0
+        self, messages: Sequence[Message], *, max_tokens: int = 256, temperature: float = 0.0
     ) -> collections.abc.Generator[str, None, Reply]:
         """Yield the answer that `chat` returns piece by piece, as it is generated; closing the iterator stops it."""
-        sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-        return self.generate_stream([_message(self, message) for message in messages], sampling)
+        return self.generate_stream(messages, Sampling(max_tokens=max_tokens, temperature=temperature))
 
     def caption(
         self,
-        media: Inputs,
+        media: str | Path | Sequence[str | Path],
         *,
         out: str | Path | None = None,
         prompt: str | None = None,
@@ -187,7 +167,6 @@ class Assistant(ABC):
         batch_size: int = 8,
         frames: int = FRAMES,
         pages: str | Sequence[int] | None = None,
-        allow_private_urls: bool = False,
         skipped: list[InputError] | None = None,
         on_caption: Callable[[Caption], object] = lambda caption: None,
         progress: Callable[[int], object] = lambda count: None,
@@ -201,18 +180,18 @@ class Assistant(ABC):
         there are no media, and OutputError for a file of another model or prompt.
         """
         sampling, prompt = Sampling(max_tokens=max_tokens), prompt or CAPTION_PROMPT
-        limits = FetchLimits(allow_private=allow_private_urls)
-        options = MediaOptions(frames=frames, pages=read_pages(pages), tile=self.tile, tiles=self.tiles, limits=limits)
-        sources = list_inputs(media)
-        if (first := next(sources, None)) is None:
-            names = media if isinstance(media, (list, tuple)) else [media]
-            raise DataError(f"no images or videos in {', '.join(map(str, names))}")
-        sources = chain([first], sources)
+        options = MediaOptions(frames=frames, pages=read_pages(pages), tile=self.tile, tiles=self.tiles)
+        paths = [media] if isinstance(media, (str, Path)) else media
+        check_paths(paths)
+        items = list_items(paths)
+        if (first := next(items, None)) is None:
+            raise DataError(f"no images or videos in {', '.join(map(str, paths))}")
+        items = chain([first], items)
         file = None if out is None else CaptionFile(Path(out), self.name, digest_of(self), prompt)
         if file is not None:
-            sources = file.missing(map(_as_item, sources))
+            items = file.missing(items)
         captions: list[Caption] = []
-        while batch := list(islice(sources, batch_size)):
+        while batch := list(islice(items, batch_size)):
             results = _describe(self, batch, prompt, sampling, options, file.digest if file else "")
             described = [result for result in results if isinstance(result, Caption)]
             if file is not None:
@@ -232,22 +211,6 @@ class Assistant(ABC):
         return list(file.rows.values())
 
 
-def _message(model: Assistant, message: Turn) -> Message:
-    """Return the message with its media open; media that are already open stay the same objects."""
-    if isinstance(message, Message):
-        role, content = message.role, message.content
-    elif missing := [name for name in ("role", "content") if name not in message]:
-        raise ConfigError(f"a message has no {missing[0]!r}; give {{'role': 'user', 'content': …}}")
-    else:
-        role, content = message["role"], message["content"]
-    whole: Sequence[Any] = content if isinstance(content, (list, tuple)) else [content]
-    parts: list[ContentPart] = []
-    options = MediaOptions(tile=model.tile, tiles=model.tiles)
-    for part in whole:
-        parts += [part] if isinstance(part, str) else open_input(part, options)
-    return Message(role, tuple(parts))
-
-
 def _answer(model: Assistant, conversation: Sequence[Message], sampling: Sampling) -> Answer:
     started = time.perf_counter()
     (reply,) = model.generate([conversation], sampling)
@@ -256,24 +219,23 @@ def _answer(model: Assistant, conversation: Sequence[Message], sampling: Samplin
 
 
 def _describe(
-    model: Assistant, sources: Sequence[Source], prompt: str, sampling: Sampling, options: MediaOptions, digest: str
+    model: Assistant, items: Sequence[Item], prompt: str, sampling: Sampling, options: MediaOptions, digest: str
 ) -> list[Caption | InputError]:
     opened: list[list[Message] | InputError] = []
-    for source in sources:
+    for item in items:
         try:
-            opened.append(ask(prompt, open_input(source, options)))
+            opened.append(ask(prompt, open_input(item, options)))
         except InputError as error:
             opened.append(detached(error))
     replies = iter(_replies(model, [value for value in opened if not isinstance(value, InputError)], sampling))
     results: list[Caption | InputError] = []
-    for source, value in zip(sources, opened, strict=True):
+    for item, value in zip(items, opened, strict=True):
         reply = value if isinstance(value, InputError) else next(replies)
         if isinstance(reply, InputError):
             results.append(reply)
         elif isinstance(reply, ConfigError):
-            results.append(InputError(name_of(source), str(reply)))
+            results.append(InputError(item.name, str(reply)))
         else:
-            item = source if isinstance(source, Item) else Item(name_of(source), "")
             results.append(
                 Caption(
                     id=item.id,
@@ -300,12 +262,6 @@ def _replies(
         if len(conversations) == 1:
             return [error]
         return [reply for conversation in conversations for reply in _replies(model, [conversation], sampling)]
-
-
-def _as_item(source: Source) -> Item:
-    if not isinstance(source, Item):
-        raise ConfigError(f"{name_of(source)} has no path, which a caption file needs to identify inputs; omit `out`")
-    return source
 
 
 def describe_assistant(model: Any) -> dict[str, Any]:

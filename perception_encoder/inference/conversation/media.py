@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError
-from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.inference.media import HEAD, Media, open_media, resolve
 from perception_encoder.preprocess.conversation import MediaPart
@@ -47,8 +46,6 @@ class MediaOptions:
     """Side of the model's tiles, in pixels; a page is rendered to fill its tiles."""
     tiles: int = 4
     """Maximum number of tiles of an image."""
-    limits: FetchLimits | None = None
-    """Limits of a download."""
 
 
 def read_pages(pages: str | Sequence[int] | None) -> tuple[int, ...] | None:
@@ -84,7 +81,7 @@ def name_of(source: Source) -> str:
     return "video in memory" if isinstance(source, VideoFrames) else resolve(source).name
 
 
-def open_input(source: Source | Path, options: MediaOptions | None = None) -> list[MediaPart]:
+def open_input(source: Source, options: MediaOptions | None = None) -> list[MediaPart]:
     """Open a listed file or media in memory: an RGB image, a video's frames, or an RGB image per page of a PDF.
 
     An item's own part of a video precedes that of the options. Raises InputError, and MissingExtraError for a PDF
@@ -98,9 +95,7 @@ def open_input(source: Source | Path, options: MediaOptions | None = None) -> li
     if isinstance(source, Item):
         if source.start is not None or source.end is not None:
             options = replace(options, start=source.start, end=source.end)
-        return open_content(source.open(options.limits), source.name, options)
-    if isinstance(source, Path):
-        return [part for item in list_items([source]) for part in open_input(item, options)]
+        return open_content(source.open(), source.name, options)
     if isinstance(source, bytes):
         return open_content(source, name_of(source), options)
     return [open_part(resolve(source), options.frames)]
