@@ -132,14 +132,13 @@ def analyze_layers(
     `data`: the dataset of all tasks, or one for each by the task's name. `layer`: the layers to evaluate, and the last;
     by default all. `baseline`: further models to plot, by default the same with random weights. `items`: maximum number
     of test images of a task. `out`: the report's directory. `store`: the cache of features, by default OUT/features;
-    an interrupted call resumes from it. Raises ConfigError,
-    DataError, ModelError, OutputError, and what loading the models raises.
+    an interrupted call resumes from it. Raises ConfigError, DataError, ModelError, OutputError, and what loading the
+    models raises.
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.inference.load import RANDOM
     from perception_encoder.language_alignment.question_task import QUESTION_TASKS, read_question_task
-    from perception_encoder.layer_analysis.analysis import analyse
-    from perception_encoder.layer_analysis.report import write_report
+    from perception_encoder.layer_analysis.report import analyse, write_report
     from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 
     paths = {name: Path(path) for name, path in data.items() if name} if isinstance(data, Mapping) else {}

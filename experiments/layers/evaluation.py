@@ -23,8 +23,8 @@ from perception_encoder.evaluation.results import read_text
 from perception_encoder.files import write_json
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers
-from perception_encoder.layer_analysis.analysis import BY_COLOUR
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
+from perception_encoder.layer_analysis.report import BY_COLOUR
 from perception_encoder.layer_analysis.sweep import COLOURS, FORMAT, ColourFeatures, Sweep, run_sweep
 from perception_encoder.progress import Track, untracked
 

@@ -103,10 +103,15 @@ def _text(context: int, width: int, depth: int, heads: int, output: int) -> Text
     return TextConfig(context_length=context, width=width, depth=depth, heads=heads, output_dim=output)
 
 
+def _tower(name: str, vision: VisionConfig, timm: str, tag: str = "fb") -> ModelEntry:
+    return ModelEntry(name=name, vision=vision, timm=f"vit_pe_{timm}", timm_tag=tag)
+
+
 _TOKENS = {"attention_pool": False, "final_norm": False}  # Lang and Spatial return tokens
 
 _LANG_G = _vit(448, 14, 1536, 47, 16, 8960, class_token=False, layer_scale=0.1, **_TOKENS)
 _LANG_L = _vit(448, 14, 1024, 23, 16, 4096, layer_scale=0.1, **_TOKENS)
+_SPATIAL_G = _vit(448, 14, 1536, 50, 16, 8960, class_token=False, layer_scale=0.1, **_TOKENS)
 
 _ENTRIES = (
     ModelEntry(
@@ -149,39 +154,15 @@ _ENTRIES = (
         open_clip="PE-Core-T-16-384",
         published={"imagenet": 62.1, "kinetics400": 41.5, "coco_t2i": 33.0},
     ),
-    ModelEntry(name="PE-Lang-G14-448", vision=_LANG_G, timm="vit_pe_lang_gigantic_patch14_448"),
-    ModelEntry(
-        name="PE-Lang-G14-448-Tiling", vision=_LANG_G, timm="vit_pe_lang_gigantic_patch14_448", timm_tag="fb_tiling"
-    ),
-    ModelEntry(name="PE-Lang-L14-448", vision=_LANG_L, timm="vit_pe_lang_large_patch14_448"),
-    ModelEntry(
-        name="PE-Lang-L14-448-Tiling", vision=_LANG_L, timm="vit_pe_lang_large_patch14_448", timm_tag="fb_tiling"
-    ),
-    ModelEntry(
-        name="PE-Spatial-G14-448",
-        vision=_vit(448, 14, 1536, 50, 16, 8960, class_token=False, layer_scale=0.1, **_TOKENS),
-        timm="vit_pe_spatial_gigantic_patch14_448",
-    ),
-    ModelEntry(
-        name="PE-Spatial-L14-448",
-        vision=_vit(448, 14, 1024, 24, 16, 4096, **_TOKENS),
-        timm="vit_pe_spatial_large_patch14_448",
-    ),
-    ModelEntry(
-        name="PE-Spatial-B16-512",
-        vision=_vit(512, 16, 768, 12, 12, 3072, **_TOKENS),
-        timm="vit_pe_spatial_base_patch16_512",
-    ),
-    ModelEntry(
-        name="PE-Spatial-S16-512",
-        vision=_vit(512, 16, 384, 12, 6, 1536, **_TOKENS),
-        timm="vit_pe_spatial_small_patch16_512",
-    ),
-    ModelEntry(
-        name="PE-Spatial-T16-512",
-        vision=_vit(512, 16, 192, 12, 3, 768, **_TOKENS),
-        timm="vit_pe_spatial_tiny_patch16_512",
-    ),
+    _tower("PE-Lang-G14-448", _LANG_G, "lang_gigantic_patch14_448"),
+    _tower("PE-Lang-G14-448-Tiling", _LANG_G, "lang_gigantic_patch14_448", tag="fb_tiling"),
+    _tower("PE-Lang-L14-448", _LANG_L, "lang_large_patch14_448"),
+    _tower("PE-Lang-L14-448-Tiling", _LANG_L, "lang_large_patch14_448", tag="fb_tiling"),
+    _tower("PE-Spatial-G14-448", _SPATIAL_G, "spatial_gigantic_patch14_448"),
+    _tower("PE-Spatial-L14-448", _vit(448, 14, 1024, 24, 16, 4096, **_TOKENS), "spatial_large_patch14_448"),
+    _tower("PE-Spatial-B16-512", _vit(512, 16, 768, 12, 12, 3072, **_TOKENS), "spatial_base_patch16_512"),
+    _tower("PE-Spatial-S16-512", _vit(512, 16, 384, 12, 6, 1536, **_TOKENS), "spatial_small_patch16_512"),
+    _tower("PE-Spatial-T16-512", _vit(512, 16, 192, 12, 3, 768, **_TOKENS), "spatial_tiny_patch16_512"),
 )
 
 BUILTIN, BUILTIN_SPATIAL = "PE-Core-N16-128", "PE-Spatial-N16-224"

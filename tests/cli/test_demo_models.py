@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from PIL import Image
 
-from perception_encoder.cli import main
-from perception_encoder.cli.groups import adapt
 from perception_encoder.language_alignment import load
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.registry import demo_note
@@ -29,12 +23,6 @@ DEMO = "is a small demo model, and its results are often wrong"
 ENCODER = f"warning: builtin {DEMO}; choose a published model: pe models use PE-Core-S16-384 (0.3 GB)\n"
 SPATIAL = f"warning: builtin-spatial {DEMO}; choose a published model: pe models use PE-Spatial-S16-512 (0.1 GB)\n"
 LANGUAGE = f"warning: builtin-lang {DEMO}; choose a published model: pe models use facebook/Perception-LM-1B (3.1 GB)\n"
-MODELS = {"model", "head", "captioner", "frame_captioner", "ask_model", "chat_model", "llm", "baseline"}
-"""Parameters that name a model."""
-ANSWER_NOT = {
-    "pe export onnx": "converts",
-    "pe models use": "chooses",
-}
 
 
 @pytest.fixture
@@ -50,28 +38,6 @@ def tiny_lang(language_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     file = tmp_path / "package" / "builtin-lang.safetensors"
     file.write_bytes((language_run / load.WEIGHTS).read_bytes())
     monkeypatch.setattr(load, "packaged_weights", lambda name: file)
-
-
-def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield every command below one, by its words."""
-    context = typer.main.click.Context(command) if hasattr(typer.main, "click") else command.context_class(command)
-    if not hasattr(command, "list_commands"):
-        yield name, command
-        return
-    for child in command.list_commands(context):
-        yield from commands(command.get_command(context, child), f"{name} {child}")
-
-
-def test_every_command_that_takes_a_model_says_when_it_is_a_demo() -> None:
-    command = typer.main.get_command(main.app)
-    adapt(command)
-    silent = set()
-    for name, item in commands(command, "pe"):
-        if MODELS & {parameter.name for parameter in item.params}:
-            source = inspect.getsource(importlib.import_module(item.callback.__module__))
-            if not any(call in source for call in ("print_demo(", "print_head_demo(", "demo_note(", "options.run(")):
-                silent.add(name)
-    assert silent == set(ANSWER_NOT)
 
 
 @pytest.mark.parametrize("command", [("ask", "PHOTO", "what?"), ("caption", "PHOTO"), ("engine", "run", "-o", "OUT")])

@@ -29,18 +29,6 @@ def commands(group: object = None, words: tuple[str, ...] = ()) -> dict[tuple[st
 COMMANDS = commands()
 
 
-@pytest.mark.parametrize("group", sorted({words[:-1] for words in COMMANDS}), ids=" ".join)
-def test_short_help_is_short_and_complete(run_pe, group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    children = {child: command for child, command in COMMANDS.items() if child[:-1] == group}
-    listing = run_pe(*group, "--help").stdout
-    for child, command in children.items():
-        short = command.help.partition("\n\n")[0]
-        assert len(short) <= 45 and short.endswith(".") and command.get_short_help_str() == short
-        assert re.search(rf"^│ {child[-1]} +{re.escape(short)} +│$", listing, flags=re.MULTILINE)
-    assert "…" not in listing
-
-
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_help_has_examples_of_its_own_and_no_python_types(run_pe, words: tuple[str, ...]) -> None:
     run = run_pe(*words, "--help")

@@ -13,10 +13,9 @@ import torch
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.layer_analysis import analysis
-from perception_encoder.layer_analysis.analysis import analyse
+from perception_encoder.layer_analysis import report as analysis
 from perception_encoder.layer_analysis.image_analysis import SAMPLE
-from perception_encoder.layer_analysis.report import write_report
+from perception_encoder.layer_analysis.report import analyse, write_report
 from perception_encoder.models.tower import Tower
 from tests.layer_analysis.test_global_tokens import DEPTH, tower
 from tests.layer_analysis.toys import LightnessTask
