@@ -116,5 +116,5 @@ def test_a_path_without_captions(tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match=r"none.json holds no captions"):
         read_caption_task(tmp_path / "none.json", 10)
-    with pytest.raises(DataError, match=r"is a directory without .*; give a file of captions"):
+    with pytest.raises(DataError, match=r"is a directory without .*; give a captions file"):
         read_caption_task(tmp_path, 10)
