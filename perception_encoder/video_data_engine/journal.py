@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from perception_encoder.errors import DataError
-from perception_encoder.formats.entries import is_integer, quoted
+from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.shards import read_members, write_members
 from perception_encoder.formats.tables import append_json_lines, read_appended_lines
 from perception_encoder.formats.tars import TarMember
@@ -170,71 +170,52 @@ class Journal:
 def _outcome(line: dict[str, Any]) -> Outcome:
     """Parse the outcome of a line; ValueError or TypeError says what is wrong."""
     outcome = StageResult(**line) if "value" in line else StageFailure(**line)
-    if not isinstance(outcome.key, str) or not KEY.fullmatch(outcome.key):
+    texts = ("key", "stage") if isinstance(outcome, StageResult) else ("key", "stage", "source", "reason", "cause")
+    _check_fields(vars(outcome), dict.fromkeys(texts, str) | {"seconds": _NUMBER})
+    if not KEY.fullmatch(outcome.key):
         raise ValueError(f"`key` is {quoted(outcome.key)}; it must be letters, digits, - and _")
     if outcome.stage not in STAGES:
         raise ValueError(f"`stage` is {quoted(outcome.stage)}; it must be one of {', '.join(STAGES)}")
-    if not _is_number(outcome.seconds):
-        raise ValueError(f"`seconds` is {quoted(outcome.seconds)}; it must be a number")
-    if isinstance(outcome, StageFailure):
-        _check_fields(vars(outcome), {"source": _is_text, "reason": _is_text, "cause": _is_text})
-    elif not isinstance(outcome.value, dict):
-        raise ValueError(f"`value` is {quoted(outcome.value)}; it must be an object")
-    else:
-        _check_fields(outcome.value, _FIELDS[outcome.stage])
+    if isinstance(outcome, StageResult):
+        value = outcome.value
+        _check_fields(value, _FIELDS[outcome.stage])
+        for name in {"clips", "times"} & value.keys():
+            if not value[name] or (name == "clips" and {*map(len, value[name])} != {2}):
+                raise ValueError(f"`{name}` is {quoted(value[name])}, which is not valid")
+        if not KEY.fullmatch(value.get("video", outcome.key)):
+            raise ValueError(f"`video` is {quoted(value['video'])}, which is not valid")
+        _check_fields({"metadata": [*value.get("metadata", {}).values()]}, {"metadata": [str]})
     return outcome
 
 
-def _check_fields(values: Mapping[str, Any], checks: Mapping[str, Callable[[Any], bool]]) -> None:
-    for name, check in checks.items():
-        if name not in values or not check(values[name]):
-            raise ValueError(f"`{name}` is {quoted(values.get(name))}, which is not valid")
+def _check_fields(values: Any, kinds: Mapping[str, Any]) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(values, dict) or name not in values or not _fits(values[name], kind):
+            found = values.get(name) if isinstance(values, dict) else values
+            raise ValueError(f"`{name}` is {quoted(found)}, which is not valid")
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a JSON value is of a type, of one of several types, or a list of such values."""
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_fits(item, kind[0]) for item in value)
+    is_kind = type(value) in (kind if isinstance(kind, tuple) else (kind,))
+    return is_kind and (type(value) not in _NUMBER or abs(value) < 1e15)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
-
-
-def _is_time(value: Any) -> bool:
-    return value is None or _is_number(value)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_key(value: Any) -> bool:
-    return isinstance(value, str) and KEY.fullmatch(value) is not None
-
-
-def _list_of(check: Callable[[Any], bool], least: int = 0) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and len(value) >= least and all(map(check, value))
-
-
-def _is_span(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_time, value))
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_text, value.values()))
-
-
-_ANSWER: dict[str, Callable[[Any], bool]] = {"text": _is_text, "finished": _is_flag}
-_FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
+_NUMBER, _TIME = (int, float), (int, float, type(None))
+_ANSWER = {"text": str, "finished": bool}
+_FIELDS: dict[str, dict[str, Any]] = {
     PROBE: {
-        **dict.fromkeys(("path", "codec", "sha256"), _is_text),
-        **dict.fromkeys(("duration", "fps"), _is_number),
-        **dict.fromkeys(("frames", "width", "height"), is_integer),
-        "metadata": _are_texts,
-        "clips": _list_of(_is_span, 1),
+        **dict.fromkeys(("path", "codec", "sha256"), str),
+        **dict.fromkeys(("duration", "fps"), _NUMBER),
+        **dict.fromkeys(("frames", "width", "height"), int),
+        "metadata": dict,
+        "clips": [[_TIME]],
     },
-    FRAMES: {"video": _is_key, "start": _is_time, "end": _is_time, "times": _list_of(_is_number, 1)},
+    FRAMES: {"video": str, "start": _TIME, "end": _TIME, "times": [_NUMBER]},
     VIDEO_CAPTION: _ANSWER,
-    FRAME_CAPTIONS: {"times": _list_of(_is_number), "captions": _list_of(_is_text), "finished": _is_flag},
+    FRAME_CAPTIONS: {"times": [_NUMBER], "captions": [str], "finished": bool},
     SUMMARY: _ANSWER,
 }
 """The fields of each stage's result that later stages and the outputs read."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from perception_encoder.datasets.pe_video import VideoRecord, VideoTar, read_video_tar
 from perception_encoder.errors import DataError, InputError, MediaDecodeError
 from perception_encoder.files import replacing, write_text, writing
-from perception_encoder.formats.shards import json_bytes, present_fields, split_member, write_members
-from perception_encoder.formats.tars import TarMember, walk_tar
+from perception_encoder.formats.shards import json_bytes, present_fields, write_members
 from perception_encoder.inference.listing import Item
 from perception_encoder.preprocess.source import SHARD_VIDEOS, open_source
 from perception_encoder.preprocess.video import INDEXED
@@ -58,19 +58,12 @@ def describe_clip(journal: Journal, key: str, models: Mapping[str, Any]) -> dict
     stop = probe["duration"] if end is None else min(end, probe["duration"])
     return {
         "video_id": key,
-        "path": probe["path"],
         "start": start,
         "end": stop,
         "video_duration_in_s": round(stop - start, 6),
-        "fps": probe["fps"],
         "num_frames": probe["frames"],
-        "width": probe["width"],
-        "height": probe["height"],
-        "codec": probe["codec"],
-        "sha256": probe["sha256"],
-        "title": probe["metadata"].get("title"),
-        "description": probe["metadata"].get("description"),
-        "keywords": probe["metadata"].get("keywords"),
+        **{name: probe[name] for name in ("path", "fps", "width", "height", "codec", "sha256")},
+        **{name: probe["metadata"].get(name) for name in ("title", "description", "keywords")},
         "category_name": probe["metadata"].get("category"),
         "frame_times": frames["times"],
         "video_caption": results[VIDEO_CAPTION]["text"],
@@ -87,13 +80,9 @@ def write_captions(out: Path, journal: Journal, models: Mapping[str, Any]) -> Pa
     path = out / CAPTIONS
     rows = [describe_clip(journal, key, models) for key in journal.finished]
     rows.sort(key=lambda row: (row["path"], row["start"], row["video_id"]))
-    with (
-        writing(path, also=(pa.ArrowException,)),
-        replacing(path) as temporary,
-        pq.ParquetWriter(temporary, _SCHEMA) as writer,
-    ):
-        for group in _groups(rows, SHARD_SIZE):
-            writer.write_table(pa.Table.from_pylist([{**r, "models": json.dumps(r["models"])} for r in group], _SCHEMA))
+    with writing(path, also=(pa.ArrowException,)), replacing(path) as temporary:
+        table = pa.Table.from_pylist([{**row, "models": json.dumps(row["models"])} for row in rows], _SCHEMA)
+        pq.write_table(table, temporary, row_group_size=SHARD_SIZE)
     return path
 
 
@@ -104,56 +93,25 @@ def write_shards(out: Path, journal: Journal, models: Mapping[str, Any], videos:
     key. Only these are read, and only if they have not changed since they were captioned; other clips are taken from
     the shards of earlier runs. A clip that is in neither is left out with a warning.
     """
-    stored, shards = read_shard_clips(out), list(_groups(journal.finished, SHARD_SIZE))
+    stored, shards = read_shard_clips(out), range(0, len(journal.finished), SHARD_SIZE)
     present: dict[Path, list[str]] = {}
     for key, clip in stored.items():
         present.setdefault(clip.video.tar, []).append(key)
-    for number, keys in enumerate(shards):
-        path = out / SHARDS / f"{number:05}.tar"
+    for number, start in enumerate(shards):
+        path, keys = out / SHARDS / f"{number:05}.tar", journal.finished[start : start + SHARD_SIZE]
         if present.get(path) != keys:
             write_members(path, _members(journal, keys, models, videos, stored))
     return len(shards)
 
 
-@dataclass(frozen=True)
-class ShardClip:
-    """A clip in a run's shards."""
-
-    suffix: str
-    video: TarMember
-    facts: TarMember
-    """Content of the clip's JSON."""
-
-    def shows(self, facts: Mapping[str, Any]) -> bool:
-        """Return whether this is the same part of the same file."""
-        try:
-            stored = json.loads(self.facts.read(self.suffix))
-            return all(stored[name] == facts[name] for name in ("sha256", "start", "end"))
-        except (InputError, ValueError, LookupError, TypeError, RecursionError):
-            return False
-
-
-def read_shard_clips(out: Path) -> dict[str, ShardClip]:
+def read_shard_clips(out: Path) -> dict[str, VideoRecord]:
     """Return the clips of a run's shards by key; damaged shards have none."""
-    clips: dict[str, ShardClip] = {}
+    clips: dict[str, VideoRecord] = {}
     for path in sorted((out / SHARDS).glob("*.tar")):
-        members: dict[str, dict[str, TarMember]] = {}
-        try:
-            with path.open("rb") as stream:
-                for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
-                    key, suffix = split_member(entry.name)
-                    if KEY.fullmatch(key) and entry.problem is None:
-                        members.setdefault(key, {})[suffix] = TarMember(path, entry.offset, entry.size)
-        except (OSError, DataError):
-            continue
-        for key, parts in members.items():
-            if (found := [suffix for suffix in SHARD_VIDEOS if suffix in parts]) and "json" in parts:
-                clips[key] = ShardClip(found[0], parts[found[0]], parts["json"])
+        with suppress(DataError):
+            records = list(read_video_tar(VideoTar("", path)))
+            clips |= {record.key: record for record in records if KEY.fullmatch(record.key)}
     return clips
-
-
-def _groups(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _members(
@@ -161,14 +119,14 @@ def _members(
     keys: Sequence[str],
     models: Mapping[str, Any],
     videos: Mapping[str, Item],
-    stored: Mapping[str, ShardClip],
+    stored: Mapping[str, VideoRecord],
 ) -> Iterator[tuple[str, bytes]]:
     digests: dict[str, str] = {}
     for key in keys:
         facts, clip = describe_clip(journal, key, models), stored.get(key)
         try:
-            if clip is not None and clip.shows(facts):
-                suffix, content = clip.suffix, clip.video.read(key)
+            if clip and all(clip.metadata.get(name) == facts[name] for name in ("sha256", "start", "end")):
+                suffix, content = clip.extension, clip.video.read(key)
             else:
                 suffix, content = _extract_known(journal.results[key][FRAMES], facts, videos, digests)
         except InputError as error:

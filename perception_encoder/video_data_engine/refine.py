@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from perception_encoder.datasets.pe_video import VideoRecord
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.files import holding, replacing, write_text, writing
 from perception_encoder.formats.entries import quoted
@@ -22,7 +23,7 @@ from perception_encoder.training.metrics import Listener
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.settings import override
 from perception_encoder.training.task import ValidationConfig
-from perception_encoder.video_data_engine.outputs import ShardClip, read_shard_clips
+from perception_encoder.video_data_engine.outputs import read_shard_clips
 from perception_encoder.video_data_engine.run import SETTINGS, read_engine_settings
 from perception_encoder.video_dataset.annotation.progress import read_refinements
 from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject
@@ -121,11 +122,13 @@ def read_corrections(engine: Path, captions: str | Path | None = None) -> dict[s
     return texts
 
 
-def _conversation(clips: Mapping[str, ShardClip], key: str, caption: str, prompt: str, out: Path) -> Mapping[str, Any]:
+def _conversation(
+    clips: Mapping[str, VideoRecord], key: str, caption: str, prompt: str, out: Path
+) -> Mapping[str, Any]:
     """Return a conversation to train on, after copying its clip if it is missing."""
     if key not in clips:
         raise DataError(f"there is a caption of {key}, but the engine's shards have no such clip")
-    path, content = out / "videos" / f"{key}.{clips[key].suffix}", clips[key].video.read(key)
+    path, content = out / "videos" / f"{key}.{clips[key].extension}", clips[key].video.read(key)
     if not path.is_file() or path.read_bytes() != content:
         with writing(path), replacing(path) as temporary:
             temporary.write_bytes(content)

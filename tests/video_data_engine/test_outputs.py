@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from perception_encoder.data.captions import HeldOut
 from perception_encoder.data.shard_index import summarize_shard
 from perception_encoder.errors import InputError
 from perception_encoder.formats.shards import read_members
@@ -64,7 +63,7 @@ def test_shards_are_what_training_reads(journal: Journal, tmp_path: Path, monkey
     journal.finished.append(last)
     assert write_shards(out, journal, MODELS, listed(tmp_path)) == 2 and samples(out) == [names[:2], names[2:]]
     assert (out / "shards" / "00000.tar").stat() == whole  # a full shard stays
-    summaries = [summarize_shard(str(out / "shards" / f"0000{number}.tar"), HeldOut()) for number in range(2)]
+    summaries = [summarize_shard(str(out / "shards" / f"0000{number}.tar")) for number in range(2)]
     assert [summary.pairs(["txt"], "video") for summary in summaries] == [2, 1]
     videos = dict(read_members(out / "shards" / "00001.tar", ("mp4",)))
     (out / "shards" / "00001.tar").write_bytes(b"damaged")
