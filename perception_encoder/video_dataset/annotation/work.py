@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError
@@ -157,15 +157,7 @@ def approve(project: AnnotationProject, person: str, annotation: int, edit: Edit
 
 def skip(project: AnnotationProject, person: str, annotation: int, reason: str, edit: Edit) -> None:
     """Skip a video but keep the typed text; ConfigError without a reason, else errors as `save`."""
-    reason = _checked_reason(reason, "reason")
-    with project.database.transaction() as connection:
-        row = _editable_row(connection, "annotations", person, annotation)
-        if row["state"] == "skipped" and row["session"] == edit.session and row["reason"] == reason:
-            return
-        _check_session(row, edit.session)
-        _store(connection, "annotations", project.now(), annotation, edit)
-        connection.execute("UPDATE annotations SET state = 'skipped', reason = ? WHERE id = ?", (reason, annotation))
-        _record_decision(connection, project.now(), person, annotation, "skip")
+    _finish(project, "annotations", person, annotation, edit, "skip", _checked_reason(reason, "reason"))
 
 
 def return_to_annotator(project: AnnotationProject, person: str, annotation: int, note: str, session: str) -> None:
@@ -266,23 +258,25 @@ def _finish(
     person: str,
     annotation: int,
     edit: Edit,
-    action: Literal["submit", "approve"],
+    action: Literal["submit", "skip", "approve"],
+    reason: str = "",
 ) -> None:
     with project.database.transaction() as connection:
         row = _editable_row(connection, table, person, annotation)
-        caption = _tidy_caption(edit.caption)
-        if row["state"] == "done" and row["session"] == edit.session and row["caption"] == caption:
+        state = "skipped" if action == "skip" else "done"
+        if action != "skip":
+            edit = replace(edit, caption=_tidy_caption(edit.caption))
+        is_same = row["reason"] == reason if action == "skip" else row["caption"] == edit.caption
+        if row["state"] == state and row["session"] == edit.session and is_same:
             return
         _check_session(row, edit.session)
-        if not caption:
+        if action != "skip" and not edit.caption:
             other = "skip the video with a reason" if action == "submit" else "return the video with a note"
             raise ConfigError(f"the caption is empty; write one, or {other}")
         if action == "submit" and edit.rating is None and row["original"]:
             raise ConfigError("the model's caption has no rating; rate it from 1 to 5")
-        _store(connection, table, project.now(), annotation, edit)
-        note = ", note = ''" if table == "annotations" else ""
-        query = f"UPDATE {table} SET state = 'done', caption = ?{note} WHERE {_IDS[table]} = ?"
-        connection.execute(query, (caption, annotation))
+        others = {"submit": {"note": ""}, "skip": {"reason": reason}, "approve": {}}[action]
+        _store(connection, table, project.now(), annotation, edit, state=state, **others)
         _record_decision(connection, project.now(), person, annotation, action)
 
 
@@ -327,12 +321,15 @@ def _check_session(row: Any, session: str) -> None:
         raise AnnotationConflictError("this video was opened in another tab; continue there, or reload the page")
 
 
-def _store(connection: sqlite3.Connection, table: Table, now: float, annotation: int, edit: Edit) -> None:
-    query = f"UPDATE {table} SET caption = ?, seconds = max(seconds, ?), updated = ?, sequence = ?"
-    values = [edit.caption, min(edit.seconds, HOLD_SECONDS), now, edit.sequence]
+def _store(
+    connection: sqlite3.Connection, table: Table, now: float, annotation: int, edit: Edit, **others: str
+) -> None:
+    values = {"caption": edit.caption, "updated": now, "sequence": edit.sequence, **others}
     if table == "annotations":
-        query, values = query + ", rating = ?", [*values, edit.rating]
-    connection.execute(f"{query} WHERE {_IDS[table]} = ?", (*values, annotation))
+        values["rating"] = edit.rating
+    columns = ", ".join(f"{name} = :{name}" for name in values)
+    query = f"UPDATE {table} SET seconds = max(seconds, :seconds), {columns} WHERE {_IDS[table]} = :id"
+    connection.execute(query, {**values, "seconds": min(edit.seconds, HOLD_SECONDS), "id": annotation})
 
 
 def _tidy_caption(text: str) -> str:
