@@ -1,7 +1,6 @@
 """Run the stages on a Ray cluster with Ray Data: records stream through a pool of actors for each stage.
 
-A record is stored when it has passed all stages, so a killed run repeats its clips in flight. Ray replaces a worker
-that dies and gives its records to another. All machines must see the videos under the same paths.
+A record is stored when it has passed all stages, so a killed run repeats its clips in flight.
 """
 
 from __future__ import annotations

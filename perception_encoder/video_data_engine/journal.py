@@ -1,7 +1,6 @@
-"""Records of a run, outcomes of its stages, and the journal that stores each outcome before work continues.
+"""Records of a run, outcomes of its stages, and the journal: a line of JSON for each outcome, before work continues.
 
-The journal has a line of JSON for each outcome. A last line that a kill or a full disk cut off is removed when the file
-is read. Frames are in a tar for each clip, written whole before their line.
+A cut-off last line is removed when the journal is read; a clip's frames are written whole before their line.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Run the stages in processes on this machine: several for decoding, and one per model.
 
-Records flow: clips are decoded while a model captions others. Each worker is a pool of pebble with one process, which
-ends if the worker crashes or times out; its records are then retried one at a time to find the bad one. Workers of one
-pool would share a pipe and its locks, and a killed worker can leave these unusable for the others.
+Each worker is a pebble pool of one process: in one pool, a killed worker can leave locks unusable for the others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Write a run's results: a Parquet file, WebDataset shards with the clips, and a list of failures.
-
-All are made from the journal, at any time and as often as needed. Clips are copied, not encoded again.
-"""
+"""Write a run's results from its journal: a Parquet file, WebDataset shards with the clips, and a list of failures."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Raw videos: list them, probe them with their metadata, split them into clips, and sample a clip's frames.
-
-Metadata come from the JSON file beside a video, the tags of its container and the text of a table. A long video is
-split at its shot changes, to the frame.
-"""
+"""Raw videos: list them, probe them with their metadata, split them into clips, and sample a clip's frames."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Features of every video, from which an interest score is learned (section 2.3, A.2): motion, frames, answers.
-
-They are stored in a Parquet file for each tar, so that an interrupted run resumes at the next tar. A vision-language
-model answers 26 yes/no questions; the paper lists their subjects (A.2, step 3), the wording is ours.
-"""
+"""Features of every video, from which an interest score is learned (section 2.3, A.2): motion, frames, answers."""
 
 from __future__ import annotations
 
@@ -70,7 +66,7 @@ QUESTIONS: dict[str, str] = {
     "hidden_objects": "Do some objects hide parts of others?",
     "hidden_view": "Is something other than a watermark in the way of the view?",
 }
-"""Yes/no questions by the feature's name."""
+"""Yes/no questions by the feature's name; the paper lists their subjects (A.2, step 3), the wording is ours."""
 SUFFIX = " Answer yes or no."
 
 

@@ -1,14 +1,6 @@
 """Measure motion in a video as features of its interest (section 2.3, A.2, step 1), and object motion (ours).
 
-The codec's own motion vectors cost only the decoding. Codecs whose decoder does not expose them (VP9, AV1, MJPEG and
-others) have their frames matched block by block. Either way, lengths are shares of the frame's diagonal; the codec's
-vectors may point two or more frames back, so the two sources are similar, not equal, and the table of features names
-the source.
-
-The codec's vectors do not separate an object's motion from the camera's. For that, the optical flow between frames
-(scikit-image's iterative Lucas-Kanade) is compared with the flow of a plane before a moving camera, which is fitted to
-it. What stands out of the plane differs from it all the time, so a pixel moves only while its difference is well above
-its median over the video.
+Lengths are shares of the frame's diagonal.
 """
 
 from __future__ import annotations
@@ -57,7 +49,11 @@ class MotionFeatures:
 
 
 def measure_motion(source: Source, name: str | None = None) -> MotionFeatures:
-    """Decode a video and measure its motion. Raises what `read_frames` raises."""
+    """Decode a video and measure its motion. Raises what `read_frames` raises.
+
+    The codec's own vectors cost only the decoding, but may point two or more frames back. Codecs whose decoder does not
+    expose them (VP9, AV1, MJPEG and others) have their frames matched block by block: similar, not equal.
+    """
     kind: Literal["codec", "blocks"] = "codec"
     with open_source(source, name) as (stream, name), decoding(name):
         moments: list[np.ndarray] = []
@@ -185,7 +181,10 @@ def measure_object_motion(source: Source, name: str | None = None) -> ObjectMoti
 
 
 def moving_pixels(differences: Float[np.ndarray, "F h w"]) -> Bool[np.ndarray, "F h w"]:
-    """Return which pixels move; `differences`: of the flow from the camera's, as shares of the diagonal."""
+    """Return which pixels move; `differences`: of the flow from the camera's, as shares of the diagonal.
+
+    What stands out of the plane that the camera's flow is fitted to differs all the time: it does not move.
+    """
     from scipy.ndimage import uniform_filter
 
     smooth = uniform_filter(differences, (0, 3, 3))

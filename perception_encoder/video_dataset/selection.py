@@ -1,8 +1,4 @@
-"""Select varied, interesting videos (section 2.3, A.2): an interest score, categories, k-means, no near-duplicates.
-
-Hand scores go from 0 (one frame says it all) to 5 (several events); a random forest predicts those of the other videos.
-Its error is out of bag: each scored video is predicted by the trees that were not fitted on it.
-"""
+"""Select varied, interesting videos (section 2.3, A.2): an interest score, categories, k-means, no near-duplicates."""
 
 from __future__ import annotations
 

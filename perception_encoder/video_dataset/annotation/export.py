@@ -1,10 +1,4 @@
-"""Export a project's captions as a dataset with refined captions in tars, or as Label Studio tasks, and import those.
-
-A task's `data` has the video's file name, its key and split, and the model's caption, which is also a prediction. An
-annotation has a text area `caption`, a rating `rating`, and its annotator's name. Label Studio drops the name when it
-imports an annotation, and calls its `id` `import_id`; so `data` also has the names, as `annotators` by that id. An
-approved caption is `ground_truth`, with the reviewer's text.
-"""
+"""Export a project's captions as a dataset in tars, or as Label Studio tasks, and import those."""
 
 from __future__ import annotations
 
@@ -94,7 +88,8 @@ def export_dataset(
 def export_tasks(project: AnnotationProject, path: Path, prefix: str = "") -> int:
     """Write every video with its annotations as Label Studio tasks; return the number of videos.
 
-    `prefix`: the start of the videos' addresses, before KEY.mp4. Unfinished annotations are left out.
+    `prefix`: the start of the videos' addresses, before KEY.mp4. Unfinished annotations are left out. When Label Studio
+    imports an annotation, it drops `annotator` and calls `id` `import_id`: so `data` has the names by that id.
     """
     with project.database.reading() as connection:
         clips = connection.execute(

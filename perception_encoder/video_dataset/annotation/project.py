@@ -1,8 +1,4 @@
-"""An annotation project: the videos of a dataset, and the people who refine their captions.
-
-The videos' bytes stay in their tars: the project stores where they are. A model's caption is stored when its video is
-first seen, and never changes.
-"""
+"""An annotation project: a dataset's videos, which stay in their tars, and the people who refine their captions."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -107,61 +107,56 @@ def create_annotation_page(
     app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
     assets = files("perception_encoder.video_dataset.annotation") / "page"
     template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
-    threads = ThreadPoolExecutor(_THREADS, "annotation")
+    threads, bodies = ThreadPoolExecutor(_THREADS, "annotation"), BodyReader(_BODY_BYTES, _BODY_SECONDS)
 
-    def get(path: str, answer: Callable[[Request], Response]) -> None:
-        async def safely(request: Request) -> Response:
-            try:
-                return await asyncio.get_running_loop().run_in_executor(threads, answer, request)
-            except (ApiError, PerceptionEncoderError) as error:
-                return JSONResponse({"error": str(error)}, _status(error))
+    async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
 
-        app.router.add_route(path, safely, methods=["GET"])
-
-    def page(request: Request) -> Response:
+    async def page(request: Request) -> Response:
         text = template.render(dataset=project.data.resolve().name)
         return HTMLResponse(text, headers={"Cache-Control": "no-store"})
 
-    def asset(request: Request) -> Response:
+    async def asset(request: Request) -> Response:
         if (name := request.path_params["name"]) not in _TYPES:
-            return JSONResponse({"error": "no such file"}, 404)
+            raise ApiError(404, "no such file")
         return Response((assets / name).read_bytes(), media_type=_TYPES[name])
 
-    def video(request: Request) -> Response:
-        return send_video(*project.video(request.path_params["id"]), request.headers.get("range"))
+    async def video(request: Request) -> Response:
+        member, extension = await in_thread(project.video, request.path_params["id"])
+        return send_video(member, extension, request.headers.get("range"))
 
-    get("/", page)
-    get("/static/{name}", asset)
-    get("/video/{id:int}", video)
-    get("/api/progress", lambda request: JSONResponse(count_progress(project).to_dict()))
-    _add_work_route(app, project, threads)
+    async def progress(request: Request) -> Response:
+        return JSONResponse((await in_thread(count_progress, project)).to_dict())
+
+    async def work(request: Request) -> Response:
+        name = f"{request.path_params['mode']}/{request.path_params['action']}"
+        if name not in ACTIONS:
+            raise ApiError(404, "no such action")
+        async with bodies.read(request) as body:
+            content = parse_body(bytes(body), WorkRequest, _ALLOWED)
+        task = await in_thread(ACTIONS[name], project, content)
+        return JSONResponse({"task": task and asdict(task)})
+
+    _add_route(app, "/", page)
+    _add_route(app, "/static/{name}", asset)
+    _add_route(app, "/video/{id:int}", video)
+    _add_route(app, "/api/progress", progress)
+    _add_route(app, "/api/{mode}/{action}", work, "POST")
     guard(app, _HEADERS, hosts, key)
     return app
 
 
-def _add_work_route(app: FastAPI, project: AnnotationProject, threads: ThreadPoolExecutor) -> None:
+def _add_route(app: FastAPI, path: str, answer: Callable[[Request], Awaitable[Response]], method: str = "GET") -> None:
     from fastapi.responses import JSONResponse
 
-    bodies = BodyReader(_BODY_BYTES, _BODY_SECONDS)
-
-    def work(name: str, request: WorkRequest) -> dict[str, Any]:
-        task = ACTIONS[name](project, request)
-        return {"task": task and asdict(task)}
-
-    async def respond(request: Request) -> Response:
-        name = f"{request.path_params['mode']}/{request.path_params['action']}"
+    async def safely(request: Request) -> Response:
         try:
-            if name not in ACTIONS:
-                raise ApiError(404, "no such action")
-            async with bodies.read(request) as body:
-                content = parse_body(bytes(body), WorkRequest, _ALLOWED)
-            answer = await asyncio.get_running_loop().run_in_executor(threads, work, name, content)
-            return JSONResponse(answer)
+            return await answer(request)
         except (ApiError, PerceptionEncoderError) as error:
             headers = HANG_UP if isinstance(error, ApiError) else None
             return JSONResponse({"error": str(error)}, _status(error), headers)
 
-    app.router.add_route("/api/{mode}/{action}", respond, methods=["POST"])
+    app.router.add_route(path, safely, methods=[method])
 
 
 def _status(error: Exception) -> int:

@@ -1,9 +1,7 @@
 """The work on captions: a person's next video, autosave, submit, skip, undo; and review by a second person.
 
-A video is offered until it has as many annotations as it needs. Whoever opens it holds it until a day after the last
-change; a video that two people skipped is no longer offered. Each browser tab has a session: only the tab that opened
-the video last may save, so that two tabs do not overwrite each other. A request that is sent twice, because the answer
-was lost, takes effect once.
+Only the browser tab that opened a video last may save it. A request that is sent twice, because the answer was lost,
+takes effect once.
 """
 
 from __future__ import annotations
@@ -98,7 +96,10 @@ class AnnotationTask:
 
 
 def next_task(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
-    """Open the person's unfinished video, else the first free one; None if none are left."""
+    """Open the person's unfinished video, else the first free one; None if none are left.
+
+    A video is free until it has as many annotations as it needs, or two people skipped it; drafts hold it for a day.
+    """
     with project.database.transaction() as connection:
         person, now = add_person(connection, person), project.now()
         query = "SELECT id FROM annotations WHERE person = ? AND state = 'draft' AND clip IN "
