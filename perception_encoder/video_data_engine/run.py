@@ -126,14 +126,15 @@ def caption_videos(
         down = Counter[str]()
         with closing(outcomes):
             for outcome in outcomes:
-                is_down = isinstance(outcome, StageFailure) and outcome.cause == "service"
-                down[outcome.stage] = down[outcome.stage] + 1 if is_down else 0
-                if down[outcome.stage] >= work.failures_in_a_row:  # before every clip fails
-                    assert isinstance(outcome, StageFailure)
-                    raise EndpointError(
-                        f"{outcome.stage} failed for {work.failures_in_a_row} clips in a row, most recently: "
-                        f"{outcome.reason}; finished work is stored: rerun the same command when the service is back"
-                    )
+                if isinstance(outcome, StageFailure) and outcome.cause == "service":
+                    down[outcome.stage] += 1
+                    if down[outcome.stage] >= work.failures_in_a_row:  # before every clip fails
+                        raise EndpointError(
+                            f"{outcome.stage} failed for {work.failures_in_a_row} clips in a row, most recently: "
+                            f"{outcome.reason}; finished work is stored: rerun the same command when it is back"
+                        )
+                else:
+                    down[outcome.stage] = 0
                 journal.add(outcome)
                 report.add(outcome)
                 report.clips = len(journal.finished)

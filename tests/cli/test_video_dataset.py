@@ -86,11 +86,6 @@ def test_bad_options(run_pe, apps: list[FastAPI], tmp_path: Path, arguments: tup
     assert run.status == 2 and message in run.stderr and not apps
 
 
-def test_a_directory_without_videos(run_pe, tmp_path: Path) -> None:
-    run = run_pe("annotate", tmp_path, "--port", "0")
-    assert run.status == 2 and "holds no videos" in run.stderr
-
-
 def test_categories_are_those_of_the_benchmark(run_pe, tmp_path: Path) -> None:
     trained = [("a", fields("one", human_caption="one two three", category_name="Animals"))]
     tested = [("b", fields("one", human_caption="one two")), ("c", fields("one two three"))]

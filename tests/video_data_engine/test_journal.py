@@ -19,21 +19,9 @@ from perception_encoder.video_data_engine.journal import (
     Journal,
     StageFailure,
     StageResult,
-    clips_of,
 )
 
 RECORD = ClipRecord(key="a", item=Item("a.mp4", "a.mp4"))
-
-
-def test_clips_have_keys_and_times_of_their_own() -> None:
-    probed = RECORD.after(StageResult(key="a", stage=PROBE, value={"clips": [[0.0, 2.0], [2.0, 3.5]]}))
-    clips = clips_of(probed)
-    assert [(clip.key, clip.video, clip.item.start, clip.item.end) for clip in clips] == [
-        ("a-0000", "a", 0.0, 2.0),
-        ("a-0001", "a", 2.0, 3.5),
-    ]
-    whole = RECORD.after(StageResult(key="a", stage=PROBE, value={"clips": [[None, None]]}))
-    assert clips_of(whole) == [whole]
 
 
 NUMBERS = dict.fromkeys(("duration", "fps", "frames", "width", "height"), 1)

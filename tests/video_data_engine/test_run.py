@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from perception_encoder.errors import ConfigError, DataError, EndpointError, OutputError
+from perception_encoder.errors import ConfigError, DataError, OutputError
 from perception_encoder.files import holding
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.video_data_engine import outputs
@@ -124,17 +124,6 @@ def test_a_clip_that_takes_too_long_is_given_up(add_video, tmp_path: Path) -> No
     (failure,) = report.quarantine
     assert failure.reason == "took longer than 3 s; attempts: 1" and Path(failure.source).stem == "slow"
     assert rows(tmp_path / "out").keys() == {"quick"}
-
-
-def test_a_service_that_is_down_stops_the_run_and_is_tried_again(add_video, tmp_path: Path) -> None:
-    paths = [add_video(f"{number}", title="down") for number in range(3)]
-    out = tmp_path / "out"
-    work = WorkConfig(workers=1, batch_size=1, pause=0, tries=1, failures_in_a_row=2)
-    with pytest.raises(EndpointError, match="summary failed for 2 clips in a row, most recently: the service is down"):
-        caption_videos([tmp_path / "videos"], out, ECHOES, work)
-    paths[0].with_suffix(".json").unlink()  # its metadata are those of the first probing
-    report = caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
-    assert attempts("down") > 2 and len(report.quarantine) == 3
 
 
 def test_a_long_video_becomes_clips(add_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,12 +91,6 @@ class AxisEncoder(NumberEncoder):
         return np.array(rows, np.float32)
 
 
-def test_there_are_the_ten_categories() -> None:
-    assert len(CATEGORIES) == 10 and "Food Preparation" in CATEGORIES
-    texts = [text for category in CATEGORIES.values() for text in category]
-    assert len(set(texts)) == len(texts)
-
-
 def test_the_nearest_category_is_taken() -> None:
     between = np.eye(10)[6] + np.eye(10)[5]
     table = table_of(np.array([*(np.eye(10)[[6, 0, 5]] + 0.01), between]))
