@@ -48,7 +48,7 @@ def test_annotations_follow_videos_that_move_to_other_tars(data: Path, project: 
     submit(project, "anna", task.id, Edit(caption="A boat.", rating=2, session="tab", sequence=1))
     (data / "train" / "000000.tar").unlink()
     videos = [(f"v{n}", fields(f"A red boat number {n} drifts on a lake.")) for n in range(3)]
-    write_dataset(data, {"train": [[], [videos[1]], [videos[2], videos[0]]]})  # as another --shard-size has it
+    write_dataset(data, {"train": [[], [videos[1]], [videos[2], videos[0]]]})  # as tars of other sizes have them
     again = AnnotationProject(data)
     assert again.update() == 3 and next_task(again, "ben", "tab").clip.key == "v1"
     (refinement,) = read_refinements(again)
