@@ -119,23 +119,14 @@ def search(
 
 def read_words(words: list[str], texts: list[str], media: list[str], only_files: bool) -> tuple[list[Query], list[str]]:
     """Return the queries and the files of a command; with `only_files`, or queries in options, all words are files."""
-    from perception_encoder.errors import MediaNotFoundError
     from perception_encoder.inference.listing import check_paths
     from perception_encoder.search.terms import media_query, parse_words, split_words, text_query
 
     queries, files = [*map(text_query, texts), *map(media_query, media)], words
-    first_word = ""
     if words and not queries and not only_files:
         query_words, files = split_words(words)
-        queries, first_word = [parse_words(query_words)], query_words[0]
-    try:
-        check_paths(files)
-    except MediaNotFoundError as error:
-        if first_word and Path(first_word).exists():
-            raise typer.BadParameter(
-                f'{error}; the query comes first, as in: pe search "{error.source}" {first_word}'
-            ) from None
-        raise
+        queries = [parse_words(query_words)]
+    check_paths(files)
     return queries, files
 
 
@@ -209,10 +200,8 @@ def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, print
         return output.print_paths((hit.path for hit in chain(*largest)), printing.null)
     if printing.json:
         return output.print_json({"model": model, "groups": [[hit.to_dict() for hit in group] for group in largest]})
-    rows = []
-    for number, group in enumerate(largest, 1):
-        for similarity, _, path, time, row_id in map(_row, group):
-            rows.append((number, similarity, path, time, row_id))
+    numbered = ((number, _row(hit)) for number, group in enumerate(largest, 1) for hit in group)
+    rows = ((number, similarity, path, time, row_id) for number, (similarity, _, path, time, row_id) in numbered)
     output.print_table(("group", "similarity", "path", "time", "id"), rows)
     if len(groups) > top:
         output.print_note(f"{len(groups) - top} more groups; show them all with --top {len(groups)}")

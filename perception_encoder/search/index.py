@@ -116,11 +116,9 @@ class Index:
     def _open(self) -> list[Store]:
         """Return the stored tables; SearchIndexError if a directory has no index."""
         if not self.exists:
-            if self._location is None:
-                command = shlex.join(["pe", "index", *(self._paths or ["."])])
-                raise SearchIndexError(f"{self._name} has no index; create one with: {command}")
-            command = f"pe index DIR --index {shlex.quote(str(self._location))}"
-            raise SearchIndexError(f"{self._location} has no index; create one with: {command}")
+            location = [] if self._location is None else ["--index", str(self._location)]
+            command = shlex.join(["pe", "index", *(self._paths or ["."]), *location])
+            raise SearchIndexError(f"{self._name} has no index; create one with: {command}")
         return self._stores
 
     def update(

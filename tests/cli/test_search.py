@@ -72,7 +72,6 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         (("a cat", "gone"), "error: gone: no such file or directory"),
         (("a cat", "*.jpg"), "error: *.jpg: matches no file"),
         (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
-        ((".", "a dog"), 'the query comes first, as in: pe search "a dog" .'),
         (("--top", "0", "a cat", "."), "--top"),
         (("--json", "--paths-only", "a cat", "."), "cannot be combined with --paths-only or --print0"),
     ],

@@ -15,27 +15,21 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.store import Store
-from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
 from tests.inference.test_media import mutated
-from tests.search.indexes import make_library
+from tests.search.indexes import make_library, update_folder
 from tests.serving.servers import served
 
 Draw = Callable[[int], Image.Image]
 UPLOAD = 2 << 30
 
 
-def update(folder: Path, checkpoint: Path) -> UpdateReport:
-    with writable_store(folder, str(checkpoint)) as (index, encoder):
-        return update_store(index, encoder)
-
-
 def test_a_thousand_mangled_files_are_rows_or_reasons(checkpoint: Path, encoder: Encoder, tmp_path: Path) -> None:
     for number, (name, data) in enumerate(mutated(1000, np.random.default_rng(3))):
         (tmp_path / f"{number:04d} {name}").write_bytes(data)
-    report = update(tmp_path, checkpoint)
+    report = update_folder(tmp_path, checkpoint)
     index = Store.open(tmp_path)
     paths = {row.path for row in index.rows()}
     failed = {Path(failure.source).name for failure in report.skipped}
@@ -56,7 +50,7 @@ def test_links_in_a_circle_and_to_nothing(checkpoint: Path, draw: Draw, tmp_path
     (inner / "up").symlink_to(tmp_path)
     (inner / "self").symlink_to(inner / "self")
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "missing.jpg")
-    report = update(tmp_path, checkpoint)
+    report = update_folder(tmp_path, checkpoint)
     assert [row.path for row in Store.open(tmp_path).rows()] == ["a/b/one.jpg"]
     assert all(len(str(failure).splitlines()) == 1 for failure in report.skipped)
     assert "gone.jpg" in " ".join(failure.source for failure in report.skipped)

@@ -90,7 +90,7 @@ def fit_attentive(
     val: Tokens,
     val_targets: np.ndarray,
     classes: int,
-    config: AttentiveConfig | None = None,
+    config: AttentiveConfig,
     device: torch.device | None = None,
     track: Track = untracked,
 ) -> tuple[AttentiveProbe, float]:
@@ -99,7 +99,6 @@ def fit_attentive(
     `targets`, `val_targets`: classes from 0, int64 (n,). Raises ModelError if the loss is not finite, DataError for a
     single class.
     """
-    config = config or AttentiveConfig()
     if len(np.unique(targets)) < 2:
         raise DataError("all training items have the same class; a probe needs at least two classes")
     rates = sorted(config.learning_rates)

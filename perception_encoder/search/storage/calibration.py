@@ -129,7 +129,7 @@ def renew_calibration(index: Store, encoder: Encoder) -> None:
 
 def read_calibration(index: Store) -> Calibration | None:
     """Return the curve of an index, or None if it has none."""
-    record = None if is_builtin(index) else _read(index)
+    record = _read(index)
     return None if record is None else record[0]
 
 

@@ -147,28 +147,6 @@ def test_removed_and_replaced_rows_are_found_no_more(index: Store, vectors: np.n
         assert all(here[int(row.id)] for _, row in index.nearest(vector, 10))
 
 
-def test_recall_stays_while_the_index_grows(tmp_path: Path) -> None:
-    vectors = unit_vectors(9000, 5)
-    index = Store.create(tmp_path, SETTINGS)
-    for start in range(0, len(vectors), 1000):
-        index.replace([], make_rows(vectors[start : start + 1000], start))
-        index.optimize()
-    assert is_approximate(index)
-    assert recall(index, vectors) >= 0.99
-
-
-def test_a_reader_keeps_its_rows_until_it_looks_again(index: Store, vectors: np.ndarray) -> None:
-    reader = Store.open(index.directory)
-    reader.refresh()
-    added = unit_vectors(1, 6)
-    index.replace([], make_rows(added, COUNT))
-    index.finish()
-    assert reader.nearest(added[0], 1)[0][1].id != str(COUNT)
-    assert recall(reader, vectors) >= 0.99
-    reader.refresh()
-    assert reader.nearest(added[0], 1)[0][1].id == str(COUNT)
-
-
 def test_without_bits_every_row_is_compared(
     tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
