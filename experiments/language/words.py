@@ -44,7 +44,7 @@ from perception_encoder.training.distributed import whole_model
 from perception_encoder.training.loop import train
 from perception_encoder.training.metrics import Listener, describe_run, write_record
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import Validation
+from perception_encoder.training.task import Task, Validation
 
 BACKGROUND_WEIGHT = 0.1
 """Most patches of a scene show its floor or a wall."""
@@ -115,7 +115,7 @@ class WordModel(nn.Module):
         return words, boxes.unflatten(-1, (4, 2, 10)), positions.unflatten(-1, (2, self.grid))
 
 
-class WordTask:
+class WordTask(Task):
     """Classify patches by their word and their colour, and whole images by the mean over their patches."""
 
     validation: Validation | None = None
@@ -146,13 +146,6 @@ class WordTask:
             name: LOSS_WEIGHTS[name] * mean_cross_entropy(scores.flatten(0, -2), targets.flatten(), weights)
             for name, (scores, targets, weights) in rows.items()
         }
-
-    def report(self) -> dict[str, float]:
-        """Return nothing more."""
-        return {}
-
-    def after_step(self) -> None:
-        """All parameters are free."""
 
 
 def mean_cross_entropy(

@@ -16,7 +16,7 @@ from perception_encoder.dense_prediction.segmentation import SegmentationHead, c
 from perception_encoder.dense_training.batches import DenseBatch, Targets
 from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.models.initialization import drawn_from, torch_generator
-from perception_encoder.training.task import Validation
+from perception_encoder.training.task import Task, Validation
 
 
 def trained_part(model: DenseModel, config: DenseConfig) -> nn.Module:
@@ -24,10 +24,8 @@ def trained_part(model: DenseModel, config: DenseConfig) -> nn.Module:
     return model.head if config.frozen else model
 
 
-class DenseTask:
+class DenseTask(Task):
     """Minimise the losses of a head; a detector's are torchvision's."""
-
-    model: nn.Module
 
     def __init__(self, model: DenseModel, config: DenseConfig, validation: Validation | None = None) -> None:
         self.model, self.config, self.validation = trained_part(model, config), config, validation
@@ -69,13 +67,6 @@ class DenseTask:
             size = [round(side * scale) for side in target["masks"].shape[-2:]]
             moved["masks"] = F.interpolate(target["masks"][:, None].float(), size, mode="nearest-exact")[:, 0].byte()
         return moved
-
-    def report(self) -> dict[str, float]:
-        """Return no additional metrics."""
-        return {}
-
-    def after_step(self) -> None:
-        """Do nothing: parameters are unconstrained."""
 
 
 def _nearest(maps: Float[Tensor, "B H W"], like: Float[Tensor, "B h w"]) -> Float[Tensor, "B h w"]:

@@ -10,7 +10,7 @@ from perception_encoder.language_alignment.batches import LanguageBatch
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
-from perception_encoder.training.task import Validation
+from perception_encoder.training.task import Task, Validation
 
 
 class AlignedModel(nn.Module):
@@ -45,13 +45,11 @@ class AlignedModel(nn.Module):
         return model.embed(ids, is_image, tokens)
 
 
-class LanguageAlignmentTask:
+class LanguageAlignmentTask(Task):
     """Minimise the mean loss over the answers' tokens; other tokens have no loss.
 
     `rate`: of stochastic depth in the tower, drawn from (seed, step), so that a resumed run draws the same.
     """
-
-    model: nn.Module
 
     def __init__(self, model: AlignedModel, rate: float, seed: int, validation: Validation | None = None) -> None:
         self.model, self.validation = model, validation
@@ -66,13 +64,6 @@ class LanguageAlignmentTask:
             branches = drop_path(self._depth, len(batch.images), self._rate, generator).to(batch.images.device)
         losses, _ = self.model(batch.ids, batch.labels, batch.is_image, batch.images, batch.parts, branches)
         return {"next_token": losses.sum() / max(1, batch.answer_tokens)}
-
-    def report(self) -> dict[str, float]:
-        """Return no additional metrics."""
-        return {}
-
-    def after_step(self) -> None:
-        """Do nothing: parameters are unconstrained."""
 
 
 class HeldOutAnswers:

@@ -14,7 +14,7 @@ from perception_encoder.losses.spatial import token_cosine_loss, token_similarit
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.training.task import Validation
+from perception_encoder.training.task import Task, Validation
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,11 @@ class Student(nn.Module):
         return tokens, self.to_teacher(tokens)
 
 
-class SpatialAlignmentTask:
+class SpatialAlignmentTask(Task):
     """Minimise the cosine loss to the teacher and the similarity losses, over all tokens, including hidden ones.
 
     `teacher`: a frozen tower, cut at the layer to learn from; None if no loss needs it.
     """
-
-    model: nn.Module
 
     def __init__(
         self,
@@ -114,10 +112,3 @@ class SpatialAlignmentTask:
         if batch.masks is None or batch.rows is None:
             return tokens.sum() * 0
         return token_similarity_loss(tokens[batch.rows], batch.masks, self.config.temperature)
-
-    def report(self) -> dict[str, float]:
-        """Return no additional metrics."""
-        return {}
-
-    def after_step(self) -> None:
-        """Do nothing: parameters are unconstrained."""

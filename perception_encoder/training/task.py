@@ -83,9 +83,9 @@ class Task(Protocol):
         ...
 
     def report(self) -> dict[str, float]:
-        """Return additional values for reports, such as the logit scale."""
-        ...
+        """Return additional values for reports, such as the logit scale; by default none."""
+        return {}
 
     def after_step(self) -> None:
-        """Clamp parameters after an optimizer step."""
-        ...
+        """Clamp parameters after an optimizer step; by default none."""
+        return
