@@ -14,9 +14,9 @@ from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.vitdet import vitdet_backbone
+from perception_encoder.dense_training import STAGE
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig
 from perception_encoder.dense_training.plan import head_part, plan_dense
-from perception_encoder.dense_training.stage import STAGE
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import VisionTransformer

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment import weights
+from perception_encoder.language_alignment import STAGE, weights
 from perception_encoder.language_alignment.batches import collate
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.plan import SHAPES
@@ -28,7 +28,6 @@ from perception_encoder.language_alignment.recipes import (
     warmup,
 )
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee
-from perception_encoder.language_alignment.stage import STAGE
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.config import VisionConfig

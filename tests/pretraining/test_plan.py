@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from perception_encoder.data.pairs import ImageTextBatch, Stage
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
+from perception_encoder.pretraining import STAGE
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, tower_configs
 from perception_encoder.pretraining.lora import LoRA, add_adapters
 from perception_encoder.pretraining.plan import contrastive_flops, pair_parts, plan_pretraining
 from perception_encoder.pretraining.recipes import ablation, cooldown, core
 from perception_encoder.pretraining.run import build_model
-from perception_encoder.pretraining.stage import STAGE
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.stages import plan_training

@@ -14,10 +14,10 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import find_model
+from perception_encoder.pretraining import STAGE
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.recipes import ablation
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.pretraining.stage import STAGE
 from tests.pretraining.toys import debug
 from tests.recipes import find_recipe
 
