@@ -49,7 +49,7 @@ class NanoData:
     def __init__(self, config: PretrainingConfig, directories: list[Path]) -> None:
         by_source = ImageTextSet.from_directory(directories, "train", config.image_side).by_source()
         used = {source: weight for source, weight in config.weights.items() if source in by_source}
-        texts = {text for source in used for sample in by_source[source] for text in sample.captions}
+        texts = {text for source in used for sample in by_source[source] for text in sample.pair.captions}
         self.config, self.vocabulary = config, CaptionVocabulary(tokenizer(create_model(config.model)), texts)
         sets = [by_source[source].balanced(config.balance) for source in used]
         self.batches: dict[int, list[ImageTextBatch]] = {}

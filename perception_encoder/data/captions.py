@@ -1,7 +1,4 @@
-"""Make captions for a sample from its metadata and colours.
-
-A caption is drawn in two steps: a kind (its share is in `SHARES`), then a random wording of that kind.
-Two samples with the same caption are positives of each other; `concept` names what a sample shows.
+"""Make captions for a sample from its metadata and colours: first a kind is drawn by `SHARES`, then a wording.
 
 The most frequent kind puts the bare label into a template of the zero-shot protocol (`PHOTO_TEMPLATES`), as
 evaluation does, article errors included ("a photo of a anchor."); the others are better English.
@@ -13,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -212,38 +208,11 @@ def captions(
     return {way: texts for way, texts in texts_by_way.items() if texts}
 
 
-def choose_caption(
-    metadata: Mapping[str, Any],
-    generator: np.random.Generator,
-    colours: Sequence[str] = (),
-    style: CaptionStyle = PHOTO,
-) -> str:
-    """Draw one caption; the same generator state draws the same caption."""
-    return draw_text(captions(metadata, colours, style), SHARES, generator)
-
-
 def draw_text(texts: Mapping[str, Sequence[str]], shares: Mapping[str, float], generator: np.random.Generator) -> str:
     """Draw a kind by its share, rescaled to the available kinds, then one of its texts."""
     weights = np.array([shares[kind] for kind in texts])
     kind = list(texts)[int(generator.choice(len(weights), p=weights / weights.sum()))]
     return texts[kind][int(generator.integers(len(texts[kind])))]
-
-
-def all_captions(
-    metadata: Mapping[str, Any], colours: Sequence[str] = (), style: CaptionStyle = PHOTO
-) -> frozenset[str]:
-    """Return every caption that can be drawn for a sample."""
-    names = ("label", "coarse", "description", "kids", "tags")
-    values = ((name, metadata[name]) for name in names if name in metadata)
-    key = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
-    return _all_captions(key, tuple(colours), style)
-
-
-@cache
-def _all_captions(
-    metadata: tuple[tuple[str, object], ...], colours: tuple[str, ...], style: CaptionStyle
-) -> frozenset[str]:
-    return frozenset(text for texts in captions(dict(metadata), colours, style).values() for text in texts)
 
 
 def sentences(text: str) -> list[str]:

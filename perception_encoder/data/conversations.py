@@ -1,12 +1,6 @@
 """Open conversations for training language models: LLaVA's files, tables of questions, the hub's Parquet, shards.
 
-    DATA.jsonl, DATA.json                 `image|images|video|videos` (paths) and `conversations`, `messages` or `texts`
-    DATA.csv, .tsv, .jsonl, .parquet      `image|images|video`, `question`, `answer`: one question per row
-    DIRECTORY/[data/][train-]*.parquet    the hub's: images in cells, and any of these fields
-    DIRECTORY/[train/]*.tar               KEY.jpg or KEY.mp4 beside KEY.json with a conversation
-
-One pass over all files checks each record; after that a sample is parsed on access. An error names the file and the
-line.
+One pass over all files checks each record (see `conversation_records`); after that a sample is parsed on access.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Read image-text samples into memory: images of shards, class directories or tables as uint8 tensors, with metadata.
 
-A split of a directory is `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`; the caller reads other layouts. In the
-split `train`, a shard of another split or a held-out source is an error; held-out classes are left out.
+In the split `train`, a shard of another split or a held-out source is an error; held-out classes are left out.
 """
 
 from __future__ import annotations
@@ -22,14 +21,15 @@ from PIL import Image
 
 from perception_encoder.data.captions import (
     PHOTO,
+    SHARES,
     CaptionStyle,
     SourceRules,
-    all_captions,
-    choose_caption,
+    captions,
     colour_words,
     concept,
     wrong_field,
 )
+from perception_encoder.data.pairs import Pair
 from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import find_shards, read_shard, shards_below
@@ -81,16 +81,12 @@ class ImageTextSample:
         """What the image shows."""
         return str(self.metadata["label"])
 
-    def caption(self, generator: np.random.Generator) -> str:
-        """Draw one of its captions, or make one (see `captions.choose_caption`)."""
-        if self.texts:
-            return self.texts[int(generator.integers(len(self.texts)))]
-        return choose_caption(self.metadata, generator, self.colours, self.style)
-
     @property
-    def captions(self) -> frozenset[str]:
-        """Every caption that may be drawn for it."""
-        return frozenset(self.texts) or all_captions(self.metadata, self.colours, self.style)
+    def pair(self) -> Pair:
+        """The image with its captions, or with those made from the metadata and colours."""
+        if self.texts:
+            return Pair(self.image, {"caption": self.texts}, {"caption": 1.0}, self.label)
+        return Pair(self.image, captions(self.metadata, self.colours, self.style), SHARES, self.label)
 
 
 class ImageTextSet(Sequence[ImageTextSample]):
@@ -142,9 +138,9 @@ class ImageTextSet(Sequence[ImageTextSample]):
         """Number of samples, in one shard for shuffling."""
         return [len(self.samples)]
 
-    def load(self, index: int, needed: int) -> ImageTextSample:
-        """Return a sample as it was read (see `pairs.PairSource`)."""
-        return self.samples[index]
+    def load(self, index: int, needed: int) -> Pair:
+        """Return a sample's pair (see `pairs.PairSource`)."""
+        return self.samples[index].pair
 
     def by_source(self) -> dict[str, ImageTextSet]:
         """Return one set for each `source` of the metadata, sorted by name; the images are shared, not copied."""

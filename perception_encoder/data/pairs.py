@@ -1,15 +1,13 @@
-"""Make training batches of image-text pairs, from memory or shards, as a pure function of the step.
+"""Make training batches of image-text pairs, from memory or shards, as a pure function of the seed and the step.
 
-Every step draws samples from the sources by weight, and a caption and an augmentation for each. Each distinct caption
-is encoded once, and an image's positives are all captions of the batch that match it. All draws depend only on the
-seed, the step and the row. An unreadable sample is replaced by the one that the same row would draw a step later, which
-is the same on any number of ranks.
+Each distinct caption is encoded once, and an image's positives are all captions of the batch that match it. An
+unreadable sample is replaced by the one that the same row would draw a step later, the same on any number of ranks.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
@@ -21,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perception_encoder.data.captions import draw_text
 from perception_encoder.data.sampler import Position, WeightedSampler
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.preprocess.augmentation import (
@@ -93,27 +92,27 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, **moved)
 
 
-class Pair(Protocol):
-    """An image and its captions."""
+@dataclass(frozen=True)
+class Pair:
+    """An image or a video, with captions."""
+
+    image: Tensor
+    """uint8 (3, H, W), or the frames of a video (F, 3, H, W)."""
+    texts: Mapping[str, Sequence[str]]
+    """Captions by kind or field."""
+    shares: Mapping[str, float]
+    """Share of each of these in the drawn captions."""
+    label: str = ""
+    """What the image shows, in a few words; empty if only captions are known."""
 
     @property
-    def image(self) -> Tensor:
-        """(3, H, W) uint8."""
-        ...
-
-    @property
-    def captions(self) -> AbstractSet[str]:
+    def captions(self) -> frozenset[str]:
         """Every caption that can be drawn for it."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """What the image shows, in a few words; empty if only captions are known."""
-        ...
+        return frozenset(text for texts in self.texts.values() for text in texts)
 
     def caption(self, generator: np.random.Generator) -> str:
         """Draw a caption."""
-        ...
+        return draw_text(self.texts, self.shares, generator)
 
 
 class PairSource(Protocol):

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from perception_encoder.data.captions import SHARES, captions, concept, draw_text, wrong_field
+from perception_encoder.data.captions import SHARES, captions, concept, wrong_field
+from perception_encoder.data.pairs import Pair
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
 from perception_encoder.errors import (
     ConfigError,
@@ -119,28 +119,6 @@ def _find(url: str) -> list[str]:
     return [chain + double + value for value in urls]
 
 
-@dataclass(frozen=True)
-class StreamPair:
-    """An image or a video of a shard, with captions."""
-
-    image: Tensor
-    """uint8 (3, H, W), or the frames of a video (F, 3, H, W)."""
-    texts: Mapping[str, Sequence[str]]
-    """Captions by field."""
-    shares: Mapping[str, float]
-    label: str = ""
-    """The label, if the JSON has one."""
-
-    @property
-    def captions(self) -> frozenset[str]:
-        """Every caption that can be drawn for it."""
-        return frozenset(text for texts in self.texts.values() for text in texts)
-
-    def caption(self, generator: np.random.Generator) -> str:
-        """Draw a caption."""
-        return draw_text(self.texts, self.shares, generator)
-
-
 class ShardSet:
     """The pairs of some tars, read one at a time (see `pairs.PairSource`), from any number of threads.
 
@@ -149,14 +127,14 @@ class ShardSet:
 
     def __init__(self, shards: Sequence[ShardSummary], config: StreamConfig, frames: int | None = None) -> None:
         self.shards, self.config, self.frames = shards, config, frames
-        self.medium = medium_of(frames)
+        self.medium = "image" if frames is None else "video"
         self.sizes = [shard.pairs(config.texts, self.medium) for shard in shards]
         self._ends = np.cumsum(self.sizes)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def load(self, index: int, needed: int) -> StreamPair:
+    def load(self, index: int, needed: int) -> Pair:
         """Read and decode a pair; InputError if its bytes, image or captions cannot be read."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         url, row = self.shards[shard].url, index - int(self._ends[shard]) + self.sizes[shard]
@@ -170,15 +148,10 @@ class ShardSet:
         texts = _read_texts(parts, self.config.captions, name)
         if self.frames is None:
             image = open_image(parts["image"], name, reduce_to=needed).convert("RGB")
-            return StreamPair(torch.from_numpy(np.array(image)).permute(2, 0, 1), *texts)
+            return Pair(torch.from_numpy(np.array(image)).permute(2, 0, 1), *texts)
         frames = read_frames(parts["video"], name, self.frames).images
         pixels = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
-        return StreamPair(torch.from_numpy(pixels).permute(0, 3, 1, 2), *texts)
-
-
-def medium_of(frames: int | None) -> str:
-    """Return the medium to read: videos if `frames` is given, else images."""
-    return "image" if frames is None else "video"
+        return Pair(torch.from_numpy(pixels).permute(0, 3, 1, 2), *texts)
 
 
 def _read_texts(
@@ -237,7 +210,7 @@ def open_shards(
     with ThreadPoolExecutor(READERS) as pool:
         summaries = list(track(pool.map(summarize_shard, share), "indexing shards", len(share)))
     by_url = {summary.url: summary for part in exchange(summaries) for summary in part}
-    medium = medium_of(frames)
+    medium = "image" if frames is None else "video"
     problems = {url: problem for url, shard in by_url.items() if (problem := _problem(shard, config, medium))}
     if problems and not config.skip_bad_shards:
         raise DataError(

@@ -9,10 +9,10 @@ from typing import Any
 
 from perception_encoder.datasets.classified import rows_of_split
 from perception_encoder.datasets.pe_video import read_videos_of
-from perception_encoder.datasets.webdataset import CAPTIONS, find_tars, has_members, read_pairs
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
+from perception_encoder.formats.shards import find_tars, has_members, read_pairs
 from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, TEXT_COLUMNS, find_column, read_table
 from perception_encoder.preprocess.source import SHARD_VIDEOS, escape_name
 
@@ -37,7 +37,7 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
     JSON: COCO's `images` and `annotations`, or `images` and `captions` by image id; Karpathy's `images` with
     `sentences`, or MSR-VTT's `videos` and `sentences` (of `split`); or captions by file name. A table: MSR-VTT's
     `video_id` and `sentence`, or a path and a caption per row; a file may have several rows. Tars of images with
-    KEY.txt, one caption per line (see `webdataset`), or of videos with a refined caption in KEY.json (see
+    KEY.txt, one caption per line (CLIP_benchmark's), or of videos with a refined caption in KEY.json (see
     `load_benchmark`): one, or a directory of them. Raises DataError for anything else, with the file and the entry,
     and for an item without a caption.
     """
@@ -48,7 +48,7 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
         tars = find_tars(path, split)
         if not tars:
             raise DataError(f"{path} is a directory without {split}.tar, {split}/*.tar or *.tar; give a captions file")
-        lines = ((key, image, text.decode("utf-8", "replace")) for key, image, text in read_pairs(tars, CAPTIONS))
+        lines = ((key, image, text.decode("utf-8", "replace")) for key, image, text in read_pairs(tars, "txt"))
         name = path.stem if path.is_file() else path.name
         return _captioned(
             name, path, ((key, image, list(filter(str.strip, text.splitlines()))) for key, image, text in lines)

@@ -1,16 +1,7 @@
-"""Read images with the class of each pixel: custom directories, rendered scenes, and ADE20K's directories.
-
-    PATH/images/KEY.jpg  PATH/masks/KEY.png                       one set, cut by three fifths
-    PATH/train/images/…  PATH/train/masks/…, and the same of test or val
-    PATH/train/*.tar  PATH/test/*.tar: KEY.jpg, KEY.mask.png (numbers of objects) and KEY.json (`objects`)    scenes
-    PATH/images/training/KEY.jpg  PATH/annotations/training/KEY.png, and the same of validation              ADE20K
+"""Read images with the class of each pixel: images/ with masks/, rendered scenes, and ADE20K (`docs/datasets.md`).
 
 In custom masks a number is a class, and 255 is not scored; masks of 0 and 255 alone are of an object on a background.
-Images have any suffix and may lie in directories; `classes.txt` in PATH, if it exists, names the classes in lines, from
-0.
-
-In scenes a pixel has the kind of its object, and all other pixels are of the class `background`. In ADE20K's masks 0 is
-not scored and the classes begin with 1; `objectInfo150.txt`, if it exists, names them.
+In scenes a pixel has the kind of its object, else `background`; in ADE20K 0 is not scored and classes begin with 1.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Read classification datasets in the usual layouts: class directories, tables, Kinetics' CSV, labelled shards.
 
 For ImageNet's family a class file names the classes of the directories. ObjectNet's labels are mapped: those without a
-counterpart are left out. The others keep their names, in lower case, or with `onto` take those of their counterparts,
-of which any is right.
+counterpart are left out; the others keep their names, in lower case, or with `onto` take those of their counterparts.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +14,24 @@ from typing import Any
 
 from perception_encoder.datasets.class_names import ClassNames, read_class_names, read_mapping
 from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
-from perception_encoder.datasets.webdataset import CLASS, find_tars, has_members, load_numbered
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.formats.entries import id_field, text_field
+from perception_encoder.formats.entries import id_field, quoted, read_lines, text_field
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
-from perception_encoder.formats.shards import SAME_SPLITS, SPLITS, shards_below, split_names
+from perception_encoder.formats.shards import (
+    SAME_SPLITS,
+    SPLITS,
+    find_tars,
+    has_members,
+    read_pairs,
+    shards_below,
+    split_names,
+)
 from perception_encoder.formats.tables import LABEL_COLUMNS, PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
 from perception_encoder.preprocess.source import escape_name
+
+logger = logging.getLogger(__name__)
+
+CLASS, CLASS_NAMES = "cls", "classnames.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +64,48 @@ class ClassOptions:
 def load_tasks(path: Path, split: str, options: ClassOptions | None = None) -> dict[str, LabelledImages]:
     """Read the classification tasks of a path, by name.
 
-    A table, a directory with SPLIT.tar or SPLIT/*.tar (see `load_labelled`, and `webdataset` for those with numbers of
-    classes), or one with a directory for each class, in PATH/SPLIT or in PATH itself. Raises DataError for anything
-    else.
+    A table, a directory with SPLIT.tar or SPLIT/*.tar (see `load_labelled`, or CLIP_benchmark's), or one with a
+    directory for each class, in PATH/SPLIT or in PATH itself. Raises DataError for anything else.
     """
     options = options or ClassOptions()
     if path.suffix.lower() in TABLE_SUFFIXES:
         tasks = [_read_table(path, split, options)]
     elif has_members(path, split, CLASS):
-        tasks = [load_numbered(path, split)]
+        tasks = [_load_numbered(path, split)]
     elif _has_shards(path, split):
         tasks = list(load_labelled(path, split, options.held_out).values())
     else:
         tasks = [_read_directories(path, split)]
     return {task.name: _with_options(task, options) for task in tasks}
+
+
+def _load_numbered(path: Path, split: str) -> LabelledImages:
+    """Read a split with class numbers as labels, named in `classnames.txt`; any class can be chosen.
+
+    Without that file, the labels are the names. Raises DataError for a damaged tar, an image without a number, and a
+    number without a name.
+    """
+    tars = find_tars(path, split)
+    directories = (path, tars[0].parent, tars[0].parent.parent)
+    names_file = next((place / CLASS_NAMES for place in directories if (place / CLASS_NAMES).is_file()), None)
+    names = [] if names_file is None else [line.strip() for line in read_lines(names_file)]
+    while names and not names[-1]:
+        del names[-1]
+    if not names:
+        logger.warning("%s has no %s: its classes have only numbers unless you name them", path, CLASS_NAMES)
+    keys, images, labels = [], [], []
+    for key, image, text in read_pairs(tars, CLASS):
+        number = text.decode("ascii", "replace").strip()
+        if not number.isdecimal() or len(number) > 9 or (names and int(number) >= len(names)):
+            allowed = f"0 to {len(names) - 1}, the lines of {names_file}" if names else "0 and up"
+            raise DataError(f"{key}.{CLASS} is {quoted(number)}; it must be a class's number, {allowed}")
+        keys.append(key)
+        images.append(image)
+        labels.append(str(int(number)))
+    choices = tuple(map(str, range(len(names))))
+    title = path.stem if path.is_file() else path.name
+    named = dict(zip(choices, names, strict=True))
+    return LabelledImages(title, tuple(keys), tuple(images), tuple(labels), choices, named)
 
 
 def has_labels(path: Path, split: str) -> bool:

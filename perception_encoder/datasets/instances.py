@@ -1,17 +1,7 @@
-"""Read images with boxes and masks of their objects, in COCO's or LVIS's format.
+"""Read images with boxes and masks of their objects, in COCO's or LVIS's format (`docs/datasets.md` lists the layouts).
 
-    PATH/annotations/instances_{train,val}2017.json  PATH/{train,val}2017/*.jpg        COCO
-    PATH/[annotations/]lvis_v1_{train,val}.json  PATH/{train,val}2017/*.jpg            LVIS
-    PATH/[annotations/]zhiyuan_objv2_{train,val}.json  PATH/{train,val}/patch*/*.jpg   Objects365 v2
-    PATH/{train,test}/instances.json  PATH/{train,test}/*.tar                          rendered scenes
-    PATH/annotations.json  PATH/*.jpg                                                  one set, cut by three fifths
-
-The file of val may be given in place of the directory, as for a directory with both COCO's annotations and LVIS's. Of a
-set that is cut, images without a box are left out, for it does not say whether anybody looked for some.
-
-Objects365 names its images `images/v1/patch8/objects365_v1_00420917.jpg`; they are looked for under this name or its
-last one or two parts, in {train,val}/ or images/{train,val}/. Three images that are listed were never published, and
-are left out, as are boxes that lie outside their image.
+Of a set that is cut, images without a box are left out, for it does not say whether anybody looked for some. Objects365
+lists three images that were never published, and boxes outside their image: these are left out too.
 """
 
 from __future__ import annotations

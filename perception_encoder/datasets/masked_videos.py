@@ -1,11 +1,7 @@
 """Read videos with object masks in some frames: DAVIS, directories or tars of JPEGs and PNGs, rendered videos.
 
-    ROOT/JPEGImages/480p/NAME/NNNNN.jpg  ROOT/Annotations/480p/NAME/NNNNN.png  ROOT/ImageSets/2017/val.txt     DAVIS
-    PATH/NAME.tar  or  PATH/NAME/      each with NNNNN.jpg and NNNNN.png                                       others
-    PATH/00000.tar …  KEY.mp4  KEY.mask.png (the frames' masks below each other)                 rendered videos
-
 A mask's pixels are 0 (background) or an object's number; 255 is not scored. In a mask of black and white alone, as in
-DAVIS 2016, white is object 1.
+DAVIS 2016, white is object 1. Rendered videos are KEY.mp4 with KEY.mask.png, the frames' masks below each other.
 """
 
 from __future__ import annotations

@@ -1,13 +1,7 @@
-"""Read images with the depth of each pixel: NYU-style directories, directories or tars of pairs, and rendered scenes.
+"""Read images with the depth of each pixel: NYU-style directories, TUM's, directories or tars of pairs, scenes.
 
-    PATH/train.tar  PATH/train/*.tar  PATH/train/      and the same of test: KEY.jpg with KEY.depth.png
-    …/SCENE/rgb_00045.jpg  …/SCENE/sync_depth_00045.png   NYU Depth v2, in its usual form for training and testing
-    …/rgb/KEY.jpg  …/depth/KEY.png                        TUM and others
-
-Depths are 16-bit integers, by default in millimetres (TUM's are 5000 a metre); 0 is unknown. A path without splits is
-cut: the first three fifths, in the order of their names, are trained on. They are often frames of one video, so a
-random cut would test on near duplicates of the training images; they count as one block in every interval, as do images
-of one directory.
+Depths are 16-bit integers, 0 is unknown. A path without splits is cut, the first three fifths by name to train on: they
+are often frames of one video, which count as one block in every interval, as do images of one directory.
 """
 
 from __future__ import annotations

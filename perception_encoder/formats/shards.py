@@ -10,6 +10,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -209,6 +210,52 @@ def shards_below(directory: Path, split: str) -> list[Path]:
     """Return the shards of a split in a directory, if there are any."""
     whole = directory / f"{split}.tar"
     return ([whole] if whole.is_file() else []) + sorted((directory / split).glob("*.tar"))
+
+
+def find_tars(path: Path, split: str) -> list[Path]:
+    """Return the tars of a split in order: `path` itself, PATH/SPLIT.tar, PATH/SPLIT/*.tar, or PATH/*.tar.
+
+    The last only if no directory or tar there is called like a split. Empty if there are none; DataError for a tar of
+    another split.
+    """
+    if path.suffix == ".tar" and path.is_file():
+        if problem := split_problem(path, split):
+            raise DataError(problem)
+        return [path]
+    for name in sorted(split_names(split)):
+        tars = [item for item in (path / f"{name}.tar",) if item.is_file()] + _by_number(path / name)
+        if tars:
+            return tars
+    if any((path / name).is_dir() or (path / f"{name}.tar").exists() for name in SPLITS):
+        return []
+    return _by_number(path)
+
+
+def _by_number(directory: Path) -> list[Path]:  # 2.tar before 10.tar
+    return sorted(directory.glob("*.tar"), key=lambda tar: (len(tar.name), tar.name))
+
+
+def has_members(path: Path, split: str, *extensions: str) -> bool:
+    """Return whether the first sample of a split's tars has a member with an extension; False if unreadable."""
+    try:
+        for tar in find_tars(path, split)[:1]:
+            with open_tar(tar) as (_, entries):
+                members = (split_member(entry.name) for entry in entries)
+                for _, sample in groupby(members, lambda member: member[0]):
+                    return any(extension in extensions for _, extension in sample)
+    except DataError:
+        pass
+    return False
+
+
+def read_pairs(tars: list[Path], extension: str) -> Iterator[tuple[str, TarMember, bytes]]:
+    """Yield TAR/KEY, the image's location, and the text beside it, in order; images are not read.
+
+    DataError names a damaged tar, and a sample that lacks an image or a text.
+    """
+    for tar in tars:
+        for key, found, parts in read_samples(tar, SHARD_IMAGES, (extension,), load=False):
+            yield f"{tar.stem}/{key}", parts[found], parts[extension]
 
 
 MASK = "mask.png"

@@ -89,7 +89,7 @@ def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: 
             held_out = [part for part, _ in parts.values()]
             by_source |= {source: rest for source, (_, rest) in parts.items()}
             used = _weigh(config.weights, by_source)
-    texts = {text for source in used for sample in by_source[source] for text in sample.captions}
+    texts = {text for source in used for sample in by_source[source] for text in sample.pair.captions}
     names = [f"{source}/{sample.key}" for source in used for sample in by_source[source]]
     return Sources(
         sets=[by_source[source].balanced(config.balance) for source in used],

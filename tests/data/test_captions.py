@@ -14,8 +14,8 @@ from perception_encoder.data.captions import (
     CaptionStyle,
     SourceRules,
     captions,
-    choose_caption,
     colour_words,
+    draw_text,
     with_article,
 )
 from perception_encoder.data.image_text import ImageTextSet
@@ -88,7 +88,7 @@ def test_colours_are_said_once() -> None:
 def test_the_same_generator_draws_the_same_captions() -> None:
     def draw(seed: int) -> list[str]:
         generator = np.random.default_rng(seed)
-        return [choose_caption(GROCERY, generator, ("red",)) for _ in range(200)]
+        return [draw_text(captions(GROCERY, ("red",)), SHARES, generator) for _ in range(200)]
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
@@ -100,7 +100,7 @@ def test_the_share_of_the_protocols_templates_is_kept() -> None:
     sample = {"source": "caltech101", "label": "anchor"}
     templates = set(captions(sample)["template"])
     generator = np.random.default_rng(0)
-    share = np.mean([choose_caption(sample, generator) in templates for _ in range(2000)])
+    share = np.mean([draw_text(captions(sample), SHARES, generator) in templates for _ in range(2000)])
     assert share == pytest.approx(SHARES["template"] / (SHARES["template"] + SHARES["plain"]), abs=0.03)
 
 
@@ -150,4 +150,6 @@ def test_rules_are_for_sources_by_name(make_shard, tmp_path: Path) -> None:
     assert len(ImageTextSet.from_directory(path)) == 3
     rules = SourceRules(styles={"openmoji": PEN}, find_held_out=lambda path: {"ant"})
     loaded = ImageTextSet.from_directory(path, rules=rules)
-    assert [sample.label for sample in loaded] == ["cat", "cannon"] and "a pen drawing of a cat" in loaded[0].captions
+    assert [sample.label for sample in loaded] == ["cat", "cannon"] and "a pen drawing of a cat" in loaded[
+        0
+    ].pair.captions

@@ -35,7 +35,7 @@ def test_samples_of_all_directories_in_order(make_shard, tmp_path: Path) -> None
     ]
     assert {name: len(part) for name, part in loaded.by_source().items()} == {"clothing": 1, "flowers": 1, "noto": 1}
     assert loaded[0].colours == ("red",)
-    assert "rose" in loaded[0].caption(np.random.default_rng(0))
+    assert "rose" in loaded[0].pair.caption(np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_sample_with_a_field_of_a_wrong_type_is_left_out(
     write_shard(tmp_path / "a" / "train.tar", [*good, bad, null])
     loaded = load(tmp_path / "a")
     assert f"left out bad: {next(iter(field))!r}" in caplog.text
-    assert all(sample.captions for sample in loaded) and loaded[2].captions == loaded[0].captions
+    assert all(sample.pair.captions for sample in loaded) and loaded[2].pair.captions == loaded[0].pair.captions
 
 
 def test_rare_labels_are_repeated_without_copies(make_shard, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_batch_is_a_pure_function_of_its_step(photos: Path) -> None:
 def test_every_caption_and_picture_has_a_positive_and_true_pairs_are_found(photos: Path) -> None:
     samples = ImageTextSet(ImageTextSet.from_directory([photos], "train")[:8])
     texts = ["a photo of a cup.", "a photo of the cup.", "a photo of a rose.", "an ant"]
-    positives = true_pairs([sample.captions for sample in samples], texts)
+    positives = true_pairs([sample.pair.captions for sample in samples], texts)
     for sample, row in zip(samples, positives.tolist(), strict=True):
         expected = {"cup": [True, True, False, False], "rose": [False, False, True, False]}
         expected |= {"ant": [False, False, False, True], "daisy": [False] * 4}

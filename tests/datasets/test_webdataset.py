@@ -12,9 +12,9 @@ import pytest
 
 from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.datasets.classified import ClassOptions, load_tasks
-from perception_encoder.datasets.webdataset import find_tars
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.splits import load_splits
+from perception_encoder.formats.shards import find_tars
 from perception_encoder.formats.tars import TarMember
 from tests.data.tars import image_bytes, write_tar
 

@@ -184,7 +184,7 @@ def test_class_directories_are_read_as_torchvision_reads_them(inner: str, tmp_pa
     ]
     assert sorted((s.key, s.label) for s in loaded) == sorted(expected) and len(loaded) == 4
     assert {s.source for s in loaded} == {"mugs"} and {tuple(s.image.shape) for s in loaded} == {(3, 32, 48)}
-    assert "a photo of a red mug." in loaded.by_source()["mugs"][-1].captions
+    assert "a photo of a red mug." in loaded.by_source()["mugs"][-1].pair.captions
 
 
 def test_tables_of_labels_and_of_captions(tmp_path: Path) -> None:
@@ -196,9 +196,9 @@ def test_tables_of_labels_and_of_captions(tmp_path: Path) -> None:
     rows = ["file\tcaption", "a.png\tMy  mug", "b.png\tA plate.", "a.png\tred & round"]
     (tmp_path / "words.tsv").write_text("\n".join(rows))
     first, second = load(tmp_path / "words.tsv")
-    assert (first.captions, second.captions) == ({"my mug", "red & round"}, {"a plate."})
-    drawn = {first.caption(np.random.default_rng(seed)) for seed in range(20)}
-    assert drawn == first.captions and first.source == "words"
+    assert (first.pair.captions, second.pair.captions) == ({"my mug", "red & round"}, {"a plate."})
+    drawn = {first.pair.caption(np.random.default_rng(seed)) for seed in range(20)}
+    assert drawn == first.pair.captions and first.source == "words"
 
 
 def test_other_layouts_are_answered_with_those_that_are_read(tmp_path: Path) -> None:

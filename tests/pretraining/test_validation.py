@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from perception_encoder.data.captions import PHOTO_TEMPLATES
+from perception_encoder.data.captions import PHOTO_TEMPLATES, SourceRules
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
 from perception_encoder.data.streams import Shards
@@ -39,7 +39,8 @@ def validated(**changes: object) -> PretrainingConfig:
 
 
 def sources_of(config: PretrainingConfig, *data: Path | Shards) -> Sources:
-    return open_sources(config, data, build_model(config), ALONE, alone, untracked, RULES)
+    rules = RULES if isinstance(data[0], Path) else SourceRules()
+    return open_sources(config, data, build_model(config), ALONE, alone, untracked, rules)
 
 
 def test_a_hit_is_a_true_column_above_all_others() -> None:

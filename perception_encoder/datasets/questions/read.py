@@ -1,16 +1,6 @@
 """Read the questions of a published dataset by its name, in its own layout or as the Hugging Face hub has it.
 
-The hub has Parquet files `SPLIT-*.parquet` with images in them. The other layouts, besides those of `choices` and
-`referring`:
-
-    v2_OpenEnded_mscoco_val2014_questions.json  v2_mscoco_val2014_annotations.json  val2014/COCO_val2014_*.jpg   VQAv2
-    OpenEnded_mscoco_val2014_questions.json     mscoco_val2014_annotations.json     val2014/COCO_val2014_*.jpg   OK-VQA
-    TextVQA_0.5.1_val.json        train_images/*.jpg                                                             TextVQA
-    val_v1.0_withQT.json          documents/*.png or spdocvqa_images/*.png                                       DocVQA
-    infographicsVQA_val_v1.0*.json  images                                                              InfographicVQA
-    test/test_human.json          test/test_augmented.json  test/png/*.png                                       ChartQA
-    coco_pope_random.json         …popular… …adversarial…, in lines       val2014/COCO_val2014_*.jpg             POPE
-    annotations/captions_val2014.json or dataset_coco.json (Karpathy's splits)                                   COCO
+The hub has Parquet files `SPLIT-*.parquet` with images in them; `docs/datasets.md` lists the files of other layouts.
 """
 
 from __future__ import annotations
