@@ -107,7 +107,9 @@ def resolve(
         name = name or "bytes in memory"
         return _checked(Media(kind or _sniffed(value, "", name), name, value, start, end))
     if isinstance(value, Image.Image):
-        return _checked(Media("image", name or _name_of_image(value), value, start, end), kind)
+        filename = getattr(value, "filename", "")
+        name = name or (escape_name(os.fsdecode(filename)) if filename else "image in memory")
+        return _checked(Media("image", name, value, start, end), kind)
     if isinstance(value, np.ndarray):
         return _checked(_resolve_array(value, name or "array", start, end), kind)
     allowed = "a path, a URL, bytes, a PIL image, a uint8 array or a text"
@@ -202,11 +204,6 @@ def _checked(media: Media, kind: Kind | None = None) -> Media:
 
 
 _ARTICLED = {"image": "an image", "video": "a video", "text": "a text"}
-
-
-def _name_of_image(image: Image.Image) -> str:
-    filename = getattr(image, "filename", "")
-    return escape_name(os.fsdecode(filename)) if filename else "image in memory"
 
 
 def _resolve_array(array: np.ndarray, name: str, start: float | None, end: float | None) -> Media:

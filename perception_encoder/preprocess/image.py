@@ -216,7 +216,9 @@ class ImageTransform:
         if self.mode == "squash":
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         else:
-            image = _crop_centre(_cover(image, height, width), height, width)
+            image = _cover(image, height, width)
+            left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+            image = image.crop((left, top, left + width, top + height))
         array = np.array(image.convert("RGB"))  # (H, W, 3)
         return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
@@ -233,11 +235,6 @@ def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
     else:
         size = (max(width, height * image.width // image.height), height)
     return image.resize(size, Image.Resampling.BILINEAR)
-
-
-def _crop_centre(image: Image.Image, height: int, width: int) -> Image.Image:
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    return image.crop((left, top, left + width, top + height))
 
 
 def image_transform(model: nn.Module, mode: Literal["squash", "crop"] = "squash") -> ImageTransform:

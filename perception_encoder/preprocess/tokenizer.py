@@ -100,7 +100,8 @@ def clean(text: str) -> str:
 def _backend() -> tokenizers.Tokenizer:
     packed = files("perception_encoder.preprocess").joinpath("clip_merges.txt.gz").read_bytes()
     merges = [(left, right) for left, right in map(str.split, gzip.decompress(packed).decode("utf-8").splitlines())]
-    symbols = _byte_symbols()
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]  # a symbol for each byte: printable bytes first
+    symbols = list(map(chr, [*printable, *range(256, 512 - len(printable))]))
     pieces = [*symbols, *(symbol + "</w>" for symbol in symbols), *(left + right for left, right in merges)]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))
@@ -131,13 +132,6 @@ def portable_tokenizer(context_length: int) -> tokenizers.Tokenizer:
     result.enable_truncation(context_length)
     result.enable_padding(length=context_length, pad_id=0, pad_token="!")
     return result
-
-
-def _byte_symbols() -> list[str]:
-    """Return a printable character for each byte in the vocabulary's order: printable bytes first."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = 256 - len(printable)
-    return [chr(code) for code in printable] + [chr(256 + number) for number in range(others)]
 
 
 def write_preprocessing(directory: Path, size: tuple[int, int], context_length: int | None) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import re
 
 import pytest
 import typer
-from rich.console import Console
 
 from perception_encoder.cli import output
-from perception_encoder.cli.output import live_line, progress, track
+from perception_encoder.cli.output import live_line
 from perception_encoder.errors import MediaDecodeError
 
 ROWS = [("0.5", "a [bold]b[/].jpg"), ("–", "\udcff.jpg"), ("2", "a\tb " + "c" * 200)]
@@ -56,11 +53,6 @@ def test_a_text_is_printed_piece_by_piece(capsys) -> None:
     assert printed == ["a\n", "b\\x1b[1m", "\\x0c", ""] and capsys.readouterr().out == "\n"
 
 
-def test_values_of_a_line_are_separated_by_tabs(capsys) -> None:
-    output.print_fields("a\tb", "c\nd", 1)
-    assert capsys.readouterr().out == "a\\tb\tc d\t1\n"
-
-
 @pytest.mark.parametrize(("null", "end"), [(False, b"\n"), (True, b"\0")])
 def test_paths_are_printed_once_and_unchanged(capfdbinary, null: bool, end: bytes) -> None:
     output.print_paths(["a b.jpg", os.fsdecode(b"caf\xe9.jpg"), "a b.jpg"], null)
@@ -98,26 +90,6 @@ def test_json_has_no_values_that_json_has_not(capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     found = json.loads(printed, parse_constant=lambda name: pytest.fail(f"{name} is printed"))
     assert found == {"mean": None, "rows": [[None, 1.5, True, None]], "3": "NaN"}
-
-
-def test_progress_is_silent_where_stderr_is_no_terminal(capsys) -> None:
-    with progress("embedding", total=2) as advance:
-        advance(2)
-    assert capsys.readouterr() == ("", "")
-
-
-def test_progress_shows_count_and_rate_on_a_terminal(monkeypatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr(output, "error_console", Console(file=screen, force_terminal=True, width=100))
-    with progress("embedding", total=40) as advance:
-        advance(40)
-    screen_text = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
-    assert re.search(r"embedding .* 40/40 [\d.]+ items/s", screen_text)
-
-
-def test_tracked_items_come_through_unchanged(capsys) -> None:
-    assert list(track(iter("abc"), "reading", total=3)) == ["a", "b", "c"]
-    assert capsys.readouterr() == ("", "")
 
 
 def test_a_report_of_the_loop_is_one_line_with_the_time_that_is_left() -> None:

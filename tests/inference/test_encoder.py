@@ -231,19 +231,6 @@ def test_one_encoder_serves_several_threads(encoder: Encoder, image_files: list[
         np.testing.assert_array_equal(found[number], expected[number % len(jobs)])
 
 
-def test_threads_that_compute_leave_torch_as_it_was(encoder: Encoder, image_files: list[Path]) -> None:
-    before, later = torch.get_num_threads(), []
-    torch.set_num_threads(2)
-    try:
-        encoder.encode(image_files, layer=0, batch_size=4)
-        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        assert (torch.get_num_threads(), later) == (2, [2])
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("layer", "index"), [(0, 0), (5, 5), (-2, 10)])
 def test_any_layer_can_be_pooled(encoder: Encoder, image_files: list[Path], layer: int, index: int) -> None:
     visual = encoder.visual

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaNotFoundError
+from perception_encoder.inference.collection import encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.listing import list_items
@@ -268,3 +269,28 @@ def test_large_images_of_several_workers_wait_for_each_other(
     requests = [Request(number, Value(path)) for number, path in enumerate(image_files[:8])]
     results = [r for batch in encode_requests(encoder, requests, encoder.feature(), 1, workers=4) for r in batch]
     assert most == 1 and [result.key for result in results] == list(range(8))
+
+
+def test_items_and_vectors_stay_together_if_a_file_is_bad(encoder: Encoder, image_files: list[Path]) -> None:
+    image_files[3].write_bytes(b"")
+    done: list[int] = []
+
+    def track(results, description, total):
+        for result in results:
+            yield result
+            done.append(total)
+
+    collection = encode_media(encoder, list_media_items([image_files[0].parent]), track)
+    good = [path for path in image_files if path != image_files[3]]
+    assert [item.source for item in collection.items] == good
+    np.testing.assert_allclose(collection.vectors, encoder.encode_images(good), atol=1e-5)
+    assert collection.is_video == [False] * 19
+    assert [error.to_dict() for error in collection.failures] == [{"path": str(image_files[3]), "reason": "is empty"}]
+    assert collection.total == len(done) == done[0] == 20
+
+
+def test_texts_of_a_table_are_not_media(encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("text\na cat\n")
+    collection = encode_media(encoder, list_media_items([tmp_path / "table.csv"]))
+    assert collection.vectors.shape == (0, encoder.dimension)
+    assert [failure.source for failure in collection.failures] == [f"{tmp_path}/table.csv:1"]

@@ -14,7 +14,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Media
 from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.preprocess.budget import MAX_PIXELS
-from perception_encoder.preprocess.conversation import Reply, Sampling, ask
+from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError
 from perception_encoder.serving.requests import ApiConfig
@@ -62,15 +62,6 @@ def test_too_much_that_waits_is_refused_and_a_bad_input_harms_no_other(encoder: 
     with TestClient(create_app(encoder, ApiConfig(waiting=1)), base_url="http://localhost") as client:
         response = client.post("/v1/embeddings", json={"input": ["a", "b"]})
         assert response.status_code == 429 and response.headers["retry-after"] == "1"
-
-
-def test_pieces_come_before_the_whole() -> None:
-    async def collect() -> list[str | Reply]:
-        queue = GenerationQueue("echo", EchoGenerator)
-        return [piece async for piece in queue.stream(lambda: ask("a b"), Sampling())]
-
-    *pieces, reply = asyncio.run(collect())
-    assert pieces == ["a ", "b "] and isinstance(reply, Reply) and reply.text == "a b "
 
 
 def test_a_closed_stream_ends_the_generation_and_a_waiting_one_never_begins() -> None:
