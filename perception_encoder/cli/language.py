@@ -42,9 +42,6 @@ Model = Annotated[
     typer.Option("--model", "-m", metavar="MODEL", rich_help_panel=MODEL, help=f"{FORMS} [default: see `pe models`]."),
 ]
 MaxTokens = Annotated[int, option("Maximum number of tokens of an answer.", panel=ANSWER, least=1)]
-Temperature = Annotated[
-    float, option("0: the most probable token; up to 2: more random.", panel=ANSWER, least=0, advanced=True)
-]
 Pages = Annotated[str | None, option("Pages of a PDF, such as 1-3,7 [default: the first 8].", "PAGES", MEDIA)]
 MISSING = 'give a question after the images and videos: pe ask photo.jpg "What is this?"'
 
@@ -59,7 +56,6 @@ def ask(
     end: Annotated[float | None, option("Show videos up to this second.", "S", MEDIA, least=0)] = None,
     pages: Pages = None,
     max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
     interactive: Annotated[bool, flag("--interactive -i", "Read questions from standard input.", ANSWER)] = False,
     json: shared.Json = False,
 ) -> None:
@@ -87,7 +83,6 @@ def ask(
         raise ConfigError(MISSING)
     if interactive and json:
         raise ConfigError("--interactive prints answers as they arrive; omit --json")
-    conversations.Sampling(max_tokens=max_tokens, temperature=temperature)
     read_pages(pages)
     name = language_model(model)
     check_paths(paths)  # before the model is loaded
@@ -101,7 +96,6 @@ def ask(
             end=end,
             pages=pages,
             max_tokens=max_tokens,
-            temperature=temperature,
         )
         output.print_demo(name)
         output.print_json(answer.to_dict())
@@ -112,7 +106,7 @@ def ask(
     for text in _questions(question, interactive):
         turn = [conversations.Message("user", (text,))] if conversation else conversations.ask(text, parts)
         conversation += turn
-        answered = output.print_pieces(assistant.stream(conversation, max_tokens=max_tokens, temperature=temperature))
+        answered = output.print_pieces(assistant.stream(conversation, max_tokens=max_tokens))
         conversation.append(conversations.Message("assistant", (answered,)))
 
 
@@ -149,7 +143,7 @@ def caption(
     pages: Pages = None,
     prompt: Annotated[str | None, option("Prompt [default: asks for one sentence].", "TEXT", ANSWER)] = None,
     max_tokens: MaxTokens = 64,
-    batch_size: Annotated[int, option("Images or videos described together.", panel=SPEED, least=1)] = 8,
+    batch_size: Annotated[int, option("Images or videos described together.", panel=SPEED, least=1, advanced=True)] = 8,
     json: shared.Json = False,
     strict: shared.Strict = False,
 ) -> None:

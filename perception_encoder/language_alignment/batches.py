@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from perception_encoder.data.pairs import to_device
+from perception_encoder.errors import DataError
 from perception_encoder.files import writing
+from perception_encoder.formats.tables import append_json_lines, read_appended_lines
 from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
-from perception_encoder.preprocess.source import escape_name
 from perception_encoder.records import from_fields
 
 
@@ -82,7 +81,8 @@ def collate(examples: Sequence[Example], step: int, total: Callable[[int], int] 
     )
 
 
-logger = logging.getLogger(__name__)
+INDEX = ("key", "first", "count")
+"""Fields of a line of the index."""
 
 
 class FeatureFile:
@@ -108,20 +108,14 @@ class FeatureFile:
 
     def _read_index(self) -> None:
         size = self._data_path.stat().st_size // (2 * self.tokens * self.width)
-        lines = self._index_path.read_bytes().splitlines() if self._index_path.exists() else []
-        for number, line in enumerate(lines, 1):
+        for where, row in read_appended_lines(self._index_path):
             try:
-                key, first, count = from_fields(tuple[str, int, int], json.loads(line))
-            except (ValueError, RecursionError):
-                name = escape_name(self._index_path)
-                logger.warning("%s:%d is damaged; its features are encoded again", name, number)
-                continue
+                key, first, count = from_fields(tuple[str, int, int], [row.get(name) for name in INDEX])
+            except ValueError as error:
+                raise DataError(f"{where} is damaged ({error}); delete {self._index_path}") from None
             if min(first, count) >= 0 and first + count <= size:
                 self._rows[key] = (first, count)
                 self._end = max(self._end, first + count)
-        if lines and not self._index_path.read_bytes().endswith(b"\n"):
-            with self._index_path.open("a", encoding="utf-8") as file:
-                file.write("\n")
 
     def get(self, key: str) -> Float[Tensor, "N P width"] | None:
         """Return the features of a key, or None if there are none yet."""
@@ -137,11 +131,9 @@ class FeatureFile:
     def put(self, key: str, features: Float[Tensor, "N P width"]) -> None:
         """Add the features of a key; OutputError if the disk is full."""
         values = features.detach().to("cpu", torch.float16).numpy()
-        with writing(self._data_path):
-            with self._data_path.open("r+b") as file:
-                file.seek(2 * self._end * self.tokens * self.width)
-                file.write(values.tobytes())
-            with self._index_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([key, self._end, len(values)]) + "\n")
+        with writing(self._data_path), self._data_path.open("r+b") as file:
+            file.seek(2 * self._end * self.tokens * self.width)
+            file.write(values.tobytes())
+        append_json_lines(self._index_path, [dict(zip(INDEX, (key, self._end, len(values)), strict=True))])
         self._rows[key] = (self._end, len(values))
         self._end += len(values)

@@ -16,6 +16,9 @@ from perception_encoder.training.config import TrainingConfig, check_minimums
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 
+SHARED = ("encoder", "layer", "layer_scale", "decoder", "context", "chat_template", "pool", "linear", "lora")
+"""Settings that are also fields of `Parts`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig(TrainingConfig):
@@ -86,33 +89,13 @@ class LanguageConfig(TrainingConfig):
     def parts(self) -> Parts:
         """Return the parts of the model, without `initial`."""
         size = self.image_size or find_entry(self.encoder).vision.image_size
-        return Parts(
-            encoder=self.encoder,
-            layer=self.layer,
-            layer_scale=self.layer_scale,
-            decoder=self.decoder,
-            context=self.context,
-            chat_template=self.chat_template,
-            pool=self.pool or 2,
-            linear=bool(self.linear),
-            lora=self.lora,
-            media=MediaConfig(image_size=size, tiles=self.tiles),
-        )
+        shared = {name: getattr(self, name) for name in SHARED}
+        shared |= {"pool": self.pool or 2, "linear": bool(self.linear)}
+        return Parts(**shared, media=MediaConfig(image_size=size, tiles=self.tiles))
 
     @classmethod
     def of_parts(cls, parts: Parts) -> LanguageConfig:
         """Return the settings of a model with these `parts`; existing adapters are trained further."""
-        return cls(
-            encoder=parts.encoder,
-            layer=parts.layer,
-            layer_scale=parts.layer_scale,
-            decoder=parts.decoder,
-            context=parts.context,
-            chat_template=parts.chat_template,
-            pool=parts.pool,
-            linear=parts.linear,
-            lora=parts.lora,
-            train_decoder=parts.lora is not None,
-            image_size=parts.media.image_size,
-            tiles=parts.media.tiles,
-        )
+        shared = {name: getattr(parts, name) for name in SHARED}
+        media, adapted = parts.media, parts.lora is not None
+        return cls(**shared, train_decoder=adapted, image_size=media.image_size, tiles=media.tiles)

@@ -1,19 +1,15 @@
 """Ask a model behind an OpenAI-compatible chat endpoint, with OpenAI's client.
 
-Answers are streamed, so that a truncated answer is an error; a server that does not stream may answer with one JSON
-object. The client makes one attempt: the caller retries.
+Answers are streamed, so that a truncated answer is an error. The client makes one attempt: the caller retries.
 """
 
 from __future__ import annotations
 
 import base64
-import collections.abc
 import io
-import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Sequence
 from typing import Any, Literal
 
 from PIL import Image
@@ -65,7 +61,7 @@ class EndpointModel(Assistant):
 
     def generate_stream(
         self, conversation: Sequence[Message], sampling: Sampling | None = None
-    ) -> collections.abc.Generator[str, None, Reply]:
+    ) -> Generator[str, None, Reply]:
         """Yield the answer piece by piece, and return all of it; EndpointError if it fails or is truncated."""
         sampling = sampling or Sampling()
         deadline = time.monotonic() + self.timeout
@@ -82,13 +78,13 @@ class EndpointModel(Assistant):
                 stream=True,
                 **options,
             )
-            if response.headers.get("content-type", "").startswith("application/json"):
-                with closing(response.http_response) as whole:
-                    reply = _read_whole(self._in_time(whole.iter_bytes(), deadline))
-                yield reply.text
-                return reply
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                response.http_response.close()  # unread: it may never end
+                raise ValueError("it is not streamed")
             with response.parse() as chunks:
-                for chunk in self._in_time(chunks, deadline):
+                for chunk in chunks:
+                    if time.monotonic() > deadline:
+                        raise EndpointError(f"{self.address} took longer than {self.timeout:g} s for an answer")
                     usage = chunk.usage or usage
                     for choice in chunk.choices[:1]:
                         reason = choice.finish_reason or reason
@@ -110,21 +106,6 @@ class EndpointModel(Assistant):
             raise EndpointError(f"{self.address} truncated its answer")
         prompt_tokens, tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, count)
         return Reply(text, prompt_tokens, tokens, reason != "length")
-
-    def _in_time(self, pieces: Iterable[Any], deadline: float) -> Iterator[Any]:
-        for piece in pieces:
-            if time.monotonic() > deadline:
-                raise EndpointError(f"{self.address} took longer than {self.timeout:g} s for an answer")
-            yield piece
-
-
-def _read_whole(pieces: Iterable[bytes]) -> Reply:
-    """Return the reply of a server that does not stream; KeyError, TypeError and so on for an unexpected object."""
-    value = json.loads(b"".join(pieces))
-    choice, usage = value["choices"][0], value.get("usage") or {}
-    tokens = [int(usage.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")]
-    text = "".join(choice["message"]["content"] or "")
-    return Reply(text, tokens[0], tokens[1], choice.get("finish_reason") != "length")
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class LanguageModel(TextModel):
     def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:
         """Return the decoder's input (T, dim) for a conversation, and the number of text tokens cut."""
         media = [item for message in conversation for item in message.media]
-        tokens = [self.media_tokens(item, self.media.tile_each or len(media) == 1) for item in media]
+        tokens = [self.media_tokens(item, len(media) == 1) for item in media]
         room, lengths = sampling.max_tokens, [len(item) for item in tokens]
         prompt = self.decoder.prompts.generation_prompt(conversation, lengths, room, sampling.cut)
         ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]

@@ -11,7 +11,7 @@ import torch
 from perception_encoder.errors import ConfigError, UnknownModelError, one_line
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.perception_lm import Convention, read_perception_lm
+from perception_encoder.language_alignment.perception_lm import read_perception_lm
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder
 from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.language_alignment.weights import read_language_model, read_tower
@@ -110,9 +110,8 @@ def load_language_model(
     dtype: torch.dtype | None = None,
     *,
     tiles: int | None = None,
-    like: Convention = "reference",
 ) -> LanguageModel:
-    """Load a model of ours or a Perception-LM: see `load_assistant`, and for `like`, `read_perception_lm`."""
+    """Load a model of ours or a Perception-LM: see `load_assistant`."""
     device = choose_device(device)
     dtype = dtype or fast_dtype(device)
     source = find_language_model(name)
@@ -121,7 +120,7 @@ def load_language_model(
         model.name = path.parent.resolve().name if path.name == WEIGHTS else path.stem
         return model
     tiles = tiles if tiles is not None else 36 if device.type == "cuda" else 4
-    return read_perception_lm(source, device, dtype, tiles, like)
+    return read_perception_lm(source, device, dtype, tiles)
 
 
 def find_language_model(name: str | Path) -> str | Path:

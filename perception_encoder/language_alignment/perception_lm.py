@@ -1,21 +1,22 @@
 """Run the published Perception Language Models (facebook/Perception-LM-*) through transformers.
 
 Their parts become this package's tower and projector and a language model, so that everything else is shared. The
-weights are under a non-commercial licence. `like` chooses where transformers differs from the reference code.
+weights are under a non-commercial licence. As in the reference code, and unlike transformers, several images become one
+square each, and texts are not stripped.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
+from perception_encoder.errors import MissingExtraError
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
-from perception_encoder.language_alignment.text.decoder import check_complete, make_decoder, quiet_loading
+from perception_encoder.language_alignment.text.decoder import load_pretrained, make_decoder
 from perception_encoder.models.checkpoints.layouts import to_published
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -30,56 +31,32 @@ TEMPLATE = (
     "<|begin_of_text|>{% if messages[0].role != 'system' %}<|start_header_id|>system<|end_header_id|>\n\n"
     + SYSTEM
     + "<|eot_id|>{% endif %}{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n"
-    "{{ message.content CONTENT }}<|eot_id|>{% endfor %}"
+    "{{ message.content }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 """The reference's prompt `plm_sft`: media, then the question without a separator."""
-Convention = Literal["reference", "transformers"]
 
 
-def read_perception_lm(
-    source: str | Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    tiles: int = 4,
-    like: Convention = "reference",
-) -> LanguageModel:
+def read_perception_lm(source: str | Path, device: torch.device, dtype: torch.dtype, tiles: int = 4) -> LanguageModel:
     """Read a Perception-LM from a directory or the hub.
 
-    `tiles`: maximum number of tiles of an image (the published models were trained with 36). `like`: "reference"
-    squashes several images to one square each and keeps texts unchanged; "transformers" tiles every image and strips
-    texts. Raises WeightsUnavailableError and MissingExtraError.
+    `tiles`: maximum number of tiles of an image (the published models were trained with 36). Raises
+    WeightsUnavailableError and MissingExtraError.
     """
     try:
         from transformers import AutoTokenizer, PerceptionLMForConditionalGeneration
     except ImportError:
         raise MissingExtraError("transformers", "lang") from None
-    local = Path(source).is_dir()
-    if local:
-        check_complete(Path(source))
-    try:
-        with quiet_loading():
-            tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=local, trust_remote_code=False)
-            whole: Any = PerceptionLMForConditionalGeneration.from_pretrained(
-                str(source), dtype=dtype, local_files_only=local
-            )
-    except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
-        reason = one_line(error)
-        raise WeightsUnavailableError(f"{source} could not be loaded: {reason}") from error
-    return wrap_perception_lm(Path(source).name, whole.to(device), tokenizer, tiles, like)
+    whole, tokenizer = load_pretrained(source, PerceptionLMForConditionalGeneration, AutoTokenizer, dtype)
+    return wrap_perception_lm(Path(source).name, whole.to(device), tokenizer, tiles)
 
 
-def wrap_perception_lm(
-    name: str, whole: Any, tokenizer: Any, tiles: int = 4, like: Convention = "reference"
-) -> LanguageModel:
+def wrap_perception_lm(name: str, whole: Any, tokenizer: Any, tiles: int = 4) -> LanguageModel:
     """Wrap transformers' PerceptionLM and its tokenizer; the weights are shared, not copied."""
-    if like not in ("reference", "transformers"):
-        raise ConfigError(f"like is {like!r}; it must be 'reference' or 'transformers'")
     vision = _tower(whole.model.vision_tower.timm_model, name)
-    template = TEMPLATE.replace("CONTENT", "| trim" if like == "transformers" else "")
-    decoder = make_decoder(name, _causal_model(whole), tokenizer, chat_template=template)
+    decoder = make_decoder(name, _causal_model(whole), tokenizer, chat_template=TEMPLATE)
     projector = _projector(whole.model.multi_modal_projector, whole.config.projector_pooling_ratio)
-    media = MediaConfig(image_size=vision.config.image_size, tiles=tiles, tile_each=like == "transformers")
+    media = MediaConfig(image_size=vision.config.image_size, tiles=tiles)
     return LanguageModel(name, PerceptionLanguageModel(vision, projector, decoder.model), decoder, media)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
+from perception_encoder.errors import ConfigError, MissingExtraError, one_line
 from perception_encoder.inference.conversation.assistant import Assistant
-from perception_encoder.language_alignment.text.decoder import quiet_loading
+from perception_encoder.language_alignment.text.decoder import load_pretrained
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
@@ -67,13 +67,6 @@ def load_transformers_model(name: str | Path) -> TransformersModel:
         from transformers import AutoModelForImageTextToText, AutoProcessor
     except ImportError:
         raise MissingExtraError("transformers", "engine") from None
-    device, local = choose_device(None), Path(name).is_dir()
-    try:
-        with quiet_loading():
-            processor = AutoProcessor.from_pretrained(str(name), local_files_only=local, trust_remote_code=False)
-            model: Any = AutoModelForImageTextToText.from_pretrained(
-                str(name), dtype=fast_dtype(device), local_files_only=local, trust_remote_code=False
-            )
-    except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
-        raise WeightsUnavailableError(f"the model {name} could not be loaded: {one_line(error)}") from error
+    device = choose_device(None)
+    model, processor = load_pretrained(name, AutoModelForImageTextToText, AutoProcessor, fast_dtype(device))
     return TransformersModel(Path(name).name, model.to(device), processor)

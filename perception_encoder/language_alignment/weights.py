@@ -146,7 +146,10 @@ def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
     """Read the parts and tensors in a file of `write_language_model`; CheckpointError for other files."""
     state, metadata = read_checkpoint(path)
     try:
-        return from_fields(Parts, json.loads(metadata[METADATA])), state
+        fields = json.loads(metadata[METADATA])
+        if isinstance(fields, dict) and isinstance(fields.get("media"), dict):
+            fields["media"].pop("tile_each", None)  # in the built-in weights, always false
+        return from_fields(Parts, fields), state
     except KeyError:
         raise CheckpointError(f"{path} is not a language model of this package: it has no {METADATA!r}") from None
     except (ValueError, RecursionError) as error:

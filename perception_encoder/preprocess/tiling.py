@@ -62,8 +62,6 @@ class MediaConfig:
     """Side of an image, a tile or a frame, in pixels."""
     tiles: int = 4
     """Maximum number of tiles beside the thumbnail of a conversation's only image; 0 or 1: only the thumbnail."""
-    tile_each: bool = False
-    """Tile all images of a conversation with several; the default, as in the reference, shows only thumbnails."""
 
 
 def media_pixels(item: MediaPart, config: MediaConfig, alone: bool = True) -> Float[Tensor, "N 3 S S"]:
@@ -74,5 +72,4 @@ def media_pixels(item: MediaPart, config: MediaConfig, alone: bool = True) -> Fl
     size = config.image_size
     if not isinstance(item, Image.Image):
         return torch.cat([tile_image(frame, size, 1)[:1] for frame in item.images])
-    tiled = config.tiles > 1 and (alone or config.tile_each)
-    return tile_image(item, size, config.tiles) if tiled else tile_image(item, size, 1)[:1]
+    return tile_image(item, size, config.tiles) if alone and config.tiles > 1 else tile_image(item, size, 1)[:1]

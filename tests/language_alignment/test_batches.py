@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
-import pytest
 import torch
 
 from perception_encoder.language_alignment.batches import Example, FeatureFile, collate
@@ -53,15 +51,13 @@ def test_features_come_back_in_a_later_run(tmp_path: Path) -> None:
             assert stored is not None and torch.equal(stored, expected)
 
 
-def test_a_killed_run_loses_its_last_conversation_at_most(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_killed_run_loses_its_last_conversation_at_most(tmp_path: Path) -> None:
     file = FeatureFile(tmp_path / "f", 4, 6)
     for key in "abc":
         file.put(key, features(2, ord(key)))
     index, data = tmp_path / "f.jsonl", tmp_path / "f.f16"
     index.write_text(index.read_text()[:-4])  # the last line was not written whole
-    with caplog.at_level(logging.WARNING):
-        again = FeatureFile(tmp_path / "f", 4, 6)
-    assert "f.jsonl:3 is damaged" in caplog.text
+    again = FeatureFile(tmp_path / "f", 4, 6)
     assert again.get("c") is None
     again.put("c", features(2, 9))
     for key, seed in (("a", ord("a")), ("b", ord("b")), ("c", 9)):

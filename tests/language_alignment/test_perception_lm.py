@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, WeightsUnavailableError
+from perception_encoder.errors import WeightsUnavailableError
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.perception_lm import SYSTEM, read_perception_lm, wrap_perception_lm
 from perception_encoder.models.initialization import drawn_from
@@ -127,19 +127,6 @@ def test_the_prompt_is_the_references() -> None:
         "<|start_header_id|>user<|end_header_id|>\n\n\ue200 how many? <|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\ntwo<|eot_id|>"
     )
-
-
-def test_the_differences_of_transformers_are_an_option() -> None:
-    theirs = wrap_perception_lm("tiny", perception_lm(), byte_tokenizer(), like="transformers")
-    wrapped = wrap_perception_lm("tiny", perception_lm(), byte_tokenizer())
-    assert "\n\n\ue200 how many?<|eot_id|>" in theirs.decoder.prompts._render(
-        [Message("user", (NOISE, " how many? "))], False
-    )
-    two = ask("which?", [NOISE, NOISE.copy()])
-    lengths = [m.generate([two], Sampling(max_tokens=1))[0].prompt_tokens for m in (theirs, wrapped)]
-    assert lengths[0] - lengths[1] == 2 * 4 * (len(media_pixels(NOISE, wrapped.media)) - 1)
-    with pytest.raises(ConfigError, match="like is 'hf'"):
-        wrap_perception_lm("tiny", perception_lm(), byte_tokenizer(), like="hf")  # type: ignore[arg-type]
 
 
 def test_a_directory_without_one_is_an_error(tmp_path: Path) -> None:

@@ -95,7 +95,6 @@ def test_an_image_alone_is_tiled_within_the_budget() -> None:
 
 def test_one_of_several_is_a_thumbnail_unless_each_is_tiled() -> None:
     assert len(media_pixels(WIDE, MediaConfig(image_size=32), alone=False)) == 1
-    assert len(media_pixels(WIDE, MediaConfig(image_size=32, tile_each=True), alone=False)) == 3
 
 
 def test_frames_are_never_tiled() -> None:

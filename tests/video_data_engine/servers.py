@@ -46,13 +46,6 @@ def well(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
     )
 
 
-def whole(text: str, reason: str = "stop") -> Answer:
-    """Ignore `stream`, and answer with one JSON object."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
-    body = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}).encode()
-    return lambda handler, _: send(handler, 200, "application/json; charset=utf-8", body)
-
-
 def odd(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
     """Send a JSON object of another protocol."""
     send(handler, 200, "application/json", b'{"response": "a cup"}')

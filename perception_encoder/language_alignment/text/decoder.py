@@ -78,19 +78,25 @@ def load_decoder(
     source = _smollm2() if str(name) == SMOLLM2 else Path(name)
     if source.suffix == ".gguf":
         source = _converted(source)
-    local = source.is_dir()
+    model, tokenizer = load_pretrained(source, AutoModelForCausalLM, AutoTokenizer, dtype)
+    return make_decoder(str(name), model, tokenizer, context, chat_template)
+
+
+def load_pretrained(source: str | Path, model: Any, tokenizer: Any, dtype: torch.dtype | None) -> tuple[Any, Any]:
+    """Load a model and a tokenizer or processor of these classes of transformers, without code from the hub.
+
+    Raises WeightsUnavailableError for what cannot be read or fetched.
+    """
+    local = Path(source).is_dir()
     if local:
-        check_complete(source)
+        check_complete(Path(source))
+    options = {"local_files_only": local, "trust_remote_code": False}
     try:
         with quiet_loading():
-            tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=local, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(source), dtype=dtype or "auto", local_files_only=local, trust_remote_code=False
-            )
+            tokenizer = tokenizer.from_pretrained(str(source), **options)
+            return model.from_pretrained(str(source), dtype=dtype or "auto", **options), tokenizer
     except Exception as error:  # names, hubs and files make the library raise anything
-        reason = one_line(error)
-        raise WeightsUnavailableError(f"the language model {name} could not be loaded: {reason}") from error
-    return make_decoder(str(name), model, tokenizer, context, chat_template)
+        raise WeightsUnavailableError(f"the model {source} could not be loaded: {one_line(error)}") from error
 
 
 def make_decoder(

@@ -25,7 +25,7 @@ def test_a_line_for_each_file(run_caption, language_run: Path, media: Path) -> N
     assert [Path(path).name for path, _ in lines] == ["0.png", "1.png", "clip.mp4"]
     assert lines[0][1] != lines[1][1]
     rows = json.loads(run_caption(media, "--json", "--batch-size", "2").stdout)
-    assert [[row["id"], output.printable(row["caption"])] for row in rows] == lines  # batches change nothing
+    assert [[row["id"], output.printable(row["caption"])] for row in rows] == lines
     assert {row["model"] for row in rows} == {language_run.name} and {row["prompt"] for row in rows} == {
         "Provide a one-sentence caption for the provided image."
     }
