@@ -1,9 +1,8 @@
 """Cache the tokens of layers: in a directory that later runs share, or in temporary files.
 
-In a directory, each set of inputs has a subdirectory named by a digest of everything its features depend on. It
-holds an array for each layer, and `progress.json`, which is written after rows are on the disk, so that a killed run
-resumes after its last complete chunk and ends with the same bytes. An item that cannot be decoded has no row, and is
-stored as a failure. Tokens that do not fit into temporary files are encoded again whenever they are read.
+In a directory, a set of inputs has a subdirectory named by a digest of everything its features depend on: an array for
+each layer, and `progress.json`, which is written after rows are on the disk, so that a killed run resumes after its
+last complete chunk. Tokens that do not fit into temporary files are encoded again whenever they are read.
 """
 
 from __future__ import annotations

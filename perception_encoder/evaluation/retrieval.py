@@ -1,9 +1,8 @@
 """Retrieve images or videos by captions and captions by media, with and without dual softmax (section 2.5).
 
-Recall at k is the share of queries with an item of their own among the k best: any of its captions for an image that
-has several, as COCO's have. Whatever scores as high as the right answer ranks before it, so that embeddings that are
-all the same find nothing. An image's captions are resampled together with it in the intervals. The published COCO
-results are very probably those with dual softmax.
+Recall at k is the share of queries with an item of their own among the k best, any of its captions for an image.
+Whatever scores as high as the right answer ranks before it, so that equal embeddings find nothing. An image's captions
+are resampled together with it. The published COCO results are very probably those with dual softmax.
 """
 
 from __future__ import annotations

@@ -114,23 +114,20 @@ class AnswerHead(nn.Module):
         for start in range(0, len(questions), AT_ONCE):
             part = questions[start : start + AT_ONCE]
             with fast_autocast(torch.device("cpu")):
-                tokens = self.image_tokens(take(patches, np.array([row for row, _ in part])))
-                prompts = [self._prompt(text, image, count) for (_, text), image in zip(part, tokens, strict=True)]
-                answers += self._generate(prompts, Sampling(max_tokens=max_tokens))
+                inputs = []
+                images = self.image_tokens(take(patches, np.array([row for row, _ in part])))
+                for (_, text), tokens in zip(part, images, strict=True):
+                    prompt = self.decoder.prompts.generation_prompt(_messages([(text, "")]), [count], 0)
+                    ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
+                    inputs.append(self.model.embed(ids, is_image, tokens)[0])
+                sampling, ends = Sampling(max_tokens=max_tokens), self.decoder.end_tokens
+                rows: list[list[int]] = [[] for _ in part]
+                for step in generate_tokens(self.decoder.model, inputs, ends, sampling):
+                    for row, token in zip(rows, step, strict=True):
+                        if token is not None:
+                            row.append(token)
+                answers += [self.decoder.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
         return answers
-
-    def _prompt(self, question: str, tokens: Tensor, count: int) -> Tensor:
-        prompt = self.decoder.prompts.generation_prompt(_messages([(question, "")]), [count], 0)
-        ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
-        return self.model.embed(ids, is_image, tokens)[0]
-
-    def _generate(self, prompts: Sequence[Tensor], sampling: Sampling) -> list[str]:
-        rows: list[list[int]] = [[] for _ in prompts]
-        for tokens in generate_tokens(self.decoder.model, prompts, self.decoder.end_tokens, sampling):
-            for row, token in zip(rows, tokens, strict=True):
-                if token is not None:
-                    row.append(token)
-        return [self.decoder.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
 
 def _messages(turns: Sequence[QuestionAnswer]) -> list[Message]:
@@ -155,36 +152,6 @@ class QuestionTaskConfig:
     """Seeds for a head and its language model."""
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The images of a split with their questions."""
-
-    name: str
-    questions: tuple[tuple[Question, ...], ...]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The images' names."""
-        return tuple(rows[0].block or rows[0].id for rows in self.questions)
-
-    def open(self, row: int) -> list[Image.Image]:
-        """Open an image; InputError if it cannot be decoded, or the question is not about a single image."""
-        question = self.questions[row][0]
-        media = open_media_of(question)
-        if len(media) != 1 or not isinstance(media[0], Image.Image):
-            raise InputError(f"question {question.id}", "is not about one image")
-        return [media[0].convert("RGB")]
-
-    def image_digest(self) -> str:
-        """Digest of the images' content."""
-        return content_digest([source for rows in self.questions for source in rows[0].media])
-
-    def digest(self) -> str:
-        """Digest of the questions and their answers."""
-        fields = [[(q.id, q.question, q.answers, q.correct, q.box) for q in rows] for rows in self.questions]
-        return settings_digest(self.name, fields)
-
-
 class QuestionTask(LayerEvaluator):
     """Answers to a dataset's questions from a head fitted on the tokens of a layer."""
 
@@ -207,16 +174,24 @@ class QuestionTask(LayerEvaluator):
         self.test = _by_image(f"{self.name}, test", test, self.config.items)
         self._images = [
             EncoderInputs(
-                name=part.name, keys=part.keys, open=part.open, compute_digest=part.image_digest, image_size=image_size
+                name=f"{self.name}, {part}",
+                keys=tuple(questions[0].block or questions[0].id for questions in images),
+                open=partial(_open_row, images),
+                compute_digest=partial(content_digest, [source for rows in images for source in rows[0].media]),
+                image_size=image_size,
             )
-            for part in (self.train, self.test)
+            for part, images in (("train", self.train), ("test", self.test))
         ]
         self._make_decoder = make_decoder or self._fresh
 
     @property
     def digest(self) -> str:
         """Digest of the questions and the settings."""
-        return settings_digest(asdict(self.config), self.train.digest(), self.test.digest())
+        asked = [
+            [[(q.id, q.question, q.answers, q.correct, q.box) for q in questions] for questions in part]
+            for part in (self.train, self.test)
+        ]
+        return settings_digest(asdict(self.config), self.name, asked)
 
     def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the training and the test images."""
@@ -236,7 +211,7 @@ class QuestionTask(LayerEvaluator):
         config = replace(config, fit=config.fit.with_seed(seed))
         head = AnswerHead(train.tokens.shape[-1], train.grid, self._make_decoder(config.fit.seed), config)
         head.fit(train.patches, [self._training[row] for row in train.rows], track)
-        rows = [(at, question) for at, row in enumerate(test.rows) for question in self.test.questions[row]]
+        rows = [(at, question) for at, row in enumerate(test.rows) for question in self.test[row]]
         prompts = [(at, task.prompt(question)) for at, question in rows]
         predictions = head.answer(test.patches, prompts, task.max_tokens)
         answered = []
@@ -248,42 +223,48 @@ class QuestionTask(LayerEvaluator):
     @cached_property
     def _sizes(self) -> dict[int, tuple[int, int]]:
         """Return width and height of the test images with boxes."""
-        rows = enumerate(self.test.questions)
-        return {row: self.test.open(row)[0].size for row, questions in rows if any(q.box for q in questions)}
+        boxed = (row for row, questions in enumerate(self.test) if any(question.box for question in questions))
+        return {row: _open(self.test[row][0]).size for row in boxed}
 
     @cached_property
     def _training(self) -> list[list[QuestionAnswer]]:
-        return [
-            [_training_turn(self.task, question, partial(self.train.open, row)) for question in questions]
-            for row, questions in enumerate(self.train.questions)
-        ]
+        """Return prompts and correct answers by image: a text, a choice's letter, or a box."""
+
+        def answer(question: Question) -> str:
+            if question.box is not None:
+                return box_text(question.box, *_open(question).size)
+            if question.correct is not None:
+                return chr(ord("A") + question.correct)
+            return max(question.answers, key=question.answers.count)
+
+        return [[(self.task.prompt(question), answer(question)) for question in questions] for questions in self.train]
 
     def _fresh(self, seed: int) -> Decoder:
         texts = [text for turns in self._training for turn in turns for text in turn]
         return make_fresh_decoder(texts, torch_generator(seed, 3))
 
 
-def _by_image(name: str, questions: Sequence[Question], maximum: int) -> _Part:
+def _open(question: Question) -> Image.Image:
+    """Open a question's image; InputError if it cannot be decoded, or the question is not about a single image."""
+    media = open_media_of(question)
+    if len(media) != 1 or not isinstance(media[0], Image.Image):
+        raise InputError(f"question {question.id}", "is not about one image")
+    return media[0].convert("RGB")
+
+
+def _open_row(images: Sequence[Sequence[Question]], row: int) -> list[Image.Image]:
+    return [_open(images[row][0])]
+
+
+def _by_image(name: str, questions: Sequence[Question], maximum: int) -> list[list[Question]]:
     """Group questions by image; above the maximum, take evenly spaced images."""
     groups: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
         groups[question.block or question.id].append(question)
     if not groups:
         raise DataError(f"{name} has no question")
-    images = [tuple(group) for group in groups.values()]
-    return _Part(name, tuple(images[int(row)] for row in spread_indices(len(images), min(len(images), maximum))))
-
-
-def _training_turn(
-    task: LanguageTask, question: Question, open_image: Callable[[], list[Image.Image]]
-) -> QuestionAnswer:
-    """Return the prompt of a question and its correct answer: a text, a choice's letter, or a box."""
-    prompt = task.prompt(question)
-    if question.box is not None:
-        return prompt, box_text(question.box, *open_image()[0].size)
-    if question.correct is not None:
-        return prompt, chr(ord("A") + question.correct)
-    return prompt, max(question.answers, key=question.answers.count)
+    images = list(groups.values())
+    return [images[int(row)] for row in spread_indices(len(images), min(len(images), maximum))]
 
 
 def read_question_task(name: str, path: Path, items: int, image_size: tuple[int, int] | None = None) -> QuestionTask:

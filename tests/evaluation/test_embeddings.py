@@ -16,8 +16,8 @@ from perception_encoder.evaluation.embeddings import CachingEncoder, cache_featu
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.video import read_frames
-from tests.clips import clip, number_of
-from tests.evaluation.colours import ColourEncoder, image_bytes, unit
+from tests.clips import clip
+from tests.evaluation.colours import ColourEncoder, image_bytes
 
 COLOURS = ("red", "green", "blue", "red", "white")
 
@@ -90,29 +90,6 @@ def test_a_video_is_the_mean_of_its_frames_made_unit(tmp_path) -> None:
     assert features.vectors[0].tolist() == ColourEncoder().encode_images([open_image(image_bytes("red"))])[0].tolist()
     assert np.abs(features.vectors[1] - features.vectors[2]).max() > 0
     assert [(failure.source, failure.reason) for failure in features.failures] == [("d", "no such file")]
-
-
-class Counting(ColourEncoder):
-    """Frame 0 is (1, 0), frame n is (0, 3n)."""
-
-    def encode_images(self, images, normalize=True):
-        numbers = np.array([number_of(image) for image in images], np.float32)
-        vectors = np.stack([numbers == 0, 3 * numbers], axis=1).astype(np.float32)
-        return unit(vectors) if normalize else vectors
-
-
-def test_frames_are_averaged_as_long_as_the_model_makes_their_vectors(tmp_path) -> None:
-    (tmp_path / "v.mp4").write_bytes(clip(2))
-    clips = LabelledImages("clips", ("a",), (tmp_path / "v.mp4",), ("x",))
-    (vector,) = encode_images(Counting(), clips, frames=2).vectors
-    np.testing.assert_allclose(vector, np.array([1, 3]) / 10**0.5, rtol=1e-5)  # of unit vectors: (1, 1) / 2**0.5
-
-
-def test_a_video_of_one_frame_is_that_frame(tmp_path) -> None:
-    (tmp_path / "v.mp4").write_bytes(clip(1))
-    clips = LabelledImages("clips", ("a",), (tmp_path / "v.mp4",), ("x",))
-    (frame,) = ColourEncoder().encode_images(read_frames(tmp_path / "v.mp4", frames=1).images)
-    np.testing.assert_allclose(encode_images(ColourEncoder(), clips).vectors[0], frame, rtol=1e-5)
 
 
 def test_a_border_is_cut_off() -> None:

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from perception_encoder.datasets.labelled import load_labelled
-from perception_encoder.evaluation.classification.probes import fit_probe
 from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
 from perception_encoder.evaluation.embeddings import encode_images
 from synthetic.suite import Suite
@@ -26,22 +24,6 @@ def photos(tmp_path: Path) -> Path:
     for split in ("train", "val", "test"):
         write_colours(tmp_path / f"{split}.tar", "toys", LABELS)
     return tmp_path
-
-
-class PlainTimmEncoder:
-    """A timm model with its own transform."""
-
-    name = "test_vit"
-
-    def __init__(self) -> None:
-        timm = pytest.importorskip("timm")
-        self.model = timm.create_model(self.name, num_classes=0).eval()
-        config = timm.data.resolve_model_data_config(self.model)
-        self.transform = timm.data.create_transform(**config, is_training=False)
-
-    @torch.inference_mode()
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        return F.normalize(self.model(torch.stack([self.transform(image) for image in images])), dim=-1).numpy()
 
 
 class PlainOpenClipEncoder:
@@ -67,13 +49,6 @@ class PlainOpenClipEncoder:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         return self.model.encode_text(self.tokenize(list(texts)), normalize=True).numpy()
-
-
-def test_a_timm_model_is_probed(photos: Path) -> None:
-    encoder = PlainTimmEncoder()
-    train, val, test = (encode_images(encoder, load_labelled(photos, s)["toys"]) for s in ("train", "val", "test"))
-    probe = fit_probe(train, val, ("blue", "green", "red"))
-    assert (probe.classify(test.vectors) == test.targets(("blue", "green", "red"))).all()
 
 
 def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:

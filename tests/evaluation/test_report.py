@@ -1,15 +1,17 @@
-"""Results as JSON and as tables."""
+"""Results: from evaluators, as JSON and as tables."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.comparison import full_table
-from perception_encoder.evaluation.results import Measurement, Result, from_json, to_json
+from perception_encoder.evaluation.results import Measurement, Result, evaluate, from_json, to_json
 from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.evaluation.statistics.scores import ItemScores, measure
 from perception_encoder.models.registry import BUILTIN
 
 METRIC = Metric(name="J&F", value=0.5, n=5, interval=(0.4, 0.6))
@@ -78,3 +80,28 @@ def test_a_result_without_an_interval_has_none_in_tables_and_json() -> None:
 def test_failures_are_written_once_with_their_reason() -> None:
     failed = replace(RESULT.measurements[0], failures=(InputError("flowers-7", "cannot be decoded"),))
     assert to_json(replace(RESULT, measurements=(failed, *RESULT.measurements[1:]))) == to_json(RESULT)
+
+
+SCORES = ItemScores.of("top-1", np.arange(10) < 7, [str(number) for number in range(10)])
+MEASUREMENT = Measurement(task="toys", method="k-NN", scores=(SCORES,))
+
+
+class Constant:
+    """An evaluator that scores any model alike."""
+
+    def run(self, encoder: str, track: object) -> list[Measurement]:
+        return [replace(MEASUREMENT, method=f"{encoder}-NN")]
+
+
+def test_metrics_are_those_of_the_scores_unless_given() -> None:
+    assert MEASUREMENT.metrics == (measure(SCORES),)
+    other = Metric(name="top-1", value=0.5, n=3, interval=None)
+    assert replace(MEASUREMENT, metrics=(other,)).metrics == (other,)
+
+
+def test_evaluate_runs_each_evaluator_under_each_transform() -> None:
+    measurements = evaluate([Constant(), Constant()], {"squash": "3", "crop": "4"})
+    assert [measurement.label for measurement in measurements] == [
+        ("toys", "3-NN", "squash", ""),
+        ("toys", "4-NN", "crop", ""),
+    ] * 2

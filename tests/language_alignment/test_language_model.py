@@ -135,11 +135,3 @@ def test_the_probability_of_yes_is_that_of_the_next_token() -> None:
         ids = [model.decoder.tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "yYnN"]
         yes, no = logits[ids[:2]].sum(), logits[ids[2:]].sum()  # the tiny model's tokens are bytes
         assert share == pytest.approx(float(yes / (yes + no)), abs=1e-4)
-
-
-def test_questions_about_one_image_have_the_probabilities_that_each_has_alone() -> None:
-    model = tiny_language_model()
-    conversations = [ask(question, [NOISE]) for question in ("Is it red?", "Is it a dog?", "Is it red? Really?")]
-    together = model.yes_probabilities(conversations)
-    assert together == pytest.approx([float(model.yes_probabilities([item])[0]) for item in conversations], abs=1e-4)
-    assert model.yes_probabilities([]).shape == (0,)

@@ -158,11 +158,3 @@ def test_other_kinds_of_tasks_are_refused(plugin: Any) -> None:
         plugin("tiny").loglikelihood([])
     with pytest.raises(ConfigError, match="several rounds are unsupported"):
         plugin("tiny").generate_until_multi_round([])
-
-
-def test_the_module_is_imported_without_lmms_eval(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        lmms_eval_adapter.nothing  # noqa: B018
-    monkeypatch.setitem(sys.modules, "lmms_eval", None)
-    with pytest.raises(ImportError):
-        lmms_eval_adapter.manifest()

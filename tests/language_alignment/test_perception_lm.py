@@ -127,8 +127,3 @@ def test_the_prompt_is_the_references() -> None:
         "<|start_header_id|>user<|end_header_id|>\n\n\ue200 how many? <|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\ntwo<|eot_id|>"
     )
-
-
-def test_a_directory_without_one_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailableError, match="is incomplete: missing config"):
-        read_perception_lm(tmp_path, CPU, torch.float32)

@@ -68,14 +68,6 @@ def test_it_answers_by_the_tokens_and_by_chance_without() -> None:
     assert len(set(blind)) == 1
 
 
-@pytest.mark.parametrize("config", [replace(CONFIG, pool=2), replace(CONFIG, linear=True)], ids=["pooled", "linear"])
-def test_projectors(config: AnswerHeadConfig) -> None:
-    values, classes = patches(160, 0)
-    unseen, right = patches(40, 1)
-    answers = fitted(config, values, classes).answer(unseen, [(row, "What colour?") for row in range(40)], 4)
-    assert np.mean([NAMES[item] == answer for item, answer in zip(right, answers, strict=True)]) > 0.7
-
-
 def test_a_frozen_language_model_stays_what_it_is() -> None:
     values, classes = patches(16, 0)
     config = replace(CONFIG, frozen=True, fit=FitConfig(epochs=1, batch=8))

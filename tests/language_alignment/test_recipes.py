@@ -36,7 +36,6 @@ from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.tiling import MediaConfig
 from perception_encoder.training.settings import override
-from synthetic.builtin.recipes import language_builtin
 from tests.clips import clip
 from tests.language_models import write_tiny_decoder
 from tests.recipes import find_recipe
@@ -69,9 +68,7 @@ def test_the_benchmark_of_a_frozen_encoder(size: str, decoder: str) -> None:
     assert not first.train_decoder and second.train_decoder and not first.train_vision and not second.train_vision
     assert (second.pool, second.tiles, second.frames) == (1, 1, 8)
     assert second.context == 8 * 1_024 + 2_048, "the text is cut at 2,048 tokens"
-    assert first.decoder == second.decoder
-    billions = {"llama": 8.03, "qwen": 7.62}[decoder]
-    assert SHAPES[second.decoder].cost(1, 0).parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+    assert first.decoder == second.decoder and second.decoder in SHAPES
 
 
 @pytest.fixture(scope="module")
@@ -138,29 +135,11 @@ def test_the_largest_image_and_video_of_a_recipe_fit_its_context(
     assert trainee.module.embed(batch.ids, batch.is_image, batch.images).isfinite().all()
 
 
-@pytest.mark.parametrize("name", [name for name in LANGUAGE if "g14" in name])
-def test_both_sizes_differ_in_the_encoder_alone(name: str) -> None:
-    large, recipe = find_recipe(name.replace("g14", "l14")), find_recipe(name)
-    initial = large.initial and large.initial.replace("l14", "g14")
-    assert replace(large, encoder=LAYERS["g14"][0], layer=LAYERS["g14"][1], initial=initial) == recipe
-
-
 @pytest.mark.parametrize("size", LAYERS)
 def test_a_cut_tower_has_the_depth_of_the_published_one(size: str) -> None:
     encoder, layer = LAYERS[size]
     published = find_model(encoder.replace("Core", "Lang").replace("336", "448"))
     assert layer + 1 == published.vision.depth
-
-
-def test_own_questions_train_adapters_and_the_projector() -> None:
-    config = custom_questions()
-    assert config.train_decoder and config.lora is not None and not config.train_vision
-
-
-def test_the_built_in_one_trains_adapters_after_the_words() -> None:
-    config = language_builtin()
-    assert config.train_decoder and config.lora is not None and config.apart and not config.train_vision
-    assert config.initial == "runs/language_builtin_words/language.safetensors"
 
 
 def test_a_debug_form_trains_what_its_recipe_does() -> None:

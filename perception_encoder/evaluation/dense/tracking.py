@@ -1,15 +1,10 @@
 """Tracking of objects by similarity of patches (section 3): J, F and J&F as DAVIS defines them.
 
-The masks of the first frame are propagated through a video (dense_prediction/tracking.py) and
-compared with the true ones at the masks' own size. As in DAVIS the first and the last frame are not scored; an object's
-J is the mean over frames, a dataset's J the mean over the objects of all videos, and J&F the mean of J and F. A video
-with all its objects is one block of the intervals; of few videos they are Student's.
-
-J is the intersection over the union. F is the harmonic mean of two shares: of the mask's boundary pixels that lie
-within a distance of the true boundary, and of the true ones that lie within it of the mask's. The distance is 0.008 of
-the image's diagonal, rounded up. A pixel is on the boundary if its right, lower or lower-right neighbour differs.
-Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation" (2016), and the
-conventions of its published evaluation (2017) for empty masks.
+The masks of the first frame are propagated (dense_prediction/tracking.py) and compared with the true ones. As in DAVIS
+(Perazzi et al., 2016, and its evaluation of 2017 for empty masks) the first and the last frame are not scored; an
+object's J is the mean over frames, a dataset's the mean over the objects of all videos. J is the intersection over the
+union. F is the harmonic mean of the share of the mask's boundary pixels within a distance of the true boundary and of
+the true ones within it of the mask's: 0.008 of the image's diagonal, rounded up.
 """
 
 from __future__ import annotations

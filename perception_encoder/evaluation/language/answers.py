@@ -1,31 +1,15 @@
-"""Score answers of language models by rules: short answers, choices, and boxes.
+"""Score answers of language models by rules: short answers, numbers, choices, yes or no, and boxes.
 
-VQA accuracy: an answer is right in so far as people gave it too, after EvalAI's normalisation. Source: Antol et al.,
-"VQA: Visual Question Answering", ICCV 2015, and the answer processor of MMF, which repeats what the EvalAI server does
-to TextVQA's answers. Its oddities are repeated too, because published results contain them: the pattern meant to spare
-decimal points has a misspelled lookbehind, and it removes at most 32 full stops.
-
-Relaxed accuracy: numbers may be off by 5 %, other answers must be equal. Source: Masry et al., "ChartQA", ACL 2022,
-section 5.1, after Methani et al., "PlotQA", WACV 2020; the conversion of percent signs and the treatment of 0 follow
-the scorer that published results were computed with (pix2struct, Qwen-VL).
-
-ANLS: the similarity by edit distance. Source: Biten et al., "Scene Text Visual Question Answering", ICCV 2019, and the
-evaluation server of DocVQA (rrc.cvc.uab.es). The server divides by the length of the texts before surrounding spaces
-are removed, and so gives a wrong answer with spaces a better score; here both texts are normalised first, and their
-lengths are those compared.
-
-Multiple choice: the letter of a choice, or its text. Sources: Kembhavi et al., "A Diagram Is Worth a Dozen Images",
-ECCV 2016; Li et al., "MVBench", CVPR 2024. Neither says how a letter is read from a sentence, so scorers differ; these
-rules never read the article "a" as choice A.
-
-Yes or no. Source: Li et al., "Evaluating Object Hallucination
-in Large Vision-Language Models", EMNLP 2023, and its evaluate.py. Like there the first sentence counts. An answer that
-is neither yes nor no is wrong here; there it counts as yes.
-
-Grounding: the box that a model writes for a phrase, and whether it overlaps the true one by half. Boxes are
-`[x, y, x, y]`: left, top, right and bottom in thousandths of the image's width and height, 000–999, as Perception
-Encoder's alignment and PLM write them. Source of the metric: Yu et al., "Modeling Context in Referring
-Expressions" (RefCOCO), ECCV 2016.
+VQA accuracy: Antol et al., ICCV 2015, and the answer processor of MMF, which repeats what the EvalAI server does to
+TextVQA's answers. Its oddities are repeated, because published results contain them: the pattern meant to spare decimal
+points has a misspelled lookbehind, and it removes at most 32 full stops. Relaxed accuracy: Masry et al., "ChartQA", ACL
+2022; percent signs and 0 as in the scorer of published results (pix2struct, Qwen-VL). ANLS: Biten et al., ICCV 2019,
+and DocVQA's server, which divides by the length of the texts before surrounding spaces are removed, and so gives a
+wrong answer with spaces a better score; here both texts are normalised first. Choices: Kembhavi et al., ECCV 2016; Li
+et al., "MVBench", CVPR 2024; neither says how a letter is read from a sentence; these rules never read the article "a"
+as choice A. Yes or no: POPE (Li et al., EMNLP 2023) and its evaluate.py: the first sentence counts; an answer that is
+neither is wrong here, and yes there. Boxes: RefCOCO (Yu et al., ECCV 2016), `[x, y, x, y]`: left, top, right and bottom
+in thousandths of the image's sides, 000–999, as Perception Encoder's alignment and PLM write them.
 """
 
 from __future__ import annotations

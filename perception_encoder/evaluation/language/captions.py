@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -118,41 +117,26 @@ def cider_d_scores(predictions: Sequence[str], references: Sequence[Sequence[str
     total = float(np.log(float(len(grams))))
     weights = {gram: float(total - np.log(float(count))) for gram, count in seen.items()}
 
-    def vectors(counts: Counter[_Gram]) -> _Vectors:
+    def vectors(counts: Counter[_Gram]) -> tuple[dict[_Gram, float], np.ndarray, int]:
+        """Return tf-idf values, their norms by n-gram length, and the number of bigrams, the reference's length."""
         values = {gram: count * weights.get(gram, total) for gram, count in counts.items()}
         norms = np.zeros(ORDERS)
         for gram, value in values.items():
             norms[len(gram) - 1] += value**2
-        length = sum(count for gram, count in counts.items() if len(gram) == 2)
-        return _Vectors(values, np.sqrt(norms), length)
+        return values, np.sqrt(norms), sum(count for gram, count in counts.items() if len(gram) == 2)
 
-    scores = np.zeros(len(grams))
-    for row, (prediction, those) in enumerate(zip(grams, other_grams, strict=True)):
-        predicted = vectors(prediction)
-        scores[row] = 10 * np.mean([_similarity(predicted, vectors(caption)).mean() for caption in those])
-    return scores
+    def similarity(one: Counter[_Gram], other: Counter[_Gram]) -> float:
+        """Return the mean clipped cosine over n-gram lengths, reduced for different caption lengths."""
+        (values, norms, length), (theirs, their_norms, their_length) = vectors(one), vectors(other)
+        products, scale = np.zeros(ORDERS), norms * their_norms
+        for gram, value in values.items():
+            their = theirs.get(gram, 0.0)
+            products[len(gram) - 1] += min(value, their) * their
+        cosines = np.divide(products, scale, out=products, where=scale != 0)
+        return float((cosines * np.exp(-((length - their_length) ** 2) / (2 * SIGMA**2))).mean())
 
-
-@dataclass(frozen=True)
-class _Vectors:
-    """A caption's tf-idf vectors for all n-gram lengths."""
-
-    values: Mapping[_Gram, float]
-    norms: np.ndarray
-    """(ORDERS,)."""
-    length: int
-    """Number of bigrams, which the reference implementation uses as the length."""
-
-
-def _similarity(one: _Vectors, other: _Vectors) -> np.ndarray:
-    """Return the clipped cosine for each n-gram length, (ORDERS,), reduced for different caption lengths."""
-    products = np.zeros(ORDERS)
-    for gram, value in one.values.items():
-        theirs = other.values.get(gram, 0.0)
-        products[len(gram) - 1] += min(value, theirs) * theirs
-    norms = one.norms * other.norms
-    cosines = np.divide(products, norms, out=products, where=norms != 0)
-    return cosines * np.exp(-((one.length - other.length) ** 2) / (2 * SIGMA**2))
+    rows = zip(grams, other_grams, strict=True)
+    return np.array([10 * np.mean([similarity(one, caption) for caption in those]) for one, those in rows])
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:

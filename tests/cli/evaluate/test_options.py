@@ -12,9 +12,7 @@ import typer
 import perception_encoder as pe
 from perception_encoder.cli import evaluate, output
 from perception_encoder.datasets.classified import ClassOptions, load_tasks
-from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, MediaDecodeError
-from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.evaluation.tasks import TASKS, run_evaluators
@@ -51,15 +49,6 @@ def test_a_command_has_the_arguments_and_defaults_of_its_function(task: str) -> 
     for name, parameter in call.items():
         if name != "progress":
             assert command[name].default == ("20" if name == "k" else parameter.default), name
-
-
-def test_heads_are_fitted_as_long_as_by_default() -> None:
-    for task, config in (
-        (TASKS["segmentation"], FitConfig),
-        (TASKS["depth"], FitConfig),
-        (TASKS["attentive"], AttentiveConfig),
-    ):
-        assert inspect.signature(task).parameters["epochs"].default == config().epochs
 
 
 def test_evaluate_is_what_the_command_prints(colour_models, photos: Path, tmp_path: Path) -> None:

@@ -22,12 +22,7 @@ __all__ = ["language_run"]
     ("dataset", "metric"),
     [
         ("vqav2", "VQA accuracy"),
-        ("okvqa", "VQA accuracy"),
-        ("textvqa", "VQA accuracy"),
         ("docvqa", "ANLS"),
-        ("infovqa", "ANLS"),
-        ("chartqa", "relaxed accuracy"),
-        ("ai2d", "accuracy"),
         ("pope", "F1"),
         ("coco", "CIDEr"),
         ("refcoco", "accuracy at IoU 0.5"),

@@ -21,7 +21,7 @@ from perception_encoder.evaluation.dense.detection import (
     to_results,
 )
 from perception_encoder.evaluation.statistics.scores import by_metric, difference
-from tests.datasets.drawn import described, write_instances, write_whole
+from tests.datasets.drawn import write_instances
 from tests.evaluation.layers import ColourLayers
 
 pytest.importorskip("torchvision")
@@ -138,15 +138,3 @@ def test_boxes_without_area_are_not_learned_from_and_said_once(
     assert len(train.truth(range(4))["annotations"]) == 6
     (warning,) = caplog.messages
     assert "train/instances.json: boxes without area: 2, annotation 1 of image 1 first" in warning
-
-
-def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no annotations/instances_val2017"):
-        read_instance_splits(tmp_path)
-    (tmp_path / "annotations.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(DataError, match=r"annotations\.json cannot be read"):
-        read_instance_splits(tmp_path)
-    said, _ = described(2)
-    write_whole(tmp_path, {**said, "annotations": []})
-    with pytest.raises(DataError, match="no boxes; detection needs"):
-        read_instance_splits(tmp_path)

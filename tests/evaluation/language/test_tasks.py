@@ -5,16 +5,11 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.datasets.questions.question import Question
-from perception_encoder.datasets.questions.read import READERS
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.language.tasks import TASKS
 
 CHOICE = Question(id="1", question="Which part?", media=(), choices=("leaf", "root"), correct=1)
 TEXT = Question(id="1", question="How many?", media=(), answers=("12",) * 10)
-
-
-def test_every_dataset_has_a_task() -> None:
-    assert set(TASKS) == set(READERS)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +63,3 @@ def test_boxes_are_compared_in_thousandths() -> None:
     assert score("[100, 100, 500, 500]", TEXT, (100, 100, 500, 480)) == 1
     with pytest.raises(DataError, match="the true box"):
         score("[100, 100, 500, 500]", TEXT, None)
-
-
-def test_captions_are_scored_together() -> None:
-    assert [name for name, task in TASKS.items() if task.score is None] == ["coco"]
