@@ -14,7 +14,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed; install the ext
 from perception_encoder.errors import EndpointError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.language_alignment.endpoint import EndpointModel
-from perception_encoder.preprocess.conversation import Sampling, ask
+from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.queues import GenerationQueue
@@ -37,7 +37,7 @@ def test_an_answer_about_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     video = VideoFrames([RED, RED], [0.0, 1.0], 2.0, 50, True)
     with servers.endpoint(servers.well) as (address, requests):
-        (reply,) = model(address).generate([ask("what is это?", [video], "Be brief.")], Sampling(max_tokens=9))
+        (reply,) = model(address).generate([[Message("system", ("Be brief.",)), *ask("what is это?", [video])]], Sampling(max_tokens=9))
     assert (reply.text, reply.finished) == ("2 images: WHAT IS ЭТО?", True)
     (request,) = requests
     assert (request["path"], request["key"]) == ("/v1/chat/completions", "Bearer secret")
