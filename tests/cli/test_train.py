@@ -82,15 +82,14 @@ def test_a_folder_that_another_run_trains_in(run_pe: Callable[..., Run], photos:
     assert run_pe(*arguments).status == 0
 
 
-@pytest.mark.parametrize("recipe", ["core_n16", "finetune"])
-def test_class_directories_and_a_table_train(run_pe: Callable[..., Run], recipe: str, tmp_path: Path) -> None:
+def test_class_directories_and_a_table_train(run_pe: Callable[..., Run], tmp_path: Path) -> None:
     for number in range(8):
         path = tmp_path / "mugs" / ("red mug", "plate")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40), (20 * number, 0, 0)).save(path)
     (tmp_path / "more.csv").write_text("path,caption\nmugs/plate/1.png,a plate of mine\n")
     data = ("--data", tmp_path / "mugs", "--data", tmp_path / "more.csv")
-    run = run_pe("train", recipe, *data, "--out", tmp_path / "run", "--debug", "--set", "batch_size=8")
+    run = run_pe("train", "finetune", *data, "--out", tmp_path / "run", "--debug", "--set", "batch_size=8")
     assert run.status == 0, run.stderr
     assert json.loads((tmp_path / "run" / "config.json").read_text())["samples"] == {"more": 1, "mugs": 8}
 
@@ -100,17 +99,6 @@ def test_a_setting_that_does_not_exist(run_pe: Callable[..., Run], photos: Path,
     assert run.status == 2
     assert "did you mean batch_size?" in run.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_without_shards(run_pe: Callable[..., Run], tmp_path: Path) -> None:
-    run = run_pe("train", "core_n16", "--data", tmp_path, "--out", tmp_path / "run", "--debug")
-    assert run.status == 2
-    assert "train.tar" in run.stderr
-
-
-def test_without_data_nothing_begins(run_pe: Callable[..., Run]) -> None:
-    run = run_pe("train", "core_n16")
-    assert run.status == 2 and "DIR/CLASS/*.jpg" in run.stderr.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

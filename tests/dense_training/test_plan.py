@@ -142,12 +142,8 @@ def test_the_memory_of_a_plan() -> None:
     one, eight = small_plan(config), small_plan(config, 8)
     parameters, cost = one.parameters[0], one.phases[0].parts[0]
     alone, shared = one.memory(), eight.memory()
-    blocks = cost.depth * cost.block_parameters
-    held = parameters - blocks * 7 / 8  # all but blocks is whole
-    assert (alone["weights"], alone["gradients"]) == (4 * parameters + 2 * parameters, 4 * parameters)  # bf16 copies
-    assert alone["optimizer"] == 2 * 4 * parameters  # AdamW's two averages
-    assert shared["weights"] == 4 * held + 2 * parameters + 3 * 4 * cost.block_parameters
-    assert (shared["gradients"], shared["optimizer"]) == (4 * held, 2 * 4 * held)
+    held = parameters - cost.depth * cost.block_parameters * 7 / 8  # all but blocks is whole
+    assert (alone["optimizer"], shared["optimizer"]) == (8 * parameters, 8 * held)
     assert alone["images"] == (3 + 4) * 64 * 3 * 1024**2 == 8 * shared["images"]
     frozen = small_plan(config, frozen=True, drop_path=0.0, optimizer=OptimizerConfig())
     (total, trained), memory = frozen.parameters, frozen.memory()

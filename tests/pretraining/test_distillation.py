@@ -172,11 +172,6 @@ def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -
     torch.testing.assert_close(losses["distillation"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_pictures_of_the_size_are_not_touched() -> None:
-    inputs = noise_images(32)
-    assert scale_down(inputs, 32) is inputs
-
-
 def test_a_model_has_nothing_to_learn_from_itself_at_the_same_temperature(tmp_path) -> None:
     path = tmp_path / "model.safetensors"
     model = create_model("builtin", pretrained=True)

@@ -130,11 +130,6 @@ def test_the_baseline_and_the_whole_recipe() -> None:
             ablation(step)
 
 
-@pytest.mark.parametrize("name", [*PAPER, "distill_l14"])
-def test_the_paper_s_runs_hand_their_weights_on_without_loss(name: str) -> None:
-    assert not config_of(name).half and config_of("core_n16").half
-
-
 def test_a_tower_of_another_depth_and_pooling_is_trained(photos: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(
         debug(),

@@ -8,6 +8,7 @@ import torch
 from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.pretraining.config import MaskRegularization
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from tests.pretraining.toys import gradients, small_batch, small_towers
@@ -50,3 +51,9 @@ def test_the_logit_scale_is_clamped() -> None:
     towers.clip.logit_scale.data.fill_(9.0)
     task.after_step()
     assert towers.clip.logit_scale.exp().item() == pytest.approx(100.0)
+
+
+def test_a_mask_is_of_the_asked_ratio_on_one_image_in_sixteen() -> None:
+    rows, masks = MaskRegularization().draw(64, 100, torch.Generator().manual_seed(0))
+    assert rows.tolist() == [0, 16, 32, 48] and masks.shape == (4, 100)
+    assert masks.sum(1).tolist() == [40] * 4 and not torch.equal(masks[0], masks[1])

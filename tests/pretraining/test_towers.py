@@ -99,12 +99,6 @@ def test_without_attention_pooling_the_class_token_is_projected() -> None:
     torch.testing.assert_close(clip.encode_image(pixels), expected)
 
 
-def test_a_recipe_turns_steps_off() -> None:
-    model = build_model(dataclasses.replace(debug(), rope=False, attention_pool=False))
-    assert model.visual.attn_pool is None and model.visual.rope(32, 32, torch.device("cpu")) is None
-    assert model.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 256)
-
-
 TEXTS = ("a cup", "the rose, and a long caption about it", "an ant", "A  cup")
 
 
@@ -212,15 +206,3 @@ def test_cached_texts_change_neither_losses_nor_gradients(chunk: int | None, mon
     assert actual.keys() == expected.keys() and not [name for name in actual if ".text." in name]
     for name in expected:
         torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-6, msg=name)
-
-
-def test_cached_texts_are_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    cached, plain, vocabulary = cached_and_not()
-    encoded: list[int] = []
-    cached.clip.text.register_forward_hook(lambda module, given, result: encoded.append(len(result)))
-    cached(small_batch().images, vocabulary(["a cup"]))
-    assert encoded == []
-    plain(small_batch().images, vocabulary(["a cup"]))
-    assert encoded == [1]
-    with pytest.raises(KeyError):
-        cached.cached(vocabulary(["a cup"]) + 1)

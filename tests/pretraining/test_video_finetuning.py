@@ -45,11 +45,6 @@ def test_one_run_begins_where_another_ends() -> None:
     assert video.optimizer.name == "lamb" and cooldown.frames is None
 
 
-def test_the_recipe_in_small_begins_with_the_built_in_model() -> None:
-    config = config_of("video_finetune_builtin")
-    assert (config.model, config.initial, config.frames) == ("PE-Core-N16-128", "PE-Core-N16-128", 4)
-
-
 @pytest.fixture
 def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tar of ten small videos, each with its caption as the video dataset has it (section 2.3)."""
@@ -73,8 +68,6 @@ def test_a_run_on_videos(clips: Path, photos: Path, tmp_path: Path) -> None:
         pretrain(config, [photos], tmp_path / "other")
     with pytest.raises(DataError, match="no images with captions"):
         pretrain(dataclasses.replace(config, frames=None), [Shards(str(clips))], tmp_path / "other")
-    with pytest.raises(ConfigError, match="videos have no masked copies"):
-        dataclasses.replace(config, masking=MaskRegularization())
 
 
 def test_a_video_of_the_same_frames_trains_as_its_frame() -> None:

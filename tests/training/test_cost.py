@@ -184,18 +184,12 @@ def test_memory_of_parameters_by_what_is_trained_and_shared() -> None:
     copies = 2 * 2 * total  # in bf16
     assert (alone["weights"], alone["frozen models"]) == (8 * total + copies, 2 * total)
     assert (alone["gradients"], ddp["gradients"], alone["optimizer"]) == (4 * total, 8 * total, 8 * total)
+    assert alone["activations"] == 8 * (part.held() + part.end_bytes + part.block_bytes)  # frozen: a block's
     sgd = OptimizerConfig(name="sgd")
     fsdp = toy_plan(parts, 4, parallel=ParallelConfig(kind="fsdp"), optimizer=sgd).memory()
     held = total - blocks * 3 / 4
     assert fsdp["weights"] == 8 * held + copies + 3 * 4 * part.block_parameters  # three blocks are whole at a time
     assert (fsdp["gradients"], fsdp["optimizer"], fsdp["frozen models"]) == (4 * held, 4 * held, 2 * total)
-
-
-def test_activations_without_gradients_are_those_of_a_block() -> None:
-    part, frozen = tower_part(CORE), tower_part(CORE, train=False)
-    assert toy_plan([part], 4).memory()["activations"] == 2 * part.held()
-    assert toy_plan([frozen], 4).memory()["activations"] == 2 * (part.end_bytes + part.block_bytes)
-    assert "activations" not in toy_plan([dataclasses.replace(frozen, beside=2)], 4).memory()
 
 
 def test_a_batch_has_a_sample_for_each_device() -> None:
