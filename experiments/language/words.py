@@ -24,6 +24,7 @@ from experiments.language.word_targets import BACKGROUND, IGNORED, Labelled, Wor
 from perception_encoder.cli import output
 from perception_encoder.cli.options import option, out_option
 from perception_encoder.data.pairs import to_device
+from perception_encoder.files import write_json
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
@@ -42,7 +43,7 @@ from perception_encoder.training.checkpoint import check_run, run_directory
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import whole_model
 from perception_encoder.training.loop import train
-from perception_encoder.training.metrics import Listener, describe_run, write_record
+from perception_encoder.training.metrics import RECORD, Listener, describe_run
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import Task, Validation
 
@@ -222,7 +223,7 @@ def align_words(
         counts = {name: len(source) for name, source in sources.items()}
         fingerprint = config.fingerprint([repr(sorted(counts.items())), *words])
         check_run(out, fingerprint)
-        write_record(out, describe_run(config, fingerprint, counts))
+        write_json(out / RECORD, describe_run(config, fingerprint, counts))
         batches = WordBatches(sources, config)
         train(WordTask(word_model, colours), batches, config, out, fingerprint, listener)
         whole_model(word_model)

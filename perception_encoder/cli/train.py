@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 DATA = "Class directories, train.tar, `train/*.tar`, or a table of paths and labels or captions; repeat for more."
 SHARDS = "WebDataset tars to stream: directory, glob or URL, with :WEIGHT for a mixture; repeat for more."
 OUT = "Directory for checkpoints, metrics and weights [default: runs/RECIPE]."
-FREE = 0.1  # of a device's memory, for temporary buffers
 
 Recipe = Annotated[str, argument("RECIPE", "Name of the recipe; `--list` shows all.")]
 ShardPaths = Annotated[list[str] | None, option(SHARDS, "PATH", DATASET)]
@@ -139,7 +138,7 @@ def _show_plan(plan: TrainingPlan) -> None:
         f"TFLOP/s: {_rounded(hours)} hours ({_rounded(hours / 24)} days), {_rounded(hours * plan.devices)} device-hours"
     )
     used, hint = sum(memory.values()), "fits"
-    if used > (1 - FREE) * device.memory:
+    if used > 0.9 * device.memory:  # the rest is for temporary buffers
         hint = "does not fit: a tenth must stay free; use more --devices, or --set parallel.checkpointing=true, "
         hint += "parallel.kind=fsdp" + (", parallel.chunk=N" if plan.config.chunks else "")
     output.print_line(f"{used / 1e9:.1f} of {device.memory / 1e9:g} GB: {hint}")

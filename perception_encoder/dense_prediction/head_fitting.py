@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from perception_encoder.errors import ConfigError, DataError, ModelError
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.progress import Track, untracked
-from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer, warmup_cosine
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer, learning_rate
 
 
 class Maps(Protocol):
@@ -107,7 +107,7 @@ def fit_head(
     head.train()
     for step, rows in enumerate(track(_batches(count, config), description, steps)):
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * warmup_cosine(step, steps, warm_up)
+            group["lr"] = config.lr * learning_rate(step, steps, warm_up)
         with fast_autocast(torch.device("cpu")):
             value = loss(rows)
         if not torch.isfinite(value):

@@ -41,16 +41,6 @@ class LoRA:
         if self.targets not in TARGETS:
             raise ConfigError(f"lora.targets is {self.targets!r}; it must be one of {', '.join(TARGETS)}")
 
-    @property
-    def of_attention(self) -> bool:
-        """Whether the attention's projections are adapted."""
-        return self.targets != "mlp"
-
-    @property
-    def of_mlp(self) -> bool:
-        """Whether the feed-forward layers are adapted."""
-        return self.targets != "attention"
-
 
 def add_adapters(model: CLIP, config: LoRA, locked: str | None, seed: int) -> LoraModel:
     """Add adapters to a model in place, except to a locked tower; only they and the logit scale are trained.
@@ -65,10 +55,10 @@ def add_adapters(model: CLIP, config: LoRA, locked: str | None, seed: int) -> Lo
     blocks = [name for name, module in model.named_modules() if isinstance(module, Block)]
     blocks = [name for name in blocks if locked is None or not name.startswith(f"{locked}.")]
     linear, parameters = list[str](), list[str]()
-    if config.of_attention:
+    if config.targets != "mlp":
         linear += [f"{name}.attn.out_proj" for name in blocks]
         parameters += [f"{name}.attn.in_proj_weight" for name in blocks]
-    if config.of_mlp:
+    if config.targets != "attention":
         linear += [f"{name}.mlp.{part}" for name in blocks for part in ("c_fc", "c_proj")]
     config_of_peft = LoraConfig(
         r=config.rank, lora_alpha=config.alpha, target_modules=linear, target_parameters=parameters or None

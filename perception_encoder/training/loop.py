@@ -33,7 +33,7 @@ from perception_encoder.training.distributed import (
 )
 from perception_encoder.training.metrics import Listener, Metrics
 from perception_encoder.training.optimizer import build_optimizer, learning_rate
-from perception_encoder.training.task import Task, Validation, choose_metric, is_better, is_due
+from perception_encoder.training.task import Task, Validation, choose_metric, is_better
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def train(
                 row = {**group.report(done), "lr": float(f"{peaks[0] * share:.4g}"), **task.report()}
                 metrics.write({"step": done, **row}, record=due)
             newest = replace(state, step=done)
-            if validation and config.validation and is_due(config.validation, done, config.steps):
+            if validation and config.validation and (done % config.validation.every == 0 or done == config.steps):
                 with group.paused():
                     scores = _validate(validation, metric, task, device)
                 metrics.write({"step": done, **{f"validation/{name}": score for name, score in scores.items()}})

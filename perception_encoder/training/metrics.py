@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from perception_encoder.errors import DataError, MissingExtraError
-from perception_encoder.files import write_json, write_text
+from perception_encoder.files import write_text
 from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.tables import read_appended_lines
 from perception_encoder.ranks import Rank
@@ -30,11 +30,6 @@ def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str,
         "samples": dict(samples),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-
-
-def write_record(out: Path, record: Mapping[str, Any]) -> None:
-    """Write a run's record to `OUT/config.json`."""
-    write_json(out / RECORD, record)
 
 
 class Metrics:

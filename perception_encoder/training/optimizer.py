@@ -120,14 +120,8 @@ def learning_rate(step: int, steps: int, warmup: int, drops: Sequence[float] = (
 
     A linear warm-up, then a cosine to zero, or with `drops` a fall to a tenth after each of these shares of the steps.
     """
-    if not drops or step < warmup:
-        return warmup_cosine(step, steps, warmup)
-    return float(0.1 ** sum(step >= drop * steps for drop in drops))
-
-
-def warmup_cosine(step: int, steps: int, warmup: int) -> float:
-    """Return the rate at `step` (0-based) of `steps` as a share of the peak: linear warm-up, then cosine to zero."""
     if step < warmup:
         return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    if drops:
+        return float(0.1 ** sum(step >= drop * steps for drop in drops))
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError
+from perception_encoder.files import write_json
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import check_run, load_weights, run_directory, write_best
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import process_group, whole_model
 from perception_encoder.training.loop import Batches, train
-from perception_encoder.training.metrics import Listener, describe_run, write_record
+from perception_encoder.training.metrics import RECORD, Listener, describe_run
 from perception_encoder.training.task import Task, choose_metric
 
 
@@ -101,7 +102,7 @@ def run_stage(
         check_run(out, run.fingerprint)
         record = describe_run(run.config, run.fingerprint, run.samples)
         if rank.is_first:
-            write_record(out, record)
+            write_json(out / RECORD, record)
         for section in run.sections(track):
             train(
                 section.task,
@@ -129,5 +130,5 @@ def run_stage(
         if rank.is_first:
             run.trainee.write(path)
             record |= run.describe(path)
-            write_record(out, record | write_best(path, run.config, metric, write_step))
+            write_json(out / RECORD, record | write_best(path, run.config, metric, write_step))
         return path

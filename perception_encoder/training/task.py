@@ -58,11 +58,6 @@ def choose_metric(config: ValidationConfig, higher_is_better: Mapping[str, bool]
     return metric
 
 
-def is_due(validation: ValidationConfig, done: int, steps: int) -> bool:
-    """Return whether a run of `steps` is validated after `done` of them."""
-    return done % validation.every == 0 or done == steps
-
-
 def is_better(score: float, best: float | None, higher_is_better: bool) -> bool:
     """Return whether a score beats the best one so far; non-finite scores never do."""
     if not math.isfinite(score):

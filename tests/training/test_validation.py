@@ -15,7 +15,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError
 from perception_encoder.training.checkpoint import find_checkpoints, load_weights
 from perception_encoder.training.loop import train
-from perception_encoder.training.task import ValidationConfig, choose_metric, is_better, is_due
+from perception_encoder.training.task import ValidationConfig, choose_metric, is_better
 from tests.training.test_loop import CONFIG, Killed, Regression, batch, losses_of
 
 EVERY_FOURTH = ValidationConfig(every=4)
@@ -57,10 +57,6 @@ def run(directory: Path, stop_at: int | None = None, **changes: object) -> tuple
 def scores(directory: Path) -> dict[int, float]:
     rows = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
     return {row["step"]: row["validation/distance"] for row in rows if "validation/distance" in row}
-
-
-def test_it_is_due_every_so_many_steps_and_at_the_end() -> None:
-    assert [done for done in range(1, 11) if is_due(EVERY_FOURTH, done, 10)] == [4, 8, 10]
 
 
 @pytest.mark.parametrize(
