@@ -27,8 +27,12 @@ def rope_table(
     The sine of a pair's first channel has the minus sign, so that `rotate` is one multiply and one add. `step`:
     distance between the positions of neighbouring patches.
     """
-    compute = _compute_table if torch.compiler.is_compiling() else _cached_table  # a traced tensor outlives no trace
+    compute = _compute_table if _is_traced() else _cached_table  # a traced tensor must not outlive its trace
     return compute(grid, head_dim, class_token, device, step)
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=64)
@@ -55,7 +59,7 @@ def _compute_table(
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate queries or keys (…, N, head_dim) by a `rope_table`, in float32."""
-    if torch.compiler.is_compiling():  # compilers and exporters want real numbers
+    if _is_traced():  # compilers and exporters want real numbers
         exact = x.float()
         swapped = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
         return torch.addcmul(exact * table[0], swapped, table[1]).to(x.dtype)
