@@ -228,6 +228,8 @@ def read_instances(file: Path, directory: Path) -> InstanceSet:
     if 0 < bare < len(objects):
         text = "%s: %d of %d annotations have no mask; only boxes are trained and evaluated"
         logger.warning(text, escape_name(file), bare, len(objects))
+    if flat := sum(min(item["bbox"][2:]) <= 0 for item in objects):
+        logger.warning("%s: %d boxes without area are left out of training", escape_name(file), flat)
     return InstanceSet(
         name=escape_name(f"{directory.name}/{file.stem}"),
         keys=tuple(keys),

@@ -15,7 +15,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment import STAGE, weights
 from perception_encoder.language_alignment.batches import collate
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.plan import SHAPES
+from perception_encoder.language_alignment.plan import SHAPES, decoder_part
 from perception_encoder.language_alignment.recipes import (
     LAYERS,
     alignment,
@@ -68,7 +68,9 @@ def test_the_benchmark_of_a_frozen_encoder(size: str, decoder: str) -> None:
     assert not first.train_decoder and second.train_decoder and not first.train_vision and not second.train_vision
     assert (second.pool, second.tiles, second.frames) == (1, 1, 8)
     assert second.context == 8 * 1_024 + 2_048, "the text is cut at 2,048 tokens"
-    assert first.decoder == second.decoder and second.decoder in SHAPES
+    assert first.decoder == second.decoder
+    billions = {"llama": 8.03, "qwen": 7.62}[decoder]
+    assert decoder_part(SHAPES[second.decoder], 1, 0).parameters / 1e9 == pytest.approx(billions, rel=2e-3)
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def test_masks_are_learned_and_measured_where_both_sets_have_them(
     file.write_text(json.dumps(said), encoding="utf-8")
     train, test = read_instance_splits(place)
     lacking, other = caplog.messages
-    assert f"{without}/instances.json: annotations without a mask: 1 of 3, annotation 2 of image 1 first" in lacking
+    assert f"{without}/instances.json: 1 of 3 annotations have no mask; only boxes are trained" in lacking
     assert f"only {({'train', 'test'} - {without}).pop()}/instances has masks" in other
     (result,) = DetectionEvaluator(train, test, SMALL).run(ColourLayers(16, (48, 64)).at(0))
     assert [metric.name for metric in result.metrics] == ["box AP", "box AP50", "box AP75"]
@@ -137,4 +137,4 @@ def test_boxes_without_area_are_not_learned_from_and_said_once(
     assert [len(train.instances(row).labels) for row in range(4)] == [1, 0, 2, 1]
     assert len(train.truth(range(4))["annotations"]) == 6
     (warning,) = caplog.messages
-    assert "train/instances.json: boxes without area: 2, annotation 1 of image 1 first" in warning
+    assert "train/instances.json: 2 boxes without area are left out of training" in warning
