@@ -1,15 +1,17 @@
-"""How fast a language model sees and learns: time to the first token, and a training step's parts.
+"""How fast a language model sees, speaks and learns: tokens a second, time to the first token, a training step's parts.
 
     python -m benchmarks.language [--rounds 30] [--out docs/results/language_speed.json]
 
-The decoder is SmolLM2-135M. The first token follows one image of 448 px that PE-Core-B16 (random weights) encodes.
-The training step is that of the recipe `language_builtin`.
+The decoder is SmolLM2-135M. A step of generation is taken in turns by the library and by this package, so that the
+machine's noise falls on both. The first token follows one image of 448 px that PE-Core-B16 (random weights) encodes
+whole. The training step is that of the recipe `language_builtin`.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +28,7 @@ from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder
+from perception_encoder.language_alignment.text.fast_llama import FastLlama
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_autocast, fast_dtype
@@ -39,7 +42,29 @@ QUESTION = "What is in the image?"
 TURNS = 9
 """Questions of a training conversation."""
 CPU = torch.device("cpu")
+LIBRARY, OURS = "transformers", "this package"
 PARTS = ("encoder, forward", "language model, forward", "logits and loss", "backward", "optimizer")
+
+
+def time_tokens(rounds: int) -> dict[str, list[float]]:
+    """Seconds of a step after 150 tokens, by who takes it."""
+    model: Any = load_decoder(SMOLLM2, fast_dtype(CPU)).model
+    ids = torch.arange(150)[None]
+    with torch.inference_mode():
+        cache = model(ids, use_cache=True).past_key_values
+        step = FastLlama(model).continue_from(cache, rounds + 1)
+        calls: dict[str, Callable[[], object]] = {
+            LIBRARY: lambda: model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True).logits[0, -1].argmax(),
+            OURS: lambda: step(0).argmax(),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for turn in range(rounds + 1):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call()
+                if turn:  # the first one warms up
+                    seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
 def time_first_token(rounds: int) -> list[float]:
@@ -110,6 +135,7 @@ def main() -> None:
     result = {
         "command": "python -m benchmarks.language",
         "machine": f"{precision}, {machine()}",
+        "tokens": time_tokens(arguments.rounds),
         "first_token": time_first_token(max(3, arguments.rounds // 5)),
         "training": time_training(max(2, arguments.rounds // 10)),
     }

@@ -91,6 +91,10 @@ def _training(read: Read) -> Iterator[Sequence[str]]:
 
 def _language(read: Read) -> Iterator[Sequence[str]]:
     result = read("language_speed")
+    rates = {name: 1 / median(values) for name, values in result["tokens"].items()}
+    yield _ratio(
+        "generate text with SmolLM2-135M", rates["this package"], rates["transformers"], "tokens/s", "transformers", 0
+    )
     yield "first token after an image of 448 px", f"{median(result['first_token']):.2f} s", "–", "–"
 
 

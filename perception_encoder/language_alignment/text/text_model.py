@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Generator, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.text.decoder import Decoder
+from perception_encoder.language_alignment.text.fast_llama import FastLlama
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 
 GENERATED_AT_ONCE = 8
@@ -45,7 +47,7 @@ class TextModel(Assistant):
         sampling = self._within_context(sampling, prompt)
         tokens: list[int] = []
         streamed = ""
-        for (token,) in generate_tokens(self.decoder.model, [prompt], self.decoder.end_tokens, sampling):
+        for (token,) in self._generate([prompt], sampling):
             assert token is not None
             tokens.append(token)
             text, ended = self._text(tokens, sampling)
@@ -65,7 +67,7 @@ class TextModel(Assistant):
         sampling = self._within_context(sampling, *prompts)
         tokens: list[list[int]] = [[] for _ in prompts]
         ended = [False] * len(prompts)
-        for row in generate_tokens(self.decoder.model, prompts, self.decoder.end_tokens, sampling):
+        for row in self._generate(prompts, sampling):
             for number, token in enumerate(row):
                 if token is None:
                     ended[number] = True
@@ -83,6 +85,15 @@ class TextModel(Assistant):
         """Limit the length of answers to the space left in the context: see `Sampling.cut`."""
         room = self.decoder.prompts.context - max(len(prompt) for prompt in prompts)
         return replace(sampling, max_tokens=min(sampling.max_tokens, room))
+
+    @cached_property
+    def _fast(self) -> FastLlama | None:
+        """Packed model, created for the first single answer."""
+        return FastLlama(self.decoder.model) if FastLlama.fits(self.decoder.model) else None
+
+    def _generate(self, prompts: Sequence[Tensor], sampling: Sampling) -> Iterator[list[int | None]]:
+        fast = self._fast if len(prompts) == 1 else None
+        return generate_tokens(self.decoder.model, prompts, self.decoder.end_tokens, sampling, fast)
 
     def _text(self, tokens: list[int], sampling: Sampling) -> tuple[str, bool]:
         """Return the text of an answer up to a stop, and whether there is a stop."""
@@ -121,12 +132,16 @@ def generate_tokens(
     prompts: Sequence[Tensor],
     end_tokens: frozenset[int],
     sampling: Sampling,
+    fast: FastLlama | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield the next token of each prompt until all have ended, None after an end; end tokens are not yielded.
 
     `prompts`: embeddings (T, dim) of each. Prompts are padded on the left, with the padding masked. Each has its own
-    random generator, so that answers do not depend on the batch.
+    random generator, so that answers do not depend on the batch. `fast`: used for the steps of a single prompt.
     """
+    if fast is not None and len(prompts) == 1:
+        yield from _generate_one(decoder, prompts[0], end_tokens, sampling, fast)
+        return
     device, count = prompts[0].device, len(prompts)
     longest = max(len(prompt) for prompt in prompts)
     inputs = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])
@@ -156,6 +171,23 @@ def generate_tokens(
         if padded:
             mask = torch.cat([mask, mask.new_ones(count, 1)], dim=1)
             positions = positions[:, -1:] + 1
+
+
+def _generate_one(
+    decoder: Any, prompt: Tensor, end_tokens: frozenset[int], sampling: Sampling, fast: FastLlama
+) -> Iterator[list[int | None]]:
+    output = decoder(inputs_embeds=prompt[None], use_cache=True, logits_to_keep=1)
+    step = fast.continue_from(output[_cache_name(decoder)], sampling.max_tokens)
+    logits, generator = output.logits[0, -1], torch.Generator().manual_seed(sampling.seed)
+    given: list[int] = []
+    for number in range(sampling.max_tokens):
+        token = choose(logits, sampling, generator, given)
+        if token in end_tokens:
+            return
+        given.append(token)
+        yield [token]
+        if number + 1 < sampling.max_tokens:
+            logits = step(token)
 
 
 @torch.inference_mode()
