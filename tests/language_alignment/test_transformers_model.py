@@ -109,7 +109,7 @@ def test_stops_streams_and_drawn_answers(model: TransformersModel) -> None:
 
 
 def test_what_cannot_be_loaded_or_answered(model: TransformersModel, tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailableError, match="is incomplete: missing config.json"):
+    with pytest.raises(WeightsUnavailableError, match=r"is incomplete: missing config\.json"):
         load_transformers_model(tmp_path)
     with pytest.raises(ConfigError, match="rejects this conversation"):
         model.generate([ask("is <|image|> an image?")])
