@@ -117,8 +117,12 @@ def test_a_template_that_rewrites_earlier_turns_is_an_error_in_training() -> Non
 QUESTIONS = [("how many?", "two"), ("which colour?", "red"), ("where?", "left")]
 
 
+def ask_about_image(question: str, system: str | None) -> list[Message]:
+    return [*([Message("system", (system,))] if system else []), *ask(question, [IMAGE])]
+
+
 def apart_messages(system: str | None = None) -> list[Message]:
-    first = ask(QUESTIONS[0][0], [IMAGE], system)
+    first = ask_about_image(QUESTIONS[0][0], system)
     turns = [Message("assistant", (QUESTIONS[0][1],))]
     for question, answer in QUESTIONS[1:]:
         turns += [Message("user", (question,)), Message("assistant", (answer,))]
@@ -131,7 +135,7 @@ def test_questions_apart_go_on_from_the_image_as_if_each_were_the_only_one(syste
     assert prompt.parts is not None and sum(prompt.is_image) == 3 and prompt.cut == 0
     for number, (question, answer) in enumerate(QUESTIONS, 1):
         seen = [at for at, part in enumerate(prompt.parts) if part in (0, number)]
-        alone = FORMAT.training_prompt([*ask(question, [IMAGE], system), Message("assistant", (answer,))], [3])
+        alone = FORMAT.training_prompt([*ask_about_image(question, system), Message("assistant", (answer,))], [3])
         assert [prompt.ids[at] for at in seen] == alone.ids
         assert [prompt.labels[at] for at in seen] == alone.labels
         assert [prompt.is_image[at] for at in seen] == alone.is_image
