@@ -53,6 +53,14 @@ LONG = (
     "tests/training/test_distributed.py",
     "tests/models/test_memory.py",
     "tests/serving/test_memory.py",
+    "tests/examples/test_examples.py",
+    "tests/video_data_engine/test_cluster.py",
+    "tests/inference/test_pipeline.py",
+    "tests/inference/test_embed_kill.py",
+    "tests/experiments/video/test_run.py",
+    "tests/pretraining/test_sharing.py",
+    "tests/language_alignment/test_load.py",
+    "tests/cli/models/test_export.py",
 )
 """The files that take longest, with pytest-xdist the first ones: then the workers end at the same time."""
 MakeShard = Callable[..., Path]
