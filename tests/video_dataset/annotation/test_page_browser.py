@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from perception_encoder.video_dataset.annotation.progress import count_progress,
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.server import create_annotation_page
 from tests.serving.servers import served
-from tests.video_dataset.clips import fields, long_clip, small_dataset
+from tests.video_dataset.clips import fields, long_clip, small_dataset, write_dataset
 
 pytestmark = pytest.mark.browser
 ORIGINAL = "A red boat number 0 drifts on a lake."
@@ -336,6 +337,18 @@ def test_several_minutes_play_without_a_stall(browser: Browser, tmp_path: Path) 
         wait_until(page, PLAYS)
         starts = {int(item.split()[1].split("-")[0]) for item in ranges if item.endswith(f"/{len(film)}")}
         assert any(0.4 * len(film) < start < 0.99 * len(film) for start in starts)  # parts, not all that is before them
+
+
+def test_frames_are_not_numbered_without_a_frame_rate(browser: Browser, tmp_path: Path) -> None:
+    project = AnnotationProject(
+        write_dataset(tmp_path, {"train": [[("a", fields("A film.", fps=None, num_frames=None))]]})
+    )
+    project.update()
+    with served(create_annotation_page(project)) as address, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{address}/?as=anna")
+        wait_until(page, PLAYS)
+        expect(page.locator("#time")).to_have_text(re.compile(r"^\d+\.\d+ / 2\.00 s$"))
 
 
 def test_a_video_that_the_browser_cannot_play_is_said(browser: Browser, tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 import { $ } from "./element.js";
 
 const video = $("video"), timeline = $("timeline"), SPEEDS = [0.25, 0.5, 0.75, 1, 1.5, 2, 3];
-let rate = 25, speed = 1;
+let rate = 25, known = true, speed = 1;
 
 export function load(clip) {
-  rate = clip.rate ?? 25;
+  [rate, known] = [clip.rate ?? 25, clip.rate !== null];
   video.src = `/video/${clip.id}`;
   video.playbackRate = video.defaultPlaybackRate = speed;
   play();
@@ -47,7 +47,7 @@ function show() {
   [timeline.max, timeline.value] = [duration, video.currentTime];
   $("play").firstElementChild.textContent = video.paused ? "Play" : "Pause";
   $("speed").textContent = `${speed}×`;
-  $("time").textContent = `${video.currentTime.toFixed(2)} / ${duration.toFixed(2)} s, frame ${frame()}`;
+  $("time").textContent = `${video.currentTime.toFixed(2)} / ${duration.toFixed(2)} s${known ? `, frame ${frame()}` : ""}`;
 }
 
 for (const event of ["timeupdate", "seeked", "loadedmetadata", "play", "pause", "ratechange"]) video.addEventListener(event, show);
