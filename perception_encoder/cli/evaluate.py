@@ -352,9 +352,8 @@ def depth(
     Also the absolute relative error and the shares within 1.25, 1.25² and 1.25³. The head is in the style of DPT.
 
     PATH holds train and test, as tars or directories of KEY.jpg with KEY.depth.png, or of NYU's rgb_N.jpg with
-    sync_depth_N.png; or it is one tar or directory, trained on its first three fifths. Images of one directory, or of a
-    path without train and test, are one sequence, and one block of the interval; a single sequence has no interval.
-    Rendered scenes have objects of any size, so images do not show the scale: use --aligned.
+    sync_depth_N.png; or it is one tar or directory, trained on its first three fifths. Images of one directory are one
+    block of the interval. Rendered scenes have objects of any size, so images do not show the scale: use --aligned.
 
     Examples:
 

@@ -42,17 +42,15 @@ def onnx(
 ) -> None:
     """Write a model or a head as ONNX.
 
-    A model becomes a directory. image.onnx takes images (B, 3, H, W) of one size, RGB from -1 to 1; text.onnx takes
-    token ids (B, T), padded with zeros to the context length. Both return embeddings, not normalised; a model without
-    pooling (Lang, Spatial) returns tokens (B, N, D). preprocessor_config.json and tokenizer.json are for programs
-    without this package: transformers' AutoImageProcessor and tokenizers' Tokenizer.from_file read them.
+    A model becomes a directory: image.onnx takes images (B, 3, H, W) of one size, RGB from -1 to 1; text.onnx takes
+    token ids (B, T), padded with zeros. Both return embeddings, not normalised, or tokens (B, N, D) if the model has no
+    pooling. transformers and tokenizers read preprocessor_config.json and tokenizer.json.
 
-    A head becomes one file with its encoder. It takes images (B, 3, H, W), uint8, RGB, of one size, and returns depth
-    in metres (builtin-depth: up to a factor) or classes (B, H, W). A detector takes one image and returns boxes in
-    pixels, labels from 1, scores, and masks of 28x28 inside the boxes, best first, whatever their score.
+    A head becomes one file with its encoder. It takes images (B, 3, H, W), uint8, RGB, and returns depth in metres or
+    classes (B, H, W); a detector takes one image and returns boxes, labels from 1, scores and 28x28 masks.
 
-    If onnxruntime is installed, the files are compared with torch, and deleted if they differ by more than 0.001 of the
-    largest value. Needs the extra `onnx`.
+    If onnxruntime is installed, files that differ from torch by more than 0.001 of the largest value are deleted. Needs
+    the extra `onnx`.
 
     Examples:
 
@@ -150,14 +148,12 @@ def convert(
 ) -> None:
     """Convert a checkpoint to another layout.
 
-    MODEL is a checkpoint file in any layout, or a name. Its layout and architecture are detected, and every name and
-    shape must match. The reference code reads .pt files in the published layout; timm and open_clip read .safetensors.
-    timm has only vision towers, so the text tower of a Core model is omitted, with a warning; open_clip has only
-    two-tower models.
+    MODEL is a checkpoint file in any layout, or a name; every name and shape must match. The reference code reads .pt
+    files in the published layout; timm and open_clip read .safetensors. timm has only vision towers, so a Core model's
+    text tower is omitted, with a warning; open_clip has only two-tower models.
 
-    For timm and open_clip, an OUT without a suffix is a directory with the weights and the library's configuration,
-    which includes the published preprocessing; both libraries load it as local-dir:OUT. A weights file has no
-    configuration. transformers loads timm's directory, too: AutoModelForImageClassification returns a Core model's
+    For timm and open_clip, an OUT without a suffix is a directory with the library's configuration; both load it as
+    local-dir:OUT. transformers loads timm's directory, too: AutoModelForImageClassification returns a Core model's
     embeddings as logits; AutoModel omits the projection.
 
     Examples:

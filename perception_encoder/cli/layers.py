@@ -32,15 +32,14 @@ def layers(
 ) -> None:
     """Evaluate all layers; recommend one per task.
 
-    One pass extracts and caches the features of all layers; then each task is evaluated layer by layer. An interrupted
-    run resumes, and further tasks use the cache. Writes OUT/report.html (curves, the best layer against the last,
-    recommendations for `pe embed --layer`, and why), curves.png, layers.csv and layers.json.
+    One pass caches the features of all layers; then each task is evaluated layer by layer. An interrupted run resumes,
+    and further tasks use the cache. Writes OUT/report.html (curves, the best layer against the last, recommendations
+    for `pe embed --layer`), curves.png, layers.csv and layers.json.
 
-    Tasks and their datasets: classification, retrieval (labelled images: shards, class directories, tables),
-    segmentation (ADE20K, scenes), depth (NYU, KEY.jpg with KEY.depth.png), tracking (DAVIS, NAME.tar of NNNNN.jpg with
-    NNNNN.png), detection (COCO, LVIS, scenes); and, with the extra `lang`, the datasets of `pe eval questions` about
-    single images, each by a small language model that is fitted on its split `train`. Needs the extra `eval`. Status 1:
-    images failed.
+    Tasks and their datasets: classification, retrieval (labelled images), segmentation (ADE20K, scenes), depth (NYU,
+    KEY.jpg with KEY.depth.png), tracking (DAVIS), detection (COCO, LVIS, scenes); with the extra `lang`, also the
+    datasets of `pe eval questions` about single images, by a small language model fitted on the split `train`. Needs
+    the extra `eval`. Status 1: images failed.
 
     Examples:
 
@@ -95,10 +94,10 @@ def features(
 ) -> None:
     """Draw features of an image, layer by layer.
 
-    Rows: features (three principal components as lightness, chroma and hue, as in the paper), similarity (to a
-    point), attention (of that point), received (attention that each patch receives), norms (of the tokens). Below them:
-    norms, and attention to global tokens, over all layers. Prints the first layer with global tokens. Needs the extra
-    `plot`, except for --baseline.
+    Rows: features (three principal components as lightness, chroma and hue, as in the paper), similarity to a point,
+    attention of that point, attention that each patch receives, and norms of the tokens; below them norms, and
+    attention to global tokens, over all layers. Prints the first layer with global tokens. Needs the extra `plot`,
+    except for --baseline.
 
     With --baseline, draws the image and beside it the feature map of one layer, by default the last, of each model, at
     512 px or above, as the paper draws Core and Spatial.

@@ -60,10 +60,9 @@ def train(
 ) -> None:
     """Train a model from a recipe.
 
-    Repeat the command to resume an interrupted run from its last checkpoint. --set changes a setting: lr, steps and
-    batch_size in every recipe, and everything that --settings prints. --data is read into memory: `DIR/CLASS/*.jpg` or
-    `DIR/train/CLASS/*.jpg`; a CSV, TSV, JSONL or Parquet file with `path` and `label` or `caption`; or tars of KEY.jpg
-    with KEY.json (`source`, `label`, optionally `coarse`, `description`, `kids`, `tags`).
+    Repeat the command to resume an interrupted run. --set changes a setting: lr, steps, batch_size, and all that
+    --settings prints. --data is read into memory: `DIR/CLASS/*.jpg` or `DIR/train/CLASS/*.jpg`; a CSV, TSV, JSONL or
+    Parquet file with `path` and `label` or `caption`; or tars of KEY.jpg with KEY.json (`source`, `label`).
 
     --shards takes a tar, a directory, a glob or a URL (https://…, s3://…), with braces; the tars hold KEY.jpg with
     KEY.txt, KEY.caption or KEY.json. `streams.captions` names the caption fields of the JSON. Needs the extra `train`.

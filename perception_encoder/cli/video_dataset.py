@@ -65,12 +65,11 @@ def annotate(
 
     The page loops each video beside the caption of a model. A person removes what is wrong, corrects it, adds what is
     missing, and rates the model's caption from 1 to 5; a second person reviews. Press ? on the page for its keys. Every
-    change is stored at once, so a crash loses nothing. The dataset itself does not change: `pe video-dataset export`
-    writes a new one with the refined captions.
+    change is stored at once. The dataset does not change: `pe video-dataset export` writes a new one.
 
-    Everyone gets the next free video. By default, only this machine can open the page. With --lan, or with --host and
-    --key, other devices can too; the connection is not encrypted, so use it only in a network that you trust. People
-    give their names, without a password.
+    People give their names, without a password, and get the next free video. Only this machine can open the page,
+    unless you add --lan, or --host and --key; the connection is not encrypted, so use it only in a network that you
+    trust.
 
     Examples:
 
@@ -108,9 +107,8 @@ def stats(
     """Show statistics of a dataset.
 
     The paper's table 3: videos, lengths and words of captions by split, as mean ± standard deviation. And its table 16:
-    the refined captions by category, of the benchmark (the split test) unless --split says otherwise. Every tar and
-    JSON file is read and checked. The rows of -o have a video's key (SPLIT/KEY), captions, who refined them, category,
-    duration and frame rate.
+    the refined captions by category, of the benchmark (the split test) unless --split says otherwise. The rows of -o
+    have a video's key (SPLIT/KEY), captions, who refined them, category, duration and frame rate.
 
     Examples:
 
@@ -178,8 +176,8 @@ def select(
     As in the paper's appendix A.2: features of each video (motion, embeddings of three frames, and with --ask-model the
     answers to 26 questions), a random forest that learns interest scores from your hand scores, and the best videos of
     each k-means cluster without near-duplicates. A hand score is from 0 (one frame says it all) to 5 (several events);
-    the paper used about 1,000. Each video also gets one of the paper's ten categories. Prints the forest's error out of
-    bag and the most important features. An interrupted run resumes at the next tar. Needs the extra `eval`.
+    the paper used about 1,000. Also assigns the paper's ten categories. An interrupted run resumes at the next tar.
+    Needs the extra `eval`.
 
     Examples:
 
