@@ -111,7 +111,7 @@ def _vote_tile(
     """Return the soft labels of a tile, comparing it only with patches within reach."""
     around = [
         range(max(0, side.start - config.reach), min(length, side.stop + config.reach))
-        for side, length in zip((rows, columns), unit.shape, strict=False)
+        for side, length in zip((rows, columns), unit.shape[:2], strict=True)
     ]
     near = [
         (torch.tensor(side)[:, None] - torch.tensor(other)).abs() <= config.reach

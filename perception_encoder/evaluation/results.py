@@ -31,7 +31,7 @@ class Measurement:
     prompts: str = ""
     """Name of the templates, of `PROMPTS`; empty without prompts."""
     classes: int = 0
-    """Number of classes or of gallery items to choose from; 0 if there is no choice."""
+    """Number of classes or of gallery items to choose from; 0 if not applicable."""
     metrics: tuple[Metric, ...] = ()
     """Metrics; by default those of `scores`, with their intervals."""
     settings: Mapping[str, str] = field(default_factory=dict)

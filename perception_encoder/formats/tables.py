@@ -286,7 +286,7 @@ def read_image_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, 
 
 @contextmanager
 def without_panics() -> Iterator[None]:
-    """Turn LanceDB's panics about damaged files, some of which are not Exceptions, into RuntimeErrors."""
+    """Raise a RuntimeError for LanceDB's panics on damaged files: some of them are not Exceptions."""
     try:
         yield
     except BaseException as error:

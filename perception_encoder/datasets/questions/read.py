@@ -129,7 +129,7 @@ class _Dataset(NamedTuple):
     files: Callable[[Path, str], Iterable[Question]]
     """Reads a split of the original layout."""
     row: Callable[[Entry, int], Question | Iterable[Question]] | None
-    """Reads a row of the hub's table, with its number; None if there is no such table."""
+    """Reads a row of the hub's table, given the row and its number; None for a dataset without such a table."""
     split: str = "val"
     """The split that papers report."""
     directory: str = ""

@@ -94,7 +94,7 @@ class DepthEvaluator(HeadEvaluator):
     def fit(
         self, head: DepthConfig, train: CachedTokens, test: CachedTokens, track: Track = untracked
     ) -> list[ItemScores]:
-        """Fit a head and return its metrics; DataError if there is no depth to learn from."""
+        """Fit a head and return its metrics; DataError if no training image has depth."""
         fitted = fit_depth(train.patches, lambda row: self.train.depth(int(train.rows[row])), head, track)
         maps, keys = test.patches, [self.test.keys[row] for row in test.rows]
         errors = []

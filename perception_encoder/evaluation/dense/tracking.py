@@ -40,7 +40,7 @@ class TrackingEvaluator(LayerEvaluator):
     name = "tracking"
 
     def __init__(self, videos: Sequence[MaskedVideo], short_side: int = SHORT_SIDE) -> None:
-        """Videos are left out if a frame or mask cannot be decoded or there is no object to track.
+        """Take videos; those with an undecodable frame or mask, or without objects to track, are skipped.
 
         `short_side`: pixels of the frames' short side, rounded to a multiple of the patch; the aspect ratio is kept.
         """
@@ -113,7 +113,7 @@ class TrackingEvaluator(LayerEvaluator):
 def score_video(name: str, features: Float[np.ndarray, "F h w D"], masks: Masks) -> Float[np.ndarray, "2 K"]:
     """Track the objects of the first mask by a layer's features; return J and F of each, ascending by number.
 
-    InputError if there is no object, or nothing between the first and the last frame to score.
+    InputError for a video without objects, or without frames to score between the first and the last.
     """
     objects, first = first_objects(name, masks), masks[0]
     assert first is not None
