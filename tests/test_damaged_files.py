@@ -45,8 +45,6 @@ class Format:
     """Modules without which the test is skipped."""
     few: bool = False
     """Damage half as many, because reading takes long."""
-    broken: str = ""
-    """What is known to fail; the mark goes with the mistake."""
 
 
 # ---- what is read
@@ -830,13 +828,7 @@ def problem(error: BaseException, path: Path, root: Path) -> str | None:
     return None
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xfail(reason=item.broken, raises=AssertionError)] * bool(item.broken))
-        for name, item in FORMATS.items()
-    ],
-)
+@pytest.mark.parametrize("name", FORMATS)
 def test_damaged_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = FORMATS[name]
     for module in known.needs:
