@@ -26,6 +26,7 @@ OUTSIDE = {"synthetic", "experiments", "benchmarks", "examples", "tests"}
 LAYERS = """
 errors files progress ranks ray_cluster records vectors
 losses models preprocess
+runtime
 formats
 data datasets training
 inference

@@ -1,0 +1,81 @@
+"""Choose the runtime and the precision: measured once on each machine, not assumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from functools import cache
+from typing import cast
+
+from perception_encoder.errors import ConfigError, MissingExtraError, OutputError
+from perception_encoder.files import cache_directory, write_json
+from perception_encoder.models.precision import VARIABLE as DTYPE_VARIABLE
+from perception_encoder.runtime.machine import core_count, cpu_flags, has_gpu, has_openvino, versions
+from perception_encoder.runtime.runtime import AUTO, Precision, RuntimeName, check_choice
+
+VARIABLE = "PE_RUNTIME"
+"""Environment variable that forces a runtime: "torch" or "openvino"."""
+WORTH = 1.5
+"""Minimum speed-up of bfloat16 over float32 that is worth its rounding."""
+START = 1.1
+"""Minimum advantage for which torch, whose import takes a second, is preferred to OpenVINO."""
+Speeds = dict[str, float]
+"""Images a second by "RUNTIME PRECISION"."""
+
+
+def choose(runtime: str, precision: str, device: str | None) -> tuple[RuntimeName, Precision | None]:
+    """Return the runtime and precision to use; the precision is None if torch chooses it by its device.
+
+    `runtime`, `precision`: "auto" or a name. `device`: as the caller gave it. Raises ConfigError for what does not fit
+    together, and MissingExtraError for OpenVINO or int8 without the extra.
+    """
+    if runtime == AUTO:
+        runtime = os.environ.get(VARIABLE) or AUTO
+    if precision == AUTO:
+        precision = os.environ.get(DTYPE_VARIABLE) or AUTO
+    check_choice(runtime, precision)
+    elsewhere = not device.startswith("cpu") if device else has_gpu()
+    if precision == "int8" or runtime == "openvino":
+        if not has_openvino():
+            raise MissingExtraError("openvino", "fast")
+        if elsewhere and device:
+            raise ConfigError(f"OpenVINO computes on the CPU here; omit device={device!r}, or use the runtime torch")
+        runtime = "openvino"
+    elif runtime == AUTO and (elsewhere or not has_openvino()):
+        runtime = "torch"
+    if runtime == "torch":
+        return "torch", None if precision == AUTO else cast(Precision, precision)
+    if runtime != AUTO and precision != AUTO:
+        return cast(RuntimeName, runtime), cast(Precision, precision)
+    return fastest(measured_speeds(), runtime, precision)
+
+
+def fastest(speeds: Speeds, runtime: str, precision: str) -> tuple[RuntimeName, Precision]:
+    """Return the fastest runtime and precision of those that fit the names, each "auto" or a name."""
+    rows = {(name.split()[0], name.split()[1]): speed for name, speed in speeds.items()}
+    fitting = {
+        (ran, kind): speed / (WORTH if kind == "bfloat16" else 1) / (START if ran == "torch" else 1)
+        for (ran, kind), speed in rows.items()
+        if runtime in (AUTO, ran) and precision in (AUTO, kind)
+    }
+    best, kind = max(fitting, key=lambda row: fitting[row])
+    return cast(RuntimeName, best), cast(Precision, kind)
+
+
+@cache
+def measured_speeds() -> Speeds:
+    """Return the speeds on this machine, measured in a few seconds and cached with the CPU's features."""
+    state = json.dumps([cpu_flags(), core_count(), versions()])
+    path = cache_directory("runtime") / f"{hashlib.blake2b(state.encode(), digest_size=12).hexdigest()}.json"
+    with suppress(OSError, ValueError, AttributeError):
+        speeds = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(speed, float) for speed in speeds.values()) and len(speeds) == 4:
+            return cast(Speeds, speeds)
+    from perception_encoder.runtime.timing import measure
+
+    speeds = measure()
+    with suppress(OutputError):
+        write_json(path, speeds)
+    return speeds

@@ -1,0 +1,129 @@
+"""Convert towers from torch to OpenVINO, and compare them with torch."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.errors import ModelError
+from perception_encoder.models.checkpoints.weights import Model
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.preprocess.image import to_float
+from perception_encoder.runtime.cache import MODEL, Key, Tower
+from perception_encoder.runtime.program import EXAMPLE, Program, unit_difference
+from perception_encoder.runtime.runtime import Precision
+
+if TYPE_CHECKING:
+    import openvino
+
+TOLERANCE: dict[Precision, float] = {"float32": 5e-6, "bfloat16": 5e-3}
+"""Maximum difference of a unit embedding's values from torch's in float32."""
+
+
+class ImageTower(nn.Module):
+    """Pixels (B, 3, H, W), uint8, to the model's output (B, D), or with a `layer` to its tokens (B, P + N, D)."""
+
+    def __init__(self, visual: VisionTransformer, layer: int | None) -> None:
+        super().__init__()
+        self.visual, self.layer = visual, layer
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        scaled = to_float(pixels)
+        if self.layer is None:
+            return self.visual(scaled)
+        ((patches, prefix),) = self.visual.forward_intermediates(  # type: ignore[misc]
+            scaled,
+            [self.layer],
+            return_prefix_tokens=True,
+            norm=self.layer == self.visual.config.depth - 1,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        return torch.cat([prefix, patches], dim=1)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tower in torch, and inputs of the kind that it takes."""
+
+    module: nn.Module
+    example: np.ndarray
+    """A small batch."""
+    shape: tuple[int, ...]
+    """Of the input; -1 for any number."""
+
+    @torch.inference_mode()
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """Return torch's output in float32."""
+        found: np.ndarray = self.module(torch.from_numpy(inputs)).numpy()
+        return found
+
+
+def convert_tower(core: openvino.Core, model: Model, key: Key, directory: Path) -> dict[str, Any]:
+    """Write a tower of a float32 model in torch to a directory; return what the cache stores about it.
+
+    Raises ModelError if it differs from torch by more than `TOLERANCE`.
+    """
+    import openvino
+
+    source = tower_of(model, key.tower, key.layer, key.size)
+    expected = source.run(source.example)
+    if not np.isfinite(expected).all():
+        raise ModelError(f"{key.model} gives NaN or infinity: its weights are bad")
+    openvino.save_model(to_openvino(source), directory / MODEL, compress_to_fp16=key.precision != "float32")
+    program = Program(core, directory / MODEL, key.precision, source.example.shape)
+    found = program(source.example)
+    difference = unit_difference(found, expected)
+    if not difference <= TOLERANCE[key.precision]:
+        limit = TOLERANCE[key.precision]
+        raise ModelError(f"in {key.precision} OpenVINO differs from torch by {difference:.1e}, more than {limit:.0e}")
+    np.savez(directory / EXAMPLE, inputs=source.example, outputs=found)
+    return {"tower": key.tower, "precision": key.precision, "difference": difference}
+
+
+def tower_of(model: Model, tower: Tower, layer: int | None = None, size: tuple[int, int] | None = None) -> Source:
+    """Return a tower of a float32 model on the CPU, with examples of its input."""
+    if tower == "text":
+        assert isinstance(model, CLIP)
+        return Source(model.text, example_ids(model.text.config.context_length), (-1, -1))
+    visual = model.visual if isinstance(model, CLIP) else model
+    height, width = size or (visual.config.image_size,) * 2
+    return Source(ImageTower(visual, layer), example_pixels(2, height, width), (-1, 3, height, width))
+
+
+def to_openvino(source: Source) -> openvino.Model:
+    """Trace a tower and convert it: float32 weights, any batch size."""
+    import openvino
+
+    kind = openvino.Type.u8 if source.example.dtype == np.uint8 else openvino.Type.i64
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.simplefilter("ignore", DeprecationWarning)
+        inputs: Any = [(openvino.PartialShape(list(source.shape)), kind)]
+        return openvino.convert_model(
+            source.module.eval(), example_input=torch.from_numpy(source.example), input=inputs
+        )
+
+
+def example_pixels(count: int, height: int, width: int) -> np.ndarray:
+    """Return images of waves of several lengths and colours: uint8 (count, 3, height, width), of integers only."""
+    image, channel, row, column = np.ogrid[:count, :3, :height, :width]
+    waves = (row * (3 + image) + column * (5 + 2 * channel)) * (1 + (row * column >> 9) % 3)
+    return np.ascontiguousarray(waves % 256).astype(np.uint8)
+
+
+def example_ids(length: int) -> np.ndarray:
+    """Return token ids as texts have them: int64 (2, T), the end token highest in each row."""
+    count = min(length, 9)
+    ids = np.arange(2 * count, dtype=np.int64).reshape(2, count) * 1009 % 40_000 + 300
+    ids[:, 0], ids[0, -1] = 49406, 49407
+    ids[1, count // 2], ids[1, count // 2 + 1 :] = 49407, 0
+    return ids

@@ -1,0 +1,64 @@
+"""What this machine can compute with, found out without importing torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+_VECTOR_FLAGS = ("avx", "amx", "fma", "f16c", "asimd", "sve", "i8mm", "bf16")
+"""Beginnings or parts of the names of the CPU features that change kernels, as Linux lists them."""
+
+
+def core_count() -> int:
+    """Return the number of cores that this process may use; OMP_NUM_THREADS limits it."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    if limit.isdecimal() and int(limit):
+        return int(limit)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def cpu_flags() -> str:
+    """Return the CPU's name and vector features: programs compiled for another one are not used here."""
+    name = f"{platform.machine()} {platform.processor()}".strip()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return name
+    listed = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return " ".join([platform.machine(), *sorted(f for f in listed if any(part in f for part in _VECTOR_FLAGS))])
+
+
+@cache
+def has_gpu() -> bool:
+    """Return whether a CUDA GPU is visible, by its driver."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+        count = ctypes.c_int(0)
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except (OSError, AttributeError):
+        return False
+
+
+def has_openvino() -> bool:
+    """Return whether the extra `fast` is installed, without importing it."""
+    return find_spec("openvino") is not None
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that compile and execute towers."""
+    found = {}
+    for name in ("openvino", "nncf", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

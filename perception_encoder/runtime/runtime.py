@@ -1,0 +1,105 @@
+"""The interface between an encoder and what executes its towers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.config import TextConfig, VisionConfig
+
+RuntimeName = Literal["torch", "openvino"]
+Precision = Literal["float32", "bfloat16", "int8"]
+RUNTIMES: tuple[RuntimeName, ...] = ("torch", "openvino")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What is known of a model without reading its weights."""
+
+    name: str
+    weights: str
+    """Hash of the weights."""
+    vision: VisionConfig
+    text: TextConfig | None
+    logit_scale: float | None
+    """The factor of cosine similarities, not its logarithm; None without a text tower."""
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of both towers."""
+        return self.vision.parameters + (self.text.parameters + 1 if self.text else 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelInfo:
+        """Return what `to_dict` described; TypeError, KeyError or ConfigError for anything else."""
+        text = None if values["text"] is None else TextConfig(**values["text"])
+        return cls(**{**values, "vision": VisionConfig(**values["vision"]), "text": text})
+
+
+class Runtime(Protocol):
+    """Executes the towers of one model; threads may share it."""
+
+    name: RuntimeName
+    precision: Precision
+    device: str
+    """As torch names devices, such as "cpu" or "cuda:0"."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images to compute together."""
+        ...
+
+    @property
+    def text_batch_size(self) -> int:
+        """Number of texts to compute together."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Number of threads that should each read, decode and compute a batch."""
+        ...
+
+    def threads(self, count: int) -> Any:
+        """Return a context that yields an executor with this many threads for such work."""
+        ...
+
+    def images(self, pixels: UInt8[np.ndarray, "B 3 H W"], layer: int, pool: str) -> Float[np.ndarray, "B *N D"]:
+        """Return features of images, not normalised: float32 (B, D), or (B, N, D) with pool "tokens".
+
+        `layer`, `pool`: see `Feature`; the last layer's tokens go through the final norm.
+        """
+        ...
+
+    def texts(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B D"]:
+        """Return embeddings of texts by their token ids, not normalised: float32."""
+        ...
+
+
+@contextmanager
+def plain_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield an executor for a runtime whose threads need no preparation."""
+    with ThreadPoolExecutor(count, thread_name_prefix="encode") as pool:
+        yield pool
+
+
+def check_choice(runtime: str, precision: str) -> None:
+    """Raise ConfigError for an unknown runtime or precision."""
+    if runtime not in (AUTO, *RUNTIMES):
+        raise ConfigError(f"runtime is {runtime!r}; it must be one of {', '.join((AUTO, *RUNTIMES))}")
+    if precision not in (AUTO, *PRECISIONS):
+        raise ConfigError(f"precision is {precision!r}; it must be one of {', '.join((AUTO, *PRECISIONS))}")
+    if runtime == "torch" and precision == "int8":
+        raise ConfigError("int8 needs the runtime openvino; torch computes in float32 or bfloat16")

@@ -1,0 +1,66 @@
+"""Time the runtimes on two blocks of a vision transformer."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from perception_encoder.models.config import VisionConfig
+from perception_encoder.models.initialization import initialize
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.runtime.convert import ImageTower, Source, example_pixels, to_openvino
+from perception_encoder.runtime.program import Program
+from perception_encoder.runtime.runtime import Precision
+from perception_encoder.runtime.torch_runtime import TorchRuntime
+
+ROUNDS = 5
+IMAGES = 4
+_FLOATS: tuple[Precision, ...] = ("float32", "bfloat16")
+
+
+def measure() -> dict[str, float]:
+    """Return images a second by "RUNTIME PRECISION", the best of a few rounds, call by call in turn."""
+    import openvino
+
+    config = VisionConfig(image_size=224, patch_size=16, width=768, depth=2, heads=12, mlp_width=3072, output_dim=1024)
+    tower = VisionTransformer(config)
+    initialize(tower, torch.Generator().manual_seed(0))
+    tower.eval()
+    pixels = example_pixels(IMAGES, 224, 224)
+    cpu = torch.device("cpu")
+    calls: dict[str, Callable[[], object]] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.xml"
+        openvino.save_model(
+            to_openvino(Source(ImageTower(tower, None), pixels[:2], (-1, *pixels.shape[1:]))),
+            path,
+            compress_to_fp16=False,
+        )
+        core = openvino.Core()
+        for precision in _FLOATS:
+            program = Program(core, path, precision, pixels.shape)
+            calls[f"openvino {precision}"] = lambda program=program: program(pixels)  # type: ignore[misc]
+        for precision in _FLOATS:
+            dtype = getattr(torch, precision)
+            copy = VisionTransformer(config)
+            copy.load_state_dict(tower.state_dict())
+            runtime = TorchRuntime(copy.eval().to(dtype), cpu, dtype)
+            calls[f"torch {precision}"] = lambda runtime=runtime: runtime.images(pixels, 1, "attn")  # type: ignore[misc]
+        seconds = _interleaved(calls)
+    return {name: IMAGES / best for name, best in seconds.items()}
+
+
+def _interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Return each call's shortest time in seconds; the first round, which sets up, does not count."""
+    seconds = dict.fromkeys(calls, float("inf"))
+    for round_number in range(ROUNDS + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if round_number:
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds

@@ -1,0 +1,141 @@
+"""Execute towers with torch: the reference, and the only runtime on GPUs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.checkpoints.weights import Model
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.preprocess.image import to_float
+from perception_encoder.runtime.runtime import Precision, RuntimeName, plain_threads
+
+CACHED_ACTIVATIONS = 640_000
+"""Tokens × width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)."""
+
+
+class TorchThreads:
+    """A device and type, and how many threads encode batches on it."""
+
+    name: RuntimeName = "torch"
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.torch_device, self.dtype = device, dtype
+        self.device = str(device)
+        self.precision = cast(Precision, str(dtype).removeprefix("torch."))
+
+    @property
+    def text_batch_size(self) -> int:
+        """Number of texts to compute together."""
+        return 64 if self.torch_device.type == "cpu" else 512
+
+    @property
+    def workers(self) -> int:
+        """On a CPU as many as torch computes with, each on one core; with a GPU, the decoding threads."""
+        return _cores() if self.torch_device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+    def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
+        """See `Runtime`."""
+        return _single_core_threads(count) if self.torch_device.type == "cpu" else plain_threads(count)
+
+
+class TorchRuntime(TorchThreads):
+    """The towers of a model of this package."""
+
+    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
+        """`model`: in `dtype`, on `device`."""
+        super().__init__(device, dtype)
+        self.model = model
+
+    @property
+    def visual(self) -> VisionTransformer:
+        """The vision tower."""
+        return self.model.visual if isinstance(self.model, CLIP) else self.model
+
+    @property
+    def batch_size(self) -> int:
+        """On a CPU, as many images as fit a core's cache."""
+        config = self.visual.config
+        cpu = self.torch_device.type == "cpu"
+        return max(2, CACHED_ACTIVATIONS // (config.grid**2 * config.width)) if cpu else 64
+
+    @torch.inference_mode()
+    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
+        """See `Runtime`."""
+        if self.visual.conv1.weight.is_meta:
+            raise ConfigError(f"{self.model.name} was loaded with towers='text'; load it whole for images and videos")
+        scaled = to_float(torch.from_numpy(pixels).to(self.torch_device)).to(self.dtype)
+        if pool == "attn":
+            return as_array(self.visual(scaled))
+        patches, prefix = self.visual.forward_intermediates(
+            scaled,
+            [layer],
+            return_prefix_tokens=True,
+            norm=layer == self.visual.config.depth - 1,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )[0]
+        return pooled(prefix, patches, cast(Literal["mean", "cls", "tokens"], pool))
+
+    @torch.inference_mode()
+    def texts(self, ids: np.ndarray) -> np.ndarray:
+        """See `Runtime`."""
+        assert isinstance(self.model, CLIP)
+        return as_array(self.model.encode_text(torch.from_numpy(ids).to(self.torch_device)))
+
+
+def pooled(prefix: Tensor, patches: Tensor, pool: Literal["mean", "cls", "tokens"]) -> np.ndarray:
+    """Pool prefix (B, P, D) and patch tokens (B, N, D): float32 (B, D), or the patches for "tokens"."""
+    if pool == "mean":
+        return as_array(patches.float().mean(dim=1))
+    return as_array(patches if pool == "tokens" else prefix[:, 0])
+
+
+def as_array(features: Tensor) -> np.ndarray:
+    """Return features as float32 on the CPU."""
+    array: np.ndarray = features.float().cpu().numpy()
+    return array
+
+
+_beginning = threading.Lock()  # no thread may ask torch for its number of cores while those of a pool set theirs
+
+
+def _cores() -> int:
+    with _beginning:
+        return torch.get_num_threads()
+
+
+@contextmanager
+def _single_core_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield an executor whose threads each compute on one core.
+
+    torch keeps a number of cores for each thread, which a thread that asks for the first time takes from whichever
+    thread set one last. So each thread of the pool asks before it sets its own, and when all have, the caller sets
+    its own again, for threads to come.
+    """
+    all_set = threading.Barrier(count + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        all_set.wait()
+
+    with ThreadPoolExecutor(count, thread_name_prefix="encode", initializer=begin) as pool:
+        with _beginning:
+            cores = torch.get_num_threads()
+            for _ in range(count):
+                pool.submit(int)  # a thread begins with its first work
+            all_set.wait()
+            torch.set_num_threads(cores)
+        yield pool
