@@ -54,8 +54,8 @@ def contenders(name: str, paths: Sequence[Path]) -> dict[str, Callable[[], objec
     transform, size = encoder.transform, encoder.batch_size
     groups = [paths[start : start + size] for start in range(0, len(paths), size)]
 
-    def decode(group: Sequence[Path]) -> torch.Tensor:
-        return torch.stack([transform.pixels(open_image(path)) for path in group])
+    def decode(group: Sequence[Path]) -> np.ndarray:
+        return np.stack([transform.pixels(open_image(path)) for path in group])
 
     pixels = list(map(decode, groups))
 

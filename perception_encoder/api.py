@@ -274,7 +274,7 @@ def check_served(
         if value and directory is None:
             raise ConfigError(f"{name} needs a directory")
     if features_model:
-        from perception_encoder.models.checkpoints.weights import find_weights
+        from perception_encoder.models.checkpoints.find import find_weights
 
         find_weights(features_model)
     if depth_head:

@@ -144,7 +144,7 @@ def tolerance() -> float:
 
     from perception_encoder.models.precision import TOLERANCE, fast_dtype
 
-    return TOLERANCE[fast_dtype(torch.device("cpu"))]
+    return TOLERANCE[str(fast_dtype(torch.device("cpu"))).removeprefix("torch.")]
 
 
 @dataclass(frozen=True)

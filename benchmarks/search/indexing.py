@@ -31,8 +31,8 @@ def contenders(encoder: Encoder, directory: Path, paths: Sequence[Path]) -> dict
     size = encoder.batch_size
     groups = [paths[start : start + size] for start in range(0, len(paths), size)]
 
-    def decode(group: Sequence[Path]) -> torch.Tensor:
-        return torch.stack([encoder.transform.pixels(open_image(path)) for path in group])
+    def decode(group: Sequence[Path]) -> np.ndarray:
+        return np.stack([encoder.transform.pixels(open_image(path)) for path in group])
 
     pixels = list(map(decode, groups))
 

@@ -114,7 +114,7 @@ def use(model: options.OwnModel) -> None:
         pe models use facebook/Perception-LM-1B
         pe models use runs/depth/head.safetensors
     """
-    from perception_encoder.models.checkpoints.weights import find_weights
+    from perception_encoder.models.checkpoints.find import find_weights
 
     kind = kind_of(model)
     if kind in ("model", "spatial"):

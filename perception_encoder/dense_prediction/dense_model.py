@@ -26,7 +26,7 @@ from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_ba
 from perception_encoder.errors import CheckpointError, ConfigError, one_line
 from perception_encoder.formats.entries import quoted
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
-from perception_encoder.models.checkpoints.weights import packaged_weights
+from perception_encoder.models.checkpoints.find import packaged_weights
 from perception_encoder.models.registry import BUILTIN_DEPTH, BUILTIN_DETECTOR, canonical_name
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -237,7 +237,7 @@ class DenseModel(nn.Module):
         Padded images are scaled to whole pixels.
         """
         pixels = ImageTransform(self._sides(image.size, image_size)).pixels(image)
-        return self.backbone(pixels[None].to(next(self.parameters()).device))
+        return self.backbone(torch.from_numpy(pixels[None]).to(next(self.parameters()).device))
 
     def valid_sizes(self, size: tuple[int, int], image_size: int) -> list[tuple[float, float]] | None:
         """Return the map of an image of `size` (width, height), and the `valid_sizes` for a detector."""

@@ -18,7 +18,7 @@ from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.load import load
 from perception_encoder.inference.output_formats import read_embeddings
 from perception_encoder.inference.pipeline import Embedding, encode_items
-from perception_encoder.models.checkpoints.weights import TowerChoice
+from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import default_model
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.progress import Track, untracked

@@ -239,14 +239,15 @@ class Encoder(SentenceInterface):
         return self.model.encode_text(trim(self.tokenizer(texts)).to(self.device))  # (B, T) → (B, D)
 
     @torch.inference_mode()
-    def embed_pixels(self, pixels: UInt8[Tensor, "B 3 H W"], feature: Feature) -> Float[Tensor, "B *N D"]:
+    def embed_pixels(self, pixels: UInt8[np.ndarray, "B 3 H W"], feature: Feature) -> Float[Tensor, "B *N D"]:
         """Return features of images after `transform.pixels`: float32 (B, D), or tokens (B, N, D), on the CPU.
 
         A video's frames are averaged before they are made unit length, so ask for them without `normalize`.
         """
+        tensor = torch.from_numpy(pixels)
         if feature.pool == "attn":
-            return self._finish(self._output(pixels), feature)
-        prefix, patches = self._tokens(pixels, feature.layer)
+            return self._finish(self._output(tensor), feature)
+        prefix, patches = self._tokens(tensor, feature.layer)
         if feature.pool == "mean":
             return self._finish(patches.float().mean(dim=1), feature)
         return self._finish(patches if feature.pool == "tokens" else prefix[:, 0], feature)

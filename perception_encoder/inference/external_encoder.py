@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,9 +30,9 @@ class _LibraryTransform:
     transform: Any
     mode: Mode
 
-    def pixels(self, image: Image.Image) -> Tensor:
+    def pixels(self, image: Image.Image) -> np.ndarray:
         """Return the pixels of one image, (3, H, W)."""
-        return torch.as_tensor(self.transform(image.convert("RGB")))
+        return torch.as_tensor(self.transform(image.convert("RGB"))).numpy()
 
 
 class _ExternalEncoder(Encoder):

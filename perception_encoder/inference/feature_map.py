@@ -58,7 +58,7 @@ def feature_maps(
     height, width = map_grid(image.size, patches)
     patch = visual.config.patch_size
     pixels = ImageTransform((height * patch, width * patch)).pixels(image)
-    batch = to_float(pixels[None].to(encoder.device)).to(encoder.dtype)
+    batch = to_float(torch.from_numpy(pixels[None]).to(encoder.device)).to(encoder.dtype)
     outputs = visual.forward_intermediates(batch, indices, stop_early=True, output_fmt="NLC", intermediates_only=True)
     maps = {}
     for layer, features in zip(indices, cast(list[Tensor], outputs), strict=True):
@@ -66,7 +66,7 @@ def feature_maps(
         maps[layer] = normed[0].unflatten(0, (height, width)).float().cpu().numpy()
         if not np.isfinite(maps[layer]).all():
             raise ModelError(f"{encoder.name} gives NaN or infinity in {encoder.dtype} at layer {layer}")
-    return FeatureMaps(image=Image.fromarray(pixels.permute(1, 2, 0).numpy()), layers=maps)
+    return FeatureMaps(image=Image.fromarray(pixels.transpose(1, 2, 0)), layers=maps)
 
 
 def map_grid(size: tuple[int, int], patches: int = PATCHES) -> tuple[int, int]:

@@ -163,7 +163,8 @@ class LayerFeatures:
     def _batches(self, images: Sequence[Image.Image], size: tuple[int, int]) -> Iterator[Tensor]:
         transform, count = ImageTransform(size), self.batch_size(size)
         for start in range(0, len(images), count):
-            yield self._scaled(torch.stack([transform.pixels(image) for image in images[start : start + count]]))
+            pixels = np.stack([transform.pixels(image) for image in images[start : start + count]])
+            yield self._scaled(torch.from_numpy(pixels))
 
     def _scaled(self, pixels: Tensor) -> Tensor:
         mean, deviation = (

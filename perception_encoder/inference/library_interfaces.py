@@ -5,20 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast, get_args
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.media import Kind
 from perception_encoder.vectors import unit_rows
 
-Vectors = np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Vectors: TypeAlias = "np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]"
 
 _SINGLE = (str, bytes, Path, Image.Image, np.ndarray, Mapping)
 
@@ -120,7 +121,10 @@ def truncate(rows: np.ndarray, length: int, normalize: bool) -> np.ndarray:
 
 def _unit(vectors: Vectors) -> Tensor:
     """Return vectors of any container as unit float32 rows (n, D)."""
-    if isinstance(vectors, (np.ndarray, Tensor)):
+    import torch
+    import torch.nn.functional as F
+
+    if isinstance(vectors, (np.ndarray, torch.Tensor)):
         rows = torch.as_tensor(vectors)
     else:
         rows = torch.stack([torch.as_tensor(vector) for vector in vectors])

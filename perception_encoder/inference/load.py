@@ -11,7 +11,8 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.external_encoder import LayerEncoder, OutputEncoder
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.checkpoints.files import CachedHash
-from perception_encoder.models.checkpoints.weights import TowerChoice, create_model, find_weights, load_model
+from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
+from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.models.external import Adapter, OpenClipModel, TimmModel, TransformersModel
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.precision import choose_device, fast_dtype

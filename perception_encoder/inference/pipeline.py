@@ -64,7 +64,7 @@ class _Encoder(Protocol):
     @property
     def text_batch_size(self) -> int: ...
 
-    def embed_pixels(self, pixels: Tensor, feature: Feature) -> Tensor: ...
+    def embed_pixels(self, pixels: np.ndarray, feature: Feature) -> Tensor: ...
 
     def embed_texts(self, texts: Sequence[str], feature: Feature) -> Tensor: ...
 
@@ -187,7 +187,7 @@ class Decoded:
     """An input in the form that the model takes: a text, or pixels."""
 
     text: str | None = None
-    pixels: tuple[Tensor, ...] = ()
+    pixels: tuple[np.ndarray, ...] = ()
     """uint8 (3, H, W), one for each frame."""
     times: tuple[float, ...] = ()
     """Times of a video's frames in seconds."""
@@ -212,13 +212,13 @@ def encode_decoded(
     """
     images, texts = images or encoder.batch_size, texts or encoder.text_batch_size
     raw = replace(feature, normalize=False)  # frames are averaged first
-    waiting: list[tuple[int, Tensor]] = []
+    waiting: list[tuple[int, np.ndarray]] = []
     frames: dict[int, list[Tensor]] = {}  # by position, as the next two
     strings: dict[int, str] = {}
     videos: set[int] = set()
 
     def encode_waiting() -> None:
-        vectors = encoder.embed_pixels(torch.stack([pixels for _, pixels in waiting]), raw)
+        vectors = encoder.embed_pixels(np.stack([pixels for _, pixels in waiting]), raw)
         for (position, _), vector in zip(waiting, vectors, strict=True):
             frames.setdefault(position, []).append(vector)
         waiting.clear()

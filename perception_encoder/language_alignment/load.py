@@ -16,8 +16,9 @@ from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_dec
 from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.language_alignment.weights import read_language_model, read_tower
 from perception_encoder.models.checkpoints.files import SUFFIXES
+from perception_encoder.models.checkpoints.find import packaged_weights
 from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
-from perception_encoder.models.checkpoints.weights import packaged_weights, write_checkpoint
+from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.models.defaults import language_model
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.registry import BUILTIN_LANG, SMALL_LANG

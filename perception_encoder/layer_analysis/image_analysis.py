@@ -165,7 +165,7 @@ def analyse_image(
     every = range(depth)
     tokens = encoder.encode_layers([image], every, size)
     attention = encoder.attention([image], every, size)
-    pixels = ImageTransform(size).pixels(image).permute(1, 2, 0).numpy()
+    pixels = ImageTransform(size).pixels(image).transpose(1, 2, 0)
     return ImageAnalysis(
         model=encoder.name,
         image=Image.fromarray(pixels),

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import time
 from functools import lru_cache
-
-import torch
+from typing import TYPE_CHECKING
 
 from perception_encoder.errors import ConfigError, one_line
 
+if TYPE_CHECKING:
+    import torch
+
 VARIABLE = "PE_DTYPE"
 """Environment variable that forces a type: "float32" or "bfloat16"."""
-TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 5e-3}
-"""By type, the maximum difference between a unit embedding's values in two encodings of the same input.
+TOLERANCE = {"float32": 5e-6, "bfloat16": 5e-3}
+"""By type's name, the maximum difference between a unit embedding's values in two encodings of the same input.
 
 Products of few and of many rows round differently, so an embedding depends slightly on its batch. Measured for the
 built-in model: at most 2e-7 in float32, and 1.4e-3 in bfloat16 on a CPU with AMX (1 − cosine: 1.1e-5).
 """
-_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SPEEDUP = 1.5  # minimum speed-up of a matrix product in bf16 that is worth its rounding
 _REPEATS = 7
 _clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-5 else time.perf_counter
@@ -26,6 +27,8 @@ _clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
     """Return the given device, else a CUDA GPU if available, else the CPU; ConfigError if it cannot be used."""
+    import torch
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
@@ -41,14 +44,18 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     forced = os.environ.get(VARIABLE)
     if not forced:
         return _fastest(device)
-    if forced not in _TYPES:
-        raise ConfigError(f"{VARIABLE} is {forced!r}; it must be one of {', '.join(_TYPES)}")
-    return _TYPES[forced]
+    if forced not in TOLERANCE:
+        raise ConfigError(f"{VARIABLE} is {forced!r}; it must be one of {', '.join(TOLERANCE)}")
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[forced]
 
 
 @lru_cache(maxsize=8)
 def _fastest(device: torch.device) -> torch.dtype:
     """Return the type with the fastest product, timed in a few milliseconds."""
+    import torch
+
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type != "cpu":
@@ -67,14 +74,18 @@ def _fastest(device: torch.device) -> torch.dtype:
 
 def fast_autocast(device: torch.device) -> torch.autocast:
     """Return an autocast to the device's fast type."""
+    import torch
+
     dtype = fast_dtype(device)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
-@torch.no_grad()
 def _time_product(dtype: torch.dtype) -> float:
     """Return seconds of this thread's CPU time, so that other work on the machine does not count."""
+    import torch
+
     a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-    start = _clock()
-    torch.nn.functional.linear(a, b)
-    return _clock() - start
+    with torch.no_grad():
+        start = _clock()
+        torch.nn.functional.linear(a, b)
+        return _clock() - start

@@ -15,13 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from torch import Tensor, nn
 
 from perception_encoder.errors import (
     ConfigError,
@@ -33,6 +31,9 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess.budget import PIXEL_BYTES, Admit, check_pixels
 from perception_encoder.preprocess.source import Source, is_heif, open_source
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
 """Maximum bytes per pixel of decoders that need more than `PIXEL_BYTES`."""
@@ -208,10 +209,12 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 H W"]:
         """Pixels, float32: (value / 255 - 0.5) / 0.5."""
-        return to_float(self.pixels(image))
+        import torch
 
-    def pixels(self, image: Image.Image) -> UInt8[Tensor, "3 H W"]:
-        """Return the pixels before scaling as uint8, a quarter of the memory; `to_float` scales them."""
+        return to_float(torch.from_numpy(self.pixels(image)))
+
+    def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "3 H W"]:
+        """Return the pixels before scaling, contiguous, a quarter of the memory; `to_float` scales them."""
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         if self.mode == "squash":
             image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -220,12 +223,12 @@ class ImageTransform:
             left, top = round((image.width - width) / 2), round((image.height - height) / 2)
             image = image.crop((left, top, left + width, top + height))
         array = np.array(image.convert("RGB"))  # (H, W, 3)
-        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+        return np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def to_float(pixels: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
     """Scale uint8 pixels to [-1, 1] with the published mean and deviation, 0.5 for each channel."""
-    return pixels.to(torch.float32).div_(255).sub_(0.5).div_(0.5)
+    return pixels.float().div_(255).sub_(0.5).div_(0.5)
 
 
 def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -251,6 +254,8 @@ def pad_images(
     Each side must be a multiple of the patch. The mask (B, h, w) is True for patches of the image; pass it
     to `encode_image(batch, padding_mask=mask)`.
     """
+    import torch
+
     if not images:
         raise ShapeError("no images to pad")
     for index, image in enumerate(images):

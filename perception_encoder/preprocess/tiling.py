@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.preprocess.conversation import MediaPart
 from perception_encoder.preprocess.image import to_float
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def tile_grid(width: int, height: int, tile: int, budget: int) -> tuple[int, int]:
@@ -41,17 +43,14 @@ def tile_image(image: Image.Image, tile: int, budget: int) -> Float[Tensor, "N 3
 
     `tile`, `budget`: see `tile_grid`. Both are resized bicubically, ignoring the aspect ratio.
     """
+    import torch
+
     image = image.convert("RGB")
     columns, rows = tile_grid(image.width, image.height, tile, budget)
-    canvas = _pixels(image, columns * tile, rows * tile)  # (3, rows · tile, columns · tile)
-    tiles = canvas.unflatten(2, (columns, tile)).unflatten(1, (rows, tile))  # (3, rows, tile, columns, tile)
-    tiles = tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)
-    return to_float(torch.cat([_pixels(image, tile, tile)[None], tiles]))
-
-
-def _pixels(image: Image.Image, width: int, height: int) -> Tensor:
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+    canvas = np.asarray(image.resize((columns * tile, rows * tile), Image.Resampling.BICUBIC))
+    tiles = canvas.reshape(rows, tile, columns, tile, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, tile, tile)
+    thumbnail = np.asarray(image.resize((tile, tile), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    return to_float(torch.from_numpy(np.concatenate([thumbnail[None], tiles])))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +68,8 @@ def media_pixels(item: MediaPart, config: MediaConfig, alone: bool = True) -> Fl
 
     `alone`: the item is the only one of its conversation, so an image is tiled.
     """
+    import torch
+
     size = config.image_size
     if not isinstance(item, Image.Image):
         return torch.cat([tile_image(frame, size, 1)[:1] for frame in item.images])

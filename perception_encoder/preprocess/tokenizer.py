@@ -14,17 +14,21 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import ftfy
+import numpy as np
 import tokenizers
-import torch
 from jaxtyping import Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
-from torch import Tensor, nn
 
 from perception_encoder.errors import ModelError
 from perception_encoder.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Tokens = TypeVar("Tokens", np.ndarray, "Tensor")
 
 START, END = 49406, 49407
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u0345]+"
@@ -46,15 +50,24 @@ class Tokenizer:
 
     def __call__(self, texts: str | Iterable[str]) -> Int[Tensor, "B T"]:
         """Return ids (B, context_length), int64; a text that is too long is truncated, with a warning."""
+        import torch
+
+        return torch.from_numpy(self._rows(texts))
+
+    def ids(self, texts: str | Iterable[str]) -> Int[np.ndarray, "B T"]:
+        """Return what a call returns, as an array; this needs no torch."""
+        return self._rows(texts)
+
+    def _rows(self, texts: str | Iterable[str]) -> Int[np.ndarray, "B T"]:
         texts = [texts] if isinstance(texts, str) else list(texts)
-        rows = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
+        rows = np.zeros((len(texts), self.context_length), np.int64)
         for row, text in zip(rows, texts, strict=True):
             ids = [START, *self.encode(text), END]
             if len(ids) > self.context_length:
                 if self.warns:
                     self._warn(text, len(ids))
                 ids = [*ids[: self.context_length - 1], END]
-            row[: len(ids)] = torch.tensor(ids)
+            row[: len(ids)] = ids
         return rows
 
     def encode(self, text: str) -> list[int]:
@@ -63,7 +76,7 @@ class Tokenizer:
 
     def _warn(self, text: str, length: int) -> None:
         message = f"text of {length} tokens cut to {self.context_length}: {text[:60]!r}"
-        warnings.warn(message, TruncationWarning, stacklevel=3)
+        warnings.warn(message, TruncationWarning, stacklevel=4)
 
 
 class HoldsModel(Protocol):
@@ -82,11 +95,11 @@ def tokenizer(model: nn.Module | HoldsModel) -> Tokenizer:
     return Tokenizer(tower.config.context_length)
 
 
-def trim(tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B t"]:
-    """Drop columns that are padding in every row; a causal tower's outputs do not change."""
+def trim(tokens: Tokens) -> Tokens:
+    """Drop the columns of ids (B, T) that are padding in every row; a causal tower's outputs do not change."""
     if not len(tokens):
         return tokens
-    return tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
+    return tokens[:, : int(tokens.argmax(1).max()) + 1]
 
 
 def clean(text: str) -> str:

@@ -20,7 +20,7 @@ from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import load
 from perception_encoder.inference.media import Media, resolve
 from perception_encoder.inference.pipeline import Embedding
-from perception_encoder.models.checkpoints.weights import TowerChoice
+from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import canonical_name, same_name
 from perception_encoder.preprocess.source import escape_name

@@ -244,4 +244,4 @@ def count_tokens(encoder: Encoder, inputs: Sequence[Input]) -> int:
     patches = sum(encoder.visual.config.grid**2 * (8 if kind == "video" else 1) for kind, _ in inputs if kind != "text")
     if not texts or encoder.tokenizer is None:
         return patches
-    return patches + int((encoder.tokenizer(texts).argmax(dim=1) + 1).sum())
+    return patches + int((encoder.tokenizer.ids(texts).argmax(axis=1) + 1).sum())

@@ -133,7 +133,7 @@ def test_several_directories_are_searched_by_their_indexes(
 
 @pytest.mark.parametrize("command", [("search", "a cat", "DIR"), ("index", "DIR"), ("serve", "DIR")])
 def test_another_model_is_refused_before_it_is_fetched(run_pe, indexed: Path, command, monkeypatch) -> None:
-    monkeypatch.setattr("perception_encoder.models.checkpoints.weights.fetch_weights", None)
+    monkeypatch.setattr("perception_encoder.models.checkpoints.find.fetch_weights", None)
     words = [word.replace("DIR", str(indexed)) for word in command]
     run = run_pe(*words, "--model", "PE-Core-L14-336")
     assert run.status == 2 and "model PE-Core-N16-128, not PE-Core-L14-336" in run.stderr

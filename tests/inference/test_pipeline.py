@@ -127,7 +127,7 @@ def test_a_video_weighs_as_much_as_its_frames(encoder: Encoder) -> None:
 def test_the_next_batch_is_decoded_while_one_is_encoded(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
     decoded = threading.Event()
 
-    def embed_pixels(pixels: torch.Tensor, feature: Feature) -> torch.Tensor:
+    def embed_pixels(pixels: np.ndarray, feature: Feature) -> torch.Tensor:
         assert decoded.wait(timeout=20), "the second batch is not decoded while the first one is encoded"
         return torch.zeros(len(pixels), 4)
 
@@ -149,7 +149,7 @@ def test_the_next_batch_is_decoded_while_one_is_encoded(encoder: Encoder, draw: 
 def test_a_batch_of_videos_is_encoded_some_frames_at_a_time(encoder: Encoder) -> None:
     sizes: list[int] = []
 
-    def embed_pixels(pixels: torch.Tensor, feature: Feature) -> torch.Tensor:
+    def embed_pixels(pixels: np.ndarray, feature: Feature) -> torch.Tensor:
         sizes.append(len(pixels))
         return encoder.embed_pixels(pixels, feature)
 

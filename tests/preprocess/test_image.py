@@ -107,8 +107,8 @@ def test_a_crop_covers_every_size(size: tuple[int, int]) -> None:
 def test_uint8_pixels_scale_to_the_same() -> None:
     transform = ImageTransform(64)
     pixels = transform.pixels(photograph())
-    assert pixels.dtype == torch.uint8 and pixels.is_contiguous()
-    assert torch.equal(to_float(pixels), transform(photograph()))
+    assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous and pixels.flags.writeable
+    assert torch.equal(to_float(torch.from_numpy(pixels)), transform(photograph()))
     assert (to_float(torch.tensor([0, 255], dtype=torch.uint8)) == torch.tensor([-1.0, 1.0])).all()
 
 

@@ -107,11 +107,19 @@ def test_tokenizer_of_a_model() -> None:
 
 
 def test_trim_keeps_the_longest_text() -> None:
-    ids = Tokenizer(32)(["a dog", "a photo of a cat", ""])
-    trimmed = trim(ids)
-    assert trimmed.shape == (3, 7)
-    assert torch.equal(trimmed, ids[:, :7]) and not ids[:, 7:].any()
-    assert trim(Tokenizer(32)([])).shape == (0, 32)
+    for convert in (Tokenizer(32), Tokenizer(32).ids):
+        ids = convert(["a dog", "a photo of a cat", ""])
+        trimmed = trim(ids)
+        assert trimmed.shape == (3, 7)
+        assert (trimmed == ids[:, :7]).all() and not ids[:, 7:].any()
+        assert trim(convert([])).shape == (0, 32)
+
+
+def test_ids_are_the_same_as_an_array() -> None:
+    texts = ["a dog", "a photo of a cat", "", "café"]
+    ids, tensor = Tokenizer(32).ids(texts), Tokenizer(32)(texts)
+    assert ids.dtype == np.int64 and tensor.dtype == torch.int64
+    assert np.array_equal(ids, tensor.numpy())
 
 
 TEXTS = ["a red mug", "  Two   DOGS\n\ton a lawn, isn't it? 12:30 #1!", "", "naïve café 日本語 🐶", "word " * 99]

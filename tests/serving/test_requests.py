@@ -190,7 +190,7 @@ def test_a_bad_data_uri_is_an_error_that_does_not_quote_its_data(uri: str, error
 
 def test_texts_count_their_tokens_and_media_their_patches(encoder: Encoder) -> None:
     texts = ["a red mug", "a cat"]
-    tokens = sum(int(ids.argmax()) + 1 for ids in encoder.tokenizer(texts))
+    tokens = sum(int(ids.argmax()) + 1 for ids in encoder.tokenizer.ids(texts))
     patches = encoder.visual.config.grid**2
     assert count_tokens(encoder, [("text", text) for text in texts]) == tokens > 6
     assert count_tokens(encoder, [("text", texts[0]), ("text", texts[1]), ("image", ""), ("video", "")]) == (

@@ -12,14 +12,17 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import safetensors.torch
-import torch
-from torch import Tensor
+import safetensors
 
 from perception_encoder.errors import CheckpointError, ConfigError, OutputError, one_line
 from perception_encoder.files import cache_directory, file_state, replacing, write_text, writing
-from perception_encoder.models.checkpoints.layouts import StateDict, unwrap
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from perception_encoder.models.checkpoints.layouts import StateDict
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _SCALE_SUFFIX = ".row_scale"  # beside an int8 tensor: one factor a row
@@ -33,6 +36,10 @@ def read_checkpoint(path: Path) -> tuple[StateDict, dict[str, str]]:
 
     Tensors are mapped into memory: a value is read from disk when it is first used.
     """
+    import torch
+
+    from perception_encoder.models.checkpoints.layouts import unwrap
+
     if not path.is_file():
         raise CheckpointError(f"{path}: " + ("a directory, not a checkpoint" if path.is_dir() else "no such file"))
     try:
@@ -64,6 +71,9 @@ def _is_safetensors(path: Path) -> bool:
 
 def write_tensors(tensors: StateDict, path: Path, metadata: dict[str, str]) -> None:
     """Write .safetensors, or .pt (without metadata), atomically; OutputError if that fails."""
+    import safetensors.torch
+    import torch
+
     check_suffix(path)
     with writing(path, also=(RuntimeError, safetensors.SafetensorError)), replacing(path) as temporary:
         temporary.touch()
@@ -83,6 +93,8 @@ def check_suffix(path: Path) -> None:
 
 def quantized_rows(name: str, table: Tensor) -> StateDict:
     """Return a matrix as int8 values, with one factor per row under another name."""
+    import torch
+
     table = table.float()
     scale = table.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
     return {name: (table / scale).round().to(torch.int8), name + _SCALE_SUFFIX: scale}

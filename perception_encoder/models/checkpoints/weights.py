@@ -8,18 +8,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import queue
-import threading
-from importlib.resources import files
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 import numpy as np
 import torch
 
-from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError, one_line
-from perception_encoder.models.checkpoints.files import SUFFIXES, quantized_rows, read_checkpoint, write_tensors
+from perception_encoder.errors import CheckpointError
+from perception_encoder.models.checkpoints.files import quantized_rows, read_checkpoint, write_tensors
+from perception_encoder.models.checkpoints.find import TowerChoice, changed_entry, find_weights, locate_weights
 from perception_encoder.models.checkpoints.layouts import StateDict, from_published, to_published, unwrap
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
@@ -27,11 +24,6 @@ from perception_encoder.models.registry import MODELS, CoreName, ModelEntry, Tow
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 Model = CLIP | VisionTransformer
-TowerChoice = Literal["all", "text"]
-DIRECTORY_FILES = ("model.safetensors", "open_clip_model.safetensors")
-"""Weight files in directories written by `pe convert` or a training run."""
-_PATIENCE = 2.0
-"""Maximum seconds for the hub to answer; the environment variable HF_HUB_ETAG_TIMEOUT overrides it."""
 
 
 @overload
@@ -176,45 +168,6 @@ def _changes(model: Model) -> dict[str, str]:
     return changes
 
 
-def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
-    """Return the entry with a file's metadata applied (`_changes`)."""
-    towers = {}
-    for name in ("vision", "text"):
-        try:
-            if name in metadata:
-                towers[name] = dataclasses.replace(getattr(entry, name), **json.loads(metadata[name]))
-        except (TypeError, ValueError, RecursionError, ConfigError) as error:
-            raise CheckpointError(f"its metadata does not fit {entry.name} ({name}: {one_line(error)})") from None
-    return dataclasses.replace(entry, **towers)
-
-
-def locate_weights(entry: ModelEntry) -> Path:
-    """Return the file of weights: of built-in models from the package, else from the hub (downloaded once)."""
-    return fetch_weights(entry) if entry.builtin is None else packaged_weights(entry.builtin)
-
-
-def packaged_weights(name: str) -> Path:
-    """Return a weights file in the package, such as "builtin"; WeightsUnavailableError if it is missing."""
-    path = Path(str(files("perception_encoder") / "weights" / f"{name}.safetensors"))
-    if not path.is_file():
-        raise WeightsUnavailableError(f"{path} is missing from this installation; reinstall perception-encoder")
-    return path
-
-
-def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:
-    """Return the weights file of a name or path, downloaded if needed, and the entry if it is a name."""
-    if isinstance(name, str) and canonical_name(name) is not None:
-        entry = find_model(name)
-        return locate_weights(entry), entry
-    path = Path(name)
-    if path.is_dir():
-        inside = [path / file for file in DIRECTORY_FILES if (path / file).is_file()]
-        return (inside or [path])[0], None
-    if not path.exists() and path.suffix not in SUFFIXES:
-        find_model(str(name))  # raises, with near matches
-    return path, None
-
-
 def load_model(name: str | Path, towers: TowerChoice = "all") -> Model:
     """Load a model from a name, or from a checkpoint file whose architecture is recognised.
 
@@ -241,7 +194,7 @@ def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice 
         if entry is None:
             name = canonical_name(metadata.get("model", ""))
             entry = MODELS[name] if name is not None else recognise(state, path.stem)
-        model = _fit(_changed(entry, metadata), state, copy=False)
+        model = _fit(changed_entry(entry, metadata), state, copy=False)
         if towers == "text" and isinstance(model, CLIP):
             model.visual.to("meta")
         return model
@@ -270,45 +223,3 @@ def state_hash(state: StateDict) -> str:
         values = tensor.detach().to("cpu", torch.float32).flatten().numpy()
         digest.update(values.view(np.uint8).data)
     return digest.hexdigest()[:16]
-
-
-def fetch_weights(entry: ModelEntry) -> Path:
-    """Return the file of published weights; WeightsUnavailableError if it is neither cached nor downloadable."""
-    from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
-
-    file = f"{entry.name}.pt"
-    cached = try_to_load_from_cache(entry.repository, file)
-    if isinstance(cached, str):
-        return Path(cached)
-    url = hf_hub_url(entry.repository, file)
-    try:
-        _check_answer(url)
-        return Path(hf_hub_download(entry.repository, file))
-    except Exception as error:  # the hub's client raises many kinds, such as offline, missing and gated
-        reason = one_line(error, first=True)
-        raise WeightsUnavailableError(
-            f"the weights of {entry.name} could not be fetched ({reason}); download {url} elsewhere "
-            f"and give the file's path as the model (--model DIRECTORY/{file}), or use --model builtin"
-        ) from error
-
-
-def _check_answer(url: str) -> None:
-    """Raise unless the hub answers in time, whether the name look-up, the connection or the answer hangs."""
-    from huggingface_hub import get_hf_file_metadata
-
-    patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _PATIENCE)
-    outcomes: queue.SimpleQueue[object] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            outcomes.put(get_hf_file_metadata(url, timeout=patience))
-        except Exception as error:
-            outcomes.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        outcome = outcomes.get(timeout=patience)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {patience:g} s") from None
-    if isinstance(outcome, Exception):
-        raise outcome

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
+from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 
 from perception_encoder.errors import InputError, MediaNotFoundError, detached
 from perception_encoder.formats.tars import TarMember
@@ -33,6 +32,7 @@ from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.search.storage.moments import Frame, MomentConfig, MomentCutter
 from perception_encoder.search.storage.rows import FileState, IndexRow
 
+Pixels = UInt8[np.ndarray, "3 H W"]
 THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""
 _LATEST = (1 << 63) - 1
@@ -166,7 +166,7 @@ class Reader:
     def read(self, files: list[File]) -> list[FileResult]:
         """Read a batch and encode its images together."""
         results: dict[int, FileResult] = {}
-        images: dict[int, tuple[IndexRow, Tensor]] = {}  # rows without vectors, and the encoder's pixels
+        images: dict[int, tuple[IndexRow, Pixels]] = {}  # rows without vectors, and the encoder's pixels
         for position, file in enumerate(files):
             digest = ""
             try:
@@ -186,7 +186,7 @@ class Reader:
             results[position] = FileResult(files[position], row.digest, [replace(row, vector=vector)])
         return [results[position] for position in range(len(files))]
 
-    def _image_row(self, file: File, digest: str, media: Media) -> tuple[IndexRow, Tensor]:
+    def _image_row(self, file: File, digest: str, media: Media) -> tuple[IndexRow, Pixels]:
         with DECODING.admission() as admit:
             image = open_media(media, admit=admit)
             assert isinstance(image, Image.Image) and isinstance(media.payload, (Path, bytes))
@@ -194,15 +194,15 @@ class Reader:
             row = replace(row, date=date.isoformat(timespec="seconds")) if date else row
             return row, self._encoder.transform.pixels(image)
 
-    def _embed(self, pixels: Iterable[Tensor]) -> np.ndarray:
+    def _embed(self, pixels: Iterable[Pixels]) -> np.ndarray:
         stacked = list(pixels)
         if not stacked:
             return np.empty((0, self._encoder.dimension), np.float32)
-        return self._encoder.embed_pixels(torch.stack(stacked), self._encoder.feature()).numpy()
+        return np.asarray(self._encoder.embed_pixels(np.stack(stacked), self._encoder.feature()))
 
     def _video_rows(self, file: File, digest: str, media: Media) -> list[IndexRow]:
         cutter = MomentCutter(self._config)
-        waiting: list[tuple[Frame, Tensor]] = []  # frames without vectors, and the encoder's pixels
+        waiting: list[tuple[Frame, Pixels]] = []  # frames without vectors, and the encoder's pixels
 
         def encode_waiting() -> None:
             vectors = self._embed(pixels for _, pixels in waiting)

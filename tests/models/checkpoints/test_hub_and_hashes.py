@@ -15,9 +15,9 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from perception_encoder.models.checkpoints import weights
+from perception_encoder.models.checkpoints import find
 from perception_encoder.models.checkpoints.files import CachedHash
-from perception_encoder.models.checkpoints.weights import fetch_weights
+from perception_encoder.models.checkpoints.find import fetch_weights
 from perception_encoder.models.registry import find_model
 
 L14 = find_model("PE-Core-L14-336")
@@ -25,7 +25,7 @@ FIRST, SECOND = "0" * 16, "1" * 16
 FETCH = """
 import time
 from perception_encoder.errors import WeightsUnavailableError
-from perception_encoder.models.checkpoints.weights import fetch_weights
+from perception_encoder.models.checkpoints.find import fetch_weights
 from perception_encoder.models.registry import find_model
 start = time.monotonic()
 try:
@@ -70,22 +70,22 @@ def test_a_question_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -
     """Its thread must not keep the program from ending."""
     answered, before = threading.Event(), set(threading.enumerate())
     monkeypatch.delenv("HF_HUB_ETAG_TIMEOUT", raising=False)
-    monkeypatch.setattr(weights, "_PATIENCE", 0.05)
+    monkeypatch.setattr(find, "_PATIENCE", 0.05)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: answered.wait(20))
     with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
-        weights._check_answer("https://example.org/a")
+        find._check_answer("https://example.org/a")
     (thread,) = set(threading.enumerate()) - before
     assert thread.daemon
     answered.set()
     thread.join(20)
-    assert weights._check_answer("https://example.org/a") is None, "it answers at once now"
+    assert find._check_answer("https://example.org/a") is None, "it answers at once now"
 
     def refuse(url: str, timeout: float) -> None:
         raise ValueError("gated")
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
     with pytest.raises(ValueError, match="gated"):
-        weights._check_answer("https://example.org/a")
+        find._check_answer("https://example.org/a")
 
 
 @pytest.fixture

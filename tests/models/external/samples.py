@@ -20,7 +20,7 @@ def noise_images() -> list[Image.Image]:
 
 
 def scaled(images: list[Image.Image], size: tuple[int, int], mean: object, deviation: object) -> torch.Tensor:
-    pixels = torch.stack([ImageTransform(size).pixels(image) for image in images]).float() / 255
+    pixels = torch.from_numpy(np.stack([ImageTransform(size).pixels(image) for image in images])).float() / 255
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]
 
 

@@ -15,7 +15,8 @@ import torch
 from benchmarks.calibration import any_match
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
-from perception_encoder.models.checkpoints.weights import create_model, locate_weights
+from perception_encoder.models.checkpoints.find import locate_weights
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.registry import find_model
 from perception_encoder.search.ranking import Hit, IndexGallery, query_vectors, rank
 from perception_encoder.search.storage import calibration

@@ -1,0 +1,124 @@
+"""Find the file of a model's weights: in the package, on disk, or on the hub. None of this needs torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import queue
+import threading
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import safetensors
+
+from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError, one_line
+from perception_encoder.models.checkpoints.files import SUFFIXES
+from perception_encoder.models.registry import ModelEntry, canonical_name, find_model
+
+TowerChoice = Literal["all", "text"]
+DIRECTORY_FILES = ("model.safetensors", "open_clip_model.safetensors")
+"""Weight files in directories written by `pe convert` or a training run."""
+_PATIENCE = 2.0
+"""Maximum seconds for the hub to answer; the environment variable HF_HUB_ETAG_TIMEOUT overrides it."""
+
+
+def locate_weights(entry: ModelEntry) -> Path:
+    """Return the file of weights: of built-in models from the package, else from the hub (downloaded once)."""
+    return fetch_weights(entry) if entry.builtin is None else packaged_weights(entry.builtin)
+
+
+def packaged_weights(name: str) -> Path:
+    """Return a weights file in the package, such as "builtin"; WeightsUnavailableError if it is missing."""
+    path = Path(str(files("perception_encoder") / "weights" / f"{name}.safetensors"))
+    if not path.is_file():
+        raise WeightsUnavailableError(f"{path} is missing from this installation; reinstall perception-encoder")
+    return path
+
+
+def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:
+    """Return the weights file of a name or path, downloaded if needed, and the entry if it is a name."""
+    if isinstance(name, str) and canonical_name(name) is not None:
+        entry = find_model(name)
+        return locate_weights(entry), entry
+    path = Path(name)
+    if path.is_dir():
+        inside = [path / file for file in DIRECTORY_FILES if (path / file).is_file()]
+        return (inside or [path])[0], None
+    if not path.exists() and path.suffix not in SUFFIXES:
+        find_model(str(name))  # raises, with near matches
+    return path, None
+
+
+def changed_entry(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
+    """Return the entry with the changes that a file's metadata lists; CheckpointError if they do not fit."""
+    towers = {}
+    for name in ("vision", "text"):
+        try:
+            if name in metadata:
+                towers[name] = dataclasses.replace(getattr(entry, name), **json.loads(metadata[name]))
+        except (TypeError, ValueError, RecursionError, ConfigError) as error:
+            raise CheckpointError(f"its metadata does not fit {entry.name} ({name}: {one_line(error)})") from None
+    return dataclasses.replace(entry, **towers)
+
+
+def known_entry(name: str | Path) -> ModelEntry | None:
+    """Return the architecture of a name, or of a .safetensors file that names its model; no weights are read.
+
+    None if only the shapes of the weights could tell, and for damaged files; `find_entry` then reads them.
+    """
+    if isinstance(name, str) and canonical_name(name) is not None:
+        return find_model(name)
+    path, _ = find_weights(name)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata, tensors = file.metadata() or {}, list(file.keys())
+        model = canonical_name(metadata.get("model", ""))
+        entry = None if model is None else changed_entry(find_model(model), metadata)
+    except (OSError, safetensors.SafetensorError, CheckpointError):
+        return None
+    has_text = any(name.endswith("token_embedding.weight") for name in tensors)
+    return entry if entry is None or has_text else dataclasses.replace(entry, text=None)
+
+
+def fetch_weights(entry: ModelEntry) -> Path:
+    """Return the file of published weights; WeightsUnavailableError if it is neither cached nor downloadable."""
+    from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    file = f"{entry.name}.pt"
+    cached = try_to_load_from_cache(entry.repository, file)
+    if isinstance(cached, str):
+        return Path(cached)
+    url = hf_hub_url(entry.repository, file)
+    try:
+        _check_answer(url)
+        return Path(hf_hub_download(entry.repository, file))
+    except Exception as error:  # the hub's client raises many kinds, such as offline, missing and gated
+        reason = one_line(error, first=True)
+        raise WeightsUnavailableError(
+            f"the weights of {entry.name} could not be fetched ({reason}); download {url} elsewhere "
+            f"and give the file's path as the model (--model DIRECTORY/{file}), or use --model builtin"
+        ) from error
+
+
+def _check_answer(url: str) -> None:
+    """Raise unless the hub answers in time, whether the name look-up, the connection or the answer hangs."""
+    from huggingface_hub import get_hf_file_metadata
+
+    patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _PATIENCE)
+    outcomes: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            outcomes.put(get_hf_file_metadata(url, timeout=patience))
+        except Exception as error:
+            outcomes.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        outcome = outcomes.get(timeout=patience)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {patience:g} s") from None
+    if isinstance(outcome, Exception):
+        raise outcome

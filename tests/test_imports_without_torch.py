@@ -1,0 +1,39 @@
+"""The modules between a file and its embedding don't import torch, which takes over a second, before they need it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+MODULES = (
+    *("inference.library_interfaces", "inference.listing", "inference.media", "inference.samples"),
+    *("models.checkpoints.files", "models.checkpoints.find", "models.defaults", "models.precision", "models.registry"),
+    *("preprocess.documents", "preprocess.image", "preprocess.tiling", "preprocess.tokenizer", "preprocess.video"),
+    "search.terms",
+)
+
+
+def test_no_module_on_the_way_imports_torch() -> None:
+    code = "import importlib, sys\n" + "".join(
+        f"importlib.import_module('perception_encoder.{name}')\nif 'torch' in sys.modules: sys.exit({name!r})\n"
+        for name in MODULES
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stderr == ""
+
+
+def test_pixels_tokens_and_weight_files_need_no_torch() -> None:
+    code = """
+import sys
+from PIL import Image
+from perception_encoder.models.checkpoints.find import find_weights, known_entry
+from perception_encoder.preprocess.image import ImageTransform
+from perception_encoder.preprocess.tokenizer import Tokenizer, trim
+assert ImageTransform(32).pixels(Image.new("RGB", (64, 48))).shape == (3, 32, 32)
+assert trim(Tokenizer(32).ids(["a dog"])).shape == (1, 4)
+path, entry = find_weights("builtin")
+assert known_entry(path).vision == known_entry("builtin").vision == entry.vision
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "False\n", done.stderr
