@@ -10,7 +10,6 @@ resampling queries, each with all its scores.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.embeddings import encode_images
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
-from perception_encoder.models.clip import CLIP
 from perception_encoder.search.storage.calibration import background_names, fit_calibration
 from synthetic.builtin.held_out import find_unseen_labels
 
@@ -238,11 +236,11 @@ def summarize(answers: Sequence[Answers], foreign: np.ndarray, generator: np.ran
 
 def measure(encoder: Encoder, images: Images) -> list[dict[str, Any]]:
     """The scores for each wording of the queries and each kind of gallery."""
-    if not isinstance(encoder.model, CLIP):
+    if encoder.logit_scale is None:
         raise SystemExit(f"{encoder.name} has no text tower")
     classes = sorted({*images.labels.tolist(), *images.coarse.tolist()})
     names, foreign = [*classes, *FOREIGN], np.arange(len(classes) + len(FOREIGN)) >= len(classes)
-    background, scale = encoder.encode_texts(background_names()), math.exp(float(encoder.model.logit_scale.detach()))
+    background, scale = encoder.encode_texts(background_names()), encoder.logit_scale
     results = []
     for wording in WORDINGS:
         queries = encoder.encode_texts([wording.format(name) for name in names])
@@ -270,7 +268,7 @@ def main() -> None:
         "command": f"python -m benchmarks.calibration --photos photos --split {arguments.split}",
         "model": encoder.name,
         "weights": encoder.weight_hash,
-        "dtype": str(encoder.dtype).removeprefix("torch."),
+        "dtype": encoder.runtime.precision,
         "split": arguments.split,
         "images": len(images.labels),
         "nothing_below": NOTHING_BELOW,

@@ -69,8 +69,10 @@ def contenders(name: str, paths: Sequence[Path]) -> dict[str, Callable[[], objec
             writer.finish()
 
     return {
-        ENCODE: lambda: list(map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores)),
-        DECODE: lambda: list(map_in_order(decode, groups, cores)),
+        ENCODE: lambda: list(
+            map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores, encoder.runtime)
+        ),
+        DECODE: lambda: list(map_in_order(decode, groups, cores, encoder.runtime)),
         EMBED: embed,
     }
 

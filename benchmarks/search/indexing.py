@@ -42,8 +42,10 @@ def contenders(encoder: Encoder, directory: Path, paths: Sequence[Path]) -> dict
             update_store(Store.create(directory, settings), encoder)
 
     return {
-        ENCODE: lambda: list(map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores)),
-        DECODE: lambda: list(map_in_order(decode, groups, cores)),
+        ENCODE: lambda: list(
+            map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores, encoder.runtime)
+        ),
+        DECODE: lambda: list(map_in_order(decode, groups, cores, encoder.runtime)),
         INDEX: index,
     }
 

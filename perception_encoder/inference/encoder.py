@@ -1,7 +1,7 @@
 """The encoder: images, videos and texts to embeddings, at the model's output or any earlier layer.
 
-Computation runs in bfloat16 if the machine has fast bfloat16 (timed, not assumed), else in float32; results are
-float32.
+A runtime executes the towers, in bfloat16 if that is fast on the machine (timed, not assumed), else in float32; results
+are float32.
 """
 
 from __future__ import annotations
@@ -13,13 +13,10 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from perception_encoder.errors import ConfigError, InputError, ModelError
 from perception_encoder.inference.fetch import FetchLimits, is_url
@@ -34,29 +31,32 @@ from perception_encoder.inference.library_interfaces import (
 )
 from perception_encoder.inference.media import Kind, Value
 from perception_encoder.inference.pipeline import Embedding, Feature, Request, encode_requests, guess_kind
-from perception_encoder.models.checkpoints.files import CachedHash
-from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
-from perception_encoder.models.clip import CLIP
-from perception_encoder.models.precision import choose_device, fast_dtype
-from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.preprocess.image import image_transform, to_float
-from perception_encoder.preprocess.tokenizer import Tokenizer, tokenizer, trim
+from perception_encoder.models.config import TextConfig, VisionConfig
+from perception_encoder.preprocess.image import ImageTransform
+from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.progress import progress_bar
+from perception_encoder.runtime.runtime import HasModel, Runtime
+from perception_encoder.vectors import unit_rows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from perception_encoder.models.checkpoints.weights import Model
+    from perception_encoder.models.vision_transformer import VisionTransformer
 
 logger = logging.getLogger(__name__)
 
 POOLS = ("attn", "cls", "mean", "tokens")
 TRANSFORMS = ("squash", "crop")
-CACHED_ACTIVATIONS = 640_000
-"""Tokens × width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)."""
 
 
 class Encoder(SentenceInterface):
     """A model with its transform and tokenizer, from this package or (as a subclass) from another library.
 
-    Threads may share one. Attributes: `model` (the torch module, in `dtype`), `name`, `device`, `dtype`, `transform`,
-    `tokenizer` (None without a text tower of this package), `fetch_limits` (what a URL may cost, and whether private
-    addresses are allowed).
+    Threads may share one. Attributes: `name`, `runtime` (what executes the towers), `transform`, `tokenizer` (None
+    without a text tower of this package), `fetch_limits` (what a URL may cost, and whether private addresses are
+    allowed).
     """
 
     layer: int | None = None
@@ -66,21 +66,58 @@ class Encoder(SentenceInterface):
     def __init__(
         self, model: Model, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        """`device`: a CUDA GPU by default if there is one. `dtype`: bfloat16 by default if it is fast.
+        """Execute a model with torch; `load` chooses a runtime.
 
-        The model is copied if it has another device or type.
+        `device`: a CUDA GPU by default if there is one. `dtype`: bfloat16 by default if it is fast. The model is copied
+        if it has another device or type.
         """
-        self.device = choose_device(device)
-        self.dtype = dtype or fast_dtype(self.device)
-        self.name = model.name
-        fits = all(p.is_meta or (p.dtype, p.device) == (self.dtype, self.device) for p in model.parameters())
-        self.model = model if fits else copy.deepcopy(model).to(self.device, self.dtype)
-        self.transform: Any = image_transform(model)
-        self.tokenizer: Tokenizer | None = tokenizer(model) if isinstance(model, CLIP) else None
+        from perception_encoder.models.checkpoints.weights import weight_hash
+        from perception_encoder.models.clip import CLIP
+        from perception_encoder.models.precision import choose_device, fast_dtype
+        from perception_encoder.runtime.torch_runtime import TorchRuntime
+
+        device = choose_device(device)
+        dtype = dtype or fast_dtype(device)
+        fits = all(p.is_meta or (p.dtype, p.device) == (dtype, device) for p in model.parameters())
+        runtime = TorchRuntime(model if fits else copy.deepcopy(model).to(device, dtype), device, dtype)
+        text = model.text.config if isinstance(model, CLIP) else None
+        self._set_up(model.name, runtime, runtime.visual.config, text, lambda: weight_hash(model))
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        runtime: Runtime,
+        vision: VisionConfig,
+        text: TextConfig | None,
+        hash_weights: Callable[[], str],
+        source: str | Path | None = None,
+        load_model: Callable[[], Model] | None = None,
+    ) -> Encoder:
+        """Return the encoder that a runtime executes.
+
+        `hash_weights`: returns `weight_hash`. `source`: what it was loaded from. `load_model`: returns the float32
+        model in torch, if the runtime does without.
+        """
+        encoder = cls.__new__(cls)
+        encoder._set_up(name, runtime, vision, text, hash_weights, source, load_model)
+        return encoder
+
+    def _set_up(
+        self,
+        name: str,
+        runtime: Runtime,
+        vision: VisionConfig,
+        text: TextConfig | None,
+        hash_weights: Callable[[], str],
+        source: str | Path | None = None,
+        load_model: Callable[[], Model] | None = None,
+    ) -> None:
+        self.name, self.runtime, self.vision = name, runtime, vision
+        self.transform: Any = ImageTransform(vision.image_size)
+        self.tokenizer: Tokenizer | None = Tokenizer(text.context_length) if text else None
         self.fetch_limits = FetchLimits()
-        self._original = model
-        self._source: str | Path | None = None
-        self._cached_hash: CachedHash | None = None
+        self._hash_weights, self._source, self._load_model = hash_weights, source, load_model
 
     @property
     def source(self) -> str:
@@ -88,14 +125,34 @@ class Encoder(SentenceInterface):
         return str(getattr(self, "_source", None) or self.name)
 
     def __repr__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
-        details = f"{self.name!r}, dimension={self.dimension}, device={str(self.device)!r}, dtype={dtype!r}"
-        return f"{type(self).__name__}({details})"
+        runtime = self.runtime
+        details = f"device={runtime.device!r}, runtime={runtime.name!r}, precision={runtime.precision!r}"
+        return f"{type(self).__name__}({self.name!r}, dimension={self.dimension}, {details})"
+
+    @cached_property
+    def model(self) -> Any:
+        """The torch module: the one that computes or, with another runtime, a float32 copy loaded when first asked."""
+        return self.runtime.model if isinstance(self.runtime, HasModel) else cast(Any, self._load_model)()
+
+    @property
+    def device(self) -> torch.device:
+        """Where embeddings are computed."""
+        import torch
+
+        return torch.device(self.runtime.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of `model`; `runtime.precision` is what embeddings are computed in."""
+        import torch
+
+        return cast(torch.dtype, getattr(torch, self.runtime.precision if self.runtime.name == "torch" else "float32"))
 
     @property
     def visual(self) -> VisionTransformer:
-        """The vision tower; ConfigError for a model of another library."""
-        return self.model.visual if isinstance(self.model, CLIP) else self.model
+        """The vision tower in torch; ConfigError for a model of another library."""
+        tower: VisionTransformer = getattr(self.model, "visual", self.model)
+        return tower
 
     @property
     def dimension(self) -> int:
@@ -110,51 +167,50 @@ class Encoder(SentenceInterface):
     @property
     def depth(self) -> int:
         """Number of layers with features; 0 if only the model's output is available."""
-        return self.visual.config.depth
+        return self.vision.depth
 
     @property
     def has_class_token(self) -> bool:
         """Whether pool "cls" exists."""
-        return self.visual.config.class_token
+        return self.vision.class_token
 
     @property
     def has_output(self) -> bool:
         """Whether pool "attn", the model's own output, exists."""
-        return self.visual.config.pools
+        return self.vision.pools
 
     @cached_property
     def weight_hash(self) -> str:
-        """Hash of the weights, whatever their `dtype`; takes a second per gigabyte.
+        """Hash of the weights, whatever the precision; takes a second per gigabyte.
 
-        The hash of a file is cached; the first time, the file is read once more if `dtype` is not float32.
+        The hash of a file is cached; the first time, the file is read once more if it was loaded in bfloat16.
         """
-        return self._hash_weights() if self._cached_hash is None else self._cached_hash.get(self._hash_weights)
+        return self._hash_weights()
 
-    def _hash_weights(self) -> str:
-        exact = all(p.dtype == torch.float32 and not p.is_meta for p in self._original.parameters())
-        return weight_hash(self._original if exact or self._source is None else load_model(self._source))
+    @cached_property
+    def logit_scale(self) -> float | None:
+        """The learned factor of cosine similarities; None for a model of another library or without a text tower."""
+        if self.tokenizer is None:
+            return None
+        return self.runtime.logit_scale
 
     @property
     def about(self) -> dict[str, str]:
-        """What embeddings depend on besides inputs and transform: weight hash, dtype, device, layer."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        about = {"weights": self.weight_hash, "dtype": dtype, "device": self.device.type}
+        """What embeddings depend on besides inputs and transform: weight hash, precision, runtime, device, layer."""
+        runtime = self.runtime
+        device = runtime.device.partition(":")[0]
+        about = {"weights": self.weight_hash, "dtype": runtime.precision, "runtime": runtime.name, "device": device}
         return about if self.pool is None else {**about, "layer": str(self.layer), "pool": self.pool}
-
-    def cache_hash(self, source: str | Path, cached_hash: CachedHash | None) -> None:
-        """Store the model's source and the cached hash of its file."""
-        self._source, self._cached_hash = source, cached_hash
 
     @property
     def batch_size(self) -> int:
-        """Number of images to compute together: on a CPU, as many as fit a core's cache."""
-        config = self.visual.config
-        return max(2, CACHED_ACTIVATIONS // (config.grid**2 * config.width)) if self.device.type == "cpu" else 64
+        """Number of images to compute together."""
+        return self.runtime.batch_size
 
     @property
     def text_batch_size(self) -> int:
         """Number of texts to compute together."""
-        return 64 if self.device.type == "cpu" else 512
+        return self.runtime.text_batch_size
 
     def feature(
         self, layer: int | None = None, pool: str | None = None, normalize: bool = True, frames: int = 8
@@ -202,8 +258,8 @@ class Encoder(SentenceInterface):
 
     def width(self, feature: Feature) -> int:
         """Length of an embedding or token of `feature`, D."""
-        config = self.visual.config
-        return (config.output_dim or config.width) if feature.pool == "attn" else config.width
+        vision = self.vision
+        return (vision.output_dim or vision.width) if feature.pool == "attn" else vision.width
 
     def describe(self, feature: Feature) -> dict[str, Any]:
         """Return what values of `feature` depend on besides the inputs, with the dimension and the patch grid."""
@@ -214,7 +270,8 @@ class Encoder(SentenceInterface):
             "pool": feature.pool,
             "normalised": feature.normalize,
             "frames": feature.frames,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "runtime": self.runtime.name,
+            "precision": self.runtime.precision,
             "transform": self.transform.mode,
             "dimension": self.width(feature),
         }
@@ -222,63 +279,34 @@ class Encoder(SentenceInterface):
 
     def _describe_grid(self) -> dict[str, Any]:
         height, width = (self.transform.size,) * 2 if isinstance(self.transform.size, int) else self.transform.size
-        patch = self.visual.config.patch_size
+        patch = self.vision.patch_size
         return {"size": [height, width], "grid": [height // patch, width // patch]}
 
-    @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str], feature: Feature) -> Float[Tensor, "B D"]:
-        """Return embeddings of texts: float32 (B, D) on the CPU; ConfigError if texts have no such `feature`."""
+    def embed_texts(self, texts: Sequence[str], feature: Feature) -> Float[np.ndarray, "B D"]:
+        """Return embeddings of texts: float32 (B, D); ConfigError if texts have no such `feature`."""
         if not self.reads_texts:
             raise ConfigError(f"{self.name} has no text tower; use a Core model for texts")
         if feature.pool != "attn":
             raise ConfigError("texts share a space with the model's own output only; omit layer and pool")
         return self._finish(self._texts(texts), feature)
 
-    def _texts(self, texts: Sequence[str]) -> Tensor:
-        assert isinstance(self.model, CLIP) and self.tokenizer is not None
-        return self.model.encode_text(trim(self.tokenizer(texts)).to(self.device))  # (B, T) → (B, D)
+    def _texts(self, texts: Sequence[str]) -> np.ndarray:
+        assert self.tokenizer is not None
+        return self.runtime.texts(trim(self.tokenizer.ids(texts)))
 
-    @torch.inference_mode()
-    def embed_pixels(self, pixels: UInt8[np.ndarray, "B 3 H W"], feature: Feature) -> Float[Tensor, "B *N D"]:
-        """Return features of images after `transform.pixels`: float32 (B, D), or tokens (B, N, D), on the CPU.
+    def embed_pixels(self, pixels: UInt8[np.ndarray, "B 3 H W"], feature: Feature) -> Float[np.ndarray, "B *N D"]:
+        """Return features of images after `transform.pixels`: float32 (B, D), or tokens (B, N, D).
 
         A video's frames are averaged before they are made unit length, so ask for them without `normalize`.
         """
-        tensor = torch.from_numpy(pixels)
-        if feature.pool == "attn":
-            return self._finish(self._output(tensor), feature)
-        prefix, patches = self._tokens(tensor, feature.layer)
-        if feature.pool == "mean":
-            return self._finish(patches.float().mean(dim=1), feature)
-        return self._finish(patches if feature.pool == "tokens" else prefix[:, 0], feature)
+        return self._finish(self.runtime.images(pixels, feature.layer, feature.pool), feature)
 
-    def _scaled(self, pixels: Tensor) -> Tensor:
-        if self.visual.conv1.weight.is_meta:
-            raise ConfigError(f"{self.name} was loaded with towers='text'; load it whole for images and videos")
-        return to_float(pixels.to(self.device)).to(self.dtype)
-
-    def _output(self, pixels: Tensor) -> Tensor:
-        """Return the model's own embeddings (B, D)."""
-        return self.visual(self._scaled(pixels))
-
-    def _tokens(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Return prefix (B, P, D) and patch tokens (B, N, D) of a layer."""
-        patches, prefix = self.visual.forward_intermediates(
-            self._scaled(pixels),
-            [layer],
-            return_prefix_tokens=True,
-            norm=layer == self.depth - 1,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )[0]
-        return prefix, patches
-
-    def _finish(self, features: Tensor, feature: Feature) -> Tensor:
-        features = features.float().cpu()
-        if not features.isfinite().all():
-            raise ModelError(f"{self.name} gives NaN or infinity in {self.dtype}: its weights are bad, or need float32")
-        return F.normalize(features, dim=-1) if feature.normalize else features
+    def _finish(self, features: np.ndarray, feature: Feature) -> np.ndarray:
+        if not np.isfinite(features).all():
+            raise ModelError(
+                f"{self.name} gives NaN or infinity in {self.runtime.precision}: its weights are bad, or need float32"
+            )
+        return unit_rows(features) if feature.normalize else features
 
     @overload
     def encode(
@@ -348,7 +376,7 @@ class Encoder(SentenceInterface):
         task, `hf_split`, `hf_subset` and `prompt_type` change nothing.
         """
         check_unsupported(self.name, precision, prompt or prompt_name, truncate_dim)
-        if device is not None and choose_device(device) != self.device:
+        if device is not None and not self._computes_on(device):
             raise ConfigError(f"this encoder computes on {self.device}; load one with device={str(device)!r} instead")
         normalize = normalize if normalize_embeddings is None else normalize_embeddings
         feature = self.feature(layer, pool, normalize, frames)
@@ -368,6 +396,8 @@ class Encoder(SentenceInterface):
             rows = truncate(rows, truncate_dim, normalize)
         if convert_to_numpy and not convert_to_tensor:
             return rows
+        import torch
+
         tensor = torch.from_numpy(rows).to(self.device)
         return tensor if single or convert_to_tensor else list(tensor)
 
@@ -449,6 +479,11 @@ class Encoder(SentenceInterface):
                 media = source.media()
                 return Request(index, media, media.kind)
         return Request(index, source, kind or guess_kind(str(value) if isinstance(value, (str, Path)) else ""))
+
+    def _computes_on(self, device: str | torch.device) -> bool:
+        from perception_encoder.models.precision import choose_device
+
+        return choose_device(device) == self.device
 
     def _stack(self, rows: list[np.ndarray], feature: Feature) -> np.ndarray:
         if not rows:

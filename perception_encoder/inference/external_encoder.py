@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder, check_transform
@@ -21,6 +21,7 @@ from perception_encoder.models.external import Adapter, Mode
 from perception_encoder.models.precision import choose_device
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform
+from perception_encoder.runtime.torch_runtime import TorchThreads, as_array, pooled
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,54 @@ class _LibraryTransform:
         return torch.as_tensor(self.transform(image.convert("RGB"))).numpy()
 
 
+class _ExternalRuntime(TorchThreads, ABC):
+    """Executes a module of another library with torch."""
+
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
+        super().__init__(device, dtype)
+        self.model, self.batch_size = model, batch_size
+
+    @abstractmethod
+    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray: ...
+
+    def texts(self, ids: np.ndarray) -> np.ndarray:
+        """Refused: the library takes texts, not our tokens."""
+        raise NotImplementedError
+
+
+class _OutputRuntime(_ExternalRuntime):
+    """A library's own embeddings."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        device = choose_device()
+        super().__init__(adapter.model, device, torch.float32, 8 if device.type == "cpu" else 64)
+        self.adapter = adapter
+
+    @torch.inference_mode()
+    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
+        """See `Runtime`; the pixels are scaled by the library's transform."""
+        return as_array(self.adapter.embed_pixels(torch.from_numpy(pixels).to(self.torch_device)))
+
+
+class _LayerRuntime(_ExternalRuntime):
+    """Tokens of a layer."""
+
+    def __init__(self, features: LayerFeatures) -> None:
+        batch = max(2, features.batch_size(features.image_size))
+        super().__init__(features.tower.model, features.device, features.dtype, batch)
+        self.features = features
+
+    @torch.inference_mode()
+    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
+        """See `Runtime`."""
+        return pooled(*self.features.split_tokens(torch.from_numpy(pixels), layer), pool)
+
+
 class _ExternalEncoder(Encoder):
     """Shared parts of other libraries' encoders; `model` is the library's module."""
 
-    def __init__(self, name: str, model: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.name, self.model, self.device, self.dtype = name, model, device, dtype
+    def __init__(self, name: str, runtime: _ExternalRuntime) -> None:
+        self.name, self.runtime = name, runtime
         self.tokenizer, self.fetch_limits = None, FetchLimits()
 
     @property
@@ -57,7 +101,7 @@ class OutputEncoder(_ExternalEncoder):
 
     def __init__(self, adapter: Adapter, mode: Mode = "crop") -> None:
         self.adapter = adapter
-        super().__init__(adapter.name, adapter.model, choose_device(), torch.float32)
+        super().__init__(adapter.name, _OutputRuntime(adapter))
         self.transform = _LibraryTransform(adapter.transform(mode), mode)
         self.weight_hash = adapter.weight_hash
         self.model.eval().to(self.device)
@@ -65,10 +109,6 @@ class OutputEncoder(_ExternalEncoder):
     @property
     def reads_texts(self) -> bool:
         return self.adapter.reads_texts
-
-    @property
-    def batch_size(self) -> int:
-        return 8 if self.device.type == "cpu" else 64
 
     @property
     def about(self) -> dict[str, str]:
@@ -92,11 +132,9 @@ class OutputEncoder(_ExternalEncoder):
     def width(self, feature: Feature) -> int:
         return self._dimension
 
-    def _output(self, pixels: Tensor) -> Tensor:
-        return self.adapter.embed_pixels(pixels.to(self.device))
-
-    def _texts(self, texts: Sequence[str]) -> Tensor:
-        return self.adapter.embed_texts(list(texts), self.device)
+    @torch.inference_mode()
+    def _texts(self, texts: Sequence[str]) -> np.ndarray:
+        return as_array(self.adapter.embed_texts(list(texts), self.device))
 
 
 class LayerEncoder(_ExternalEncoder):
@@ -105,7 +143,7 @@ class LayerEncoder(_ExternalEncoder):
     has_output = False
 
     def __init__(self, features: LayerFeatures) -> None:
-        super().__init__(features.name, features.tower.model, features.device, features.dtype)
+        super().__init__(features.name, _LayerRuntime(features))
         self.features, self.weight_hash = features, features.tower.weight_hash
         self.transform = ImageTransform(features.image_size)
 
@@ -122,10 +160,6 @@ class LayerEncoder(_ExternalEncoder):
         feature = self.feature()
         return {**self.features.about, "layer": str(feature.layer), "pool": feature.pool}
 
-    @property
-    def batch_size(self) -> int:
-        return max(2, self.features.batch_size(self.features.image_size))
-
     def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
         """See `Encoder.variant`; images are squashed."""
         if transform not in (None, "squash"):
@@ -134,6 +168,3 @@ class LayerEncoder(_ExternalEncoder):
 
     def width(self, feature: Feature) -> int:
         return self.features.width
-
-    def _tokens(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        return self.features.split_tokens(pixels, layer)

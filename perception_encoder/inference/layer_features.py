@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from perception_encoder.errors import ConfigError, DataError, ModelError, ShapeError
-from perception_encoder.inference.encoder import CACHED_ACTIVATIONS, Encoder, resolve_layers
+from perception_encoder.inference.encoder import Encoder, resolve_layers
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import ImageTransform
+from perception_encoder.runtime.torch_runtime import CACHED_ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class LayerFeatures:
     def of(cls, encoder: Encoder, final_norm: bool = False) -> LayerFeatures:
         """Return the layers of an encoder's vision tower, with shared weights."""
         tower = Tower.of(encoder.visual, encoder.weight_hash)
-        return cls(encoder.name, tower, encoder.device, encoder.dtype, final_norm)
+        dtype = encoder.dtype if encoder.runtime.name == "torch" else None
+        return cls(encoder.name, tower, encoder.device, dtype, final_norm)
 
     def at(self, layer: int) -> LayerFeatures:
         """Return the same model at another layer, negative from the end; ConfigError if the layer does not exist."""

@@ -145,11 +145,10 @@ def _model_meta(encoder: Any) -> Any:
     """Return mteb's `ModelMeta`; mteb caches results by its revision, which is of the weights and the dtype."""
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
-    dtype = str(encoder.dtype).removeprefix("torch.")
     return ModelMeta.create_empty(
         {
             "name": f"perception-encoder/{encoder.name}",
-            "revision": f"{encoder.weight_hash[:16]}-{dtype}",
+            "revision": f"{encoder.weight_hash[:16]}-{encoder.runtime.precision}",
             "modalities": ["image", "text"] if encoder.reads_texts else ["image"],
             "embed_dim": encoder.dimension,
             "n_parameters": sum(parameter.numel() for parameter in encoder.model.parameters()),

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING, Literal, cast
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.external_encoder import LayerEncoder, OutputEncoder
-from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
-from perception_encoder.models.checkpoints.weights import create_model, load_model
-from perception_encoder.models.external import Adapter, OpenClipModel, TimmModel, TransformersModel
-from perception_encoder.models.initialization import initialize
-from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.registry import canonical_name, shown_name
-from perception_encoder.models.tower import Tower
+from perception_encoder.runtime import cache
+from perception_encoder.runtime.choice import choose
+from perception_encoder.runtime.openvino_runtime import OpenVinoRuntime
+from perception_encoder.runtime.runtime import AUTO, ModelInfo, Precision, RuntimeName
+
+if TYPE_CHECKING:
+    import torch
+
+    from perception_encoder.inference.layer_features import LayerFeatures
+    from perception_encoder.models.checkpoints.weights import Model
+    from perception_encoder.models.external import Adapter
+    from perception_encoder.models.tower import Tower
 
 RANDOM = "random:"
 """Prefix of a model's name that requests the architecture with random weights."""
-ADAPTERS: dict[str, type[Adapter]] = {
-    adapter.library: adapter for adapter in (TimmModel, OpenClipModel, TransformersModel)
-}
+ADAPTERS = {"timm": "TimmModel", "open_clip": "OpenClipModel", "hf": "TransformersModel"}
+"""The classes in `models.external` by the library's prefix."""
 
 
 def load(
@@ -32,35 +35,126 @@ def load(
     dtype: torch.dtype | None = None,
     *,
     towers: TowerChoice = "all",
+    runtime: RuntimeName | Literal["auto"] = "auto",
+    precision: Precision | Literal["auto"] = "auto",
 ) -> Encoder:
     """Load a model with its weights as an `Encoder`.
 
     `name`: "builtin"; any model name or alias, fetched from the hub once; the path of a checkpoint, or of a directory
     that `pe convert` wrote; or another library's model: "timm:NAME", "open_clip:NAME,WEIGHTS", "hf:NAME", each also
     with `local-dir:PATH` or a path, and "random:NAME" for random weights. `device`: by default a CUDA GPU if there is
-    one. `dtype`: by default bfloat16 if it is fast; timm and open_clip run in float32 on the default device only.
-    `towers="text"` leaves the vision tower of a two-tower model unread: it then encodes texts only. Raises
-    UnknownModelError, CheckpointError, WeightsUnavailableError, and MissingExtraError without the library.
+    one. `towers="text"` leaves the vision tower of a two-tower model unread: it then encodes texts only.
+
+    `runtime`: "torch", or "openvino" (extra `fast`), which only computes on a CPU; by default the fastest there, as
+    measured once on each machine. `precision`: "float32", "bfloat16", by default if it is fast, or "int8", OpenVINO's.
+    `dtype`: the same as a torch type. timm, open_clip and transformers models run in torch, the first two in float32 on
+    the default device. Raises UnknownModelError, CheckpointError, WeightsUnavailableError, ConfigError for what does
+    not fit together, and MissingExtraError without the library.
     """
     adapter, random = find_adapter(name)
-    if random or (adapter is not None and not adapter.has_output):
-        return LayerEncoder(load_layers(name, device, dtype, final_norm=True))
-    if adapter is not None:
-        if dtype not in (None, torch.float32) or (device is not None and choose_device(device) != choose_device()):
-            raise ConfigError(f"{name} runs in float32 on {choose_device().type}; omit device and dtype")
-        return OutputEncoder(adapter)
-    device = choose_device(device)
-    dtype = dtype or fast_dtype(device)
+    asked = precision
+    if dtype is not None:
+        asked = cast(Precision, str(dtype).removeprefix("torch."))
+        if precision not in (AUTO, asked):
+            raise ConfigError(f"dtype is {asked}, but precision is {precision}; give one of them")
+    if random or adapter is not None:
+        if runtime == "openvino" or asked == "int8":
+            raise ConfigError(f"{name} runs in torch only; omit runtime and precision")
+        return _load_external(name, adapter, device, dtype or _as_dtype(asked))
+    ran, kind = choose(runtime, asked, None if device is None else str(device))
     path, _ = find_weights(name)
     cached_hash = CachedHash(path) if path.is_file() else None  # as the file is before it is read
+    if ran == "torch":
+        return _load_torch(name, device, None if kind is None else _as_dtype(kind), towers, cached_hash)
+    assert kind is not None
+    info = _describe(name, cached_hash)
+    executed = OpenVinoRuntime(info, kind, lambda: _load_model(name))
+    encoder = Encoder.of(
+        shown_name(str(name)) or info.name,
+        executed,
+        info.vision,
+        info.text,
+        lambda: info.weights,
+        name,
+        lambda: _load_model(name),
+    )
+    return encoder
+
+
+def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
+    """Return what is known of a model: cached for its file, else by reading its weights."""
+    weights = cached_hash.find() if cached_hash else None
+    if weights is not None and (info := cache.find_info(weights)) is not None:
+        return info
+    from perception_encoder.models.checkpoints.weights import weight_hash
+    from perception_encoder.runtime.torch_runtime import describe
+
+    model = _load_model(name)
+    weights = cached_hash.get(lambda: weight_hash(model)) if cached_hash else weight_hash(model)
+    info = describe(model, weights)
+    cache.store_info(info)
+    return info
+
+
+def _load_model(name: str | Path) -> Model:
+    from perception_encoder.models.checkpoints.weights import load_model
+
+    return load_model(name)
+
+
+def _load_torch(
+    name: str | Path,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    towers: TowerChoice,
+    cached_hash: CachedHash | None,
+) -> Encoder:
+    import torch
+
+    from perception_encoder.models.checkpoints.weights import load_model, weight_hash
+    from perception_encoder.models.clip import CLIP
+    from perception_encoder.models.precision import choose_device, fast_dtype
+    from perception_encoder.runtime.torch_runtime import TorchRuntime
+
+    device = choose_device(device)
+    dtype = dtype or fast_dtype(device)
     model = load_model(name, towers)
     for parameter in model.parameters():
         if not parameter.is_meta:
             parameter.data = parameter.data.to(device, dtype)
-    encoder = Encoder(model, device, dtype)
-    encoder.name = shown_name(str(name)) or encoder.name
-    encoder.cache_hash(name, cached_hash)
-    return encoder
+    exact = dtype == torch.float32 and all(not parameter.is_meta for parameter in model.parameters())
+
+    def compute() -> str:
+        return weight_hash(model if exact else load_model(name))
+
+    def hash_weights() -> str:
+        return compute() if cached_hash is None else cached_hash.get(compute)
+
+    runtime = TorchRuntime(model, device, dtype)
+    text = model.text.config if isinstance(model, CLIP) else None
+    shown = shown_name(str(name)) or model.name
+    return Encoder.of(shown, runtime, runtime.visual.config, text, hash_weights, name)
+
+
+def _load_external(
+    name: str | Path, adapter: Adapter | None, device: str | torch.device | None, dtype: torch.dtype | None
+) -> Encoder:
+    import torch
+
+    from perception_encoder.inference.external_encoder import LayerEncoder, OutputEncoder
+    from perception_encoder.models.precision import choose_device
+
+    if adapter is None or not adapter.has_output or str(name).startswith(RANDOM):
+        return LayerEncoder(load_layers(name, device, dtype, final_norm=True))
+    if dtype not in (None, torch.float32) or (device is not None and choose_device(device) != choose_device()):
+        raise ConfigError(f"{name} runs in float32 on {choose_device().type}; omit device and dtype")
+    return OutputEncoder(adapter)
+
+
+def _as_dtype(precision: str) -> torch.dtype | None:
+    import torch
+
+    return None if precision == AUTO else cast(torch.dtype, getattr(torch, precision))
 
 
 def load_layers(
@@ -77,6 +171,8 @@ def load_layers(
     the last layer. Raises UnknownModelError, CheckpointError and WeightsUnavailableError, ConfigError for a model that
     is not a plain vision transformer or lacks the layer, and MissingExtraError if its library is not installed.
     """
+    from perception_encoder.inference.layer_features import LayerFeatures
+
     adapter, random = find_adapter(name)
     source = str(name).removeprefix(RANDOM)
     shown = adapter.name if adapter else (RANDOM if random else "") + (shown_name(source) or Path(source).stem)
@@ -85,6 +181,12 @@ def load_layers(
 
 def load_tower(name: str | Path) -> Tower:
     """Load the vision tower of a model of any library, ready for training; raises what `load_layers` does."""
+    import torch
+
+    from perception_encoder.models.checkpoints.weights import create_model, load_model
+    from perception_encoder.models.initialization import initialize
+    from perception_encoder.models.tower import Tower
+
     adapter, random = find_adapter(name)
     if adapter is not None:
         return adapter.tower()
@@ -102,4 +204,8 @@ def find_adapter(name: str | Path) -> tuple[Adapter | None, bool]:
     source = str(name).removeprefix(RANDOM)
     random = source != str(name)
     library, _, listed = source.partition(":")
-    return (ADAPTERS[library](str(name), listed, random) if library in ADAPTERS else None), random
+    if library not in ADAPTERS:
+        return None, random
+    from perception_encoder.models import external
+
+    return getattr(external, ADAPTERS[library])(str(name), listed, random), random

@@ -1,26 +1,21 @@
 """Stream inputs to embeddings: resolve → decode → resize → embed, in order, with bounded memory.
 
-On a CPU every core takes whole batches, from the file to the embedding, so that decoding and computing overlap and a
-batch stays in one core's cache. On a GPU the same threads decode while others' batches are computed.
+Several threads take whole batches, from the file to the embedding, so that decoding and computing overlap. With torch
+on a CPU each computes on a core of its own, in whose cache a batch stays; else one at a time computes.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from perception_encoder.errors import InputError, detached
 from perception_encoder.inference.fetch import FetchLimits
@@ -29,6 +24,8 @@ from perception_encoder.inference.media import Kind, Media, open_media
 from perception_encoder.preprocess.budget import DECODING, ByteBudget
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import VIDEO_SUFFIXES
+from perception_encoder.runtime.runtime import Runtime
+from perception_encoder.vectors import unit_rows
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -54,7 +51,7 @@ class Feature:
 class _Encoder(Protocol):
     """The part of an `Encoder` that the stream uses."""
 
-    device: torch.device
+    runtime: Runtime
     fetch_limits: FetchLimits
     transform: Any
 
@@ -64,9 +61,9 @@ class _Encoder(Protocol):
     @property
     def text_batch_size(self) -> int: ...
 
-    def embed_pixels(self, pixels: np.ndarray, feature: Feature) -> Tensor: ...
+    def embed_pixels(self, pixels: np.ndarray, feature: Feature) -> np.ndarray: ...
 
-    def embed_texts(self, texts: Sequence[str], feature: Feature) -> Tensor: ...
+    def embed_texts(self, texts: Sequence[str], feature: Feature) -> np.ndarray: ...
 
 
 class Resolvable(Protocol):
@@ -146,25 +143,21 @@ def encode_requests(
     """Encode requests: yield the results of each batch as a list, in order, with failures in their place.
 
     `batch_size`: images at a time, by default what fits the cache (`encoder.batch_size`), or fewer if `requests`
-    is a list too short to keep all workers busy. `workers`: threads that take a batch each, by default as many as
-    torch computes with; 1 is the caller's own, with all its cores. The batches of a stream do not depend on `workers`
-    nor on what came before them.
+    is a list too short to keep all workers busy that compute on a core each. `workers`: threads that take a batch each,
+    by default the runtime's; 1 is the caller's own, with all its cores. The batches of a stream do not depend on
+    `workers` nor on what came before them.
     """
     images, texts = batch_size or encoder.batch_size, batch_size or encoder.text_batch_size
     if workers is None:
-        workers = worker_count(encoder)
-    if isinstance(requests, Sequence) and batch_size is None:
+        workers = encoder.runtime.workers
+    if isinstance(requests, Sequence) and batch_size is None and encoder.runtime.per_core:
         images = max(1, min(images, math.ceil(len(requests) / workers)))
     batches: Iterable[list[Request[K]]] = _group(requests, images, texts, feature.frames)
     if isinstance(requests, Sequence):
         batches = list(batches)
         workers = max(1, min(workers, len(batches)))
-    return map_in_order(lambda batch: _encode_batch(encoder, batch, feature, images, texts), batches, workers)
-
-
-def worker_count(encoder: _Encoder) -> int:
-    """Return how many threads should each encode a batch: torch's threads or, with a GPU, the decoding threads."""
-    return _cores() if encoder.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    encode = partial(_encode_batch, encoder, feature=feature, images=images, texts=texts)
+    return map_in_order(encode, batches, workers, encoder.runtime)
 
 
 def _group(requests: Iterable[Request[K]], images: int, texts: int, frames: int) -> Iterator[list[Request[K]]]:
@@ -213,7 +206,7 @@ def encode_decoded(
     images, texts = images or encoder.batch_size, texts or encoder.text_batch_size
     raw = replace(feature, normalize=False)  # frames are averaged first
     waiting: list[tuple[int, np.ndarray]] = []
-    frames: dict[int, list[Tensor]] = {}  # by position, as the next two
+    frames: dict[int, list[np.ndarray]] = {}  # by position, as the next two
     strings: dict[int, str] = {}
     videos: set[int] = set()
 
@@ -239,7 +232,7 @@ def encode_decoded(
         positions = list(strings)[start : start + texts]
         values = [strings[position] for position in positions]
         vectors |= zip(positions, encoder.embed_texts(values, feature), strict=True)
-    return [vectors[position].numpy() for position in sorted(vectors)]
+    return [vectors[position] for position in sorted(vectors)]
 
 
 def _encode_batch(
@@ -266,26 +259,26 @@ def _encode_batch(
     ]
 
 
-def _join(frames: list[Tensor], feature: Feature, video: bool) -> Tensor:
+def _join(frames: list[np.ndarray], feature: Feature, video: bool) -> np.ndarray:
     """Return the vector of an image, or the mean over a video's frames (D,); for tokens, all of them ((F,) N, D).
 
     `frames` are not normalised; the result is, as `feature` says.
     """
-    vectors = torch.stack(frames) if video else frames[0]
+    vectors = np.stack(frames) if video else frames[0]
     if video and feature.pool != "tokens":
-        vectors = vectors.mean(dim=0)
-    return F.normalize(vectors, dim=-1) if feature.normalize else vectors
+        vectors = vectors.mean(axis=0)
+    return unit_rows(vectors) if feature.normalize else vectors
 
 
-def map_in_order(work: Callable[[T], R], batches: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield `work(batch)` for each batch, in order, from `workers` threads that each compute on one core.
+def map_in_order(work: Callable[[T], R], batches: Iterable[T], workers: int, runtime: Runtime) -> Iterator[R]:
+    """Yield `work(batch)` for each batch, in order, from `workers` threads of the runtime.
 
     At most two batches a worker are under way. A single worker is the caller's own thread, with all its cores.
     """
     if workers == 1:
         yield from map(work, batches)
         return
-    with _single_core_threads(workers) as pool:
+    with runtime.threads(workers) as pool:
         under_way: deque[Future[R]] = deque()
         try:
             for batch in batches:
@@ -297,36 +290,3 @@ def map_in_order(work: Callable[[T], R], batches: Iterable[T], workers: int) -> 
         finally:
             for future in under_way:
                 future.cancel()
-
-
-_beginning = threading.Lock()  # no thread may ask torch for its number of cores while those of a pool set theirs
-
-
-def _cores() -> int:
-    with _beginning:
-        return torch.get_num_threads()
-
-
-@contextmanager
-def _single_core_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Return a thread pool whose threads each compute on one core.
-
-    torch keeps a number of cores for each thread, which a thread that asks for the first time takes from whichever
-    thread set one last. So each thread of the pool asks before it sets its own, and when all have, the caller sets
-    its own again, for threads to come.
-    """
-    all_set = threading.Barrier(count + 1)
-
-    def begin() -> None:
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        all_set.wait()
-
-    with ThreadPoolExecutor(count, thread_name_prefix="encode", initializer=begin) as pool:
-        with _beginning:
-            cores = torch.get_num_threads()
-            for _ in range(count):
-                pool.submit(int)  # a thread begins with its first work
-            all_set.wait()
-            torch.set_num_threads(cores)
-        yield pool

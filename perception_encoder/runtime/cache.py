@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from perception_encoder.errors import OutputError
+from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.files import cache_directory, file_state, remove, sync, write_json, writing
 from perception_encoder.runtime.machine import cpu_flags, versions
-from perception_encoder.runtime.runtime import Precision
+from perception_encoder.runtime.runtime import ModelInfo, Precision
 
 MODEL, WEIGHTS, ENTRY = "model.xml", "model.bin", "entry.json"
 MAX_BYTES = 20 * 2**30
@@ -134,6 +134,24 @@ def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> Entry:
     if (entry := find(key)) is None:
         raise OutputError(f"{directory} could not be written: it differs from what was written")
     return entry
+
+
+def find_info(weights: str) -> ModelInfo | None:
+    """Return the description of a model by the hash of its weights, if one was stored."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError):
+        info = ModelInfo.from_dict(json.loads(_info_path(weights).read_text(encoding="utf-8")))
+        return info if info.weights == weights else None
+    return None
+
+
+def store_info(info: ModelInfo) -> None:
+    """Store a model's description, so that it can be used without reading its weights; a full disk is no error."""
+    with suppress(OutputError):
+        write_json(_info_path(info.weights), info.to_dict())
+
+
+def _info_path(weights: str) -> Path:
+    return root() / f"{weights}.json"
 
 
 def forget(key: Key) -> None:

@@ -61,6 +61,11 @@ class OpenVinoRuntime:
         """Threads that read and decode while one computes with all cores."""
         return core_count()
 
+    @property
+    def logit_scale(self) -> float | None:
+        """See `Runtime`."""
+        return self.info.logit_scale
+
     def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
         """See `Runtime`."""
         return plain_threads(count)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -56,6 +56,8 @@ class Runtime(Protocol):
     precision: Precision
     device: str
     """As torch names devices, such as "cpu" or "cuda:0"."""
+    per_core: bool
+    """Whether each worker computes on a core of its own, so that work should be split among all."""
 
     @property
     def batch_size(self) -> int:
@@ -72,7 +74,12 @@ class Runtime(Protocol):
         """Number of threads that should each read, decode and compute a batch."""
         ...
 
-    def threads(self, count: int) -> Any:
+    @property
+    def logit_scale(self) -> float | None:
+        """The learned factor of cosine similarities; None without a text tower."""
+        ...
+
+    def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
         """Return a context that yields an executor with this many threads for such work."""
         ...
 
@@ -86,6 +93,13 @@ class Runtime(Protocol):
     def texts(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B D"]:
         """Return embeddings of texts by their token ids, not normalised: float32."""
         ...
+
+
+@runtime_checkable
+class HasModel(Protocol):
+    """A runtime that executes a torch module."""
+
+    model: Any
 
 
 @contextmanager

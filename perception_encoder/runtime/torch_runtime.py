@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
-from perception_encoder.runtime.runtime import Precision, RuntimeName, plain_threads
+from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads
 
 CACHED_ACTIVATIONS = 640_000
 """Tokens × width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)."""
@@ -33,6 +34,12 @@ class TorchThreads:
         self.torch_device, self.dtype = device, dtype
         self.device = str(device)
         self.precision = cast(Precision, str(dtype).removeprefix("torch."))
+        self.per_core = device.type == "cpu"
+
+    @property
+    def logit_scale(self) -> float | None:
+        """None; a model of this package has one."""
+        return None
 
     @property
     def text_batch_size(self) -> int:
@@ -63,6 +70,11 @@ class TorchRuntime(TorchThreads):
         return self.model.visual if isinstance(self.model, CLIP) else self.model
 
     @property
+    def logit_scale(self) -> float | None:
+        """The learned factor of cosine similarities; None without a text tower."""
+        return math.exp(float(self.model.logit_scale.detach())) if isinstance(self.model, CLIP) else None
+
+    @property
     def batch_size(self) -> int:
         """On a CPU, as many images as fit a core's cache."""
         config = self.visual.config
@@ -86,7 +98,7 @@ class TorchRuntime(TorchThreads):
             output_fmt="NLC",
             intermediates_only=True,
         )[0]
-        return pooled(prefix, patches, cast(Literal["mean", "cls", "tokens"], pool))
+        return pooled(prefix, patches, pool)
 
     @torch.inference_mode()
     def texts(self, ids: np.ndarray) -> np.ndarray:
@@ -95,8 +107,17 @@ class TorchRuntime(TorchThreads):
         return as_array(self.model.encode_text(torch.from_numpy(ids).to(self.torch_device)))
 
 
-def pooled(prefix: Tensor, patches: Tensor, pool: Literal["mean", "cls", "tokens"]) -> np.ndarray:
-    """Pool prefix (B, P, D) and patch tokens (B, N, D): float32 (B, D), or the patches for "tokens"."""
+def describe(model: Model, weights: str) -> ModelInfo:
+    """Return what is known of a model without its weights, whose hash is `weights`."""
+    if not isinstance(model, CLIP):
+        return ModelInfo(name=model.name, weights=weights, vision=model.config, text=None, logit_scale=None)
+    scale = math.exp(float(model.logit_scale.detach()))
+    vision, text = model.visual.config, model.text.config
+    return ModelInfo(name=model.name, weights=weights, vision=vision, text=text, logit_scale=scale)
+
+
+def pooled(prefix: Tensor, patches: Tensor, pool: str) -> np.ndarray:
+    """Pool prefix (B, P, D) and patch tokens (B, N, D) by "mean" or "cls", float32 (B, D); "tokens": the patches."""
     if pool == "mean":
         return as_array(patches.float().mean(dim=1))
     return as_array(patches if pool == "tokens" else prefix[:, 0])

@@ -241,7 +241,7 @@ async def _decode(kind: Kind, value: str, batcher: Batcher, reader: MediaReader,
 def count_tokens(encoder: Encoder, inputs: Sequence[Input]) -> int:
     """Count the text tokens and patches of a request for its `usage`."""
     texts = [value for kind, value in inputs if kind == "text"]
-    patches = sum(encoder.visual.config.grid**2 * (8 if kind == "video" else 1) for kind, _ in inputs if kind != "text")
+    patches = sum(encoder.vision.grid**2 * (8 if kind == "video" else 1) for kind, _ in inputs if kind != "text")
     if not texts or encoder.tokenizer is None:
         return patches
     return patches + int((encoder.tokenizer.ids(texts).argmax(axis=1) + 1).sum())

@@ -5,7 +5,6 @@ The probabilities are the softmax of cosine similarities times the model's logit
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from perception_encoder.evaluation.classification.zero_shot import ZeroShotClass
 from perception_encoder.inference.collection import as_encoder, encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
-from perception_encoder.models.clip import CLIP
 from perception_encoder.progress import Track, untracked
 
 
@@ -35,11 +33,11 @@ class Namer:
 
     def __init__(self, encoder: Encoder, labels: Sequence[str], prompts: str = "photo") -> None:
         """`prompts`: a name in `PROMPTS`. Raises ConfigError for an unknown name or a model without a text tower."""
-        if not isinstance(encoder.model, CLIP):
+        if encoder.logit_scale is None:
             raise ConfigError(f"{encoder.name} has no text tower, so it cannot label images; use a Core model")
         self.classifier = ZeroShotClassifier.of(encoder, tuple(dict.fromkeys(labels)), prompts)
         self.labels = self.classifier.classes
-        self.logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
+        self.logit_scale = encoder.logit_scale
 
     def guess(self, vectors: np.ndarray, top: int) -> list[list[Guess]]:
         """Return the `top` most probable labels of each unit vector (n, D), best first."""

@@ -111,17 +111,22 @@ class CachedHash:
     def __init__(self, path: Path) -> None:
         path.stat()  # raises if there is no such file
         self._path, self._state = path, file_state(path)
+        key = hashlib.blake2b(self._state.encode("utf-8", "surrogateescape"), digest_size=16)
+        self._entry = cache_directory("weight-hashes") / key.hexdigest()
+
+    def find(self) -> str | None:
+        """Return the hash if it is cached."""
+        with suppress(OSError, ValueError):
+            cached = self._entry.read_text(encoding="ascii")
+            return cached if _HASH.fullmatch(cached) else None
+        return None
 
     def get(self, compute: Callable[[], str]) -> str:
         """Return the cached hash, else `compute()`, which is then cached unless the file has changed meanwhile."""
-        key = hashlib.blake2b(self._state.encode("utf-8", "surrogateescape"), digest_size=16)
-        entry = cache_directory("weight-hashes") / key.hexdigest()
-        with suppress(OSError, ValueError):
-            cached = entry.read_text(encoding="ascii")
-            if _HASH.fullmatch(cached):
-                return cached
+        if (cached := self.find()) is not None:
+            return cached
         value = compute()
         with suppress(OSError, OutputError):
             if file_state(self._path) == self._state and time.time_ns() - self._path.stat().st_mtime_ns > _SETTLED:
-                write_text(entry, value)
+                write_text(self._entry, value)
         return value

@@ -25,7 +25,6 @@ from jaxtyping import Float
 from perception_encoder.errors import PerceptionEncoderError, one_line
 from perception_encoder.files import remove, restrict, write_json
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN, canonical_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.storage.store import STORE, Store
@@ -108,15 +107,14 @@ def renew_calibration(index: Store, encoder: Encoder) -> None:
     `index` is locked for writing. The built-in model and models without a text tower have no curve. A failure is only
     logged: an index works without a curve.
     """
-    if not isinstance(encoder.model, CLIP) or is_builtin(index):
+    if encoder.logit_scale is None or is_builtin(index):
         return
     try:
         sample, record = _sample_contents(index), _read(index)
         if record is not None and _share_of_others(sample, record[1]) <= _CHANGED:
             return
-        logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
         names = encoder.encode_texts(background_names()) if sample else np.empty((0, encoder.dimension), np.float32)
-        curve = fit_calibration(_vectors(index), names, logit_scale)
+        curve = fit_calibration(_vectors(index), names, encoder.logit_scale)
         if curve is None:
             remove(_path(index))
         else:

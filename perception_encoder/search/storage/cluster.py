@@ -27,8 +27,9 @@ from perception_encoder import errors
 from perception_encoder.errors import ClusterError, InputError, MediaNotFoundError, PerceptionEncoderError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
-from perception_encoder.inference.pipeline import map_in_order, worker_count
+from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
+from perception_encoder.runtime.runtime import Precision, RuntimeName
 from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.reader import File, FileResult, Reader, batches, local_date
 from perception_encoder.search.storage.store import Store
@@ -79,7 +80,8 @@ class _Job:
 
     source: str
     weight_hash: str
-    dtype: torch.dtype
+    runtime: RuntimeName
+    precision: Precision
     moments: Mapping[str, Any]
     digests: frozenset[str]
     batch_size: int
@@ -111,7 +113,8 @@ class _Driver:
         job = _Job(
             source=index.settings["source"],
             weight_hash=encoder.weight_hash,
-            dtype=encoder.dtype,
+            runtime=encoder.runtime.name,
+            precision=encoder.runtime.precision,
             moments=index.settings["moments"],
             digests=frozenset(digests),
             batch_size=encoder.batch_size,
@@ -217,7 +220,9 @@ class _Worker:
 
     def __init__(self, job: _Job, device: str, attempts: Any) -> None:
         torch.set_num_threads(1)
-        self._job, self._encoder, self._attempts = job, load(job.source, device, job.dtype), attempts
+        runtime = job.runtime if device == "cpu" else "torch"
+        self._encoder = load(job.source, device, runtime=runtime, precision=job.precision)
+        self._job, self._attempts = job, attempts
         if self._encoder.weight_hash != job.weight_hash:
             raise ClusterError(
                 f"{job.source} has different weights on {socket.gethostname()}; "
@@ -230,7 +235,7 @@ class _Worker:
         cut: list[list[File]] = pickle.loads(task["batches"])
         reader = Reader(self._encoder, MomentConfig(**self._job.moments), self._job.digests)
         if self._begin(task["number"]) <= _TASK_TRIES:
-            read = map_in_order(reader.read, cut, worker_count(self._encoder))
+            read = map_in_order(reader.read, cut, self._encoder.runtime.workers, self._encoder.runtime)
         else:
             read = (self._read_alone(reader, file) for batch in cut for file in batch)
         return pa.table({"results": [pickle.dumps([_portable(result) for result in results]) for results in read]})

@@ -16,7 +16,7 @@ from typing import Any
 from perception_encoder.errors import InputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
-from perception_encoder.inference.pipeline import map_in_order, worker_count
+from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name
 from perception_encoder.preprocess.source import escape_name
@@ -109,7 +109,7 @@ def writable_store(
 def read_here(store: Store, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[FileResult]]:
     """Read files on this machine's cores; yield a list of results per batch. `digests`: contents already indexed."""
     reader = Reader(encoder, MomentConfig(**store.settings["moments"]), digests)
-    return map_in_order(reader.read, batches(files, encoder.batch_size), worker_count(encoder))
+    return map_in_order(reader.read, batches(files, encoder.batch_size), encoder.runtime.workers, encoder.runtime)
 
 
 def update_store(
