@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from perception_encoder.inference.conversation.assistant import Assistant
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
+    from perception_encoder.inference.load import PrecisionChoice
     from perception_encoder.layer_analysis.report import LayerReport
     from perception_encoder.serving.queues import GenerationQueue
 
@@ -193,6 +194,7 @@ def serve(
     ask_model: str | None = None,
     features_model: str | None = None,
     depth_head: str | None = None,
+    precision: PrecisionChoice = "auto",
     on_start: Callable[[RunningServer], object] = lambda server: None,
 ) -> None:
     """Serve a search page over a directory, the API, or both, until the process is stopped, like `pe serve`.
@@ -201,11 +203,11 @@ def serve(
     `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS). `waiting`:
     maximum length of the API's queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the
     page; both are names that `load_assistant` takes, loaded at the first request. `features_model`, `depth_head`: for
-    the page's features and depth. `on_start` is called once the server listens. Raises ConfigError for a taken port or
-    options that do not fit together, and what loading the models raises.
+    the page's features and depth. `precision`: see `load`. `on_start` is called once the server listens. Raises
+    ConfigError for a taken port or options that do not fit together, and what loading the models raises.
     """
     from perception_encoder.dense_prediction.dense_model import find_head
-    from perception_encoder.inference.load import load
+    from perception_encoder.inference.load import as_encoder
     from perception_encoder.models.defaults import config_directory, default_model
     from perception_encoder.models.registry import demo_line
     from perception_encoder.search.web.library import open_library
@@ -228,10 +230,10 @@ def serve(
         chat, ask = language_queues(chat_model, ask_model)
         if directory is None:
             source = model or default_model()
-            encoder = load(source)
+            encoder = as_encoder(source, precision=precision)
             app = create_app(encoder, replace(config, source=source), hosts, chat=chat)
         else:
-            library = open_library(directory, model, None if index is None else Path(index))
+            library = open_library(directory, model, None if index is None else Path(index), precision)
             source, encoder = library.index.settings["source"], library.encoder
             secret = stored_secret(config_directory() / "page-secret")
             head = find_head(depth_head or default_model("depth"))

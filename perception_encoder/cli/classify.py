@@ -19,6 +19,7 @@ def classify(
     prompts: options.Prompts = "photo",
     model: options.Model = None,
     top: Annotated[int, option("Number of labels per file.", panel=OUTPUT, least=1)] = 3,
+    precision: options.Precision = "auto",
     json: options.Json = False,
     strict: options.Strict = False,
 ) -> None:
@@ -38,7 +39,9 @@ def classify(
     from perception_encoder.evaluation.classification import labels as classification
 
     source = model or default_model()
-    result = classification.classify(files, labels, prompts=prompts, model=source, top=top, progress=track)
+    result = classification.classify(
+        files, labels, prompts=prompts, model=source, top=top, precision=precision, progress=track
+    )
     if json:
         output.print_json(result.to_dict())
     elif result:

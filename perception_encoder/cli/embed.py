@@ -24,6 +24,7 @@ def embed(
     pool: Annotated[Pool | None, option("Pooling [default: the model's]; tokens for none.", panel=MODEL)] = None,
     normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
     frames: options.Frames = 8,
+    precision: options.Precision = "auto",
     strict: options.Strict = False,
 ) -> None:
     """Embed images, videos and texts.
@@ -51,6 +52,7 @@ def embed(
             normalize=normalize,
             frames=frames,
             overwrite=overwrite,
+            precision=precision,
             progress=track if output.error_console.is_terminal else untracked,
         )
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -55,6 +55,10 @@ def out_option(text: str, metavar: str = "FILE") -> Any:
 
 Model = Annotated[str | None, model_option("see `pe models`")]
 IndexModel = Annotated[str | None, model_option("the index's, else see `pe models`")]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16", "int8"],
+    option("Number format of the computation; int8 needs the extra fast.", panel=SPEED, advanced=True),
+]
 OwnModel = Annotated[str, model_option(), BY_POSITION]
 LayeredModel = Annotated[
     str, model_option(others="timm:NAME; hf:NAME (transformers); random:NAME for random weights"), BY_POSITION

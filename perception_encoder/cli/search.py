@@ -58,6 +58,7 @@ def search(
     html: options.Html = None,
     model: options.IndexModel = None,
     home: options.IndexHome = None,
+    precision: options.Precision = "auto",
     strict: options.Strict = False,
 ) -> None:
     """Find images and videos by text or by example.
@@ -89,7 +90,7 @@ def search(
     queries, files = read_words(
         words or [], text or [], [*(image or []), *(video or [])], near_duplicates or like is not None
     )
-    index = open_index(files, model, index=home)
+    index = open_index(files, model, index=home, precision=precision)
     indexed = home is not None or index.exists
     source = model or (index.source if indexed else default_model())
     printing = Printing(json, paths_only or print0, print0, html, demo_line(source))
@@ -107,7 +108,7 @@ def search(
     elif not files:
         raise typer.BadParameter('name a directory as well, as in: pe search "a red mug" photos')
     else:
-        result = search_files(queries, files, source, top, progress=track)
+        result = search_files(queries, files, source, top, precision=precision, progress=track)
     if json or not result.skipped or len(result.skipped) < result.encoded:
         show_result(result, f"images and {'moments' if indexed else 'videos'}", printing)
     if result.encoded and (directories := " ".join(directories_to_index(files))):
@@ -212,6 +213,7 @@ def index(
     every: Annotated[float | None, option("Seconds between frames [default: 1].", panel=VIDEO, least=0.01)] = None,
     model: options.IndexModel = None,
     home: options.IndexHome = None,
+    precision: options.Precision = "auto",
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
     ray: Annotated[str | None, option(RAY, "ADDRESS", advanced=True)] = None,
     json: options.Json = False,
@@ -240,7 +242,7 @@ def index(
         raise typer.BadParameter("--index is for one directory; index the others separately")
     reports: dict[str, UpdateReport] = {}
     for directory in directories:
-        opened = open_index(directory, model, index=home)
+        opened = open_index(directory, model, index=home, precision=precision)
         report = reports[str(directory)] = opened.update(every=every, rebuild=rebuild, ray=ray, progress=track)
         if not json:
             changes = f"{report.added} added, {report.moved} moved, {report.deleted} deleted"

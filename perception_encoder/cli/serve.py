@@ -24,6 +24,7 @@ def serve(
     directory: Annotated[Path | None, argument("DIR", DIRECTORY)] = None,
     api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/models, /health, /metrics.")] = False,
     model: options.IndexModel = None,
+    precision: options.Precision = "auto",
     home: options.IndexHome = None,
     lan: options.Lan = False,
     host: options.Host = None,
@@ -84,5 +85,6 @@ def serve(
         ask_model=ask_model,
         features_model=features_model,
         depth_head=depth_head,
+        precision=precision,
         on_start=show,
     )

@@ -15,11 +15,8 @@ from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.listing import Item, list_items
-from perception_encoder.inference.load import load
 from perception_encoder.inference.output_formats import read_embeddings
 from perception_encoder.inference.pipeline import Embedding, encode_items
-from perception_encoder.models.checkpoints.find import TowerChoice
-from perception_encoder.models.defaults import default_model
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.progress import Track, untracked
 
@@ -90,8 +87,3 @@ def encode_media(encoder: Encoder, items: Sequence[Item], progress: Track = untr
         else:
             failures.append(result.error)
     return Collection(items=good, vectors=np.concatenate(vectors), is_video=is_video, failures=failures)
-
-
-def as_encoder(model: str | Path | Encoder | None, towers: TowerChoice = "all") -> Encoder:
-    """Return the given encoder, or load one by name or path; by default the default model."""
-    return model if isinstance(model, Encoder) else load(model or default_model(), towers=towers)

@@ -9,11 +9,12 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
+from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import canonical_name, shown_name
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.choice import choose
 from perception_encoder.runtime.openvino_runtime import OpenVinoRuntime
-from perception_encoder.runtime.runtime import AUTO, ModelInfo, Precision, RuntimeName
+from perception_encoder.runtime.runtime import AUTO, ModelInfo
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from perception_encoder.models.external import Adapter
     from perception_encoder.models.tower import Tower
 
+PrecisionChoice = Literal["auto", "float32", "bfloat16", "int8"]
+RuntimeChoice = Literal["auto", "torch", "openvino"]
 RANDOM = "random:"
 """Prefix of a model's name that requests the architecture with random weights."""
 ADAPTERS = {"timm": "TimmModel", "open_clip": "OpenClipModel", "hf": "TransformersModel"}
@@ -35,8 +38,8 @@ def load(
     dtype: torch.dtype | None = None,
     *,
     towers: TowerChoice = "all",
-    runtime: RuntimeName | Literal["auto"] = "auto",
-    precision: Precision | Literal["auto"] = "auto",
+    runtime: RuntimeChoice = "auto",
+    precision: PrecisionChoice = "auto",
 ) -> Encoder:
     """Load a model with its weights as an `Encoder`.
 
@@ -52,9 +55,9 @@ def load(
     not fit together, and MissingExtraError without the library.
     """
     adapter, random = find_adapter(name)
-    asked = precision
+    asked: str = precision
     if dtype is not None:
-        asked = cast(Precision, str(dtype).removeprefix("torch."))
+        asked = str(dtype).removeprefix("torch.")
         if precision not in (AUTO, asked):
             raise ConfigError(f"dtype is {asked}, but precision is {precision}; give one of them")
     if random or adapter is not None:
@@ -79,6 +82,23 @@ def load(
         lambda: _load_model(name),
     )
     return encoder
+
+
+def as_encoder(
+    model: str | Path | Encoder | None, towers: TowerChoice = "all", precision: PrecisionChoice = "auto"
+) -> Encoder:
+    """Return the given encoder, or load one by name or path; by default the default model.
+
+    `precision`: by default the one that `pe models use` stored with the model. Raises ConfigError if a given encoder
+    has another.
+    """
+    if isinstance(model, Encoder):
+        if precision not in ("auto", model.runtime.precision):
+            raise ConfigError(
+                f"the given encoder computes in {model.runtime.precision}, not {precision}; omit precision"
+            )
+        return model
+    return load(model or default_model(), towers=towers, precision=precision)
 
 
 def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:

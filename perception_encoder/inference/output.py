@@ -26,7 +26,7 @@ from perception_encoder.files import file_state, holding, remove, replacing, wri
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item, check_paths, list_items
-from perception_encoder.inference.load import load
+from perception_encoder.inference.load import PrecisionChoice, as_encoder
 from perception_encoder.inference.output_formats import (
     check_target,
     read_part_metadata,
@@ -35,7 +35,6 @@ from perception_encoder.inference.output_formats import (
     write_part,
 )
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, encode_items
-from perception_encoder.models.defaults import default_model
 from perception_encoder.progress import Track, untracked
 
 _PART_BYTES = 64 << 20
@@ -73,6 +72,7 @@ def embed(
     normalize: bool = True,
     frames: int = 8,
     overwrite: bool = False,
+    precision: PrecisionChoice = "auto",
     progress: Track = untracked,
 ) -> EmbedReport:
     """Embed images, videos and texts into a file; repeating an interrupted call resumes it.
@@ -81,15 +81,15 @@ def embed(
 
     `media`: images, videos, directories, globs, tables of paths or texts, tars, URLs. `out`: a .parquet file, a .lance
     table, or a directory in clip-retrieval's layout. `model`: an encoder, or its name or path; by default the default
-    model (see `pe models`). `layer`, `pool`, `normalize`, `frames`: see `Encoder.encode`. Unreadable inputs are skipped
-    and reported. Raises DataError without inputs, MediaNotFoundError for a missing path, ConfigError, OutputError (see
-    `EmbeddingWriter`), and what loading the model raises.
+    model (see `pe models`). `layer`, `pool`, `normalize`, `frames`: see `Encoder.encode`. `precision`: see `load`.
+    Unreadable inputs are skipped and reported. Raises DataError without inputs, MediaNotFoundError for a missing path,
+    ConfigError, OutputError (see `EmbeddingWriter`), and what loading the model raises.
     """
     paths, out = [media] if isinstance(media, (str, Path)) else list(media), Path(out)
     check_paths(paths)
     if next(list_items(paths), None) is None:
         raise DataError(f"no images, videos or texts in {', '.join(map(str, paths))}")
-    encoder = model if isinstance(model, Encoder) else load(model or default_model())
+    encoder = as_encoder(model, precision=precision)
     feature = encoder.feature(layer, pool, normalize, frames)
     total = 0 if progress is untracked else sum(1 for _ in list_items(paths))
     started, left_out = time.perf_counter(), Counter[str]()

@@ -79,7 +79,8 @@ def convert_tower(core: openvino.Core, model: Model, key: Key, directory: Path) 
     if not np.isfinite(expected).all():
         raise ModelError(f"{key.model} gives NaN or infinity: its weights are bad")
     openvino.save_model(to_openvino(source), directory / MODEL, compress_to_fp16=key.precision != "float32")
-    program = Program(core, directory / MODEL, key.precision, source.example.shape)
+    shape = (1, *source.example.shape[1:]) if key.tower == "image" else None
+    program = Program(core, directory / MODEL, key.precision, shape)
     found = program(source.example)
     difference = unit_difference(found, expected)
     if not difference <= TOLERANCE[key.precision]:

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from perception_encoder.models.checkpoints.weights import Model
     from perception_encoder.runtime.torch_runtime import TorchRuntime
 
-ACTIVATIONS = 1_300_000
-"""Tokens × width of a batch beyond which more images bring nothing."""
-MAX_BATCH = 8
-
 
 class FallbackWarning(UserWarning):
     """Another runtime or precision than the chosen one is used."""
@@ -51,7 +47,7 @@ class OpenVinoRuntime:
             raise MissingExtraError("openvino", "fast") from None
         self._core = openvino.Core()
         self.info, self.precision, self._load = info, precision, load
-        self.batch_size = best_batch(info)
+        self.batch_size = 4 * core_count()
         self._lock = threading.RLock()
         self._towers: dict[tuple[Tower, int | None], _Tower | None] = {}
         self._torch: TorchRuntime | None = None
@@ -97,7 +93,7 @@ class OpenVinoRuntime:
                         if place not in self._towers:
                             self._towers[place] = self._open(name, layer)
                         tower = self._towers[place]
-                        return None if tower is None else tower(inputs)
+                        return None if tower is None else tower.run(inputs)
                     except (RuntimeError, OSError, ValueError, KeyError):  # damage that the checksums do not show
                         cache.forget(self._key(name, layer))
                         self._towers.pop(place, None)
@@ -116,7 +112,7 @@ class OpenVinoRuntime:
         """Return a tower from the cache, or converted now."""
         key = self._key(name, layer)
         entry = cache.find(key) or self._convert(key)
-        return _Tower(self._core, entry, self.batch_size if name == "image" else None)
+        return _Tower(self._core, entry, name == "image")
 
     def _convert(self, key: Key) -> Entry:
         from perception_encoder.runtime.convert import convert_tower
@@ -136,48 +132,17 @@ class OpenVinoRuntime:
 
 
 class _Tower:
-    """A tower compiled for one image and for a batch of them, or for any number of texts.
+    """A compiled tower of the cache, checked on its example.
 
-    Fixed shapes are faster than any number of images: B16 in bfloat16 by a fifth.
+    Images have a fixed shape and are computed one by one, each on one core: batches bring nothing more on a CPU, and a
+    graph for any number of images is slower, B16 by a sixth. Texts are computed together.
     """
 
-    def __init__(self, core: Any, entry: Entry, batch: int | None) -> None:
-        """`batch`: images of a full batch; None for texts. The program that is needed first is compiled."""
-        self._core, self._entry, self._batch = core, entry, batch
-        self._programs: dict[int | None, Program] = {}
+    def __init__(self, core: Any, entry: Entry, fixed: bool) -> None:
+        """Raises RuntimeError if it gives another output than when it was converted."""
+        precision = entry.values["precision"]
         with np.load(entry.directory / EXAMPLE) as arrays:
-            self._inputs, self._outputs = arrays["inputs"], arrays["outputs"]
-
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the outputs of any number of inputs, float32."""
-        batch = self._batch
-        if batch is None:
-            return self._program(None)(inputs)
-        outputs = []
-        for start in range(0, len(inputs), batch):
-            part = inputs[start : start + batch]
-            if len(part) > 0.75 * batch:
-                filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-                outputs.append(self._program(batch)(filled)[: len(part)])
-            else:
-                outputs += [self._program(1)(row[None]) for row in part]
-        return np.concatenate(outputs)
-
-    def _program(self, batch: int | None) -> Program:
-        """Compile for a batch and check it on the example; RuntimeError if it gives something else."""
-        if batch not in self._programs:
-            precision = self._entry.values["precision"]
-            shape = None if batch is None else (batch, *self._inputs.shape[1:])
-            rows = np.arange(batch or len(self._inputs)) % len(self._inputs)
-            program = Program(self._core, self._entry.path, precision, shape)
-            if not unit_difference(program(self._inputs[rows]), self._outputs[rows]) <= AGREEMENT[precision]:
-                raise RuntimeError("another output than when the model was converted")
-            self._programs[batch] = program
-        return self._programs[batch]
-
-
-def best_batch(info: ModelInfo) -> int:
-    """Return the number of images to compute together, a power of two."""
-    config = info.vision
-    fitting = max(1, ACTIVATIONS // (config.grid**2 * config.width))
-    return int(min(MAX_BATCH, 2 ** (fitting.bit_length() - 1)))
+            inputs, outputs = arrays["inputs"], arrays["outputs"]
+        self.run = Program(core, entry.path, precision, (1, *inputs.shape[1:]) if fixed else None)
+        if not unit_difference(self.run(inputs), outputs) <= AGREEMENT[precision]:
+            raise RuntimeError("another output than when the model was converted")

@@ -1,14 +1,14 @@
-"""A compiled tower: an OpenVINO model on the CPU, for inputs of one shape or of any length."""
+"""A compiled tower: an OpenVINO model on the CPU."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from perception_encoder.runtime.machine import core_count
 from perception_encoder.runtime.runtime import Precision
 from perception_encoder.vectors import unit_rows
 
@@ -20,30 +20,41 @@ _HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "b
 
 
 class Program:
-    """Runs one request at a time."""
+    """Computes inputs one by one on a core each, or all together with all cores. For one thread at a time."""
 
     def __init__(self, core: Any, path: Path, precision: Precision, shape: Sequence[int] | None = None) -> None:
-        """`shape`: of the inputs; by default as the model says, which may be any.
+        """`shape`: of one input; each is then computed by itself, else together in one batch.
 
         Raises RuntimeError for a file that OpenVINO cannot read.
         """
+        import openvino
+
         model = core.read_model(path)
         if shape is not None:
             model.reshape(list(shape))
-        # one stream: it is the fastest beside decoding threads, and a batch's result cannot depend on the stream
+        cores = core_count()
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": 1 if shape is None else cores,
+            "INFERENCE_NUM_THREADS": cores,
             "ENABLE_CPU_PINNING": False,  # several processes would share the same cores, and others stay idle
         }
-        if limit := os.environ.get("OMP_NUM_THREADS", ""):
-            options["INFERENCE_NUM_THREADS"] = int(limit)
-        self._request = core.compile_model(model, "CPU", options).create_infer_request()
+        self._queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", options), 1 if shape is None else cores)
+        self._queue.set_callback(self._keep)
+        self._found: dict[int, np.ndarray] = {}
+        self._one_by_one = shape is not None
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the output, float32."""
-        found: np.ndarray = self._request.infer([np.ascontiguousarray(inputs)])[0]
-        return found.copy()
+        """Return the outputs, float32."""
+        inputs = np.ascontiguousarray(inputs)
+        for number, part in enumerate(inputs[:, None] if self._one_by_one else [inputs]):
+            self._queue.start_async([part], number)
+        self._queue.wait_all()
+        found, self._found = self._found, {}
+        return np.concatenate([found[number] for number in sorted(found)])
+
+    def _keep(self, request: Any, number: int) -> None:
+        self._found[number] = request.get_output_tensor(0).data.copy()
 
 
 def unit_difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -42,7 +42,7 @@ def measure() -> dict[str, float]:
         )
         core = openvino.Core()
         for precision in _FLOATS:
-            program = Program(core, path, precision, pixels.shape)
+            program = Program(core, path, precision, (1, *pixels.shape[1:]))
             calls[f"openvino {precision}"] = lambda program=program: program(pixels)  # type: ignore[misc]
         for precision in _FLOATS:
             dtype = getattr(torch, precision)

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, SearchIndexError
-from perception_encoder.inference.collection import as_encoder, encode_media, list_media_items, read_collection
+from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
-from perception_encoder.inference.load import load
+from perception_encoder.inference.load import PrecisionChoice, as_encoder
 from perception_encoder.inference.media import Media, resolve
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.find import TowerChoice
@@ -60,6 +60,7 @@ def open_index(
     model: str | Path | Encoder | None = None,
     *,
     index: str | Path | None = None,
+    precision: PrecisionChoice = "auto",
 ) -> Index:
     """Open the index of a directory, which `update` creates if it does not exist yet.
 
@@ -71,18 +72,25 @@ def open_index(
     `path`: a directory, or several to search together, by default the current one or, with `index`, the indexed one. A
     subdirectory is searched through the index of a directory around it. `model`: an encoder, or its name or path; by
     default the index's own and, for a new index, the default model (see `pe models`). `index`: the directory that
-    stores the index, by default the directory itself.
+    stores the index, by default the directory itself. `precision`: see `load`; an index that was made in one answers
+    queries in any.
     """
     paths = [path] if isinstance(path, (str, Path)) else path or []
-    return Index(list(map(str, paths)), model, None if index is None else Path(index))
+    return Index(list(map(str, paths)), model, None if index is None else Path(index), precision)
 
 
 class Index:
     """An index of one or more directories, from `open_index`: a row per image and per moment of a video."""
 
-    def __init__(self, paths: Sequence[str], model: str | Path | Encoder | None, location: Path | None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        model: str | Path | Encoder | None,
+        location: Path | None,
+        precision: PrecisionChoice = "auto",
+    ) -> None:
         self._paths = list(paths)
-        self._location = location
+        self._location, self._precision = location, precision
         self._model = str(model) if isinstance(model, Path) else model
         self._encoders: dict[TowerChoice, Encoder] = {}
         self._stores: list[Store] = []
@@ -146,7 +154,7 @@ class Index:
         directory = self._stores[0].root if root else Path(*self._paths)
         with (
             on_cluster(ray) if ray else nullcontext(read_here) as read,
-            writable_store(directory, self._model, every, rebuild, self._location) as (store, encoder),
+            writable_store(directory, self._model, every, rebuild, self._location, self._precision) as (store, encoder),
         ):
             report = update_store(store, encoder, progress, read)
         self._stores = []
@@ -186,7 +194,7 @@ class Index:
         if isinstance(self._model, Encoder):
             return self._model
         if towers not in self._encoders and "all" not in self._encoders:
-            self._encoders[towers] = load(self._model or self.source, towers=towers)
+            self._encoders[towers] = as_encoder(self._model or self.source, towers, self._precision)
         return self._encoders.get("all") or self._encoders[towers]
 
     def hit(self, row_id: str) -> Hit:
@@ -273,6 +281,7 @@ def search_files(
     model: str | Path | Encoder | None = None,
     top: int = 10,
     *,
+    precision: PrecisionChoice = "auto",
     progress: Track = untracked,
 ) -> SearchResult:
     """Encode files and search them, without an index; or search the embeddings that `embed` or clip-retrieval wrote.
@@ -281,9 +290,9 @@ def search_files(
 
     `queries`: see `Index.search`. `paths`: images, videos, directories, globs, tables, tars, URLs. `model`: an encoder,
     or its name or path; by default the default model (see `pe models`). A video is one hit, with the second that is
-    most similar. Unreadable files are skipped and reported. Raises MediaNotFoundError for a missing path, DataError
-    without files, the InputError or ConfigError of a query, SearchIndexError for another model's embeddings, and what
-    loading the model raises.
+    most similar. `precision`: see `load`. Unreadable files are skipped and reported. Raises MediaNotFoundError for a
+    missing path, DataError without files, the InputError or ConfigError of a query, SearchIndexError for another
+    model's embeddings, and what loading the model raises.
     """
     parsed = as_queries(queries)
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
@@ -297,7 +306,7 @@ def search_files(
         if name is not None and not same_name(name, archive[1].get("model", name)):
             raise _other_model(paths[0], model, archive[1]["model"])
     encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
-    encoder = as_encoder(model, "all" if encodes_images else _towers(parsed))
+    encoder = as_encoder(model, "all" if encodes_images else _towers(parsed), precision)
     vectors = query_vectors(encoder, parsed)  # first: a bad query should not cost the files' encoding
     if archive is None:
         collection = encode_media(encoder, items, progress)

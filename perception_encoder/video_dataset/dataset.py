@@ -12,8 +12,7 @@ from perception_encoder.datasets.pe_video import VideoRecord, read_videos_of
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import quoted
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import load
-from perception_encoder.models.defaults import default_model
+from perception_encoder.inference.load import as_encoder
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.annotation.export import (
     ExportCounts,
@@ -119,7 +118,7 @@ class VideoDataset:
         if isinstance(hand_scores, (str, Path)):
             hand_scores = read_hand_scores(Path(hand_scores))
         directory = Path(features or (self.path if self.path.is_dir() else self.path.parent) / "features")
-        encoder = model if isinstance(model, Encoder) else load(model or default_model())
+        encoder = as_encoder(model)
         if isinstance(ask_model, str):
             from perception_encoder.language_alignment.load import load_language_model
 

@@ -332,9 +332,14 @@ def test_bfloat16_is_near_and_leaves_the_given_model_alone(encoder: Encoder, ima
 
 
 def test_an_encoder_says_what_it_is(encoder: Encoder) -> None:
-    assert repr(encoder) == "Encoder('PE-Core-N16-128', dimension=256, device='cpu', dtype='float32')"
+    assert (
+        repr(encoder) == "Encoder('PE-Core-N16-128', dimension=256, device='cpu', runtime='torch', precision='float32')"
+    )
     half = Encoder(create_model("PE-Spatial-T16-512"), "cpu", torch.bfloat16)
-    assert repr(half) == "Encoder('PE-Spatial-T16-512', dimension=192, device='cpu', dtype='bfloat16')"
+    assert (
+        repr(half)
+        == "Encoder('PE-Spatial-T16-512', dimension=192, device='cpu', runtime='torch', precision='bfloat16')"
+    )
 
 
 def test_bad_weights_raise_rather_than_give_nan(image_files: list[Path]) -> None:

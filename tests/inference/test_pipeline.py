@@ -33,7 +33,10 @@ from perception_encoder.inference.pipeline import (
     map_in_order,
 )
 from perception_encoder.preprocess.budget import DECODING
+from perception_encoder.runtime.torch_runtime import TorchThreads
 from tests.inference.test_media import mutated
+
+TORCH = TorchThreads(torch.device("cpu"), torch.float32)
 
 
 def text(number: int) -> Request[int]:
@@ -52,7 +55,7 @@ def test_results_come_in_order_whichever_is_done_first() -> None:
         time.sleep(0.02 if number % 3 == 0 else 0)
         return -number
 
-    assert list(map_in_order(work, range(30), workers=4)) == [-number for number in range(30)]
+    assert list(map_in_order(work, range(30), workers=4, runtime=TORCH)) == [-number for number in range(30)]
 
 
 def test_no_more_is_taken_than_is_needed() -> None:
@@ -63,7 +66,7 @@ def test_no_more_is_taken_than_is_needed() -> None:
             taken.append(number)
             yield number
 
-    stream = map_in_order(abs, numbers(), workers=3)
+    stream = map_in_order(abs, numbers(), workers=3, runtime=TORCH)
     for seen in range(1, 20):
         next(stream)
         assert len(taken) <= seen + 2 * 3
@@ -80,7 +83,7 @@ def test_an_error_of_the_work_stops_the_stream() -> None:
         done.append(number)
         return number
 
-    stream = map_in_order(work, range(1000), workers=2)
+    stream = map_in_order(work, range(1000), workers=2, runtime=TORCH)
     assert [next(stream) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ZeroDivisionError):
         next(stream)
@@ -92,8 +95,8 @@ def test_each_thread_computes_on_one_core_unless_it_is_the_only_one() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert set(map_in_order(lambda _: torch.get_num_threads(), range(20), workers=3)) == {1}
-        assert list(map_in_order(lambda _: torch.get_num_threads(), range(2), workers=1)) == [2, 2]
+        assert set(map_in_order(lambda _: torch.get_num_threads(), range(20), workers=3, runtime=TORCH)) == {1}
+        assert list(map_in_order(lambda _: torch.get_num_threads(), range(2), workers=1, runtime=TORCH)) == [2, 2]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -127,9 +130,9 @@ def test_a_video_weighs_as_much_as_its_frames(encoder: Encoder) -> None:
 def test_the_next_batch_is_decoded_while_one_is_encoded(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
     decoded = threading.Event()
 
-    def embed_pixels(pixels: np.ndarray, feature: Feature) -> torch.Tensor:
+    def embed_pixels(pixels: np.ndarray, feature: Feature) -> np.ndarray:
         assert decoded.wait(timeout=20), "the second batch is not decoded while the first one is encoded"
-        return torch.zeros(len(pixels), 4)
+        return np.zeros((len(pixels), 4), np.float32)
 
     class Announced:
         def __init__(self, number: int) -> None:
@@ -149,7 +152,7 @@ def test_the_next_batch_is_decoded_while_one_is_encoded(encoder: Encoder, draw: 
 def test_a_batch_of_videos_is_encoded_some_frames_at_a_time(encoder: Encoder) -> None:
     sizes: list[int] = []
 
-    def embed_pixels(pixels: np.ndarray, feature: Feature) -> torch.Tensor:
+    def embed_pixels(pixels: np.ndarray, feature: Feature) -> np.ndarray:
         sizes.append(len(pixels))
         return encoder.embed_pixels(pixels, feature)
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, highest
-from perception_encoder.inference.collection import as_encoder, encode_media, list_media_items
+from perception_encoder.inference.collection import encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
+from perception_encoder.inference.load import PrecisionChoice, as_encoder
 from perception_encoder.progress import Track, untracked
 
 
@@ -121,6 +122,7 @@ def classify(
     prompts: str = "photo",
     model: str | Path | Encoder | None = None,
     top: int = 3,
+    precision: PrecisionChoice = "auto",
     progress: Track = untracked,
 ) -> Classification:
     """Classify images and videos zero-shot by a list of labels.
@@ -131,15 +133,15 @@ def classify(
     `media`: images, videos, directories, globs, tables, tars, URLs. `labels`: two or more, or as one string,
     "cat,dog,other pet" or "@labels.txt". `prompts`: the templates that labels are put into: photo (25), imagenet (80),
     kinetics (28) or name. `model`: an encoder, or its name or path; by default the default model (see `pe models`).
-    `top`: labels returned for each file. Unreadable files are skipped and reported. Raises MediaNotFoundError for a
-    missing path, DataError without files, ConfigError, and what loading the model raises.
+    `top`: labels returned for each file. `precision`: see `load`. Unreadable files are skipped and reported. Raises
+    MediaNotFoundError for a missing path, DataError without files, ConfigError, and what loading the model raises.
     """
     paths = [media] if isinstance(media, (str, Path)) else list(media)
     check_paths(paths)
     left_out: Counter[str] = Counter()
     names = read_labels(labels)
     items = list_media_items(paths, left_out)
-    encoder = as_encoder(model)
+    encoder = as_encoder(model, precision=precision)
     namer = Namer(encoder, names, prompts)
     collection = encode_media(encoder, items, progress)
     pairs = zip(collection.items, namer.guess(collection.vectors, top), strict=True)

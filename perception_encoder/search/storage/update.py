@@ -15,7 +15,7 @@ from typing import Any
 
 from perception_encoder.errors import InputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import load
+from perception_encoder.inference.load import PrecisionChoice, as_encoder
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name
@@ -74,6 +74,7 @@ def writable_store(
     every: float | None = None,
     rebuild: bool = False,
     directory: Path | None = None,
+    precision: PrecisionChoice = "auto",
 ) -> Iterator[tuple[Store, Encoder]]:
     """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
@@ -91,7 +92,7 @@ def writable_store(
             store.check_name(name)
         source = model.source if isinstance(model, Encoder) else model or earlier.get("source") or default_model()
         source = portable_name(source)
-        encoder = model if isinstance(model, Encoder) else load(source)
+        encoder = as_encoder(model if isinstance(model, Encoder) else source, precision=precision)
         settings = encoder.describe(encoder.feature())
         if store is None:
             config = MomentConfig(every=every or earlier.get("moments", {}).get("every") or MomentConfig.every)

@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, one_line
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import load
+from perception_encoder.inference.load import PrecisionChoice, as_encoder
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
@@ -272,19 +272,21 @@ class MediaLibrary:
             return self._version
 
 
-def open_library(media: Path, model: str | None = None, directory: Path | None = None) -> MediaLibrary:
+def open_library(
+    media: Path, model: str | None = None, directory: Path | None = None, precision: PrecisionChoice = "auto"
+) -> MediaLibrary:
     """Open a directory's library; create an empty index in the directory, or in `directory`, if there is none.
 
     `model`: by default the index's own, or the default model for a new index. Raises what `writable_store` raises;
     another process may write the index.
     """
     if not Store.exists(directory or media):
-        with writable_store(media, model, directory=directory):
+        with writable_store(media, model, directory=directory, precision=precision):
             pass
     index = Store.open(directory or media)
     check_root(index, media)
     index.check_name(model or index.settings["model"])
-    encoder = load(model or index.settings["source"])
+    encoder = as_encoder(model or index.settings["source"], precision=precision)
     index.check(encoder.describe(encoder.feature()), model)
     library = MediaLibrary(index, encoder)
     library.warm_up()
