@@ -58,6 +58,16 @@ def replacing(path: Path, temporary: Path | None = None, through_link: bool = Tr
         remove(temporary)
 
 
+@contextmanager
+def replacing_new(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory that becomes `path`, which must be new or empty; OutputError if it is not."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path} exists already; name a new directory")
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
 def write_text(path: Path, text: str, through_link: bool = True) -> None:
     """Write a file atomically, as `replacing` does; OutputError if that fails.
 

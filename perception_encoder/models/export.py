@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import MissingExtraError, OutputError
-from perception_encoder.files import replacing, writing
+from perception_encoder.files import replacing_new, writing
 from perception_encoder.models.checkpoints.weights import Model, weight_hash
 from perception_encoder.models.clip import CLIP
 
@@ -27,10 +27,7 @@ def write_onnx(model: Model, directory: Path, size: tuple[int, int] | None = Non
     onnxruntime. Raises MissingExtraError, OutputError (also for a difference above 1e-3) and ShapeError.
     """
     check_onnx()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise OutputError(f"{directory} exists already; name a new directory")
-    with writing(directory), replacing(directory) as temporary:
-        temporary.mkdir()
+    with writing(directory), replacing_new(directory) as temporary:
         visual = model.visual if isinstance(model, CLIP) else model
         height, width = size or (visual.config.image_size, visual.config.image_size)
         visual.grid_of(height, width)  # a clear error for sizes that do not fit

@@ -147,10 +147,13 @@ def portable_tokenizer(context_length: int) -> tokenizers.Tokenizer:
     return result
 
 
-def write_preprocessing(directory: Path, size: tuple[int, int], context_length: int | None) -> None:
-    """Write files for transformers' image processors and the library `tokenizers` beside a model's ONNX files.
+def write_preprocessing(
+    directory: Path, size: tuple[int, int], context_length: int | None, uint8: bool = False
+) -> None:
+    """Write files for transformers' image processors and the library `tokenizers` beside an exported model.
 
-    `size`: height and width in pixels. `context_length`: of the text tower; None for no tokenizer.
+    `size`: height and width in pixels. `context_length`: of the text tower; None for no tokenizer. `uint8`: the model
+    scales pixels itself.
     """
     preprocessing = {
         "image_processor_type": "CLIPImageProcessor",
@@ -159,9 +162,9 @@ def write_preprocessing(directory: Path, size: tuple[int, int], context_length: 
         "size": {"height": size[0], "width": size[1]},
         "resample": 2,  # bilinear
         "do_center_crop": False,
-        "do_rescale": True,
+        "do_rescale": not uint8,
         "rescale_factor": 1 / 255,
-        "do_normalize": True,
+        "do_normalize": not uint8,
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }

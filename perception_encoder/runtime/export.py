@@ -1,0 +1,183 @@
+"""Export a model as a directory that OpenVINO alone can use."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perception_encoder.errors import ConfigError, MissingExtraError, OutputError
+from perception_encoder.files import replacing_new, write_text, writing
+from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.registry import find_model
+from perception_encoder.preprocess.tokenizer import write_preprocessing
+from perception_encoder.runtime.cache import MODEL, WEIGHTS, Key, Tower
+from perception_encoder.runtime.machine import versions
+from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, HINTS, Program, unit_difference
+from perception_encoder.runtime.runtime import PRECISIONS, Precision
+
+_README = """\
+# {name} for OpenVINO
+
+Written by perception-encoder from weights {weights}, in {precision}, with OpenVINO {version}.
+Licence of the weights: {licence}.
+
+`image.xml` takes RGB pixels (B, 3, {height}, {width}), uint8, and gives {output}.
+{text}`preprocessor_config.json` says how images are resized, for transformers.
+`sha256sum -c SHA256SUMS` checks the files. The program needs {packages}.
+
+```python
+{program}```
+"""
+_IMAGES = """\
+import numpy as np
+import openvino
+from PIL import Image, ImageOps{imports}
+
+core = openvino.Core()
+options = {{"INFERENCE_PRECISION_HINT": "{hint}"}}
+images = core.compile_model("image.xml", "CPU", options)
+
+
+def pixels(path):
+    image = ImageOps.exif_transpose(Image.open(path)).resize(({width}, {height}), Image.Resampling.BILINEAR)
+    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+image_vectors = unit(images(np.stack([pixels("image.jpg")]))[0])
+print(image_vectors.shape)
+"""
+_TEXTS = """
+texts = core.compile_model("text.xml", "CPU", options)
+tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")
+rows = tokenizer.encode_batch(["a photo of a cat", "a photo of a dog"])
+text_vectors = unit(texts(np.array([row.ids for row in rows], dtype=np.int64))[0])
+similarities = image_vectors @ text_vectors.T  # cosines; times {scale:.4g} and softmax: probabilities
+print(similarities)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVinoFile:
+    """An exported tower."""
+
+    path: str
+    """The .xml file; its weights are in the .bin file beside it."""
+    model: str
+    precision: Precision
+    difference: float
+    """Maximum difference between unit embeddings' values and torch's in float32."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields."""
+        return asdict(self)
+
+
+def export_openvino(
+    model: str | Path, out: str | Path, *, precision: Precision = "float32", size: tuple[int, int] | None = None
+) -> tuple[OpenVinoFile, ...]:
+    """Write a model as a new directory that OpenVINO alone can use, compared with torch.
+
+    image.xml takes RGB pixels (B, 3, H, W), uint8, of one `size` (height, width); text.xml, of models with a text
+    tower, token ids (B, T), int64. Both return embeddings, not normalised; a model without pooling (Lang, Spatial)
+    returns tokens (B, N, D). tokenizer.json and preprocessor_config.json are for programs without this package;
+    README.md has one. A bfloat16 model stores float16 weights, and must be compiled with the hint that README.md shows.
+
+    Raises MissingExtraError without the extra `fast`, ConfigError for an unknown precision, ShapeError for a size that
+    is not whole patches, ModelError for a tower that differs from torch by more than the precision allows, and
+    OutputError.
+
+        pe.export_openvino("PE-Core-L14-336", "core-openvino", precision="bfloat16")
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtraError("openvino", "fast") from None
+    out = Path(out)
+    network = load_model(model)
+    visual = network.visual if isinstance(network, CLIP) else network
+    visual.grid_of(*(size or (visual.config.image_size,) * 2))  # a clear error for sizes that do not fit
+    towers: tuple[Tower, ...] = ("image", "text") if isinstance(network, CLIP) else ("image",)
+    weights, files = weight_hash(network), []
+    with writing(out, also=(RuntimeError,)), replacing_new(out) as temporary:  # OpenVINO's for a full disk
+        core = openvino.Core()
+        for tower in towers:
+            key = Key(
+                model=network.name,
+                weights=weights,
+                tower=tower,
+                precision=precision,
+                size=size if tower == "image" else None,
+            )
+            difference = _write_tower(core, network, key, temporary)
+            path = str(out / f"{tower}.xml")
+            files.append(OpenVinoFile(path=path, model=network.name, precision=precision, difference=difference))
+        _write_description(network, weights, precision, size, temporary)
+    return tuple(files)
+
+
+def _write_tower(core: Any, model: Model, key: Key, directory: Path) -> float:
+    """Write a tower's .xml and .bin files, and return how much it differs from torch."""
+    from perception_encoder.runtime.convert import convert_tower
+
+    made = directory / "made"
+    made.mkdir()
+    difference: float = convert_tower(core, model, key, made)["difference"]
+    (made / MODEL).rename(directory / f"{key.tower}.xml")
+    (made / WEIGHTS).rename(directory / f"{key.tower}.bin")
+    with np.load(made / EXAMPLE) as arrays:
+        inputs, outputs = arrays["inputs"], arrays["outputs"]
+    (made / EXAMPLE).unlink()
+    made.rmdir()
+    found = Program(core, directory / f"{key.tower}.xml", key.precision)(inputs)
+    if not unit_difference(found, outputs) <= AGREEMENT[key.precision]:
+        raise OutputError(f"{key.tower}.xml does not give what it gave when it was converted")
+    return difference
+
+
+def _write_description(
+    model: Model, weights: str, precision: Precision, size: tuple[int, int] | None, directory: Path
+) -> None:
+    """Write the files for preprocessing, README.md and SHA256SUMS."""
+    visual, text = (model.visual, model.text) if isinstance(model, CLIP) else (model, None)
+    height, width = size or (visual.config.image_size,) * 2
+    write_preprocessing(directory, (height, width), text.config.context_length if text else None, uint8=True)
+    program = _IMAGES.format(
+        width=width, height=height, hint=HINTS[precision], imports="\nimport tokenizers" if text else ""
+    )
+    if isinstance(model, CLIP):
+        program += _TEXTS.format(scale=math.exp(float(model.logit_scale)))
+    pooled = text is not None or visual.attn_pool is not None
+    prefix = ", the class token first" if visual.config.class_token else ""
+    readme = _README.format(
+        name=model.name,
+        weights=weights,
+        precision=precision,
+        version=versions()["openvino"],
+        licence=find_model(model.name).licence,
+        height=height,
+        width=width,
+        output="embeddings (B, D), not normalised" if pooled else f"tokens (B, N, D){prefix}",
+        text="`text.xml` takes token ids (B, T), int64, padded with zeros: those of `tokenizer.json`.\n" if text else "",
+        packages="openvino, numpy, Pillow and tokenizers" if text else "openvino, numpy and Pillow",
+        program=program,
+    )
+    write_text(directory / "README.md", readme)
+    sums = [f"{_sum(file)}  {file.name}\n" for file in sorted(directory.iterdir())]
+    write_text(directory / "SHA256SUMS", "".join(sums))
+
+
+def _sum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
