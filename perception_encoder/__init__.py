@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from perception_encoder.preprocess.image import image_transform as image_transform
     from perception_encoder.preprocess.image import pad_images as pad_images
     from perception_encoder.preprocess.tokenizer import tokenizer as tokenizer
+    from perception_encoder.runtime.export import export_openvino as export_openvino
     from perception_encoder.search.index import Index as Index
     from perception_encoder.search.index import open_index as open_index
     from perception_encoder.search.index import search_files as search_files
@@ -94,6 +95,7 @@ _NAMES = {
     "preprocess.conversation": "Message Reply Sampling",
     "preprocess.image": "image_transform pad_images",
     "preprocess.tokenizer": "tokenizer",
+    "runtime.export": "export_openvino",
     "search.index": "Index open_index search_files",
     "search.ranking": "Hit SearchResult",
     "search.storage.update": "UpdateReport",

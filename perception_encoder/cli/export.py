@@ -18,12 +18,14 @@ Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
 def export() -> None:
     """Export a model or an index.
 
-    Export a model or a head as ONNX, an aligned encoder as PE-Lang, or an index as an embeddings file or for FiftyOne.
+    Export a model or a head as ONNX, a model for OpenVINO, an aligned encoder as PE-Lang, or an index as an embeddings
+    file or for FiftyOne.
 
     Examples:
 
         pe export onnx builtin builtin-onnx
         pe export onnx runs/detector/head.safetensors detector.onnx
+        pe export openvino PE-Core-L14-336 core-openvino --precision bfloat16
         pe export lang runs/language_custom my-lang
         pe export vectors photos vectors
     """
@@ -68,6 +70,39 @@ def onnx(
             "not compared: onnxruntime is missing" if file.difference is None else f"{file.difference:.1e} from torch"
         )
         output.print_line(f"{file.path}: {file.model}, {checked}")
+
+
+@app.command()
+def openvino(
+    model: options.OwnModel,
+    out: Annotated[Path, options.out_option("New directory.", "OUT"), BY_POSITION],
+    precision: Annotated[
+        Literal["float32", "bfloat16", "int8"], option("Type of the weights and activations.")
+    ] = "float32",
+    size: Annotated[str | None, option("Image size, such as 336 or 480x640 [default: the model's].", "SIZE")] = None,
+) -> None:
+    """Write a model for OpenVINO.
+
+    image.xml takes pixels (B, 3, H, W) of one size, uint8, RGB; text.xml takes token ids (B, T). Both return
+    embeddings, not normalised, or tokens (B, N, D) if the model has no pooling. The directory also has tokenizer.json,
+    preprocessor_config.json, SHA256SUMS, and in README.md a program that needs only openvino, numpy, Pillow and
+    tokenizers.
+
+    Each tower is compared with torch: unit embeddings differ by at most 5e-6 in float32 and 0.005 in bfloat16.
+    Needs the extra `fast`.
+
+    Examples:
+
+        pe export openvino builtin builtin-openvino
+        pe export openvino -m PE-Core-L14-336 -o core-openvino --precision bfloat16
+        pe export openvino PE-Spatial-B16-512 spatial-openvino --size 480x640
+    """
+    from perception_encoder.runtime.export import export_openvino
+
+    with output.error_console.status(f"Writing {out}"):
+        files = export_openvino(model, out, precision=precision, size=options.image_size(size))
+    for file in files:
+        output.print_line(f"{file.path}: {file.model} in {file.precision}, {file.difference:.1e} from torch")
 
 
 @app.command()

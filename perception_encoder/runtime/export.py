@@ -28,7 +28,7 @@ Written by perception-encoder from weights {weights}, in {precision}, with OpenV
 Licence of the weights: {licence}.
 
 `image.xml` takes RGB pixels (B, 3, {height}, {width}), uint8, and gives {output}.
-{text}`preprocessor_config.json` says how images are resized, for transformers.
+{text}`preprocessor_config.json` says for transformers how images are resized; the model scales the pixels itself.
 `sha256sum -c SHA256SUMS` checks the files. The program needs {packages}.
 
 ```python
@@ -36,8 +36,8 @@ Licence of the weights: {licence}.
 """
 _IMAGES = """\
 import numpy as np
-import openvino
-from PIL import Image, ImageOps{imports}
+import openvino{imports}
+from PIL import Image, ImageOps
 
 core = openvino.Core()
 options = {{"INFERENCE_PRECISION_HINT": "{hint}"}}
@@ -157,7 +157,7 @@ def _write_description(
         width=width, height=height, hint=HINTS[precision], imports="\nimport tokenizers" if text else ""
     )
     if isinstance(model, CLIP):
-        program += _TEXTS.format(scale=math.exp(float(model.logit_scale)))
+        program += _TEXTS.format(scale=math.exp(model.logit_scale.item()))
     pooled = text is not None or visual.attn_pool is not None
     prefix = ", the class token first" if visual.config.class_token else ""
     readme = _README.format(
@@ -169,7 +169,9 @@ def _write_description(
         height=height,
         width=width,
         output="embeddings (B, D), not normalised" if pooled else f"tokens (B, N, D){prefix}",
-        text="`text.xml` takes token ids (B, T), int64, padded with zeros: those of `tokenizer.json`.\n" if text else "",
+        text="`text.xml` takes token ids (B, T), int64, padded with zeros: those of `tokenizer.json`.\n"
+        if text
+        else "",
         packages="openvino, numpy, Pillow and tokenizers" if text else "openvino, numpy and Pillow",
         program=program,
     )

@@ -16,7 +16,8 @@ EXAMPLE = "example.npz"
 """Inputs, and what the tower gave for them when it was converted."""
 AGREEMENT: dict[Precision, float] = {"float32": 5e-6, "bfloat16": 5e-3, "int8": 5e-3}
 """Maximum difference of a unit embedding's values between two compilations."""
-_HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
+HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
+"""OpenVINO's hint for the type of activations."""
 
 
 class Program:
@@ -34,7 +35,7 @@ class Program:
             model.reshape(list(shape))
         cores = core_count()
         options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
             "NUM_STREAMS": 1 if shape is None else cores,
             "INFERENCE_NUM_THREADS": cores,
             "ENABLE_CPU_PINNING": False,  # several processes would share the same cores, and others stay idle
