@@ -10,24 +10,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.files import cache_directory, file_state, remove, sync, write_json, writing
 from perception_encoder.runtime.machine import cpu_flags, versions
-from perception_encoder.runtime.runtime import ModelInfo, Precision
+from perception_encoder.runtime.runtime import PRECISIONS, ModelInfo, Precision
 
-MODEL, WEIGHTS, ENTRY = "model.xml", "model.bin", "entry.json"
+MODEL, WEIGHTS, ENTRY, CHECKED = "model.xml", "model.bin", "entry.json", "checked.json"
 MAX_BYTES = 20 * 2**30
 """Maximum size of the cache; the entries that were not used for longest go first."""
-_FORMAT = 1
+_FORMAT = 2
+_NEW = ".tmp"
+_SHOWN = ("weights", "tower", "precision", "layer", "size")
+_PATIENCE = 86_400
+"""Seconds that an entry may be written."""
 
 Tower = Literal["image", "text", "decoder"]
 
@@ -51,9 +56,7 @@ class Key:
     def identity(self) -> dict[str, Any]:
         """Everything that the entry depends on, as JSON values."""
         fields = {name: value for name, value in asdict(self).items() if name != "model"}
-        libraries = {name: number for name, number in versions().items() if name != "torch"}
-        state = {**fields, "format": _FORMAT, "libraries": libraries, "cpu": cpu_flags()}
-        return dict(json.loads(json.dumps(state)))
+        return dict(json.loads(json.dumps({**fields, **_surroundings()})))
 
     @property
     def digest(self) -> str:
@@ -76,15 +79,24 @@ class Entry:
         """The OpenVINO model."""
         return self.directory / MODEL
 
-    @property
-    def bytes(self) -> int:
-        """Size on disk."""
-        return sum(file.stat().st_size for file in self.directory.iterdir())
+    bytes: int
+    """Size on disk."""
+    used: float
+    """When it was last used, in seconds since 1970."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what it is, its size and its last use; "usable": by these versions of the libraries, on this CPU."""
+        identity = self.values["identity"]
+        used = datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds")
+        usable = all(identity.get(name) == value for name, value in _surroundings().items())
+        shown = {name: identity[name] for name in _SHOWN}
+        return {"model": self.model, **shown, "bytes": self.bytes, "last_used": used, "usable": usable}
 
     @property
-    def used(self) -> float:
-        """When it was last used, in seconds since 1970."""
-        return (self.directory / ENTRY).stat().st_mtime
+    def precision(self) -> Precision:
+        """Of its key."""
+        found: Precision = self.values["identity"]["precision"]
+        return found
 
 
 def root() -> Path:
@@ -95,19 +107,15 @@ def root() -> Path:
 def find(key: Key) -> Entry | None:
     """Return the entry of a key; None if there is none, or if it is damaged or another's, which is then removed."""
     directory = root() / key.digest
-    if not directory.is_dir():
+    if not os.path.lexists(directory):
         return None
-    try:
-        values = json.loads((directory / ENTRY).read_text(encoding="utf-8"))
-        intact = values["identity"] == key.identity and _check_files(directory, values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        intact = False
-    if not intact:
+    entry = _read(directory)
+    if entry is None or entry.values["identity"] != key.identity or not _is_intact(entry):
         forget(key)
         return None
     with suppress(OSError):
         (directory / ENTRY).touch()
-    return Entry(directory=directory, model=key.model, values=values)
+    return entry
 
 
 def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> Entry:
@@ -116,18 +124,21 @@ def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> Entry:
     Of two processes that add the same entry, the first one's stays. Raises OutputError if it cannot be written.
     """
     directory = root() / key.digest
-    temporary = directory.with_name(f".{key.digest}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = directory.with_name(f".{key.digest}.{secrets.token_hex(8)}{_NEW}")
     with writing(directory, also=(RuntimeError,)):  # OpenVINO's for a full disk
         try:
             temporary.mkdir(parents=True)
             further = write(temporary)
-            sums = {name: _checksum(temporary / name) for name in (MODEL, WEIGHTS)}
+            sums = {file.name: _checksum(file) for file in temporary.iterdir()}
             write_json(temporary / ENTRY, {"identity": key.identity, "model": key.model, "sums": sums, **further})
             if find(key) is None:
                 for file in temporary.iterdir():
                     sync(file)
-                with suppress(FileExistsError, PermissionError):  # of another process, a moment ago
+                try:
                     os.rename(temporary, directory)
+                except OSError:
+                    if find(key) is None:  # else it is another process's, a moment ago
+                        raise
         finally:
             remove(temporary)
     _limit(keep=directory)
@@ -156,44 +167,84 @@ def _info_path(weights: str) -> Path:
 
 def forget(key: Key) -> None:
     """Remove a key's entry, if there is one."""
+    _discard(root() / key.digest)
+
+
+def entries() -> list[Entry]:
+    """Return all readable entries, also those of other libraries' versions, the latest used first."""
+    found = [entry for path in _contents() if path.suffix != _NEW and (entry := _read(path)) is not None]
+    return sorted(found, key=lambda entry: entry.used, reverse=True)
+
+
+def delete(model: str | None = None) -> list[Entry]:
+    """Delete the entries of a model, or by default all, also damaged ones; return the readable ones among them.
+
+    Raises OutputError if one cannot be deleted.
+    """
+    deleted = [entry for entry in entries() if model in (None, entry.model)]
+    for path in _contents() if model is None else [entry.directory for entry in deleted]:
+        _discard(path)
+        if path.exists():
+            raise OutputError(f"{path} could not be deleted; check its permissions")
+    return deleted
+
+
+def _contents() -> list[Path]:
+    """Return what is in the cache: entries, damaged ones too, those that are being written, and descriptions."""
+    try:
+        return list(root().iterdir())
+    except OSError:
+        return []
+
+
+def _discard(path: Path) -> None:
+    """Remove an entry as far as permissions allow; of a link, not what it links to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
     with suppress(OSError):
-        remove(root() / key.digest)
+        path.unlink()
 
 
-def entries() -> Iterator[Entry]:
-    """Yield all readable entries, also those of other libraries' versions, the latest used first."""
-    found = []
-    for directory in root().iterdir() if root().is_dir() else ():
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            values = json.loads((directory / ENTRY).read_text(encoding="utf-8"))
-            found.append(Entry(directory=directory, model=str(values["model"]), values=values))
-    yield from sorted(found, key=lambda entry: entry.used, reverse=True)
+def _read(directory: Path) -> Entry | None:
+    """Return the entry in a directory; None if it is damaged. Its files are not compared with their checksums."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        values = json.loads((directory / ENTRY).read_text(encoding="utf-8"))
+        model, identity = values["model"], values["identity"]
+        known = identity["precision"] in PRECISIONS and all(name in identity for name in _SHOWN)
+        if isinstance(model, str) and known and {MODEL, WEIGHTS} <= values["sums"].keys():
+            size = sum(file.stat().st_size for file in directory.iterdir())
+            used = (directory / ENTRY).stat().st_mtime
+            return Entry(directory=directory, model=model, values=values, bytes=size, used=used)
+    return None
 
 
-def delete(names: list[str] | None = None) -> int:
-    """Delete the entries of models by name, or the whole cache; return the bytes that this freed."""
-    freed = 0
-    for entry in list(entries()):
-        if names is None or entry.model in names:
-            freed += entry.bytes
-            shutil.rmtree(entry.directory)
-    if names is None:
-        shutil.rmtree(root(), ignore_errors=True)
-    return freed
-
-
-def _check_files(directory: Path, values: dict[str, Any]) -> bool:
+def _is_intact(entry: Entry) -> bool:
     """Compare the files with their checksums, unless they are as they were when they were last compared."""
-    states = {name: file_state(directory / name) for name in values["sums"]}
-    seen = directory / "checked.json"
-    with suppress(OSError, ValueError):
-        if json.loads(seen.read_text(encoding="utf-8")) == states:
-            return True
-    if any(_checksum(directory / name) != value for name, value in values["sums"].items()):
+    sums: dict[str, str] = entry.values["sums"]
+    try:
+        states = {name: _state(entry.directory / name) for name in sums}
+        with suppress(OSError, ValueError, RecursionError):
+            if json.loads((entry.directory / CHECKED).read_text(encoding="utf-8")) == states:
+                return True
+        if any(_checksum(entry.directory / name) != value for name, value in sums.items()):
+            return False
+    except OSError:
         return False
     with suppress(OutputError):
-        write_json(seen, states)
+        write_json(entry.directory / CHECKED, states)
     return True
+
+
+def _state(path: Path) -> str:
+    """Return a value that changes with a file's content, even if its time of change is set back."""
+    return f"{file_state(path)}\0{path.stat().st_ctime_ns}"
+
+
+def _surroundings() -> dict[str, Any]:
+    """Return what entries depend on besides the model: this format, the libraries and the CPU."""
+    libraries = {name: number for name, number in versions().items() if name != "torch"}
+    return {"format": _FORMAT, "libraries": libraries, "cpu": cpu_flags()}
 
 
 def _checksum(path: Path) -> str:
@@ -202,13 +253,19 @@ def _checksum(path: Path) -> str:
 
 
 def _limit(keep: Path) -> None:
-    """Remove the entries that were not used for longest until the cache fits; and what killed processes left."""
+    """Remove damaged entries, and those that were not used for longest until the cache fits.
+
+    What killed processes left goes after a day.
+    """
     total = 0
-    for entry in list(entries()):
+    readable = sorted(entries(), key=lambda entry: entry.directory != keep)
+    for entry in readable:
         total += entry.bytes
         if total > MAX_BYTES and entry.directory != keep:
-            shutil.rmtree(entry.directory, ignore_errors=True)
-    for left in root().glob(".*.tmp"):
+            _discard(entry.directory)
+    known = {entry.directory for entry in readable}
+    for path in _contents():
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime > 86_400:
-                remove(left)
+            new = path.suffix == _NEW and time.time() - path.stat().st_mtime < _PATIENCE
+            if path.is_dir() and path not in known and not new:
+                _discard(path)

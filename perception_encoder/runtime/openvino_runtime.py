@@ -8,10 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
-from perception_encoder.errors import MissingExtraError, ModelError, OutputError
+from perception_encoder.errors import MissingExtraError, ModelError, OutputError, one_line
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.cache import Entry, Key, Tower
@@ -88,16 +89,18 @@ class OpenVinoRuntime:
         place = name, layer
         with self._lock:
             try:
+                failure: Exception
                 for _ in range(2):
                     try:
                         if place not in self._towers:
                             self._towers[place] = self._open(name, layer)
                         tower = self._towers[place]
                         return None if tower is None else tower.run(inputs)
-                    except (RuntimeError, OSError, ValueError, KeyError):  # damage that the checksums do not show
+                    except (RuntimeError, OSError, ValueError, KeyError, BadZipFile) as error:
+                        failure = error  # by damage that the checksums do not show
                         cache.forget(self._key(name, layer))
                         self._towers.pop(place, None)
-                raise ModelError("OpenVINO does not give what it gave when the model was converted")
+                raise ModelError(one_line(failure, first=True))
             except (OutputError, ModelError) as error:
                 warnings.warn(f"{self.info.name} is computed with torch: {error}", FallbackWarning, stacklevel=4)
                 self._towers[place] = None
@@ -140,9 +143,9 @@ class _Tower:
 
     def __init__(self, core: Any, entry: Entry, fixed: bool) -> None:
         """Raises RuntimeError if it gives another output than when it was converted."""
-        precision = entry.values["precision"]
+        precision = entry.precision
         with np.load(entry.directory / EXAMPLE) as arrays:
             inputs, outputs = arrays["inputs"], arrays["outputs"]
         self.run = Program(core, entry.path, precision, (1, *inputs.shape[1:]) if fixed else None)
         if not unit_difference(self.run(inputs), outputs) <= AGREEMENT[precision]:
-            raise RuntimeError("another output than when the model was converted")
+            raise RuntimeError("OpenVINO does not give what it gave when the model was converted")
