@@ -206,8 +206,8 @@ def serve(
     the page's features and depth. `precision`: see `load`. `on_start` is called once the server listens. Raises
     ConfigError for a taken port or options that do not fit together, and what loading the models raises.
     """
-    from perception_encoder.dense_prediction.dense_model import find_head
     from perception_encoder.inference.load import as_encoder
+    from perception_encoder.models.checkpoints.find import find_head
     from perception_encoder.models.defaults import config_directory, default_model
     from perception_encoder.models.registry import demo_line
     from perception_encoder.search.web.library import open_library
@@ -280,13 +280,16 @@ def check_served(
 
         find_weights(features_model)
     if depth_head:
-        from perception_encoder.dense_prediction.dense_model import find_head, read_head_info
+        from perception_encoder.dense_prediction.dense_model import read_head_info
+        from perception_encoder.models.checkpoints.find import find_head
 
         read_head_info(find_head(depth_head), "depth")
 
 
 def language_queues(*names: str | None) -> list[GenerationQueue | None]:
     """Return the queues of language models, each loaded once on first use; None without a name."""
+    if not any(names):
+        return [None for _ in names]  # without importing torch
     from perception_encoder.language_alignment.load import check_name, load_assistant
     from perception_encoder.serving.queues import GenerationQueue
 

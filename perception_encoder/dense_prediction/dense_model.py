@@ -26,8 +26,7 @@ from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_ba
 from perception_encoder.errors import CheckpointError, ConfigError, one_line
 from perception_encoder.formats.entries import quoted
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
-from perception_encoder.models.checkpoints.find import packaged_weights
-from perception_encoder.models.registry import BUILTIN_DEPTH, BUILTIN_DETECTOR, canonical_name
+from perception_encoder.models.registry import BUILTIN_DEPTH, canonical_name
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform
@@ -296,11 +295,6 @@ def write_head(path: Path, model: DenseModel, info: HeadInfo, half: bool = True)
         if info.finetuned or name.startswith("head.")
     }
     write_tensors(copies, path, {METADATA: json.dumps(dataclasses.asdict(info))})
-
-
-def find_head(name: str | Path) -> Path:
-    """Return the file of a built-in head, or the path itself; WeightsUnavailableError if a built-in is missing."""
-    return packaged_weights(name) if name in (BUILTIN_DEPTH, BUILTIN_DETECTOR) else Path(name)
 
 
 def read_head_info(path: Path, task: str | None = None) -> tuple[HeadInfo, dict[str, Tensor]]:

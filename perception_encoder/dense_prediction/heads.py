@@ -22,7 +22,6 @@ from perception_encoder.dense_prediction.dense_model import (
     METADATA,
     DenseModel,
     HeadInfo,
-    find_head,
     head_info,
     load_read_head,
 )
@@ -41,6 +40,7 @@ from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.inference.load import load_layers, load_tower
 from perception_encoder.models.checkpoints.files import read_checkpoint
+from perception_encoder.models.checkpoints.find import find_head
 from perception_encoder.models.defaults import DefaultKind, chosen_model, default_model
 from perception_encoder.models.registry import demo_note, shown_name
 from perception_encoder.preprocess.image import open_image

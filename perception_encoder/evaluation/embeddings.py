@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from perception_encoder import __version__
@@ -22,6 +21,7 @@ from perception_encoder.evaluation.inputs import FRAMES, check_finite, decode_ch
 from perception_encoder.inference.encoder import Encoder, check_transform
 from perception_encoder.inference.load import load
 from perception_encoder.progress import Track, untracked
+from perception_encoder.runtime.machine import versions
 from perception_encoder.vectors import unit_rows
 
 CHUNK = 256  # images in memory at a time
@@ -155,4 +155,4 @@ def load_variants(
         raise ConfigError(f"{encoder.name} is a vision tower without a text tower; evaluate it by k-NN or a probe")
     variants = {name: encoder.variant(transform=name, layer=layer, pool=pool) for name in names}
     about = next(iter(variants.values())).about
-    return variants, {**about, "perception-encoder": __version__, "torch": torch.__version__}
+    return variants, {**about, "perception-encoder": __version__, "torch": versions()["torch"]}

@@ -12,6 +12,7 @@ from typing import cast
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError
 from perception_encoder.files import cache_directory, write_json
 from perception_encoder.models.precision import VARIABLE as DTYPE_VARIABLE
+from perception_encoder.progress import progress_bar
 from perception_encoder.runtime.machine import core_count, cpu_flags, has_gpu, has_openvino, versions
 from perception_encoder.runtime.runtime import AUTO, Precision, RuntimeName, check_choice
 
@@ -75,7 +76,8 @@ def measured_speeds() -> Speeds:
             return cast(Speeds, speeds)
     from perception_encoder.runtime.timing import measure
 
-    speeds = measure()
+    with progress_bar("measuring which runtime is the fastest here, once"):
+        speeds = measure()
     with suppress(OutputError):
         write_json(path, speeds)
     return speeds

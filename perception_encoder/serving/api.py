@@ -169,6 +169,7 @@ def _model_entries(
 ) -> list[dict[str, Any]]:
     capabilities = ["image_embed", *(["embed"] if encoder.tokenizer else [])]
     entry = _model_entry(encoder.name, capabilities, batcher.reserved, config.waiting, batcher.largest)
+    entry["backend"] = encoder.runtime.name
     chats = [_model_entry(chat.name, ["chat"], chat.reserved, chat.limit, 1)] if chat else []
     return [{**entry, "dimensions": encoder.dimension}, *chats]
 
@@ -202,7 +203,8 @@ def encode_answer(
     tokens = count_tokens(encoder, inputs)
     note = {"note": note} if (note := demo_note(encoder.name)) else {}
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    head = json.dumps({"object": "list", "model": encoder.name, **note, "usage": usage})
+    computed = {"runtime": encoder.runtime.name, "precision": encoder.runtime.precision}
+    head = json.dumps({"object": "list", "model": encoder.name, **computed, **note, "usage": usage})
     return f'{head[:-1]}, "data": [{", ".join(rows)}]}}'.encode()
 
 

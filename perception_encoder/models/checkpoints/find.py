@@ -15,7 +15,7 @@ import safetensors
 
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError, one_line
 from perception_encoder.models.checkpoints.files import SUFFIXES
-from perception_encoder.models.registry import ModelEntry, canonical_name, find_model
+from perception_encoder.models.registry import BUILTIN_DEPTH, BUILTIN_DETECTOR, ModelEntry, canonical_name, find_model
 
 TowerChoice = Literal["all", "text"]
 DIRECTORY_FILES = ("model.safetensors", "open_clip_model.safetensors")
@@ -35,6 +35,11 @@ def packaged_weights(name: str) -> Path:
     if not path.is_file():
         raise WeightsUnavailableError(f"{path} is missing from this installation; reinstall perception-encoder")
     return path
+
+
+def find_head(name: str | Path) -> Path:
+    """Return the file of a built-in head, or the path itself; WeightsUnavailableError if a built-in is missing."""
+    return packaged_weights(str(name)) if name in (BUILTIN_DEPTH, BUILTIN_DETECTOR) else Path(name)
 
 
 def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:

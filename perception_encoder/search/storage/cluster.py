@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import pyarrow as pa
-import torch
 
 from perception_encoder import errors
 from perception_encoder.errors import ClusterError, InputError, MediaNotFoundError, PerceptionEncoderError
@@ -219,6 +218,8 @@ class _Worker:
     """
 
     def __init__(self, job: _Job, device: str, attempts: Any) -> None:
+        import torch
+
         torch.set_num_threads(1)
         runtime = job.runtime if device == "cpu" else "torch"
         self._encoder = load(job.source, device, runtime=runtime, precision=job.precision)

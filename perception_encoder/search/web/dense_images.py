@@ -12,26 +12,24 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, load_read_head, read_head_info
-from perception_encoder.dense_prediction.depth import DepthHead
-from perception_encoder.dense_prediction.drawing import depth_colours, overlay_png
-from perception_encoder.dense_prediction.regions import label_regions
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.feature_map import FeatureMaps, feature_maps, similarity, to_colours
 from perception_encoder.inference.load import load, load_tower
 from perception_encoder.inference.media import open_media
-from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.registry import BUILTIN_DEPTH, canonical_name
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.search.web.library import MediaLibrary
+
+if TYPE_CHECKING:
+    from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo
+    from perception_encoder.inference.feature_map import FeatureMaps
 
 _MAPS_BUDGET = 96 << 20  # bytes of cached maps; one image's are always cached
 _DEPTH_BUDGET = 64 << 20  # bytes of cached depth maps
@@ -93,6 +91,8 @@ class FeatureImages:
 
         `baseline`: of the second model.
         """
+        from perception_encoder.inference.feature_map import to_colours
+
         return _to_bytes(Image.fromarray(to_colours(self.features(row_id, layer, baseline))), "PNG")
 
     def shade(self, row_id: str, layer: int, x: float, y: float, baseline: bool = False) -> bytes:
@@ -100,6 +100,8 @@ class FeatureImages:
 
         `x`, `y`: 0–1 from the left and from the top. `baseline`: by the second model.
         """
+        from perception_encoder.inference.feature_map import similarity
+
         features = self.features(row_id, layer, baseline)
         h, w = features.shape[:2]
         similarities = similarity(features, min(int(y * h), h - 1), min(int(x * w), w - 1))
@@ -109,6 +111,9 @@ class FeatureImages:
 
     def regions(self, row_id: str, layer: int, points: Sequence[tuple[float, float]]) -> bytes:
         """Return the regions that resemble the points (x, y, 0–1), each in a colour, later ones on top: a PNG."""
+        from perception_encoder.dense_prediction.drawing import overlay_png
+        from perception_encoder.dense_prediction.regions import label_regions
+
         features, size = self.features(row_id, layer), self._maps(row_id).image.size
         return overlay_png(self.library.compute(partial(label_regions, features, points, size)))
 
@@ -118,6 +123,8 @@ class FeatureImages:
         return self._maps(row_id, baseline).layers[number]
 
     def _encoder(self, baseline: bool) -> Encoder:
+        from perception_encoder.models.checkpoints.weights import Model
+
         encoder = self._baseline if baseline else self.library.encoder
         if not isinstance(encoder.model, Model):
             raise ConfigError(f"features are shown for Perception Encoder models only; this index is of {encoder.name}")
@@ -130,6 +137,8 @@ class FeatureImages:
         return load(self._baseline_name)
 
     def _maps(self, row_id: str, baseline: bool = False) -> FeatureMaps:
+        from perception_encoder.inference.feature_map import feature_maps
+
         encoder, layers = self._encoder(baseline), [-1] if baseline else None
         return self._results.get(row_id, lambda image: feature_maps(encoder, image, layers), variant=baseline)
 
@@ -185,6 +194,8 @@ class DepthMaps:
         return self._results.get(row_id, partial(_estimate, *self._load()))
 
     def _load(self) -> tuple[DenseModel, HeadInfo]:
+        from perception_encoder.dense_prediction.dense_model import load_read_head, read_head_info
+
         with self._lock:
             if self._model is None:
                 info, tensors = read_head_info(self._path, "depth")
@@ -195,6 +206,9 @@ class DepthMaps:
 
 
 def _estimate(model: DenseModel, info: HeadInfo, image: Image.Image) -> DepthMap:
+    from perception_encoder.dense_prediction.depth import DepthHead
+    from perception_encoder.dense_prediction.drawing import depth_colours
+
     assert isinstance(model.head, DepthHead)
     visible = image.convert("RGB")
     visible.thumbnail((_SIDE, _SIDE))

@@ -11,17 +11,13 @@ from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from perception_encoder.dense_prediction.drawing import draw_objects
-from perception_encoder.dense_prediction.regions import label_regions
-from perception_encoder.dense_prediction.tracking import track_objects
 from perception_encoder.errors import ConfigError, DataError, MediaTooLargeError
-from perception_encoder.inference.feature_map import map_grid
-from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.preprocess.budget import DECODING, PIXEL_BYTES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_file import AddFrame, write_video_to
@@ -30,6 +26,9 @@ from perception_encoder.search.web.dense_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.serving.http import pieces_from
 from perception_encoder.serving.queues import QueueFullError
+
+if TYPE_CHECKING:
+    from perception_encoder.inference.layer_features import LayerFeatures
 
 SECONDS = 20.0
 """Maximum tracked length."""
@@ -104,6 +103,8 @@ class VideoTracker:
     def _track(
         self, row_id: str, layer: int, points: Sequence[tuple[float, float]]
     ) -> Generator[TrackPiece, None, None]:
+        from perception_encoder.dense_prediction.drawing import draw_objects
+
         row = self._library.index.row(row_id)
         if row.kind != "video":
             raise ConfigError(f"{row.path} is an image; regions can only be tracked through a video")
@@ -145,6 +146,10 @@ class VideoTracker:
         points: Sequence[tuple[float, float]],
     ) -> Iterator[tuple[Image.Image, np.ndarray]]:
         """Yield frames with labels, computed in the library's thread; `features`: those of the first frame."""
+        from perception_encoder.dense_prediction.regions import label_regions
+        from perception_encoder.dense_prediction.tracking import track_objects
+        from perception_encoder.inference.feature_map import map_grid
+
         waiting: deque[Image.Image] = deque()
         tracked: Iterator[tuple[Image.Image, np.ndarray]] | None = None
         for frame in frames:
@@ -160,6 +165,8 @@ class VideoTracker:
 
     @cached_property
     def _encoder(self) -> LayerFeatures:
+        from perception_encoder.inference.layer_features import LayerFeatures
+
         return LayerFeatures.of(self._library.encoder, final_norm=True)  # as the page's features
 
 

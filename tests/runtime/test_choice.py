@@ -1,0 +1,101 @@
+"""The runtime and the precision: forced, measured, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.runtime import choice
+from perception_encoder.runtime.choice import choose, fastest, measured_speeds
+
+SPEEDS = {"torch float32": 5.0, "torch bfloat16": 15.0, "openvino float32": 11.0, "openvino bfloat16": 21.0}
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine without a GPU on which OpenVINO is installed, with the speeds above."""
+    monkeypatch.delenv("PE_RUNTIME", raising=False)
+    monkeypatch.delenv("PE_DTYPE", raising=False)
+    monkeypatch.setattr(choice, "has_openvino", lambda: True)
+    monkeypatch.setattr(choice, "has_gpu", lambda: False)
+    monkeypatch.setattr(choice, "measured_speeds", lambda: SPEEDS)
+    return monkeypatch
+
+
+def test_the_fastest_is_chosen_of_what_is_left_open(machine: pytest.MonkeyPatch) -> None:
+    assert choose("auto", "auto", None) == ("openvino", "bfloat16")
+    assert choose("auto", "float32", None) == ("openvino", "float32")
+    assert choose("openvino", "auto", "cpu") == ("openvino", "bfloat16")
+    assert choose("torch", "auto", None) == ("torch", None), "torch knows its device"
+    assert choose("auto", "int8", None) == ("openvino", "int8")
+
+
+def test_bfloat16_must_be_worth_its_rounding() -> None:
+    assert fastest({**SPEEDS, "openvino bfloat16": 15.0}, "openvino", "auto") == ("openvino", "float32")
+    assert fastest({**SPEEDS, "openvino bfloat16": 11.0}, "auto", "bfloat16") == ("torch", "bfloat16")
+
+
+def test_torch_must_be_faster_by_a_tenth() -> None:
+    assert fastest({"torch float32": 11.5, "openvino float32": 11.0}, "auto", "float32") == ("openvino", "float32")
+    assert fastest({"torch float32": 12.5, "openvino float32": 11.0}, "auto", "float32") == ("torch", "float32")
+
+
+def test_variables_force_what_the_caller_leaves_open(machine: pytest.MonkeyPatch) -> None:
+    machine.setenv("PE_RUNTIME", "torch")
+    machine.setenv("PE_DTYPE", "float32")
+    assert choose("auto", "auto", None) == ("torch", "float32")
+    assert choose("openvino", "bfloat16", None) == ("openvino", "bfloat16")
+    machine.setenv("PE_RUNTIME", "onnx")
+    with pytest.raises(ConfigError, match="runtime is 'onnx'; it must be one of auto, torch, openvino"):
+        choose("auto", "auto", None)
+
+
+def test_a_gpu_computes_with_torch(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(choice, "has_gpu", lambda: True)
+    assert choose("auto", "auto", None) == ("torch", None)
+    assert choose("auto", "auto", "cpu") == ("openvino", "bfloat16")
+    with pytest.raises(ConfigError, match="OpenVINO computes on the CPU here; omit device='cuda'"):
+        choose("openvino", "auto", "cuda")
+
+
+def test_without_the_extra_torch_runs_and_int8_names_it(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(choice, "has_openvino", lambda: False)
+    assert choose("auto", "auto", None) == ("torch", None)
+    for runtime, precision in (("openvino", "auto"), ("auto", "int8")):
+        with pytest.raises(MissingExtraError, match=r"perception-encoder\[fast\]"):
+            choose(runtime, precision, None)
+
+
+@pytest.mark.parametrize(("runtime", "precision"), [("torch", "int8"), ("auto", "float16"), ("tvm", "auto")])
+def test_what_does_not_exist_is_refused(machine: pytest.MonkeyPatch, runtime: str, precision: str) -> None:
+    with pytest.raises(ConfigError):
+        choose(runtime, precision, None)
+
+
+def test_speeds_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timing = pytest.importorskip("perception_encoder.runtime.timing")
+    monkeypatch.setattr(choice, "cache_directory", lambda name: tmp_path / name)
+    measured: list[int] = []
+    monkeypatch.setattr(timing, "measure", lambda: measured.append(1) or SPEEDS)
+    for _ in range(2):
+        measured_speeds.cache_clear()
+        assert measured_speeds() == SPEEDS
+    (path,) = tmp_path.rglob("*.json")
+    path.write_text(json.dumps({"torch float32": "fast"}))
+    measured_speeds.cache_clear()
+    assert measured_speeds() == SPEEDS and len(measured) == 2, "a damaged file is replaced"
+    monkeypatch.setattr(choice, "cpu_flags", lambda: "another CPU")
+    measured_speeds.cache_clear()
+    assert measured_speeds() == SPEEDS and len(measured) == 3
+    measured_speeds.cache_clear()
+
+
+def test_the_measurement_times_both_runtimes() -> None:
+    pytest.importorskip("openvino")
+    from perception_encoder.runtime.timing import measure
+
+    speeds = measure()
+    assert set(speeds) == set(SPEEDS) and all(speed > 0 for speed in speeds.values())

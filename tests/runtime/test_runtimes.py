@@ -1,0 +1,168 @@
+"""Both runtimes give the same features of the same model, whatever the batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder import load
+from perception_encoder.errors import ConfigError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from perception_encoder.runtime.convert import TOLERANCE
+from perception_encoder.runtime.runtime import Precision
+
+pytest.importorskip("openvino")
+TEXTS = ["a dog", "a photo of a red mug on a wooden table, seen from above", "snow"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "PE-Core-N16-128.safetensors"
+    write_checkpoint(create_model("PE-Core-N16-128"), path)
+    os.utime(path, (1e9, 1e9))  # old enough for its hash to be cached
+    return path
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> Encoder:
+    return load(checkpoint, "cpu", runtime="torch", precision="float32")
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def fast(request: pytest.FixtureRequest, checkpoint: Path) -> Encoder:
+    return load(checkpoint, runtime="openvino", precision=request.param)
+
+
+def pixels(count: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, 3, 128, 128), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("layer", "pool"), [(None, None), (-1, "mean"), (-1, "tokens"), (0, "cls"), (2, "mean"), (3, "tokens")]
+)
+def test_images_have_torchs_features(reference: Encoder, fast: Encoder, layer: int | None, pool: str | None) -> None:
+    feature = reference.feature(layer, pool)
+    expected, found = (encoder.embed_pixels(pixels(3), feature) for encoder in (reference, fast))
+    assert found.shape == expected.shape and found.dtype == np.float32
+    loosened = 10 if pool in ("tokens", "cls") else 1  # single tokens vary more than their mean
+    assert np.abs(found - expected).max() <= loosened * tolerance(fast)
+
+
+def tolerance(encoder: Encoder) -> float:
+    return TOLERANCE[encoder.runtime.precision]
+
+
+def test_texts_have_torchs_embeddings(reference: Encoder, fast: Encoder) -> None:
+    expected, found = reference.encode_texts(TEXTS), fast.encode_texts(TEXTS)
+    assert np.abs(found - expected).max() <= tolerance(fast)
+
+
+def test_an_image_has_the_same_embedding_in_every_batch(fast: Encoder) -> None:
+    batch, feature = pixels(13), fast.feature()
+    together = fast.embed_pixels(batch, feature)
+    alone = np.concatenate([fast.embed_pixels(batch[row : row + 1], feature) for row in range(13)])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_videos_go_through_the_image_tower(reference: Encoder, fast: Encoder) -> None:
+    video = pixels(4).transpose(0, 2, 3, 1)
+    expected, found = reference.encode(video), fast.encode(video)
+    assert found.shape == (reference.dimension,) and np.abs(found - expected).max() <= tolerance(fast)
+
+
+def test_an_encoder_says_what_computes_it(reference: Encoder, fast: Encoder) -> None:
+    precision = fast.runtime.precision
+    assert f"runtime='openvino', precision={precision!r}" in repr(fast)
+    assert fast.about["runtime"] == "openvino" and fast.about["dtype"] == precision
+    described = fast.describe(fast.feature())
+    assert (described["runtime"], described["precision"]) == ("openvino", precision)
+    assert fast.weight_hash == reference.weight_hash
+    assert fast.logit_scale == pytest.approx(reference.logit_scale)
+    assert fast.dtype == torch.float32 and isinstance(fast.model, torch.nn.Module)
+
+
+def test_types_and_precisions_must_agree(checkpoint: Path) -> None:
+    assert load(checkpoint, dtype=torch.bfloat16, runtime="openvino").runtime.precision == "bfloat16"
+    with pytest.raises(ConfigError, match="dtype is bfloat16, but precision is float32"):
+        load(checkpoint, dtype=torch.bfloat16, precision="float32")
+    with pytest.raises(ConfigError, match="runs in torch only"):
+        load("random:PE-Core-N16-128", runtime="openvino")
+
+
+def test_other_sizes_and_poolings_convert() -> None:
+    """A tower without class token, attention pooling and output: tokens only."""
+    from perception_encoder.runtime.cache import Key
+    from perception_encoder.runtime.convert import to_openvino, tower_of
+
+    model = create_model("PE-Spatial-T16-512")
+    source = tower_of(model, "image", 1, (64, 96))
+    import openvino
+
+    compiled = openvino.Core().compile_model(to_openvino(source), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found, expected = compiled([source.example])[0], source.run(source.example)
+    assert found.shape == (2, 24 + model.num_prefix_tokens, model.config.width)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert Key(model="a", weights="b", tower="image", precision="float32", size=(64, 96)).digest
+
+
+COMMANDS = {
+    "search": ["search", "a red thing", "{images}"],
+    "classify": ["classify", "{images}/0.png", "--labels", "cat,dog"],
+    "embed": ["embed", "{images}", "-o", "{out}/e.parquet", "--overwrite"],
+    "index": ["index", "{images}", "--rebuild"],
+}
+RUN = """
+import sys
+from perception_encoder.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+print("torch" in sys.modules, "openvino" in sys.modules)
+"""
+SERVE = """
+import sys, threading, urllib.request, json
+import perception_encoder as pe
+def ask(server):
+    def run():
+        try:
+            body = json.dumps({"input": ["a dog"], "model": "builtin"}).encode()
+            request = urllib.request.Request(server.address, body, {"Content-Type": "application/json"})
+            answer = json.load(urllib.request.urlopen(request))
+            print(len(answer["data"]), answer["runtime"], answer["precision"], "torch" in sys.modules, flush=True)
+        finally:
+            import os
+            os._exit(0)
+    threading.Thread(target=run).start()
+pe.serve(api=True, port=0, precision="float32", on_start=ask)
+"""
+
+
+def test_commands_with_converted_models_import_no_torch(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        Image.fromarray(pixels(3)[number].transpose(1, 2, 0)).save(images / f"{number}.png")
+    precision: Precision = "float32"
+    environment = {**os.environ, "PE_RUNTIME": "openvino", "PE_DTYPE": precision}
+
+    def run(code: str, *arguments: str) -> str:
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    encode = "import perception_encoder as pe, numpy as np; e = pe.load('builtin')\n"
+    run(encode + "e.encode(['text', np.zeros((8, 8, 3), np.uint8)]); print()")  # convert both towers
+    for name in ("index", "search", "classify", "embed"):
+        arguments = [part.format(images=images, out=tmp_path) for part in COMMANDS[name]]
+        assert run(RUN, *arguments) == "False True", name
+    assert run(SERVE) == "1 openvino float32 False"
