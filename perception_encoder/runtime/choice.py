@@ -32,7 +32,7 @@ def choose(runtime: str, precision: str, device: str | None) -> tuple[RuntimeNam
     `runtime`, `precision`: "auto" or a name. `device`: as the caller gave it. Raises ConfigError for what does not fit
     together, and MissingExtraError for OpenVINO or int8 without the extra.
     """
-    if runtime == AUTO:
+    if runtime == AUTO and precision != "int8":
         runtime = os.environ.get(VARIABLE) or AUTO
     if precision == AUTO:
         precision = os.environ.get(DTYPE_VARIABLE) or AUTO
@@ -48,6 +48,8 @@ def choose(runtime: str, precision: str, device: str | None) -> tuple[RuntimeNam
         runtime = "torch"
     if runtime == "torch":
         return "torch", None if precision == AUTO else cast(Precision, precision)
+    if precision == "int8":
+        _check_int8()
     if runtime != AUTO and precision != AUTO:
         return cast(RuntimeName, runtime), cast(Precision, precision)
     return fastest(measured_speeds(), runtime, precision)
@@ -65,19 +67,33 @@ def fastest(speeds: Speeds, runtime: str, precision: str) -> tuple[RuntimeName, 
     return cast(RuntimeName, best), cast(Precision, kind)
 
 
+def _check_int8() -> None:
+    """Raise ConfigError if int8 is not faster than bfloat16 or float32 here, as on a CPU without VNNI."""
+    speeds = measured_speeds(int8=True)
+    best, kind = max((speed, name.split()[1]) for name, speed in speeds.items() if "int8" not in name)
+    if speeds["openvino int8"] <= best:
+        raise ConfigError(
+            f"int8 is not faster on this CPU ({speeds['openvino int8']:.0f} images/s of a small model, "
+            f"{best:.0f} in {kind}); use precision {kind}"
+        )
+
+
 @cache
-def measured_speeds() -> Speeds:
-    """Return the speeds on this machine, measured in a few seconds and cached with the CPU's features."""
-    state = json.dumps([cpu_flags(), core_count(), versions()])
+def measured_speeds(int8: bool = False) -> Speeds:
+    """Return the speeds on this machine, measured in a few seconds and cached with the CPU's features.
+
+    `int8`: those of OpenVINO only, with int8.
+    """
+    state = json.dumps([cpu_flags(), core_count(), versions(), *(["int8"] if int8 else [])])
     path = cache_directory("runtime") / f"{hashlib.blake2b(state.encode(), digest_size=12).hexdigest()}.json"
     with suppress(OSError, ValueError, AttributeError):
         speeds = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(speed, float) for speed in speeds.values()) and len(speeds) == 4:
+        if all(isinstance(speed, float) for speed in speeds.values()) and len(speeds) == (3 if int8 else 4):
             return cast(Speeds, speeds)
     from perception_encoder.runtime.timing import measure
 
-    with progress_bar("measuring which runtime is the fastest here, once"):
-        speeds = measure()
+    with progress_bar("measuring what is the fastest on this machine, once"):
+        speeds = measure(int8)
     with suppress(OutputError):
         write_json(path, speeds)
     return speeds

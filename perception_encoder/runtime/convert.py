@@ -18,6 +18,15 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.runtime.cache import MODEL, Key, Tower
 from perception_encoder.runtime.program import EXAMPLE, Program, unit_difference
+from perception_encoder.runtime.quantization import (
+    Method,
+    Verdict,
+    calibration_pixels,
+    check,
+    check_ids,
+    check_pixels,
+    quantize,
+)
 from perception_encoder.runtime.runtime import Precision
 
 if TYPE_CHECKING:
@@ -70,7 +79,8 @@ class Source:
 def convert_tower(core: openvino.Core, model: Model, key: Key, directory: Path) -> dict[str, Any]:
     """Write a tower of a float32 model in torch to a directory; return what the cache stores about it.
 
-    Raises ModelError if it differs from torch by more than `TOLERANCE`.
+    An int8 tower that fails its check is written in bfloat16, with a note. Raises ModelError if a float one differs
+    from torch by more than `TOLERANCE`.
     """
     import openvino
 
@@ -78,16 +88,46 @@ def convert_tower(core: openvino.Core, model: Model, key: Key, directory: Path) 
     expected = source.run(source.example)
     if not np.isfinite(expected).all():
         raise ModelError(f"{key.model} gives NaN or infinity: its weights are bad")
-    openvino.save_model(to_openvino(source), directory / MODEL, compress_to_fp16=key.precision != "float32")
-    shape = (1, *source.example.shape[1:]) if key.tower == "image" else None
-    program = Program(core, directory / MODEL, key.precision, shape)
+    exact, shape = to_openvino(source), (1, *source.example.shape[1:]) if key.tower == "image" else None
+    about: dict[str, Any] = {"tower": key.tower, "precision": key.precision}
+    if key.precision == "int8":
+        program, verdict = _write_int8(core, exact, source, shape, directory / MODEL)
+        about |= {"precision": "int8" if program else "bfloat16", "check": str(verdict)}
+        if program is not None:
+            np.savez(directory / EXAMPLE, inputs=source.example, outputs=program(source.example))
+            return about
+        about["note"] = f"its {key.tower} tower stays in bfloat16: in int8, {verdict}"
+    precision: Precision = about["precision"]
+    openvino.save_model(exact, directory / MODEL, compress_to_fp16=precision != "float32")
+    program = Program(core, directory / MODEL, precision, shape)
     found = program(source.example)
-    difference = unit_difference(found, expected)
-    if not difference <= TOLERANCE[key.precision]:
-        limit = TOLERANCE[key.precision]
-        raise ModelError(f"in {key.precision} OpenVINO differs from torch by {difference:.1e}, more than {limit:.0e}")
+    difference, limit = unit_difference(found, expected), TOLERANCE[precision]
+    if not difference <= limit:
+        raise ModelError(f"in {precision} OpenVINO differs from torch by {difference:.1e}, more than {limit:.0e}")
     np.savez(directory / EXAMPLE, inputs=source.example, outputs=found)
-    return {"tower": key.tower, "precision": key.precision, "difference": difference}
+    return {**about, "difference": difference}
+
+
+def _write_int8(
+    core: openvino.Core, exact: openvino.Model, source: Source, shape: tuple[int, ...] | None, path: Path
+) -> tuple[Program | None, Verdict]:
+    """Write a tower in int8 by the first method that passes the check; return it, or None, and the last verdict."""
+    import openvino
+
+    methods: tuple[Method, ...] = ("weights",)
+    inputs = check_ids(source.module.config.context_length) if shape is None else check_pixels(*shape[2:])
+    samples = None
+    if shape is not None:
+        methods, samples = ("static", "weights"), calibration_pixels(*shape[2:])
+    expected = np.concatenate([source.run(part) for part in np.array_split(inputs, max(1, len(inputs) // 4))])
+    for method in methods:
+        path.unlink(missing_ok=True)  # else the one before would still be mapped
+        openvino.save_model(quantize(exact.clone(), method, samples), path)
+        program = Program(core, path, "int8", shape)
+        verdict = check(program(inputs), expected)
+        if verdict.passed:
+            return program, verdict
+    return None, verdict
 
 
 def tower_of(model: Model, tower: Tower, layer: int | None = None, size: tuple[int, int] | None = None) -> Source:

@@ -117,6 +117,8 @@ class OpenVinoRuntime:
         """Return a tower from the cache, or converted now."""
         key = self._key(name, layer)
         entry = cache.find(key) or self._convert(key)
+        if note := entry.values.get("note"):
+            warnings.warn(f"{self.info.name}: {note}", FallbackWarning, stacklevel=5)
         return _Tower(self._core, entry, name == "image")
 
     def _convert(self, key: Key) -> Entry:

@@ -38,6 +38,7 @@ class Program:
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "NUM_STREAMS": 1 if shape is None else cores,
             "INFERENCE_NUM_THREADS": cores,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128,  # of activations beside int8 weights; no others are quantised
             "ENABLE_CPU_PINNING": False,  # several processes would share the same cores, and others stay idle
         }
         self._queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", options), 1 if shape is None else cores)

@@ -14,6 +14,7 @@ from perception_encoder.models.initialization import initialize
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.runtime.convert import ImageTower, Source, example_pixels, to_openvino
 from perception_encoder.runtime.program import Program
+from perception_encoder.runtime.quantization import quantize
 from perception_encoder.runtime.runtime import Precision
 from perception_encoder.runtime.torch_runtime import TorchRuntime
 
@@ -22,8 +23,11 @@ IMAGES = 4
 _FLOATS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
-def measure() -> dict[str, float]:
-    """Return images a second by "RUNTIME PRECISION", the best of a few rounds, call by call in turn."""
+def measure(int8: bool = False) -> dict[str, float]:
+    """Return images a second by "RUNTIME PRECISION", the best of a few rounds, call by call in turn.
+
+    `int8`: compare OpenVINO's int8 with its own floats, instead of with torch.
+    """
     import openvino
 
     config = VisionConfig(image_size=224, patch_size=16, width=768, depth=2, heads=12, mlp_width=3072, output_dim=1024)
@@ -35,16 +39,19 @@ def measure() -> dict[str, float]:
     calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.xml"
-        openvino.save_model(
-            to_openvino(Source(ImageTower(tower, None), pixels[:2], (-1, *pixels.shape[1:]))),
-            path,
-            compress_to_fp16=False,
-        )
+        shape = (1, *pixels.shape[1:])
+        converted = to_openvino(Source(ImageTower(tower, None), pixels[:2], (-1, *shape[1:])))
+        openvino.save_model(converted, path, compress_to_fp16=False)
         core = openvino.Core()
+        if int8:
+            small = Path(directory) / "int8.xml"
+            openvino.save_model(quantize(converted, "static", pixels), small)
+            program = Program(core, small, "int8", shape)
+            calls["openvino int8"] = lambda program=program: program(pixels)  # type: ignore[misc]
         for precision in _FLOATS:
-            program = Program(core, path, precision, (1, *pixels.shape[1:]))
+            program = Program(core, path, precision, shape)
             calls[f"openvino {precision}"] = lambda program=program: program(pixels)  # type: ignore[misc]
-        for precision in _FLOATS:
+        for precision in () if int8 else _FLOATS:
             dtype = getattr(torch, precision)
             copy = VisionTransformer(config)
             copy.load_state_dict(tower.state_dict())

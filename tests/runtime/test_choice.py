@@ -12,6 +12,7 @@ from perception_encoder.runtime import choice
 from perception_encoder.runtime.choice import choose, fastest, measured_speeds
 
 SPEEDS = {"torch float32": 5.0, "torch bfloat16": 15.0, "openvino float32": 11.0, "openvino bfloat16": 21.0}
+INT8 = {"openvino float32": 11.0, "openvino bfloat16": 21.0, "openvino int8": 35.0}
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.delenv("PE_DTYPE", raising=False)
     monkeypatch.setattr(choice, "has_openvino", lambda: True)
     monkeypatch.setattr(choice, "has_gpu", lambda: False)
-    monkeypatch.setattr(choice, "measured_speeds", lambda: SPEEDS)
+    monkeypatch.setattr(choice, "measured_speeds", lambda int8=False: INT8 if int8 else SPEEDS)
     return monkeypatch
 
 
@@ -48,6 +49,7 @@ def test_variables_force_what_the_caller_leaves_open(machine: pytest.MonkeyPatch
     machine.setenv("PE_DTYPE", "float32")
     assert choose("auto", "auto", None) == ("torch", "float32")
     assert choose("openvino", "bfloat16", None) == ("openvino", "bfloat16")
+    assert choose("auto", "int8", None) == ("openvino", "int8"), "only OpenVINO has it"
     machine.setenv("PE_RUNTIME", "onnx")
     with pytest.raises(ConfigError, match="runtime is 'onnx'; it must be one of auto, torch, openvino"):
         choose("auto", "auto", None)
@@ -79,7 +81,7 @@ def test_speeds_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     timing = pytest.importorskip("perception_encoder.runtime.timing")
     monkeypatch.setattr(choice, "cache_directory", lambda name: tmp_path / name)
     measured: list[int] = []
-    monkeypatch.setattr(timing, "measure", lambda: measured.append(1) or SPEEDS)
+    monkeypatch.setattr(timing, "measure", lambda int8: measured.append(1) or SPEEDS)
     for _ in range(2):
         measured_speeds.cache_clear()
         assert measured_speeds() == SPEEDS
@@ -93,9 +95,17 @@ def test_speeds_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     measured_speeds.cache_clear()
 
 
-def test_the_measurement_times_both_runtimes() -> None:
-    pytest.importorskip("openvino")
+def test_int8_is_refused_where_it_is_not_faster(machine: pytest.MonkeyPatch) -> None:
+    slow = {**INT8, "openvino int8": 20.0}
+    machine.setattr(choice, "measured_speeds", lambda int8=False: slow if int8 else SPEEDS)
+    with pytest.raises(ConfigError, match=r"int8 is not faster on this CPU \(20 .*, 21 in bfloat16\); use precision"):
+        choose("auto", "int8", None)
+
+
+@pytest.mark.parametrize(("int8", "names"), [(False, SPEEDS), (True, INT8)])
+def test_the_measurement_times_what_it_compares(int8: bool, names: dict[str, float]) -> None:
+    pytest.importorskip("nncf")
     from perception_encoder.runtime.timing import measure
 
-    speeds = measure()
-    assert set(speeds) == set(SPEEDS) and all(speed > 0 for speed in speeds.values())
+    speeds = measure(int8)
+    assert set(speeds) == set(names) and all(speed > 0 for speed in speeds.values())

@@ -1,0 +1,153 @@
+"""Quantise a converted tower to int8, the same way for everyone, and check that it still gives the same neighbours.
+
+Calibration sees procedural images, made of integers only: no file of the user's, so that a model's int8 version depends
+on its weights alone. nncf quantises; a tower that fails the check stays in bfloat16.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from perception_encoder.errors import MissingExtraError
+from perception_encoder.vectors import unit_rows
+
+if TYPE_CHECKING:
+    import openvino
+
+Method = Literal["static", "weights"]
+"""`static`: weights and activations, with ranges found on calibration images. `weights`: weights, and activations as
+they come, 128 at a time, with no calibration."""
+LEAST_COSINE = 0.999
+"""Minimum cosine between an embedding in int8 and in float32, on the check's inputs."""
+LEAST_AGREEMENT = 0.9
+"""Minimum share of the check's inputs whose nearest neighbour stays the same."""
+CALIBRATION_IMAGES, CHECK_IMAGES = 32, 16
+_CALIBRATION_SEED, _CHECK_SEED = 2504, 13181
+_COLOURS = ("red", "blue", "green", "black", "white", "yellow", "orange", "grey")
+_THINGS = ("dog", "mug", "mountain", "bicycle", "piano", "receipt", "bowl of soup", "crowd in a street")
+_TEMPLATES = ("a {} {}", "a photo of a {} {} on a table, seen from above")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How close int8 embeddings are to float32 ones."""
+
+    cosine: float
+    """The smallest of all inputs."""
+    agreement: float
+    """Share of inputs with the same nearest neighbour."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the tower can be used."""
+        return self.cosine >= LEAST_COSINE and self.agreement >= LEAST_AGREEMENT
+
+    def __str__(self) -> str:
+        return f"minimum cosine to float32 {self.cosine:.5f}, {self.agreement:.0%} of nearest neighbours kept"
+
+
+def check(found: Float[np.ndarray, "n D"], expected: Float[np.ndarray, "n D"]) -> Verdict:
+    """Compare embeddings of the check's inputs with float32's."""
+    first, second = unit_rows(found.astype(np.float64)), unit_rows(expected.astype(np.float64))
+    nearest = []
+    for rows in (first, second):
+        similarities = rows @ rows.T
+        np.fill_diagonal(similarities, -np.inf)
+        nearest.append(similarities.argmax(axis=1))
+    return Verdict(float((first * second).sum(axis=1).min()), float((nearest[0] == nearest[1]).mean()))
+
+
+def quantize(model: openvino.Model, method: Method, samples: np.ndarray | None = None) -> openvino.Model:
+    """Return a converted tower in int8; `samples`: calibration inputs of the static method.
+
+    Raises MissingExtraError without nncf.
+    """
+    try:
+        import nncf
+    except ImportError:
+        raise MissingExtraError("nncf", "fast") from None
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    quantized: Any
+    with redirect_stdout(io.StringIO()):  # where it draws bars
+        if method == "weights":
+            quantized = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+        else:
+            assert samples is not None
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset([sample[None] for sample in samples]),
+                preset=nncf.QuantizationPreset.MIXED,
+                model_type=nncf.ModelType.TRANSFORMER,
+                subset_size=len(samples),
+            )
+    return quantized
+
+
+def calibration_pixels(height: int, width: int) -> UInt8[np.ndarray, "n 3 H W"]:
+    """Return the images that ranges are found on."""
+    return procedural_images(CALIBRATION_IMAGES, height, width, _CALIBRATION_SEED)
+
+
+def check_pixels(height: int, width: int) -> UInt8[np.ndarray, "n 3 H W"]:
+    """Return the images that an int8 tower is checked on: others than it was calibrated on."""
+    return procedural_images(CHECK_IMAGES, height, width, _CHECK_SEED)
+
+
+def check_ids(context_length: int) -> Int[np.ndarray, "n T"]:
+    """Return the token ids of the captions that an int8 text tower is checked on."""
+    from perception_encoder.preprocess.tokenizer import Tokenizer, trim
+
+    captions = [
+        template.format(colour, thing) for template, colour, thing in product(_TEMPLATES, _COLOURS[:4], _THINGS)
+    ]
+    return trim(Tokenizer(context_length, warns=False).ids(captions))
+
+
+def procedural_images(count: int, height: int, width: int, seed: int) -> UInt8[np.ndarray, "n 3 H W"]:
+    """Draw coloured clouds with edges in front: noise of all scales, rectangles, discs and strokes like writing.
+
+    The same bits on every machine: integers, and numpy's frozen generator.
+    """
+    draw = np.random.RandomState(seed)
+    rows, columns = np.mgrid[:height, :width]
+    images = np.empty((count, 3, height, width), np.uint8)
+    for image in images:
+        clouds = np.zeros((3, height, width), np.int64)
+        cells, weight = 2, 256
+        while cells <= max(height, width) // 2:
+            clouds += weight * _smooth(draw.randint(-128, 128, (3, cells + 1, cells + 1)), height, width)
+            cells, weight = 2 * cells, max(16, weight // 2)
+        low, high = int(clouds.min()), int(clouds.max())
+        darkest, range_ = draw.randint(0, 96), draw.randint(96, 160)
+        image[:] = darkest + (clouds - low) * range_ // max(1, high - low)
+        for _ in range(draw.randint(0, 7)):
+            top, left = draw.randint(0, height), draw.randint(0, width)
+            size, other = draw.randint(2, max(3, height // 2)), draw.randint(2, max(3, width // 2))
+            kind, colour = draw.randint(3), draw.randint(0, 256, 3).astype(np.uint8)
+            if kind == 0:
+                inside = (abs(rows - top) < size // 2) & (abs(columns - left) < other // 2)
+            elif kind == 1:
+                inside = (rows - top) ** 2 + (columns - left) ** 2 < size * size // 4
+            else:  # lines of short strokes
+                inside = (abs(rows - top) < size // 4) & (abs(columns - left) < other)
+                inside &= (rows % 7 < 3) & ((columns * 5 + rows // 7 * 3) % 11 < 6)
+            image[:, inside] = colour[:, None]
+    return images
+
+
+def _smooth(grid: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Interpolate a grid (3, n + 1, n + 1) to (3, height, width), in integers."""
+    for axis, side in ((1, height), (2, width)):
+        places = np.arange(side) * ((grid.shape[axis] - 1) << 8) // side
+        cell, part = places >> 8, places & 255
+        part = part.reshape((-1, 1) if axis == 1 else (-1,))
+        grid = (grid.take(cell, axis) * (256 - part) + grid.take(cell + 1, axis) * part) >> 8
+    return grid

@@ -1,0 +1,96 @@
+"""int8: the same calibration everywhere, a check that bad towers fail, and vectors close to float32's."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder import load, open_index
+from perception_encoder.runtime import choice, convert, quantization
+from perception_encoder.runtime.openvino_runtime import FallbackWarning
+from perception_encoder.runtime.quantization import Verdict, calibration_pixels, check, check_ids, check_pixels
+from perception_encoder.vectors import unit_rows
+from tests.runtime.test_choice import INT8
+
+DIGESTS = ["e864adbe890603c4", "4a8a9dabd0708edb"]
+
+
+def test_calibration_has_the_same_bits_everywhere() -> None:
+    digests = [
+        hashlib.sha256(images.tobytes()).hexdigest()[:16]
+        for images in (calibration_pixels(96, 128), check_pixels(64, 64))
+    ]
+    assert digests == DIGESTS
+    assert calibration_pixels(96, 128).shape == (32, 3, 96, 128)
+    assert len(np.unique(check_ids(32), axis=0)) == 64
+
+
+def test_a_check_wants_close_vectors_and_the_same_neighbours() -> None:
+    vectors = unit_rows(np.random.default_rng(0).normal(size=(16, 64))).astype(np.float32)
+    assert check(vectors * 3, vectors) == Verdict(pytest.approx(1), 1) and check(vectors, vectors).passed
+    noise = unit_rows(np.random.default_rng(1).normal(size=(16, 64)))
+    far = check(vectors + 0.1 * noise, vectors)
+    assert far.cosine < 0.999 and not far.passed
+    one_off = vectors.copy()
+    one_off[3] = vectors[4]
+    assert check(one_off, vectors).cosine < 0.9
+    assert not Verdict(0.9995, 0.5).passed and not Verdict(0.99, 1).passed
+
+
+@pytest.fixture
+def int8_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(choice, "measured_speeds", lambda int8=False: INT8)
+
+
+def photos(count: int) -> np.ndarray:
+    return quantization.procedural_images(count, 128, 128, seed=7)
+
+
+@pytest.mark.usefixtures("int8_is_fast")
+def test_the_builtin_model_keeps_its_vectors_in_int8() -> None:
+    reference, encoder = load("builtin", "cpu", runtime="torch", precision="float32"), load("builtin", precision="int8")
+    images, feature = photos(24), reference.feature()
+    cosines = (encoder.embed_pixels(images, feature) * reference.embed_pixels(images, feature)).sum(axis=1)
+    assert cosines.min() >= 0.999
+    texts = ["a red mug", "two dogs", "a mountain in snow, seen from the valley"]
+    assert (encoder.encode_texts(texts) * reference.encode_texts(texts)).sum(axis=1).min() >= 0.999
+    assert encoder.runtime.precision == "int8"
+    tokens = reference.feature(2, "tokens")
+    found, expected = encoder.embed_pixels(images[:2], tokens), reference.embed_pixels(images[:2], tokens)
+    assert np.abs(found - expected).max() < 0.05, "tokens are not quantised"
+
+
+@pytest.mark.usefixtures("int8_is_fast")
+def test_a_tower_that_fails_its_check_stays_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "check", lambda found, expected: Verdict(0.95, 0.5))
+    monkeypatch.setattr("perception_encoder.runtime.cache.cache_directory", lambda name: tmp_path / name)
+    reference, encoder = load("builtin", "cpu", runtime="torch", precision="float32"), load("builtin", precision="int8")
+    images, feature = photos(3), reference.feature()
+    with pytest.warns(FallbackWarning, match=r"image tower stays in bfloat16: in int8, minimum cosine .* 0.95000, 50%"):
+        found = encoder.embed_pixels(images, feature)
+    assert np.abs(found - reference.embed_pixels(images, feature)).max() < 5e-3
+
+
+@pytest.mark.usefixtures("int8_is_fast")
+def test_an_index_in_int8_answers_in_any_precision(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number, pixels in enumerate(photos(6)):
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
+    made = open_index(tmp_path, "builtin", precision="int8")
+    made.update()
+    assert {name: made._open()[0].settings[name] for name in ("runtime", "precision")} == {
+        "runtime": "openvino",
+        "precision": "int8",
+    }
+    query = tmp_path / "3.png"
+    scores = {}
+    for precision in ("int8", "bfloat16", "float32"):
+        hits = open_index(tmp_path, precision=precision).search(str(query), top=5)  # type: ignore[arg-type]
+        scores[precision] = {hit.path: hit.score for hit in hits}
+    for precision in ("bfloat16", "float32"):
+        assert scores[precision] == pytest.approx(scores["int8"], abs=0.02)
