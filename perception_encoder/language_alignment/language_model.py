@@ -12,7 +12,7 @@ from torch import Tensor
 
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.text.decoder import Decoder
-from perception_encoder.language_alignment.text.text_model import TextModel, next_token_logits
+from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.preprocess.conversation import MediaPart, Message, Sampling
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
 
@@ -49,7 +49,7 @@ class LanguageModel(TextModel):
         both = set(tokens[0]) & set(tokens[1])  # for example a lone space
         yes, no = ([token for token in ids if token not in both] for ids in tokens)
         prompts = [self._prompt(conversation, Sampling(max_tokens=1))[0] for conversation in conversations]
-        logits = (row.double() for row in next_token_logits(self.model.decoder, prompts))
+        logits = (row.double() for row in self.reader.read_each(prompts))
         return np.array([float(torch.sigmoid(row[yes].logsumexp(0) - row[no].logsumexp(0))) for row in logits])
 
     @torch.inference_mode()

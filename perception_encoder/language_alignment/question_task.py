@@ -33,6 +33,7 @@ from perception_encoder.language_alignment.batches import Example, collate
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder
+from perception_encoder.language_alignment.text.reading import TorchReader
 from perception_encoder.language_alignment.text.text_model import generate_tokens
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.precision import fast_autocast
@@ -121,8 +122,9 @@ class AnswerHead(nn.Module):
                     ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
                     inputs.append(self.model.embed(ids, is_image, tokens)[0])
                 sampling, ends = Sampling(max_tokens=max_tokens), self.decoder.end_tokens
+                reader = TorchReader(self.decoder.model, packed=False)
                 rows: list[list[int]] = [[] for _ in part]
-                for step in generate_tokens(self.decoder.model, inputs, ends, sampling):
+                for step in generate_tokens(reader, inputs, ends, sampling):
                     for row, token in zip(rows, step, strict=True):
                         if token is not None:
                             row.append(token)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Generator, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import replace
-from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +11,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.text.decoder import Decoder
-from perception_encoder.language_alignment.text.fast_llama import FastLlama
+from perception_encoder.language_alignment.text.reading import Reader, TorchReader
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 
 GENERATED_AT_ONCE = 8
@@ -25,11 +21,13 @@ GENERATED_AT_ONCE = 8
 class TextModel(Assistant):
     """A language model for conversations without images and videos.
 
-    Attributes: `name`, `decoder` (the torch module, tokenizer and prompts).
+    Attributes: `name`, `decoder` (the torch module, tokenizer and prompts), `reader` (what executes it).
     """
 
+    reader: Reader
+
     def __init__(self, name: str, decoder: Decoder) -> None:
-        self.name, self.decoder = name, decoder
+        self.name, self.decoder, self.reader = name, decoder, TorchReader(decoder.model)
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, greedily by default; ContextLengthError for one that does not fit."""
@@ -86,14 +84,8 @@ class TextModel(Assistant):
         room = self.decoder.prompts.context - max(len(prompt) for prompt in prompts)
         return replace(sampling, max_tokens=min(sampling.max_tokens, room))
 
-    @cached_property
-    def _fast(self) -> FastLlama | None:
-        """Packed model, created for the first single answer."""
-        return FastLlama(self.decoder.model) if FastLlama.fits(self.decoder.model) else None
-
     def _generate(self, prompts: Sequence[Tensor], sampling: Sampling) -> Iterator[list[int | None]]:
-        fast = self._fast if len(prompts) == 1 else None
-        return generate_tokens(self.decoder.model, prompts, self.decoder.end_tokens, sampling, fast)
+        return generate_tokens(self.reader, prompts, self.decoder.end_tokens, sampling)
 
     def _text(self, tokens: list[int], sampling: Sampling) -> tuple[str, bool]:
         """Return the text of an answer up to a stop, and whether there is a stop."""
@@ -128,92 +120,27 @@ _COLDEST = 1e-5
 
 @torch.inference_mode()
 def generate_tokens(
-    decoder: Any,
-    prompts: Sequence[Tensor],
-    end_tokens: frozenset[int],
-    sampling: Sampling,
-    fast: FastLlama | None = None,
+    reader: Reader, prompts: Sequence[Tensor], end_tokens: frozenset[int], sampling: Sampling
 ) -> Iterator[list[int | None]]:
     """Yield the next token of each prompt until all have ended, None after an end; end tokens are not yielded.
 
-    `prompts`: embeddings (T, dim) of each. Prompts are padded on the left, with the padding masked. Each has its own
-    random generator, so that answers do not depend on the batch. `fast`: used for the steps of a single prompt.
+    `prompts`: embeddings (T, dim) of each. Each has its own random generator, so that answers do not depend on the
+    batch.
     """
-    if fast is not None and len(prompts) == 1:
-        yield from _generate_one(decoder, prompts[0], end_tokens, sampling, fast)
-        return
-    device, count = prompts[0].device, len(prompts)
-    longest = max(len(prompt) for prompt in prompts)
-    inputs = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])
-    padding = [longest - len(prompt) for prompt in prompts]
-    mask = torch.ones(count, longest, dtype=torch.long, device=device)
-    for row, pad in enumerate(padding):
-        mask[row, :pad] = 0
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    padded = any(padding)
+    logits, step = reader.read(prompts, sampling.max_tokens)
     generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
-    feed: dict[str, Tensor] = {"inputs_embeds": inputs}
-    cache_name = _cache_name(decoder)
-    cache, open_rows, given = None, [True] * count, [list[int]() for _ in prompts]
-    for _ in range(sampling.max_tokens):
-        extra = {"attention_mask": mask, "position_ids": positions} if padded else {}
-        output = decoder(**feed, **extra, **{cache_name: cache}, use_cache=True, logits_to_keep=1)
-        cache = output[cache_name]
-        rows = zip(output.logits[:, -1], generators, given, strict=True)
-        tokens = [choose(logits, sampling, generator, earlier) for logits, generator, earlier in rows]
+    open_rows, given = [True] * len(prompts), [list[int]() for _ in prompts]
+    for number in range(sampling.max_tokens):
+        rows = zip(logits, generators, given, strict=True)
+        tokens = [choose(row, sampling, generator, earlier) for row, generator, earlier in rows]
         for token, earlier in zip(tokens, given, strict=True):
             earlier.append(token)
         open_rows = [is_open and token not in end_tokens for is_open, token in zip(open_rows, tokens, strict=True)]
         if not any(open_rows):
             return
         yield [token if is_open else None for token, is_open in zip(tokens, open_rows, strict=True)]
-        feed = {"input_ids": torch.tensor(tokens, device=device)[:, None]}
-        if padded:
-            mask = torch.cat([mask, mask.new_ones(count, 1)], dim=1)
-            positions = positions[:, -1:] + 1
-
-
-def _generate_one(
-    decoder: Any, prompt: Tensor, end_tokens: frozenset[int], sampling: Sampling, fast: FastLlama
-) -> Iterator[list[int | None]]:
-    output = decoder(inputs_embeds=prompt[None], use_cache=True, logits_to_keep=1)
-    step = fast.continue_from(output[_cache_name(decoder)], sampling.max_tokens)
-    logits, generator = output.logits[0, -1], torch.Generator().manual_seed(sampling.seed)
-    given: list[int] = []
-    for number in range(sampling.max_tokens):
-        token = choose(logits, sampling, generator, given)
-        if token in end_tokens:
-            return
-        given.append(token)
-        yield [token]
         if number + 1 < sampling.max_tokens:
-            logits = step(token)
-
-
-@torch.inference_mode()
-def next_token_logits(decoder: Any, prompts: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield the logits (vocabulary,) of the token after each prompt (T, dim).
-
-    Their common beginning, such as a video, is read once.
-    """
-    name, start = _cache_name(decoder), _common_length(prompts)
-    cache = decoder(inputs_embeds=prompts[0][None, :start], use_cache=True, logits_to_keep=1)[name] if start else None
-    for prompt in prompts:
-        inputs = {"inputs_embeds": prompt[None, start:], name: deepcopy(cache)}
-        yield decoder(**inputs, use_cache=start > 0, logits_to_keep=1).logits[0, -1]
-
-
-def _common_length(prompts: Sequence[Tensor]) -> int:
-    """Return the length of the common prefix of prompts (T, dim), leaving each at least one token."""
-    length = min((len(prompt) for prompt in prompts), default=1) - 1
-    for prompt in prompts[1:]:
-        same = (prompt[:length] == prompts[0][:length]).all(-1)
-        length = int(same.long().cumprod(0).sum())
-    return length
-
-
-def _cache_name(decoder: Any) -> str:
-    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+            logits = step(tokens)
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, given: Sequence[int] = ()) -> int:
