@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -13,6 +14,7 @@ from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder
+from perception_encoder.language_alignment.text.execution import Execution
 from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.language_alignment.weights import read_language_model, read_tower
 from perception_encoder.models.checkpoints.files import SUFFIXES
@@ -20,9 +22,9 @@ from perception_encoder.models.checkpoints.find import packaged_weights
 from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.models.defaults import language_model
-from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.registry import BUILTIN_LANG, SMALL_LANG
 from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.runtime.runtime import AUTO, Precision, RuntimeName
 
 WEIGHTS = "language.safetensors"
 """The file that a run of language alignment writes into its directory."""
@@ -37,6 +39,8 @@ def load_assistant(
     tiles: int | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    runtime: RuntimeName | Literal["auto"] = "auto",
+    precision: Precision | Literal["auto"] = "auto",
     timeout: float = 120.0,
     text_only: bool = False,
 ) -> Assistant:
@@ -50,15 +54,21 @@ def load_assistant(
     transformers; or `python:MODULE:FUNCTION`, a function that returns an `Assistant`; the default is the choice of
     `pe models use`. `tiles`: maximum number of tiles of an image, for the first three forms; by default the model's, or
     for a Perception-LM 36 on a GPU and 4 on a CPU. `device`, `dtype`: for the same forms; by default a GPU if there is
-    one, and its fastest type. `timeout`: maximum number of seconds for an answer of an endpoint. `text_only`: also load
-    language models that cannot see: `smollm2`, GGUF files, and decoder-only models as `hf:NAME`. Raises ConfigError,
-    UnknownModelError, CheckpointError, WeightsUnavailableError, and MissingExtraError.
+    one, and its fastest type. `runtime`: what executes the language model, "torch" or, on a CPU, "openvino" (extra
+    `fast`; for Llamas such as Perception-LM's and SmolLM2); by default the faster one on this machine. `precision`:
+    "float32", "bfloat16", by default if it is fast, or "int8", OpenVINO's, for the weights of the language model.
+    `timeout`: maximum number of seconds for an answer of an endpoint. `text_only`: also load language models that
+    cannot see: `smollm2`, GGUF files, and decoder-only models as `hf:NAME`. Raises ConfigError, UnknownModelError,
+    CheckpointError, WeightsUnavailableError, and MissingExtraError.
     """
     name = language_model(None if name is None else str(name))
     check_name(name)
-    other = is_endpoint(name) or name.startswith(("python:", HUB))
+    alone = text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf"))
+    other = is_endpoint(name) or (name.startswith(("python:", HUB)) and not alone)
     if other and tiles is not None:
         raise ConfigError(f"tiles is {tiles}, but {name} tiles images itself; omit it")
+    if other and (runtime, precision) != (AUTO, AUTO):
+        raise ConfigError(f"{name} does not run in this package; omit runtime and precision")
     if match := _ENDPOINT.fullmatch(name):
         from perception_encoder.language_alignment.endpoint import EndpointModel
 
@@ -72,17 +82,19 @@ def load_assistant(
         if not isinstance(assistant, Assistant):
             raise ConfigError(f"{name} returned a {type(assistant).__name__}; it must return a pe.Assistant")
         return assistant
-    if text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf")):
-        device = choose_device(device)
-        decoder = load_decoder(name.removeprefix(HUB), dtype or fast_dtype(device))
-        decoder.model.to(device)
-        return TextModel(decoder.name, decoder)
+    if alone:
+        plan = Execution.choose(runtime, precision, device, dtype)
+        decoder = load_decoder(name.removeprefix(HUB), plan.dtype)
+        decoder.model.to(plan.device)
+        model = TextModel(decoder.name, decoder)
+        model.reader = plan.reader(decoder)
+        return model
     if name.startswith(HUB):
         from perception_encoder.language_alignment.transformers_model import load_transformers_model
 
         return load_transformers_model(name.removeprefix(HUB))
     try:
-        return load_language_model(name, device, dtype, tiles=tiles)
+        return load_language_model(name, device, dtype, tiles=tiles, runtime=runtime, precision=precision)
     except UnknownModelError as error:
         raise UnknownModelError(f"{error}, http://HOST/v1#MODEL, hf:NAME or python:MODULE:FUNCTION") from None
 
@@ -111,17 +123,20 @@ def load_language_model(
     dtype: torch.dtype | None = None,
     *,
     tiles: int | None = None,
+    runtime: RuntimeName | Literal["auto"] = "auto",
+    precision: Precision | Literal["auto"] = "auto",
 ) -> LanguageModel:
     """Load a model of ours or a Perception-LM: see `load_assistant`."""
-    device = choose_device(device)
-    dtype = dtype or fast_dtype(device)
     source = find_language_model(name)
+    plan = Execution.choose(runtime, precision, device, dtype)
     if (path := Path(source)).is_file():
-        model = read_language_model(path, device, dtype, tiles)
+        model = read_language_model(path, plan.device, plan.dtype, tiles)
         model.name = path.parent.resolve().name if path.name == WEIGHTS else path.stem
-        return model
-    tiles = tiles if tiles is not None else 36 if device.type == "cuda" else 4
-    return read_perception_lm(source, device, dtype, tiles)
+    else:
+        tiles = tiles if tiles is not None else 36 if plan.device.type == "cuda" else 4
+        model = read_perception_lm(source, plan.device, plan.dtype, tiles)
+    model.reader = plan.reader(model.decoder)
+    return model
 
 
 def find_language_model(name: str | Path) -> str | Path:

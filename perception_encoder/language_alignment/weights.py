@@ -124,7 +124,10 @@ def read_language_model(
         model, decoder = build_language_model(parts, torch.Generator(), trained)
     load_trained(path, parts, state, model)
     merge_decoder_adapters(model.decoder, dtype)
+    tables = dict(model.decoder.named_buffers())  # of the frequencies of positions, which bfloat16 would round
     model.to(device, dtype).requires_grad_(False)
+    for buffer, exact in zip(model.decoder.buffers(), tables.values(), strict=True):
+        buffer.data = exact.to(device)
     return LanguageModel(path.stem, model, decoder, parts.media)
 
 

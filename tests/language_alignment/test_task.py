@@ -9,6 +9,7 @@ from perception_encoder.language_alignment.batches import Example, collate
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.task import AlignedModel, HeldOutAnswers, LanguageAlignmentTask
 from perception_encoder.language_alignment.text.prompt import IGNORED
+from perception_encoder.language_alignment.text.reading import TorchReader
 from perception_encoder.language_alignment.text.text_model import generate_tokens
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.tiling import media_pixels
@@ -63,7 +64,10 @@ def test_an_answer_is_exact_if_generation_gives_it() -> None:
     model = tiny_language_model(tiles=0)
     conversation = ask("what?", [NOISE])
     start, _ = model._prompt(conversation, Sampling(max_tokens=3))
-    tokens = [row[0] for row in generate_tokens(model.model.decoder, [start], frozenset(), Sampling(max_tokens=3))]
+    tokens = [
+        row[0]
+        for row in generate_tokens(TorchReader(model.model.decoder), [start], frozenset(), Sampling(max_tokens=3))
+    ]
     scores = []
     for change in (0, 1):
         prompt = model.decoder.prompts.training_prompt([*conversation, Message("assistant", ("abc",))], [4])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,3 +169,17 @@ def test_a_file_that_says_what_cannot_be_is_named(tmp_path: Path, changes: dict[
     with pytest.raises(PerceptionEncoderError, match=r"damaged\.safetensors.*") as error:
         read_language_model(path, CPU, torch.float32)
     assert "\n" not in str(error.value)
+
+
+def test_positions_are_not_rounded_to_the_type_of_the_weights(tmp_path: Path) -> None:
+    """In bfloat16, the angle of a frequency of 0.1 was wrong by 0.04 radians after 200 tokens."""
+    model_parts = parts(tmp_path)
+    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
+    write_language_model(tmp_path / "language.safetensors", model_parts, model, vision=False, decoder=False)
+    tables = []
+    for dtype in (torch.float32, torch.bfloat16):
+        decoder: Any = read_language_model(tmp_path / "language.safetensors", CPU, dtype).model.decoder
+        assert decoder.dtype == dtype
+        tables.append(decoder.model.rotary_emb(torch.zeros(1), torch.arange(200)[None]))
+    for exact, table in zip(*tables, strict=True):
+        assert torch.equal(exact, table)

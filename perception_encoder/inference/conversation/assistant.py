@@ -265,7 +265,7 @@ def _replies(
 
 
 def describe_assistant(model: Any) -> dict[str, Any]:
-    """Return a model's identity: its name, the hash of its weights or its address, and its media settings."""
+    """Return a model's identity: its name, the hash of its weights or its address, "int8", and its media settings."""
     from torch import nn
 
     from perception_encoder.models.checkpoints.weights import state_hash
@@ -276,6 +276,8 @@ def describe_assistant(model: Any) -> dict[str, Any]:
         facts["weights"] = state_hash(module.state_dict())
     if address := getattr(model, "address", None):
         facts["address"] = address
+    if (precision := getattr(getattr(model, "reader", None), "precision", None)) == "int8":
+        facts["precision"] = precision
     media = getattr(model, "media", None)
     if dataclasses.is_dataclass(media) and not isinstance(media, type):
         facts["media"] = dataclasses.asdict(media)

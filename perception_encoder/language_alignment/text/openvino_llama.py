@@ -15,38 +15,48 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import MissingExtraError, ModelError
 from perception_encoder.language_alignment.text.reading import Step, common_length, stack_left
+from perception_encoder.runtime.runtime import Precision
 
 CHUNK = 1024
 """Maximum number of tokens of a prompt that are read at once, which bounds the memory of masks and activations."""
+QUANTIZED_TOGETHER = 64
+"""Number of inputs of an int8 product that share a scale."""
 _LOWEST = float(torch.finfo(torch.bfloat16).min)  # of float32, it would become infinite in bfloat16
 _HALVES = {torch.bfloat16: "bf16", torch.float16: "f16"}
-_HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVinoLlama:
     """A copy of a Llama's weights, compiled for the CPU; the embeddings of tokens and positions stay the model's."""
 
-    def __init__(self, model: Any, precision: str, compute: str) -> None:
-        """`precision`: of the weights, "int8" or as they are. `compute`: "float32" or "bfloat16"."""
+    runtime = "openvino"
+
+    def __init__(self, model: Any, precision: Precision) -> None:
+        """Convert a model that `fits`; in int8, other values than weights have the type of the model.
+
+        Raises MissingExtraError without OpenVINO, RuntimeError if it does not compile the graph, and ModelError for
+        weights that are not finite in int8, which would hide them.
+        """
         try:
             import openvino
         except ImportError:
             raise MissingExtraError("openvino", "fast") from None
+        if precision == "int8" and not all(torch.stack(p.aminmax()).isfinite().all() for p in model.parameters()):
+            raise ModelError("the language model's weights are bad: they contain NaN or infinity")
         self.model, self.precision = model, precision
-        graph, hint = _Graph(model, precision == "int8"), _HINTS[compute]
-        self._held = graph.held
-        self.compiled = openvino.Core().compile_model(
-            graph.build(),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": hint,
-                "KV_CACHE_PRECISION": hint,
-                "DYNAMIC_QUANTIZATION_GROUP_SIZE": "64" if precision == "int8" else "0",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            },
-        )
+        core, graph = openvino.Core(), _Graph(model, precision == "int8")
+        half = precision == "bfloat16" if precision != "int8" else model.dtype == torch.bfloat16
+        hint = "bf16" if half and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "KV_CACHE_PRECISION": hint,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": QUANTIZED_TOGETHER if precision == "int8" else 0,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "ENABLE_CPU_PINNING": False,  # several processes would share the same cores, and others stay idle
+        }
+        self.compiled = core.compile_model(graph.build(), "CPU", options)
+        self._shared = graph.shared
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -128,8 +138,8 @@ class _Graph:
         self.width, self.eps = config.hidden_size, config.rms_norm_eps
         self.head_width = getattr(config, "head_dim", None) or self.width // self.heads
         self.states: list[Any] = []
-        self.held: list[np.ndarray] = []
-        """The memory of constants."""
+        self.shared: list[np.ndarray] = []
+        """The memory of its constants, which must outlive it."""
 
     def build(self) -> Any:
         """Return the graph from embeddings, cosines, sines, mask and the order of rows to logits (B, 1, V)."""
@@ -176,8 +186,8 @@ class _Graph:
                 out.copy_((rows.float() / scales).round_())
             return op.multiply(op.convert(self._constant(rounded, "i8"), "f32"), _float(scale.numpy()))
         for dtype in (torch.bfloat16, torch.float16):
-            narrow = weight.to(dtype)
-            if torch.equal(narrow.to(weight.dtype), weight):
+            if _is_exact(weight[:8], dtype) and _is_exact(weight, dtype):
+                narrow = weight.to(dtype)
                 wide = op.convert(self._constant(narrow.view(torch.int16), _HALVES[dtype]), "f32")
                 wide.get_rt_info()["decompression_0"] = ""
                 return wide
@@ -189,7 +199,7 @@ class _Graph:
         from openvino import Type
 
         array = values.contiguous().numpy()
-        self.held.append(array)
+        self.shared.append(array)
         return self.op.constant(Shared(array, list(array.shape), getattr(Type, kind)))
 
     def _norm(self, x: Any, norm: Any) -> Any:
@@ -230,6 +240,10 @@ class _Graph:
         target = op.concat([start, _ints(self.heads // self.groups), end], 0)
         copies = op.broadcast(op.unsqueeze(x, _int(2)), target, broadcast_spec="BIDIRECTIONAL")
         return op.reshape(copies, _ints(0, self.heads, -1, self.head_width), True)
+
+
+def _is_exact(values: Tensor, dtype: torch.dtype) -> bool:
+    return torch.equal(values.to(dtype).to(values.dtype), values)
 
 
 def _ints(*values: int) -> np.ndarray:

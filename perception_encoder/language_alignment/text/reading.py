@@ -56,7 +56,10 @@ class TorchReader:
     @cached_property
     def _fast(self) -> FastLlama | None:
         """Packed model, created for the first single prompt."""
-        return FastLlama(self.model) if self.packed and FastLlama.fits(self.model) else None
+        if not self.packed or not FastLlama.fits(self.model):
+            return None
+        with torch.inference_mode(False):  # the model's weights become views of the packed ones
+            return FastLlama(self.model)
 
     def read(self, prompts: Sequence[Tensor], room: int) -> tuple[Tensor, Step]:
         """See `Reader`. Several prompts are padded on the left, with the padding masked."""

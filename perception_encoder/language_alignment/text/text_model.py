@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, ModelError
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.text.reading import Reader, TorchReader
@@ -125,12 +125,14 @@ def generate_tokens(
     """Yield the next token of each prompt until all have ended, None after an end; end tokens are not yielded.
 
     `prompts`: embeddings (T, dim) of each. Each has its own random generator, so that answers do not depend on the
-    batch.
+    batch. Raises ModelError for logits that are NaN.
     """
     logits, step = reader.read(prompts, sampling.max_tokens)
     generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
     open_rows, given = [True] * len(prompts), [list[int]() for _ in prompts]
     for number in range(sampling.max_tokens):
+        if logits.isnan().any():
+            raise ModelError(f"the language model gives NaN in {reader.precision}; its weights are bad or need float32")
         rows = zip(logits, generators, given, strict=True)
         tokens = [choose(row, sampling, generator, earlier) for row, generator, earlier in rows]
         for token, earlier in zip(tokens, given, strict=True):

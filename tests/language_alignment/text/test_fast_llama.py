@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from perception_encoder.language_alignment.text.fast_llama import FastLlama
+from perception_encoder.language_alignment.text.reading import TorchReader
 from perception_encoder.language_alignment.text.text_model import generate_tokens
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.preprocess.conversation import Sampling
@@ -93,18 +94,19 @@ def test_the_same_tokens_as_without(temperature: float) -> None:
     model = llama()
     prompt = model.get_input_embeddings()(torch.arange(12)).detach()
     sampling = Sampling(max_tokens=30, temperature=temperature, seed=5)
-    slow = [row[0] for row in generate_tokens(model, [prompt], frozenset({-1}), sampling)]
-    fast = [row[0] for row in generate_tokens(model, [prompt], frozenset({-1}), sampling, FastLlama(model))]
+    plain, packed = TorchReader(llama(), packed=False), TorchReader(model)
+    slow = [row[0] for row in generate_tokens(plain, [prompt], frozenset({-1}), sampling)]
+    fast = [row[0] for row in generate_tokens(packed, [prompt], frozenset({-1}), sampling)]
     assert slow == fast and len(fast) == 30
     end = slow[7]
     assert end is not None
-    ended = [row[0] for row in generate_tokens(model, [prompt], frozenset({end}), sampling, FastLlama(model))]
+    ended = [row[0] for row in generate_tokens(packed, [prompt], frozenset({end}), sampling)]
     assert ended == slow[: slow.index(end)]
 
 
 def test_one_prompt_is_continued_fast_and_several_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     model = llama()
-    fast, continue_from, lengths = FastLlama(model), FastLlama.continue_from, list[int]()
+    continue_from, lengths = FastLlama.continue_from, list[int]()
 
     def counted(self: FastLlama, cache: Any, room: int) -> Any:
         lengths.append(room)
@@ -113,9 +115,9 @@ def test_one_prompt_is_continued_fast_and_several_by_the_library(monkeypatch: py
     monkeypatch.setattr(FastLlama, "continue_from", counted)
     prompts = [model.get_input_embeddings()(torch.arange(length)).detach() for length in (12, 7)]
     sampling, no_end = Sampling(max_tokens=5), frozenset({-1})
-    both = list(generate_tokens(model, prompts, no_end, sampling, fast))
-    assert lengths == [] and both == list(generate_tokens(model, prompts, no_end, sampling))
-    assert len(list(generate_tokens(model, prompts[:1], no_end, sampling, fast))) == 5 and lengths == [5]
+    both = list(generate_tokens(TorchReader(model), prompts, no_end, sampling))
+    assert lengths == [] and both == list(generate_tokens(TorchReader(model, packed=False), prompts, no_end, sampling))
+    assert len(list(generate_tokens(TorchReader(model), prompts[:1], no_end, sampling))) == 5 and lengths == [5]
 
 
 def test_other_models_are_left_to_the_library() -> None:

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment.text.text_model import TextModel, choose, generate_tokens, next_token_logits
+from perception_encoder.language_alignment.text.reading import TorchReader
+from perception_encoder.language_alignment.text.text_model import TextModel, choose, generate_tokens
 from perception_encoder.preprocess.conversation import Sampling, ask
 from tests.language_models import tiny_decoder, tiny_llama
 
@@ -21,7 +22,7 @@ def embed(ids: torch.Tensor) -> torch.Tensor:
 
 
 def tokens_of(prompts: list[torch.Tensor], sampling: Sampling, ends: frozenset[int] = NO_END) -> list[list[int]]:
-    rows = list(generate_tokens(MODEL, [embed(prompt) for prompt in prompts], ends, sampling))
+    rows = list(generate_tokens(TorchReader(MODEL), [embed(prompt) for prompt in prompts], ends, sampling))
     return [[token for token in column if token is not None] for column in zip(*rows, strict=True)]
 
 
@@ -90,11 +91,11 @@ def test_the_next_token_after_prompts_that_begin_alike() -> None:
     decoder = MODEL
     embeddings = torch.randn(9, 32, generator=torch.Generator().manual_seed(0))
     prompts = [embeddings, embeddings[:6], torch.cat([embeddings[:4], embeddings[:3]])]
-    together = list(next_token_logits(decoder, prompts))
+    together = list(TorchReader(decoder).read_each(prompts))
     for logits, prompt in zip(together, prompts, strict=True):
         alone = decoder(inputs_embeds=prompt[None]).logits[0, -1]
         torch.testing.assert_close(logits, alone.detach(), atol=1e-4, rtol=1e-4)
-    assert list(next_token_logits(decoder, [])) == []
+    assert list(TorchReader(decoder).read_each([])) == []
 
 
 SAMPLING = Sampling(max_tokens=12)
