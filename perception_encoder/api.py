@@ -203,8 +203,8 @@ def serve(
     `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS). `waiting`:
     maximum length of the API's queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the
     page; both are names that `load_assistant` takes, loaded at the first request. `features_model`, `depth_head`: for
-    the page's features and depth. `precision`: see `load`. `on_start` is called once the server listens. Raises
-    ConfigError for a taken port or options that do not fit together, and what loading the models raises.
+    the page's features and depth. `precision`: see `load` and `load_assistant`. `on_start` is called once the server
+    listens. Raises ConfigError for a taken port or options that do not fit together, and what loading models raises.
     """
     from perception_encoder.inference.load import as_encoder
     from perception_encoder.models.checkpoints.find import find_head
@@ -227,7 +227,7 @@ def serve(
     with listen(host, port) as listener:  # before the models are loaded
         names = reachable_names(host)
         hosts = (*names, host, *HOSTS)
-        chat, ask = language_queues(chat_model, ask_model)
+        chat, ask = language_queues(chat_model, ask_model, precision=precision)
         if directory is None:
             source = model or default_model()
             encoder = as_encoder(source, precision=precision)
@@ -286,11 +286,14 @@ def check_served(
         read_head_info(find_head(depth_head), "depth")
 
 
-def language_queues(*names: str | None) -> list[GenerationQueue | None]:
-    """Return the queues of language models, each loaded once on first use; None without a name."""
+def language_queues(*names: str | None, precision: PrecisionChoice = "auto") -> list[GenerationQueue | None]:
+    """Return the queues of language models, each loaded once on first use; None without a name.
+
+    `precision`: of models that this package runs.
+    """
     if not any(names):
         return [None for _ in names]  # without importing torch
-    from perception_encoder.language_alignment.load import check_name, load_assistant
+    from perception_encoder.language_alignment.load import check_name, load_assistant, runs_elsewhere
     from perception_encoder.serving.queues import GenerationQueue
 
     queues: dict[str | None, GenerationQueue] = {}
@@ -299,5 +302,6 @@ def language_queues(*names: str | None) -> list[GenerationQueue | None]:
         if not name.startswith(("http", "python:")) and importlib.util.find_spec("transformers") is None:
             raise MissingExtraError("transformers", "lang")
         label = Path(name).name if Path(name).exists() else name
-        queues[name] = GenerationQueue(label, partial(load_assistant, name), source=name)
+        load = partial(load_assistant, name, precision="auto" if runs_elsewhere(name) else precision)
+        queues[name] = GenerationQueue(label, load, source=name)
     return [queues.get(name) for name in names]

@@ -56,6 +56,7 @@ def ask(
     end: Annotated[float | None, option("Show videos up to this second.", "S", MEDIA, least=0)] = None,
     pages: Pages = None,
     max_tokens: MaxTokens = 256,
+    precision: shared.Precision = "auto",
     interactive: Annotated[bool, flag("--interactive -i", "Read questions from standard input.", ANSWER)] = False,
     json: shared.Json = False,
 ) -> None:
@@ -86,7 +87,7 @@ def ask(
     read_pages(pages)
     name = language_model(model)
     check_paths(paths)  # before the model is loaded
-    assistant = load_assistant(name, tiles=tiles)
+    assistant = load_assistant(name, tiles=tiles, precision=precision)
     if json:
         answer = assistant.ask(
             paths,
@@ -144,6 +145,7 @@ def caption(
     prompt: Annotated[str | None, option("Prompt [default: asks for one sentence].", "TEXT", ANSWER)] = None,
     max_tokens: MaxTokens = 64,
     batch_size: Annotated[int, option("Images or videos described together.", panel=SPEED, least=1, advanced=True)] = 8,
+    precision: shared.Precision = "auto",
     json: shared.Json = False,
     strict: shared.Strict = False,
 ) -> None:
@@ -165,7 +167,7 @@ def caption(
 
     name = language_model(model)
     check_paths(paths)  # before the model is loaded
-    assistant = load_assistant(name, tiles=tiles)
+    assistant = load_assistant(name, tiles=tiles, precision=precision)
     output.print_demo(name)
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None
     failures: list[InputError] = []

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from perception_encoder.errors import ConfigError, UnknownModelError, one_line
 from perception_encoder.inference.conversation.assistant import Assistant
+from perception_encoder.inference.load import PrecisionChoice, RuntimeChoice
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder
@@ -24,7 +24,7 @@ from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.models.defaults import language_model
 from perception_encoder.models.registry import BUILTIN_LANG, SMALL_LANG
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.runtime.runtime import AUTO, Precision, RuntimeName
+from perception_encoder.runtime.runtime import AUTO
 
 WEIGHTS = "language.safetensors"
 """The file that a run of language alignment writes into its directory."""
@@ -39,8 +39,8 @@ def load_assistant(
     tiles: int | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-    runtime: RuntimeName | Literal["auto"] = "auto",
-    precision: Precision | Literal["auto"] = "auto",
+    runtime: RuntimeChoice = "auto",
+    precision: PrecisionChoice = "auto",
     timeout: float = 120.0,
     text_only: bool = False,
 ) -> Assistant:
@@ -64,7 +64,7 @@ def load_assistant(
     name = language_model(None if name is None else str(name))
     check_name(name)
     alone = text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf"))
-    other = is_endpoint(name) or (name.startswith(("python:", HUB)) and not alone)
+    other = runs_elsewhere(name) and not alone
     if other and tiles is not None:
         raise ConfigError(f"tiles is {tiles}, but {name} tiles images itself; omit it")
     if other and (runtime, precision) != (AUTO, AUTO):
@@ -104,6 +104,11 @@ def is_endpoint(name: str) -> bool:
     return _ENDPOINT.fullmatch(name) is not None
 
 
+def runs_elsewhere(name: str) -> bool:
+    """Return whether a name is of a model that neither this package's torch nor OpenVINO runs."""
+    return is_endpoint(name) or name.startswith(("python:", HUB))
+
+
 def check_name(name: str, find: bool = False) -> None:
     """Raise ConfigError for an address without a model and for an incomplete function.
 
@@ -113,7 +118,7 @@ def check_name(name: str, find: bool = False) -> None:
         raise ConfigError(f"{name} names no model; add it, as in {name.rstrip('#')}#qwen3-8b")
     if name.startswith("python:") and not _FUNCTION.fullmatch(name):
         raise ConfigError(f"{name!r} is not of the form python:package.module:function")
-    if find and not is_endpoint(name) and not name.startswith(("python:", HUB)):
+    if find and not runs_elsewhere(name):
         find_language_model(name)
 
 
@@ -123,8 +128,8 @@ def load_language_model(
     dtype: torch.dtype | None = None,
     *,
     tiles: int | None = None,
-    runtime: RuntimeName | Literal["auto"] = "auto",
-    precision: Precision | Literal["auto"] = "auto",
+    runtime: RuntimeChoice = "auto",
+    precision: PrecisionChoice = "auto",
 ) -> LanguageModel:
     """Load a model of ours or a Perception-LM: see `load_assistant`."""
     source = find_language_model(name)

@@ -21,10 +21,15 @@ Step = Callable[[Sequence[int]], Tensor]
 class Reader(Protocol):
     """Executes a decoder-only language model; each conversation has a cache of keys and values of its own."""
 
-    runtime: str
-    """The library: "torch" or "openvino"."""
-    precision: str
-    """Of the products: "float32", "bfloat16" or another type of torch, or "int8"."""
+    @property
+    def runtime(self) -> str:
+        """The library: "torch" or "openvino"."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Of the products: "float32", "bfloat16" or another type of torch, or "int8"."""
+        ...
 
     def read(self, prompts: Sequence[Float[Tensor, "T D"]], room: int) -> tuple[Float[Tensor, "B V"], Step]:
         """Read prompts as one batch; return the logits of their next tokens, and the step after those.
