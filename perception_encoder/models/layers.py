@@ -110,6 +110,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Attend; `rope` is a `rope_table`, `mask` is boolean (B, 1, 1, N), True for visible tokens."""
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+            return self._forward_traced(x, rope, mask)
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         heads_first = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         queries_keys, values = heads_first.split((2, 1))  # not slices, whose gradients would be added instead of joined
@@ -117,6 +119,31 @@ class Attention(nn.Module):
         v = values[0]  # each (B, heads, N, head_dim)
         attended = attend(q, k, v, mask, self.causal)
         return self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, N, D)
+
+    def _forward_traced(self, x: Tensor, rope: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Compute the same in the form that OpenVINO fuses into kernels of its own, a tenth to a half faster.
+
+        The scale is in the queries' weights. Before a rotation the weights of queries and keys put the first channels
+        of all pairs before the second ones: halves rotate in one step, and products of queries and keys stay the same.
+        """
+        heads, width = self.heads, self.out_proj.in_features
+        head_dim = width // heads
+        order = torch.arange(width)
+        if rope is not None:
+            order = order.view(heads, -1, 2).transpose(1, 2).flatten()
+        rows = torch.cat([order, order + width, torch.arange(width) + 2 * width])
+        scale = self.in_proj_bias.new_ones(3 * width)
+        scale[:width] = head_dim**-0.5
+        weight, bias = self.in_proj_weight[rows] * scale[:, None], self.in_proj_bias[rows] * scale
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in F.linear(x, weight, bias).chunk(3, -1))
+        if rope is not None:
+            cosines, sines = (table.repeat(1, 1, 1, 2) for table in (rope[None, :1, :, ::2], rope[None, 1:, :, 1::2]))
+            q, k = (
+                part * cosines + torch.cat([part[..., head_dim // 2 :] * -1.0, part[..., : head_dim // 2]], -1) * sines
+                for part in (q, k)
+            )
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal, scale=1.0)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):

@@ -264,3 +264,32 @@ def test_pooling_of_frozen_tokens_is_the_same_and_learns_the_same() -> None:
             expected, gradients = pooled, found
     torch.testing.assert_close(pooled, expected)
     torch.testing.assert_close(found, gradients, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("rotated", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_traced_attention_is_the_same(causal: bool, rotated: bool, masked: bool) -> None:
+    if causal and masked:
+        pytest.skip("no tower has both")
+    attention = Attention(48, 2, causal).requires_grad_(False)
+    for number, parameter in enumerate(attention.parameters()):
+        parameter.data = 0.3 * noise(*parameter.shape, seed=number)
+    x, mask = noise(3, 7, 48), torch.ones(3, 1, 1, 7, dtype=torch.bool)
+    mask[1, ..., 4:] = False
+    inputs = x, rope_table((2, 3), 24, True, CPU) if rotated else None, mask if masked else None
+    given = tuple(value for value in inputs if value is not None)
+
+    class Caller(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, *values: Tensor) -> Tensor:
+            rest = iter(values[1:])
+            return self.attention(values[0], next(rest) if rotated else None, next(rest) if masked else None)
+
+    with torch.no_grad():
+        traced = torch.jit.trace(Caller(), given)
+        torch.testing.assert_close(traced(*given), attention(*inputs), rtol=1e-5, atol=1e-5)

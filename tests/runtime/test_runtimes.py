@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,11 @@ from perception_encoder import load
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
-from perception_encoder.runtime.convert import TOLERANCE
+from perception_encoder.models.registry import find_model
+from perception_encoder.runtime.convert import TOLERANCE, to_openvino, tower_of
 from perception_encoder.runtime.runtime import Precision
 
-pytest.importorskip("openvino")
+openvino = pytest.importorskip("openvino")
 TEXTS = ["a dog", "a photo of a red mug on a wooden table, seen from above", "snow"]
 
 
@@ -58,6 +60,17 @@ def test_images_have_torchs_features(reference: Encoder, fast: Encoder, layer: i
 
 def tolerance(encoder: Encoder) -> float:
     return TOLERANCE[encoder.runtime.precision]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other CPUs have other kernels")
+@pytest.mark.parametrize("layer", [None, 1])
+def test_every_block_rotates_with_openvinos_own_kernel(tmp_path: Path, layer: int | None) -> None:
+    source = tower_of(create_model("PE-Core-N16-128").eval(), "image", layer)
+    openvino.save_model(to_openvino(source), tmp_path / "model.xml")
+    compiled = openvino.Core().compile_model(tmp_path / "model.xml", "CPU")
+    kinds = [node.get_rt_info()["layerType"].astype(str) for node in compiled.get_runtime_model().get_ops()]
+    blocks = find_model("PE-Core-N16-128").vision.depth if layer is None else layer + 1
+    assert kinds.count("RoPE") == 2 * blocks  # queries and keys
 
 
 def test_texts_have_torchs_embeddings(reference: Encoder, fast: Encoder) -> None:
