@@ -115,10 +115,12 @@ def _write_int8(
     import openvino
 
     methods: tuple[Method, ...] = ("weights",)
-    inputs = check_ids(source.module.config.context_length) if shape is None else check_pixels(*shape[2:])
     samples = None
-    if shape is not None:
-        methods, samples = ("static", "weights"), calibration_pixels(*shape[2:])
+    if shape is None:
+        tower: Any = source.module
+        inputs = check_ids(tower.config.context_length)
+    else:
+        methods, samples, inputs = ("static", "weights"), calibration_pixels(*shape[2:]), check_pixels(*shape[2:])
     expected = np.concatenate([source.run(part) for part in np.array_split(inputs, max(1, len(inputs) // 4))])
     for method in methods:
         path.unlink(missing_ok=True)  # else the one before would still be mapped
