@@ -98,7 +98,7 @@ class OpenVinoRuntime:
                             self._towers[place] = self._open(name, layer)
                         tower = self._towers[place]
                         return None if tower is None else tower.run(inputs)
-                    except (RuntimeError, OSError, ValueError, KeyError, BadZipFile) as error:
+                    except (RuntimeError, OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
                         failure = error  # by damage that the checksums do not show
                         cache.forget(self._key(name, layer))
                         self._towers.pop(place, None)
@@ -150,7 +150,7 @@ class _Tower:
     def __init__(self, core: Any, entry: Entry, fixed: bool) -> None:
         """Raises RuntimeError if it gives another output than when it was converted."""
         precision = entry.precision
-        with np.load(entry.directory / EXAMPLE) as arrays:
+        with open(entry.directory / EXAMPLE, "rb") as file, np.load(file) as arrays:
             inputs, outputs = arrays["inputs"], arrays["outputs"]
         self.run = Program(core, entry.path, precision, (1, *inputs.shape[1:]) if fixed else None)
         rows = np.arange(max(core_count(), len(inputs)) if fixed else len(inputs)) % len(inputs)  # on all cores
