@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import argument
-from perception_encoder.errors import UnknownModelError
+from perception_encoder.cli.options import argument, option
+from perception_encoder.errors import ConfigError, UnknownModelError
 from perception_encoder.models.defaults import BUILTIN_DEFAULTS, VARIABLE, DefaultKind, chosen_model, store_choice
 from perception_encoder.models.registry import (
     BUILTIN,
@@ -48,14 +48,15 @@ class _ListByDefault(TyperGroup):
         return super().parse_args(ctx, args if is_command else ["list", *args])
 
 
-app = typer.Typer(cls=_ListByDefault, subcommand_metavar="[list] [NAME]... | use MODEL")
+app = typer.Typer(cls=_ListByDefault, subcommand_metavar="[list] [NAME]... | use MODEL | compiled")
 
+COMPILED = ("model", "tower", "precision", "layer", "px", "MB", "last used", "usable")
 COLUMNS = ("model", "purpose", "GB", "licence", "px", "dim", "IN-1k", "K400", "COCO")
 
 
 @app.callback()
 def models() -> None:
-    """List the models, or choose the default.
+    """List the models, choose the default, or delete compiled models.
 
     `pe models` is short for `pe models list`.
 
@@ -64,6 +65,7 @@ def models() -> None:
         pe models
         pe models builtin PE-Core-L-14-336 --json
         pe models use PE-Core-S16-384
+        pe models compiled --delete all
     """
 
 
@@ -99,7 +101,13 @@ def list_(
 
 
 @app.command()
-def use(model: options.OwnModel) -> None:
+def use(
+    model: options.OwnModel,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "int8"] | None,
+        option("Number format of a model with a text tower [default: the fastest float]; int8 needs the extra fast."),
+    ] = None,
+) -> None:
     """Make a model the default.
 
     MODEL is a name, a file, or the directory of a run. Commands use the default unless -m names another model: a model
@@ -111,19 +119,72 @@ def use(model: options.OwnModel) -> None:
     Examples:
 
         pe models use PE-Core-S16-384
+        pe models use PE-Core-L14-336 --precision int8
         pe models use facebook/Perception-LM-1B
         pe models use runs/depth/head.safetensors
     """
     from perception_encoder.models.checkpoints.find import find_weights
+    from perception_encoder.runtime.choice import choose
 
     kind = kind_of(model)
+    if precision is not None:
+        if kind != "model":
+            raise ConfigError(f"{model} has no text tower; --precision is for models with one")
+        choose("auto", precision, None)
     if kind in ("model", "spatial"):
         find_weights(model)
     new_default = shown_name(model) or portable_name(model)
-    store_choice(kind, new_default)
-    output.print_line(f"default of {USED_BY[kind]}: {new_default}")
+    store_choice(kind, new_default, precision)
+    output.print_line(f"default of {USED_BY[kind]}: {new_default}" + (f" in {precision}" if precision else ""))
     if (now := chosen_model(kind)) != new_default:
         output.print_warning(f"the environment variable {VARIABLE} overrides it: {now}")
+
+
+@app.command()
+def compiled(
+    delete: Annotated[str | None, option("Delete a model's, or all.", "NAME|all")] = None,
+    json: options.Json = False,
+) -> None:
+    """List or delete the compiled models.
+
+    On a CPU, each tower of a model is converted for OpenVINO when it is first used, and cached: at most 20 GB, the
+    least recently used go first. A deleted one is converted again when needed. Columns: tower; precision; the layer
+    whose tokens it gives, for dense heads; image size, if not the model's; size on disk; last use; whether it fits the
+    installed libraries and this CPU.
+
+    Examples:
+
+        pe models compiled
+        pe models compiled --delete PE-Core-L14-336
+        pe models compiled --delete all
+    """
+    from perception_encoder.runtime import cache
+
+    if delete is None or delete == "all":
+        entries = cache.entries() if delete is None else cache.delete()
+    else:
+        entries = cache.delete(canonical_name(delete) or delete)
+        if not entries:
+            names = ", ".join(sorted({entry.model for entry in cache.entries()})) or "none"
+            raise UnknownModelError(f"no compiled model is called {delete!r}; there are: {names}")
+    found = [entry.to_dict() for entry in entries]
+    if json:
+        output.print_json(found)
+    elif delete is not None:
+        output.print_line(f"deleted: {len(found)} towers, {sum(row['bytes'] for row in found) / 1e6:.0f} MB")
+    elif found:
+        output.print_table(COMPILED, map(_as_compiled_row, found))
+    else:
+        output.print_remark("no model is compiled yet")
+
+
+def _as_compiled_row(entry: dict[str, Any]) -> tuple[object, ...]:
+    layer = output.NONE if entry["layer"] is None else entry["layer"]
+    size = "x".join(map(str, entry["size"])) if entry["size"] else output.NONE
+    used = entry["last_used"][:16].replace("T", " ")
+    usable = "yes" if entry["usable"] else "no"
+    named = entry["model"], entry["tower"], entry["precision"]
+    return (*named, layer, size, f"{entry['bytes'] / 1e6:.0f}", used, usable)
 
 
 def kind_of(name: str) -> DefaultKind:

@@ -12,15 +12,18 @@ from typing import Literal
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import write_json
+from perception_encoder.models.precision import VARIABLE as DTYPE_VARIABLE
 from perception_encoder.models.registry import (
     BUILTIN_DEPTH,
     BUILTIN_DETECTOR,
     BUILTIN_LANG,
     SMALL_LANG,
+    canonical_name,
     choose_command,
 )
 
 VARIABLE = "PE_MODEL"
+PRECISION = "precision"
 DefaultKind = Literal["model", "spatial", "language", "depth", "detection", "segmentation"]
 BUILTIN_DEFAULTS: dict[DefaultKind, str] = {
     "model": "builtin",
@@ -36,6 +39,18 @@ def chosen_model(kind: DefaultKind = "model") -> str | None:
     A stored path may no longer exist.
     """
     return (os.environ.get(VARIABLE) if kind == "model" else None) or _stored().get(kind)
+
+
+def chosen_precision(name: str) -> str | None:
+    """Return the precision that `pe models use` stored with a model, under any of its names; None without one.
+
+    PE_DTYPE overrides it. ConfigError for a damaged file.
+    """
+    stored = _stored()
+    model = stored.get("model", "")
+    if os.environ.get(DTYPE_VARIABLE) or (canonical_name(model) or model) != (canonical_name(name) or name):
+        return None
+    return stored.get(PRECISION)
 
 
 def _stored() -> dict[str, str]:
@@ -67,13 +82,15 @@ def language_model(option: str | None) -> str:
     return model
 
 
-def store_choice(kind: DefaultKind, name: str) -> None:
-    """Make a model the default of its kind."""
+def store_choice(kind: DefaultKind, name: str, precision: str | None = None) -> None:
+    """Make a model the default of its kind; `precision`: of the kind "model", None for the fastest."""
     try:
         earlier = _stored()
     except ConfigError:
         earlier = {}
-    write_json(_path(), {**earlier, kind: name})
+    if kind == "model":
+        earlier.pop(PRECISION, None)
+    write_json(_path(), {**earlier, kind: name, **({PRECISION: precision} if precision else {})})
 
 
 def _path() -> Path:

@@ -11,7 +11,9 @@ from PIL import Image
 
 from perception_encoder.cli.models import USED_BY
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from perception_encoder.models.defaults import chosen_precision
 from perception_encoder.models.registry import MODELS, list_models
+from perception_encoder.runtime import cache, choice
 
 pytestmark = pytest.mark.usefixtures("config")
 
@@ -137,3 +139,62 @@ def test_models_by_name(run_pe) -> None:
     assert "vit_pe_core_large_patch14_336.fb" in entry["aliases"]
     run = run_pe("models", "list", "builtin-lagn")
     assert run.status == 2 and "did you mean builtin-lang" in run.stderr
+
+
+def test_a_precision_is_stored_with_the_default_model(
+    run_pe, checkpoint: Path, tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_pe("models", "use", "builtin", "--precision", "bfloat16")
+    assert run.status == 0 and run.stdout == f"default of {USED_BY['model']}: builtin in bfloat16\n"
+    assert json.loads(config.read_text()) == {"model": "builtin", "precision": "bfloat16"}
+    assert chosen_precision("builtin") == chosen_precision("PE-Core-N16-128") == "bfloat16"
+    assert chosen_precision("PE-Core-L14-336") is chosen_precision(str(checkpoint)) is None
+    monkeypatch.setenv("PE_DTYPE", "float32")
+    assert chosen_precision("builtin") is None
+    monkeypatch.delenv("PE_DTYPE")
+    write_checkpoint(create_model("PE-Spatial-T16-512"), tmp_path / "spatial.safetensors")
+    run = run_pe("models", "use", tmp_path / "spatial.safetensors", "--precision", "bfloat16")
+    assert run.status == 2 and "has no text tower; --precision is for models with one" in run.stderr
+    assert run_pe("models", "use", tmp_path / "spatial.safetensors").status == 0
+    assert chosen_precision("builtin") == "bfloat16"
+    assert run_pe("models", "use", checkpoint).status == 0
+    assert chosen_precision(str(checkpoint)) is None and "precision" not in json.loads(config.read_text())
+
+
+def test_int8_without_openvino_is_not_chosen(run_pe, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PE_RUNTIME", raising=False)
+    monkeypatch.setattr(choice, "has_openvino", lambda: False)
+    run = run_pe("models", "use", "builtin", "--precision", "int8")
+    assert run.status == 2 and "openvino is not installed" in run.stderr and "perception-encoder[fast]" in run.stderr
+    assert not config.exists()
+
+
+def test_compiled_models_are_listed_and_deleted(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    assert run_pe("models", "compiled").stderr == "note: no model is compiled yet\n"
+    assert run_pe("models", "compiled", "--json").stdout == "[]\n"
+
+    def write(directory: Path) -> dict[str, object]:
+        (directory / cache.MODEL).write_text("<net/>")
+        (directory / cache.WEIGHTS).write_bytes(bytes(2_000_000))
+        return {}
+
+    common = {"weights": "0123", "precision": "bfloat16"}
+    cache.store(cache.Key(model="PE-Core-N16-128", tower="image", **common), write)
+    cache.store(cache.Key(model="PE-Core-N16-128", tower="text", **common), write)
+    cache.store(cache.Key(model="other", tower="image", layer=7, size=(32, 64), **common), write)
+    rows = json.loads(run_pe("models", "compiled", "--json").stdout)
+    assert [(row["model"], row["tower"], row["layer"], row["size"]) for row in rows] == [
+        ("other", "image", 7, [32, 64]),
+        ("PE-Core-N16-128", "text", None, None),
+        ("PE-Core-N16-128", "image", None, None),
+    ]
+    assert all(row["usable"] and row["bytes"] > 2e6 and row["last_used"].endswith("+00:00") for row in rows)
+    head, first, *rest = run_pe("models", "compiled").stdout.splitlines()
+    assert head.split() == ["model", "tower", "precision", "layer", "px", "MB", "last", "used", "usable"]
+    assert first.split()[:6] == ["other", "image", "bfloat16", "7", "32x64", "2"] and len(rest) == 2
+    run = run_pe("models", "compiled", "--delete", "gone")
+    assert run.status == 2 and "no compiled model is called 'gone'; there are: PE-Core-N16-128, other" in run.stderr
+    assert run_pe("models", "compiled", "--delete", "builtin").stdout == "deleted: 2 towers, 4 MB\n"
+    (deleted,) = json.loads(run_pe("models", "compiled", "--delete", "all", "--json").stdout)
+    assert deleted["model"] == "other" and cache.entries() == []
