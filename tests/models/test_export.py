@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -15,7 +17,8 @@ from perception_encoder.errors import MissingExtraError, OutputError, ShapeError
 from perception_encoder.models import export
 from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.export import write_onnx
+from perception_encoder.models.export import run_onnx, write_onnx
+from perception_encoder.preprocess.image import to_float
 from tests.models.small import KINDS, TOKENS, random_images, small_clip, small_tower
 
 SHALLOW = replace(TOKENS, depth=1)
@@ -110,3 +113,58 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miss
         return
     with pytest.raises(MissingExtraError, match=rf"{missing} is not installed; run: pip install .*\[onnx\]"):
         write_onnx(small_tower(SHALLOW), tmp_path / "model")
+
+
+def fixed_inputs() -> dict[str, np.ndarray]:
+    return {"image": np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8), "text": TEXTS.numpy()}
+
+
+def quantize_small(directory: Path, monkeypatch: pytest.MonkeyPatch, limit: float = 0.9) -> dict[str, float | None]:
+    monkeypatch.setattr(export, "MINIMUM_COSINE", limit)  # so few dimensions of random weights round badly
+    return write_onnx(small_clip(), directory, int8=fixed_inputs())
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_int8_towers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool) -> None:
+    if external:
+        monkeypatch.setattr(export, "_EXTERNAL", 1000)
+    cosines = quantize_small(tmp_path / "model", monkeypatch)
+    assert all(0.98 < cosine < 1 for cosine in cosines.values())
+    names = {"image.onnx", "text.onnx", *(("image.onnx.data", "text.onnx.data") if external else ())}
+    assert {path.name for path in (tmp_path / "model").iterdir()} == names
+    pixels = to_float(torch.from_numpy(fixed_inputs()["image"]))
+    with torch.no_grad():
+        expected = small_clip().visual(pixels)
+    found = run(tmp_path / "model" / "image.onnx", pixels)
+    cosine = torch.nn.functional.cosine_similarity(found, expected).min()
+    assert float(cosine) == pytest.approx(cosines["image"], abs=1e-6)
+    operators = {node.op_type for node in onnx.load(tmp_path / "model" / "image.onnx").graph.node}
+    assert "MatMulInteger" in operators
+
+
+def test_int8_that_differs_from_torch_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = r"image\.onnx in int8 has a cosine similarity of 0\.9\d+ with torch, below 1\.0; export it without int8"
+    with pytest.raises(OutputError, match=message):
+        quantize_small(tmp_path / "model", monkeypatch, limit=1.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_products_that_overflow_are_unsigned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU without VNNI, where signed ones may."""
+
+    def run_signed_badly(path: Path, batch: torch.Tensor) -> list[np.ndarray] | None:
+        outputs = run_onnx(path, batch)
+        kinds = {tensor.data_type for tensor in onnx.load(path).graph.initializer}
+        return [-output for output in outputs] if onnx.TensorProto.INT8 in kinds else outputs
+
+    monkeypatch.setattr(export, "run_onnx", run_signed_badly)
+    assert all(cosine > 0.98 for cosine in quantize_small(tmp_path / "model", monkeypatch).values())
+    kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "model" / "text.onnx").graph.initializer}
+    assert onnx.TensorProto.UINT8 in kinds and onnx.TensorProto.INT8 not in kinds
+
+
+def test_int8_needs_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match="onnxruntime"):
+        write_onnx(small_clip(), tmp_path / "model", int8=fixed_inputs())
+    assert list(tmp_path.iterdir()) == []

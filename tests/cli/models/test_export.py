@@ -36,6 +36,19 @@ def test_both_towers(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
     assert all(session.get_modelmeta().custom_metadata_map["model"] == "PE-Core-N16-128" for session in sessions)
 
 
+def test_int8_towers_of_a_trained_model(run_pe: Callable, tmp_path: Path) -> None:
+    run = run_pe("export", "onnx", "builtin", tmp_path / "out", "--int8")
+    assert (run.status, run.stderr) == (0, "")
+    for line in run.stdout.splitlines():
+        described, _, cosine = line.removesuffix(" with torch").rpartition(" at least ")
+        assert described.endswith(".onnx: PE-Core-N16-128, int8, a cosine similarity of") and float(cosine) >= 0.999
+    names = {"image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert (tmp_path / "out" / "image.onnx").stat().st_size < 8e6
+    refused = run_pe("export", "onnx", "builtin-depth", tmp_path / "depth.onnx", "--int8")
+    assert refused.status == 2 and refused.stderr == "error: heads are not exported in int8; omit int8\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
