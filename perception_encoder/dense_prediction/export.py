@@ -22,6 +22,7 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.export import check_difference, check_maps, check_onnx, run_onnx, save_onnx, write_onnx
+from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, write_preprocessing
 from perception_encoder.runtime.convert import example_pixels
 
@@ -95,9 +96,9 @@ def export_onnx(
     side = visual.config.image_size
     fixed = None
     if int8:
-        fixed = {"image": example_pixels(8, *(size or (side, side)))}
+        fixed = {"image": to_float(torch.from_numpy(example_pixels(8, *(size or (side, side)))))}
         if text is not None:
-            fixed["text"] = Tokenizer(text.config.context_length, warns=False).ids(_TEXTS)
+            fixed["text"] = Tokenizer(text.config.context_length, warns=False)(_TEXTS)
     found = write_onnx(network, Path(out), size, fixed)
     write_preprocessing(Path(out), size or (side, side), text.config.context_length if text else None)
     return tuple(

@@ -15,14 +15,13 @@ from perception_encoder.errors import MissingExtraError, OutputError
 from perception_encoder.files import replacing_new, writing
 from perception_encoder.models.checkpoints.weights import Model, weight_hash
 from perception_encoder.models.clip import CLIP
-from perception_encoder.preprocess.image import to_float
 
 TOLERANCE = 1e-3
 """Maximum difference of an ONNX file from torch, relative to the largest value."""
 MINIMUM_COSINE = 0.999
 """Minimum cosine similarity of an int8 file's embeddings with torch's."""
-Inputs = Mapping[str, np.ndarray]
-"""Fixed inputs by tower: "image", pixels (B, 3, H, W), uint8; "text", token ids (B, T)."""
+Inputs = Mapping[str, Tensor]
+"""Fixed inputs by tower: "image", images (B, 3, H, W) from -1 to 1; "text", token ids (B, T)."""
 
 _PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 """Metadata by which onnxruntime's quantisation knows that it need not ask for its own preparation."""
@@ -63,11 +62,9 @@ def write_onnx(
                 differences[tower] = check_maps(module, example, path)
                 continue
             (whole := temporary / "float32").mkdir()
-            given = torch.from_numpy(int8[tower])
             save_onnx(module, example, names, metadata | _PREPARED, whole / path.name, external=large)
             check_maps(module, example, whole / path.name)
-            given = to_float(given) if tower == "image" else given
-            differences[tower] = _quantize(module, given, whole / path.name, path, external=large)
+            differences[tower] = _quantize(module, int8[tower], whole / path.name, path, external=large)
             shutil.rmtree(whole)
         return differences
 

@@ -18,7 +18,6 @@ from perception_encoder.models import export
 from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.export import run_onnx, write_onnx
-from perception_encoder.preprocess.image import to_float
 from tests.models.small import KINDS, TOKENS, random_images, small_clip, small_tower
 
 SHALLOW = replace(TOKENS, depth=1)
@@ -115,8 +114,8 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miss
         write_onnx(small_tower(SHALLOW), tmp_path / "model")
 
 
-def fixed_inputs() -> dict[str, np.ndarray]:
-    return {"image": np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8), "text": TEXTS.numpy()}
+def fixed_inputs() -> dict[str, torch.Tensor]:
+    return {"image": random_images(4, 3, 32, 32), "text": TEXTS}
 
 
 def quantize_small(directory: Path, monkeypatch: pytest.MonkeyPatch, limit: float = 0.9) -> dict[str, float | None]:
@@ -132,7 +131,7 @@ def test_int8_towers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: 
     assert all(0.98 < cosine < 1 for cosine in cosines.values())
     names = {"image.onnx", "text.onnx", *(("image.onnx.data", "text.onnx.data") if external else ())}
     assert {path.name for path in (tmp_path / "model").iterdir()} == names
-    pixels = to_float(torch.from_numpy(fixed_inputs()["image"]))
+    pixels = fixed_inputs()["image"]
     with torch.no_grad():
         expected = small_clip().visual(pixels)
     found = run(tmp_path / "model" / "image.onnx", pixels)
