@@ -9,7 +9,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
-from perception_encoder.models.defaults import default_model
+from perception_encoder.models.defaults import chosen_precision, default_model
 from perception_encoder.models.registry import canonical_name, shown_name
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.choice import choose
@@ -98,7 +98,10 @@ def as_encoder(
                 f"the given encoder computes in {model.runtime.precision}, not {precision}; omit precision"
             )
         return model
-    return load(model or default_model(), towers=towers, precision=precision)
+    name = model or default_model()
+    if precision == "auto":
+        precision = cast(PrecisionChoice, chosen_precision(str(name)) or "auto")
+    return load(name, towers=towers, precision=precision)
 
 
 def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:

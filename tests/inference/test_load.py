@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import perception_encoder as pe
+from perception_encoder.errors import ConfigError
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.inference.load import load_layers
+from perception_encoder.inference.load import as_encoder, load_layers
 from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.defaults import store_choice
 from perception_encoder.models.precision import choose_device
 from perception_encoder.models.tower import Tower
 from tests.clips import clip
@@ -103,3 +105,15 @@ def test_a_file_of_a_vision_tower_alone_and_the_random_model_of_its_shape(tmp_pa
     assert random.name == "random:nano_step1" and random.depth == encoder.depth
     assert random.about["weights"] != encoder.about["weights"]
     assert random.about == load_layers(f"random:{path}", "cpu", torch.float32).about
+
+
+def test_the_precision_of_pe_models_use_goes_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.models.defaults.config_directory", lambda: tmp_path)
+    store_choice("model", "builtin", "bfloat16")
+    assert as_encoder(None).runtime.precision == as_encoder("builtin").runtime.precision == "bfloat16"
+    assert as_encoder(None, precision="float32").runtime.precision == "float32", "--precision comes first"
+    store_choice("model", "PE-Core-S16-384", "bfloat16")
+    assert as_encoder("builtin").runtime.precision == as_encoder("builtin", precision="auto").runtime.precision
+    given = as_encoder("builtin", precision="float32")
+    with pytest.raises(ConfigError, match="the given encoder computes in float32, not int8"):
+        as_encoder(given, precision="int8")
