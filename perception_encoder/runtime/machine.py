@@ -37,7 +37,9 @@ def cpu_flags() -> str:
 
 @cache
 def has_gpu() -> bool:
-    """Return whether a CUDA GPU is visible, by its driver."""
+    """Return whether torch could use a CUDA GPU: one is visible to the driver, and torch's build is not for CPUs."""
+    if versions()["torch"].endswith("+cpu"):
+        return False
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(library)

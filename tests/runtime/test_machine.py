@@ -1,0 +1,52 @@
+"""What is found out about a machine without importing torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from perception_encoder.runtime import machine
+from perception_encoder.runtime.machine import core_count, cpu_flags, has_gpu, versions
+
+
+def test_a_gpu_is_one_that_torch_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert has_gpu() == torch.cuda.is_available()
+
+    class Driver:
+        @staticmethod
+        def cuInit(flags: int) -> int:
+            return 0
+
+        @staticmethod
+        def cuDeviceGetCount(count: object) -> int:
+            count._obj.value = 2  # type: ignore[attr-defined]
+            return 0
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: Driver)
+    for build, expected in (("2.13.0", True), ("2.13.0+cpu", False)):
+        has_gpu.cache_clear()
+        monkeypatch.setattr(machine, "versions", lambda build=build: {"torch": build})
+        assert has_gpu() == expected
+    has_gpu.cache_clear()
+
+
+def test_cores_can_be_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert core_count() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    assert core_count() >= 1
+
+
+def test_the_cpu_has_a_name_and_libraries_have_versions() -> None:
+    assert cpu_flags() == cpu_flags() != ""
+    assert versions()["torch"] == torch.__version__
+
+
+def test_it_imports_no_torch() -> None:
+    code = "import perception_encoder.runtime.choice, perception_encoder.inference.load; print('torch' in sys.modules)"
+    code = f"import sys\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "False\n", done.stderr
