@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 POOLS = ("attn", "cls", "mean", "tokens")
 TRANSFORMS = ("squash", "crop")
+REDUCED = 2
+"""Minimum size of a JPEG that is decoded for an int8 embedding, in the model's image sizes."""
 
 
 class Encoder(SentenceInterface):
@@ -211,6 +213,16 @@ class Encoder(SentenceInterface):
     def text_batch_size(self) -> int:
         """Number of texts to compute together."""
         return self.runtime.text_batch_size
+
+    def jpeg_side(self, feature: Feature) -> int | None:
+        """Return the short side down to which JPEGs are halved while they are decoded; None to decode them whole.
+
+        Only embeddings in int8 allow it: they differ from float32's by more than this changes, see docs/concepts.md.
+        """
+        if self.runtime.precision != "int8" or feature.pool != "attn":
+            return None
+        size = self.transform.size
+        return REDUCED * (size if isinstance(size, int) else max(size))
 
     def feature(
         self, layer: int | None = None, pool: str | None = None, normalize: bool = True, frames: int = 8

@@ -117,19 +117,24 @@ def resolve(
 
 
 def open_media(
-    media: Media, frames: int = 8, admit: Admit | None = None, choose: FrameChoice | None = None
+    media: Media,
+    frames: int = 8,
+    admit: Admit | None = None,
+    choose: FrameChoice | None = None,
+    reduce_to: int | None = None,
 ) -> Image.Image | VideoFrames | str:
     """Decode resolved media: an upright image, `frames` uniform frames of a video (one of a moment), or the text.
 
     `admit` is called with the bytes that a file takes before it is decoded: see `ByteBudget`. `choose`: another choice
-    of a video file's frames: see `read_frames`. Raises MediaDecodeError and MediaTooLargeError, named as the input is.
+    of a video file's frames: see `read_frames`. `reduce_to`: see `open_image`. Raises MediaDecodeError and
+    MediaTooLargeError, named as the input is.
     """
     payload = media.payload
     if media.kind == "text":
         return str(payload)
     if media.kind == "image":
         if isinstance(payload, (Path, bytes)):
-            return open_image(payload, media.name, admit=admit)
+            return open_image(payload, media.name, reduce_to=reduce_to, admit=admit)
         try:
             return plain_image(payload if isinstance(payload, Image.Image) else Image.fromarray(np.asarray(payload)))
         except (OSError, ValueError, SyntaxError) as error:  # a PIL image may be of a file not read so far

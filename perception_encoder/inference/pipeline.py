@@ -61,6 +61,8 @@ class _Encoder(Protocol):
     @property
     def text_batch_size(self) -> int: ...
 
+    def jpeg_side(self, feature: Feature) -> int | None: ...
+
     def embed_pixels(self, pixels: np.ndarray, feature: Feature) -> np.ndarray: ...
 
     def embed_texts(self, texts: Sequence[str], feature: Feature) -> np.ndarray: ...
@@ -189,7 +191,7 @@ class Decoded:
 def decode(encoder: _Encoder, media: Media, feature: Feature, budget: ByteBudget = DECODING) -> Decoded:
     """Open an input and resize it; large images wait for space in `budget`. Raises what `open_media` raises."""
     with budget.admission() as admit:
-        opened = open_media(media, feature.frames, admit)
+        opened = open_media(media, feature.frames, admit, reduce_to=encoder.jpeg_side(feature))
         if isinstance(opened, str):
             return Decoded(text=opened)
         images, times = (opened.images, opened.times) if isinstance(opened, VideoFrames) else ([opened], [])

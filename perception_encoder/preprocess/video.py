@@ -98,20 +98,14 @@ def sample_frames(
     if not every >= 0 or not start >= 0:
         raise ConfigError(f"a frame every {every:g} s from {start:g} s on: both must be at least 0")
     with open_source(source, name) as (stream, name), decoding(name):
-        with open_container(stream, name) as (container, video):
-            timeline = _scan(container, video)
-        if not timeline.ticks:
-            raise MediaDecodeError(name, "holds no frames")
-        duration = timeline.times[-1] + timeline.last
-        waiting: tuple[float, Image.Image] | None = None
-        first = timeline.times[max(0, bisect.bisect_right(timeline.times, start) - 1)]
-        for time, image in _sample(stream, name, timeline, every, first, side):
+        waiting: SampledFrame | None = None
+        for sampled in _sample(stream, name, every, start, side):
             if waiting is not None:
-                yield SampledFrame(waiting[1], waiting[0], time)
-            waiting = time, image
+                yield replace(waiting, end=sampled.time)
+            waiting = sampled
         if waiting is None:
             raise MediaDecodeError(name, "holds no frame that decodes")
-        yield SampledFrame(waiting[1], waiting[0], max(duration, waiting[0]))
+        yield replace(waiting, end=max(waiting.end, waiting.time))
 
 
 def frame_pixels(source: Source, name: str | None = None) -> int:
@@ -155,14 +149,11 @@ def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | Non
         if admit is not None:
             admit(min(video.width * video.height * selection.count * PIXEL_BYTES, MAX_BYTES))
         timeline = _scan(container, video)
-    if not timeline.ticks:
-        raise MediaDecodeError(name, "holds no frames")
-    numbers = _frame_numbers(timeline, name, selection) if timeline.indexed else []
-    images: dict[int, Image.Image] = {}
-    if numbers:
-        with open_container(stream, name) as (container, video):
-            converter = FrameImages(name, selection.side, MAX_BYTES // _STORED_BYTES)
-            images = dict(_by_seeking(container, video, timeline, sorted(set(numbers)), converter))
+        if not timeline.ticks:
+            raise MediaDecodeError(name, "holds no frames")
+        numbers = _frame_numbers(timeline, name, selection) if timeline.indexed else []
+        converter = FrameImages(name, selection.side, MAX_BYTES // _STORED_BYTES)
+        images = dict(_by_seeking(container, video, timeline, sorted(set(numbers)), converter))
     if not numbers or images.keys() != set(numbers):
         timeline, numbers, images = _by_counting(stream, name, timeline, selection)
     _warn_of_damage(timeline, name)
@@ -185,25 +176,28 @@ def _within_budget(selection: _Selection, video: VideoStream) -> _Selection:
     return replace(selection, side=min(side, selection.side or side))
 
 
-def _sample(
-    stream: BinaryIO, name: str, timeline: _Timeline, every: float, first: float, side: int | None
-) -> Iterator[tuple[float, Image.Image]]:
-    """Yield (time, frame) every `every` seconds: by seeking while that works, then by decoding everything."""
-    times, due = timeline.times, first
-    if timeline.indexed:
+def _sample(stream: BinaryIO, name: str, every: float, start: float, side: int | None) -> Iterator[SampledFrame]:
+    """Yield a frame every `every` seconds, by seeking while that works, then decoding all; `end` is the video's."""
+    with open_container(stream, name) as (container, video):
+        timeline = _scan(container, video)
+        if not timeline.ticks:
+            raise MediaDecodeError(name, "holds no frames")
+        times = timeline.times
+        end = times[-1] + timeline.last
+        first = due = times[max(0, bisect.bisect_right(times, start) - 1)]
         numbers = []
         for number, time in enumerate(times):
             if time >= due:
                 numbers.append(number)
                 due = _next_due(time, every)
         due = first
-        with open_container(stream, name) as (container, video):
+        if timeline.indexed:
             for number, image in _by_seeking(container, video, timeline, numbers, FrameImages(name, side)):
-                yield times[number], image
+                yield SampledFrame(image, times[number], end)
                 due = _next_due(times[number], every)
-        if due > times[numbers[-1]]:
-            _warn_of_damage(timeline, name)
-            return
+    if timeline.indexed and due > times[numbers[-1]]:
+        _warn_of_damage(timeline, name)
+        return
     damaged = not timeline.complete
     images = FrameImages(name, side)
     with open_container(stream, name) as (container, video):
@@ -211,7 +205,7 @@ def _sample(
             time = times[number] if number < len(times) else times[-1] + (number - len(times) + 1) * timeline.last
             damaged |= frame is None or frame.is_corrupt
             if frame is not None and time >= due:
-                yield time, images.convert(frame)
+                yield SampledFrame(images.convert(frame), time, end)
                 due = _next_due(time, every)
     _warn_of_damage(replace(timeline, complete=not damaged), name)
 
@@ -292,15 +286,18 @@ def _by_seeking(
 ) -> Iterator[tuple[int, Image.Image]]:
     """Decode only the wanted frames, from the key frame before each; stop if the file differs from its index."""
     needed = {timeline.ticks[number] for number in numbers}
-    frames = _decode(container, video, needed)
-    position = -1  # number of the frame decoded last
+    frames: Iterator[VideoFrame | None] = iter(())
+    position = -math.inf  # number of the frame decoded last; none so far, as the container has been read to its end
     for number in numbers:
         tick = timeline.ticks[number]
         before = bisect.bisect_right(timeline.keys, tick) - 1
         key = bisect.bisect_left(timeline.ticks, timeline.keys[before]) if before >= 0 else 0
         if key - position > _SEEK_OVER:
-            container.seek(timeline.ticks[key], stream=video)
-            frames, position = _decode(container, video, needed), -1
+            try:
+                container.seek(timeline.ticks[key], stream=video)
+            except av.error.FFmpegError:
+                return
+            frames = _decode(container, video, needed)
         for frame in frames:
             if frame is None or frame.pts is None or frame.pts > tick or (frame.pts == tick and frame.is_corrupt):
                 return

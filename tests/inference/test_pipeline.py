@@ -33,6 +33,7 @@ from perception_encoder.inference.pipeline import (
     map_in_order,
 )
 from perception_encoder.preprocess.budget import DECODING
+from perception_encoder.preprocess.image import open_image
 from perception_encoder.runtime.torch_runtime import TorchThreads
 from tests.inference.test_media import mutated
 
@@ -297,3 +298,33 @@ def test_texts_of_a_table_are_not_media(encoder: Encoder, tmp_path: Path) -> Non
     collection = encode_media(encoder, list_media_items([tmp_path / "table.csv"]))
     assert collection.vectors.shape == (0, encoder.dimension)
     assert [failure.source for failure in collection.failures] == [f"{tmp_path}/table.csv:1"]
+
+
+# ---- reduced decoding
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_only_int8_embeddings_are_of_reduced_jpegs(
+    encoder: Encoder, tmp_path: Path, tolerance: float, precision: str
+) -> None:
+    pattern = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    size = encoder.vision.image_size
+    Image.fromarray(pattern).resize((8 * size, 6 * size)).save(path := tmp_path / "large.jpg", quality=90)
+    fast = copy.copy(encoder)
+    fast.runtime = copy.copy(encoder.runtime)
+    fast.runtime.precision = precision  # type: ignore[assignment]
+    whole, reduced = open_image(path), open_image(path, reduce_to=2 * size)
+    assert (whole.width, reduced.width) == (8 * size, 4 * size)
+    sizes: list[int] = []
+    pixels = type(encoder.transform).pixels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            type(encoder.transform), "pixels", lambda self, image: sizes.append(image.width) or pixels(self, image)
+        )
+        found = fast.encode_images(path)
+        fast.encode_images(path, layer=0)
+        fast.encode_images(whole)
+    assert sizes == [reduced.width if precision == "int8" else whole.width, whole.width, whole.width]
+    np.testing.assert_allclose(
+        found, encoder.encode_images(reduced if precision == "int8" else whole), rtol=0, atol=tolerance
+    )

@@ -26,14 +26,15 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess.budget import PIXEL_BYTES
 from perception_encoder.preprocess.image import (
+    ImageHeader,
     ImageTransform,
     content_key,
     count_pixels,
-    date_taken,
     encode_thumbnail,
     open_image,
     pad_images,
     plain_image,
+    read_header,
     to_float,
 )
 
@@ -330,7 +331,8 @@ def test_a_heic_photograph_is_opened(heic: Path, in_memory: bool) -> None:
     assert pixels.shape == (48, 64, 3)
     for row, colour in ((4, (255, 0, 0)), (44, (0, 0, 255))):
         assert abs(pixels[row, 32] - colour).max() < 20
-    assert date_taken(source) == datetime(2024, 7, 31, 18, 5)
+    header = read_header(source)
+    assert (header.date, header.jpeg_size) == (datetime(2024, 7, 31, 18, 5), None)
 
 
 def test_without_pillow_heif_a_heic_photograph_names_the_extra(heic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,6 +402,34 @@ def test_a_content_key_depends_on_pixels_shape_and_settings() -> None:
     blue, tall = Image.new("RGB", (4, 2), "blue"), Image.new("RGB", (2, 4), "red")
     keys = {content_key([red]), content_key([red], 2), *(content_key(item) for item in ([red, red], [blue], [tall]))}
     assert len(keys) == 5
+
+
+@pytest.mark.parametrize("size", [(301, 200), (200, 301), (2000, 3), (3, 2000), (257, 257), (1023, 687), (90, 60)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_a_thumbnail_is_pillows_and_leaves_the_image_as_it_is(size: tuple[int, int], mode: str) -> None:
+    image = photograph().resize(size).convert(mode)
+    before = image.tobytes()
+    expected = image.copy()
+    expected.thumbnail((256, 256), reducing_gap=1.0)
+    buffer = io.BytesIO()
+    expected.convert("RGB").save(buffer, "JPEG", quality=82, optimize=True)
+    assert encode_thumbnail(image, 256) == buffer.getvalue()
+    assert (image.size, image.tobytes()) == (size, before)
+
+
+def test_the_header_of_a_jpeg_gives_its_upright_size_and_date() -> None:
+    image = photograph().resize((640, 480))
+    exif = Image.Exif()
+    exif[ExifTags.Base.DateTime] = "2024:07:31 18:05:00"
+    for orientation in range(1, 9):
+        exif[ExifTags.Base.Orientation] = orientation
+        data = encoded(image, "JPEG", exif=exif)
+        header = read_header(data)
+        assert header.jpeg_size == open_image(data).size == ((640, 480) if orientation < 5 else (480, 640))
+        assert header.date == datetime(2024, 7, 31, 18, 5)
+        assert open_image(data, reduce_to=240).size in ((320, 240), (240, 320))
+    assert read_header(encoded(image, "PNG")).jpeg_size is None
+    assert read_header(b"damaged") == ImageHeader()
 
 
 def test_transparent_parts_become_white() -> None:

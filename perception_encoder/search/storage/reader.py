@@ -22,11 +22,11 @@ from perception_encoder.errors import InputError, MediaNotFoundError, detached
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item, list_items
-from perception_encoder.inference.media import Media, open_media
+from perception_encoder.inference.media import Media, open_media, resolve
 from perception_encoder.inference.pipeline import guess_kind
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import colour_histogram
-from perception_encoder.preprocess.image import date_taken, encode_thumbnail
+from perception_encoder.preprocess.image import encode_thumbnail, read_header
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.search.storage.moments import Frame, MomentConfig, MomentCutter
@@ -37,6 +37,8 @@ THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""
 _LATEST = (1 << 63) - 1
 """Maximum time in an index, in nanoseconds since 1970: April 2262. Later times are clipped to it."""
+_HELD = 64 << 20
+"""Maximum bytes of a file that is read once, for its hash and to be decoded."""
 _NO_VECTOR = np.empty(0, np.float32)
 
 
@@ -50,14 +52,26 @@ class File:
     size: int
     modified: int
 
-    def digest(self) -> str:
-        """Return the hash of the content; InputError if it cannot be read."""
+    def read(self) -> tuple[str, Path | bytes]:
+        """Return the hash of the content, and the content, or the path of what is too large to hold.
+
+        Raises InputError if it cannot be read.
+        """
         content = self.item.open()
-        if isinstance(content, bytes):
-            return hashlib.blake2b(content, digest_size=16).hexdigest()
-        with open_source(content, self.item.id) as (stream, _):
-            file = cast(BufferedReader, stream)
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        if isinstance(content, Path):
+            with open_source(content, self.item.id) as (stream, _):
+                if self.size > _HELD or guess_kind(self.path) == "video":
+                    file = cast(BufferedReader, stream)
+                    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest(), content
+                content = stream.read()
+        return hashlib.blake2b(content, digest_size=16).hexdigest(), content
+
+    def media(self, content: Path | bytes) -> Media:
+        """Return the file as media, whose content `read` returned; raises InputError."""
+        if isinstance(content, Path):
+            return self.item.media()
+        named = self.item.media() if isinstance(self.item.source, Path) else resolve(content, self.item.name)
+        return replace(named, payload=content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +184,11 @@ class Reader:
         for position, file in enumerate(files):
             digest = ""
             try:
-                digest = file.digest()
+                digest, content = file.read()
                 if digest in self._digests:
                     results[position] = FileResult(file, digest)
                     continue
-                media = file.item.media()
+                media = file.media(content)
                 if media.kind == "video":
                     results[position] = FileResult(file, digest, self._video_rows(file, digest, media))
                 else:
@@ -188,10 +202,11 @@ class Reader:
 
     def _image_row(self, file: File, digest: str, media: Media) -> tuple[IndexRow, Pixels]:
         with DECODING.admission() as admit:
-            image = open_media(media, admit=admit)
+            image = open_media(media, admit=admit, reduce_to=self._encoder.jpeg_side(self._encoder.feature()))
             assert isinstance(image, Image.Image) and isinstance(media.payload, (Path, bytes))
-            row, date = _row(file, digest, image, encode_thumbnail(image, THUMBNAIL_SIDE)), date_taken(media.payload)
-            row = replace(row, date=date.isoformat(timespec="seconds")) if date else row
+            header = read_header(media.payload)
+            row = _row(file, digest, header.jpeg_size or image.size, encode_thumbnail(image, THUMBNAIL_SIDE))
+            row = replace(row, date=header.date.isoformat(timespec="seconds")) if header.date else row
             return row, self._encoder.transform.pixels(image)
 
     def _embed(self, pixels: Iterable[Pixels]) -> np.ndarray:
@@ -221,7 +236,7 @@ class Reader:
         encode_waiting()
         return [
             replace(
-                _row(file, digest, image, moment.best.thumbnail),
+                _row(file, digest, image.size, moment.best.thumbnail),
                 id=row_id(file.path, moment.start),
                 kind="video",
                 start=moment.start,
@@ -234,14 +249,14 @@ class Reader:
         ]
 
 
-def _row(file: File, digest: str, image: Image.Image, thumbnail: bytes) -> IndexRow:
+def _row(file: File, digest: str, size: tuple[int, int], thumbnail: bytes) -> IndexRow:
     """Return an image's row without its vector."""
     return IndexRow(
         id=row_id(file.path, None),
         path=file.path,
         kind="image",
-        width=image.width,
-        height=image.height,
+        width=size[0],
+        height=size[1],
         date=local_date(file.modified),
         size=file.size,
         modified=file.modified,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import io
 import os
 import shutil
@@ -12,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.media import HEAD
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
+from perception_encoder.search.storage.moments import MomentConfig
+from perception_encoder.search.storage.reader import Reader, find_changes
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store, writable_store
 from tests.clips import clip
@@ -32,6 +37,37 @@ def test_an_unchanged_folder_is_not_read_again(update, folder: Path, monkeypatch
     monkeypatch.setattr(Encoder, "embed_pixels", None)
     assert counts(update()) == (0, 0, 0, 21)
     assert rows_by_path(folder).keys() == before.keys()
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_an_image_is_read_once_and_its_size_is_that_of_the_file(
+    encoder: Encoder, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (1604, 1201), "red").save(path := tmp_path / "large.jpg", exif=exif)
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    encoder = copy.copy(encoder)
+    encoder.runtime = copy.copy(encoder.runtime)
+    encoder.runtime.precision = precision  # type: ignore[assignment]
+    reads: list[int] = []
+
+    class Counted(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            content = super().read(-1 if size is None else size)
+            reads.append(len(content))
+            return content
+
+    opened = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, *mode: Counted(self) if self.name == "large.jpg" else opened(self, *mode)
+    )
+    reader = Reader(encoder, MomentConfig(), set())
+    ((row,),) = (result.rows for result in reader.read(find_changes(tmp_path, {}).candidates))
+    assert (row.width, row.height) == (1201, 1604)
+    assert Image.open(io.BytesIO(row.thumbnail)).size == (192, 256)
+    assert row.digest == digest
+    assert sum(reads) <= path.stat().st_size + HEAD
 
 
 def test_changes_of_every_kind(update, folder: Path, draw: Draw) -> None:
