@@ -23,8 +23,8 @@ from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.export import check_difference, check_maps, check_onnx, run_onnx, save_onnx, write_onnx
 from perception_encoder.preprocess.image import to_float
-from perception_encoder.preprocess.tokenizer import Tokenizer, write_preprocessing
-from perception_encoder.runtime.convert import example_pixels
+from perception_encoder.preprocess.tokenizer import write_preprocessing
+from perception_encoder.runtime.quantization import check_ids, check_pixels
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "depth": ("depth",),
@@ -32,13 +32,6 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "detection": ("boxes", "labels", "scores", "masks"),
 }
 """Output names by task; masks (28x28 inside each box) only if the detector has them."""
-
-
-_TEXTS = (
-    *("a dog", "a photo of a red mug", "two children play football in the rain", "Paris at night, from above"),
-    *("snow", "an X-ray of a broken arm", "the number 42 on a blue door", "a watercolour of a harbour with many boats"),
-)
-"""Texts on which an int8 file is compared with torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +89,10 @@ def export_onnx(
     side = visual.config.image_size
     fixed = None
     if int8:
-        fixed = {"image": to_float(torch.from_numpy(example_pixels(8, *(size or (side, side)))))}
+        fixed = {"image": to_float(torch.from_numpy(check_pixels(*(size or (side, side)))))}
         if text is not None:
-            fixed["text"] = Tokenizer(text.config.context_length, warns=False)(_TEXTS)
+            ids = torch.from_numpy(check_ids(text.config.context_length))
+            fixed["text"] = nn.functional.pad(ids, (0, text.config.context_length - ids.shape[1]))
     found = write_onnx(network, Path(out), size, fixed)
     write_preprocessing(Path(out), size or (side, side), text.config.context_length if text else None)
     return tuple(

@@ -89,14 +89,14 @@ class Entry:
         identity = self.values["identity"]
         used = datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds")
         usable = all(identity.get(name) == value for name, value in _surroundings().items())
-        shown = {name: identity[name] for name in _SHOWN}
+        shown = {name: identity[name] for name in _SHOWN} | {"precision": self.precision}
         return {"model": self.model, **shown, "bytes": self.bytes, "last_used": used, "usable": usable}
 
     @property
     def precision(self) -> Precision:
-        """Of its key."""
-        found: Precision = self.values["identity"]["precision"]
-        return found
+        """Its key's, or another if that was too far from float32."""
+        found = self.values.get("precision")
+        return found if found in PRECISIONS else self.values["identity"]["precision"]
 
 
 def root() -> Path:

@@ -94,8 +94,9 @@ def convert_tower(core: openvino.Core, model: Model, key: Key, directory: Path) 
         program, verdict = _write_int8(core, exact, source, shape, directory / MODEL)
         about |= {"precision": "int8" if program else "bfloat16", "check": str(verdict)}
         if program is not None:
-            np.savez(directory / EXAMPLE, inputs=source.example, outputs=program(source.example))
-            return about
+            found = program(source.example)
+            np.savez(directory / EXAMPLE, inputs=source.example, outputs=found)
+            return {**about, "difference": unit_difference(found, expected), "cosine": verdict.cosine}
         about["note"] = f"its {key.tower} tower stays in bfloat16: in int8, {verdict}"
     precision: Precision = about["precision"]
     openvino.save_model(exact, directory / MODEL, compress_to_fp16=precision != "float32")

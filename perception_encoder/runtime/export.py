@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.tokenizer import write_preprocessing
 from perception_encoder.runtime.cache import MODEL, WEIGHTS, Key, Tower
 from perception_encoder.runtime.machine import versions
-from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, HINTS, Program, unit_difference
+from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, hints, unit_difference
 from perception_encoder.runtime.runtime import PRECISIONS, Precision
 
 _README = """\
@@ -40,7 +41,7 @@ import openvino{imports}
 from PIL import Image, ImageOps
 
 core = openvino.Core()
-options = {{"INFERENCE_PRECISION_HINT": "{hint}"}}
+options = {options}
 images = core.compile_model("image.xml", "CPU", options)
 
 
@@ -76,6 +77,8 @@ class OpenVinoFile:
     precision: Precision
     difference: float
     """Maximum difference between unit embeddings' values and torch's in float32."""
+    cosine: float | None = None
+    """Minimum cosine similarity between int8 embeddings and torch's in float32, of a fixed set; None for others."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields."""
@@ -90,11 +93,11 @@ def export_openvino(
     image.xml takes RGB pixels (B, 3, H, W), uint8, of one `size` (height, width); text.xml, of models with a text
     tower, token ids (B, T), int64. Both return embeddings, not normalised; a model without pooling (Lang, Spatial)
     returns tokens (B, N, D). tokenizer.json and preprocessor_config.json are for programs without this package;
-    README.md has one. A bfloat16 model stores float16 weights, and must be compiled with the hint that README.md shows.
+    README.md has one. bfloat16 and int8 models must be compiled with the hints that README.md shows.
 
-    Raises MissingExtraError without the extra `fast`, ConfigError for an unknown precision, ShapeError for a size that
-    is not whole patches, ModelError for a tower that differs from torch by more than the precision allows, and
-    OutputError.
+    Raises MissingExtraError without the extra `fast`, ConfigError for an unknown precision or tokens in int8,
+    ShapeError for a size that is not whole patches, ModelError for a tower that differs from torch by more than the
+    precision allows, and OutputError, also for an int8 tower with a cosine similarity below 0.999 on a fixed set.
 
         pe.export_openvino("PE-Core-L14-336", "core-openvino", precision="bfloat16")
     """
@@ -108,6 +111,8 @@ def export_openvino(
     network = load_model(model)
     visual = network.visual if isinstance(network, CLIP) else network
     visual.grid_of(*(size or (visual.config.image_size,) * 2))  # a clear error for sizes that do not fit
+    if precision == "int8" and not _is_pooled(network):
+        raise ConfigError(f"{network.name} gives tokens, which lose too much in int8; export it in bfloat16")
     towers: tuple[Tower, ...] = ("image", "text") if isinstance(network, CLIP) else ("image",)
     weights, files = weight_hash(network), []
     with writing(out, also=(RuntimeError,)), replacing_new(out) as temporary:  # OpenVINO's for a full disk
@@ -120,20 +125,29 @@ def export_openvino(
                 precision=precision,
                 size=size if tower == "image" else None,
             )
-            difference = _write_tower(core, network, key, temporary)
-            path = str(out / f"{tower}.xml")
-            files.append(OpenVinoFile(path=path, model=network.name, precision=precision, difference=difference))
+            about = _write_tower(core, network, key, temporary)
+            files.append(
+                OpenVinoFile(
+                    path=str(out / f"{tower}.xml"),
+                    model=network.name,
+                    precision=precision,
+                    difference=about["difference"],
+                    cosine=about.get("cosine"),
+                )
+            )
         _write_description(network, weights, precision, size, temporary)
     return tuple(files)
 
 
-def _write_tower(core: Any, model: Model, key: Key, directory: Path) -> float:
-    """Write a tower's .xml and .bin files, and return how much it differs from torch."""
+def _write_tower(core: Any, model: Model, key: Key, directory: Path) -> dict[str, Any]:
+    """Write a tower's .xml and .bin files, and return what `convert_tower` says of it."""
     from perception_encoder.runtime.convert import convert_tower
 
     made = directory / "made"
     made.mkdir()
-    difference: float = convert_tower(core, model, key, made)["difference"]
+    about = convert_tower(core, model, key, made)
+    if about["precision"] != key.precision:
+        raise OutputError(f"{key.model}: {about['note']}; export it in bfloat16")
     (made / MODEL).rename(directory / f"{key.tower}.xml")
     (made / WEIGHTS).rename(directory / f"{key.tower}.bin")
     with np.load(made / EXAMPLE) as arrays:
@@ -143,7 +157,7 @@ def _write_tower(core: Any, model: Model, key: Key, directory: Path) -> float:
     found = Program(core, directory / f"{key.tower}.xml", key.precision)(inputs)
     if not unit_difference(found, outputs) <= AGREEMENT[key.precision]:
         raise OutputError(f"{key.tower}.xml does not give what it gave when it was converted")
-    return difference
+    return about
 
 
 def _write_description(
@@ -154,11 +168,10 @@ def _write_description(
     height, width = size or (visual.config.image_size,) * 2
     write_preprocessing(directory, (height, width), text.config.context_length if text else None, uint8=True)
     program = _IMAGES.format(
-        width=width, height=height, hint=HINTS[precision], imports="\nimport tokenizers" if text else ""
+        width=width, height=height, options=json.dumps(hints(precision)), imports="\nimport tokenizers" if text else ""
     )
     if isinstance(model, CLIP):
         program += _TEXTS.format(scale=math.exp(model.logit_scale.item()))
-    pooled = text is not None or visual.attn_pool is not None
     prefix = ", the class token first" if visual.config.class_token else ""
     readme = _README.format(
         name=model.name,
@@ -168,7 +181,7 @@ def _write_description(
         licence=find_model(model.name).licence,
         height=height,
         width=width,
-        output="embeddings (B, D), not normalised" if pooled else f"tokens (B, N, D){prefix}",
+        output="embeddings (B, D), not normalised" if _is_pooled(model) else f"tokens (B, N, D){prefix}",
         text="`text.xml` takes token ids (B, T), int64, padded with zeros: those of `tokenizer.json`.\n"
         if text
         else "",
@@ -178,6 +191,10 @@ def _write_description(
     write_text(directory / "README.md", readme)
     sums = [f"{_sum(file)}  {file.name}\n" for file in sorted(directory.iterdir())]
     write_text(directory / "SHA256SUMS", "".join(sums))
+
+
+def _is_pooled(model: Model) -> bool:
+    return isinstance(model, CLIP) or model.attn_pool is not None
 
 
 def _sum(path: Path) -> str:

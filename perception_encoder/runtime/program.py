@@ -16,8 +16,14 @@ EXAMPLE = "example.npz"
 """Inputs, and what the tower gave for them when it was converted."""
 AGREEMENT: dict[Precision, float] = {"float32": 5e-6, "bfloat16": 5e-3, "int8": 5e-3}
 """Maximum difference of a unit embedding's values between two compilations."""
-HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
-"""OpenVINO's hint for the type of activations."""
+_TYPES: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
+
+
+def hints(precision: Precision) -> dict[str, Any]:
+    """Return OpenVINO's options that change results: the type of activations, and how many beside int8 weights share
+    a scale."""
+    types = {"INFERENCE_PRECISION_HINT": _TYPES[precision]}
+    return types | ({"DYNAMIC_QUANTIZATION_GROUP_SIZE": 128} if precision == "int8" else {})
 
 
 class Program:
@@ -35,10 +41,9 @@ class Program:
             model.reshape(list(shape))
         cores = core_count()
         options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            **hints(precision),
             "NUM_STREAMS": 1 if shape is None else cores,
             "INFERENCE_NUM_THREADS": cores,
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128,  # of activations beside int8 weights; no others are quantised
             "ENABLE_CPU_PINNING": False,  # several processes would share the same cores, and others stay idle
         }
         self._queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", options), 1 if shape is None else cores)

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 import perception_encoder as pe
-from perception_encoder.errors import ModelError, OutputError
+from perception_encoder.errors import ConfigError, ModelError, OutputError
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.preprocess.image import image_transform
 from perception_encoder.preprocess.tokenizer import tokenizer
-from perception_encoder.runtime import convert, export
+from perception_encoder.runtime import convert, export, quantization
 from perception_encoder.vectors import unit_rows
 
 pytest.importorskip("openvino")
@@ -49,11 +49,14 @@ def run_program(directory: Path) -> dict[str, np.ndarray]:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 def test_the_program_in_the_readme_needs_nothing_of_ours_and_gives_the_same(precision: str, tmp_path: Path) -> None:
-    directory = tmp_path / "new" / "out"
+    directory, int8 = tmp_path / "new" / "out", precision == "int8"
+    if int8:
+        pytest.importorskip("nncf")
     files = pe.export_openvino("builtin", directory, precision=precision)
-    limit = convert.TOLERANCE[precision]
+    limit = 0.02 if int8 else convert.TOLERANCE[precision]
+    assert all((file.cosine is not None and file.cosine >= 0.999) == int8 for file in files)
     assert [Path(file.path) for file in files] == [directory / "image.xml", directory / "text.xml"]
     assert all(0 < file.difference <= limit and file.precision == precision for file in files)
     sums = dict(reversed(line.split()) for line in (directory / "SHA256SUMS").read_text().splitlines())
@@ -67,10 +70,13 @@ def test_the_program_in_the_readme_needs_nothing_of_ours_and_gives_the_same(prec
     found, model = run_program(directory), load_model("builtin")
     with Image.open(directory / "image.jpg") as image:
         pixels = image_transform(model)(image)
-    expected = unit_rows(model.visual(pixels[None]).numpy())
-    assert np.abs(found["image_vectors"] - expected).max() <= limit
-    expected = unit_rows(model.text(tokenizer(model)(TEXTS)).numpy())
-    assert np.abs(found["text_vectors"] - expected).max() <= limit
+    for name, outputs in (
+        ("image_vectors", model.visual(pixels[None])),
+        ("text_vectors", model.text(tokenizer(model)(TEXTS))),
+    ):
+        expected = unit_rows(outputs.numpy())
+        assert np.abs(found[name] - expected).max() <= limit
+        assert (found[name] * expected).sum(axis=1).min() >= (0.998 if int8 else 0.9999)
 
 
 def test_a_model_without_texts_or_pooling_of_another_size(run_pe: Callable, tmp_path: Path) -> None:
@@ -80,6 +86,17 @@ def test_a_model_without_texts_or_pooling_of_another_size(run_pe: Callable, tmp_
     config = load_model("builtin-spatial").config
     tokens = 32 * 64 // config.patch_size**2 + config.class_token
     assert run_program(tmp_path / "out")["image_vectors"].shape == (1, tokens, config.width)
+
+
+def test_int8_that_loses_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nncf")
+    with pytest.raises(ConfigError, match="gives tokens, which lose too much in int8; export it in bfloat16"):
+        pe.export_openvino("builtin-spatial", tmp_path / "out", precision="int8")
+    monkeypatch.setattr(quantization, "LEAST_COSINE", 1.0)
+    message = r"its image tower stays in bfloat16: in int8, minimum cosine to float32 0\.99.*; export it in bfloat16$"
+    with pytest.raises(OutputError, match=message):
+        pe.export_openvino("builtin", tmp_path / "out", precision="int8")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_exists_stays(run_pe: Callable, tmp_path: Path) -> None:
