@@ -73,16 +73,15 @@ class Entry:
     model: str
     values: dict[str, Any]
     """The content of `entry.json`."""
+    bytes: int
+    """Size on disk."""
+    used: float
+    """When it was last used, in seconds since 1970."""
 
     @property
     def path(self) -> Path:
         """The OpenVINO model."""
         return self.directory / MODEL
-
-    bytes: int
-    """Size on disk."""
-    used: float
-    """When it was last used, in seconds since 1970."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what it is, its size and its last use; "usable": by these versions of the libraries, on this CPU."""
