@@ -96,7 +96,9 @@ def questions(
     evaluator = QuestionEvaluator(task, read, None if records is None else Path(records), frames, blind)
     about = {}
     if isinstance(assistant, LanguageModel):
+        reader = assistant.reader
         about = {"decoder": assistant.decoder.name, "tiles": str(assistant.media.tiles)}
+        about |= {"runtime": reader.runtime, "precision": reader.precision}
     return run_evaluators([evaluator], {"": assistant}, split, about, progress)
 
 

@@ -23,6 +23,7 @@ CHUNK = 1024
 """Maximum number of tokens of a prompt that are read at once, which bounds the memory of masks and activations."""
 QUANTIZED_TOGETHER = 64
 """Number of inputs of an int8 product that share a scale."""
+_ROWS = 64  # of a weight that are rounded at once: they fit the cache
 _LOWEST = float(torch.finfo(torch.bfloat16).min)  # of float32, it would become infinite in bfloat16
 _HALVES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
@@ -179,12 +180,8 @@ class _Graph:
         """Return a weight (out, in) as float32 values, stored in fewer bits if they fit."""
         op = self.op
         if self.int8:
-            scale = weight.abs().amax(1, keepdim=True).float() / 127
-            scale[scale == 0] = 1
-            rounded = torch.empty(weight.shape, dtype=torch.int8)
-            for rows, out, scales in zip(weight.split(CHUNK), rounded.split(CHUNK), scale.split(CHUNK), strict=True):
-                out.copy_((rows.float() / scales).round_())
-            return op.multiply(op.convert(self._constant(rounded, "i8"), "f32"), _float(scale.numpy()))
+            rounded, scales = _rounded(weight)
+            return op.multiply(op.convert(self._constant(rounded, "i8"), "f32"), _float(scales.numpy()))
         for dtype in (torch.bfloat16, torch.float16):
             if _is_exact(weight[:8], dtype) and _is_exact(weight, dtype):
                 narrow = weight.to(dtype)
@@ -240,6 +237,17 @@ class _Graph:
         target = op.concat([start, _ints(self.heads // self.groups), end], 0)
         copies = op.broadcast(op.unsqueeze(x, _int(2)), target, broadcast_spec="BIDIRECTIONAL")
         return op.reshape(copies, _ints(0, self.heads, -1, self.head_width), True)
+
+
+def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight (out, in) in 8 bits, and the factor of each row (out, 1)."""
+    rounded, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight), 1)
+    for rows, out, scale in zip(weight.split(_ROWS), rounded.split(_ROWS), scales.split(_ROWS), strict=True):
+        values = rows.float()
+        scale.copy_(values.abs().amax(1, keepdim=True) / 127)
+        scale[scale == 0] = 1
+        out.copy_(values.div_(scale).round_())
+    return rounded, scales
 
 
 def _is_exact(values: Tensor, dtype: torch.dtype) -> bool:

@@ -36,6 +36,7 @@ def test_a_dataset_is_evaluated(run_pe, language_run: Path, tmp_path: Path, data
     assert metric in run.stdout
     result = read_json(tmp_path / "out.json")
     assert result["model"] == language_run.name and result["about"]["tiles"] == "0"
+    assert result["about"]["runtime"] == "torch" and result["about"]["precision"] in ("float32", "bfloat16")
     assert result["measurements"][0]["task"] == dataset
 
 
