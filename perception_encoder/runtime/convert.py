@@ -82,7 +82,6 @@ def convert_tower(core: openvino.Core, model: Model, key: Key, directory: Path) 
     An int8 tower that fails its check is written in bfloat16, with a note. Raises ModelError if a float one differs
     from torch by more than `TOLERANCE`.
     """
-    import openvino
 
     source = tower_of(model, key.tower, key.layer, key.size)
     expected = source.run(source.example)
@@ -99,7 +98,7 @@ def convert_tower(core: openvino.Core, model: Model, key: Key, directory: Path) 
             return {**about, "difference": unit_difference(found, expected), "cosine": verdict.cosine}
         about["note"] = f"its {key.tower} tower stays in bfloat16: in int8, {verdict}"
     precision: Precision = about["precision"]
-    openvino.save_model(exact, directory / MODEL, compress_to_fp16=precision != "float32")
+    _save(exact, directory / MODEL, half=precision != "float32")
     program = Program(core, directory / MODEL, precision, shape)
     found = program(source.example)
     difference, limit = unit_difference(found, expected), TOLERANCE[precision]
@@ -113,7 +112,6 @@ def _write_int8(
     core: openvino.Core, exact: openvino.Model, source: Source, shape: tuple[int, ...] | None, path: Path
 ) -> tuple[Program | None, Verdict]:
     """Write a tower in int8 by the first method that passes the check; return it, or None, and the last verdict."""
-    import openvino
 
     methods: tuple[Method, ...] = ("weights",)
     samples = None
@@ -125,12 +123,22 @@ def _write_int8(
     expected = np.concatenate([source.run(part) for part in np.array_split(inputs, max(1, len(inputs) // 4))])
     for method in methods:
         path.unlink(missing_ok=True)  # else the one before would still be mapped
-        openvino.save_model(quantize(exact.clone(), method, samples), path)
+        _save(quantize(exact.clone(), method, samples), path)
         program = Program(core, path, "int8", shape)
         verdict = check(program(inputs), expected)
         if verdict.passed:
             return program, verdict
     return None, verdict
+
+
+def _save(model: openvino.Model, path: Path, half: bool = True) -> None:
+    """Write a model; `half`: its float32 weights as float16. Raises OSError."""
+    import openvino
+
+    try:
+        openvino.save_model(model, path, compress_to_fp16=half)
+    except RuntimeError as error:  # "basic_ios::clear: iostream error"
+        raise OSError("OpenVINO failed to write it; is the disk full?") from error
 
 
 def tower_of(model: Model, tower: Tower, layer: int | None = None, size: tuple[int, int] | None = None) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,23 @@ class Program:
             "ENABLE_CPU_PINNING": False,  # several processes would share the same cores, and others stay idle
         }
         self._queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", options), 1 if shape is None else cores)
-        self._queue.set_callback(self._keep)
         self._found: dict[int, np.ndarray] = {}
+        self._queue.set_callback(partial(_keep, self._found))  # a method would keep the program alive for ever
         self._one_by_one = shape is not None
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Return the outputs, float32."""
         inputs = np.ascontiguousarray(inputs)
-        for number, part in enumerate(inputs[:, None] if self._one_by_one else [inputs]):
+        parts = inputs[:, None] if self._one_by_one else inputs[None]
+        self._found.clear()
+        for number, part in enumerate(parts):
             self._queue.start_async([part], number)
         self._queue.wait_all()
-        found, self._found = self._found, {}
-        return np.concatenate([found[number] for number in sorted(found)])
+        return np.concatenate([self._found.pop(number) for number in range(len(parts))])
 
-    def _keep(self, request: Any, number: int) -> None:
-        self._found[number] = request.get_output_tensor(0).data.copy()
+
+def _keep(found: dict[int, np.ndarray], request: Any, number: int) -> None:
+    found[number] = request.get_output_tensor(0).data.copy()
 
 
 def unit_difference(found: np.ndarray, expected: np.ndarray) -> float:
