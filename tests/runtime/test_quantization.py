@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder import load, open_index
+from perception_encoder import create_model, load, open_index
 from perception_encoder.runtime import choice, convert, quantization
+from perception_encoder.runtime.machine import cpu_flags
 from perception_encoder.runtime.openvino_runtime import FallbackWarning
+from perception_encoder.runtime.program import Program
 from perception_encoder.runtime.quantization import Verdict, calibration_pixels, check, check_ids, check_pixels
 from perception_encoder.vectors import unit_rows
 from tests.runtime.test_choice import INT8
@@ -62,6 +64,19 @@ def test_the_builtin_model_keeps_its_vectors_in_int8() -> None:
     tokens = reference.feature(2, "tokens")
     found, expected = encoder.embed_pixels(images[:2], tokens), reference.embed_pixels(images[:2], tokens)
     assert np.abs(found - expected).max() < 0.05, "tokens are not quantised"
+
+
+@pytest.mark.skipif("vnni" not in cpu_flags(), reason="without VNNI, products in int8 may saturate")
+def test_static_quantisation_passes_the_check(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    source = convert.tower_of(create_model("builtin", pretrained=True).eval(), "image")
+    tower = quantization.quantize(convert.to_openvino(source), "static", calibration_pixels(128, 128))
+    openvino.save_model(tower, tmp_path / "model.xml")
+    images = photos(24)
+    found = Program(openvino.Core(), tmp_path / "model.xml", "int8", (1, 3, 128, 128))(images)
+    verdict = check(found, source.run(images))
+    assert verdict.cosine >= 0.9993 and verdict.passed
 
 
 @pytest.mark.usefixtures("int8_is_fast")
