@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from experiments.builtin.card import compare_with_targets
@@ -26,6 +25,8 @@ RECALL = 0.99
 """What a nearest-neighbour search is compared at."""
 
 Rows = list[Sequence[str]]
+Tables = Mapping[str, Rows]
+"""Tables by their headings."""
 Read = Callable[[str], Any]
 """Returns the content of a JSON file, by its name."""
 
@@ -46,96 +47,6 @@ def parity(read: Read) -> Rows:
     columns = ("reference", "timm", "open_clip", "gradients")
     cells = [(name, *(f"{e[c]:.1e}" if c in e else "–" for c in columns)) for name, e in errors.items()]
     return [("model", "reference code", "timm", "open_clip", "gradients"), *cells]
-
-
-def speed(read: Read) -> Rows:
-    """One row a job: ours, what it is compared with, and the ratio of the two where both are speeds of one job."""
-    return [
-        ("job", "here", "compared with", "ratio"),
-        *_encoding(read),
-        *_training(read),
-        *_language(read),
-        *_searching(read),
-        *_dense(read),
-        *_rendering(read),
-    ]
-
-
-def _ratio(what: str, ours: float, theirs: float, unit: str, other: str, digits: int = 1) -> Sequence[str]:
-    return what, f"{ours:,.{digits}f} {unit}", f"{other}: {theirs:,.{digits}f}", f"{ours / theirs:.2f}"
-
-
-def _encoding(read: Read) -> Iterator[Sequence[str]]:
-    speeds = {name: median(values) for name, values in read("encode")["speeds"].items()}
-    for precision in ("bf16", "fp32"):
-        peers = {name: rate for name, rate in speeds.items() if name.startswith(("timm", "open")) and precision in name}
-        best = max(peers, key=lambda name: peers[name])
-        what = f"encode images with PE-Core-B16-224, {precision}"
-        yield _ratio(what, speeds[f"Encoder, {precision}"], peers[best], "images/s", best)
-    eager = max((name for name in speeds if name.endswith("fp32, eager")), key=lambda name: speeds[name])
-    yield _ratio("the same, every library's default", speeds["Encoder, default"], speeds[eager], "images/s", eager)
-    for name, by_part in read("embed")["speeds"].items():
-        directory, encode = (median(by_part[part]) for part in ("directory to file", "encode only"))
-        yield _ratio(f"embed a directory of JPEGs with {name}", directory, encode, "images/s", "encoding alone")
-
-
-def _training(read: Read) -> Iterator[Sequence[str]]:
-    for name, speeds in read("train")["speeds"].items():
-        ours, theirs = median(speeds["ours"]), median(speeds["open_clip"])
-        digits = 1 if theirs > 10 else 2
-        yield _ratio(f"train, {name}", ours, theirs, "pairs/s", "open_clip's model and loss", digits)
-    steps = {name: 1000 * median(values) for name, values in read("spatial_speed")["steps"].items()}
-    plain, aligned = steps["plain forward and backward"], steps["alignment step"]
-    yield _ratio("spatial alignment, a step of 32 images", aligned, plain, "ms", "forward and backward alone", 0)
-
-
-def _language(read: Read) -> Iterator[Sequence[str]]:
-    result = read("language_speed")
-    rates = {name: 1 / median(values) for name, values in result["tokens"].items()}
-    yield _ratio(
-        "generate text with SmolLM2-135M", rates["this package"], rates["transformers"], "tokens/s", "transformers", 0
-    )
-    yield "first token after an image of 448 px", f"{median(result['first_token']):.2f} s", "–", "–"
-
-
-def _searching(read: Read) -> Iterator[Sequence[str]]:
-    result = read("search")
-    for state in ("warm", "cold"):
-        for name in ("first page", "first query"):
-            milliseconds = median(result["page"][state][name])
-            yield f"{name} of 100,000 images in the browser, {state}", f"{milliseconds:.0f} ms", "–", "–"
-    shell, bare = (median(values) for values in result["shell"]["seconds"].values())
-    yield "`pe search` over 1,000 indexed images", f"{shell:.2f} s", f"`import torch`: {bare:.2f} s", "–"
-    for name, speeds in result["indexing"]["speeds"].items():
-        yield _ratio(
-            f"index a directory with {name}",
-            median(speeds["directory to index"]),
-            median(speeds["encode only"]),
-            "images/s",
-            "encoding alone",
-        )
-    video = {name: median(values) for name, values in result["video"]["speeds"].items()}
-    peer = video.pop("PyAV, all frames decoded")
-    for name in ("8 uniform frames (`read_frames`)", "a frame each second (`sample_frames`)"):
-        yield f"read a video: {name}", f"{video[name]:.0f} frames/s", f"PyAV, all frames: {peer:.0f}", "–"
-    for kind, loads in result["server"]["loads"].items():
-        load = loads["64"]
-        rate = f"{load['rate']:.0f} answers/s, p99 {load['p99']:.0f} ms"
-        yield f"embedding server, {kind}s, 64 clients", rate, "–", "–"
-
-
-def _dense(read: Read) -> Iterator[Sequence[str]]:
-    for name, seconds in read("dense_speed")["seconds"].items():
-        command = name.replace("--like", "--point").replace(", ", "`, ")  # the option's former name
-        yield f"`{command}, one frame", f"{1000 * median(seconds):.0f} ms", "–", "–"
-
-
-def _rendering(read: Read) -> Iterator[Sequence[str]]:
-    engine = read("engine_speed")
-    rate = 60 * engine["clips"] / engine["engine"]["total_seconds"]
-    yield "`pe engine run` with the built-in models", f"{rate:.1f} videos/minute", "–", "–"
-    for row in read("scenes")["rates"]:
-        yield f"render {row['what']} of {row['side']} px", f"{row['rate']:.1f} a second", "–", "–"
 
 
 FINDINGS: Sequence[tuple[str, str, str, str]] = (
@@ -293,7 +204,14 @@ def best_setting(settings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return max(settings, key=lambda setting: float(setting["recall"]))
 
 
-PAGES: dict[str, Callable[[Read], Rows]] = {
+def speed(read: Read) -> Tables:
+    """One table a task: see `benchmarks.speed_tables`."""
+    from benchmarks.speed_tables import speed_tables
+
+    return speed_tables(read)
+
+
+PAGES: dict[str, Callable[[Read], Rows | Tables]] = {
     "parity": parity,
     "speed": speed,
     "paper_in_small": paper_in_small,
@@ -303,16 +221,22 @@ PAGES: dict[str, Callable[[Read], Rows]] = {
 }
 
 
-def with_table(page: str, rows: Rows) -> str:
-    """Return a page with the table between its markers replaced; ValueError without the markers."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines.insert(1, "|---" * len(rows[0]) + "|")
+def with_table(page: str, table: Rows | Tables) -> str:
+    """Return a page with what is between its markers replaced; ValueError without the markers."""
+    tables = table if isinstance(table, Mapping) else {"": table}
+    parts = [part for title, rows in tables.items() for part in ([f"## {title}"] if title else []) + [_as_text(rows)]]
     start, end = MARKERS
     before, _, rest = page.partition(start)
     _, found, after = rest.partition(end)
     if not found:
         raise ValueError(f"the page needs the lines {start} and {end}")
-    return "\n".join([before + start, "", *lines, "", end + after])
+    return "\n\n".join([before + start, *parts, end + after])
+
+
+def _as_text(rows: Rows) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
+    return "\n".join(lines)
 
 
 def main() -> None:

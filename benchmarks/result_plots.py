@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.result_pages import Read, best_setting
+from benchmarks.speed_tables import OURS, median_rates
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,15 +77,20 @@ def draw_parity(read: Read) -> Figure:
 
 
 def draw_speed(read: Read) -> Figure:
-    """Images a second of every contender, in both precisions."""
-    figure = _figure(7.5, 2.6)
-    speeds = {name: median(values) for name, values in read("encode")["speeds"].items() if "limit" not in name}
-    for at, (precision, title) in enumerate((("bf16", "bfloat16"), ("fp32", "float32")), start=1):
-        axes = _axes(figure, 1, 2, at, f"PE-Core-B16-224, {title}: images/s")
-        chosen = sorted((name for name in speeds if precision in name), key=lambda name: -speeds[name])
-        names = [name.replace(f", {precision}", "").replace("Encoder", "perception-encoder") for name in chosen]
-        colours = [RED if name.startswith("Encoder") else GREY for name in chosen]
-        _barred(axes, names, [speeds[name] for name in chosen], colours, "{:.1f}")
+    """Images a second of ours in each precision and of each peer's fastest setting, by model."""
+    chosen = {name: result for name, result in read("encode")["towers"].items() if name.endswith(":image")}
+    figure = _figure(9, 2.9)
+    for at, (name, result) in enumerate(chosen.items(), start=1):
+        axes = _axes(figure, 1, len(chosen), at, name.removesuffix(":image").removeprefix("PE-Core-") + ": images/s")
+        bars: dict[str, float] = {}
+        for label, rate in median_rates(result).items():
+            who = label.partition(",")[0]
+            short = label.removeprefix(f"{OURS}, ") if who == OURS else who.partition(":")[0]
+            bars[short] = max(rate, bars.get(short, 0.0))
+        names = sorted(bars, key=lambda short: -bars[short])
+        colours = [RED if "," in short else GREY for short in names]
+        _barred(axes, names, [bars[short] for short in names], colours, "{:.3g}")
+        axes.tick_params(labelsize=6)
     return figure
 
 

@@ -1,0 +1,155 @@
+"""Images and texts a second of this package beside other libraries and what bare matrix products allow, in one run.
+
+    python -m benchmarks.encode [TOWER ...] [--seconds 75] [--missing] [--out docs/results/encode.json]
+
+Towers: "PE-Core-T16-384:image" and so on, all six by default (a process each, about 20 minutes on two cores; L14 needs
+12 GB). Weights are random, images are photographs. Contenders take turns, call by call, so that the machine's noise
+falls on all alike; each has its minimum cosine similarity to its own weights in float32. A tower that runs replaces
+its own results only; --missing runs those that the file lacks.
+
+Peers: timm and open_clip (eager, compiled, float32 and bfloat16), onnxruntime on this package's export, and
+transformers' CLIP of the same sizes with OpenVINO, as optimum-intel and sentence-transformers convert it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+
+from benchmarks.encode import limits, ours, peers
+from benchmarks.encode.case import Case, Contender, case_of, minimum_cosine
+from perception_encoder.models.checkpoints.weights import create_model
+from perception_encoder.runtime.machine import core_count, cpu_flags
+
+TOWERS = {
+    "PE-Core-T16-384:image": 8,
+    "PE-Core-S16-384:image": 8,
+    "PE-Core-B16-224:image": 8,
+    "PE-Core-L14-336:image": 4,
+    "PE-Core-S16-384:text": 16,
+    "PE-Core-B16-224:text": 16,
+}
+"""Each with its number of inputs a call. T16 and S16 have text towers of one size, and so have B16 and L14."""
+MIN_ROUNDS = 3
+LIBRARIES = ("torch", "openvino", "nncf", "timm", "open_clip_torch", "onnxruntime", "transformers")
+
+
+def contenders(case: Case, compiled: bool = True) -> Iterator[Contender]:
+    """Yield all contenders, each after its first call, which sets it up."""
+    factories: Sequence[tuple[str, Any]] = (
+        ("perception-encoder", lambda path: ours.contenders(case, path)),
+        ("limits", lambda path: limits.contenders(case)),
+        ("timm", lambda path: peers.timm_contenders(case, compiled)),
+        ("open_clip", lambda path: peers.open_clip_contenders(case, compiled)),
+        ("onnxruntime", lambda path: peers.onnx_contenders(case, path)),
+        (peers.SAME_SIZE, lambda path: peers.clip_contenders(case, path)),
+    )
+    for name, factory in factories:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as directory:
+            found = factory(Path(directory))
+            for contender in found:
+                contender.run()
+            yield from found
+        print(f"{case.name}: {name} is ready after {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def measure(case: Case, found: Sequence[Contender], seconds: float) -> dict[str, Any]:
+    """Return rates by label, a value a round, and minimum cosines to float32."""
+    cosines = {one.label: minimum_cosine(one.run(), one.expected) for one in found if one.expected is not None}
+    speeds: dict[str, list[float]] = {one.label: [] for one in found}
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(speeds[found[0].label]) < MIN_ROUNDS:
+        for one in found:
+            start = time.perf_counter()
+            one.run()
+            speeds[one.label].append(round(len(case.inputs) / (time.perf_counter() - start), 3))
+    rounds = len(speeds[found[0].label])
+    print(f"{case.name}: {rounds} rounds in {time.perf_counter() - begin:.0f} s", flush=True)
+    return {"machine": machine(), "inputs": len(case.inputs), "speeds": speeds, "cosines": cosines}
+
+
+def machine() -> dict[str, Any]:
+    """Return the CPU, its number of cores that are used, the features that choose kernels, and the libraries."""
+    flags = set(cpu_flags().split())
+    features = {"AMX": "amx_tile", "AVX-512": "avx512f", "bfloat16": "avx512_bf16", "VNNI": "avx512_vnni"}
+    return {
+        "cpu": _cpu_name(),
+        "cores": core_count(),
+        "features": [name for name, flag in features.items() if flag in flags],
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    known = dict(map(str.strip, line.split(":", 1)) for line in reversed(lines) if ":" in line)  # type: ignore[arg-type]
+    return f"{known.get('model name', 'unknown')}, family {known.get('cpu family')}, model {known.get('model')}"
+
+
+def merge(out: Path | None, name: str, result: dict[str, Any]) -> None:
+    """Put a tower's result into the file, or print it."""
+    whole = _read(out)
+    whole["towers"][name] = result
+    text = json.dumps(whole, indent=1)
+    if out is None:
+        print(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+def _read(out: Path | None) -> dict[str, Any]:
+    empty: dict[str, Any] = {"command": "python -m benchmarks.encode", "towers": {}}
+    if out is None or not out.exists():
+        return empty
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return found if "towers" in found else empty
+
+
+def run_tower(name: str, seconds: float, out: Path | None) -> None:
+    """Set up and measure one tower in this process, with an empty cache of compiled models."""
+    model, _, tower = name.partition(":")
+    with tempfile.TemporaryDirectory() as cache, torch.inference_mode():
+        os.environ["XDG_CACHE_HOME"] = cache
+        warnings.simplefilter("ignore")
+        case = case_of(create_model(model).eval(), cast(Literal["image", "text"], tower), TOWERS[name])
+        merge(out, name, measure(case, list(contenders(case)), seconds))
+
+
+def main() -> None:
+    """Measure one tower here, or several in a process each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("towers", nargs="*", metavar="TOWER", help="MODEL:image or MODEL:text [default: all six]")
+    parser.add_argument("--seconds", type=float, default=75.0, help="time for the rounds of a tower, three at least")
+    parser.add_argument("--missing", action="store_true", help="run only the towers that --out lacks")
+    parser.add_argument("--out", type=Path, help="JSON to write into [default: print]")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.towers) - set(TOWERS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(TOWERS)}")
+    done = _read(arguments.out)["towers"] if arguments.missing else {}
+    names = [name for name in arguments.towers or TOWERS if name not in done]
+    if len(names) == 1:
+        run_tower(names[0], arguments.seconds, arguments.out)
+        return
+    for name in names:
+        options = ["--seconds", str(arguments.seconds), *(["--out", str(arguments.out)] if arguments.out else [])]
+        subprocess.run([sys.executable, "-m", "benchmarks.encode", name, *options], check=True)
+
+
+if __name__ == "__main__":
+    main()

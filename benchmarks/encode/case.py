@@ -1,0 +1,123 @@
+"""A tower to time, its inputs, and what a contender is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.config import TextConfig, VisionConfig
+from perception_encoder.models.registry import find_model
+from perception_encoder.preprocess.image import to_float
+
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Run = Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute the tower's outputs of all inputs."""
+
+    who: str
+    setting: str
+    precision: str
+    run: Run
+    expected: np.ndarray | None
+    """The same weights' outputs in float32 with torch; None for bare products."""
+
+    @property
+    def label(self) -> str:
+        """Names it in the results."""
+        return ", ".join(part for part in (self.who, self.setting, self.precision) if part)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tower of a model with random weights, and its inputs."""
+
+    model: CLIP
+    tower: Literal["image", "text"]
+    inputs: np.ndarray
+    """Pixels uint8 (n, 3, H, W), or token ids int64 (n, T)."""
+
+    @property
+    def name(self) -> str:
+        """Names it in the results."""
+        return f"{self.model.name} {self.tower}"
+
+    @property
+    def config(self) -> VisionConfig | TextConfig:
+        """Of the tower."""
+        return self.model.visual.config if self.tower == "image" else self.model.text.config
+
+    @property
+    def module(self) -> nn.Module:
+        """The tower: scaled pixels, or token ids, to embeddings."""
+        return self.model.visual if self.tower == "image" else self.model.text
+
+    @cached_property
+    def ready(self) -> Tensor:
+        """The inputs as the peers take them: scaled float32 pixels (n, 3, H, W), or token ids."""
+        inputs = torch.from_numpy(self.inputs)
+        return to_float(inputs) if self.tower == "image" else inputs
+
+    @cached_property
+    def expected(self) -> np.ndarray:
+        """The outputs in float32 with torch."""
+        return output(self.module, self.ready)
+
+
+@torch.inference_mode()
+def output(module: Any, inputs: Tensor) -> np.ndarray:
+    """Return a module's output in float32."""
+    array: np.ndarray = module(inputs).float().numpy()
+    return array
+
+
+def case_of(model: CLIP, tower: Literal["image", "text"], count: int) -> Case:
+    """Return a tower with inputs: parts of scikit-image's photographs, or texts of the model's context length."""
+    if tower == "image":
+        return Case(model, tower, photographs(count, model.visual.config.image_size))
+    ids = np.random.default_rng(0).integers(1000, 49_000, (count, model.text.config.context_length))
+    ids[:, 0], ids[:, -1] = 49_406, 49_407
+    return Case(model, tower, ids)
+
+
+def photographs(count: int, side: int) -> np.ndarray:
+    """Return squares cut from scikit-image's photographs, each from another place: uint8 (count, 3, side, side)."""
+    from PIL import Image
+    from skimage import data
+
+    wholes = [Image.fromarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    generator = np.random.default_rng(0)
+    found = []
+    for number in range(count):
+        whole = wholes[number % len(wholes)]
+        length = min(whole.size) * 3 // 4
+        left, top = (int(generator.integers(0, extent - length)) for extent in whole.size)
+        cut = whole.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + length, top + length))
+        found.append(np.asarray(cut).transpose(2, 0, 1))
+    return np.stack(found)
+
+
+def spec_of(case: Case) -> Any:
+    """Return the registry's entry of a case's model: the peers' names."""
+    return find_model(case.model.name)
+
+
+def minimum_cosine(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the lowest cosine similarity of two outputs' rows."""
+    first, second = (values.astype(np.float64) for values in (found, expected))
+    products = (first * second).sum(axis=-1)
+    return float((products / np.linalg.norm(first, axis=-1) / np.linalg.norm(second, axis=-1)).min())
+
+
+Factory = Callable[[Case, Path], "list[Contender]"]
+"""Returns contenders; the path is an empty directory for what they write."""

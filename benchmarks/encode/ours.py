@@ -1,0 +1,45 @@
+"""This package's runtimes, as an encoder calls them: from uint8 pixels or token ids to float32 arrays."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+
+import torch
+
+from benchmarks.encode.case import TYPES, Case, Contender, Run
+from perception_encoder.models.checkpoints.weights import weight_hash
+from perception_encoder.runtime.openvino_runtime import FallbackWarning, OpenVinoRuntime
+from perception_encoder.runtime.runtime import PRECISIONS, Runtime
+from perception_encoder.runtime.torch_runtime import TorchRuntime, describe
+
+WHO = "perception-encoder"
+
+
+def contenders(case: Case, directory: Path) -> list[Contender]:
+    """Torch and OpenVINO in each precision; a precision that the model's gate refuses is left out."""
+    cpu = torch.device("cpu")
+    found = []
+    for precision, dtype in TYPES.items():
+        model = case.model if dtype == torch.float32 else copy.deepcopy(case.model).to(dtype)
+        found.append(Contender(WHO, "torch", precision, _run(TorchRuntime(model, cpu, dtype), case), case.expected))
+    info = describe(case.model, weight_hash(case.model))
+    for kind in PRECISIONS:
+        run = _run(OpenVinoRuntime(info, kind, lambda: case.model), case)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FallbackWarning)
+                run()
+        except FallbackWarning as refusal:
+            print(f"{case.name}: no {kind}: {refusal}", flush=True)
+            continue
+        found.append(Contender(WHO, "OpenVINO", kind, run, case.expected))
+    return found
+
+
+def _run(runtime: Runtime, case: Case) -> Run:
+    if case.tower == "text":
+        return lambda: runtime.texts(case.inputs)
+    last = case.model.visual.config.depth - 1
+    return lambda: runtime.images(case.inputs, last, "attn")

@@ -1,0 +1,150 @@
+"""The tables of docs/results/speed.md: one a task, the ratio first, and where results may differ, their quality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.result_pages import Read, Rows, Tables
+
+OURS, OTHER_MODEL, LIMIT = "perception-encoder", "CLIP of the same size", "limit"
+HEAD = ("job", "ratio", "here", "compared with")
+_INT8 = f"{OURS}, OpenVINO, int8"
+
+
+def speed_tables(read: Read) -> Tables:
+    """Return all tables by their headings."""
+    towers = read("encode")["towers"]
+    return {
+        "Encode images": encoding_table(towers, "image"),
+        "Encode texts": encoding_table(towers, "text"),
+        "From files to vectors": [HEAD, *_files(read)],
+        "Search and serve": [HEAD, *_searching(read)],
+        "Train": [HEAD, *_training(read)],
+        "Language models": [HEAD, *_language(read)],
+        "Dense tasks": [HEAD, *_dense(read)],
+        "Synthetic data": [HEAD, *_rendering(read)],
+    }
+
+
+def encoding_table(towers: Mapping[str, Any], kind: str) -> Rows:
+    """Return one row a contender and one column a tower: ratio to the best peer, rate, minimum cosine to float32."""
+    chosen = {name: result for name, result in towers.items() if name.endswith(f":{kind}")}
+    rates = {name: median_rates(result) for name, result in chosen.items()}
+    labels = list(dict.fromkeys(label for by_label in rates.values() for label in by_label))
+    rows: Rows = [("", *(name.partition(":")[0].removeprefix("PE-Core-") for name in chosen))]
+    for label in labels:
+        cells = [_cell(result, rates[name], label) for name, result in chosen.items()]
+        rows.append((f"**{label}**" if label.startswith(OURS) else label, *cells))
+    summary = {
+        "best of ours / best peer": lambda all_rates: max(_of(all_rates, OURS).values()) / best_peer(all_rates),
+        "best of ours without int8 / best peer": lambda all_rates: best_float(all_rates) / best_peer(all_rates),
+        "ours / bare products, OpenVINO, bfloat16": lambda all_rates: (
+            all_rates[f"{OURS}, OpenVINO, bfloat16"] / all_rates[f"{LIMIT}: bare products, OpenVINO, bfloat16"]
+        ),
+    }
+    for what, ratio in summary.items():
+        rows.append((f"**{what}**", *(f"**{ratio(rates[name]):.2f}**" for name in chosen)))
+    return rows
+
+
+def median_rates(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return a tower's medians by contender."""
+    return {label: median(values) for label, values in result["speeds"].items()}
+
+
+def best_peer(rates: Mapping[str, float]) -> float:
+    """Return the fastest that other libraries compute the same model, in any setting."""
+    return max(rate for label, rate in rates.items() if not label.startswith((OURS, OTHER_MODEL, LIMIT)))
+
+
+def best_float(rates: Mapping[str, float]) -> float:
+    """Return the fastest of ours within the tolerance of float32."""
+    return max(rate for label, rate in _of(rates, OURS).items() if label != _INT8)
+
+
+def _of(rates: Mapping[str, float], who: str) -> dict[str, float]:
+    return {label: rate for label, rate in rates.items() if label.startswith(who)}
+
+
+def _cell(result: Mapping[str, Any], rates: Mapping[str, float], label: str) -> str:
+    if label not in rates:
+        return "–"
+    cosine = result["cosines"].get(label)
+    quality = "" if cosine is None else f", {min(cosine, 1.0):.4f}"
+    return f"{rates[label] / best_peer(rates):.2f} ({rates[label]:.3g}/s{quality})"
+
+
+def _alone(what: str, here: str, other: str = "–") -> Sequence[str]:
+    return what, "–", here, other
+
+
+def _ratio(what: str, ours: float, theirs: float, unit: str, other: str, digits: int = 1) -> Sequence[str]:
+    return what, f"{ours / theirs:.2f}", f"{ours:,.{digits}f} {unit}", f"{other}: {theirs:,.{digits}f}"
+
+
+def _files(read: Read) -> Iterator[Sequence[str]]:
+    for name, by_part in read("embed")["speeds"].items():
+        directory, encode = (median(by_part[part]) for part in ("directory to file", "encode only"))
+        yield _ratio(f"embed a directory of JPEGs with {name}", directory, encode, "images/s", "encoding alone")
+    result = read("search")
+    for name, speeds in result["indexing"]["speeds"].items():
+        yield _ratio(
+            f"index a directory with {name}",
+            median(speeds["directory to index"]),
+            median(speeds["encode only"]),
+            "images/s",
+            "encoding alone",
+        )
+    video = {name: median(values) for name, values in result["video"]["speeds"].items()}
+    peer = video.pop("PyAV, all frames decoded")
+    for name in ("8 uniform frames (`read_frames`)", "a frame each second (`sample_frames`)"):
+        yield _alone(f"read a video: {name}", f"{video[name]:.0f} frames/s", f"PyAV, all frames: {peer:.0f}")
+
+
+def _training(read: Read) -> Iterator[Sequence[str]]:
+    for name, speeds in read("train")["speeds"].items():
+        ours, theirs = median(speeds["ours"]), median(speeds["open_clip"])
+        digits = 1 if theirs > 10 else 2
+        yield _ratio(f"train, {name}", ours, theirs, "pairs/s", "open_clip's model and loss", digits)
+    steps = {name: 1000 * median(values) for name, values in read("spatial_speed")["steps"].items()}
+    plain, aligned = steps["plain forward and backward"], steps["alignment step"]
+    yield _ratio("spatial alignment, a step of 32 images", aligned, plain, "ms", "forward and backward alone", 0)
+
+
+def _language(read: Read) -> Iterator[Sequence[str]]:
+    result = read("language_speed")
+    rates = {name: 1 / median(values) for name, values in result["tokens"].items()}
+    yield _ratio(
+        "generate text with SmolLM2-135M", rates["this package"], rates["transformers"], "tokens/s", "transformers", 0
+    )
+    yield _alone("first token after an image of 448 px", f"{median(result['first_token']):.2f} s")
+
+
+def _searching(read: Read) -> Iterator[Sequence[str]]:
+    result = read("search")
+    for state in ("warm", "cold"):
+        for name in ("first page", "first query"):
+            milliseconds = median(result["page"][state][name])
+            yield _alone(f"{name} of 100,000 images in the browser, {state}", f"{milliseconds:.0f} ms")
+    shell, bare = (median(values) for values in result["shell"]["seconds"].values())
+    yield _alone("`pe search` over 1,000 indexed images", f"{shell:.2f} s", f"`import torch`: {bare:.2f} s")
+    for kind, loads in result["server"]["loads"].items():
+        load = loads["64"]
+        rate = f"{load['rate']:.0f} answers/s, p99 {load['p99']:.0f} ms"
+        yield _alone(f"embedding server, {kind}s, 64 clients", rate)
+
+
+def _dense(read: Read) -> Iterator[Sequence[str]]:
+    for name, seconds in read("dense_speed")["seconds"].items():
+        command = name.replace("--like", "--point").replace(", ", "`, ")  # the option's former name
+        yield _alone(f"`{command}, one frame", f"{1000 * median(seconds):.0f} ms")
+
+
+def _rendering(read: Read) -> Iterator[Sequence[str]]:
+    engine = read("engine_speed")
+    rate = 60 * engine["clips"] / engine["engine"]["total_seconds"]
+    yield _alone("`pe engine run` with the built-in models", f"{rate:.1f} videos/minute")
+    for row in read("scenes")["rates"]:
+        yield _alone(f"render {row['what']} of {row['side']} px", f"{row['rate']:.1f} a second")
