@@ -16,9 +16,9 @@ _INT8 = f"{OURS}, OpenVINO, int8"
 def speed_tables(read: Read) -> Tables:
     """Return all tables by their headings."""
     towers = read("encode")["towers"]
+    kinds = [kind for kind in ("image", "text") if any(name.endswith(f":{kind}") for name in towers)]
     return {
-        "Encode images": encoding_table(towers, "image"),
-        "Encode texts": encoding_table(towers, "text"),
+        **{f"Encode {kind}s": encoding_table(towers, kind) for kind in kinds},
         "From files to vectors": [HEAD, *_files(read)],
         "Search and serve": [HEAD, *_searching(read)],
         "Train": [HEAD, *_training(read)],
@@ -46,7 +46,15 @@ def encoding_table(towers: Mapping[str, Any], kind: str) -> Rows:
     }
     for what, ratio in summary.items():
         rows.append((f"**{what}**", *(f"**{ratio(rates[name]):.2f}**" for name in chosen)))
+    rows.append(("cores; rounds; the machine's load", *map(_circumstances, chosen.values())))
     return rows
+
+
+def _circumstances(result: Mapping[str, Any]) -> str:
+    """Say what disturbed a run: a load beyond the number of cores makes its ratios rough."""
+    cores, load, rounds = result["machine"]["cores"], result["load"], max(map(len, result["speeds"].values()))
+    warning = ", **too high for exact ratios**" if load > 1.5 * cores else ""
+    return f"{cores}; {rounds}; {load}{warning}"
 
 
 def median_rates(result: Mapping[str, Any]) -> dict[str, float]:

@@ -70,6 +70,7 @@ def measure(case: Case, found: Sequence[Contender], seconds: float) -> dict[str,
     """Return rates by label, a value a round, and minimum cosines to float32."""
     cosines = {one.label: minimum_cosine(one.run(), one.expected) for one in found if one.expected is not None}
     speeds: dict[str, list[float]] = {one.label: [] for one in found}
+    load = os.getloadavg()[2]  # of the last 15 minutes, in which the contenders were set up
     begin = time.perf_counter()
     while time.perf_counter() - begin < seconds or len(speeds[found[0].label]) < MIN_ROUNDS:
         for one in found:
@@ -78,7 +79,13 @@ def measure(case: Case, found: Sequence[Contender], seconds: float) -> dict[str,
             speeds[one.label].append(round(len(case.inputs) / (time.perf_counter() - start), 3))
     rounds = len(speeds[found[0].label])
     print(f"{case.name}: {rounds} rounds in {time.perf_counter() - begin:.0f} s", flush=True)
-    return {"machine": machine(), "inputs": len(case.inputs), "speeds": speeds, "cosines": cosines}
+    return {
+        "machine": machine(),
+        "load": round(load, 1),
+        "inputs": len(case.inputs),
+        "speeds": speeds,
+        "cosines": cosines,
+    }
 
 
 def machine() -> dict[str, Any]:

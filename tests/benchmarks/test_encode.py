@@ -104,7 +104,13 @@ def test_ratios_are_to_the_best_peer_of_the_same_model() -> None:
     }
     rates = dict(speeds)
     assert best_peer(rates) == 16 and best_float(rates) == 24
-    result = {"speeds": {label: [rate] * 3 for label, rate in speeds.items()}, "cosines": {}}
+    result = {
+        "speeds": {label: [rate] * 3 for label, rate in speeds.items()},
+        "cosines": {},
+        "machine": {"cores": 2},
+        "load": 9.1,
+    }
     table = encoding_table({"PE-Core-B16-224:image": result, "x:text": result}, "image")
     assert table[0] == ("", "B16-224")
-    assert [row[1] for row in table[-3:]] == ["**2.50**", "**1.50**", "**0.80**"]
+    assert [row[1] for row in table[-4:-1]] == ["**2.50**", "**1.50**", "**0.80**"]
+    assert "too high for exact ratios" in table[-1][1]
