@@ -1,63 +1,127 @@
-"""The share of the encoding speed that remains from a directory of JPEGs to a file of embeddings.
+"""The share of the encoding speed that remains from a directory of images or videos to a file of embeddings.
 
-    python -m benchmarks.embed [--rounds 7] [--out docs/results/embed.json]
+    python -m benchmarks.embed [--rounds 7] [--only WORDS] [--out docs/results/embed.json]
 
-Three speeds a model (random weights), in turn, so that the machine's noise falls on all alike: encoding alone (images
-decoded and resized beforehand, every core busy), decoding and resizing alone, and all of `pe embed`. If decoding
-runs on the cores that encode, nothing can be faster than both one after the other: that limit is given too.
+Speeds of each model (random weights), in turn, so that the machine's noise falls on all alike: encoding alone (images
+decoded and resized beforehand, every core busy), decoding and resizing alone, all of `pe embed` and, for JPEGs of
+12 megapixels, of `pe index` until rows are stored. If decoding runs on the cores that encode, nothing can be faster
+than both one after the other: that limit is given too. `--only`: measure the cases whose labels contain the words, and
+keep the others of OUT.
+
+`reduced`: what decoding JPEGs at down to twice the model's size, as for int8, changes in pixels and embeddings.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from benchmarks.results import machine, report
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import list_items
+from perception_encoder.inference.load import load
 from perception_encoder.inference.output import EmbeddingWriter
-from perception_encoder.inference.pipeline import encode_items, map_in_order
-from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.preprocess.image import open_image
+from perception_encoder.inference.pipeline import decode, encode_items, map_in_order
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from perception_encoder.preprocess.image import ImageTransform, open_image
+from perception_encoder.preprocess.video_file import write_video
+from perception_encoder.search.storage.moments import MomentConfig
+from perception_encoder.search.storage.reader import Reader, find_changes
+from perception_encoder.search.storage.reader import batches as batches_of_files
+from perception_encoder.vectors import unit_rows
 
-IMAGES = {"PE-Core-B16-224": 128, "PE-Core-N16-128": 768}
+IMAGES = {"PE-Core-B16-224": 64, "PE-Core-N16-128": 512}
 SIZE, QUALITY = (640, 480), 90
-ENCODE, DECODE, EMBED = "encode only", "decode only", "directory to file"
+LARGE_SIZE, LARGE_COUNT, LARGE_PHOTOGRAPHS = (4032, 3024), 24, 8
+VIDEO_SIZE, VIDEO_RATE, VIDEO_SECONDS, VIDEO_COUNT = (1920, 1080), 30, 10, 4
+PRECISIONS = ("auto", "int8")
+ENCODE, DECODE, EMBED, INDEX = "encode only", "decode only", "directory to file", "directory to rows of an index"
 
 
-def write_photographs(directory: Path, count: int) -> list[Path]:
-    """Write JPEGs cut from scikit-image's photographs, each from another part."""
+def cut_photographs(count: int, size: tuple[int, int]) -> list[Image.Image]:
+    """Cut images from scikit-image's photographs, each from another part."""
     from skimage import data
 
     photographs = [Image.fromarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")]
     generator = np.random.default_rng(0)
-    paths = [directory / f"{number:04d}.jpg" for number in range(count)]
-    for number, path in enumerate(paths):
+    images = []
+    for number in range(count):
         photograph = photographs[number % len(photographs)]
         left, top = (int(generator.integers(0, side // 4)) for side in photograph.size)
         box = (left, top, left + photograph.width * 3 // 4, top + photograph.height * 3 // 4)
-        photograph.resize(SIZE, Image.Resampling.BICUBIC, box).save(path, quality=QUALITY)
+        images.append(photograph.resize(size, Image.Resampling.BICUBIC, box))
+    return images
+
+
+def write_photographs(directory: Path, count: int) -> list[Path]:
+    """Write JPEGs of 640 × 480 pixels."""
+    paths = [directory / f"{number:04d}.jpg" for number in range(count)]
+    for path, image in zip(paths, cut_photographs(count, SIZE), strict=True):
+        image.save(path, quality=QUALITY)
     return paths
 
 
-def contenders(name: str, paths: Sequence[Path]) -> dict[str, Callable[[], object]]:
-    """Calls to time, by label."""
-    encoder = Encoder(create_model(name))
-    feature, cores = encoder.feature(), torch.get_num_threads()
-    transform, size = encoder.transform, encoder.batch_size
-    groups = [paths[start : start + size] for start in range(0, len(paths), size)]
+def with_noise(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """Add a sensor's noise, which takes most of a large JPEG's bytes."""
+    noise = generator.normal(0, 4, (image.height, image.width, 1)).astype(np.float32)
+    return Image.fromarray(np.clip(np.asarray(image) + noise + 0.5, 0, 255).astype(np.uint8))
 
-    def decode(group: Sequence[Path]) -> np.ndarray:
-        return np.stack([transform.pixels(open_image(path)) for path in group])
 
-    pixels = list(map(decode, groups))
+def write_large_photographs(directory: Path) -> list[Path]:
+    """Write JPEGs of 12 megapixels, 3 MB each: a few photographs, repeated, with other last bytes."""
+    generator, contents = np.random.default_rng(0), []
+    for image in cut_photographs(LARGE_PHOTOGRAPHS, LARGE_SIZE):
+        with_noise(image, generator).save(buffer := io.BytesIO(), "JPEG", quality=QUALITY)
+        contents.append(buffer.getvalue())
+    paths = [directory / f"{number:04d}.jpg" for number in range(LARGE_COUNT)]
+    for number, path in enumerate(paths):
+        path.write_bytes(contents[number % len(contents)] + b"%d" % number)
+    return paths
+
+
+def write_videos(directory: Path) -> list[Path]:
+    """Write H.264 videos of 1080p: the view moves over a photograph, with noise."""
+    (width, height), frames = VIDEO_SIZE, VIDEO_RATE * VIDEO_SECONDS
+    generator = np.random.default_rng(0)
+    paths = [directory / f"{number:04d}.mp4" for number in range(VIDEO_COUNT)]
+    noisy = [with_noise(Image.new("L", VIDEO_SIZE, 128).convert("RGB"), generator) for _ in range(5)]
+    noises = [np.asarray(image).astype(np.int16) - 128 for image in noisy]
+    for path, image in zip(paths, cut_photographs(VIDEO_COUNT, (width * 5 // 4, height * 5 // 4)), strict=True):
+        pixels = np.asarray(image)
+        with write_video(path, VIDEO_SIZE, VIDEO_RATE) as add:
+            for number in range(frames):
+                left, top = (number * side // 4 // frames for side in VIDEO_SIZE)
+                view = pixels[top : top + height, left : left + width] + noises[number % len(noises)]
+                add(np.clip(view, 0, 255).astype(np.uint8))
+    return paths
+
+
+MEDIA: dict[str, Callable[[Path], list[Path]]] = {
+    "12-megapixel JPEGs": write_large_photographs,
+    "1080p videos": write_videos,
+}
+
+
+def contenders(encoder: Encoder, paths: Sequence[Path]) -> tuple[dict[str, Callable[[], object]], int]:
+    """Calls to time, by label, and the number of images or frames that each encodes."""
+    feature, workers, runtime = encoder.feature(), encoder.runtime.workers, encoder.runtime
+    items = list(list_items([paths[0].parent]))
+
+    def pixels_of(item: Any) -> tuple[np.ndarray, ...]:
+        return decode(encoder, item.media(), feature).pixels
+
+    frames = [frame for pixels in map_in_order(pixels_of, items, workers, runtime) for frame in pixels]
+    size = encoder.batch_size
+    batches = [np.stack(frames[start : start + size]) for start in range(0, len(frames), size)]
 
     def embed() -> None:
         with (
@@ -68,20 +132,54 @@ def contenders(name: str, paths: Sequence[Path]) -> dict[str, Callable[[], objec
                 writer.add(batch)
             writer.finish()
 
-    return {
+    def index() -> None:
+        reader = Reader(encoder, MomentConfig(), set())
+        files = batches_of_files(find_changes(paths[0].parent, {}).candidates, size)
+        assert all(result.rows for batch in map_in_order(reader.read, files, workers, runtime) for result in batch)
+
+    runs: dict[str, Callable[[], object]] = {
         ENCODE: lambda: list(
-            map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores, encoder.runtime)
+            map_in_order(lambda batch: encoder.embed_pixels(batch, feature), batches, workers, runtime)
         ),
-        DECODE: lambda: list(map_in_order(decode, groups, cores, encoder.runtime)),
+        DECODE: lambda: list(map_in_order(pixels_of, items, workers, runtime)),
         EMBED: embed,
     }
+    if len(frames) == len(paths) == LARGE_COUNT:
+        runs[INDEX] = index
+    return runs, len(frames)
 
 
-def measure(name: str, rounds: int) -> dict[str, list[float]]:
-    """Images a second of each contender in each round."""
+def measure(label: str, encoder: Encoder, write: Callable[[Path], list[Path]], rounds: int) -> dict[str, list[float]]:
+    """Images or frames a second of each contender in each round."""
     with tempfile.TemporaryDirectory() as directory:
-        paths = write_photographs(Path(directory), IMAGES[name])
-        return take_turns(name, contenders(name, paths), len(paths), rounds)
+        runs, count = contenders(encoder, write(Path(directory)))
+        return take_turns(label, runs, count, rounds)
+
+
+def reduced() -> dict[str, float]:
+    """Differences of reduced from whole decoding: 12-megapixel JPEGs, the built-in model in float32."""
+    encoder = load("builtin", runtime="torch", precision="float32")
+    generator, found = np.random.default_rng(1), []
+    size = encoder.vision.image_size
+    transform = ImageTransform(size)
+    for image in cut_photographs(40, LARGE_SIZE):
+        with_noise(image, generator).save(buffer := io.BytesIO(), "JPEG", quality=QUALITY)
+        content = buffer.getvalue()
+        found.append([transform.pixels(open_image(content, reduce_to=side)) for side in (None, 2 * size)])
+    whole, smaller = (np.stack(pixels) for pixels in zip(*found, strict=True))
+    difference = np.abs(whole.astype(np.int16) - smaller)
+    vectors, changed = (unit_rows(encoder.embed_pixels(pixels, encoder.feature())) for pixels in (whole, smaller))
+    others = np.where(np.eye(len(vectors), dtype=bool), -2, 0)
+    nearest, found_nearest = ((rows @ vectors.T + others).argmax(axis=1) for rows in (vectors, changed))
+    return {
+        "images": len(whole),
+        "equal images": int((difference.max(axis=(1, 2, 3)) == 0).sum()),
+        "mean difference of pixels": float(difference.mean()),
+        "maximum difference of pixels": int(difference.max()),
+        "maximum difference of embeddings": float(np.abs(vectors - changed).max()),
+        "minimum cosine": float((vectors * changed).sum(axis=1).min()),
+        "equal nearest neighbours": float((nearest == found_nearest).mean()),
+    }
 
 
 def take_turns(name: str, runs: Mapping[str, Callable[[], object]], count: int, rounds: int) -> dict[str, list[float]]:
@@ -102,13 +200,34 @@ def main() -> None:
     """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="words that the labels of measured cases contain [default: all]")
     parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
+    kept = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.only and arguments.out else {}
+    speeds, media = kept.get("speeds", {}), kept.get("media", {})
+    with tempfile.TemporaryDirectory() as directory:
+        for name, count in IMAGES.items():
+            write_checkpoint(create_model(name), path := Path(directory) / f"{name}.safetensors")
+            for precision in PRECISIONS:
+                cases = {f"{name}, {precision}, {kind}": write for kind, write in MEDIA.items()}
+                cases[f"{name}, {precision}, photographs"] = lambda place, count=count: write_photographs(place, count)
+                cases = {label: write for label, write in cases.items() if arguments.only in label}
+                if not cases:
+                    continue
+                encoder = load(path, precision=precision)
+                ran = f"{encoder.runtime.name} {encoder.runtime.precision}"
+                for label, write in cases.items():
+                    found = measure(label, encoder, write, arguments.rounds)
+                    if label == f"{name}, auto, photographs":
+                        speeds[name] = found
+                    else:
+                        media[label] = {"runtime": ran, "speeds": found}
     result = {
         "command": "python -m benchmarks.embed",
         "machine": machine(),
-        "dtype": str(Encoder(create_model("PE-Core-N16-128")).dtype).removeprefix("torch."),
-        "speeds": {name: measure(name, arguments.rounds) for name in IMAGES},
+        "speeds": speeds,
+        "media": media,
+        "reduced": reduced() if arguments.only in "reduced" else kept["reduced"],
     }
     report(result, arguments.out)
 
