@@ -40,8 +40,13 @@ def best_rows(
             f"the query has {len(query)} dimensions, the gallery has {gallery.shape[1]}; use one model for both"
         )
     scores = gallery @ query  # (N,)
+    rows = best_scores(scores, top)
+    return scores[rows], rows
+
+
+def best_scores(scores: Float[np.ndarray, " N"], top: int) -> Int[np.ndarray, " K"]:
+    """Return where the `top` highest scores are, best first, NaN last; equal scores keep their order."""
     rows = np.arange(len(scores))
     if top < len(scores):  # only the best are sorted
         rows = np.flatnonzero(~(-scores > np.partition(-scores, top - 1)[top - 1]))
-    rows = rows[np.argsort(-scores[rows], kind="stable")[:top]]
-    return scores[rows], rows
+    return rows[np.argsort(-scores[rows], kind="stable")[:top]]

@@ -2,12 +2,11 @@
 
 The seal turns damage into an error instead of a wrong answer: LanceDB reads a flipped byte as another vector, and a
 table without its newest manifest as an older table. A search compares the size and time of each file and reads only
-files that differ, and the snapshot whole; `pe index` reads everything. The seal is written after each commit. In
+files that differ; `pe index` reads everything. The seal is written after each commit. In
 between, and after a kill, the table has a commit that the seal does not know: new files are then unknown and old ones
 may be missing, but existing ones must still match.
 
-The snapshot is an Arrow file of all rows without thumbnails, mapped into memory, so that a search need not load
-LanceDB, which takes longer than the search. The seal holds its checksum while both are of the same commit.
+The seal also holds the checksums of the snapshot's files, while both are of the same commit.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,10 +24,11 @@ from typing import Any
 import pyarrow as pa
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import remove, replacing, restrict, write_json, writing
+from perception_encoder.files import restrict, write_json, writing
 from perception_encoder.formats.tables import without_panics
+from perception_encoder.search.storage.snapshot import CODES, ROWS, VECTORS, Snapshot, write_snapshot
 
-SETTINGS, SEAL, SNAPSHOT = "settings.json", "seal.json", "snapshot.arrow"
+SETTINGS, SEAL = "settings.json", "seal.json"
 LAYOUT = 2
 """Version of the table's layout; an index of another version has to be rebuilt."""
 _SETTING_TYPES = {"source": str, "model": str, "weight_hash": str, "dimension": int, "moments": dict, "root": str}
@@ -38,9 +38,6 @@ _MANIFESTS = f"{TABLE}.lance/_versions"
 _HINT = "latest_version_hint.json"
 _UNREAD = "_transactions"  # LanceDB needs these if two writers conflict; an index has one writer
 _TRIES = 5
-MOST_BYTES = 512 << 20
-"""Maximum bytes of vectors in a snapshot; LanceDB alone searches larger indexes."""
-
 Sum = tuple[int, int, int]
 """A file's size, modification time in nanoseconds, and CRC-32, which finds accidental damage only."""
 
@@ -86,8 +83,8 @@ class Seal:
     """Files by path in the index's directory."""
     complete: bool = False
     """False while `pe index` runs, or if it was stopped."""
-    snapshot: int | None = None
-    """CRC-32 of this commit's snapshot."""
+    snapshot: Mapping[str, Sum] | None = None
+    """The files of this commit's snapshot."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +105,8 @@ class SealState:
         return self.seal is not None and self.seal.complete and self.current
 
     @property
-    def snapshot(self) -> int | None:
-        """Checksum of an up-to-date snapshot."""
+    def snapshot(self) -> Mapping[str, Sum] | None:
+        """The files of an up-to-date snapshot."""
         return self.seal.snapshot if self.seal is not None and self.current else None
 
 
@@ -120,8 +117,10 @@ def read_state(directory: Path) -> SealState:
         values = json.loads((directory / SEAL).read_text(encoding="utf-8"))
         if values.pop("checksum") != _checksum(values):
             return SealState(None, manifests)
-        files = {name: tuple(numbers) for name, numbers in values["files"].items()}
-        return SealState(Seal(**{**values, "files": files}), manifests)
+        values["files"] = {name: tuple(numbers) for name, numbers in values["files"].items()}
+        if values["snapshot"] is not None:
+            values["snapshot"] = {name: tuple(numbers) for name, numbers in values["snapshot"].items()}
+        return SealState(Seal(**values), manifests)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return SealState(None, manifests)
 
@@ -145,13 +144,20 @@ def _check_state(directory: Path, whole: bool = False) -> SealState:
     raise ValueError(problem)
 
 
+def _is_sound(path: Path, status: os.stat_result, sealed: Sum, whole: bool) -> bool:
+    """Return whether a file is as it was sealed; reads it if `whole`, or if its time has changed."""
+    if status.st_size != sealed[0]:
+        return False
+    return (status.st_mtime_ns == sealed[1] and not whole) or _checksum_of(path) == sealed[2]
+
+
 def _problem(directory: Path, state: SealState, whole: bool) -> str | None:
     seal = state.seal
     if seal is None:
         return None
     if seal.head not in state.manifests and state.current:
         return f"{seal.head} is missing"
-    for name, (size, modified, checksum) in seal.files.items():
+    for name, sealed in seal.files.items():
         try:
             status = os.stat(f"{directory}/{name}")
         except OSError:
@@ -160,18 +166,22 @@ def _problem(directory: Path, state: SealState, whole: bool) -> str | None:
             continue  # cleaned up, or LanceDB reports it
         if name.endswith(_HINT) and not state.current:
             continue  # the next commit's
-        same = (status.st_size, status.st_mtime_ns) == (size, modified)
-        if (whole or not same) and (status.st_size != size or _checksum_of(directory / name) != checksum):
+        if not _is_sound(directory / name, status, sealed, whole):
             return f"{name} has changed since it was written"
     return None
 
 
 def write_seal(
-    directory: Path, version: int, before: Seal | None, *, complete: bool = False, snapshot: int | None = None
+    directory: Path,
+    version: int,
+    before: Seal | None,
+    *,
+    complete: bool = False,
+    snapshot: Mapping[str, Sum] | None = None,
 ) -> None:
     """Seal the files of a table's commit; ValueError if a file sealed before has changed, or the commit is missing.
 
-    `snapshot`: the checksum of a new one; the one of `before` stays valid for the same commit.
+    `snapshot`: the files of a new one; the one of `before` stays valid for the same commit.
     """
     earlier = before.files if before else {}
     files: dict[str, Sum] = {}
@@ -196,9 +206,11 @@ def _write(directory: Path, seal: Seal) -> None:
     write_json(directory / SEAL, {**values, "checksum": _checksum(values)}, indent=None, through_link=False)
 
 
-def _checksum_of(path: Path) -> int:
-    checksum = 0
+def _checksum_of(path: Path, begun: tuple[int, int] = (0, 0)) -> int:
+    """Return the CRC-32 of a file; `begun`: the number and the checksum of its first bytes."""
+    start, checksum = begun
     with path.open("rb") as file:
+        file.seek(start)
         while piece := file.read(1 << 20):
             checksum = zlib.crc32(piece, checksum)
     return checksum
@@ -219,6 +231,7 @@ class SealedFiles:
         self._directory, self._store, self._root = directory, store, root
         self._identity = self._identify()
         self.state = _check_state(store, whole)
+        self._sums: Mapping[str, Sum] = {}
 
     def _identify(self) -> tuple[int, int] | None:
         """Return what tells apart the indexes that a directory holds over time; None without an index."""
@@ -259,7 +272,7 @@ class SealedFiles:
                 _write(self._store, seal)
                 self.state = replace(self.state, seal=seal)
 
-    def seal(self, version: int, *, complete: bool = False, snapshot: int | None = None) -> None:
+    def seal(self, version: int, *, complete: bool = False, snapshot: Mapping[str, Sum] | None = None) -> None:
         """Seal a commit, as `write_seal` does, with the permissions of the images."""
         with self.changing():
             write_seal(self._store, version, self.state.seal, complete=complete, snapshot=snapshot)
@@ -271,27 +284,36 @@ class SealedFiles:
         with self.changing():
             restrict(self._store, self._directory, self._root)
 
-    def read_snapshot(self) -> pa.Table | None:
-        """Read the sealed snapshot: all rows without thumbnails, newest first; None if there is none, or damaged."""
+    def read_snapshot(self, dimension: int, whole: bool = False) -> Snapshot | None:
+        """Open the sealed snapshot; None if there is none, or it is damaged.
+
+        `whole`: check all of its bytes, not only those of files whose size or time changed.
+        """
         if self.state.snapshot is None:
             return None
         try:
-            with pa.memory_map(str(self._store / SNAPSHOT)) as source:
-                content = source.read_buffer(source.size())
-                return pa.ipc.open_file(content).read_all() if zlib.crc32(content) == self.state.snapshot else None
-        except (OSError, ValueError, KeyError, TypeError):
+            for name, sealed in self.state.snapshot.items():
+                path = self._store / name
+                if not _is_sound(path, path.stat(), sealed, whole):
+                    return None
+            snapshot = Snapshot(self._store, dimension)
+        except (OSError, ValueError, LookupError, TypeError):
             return None
+        self._sums = self.state.snapshot
+        return snapshot
 
-    def write_snapshot(self, rows: pa.Table) -> int | None:
-        """Write rows, whole or not at all, and return their CRC-32; None if they are too many."""
+    def write_snapshot(
+        self, rows: pa.Table, dimension: int, before: Snapshot | None, read: Callable[..., Iterator[pa.RecordBatch]]
+    ) -> dict[str, Sum]:
+        """Write a snapshot, as the function of the same name does; return its files."""
         with self.changing():
-            if len(rows) * rows["vector"].type.list_size * 4 > MOST_BYTES:
-                remove(self._store / SNAPSHOT)
-                return None
-            rows = rows.combine_chunks().replace_schema_metadata()
-            with (
-                replacing(self._store / SNAPSHOT, through_link=False) as temporary,
-                pa.ipc.new_file(str(temporary), rows.schema) as writer,
-            ):
-                writer.write_table(rows)
-            return _checksum_of(self._store / SNAPSHOT)
+            appended = write_snapshot(self._store, rows, dimension, before, read)
+        sums: dict[str, Sum] = {}
+        for path in (self._store / name for name in (ROWS, VECTORS, CODES)):
+            if path.exists():
+                old = self._sums.get(path.name) if appended and path.name == VECTORS else None
+                status = path.stat()
+                checksum = _checksum_of(path, (old[0], old[2]) if old else (0, 0))
+                sums[path.name] = (status.st_size, status.st_mtime_ns, checksum)
+        self._sums = sums
+        return sums

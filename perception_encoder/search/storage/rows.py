@@ -12,7 +12,6 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.vectors import best_rows
 
 _STRING = r"'(?:[^']|'')*'"
 _DATE_COMPARISON = re.compile(
@@ -88,13 +87,6 @@ def to_rows(table: pa.Table) -> list[IndexRow]:
         IndexRow(**dict(zip(names, values, strict=True)), vector=vector)
         for vector, *values in zip(as_matrix(table), *columns, strict=True)
     ]
-
-
-def nearest_rows(rows: pa.Table, vector: Float[np.ndarray, " D"], top: int) -> tuple[list[float], pa.Table]:
-    """Return the `top` highest cosine similarities to a unit vector and their rows, best first."""
-    scores, numbers = best_rows(vector, as_matrix(rows), top)
-    # slices, since Table.take would first import what takes longer than the search
-    return scores.tolist(), pa.concat_tables([rows.slice(number, 1) for number in numbers.tolist()] or [rows])
 
 
 def as_matrix(rows: pa.Table) -> Float[np.ndarray, "N D"]:

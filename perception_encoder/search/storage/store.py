@@ -12,7 +12,7 @@ import shlex
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,6 @@ from perception_encoder.search.storage.files import (
     LAYOUT,
     SEAL,
     SETTINGS,
-    SNAPSHOT,
     TABLE,
     SealedFiles,
     read_settings,
@@ -43,10 +42,10 @@ from perception_encoder.search.storage.rows import (
     among,
     check_dates,
     column_names,
-    nearest_rows,
     schema_of,
     to_rows,
 )
+from perception_encoder.search.storage.snapshot import CODES, ROW_ID, ROWS, VECTORS, Snapshot
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -62,11 +61,6 @@ _CONDITION_PATHS = 500  # in one condition
 _INDEXED_ROWS = 2000  # from here on, an index of the ids is faster than a scan
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
 """Exceptions of the supported versions of LanceDB and pyarrow for damaged files."""
-APPROXIMATE_ROWS = 25_000
-"""Number of rows from which vectors are compressed: an exact search takes over 20 ms (docs/results/search.json)."""
-_BITS = 5  # per number of a compressed vector
-_REFINED = 3  # exact vectors read per hit
-_ALL = 1 << 20  # more clusters than exist
 _SAME = ("model", "weight_hash", "layer", "pool", "dimension")  # equal if vectors are comparable
 
 
@@ -79,7 +73,9 @@ class Store:
     def __init__(self, directory: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
         self.directory, self.settings = directory, dict(settings)
         self._files = SealedFiles(directory, directory / STORE, self.root, whole)
-        self._snapshot = self._files.read_snapshot()
+        self._snapshot = self._files.read_snapshot(self.settings["dimension"], whole)
+        self._before: Snapshot | None = None
+        """The snapshot of an earlier commit, for the next one."""
         self._commits = 0
 
     @classmethod
@@ -117,7 +113,7 @@ class Store:
             store.mkdir(exist_ok=True)
             remove(store / SETTINGS)  # first: a table without settings is ignored
             settings = {**settings, "layout": LAYOUT}
-            for name in (SEAL, SNAPSHOT, f"{TABLE}.lance"):
+            for name in (SEAL, ROWS, VECTORS, CODES, f"{TABLE}.lance"):
                 remove(store / name)
             connect_lance(store).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
             write_json(store / SETTINGS, settings, through_link=False)
@@ -176,7 +172,7 @@ class Store:
                 raise SearchIndexError(f"the index of {self.directory} has been rebuilt; open it again")
             self.table.checkout_latest()
             if self._files.refresh():
-                self._snapshot = self._files.read_snapshot()
+                self._snapshot = self._files.read_snapshot(self.settings["dimension"])
             return self.table.version
 
     @property
@@ -190,7 +186,7 @@ class Store:
 
     def __len__(self) -> int:
         if self.below:
-            return self._all(None, ["path"]).num_rows
+            return self._run(self.table.search().limit(None), None, ["id"]).num_rows
         if self._snapshot is not None:
             return len(self._snapshot)
         with _sound(self.directory):
@@ -233,7 +229,7 @@ class Store:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        self._snapshot = None
+        self._snapshot, self._before = None, self._snapshot or self._before
         with self._files.changing():
             yield
         self._files.seal(self.table.version)
@@ -288,13 +284,21 @@ class Store:
 
         `where`: a condition in SQL on the columns (the fields of `IndexRow`); ConfigError if it is invalid.
         """
-        large = "table" in vars(self) and len(self) >= APPROXIMATE_ROWS  # LanceDB is open, and faster
-        if self._snapshot is not None and not large and self._within(where) is None and not thumbnails:
-            scores, rows = nearest_rows(self._snapshot, vector, top)
-            return list(zip(scores, to_rows(rows), strict=True))
-        query: Any = search_all_clusters(self.table.search(vector, vector_column_name="vector"))
-        rows = self._run(query.limit(top), where, [*column_names(thumbnails), "_distance"])
-        return [(1 - distance, row) for distance, row in zip(rows["_distance"].to_pylist(), to_rows(rows), strict=True)]
+        if self._snapshot is None:
+            query: Any = self.table.search(vector, vector_column_name="vector").distance_type("cosine")
+            rows = self._run(query.limit(top), where, [*column_names(thumbnails), "_distance"])
+            return [(1 - far, row) for far, row in zip(rows["_distance"].to_pylist(), to_rows(rows), strict=True)]
+        condition, allowed = self._within(where), None
+        if condition is not None:
+            allowed = self._snapshot.matching(condition, lambda: self._run(self._numbered(), where, [ROW_ID]))
+        scores, rows = self._snapshot.nearest(vector, top, allowed)
+        found = to_rows(rows)
+        if thumbnails and found:
+            query = self.table.search().limit(len(found))
+            stored = self._run(query, among("id", [row.id for row in found]), ["id", "thumbnail"])
+            images = dict(zip(stored["id"].to_pylist(), stored["thumbnail"].to_pylist(), strict=True))
+            found = [replace(row, thumbnail=images.get(row.id, b"")) for row in found]
+        return list(zip(scores, found, strict=True))
 
     def optimize(self) -> None:
         """Compact small commits; failures are only logged."""
@@ -307,7 +311,6 @@ class Store:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
                         self.table.create_scalar_index("id")
-                compress_vectors(self.table)
         except (OSError, ValueError, RuntimeError) as error:
             logger.warning("the index of %s could not be compacted: %s", escape_name(self.directory), one_line(error))
         self._files.seal(self.table.version)
@@ -319,11 +322,22 @@ class Store:
             self._files.restrict()
             return
         self.optimize()
-        checksum = None
-        self._snapshot = self._files.read_snapshot()
+        dimension, files = self.settings["dimension"], None
+        self._snapshot = self._files.read_snapshot(dimension)
         if self._snapshot is None:
-            checksum = self._files.write_snapshot(self._all(None, column_names(thumbnails=False)))
-        self._files.seal(self.table.version, complete=True, snapshot=checksum)
+            names = [name for name in column_names(thumbnails=False) if name != "vector"]
+            rows = self._run(self._numbered(), None, [*names, ROW_ID])
+            files = self._files.write_snapshot(rows.sort_by(_NEWEST_FIRST), dimension, self._before, self._vectors)
+        self._files.seal(self.table.version, complete=True, snapshot=files)
+        self._snapshot, self._before = self._files.read_snapshot(dimension), None
+
+    def _numbered(self) -> Any:
+        """Return a query for all rows with LanceDB's numbers."""
+        return self.table.search().limit(None).with_row_id(True)
+
+    def _vectors(self, where: str | None) -> Iterator[pa.RecordBatch]:
+        query = self._numbered().where(where) if where else self._numbered()
+        yield from query.select(["id", "vector", ROW_ID]).to_batches()
 
 
 @contextmanager
@@ -346,29 +360,3 @@ def index_command(directory: Path, *options: str) -> str:
         return shlex.join(["pe", "index", *options, "--index", home, "--model", "MODEL", "DIR"])
     arguments = [settings["root"], "--index", home] if "root" in settings else [home]
     return shlex.join(["pe", "index", *options, *arguments])
-
-
-# Approximate search of a large index: LanceDB compares vectors that RaBitQ compresses to a few bits a number. A query
-# reads the bits of all rows, in all clusters, so that the hits do not depend on the clustering, then the vectors of the
-# best, so that similarities are exact. Rows added since the last `Table.optimize` are compared exactly.
-
-
-def compress_vectors(table: Table, rows: int | None = None) -> None:
-    """Compress the vectors of a table of at least `rows` rows (`APPROXIMATE_ROWS`), unless that is done.
-
-    A failure is logged: searches then compare every row.
-    """
-    compressed = any(index.columns == ["vector"] for index in table.list_indices())
-    if compressed or table.count_rows() < (APPROXIMATE_ROWS if rows is None else rows):
-        return
-    try:
-        from lancedb.index import IvfRq
-
-        table.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=_BITS))
-    except (ImportError, OSError, ValueError, RuntimeError) as error:  # older versions lack this index
-        logger.warning("approximate search failed; comparing every row instead: %s", one_line(error))
-
-
-def search_all_clusters(query: Any) -> Any:
-    """Set a LanceDB query to read all bits and to compare the best rows exactly."""
-    return query.distance_type("cosine").nprobes(_ALL).refine_factor(_REFINED)

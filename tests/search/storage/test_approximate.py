@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.search.storage import files as snapshot
-from perception_encoder.search.storage import store as index_module
+from perception_encoder.search.storage import snapshot
 from perception_encoder.search.storage.rows import IndexRow, among
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import STORE, Store
 
 DIMENSION, COUNT = 64, 3000
 SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension": DIMENSION, "moments": {}}
@@ -20,9 +19,10 @@ SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension
 
 @pytest.fixture(autouse=True)
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand rows are many, and a snapshot answers nothing."""
-    monkeypatch.setattr(index_module, "APPROXIMATE_ROWS", 1000)
-    monkeypatch.setattr(snapshot, "MOST_BYTES", 0)
+    """A thousand vectors are many."""
+    monkeypatch.setattr(snapshot, "LARGE_BYTES", 1000 * DIMENSION * 4)
+    monkeypatch.setattr(snapshot, "_FEW", 100)
+    monkeypatch.setattr(snapshot, "_SHORTLIST", 10)
 
 
 def unit_vectors(count: int, seed: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def vectors() -> np.ndarray:
 
 @pytest.fixture
 def index(tmp_path: Path, vectors: np.ndarray) -> Store:
-    """Three thousand rows in three commits, and their bits."""
+    """Three thousand rows in three commits."""
     index = Store.create(tmp_path, SETTINGS)
     for start in range(0, COUNT, 1000):
         index.replace([], make_rows(vectors[start : start + 1000], start))
@@ -64,8 +64,7 @@ def index(tmp_path: Path, vectors: np.ndarray) -> Store:
 
 
 def is_approximate(index: Store) -> bool:
-    query = index_module.search_all_clusters(index.table.search(unit_vectors(1, 9)[0], vector_column_name="vector"))
-    return "ANN" in query.limit(10).explain_plan()
+    return index._snapshot is not None and index._snapshot._codes is not None
 
 
 def recall(index: Store, vectors: np.ndarray, where: str | None = None, allowed: np.ndarray | None = None) -> float:
@@ -92,20 +91,6 @@ def test_a_small_index_compares_every_row(tmp_path: Path, vectors: np.ndarray) -
     index.finish()
     assert not is_approximate(index)
     assert recall(index, vectors[:900]) == 1
-
-
-def test_the_snapshot_gives_way_once_the_table_is_open(
-    tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(snapshot, "MOST_BYTES", 1 << 30)
-    made = Store.create(tmp_path, SETTINGS)
-    made.replace([], make_rows(vectors))
-    made.finish()
-    index = Store.open(tmp_path)
-    assert recall(index, vectors) == 1 and "table" not in vars(index)
-    assert is_approximate(index)
-    monkeypatch.setattr("perception_encoder.search.storage.store.nearest_rows", None)
-    assert recall(index, vectors) >= 0.99
 
 
 def test_conditions_hold(index: Store, vectors: np.ndarray) -> None:
@@ -147,18 +132,68 @@ def test_removed_and_replaced_rows_are_found_no_more(index: Store, vectors: np.n
         assert all(here[int(row.id)] for _, row in index.nearest(vector, 10))
 
 
-def test_without_bits_every_row_is_compared(
-    tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_thumbnails_are_those_of_the_hits(index: Store, vectors: np.ndarray) -> None:
+    images = [IndexRow(**{**vars(row), "thumbnail": row.id.encode()}) for row in make_rows(vectors)]
+    index.replace([row.path for row in images], images)
+    index.finish()
+    hits = [row for _, row in index.nearest(unit_vectors(1, 2)[0], 10, thumbnails=True)]
+    assert [row.thumbnail.decode() for row in hits] == [row.id for row in hits]
+
+
+def test_an_update_appends_the_vectors_of_new_rows(index: Store, vectors: np.ndarray) -> None:
+    place = index.directory / STORE
+    before = (place / "vectors.f32").read_bytes()
+    index.remove(["5.jpg", "6.jpg"])
+    added = unit_vectors(100, 3)
+    index.replace([], make_rows(added, COUNT))
+    index.finish()
+    after = (place / "vectors.f32").read_bytes()
+    assert after[: len(before)] == before and len(after) == len(before) + added.nbytes
+    reopened = Store.open(index.directory, whole=True)
+    here = np.ones(COUNT + 100, bool)
+    here[5:7] = False
+    assert is_approximate(reopened) and recall(reopened, np.concatenate([vectors, added]), allowed=here) >= 0.99
+
+
+def test_vectors_are_written_anew_when_many_are_of_no_row(index: Store, vectors: np.ndarray) -> None:
+    index.remove([f"{number}.jpg" for number in range(1000)])
+    index.finish()
+    assert (index.directory / STORE / "vectors.f32").stat().st_size == vectors[1000:].nbytes
+    assert recall(index, vectors, allowed=np.arange(COUNT) >= 1000) >= 0.99
+
+
+def test_an_index_that_shrinks_loses_its_compressed_vectors(index: Store, vectors: np.ndarray) -> None:
+    index.remove([f"{number}.jpg" for number in range(2500)])
+    index.finish()
+    assert not (index.directory / STORE / "vectors.tv").exists()
+    assert recall(index, vectors, allowed=np.arange(COUNT) >= 2500) == 1
+
+
+def test_a_reader_keeps_to_its_commit(index: Store, vectors: np.ndarray) -> None:
+    """Its compressed vectors are loaded by the first search, when newer ones may lie in their place."""
+    reader = Store.open(index.directory)
+    added = unit_vectors(500, 3)
+    index.remove([f"{number}.jpg" for number in range(1000)])
+    index.replace([], make_rows(added, COUNT))
+    index.finish()
+    assert recall(reader, vectors) == 1 and not is_approximate(reader)
+    reader.refresh()
+    allowed = np.arange(COUNT + 500) >= 1000
+    assert recall(reader, np.concatenate([vectors, added]), allowed=allowed) >= 0.99 and is_approximate(reader)
+
+
+@pytest.mark.parametrize("harm", ["cut", "missing", "library"])
+def test_without_compressed_vectors_every_row_is_compared(
+    harm: str, index: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index = Store.create(tmp_path, SETTINGS)
-    index.replace([], make_rows(vectors))
-
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("no space left on device")
-
-    monkeypatch.setattr(index.table, "create_index", fail)
-    with caplog.at_level(logging.WARNING):
-        index.finish()
-    assert "approximate search failed" in caplog.text and "no space left" in caplog.text
-    assert not is_approximate(index)
-    assert recall(index, vectors) == 1
+    file = index.directory / STORE / "vectors.tv"
+    if harm == "library":
+        monkeypatch.setitem(sys.modules, "turbovec", None)
+    elif harm == "cut":
+        file.write_bytes(file.read_bytes()[:-9])
+    else:
+        file.unlink()
+    opened = Store.open(index.directory)
+    assert not is_approximate(opened)
+    assert (harm == "library") == ("comparing every row instead" in caplog.text)
+    assert recall(opened, vectors) == 1

@@ -13,7 +13,6 @@ from PIL import Image
 
 from perception_encoder.errors import SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage import files as snapshot
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import STORE, Store
 from perception_encoder.search.storage.update import update_store, writable_store
@@ -87,24 +86,17 @@ def test_a_reader_refuses_an_index_that_was_made_anew(update: Callable[..., Stor
         reader.refresh()
 
 
+@pytest.mark.parametrize("name", ["snapshot.arrow", "vectors.f32"])
 @pytest.mark.parametrize("harm", ["cut", "noise", "empty", "other"])
-def test_a_damaged_one_is_not_used(harm: str, update: Callable[..., Store]) -> None:
+def test_a_damaged_one_is_not_used(name: str, harm: str, update: Callable[..., Store]) -> None:
     index = update()
-    file = index.directory / STORE / "snapshot.arrow"
+    file = index.directory / STORE / name
     whole = file.read_bytes()
     harms = {"cut": whole[: len(whole) // 2], "noise": bytes(reversed(whole)), "empty": b"", "other": b"other" * 99}
     file.write_bytes(harms[harm])
     opened = Store.open(index.directory)
     assert not uses_snapshot(opened) and len(opened) == len(index)
     assert uses_snapshot(update())  # mended
-
-
-def test_a_large_index_has_none(update: Callable[..., Store], monkeypatch: pytest.MonkeyPatch) -> None:
-    index = update()
-    assert uses_snapshot(index)
-    monkeypatch.setattr(snapshot, "MOST_BYTES", 100)
-    (index.directory / "07.jpg").unlink()
-    assert not uses_snapshot(update()) and not (index.directory / STORE / "snapshot.arrow").exists()
 
 
 def test_a_text_search_loads_neither_lancedb_nor_ffmpeg(update: Callable[..., Store]) -> None:
