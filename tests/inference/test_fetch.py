@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import InputError, MediaNotFoundError, MediaTooLargeError, UrlRefusedError
-from perception_encoder.inference import fetch as module
-from perception_encoder.inference.fetch import FetchLimits, fetch, is_public, is_url
+from perception_encoder.inference import connection as module
+from perception_encoder.inference.connection import is_public
+from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from tests.web import Answer, serving
 
 pytestmark = pytest.mark.security

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.inference import fetch
+from perception_encoder.inference import connection
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
@@ -122,7 +122,7 @@ def test_images_and_documents_by_url(run_ask, media: Path, monkeypatch: pytest.M
             address = f"{url}/{name}"
             local = json.loads(run_ask(media / name, "what?", "--json").stdout)
             with monkeypatch.context() as patch:
-                patch.setattr(fetch, "is_public", lambda address: True)
+                patch.setattr(connection, "is_public", lambda address: True)
                 remote = json.loads(run_ask(address, "what?", "--json").stdout)
             assert (remote["answer"], remote["inputs"]) == (local["answer"], [address])
             refused = run_ask(address, "what?")
