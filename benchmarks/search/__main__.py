@@ -2,10 +2,10 @@
 
     python -m benchmarks.search [PART ...] [--brief] [--out docs/results/search.json]
 
-Parts: ann (nearest neighbours of a million vectors, beside faiss and usearch where these are installed), page
+Parts: ann (nearest neighbours of a million vectors, beside LanceDB and, if it is installed, faiss), page
 (`pe serve` over 100,000 images), shell (`pe search` from the shell), indexing (`pe index` beside encoding alone),
-video (frames sampled from clips), server (`pe serve --api` under load). The peers: pip install faiss-cpu usearch;
-all parts with them take hours. --brief takes fewer rounds, leaves out what is slow to build.
+video (frames sampled from clips), server (`pe serve --api` under load). The peers: pip install faiss-cpu;
+all parts with them take hours. --brief takes fewer rounds and, of vectors, only those of 256 dimensions.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -18,24 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.search.process import peak_mib
-from perception_encoder.search.storage.store import compress_vectors, search_all_clusters
+from perception_encoder.search.storage.rows import schema_of
+from perception_encoder.search.storage.store import Store
 from perception_encoder.vectors import best_rows
 
-DIMENSION, HITS = 256, 10
+HITS = 10
 PROBED_ALL = 1 << 20
 SECONDS, FEWEST = 20.0, 20  # slow settings are asked fewer queries than there are
 Ask = Callable[[np.ndarray], Sequence[int]]
-Built = tuple[list[tuple[str, Ask]], float, Path | None]
-"""Settings and how each asks, seconds that building took, and where it lies on disk."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """A way to search."""
-
-    build: Callable[[Path], Built]
-    slow: bool = False
-    """It takes many minutes to build."""
+Built = tuple[list[tuple[str, Ask]], float, Sequence[Path]]
+"""Settings and how each asks, seconds that building took, and what of it lies on disk."""
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -50,13 +41,12 @@ def _table(directory: Path) -> Any:
     database = lancedb.connect(str(directory / "lance"))
     if (directory / "lance" / "rows.lance").exists():
         return database.open_table("rows")
-    schema = pa.schema([("number", pa.int64()), ("vector", pa.list_(pa.float32(), DIMENSION))])
+    vectors = np.load(directory / "vectors.npy", mmap_mode="r")
+    schema = pa.schema([("number", pa.int64()), ("vector", pa.list_(pa.float32(), vectors.shape[1]))])
 
     def batches() -> Iterator[pa.RecordBatch]:
-        vectors = np.load(directory / "vectors.npy", mmap_mode="r")
-        for start in range(0, len(vectors), 50_000):
-            some = np.ascontiguousarray(vectors[start : start + 50_000])
-            column = pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), DIMENSION)
+        for start, some in _pieces(vectors):
+            column = pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), vectors.shape[1])
             yield pa.record_batch([pa.array(np.arange(start, start + len(some))), column], schema=schema)
 
     table = database.create_table("rows", pa.RecordBatchReader.from_batches(schema, batches()))
@@ -73,13 +63,61 @@ def lance_scan(directory: Path) -> Built:
     """LanceDB compares every row."""
     table = _table(directory)
     ask = partial(_ask_lance, table, tune=lambda query: query.distance_type("dot").bypass_vector_index())
-    return [("", ask)], 0.0, directory / "lance" / "rows.lance" / "data"
+    return [("", ask)], 0.0, [directory / "lance" / "rows.lance" / "data"]
 
 
 def ours(directory: Path) -> Built:
-    """As a large index is searched."""
-    search = search_all_clusters
-    return _lance(directory, lambda table: compress_vectors(table, rows=0), [("", search)])
+    """As an index is searched: hits are rows with all columns but the thumbnail."""
+    vectors = np.load(directory / "vectors.npy", mmap_mode="r")
+    home, dimension = directory / "ours", vectors.shape[1]
+    home.mkdir()
+    settings = {"source": "none", "model": "none", "weight_hash": "none", "dimension": dimension, "moments": {}}
+    store = Store.create(home, settings)
+    schema = schema_of(dimension)
+    for start, some in _pieces(vectors):
+        numbers = range(start, start + len(some))
+        names = [f"{number:012x}" for number in numbers]
+        columns: dict[str, Any] = {
+            **{field.name: pa.nulls(len(some), field.type) for field in schema},
+            "id": names,
+            "path": [f"{number // 1000:04d}/{number:07d}.jpg" for number in numbers],
+            "kind": ["image" if number % 10 else "video" for number in numbers],
+            "date": [f"{2005 + number % 20}-01-01T00:00:00" for number in numbers],
+            "digest": names,
+            **{name: list(numbers) for name in ("width", "height", "size", "modified")},
+            "thumbnail": [b""] * len(some),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), dimension),
+        }
+        store.table.add(pa.table({name: columns[name] for name in schema.names}, schema=schema))
+    start_time = time.perf_counter()
+    store.finish()
+    seconds = time.perf_counter() - start_time
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    store = Store.open(home)
+
+    def ask(vector: np.ndarray, where: str | None = None) -> list[int]:
+        return [int(row.id, 16) for _, row in store.nearest(vector, HITS, where)]
+
+    place = home / ".pe-index"
+    return [("", ask)], seconds, [place / name for name in ("snapshot.arrow", "vectors.f32", "vectors.tv")]
+
+
+def _pieces(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(vectors), 50_000):
+        yield start, np.ascontiguousarray(vectors[start : start + 50_000])
+
+
+def turbovec(directory: Path) -> Built:
+    """The library that ours uses, with each query compared with all bits, and its own scores."""
+    from turbovec import TurboQuantIndex
+
+    vectors = np.load(directory / "vectors.npy", mmap_mode="r")
+    start_time = time.perf_counter()
+    codes = TurboQuantIndex(dim=vectors.shape[1], bit_width=4)
+    for _, some in _pieces(vectors):
+        codes.add(some)
+    seconds = time.perf_counter() - start_time
+    return [("", lambda vector: codes.search(vector[None], HITS)[1][0].tolist())], seconds, []
 
 
 def lance(kind: str, options: dict[str, Any], settings: list[dict[str, int]]) -> Callable[[Path], Built]:
@@ -113,13 +151,13 @@ def _lance(directory: Path, keep: Callable[[Any], object], settings: list[tuple[
     keep(table)
     seconds = time.perf_counter() - start
     (made,) = set(indices.iterdir()) - before
-    return [(name, partial(_ask_lance, table, tune=tune)) for name, tune in settings], seconds, made
+    return [(name, partial(_ask_lance, table, tune=tune)) for name, tune in settings], seconds, [made]
 
 
 def exact(directory: Path) -> Built:
-    """As a snapshot is searched."""
+    """As a smaller index is searched."""
     vectors = np.load(directory / "vectors.npy", mmap_mode="r")
-    return [("", lambda vector: best_rows(vector, vectors, HITS)[1].tolist())], 0.0, directory / "vectors.npy"
+    return [("", lambda vector: best_rows(vector, vectors, HITS)[1].tolist())], 0.0, [directory / "vectors.npy"]
 
 
 def faiss(factory: str, settings: Sequence[str]) -> Callable[[Path], Built]:
@@ -130,7 +168,7 @@ def faiss(factory: str, settings: Sequence[str]) -> Callable[[Path], Built]:
 
         vectors = np.load(directory / "vectors.npy")
         start = time.perf_counter()
-        index = faiss.index_factory(DIMENSION, factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(vectors.shape[1], factory.format(vectors.shape[1] // 2), faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
             index.train(vectors[np.random.default_rng(0).permutation(len(vectors))[:100_000]])
         index.add(vectors)
@@ -142,59 +180,25 @@ def faiss(factory: str, settings: Sequence[str]) -> Callable[[Path], Built]:
                 space.set_index_parameters(index, setting)
             return index.search(vector[None], HITS)[1][0].tolist()
 
-        return [(setting, partial(ask, setting)) for setting in settings], seconds, None
+        return [(setting, partial(ask, setting)) for setting in settings], seconds, []
 
     return build
 
 
-def usearch(directory: Path) -> Built:
-    """usearch's graph."""
-
-    vectors = np.load(directory / "vectors.npy")
-    index = Store(ndim=DIMENSION, metric="ip", dtype="f32", connectivity=32, expansion_add=200)
-    start = time.perf_counter()
-    index.add(np.arange(len(vectors)), vectors)
-    seconds = time.perf_counter() - start
-
-    def ask(expansion: int, vector: np.ndarray) -> list[int]:
-        index.expansion_search = expansion
-        return index.search(vector, HITS).keys.tolist()
-
-    return [(f"expansion {value}", partial(ask, value)) for value in (128, 512, 2048, 8192)], seconds, None
-
-
 _ALL = {"nprobes": PROBED_ALL}
-_GRAPHS = [{"nprobes": PROBED_ALL, "ef": ef, "refine_factor": 2} for ef in (64, 256, 1024)]
 CONTENDERS = {
-    "ours: LanceDB IVF_RQ": Contender(build=ours),
-    "LanceDB, no index": Contender(build=lance_scan),
-    "our exact search in memory": Contender(build=exact),
-    "LanceDB IVF_RQ, 4 bits": Contender(
-        build=lance("IvfRq", {"num_bits": 4}, [{**_ALL, "refine_factor": factor} for factor in (2, 4, 8)])
+    "ours: TurboQuant, 4 bits": ours,
+    "our exact search in memory": exact,
+    "turbovec alone, 4 bits": turbovec,
+    "LanceDB, no index": lance_scan,
+    "LanceDB IVF_RQ, 5 bits": lance("IvfRq", {"num_bits": 5}, [{**_ALL, "refine_factor": 3}]),
+    "LanceDB IVF_SQ": lance("IvfSq", {}, [{**_ALL, "refine_factor": 2}]),
+    "faiss, no index": faiss("Flat", [""]),
+    "faiss IVF1024, 4-bit fast scan": faiss(
+        "IVF1024,PQ{}x4fs,RFlat", [f"nprobe={count},k_factor_rf=64" for count in (64, 256, 1024)]
     ),
-    "LanceDB IVF_RQ, 1 bit": Contender(
-        build=lance("IvfRq", {"num_bits": 1}, [{**_ALL, "refine_factor": factor} for factor in (16, 64, 256)])
-    ),
-    "LanceDB IVF_SQ": Contender(
-        build=lance("IvfSq", {}, [{"nprobes": 16, "refine_factor": 2}, {**_ALL, "refine_factor": 2}])
-    ),
-    "LanceDB IVF_PQ, 64 × 8 bits": Contender(
-        build=lance("IvfPq", {"num_sub_vectors": 64}, [{**_ALL, "refine_factor": factor} for factor in (8, 32)])
-    ),
-    "LanceDB IVF_FLAT": Contender(build=lance("IvfFlat", {}, [{"nprobes": 16}, _ALL])),
-    "LanceDB IVF_HNSW_SQ": Contender(build=lance("HnswSq", {}, _GRAPHS), slow=True),
-    "faiss, no index": Contender(build=faiss("Flat", [""])),
-    "faiss IVF1024, flat": Contender(
-        build=faiss("IVF1024,Flat", [f"nprobe={count}" for count in (16, 64, 256, 768, 1024)])
-    ),
-    "faiss IVF1024, 4-bit fast scan": Contender(
-        build=faiss("IVF1024,PQ128x4fs,RFlat", [f"nprobe={count},k_factor_rf=64" for count in (16, 64, 256, 1024)])
-    ),
-    "faiss HNSW32": Contender(
-        build=faiss("HNSW32", [f"efSearch={count}" for count in (64, 512, 2048, 8192)]), slow=True
-    ),
-    "usearch HNSW32": Contender(build=usearch, slow=True),
 }
+"""Ways to search. Graphs (HNSW of faiss, usearch and LanceDB) take over ten minutes to build and find less."""
 
 
 def main() -> None:
@@ -203,7 +207,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     name, directory = sys.argv[1], Path(sys.argv[2])
     try:
-        settings, seconds, disk = CONTENDERS[name].build(directory)
+        settings, seconds, disk = CONTENDERS[name](directory)
     except ImportError as error:
         print(json.dumps({"skipped": f"{error.name} is not installed"}))
         return
@@ -222,8 +226,8 @@ def main() -> None:
             hit_count += len(set(hits) & set(right.tolist()))
         recall = hit_count / (HITS * len(times))
         measured.append({"setting": setting, "recall": recall, "median": median(times), "p95": quantile(times, 0.95)})
-    size = None if disk is None else sum(path.stat().st_size for path in (disk, *disk.rglob("*")) if path.is_file())
-    mebibytes = None if size is None else size / 2**20
+    size = sum(path.stat().st_size for root in disk for path in (root, *root.rglob("*")) if path.is_file())
+    mebibytes = size / 2**20 if disk else None
     print(json.dumps({"seconds": seconds, "peak": peak, "disk": mebibytes, "settings": measured}))
 
 
