@@ -285,8 +285,8 @@ class Store:
         `where`: a condition in SQL on the columns (the fields of `IndexRow`); ConfigError if it is invalid.
         """
         if self._snapshot is None:
-            query: Any = self.table.search(vector, vector_column_name="vector").distance_type("cosine")
-            rows = self._run(query.limit(top), where, [*column_names(thumbnails), "_distance"])
+            query: Any = self.table.search(vector, vector_column_name="vector")
+            rows = self._run(query.distance_type("cosine").limit(top), where, [*column_names(thumbnails), "_distance"])
             return [(1 - far, row) for far, row in zip(rows["_distance"].to_pylist(), to_rows(rows), strict=True)]
         condition, allowed = self._within(where), None
         if condition is not None:
