@@ -19,7 +19,6 @@ from perception_encoder.preprocess.image import to_float
 from perception_encoder.runtime.cache import MODEL, Key, Tower
 from perception_encoder.runtime.program import EXAMPLE, Program, unit_difference
 from perception_encoder.runtime.quantization import (
-    Method,
     Verdict,
     calibration_pixels,
     check,
@@ -96,7 +95,7 @@ def convert_tower(core: openvino.Core, model: Model, key: Key, directory: Path) 
             found = program(source.example)
             np.savez(directory / EXAMPLE, inputs=source.example, outputs=found)
             return {**about, "difference": unit_difference(found, expected), "cosine": verdict.cosine}
-        about["note"] = f"its {key.tower} tower stays in bfloat16: in int8, {verdict}"
+        about["note"] = f"its {key.tower} tower stays in bfloat16; in int8: {verdict}"
     precision: Precision = about["precision"]
     _save(exact, directory / MODEL, half=precision != "float32")
     program = Program(core, directory / MODEL, precision, shape)
@@ -111,24 +110,18 @@ def convert_tower(core: openvino.Core, model: Model, key: Key, directory: Path) 
 def _write_int8(
     core: openvino.Core, exact: openvino.Model, source: Source, shape: tuple[int, ...] | None, path: Path
 ) -> tuple[Program | None, Verdict]:
-    """Write a tower in int8 by the first method that passes the check; return it, or None, and the last verdict."""
-
-    methods: tuple[Method, ...] = ("weights",)
-    samples = None
+    """Write a tower in int8 and check it; return it, or None if it fails, and the verdict."""
     if shape is None:
         tower: Any = source.module
-        inputs = check_ids(tower.config.context_length)
+        inputs, quantized = check_ids(tower.config.context_length), quantize(exact.clone(), "weights")
     else:
-        methods, samples, inputs = ("static", "weights"), calibration_pixels(*shape[2:]), check_pixels(*shape[2:])
+        inputs = check_pixels(*shape[2:])
+        quantized = quantize(exact.clone(), "static", calibration_pixels(*shape[2:]))
+    _save(quantized, path)
+    program = Program(core, path, "int8", shape)
     expected = np.concatenate([source.run(part) for part in np.array_split(inputs, max(1, len(inputs) // 4))])
-    for method in methods:
-        path.unlink(missing_ok=True)  # else the one before would still be mapped
-        _save(quantize(exact.clone(), method, samples), path)
-        program = Program(core, path, "int8", shape)
-        verdict = check(program(inputs), expected)
-        if verdict.passed:
-            return program, verdict
-    return None, verdict
+    verdict = check(program(inputs), expected)
+    return (program if verdict.passed else None), verdict
 
 
 def _save(model: openvino.Model, path: Path, half: bool = True) -> None:

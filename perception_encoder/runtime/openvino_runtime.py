@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
@@ -54,6 +54,20 @@ class OpenVinoRuntime:
         self._lock = threading.RLock()
         self._towers: dict[tuple[Tower, int | None], _Tower | None] = {}
         self._torch: TorchRuntime | None = None
+        if precision == "int8":
+            self.precision = self._checked_precision()
+
+    def _checked_precision(self) -> Precision:
+        """Return int8, or bfloat16 with a warning if the image tower failed its check, or has no output of its own."""
+        if not self.info.vision.pools:
+            return "bfloat16"
+        key = self._key("image", None)
+        with suppress(OutputError, ModelError):  # the first use warns of them
+            entry = cache.find(key) or self._convert(key)
+            if note := entry.values.get("note"):
+                warnings.warn(f"{self.info.name}: {note}", FallbackWarning, stacklevel=4)
+            return entry.precision
+        return "int8"
 
     @property
     def workers(self) -> int:
@@ -120,7 +134,7 @@ class OpenVinoRuntime:
         """Return a tower from the cache, or converted now."""
         key = self._key(name, layer)
         entry = cache.find(key) or self._convert(key)
-        if note := entry.values.get("note"):
+        if name == "text" and (note := entry.values.get("note")):
             warnings.warn(f"{self.info.name}: {note}", FallbackWarning, stacklevel=5)
         return _Tower(self._core, entry, name == "image")
 
