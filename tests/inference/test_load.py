@@ -109,6 +109,7 @@ def test_a_file_of_a_vision_tower_alone_and_the_random_model_of_its_shape(tmp_pa
 
 def test_the_precision_of_pe_models_use_goes_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perception_encoder.models.defaults.config_directory", lambda: tmp_path)
+    monkeypatch.delenv("PE_DTYPE", raising=False)
     store_choice("model", "builtin", "bfloat16")
     assert as_encoder(None).runtime.precision == as_encoder("builtin").runtime.precision == "bfloat16"
     assert as_encoder(None, precision="float32").runtime.precision == "float32", "--precision comes first"
