@@ -163,7 +163,7 @@ def compiled(
     if delete is None or delete == "all":
         entries = cache.entries() if delete is None else cache.delete()
     else:
-        entries = cache.delete(canonical_name(delete) or delete)
+        entries = cache.delete(shown_name(delete) or delete)
         if not entries:
             names = ", ".join(sorted({entry.model for entry in cache.entries()})) or "none"
             raise UnknownModelError(f"no compiled model is called {delete!r}; there are: {names}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -71,17 +72,11 @@ def load(
         return _load_torch(name, device, None if kind is None else _as_dtype(kind), towers, cached_hash)
     assert kind is not None
     info = _describe(name, cached_hash)
+    info = replace(info, name=shown_name(str(name)) or info.name)
     executed = OpenVinoRuntime(info, kind, lambda: _load_model(name))
-    encoder = Encoder.of(
-        shown_name(str(name)) or info.name,
-        executed,
-        info.vision,
-        info.text,
-        lambda: info.weights,
-        name,
-        lambda: _load_model(name),
+    return Encoder.of(
+        info.name, executed, info.vision, info.text, lambda: info.weights, name, lambda: _load_model(name)
     )
-    return encoder
 
 
 def as_encoder(

@@ -146,7 +146,7 @@ def test_a_text_needs_the_text_tower_alone(run_pe, indexed: Path, monkeypatch: p
         towers.append(options["towers"])
         return load(*arguments, **options)
 
-    monkeypatch.setattr("perception_encoder.search.index.load", spy)
+    monkeypatch.setattr("perception_encoder.inference.load.load", spy)
     for query in (("2:dog", "-", "snow"), ("--image", indexed / "01.jpg")):
         assert run_pe("search", *query, indexed).status == 0
     assert towers == ["text", "all"]

@@ -180,21 +180,21 @@ def test_compiled_models_are_listed_and_deleted(run_pe, tmp_path: Path, monkeypa
         return {}
 
     common = {"weights": "0123", "precision": "bfloat16"}
-    cache.store(cache.Key(model="PE-Core-N16-128", tower="image", **common), write)
-    cache.store(cache.Key(model="PE-Core-N16-128", tower="text", **common), write)
+    cache.store(cache.Key(model="builtin", tower="image", **common), write)
+    cache.store(cache.Key(model="builtin", tower="text", **common), write)
     cache.store(cache.Key(model="other", tower="image", layer=7, size=(32, 64), **common), write)
     rows = json.loads(run_pe("models", "compiled", "--json").stdout)
     assert [(row["model"], row["tower"], row["layer"], row["size"]) for row in rows] == [
         ("other", "image", 7, [32, 64]),
-        ("PE-Core-N16-128", "text", None, None),
-        ("PE-Core-N16-128", "image", None, None),
+        ("builtin", "text", None, None),
+        ("builtin", "image", None, None),
     ]
     assert all(row["usable"] and row["bytes"] > 2e6 and row["last_used"].endswith("+00:00") for row in rows)
     head, first, *rest = run_pe("models", "compiled").stdout.splitlines()
     assert head.split() == ["model", "tower", "precision", "layer", "px", "MB", "last", "used", "usable"]
     assert first.split()[:6] == ["other", "image", "bfloat16", "7", "32x64", "2"] and len(rest) == 2
     run = run_pe("models", "compiled", "--delete", "gone")
-    assert run.status == 2 and "no compiled model is called 'gone'; there are: PE-Core-N16-128, other" in run.stderr
+    assert run.status == 2 and "no compiled model is called 'gone'; there are: builtin, other" in run.stderr
     assert run_pe("models", "compiled", "--delete", "builtin").stdout == "deleted: 2 towers, 4 MB\n"
     (deleted,) = json.loads(run_pe("models", "compiled", "--delete", "all", "--json").stdout)
     assert deleted["model"] == "other" and cache.entries() == []

@@ -141,7 +141,7 @@ def test_a_directory_that_cannot_have_an_index_is_one_line(run_pe, checkpoint: P
 def fake_model(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
     """`load_assistant` gives an echo, and adds to `names` what it was called with."""
 
-    def load(name: str) -> EchoGenerator:
+    def load(name: str, precision: str = "auto") -> EchoGenerator:
         names.append(name)
         return EchoGenerator()
 

@@ -83,7 +83,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "weights empty": lambda directory: os.truncate(directory / WEIGHTS, 0),
     "weights missing": lambda directory: (directory / WEIGHTS).unlink(),
     "model changed": lambda directory: (directory / MODEL).write_text("<other/>"),
-    "example changed": lambda directory: (directory / "example.npz").write_bytes(b"exemple"),
+    "example changed": lambda directory: (directory / "example.npz").write_bytes(b"another"),
     "entry empty": lambda directory: (directory / ENTRY).write_bytes(b""),
     "entry is not UTF-8": lambda directory: (directory / ENTRY).write_bytes(b"\xff\xfe{"),
     "entry is a list": lambda directory: (directory / ENTRY).write_text("[]"),

@@ -93,7 +93,7 @@ def test_int8_that_loses_too_much_is_refused(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ConfigError, match="gives tokens, which lose too much in int8; export it in bfloat16"):
         pe.export_openvino("builtin-spatial", tmp_path / "out", precision="int8")
     monkeypatch.setattr(quantization, "LEAST_COSINE", 1.0)
-    message = r"its image tower stays in bfloat16: in int8, minimum cosine to float32 0\.99.*; export it in bfloat16$"
+    message = r"its image tower stays in bfloat16; in int8: minimum cosine to float32 0\.99.*; export it in bfloat16$"
     with pytest.raises(OutputError, match=message):
         pe.export_openvino("builtin", tmp_path / "out", precision="int8")
     assert list(tmp_path.iterdir()) == []

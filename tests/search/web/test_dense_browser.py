@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
+from perception_encoder.dense_prediction import drawing
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.web import dense_routes, tracked_videos
 from perception_encoder.search.web.library import MediaLibrary, open_library
@@ -216,7 +217,7 @@ def test_progress_is_shown_and_tracking_can_be_stopped(page: Page, monkeypatch: 
         go.wait(0.3)
         return image
 
-    monkeypatch.setattr(tracked_videos, "draw_objects", slow)
+    monkeypatch.setattr(drawing, "draw_objects", slow)
     pane, button = open_tab(page, CLIP, "Features"), page.locator("#track")
     click_at(pane, 0.1, 0.9)
     button.click()

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perception_encoder.dense_prediction import dense_model
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.drawing import depth_colours
 from perception_encoder.dense_prediction.heads import load_head
 from perception_encoder.errors import CheckpointError, ConfigError, MediaDecodeError
 from perception_encoder.preprocess.budget import DECODING
-from perception_encoder.search.web import dense_images
 from perception_encoder.search.web.dense_images import DepthMaps, ImageResults
 from perception_encoder.search.web.library import MediaLibrary
 from tests.clips import HEIGHT, WIDTH, number_of
@@ -132,8 +132,8 @@ def test_a_head_is_loaded_for_the_first_image_and_once(
     library: MediaLibrary, depth_head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[Path] = []
-    load = dense_images.load_read_head
-    monkeypatch.setattr(dense_images, "load_read_head", lambda *given: (loads.append(given[0]), load(*given))[1])
+    load = dense_model.load_read_head
+    monkeypatch.setattr(dense_model, "load_read_head", lambda *given: (loads.append(given[0]), load(*given))[1])
     images = DepthMaps(library, depth_head)
     assert loads == []
     with ThreadPoolExecutor(4) as pool:

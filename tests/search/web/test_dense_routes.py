@@ -216,7 +216,7 @@ def test_a_video_that_waits_for_another_says_so(library: MediaLibrary, monkeypat
         assert gate.wait(60)
         return image
 
-    monkeypatch.setattr("perception_encoder.search.web.tracked_videos.draw_objects", draw)
+    monkeypatch.setattr("perception_encoder.dense_prediction.drawing.draw_objects", draw)
     monkeypatch.setattr("perception_encoder.search.web.tracked_videos.SECONDS", 0.3)
     with served(create_page(library)) as base, ThreadPoolExecutor(1) as other:
         address = f"{base}/api/track/{id_of(httpx, CLIP, base)}"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perception_encoder.dense_prediction import drawing
 from perception_encoder.dense_prediction.tracking import LabelPropagator
 from perception_encoder.errors import ConfigError, DataError, MediaTooLargeError
 from perception_encoder.inference.encoder import Encoder
@@ -156,8 +157,8 @@ def test_a_search_waits_for_a_frame_and_not_for_the_video(
     tracker: VideoTracker, library: MediaLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[int] = []
-    draw = tracked_videos.draw_objects
-    monkeypatch.setattr(tracked_videos, "draw_objects", lambda *given: (drawn.append(1), draw(*given))[1])
+    draw = drawing.draw_objects
+    monkeypatch.setattr(drawing, "draw_objects", lambda *given: (drawn.append(1), draw(*given))[1])
 
     async def run() -> tuple[int, int]:
         pieces = tracker.track(moment(library, "clip.mp4").id, 2, CORNER)
