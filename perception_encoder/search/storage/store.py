@@ -45,7 +45,7 @@ from perception_encoder.search.storage.rows import (
     schema_of,
     to_rows,
 )
-from perception_encoder.search.storage.snapshot import CODES, ROW_ID, ROWS, VECTORS, Snapshot
+from perception_encoder.search.storage.snapshot import CODES, ROWS, VECTORS, Snapshot
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -290,7 +290,7 @@ class Store:
             return [(1 - far, row) for far, row in zip(rows["_distance"].to_pylist(), to_rows(rows), strict=True)]
         condition, allowed = self._within(where), None
         if condition is not None:
-            allowed = self._snapshot.matching(condition, lambda: self._run(self._numbered(), where, [ROW_ID]))
+            allowed = self._snapshot.matching(condition, lambda: self._run(self._numbered(), where, ["id"]))
         scores, rows = self._snapshot.nearest(vector, top, allowed)
         found = to_rows(rows)
         if thumbnails and found:
@@ -326,18 +326,18 @@ class Store:
         self._snapshot = self._files.read_snapshot(dimension)
         if self._snapshot is None:
             names = [name for name in column_names(thumbnails=False) if name != "vector"]
-            rows = self._run(self._numbered(), None, [*names, ROW_ID])
+            rows = self._run(self._numbered(), None, names)
             files = self._files.write_snapshot(rows.sort_by(_NEWEST_FIRST), dimension, self._before, self._vectors)
         self._files.seal(self.table.version, complete=True, snapshot=files)
         self._snapshot, self._before = self._files.read_snapshot(dimension), None
 
     def _numbered(self) -> Any:
-        """Return a query for all rows with LanceDB's numbers."""
+        """Return a query for all rows with a column `ROW_ID`, which must not be selected: LanceDB 0.22 panics."""
         return self.table.search().limit(None).with_row_id(True)
 
     def _vectors(self, where: str | None) -> Iterator[pa.RecordBatch]:
         query = self._numbered().where(where) if where else self._numbered()
-        yield from query.select(["id", "vector", ROW_ID]).to_batches()
+        yield from query.select(["id", "vector"]).to_batches()
 
 
 @contextmanager
