@@ -155,7 +155,7 @@ def find_info(weights: str) -> ModelInfo | None:
 
 
 def store_info(info: ModelInfo) -> None:
-    """Store a model's description, so that it can be used without reading its weights; a full disk is no error."""
+    """Store a model's description for use without its weights; if the disk is full, do nothing."""
     with suppress(OutputError):
         write_json(_info_path(info.weights), info.to_dict())
 
@@ -197,7 +197,7 @@ def _contents() -> list[Path]:
 
 
 def _discard(path: Path) -> None:
-    """Remove an entry as far as permissions allow; of a link, not what it links to."""
+    """Remove what permissions allow of an entry; for a link, only the link itself."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return

@@ -38,7 +38,7 @@ class Execution:
     def choose(
         cls, runtime: str, precision: str, device: str | torch.device | None, dtype: torch.dtype | None
     ) -> Execution:
-        """Return what fits the arguments of `load_assistant`, of which `dtype` names a precision of torch.
+        """Choose the runtime and precision for the arguments of `load_assistant`; `dtype` is a torch type.
 
         Raises ConfigError for arguments that contradict each other, and MissingExtraError without the extra.
         """

@@ -98,7 +98,7 @@ class Snapshot:
         return scores[best].tolist(), _with_vectors(rows, self.vectors[self.slots[numbers]])
 
     def _release(self) -> None:
-        """Let go of the mapped vectors, which would count as this process's memory, as far as the system can."""
+        """Return the pages of the mapped vectors, which count as this process's memory, where the system can."""
         if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._mapped.madvise(mmap.MADV_DONTNEED)
 
