@@ -2,9 +2,10 @@
 
     python -m benchmarks.language [--rounds 30] [--out docs/results/language_speed.json]
 
-The decoder is SmolLM2-135M. A step of generation is taken in turns by the library and by this package, so that the
-machine's noise falls on both. The first token follows one image of 448 px that PE-Core-B16 (random weights) encodes
-whole. The training step is that of the recipe `language_builtin`.
+A step of generation, and a prompt of 150 tokens, are taken in turns by the library and by this package in each runtime
+and precision, so that the machine's noise falls on all; this needs 11 GB. For the other parts, the decoder is
+SmolLM2-135M. The first token follows one image of 448 px that PE-Core-B16 (random weights) encodes whole. The training
+step is that of the recipe `language_builtin`.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder
-from perception_encoder.language_alignment.text.fast_llama import FastLlama
+from perception_encoder.language_alignment.text.openvino_llama import OpenVinoLlama
+from perception_encoder.language_alignment.text.reading import Reader, TorchReader
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.tiling import MediaConfig
+from perception_encoder.runtime.runtime import Precision
 from perception_encoder.training.optimizer import build_optimizer
 from synthetic.builtin.recipes import language_builtin
 
@@ -42,28 +46,77 @@ QUESTION = "What is in the image?"
 TURNS = 9
 """Questions of a training conversation."""
 CPU = torch.device("cpu")
-LIBRARY, OURS = "transformers", "this package"
+LIBRARY, PACKED, OPENVINO = "transformers", "packed torch", "OpenVINO"
+"""What generates: the library; this package without OpenVINO, for one small Llama; and with it."""
+FLOATS: tuple[Precision, ...] = ("float32", "bfloat16")
+PROMPT = 150
+"""Tokens before the first step."""
 PARTS = ("encoder, forward", "language model, forward", "logits and loss", "backward", "optimizer")
 
 
-def time_tokens(rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step after 150 tokens, by who takes it."""
-    model: Any = load_decoder(SMOLLM2, fast_dtype(CPU)).model
-    ids = torch.arange(150)[None]
-    with torch.inference_mode():
-        cache = model(ids, use_cache=True).past_key_values
-        step = FastLlama(model).continue_from(cache, rounds + 1)
-        calls: dict[str, Callable[[], object]] = {
-            LIBRARY: lambda: model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True).logits[0, -1].argmax(),
-            OURS: lambda: step(0).argmax(),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in calls}
-        for turn in range(rounds + 1):
-            for name, call in calls.items():
+def smollm2() -> dict[str, Reader]:
+    """What executes SmolLM2-135M."""
+    readers: dict[str, Reader] = {}
+    for precision in FLOATS:
+        model: Any = load_decoder(SMOLLM2, getattr(torch, precision)).model
+        readers[f"{LIBRARY}, {precision}"] = TorchReader(model, packed=False)
+        readers[f"{OPENVINO}, {precision}"] = OpenVinoLlama(model, precision)
+        packed = load_decoder(SMOLLM2, getattr(torch, precision)).model
+        readers[f"{PACKED}, {precision}"] = TorchReader(packed)
+        if getattr(torch, precision) == fast_dtype(CPU):
+            readers[f"{OPENVINO}, int8"] = OpenVinoLlama(model, "int8")
+    return readers
+
+
+def large_llama() -> dict[str, Reader]:
+    """What executes a random Llama of the shape of Llama-3.2-1B, in bfloat16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+    )
+    torch.set_default_dtype(torch.bfloat16)  # whole in float32, it would need 5 GB
+    with drawn_from(torch.Generator().manual_seed(0)):
+        model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    torch.set_default_dtype(torch.float32)
+    return {
+        f"{LIBRARY}, bfloat16": TorchReader(model, packed=False),
+        f"{OPENVINO}, bfloat16": OpenVinoLlama(model, "bfloat16"),
+        f"{OPENVINO}, int8": OpenVinoLlama(model, "int8"),
+    }
+
+
+DECODERS = {"SmolLM2-135M": smollm2, "random Llama of 1.2B": large_llama}
+
+
+@torch.inference_mode()
+def time_readers(readers: dict[str, Reader], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of a step after a prompt, and of a prompt, by who takes them in turns."""
+    prompts, steps = {}, {}
+    for name, reader in readers.items():
+        embed = reader.model.get_input_embeddings()  # type: ignore[attr-defined]
+        prompts[name] = embed(torch.arange(PROMPT))
+        _, steps[name] = reader.read([prompts[name]], rounds + 1)
+    calls: dict[str, Callable[[str], object]] = {
+        "step": lambda name: steps[name]([5]).argmax(),
+        "prompt": lambda name: readers[name].read([prompts[name]], 1),
+    }
+    seconds: dict[str, dict[str, list[float]]] = {part: {name: [] for name in readers} for part in calls}
+    for part, call in calls.items():
+        for turn in range((rounds if part == "step" else max(3, rounds // 5)) + 1):
+            for name in readers:
                 start = time.perf_counter()
-                call()
+                call(name)
                 if turn:  # the first one warms up
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[part][name].append(time.perf_counter() - start)
     return seconds
 
 
@@ -135,7 +188,7 @@ def main() -> None:
     result = {
         "command": "python -m benchmarks.language",
         "machine": f"{precision}, {machine()}",
-        "tokens": time_tokens(arguments.rounds),
+        "generation": {name: time_readers(make(), arguments.rounds) for name, make in DECODERS.items()},
         "first_token": time_first_token(max(3, arguments.rounds // 5)),
         "training": time_training(max(2, arguments.rounds // 10)),
     }

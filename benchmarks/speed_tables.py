@@ -46,15 +46,15 @@ def encoding_table(towers: Mapping[str, Any], kind: str) -> Rows:
     }
     for what, ratio in summary.items():
         rows.append((f"**{what}**", *(f"**{ratio(rates[name]):.2f}**" for name in chosen)))
-    rows.append(("cores; rounds; the machine's load", *map(_circumstances, chosen.values())))
+    rows.append(("cores; of these, used by other programs; rounds", *map(_circumstances, chosen.values())))
     return rows
 
 
 def _circumstances(result: Mapping[str, Any]) -> str:
-    """Say what disturbed a run: a load beyond the number of cores makes its ratios rough."""
-    cores, load, rounds = result["machine"]["cores"], result["load"], max(map(len, result["speeds"].values()))
-    warning = ", **too high for exact ratios**" if load > 1.5 * cores else ""
-    return f"{cores}; {rounds}; {load}{warning}"
+    """Say what disturbed a run: other programs make its ratios rough."""
+    cores, others, rounds = result["machine"]["cores"], result["others"], max(map(len, result["speeds"].values()))
+    warning = ", **too many for exact ratios**" if others > 0.1 * cores else ""
+    return f"{cores}; {others:.2f}{warning}; {rounds}"
 
 
 def median_rates(result: Mapping[str, Any]) -> dict[str, float]:
@@ -123,10 +123,14 @@ def _training(read: Read) -> Iterator[Sequence[str]]:
 
 def _language(read: Read) -> Iterator[Sequence[str]]:
     result = read("language_speed")
-    rates = {name: 1 / median(values) for name, values in result["tokens"].items()}
-    yield _ratio(
-        "generate text with SmolLM2-135M", rates["this package"], rates["transformers"], "tokens/s", "transformers", 0
-    )
+    for model, parts in result["generation"].items():
+        rates = {name: 1 / median(values) for name, values in parts["step"].items()}
+        for name, rate in rates.items():
+            runtime, precision = name.split(", ")
+            peer = f"transformers, {'bfloat16' if precision == 'int8' else precision}"
+            if runtime != "transformers":
+                job = f"generate text with {model}: {name}"
+                yield _ratio(job, rate, rates[peer], "tokens/s", peer, 0 if rates[peer] > 10 else 1)
     yield _alone("first token after an image of 448 px", f"{median(result['first_token']):.2f} s")
 
 

@@ -70,22 +70,33 @@ def measure(case: Case, found: Sequence[Contender], seconds: float) -> dict[str,
     """Return rates by label, a value a round, and minimum cosines to float32."""
     cosines = {one.label: minimum_cosine(one.run(), one.expected) for one in found if one.expected is not None}
     speeds: dict[str, list[float]] = {one.label: [] for one in found}
-    load = os.getloadavg()[2]  # of the last 15 minutes, in which the contenders were set up
-    begin = time.perf_counter()
+    begin, others = time.perf_counter(), seconds_of_others()
     while time.perf_counter() - begin < seconds or len(speeds[found[0].label]) < MIN_ROUNDS:
         for one in found:
             start = time.perf_counter()
             one.run()
             speeds[one.label].append(round(len(case.inputs) / (time.perf_counter() - start), 3))
     rounds = len(speeds[found[0].label])
-    print(f"{case.name}: {rounds} rounds in {time.perf_counter() - begin:.0f} s", flush=True)
+    taken = time.perf_counter() - begin
+    print(f"{case.name}: {rounds} rounds in {taken:.0f} s", flush=True)
     return {
         "machine": machine(),
-        "load": round(load, 1),
+        "others": round((seconds_of_others() - others) / taken, 2),
         "inputs": len(case.inputs),
         "speeds": speeds,
         "cosines": cosines,
     }
+
+
+def seconds_of_others() -> float:
+    """Return the CPU seconds that all other processes have used since the machine started; 0 where Linux isn't."""
+    try:
+        fields = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:]
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, interrupts, soft, steal = map(int, fields[:8])
+    ticks: int = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + interrupts + soft + steal) / ticks - time.process_time()
 
 
 def machine() -> dict[str, Any]:

@@ -18,8 +18,9 @@ from perception_encoder import __version__
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.inputs import FRAMES, check_finite, decode_chunks, inputs_of
-from perception_encoder.inference.encoder import Encoder, check_transform
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
+from perception_encoder.preprocess.image import check_transform
 from perception_encoder.progress import Track, untracked
 from perception_encoder.runtime.machine import versions
 from perception_encoder.vectors import unit_rows

@@ -31,11 +31,11 @@ from perception_encoder.inference.library_interfaces import (
 )
 from perception_encoder.inference.media import Kind, Value
 from perception_encoder.inference.pipeline import Embedding, Feature, Request, encode_requests, guess_kind
-from perception_encoder.models.config import TextConfig, VisionConfig
+from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.progress import progress_bar
-from perception_encoder.runtime.runtime import HasModel, Runtime
+from perception_encoder.runtime.runtime import ExecutedModel, HasModel, Runtime
 from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POOLS = ("attn", "cls", "mean", "tokens")
-TRANSFORMS = ("squash", "crop")
 REDUCED = 2
 """Minimum size of a JPEG that is decoded for an int8 embedding, in the model's image sizes."""
 
@@ -75,7 +74,6 @@ class Encoder(SentenceInterface):
         """
         from perception_encoder.models.checkpoints.weights import weight_hash
         from perception_encoder.models.clip import CLIP
-        from perception_encoder.models.precision import choose_device, fast_dtype
         from perception_encoder.runtime.torch_runtime import TorchRuntime
 
         device = choose_device(device)
@@ -83,48 +81,35 @@ class Encoder(SentenceInterface):
         fits = all(p.is_meta or (p.dtype, p.device) == (dtype, device) for p in model.parameters())
         runtime = TorchRuntime(model if fits else copy.deepcopy(model).to(device, dtype), device, dtype)
         text = model.text.config if isinstance(model, CLIP) else None
-        self._set_up(model.name, runtime, runtime.visual.config, text, lambda: weight_hash(model))
+        self._set_up(
+            ExecutedModel(
+                name=model.name,
+                runtime=runtime,
+                vision=runtime.visual.config,
+                text=text,
+                hash_weights=lambda: weight_hash(model),
+            )
+        )
 
     @classmethod
-    def of(
-        cls,
-        name: str,
-        runtime: Runtime,
-        vision: VisionConfig,
-        text: TextConfig | None,
-        hash_weights: Callable[[], str],
-        source: str | Path | None = None,
-        load_model: Callable[[], Model] | None = None,
-    ) -> Encoder:
-        """Return the encoder that a runtime executes.
-
-        `hash_weights`: returns `weight_hash`. `source`: what it was loaded from. `load_model`: returns the float32
-        model in torch, if the runtime does without.
-        """
+    def of(cls, executed: ExecutedModel) -> Encoder:
+        """Return the encoder of a model that a runtime executes."""
         encoder = cls.__new__(cls)
-        encoder._set_up(name, runtime, vision, text, hash_weights, source, load_model)
+        encoder._set_up(executed)
         return encoder
 
-    def _set_up(
-        self,
-        name: str,
-        runtime: Runtime,
-        vision: VisionConfig,
-        text: TextConfig | None,
-        hash_weights: Callable[[], str],
-        source: str | Path | None = None,
-        load_model: Callable[[], Model] | None = None,
-    ) -> None:
-        self.name, self.runtime, self.vision = name, runtime, vision
-        self.transform: Any = ImageTransform(vision.image_size)
-        self.tokenizer: Tokenizer | None = Tokenizer(text.context_length) if text else None
+    def _set_up(self, executed: ExecutedModel) -> None:
+        self.name, self.vision = executed.name, executed.vision
+        self.runtime: Runtime = executed.runtime
+        self.transform: Any = ImageTransform(executed.vision.image_size)
+        self.tokenizer: Tokenizer | None = Tokenizer(executed.text.context_length) if executed.text else None
         self.fetch_limits = FetchLimits()
-        self._hash_weights, self._source, self._load_model = hash_weights, source, load_model
+        self._executed = executed
 
     @property
     def source(self) -> str:
         """Name or path that the model was loaded from."""
-        return str(getattr(self, "_source", None) or self.name)
+        return str(self._executed.source or self.name)
 
     def __repr__(self) -> str:
         runtime = self.runtime
@@ -134,7 +119,7 @@ class Encoder(SentenceInterface):
     @cached_property
     def model(self) -> Any:
         """The torch module: the one that computes or, with another runtime, a float32 copy loaded when first asked."""
-        return self.runtime.model if isinstance(self.runtime, HasModel) else cast(Any, self._load_model)()
+        return self.runtime.model if isinstance(self.runtime, HasModel) else cast(Any, self._executed.load)()
 
     @property
     def device(self) -> torch.device:
@@ -187,7 +172,7 @@ class Encoder(SentenceInterface):
 
         The hash of a file is cached; the first time, the file is read once more if it was loaded in bfloat16.
         """
-        return self._hash_weights()
+        return self._executed.hash_weights()
 
     @cached_property
     def logit_scale(self) -> float | None:
@@ -261,7 +246,6 @@ class Encoder(SentenceInterface):
         """
         changed = copy.copy(self)
         if transform is not None:
-            check_transform(transform)
             changed.transform = replace(self.transform, mode=transform)
         if layer is not None or pool is not None:
             feature = self.feature(layer, pool)
@@ -304,7 +288,7 @@ class Encoder(SentenceInterface):
 
     def _texts(self, texts: Sequence[str]) -> np.ndarray:
         assert self.tokenizer is not None
-        return self.runtime.texts(trim(self.tokenizer.ids(texts)))
+        return self._executed.runtime.texts(trim(self.tokenizer.ids(texts)))
 
     def embed_pixels(self, pixels: UInt8[np.ndarray, "B 3 H W"], feature: Feature) -> Float[np.ndarray, "B *N D"]:
         """Return features of images after `transform.pixels`: float32 (B, D), or tokens (B, N, D).
@@ -388,7 +372,7 @@ class Encoder(SentenceInterface):
         task, `hf_split`, `hf_subset` and `prompt_type` change nothing.
         """
         check_unsupported(self.name, precision, prompt or prompt_name, truncate_dim)
-        if device is not None and not self._computes_on(device):
+        if device is not None and choose_device(device) != self.device:
             raise ConfigError(f"this encoder computes on {self.device}; load one with device={str(device)!r} instead")
         normalize = normalize if normalize_embeddings is None else normalize_embeddings
         feature = self.feature(layer, pool, normalize, frames)
@@ -492,23 +476,12 @@ class Encoder(SentenceInterface):
                 return Request(index, media, media.kind)
         return Request(index, source, kind or guess_kind(str(value) if isinstance(value, (str, Path)) else ""))
 
-    def _computes_on(self, device: str | torch.device) -> bool:
-        from perception_encoder.models.precision import choose_device
-
-        return choose_device(device) == self.device
-
     def _stack(self, rows: list[np.ndarray], feature: Feature) -> np.ndarray:
         if not rows:
             return np.empty((0, self.width(feature)), np.float32)
         if len({row.shape for row in rows}) > 1:
             raise ConfigError("pool 'tokens' takes images or videos, not both at once")
         return np.stack(rows)
-
-
-def check_transform(name: str) -> None:
-    """Raise ConfigError for an unknown transform."""
-    if name not in TRANSFORMS:
-        raise ConfigError(f"the transform {name!r} is unknown; use {' or '.join(TRANSFORMS)}")
 
 
 def resolve_layers(layers: Sequence[int] | None, depth: int, name: str) -> list[int]:

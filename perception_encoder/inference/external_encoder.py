@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.encoder import Encoder, check_transform
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.pipeline import Feature
 from perception_encoder.models.external import Adapter, Mode
 from perception_encoder.models.precision import choose_device
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.preprocess.image import ImageTransform
+from perception_encoder.preprocess.image import ImageTransform, check_transform
 from perception_encoder.runtime.torch_runtime import TorchThreads, as_array, pooled
 
 
@@ -45,10 +45,6 @@ class _ExternalRuntime(TorchThreads, ABC):
 
     @abstractmethod
     def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray: ...
-
-    def texts(self, ids: np.ndarray) -> np.ndarray:
-        """Refused: the library takes texts, not our tokens."""
-        raise NotImplementedError
 
 
 class _OutputRuntime(_ExternalRuntime):
@@ -85,6 +81,10 @@ class _ExternalEncoder(Encoder):
     def __init__(self, name: str, runtime: _ExternalRuntime) -> None:
         self.name, self.runtime = name, runtime
         self.tokenizer, self.fetch_limits = None, FetchLimits()
+
+    @property
+    def source(self) -> str:
+        return self.name
 
     @property
     def visual(self) -> VisionTransformer:

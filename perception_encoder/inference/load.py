@@ -15,7 +15,7 @@ from perception_encoder.models.registry import canonical_name, shown_name
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.choice import choose
 from perception_encoder.runtime.openvino_runtime import OpenVinoRuntime
-from perception_encoder.runtime.runtime import AUTO, ModelInfo
+from perception_encoder.runtime.runtime import AUTO, ExecutedModel, ModelInfo
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +73,16 @@ def load(
     assert kind is not None
     info = _describe(name, cached_hash)
     info = replace(info, name=shown_name(str(name)) or info.name)
-    executed = OpenVinoRuntime(info, kind, lambda: _load_model(name))
     return Encoder.of(
-        info.name, executed, info.vision, info.text, lambda: info.weights, name, lambda: _load_model(name)
+        ExecutedModel(
+            name=info.name,
+            runtime=OpenVinoRuntime(info, kind, lambda: _load_model(name)),
+            vision=info.vision,
+            text=info.text,
+            hash_weights=lambda: info.weights,
+            source=name,
+            load=lambda: _load_model(name),
+        )
     )
 
 
@@ -149,9 +156,16 @@ def _load_torch(
         return compute() if cached_hash is None else cached_hash.get(compute)
 
     runtime = TorchRuntime(model, device, dtype)
-    text = model.text.config if isinstance(model, CLIP) else None
-    shown = shown_name(str(name)) or model.name
-    return Encoder.of(shown, runtime, runtime.visual.config, text, hash_weights, name)
+    return Encoder.of(
+        ExecutedModel(
+            name=shown_name(str(name)) or model.name,
+            runtime=runtime,
+            vision=runtime.visual.config,
+            text=model.text.config if isinstance(model, CLIP) else None,
+            hash_weights=hash_weights,
+            source=name,
+        )
+    )
 
 
 def _load_external(

@@ -223,8 +223,7 @@ class ImageTransform:
     mode: Literal["squash", "crop"] = "squash"
 
     def __post_init__(self) -> None:
-        if self.mode not in ("squash", "crop"):
-            raise ConfigError(f"no transform is called {self.mode!r}; there are 'squash' and 'crop'")
+        check_transform(self.mode)
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 H W"]:
         """Pixels, float32: (value / 255 - 0.5) / 0.5."""
@@ -243,6 +242,12 @@ class ImageTransform:
             image = image.crop((left, top, left + width, top + height))
         array = np.array(image.convert("RGB"))  # (H, W, 3)
         return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def check_transform(mode: str) -> None:
+    """Raise ConfigError for an unknown mode of `ImageTransform`."""
+    if mode not in ("squash", "crop"):
+        raise ConfigError(f"the transform {mode!r} is unknown; use squash or crop")
 
 
 def to_float(pixels: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.config import TextConfig, VisionConfig
+
+if TYPE_CHECKING:
+    from perception_encoder.models.checkpoints.weights import Model
 
 RuntimeName = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -90,9 +94,29 @@ class Runtime(Protocol):
         """
         ...
 
+
+class TextRuntime(Runtime, Protocol):
+    """Executes a text tower of this package as well."""
+
     def texts(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B D"]:
         """Return embeddings of texts by their token ids, not normalised: float32."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutedModel:
+    """A model of this package and what executes it."""
+
+    name: str
+    runtime: TextRuntime
+    vision: VisionConfig
+    text: TextConfig | None
+    hash_weights: Callable[[], str]
+    """Returns `weight_hash`."""
+    source: str | Path | None = None
+    """What it was loaded from; None for a module of the caller's."""
+    load: Callable[[], Model] | None = None
+    """Returns the float32 model in torch, if the runtime does without."""
 
 
 @runtime_checkable

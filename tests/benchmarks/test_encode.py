@@ -108,9 +108,9 @@ def test_ratios_are_to_the_best_peer_of_the_same_model() -> None:
         "speeds": {label: [rate] * 3 for label, rate in speeds.items()},
         "cosines": {},
         "machine": {"cores": 2},
-        "load": 9.1,
+        "others": 0.31,
     }
     table = encoding_table({"PE-Core-B16-224:image": result, "x:text": result}, "image")
     assert table[0] == ("", "B16-224")
     assert [row[1] for row in table[-4:-1]] == ["**2.50**", "**1.50**", "**0.80**"]
-    assert "too high for exact ratios" in table[-1][1]
+    assert "0.31, **too many for exact ratios**" in table[-1][1]
