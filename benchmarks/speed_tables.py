@@ -19,6 +19,7 @@ def speed_tables(read: Read) -> Tables:
     kinds = [kind for kind in ("image", "text") if any(name.endswith(f":{kind}") for name in towers)]
     return {
         **{f"Encode {kind}s": encoding_table(towers, kind) for kind in kinds},
+        **int8_tables(read("int8")),
         "From files to vectors": [HEAD, *_files(read)],
         "Search and serve": [HEAD, *_searching(read)],
         "Train": [HEAD, *_training(read)],
@@ -40,6 +41,9 @@ def encoding_table(towers: Mapping[str, Any], kind: str) -> Rows:
     summary = {
         "best of ours / best peer": lambda all_rates: max(_of(all_rates, OURS).values()) / best_peer(all_rates),
         "best of ours without int8 / best peer": lambda all_rates: best_float(all_rates) / best_peer(all_rates),
+        "best of ours without int8 / best peer without int8": lambda all_rates: (
+            best_float(all_rates) / best_peer({label: rate for label, rate in all_rates.items() if "int8" not in label})
+        ),
         "ours / bare products, OpenVINO, bfloat16": lambda all_rates: (
             all_rates[f"{OURS}, OpenVINO, bfloat16"] / all_rates[f"{LIMIT}: bare products, OpenVINO, bfloat16"]
         ),
@@ -48,6 +52,33 @@ def encoding_table(towers: Mapping[str, Any], kind: str) -> Rows:
         rows.append((f"**{what}**", *(f"**{ratio(rates[name]):.2f}**" for name in chosen)))
     rows.append(("cores; of these, used by other programs; rounds", *map(_circumstances, chosen.values())))
     return rows
+
+
+def int8_tables(result: Mapping[str, Any]) -> Tables:
+    """Return what int8 costs: embeddings of random models, scores of the built-in ones, and other methods."""
+    models, methods = result["towers"]["models"], result["methods"]["models"]
+    similarity: Rows = [("model", "images", "texts")]
+    for name, by_tower in models.items():
+        cells = [by_tower[tower] for tower in ("image", "text")]
+        similarity.append((name, *(f"{one['cosine']:.5f} ({one['kept neighbours']:.0%})" for one in cells)))
+    scores: Rows = [("task", "n", "float32", "int8", "difference")]
+    for row in (*result["builtin"]["rows"], *result["language"]["rows"]):
+        low, high = row["interval"] or (row["difference"],) * 2
+        gap = f"{100 * row['difference']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+        values = (f"{100 * row[precision]:.1f}" for precision in ("float32", "int8"))
+        scores.append((f"{row['task']}: {row['metric']}", f"{row['n']:,}", *values, gap))
+    ways: Rows = [("method", *(name.removeprefix("PE-Core-") for name in methods))]
+    for method in next(iter(methods.values())):
+        cells = []
+        for by_method in methods.values():
+            ratio = median(by_method[method]["speeds"]) / median(by_method["bfloat16"]["speeds"])
+            cells.append(f"{ratio:.2f} ({by_method[method]['cosine']:.5f})")
+        ways.append((method, *cells))
+    return {
+        "Int8: similarity to float32": similarity,
+        "Int8: scores of the built-in models": scores,
+        "Int8: ways to quantise": ways,
+    }
 
 
 def _circumstances(result: Mapping[str, Any]) -> str:
@@ -93,9 +124,20 @@ def _ratio(what: str, ours: float, theirs: float, unit: str, other: str, digits:
 
 
 def _files(read: Read) -> Iterator[Sequence[str]]:
-    for name, by_part in read("embed")["speeds"].items():
+    embedding = read("embed")
+    for name, by_part in embedding["speeds"].items():
         directory, encode = (median(by_part[part]) for part in ("directory to file", "encode only"))
         yield _ratio(f"embed a directory of JPEGs with {name}", directory, encode, "images/s", "encoding alone")
+    for label, case in embedding["media"].items():
+        model, precision, media = label.split(", ")
+        rates = {part: median(values) for part, values in case["speeds"].items()}
+        encode, decode = rates["encode only"], rates["decode only"]
+        unit = "frames/s" if "video" in media else "images/s"
+        both = f"encoding alone: {encode:,.1f}; decoding and then encoding: {1 / (1 / encode + 1 / decode):,.1f}"
+        for part, verb in (("directory to file", "embed"), ("directory to rows of an index", "index")):
+            if part in rates:
+                job = f"{verb} {media} with {model}, {precision}"
+                yield job, f"{rates[part] / encode:.2f}", f"{rates[part]:,.1f} {unit}", both
     result = read("search")
     for name, speeds in result["indexing"]["speeds"].items():
         yield _ratio(

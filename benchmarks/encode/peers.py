@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from benchmarks.encode.case import TYPES, Case, Contender, output, spec_of
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.export import save_onnx
+from perception_encoder.models.memory import trim_memory
 
 SAME_SIZE = "CLIP of the same size"
 """What runs another model: its ratios say what the runtime gives, not what a user of PE can choose."""
@@ -118,6 +120,8 @@ def clip_contenders(case: Case, directory: Path) -> list[Contender]:
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=4,
             )
+            gc.collect()
+            trim_memory()
         request = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint}).create_infer_request()
         run = lambda request=request: np.array(request.infer([inputs])[0])  # noqa: E731
         found.append(Contender(SAME_SIZE, "OpenVINO", precision, run, expected))

@@ -24,7 +24,7 @@ def hints(precision: Precision) -> dict[str, Any]:
     """Return OpenVINO's options that change results: the type of activations, and how many beside int8 weights share
     a scale."""
     types = {"INFERENCE_PRECISION_HINT": _TYPES[precision]}
-    return types | ({"DYNAMIC_QUANTIZATION_GROUP_SIZE": 128} if precision == "int8" else {})
+    return types | ({"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64} if precision == "int8" else {})
 
 
 class Program:
