@@ -5,7 +5,7 @@
 Parts: ann (nearest neighbours of a million vectors, beside LanceDB and, if it is installed, faiss), page
 (`pe serve` over 100,000 images), shell (`pe search` from the shell), indexing (`pe index` beside encoding alone),
 video (frames sampled from clips), server (`pe serve --api` under load). The peers: pip install faiss-cpu;
-all parts with them take hours. --brief takes fewer rounds and, of vectors, only those of 256 dimensions.
+all parts with them take hours. --brief takes fewer rounds, and of vectors of 1024 dimensions only our own search.
 """
 
 from __future__ import annotations

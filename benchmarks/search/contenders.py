@@ -8,7 +8,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -67,15 +69,28 @@ def lance_scan(directory: Path) -> Built:
 
 
 def ours(directory: Path) -> Built:
-    """As an index is searched: hits are rows with all columns but the thumbnail."""
+    """As an index is searched: hits are rows with all columns but the thumbnail. Another process builds it."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        seconds = pool.submit(_build, directory).result()
+    store = Store.open(directory / "ours")
+
+    def ask(vector: np.ndarray, where: str | None = None) -> list[int]:
+        return [int(row.id, 16) for _, row in store.nearest(vector, HITS, where)]
+
+    place = directory / "ours" / ".pe-index"
+    return [("", ask)], seconds, [place / name for name in ("snapshot.arrow", "vectors.f32", "vectors.tv")]
+
+
+def _build(directory: Path) -> float:
+    """Store the vectors; return the seconds that what a search reads took."""
     vectors = np.load(directory / "vectors.npy", mmap_mode="r")
     home, dimension = directory / "ours", vectors.shape[1]
     home.mkdir()
     settings = {"source": "none", "model": "none", "weight_hash": "none", "dimension": dimension, "moments": {}}
     store = Store.create(home, settings)
     schema = schema_of(dimension)
-    for start, some in _pieces(vectors):
-        numbers = range(start, start + len(some))
+    for first, some in _pieces(vectors):
+        numbers = range(first, first + len(some))
         names = [f"{number:012x}" for number in numbers]
         columns: dict[str, Any] = {
             **{field.name: pa.nulls(len(some), field.type) for field in schema},
@@ -89,17 +104,9 @@ def ours(directory: Path) -> Built:
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), dimension),
         }
         store.table.add(pa.table({name: columns[name] for name in schema.names}, schema=schema))
-    start_time = time.perf_counter()
+    start = time.perf_counter()
     store.finish()
-    seconds = time.perf_counter() - start_time
-    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    store = Store.open(home)
-
-    def ask(vector: np.ndarray, where: str | None = None) -> list[int]:
-        return [int(row.id, 16) for _, row in store.nearest(vector, HITS, where)]
-
-    place = home / ".pe-index"
-    return [("", ask)], seconds, [place / name for name in ("snapshot.arrow", "vectors.f32", "vectors.tv")]
+    return time.perf_counter() - start
 
 
 def _pieces(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -186,9 +193,10 @@ def faiss(factory: str, settings: Sequence[str]) -> Callable[[Path], Built]:
 
 
 _ALL = {"nprobes": PROBED_ALL}
+OURS, EXACT = "ours: TurboQuant, 4 bits", "our exact search in memory"
 CONTENDERS = {
-    "ours: TurboQuant, 4 bits": ours,
-    "our exact search in memory": exact,
+    OURS: ours,
+    EXACT: exact,
     "turbovec alone, 4 bits": turbovec,
     "LanceDB, no index": lance_scan,
     "LanceDB IVF_RQ, 5 bits": lance("IvfRq", {"num_bits": 5}, [{**_ALL, "refine_factor": 3}]),
@@ -211,7 +219,7 @@ def main() -> None:
     except ImportError as error:
         print(json.dumps({"skipped": f"{error.name} is not installed"}))
         return
-    peak, queries, best = peak_mib(), np.load(directory / "queries.npy"), np.load(directory / "best.npy")
+    queries, best = np.load(directory / "queries.npy"), np.load(directory / "best.npy")
     measured = []
     for setting, ask in settings:
         for query in queries[:3]:
@@ -228,7 +236,7 @@ def main() -> None:
         measured.append({"setting": setting, "recall": recall, "median": median(times), "p95": quantile(times, 0.95)})
     size = sum(path.stat().st_size for root in disk for path in (root, *root.rglob("*")) if path.is_file())
     mebibytes = size / 2**20 if disk else None
-    print(json.dumps({"seconds": seconds, "peak": peak, "disk": mebibytes, "settings": measured}))
+    print(json.dumps({"seconds": seconds, "peak": peak_mib(), "disk": mebibytes, "settings": measured}))
 
 
 if __name__ == "__main__":
