@@ -99,13 +99,14 @@ def random_model(entry: ModelEntry) -> Any:
     return model.eval()
 
 
+PATCHES = ".*conv1.*"
 ATTENTION = (".*attn_pool.*", ".*aten::matmul.*", ".*scaled_dot_product_attention.*")
 METHODS: dict[str, dict[str, Any]] = {
     "static, as the package does it": {},
     "8 calibration images instead of 32": {"images": 8},
     "first and last block in float": {"ends": True},
-    "patch embedding in float": {"floats": (*ATTENTION, ".*conv1.*")},
-    "attention and its pooling in int8": {"floats": ()},
+    "patch embedding in int8": {"floats": ATTENTION},
+    "attention and its pooling in int8": {"floats": (PATCHES,)},
     "SmoothQuant": {"smooth": True},
     "clipped ranges": {"clipped": True},
     "nncf's default for transformers": {"floats": (), "smooth": True, "clipped": True},
@@ -154,7 +155,7 @@ def quantize_with(
     model: Any,
     config: VisionConfig,
     images: int = 32,
-    floats: tuple[str, ...] = ATTENTION,
+    floats: tuple[str, ...] = (PATCHES, *ATTENTION),
     ends: bool = False,
     smooth: bool = False,
     clipped: bool = False,
