@@ -27,7 +27,8 @@ Method = Literal["static", "weights"]
 they come, 64 at a time, with no calibration.
 
 Image towers take the first. Text towers take the second: static ranges are a third faster, but the first token of a
-text has some values far above all others, and the minimum cosine of the built-in model falls to 0.994 on COCO captions."""
+text has some values far above all others, and the minimum cosine of the built-in model is then 0.994 on real captions.
+"""
 LEAST_COSINE = 0.999
 """Minimum cosine between an embedding in int8 and in float32, on the check's inputs."""
 LEAST_AGREEMENT = 0.9
