@@ -63,9 +63,9 @@ CPU = torch.device("cpu")
 def measure_towers(arguments: argparse.Namespace) -> dict[str, Any]:
     """Lowest cosine and kept neighbours of each architecture's towers."""
     found: dict[str, Any] = {}
-    for entry in MODELS.values():
-        if not entry.vision.attention_pool or not entry.text:
-            continue  # gives tokens, which are never int8
+    for entry in reversed(MODELS.values()):  # the smallest first
+        if not entry.vision.attention_pool or not entry.text or entry.name in arguments.skip:
+            continue  # without texts, it gives tokens, which are never int8
         name = entry.name
         if entry.vision.depth > LARGE_DEPTH * 2:
             entry = replace(entry, vision=replace(entry.vision, depth=LARGE_DEPTH))
@@ -254,6 +254,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="labelled photographs with splits, as `pe eval` takes them")
     parser.add_argument("--captions", type=Path, help="COCO captions, beside their images")
     parser.add_argument("--scenes", type=Path, help=f"scenes with questions, split {QUESTION_SPLIT}")
+    parser.add_argument("--skip", default="", metavar="NAMES", help="models that this machine's memory cannot hold")
     parser.add_argument("--seconds", type=float, default=60.0, help="time for the rounds of a model's methods")
     parser.add_argument("--out", type=Path, help="JSON to write; parts that do not run stay as they are there")
     arguments = parser.parse_args()

@@ -63,6 +63,8 @@ def int8_tables(result: Mapping[str, Any]) -> Tables:
         similarity.append((name, *(f"{one['cosine']:.5f} ({one['kept neighbours']:.0%})" for one in cells)))
     scores: Rows = [("task", "n", "float32", "int8", "difference")]
     for row in (*result["builtin"]["rows"], *result["language"]["rows"]):
+        if row["metric"].startswith("top-"):
+            continue  # beside the mean over classes
         low, high = row["interval"] or (row["difference"],) * 2
         gap = f"{100 * row['difference']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
         values = (f"{100 * row[precision]:.1f}" for precision in ("float32", "int8"))

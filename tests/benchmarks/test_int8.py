@@ -43,7 +43,7 @@ def test_only_changed_methods_differ_from_the_packages(changes: dict[str, object
 
 def test_tables_give_ratios_and_intervals() -> None:
     tower = {"cosine": 0.99971, "kept neighbours": 1.0}
-    row = {"metric": "top-1", "n": 1649, "float32": 0.577, "int8": 0.575, "difference": -0.002}
+    row = {"metric": "R@1", "n": 1649, "float32": 0.577, "int8": 0.575, "difference": -0.002}
     ways = {"bfloat16": {"cosine": 0.99999, "speeds": [20.0] * 3}, "static": {"cosine": 0.9997, "speeds": [30.0] * 3}}
     tables = int8_tables(
         {
@@ -55,5 +55,5 @@ def test_tables_give_ratios_and_intervals() -> None:
     )
     similarity, scores, methods = tables.values()
     assert similarity[1] == ("PE-Core-T16-384", "0.99971 (100%)", "0.99971 (100%)")
-    assert scores[1] == ("caltech101, zero-shot: top-1", "1,649", "57.7", "57.5", "-0.20 (-0.60 to +0.10)")
+    assert scores[1] == ("caltech101, zero-shot: R@1", "1,649", "57.7", "57.5", "-0.20 (-0.60 to +0.10)")
     assert methods == [("method", "T16-384"), ("bfloat16", "1.00 (0.99999)"), ("static", "1.50 (0.99970)")]
