@@ -1,0 +1,104 @@
+"""The notebooks run with the built-in models, and their stored results are small and say nothing of the machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+SHORTER = {r"STEPS = \d+": "STEPS = 3"}
+"""What the tests change, so that a notebook takes seconds."""
+PRIVATE = re.compile(r"/(?:home|root|work|tmp|mnt|usr|opt|Users)/|[A-Z]:\\|hf_\w{20}|Traceback|Warning:")
+
+
+def read(path: Path) -> dict[str, Any]:
+    notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return notebook
+
+
+def code_cells(path: Path) -> list[dict[str, Any]]:
+    return [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+
+
+def run(name: str) -> dict[str, Any]:
+    """Run a notebook's cells in order, without its magic commands; returns its variables."""
+    variables: dict[str, Any] = {}
+    for cell in code_cells(ROOT / "examples" / name):
+        source = "".join(line for line in cell["source"] if not line.startswith("%"))
+        for pattern, shorter in SHORTER.items():
+            source = re.sub(pattern, shorter, source)
+        exec(compile(source, name, "exec"), variables)
+    return variables
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory, and figures without a window."""
+    pytest.importorskip("matplotlib").use("Agg")
+    pytest.importorskip("skimage")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_search_my_photos() -> None:
+    pytest.importorskip("lancedb")
+    names = run("search_my_photos.ipynb")
+    index = names["index"]
+    assert len(index) == 11
+    found = [index.search(text)[0].file.name for text in ("a ginger cat", "old coins")]
+    assert found == ["IMG_02.jpg", "IMG_04.jpg"]
+    assert [{hit.file.name for hit in group} for group in index.near_duplicates()] == [{"IMG_03.jpg", "IMG_10.jpg"}]
+
+
+def test_finetune_and_compare(directory: Path) -> None:
+    names = run("finetune_and_compare.ipynb")
+    assert (directory / "runs" / "finetuned" / "model.safetensors").is_file()
+    assert {item.difference.n for item in names["differences"]} == {300}
+    assert all(item.difference.interval for item in names["differences"])
+
+
+def test_every_notebook_has_a_test_and_is_listed() -> None:
+    readme = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    assert NOTEBOOKS
+    for path in NOTEBOOKS:
+        assert f"test_{path.stem}" in globals() and f"]({path.name})" in readme
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_small_and_names_its_model_first(path: Path) -> None:
+    assert path.stat().st_size < 300_000
+    first, *others = ["".join(cell["source"]) for cell in code_cells(path)]
+    assert re.search(r'^MODEL = "builtin', first, re.MULTILINE) and not any("MODEL =" in cell for cell in others)
+    sources = "\n".join((first, *others))
+    assert re.findall(r"(?:from|import) perception_encoder\b(?! as pe$).*", sources, re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_results_are_complete_and_private_to_nobody(path: Path) -> None:
+    """Every cell ran in order and none failed; text names no path, token or warning of the machine that ran it."""
+    notebook = read(path)
+    assert notebook["metadata"].keys() == {"kernelspec", "language_info"}
+    assert notebook["metadata"]["kernelspec"] == {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
+    cells = code_cells(path)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    images = 0
+    for cell in cells:
+        assert cell["metadata"] == {}
+        for output in cell["outputs"]:
+            assert (
+                output["output_type"] in ("stream", "display_data", "execute_result") and output.get("name") != "stderr"
+            )
+            shown = {kind: text for kind, text in output.get("data", {}).items() if not kind.startswith("image/")}
+            images += len(output.get("data", {})) - len(shown)
+            assert not PRIVATE.search(json.dumps([shown, output.get("text", "")])), output
+    assert images >= 1
