@@ -125,16 +125,23 @@ def number(word: str) -> float:
 
 def model_rows() -> list[str]:
     """The rows of the quickstart's table: sizes, published scores, and speeds measured or scaled by FLOPs per image."""
-    measured = json.loads((ROOT / "docs" / "results" / "embed.json").read_text(encoding="utf-8"))["speeds"]
-    speeds = {name: median(row["encode only"]) for name, row in measured.items()}
-    base = find_model("PE-Core-B16-224")
-    rows = [f"| `builtin`, offline demo | in the package | {speeds[find_model('builtin').name]:.0f} | – | – | – |"]
+    results = ROOT / "docs" / "results"
+    towers = json.loads((results / "encode.json").read_text(encoding="utf-8"))["towers"]
+    built_in = json.loads((results / "int8.json").read_text(encoding="utf-8"))["methods"]["models"]["PE-Core-N16-128"]
+    narrow = median(built_in["static, as the package does it"]["speeds"])
+    speeds = f"{median(built_in['bfloat16']['speeds']):.0f} ({narrow:.0f})"
+    rows = [f"| `builtin`, offline demo | in the package | {speeds} | – | – | – |"]
     for name in ("PE-Core-T16-384", "PE-Core-S16-384", "PE-Core-B16-224", "PE-Core-L14-336", "PE-Core-G14-448"):
-        entry = find_model(name)
-        ratio = tower_part(base.vision).forward / tower_part(entry.vision).forward
-        speed = f"≈{float(f'{speeds[base.name] * ratio:.2g}'):g}" if name != base.name else f"{speeds[name]:.0f}"
+        entry, measured = find_model(name), name if f"{name}:image" in towers else "PE-Core-L14-336"
+        ratio = tower_part(find_model(measured).vision).forward / tower_part(entry.vision).forward
+        medians = [
+            ratio * median(towers[f"{measured}:image"]["speeds"][f"perception-encoder, OpenVINO, {precision}"])
+            for precision in ("bfloat16", "int8")
+        ]
+        exact, narrow = (float(f"{speed:.2g}") for speed in medians)
         scores = [f"{entry.published[key]:.1f}" for key in ("imagenet", "kinetics400", "coco_t2i")]
-        rows.append(f"| {' | '.join([name, f'{entry.download_bytes / 1e9:.1f} GB', speed, *scores])} |")
+        speeds = f"{'' if measured == name else '≈'}{exact:g} ({narrow:g})"
+        rows.append(f"| {' | '.join([name, f'{entry.download_bytes / 1e9:.1f} GB', speeds, *scores])} |")
     return rows
 
 
