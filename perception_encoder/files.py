@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -170,6 +171,12 @@ def file_state(path: str | Path) -> str:
     except (OSError, ValueError):
         return str(path)
     return f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hex; raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class CachedByFile(Generic[AnyPath, Parameters, Returned]):

@@ -50,7 +50,7 @@ class _ListByDefault(TyperGroup):
 
 app = typer.Typer(cls=_ListByDefault, subcommand_metavar="[list] [NAME]... | use MODEL | compiled")
 
-COMPILED = ("model", "tower", "precision", "layer", "px", "MB", "last used", "usable")
+COMPILED = ("model", "tower", "precision", "layer", "MB", "last used", "usable")
 COLUMNS = ("model", "purpose", "GB", "licence", "px", "dim", "IN-1k", "K400", "COCO")
 
 
@@ -149,8 +149,7 @@ def compiled(
 
     On a CPU, each tower of a model is converted for OpenVINO when it is first used, and cached: at most 20 GB, the
     least recently used go first. A deleted one is converted again when needed. Columns: tower; precision; the layer
-    whose tokens it gives, for dense heads; image size, if not the model's; size on disk; last use; whether it fits the
-    installed libraries and this CPU.
+    whose tokens it returns; size on disk; last use; whether it fits the installed libraries and this CPU.
 
     Examples:
 
@@ -180,11 +179,10 @@ def compiled(
 
 def _as_compiled_row(entry: dict[str, Any]) -> tuple[object, ...]:
     layer = output.NONE if entry["layer"] is None else entry["layer"]
-    size = "x".join(map(str, entry["size"])) if entry["size"] else output.NONE
     used = entry["last_used"][:16].replace("T", " ")
     usable = "yes" if entry["usable"] else "no"
     named = entry["model"], entry["tower"], entry["precision"]
-    return (*named, layer, size, f"{entry['bytes'] / 1e6:.0f}", used, usable)
+    return (*named, layer, f"{entry['bytes'] / 1e6:.0f}", used, usable)
 
 
 def kind_of(name: str) -> DefaultKind:

@@ -35,7 +35,7 @@ from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.progress import progress_bar
-from perception_encoder.runtime.runtime import ExecutedModel, HasModel, Runtime
+from perception_encoder.runtime.runtime import ExecutedModel, Runtime, used_precision
 from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ class Encoder(SentenceInterface):
     @cached_property
     def model(self) -> Any:
         """The torch module: the one that computes or, with another runtime, a float32 copy loaded when first asked."""
-        return self.runtime.model if isinstance(self.runtime, HasModel) else cast(Any, self._executed.load)()
+        runtime: Any = self.runtime
+        return runtime.model if runtime.name == "torch" else cast(Any, self._executed.load)()
 
     @property
     def device(self) -> torch.device:
@@ -186,7 +187,8 @@ class Encoder(SentenceInterface):
         """What embeddings depend on besides inputs and transform: weight hash, precision, runtime, device, layer."""
         runtime = self.runtime
         device = runtime.device.partition(":")[0]
-        about = {"weights": self.weight_hash, "dtype": runtime.precision, "runtime": runtime.name, "device": device}
+        dtype = used_precision(runtime.precision, output=self.pool in (None, "attn"))
+        about = {"weights": self.weight_hash, "dtype": dtype, "runtime": runtime.name, "device": device}
         return about if self.pool is None else {**about, "layer": str(self.layer), "pool": self.pool}
 
     @property
@@ -267,7 +269,7 @@ class Encoder(SentenceInterface):
             "normalised": feature.normalize,
             "frames": feature.frames,
             "runtime": self.runtime.name,
-            "precision": self.runtime.precision,
+            "precision": used_precision(self.runtime.precision, output=feature.pool == "attn"),
             "transform": self.transform.mode,
             "dimension": self.width(feature),
         }

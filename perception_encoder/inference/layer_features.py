@@ -71,10 +71,11 @@ class LayerFeatures:
 
     @classmethod
     def of(cls, encoder: Encoder, final_norm: bool = False) -> LayerFeatures:
-        """Return the layers of an encoder's vision tower, with shared weights."""
-        tower = Tower.of(encoder.visual, encoder.weight_hash)
-        dtype = encoder.dtype if encoder.runtime.name == "torch" else None
-        return cls(encoder.name, tower, encoder.device, dtype, final_norm)
+        """Return the layers of an encoder's vision tower; the weights are shared if torch executes both."""
+        shared = encoder.runtime.name == "torch"
+        visual = encoder.visual if shared else copy.deepcopy(encoder.visual)  # its type may change
+        tower = Tower.of(visual, encoder.weight_hash)
+        return cls(encoder.name, tower, encoder.device, encoder.dtype if shared else None, final_norm)
 
     def at(self, layer: int) -> LayerFeatures:
         """Return the same model at another layer, negative from the end; ConfigError if the layer does not exist."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
@@ -15,7 +16,15 @@ from perception_encoder.models.registry import canonical_name, shown_name
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.choice import choose
 from perception_encoder.runtime.openvino_runtime import OpenVinoRuntime
-from perception_encoder.runtime.runtime import AUTO, ExecutedModel, ModelInfo
+from perception_encoder.runtime.runtime import (
+    AUTO,
+    PRECISIONS,
+    ExecutedModel,
+    ModelInfo,
+    Precision,
+    RuntimeName,
+    check_choice,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -61,27 +70,32 @@ def load(
         asked = str(dtype).removeprefix("torch.")
         if precision not in (AUTO, asked):
             raise ConfigError(f"dtype is {asked}, but precision is {precision}; give one of them")
+    check_choice(runtime, precision)
     if random or adapter is not None:
         if runtime == "openvino" or asked == "int8":
             raise ConfigError(f"{name} runs in torch only; omit runtime and precision")
         return _load_external(name, adapter, device, dtype or _as_dtype(asked))
-    ran, kind = choose(runtime, asked, None if device is None else str(device))
+    ran: RuntimeName = "torch"
+    kind: Precision | None = None
+    if dtype is None or asked in PRECISIONS or runtime == "openvino":  # others, such as float16, are torch's
+        ran, kind = choose(runtime, asked, None if device is None else str(device))
     path, _ = find_weights(name)
     cached_hash = CachedHash(path) if path.is_file() else None  # as the file is before it is read
     if ran == "torch":
-        return _load_torch(name, device, None if kind is None else _as_dtype(kind), towers, cached_hash)
+        return _load_torch(name, device, dtype if kind is None else _as_dtype(kind), towers, cached_hash)
     assert kind is not None
     info = _describe(name, cached_hash)
     info = replace(info, name=shown_name(str(name)) or info.name)
+    load_again = partial(_load_same, name, info.weights)
     return Encoder.of(
         ExecutedModel(
             name=info.name,
-            runtime=OpenVinoRuntime(info, kind, lambda: _load_model(name)),
+            runtime=OpenVinoRuntime(info, kind, load_again),
             vision=info.vision,
             text=info.text,
             hash_weights=lambda: info.weights,
             source=name,
-            load=lambda: _load_model(name),
+            load=load_again,
         )
     )
 
@@ -109,22 +123,27 @@ def as_encoder(
 def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
     """Return what is known of a model: cached for its file, else by reading its weights."""
     weights = cached_hash.find() if cached_hash else None
-    if weights is not None and (info := cache.find_info(weights)) is not None:
+    if cached_hash and weights and (info := cache.find_info(cached_hash.key, weights)):
         return info
-    from perception_encoder.models.checkpoints.weights import weight_hash
+    from perception_encoder.models.checkpoints.weights import load_model, weight_hash
     from perception_encoder.runtime.torch_runtime import describe
 
-    model = _load_model(name)
-    weights = cached_hash.get(lambda: weight_hash(model)) if cached_hash else weight_hash(model)
-    info = describe(model, weights)
-    cache.store_info(info)
+    model = load_model(name)
+    if cached_hash is None:
+        return describe(model, weight_hash(model))
+    info = describe(model, cached_hash.get(lambda: weight_hash(model)))
+    cache.store_info(cached_hash.key, info)
     return info
 
 
-def _load_model(name: str | Path) -> Model:
-    from perception_encoder.models.checkpoints.weights import load_model
+def _load_same(name: str | Path, weights: str) -> Model:
+    """Load a model again; CheckpointError unless it still has the weights with this hash."""
+    from perception_encoder.models.checkpoints.weights import load_model, weight_hash
 
-    return load_model(name)
+    model = load_model(name)
+    if weight_hash(model) != weights:
+        raise CheckpointError(f"{name} has changed since it was loaded; load it again")
+    return model
 
 
 def _load_torch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -44,9 +45,10 @@ def release_pages(path: Path) -> None:
     with suppress(OSError, AttributeError, ValueError):
         madvise = ctypes.CDLL("libc.so.6").madvise
         madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        mapped = os.path.realpath(path)
         for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
             addresses, _, rest = line.partition(" ")
-            if rest.endswith(str(path)) and rest.startswith("r--"):  # read-only, so no change of ours is lost
+            if rest.endswith(f" {mapped}") and rest.startswith("r--"):  # read-only, so no change of ours is lost
                 start, end = (int(address, 16) for address in addresses.split("-"))
                 madvise(start, end - start, _DONT_NEED)
 

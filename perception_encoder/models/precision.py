@@ -20,7 +20,8 @@ TOLERANCE = {"float32": 5e-6, "bfloat16": 5e-3}
 Products of few and of many rows round differently, so an embedding depends slightly on its batch. Measured for the
 built-in model: at most 2e-7 in float32, and 1.4e-3 in bfloat16 on a CPU with AMX (1 − cosine: 1.1e-5).
 """
-_SPEEDUP = 1.5  # minimum speed-up of a matrix product in bf16 that is worth its rounding
+WORTH = 1.5
+"""Minimum speed-up of bfloat16 over float32 that is worth its rounding."""
 _REPEATS = 7
 _clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-5 else time.perf_counter
 
@@ -41,14 +42,20 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
     Raises ConfigError for another value of `PE_DTYPE`.
     """
-    forced = os.environ.get(VARIABLE)
-    if not forced:
+    forced = forced_precision()
+    if forced is None:
         return _fastest(device)
-    if forced not in TOLERANCE:
-        raise ConfigError(f"{VARIABLE} is {forced!r}; it must be one of {', '.join(TOLERANCE)}")
     import torch
 
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[forced]
+    return torch.float32 if forced == "float32" else torch.bfloat16
+
+
+def forced_precision() -> str | None:
+    """Return the type that `PE_DTYPE` names, None for no type; ConfigError for an unknown one."""
+    forced = os.environ.get(VARIABLE) or None
+    if forced not in (None, *TOLERANCE):
+        raise ConfigError(f"{VARIABLE} is {forced!r}; it must be one of {', '.join(TOLERANCE)}")
+    return forced
 
 
 @lru_cache(maxsize=8)
@@ -69,7 +76,7 @@ def _fastest(device: torch.device) -> torch.dtype:
                 best[dtype] = min(best[dtype], _time_product(dtype))
     finally:
         torch.set_num_threads(threads)
-    return torch.bfloat16 if best[torch.float32] > _SPEEDUP * best[torch.bfloat16] else torch.float32
+    return torch.bfloat16 if best[torch.float32] > WORTH * best[torch.bfloat16] else torch.float32
 
 
 def fast_autocast(device: torch.device) -> torch.autocast:

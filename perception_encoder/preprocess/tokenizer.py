@@ -52,13 +52,10 @@ class Tokenizer:
         """Return ids (B, context_length), int64; a text that is too long is truncated, with a warning."""
         import torch
 
-        return torch.from_numpy(self._rows(texts))
+        return torch.from_numpy(self.ids(texts))
 
     def ids(self, texts: str | Iterable[str]) -> Int[np.ndarray, "B T"]:
         """Return what a call returns, as an array; this needs no torch."""
-        return self._rows(texts)
-
-    def _rows(self, texts: str | Iterable[str]) -> Int[np.ndarray, "B T"]:
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = np.zeros((len(texts), self.context_length), np.int64)
         for row, text in zip(rows, texts, strict=True):

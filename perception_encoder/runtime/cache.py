@@ -20,37 +20,39 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from perception_encoder import __version__
 from perception_encoder.errors import ConfigError, OutputError
-from perception_encoder.files import cache_directory, file_state, remove, sync, write_json, writing
+from perception_encoder.files import cache_directory, checksum, file_state, remove, sync, write_json, writing
+from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.runtime.machine import cpu_flags, versions
 from perception_encoder.runtime.runtime import PRECISIONS, ModelInfo, Precision
 
 MODEL, WEIGHTS, ENTRY, CHECKED = "model.xml", "model.bin", "entry.json", "checked.json"
 MAX_BYTES = 20 * 2**30
 """Maximum size of the cache; the entries that were not used for longest go first."""
-_FORMAT = 6
+_FORMAT = 7
 _NEW = ".tmp"
-_SHOWN = ("weights", "tower", "precision", "layer", "size")
+_SHOWN = ("weights", "tower", "precision", "layer")
 _PATIENCE = 86_400
 """Seconds that an entry may be written."""
 
-Tower = Literal["image", "text", "decoder"]
+Tower = Literal["image", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """What a converted tower depends on, besides this package's conversion, the libraries and the CPU."""
+    """What a converted tower depends on, besides the versions of this package and the libraries, and the CPU."""
 
     model: str
     """Name, shown in lists; not part of the entry's identity."""
     weights: str
     """Hash of the weights."""
+    config: VisionConfig | TextConfig
+    """The tower's, which the weights do not tell, as its heads and its image size."""
     tower: Tower
     precision: Precision
     layer: int | None = None
     """The block whose tokens it gives; None for the model's output."""
-    size: tuple[int, int] | None = None
-    """Height and width of images; None for the model's."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -128,7 +130,7 @@ def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> Entry:
         try:
             temporary.mkdir(parents=True)
             further = write(temporary)
-            sums = {file.name: _checksum(file) for file in temporary.iterdir()}
+            sums = {file.name: checksum(file) for file in temporary.iterdir()}
             write_json(temporary / ENTRY, {"identity": key.identity, "model": key.model, "sums": sums, **further})
             if find(key) is None:
                 for file in temporary.iterdir():
@@ -146,22 +148,23 @@ def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> Entry:
     return entry
 
 
-def find_info(weights: str) -> ModelInfo | None:
-    """Return the description of a model by the hash of its weights, if one was stored."""
+def find_info(file: str, weights: str) -> ModelInfo | None:
+    """Return what was stored of the model in a file (`CachedHash.key`) whose weights have this hash, if anything."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError):
-        info = ModelInfo.from_dict(json.loads(_info_path(weights).read_text(encoding="utf-8")))
-        return info if info.weights == weights else None
+        values = json.loads(_info_path(file).read_text(encoding="utf-8"))
+        if (values["package"], values["model"]["weights"]) == (__version__, weights):
+            return ModelInfo.from_dict(values["model"])
     return None
 
 
-def store_info(info: ModelInfo) -> None:
-    """Store a model's description for use without its weights; if the disk is full, do nothing."""
+def store_info(file: str, info: ModelInfo) -> None:
+    """Store what is known of the model in a file, for use without its weights; if the disk is full, do nothing."""
     with suppress(OutputError):
-        write_json(_info_path(info.weights), info.to_dict())
+        write_json(_info_path(file), {"package": __version__, "model": info.to_dict()})
 
 
-def _info_path(weights: str) -> Path:
-    return root() / f"{weights}.json"
+def _info_path(file: str) -> Path:
+    return root() / f"{file}.json"
 
 
 def forget(key: Key) -> None:
@@ -226,7 +229,7 @@ def _is_intact(entry: Entry) -> bool:
         with suppress(OSError, ValueError, RecursionError):
             if json.loads((entry.directory / CHECKED).read_text(encoding="utf-8")) == states:
                 return True
-        if any(_checksum(entry.directory / name) != value for name, value in sums.items()):
+        if any(checksum(entry.directory / name) != value for name, value in sums.items()):
             return False
     except OSError:
         return False
@@ -241,14 +244,9 @@ def _state(path: Path) -> str:
 
 
 def _surroundings() -> dict[str, Any]:
-    """Return what entries depend on besides the model: this format, the libraries and the CPU."""
+    """Return what entries depend on besides the model: this package, the libraries and the CPU."""
     libraries = {name: number for name, number in versions().items() if name != "torch"}
-    return {"format": _FORMAT, "libraries": libraries, "cpu": cpu_flags()}
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"format": _FORMAT, "package": __version__, "libraries": libraries, "cpu": cpu_flags()}
 
 
 def _limit(keep: Path) -> None:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from contextlib import suppress
 from functools import cache
+from itertools import product
 from typing import cast
 
-from perception_encoder.errors import ConfigError, MissingExtraError, OutputError
+from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, one_line
 from perception_encoder.files import cache_directory, write_json
-from perception_encoder.models.precision import VARIABLE as DTYPE_VARIABLE
+from perception_encoder.models.precision import WORTH, forced_precision
 from perception_encoder.progress import progress_bar
-from perception_encoder.runtime.machine import core_count, cpu_flags, has_gpu, has_openvino, versions
-from perception_encoder.runtime.runtime import AUTO, Precision, RuntimeName, check_choice
+from perception_encoder.runtime.machine import check_openvino, core_count, cpu_flags, has_gpu, versions
+from perception_encoder.runtime.openvino_runtime import FallbackWarning
+from perception_encoder.runtime.runtime import AUTO, FLOATS, PRECISIONS, RUNTIMES, Precision, RuntimeName, check_choice
 
 VARIABLE = "PE_RUNTIME"
 """Environment variable that forces a runtime: "torch" or "openvino"."""
-WORTH = 1.5
-"""Minimum speed-up of bfloat16 over float32 that is worth its rounding."""
 START = 1.1
 """Minimum advantage for which torch, whose import takes a second, is preferred to OpenVINO."""
 Speeds = dict[str, float]
@@ -32,19 +33,22 @@ def choose(runtime: str, precision: str, device: str | None) -> tuple[RuntimeNam
     `runtime`, `precision`: "auto" or a name. `device`: as the caller gave it. Raises ConfigError for what does not fit
     together, and MissingExtraError for OpenVINO or int8 without the extra.
     """
+    check_choice(runtime, precision)
+    who = "OpenVINO"
     if runtime == AUTO and precision != "int8":
         runtime = os.environ.get(VARIABLE) or AUTO
+        who = f"{VARIABLE}={runtime}"
+        if runtime not in (AUTO, *RUNTIMES):
+            raise ConfigError(f"{VARIABLE} is {runtime!r}; it must be one of {', '.join((AUTO, *RUNTIMES))}")
     if precision == AUTO:
-        precision = os.environ.get(DTYPE_VARIABLE) or AUTO
-    check_choice(runtime, precision)
+        precision = forced_precision() or AUTO
     elsewhere = not device.startswith("cpu") if device else has_gpu()
     if precision == "int8" or runtime == "openvino":
-        if not has_openvino():
-            raise MissingExtraError("openvino", "fast")
+        check_openvino()
         if elsewhere and device:
-            raise ConfigError(f"OpenVINO computes on the CPU here; omit device={device!r}, or use the runtime torch")
+            raise ConfigError(f"{who} computes on the CPU; omit device={device!r}, or use the runtime torch")
         runtime = "openvino"
-    elif runtime == AUTO and (elsewhere or not has_openvino()):
+    elif runtime == AUTO and (elsewhere or not _has_openvino()):
         runtime = "torch"
     if runtime == "torch":
         return "torch", None if precision == AUTO else cast(Precision, precision)
@@ -52,7 +56,26 @@ def choose(runtime: str, precision: str, device: str | None) -> tuple[RuntimeNam
         _check_int8()
     if runtime != AUTO and precision != AUTO:
         return cast(RuntimeName, runtime), cast(Precision, precision)
-    return fastest(measured_speeds(), runtime, precision)
+    try:
+        return fastest(measured_speeds(), runtime, precision)
+    except OutputError as error:
+        slow = "torch" if runtime == AUTO else "float32"
+        warnings.warn(f"{slow} is used, which may not be the fastest: {error}", FallbackWarning, stacklevel=3)
+        if runtime == AUTO:
+            return "torch", None if precision == AUTO else cast(Precision, precision)
+        return "openvino", "float32"
+
+
+def _has_openvino() -> bool:
+    """Return whether OpenVINO can be used; warn if it is installed but broken."""
+    try:
+        check_openvino()
+    except MissingExtraError:
+        return False
+    except ConfigError as error:
+        warnings.warn(f"torch computes: {error}", FallbackWarning, stacklevel=4)
+        return False
+    return True
 
 
 def fastest(speeds: Speeds, runtime: str, precision: str) -> tuple[RuntimeName, Precision]:
@@ -82,18 +105,23 @@ def _check_int8() -> None:
 def measured_speeds(int8: bool = False) -> Speeds:
     """Return the speeds on this machine, measured in a few seconds and cached with the CPU's features.
 
-    `int8`: those of OpenVINO only, with int8.
+    `int8`: those of OpenVINO only, with int8. Raises OutputError if they cannot be measured, as on a full disk.
     """
+    compared = product(("openvino",), PRECISIONS) if int8 else product(RUNTIMES, FLOATS)
+    names = {f"{ran} {kind}" for ran, kind in compared}
     state = json.dumps([cpu_flags(), core_count(), versions(), *(["int8"] if int8 else [])])
     path = cache_directory("runtime") / f"{hashlib.blake2b(state.encode(), digest_size=12).hexdigest()}.json"
     with suppress(OSError, ValueError, AttributeError):
         speeds = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(speed, float) for speed in speeds.values()) and len(speeds) == (3 if int8 else 4):
+        if speeds.keys() == names and all(isinstance(speed, float) and speed > 0 for speed in speeds.values()):
             return cast(Speeds, speeds)
     from perception_encoder.runtime.timing import measure
 
-    with progress_bar("measuring what is the fastest on this machine, once"):
-        speeds = measure(int8)
+    try:
+        with progress_bar("measuring what is the fastest on this machine, once"):
+            speeds = measure(int8)
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"the runtimes could not be timed: {one_line(error, first=True)}") from error
     with suppress(OutputError):
         write_json(path, speeds)
     return speeds

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from perception_encoder.errors import ModelError
 from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
-from perception_encoder.runtime.cache import MODEL, Key, Tower
+from perception_encoder.runtime.cache import MODEL, Tower
 from perception_encoder.runtime.program import EXAMPLE, Program, unit_difference
 from perception_encoder.runtime.quantization import (
     Verdict,
@@ -27,12 +28,10 @@ from perception_encoder.runtime.quantization import (
     quantize,
 )
 from perception_encoder.runtime.runtime import Precision
+from perception_encoder.runtime.torch_runtime import layer_tokens
 
 if TYPE_CHECKING:
     import openvino
-
-TOLERANCE: dict[Precision, float] = {"float32": 5e-6, "bfloat16": 5e-3}
-"""Maximum difference of a unit embedding's values from torch's in float32."""
 
 
 class ImageTower(nn.Module):
@@ -46,22 +45,14 @@ class ImageTower(nn.Module):
         scaled = to_float(pixels)
         if self.layer is None:
             return self.visual(scaled)
-        ((patches, prefix),) = self.visual.forward_intermediates(  # type: ignore[misc]
-            scaled,
-            [self.layer],
-            return_prefix_tokens=True,
-            norm=self.layer == self.visual.config.depth - 1,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        return torch.cat([prefix, patches], dim=1)
+        return torch.cat(layer_tokens(self.visual, scaled, self.layer), dim=1)
 
 
 @dataclass(frozen=True)
 class Source:
     """A tower in torch, and inputs of the kind that it takes."""
 
+    tower: Tower
     module: nn.Module
     example: np.ndarray
     """A small batch."""
@@ -75,28 +66,29 @@ class Source:
         return found
 
 
-def convert_tower(core: openvino.Core, model: Model, key: Key, directory: Path) -> dict[str, Any]:
-    """Write a tower of a float32 model in torch to a directory; return what the cache stores about it.
+def convert_tower(
+    core: openvino.Core, source: Source, name: str, precision: Precision, directory: Path
+) -> dict[str, Any]:
+    """Write a tower of a model, `name`, to a directory; return what the cache stores about it.
 
     An int8 tower that fails its check is written in bfloat16, with a note. Raises ModelError if a float one differs
     from torch by more than `TOLERANCE`.
     """
-
-    source = tower_of(model, key.tower, key.layer, key.size)
     expected = source.run(source.example)
     if not np.isfinite(expected).all():
-        raise ModelError(f"{key.model} gives NaN or infinity: its weights are bad")
-    exact, shape = to_openvino(source), (1, *source.example.shape[1:]) if key.tower == "image" else None
-    about: dict[str, Any] = {"tower": key.tower, "precision": key.precision}
-    if key.precision == "int8":
+        raise ModelError(f"{name} gives NaN or infinity: its weights are bad")
+    exact, shape = to_openvino(source), (1, *source.example.shape[1:]) if source.tower == "image" else None
+    about: dict[str, Any] = {}
+    if precision == "int8":
         program, verdict = _write_int8(core, exact, source, shape, directory / MODEL)
-        about |= {"precision": "int8" if program else "bfloat16", "check": str(verdict)}
+        about["check"] = str(verdict)
         if program is not None:
             found = program(source.example)
             np.savez(directory / EXAMPLE, inputs=source.example, outputs=found)
-            return {**about, "difference": unit_difference(found, expected), "cosine": verdict.cosine}
-        about["note"] = f"its {key.tower} tower stays in bfloat16; in int8: {verdict}"
-    precision: Precision = about["precision"]
+            difference = unit_difference(found, expected)
+            return {**about, "precision": precision, "difference": difference, "cosine": verdict.cosine}
+        precision = "bfloat16"
+        about["note"] = f"its {source.tower} tower stays in bfloat16; in int8: {verdict}"
     _save(exact, directory / MODEL, half=precision != "float32")
     program = Program(core, directory / MODEL, precision, shape)
     found = program(source.example)
@@ -104,7 +96,7 @@ def convert_tower(core: openvino.Core, model: Model, key: Key, directory: Path) 
     if not difference <= limit:
         raise ModelError(f"in {precision} OpenVINO differs from torch by {difference:.1e}, more than {limit:.0e}")
     np.savez(directory / EXAMPLE, inputs=source.example, outputs=found)
-    return {**about, "difference": difference}
+    return {**about, "precision": precision, "difference": difference}
 
 
 def _write_int8(
@@ -138,10 +130,10 @@ def tower_of(model: Model, tower: Tower, layer: int | None = None, size: tuple[i
     """Return a tower of a float32 model on the CPU, with examples of its input."""
     if tower == "text":
         assert isinstance(model, CLIP)
-        return Source(model.text, example_ids(model.text.config.context_length), (-1, -1))
+        return Source(tower, model.text, example_ids(model.text.config.context_length), (-1, -1))
     visual = model.visual if isinstance(model, CLIP) else model
     height, width = size or (visual.config.image_size,) * 2
-    return Source(ImageTower(visual, layer), example_pixels(2, height, width), (-1, 3, height, width))
+    return Source(tower, ImageTower(visual, layer), example_pixels(2, height, width), (-1, 3, height, width))
 
 
 def to_openvino(source: Source) -> openvino.Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -11,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from perception_encoder.errors import ConfigError, MissingExtraError, OutputError
-from perception_encoder.files import replacing_new, write_text, writing
+from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.files import checksum, replacing_new, write_text, writing
 from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.tokenizer import write_preprocessing
-from perception_encoder.runtime.cache import MODEL, WEIGHTS, Key, Tower
-from perception_encoder.runtime.machine import versions
+from perception_encoder.runtime.cache import MODEL, WEIGHTS, Tower
+from perception_encoder.runtime.machine import check_openvino, versions
 from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, hints, unit_difference
 from perception_encoder.runtime.runtime import PRECISIONS, Precision
 
@@ -26,7 +25,7 @@ _README = """\
 # {name} for OpenVINO
 
 Written by perception-encoder from weights {weights}, in {precision}, with OpenVINO {version}.
-Licence of the weights: {licence}.
+Licence of the weights: {licence}.{note}
 
 `image.xml` takes RGB pixels (B, 3, {height}, {width}), uint8, and gives {output}.
 {text}`preprocessor_config.json` says for transformers how images are resized; the model scales the pixels itself.
@@ -35,6 +34,7 @@ Licence of the weights: {licence}.
 ```python
 {program}```
 """
+_SATURATION = "\nOn x86 CPUs without VNNI, sums in int8 may saturate: compare the embeddings with float32's there."
 _IMAGES = """\
 import numpy as np
 import openvino{imports}
@@ -103,29 +103,21 @@ def export_openvino(
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
-    try:
-        import openvino
-    except ImportError:
-        raise MissingExtraError("openvino", "fast") from None
+    check_openvino()
+    import openvino
+
     out = Path(out)
     network = load_model(model)
     visual = network.visual if isinstance(network, CLIP) else network
     visual.grid_of(*(size or (visual.config.image_size,) * 2))  # a clear error for sizes that do not fit
-    if precision == "int8" and not _is_pooled(network):
+    if precision == "int8" and not visual.config.pools:
         raise ConfigError(f"{network.name} gives tokens, which lose too much in int8; export it in bfloat16")
     towers: tuple[Tower, ...] = ("image", "text") if isinstance(network, CLIP) else ("image",)
     weights, files = weight_hash(network), []
     with writing(out, also=(RuntimeError,)), replacing_new(out) as temporary:  # OpenVINO's for a full disk
         core = openvino.Core()
         for tower in towers:
-            key = Key(
-                model=network.name,
-                weights=weights,
-                tower=tower,
-                precision=precision,
-                size=size if tower == "image" else None,
-            )
-            about = _write_tower(core, network, key, temporary)
+            about = _write_tower(core, network, tower, precision, size, temporary)
             files.append(
                 OpenVinoFile(
                     path=str(out / f"{tower}.xml"),
@@ -139,24 +131,26 @@ def export_openvino(
     return tuple(files)
 
 
-def _write_tower(core: Any, model: Model, key: Key, directory: Path) -> dict[str, Any]:
+def _write_tower(
+    core: Any, model: Model, tower: Tower, precision: Precision, size: tuple[int, int] | None, directory: Path
+) -> dict[str, Any]:
     """Write a tower's .xml and .bin files, and return what `convert_tower` says of it."""
-    from perception_encoder.runtime.convert import convert_tower
+    from perception_encoder.runtime.convert import convert_tower, tower_of
 
     made = directory / "made"
     made.mkdir()
-    about = convert_tower(core, model, key, made)
-    if about["precision"] != key.precision:
-        raise OutputError(f"{key.model}: {about['note']}; export it in bfloat16")
-    (made / MODEL).rename(directory / f"{key.tower}.xml")
-    (made / WEIGHTS).rename(directory / f"{key.tower}.bin")
+    about = convert_tower(core, tower_of(model, tower, size=size), model.name, precision, made)
+    if about["precision"] != precision:
+        raise OutputError(f"{model.name}: {about['note']}; export it in bfloat16")
+    (made / MODEL).rename(directory / f"{tower}.xml")
+    (made / WEIGHTS).rename(directory / f"{tower}.bin")
     with np.load(made / EXAMPLE) as arrays:
         inputs, outputs = arrays["inputs"], arrays["outputs"]
     (made / EXAMPLE).unlink()
     made.rmdir()
-    found = Program(core, directory / f"{key.tower}.xml", key.precision)(inputs)
-    if not unit_difference(found, outputs) <= AGREEMENT[key.precision]:
-        raise OutputError(f"{key.tower}.xml does not give what it gave when it was converted")
+    found = Program(core, directory / f"{tower}.xml", precision)(inputs)
+    if not unit_difference(found, outputs) <= AGREEMENT[precision]:
+        raise OutputError(f"{tower}.xml does not give what it gave when it was converted")
     return about
 
 
@@ -179,9 +173,10 @@ def _write_description(
         precision=precision,
         version=versions()["openvino"],
         licence=find_model(model.name).licence,
+        note=_SATURATION if precision == "int8" else "",
         height=height,
         width=width,
-        output="embeddings (B, D), not normalised" if _is_pooled(model) else f"tokens (B, N, D){prefix}",
+        output="embeddings (B, D), not normalised" if visual.config.pools else f"tokens (B, N, D){prefix}",
         text="`text.xml` takes token ids (B, T), int64, padded with zeros: those of `tokenizer.json`.\n"
         if text
         else "",
@@ -189,14 +184,5 @@ def _write_description(
         program=program,
     )
     write_text(directory / "README.md", readme)
-    sums = [f"{_sum(file)}  {file.name}\n" for file in sorted(directory.iterdir())]
+    sums = [f"{checksum(file)}  {file.name}\n" for file in sorted(directory.iterdir())]
     write_text(directory / "SHA256SUMS", "".join(sums))
-
-
-def _is_pooled(model: Model) -> bool:
-    return isinstance(model, CLIP) or model.attn_pool is not None
-
-
-def _sum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

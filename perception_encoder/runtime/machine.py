@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from perception_encoder.errors import ConfigError, MissingExtraError, one_line
+
 _VECTOR_FLAGS = ("avx", "amx", "fma", "f16c", "asimd", "sve", "i8mm", "bf16")
 """Beginnings or parts of the names of the CPU features that change kernels, as Linux lists them."""
 
@@ -38,8 +40,11 @@ def cpu_flags() -> str:
 @cache
 def has_gpu() -> bool:
     """Return whether torch could use a CUDA GPU: one is visible to the driver, and torch's build is not for CPUs."""
-    if versions()["torch"].endswith("+cpu"):
+    build = versions()["torch"].partition("+")[2]
+    if build == "cpu":
         return False
+    if build.startswith("rocm"):  # AMD's GPUs, which torch calls CUDA too
+        return os.path.exists("/dev/kfd")
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(library)
@@ -49,9 +54,14 @@ def has_gpu() -> bool:
         return False
 
 
-def has_openvino() -> bool:
-    """Return whether the extra `fast` is installed, without importing it."""
-    return find_spec("openvino") is not None
+def check_openvino() -> None:
+    """Import OpenVINO; MissingExtraError without the extra `fast`, ConfigError if the import fails."""
+    if find_spec("openvino") is None:
+        raise MissingExtraError("openvino", "fast")
+    try:
+        import openvino  # noqa: F401
+    except Exception as error:  # what a broken installation raises is open-ended
+        raise ConfigError(f"openvino is installed, but its import fails: {one_line(error)}; reinstall it") from error
 
 
 @cache

@@ -7,20 +7,21 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from perception_encoder.errors import MissingExtraError, ModelError, OutputError, one_line
+from perception_encoder.errors import CheckpointError, ModelError, OutputError, ShapeError, one_line
 from perception_encoder.models.memory import release_pages, trim_memory
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.cache import WEIGHTS, Entry, Key, Tower
-from perception_encoder.runtime.machine import core_count
+from perception_encoder.runtime.machine import check_openvino, core_count
 from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, unit_difference
-from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads
+from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads, used_precision
 
 if TYPE_CHECKING:
     from perception_encoder.models.checkpoints.weights import Model
@@ -42,12 +43,12 @@ class OpenVinoRuntime:
     def __init__(self, info: ModelInfo, precision: Precision, load: Callable[[], Model]) -> None:
         """`load`: returns the float32 model in torch, for a tower that is not in the cache.
 
-        Raises MissingExtraError without OpenVINO.
+        In int8 the image tower is converted and checked now, before its precision is recorded anywhere. Raises
+        MissingExtraError without OpenVINO, and ConfigError for a broken one.
         """
-        try:
-            import openvino
-        except ImportError:
-            raise MissingExtraError("openvino", "fast") from None
+        check_openvino()
+        import openvino
+
         self._core = openvino.Core()
         self.info, self.precision, self._load = info, precision, load
         self.batch_size = 4 * core_count()
@@ -58,16 +59,18 @@ class OpenVinoRuntime:
             self.precision = self._checked_precision()
 
     def _checked_precision(self) -> Precision:
-        """Return int8, or bfloat16 with a warning if the image tower failed its check, or has no output of its own."""
+        """Return int8, bfloat16 for an image tower that failed its check or returns tokens, or torch's float32."""
         if not self.info.vision.pools:
             return "bfloat16"
         key = self._key("image", None)
-        with suppress(OutputError, ModelError):  # the first use warns of them
+        try:
             entry = cache.find(key) or self._convert(key)
-            if note := entry.values.get("note"):
-                warnings.warn(f"{self.info.name}: {note}", FallbackWarning, stacklevel=4)
-            return entry.precision
-        return "int8"
+        except (OutputError, ModelError) as error:
+            self._leave_to_torch("image", None, error)
+            return "float32"
+        if note := entry.values.get("note"):
+            warnings.warn(f"{self.info.name}: {note}", FallbackWarning, stacklevel=4)
+        return entry.precision
 
     @property
     def workers(self) -> int:
@@ -84,7 +87,10 @@ class OpenVinoRuntime:
         return plain_threads(count)
 
     def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
-        """See `Runtime`."""
+        """See `Runtime`; raises ShapeError for another size than the model's."""
+        expected = (3, *(self.info.vision.image_size,) * 2)
+        if pixels.shape[1:] != expected:
+            raise ShapeError(f"pixels are {pixels.shape}; {self.info.name} takes (B, {', '.join(map(str, expected))})")
         features = self._run("image", None if pool == "attn" else layer, pixels)
         if features is None:
             return self._in_torch().images(pixels, layer, pool)
@@ -120,15 +126,27 @@ class OpenVinoRuntime:
                         cache.forget(self._key(name, layer))
                         self._towers.pop(place, None)
                 raise ModelError(one_line(failure, first=True))
+            except CheckpointError:  # torch needs the weights as well
+                raise
             except (OutputError, ModelError) as error:
-                warnings.warn(f"{self.info.name} is computed with torch: {error}", FallbackWarning, stacklevel=4)
-                self._towers[place] = None
+                self._leave_to_torch(name, layer, error)
         return None
 
+    def _leave_to_torch(self, name: Tower, layer: int | None, error: Exception) -> None:
+        self._towers[name, layer] = None
+        warnings.warn(f"{self.info.name} is computed with torch: {error}", FallbackWarning, stacklevel=5)
+
     def _key(self, name: Tower, layer: int | None) -> Key:
-        # tokens, which dense heads read, are never int8
-        precision = self.precision if layer is None or self.precision != "int8" else "bfloat16"
-        return Key(model=self.info.name, weights=self.info.weights, tower=name, precision=precision, layer=layer)
+        config = self.info.text if name == "text" else self.info.vision
+        assert config is not None
+        return Key(
+            model=self.info.name,
+            weights=self.info.weights,
+            config=config,
+            tower=name,
+            precision=used_precision(self.precision, output=layer is None),
+            layer=layer,
+        )
 
     def _open(self, name: Tower, layer: int | None) -> _Tower:
         """Return a tower from the cache, or converted now."""
@@ -139,10 +157,14 @@ class OpenVinoRuntime:
         return _Tower(self._core, entry, name == "image")
 
     def _convert(self, key: Key) -> Entry:
-        from perception_encoder.runtime.convert import convert_tower
+        from perception_encoder.runtime.convert import convert_tower, tower_of
+
+        def convert(directory: Path) -> dict[str, Any]:
+            source = tower_of(self._load(), key.tower, key.layer)
+            return convert_tower(self._core, source, key.model, key.precision, directory)
 
         with progress_bar(f"converting {self.info.name} ({key.tower}) for this CPU, once"):
-            entry = cache.store(key, lambda directory: convert_tower(self._core, self._load(), key, directory))
+            entry = cache.store(key, convert)
         gc.collect()
         trim_memory()  # torch's copy of the weights
         return entry
@@ -152,9 +174,10 @@ class OpenVinoRuntime:
 
         from perception_encoder.runtime.torch_runtime import TorchRuntime
 
-        if self._torch is None:
-            self._torch = TorchRuntime(self._load(), torch.device("cpu"), torch.float32)
-        return self._torch
+        with self._lock:
+            if self._torch is None:
+                self._torch = TorchRuntime(self._load(), torch.device("cpu"), torch.float32)
+            return self._torch
 
 
 class _Tower:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.runtime.machine import core_count
 from perception_encoder.runtime.runtime import Precision
 from perception_encoder.vectors import unit_rows
 
 EXAMPLE = "example.npz"
 """Inputs, and what the tower gave for them when it was converted."""
-AGREEMENT: dict[Precision, float] = {"float32": 5e-6, "bfloat16": 5e-3, "int8": 5e-3}
+AGREEMENT = {**TOLERANCE, "int8": TOLERANCE["bfloat16"]}
 """Maximum difference of a unit embedding's values between two compilations."""
 _TYPES: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 

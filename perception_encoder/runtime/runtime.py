@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 RuntimeName = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
 RUNTIMES: tuple[RuntimeName, ...] = ("torch", "openvino")
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
+FLOATS: tuple[Precision, ...] = ("float32", "bfloat16")
+PRECISIONS: tuple[Precision, ...] = (*FLOATS, "int8")
 AUTO = "auto"
 
 
@@ -36,11 +37,6 @@ class ModelInfo:
     text: TextConfig | None
     logit_scale: float | None
     """The factor of cosine similarities, not its logarithm; None without a text tower."""
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of both towers."""
-        return self.vision.parameters + (self.text.parameters + 1 if self.text else 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -119,18 +115,16 @@ class ExecutedModel:
     """Returns the float32 model in torch, if the runtime does without."""
 
 
-@runtime_checkable
-class HasModel(Protocol):
-    """A runtime that executes a torch module."""
-
-    model: Any
-
-
 @contextmanager
 def plain_threads(count: int) -> Iterator[ThreadPoolExecutor]:
     """Yield an executor for a runtime whose threads need no preparation."""
     with ThreadPoolExecutor(count, thread_name_prefix="encode") as pool:
         yield pool
+
+
+def used_precision(precision: Precision, output: bool) -> Precision:
+    """Return what a model's own `output` or its tokens are computed in: tokens never in int8."""
+    return precision if output or precision != "int8" else "bfloat16"
 
 
 def check_choice(runtime: str, precision: str) -> None:

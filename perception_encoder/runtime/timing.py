@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,12 +16,11 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.runtime.convert import ImageTower, Source, example_pixels, to_openvino
 from perception_encoder.runtime.program import Program
 from perception_encoder.runtime.quantization import quantize
-from perception_encoder.runtime.runtime import Precision
+from perception_encoder.runtime.runtime import FLOATS
 from perception_encoder.runtime.torch_runtime import TorchRuntime
 
 ROUNDS = 5
 IMAGES = 4
-_FLOATS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 def measure(int8: bool = False) -> dict[str, float]:
@@ -40,23 +40,21 @@ def measure(int8: bool = False) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.xml"
         shape = (1, *pixels.shape[1:])
-        converted = to_openvino(Source(ImageTower(tower, None), pixels[:2], (-1, *shape[1:])))
+        converted = to_openvino(Source("image", ImageTower(tower, None), pixels[:2], (-1, *shape[1:])))
         openvino.save_model(converted, path, compress_to_fp16=False)
         core = openvino.Core()
         if int8:
             small = Path(directory) / "int8.xml"
             openvino.save_model(quantize(converted, "static", pixels), small)
-            program = Program(core, small, "int8", shape)
-            calls["openvino int8"] = lambda program=program: program(pixels)  # type: ignore[misc]
-        for precision in _FLOATS:
-            program = Program(core, path, precision, shape)
-            calls[f"openvino {precision}"] = lambda program=program: program(pixels)  # type: ignore[misc]
-        for precision in () if int8 else _FLOATS:
+            calls["openvino int8"] = partial(Program(core, small, "int8", shape), pixels)
+        for precision in FLOATS:
+            calls[f"openvino {precision}"] = partial(Program(core, path, precision, shape), pixels)
+        for precision in () if int8 else FLOATS:
             dtype = getattr(torch, precision)
             copy = VisionTransformer(config)
             copy.load_state_dict(tower.state_dict())
             runtime = TorchRuntime(copy.eval().to(dtype), cpu, dtype)
-            calls[f"torch {precision}"] = lambda runtime=runtime: runtime.images(pixels, 1, "attn")  # type: ignore[misc]
+            calls[f"torch {precision}"] = partial(runtime.images, pixels, 1, "attn")
         seconds = _interleaved(calls)
     return {name: IMAGES / best for name, best in seconds.items()}
 

@@ -89,16 +89,7 @@ class TorchRuntime(TorchThreads):
         scaled = to_float(torch.from_numpy(pixels).to(self.torch_device)).to(self.dtype)
         if pool == "attn":
             return as_array(self.visual(scaled))
-        patches, prefix = self.visual.forward_intermediates(
-            scaled,
-            [layer],
-            return_prefix_tokens=True,
-            norm=layer == self.visual.config.depth - 1,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )[0]
-        return pooled(prefix, patches, pool)
+        return pooled(*layer_tokens(self.visual, scaled, layer), pool)
 
     @torch.inference_mode()
     def texts(self, ids: np.ndarray) -> np.ndarray:
@@ -114,6 +105,23 @@ def describe(model: Model, weights: str) -> ModelInfo:
     scale = math.exp(float(model.logit_scale.detach()))
     vision, text = model.visual.config, model.text.config
     return ModelInfo(name=model.name, weights=weights, vision=vision, text=text, logit_scale=scale)
+
+
+def layer_tokens(visual: VisionTransformer, images: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """Return prefix (B, P, D) and patch tokens (B, N, D) of a layer, after the final norm if it is the last.
+
+    `images`: (B, 3, H, W) from -1 to 1.
+    """
+    ((patches, prefix),) = visual.forward_intermediates(  # type: ignore[misc]
+        images,
+        [layer],
+        return_prefix_tokens=True,
+        norm=layer == visual.config.depth - 1,
+        stop_early=True,
+        output_fmt="NLC",
+        intermediates_only=True,
+    )
+    return prefix, patches
 
 
 def pooled(prefix: Tensor, patches: Tensor, pool: str) -> np.ndarray:

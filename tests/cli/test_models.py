@@ -14,6 +14,8 @@ from perception_encoder.models.checkpoints.weights import create_model, write_ch
 from perception_encoder.models.defaults import chosen_precision
 from perception_encoder.models.registry import MODELS, list_models
 from perception_encoder.runtime import cache, choice
+from tests.models.small import CORE
+from tests.runtime.test_choice import missing
 
 pytestmark = pytest.mark.usefixtures("config")
 
@@ -163,7 +165,7 @@ def test_a_precision_is_stored_with_the_default_model(
 
 def test_int8_without_openvino_is_not_chosen(run_pe, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PE_RUNTIME", raising=False)
-    monkeypatch.setattr(choice, "has_openvino", lambda: False)
+    monkeypatch.setattr(choice, "check_openvino", missing)
     run = run_pe("models", "use", "builtin", "--precision", "int8")
     assert run.status == 2 and "openvino is not installed" in run.stderr and "perception-encoder[fast]" in run.stderr
     assert not config.exists()
@@ -179,20 +181,20 @@ def test_compiled_models_are_listed_and_deleted(run_pe, tmp_path: Path, monkeypa
         (directory / cache.WEIGHTS).write_bytes(bytes(2_000_000))
         return {}
 
-    common = {"weights": "0123", "precision": "bfloat16"}
+    common = {"weights": "0123", "config": CORE, "precision": "bfloat16"}
     cache.store(cache.Key(model="builtin", tower="image", **common), write)
     cache.store(cache.Key(model="builtin", tower="text", **common), write)
-    cache.store(cache.Key(model="other", tower="image", layer=7, size=(32, 64), **common), write)
+    cache.store(cache.Key(model="other", tower="image", layer=7, **common), write)
     rows = json.loads(run_pe("models", "compiled", "--json").stdout)
-    assert [(row["model"], row["tower"], row["layer"], row["size"]) for row in rows] == [
-        ("other", "image", 7, [32, 64]),
-        ("builtin", "text", None, None),
-        ("builtin", "image", None, None),
+    assert [(row["model"], row["tower"], row["layer"]) for row in rows] == [
+        ("other", "image", 7),
+        ("builtin", "text", None),
+        ("builtin", "image", None),
     ]
     assert all(row["usable"] and row["bytes"] > 2e6 and row["last_used"].endswith("+00:00") for row in rows)
     head, first, *rest = run_pe("models", "compiled").stdout.splitlines()
-    assert head.split() == ["model", "tower", "precision", "layer", "px", "MB", "last", "used", "usable"]
-    assert first.split()[:6] == ["other", "image", "bfloat16", "7", "32x64", "2"] and len(rest) == 2
+    assert head.split() == ["model", "tower", "precision", "layer", "MB", "last", "used", "usable"]
+    assert first.split()[:5] == ["other", "image", "bfloat16", "7", "2"] and len(rest) == 2
     run = run_pe("models", "compiled", "--delete", "gone")
     assert run.status == 2 and "no compiled model is called 'gone'; there are: builtin, other" in run.stderr
     assert run_pe("models", "compiled", "--delete", "builtin").stdout == "deleted: 2 towers, 4 MB\n"

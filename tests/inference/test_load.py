@@ -87,6 +87,19 @@ def test_another_librarys_model_runs_on_the_usual_device_in_float32(timm_directo
             pe.load(name, **changes)
 
 
+def test_a_type_that_only_torch_has() -> None:
+    encoder = pe.load("builtin", "cpu", torch.float16)
+    assert encoder.dtype == torch.float16 and encoder.runtime.name == "torch"
+    with pytest.raises(ConfigError, match="precision is 'float16'; it must be one of auto, float32, bfloat16, int8"):
+        pe.load("builtin", "cpu", torch.float16, runtime="openvino")
+
+
+def test_an_unknown_precision_is_an_error_for_every_library() -> None:
+    for name in ("builtin", "random:builtin"):
+        with pytest.raises(ConfigError, match="precision is 'half'; it must be one of auto"):
+            pe.load(name, precision="half")  # type: ignore[arg-type]
+
+
 def test_an_unknown_name_shows_how_it_is_written() -> None:
     with pytest.raises(pe.errors.UnknownModelError, match="timm has no model 'no_such_vit'"):
         pe.load("timm:no_such_vit")

@@ -17,6 +17,10 @@ import pytest
 from perception_encoder.errors import OutputError
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.cache import CHECKED, ENTRY, MODEL, WEIGHTS, Entry, Key
+from perception_encoder.runtime.runtime import ModelInfo
+from tests.models.small import CORE, TEXT, WITHOUT_ROPE
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +33,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def key(name: str = "a", **changes: Any) -> Key:
-    return Key(**{"model": name, "weights": f"hash of {name}", "tower": "image", "precision": "float32", **changes})
+    fields = {"model": name, "weights": f"hash of {name}", "config": CORE, "tower": "image", "precision": "float32"}
+    return Key(**{**fields, **changes})
 
 
 def write(content: bytes = b"weights") -> Callable[[Path], dict[str, Any]]:
@@ -52,13 +57,24 @@ def test_an_entry_is_found_until_something_that_it_depends_on_changes(monkeypatc
     found = cache.find(key())
     assert found is not None and found.path == entry.path and found.path.read_bytes() == b"<net/>"
     assert found.values["difference"] == 0.0 and found.precision == "float32"
-    others = [{"weights": "x"}, {"tower": "text"}, {"precision": "int8"}, {"layer": 3}, {"size": (32, 64)}]
+    others = [{"weights": "x"}, {"tower": "text"}, {"precision": "int8"}, {"layer": 3}, {"config": WITHOUT_ROPE}]
     assert all(cache.find(key(**change)) is None for change in others)
     assert cache.find(key(model="another name of the same weights")) is not None
-    monkeypatch.setattr(cache, "cpu_flags", lambda: "another CPU")
-    assert cache.find(key()) is None
-    assert cache.entries()[0].to_dict()["usable"] is False
-    monkeypatch.undo()
+    for name, changed in (("cpu_flags", lambda: "another CPU"), ("__version__", "another version of this package")):
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, name, changed)
+            assert cache.find(key()) is None
+            assert cache.entries()[0].to_dict()["usable"] is False
+    assert cache.find(key()) is not None
+
+
+def test_what_is_known_of_a_model_belongs_to_its_file_and_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = ModelInfo(name="a", weights="0123", vision=CORE, text=TEXT, logit_scale=9.5)
+    cache.store_info("file", info)
+    assert cache.find_info("file", "0123") == info
+    assert cache.find_info("another file", "0123") is cache.find_info("file", "4567") is None
+    monkeypatch.setattr(cache, "__version__", "another version of this package")
+    assert cache.find_info("file", "0123") is None
 
 
 def change_bytes(directory: Path) -> None:
@@ -197,9 +213,10 @@ def test_a_killed_process_leaves_nothing_that_is_used_and_its_rest_goes_after_a_
         "def kill(directory):\n"
         "    for name in (MODEL, WEIGHTS, ENTRY): (directory / name).write_text('{}')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "store(Key(model='a', weights='hash of a', tower='image', precision='float32'), kill)"
+        "from tests.models.small import CORE\n"
+        "store(Key(model='a', weights='hash of a', config=CORE, tower='image', precision='float32'), kill)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGKILL
     (rest,) = root.iterdir()
     assert cache.find(key()) is None and cache.entries() == []
     add()

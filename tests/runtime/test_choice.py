@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.errors import ConfigError, MissingExtraError, OutputError
 from perception_encoder.runtime import choice
 from perception_encoder.runtime.choice import choose, fastest, measured_speeds
+from perception_encoder.runtime.machine import check_openvino
+from perception_encoder.runtime.openvino_runtime import FallbackWarning
 
 SPEEDS = {"torch float32": 5.0, "torch bfloat16": 15.0, "openvino float32": 11.0, "openvino bfloat16": 21.0}
 INT8 = {"openvino float32": 11.0, "openvino bfloat16": 21.0, "openvino int8": 35.0}
@@ -20,7 +23,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine without a GPU on which OpenVINO is installed, with the speeds above."""
     monkeypatch.delenv("PE_RUNTIME", raising=False)
     monkeypatch.delenv("PE_DTYPE", raising=False)
-    monkeypatch.setattr(choice, "has_openvino", lambda: True)
+    monkeypatch.setattr(choice, "check_openvino", lambda: None)
     monkeypatch.setattr(choice, "has_gpu", lambda: False)
     monkeypatch.setattr(choice, "measured_speeds", lambda int8=False: INT8 if int8 else SPEEDS)
     return monkeypatch
@@ -51,24 +54,68 @@ def test_variables_force_what_the_caller_leaves_open(machine: pytest.MonkeyPatch
     assert choose("openvino", "bfloat16", None) == ("openvino", "bfloat16")
     assert choose("auto", "int8", None) == ("openvino", "int8"), "only OpenVINO has it"
     machine.setenv("PE_RUNTIME", "onnx")
-    with pytest.raises(ConfigError, match="runtime is 'onnx'; it must be one of auto, torch, openvino"):
+    with pytest.raises(ConfigError, match=r"^PE_RUNTIME is 'onnx'; it must be one of auto, torch, openvino"):
         choose("auto", "auto", None)
+    machine.setenv("PE_RUNTIME", "torch")
+    for wrong in ("float16", "int8"):
+        machine.setenv("PE_DTYPE", wrong)
+        with pytest.raises(ConfigError, match=rf"^PE_DTYPE is '{wrong}'; it must be one of float32, bfloat16"):
+            choose("auto", "auto", None)
 
 
 def test_a_gpu_computes_with_torch(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(choice, "has_gpu", lambda: True)
     assert choose("auto", "auto", None) == ("torch", None)
     assert choose("auto", "auto", "cpu") == ("openvino", "bfloat16")
-    with pytest.raises(ConfigError, match="OpenVINO computes on the CPU here; omit device='cuda'"):
+    with pytest.raises(ConfigError, match=r"^OpenVINO computes on the CPU; omit device='cuda'"):
         choose("openvino", "auto", "cuda")
+    machine.setenv("PE_RUNTIME", "openvino")
+    with pytest.raises(ConfigError, match=r"^PE_RUNTIME=openvino computes on the CPU; omit device='cuda'"):
+        choose("auto", "auto", "cuda")
 
 
 def test_without_the_extra_torch_runs_and_int8_names_it(machine: pytest.MonkeyPatch) -> None:
-    machine.setattr(choice, "has_openvino", lambda: False)
+    machine.setattr(choice, "check_openvino", missing)
     assert choose("auto", "auto", None) == ("torch", None)
     for runtime, precision in (("openvino", "auto"), ("auto", "int8")):
         with pytest.raises(MissingExtraError, match=r"perception-encoder\[fast\]"):
             choose(runtime, precision, None)
+
+
+def missing() -> None:
+    raise MissingExtraError("openvino", "fast")
+
+
+def test_a_broken_openvino_is_left_alone_and_refused_if_asked_for(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(choice, "check_openvino", check_openvino)
+    machine.setattr("perception_encoder.runtime.machine.find_spec", lambda name: name)
+    machine.setitem(sys.modules, "openvino", None)  # its import fails
+    reason = "openvino is installed, but its import fails: import of openvino halted; .*; reinstall it"
+    with pytest.warns(FallbackWarning, match=f"torch computes: {reason}"):
+        assert choose("auto", "auto", None) == ("torch", None)
+    for runtime, precision in (("openvino", "auto"), ("auto", "int8")):
+        with pytest.raises(ConfigError, match=reason):
+            choose(runtime, precision, None)
+
+
+def test_without_speeds_the_reference_computes(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    timing = pytest.importorskip("perception_encoder.runtime.timing")
+
+    def fail(int8: bool) -> None:
+        raise OSError(28, "No space left on device")
+
+    machine.setattr(timing, "measure", fail)
+    machine.setattr(choice, "cache_directory", lambda name: tmp_path / name)
+    machine.setattr(choice, "measured_speeds", measured_speeds.__wrapped__)
+    for arguments, expected in {
+        ("auto", "auto"): ("torch", None),
+        ("auto", "bfloat16"): ("torch", "bfloat16"),
+        ("openvino", "auto"): ("openvino", "float32"),
+    }.items():
+        with pytest.warns(FallbackWarning, match="the runtimes could not be timed: No space left"):
+            assert choose(*arguments, None) == expected
+    with pytest.raises(OutputError, match="the runtimes could not be timed: No space left"):
+        choose("auto", "int8", None)
 
 
 @pytest.mark.parametrize(("runtime", "precision"), [("torch", "int8"), ("auto", "float16"), ("tvm", "auto")])
@@ -86,12 +133,14 @@ def test_speeds_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         measured_speeds.cache_clear()
         assert measured_speeds() == SPEEDS
     (path,) = tmp_path.rglob("*.json")
-    path.write_text(json.dumps({"torch float32": "fast"}))
-    measured_speeds.cache_clear()
-    assert measured_speeds() == SPEEDS and len(measured) == 2, "a damaged file is replaced"
+    damage = [{"torch float32": "fast"}, {**SPEEDS, "torch float32": 0.0}, dict.fromkeys("abcd", 1.0)]
+    for number, damaged in enumerate(damage):
+        path.write_text(json.dumps(damaged))
+        measured_speeds.cache_clear()
+        assert measured_speeds() == SPEEDS and len(measured) == number + 2, "a damaged file is replaced"
     monkeypatch.setattr(choice, "cpu_flags", lambda: "another CPU")
     measured_speeds.cache_clear()
-    assert measured_speeds() == SPEEDS and len(measured) == 3
+    assert measured_speeds() == SPEEDS and len(measured) == 5
     measured_speeds.cache_clear()
 
 

@@ -15,7 +15,9 @@ from PIL import Image
 
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, ModelError, OutputError
+from perception_encoder.files import checksum
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
+from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.preprocess.image import image_transform
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.runtime import convert, export, quantization
@@ -55,7 +57,7 @@ def test_the_program_in_the_readme_needs_nothing_of_ours_and_gives_the_same(prec
     if int8:
         pytest.importorskip("nncf")
     files = pe.export_openvino("builtin", directory, precision=precision)
-    limit = 0.02 if int8 else convert.TOLERANCE[precision]
+    limit = 0.02 if int8 else TOLERANCE[precision]
     assert all((file.cosine is not None and file.cosine >= 0.999) == int8 for file in files)
     assert [Path(file.path) for file in files] == [directory / "image.xml", directory / "text.xml"]
     assert all(0 < file.difference <= limit and file.precision == precision for file in files)
@@ -63,7 +65,7 @@ def test_the_program_in_the_readme_needs_nothing_of_ours_and_gives_the_same(prec
     names = {"image.xml", "image.bin", "text.xml", "text.bin", "tokenizer.json", "preprocessor_config.json"}
     assert sums.keys() == names | {"README.md"}
     assert {path.name for path in directory.iterdir()} == sums.keys() | {"SHA256SUMS"}
-    assert all(export._sum(directory / name) == value for name, value in sums.items())
+    assert all(checksum(directory / name) == value for name, value in sums.items())
     assert "Apache-2.0" in (directory / "README.md").read_text()
     assert [path.name for path in directory.parent.iterdir()] == ["out"]
 

@@ -25,8 +25,17 @@ def test_a_gpu_is_one_that_torch_can_use(monkeypatch: pytest.MonkeyPatch) -> Non
             count._obj.value = 2  # type: ignore[attr-defined]
             return 0
 
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: Driver)
-    for build, expected in (("2.13.0", True), ("2.13.0+cpu", False)):
+    def no_library(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(machine.os.path, "exists", lambda path: path == "/dev/kfd")
+    for build, library, expected in (
+        ("2.13.0", lambda name: Driver, True),
+        ("2.13.0", no_library, False),
+        ("2.13.0+cpu", lambda name: Driver, False),
+        ("2.13.0+rocm6.4", no_library, True),
+    ):
+        monkeypatch.setattr(machine.ctypes, "CDLL", library)
         has_gpu.cache_clear()
         monkeypatch.setattr(machine, "versions", lambda build=build: {"torch": build})
         assert has_gpu() == expected

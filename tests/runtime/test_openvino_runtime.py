@@ -14,17 +14,19 @@ import numpy as np
 import pytest
 import torch
 
+from perception_encoder.errors import ShapeError
 from perception_encoder.models.checkpoints.weights import weight_hash
+from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.runtime import cache, convert, openvino_runtime
 from perception_encoder.runtime.cache import MODEL, WEIGHTS
-from perception_encoder.runtime.convert import TOLERANCE, example_pixels
+from perception_encoder.runtime.convert import example_pixels
 from perception_encoder.runtime.openvino_runtime import FallbackWarning, OpenVinoRuntime
 from perception_encoder.runtime.program import EXAMPLE, Program
 from perception_encoder.runtime.runtime import Precision
 from perception_encoder.runtime.torch_runtime import TorchRuntime, describe
 from perception_encoder.vectors import unit_rows
-from tests.models.small import CORE, KINDS, SIZE, small_tower
+from tests.models.small import CORE, KINDS, SIZE, WITHOUT_ROPE, small_tower
 
 pytest.importorskip("openvino")
 
@@ -82,6 +84,22 @@ def test_every_layer_and_pooling_of_every_kind_of_tower(kind: str) -> None:
             found, expected = made.runtime.images(PIXELS, layer, pool), in_torch(layer, pool, tower)
             assert found.shape == expected.shape
             assert unit_distance(found, expected) <= 1e-5
+
+
+def test_towers_of_the_same_weights_may_have_other_configurations() -> None:
+    towers = [small_tower(config) for config in (CORE, WITHOUT_ROPE)]
+    assert weight_hash(towers[0]) == weight_hash(towers[1])
+    for tower in towers:
+        assert unit_distance(Made(tower=tower).embed(), in_torch(tower=tower)) <= 2 * TOLERANCE["float32"]
+
+
+def test_pixels_of_another_size_are_refused_and_cost_nothing(root: Path) -> None:
+    made = Made()
+    expected = made.embed()
+    with pytest.raises(ShapeError, match=r"pixels are \(5, 3, 16, 16\); small takes \(B, 3, 32, 32\)"):
+        made.runtime.images(PIXELS[:, :, :16, :16], CORE.depth - 1, "attn")
+    assert len(cache.entries()) == 1
+    assert np.array_equal(made.embed(), expected) and made.loads == 1
 
 
 def overwrite(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
@@ -184,6 +202,16 @@ def test_torch_answers_if_the_cache_cannot_be_written(root: Path) -> None:
     root.parent.mkdir(parents=True)
     root.write_text("a file")
     fallback(Made(), in_torch(), r".* could not be written: ")
+
+
+def test_int8_that_cannot_be_converted_is_torchs_float32(root: Path) -> None:
+    root.parent.mkdir(parents=True)
+    root.write_text("a file")
+    with pytest.warns(FallbackWarning, match="small is computed with torch: .* could not be written") as notes:
+        made = Made("int8")
+        assert made.runtime.precision == "float32"
+        np.testing.assert_array_equal(made.embed(), in_torch())
+    assert len(notes) == 1
 
 
 def test_nan_in_weights_is_what_it_is_in_torch(root: Path) -> None:

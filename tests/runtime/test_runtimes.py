@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ import torch
 from PIL import Image
 
 from perception_encoder import load
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.models.registry import find_model
-from perception_encoder.runtime.convert import TOLERANCE, to_openvino, tower_of
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.runtime.convert import to_openvino, tower_of
 from perception_encoder.runtime.runtime import Precision
 
 openvino = pytest.importorskip("openvino")
@@ -102,6 +106,45 @@ def test_an_encoder_says_what_computes_it(reference: Encoder, fast: Encoder) -> 
     assert fast.dtype == torch.float32 and isinstance(fast.model, torch.nn.Module)
 
 
+def test_the_layers_of_a_fast_encoder_leave_its_module_alone(fast: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_DTYPE", "bfloat16")
+    assert LayerFeatures.of(fast).dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in fast.model.parameters()} == {torch.float32}
+
+
+def test_a_file_that_changes_before_a_tower_is_converted_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    first, second = (create_model("PE-Core-N16-128", generator=torch.Generator().manual_seed(n)) for n in range(2))
+    write_checkpoint(first, tmp_path / "model.safetensors")
+    encoder = load(tmp_path / "model.safetensors", runtime="openvino", precision="float32")
+    write_checkpoint(second, tmp_path / "model.safetensors")
+    for use in (encoder.encode_texts, lambda texts: encoder.model):
+        with pytest.raises(CheckpointError, match=r"model.safetensors has changed since it was loaded; load it again"):
+            use(TEXTS)
+    write_checkpoint(first, tmp_path / "again.safetensors")
+    again = load(tmp_path / "again.safetensors", runtime="openvino", precision="float32")
+    expected = load(tmp_path / "again.safetensors", "cpu", runtime="torch", precision="float32").encode_texts(TEXTS)
+    assert np.abs(again.encode_texts(TEXTS) - expected).max() <= TOLERANCE["float32"]
+
+
+def test_files_of_the_same_weights_may_have_other_configurations(tmp_path: Path) -> None:
+    model = create_model("PE-Core-N16-128").visual
+    changed = VisionTransformer(replace(model.config, heads=2 * model.config.heads), model.name).eval()
+    changed.load_state_dict(model.state_dict())
+    for name, tower in (("one", model), ("two", changed)):
+        write_checkpoint(tower, tmp_path / f"{name}.safetensors")
+        os.utime(tmp_path / f"{name}.safetensors", (1e9, 1e9))
+    for _ in range(2):  # read, and from the cache
+        for name, tower in (("one", model), ("two", changed)):
+            encoder = load(tmp_path / f"{name}.safetensors", runtime="openvino", precision="float32")
+            assert encoder.vision == tower.config
+    tokens = encoder.embed_pixels(pixels(1), encoder.feature(0, "mean"))
+    reference = load(tmp_path / "two.safetensors", "cpu", runtime="torch", precision="float32")
+    assert np.abs(tokens - reference.embed_pixels(pixels(1), reference.feature(0, "mean"))).max() <= 1e-5
+
+
 def test_types_and_precisions_must_agree(checkpoint: Path) -> None:
     assert load(checkpoint, dtype=torch.bfloat16, runtime="openvino").runtime.precision == "bfloat16"
     with pytest.raises(ConfigError, match="dtype is bfloat16, but precision is float32"):
@@ -112,7 +155,6 @@ def test_types_and_precisions_must_agree(checkpoint: Path) -> None:
 
 def test_other_sizes_and_poolings_convert() -> None:
     """A tower without class token, attention pooling and output: tokens only."""
-    from perception_encoder.runtime.cache import Key
     from perception_encoder.runtime.convert import to_openvino, tower_of
 
     model = create_model("PE-Spatial-T16-512")
@@ -123,7 +165,6 @@ def test_other_sizes_and_poolings_convert() -> None:
     found, expected = compiled([source.example])[0], source.run(source.example)
     assert found.shape == (2, 24 + model.num_prefix_tokens, model.config.width)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert Key(model="a", weights="b", tower="image", precision="float32", size=(64, 96)).digest
 
 
 COMMANDS = {

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perception_encoder.errors import MissingExtraError, ModelError
+from perception_encoder.errors import ModelError
 from perception_encoder.language_alignment.text.reading import Step, common_length, stack_left
+from perception_encoder.runtime.machine import check_openvino
 from perception_encoder.runtime.runtime import Precision
 
 CHUNK = 1024
@@ -39,10 +40,9 @@ class OpenVinoLlama:
         Raises MissingExtraError without OpenVINO, RuntimeError if it does not compile the graph, and ModelError for
         weights that are not finite in int8, which would hide them.
         """
-        try:
-            import openvino
-        except ImportError:
-            raise MissingExtraError("openvino", "fast") from None
+        check_openvino()
+        import openvino
+
         if precision == "int8" and not all(torch.stack(p.aminmax()).isfinite().all() for p in model.parameters()):
             raise ModelError("the language model's weights are bad: they contain NaN or infinity")
         self.model, self.precision = model, precision

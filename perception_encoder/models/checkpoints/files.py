@@ -106,13 +106,13 @@ def _expand_rows(state: StateDict) -> StateDict:
 
 
 class CachedHash:
-    """The cached hash of a weight file; path, size, time and inode identify its content."""
+    """The cached hash of a weight file; path, size, time and inode identify its content, and make up its `key`."""
 
     def __init__(self, path: Path) -> None:
         path.stat()  # raises if there is no such file
         self._path, self._state = path, file_state(path)
-        key = hashlib.blake2b(self._state.encode("utf-8", "surrogateescape"), digest_size=16)
-        self._entry = cache_directory("weight-hashes") / key.hexdigest()
+        self.key = hashlib.blake2b(self._state.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        self._entry = cache_directory("weight-hashes") / self.key
 
     def find(self) -> str | None:
         """Return the hash if it is cached."""

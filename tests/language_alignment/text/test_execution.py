@@ -26,6 +26,7 @@ from perception_encoder.runtime.runtime import Precision
 from tests.language_alignment.test_weights import parts
 from tests.language_alignment.text.test_fast_llama import SIZES
 from tests.language_models import byte_tokenizer, tiny_decoder, tiny_llama, write_tiny_decoder
+from tests.runtime.test_choice import missing
 
 
 def write_run(directory: Path, lora: DecoderLoRA | None = None) -> Path:
@@ -71,7 +72,7 @@ def test_int8_answers_and_is_part_of_a_models_identity(tmp_path: Path) -> None:
 def test_without_openvino_torch_answers_and_int8_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "has_openvino", lambda: False)
+    monkeypatch.setattr(choice, "check_openvino", missing)
     monkeypatch.delenv("PE_RUNTIME", raising=False)
     run = write_run(tmp_path)
     assert load_language_model(run).reader.runtime == "torch"
