@@ -26,7 +26,7 @@ import pyarrow as pa
 from perception_encoder.errors import OutputError
 from perception_encoder.files import restrict, write_json, writing
 from perception_encoder.formats.tables import without_panics
-from perception_encoder.search.storage.snapshot import CODES, ROWS, VECTORS, Snapshot, write_snapshot
+from perception_encoder.search.storage.snapshot import CODES, ROWS, VECTORS, Snapshot, state_of, write_snapshot
 
 SETTINGS, SEAL = "settings.json", "seal.json"
 LAYOUT = 2
@@ -125,6 +125,11 @@ def read_state(directory: Path) -> SealState:
         return SealState(None, manifests)
 
 
+def manifests_of(version: int) -> tuple[str, str]:
+    """Return the possible paths of a commit's manifest, in LanceDB's second and first scheme."""
+    return f"{_MANIFESTS}/{(1 << 64) - 1 - version:020d}.manifest", f"{_MANIFESTS}/{version}.manifest"
+
+
 def _checksum(values: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
@@ -192,8 +197,7 @@ def write_seal(
         if old and path.name != _HINT and checksum != old[2]:
             raise ValueError(f"{name} has changed since it was written")
         files[name] = (status.st_size, status.st_mtime_ns, checksum)
-    names = (f"{(1 << 64) - 1 - version:020d}.manifest", f"{version}.manifest")  # LanceDB's second and first scheme
-    heads = [head for name in names if (head := f"{_MANIFESTS}/{name}") in files]
+    heads = [head for head in manifests_of(version) if head in files]
     if not heads:
         raise ValueError(f"commit {version} is missing")
     if snapshot is None and before and before.head == heads[0]:
@@ -289,17 +293,20 @@ class SealedFiles:
 
         `whole`: check all of its bytes, not only those of files whose size or time changed.
         """
-        if self.state.snapshot is None:
+        sums, seal = self.state.snapshot, self.state.seal
+        if sums is None or seal is None:
             return None
+        paths = {self._store / name: sealed for name, sealed in sums.items()}
+        states = [state_of(path) for path in paths]
         try:
-            for name, sealed in self.state.snapshot.items():
-                path = self._store / name
-                if not _is_sound(path, path.stat(), sealed, whole):
-                    return None
-            snapshot = Snapshot(self._store, dimension)
+            if not all(_is_sound(path, path.stat(), sealed, whole) for path, sealed in paths.items()):
+                return None
+            snapshot = Snapshot(self._store, dimension, seal.head)
         except (OSError, ValueError, LookupError, TypeError):
             return None
-        self._sums = self.state.snapshot
+        if states != [state_of(path) for path in paths]:  # replaced meanwhile, so the opened ones may be of two commits
+            return None
+        self._sums = sums
         return snapshot
 
     def write_snapshot(

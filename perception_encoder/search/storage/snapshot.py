@@ -1,9 +1,9 @@
-"""A copy of an index's rows beside its table, which a search reads without LanceDB: that takes longer than the search.
+"""A copy of an index's rows next to its table, for searches without LanceDB, whose import takes longer than a search.
 
 `snapshot.arrow` holds all rows, newest first, without vectors and thumbnails. `vectors.f32` holds the vectors, in the
-order in which they came; `slot` tells where a row's vector lies. Both are mapped into memory. A large index also has
-`vectors.tv`: the vectors with four bits per number (TurboQuant), slot by slot. A search reads all of these bits, so
-hits do not depend on a clustering, and compares the vectors of the best exactly, so similarities are exact.
+order in which they came; the column `slot` says where a row's vector is. Both are mapped into memory. A large index also
+has `vectors.tv`: the vectors with four bits per number (TurboQuant), slot by slot. A search compares the query with all
+of these, then exactly with the vectors of the best, so similarities are exact.
 
 An update appends vectors; those of removed rows stay as gaps until there are too many.
 """
@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from perception_encoder.errors import one_line
-from perception_encoder.files import remove, replacing
+from perception_encoder.errors import MissingExtraError, one_line
+from perception_encoder.files import remove, replacing, sync
 from perception_encoder.search.storage.rows import among, as_matrix
 from perception_encoder.vectors import best_scores
 
@@ -41,7 +41,7 @@ _SHORTLIST = 1500  # of the compressed vectors: a first pass reads one bit per n
 _REFINED = 2, 30  # exact vectors read: per hit, and more
 _APPENDED = 10_000  # more new rows than this, and the vectors are written anew
 _GAPS = 1.25  # slots per row, at most
-_FEW = 2000  # rows that fulfil a condition are compared exactly
+_FEW = 2000  # rows that match a condition are compared exactly
 _SAMPLED = 4096  # vectors from which the codes take the spread of each dimension
 _CONDITION_IDS = 500  # in one condition
 
@@ -49,8 +49,12 @@ _CONDITION_IDS = 500  # in one condition
 class Snapshot:
     """The rows of an open snapshot."""
 
-    def __init__(self, directory: Path, dimension: int) -> None:
-        """Map the files in an index's directory; OSError, ValueError, LookupError or TypeError if they are damaged."""
+    def __init__(self, directory: Path, dimension: int, head: str) -> None:
+        """Map the files in an index's directory; OSError, ValueError, LookupError or TypeError if they are damaged.
+
+        `head`: the manifest of the commit that they hold.
+        """
+        self.head = head
         with pa.memory_map(str(directory / ROWS)) as source:
             self.rows = pa.ipc.open_file(source).read_all()
         self.slots = np.from_dlpack(self.rows["slot"].combine_chunks())  # to_numpy would import pandas
@@ -62,7 +66,7 @@ class Snapshot:
             raise ValueError("rows have no vectors")
         self._matching: tuple[str, np.ndarray] | None = None
         self._codes_path = directory / CODES
-        self._codes_state = _state(self._codes_path)
+        self._codes_state = state_of(self._codes_path)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -120,13 +124,11 @@ class Snapshot:
         if self._codes_state is None:
             return None
         try:
-            from turbovec import TurboQuantIndex
-
-            codes = TurboQuantIndex.load(str(self._codes_path))
-            same = _state(self._codes_path) == self._codes_state and len(codes) == len(self.vectors)
+            codes = _quantizer().load(str(self._codes_path))
+            same = state_of(self._codes_path) == self._codes_state and len(codes) == len(self.vectors)
             return codes if same and codes.dim == self.vectors.shape[1] else None
-        except (ImportError, OSError, ValueError) as error:
-            logger.warning("approximate search failed; comparing every row instead: %s", one_line(error))
+        except Exception as error:  # the library is missing or another version, or the file is damaged
+            logger.warning("compressed vectors cannot be read, so searches compare every row: %s", one_line(error))
             return None
 
     @cached_property
@@ -141,21 +143,20 @@ class Snapshot:
         order = np.argsort(row_ids)
         return row_ids[order], order
 
-    def matching(self, condition: str, find: Callable[[], pa.Table]) -> Int[np.ndarray, " K"]:
-        """Return the numbers of the rows that fulfil a condition, in order; those of the last one are remembered.
+    def matching(self, condition: str, find: Callable[[], pa.Table | None]) -> Int[np.ndarray, " K"] | None:
+        """Return the numbers of the rows that match a condition, in order; those of the last one are remembered.
 
-        `find`: returns LanceDB's numbers of these rows; those of later commits are no rows of the snapshot.
+        `find`: returns LanceDB's numbers of these rows; None, which is returned, if the table has another commit.
         """
-        if self._matching is None or self._matching[0] != condition:
-            self._matching = condition, self._numbers(find()[ROW_ID].to_numpy())
-        return self._matching[1]
-
-    def _numbers(self, row_ids: Int[np.ndarray, " K"]) -> Int[np.ndarray, " K"]:
-        known, order = self._by_row_id
-        if not len(known):
-            return order
-        at = np.minimum(np.searchsorted(known, row_ids), len(known) - 1)
-        return np.sort(order[at[known[at] == row_ids]])
+        remembered = self._matching
+        if remembered is None or remembered[0] != condition:
+            found = find()
+            if found is None:
+                return None
+            row_ids, order = self._by_row_id
+            at = np.searchsorted(row_ids, found[ROW_ID].to_numpy())
+            self._matching = remembered = condition, np.sort(order[at])
+        return remembered[1]
 
 
 def write_snapshot(
@@ -168,13 +169,14 @@ def write_snapshot(
     """Write a snapshot of rows, newest first, with LanceDB's numbers; return whether vectors were only appended.
 
     `before`: an earlier snapshot in `directory`, whose vectors stay. `read`: yields the ids, LanceDB's numbers and
-    vectors of the rows that fulfil a condition, or of all.
+    vectors of the rows that match a condition, or of all.
     """
     remove(directory / ROWS)  # first: the other files alone are not read
-    slots = None if before is None else _append(directory / VECTORS, rows, before, read)
+    path = directory / VECTORS
+    slots = None if before is None or path.is_symlink() else _append(path, rows, before, read)
     appended = slots is not None
     if slots is None:
-        slots = _write_vectors(directory / VECTORS, rows, read)
+        slots = _write_vectors(path, rows, read)
     rows = rows.append_column("slot", pa.array(slots)).combine_chunks().replace_schema_metadata()
     with (
         replacing(directory / ROWS, through_link=False) as temporary,
@@ -205,10 +207,11 @@ def _append(
     with path.open("ab") as file:
         for start in range(0, len(ids), _CONDITION_IDS):
             for batch in read(among("id", ids[start : start + _CONDITION_IDS])):
-                as_matrix(pa.table(batch)).tofile(file)
+                file.write(as_matrix(pa.table(batch)).data)
                 for row_id in batch["id"].to_pylist():
                     slots[at[row_id]] = count
                     count += 1
+    sync(path)
     return slots
 
 
@@ -222,7 +225,7 @@ def _write_vectors(
     with replacing(path, through_link=False) as temporary, temporary.open("wb") as file:
         for batch in read(None):
             if batch.num_rows:
-                as_matrix(pa.table(batch)).tofile(file)
+                file.write(as_matrix(pa.table(batch)).data)
                 at = order[np.searchsorted(row_ids, batch[ROW_ID].to_numpy(), sorter=order)]
                 slots[at] = np.arange(count, count + batch.num_rows)
                 count += batch.num_rows
@@ -236,23 +239,30 @@ def _write_codes(directory: Path, dimension: int, appended: bool) -> None:
         remove(path)
         return
     try:
-        from turbovec import TurboQuantIndex
-
+        quantizer = _quantizer()
         gallery = np.memmap(vectors, "<f4", "r").reshape(-1, dimension)
-        codes = TurboQuantIndex.load(str(path)) if appended and path.exists() else None
+        codes = quantizer.load(str(path)) if appended and path.exists() else None
         if codes is None or codes.dim != dimension or len(codes) > len(gallery):
-            codes = TurboQuantIndex(dim=dimension, bit_width=4)
+            codes = quantizer(dim=dimension, bit_width=4)
             codes.calibrate(np.ascontiguousarray(gallery[:: max(1, len(gallery) // _SAMPLED)]))
         for start in range(len(codes), len(gallery), _BLOCK):
             codes.add(np.ascontiguousarray(gallery[start : start + _BLOCK]))
         with replacing(path, through_link=False) as temporary:
             codes.write(str(temporary))
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # as above, or a full disk
         remove(path)
-        logger.warning("approximate search failed; comparing every row instead: %s", one_line(error))
+        logger.warning("vectors cannot be compressed, so searches compare every row: %s", one_line(error))
 
 
-def _state(path: Path) -> tuple[int, int, int] | None:
+def _quantizer() -> type[TurboQuantIndex]:
+    try:
+        from turbovec import TurboQuantIndex
+    except ImportError:
+        raise MissingExtraError("turbovec", "search") from None
+    return TurboQuantIndex
+
+
+def state_of(path: Path) -> tuple[int, int, int] | None:
     """Return what tells a file from others at its path; None if there is none."""
     try:
         status = path.stat()

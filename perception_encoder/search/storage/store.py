@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from perception_encoder.search.storage.files import (
     SETTINGS,
     TABLE,
     SealedFiles,
+    manifests_of,
     read_settings,
     salvage_settings,
 )
@@ -187,8 +188,9 @@ class Store:
     def __len__(self) -> int:
         if self.below:
             return self._run(self.table.search().limit(None), None, ["id"]).num_rows
-        if self._snapshot is not None:
-            return len(self._snapshot)
+        snapshot = self._snapshot  # once: `refresh` may replace it in another thread
+        if snapshot is not None:
+            return len(snapshot)
         with _sound(self.directory):
             return self.table.count_rows()
 
@@ -252,8 +254,9 @@ class Store:
 
     def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
         """Return some columns, newest rows first."""
-        if self._snapshot is not None and self._within(where) is None and "thumbnail" not in names:
-            return self._snapshot.select(names)
+        snapshot = self._snapshot
+        if snapshot is not None and self._within(where) is None and "thumbnail" not in names:
+            return snapshot.select(names)
         rows = self._run(self.table.search().limit(None), where, list({*names, *(n for n, _ in _NEWEST_FIRST)}))
         return rows.sort_by(_NEWEST_FIRST).select(names)
 
@@ -284,14 +287,14 @@ class Store:
 
         `where`: a condition in SQL on the columns (the fields of `IndexRow`); ConfigError if it is invalid.
         """
-        if self._snapshot is None:
+        snapshot, allowed, condition = self._snapshot, None, self._within(where)
+        if snapshot is not None and condition is not None:
+            allowed = snapshot.matching(condition, partial(self._find_in, snapshot.head, where))
+        if snapshot is None or (condition is not None and allowed is None):
             query: Any = self.table.search(vector, vector_column_name="vector")
             rows = self._run(query.distance_type("cosine").limit(top), where, [*column_names(thumbnails), "_distance"])
             return [(1 - far, row) for far, row in zip(rows["_distance"].to_pylist(), to_rows(rows), strict=True)]
-        condition, allowed = self._within(where), None
-        if condition is not None:
-            allowed = self._snapshot.matching(condition, lambda: self._run(self._numbered(), where, ["id"]))
-        scores, rows = self._snapshot.nearest(vector, top, allowed)
+        scores, rows = snapshot.nearest(vector, top, allowed)
         found = to_rows(rows)
         if thumbnails and found:
             query = self.table.search().limit(len(found))
@@ -330,6 +333,12 @@ class Store:
             files = self._files.write_snapshot(rows.sort_by(_NEWEST_FIRST), dimension, self._before, self._vectors)
         self._files.seal(self.table.version, complete=True, snapshot=files)
         self._snapshot, self._before = self._files.read_snapshot(dimension), None
+
+    def _find_in(self, head: str, where: str | None) -> pa.Table | None:
+        """Return the numbers of the rows that match a condition; None if the table has another commit than `head`."""
+        version = self.table.version
+        rows = self._run(self._numbered(), where, ["id"])
+        return rows if version == self.table.version and head in manifests_of(version) else None
 
     def _numbered(self) -> Any:
         """Return a query for all rows with a column `ROW_ID`, which must not be selected: LanceDB 0.22 panics."""

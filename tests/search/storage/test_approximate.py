@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.search.storage import snapshot
 from perception_encoder.search.storage.rows import IndexRow, among
+from perception_encoder.search.storage.snapshot import Snapshot
 from perception_encoder.search.storage.store import STORE, Store
 
 DIMENSION, COUNT = 64, 3000
@@ -182,6 +186,59 @@ def test_a_reader_keeps_to_its_commit(index: Store, vectors: np.ndarray) -> None
     assert recall(reader, np.concatenate([vectors, added]), allowed=allowed) >= 0.99 and is_approximate(reader)
 
 
+def test_a_condition_is_not_looked_up_in_another_commit(index: Store, vectors: np.ndarray) -> None:
+    """A compacted table has other numbers of rows than the snapshot of a reader that opens it only now."""
+    reader = Store.open(index.directory)
+    added = unit_vectors(500, 3)
+    index.remove([f"{number}.jpg" for number in range(1000)])
+    index.replace([], make_rows(added, COUNT))
+    index.finish()
+    numbers = np.arange(COUNT + 500)
+    videos = (numbers >= 1000) & (numbers % 4 == 0)
+    assert recall(reader, np.concatenate([vectors, added]), "kind = 'video'", videos) == 1
+    assert recall(reader, vectors) == 1  # without a condition, still those of its commit
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_another_thread_may_refresh_during_a_search(
+    finished: bool, index: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, matching = Store.open(index.directory), Snapshot.matching
+    query, videos = unit_vectors(1, 2)[0], "kind = 'video'"
+    expected = [row.id for _, row in reader.nearest(query, 10, videos)]
+
+    def then_refresh(self: Snapshot, *arguments: Any) -> object:
+        found = matching(self, *arguments)
+        index.remove([f"{number}.jpg" for number in range(0, COUNT, 3)])
+        if finished:
+            index.finish()
+        reader.refresh()
+        return found
+
+    monkeypatch.setattr(Snapshot, "matching", then_refresh)
+    assert [row.id for _, row in reader.nearest(query, 10, videos)] == expected
+
+
+def test_two_threads_may_search_with_different_conditions(index: Store) -> None:
+    opened = Snapshot(index.directory / STORE, DIMENSION, "")
+
+    def numbered(*numbers: int) -> pa.Table:
+        return opened.rows.take(pa.array(numbers))
+
+    class Overtaken(str):
+        """Another search comes between when it is compared with the condition of the last search."""
+
+        def __ne__(self, other: object) -> bool:
+            opened.matching("another", lambda: numbered(7))
+            return str.__ne__(self, other)
+
+        __hash__ = str.__hash__
+
+    opened.matching("one", lambda: numbered(3, 1))
+    found = opened.matching(Overtaken("one"), lambda: numbered(3, 1))
+    assert found is not None and found.tolist() == [1, 3]
+
+
 @pytest.mark.parametrize("harm", ["cut", "missing", "library"])
 def test_without_compressed_vectors_every_row_is_compared(
     harm: str, index: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -195,5 +252,30 @@ def test_without_compressed_vectors_every_row_is_compared(
         file.unlink()
     opened = Store.open(index.directory)
     assert not is_approximate(opened)
-    assert (harm == "library") == ("comparing every row instead" in caplog.text)
+    assert (harm == "library") == ("searches compare every row" in caplog.text)
     assert recall(opened, vectors) == 1
+
+
+def test_another_version_of_the_library_is_done_without(
+    index: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "turbovec", types.SimpleNamespace(TurboQuantIndex=object))
+    opened = Store.open(index.directory)
+    assert recall(opened, vectors) == 1 and "compressed vectors cannot be read" in caplog.text
+    opened.remove(["5.jpg"])
+    opened.finish()
+    assert "vectors cannot be compressed" in caplog.text and not (index.directory / STORE / "vectors.tv").exists()
+    monkeypatch.setitem(sys.modules, "turbovec", None)
+    opened.remove(["6.jpg"])
+    opened.finish()
+    assert "turbovec is not installed; run: pip install 'perception-encoder[search]" in caplog.text
+    assert recall(opened, vectors, allowed=~np.isin(np.arange(COUNT), [5, 6])) == 1
+
+
+def test_more_hits_than_there_are_rows(index: Store, vectors: np.ndarray) -> None:
+    index.remove([f"{number}.jpg" for number in range(0, COUNT, 7)])
+    index.finish()
+    here = np.arange(COUNT) % 7 > 0
+    for where, allowed in ((None, here), ("kind = 'video'", here & (np.arange(COUNT) % 4 == 0))):
+        rows = [int(row.id) for _, row in index.nearest(unit_vectors(1, 2)[0], 2 * COUNT, where)]
+        assert is_approximate(index) and sorted(rows) == np.flatnonzero(allowed).tolist()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import SearchIndexError
+from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.storage import snapshot
 from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.snapshot import Snapshot
 from perception_encoder.search.storage.store import STORE, Store
 from perception_encoder.search.storage.update import update_store, writable_store
 from tests.clips import clip
@@ -97,6 +101,85 @@ def test_a_damaged_one_is_not_used(name: str, harm: str, update: Callable[..., S
     opened = Store.open(index.directory)
     assert not uses_snapshot(opened) and len(opened) == len(index)
     assert uses_snapshot(update())  # mended
+
+
+def test_one_that_is_replaced_while_it_is_opened_is_not_used(
+    update: Callable[..., Store], encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows may be of one commit, and its vectors of the next."""
+    index, query = update(), encoder.encode_texts("a cat")
+    expected = [row.path for _, row in index.nearest(query, 8)]
+    vectors, opening = index.directory / STORE / "vectors.f32", Snapshot.__init__
+
+    def replaced(self: Snapshot, *arguments: object) -> None:
+        swapped = vectors.with_name("swapped")
+        swapped.write_bytes(np.flip(np.fromfile(vectors, "<f4").reshape(len(index), -1), axis=0).tobytes())
+        swapped.replace(vectors)
+        opening(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Snapshot, "__init__", replaced)
+    reader = Store.open(index.directory)
+    assert not uses_snapshot(reader) and [row.path for _, row in reader.nearest(query, 8)] == expected
+
+
+@pytest.fixture
+def grow(update: Callable[..., Store], draw: Callable[[int], Image.Image]) -> Callable[[], Store]:
+    """An update that appends a vector."""
+    place = update().directory
+
+    def grow() -> Store:
+        draw(70).save(place / "new.jpg")
+        return update()
+
+    return grow
+
+
+def test_appended_vectors_reach_the_disk_before_the_seal(
+    grow: Callable[[], Store], pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, order, fsync = pictures[0].parent / STORE, list[str](), os.fsync
+
+    def record(handle: int) -> None:
+        order.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    if not os.path.exists("/proc/self/fd"):
+        pytest.skip("needs the names of open files")
+    monkeypatch.setattr(os, "fsync", record)
+    before = (place / "vectors.f32").stat().st_size
+    grow()
+    assert (place / "vectors.f32").stat().st_size > before
+    assert "seal" in "".join(order[order.index("vectors.f32") :])
+
+
+def test_a_full_disk_is_named(grow: Callable[[], Store], pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    vectors = pictures[0].parent / STORE / "vectors.f32"
+    append, limits = snapshot._append, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def filled(*arguments: Any) -> object:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (vectors.stat().st_size, limits[1]))
+        try:
+            return append(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(snapshot, "_append", filled)
+    with pytest.raises(OutputError, match=r"could not be written: File too large$"):
+        grow()
+    monkeypatch.undo()
+    assert "new.jpg" in {row.path for row in Store.open(vectors.parents[1]).rows()}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links")
+def test_vectors_are_not_appended_through_a_link(grow: Callable[[], Store], pictures: list[Path]) -> None:
+    vectors, victim = pictures[0].parent / STORE / "vectors.f32", pictures[0].parent / "victim"
+    content = vectors.read_bytes()
+    vectors.rename(victim)
+    vectors.symlink_to(victim)
+    index = grow()
+    assert victim.read_bytes() == content and not vectors.is_symlink()
+    assert uses_snapshot(index) and "new.jpg" in {row.path for row in index.rows()}
 
 
 def test_a_text_search_loads_neither_lancedb_nor_ffmpeg(update: Callable[..., Store]) -> None:
