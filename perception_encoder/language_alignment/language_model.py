@@ -12,7 +12,7 @@ from torch import Tensor
 
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.text.decoder import Decoder
-from perception_encoder.language_alignment.text.text_model import TextModel
+from perception_encoder.language_alignment.text.text_model import TextModel, check_logits
 from perception_encoder.preprocess.conversation import MediaPart, Message, Sampling
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
 
@@ -41,7 +41,7 @@ class LanguageModel(TextModel):
         """Return the probability that each answer begins with "yes" rather than "no": (B,) float64.
 
         Sums the probabilities of the first tokens of both words, capitalised or not, with or without a space before
-        them; other answers are ignored.
+        them; other answers are ignored. Raises ModelError for logits that are NaN or infinite.
         """
         encode = self.decoder.tokenizer.encode
         forms = [(word, f" {word}", word.title(), f" {word.title()}") for word in ("yes", "no")]
@@ -49,8 +49,12 @@ class LanguageModel(TextModel):
         both = set(tokens[0]) & set(tokens[1])  # for example a lone space
         yes, no = ([token for token in ids if token not in both] for ids in tokens)
         prompts = [self._prompt(conversation, Sampling(max_tokens=1))[0] for conversation in conversations]
-        logits = (row.double() for row in self.reader.read_each(prompts))
-        return np.array([float(torch.sigmoid(row[yes].logsumexp(0) - row[no].logsumexp(0))) for row in logits])
+        probabilities = []
+        for logits in self.reader.read_each(prompts):
+            check_logits(logits, self.reader)
+            logits = logits.double()
+            probabilities.append(float(torch.sigmoid(logits[yes].logsumexp(0) - logits[no].logsumexp(0))))
+        return np.array(probabilities)
 
     @torch.inference_mode()
     def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:

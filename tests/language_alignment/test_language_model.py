@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.errors import ContextLengthError
+from perception_encoder.errors import ContextLengthError, ModelError
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames
@@ -135,3 +135,11 @@ def test_the_probability_of_yes_is_that_of_the_next_token() -> None:
         ids = [model.decoder.tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "yYnN"]
         yes, no = logits[ids[:2]].sum(), logits[ids[2:]].sum()  # the tiny model's tokens are bytes
         assert share == pytest.approx(float(yes / (yes + no)), abs=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_weights_give_no_probability(bad: float) -> None:
+    model = tiny_language_model()
+    model.model.decoder.lm_head.weight.data[ord("!"), 3] = bad  # type: ignore[union-attr,index]
+    with pytest.raises(ModelError, match="the language model gives NaN or infinity in float32"):
+        model.yes_probabilities([ask("Is it red?")])

@@ -18,7 +18,7 @@ from perception_encoder.runtime.openvino_runtime import FallbackWarning
 from perception_encoder.runtime.runtime import AUTO, Precision, RuntimeName
 
 MAX_PARAMETERS = 4_000_000_000
-"""Largest language model that OpenVINO executes unasked, as the compiled copy takes as much memory as the model."""
+"""Size up to which OpenVINO is chosen by default: the compiled copy takes as much memory as the model."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Execution:
         named = precision if dtype is None else str(dtype).removeprefix("torch.")
         if precision not in (AUTO, named):
             raise ConfigError(f"dtype is {named}, but precision is {precision}; give one of them")
-        if dtype not in (None, torch.float32, torch.bfloat16):  # for example float16 on a GPU
+        if dtype not in (None, torch.float32, torch.bfloat16) and runtime != "openvino":  # for example float16 on a GPU
             return cls("torch", None, choose_device(device), dtype, False)
         ran, kind = choose(runtime, named, None if device is None else str(device))
         place = choose_device(device)
@@ -64,7 +64,7 @@ class Execution:
         if not OpenVinoLlama.fits(model):
             if self.asked:
                 kind = type(model).__name__
-                raise ConfigError(f"OpenVINO executes only Llamas, and {decoder.name} is a {kind}; omit the precision")
+                raise ConfigError(f"OpenVINO executes only Llamas, and {decoder.name} is a {kind}; use torch")
             return TorchReader(model)
         if not self.asked and sum(parameter.numel() for parameter in model.parameters()) > MAX_PARAMETERS:
             return TorchReader(model)

@@ -40,7 +40,7 @@ class FastLlama:
         plain = not config.attention_bias and not config.mlp_bias
         square = (getattr(config, "head_dim", None) or 0) in (0, config.hidden_size // config.num_attention_heads)
         count = sum(parameter.numel() for parameter in model.parameters())
-        wrapped = any(not isinstance(layer, nn.Linear) for layer in _maps(model.model.layers[0]))
+        wrapped = any(not isinstance(layer, nn.Linear) for layer in linear_maps(model.model.layers[0]))
         return plain and square and not wrapped and model.device.type == "cpu" and count <= MAX_PARAMETERS
 
     def continue_from(self, cache: Any, room: int) -> Callable[[int], Float[Tensor, " V"]]:
@@ -90,7 +90,8 @@ class FastLlama:
         return (x * scale * weight).to(after.dtype)
 
 
-def _maps(block: Any) -> tuple[Any, ...]:
+def linear_maps(block: Any) -> tuple[Any, ...]:
+    """Return the linear layers of a Llama's block: queries, keys, values, output; gate, up, down."""
     attention, mlp = block.self_attn, block.mlp
     return (
         *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
@@ -100,7 +101,7 @@ def _maps(block: Any) -> tuple[Any, ...]:
 
 def _pack(block: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the weights: norm, queries-keys-values, output; norm, gate-up, down."""
-    q, k, v, o, gate, up, down = _maps(block)
+    q, k, v, o, gate, up, down = linear_maps(block)
     norms = [norm.weight.detach().float() for norm in (block.input_layernorm, block.post_attention_layernorm)]
     return norms[0], _joined(q, k, v), o.weight.detach(), norms[1], _joined(gate, up), down.weight.detach()
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perception_encoder.errors import ModelError
+from perception_encoder.language_alignment.text.fast_llama import linear_maps
 from perception_encoder.language_alignment.text.reading import Step, common_length, stack_left
 from perception_encoder.runtime.machine import check_openvino
 from perception_encoder.runtime.runtime import Precision
@@ -64,7 +65,7 @@ class OpenVinoLlama:
         """Return whether a model is a Llama on a CPU."""
         if type(model).__name__ != "LlamaForCausalLM" or model.config.hidden_act != "silu":
             return False
-        linear = all(isinstance(layer, nn.Linear) for layer in _maps(model.model.layers[0]))
+        linear = all(isinstance(layer, nn.Linear) for layer in linear_maps(model.model.layers[0]))
         return linear and model.device.type == "cpu"
 
     def read(self, prompts: Sequence[Tensor], room: int) -> tuple[Tensor, Step]:
@@ -91,7 +92,7 @@ class _Conversation:
         self.request = llama.compiled.create_infer_request()
 
     def copy(self) -> _Conversation:
-        """Return another that can be continued by itself."""
+        """Return a copy that continues on its own."""
         other = _Conversation(self.llama, self.padding[:, 0])
         if self.length:
             other.length = self.length
@@ -117,14 +118,6 @@ class _Conversation:
         order = np.arange(len(inputs), dtype=np.int32)
         logits = self.request.infer([*arrays, order], share_inputs=True)[0]  # (B, 1, V)
         return torch.from_numpy(logits[:, 0])
-
-
-def _maps(block: Any) -> tuple[Any, ...]:
-    attention, mlp = block.self_attn, block.mlp
-    return (
-        *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
-        *(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
-    )
 
 
 class _Graph:
@@ -157,7 +150,7 @@ class _Graph:
         empty = op.concat([batch, _ints(self.groups, 0, self.head_width)], 0)
         self.nothing = op.broadcast(_float(0), empty)
         for number, block in enumerate(self.model.model.layers):
-            q, k, v, o, gate, up, down = _maps(block)
+            q, k, v, o, gate, up, down = linear_maps(block)
             normed = self._norm(x, block.input_layernorm)
             queries = self._turn(self._heads(self._linear(normed, q), self.heads))
             keys = self._kept(self._turn(self._heads(self._linear(normed, k), self.groups)), f"keys{number}")

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError, ModelError
@@ -125,14 +126,13 @@ def generate_tokens(
     """Yield the next token of each prompt until all have ended, None after an end; end tokens are not yielded.
 
     `prompts`: embeddings (T, dim) of each. Each has its own random generator, so that answers do not depend on the
-    batch. Raises ModelError for logits that are NaN.
+    batch. Raises ModelError for logits that are NaN or infinite.
     """
     logits, step = reader.read(prompts, sampling.max_tokens)
     generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
     open_rows, given = [True] * len(prompts), [list[int]() for _ in prompts]
     for number in range(sampling.max_tokens):
-        if logits.isnan().any():
-            raise ModelError(f"the language model gives NaN in {reader.precision}; its weights are bad or need float32")
+        check_logits(logits, reader)
         rows = zip(logits, generators, given, strict=True)
         tokens = [choose(row, sampling, generator, earlier) for row, generator, earlier in rows]
         for token, earlier in zip(tokens, given, strict=True):
@@ -143,6 +143,14 @@ def generate_tokens(
         yield [token if is_open else None for token, is_open in zip(tokens, open_rows, strict=True)]
         if number + 1 < sampling.max_tokens:
             logits = step(tokens)
+
+
+def check_logits(logits: Float[Tensor, "*B V"], reader: Reader) -> None:
+    """Raise ModelError if logits are NaN or infinite."""
+    if not logits.amax().isfinite():
+        raise ModelError(
+            f"the language model gives NaN or infinity in {reader.precision}; its weights are bad or need float32"
+        )
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, given: Sequence[int] = ()) -> int:

@@ -100,7 +100,9 @@ def test_what_openvino_cannot_execute_is_torchs_unless_it_was_asked_for(monkeypa
     pytest.importorskip("openvino")
     qwen = make_decoder("mine", Qwen2ForCausalLM(Qwen2Config(**SIZES)), byte_tokenizer())
     for arguments in (("openvino", "bfloat16"), ("openvino", "int8")):
-        with pytest.raises(ConfigError, match="OpenVINO executes only Llamas, and mine is a Qwen2ForCausalLM"):
+        with pytest.raises(
+            ConfigError, match="OpenVINO executes only Llamas, and mine is a Qwen2ForCausalLM; use torch"
+        ):
             Execution.choose(*arguments, "cpu", None).reader(qwen)
     monkeypatch.setenv("PE_RUNTIME", "openvino")  # for everything that it can
     unasked = Execution.choose("auto", "float32", None, None)
@@ -114,6 +116,8 @@ def test_choices_that_contradict_each_other_are_errors(tmp_path: Path) -> None:
     run = write_tiny_decoder(tmp_path)
     with pytest.raises(ConfigError, match="dtype is float32, but precision is bfloat16"):
         Execution.choose("auto", "bfloat16", "cpu", torch.float32)
+    with pytest.raises(ConfigError, match="precision is 'float16'; it must be one of"):
+        Execution.choose("openvino", "auto", "cpu", torch.float16)
     with pytest.raises(ConfigError, match="precision is 'int4'; it must be one of"):
         pe.load_assistant(f"hf:{run}", precision="int4", text_only=True)  # type: ignore[arg-type]
     for name in ("http://localhost/v1#m", "hf:some/vlm", "python:tests.video_data_engine.models:echo"):
@@ -131,7 +135,7 @@ def test_bad_weights_are_an_error(runtime: str) -> None:
     decoder = make_decoder("bad", llama, byte_tokenizer())
     model = TextModel("bad", decoder)
     model.reader = Execution.choose(runtime, "float32", "cpu", None).reader(decoder)
-    with pytest.raises(ModelError, match="the language model gives NaN in float32; its weights are bad"):
+    with pytest.raises(ModelError, match="the language model gives NaN or infinity in float32; its weights are bad"):
         model.generate([ask("what?")])
     if runtime == "openvino":  # rounding to 8 bits would hide it
         with pytest.raises(ModelError, match="the language model's weights are bad: they contain NaN"):
