@@ -8,6 +8,7 @@ import logging
 import math
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,40 @@ def test_a_wrong_index_is_no_wrong_frame(surprise: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(video, "_decode", surprising)
     assert numbers(read_frames(clip(), frames=3)) == [0, 29, 59]
+
+
+class _Container:
+    """A container that cannot seek."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def seek(self, *_: object, **__: object) -> None:
+        raise av.error.PermissionError(1, "Operation not permitted")
+
+
+def test_a_failing_seek_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    opening = video.open_container
+
+    @contextmanager
+    def opened(*arguments: Any) -> Iterator[Any]:
+        with opening(*arguments) as (container, stream):
+            yield _Container(container), stream
+
+    monkeypatch.setattr(video, "open_container", opened)
+    assert numbers(read_frames(clip(), frames=3)) == [0, 29, 59]
+    assert [number_of(frame.image) for frame in sample_frames(clip(), every=1.0)] == [0, 25, 50]
+
+
+def test_a_sound_video_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opening, names = video.open_container, list[str]()
+    monkeypatch.setattr(video, "open_container", lambda stream, name: (names.append(name), opening(stream, name))[1])
+    read_frames(clip(), "read")
+    list(sample_frames(clip(), "sampled"))
+    assert names == ["read", "sampled"]
 
 
 def test_a_count_that_the_packets_got_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
