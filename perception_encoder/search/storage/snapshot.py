@@ -1,9 +1,9 @@
 """A copy of an index's rows next to its table, for searches without LanceDB, whose import takes longer than a search.
 
 `snapshot.arrow` holds all rows, newest first, without vectors and thumbnails. `vectors.f32` holds the vectors, in the
-order in which they came; the column `slot` says where a row's vector is. Both are mapped into memory. A large index also
-has `vectors.tv`: the vectors with four bits per number (TurboQuant), slot by slot. A search compares the query with all
-of these, then exactly with the vectors of the best, so similarities are exact.
+order in which they came; the column `slot` says where a row's vector is. Both are mapped into memory. A large index
+also has `vectors.tv`: the vectors with four bits per number (TurboQuant), slot by slot. A search compares the query
+with all of these, then exactly with the vectors of the best, so similarities are exact.
 
 An update appends vectors; those of removed rows stay as gaps until there are too many.
 """
