@@ -147,7 +147,7 @@ def generate_tokens(
 
 def check_logits(logits: Float[Tensor, "*B V"], reader: Reader) -> None:
     """Raise ModelError if logits are NaN or infinite."""
-    if not logits.amax().isfinite():
+    if not logits.isfinite().all():
         raise ModelError(
             f"the language model gives NaN or infinity in {reader.precision}; its weights are bad or need float32"
         )
