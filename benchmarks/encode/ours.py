@@ -26,10 +26,10 @@ def contenders(case: Case, directory: Path) -> list[Contender]:
         found.append(Contender(WHO, "torch", precision, _run(TorchRuntime(model, cpu, dtype), case), case.expected))
     info = describe(case.model, weight_hash(case.model))
     for kind in PRECISIONS:
-        run = _run(OpenVinoRuntime(info, kind, lambda: case.model), case)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", FallbackWarning)
+                run = _run(OpenVinoRuntime(info, kind, lambda: case.model), case)
                 run()
         except FallbackWarning as refusal:
             print(f"{case.name}: no {kind}: {refusal}", flush=True)
