@@ -2,10 +2,11 @@
 
     python -m benchmarks.int8 [PART ...] [--photos DIR] [--captions FILE] [--scenes DIR] [--out docs/results/int8.json]
 
-Parts: towers (each published architecture with random weights, on photographs), methods (other ways to quantise, with
-their speed), builtin (zero-shot, k-NN and retrieval, paired with float32; labelled photographs, and COCO captions with
-their images beside them), language (answers of builtin-lang, paired as well; what `synthetic.scenes` rendered). A part
-that runs replaces its own results only. `towers` needs 16 GB; of PE-Core-G14 it takes a third of the blocks.
+Parts: towers (each published architecture with random weights, and the built-in model, on photographs), methods (other
+ways to quantise, with their speed), builtin (zero-shot, k-NN and retrieval, paired with float32; labelled photographs,
+and COCO captions with their images beside them), language (answers of builtin-lang, paired as well; what
+`synthetic.scenes` rendered). A part that runs replaces its own results only. `towers` needs 16 GB; of PE-Core-G14 it
+takes a third of the blocks.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def measure_towers(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def measure_model(entry: ModelEntry) -> dict[str, Any]:
     """Compare both towers of a model in int8 with float32 in torch."""
-    model: Any = random_model(entry)
+    model = model_of(entry)
     exact = TorchRuntime(model, CPU, torch.float32)
     fast = OpenVinoRuntime(describe(model, weight_hash(model)), "int8", lambda: model)
     last = entry.vision.depth - 1
@@ -92,8 +93,10 @@ def measure_model(entry: ModelEntry) -> dict[str, Any]:
     return {tower: {"cosine": one.cosine, "kept neighbours": one.agreement} for tower, one in verdicts.items()}
 
 
-def random_model(entry: ModelEntry) -> Any:
-    """Return a model with random weights."""
+def model_of(entry: ModelEntry) -> Any:
+    """Return a built-in model, or another with random weights."""
+    if entry.builtin:
+        return load_model(entry.name)
     model = build(entry).to_empty(device="cpu")
     initialize(model, torch.Generator().manual_seed(0))
     return model.eval()
@@ -125,7 +128,7 @@ def measure_methods(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def compare_methods(entry: ModelEntry, seconds: float) -> dict[str, Any]:
     """Quantise an image tower in all ways, and run them in turns; built-in models with their weights."""
-    model: Any = load_model(entry.name) if entry.builtin else random_model(entry)
+    model = model_of(entry)
     source, size = tower_of(model, "image"), entry.vision.image_size
     exact = to_openvino(source)
     pixels = photographs(PHOTOS, size)

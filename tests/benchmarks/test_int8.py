@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from benchmarks.speed_tables import int8_tables
+from perception_encoder.models.checkpoints.weights import load_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize
+from perception_encoder.models.registry import BUILTIN, MODELS
 
 VISION = VisionConfig(image_size=32, patch_size=16, width=32, depth=2, heads=2, mlp_width=64, output_dim=24)
 
@@ -39,6 +41,15 @@ def test_only_changed_methods_differ_from_the_packages(changes: dict[str, object
     assert np.array_equal(*outputs) == (not changes)
     assert (rounded(other) - rounded(ours) > 0) == (changes == {"floats": ()})
     assert (rounded(other) - rounded(ours) < 0) == (changes == {"ends": True})
+
+
+def test_the_built_in_model_has_its_own_weights() -> None:
+    for library in ("openvino", "nncf"):
+        pytest.importorskip(library)
+    from benchmarks.int8 import model_of
+
+    found, own = (weight_hash(model) for model in (model_of(MODELS[BUILTIN]), load_model(BUILTIN)))
+    assert found == own
 
 
 def test_tables_give_ratios_and_intervals() -> None:

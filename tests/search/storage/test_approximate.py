@@ -173,13 +173,19 @@ def test_an_index_that_shrinks_loses_its_compressed_vectors(index: Store, vector
     assert recall(index, vectors, allowed=np.arange(COUNT) >= 2500) == 1
 
 
-def test_a_reader_keeps_to_its_commit(index: Store, vectors: np.ndarray) -> None:
-    """Its compressed vectors are loaded by the first search, when newer ones may lie in their place."""
-    reader = Store.open(index.directory)
+def exchange_a_part(index: Store) -> np.ndarray:
+    """Remove the first 1,000 rows, add 500 and commit; return the vectors of those."""
     added = unit_vectors(500, 3)
     index.remove([f"{number}.jpg" for number in range(1000)])
     index.replace([], make_rows(added, COUNT))
     index.finish()
+    return added
+
+
+def test_a_reader_keeps_to_its_commit(index: Store, vectors: np.ndarray) -> None:
+    """Its compressed vectors are loaded by the first search, when newer ones may lie in their place."""
+    reader = Store.open(index.directory)
+    added = exchange_a_part(index)
     assert recall(reader, vectors) == 1 and not is_approximate(reader)
     reader.refresh()
     allowed = np.arange(COUNT + 500) >= 1000
@@ -189,10 +195,7 @@ def test_a_reader_keeps_to_its_commit(index: Store, vectors: np.ndarray) -> None
 def test_a_condition_is_not_looked_up_in_another_commit(index: Store, vectors: np.ndarray) -> None:
     """A compacted table has other numbers of rows than the snapshot of a reader that opens it only now."""
     reader = Store.open(index.directory)
-    added = unit_vectors(500, 3)
-    index.remove([f"{number}.jpg" for number in range(1000)])
-    index.replace([], make_rows(added, COUNT))
-    index.finish()
+    added = exchange_a_part(index)
     numbers = np.arange(COUNT + 500)
     videos = (numbers >= 1000) & (numbers % 4 == 0)
     assert recall(reader, np.concatenate([vectors, added]), "kind = 'video'", videos) == 1
