@@ -1,8 +1,8 @@
 """Run the decoder of a transformers Llama with OpenVINO: about twice as fast as torch on a CPU.
 
 A step reads every weight once, so memory decides its speed. Weights are stored in the narrowest type that holds them
-exactly (checkpoints are mostly float16 or bfloat16), or in 8 bits with one scale per output channel; sums are computed
-in float32 or bfloat16. Keys and values are states of the graph, one set for each conversation.
+exactly (checkpoints are mostly float16 or bfloat16), or in 8 bits with a scale for a few inputs of an output channel;
+sums are computed in float32 or bfloat16. Keys and values are states of the graph, one set for each conversation.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from perception_encoder.runtime.runtime import Precision
 
 CHUNK = 1024
 """Maximum number of tokens of a prompt that are read at once, which bounds the memory of masks and activations."""
-QUANTIZED_TOGETHER = 64
-"""Number of inputs of an int8 product that share a scale."""
+QUANTIZED_TOGETHER, WEIGHTS_TOGETHER = 32, 64
+"""Number of inputs of an int8 product, and of weights for one output, that share a scale."""
 _ROWS = 64  # of a weight that are rounded at once: they fit the cache
 _LOWEST = float(torch.finfo(torch.bfloat16).min)  # of float32, it would become infinite in bfloat16
 _HALVES = {torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -174,7 +174,8 @@ class _Graph:
         op = self.op
         if self.int8:
             rounded, scales = _rounded(weight)
-            return op.multiply(op.convert(self._constant(rounded, "i8"), "f32"), _float(scales.numpy()))
+            values = op.multiply(op.convert(self._constant(rounded, "i8"), "f32"), _float(scales.numpy()))
+            return op.reshape(values, _ints(*weight.shape), False)
         for dtype in (torch.bfloat16, torch.float16):
             if _is_exact(weight[:8], dtype) and _is_exact(weight, dtype):
                 narrow = weight.to(dtype)
@@ -233,11 +234,13 @@ class _Graph:
 
 
 def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a weight (out, in) in 8 bits, and the factor of each row (out, 1)."""
-    rounded, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight), 1)
-    for rows, out, scale in zip(weight.split(_ROWS), rounded.split(_ROWS), scales.split(_ROWS), strict=True):
+    """Return a weight (out, in) in 8 bits (out, in / n, n), and the factor of each n (out, in / n, 1)."""
+    count = WEIGHTS_TOGETHER if weight.shape[1] % WEIGHTS_TOGETHER == 0 else weight.shape[1]
+    parts = weight.unflatten(1, (-1, count))
+    rounded, scales = torch.empty(parts.shape, dtype=torch.int8), torch.empty(*parts.shape[:2], 1)
+    for rows, out, scale in zip(parts.split(_ROWS), rounded.split(_ROWS), scales.split(_ROWS), strict=True):
         values = rows.float()
-        scale.copy_(values.abs().amax(1, keepdim=True) / 127)
+        scale.copy_(values.abs().amax(2, keepdim=True) / 127)
         scale[scale == 0] = 1
         out.copy_(values.div_(scale).round_())
     return rounded, scales
