@@ -20,6 +20,8 @@ def classify(
     model: options.Model = None,
     top: Annotated[int, option("Number of labels per file.", panel=OUTPUT, least=1)] = 3,
     precision: options.Precision = "auto",
+    dimensions: options.Dimensions = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
     strict: options.Strict = False,
 ) -> None:
@@ -40,7 +42,15 @@ def classify(
 
     source = model or default_model()
     result = classification.classify(
-        files, labels, prompts=prompts, model=source, top=top, precision=precision, progress=track
+        files,
+        labels,
+        prompts=prompts,
+        model=source,
+        top=top,
+        precision=precision,
+        dimensions=dimensions,
+        trust_remote_code=trust_remote_code,
+        progress=track,
     )
     if json:
         output.print_json(result.to_dict())

@@ -25,6 +25,8 @@ def embed(
     normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
     frames: options.Frames = 8,
     precision: options.Precision = "auto",
+    dimensions: options.Dimensions = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     strict: options.Strict = False,
 ) -> None:
     """Embed images, videos and texts.
@@ -53,6 +55,8 @@ def embed(
             frames=frames,
             overwrite=overwrite,
             precision=precision,
+            dimensions=dimensions,
+            trust_remote_code=trust_remote_code,
             progress=track if output.error_console.is_terminal else untracked,
         )
     except KeyboardInterrupt:

@@ -24,9 +24,11 @@ from perception_encoder.models.registry import (
     choose_command,
     find_listed,
     find_model,
+    library_of,
     list_models,
     portable_name,
     shown_name,
+    split_library,
 )
 
 USED_BY: dict[DefaultKind, str] = {
@@ -107,19 +109,21 @@ def use(
         Literal["float32", "bfloat16", "int8"] | None,
         option("Number format of a model with a text tower [default: the fastest float]; int8 needs the extra fast."),
     ] = None,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Make a model the default.
 
     MODEL is a name, a file, or the directory of a run. Commands use the default unless -m names another model: a model
     with a text tower is for all commands that compare images and texts, a Spatial model for track and segment, a
     language model for ask, caption and engine run, a head for depth, detect or segment. Encoders are downloaded now,
-    Perception-LM when first used. The environment variable PE_MODEL overrides a model with a text tower; an index
-    always uses the model that made it.
+    Perception-LM when first used. Names of timm:, open_clip:, hf: and st: are accepted too. The environment variable
+    PE_MODEL overrides a model with a text tower; an index always uses the model that made it.
 
     Examples:
 
         pe models use PE-Core-S16-384
         pe models use PE-Core-L14-336 --precision int8
+        pe models use open_clip:ViT-B-32,laion2b_s34b_b79k
         pe models use facebook/Perception-LM-1B
         pe models use runs/depth/head.safetensors
     """
@@ -130,12 +134,20 @@ def use(
     if precision is not None:
         if kind != "model":
             raise ConfigError(f"{model} has no text tower; --precision is for models with one")
+        if library_of(model):
+            raise ConfigError(f"{model} runs in torch only; omit --precision")
         choose("auto", precision, None)
-    if kind in ("model", "spatial"):
+    if kind == "model" and library_of(model):
+        from perception_encoder.inference.load import load
+
+        load(model, trust_remote_code=trust_remote_code)  # which says what is wrong with it
+    elif kind in ("model", "spatial"):
         find_weights(model)
     new_default = shown_name(model) or portable_name(model)
     store_choice(kind, new_default, precision)
     output.print_line(f"default of {USED_BY[kind]}: {new_default}" + (f" in {precision}" if precision else ""))
+    if trust_remote_code:
+        output.print_remark("the trust is not stored; add --trust-remote-code to each command")
     if (now := chosen_model(kind)) != new_default:
         output.print_warning(f"the environment variable {VARIABLE} overrides it: {now}")
 
@@ -200,7 +212,9 @@ def kind_of(name: str) -> DefaultKind:
         return builtin[name]
     if name == DETECTORS:
         raise UnknownModelError(f"{DETECTORS} has several detectors; download one, then: pe models use FILE")
-    if name in OTHER_MODELS or name.startswith(("http://", "https://", "hf:", "python:")):
+    if (library := library_of(name)) and (library != "hf" or _is_encoder(split_library(name)[1])):
+        return "model"
+    if library or name in OTHER_MODELS or name.startswith(("http://", "https://", "python:")):
         return "language"
     if canonical_name(name) is None and path.suffix not in SUFFIXES and not path.exists():
         find_model(name, OTHER_MODELS)  # raises, with near matches
@@ -217,6 +231,20 @@ def kind_of(name: str) -> DefaultKind:
             published_detector(path, tensors)
             return "detection"
     return "model" if find_entry(name).text is not None else "spatial"
+
+
+def _is_encoder(name: str) -> bool:
+    """Return whether a model of transformers has embeddings of images and texts, or is a vision tower."""
+    try:
+        from transformers import AutoConfig, AutoModel
+
+        from perception_encoder.models.external import is_two_tower
+
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        is_vision_tower = hasattr(config, "patch_size") and hasattr(config, "image_size")
+        return is_vision_tower or is_two_tower(AutoModel._model_mapping[type(config)])
+    except Exception:  # of a missing library, hub or file; a language model says more when it is loaded
+        return False
 
 
 def _as_json(entry: ModelEntry | ListedModel) -> dict[str, Any]:

@@ -14,7 +14,7 @@ QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN, MEDIA, ANSWER, NETWORK 
     *("Query", "Dataset", "Model", "Head", "Video", "Output", "Speed", "Plan", "Media", "Answer", "Network"),
 )
 """The panels of the help texts."""
-NAME = "Name, alias or checkpoint"
+NAME, LIBRARIES = "Name, alias or checkpoint", "timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers); st:NAME"
 BY_POSITION = "by position"
 """Stands in the annotation of an option whose value may also be given without its flag: `MODEL` for `-m MODEL`."""
 
@@ -53,12 +53,18 @@ def out_option(text: str, metavar: str = "FILE") -> Any:
     return typer.Option("--out", "-o", metavar=metavar, rich_help_panel=OUTPUT, help=text)
 
 
-Model = Annotated[str | None, model_option("see `pe models`")]
-IndexModel = Annotated[str | None, model_option("the index's, else see `pe models`")]
+Model = Annotated[str | None, model_option("see `pe models`", LIBRARIES)]
+IndexModel = Annotated[str | None, model_option("the index's, else see `pe models`", LIBRARIES)]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "int8"],
     option("Number format of the computation; int8 needs the extra fast.", panel=SPEED, advanced=True),
 ]
+Dimensions = Annotated[
+    int | None,
+    option("Length of vectors, of Matryoshka models [default: whole].", "N", MODEL, advanced=True, least=1),
+]
+TRUST = "Run the code that a model of hf: or st: comes with; read it first."
+TrustRemoteCode = Annotated[bool, flag("--trust-remote-code", TRUST, MODEL, advanced=True)]
 OwnModel = Annotated[str, model_option(), BY_POSITION]
 LayeredModel = Annotated[
     str, model_option(others="timm:NAME; hf:NAME (transformers); random:NAME for random weights"), BY_POSITION

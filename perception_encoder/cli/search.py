@@ -59,6 +59,8 @@ def search(
     model: options.IndexModel = None,
     home: options.IndexHome = None,
     precision: options.Precision = "auto",
+    dimensions: options.Dimensions = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     strict: options.Strict = False,
 ) -> None:
     """Find images and videos by text or by example.
@@ -90,7 +92,9 @@ def search(
     queries, files = read_words(
         words or [], text or [], [*(image or []), *(video or [])], near_duplicates or like is not None
     )
-    index = open_index(files, model, index=home, precision=precision)
+    index = open_index(
+        files, model, index=home, precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code
+    )
     indexed = home is not None or index.exists
     source = model or (index.source if indexed else default_model())
     printing = Printing(json, paths_only or print0, print0, html, demo_line(source))
@@ -108,7 +112,16 @@ def search(
     elif not files:
         raise typer.BadParameter('name a directory as well, as in: pe search "a red mug" photos')
     else:
-        result = search_files(queries, files, source, top, precision=precision, progress=track)
+        result = search_files(
+            queries,
+            files,
+            source,
+            top,
+            precision=precision,
+            dimensions=dimensions,
+            trust_remote_code=trust_remote_code,
+            progress=track,
+        )
     if json or not result.skipped or len(result.skipped) < result.encoded:
         show_result(result, f"images and {'moments' if indexed else 'videos'}", printing)
     if result.encoded and (directories := " ".join(directories_to_index(files))):
@@ -214,6 +227,8 @@ def index(
     model: options.IndexModel = None,
     home: options.IndexHome = None,
     precision: options.Precision = "auto",
+    dimensions: options.Dimensions = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
     ray: Annotated[str | None, option(RAY, "ADDRESS", advanced=True)] = None,
     json: options.Json = False,
@@ -230,6 +245,7 @@ def index(
         pe index photos
         pe index photos videos --every 0.5
         pe index photos -m PE-Core-L14-336 --rebuild
+        pe index photos -m st:Qwen/Qwen3-VL-Embedding-2B --dimensions 1024 --rebuild
         pe index /mnt/photos --ray auto
         pe index /media/camera --index ~/indexes/camera
         pe search "a red mug" photos
@@ -242,7 +258,14 @@ def index(
         raise typer.BadParameter("--index is for one directory; index the others separately")
     reports: dict[str, UpdateReport] = {}
     for directory in directories:
-        opened = open_index(directory, model, index=home, precision=precision)
+        opened = open_index(
+            directory,
+            model,
+            index=home,
+            precision=precision,
+            dimensions=dimensions,
+            trust_remote_code=trust_remote_code,
+        )
         report = reports[str(directory)] = opened.update(every=every, rebuild=rebuild, ray=ray, progress=track)
         if not json:
             changes = f"{report.added} added, {report.moved} moved, {report.deleted} deleted"

@@ -25,6 +25,8 @@ def serve(
     api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/models, /health, /metrics.")] = False,
     model: options.IndexModel = None,
     precision: options.Precision = "auto",
+    dimensions: options.Dimensions = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     home: options.IndexHome = None,
     lan: options.Lan = False,
     host: options.Host = None,
@@ -86,5 +88,7 @@ def serve(
         features_model=features_model,
         depth_head=depth_head,
         precision=precision,
+        dimensions=dimensions,
+        trust_remote_code=trust_remote_code,
         on_start=show,
     )

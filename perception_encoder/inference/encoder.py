@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partialmethod
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, InputError, ModelError
-from perception_encoder.inference.fetch import FetchLimits, is_url
+from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.library_interfaces import (
     EncodeOptions,
     SentenceInterface,
     as_list,
+    as_request,
     batch_inputs,
     check_unsupported,
     of_modality,
+    stack_rows,
     truncate,
 )
-from perception_encoder.inference.media import Kind, Value
-from perception_encoder.inference.pipeline import Embedding, Feature, Request, encode_requests, guess_kind
+from perception_encoder.inference.media import Kind
+from perception_encoder.inference.pipeline import Embedding, Feature, encode_requests, resolve_layers
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from perception_encoder.models.checkpoints.weights import Model
+    from perception_encoder.models.external import Role
     from perception_encoder.models.vision_transformer import VisionTransformer
 
 logger = logging.getLogger(__name__)
@@ -63,6 +66,12 @@ class Encoder(SentenceInterface):
     layer: int | None = None
     pool: str | None = None
     """The defaults of `feature`; `variant` sets them."""
+    dimensions: int | None = None
+    """Length to which vectors are cut before they are made unit length; `cut` sets it."""
+    reads_images, reads_videos = True, False
+    """What the model reads; with `reads_videos`, videos whole instead of frame by frame."""
+    logit_bias: float | None = None
+    """The trained bias of a model whose scores are sigmoids (SigLIP); None for a softmax."""
 
     def __init__(
         self, model: Model, device: str | torch.device | None = None, dtype: torch.dtype | None = None
@@ -177,10 +186,8 @@ class Encoder(SentenceInterface):
 
     @cached_property
     def logit_scale(self) -> float | None:
-        """The learned factor of cosine similarities; None for a model of another library or without a text tower."""
-        if self.tokenizer is None:
-            return None
-        return self.runtime.logit_scale
+        """The learned factor of cosine similarities; None for a model without a text tower, or without a factor."""
+        return None if self.tokenizer is None else self.runtime.logit_scale
 
     @property
     def about(self) -> dict[str, str]:
@@ -240,6 +247,14 @@ class Encoder(SentenceInterface):
             raise ConfigError(f"{self.name} has no class token; use pool mean or tokens")
         return Feature(layer=index, pool=pool, normalize=normalize, frames=frames)
 
+    def cut(self, dimensions: int) -> Encoder:
+        """Return this encoder with shorter vectors, for models trained for it (Matryoshka); ConfigError for longer."""
+        if not 1 <= dimensions <= self.dimension:
+            raise ConfigError(f"dimensions is {dimensions}; {self.name} has 1 to {self.dimension}")
+        changed = copy.copy(self)
+        changed.dimensions = dimensions
+        return changed
+
     def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
         """Return this encoder with another transform, or with another layer or pooling as its default.
 
@@ -256,8 +271,10 @@ class Encoder(SentenceInterface):
 
     def width(self, feature: Feature) -> int:
         """Length of an embedding or token of `feature`, D."""
-        vision = self.vision
-        return (vision.output_dim or vision.width) if feature.pool == "attn" else vision.width
+        return min(self._full_width(feature), self.dimensions or sys.maxsize)
+
+    def _full_width(self, feature: Feature) -> int:
+        return (self.vision.output_dim if feature.pool == "attn" else None) or self.vision.width
 
     def describe(self, feature: Feature) -> dict[str, Any]:
         """Return what values of `feature` depend on besides the inputs, with the dimension and the patch grid."""
@@ -273,7 +290,8 @@ class Encoder(SentenceInterface):
             "transform": self.transform.mode,
             "dimension": self.width(feature),
         }
-        return description | self._describe_grid()
+        cut = {} if self.dimensions is None else {"dimensions": self.dimensions}
+        return description | cut | self._describe_grid()
 
     def _describe_grid(self) -> dict[str, Any]:
         height, width = (self.transform.size,) * 2 if isinstance(self.transform.size, int) else self.transform.size
@@ -283,28 +301,36 @@ class Encoder(SentenceInterface):
     def embed_texts(self, texts: Sequence[str], feature: Feature) -> Float[np.ndarray, "B D"]:
         """Return embeddings of texts: float32 (B, D); ConfigError if texts have no such `feature`."""
         if not self.reads_texts:
-            raise ConfigError(f"{self.name} has no text tower; use a Core model for texts")
+            raise ConfigError(f"{self.name} has no text tower; use a Core model for texts, or search by an image")
         if feature.pool != "attn":
             raise ConfigError("texts share a space with the model's own output only; omit layer and pool")
-        return self._finish(self._texts(texts), feature)
+        return self._finish(self._texts(texts, feature.role), feature)
 
-    def _texts(self, texts: Sequence[str]) -> np.ndarray:
+    def _texts(self, texts: Sequence[str], role: Role) -> np.ndarray:
         assert self.tokenizer is not None
         return self._executed.runtime.texts(trim(self.tokenizer.ids(texts)))
 
-    def embed_pixels(self, pixels: UInt8[np.ndarray, "B 3 H W"], feature: Feature) -> Float[np.ndarray, "B *N D"]:
-        """Return features of images after `transform.pixels`: float32 (B, D), or tokens (B, N, D).
+    def embed_pixels(self, pixels: Sequence[Any], feature: Feature) -> Float[np.ndarray, "B *N D"]:
+        """Return features of images after `transform.pixels`, uint8 (3, H, W): float32 (B, D), or tokens (B, N, D).
 
         A video's frames are averaged before they are made unit length, so ask for them without `normalize`.
         """
-        return self._finish(self.runtime.images(pixels, feature.layer, feature.pool), feature)
+        return self._finish(self._images(pixels, feature), feature)
+
+    def _images(self, pixels: Sequence[Any], feature: Feature) -> np.ndarray:
+        return self.runtime.images(np.asarray(pixels), feature.layer, feature.pool)
+
+    def embed_video(self, pixels: Sequence[Any], times: Sequence[float], feature: Feature) -> Float[np.ndarray, " D"]:
+        """Return the embedding of a video's frames together, of a model that `reads_videos`; `times`: in seconds."""
+        raise NotImplementedError
 
     def _finish(self, features: np.ndarray, feature: Feature) -> np.ndarray:
         if not np.isfinite(features).all():
             raise ModelError(
                 f"{self.name} gives NaN or infinity in {self.runtime.precision}: its weights are bad, or need float32"
             )
-        return unit_rows(features) if feature.normalize else features
+        cut = np.ascontiguousarray(features[..., : self.dimensions])
+        return unit_rows(cut) if feature.normalize else cut
 
     @overload
     def encode(
@@ -370,14 +396,15 @@ class Encoder(SentenceInterface):
         vectors to that many numbers before they are normalised. `precision` must be "float32", `prompt` and
         `prompt_name` None, and `device` the encoder's own; ConfigError if not.
 
-        mteb's arguments: with `task_metadata`, `inputs` is mteb's loader of batches. The model has no prompts, so the
-        task, `hf_split`, `hf_subset` and `prompt_type` change nothing.
+        mteb's arguments: with `task_metadata`, `inputs` is mteb's loader of batches. `prompt_type` ("query" or
+        "document") chooses the prompt of a model that has them; the task, `hf_split` and `hf_subset` change nothing.
         """
-        check_unsupported(self.name, precision, prompt or prompt_name, truncate_dim)
+        check_unsupported(precision, prompt or prompt_name, truncate_dim)
         if device is not None and choose_device(device) != self.device:
             raise ConfigError(f"this encoder computes on {self.device}; load one with device={str(device)!r} instead")
         normalize = normalize if normalize_embeddings is None else normalize_embeddings
-        feature = self.feature(layer, pool, normalize, frames)
+        role = cast("Role", getattr(prompt_type, "value", prompt_type))
+        feature = replace(self.feature(layer, pool, normalize, frames), role=role)
         if task_metadata is None:
             values, single = as_list(inputs)
             parts: Iterable[object] = [values[0] if single else values]
@@ -399,8 +426,9 @@ class Encoder(SentenceInterface):
         tensor = torch.from_numpy(rows).to(self.device)
         return tensor if single or convert_to_tensor else list(tensor)
 
-    encode_query = encode_document = encode
-    """The models have no prompts: queries and documents are encoded the same way."""
+    encode_query = partialmethod(encode, prompt_type="query")
+    encode_document = partialmethod(encode, prompt_type="document")
+    """`encode` with the model's prompt for queries or documents; this package's models have no prompts."""
 
     def encode_images(
         self,
@@ -439,8 +467,12 @@ class Encoder(SentenceInterface):
         *,
         batch_size: int | None = None,
     ) -> Float[np.ndarray, "*n D"]:
-        """Encode strings as texts, whatever they look like; texts over the context are cut with a warning."""
-        return self._encode(texts, "text", self.feature(normalize=normalize), batch_size, None)
+        """Encode strings as texts, whatever they look like; texts over the context are cut with a warning.
+
+        A model with prompts takes them as queries, to compare with images, which are documents.
+        """
+        feature = replace(self.feature(normalize=normalize), role="query")
+        return self._encode(texts, "text", feature, batch_size, None)
 
     def _encode(
         self,
@@ -453,7 +485,7 @@ class Encoder(SentenceInterface):
     ) -> np.ndarray:
         values, single = as_list(inputs)
         pairs = [of_modality(value) for value in values]
-        requests = [self._request(index, value, kind or stated) for index, (value, stated) in enumerate(pairs)]
+        requests = [as_request(index, value, kind or stated) for index, (value, stated) in enumerate(pairs)]
         # texts of like lengths side by side need little padding
         requests.sort(key=lambda request: len(str(values[request.key])) if request.likely == "text" else 0)
         rows: dict[int, np.ndarray] = {}
@@ -467,33 +499,4 @@ class Encoder(SentenceInterface):
                     logger.warning("skipped %s", result.error)
                     skipped[result.key] = result.error
             advance(len(batch))
-        return rows[0] if single else self._stack([rows[index] for index in sorted(rows)], feature)
-
-    def _request(self, index: int, value: object, kind: Kind | None) -> Request[int]:
-        has_name = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
-        source = Value(value, None if has_name else f"input {index}", kind)
-        if isinstance(value, str) and kind != "text" and not is_url(value):
-            with suppress(InputError):  # raised again in its turn
-                media = source.media()
-                return Request(index, media, media.kind)
-        return Request(index, source, kind or guess_kind(str(value) if isinstance(value, (str, Path)) else ""))
-
-    def _stack(self, rows: list[np.ndarray], feature: Feature) -> np.ndarray:
-        if not rows:
-            return np.empty((0, self.width(feature)), np.float32)
-        if len({row.shape for row in rows}) > 1:
-            raise ConfigError("pool 'tokens' takes images or videos, not both at once")
-        return np.stack(rows)
-
-
-def resolve_layers(layers: Sequence[int] | None, depth: int, name: str) -> list[int]:
-    """Return layers 0-based, ascending and unique; negative ones count from the end, None means all.
-
-    ConfigError if one does not exist, and for no layers.
-    """
-    for layer in layers or ():
-        if not -depth <= layer < depth:
-            raise ConfigError(f"layer {layer} does not exist; {name} has layers 0 to {depth - 1}")
-    if layers is not None and not layers:
-        raise ConfigError(f"no layer was given; {name} has layers 0 to {depth - 1}")
-    return list(range(depth)) if layers is None else sorted({layer % depth for layer in layers})
+        return rows[0] if single else stack_rows([rows[index] for index in sorted(rows)], self.width(feature))

@@ -1,12 +1,14 @@
-"""Encoders for timm, open_clip and transformers models: their own output, or a layer of their vision tower."""
+"""Encoders for other libraries' models: their own output, or a layer of their vision tower."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,10 +19,12 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.pipeline import Feature
-from perception_encoder.models.external import Adapter, Mode
+from perception_encoder.models.external import Adapter, Mode, Pixels, Role, SentenceTransformersModel
 from perception_encoder.models.precision import choose_device
+from perception_encoder.models.registry import library_model_name
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform, check_transform
+from perception_encoder.runtime.runtime import plain_threads
 from perception_encoder.runtime.torch_runtime import TorchThreads, as_array, pooled
 
 
@@ -28,45 +32,39 @@ from perception_encoder.runtime.torch_runtime import TorchThreads, as_array, poo
 class _LibraryTransform:
     """A library's transform behind our interface."""
 
-    transform: Any
+    transform: Callable[[Image.Image], Pixels]
     mode: Mode
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """Return the pixels of one image, (3, H, W)."""
-        return torch.as_tensor(self.transform(image.convert("RGB"))).numpy()
+    def pixels(self, image: Image.Image) -> Pixels:
+        """Return what the library makes of an image."""
+        return self.transform(image.convert("RGB"))
 
 
-class _ExternalRuntime(TorchThreads, ABC):
-    """Executes a module of another library with torch."""
+class _OutputRuntime(TorchThreads):
+    """A library's own embeddings; `model` is the library's module."""
 
-    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
+    def __init__(self, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(device, dtype)
-        self.model, self.batch_size = model, batch_size
+        self.model = adapter.model.eval().requires_grad_(False).to(device, dtype)
+        self.batch_size = 8 if device.type == "cpu" else 64
+        self.per_core = self.per_core and not isinstance(adapter, SentenceTransformersModel)
 
-    @abstractmethod
-    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray: ...
+    def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
+        """See `Runtime`; a model that computes one batch at a time does so with all cores."""
+        return super().threads(count) if self.per_core else plain_threads(count)
 
-
-class _OutputRuntime(_ExternalRuntime):
-    """A library's own embeddings."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        device = choose_device()
-        super().__init__(adapter.model, device, torch.float32, 8 if device.type == "cpu" else 64)
-        self.adapter = adapter
-
-    @torch.inference_mode()
     def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
-        """See `Runtime`; the pixels are scaled by the library's transform."""
-        return as_array(self.adapter.embed_pixels(torch.from_numpy(pixels).to(self.torch_device)))
+        """See `Runtime`; not of these models, whose pixels may differ in size."""
+        raise NotImplementedError
 
 
-class _LayerRuntime(_ExternalRuntime):
+class _LayerRuntime(TorchThreads):
     """Tokens of a layer."""
 
     def __init__(self, features: LayerFeatures) -> None:
-        batch = max(2, features.batch_size(features.image_size))
-        super().__init__(features.tower.model, features.device, features.dtype, batch)
+        super().__init__(features.device, features.dtype)
+        self.model = features.tower.model
+        self.batch_size = max(2, features.batch_size(features.image_size))
         self.features = features
 
     @torch.inference_mode()
@@ -76,15 +74,15 @@ class _LayerRuntime(_ExternalRuntime):
 
 
 class _ExternalEncoder(Encoder):
-    """Shared parts of other libraries' encoders; `model` is the library's module."""
+    """Shared parts of other libraries' encoders."""
 
-    def __init__(self, name: str, runtime: _ExternalRuntime) -> None:
-        self.name, self.runtime = name, runtime
+    def __init__(self, name: str, runtime: _OutputRuntime | _LayerRuntime) -> None:
+        self.name, self._source, self.runtime = library_model_name(name), name, runtime
         self.tokenizer, self.fetch_limits = None, FetchLimits()
 
     @property
     def source(self) -> str:
-        return self.name
+        return self._source
 
     @property
     def visual(self) -> VisionTransformer:
@@ -95,46 +93,78 @@ class _ExternalEncoder(Encoder):
 
 
 class OutputEncoder(_ExternalEncoder):
-    """A library's model with its own embeddings, in float32 on the default device."""
+    """A library's model with its own embeddings, by default in float32."""
 
     depth, has_class_token, has_output = 0, False, True
 
-    def __init__(self, adapter: Adapter, mode: Mode = "crop") -> None:
+    def __init__(
+        self, adapter: Adapter, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.adapter = adapter
-        super().__init__(adapter.name, _OutputRuntime(adapter))
-        self.transform = _LibraryTransform(adapter.transform(mode), mode)
+        super().__init__(adapter.name, _OutputRuntime(adapter, device or choose_device(), dtype))
+        self.transform = _LibraryTransform(adapter.transform("crop"), "crop")
         self.weight_hash = adapter.weight_hash
-        self.model.eval().to(self.device)
 
     @property
     def reads_texts(self) -> bool:
         return self.adapter.reads_texts
 
     @property
+    def reads_images(self) -> bool:
+        return self.adapter.reads_images
+
+    @property
+    def reads_videos(self) -> bool:
+        return self.adapter.reads_videos
+
+    @cached_property
+    def logit_scale(self) -> float | None:
+        return self.adapter.logit_scale if self.reads_texts else None
+
+    @property
+    def logit_bias(self) -> float | None:
+        return self.adapter.logit_bias
+
+    @property
     def about(self) -> dict[str, str]:
         return {**super().about, **self.adapter.versions}
 
+    def _describe_grid(self) -> dict[str, Any]:
+        return {"prompts": self.adapter.prompts}
+
     def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
         """See `Encoder.variant`; at a layer, images are squashed."""
-        mode: Mode = "squash" if transform == "squash" else "crop"
+        if layer is not None or pool is not None:
+            features = LayerFeatures(self._source, self.adapter.tower(), final_norm=True)
+            return LayerEncoder(features).variant(transform=transform, layer=layer, pool=pool)
+        changed = copy.copy(self)
         if transform is not None:
             check_transform(transform)
-        if layer is None and pool is None:
-            return OutputEncoder(self.adapter, mode)
-        features = LayerFeatures(self.name, self.adapter.tower(), final_norm=True)
-        return LayerEncoder(features).variant(transform=transform, layer=layer, pool=pool)
+            mode = cast(Mode, transform)
+            changed.transform = _LibraryTransform(self.adapter.transform(mode), mode)
+        return changed
 
     @cached_property
-    def _dimension(self) -> int:
-        blank = self.transform.pixels(Image.new("RGB", (32, 32)))
-        return self.embed_pixels(blank[None], self.feature()).shape[-1]
+    def _width(self) -> int:
+        if not self.reads_images:
+            return int(self._texts(["a"], None).shape[-1])
+        return int(self._images([self.transform.pixels(Image.new("RGB", (32, 32)))], self.feature()).shape[-1])
 
-    def width(self, feature: Feature) -> int:
-        return self._dimension
+    def _full_width(self, feature: Feature) -> int:
+        return self._width
 
     @torch.inference_mode()
-    def _texts(self, texts: Sequence[str]) -> np.ndarray:
-        return as_array(self.adapter.embed_texts(list(texts), self.device))
+    def _images(self, pixels: Any, feature: Feature) -> np.ndarray:
+        return as_array(self.adapter.embed_images(list(pixels), feature.role))
+
+    @torch.inference_mode()
+    def embed_video(self, pixels: Any, times: Sequence[float], feature: Feature) -> np.ndarray:
+        """See `Encoder`."""
+        return self._finish(as_array(self.adapter.embed_video(list(pixels), times, feature.role)), feature)
+
+    @torch.inference_mode()
+    def _texts(self, texts: Sequence[str], role: Role) -> np.ndarray:
+        return as_array(self.adapter.embed_texts(list(texts), role))
 
 
 class LayerEncoder(_ExternalEncoder):
@@ -166,5 +196,5 @@ class LayerEncoder(_ExternalEncoder):
             raise ConfigError(f"a layer of {self.name} takes squashed images only; transform is {transform!r}")
         return super().variant(layer=layer, pool=pool)
 
-    def width(self, feature: Feature) -> int:
+    def _full_width(self, feature: Feature) -> int:
         return self.features.width

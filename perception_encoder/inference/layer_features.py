@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from perception_encoder.errors import ConfigError, DataError, ModelError, ShapeError
-from perception_encoder.inference.encoder import Encoder, resolve_layers
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.pipeline import resolve_layers
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import ImageTransform

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast, get_args
 
@@ -12,7 +13,9 @@ from jaxtyping import Float
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError
-from perception_encoder.inference.media import Kind
+from perception_encoder.inference.fetch import is_url
+from perception_encoder.inference.media import Kind, Value
+from perception_encoder.inference.pipeline import Request, guess_kind
 from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:
@@ -81,12 +84,12 @@ class SentenceInterface(ABC):
     get_sentence_embedding_dimension = get_embedding_dimension
 
 
-def check_unsupported(name: str, precision: str | None, prompt: str | None, truncate_dim: int | None) -> None:
-    """Raise ConfigError for arguments of sentence-transformers that the model, `name`, does not support."""
+def check_unsupported(precision: str | None, prompt: str | None, truncate_dim: int | None) -> None:
+    """Raise ConfigError for arguments of sentence-transformers that are not supported."""
     if precision not in (None, "float32"):
         raise ConfigError(f"precision is {precision!r}; vectors are float32, quantise them afterwards")
     if prompt:
-        raise ConfigError(f"prompt {prompt!r} is unsupported: {name} has no prompts; write it into the texts")
+        raise ConfigError(f"prompt {prompt!r} is unsupported; encode_query and encode_document use the model's own")
     if truncate_dim is not None and truncate_dim < 1:
         raise ConfigError(f"truncate_dim is {truncate_dim}; it must be at least 1")
 
@@ -100,6 +103,17 @@ def as_list(inputs: object) -> tuple[list[object], bool]:
     return list(cast(Iterable[object], inputs)), False
 
 
+def as_request(index: int, value: object, kind: Kind | None) -> Request[int]:
+    """Return the request of an input, the `index`-th; a string without a `kind` may be a path or a text."""
+    has_name = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
+    source = Value(value, None if has_name else f"input {index}", kind)
+    if isinstance(value, str) and kind != "text" and not is_url(value):
+        with suppress(InputError):  # raised again in its turn
+            media = source.media()
+            return Request(index, media, media.kind)
+    return Request(index, source, kind or guess_kind(str(value) if isinstance(value, (str, Path)) else ""))
+
+
 def of_modality(value: object) -> tuple[object, Kind | None]:
     """Return an input and its kind if it is a sentence-transformers dict: {"image": …}, {"video": …}, {"text": …}.
 
@@ -111,6 +125,13 @@ def of_modality(value: object) -> tuple[object, Kind | None]:
         raise ConfigError(f"an input has the keys {list(value)}; a dict must have one of {', '.join(get_args(Kind))}")
     ((kind, content),) = value.items()
     return content, kind
+
+
+def stack_rows(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """Return rows as one array; without any, (0, width). ConfigError for tokens of different shapes."""
+    if len({row.shape for row in rows}) > 1:
+        raise ConfigError("pool 'tokens' takes images or videos, not both at once")
+    return np.stack(rows) if rows else np.empty((0, width), np.float32)
 
 
 def truncate(rows: np.ndarray, length: int, normalize: bool) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Load any model by its name: this package's, and those of timm, open_clip and transformers."""
+"""Load any model by its name: this package's, and those of timm, open_clip, (sentence-)transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
 from perception_encoder.models.defaults import chosen_precision, default_model
-from perception_encoder.models.registry import canonical_name, shown_name
+from perception_encoder.models.registry import canonical_name, library_of, portable_name, shown_name
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.choice import choose
 from perception_encoder.runtime.openvino_runtime import OpenVinoRuntime
@@ -38,7 +38,12 @@ PrecisionChoice = Literal["auto", "float32", "bfloat16", "int8"]
 RuntimeChoice = Literal["auto", "torch", "openvino"]
 RANDOM = "random:"
 """Prefix of a model's name that requests the architecture with random weights."""
-ADAPTERS = {"timm": "TimmModel", "open_clip": "OpenClipModel", "hf": "TransformersModel"}
+ADAPTERS = {
+    "timm": "TimmModel",
+    "open_clip": "OpenClipModel",
+    "hf": "TransformersModel",
+    "st": "SentenceTransformersModel",
+}
 """The classes in `models.external` by the library's prefix."""
 
 
@@ -50,21 +55,39 @@ def load(
     towers: TowerChoice = "all",
     runtime: RuntimeChoice = "auto",
     precision: PrecisionChoice = "auto",
+    dimensions: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Encoder:
     """Load a model with its weights as an `Encoder`.
 
     `name`: "builtin"; any model name or alias, fetched from the hub once; the path of a checkpoint, or of a directory
-    that `pe convert` wrote; or another library's model: "timm:NAME", "open_clip:NAME,WEIGHTS", "hf:NAME", each also
-    with `local-dir:PATH` or a path, and "random:NAME" for random weights. `device`: by default a CUDA GPU if there is
-    one. `towers="text"` leaves the vision tower of a two-tower model unread: it then encodes texts only.
+    that `pe convert` wrote; or another library's model: "timm:NAME", "open_clip:NAME,WEIGHTS", "hf:NAME" or
+    "transformers:NAME", "st:NAME" (sentence-transformers), each also with `local-dir:PATH` or a path, and "random:NAME"
+    for random weights. `device`: by default a CUDA GPU if there is one. `towers="text"` leaves the vision tower of a
+    two-tower model of this package unread: it then encodes texts only.
 
     `runtime`: "torch", or "openvino" (extra `fast`), which only computes on a CPU; by default the fastest there, as
     measured once on each machine. `precision`: "float32", "bfloat16", by default if it is fast, or "int8", OpenVINO's.
-    `dtype`: the same as a torch type. timm, open_clip and transformers models run in torch, the first two in float32 on
-    the default device. Raises UnknownModelError, CheckpointError, WeightsUnavailableError, ConfigError for what does
-    not fit together, and MissingExtraError without the library.
+    `dtype`: the same as a torch type. Other libraries' models run in torch, their own embeddings in float32 by default.
+
+    `dimensions`: length of vectors, for models trained for it (Matryoshka). `trust_remote_code`: run code that comes
+    with a model of (sentence-)transformers. Raises UnknownModelError, CheckpointError, WeightsUnavailableError,
+    ConfigError for what does not fit together and for code without trust, and MissingExtraError without the library.
     """
-    adapter, random = find_adapter(name)
+    encoder = _load(name, device, dtype, towers, runtime, precision, trust_remote_code)
+    return encoder if dimensions is None else encoder.cut(dimensions)
+
+
+def _load(
+    name: str | Path,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    towers: TowerChoice,
+    runtime: RuntimeChoice,
+    precision: PrecisionChoice,
+    trust_remote_code: bool,
+) -> Encoder:
+    adapter, random = find_adapter(name, trust_remote_code)
     asked: str = precision
     if dtype is not None:
         asked = str(dtype).removeprefix("torch.")
@@ -101,23 +124,27 @@ def load(
 
 
 def as_encoder(
-    model: str | Path | Encoder | None, towers: TowerChoice = "all", precision: PrecisionChoice = "auto"
+    model: str | Path | Encoder | None,
+    towers: TowerChoice = "all",
+    precision: PrecisionChoice = "auto",
+    dimensions: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Encoder:
     """Return the given encoder, or load one by name or path; by default the default model.
 
     `precision`: by default the one that `pe models use` stored with the model. Raises ConfigError if a given encoder
-    has another.
+    has another. `dimensions`, `trust_remote_code`: see `load`.
     """
     if isinstance(model, Encoder):
         if precision not in ("auto", model.runtime.precision):
             raise ConfigError(
                 f"the given encoder computes in {model.runtime.precision}, not {precision}; omit precision"
             )
-        return model
+        return model if dimensions in (None, model.dimension) else model.cut(cast(int, dimensions))
     name = model or default_model()
     if precision == "auto":
         precision = cast(PrecisionChoice, chosen_precision(str(name)) or "auto")
-    return load(name, towers=towers, precision=precision)
+    return load(name, towers=towers, precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
 
 
 def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
@@ -193,13 +220,13 @@ def _load_external(
     import torch
 
     from perception_encoder.inference.external_encoder import LayerEncoder, OutputEncoder
+    from perception_encoder.inference.layer_features import LayerFeatures
     from perception_encoder.models.precision import choose_device
 
-    if adapter is None or not adapter.has_output or str(name).startswith(RANDOM):
-        return LayerEncoder(load_layers(name, device, dtype, final_norm=True))
-    if dtype not in (None, torch.float32) or (device is not None and choose_device(device) != choose_device()):
-        raise ConfigError(f"{name} runs in float32 on {choose_device().type}; omit device and dtype")
-    return OutputEncoder(adapter)
+    if adapter is None or adapter.random or not adapter.has_output:
+        tower = load_tower(name) if adapter is None else adapter.tower()
+        return LayerEncoder(LayerFeatures(_shown(name, adapter), tower, device, dtype, final_norm=True))
+    return OutputEncoder(adapter, choose_device(device), dtype or torch.float32)
 
 
 def _as_dtype(precision: str) -> torch.dtype | None:
@@ -224,10 +251,14 @@ def load_layers(
     """
     from perception_encoder.inference.layer_features import LayerFeatures
 
-    adapter, random = find_adapter(name)
+    adapter, _ = find_adapter(name)
+    return LayerFeatures(_shown(name, adapter), load_tower(name), device, dtype, final_norm).at(layer)
+
+
+def _shown(name: str | Path, adapter: Adapter | None) -> str:
     source = str(name).removeprefix(RANDOM)
-    shown = adapter.name if adapter else (RANDOM if random else "") + (shown_name(source) or Path(source).stem)
-    return LayerFeatures(shown, load_tower(name), device, dtype, final_norm).at(layer)
+    random = "" if source == str(name) else RANDOM
+    return adapter.name if adapter else random + (shown_name(source) or Path(source).stem)
 
 
 def load_tower(name: str | Path) -> Tower:
@@ -250,13 +281,14 @@ def load_tower(name: str | Path) -> Tower:
     return Tower.of(model)
 
 
-def find_adapter(name: str | Path) -> tuple[Adapter | None, bool]:
+def find_adapter(name: str | Path, trust_remote_code: bool = False) -> tuple[Adapter | None, bool]:
     """Return the adapter of another library's model, None for this package's; and whether it has random weights."""
-    source = str(name).removeprefix(RANDOM)
-    random = source != str(name)
-    library, _, listed = source.partition(":")
-    if library not in ADAPTERS:
+    source = portable_name(str(name))
+    random = source.startswith(RANDOM)
+    library = library_of(source)
+    if not library:
         return None, random
     from perception_encoder.models import external
 
-    return getattr(external, ADAPTERS[library])(str(name), listed, random), random
+    listed = source.removeprefix(RANDOM).partition(":")[2]
+    return getattr(external, ADAPTERS[library])(source, listed, random, trust_remote_code), random

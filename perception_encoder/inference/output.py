@@ -73,6 +73,8 @@ def embed(
     frames: int = 8,
     overwrite: bool = False,
     precision: PrecisionChoice = "auto",
+    dimensions: int | None = None,
+    trust_remote_code: bool = False,
     progress: Track = untracked,
 ) -> EmbedReport:
     """Embed images, videos and texts into a file; repeating an interrupted call resumes it.
@@ -81,15 +83,16 @@ def embed(
 
     `media`: images, videos, directories, globs, tables of paths or texts, tars, URLs. `out`: a .parquet file, a .lance
     table, or a directory in clip-retrieval's layout. `model`: an encoder, or its name or path; by default the default
-    model (see `pe models`). `layer`, `pool`, `normalize`, `frames`: see `Encoder.encode`. `precision`: see `load`.
-    Unreadable inputs are skipped and reported. Raises DataError without inputs, MediaNotFoundError for a missing path,
-    ConfigError, OutputError (see `EmbeddingWriter`), and what loading the model raises.
+    model (see `pe models`). `layer`, `pool`, `normalize`, `frames`: see `Encoder.encode`. `precision`, `dimensions`,
+    `trust_remote_code`: see `load`. Unreadable inputs are skipped and reported. Raises DataError without inputs,
+    MediaNotFoundError for a missing path, ConfigError, OutputError (see `EmbeddingWriter`), and what loading the model
+    raises.
     """
     paths, out = [media] if isinstance(media, (str, Path)) else list(media), Path(out)
     check_paths(paths)
     if next(list_items(paths), None) is None:
         raise DataError(f"no images, videos or texts in {', '.join(map(str, paths))}")
-    encoder = as_encoder(model, precision=precision)
+    encoder = as_encoder(model, "all", precision, dimensions, trust_remote_code)
     feature = encoder.feature(layer, pool, normalize, frames)
     total = 0 if progress is untracked else sum(1 for _ in list_items(paths))
     started, left_out = time.perf_counter(), Counter[str]()

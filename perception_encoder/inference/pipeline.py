@@ -13,11 +13,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from perception_encoder.errors import InputError, detached
+from perception_encoder.errors import ConfigError, InputError, detached
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Kind, Media, open_media
@@ -26,6 +26,9 @@ from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import VIDEO_SUFFIXES
 from perception_encoder.runtime.runtime import Runtime
 from perception_encoder.vectors import unit_rows
+
+if TYPE_CHECKING:
+    from perception_encoder.models.external import Role
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -46,6 +49,21 @@ class Feature:
     """Unit length. A video's embedding is the mean of its frames' unnormalised embeddings, made unit length."""
     frames: int = 8
     """Uniform frames of a video."""
+    role: Role = "document"
+    """What inputs are for, to models with prompts; None for what their library does by default."""
+
+
+def resolve_layers(layers: Sequence[int] | None, depth: int, name: str) -> list[int]:
+    """Return layers 0-based, ascending and unique; negative ones count from the end, None means all.
+
+    ConfigError if one does not exist, and for no layers.
+    """
+    for layer in layers or ():
+        if not -depth <= layer < depth:
+            raise ConfigError(f"layer {layer} does not exist; {name} has layers 0 to {depth - 1}")
+    if layers is not None and not layers:
+        raise ConfigError(f"no layer was given; {name} has layers 0 to {depth - 1}")
+    return list(range(depth)) if layers is None else sorted({layer % depth for layer in layers})
 
 
 class _Encoder(Protocol):
@@ -63,7 +81,12 @@ class _Encoder(Protocol):
 
     def jpeg_side(self, feature: Feature) -> int | None: ...
 
-    def embed_pixels(self, pixels: np.ndarray, feature: Feature) -> np.ndarray: ...
+    @property
+    def reads_videos(self) -> bool: ...
+
+    def embed_pixels(self, pixels: Sequence[Any], feature: Feature) -> np.ndarray: ...
+
+    def embed_video(self, pixels: Sequence[Any], times: Sequence[float], feature: Feature) -> np.ndarray: ...
 
     def embed_texts(self, texts: Sequence[str], feature: Feature) -> np.ndarray: ...
 
@@ -182,8 +205,8 @@ class Decoded:
     """An input in the form that the model takes: a text, or pixels."""
 
     text: str | None = None
-    pixels: tuple[np.ndarray, ...] = ()
-    """uint8 (3, H, W), one for each frame."""
+    pixels: tuple[Any, ...] = ()
+    """One for each frame: uint8 (3, H, W), or what another library's transform gives."""
     times: tuple[float, ...] = ()
     """Times of a video's frames in seconds."""
 
@@ -207,20 +230,24 @@ def encode_decoded(
     """
     images, texts = images or encoder.batch_size, texts or encoder.text_batch_size
     raw = replace(feature, normalize=False)  # frames are averaged first
-    waiting: list[tuple[int, np.ndarray]] = []
+    waiting: list[tuple[int, Any]] = []
+    vectors: dict[int, np.ndarray] = {}
     frames: dict[int, list[np.ndarray]] = {}  # by position, as the next two
     strings: dict[int, str] = {}
     videos: set[int] = set()
 
     def encode_waiting() -> None:
-        vectors = encoder.embed_pixels(np.stack([pixels for _, pixels in waiting]), raw)
-        for (position, _), vector in zip(waiting, vectors, strict=True):
+        found = encoder.embed_pixels([pixels for _, pixels in waiting], raw)
+        for (position, _), vector in zip(waiting, found, strict=True):
             frames.setdefault(position, []).append(vector)
         waiting.clear()
 
     for position, decoded in enumerate(inputs):
         if decoded.text is not None:
             strings[position] = decoded.text
+        if decoded.times and encoder.reads_videos:
+            vectors[position] = encoder.embed_video(decoded.pixels, decoded.times, feature)
+            continue
         if decoded.times:
             videos.add(position)
         for pixels in decoded.pixels:
@@ -229,7 +256,7 @@ def encode_decoded(
                 encode_waiting()
     if waiting:
         encode_waiting()
-    vectors = {position: _join(parts, feature, position in videos) for position, parts in frames.items()}
+    vectors |= {position: _join(parts, feature, position in videos) for position, parts in frames.items()}
     for start in range(0, len(strings), texts):
         positions = list(strings)[start : start + texts]
         values = [strings[position] for position in positions]

@@ -1,4 +1,4 @@
-"""Models of timm, open_clip and transformers behind one interface: their embeddings and their vision towers.
+"""Models of timm, open_clip, transformers and sentence-transformers behind one interface: embeddings and vision towers.
 
 The vision model of a two-tower model of transformers (CLIP, SigLIP) is taken. Its tokens are read off the blocks by
 hooks, because the last of the library's `hidden_states` is normed for some models and not for others.
@@ -7,14 +7,17 @@ hooks, because the last of the library's `hidden_states` is normed for some mode
 from __future__ import annotations
 
 import inspect
+import math
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -24,6 +27,7 @@ from perception_encoder.errors import (
     ConfigError,
     MissingExtraError,
     ModelError,
+    PerceptionEncoderError,
     UnknownModelError,
     WeightsUnavailableError,
     one_line,
@@ -35,6 +39,10 @@ from perception_encoder.records import from_fields
 
 Mode = Literal["squash", "crop"]
 """How images become square: "crop" is a model's own test transform, "squash" resizes without cropping."""
+Pixels = Mapping[str, np.ndarray]
+"""What a library makes of an image, by the name of the model's argument."""
+Role = Literal["query", "document"] | None
+"""What an input is for, which chooses the prompt; None for what the library does by default."""
 
 
 class Adapter(ABC):
@@ -43,30 +51,38 @@ class Adapter(ABC):
     library: ClassVar[str]
     """Prefix of its models' names, before a colon."""
     distribution: ClassVar[str]
-    extra: ClassVar[str] = "eval"
-    has_output: ClassVar[bool] = True
-    """Whether its models have embeddings."""
-    reads_texts: ClassVar[bool] = False
+    reads_images, reads_videos, reads_texts = True, False, False
+    """`reads_videos`: whole, not frame by frame."""
 
-    def __init__(self, name: str, listed: str, random: bool = False) -> None:
-        """`listed`: the library's own name. `random`: use random weights of seed 0; only the vision tower remains."""
-        self.name, self.listed, self.random = name, listed, random
+    def __init__(self, name: str, listed: str, random: bool = False, trust_remote_code: bool = False) -> None:
+        """`listed`: the library's own name. `random`: use random weights of seed 0; only the vision tower remains.
+
+        `trust_remote_code`: run code that comes with the model, of transformers and sentence-transformers.
+        """
+        self.name, self.listed, self.random, self.trusted = name, listed, random, trust_remote_code
 
     @cached_property
     def model(self) -> Any:
         """The library's module.
 
-        Raises UnknownModelError, CheckpointError, WeightsUnavailableError, and MissingExtraError without the library.
+        Raises UnknownModelError, CheckpointError, WeightsUnavailableError, ConfigError for a model that needs its own
+        code, and MissingExtraError without the library.
         """
         try:
             return self._create()
-        except ImportError:
-            raise MissingExtraError(self.distribution, self.extra) from None
+        except ImportError as error:
+            if error.name != self.distribution.replace("-", "_").removesuffix("_torch"):
+                raise WeightsUnavailableError(f"{self.name} could not be loaded: {one_line(error)}") from error
+            raise MissingExtraError(self.distribution, "encoders") from None
         except ModelError:
             raise
         except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
+            if "trust_remote_code" in str(error):
+                raise ConfigError(
+                    f"{self.name} runs code of its own; read it, and if you trust it, add --trust-remote-code"
+                ) from None
             kind = UnknownModelError if "not found in" in str(error) else WeightsUnavailableError
-            directory = "DIRECTORY" if self.library == "hf" else "local-dir:DIRECTORY"
+            directory = "DIRECTORY" if self.library in ("hf", "st") else "local-dir:DIRECTORY"
             reason = one_line(error, first=True)
             message = f"{self.name} could not be loaded: {reason}; give a directory as {self.library}:{directory}"
             raise kind(message) from error
@@ -75,28 +91,72 @@ class Adapter(ABC):
     def _create(self) -> Any:
         """Create the library's module, with weights of the library or, if `random`, of seed 0."""
 
-    def transform(self, mode: Mode) -> Callable[[Image.Image], Tensor]:
-        """Return the library's transform, from an RGB image to pixels (3, H, W); CheckpointError if it is damaged."""
+    @property
+    def has_output(self) -> bool:
+        """Whether it has embeddings, not only a vision tower."""
+        return True
+
+    def transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
+        """Return the library's transform of an RGB image; CheckpointError if it is damaged."""
         try:
             transform = self._make_transform(mode)
-            if transform(Image.new("RGB", (8, 8))).ndim != 3:
+            pixels = transform(Image.new("RGB", (8, 8)))
+            if any(np.ndim(values) == 0 for values in pixels.values()):
                 raise ValueError("it gives no pixels")
             return transform
+        except PerceptionEncoderError:
+            raise
         except Exception as error:  # what a damaged configuration makes a library raise is open-ended
             reason = one_line(error, first=True)
             message = f"{self.name}: the preprocessing in its configuration is damaged ({reason})"
             raise CheckpointError(message) from error
 
-    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Tensor]:
+    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
         raise NotImplementedError
 
-    def embed_pixels(self, pixels: Tensor) -> Tensor:
-        """Return embeddings (B, D) of pixels (B, 3, H, W)."""
+    def embed_images(self, images: Sequence[Pixels], role: Role) -> Tensor:
+        """Return embeddings (B, D) of images as `transform` gives them."""
+        parameter = next(self.model.parameters())
+        batch = {name: torch.from_numpy(np.stack([image[name] for image in images])) for name in images[0]}
+        return self._embed_batch(
+            {
+                name: values.to(parameter.device, parameter.dtype if values.is_floating_point() else None)
+                for name, values in batch.items()
+            }
+        )
+
+    def _embed_batch(self, batch: dict[str, Tensor]) -> Tensor:
         raise NotImplementedError
 
-    def embed_texts(self, texts: list[str], device: torch.device) -> Tensor:
+    def embed_video(self, frames: Sequence[Pixels], times: Sequence[float], role: Role) -> Tensor:
+        """Return the embedding (D,) of a video's frames at `times` in seconds, NaN if unknown; if `reads_videos`."""
+        raise NotImplementedError
+
+    def embed_texts(self, texts: list[str], role: Role) -> Tensor:
         """Return embeddings (B, D) of texts."""
         raise NotImplementedError
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The prompts of each role that has one."""
+        return {}
+
+    @cached_property
+    def logit_scale(self) -> float | None:
+        """The trained factor of cosine similarities; None if the model has none."""
+        scale = getattr(self._scored, "logit_scale", None)
+        return None if scale is None else math.exp(float(scale))
+
+    @cached_property
+    def logit_bias(self) -> float | None:
+        """The trained bias of a model of independent pairs (SigLIP), whose scores are sigmoids; None for a softmax."""
+        bias = getattr(self._scored, "logit_bias", None)
+        return None if bias is None else float(bias)
+
+    @property
+    def _scored(self) -> Any:
+        """The module with the scale and the bias."""
+        return self.model
 
     def tower(self) -> Tower:
         """Return its vision tower; ConfigError if it is not a plain vision transformer."""
@@ -131,15 +191,15 @@ class TimmModel(Adapter):
             except TypeError:  # one that takes images of one size only
                 return timm.create_model(self.listed, pretrained=not self.random, num_classes=0)
 
-    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Tensor]:
+    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
         from timm.data import create_transform, resolve_model_data_config
 
         squash = {"crop_mode": "squash", "crop_pct": 1.0} if mode == "squash" else {}
         transform: Any = create_transform(**{**resolve_model_data_config(self.model), **squash})
-        return transform
+        return lambda image: {"image": transform(image).numpy()}
 
-    def embed_pixels(self, pixels: Tensor) -> Tensor:
-        return self.model(pixels)
+    def _embed_batch(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.model(batch["image"])
 
     def tower(self) -> Tower:
         model = self.model
@@ -170,6 +230,7 @@ class OpenClipModel(Adapter):
     """A model by open_clip's names: `NAME,PRETRAINED` (a tag or a file), `hf-hub:…` or `local-dir:…`."""
 
     library, distribution, reads_texts = "open_clip", "open_clip_torch", True
+    _tokenizing = threading.Lock()  # the libraries' tokenizers are for one thread at a time
 
     def _create(self) -> Any:
         import open_clip
@@ -182,13 +243,13 @@ class OpenClipModel(Adapter):
             raise WeightsUnavailableError(message)
         return open_clip.create_model(architecture, pretrained=None if located else pretrained)
 
-    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Tensor]:
+    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         resize_mode = "squash" if mode == "squash" else "shortest"
         config = replace(PreprocessCfg(**self.model.visual.preprocess_cfg), resize_mode=resize_mode)
         transform: Any = image_transform_v2(config, is_train=False)
-        return transform
+        return lambda image: {"image": transform(image).numpy()}
 
     @cached_property
     def tokenize(self) -> Callable[[list[str]], Tensor]:
@@ -197,30 +258,78 @@ class OpenClipModel(Adapter):
 
         return open_clip.get_tokenizer(self.listed.partition(",")[0])
 
-    def embed_pixels(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(pixels)
+    def _embed_batch(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.model.encode_image(batch["image"])
 
-    def embed_texts(self, texts: list[str], device: torch.device) -> Tensor:
-        return self.model.encode_text(self.tokenize(texts).to(device))
+    def embed_texts(self, texts: list[str], role: Role) -> Tensor:
+        with self._tokenizing:
+            ids = self.tokenize(texts)
+        return self.model.encode_text(ids.to(next(self.model.parameters()).device))
 
 
 class TransformersModel(Adapter):
-    """A model by its hub name or directory."""
+    """A model by its hub name or directory; one of two towers (CLIP, SigLIP) has embeddings, and reads texts."""
 
-    library, distribution, extra, has_output = "hf", "transformers", "lang", False
+    library, distribution = "hf", "transformers"
+    _tokenizing = threading.Lock()
 
     def _create(self) -> Any:
         from transformers import AutoConfig, AutoModel
 
+        trust = {"trust_remote_code": self.trusted}
         if self.random:
             with drawn_from(torch.Generator().manual_seed(0)):
-                config = AutoConfig.from_pretrained(self.listed, trust_remote_code=False)
-                return AutoModel.from_config(config, trust_remote_code=False)
-        model, loading = AutoModel.from_pretrained(self.listed, output_loading_info=True, trust_remote_code=False)
+                return AutoModel.from_config(AutoConfig.from_pretrained(self.listed, **trust), **trust)
+        model, loading = AutoModel.from_pretrained(self.listed, output_loading_info=True, **trust)
         missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
         if missing:
             raise CheckpointError(f"{self.name} lacks the weights {missing[0]} and {len(missing) - 1} others")
         return model
+
+    @property
+    def has_output(self) -> bool:
+        return not self.random and is_two_tower(self.model)
+
+    @property
+    def reads_texts(self) -> bool:  # type: ignore[override]
+        return self.has_output
+
+    @cached_property
+    def _image_processor(self) -> Any:
+        from transformers import AutoImageProcessor
+
+        return AutoImageProcessor.from_pretrained(self.listed, trust_remote_code=self.trusted)
+
+    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
+        processor, options = self._image_processor, {"return_tensors": "pt"}
+        if mode == "squash" and getattr(processor, "do_center_crop", False):
+            crop = processor.crop_size
+            options |= {"do_center_crop": False, "size": {"height": crop["height"], "width": crop["width"]}}
+
+        def transform(image: Image.Image) -> Pixels:
+            return {name: values[0].numpy() for name, values in processor(images=[image], **options).items()}
+
+        return transform
+
+    def _embed_batch(self, batch: dict[str, Tensor]) -> Tensor:
+        found = self.model.get_image_features(**batch)
+        return getattr(found, "pooler_output", found)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.listed, trust_remote_code=self.trusted)
+
+    def embed_texts(self, texts: list[str], role: Role) -> Tensor:
+        config, tokenizer = self.model.config, self._tokenizer
+        positions = getattr(getattr(config, "text_config", None), "max_position_embeddings", math.inf)
+        length = int(min(positions, tokenizer.model_max_length))
+        padding = "max_length" if "siglip" in config.model_type else True  # as it was trained
+        with self._tokenizing:
+            inputs = tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
+        found = self.model.get_text_features(**inputs.to(self.model.device))
+        return getattr(found, "pooler_output", found)
 
     def tower(self) -> Tower:
         vision: Any = getattr(self.model, "vision_model", self.model)
@@ -255,6 +364,82 @@ class TransformersModel(Adapter):
             deviation=deviation,
             class_token=any(n.endswith(("cls_token", "class_embedding")) for n, _ in vision.named_parameters()),
         )
+
+
+class SentenceTransformersModel(Adapter):
+    """A model of texts, images or videos, by its hub name or directory, with its own preprocessing and prompts."""
+
+    library, distribution = "st", "sentence-transformers"
+
+    def __init__(self, name: str, listed: str, random: bool = False, trust_remote_code: bool = False) -> None:
+        super().__init__(name, listed, random, trust_remote_code)
+        self._encoding = threading.Lock()  # the libraries' tokenizers are for one thread at a time
+
+    def _create(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+
+        if self.random:
+            raise ConfigError(f"{self.name}: sentence-transformers has no random weights; use hf: for its vision tower")
+        return SentenceTransformer(self.listed, trust_remote_code=self.trusted, device="cpu")
+
+    @property
+    def reads_images(self) -> bool:  # type: ignore[override]
+        return self.model.supports("image")
+
+    @property
+    def reads_videos(self) -> bool:  # type: ignore[override]
+        return self.model.supports("video")
+
+    @property
+    def reads_texts(self) -> bool:  # type: ignore[override]
+        return self.model.supports("text")
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        stored, default = self.model.prompts, self.model.default_prompt_name
+        names: dict[str, str | None] = {"default": default, "query": "query" if "query" in stored else default}
+        names["document"] = next((name for name in ("document", "passage", "corpus") if name in stored), default)
+        return {role: stored[name] for role, name in names.items() if name and stored[name]}
+
+    @property
+    def _scored(self) -> Any:
+        return self.model.transformers_model
+
+    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
+        if mode == "squash":
+            raise ConfigError(f"{self.name} has its own preprocessing; omit the transform, or use crop")
+        return lambda image: {"image": np.asarray(image)}  # which the library prepares with the prompt
+
+    def embed_images(self, images: Sequence[Pixels], role: Role) -> Tensor:
+        if not self.reads_images:
+            raise ConfigError(f"{self.name} reads texts only; use a model of images")
+        return self._encode([{"image": Image.fromarray(image["image"])} for image in images], role)
+
+    def embed_video(self, frames: Sequence[Pixels], times: Sequence[float], role: Role) -> Tensor:
+        rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else None
+        known = {"total_num_frames": len(frames), "frames_indices": list(range(len(frames))), "fps": rate}
+        video = {"array": np.stack([frame["image"] for frame in frames]), "video_metadata": known if rate else None}
+        kept = {"video": {"do_sample_frames": False}}  # all of these frames
+        return self._encode([{"video": video}], role, processing_kwargs=kept)[0]
+
+    def embed_texts(self, texts: list[str], role: Role) -> Tensor:
+        opens = self.reads_images or self.reads_videos  # then also a string that is an address or names a file
+        return self._encode([{"text": text} if opens and _may_name_media(text) else text for text in texts], role)
+
+    def _encode(self, inputs: list[Any], role: Role, **options: Any) -> Tensor:
+        names = {"query": "encode_query", "document": "encode_document", None: "encode"}
+        with self._encoding:
+            encode: Any = getattr(self.model, names[role])
+            return encode(inputs, convert_to_tensor=True, show_progress_bar=False, **options)
+
+
+def _may_name_media(text: str) -> bool:
+    return text.lower().startswith(("data:", "http:", "https:")) or "." in text[-6:]
+
+
+def is_two_tower(model: Any) -> bool:
+    """Return whether a model of transformers, or its class, has embeddings of images and texts."""
+    return all(hasattr(model, name) for name in ("get_image_features", "get_text_features"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ A model has one canonical name (the paper's) and any number of aliases: timm's a
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,6 +186,13 @@ _NAMES: dict[str, str] = {
 }
 
 
+LIBRARIES = ("timm", "open_clip", "hf", "st")
+"""Prefixes of the names of other libraries' models; "transformers" is another name of "hf"."""
+_OF_LIBRARY = re.compile(
+    rf"((?:random:)?(?:{'|'.join(LIBRARIES)}|transformers):(?:local-dir:|(?<=open_clip:)[^,:]+,)?)(.+)"
+)
+
+
 def list_models() -> list[str]:
     """List the canonical names of all encoders, largest first."""
     return list(MODELS)
@@ -211,7 +219,29 @@ def same_name(one: str, other: str) -> bool:
 
 def portable_name(model: str) -> str:
     """Return a model's name, or its path made absolute, so that it means the same in any directory."""
-    return str(Path(model).absolute()) if canonical_name(model) is None and Path(model).exists() else model
+    before, path = split_library(model)
+    is_path = before.endswith(("local-dir:", "hf:", "st:", ",")) or (not before and canonical_name(model) is None)
+    return f"{before}{Path(path).absolute()}" if is_path and Path(path).exists() else before + path
+
+
+def split_library(model: str) -> tuple[str, str]:
+    """Split the name of another library's model before what may be a path, as in "open_clip:local-dir:" and "clip".
+
+    The first part is "" for other names; "transformers:" becomes "hf:".
+    """
+    match = _OF_LIBRARY.fullmatch(model)
+    return (match[1].replace("transformers:", "hf:"), match[2]) if match else ("", model)
+
+
+def library_of(model: str) -> str:
+    """Return the prefix of another library's model, one of `LIBRARIES`; "" for this package's."""
+    return split_library(model)[0].removeprefix("random:").partition(":")[0]
+
+
+def library_model_name(model: str) -> str:
+    """Return the name to show of another library's model: of a directory or file, only its last part."""
+    before, path = split_library(portable_name(model))
+    return before.replace("local-dir:", "") + Path(path).name if Path(path).is_absolute() else before + path
 
 
 def find_model(name: str, others: Collection[str] = ()) -> ModelEntry:

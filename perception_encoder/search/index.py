@@ -61,6 +61,8 @@ def open_index(
     *,
     index: str | Path | None = None,
     precision: PrecisionChoice = "auto",
+    dimensions: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Index:
     """Open the index of a directory, which `update` creates if it does not exist yet.
 
@@ -73,10 +75,12 @@ def open_index(
     subdirectory is searched through the index of a directory around it. `model`: an encoder, or its name or path; by
     default the index's own and, for a new index, the default model (see `pe models`). `index`: the directory that
     stores the index, by default the directory itself. `precision`: see `load`; an index that was made in one answers
-    queries in any.
+    queries in any. `dimensions`: see `load`; by default the index's own. `trust_remote_code`: see `load`; it is not
+    stored.
     """
     paths = [path] if isinstance(path, (str, Path)) else path or []
-    return Index(list(map(str, paths)), model, None if index is None else Path(index), precision)
+    location = None if index is None else Path(index)
+    return Index(list(map(str, paths)), model, location, precision, dimensions, trust_remote_code)
 
 
 class Index:
@@ -88,9 +92,12 @@ class Index:
         model: str | Path | Encoder | None,
         location: Path | None,
         precision: PrecisionChoice = "auto",
+        dimensions: int | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self._paths = list(paths)
         self._location, self._precision = location, precision
+        self._dimensions, self._trusted = dimensions, trust_remote_code
         self._model = str(model) if isinstance(model, Path) else model
         self._encoders: dict[TowerChoice, Encoder] = {}
         self._stores: list[Store] = []
@@ -154,7 +161,16 @@ class Index:
         directory = self._stores[0].root if root else Path(*self._paths)
         with (
             on_cluster(ray) if ray else nullcontext(read_here) as read,
-            writable_store(directory, self._model, every, rebuild, self._location, self._precision) as (store, encoder),
+            writable_store(
+                directory,
+                self._model,
+                every,
+                rebuild,
+                self._location,
+                self._precision,
+                self._dimensions,
+                self._trusted,
+            ) as (store, encoder),
         ):
             report = update_store(store, encoder, progress, read)
         self._stores = []
@@ -194,7 +210,9 @@ class Index:
         if isinstance(self._model, Encoder):
             return self._model
         if towers not in self._encoders and "all" not in self._encoders:
-            self._encoders[towers] = as_encoder(self._model or self.source, towers, self._precision)
+            dimensions = self._dimensions or self._open()[0].settings.get("dimensions")
+            source = self._model or self.source
+            self._encoders[towers] = as_encoder(source, towers, self._precision, dimensions, self._trusted)
         return self._encoders.get("all") or self._encoders[towers]
 
     def hit(self, row_id: str) -> Hit:
@@ -282,6 +300,8 @@ def search_files(
     top: int = 10,
     *,
     precision: PrecisionChoice = "auto",
+    dimensions: int | None = None,
+    trust_remote_code: bool = False,
     progress: Track = untracked,
 ) -> SearchResult:
     """Encode files and search them, without an index; or search the embeddings that `embed` or clip-retrieval wrote.
@@ -290,9 +310,9 @@ def search_files(
 
     `queries`: see `Index.search`. `paths`: images, videos, directories, globs, tables, tars, URLs. `model`: an encoder,
     or its name or path; by default the default model (see `pe models`). A video is one hit, with the second that is
-    most similar. `precision`: see `load`. Unreadable files are skipped and reported. Raises MediaNotFoundError for a
-    missing path, DataError without files, the InputError or ConfigError of a query, SearchIndexError for another
-    model's embeddings, and what loading the model raises.
+    most similar. `precision`, `dimensions`, `trust_remote_code`: see `load`. Unreadable files are skipped and reported.
+    Raises MediaNotFoundError for a missing path, DataError without files, the InputError or ConfigError of a query,
+    SearchIndexError for another model's embeddings, and what loading the model raises.
     """
     parsed = as_queries(queries)
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
@@ -306,13 +326,17 @@ def search_files(
         if name is not None and not same_name(name, archive[1].get("model", name)):
             raise _other_model(paths[0], model, archive[1]["model"])
     encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
-    encoder = as_encoder(model, "all" if encodes_images else _towers(parsed), precision)
+    if archive is not None and dimensions is None:
+        dimensions = archive[1].get("dimensions")
+    towers = "all" if encodes_images else _towers(parsed)
+    encoder = as_encoder(model, towers, precision, dimensions, trust_remote_code)
     vectors = query_vectors(encoder, parsed)  # first: a bad query should not cost the files' encoding
     if archive is None:
         collection = encode_media(encoder, items, progress)
     else:
         collection, settings = archive
-        if settings.get("weight_hash", encoder.weight_hash) != encoder.weight_hash:
+        now = encoder.describe(encoder.feature())
+        if any(settings.get(key, now.get(key)) != now.get(key) for key in ("weight_hash", "dimension", "prompts")):
             raise _other_model(paths[0], model, settings["model"])
     hits = rank([FileGallery(encoder, collection)], parsed, vectors, top)
     return SearchResult(

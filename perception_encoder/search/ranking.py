@@ -170,13 +170,18 @@ def query_vector(query: Query, encode: Callable[[Media], Vector]) -> Vector:
 
 
 def query_vectors(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarray, "Q D"]:
-    """Encode queries as unit vectors; raises ConfigError, and the InputError of a term that cannot be decoded."""
+    """Encode queries as unit vectors, texts with the model's prompt for queries, images and videos as those searched.
+
+    Raises ConfigError, and the InputError of a term that cannot be decoded.
+    """
     sources = [term.source for query in queries for term in query.terms if isinstance(term.source, Media)]
     vectors: dict[int, Vector] = {}
-    for batch in encode_requests(
-        encoder, [Request(id(source), source, source.kind) for source in sources], encoder.feature()
-    ):
-        for result in batch:
+    document = encoder.feature()
+    for feature, is_text in ((replace(document, role="query"), True), (document, False)):
+        requests = [
+            Request(id(source), source, source.kind) for source in sources if (source.kind == "text") == is_text
+        ]
+        for result in chain.from_iterable(encode_requests(encoder, requests, feature)):
             if not isinstance(result, Embedding):
                 raise result.error
             vectors[result.key] = result.vector

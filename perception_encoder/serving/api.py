@@ -167,7 +167,7 @@ def add_routes(
 def _model_entries(
     encoder: Encoder, batcher: Batcher, chat: GenerationQueue | None, config: ApiConfig
 ) -> list[dict[str, Any]]:
-    capabilities = ["image_embed", *(["embed"] if encoder.tokenizer else [])]
+    capabilities = [*(["image_embed"] if encoder.reads_images else []), *(["embed"] if encoder.reads_texts else [])]
     entry = _model_entry(encoder.name, capabilities, batcher.reserved, config.waiting, batcher.largest)
     entry["backend"] = encoder.runtime.name
     chats = [_model_entry(chat.name, ["chat"], chat.reserved, chat.limit, 1)] if chat else []
@@ -241,7 +241,9 @@ async def _decode(kind: Kind, value: str, batcher: Batcher, reader: MediaReader,
 
 
 def count_tokens(encoder: Encoder, inputs: Sequence[Input]) -> int:
-    """Count the text tokens and patches of a request for its `usage`."""
+    """Count the text tokens and patches of a request for its `usage`; 0 for other libraries' models."""
+    if encoder.tokenizer is None and not hasattr(encoder, "vision"):
+        return 0
     texts = [value for kind, value in inputs if kind == "text"]
     patches = sum(encoder.vision.grid**2 * (8 if kind == "video" else 1) for kind, _ in inputs if kind != "text")
     if not texts or encoder.tokenizer is None:

@@ -124,7 +124,7 @@ class Batcher:
 
     def warm_up(self) -> None:
         """Encode a text at the start, as the first one takes ten times as long."""
-        if self._encoder.tokenizer is not None:
+        if self._encoder.reads_texts:
             self._model.submit(self._encode, [Decoded(text="a")])
 
     def _encode(self, inputs: list[Decoded]) -> list[np.ndarray]:

@@ -209,7 +209,8 @@ def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig) 
         (1 <= len(inputs) <= config.inputs, f"{len(inputs)} inputs; a request takes 1 to {config.inputs}"),
         (all(value.strip() for kind, value in inputs if kind != "text"), "an input is empty"),
         (files <= config.files, f"{files} images or videos; a request takes at most {config.files}"),
-        (not lengths or encoder.tokenizer, f"{encoder.name} has no text tower; it takes images and videos"),
+        (not lengths or encoder.reads_texts, f"{encoder.name} has no text tower; it takes images and videos"),
+        (not files or encoder.reads_images, f"{encoder.name} takes texts only"),
         (longest <= _CHARACTERS, f"a text has more than {_CHARACTERS:,} characters, the limit"),
         (total <= _ALL_CHARACTERS, f"the texts have more than {_ALL_CHARACTERS:,} characters, the limit"),
     )

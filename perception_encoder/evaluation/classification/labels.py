@@ -1,6 +1,7 @@
 """Label images and videos zero-shot from a list of labels, with probabilities (section 2.5).
 
-The probabilities are the softmax of cosine similarities times the model's logit scale, as the model was trained.
+The probabilities are the softmax of cosine similarities times the model's logit scale, or for SigLIP the sigmoids after
+its bias, as the model was trained.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import PrecisionChoice, as_encoder
 from perception_encoder.progress import Track, untracked
 
+_SCALE = 20.0
+"""The logit scale of models without one: that of sentence-transformers' losses."""
+
 
 class Guess(NamedTuple):
     """A label and its probability among all the labels."""
@@ -34,17 +38,20 @@ class Namer:
 
     def __init__(self, encoder: Encoder, labels: Sequence[str], prompts: str = "photo") -> None:
         """`prompts`: a name in `PROMPTS`. Raises ConfigError for an unknown name or a model without a text tower."""
-        if encoder.logit_scale is None:
+        if not encoder.reads_texts:
             raise ConfigError(f"{encoder.name} has no text tower, so it cannot label images; use a Core model")
         self.classifier = ZeroShotClassifier.of(encoder, tuple(dict.fromkeys(labels)), prompts)
         self.labels = self.classifier.classes
-        self.logit_scale = encoder.logit_scale
+        self.logit_scale, self.logit_bias = encoder.logit_scale or _SCALE, encoder.logit_bias
 
     def guess(self, vectors: np.ndarray, top: int) -> list[list[Guess]]:
         """Return the `top` most probable labels of each unit vector (n, D), best first."""
         logits = self.logit_scale * self.classifier.scores(vectors)  # (n, K)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = weights / weights.sum(axis=1, keepdims=True)
+        if self.logit_bias is None:
+            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+            probabilities = weights / weights.sum(axis=1, keepdims=True)
+        else:
+            probabilities = 1 / (1 + np.exp(-np.clip(logits + self.logit_bias, -700, 700)))
         best = highest(probabilities, min(top, len(self.labels)))
         return [
             [Guess(self.labels[column], float(row[column])) for column in columns]
@@ -123,6 +130,8 @@ def classify(
     model: str | Path | Encoder | None = None,
     top: int = 3,
     precision: PrecisionChoice = "auto",
+    dimensions: int | None = None,
+    trust_remote_code: bool = False,
     progress: Track = untracked,
 ) -> Classification:
     """Classify images and videos zero-shot by a list of labels.
@@ -133,15 +142,16 @@ def classify(
     `media`: images, videos, directories, globs, tables, tars, URLs. `labels`: two or more, or as one string,
     "cat,dog,other pet" or "@labels.txt". `prompts`: the templates that labels are put into: photo (25), imagenet (80),
     kinetics (28) or name. `model`: an encoder, or its name or path; by default the default model (see `pe models`).
-    `top`: labels returned for each file. `precision`: see `load`. Unreadable files are skipped and reported. Raises
-    MediaNotFoundError for a missing path, DataError without files, ConfigError, and what loading the model raises.
+    `top`: labels returned for each file. `precision`, `dimensions`, `trust_remote_code`: see `load`. Unreadable files
+    are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files, ConfigError, and
+    what loading the model raises.
     """
     paths = [media] if isinstance(media, (str, Path)) else list(media)
     check_paths(paths)
     left_out: Counter[str] = Counter()
     names = read_labels(labels)
     items = list_media_items(paths, left_out)
-    encoder = as_encoder(model, precision=precision)
+    encoder = as_encoder(model, "all", precision, dimensions, trust_remote_code)
     namer = Namer(encoder, names, prompts)
     collection = encode_media(encoder, items, progress)
     pairs = zip(collection.items, namer.guess(collection.vectors, top), strict=True)

@@ -81,6 +81,7 @@ class _Job:
     weight_hash: str
     runtime: RuntimeName
     precision: Precision
+    dimensions: int | None
     moments: Mapping[str, Any]
     digests: frozenset[str]
     batch_size: int
@@ -114,6 +115,7 @@ class _Driver:
             weight_hash=encoder.weight_hash,
             runtime=encoder.runtime.name,
             precision=encoder.runtime.precision,
+            dimensions=encoder.dimensions,
             moments=index.settings["moments"],
             digests=frozenset(digests),
             batch_size=encoder.batch_size,
@@ -222,7 +224,7 @@ class _Worker:
 
         torch.set_num_threads(1)
         runtime = job.runtime if device == "cpu" else "torch"
-        self._encoder = load(job.source, device, runtime=runtime, precision=job.precision)
+        self._encoder = load(job.source, device, runtime=runtime, precision=job.precision, dimensions=job.dimensions)
         self._job, self._attempts = job, attempts
         if self._encoder.weight_hash != job.weight_hash:
             raise ClusterError(

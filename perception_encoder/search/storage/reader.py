@@ -213,7 +213,7 @@ class Reader:
         stacked = list(pixels)
         if not stacked:
             return np.empty((0, self._encoder.dimension), np.float32)
-        return np.asarray(self._encoder.embed_pixels(np.stack(stacked), self._encoder.feature()))
+        return np.asarray(self._encoder.embed_pixels(stacked, self._encoder.feature()))
 
     def _video_rows(self, file: File, digest: str, media: Media) -> list[IndexRow]:
         cutter = MomentCutter(self._config)

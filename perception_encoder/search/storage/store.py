@@ -62,7 +62,7 @@ _CONDITION_PATHS = 500  # in one condition
 _INDEXED_ROWS = 2000  # from here on, an index of the ids is faster than a scan
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
 """Exceptions of the supported versions of LanceDB and pyarrow for damaged files."""
-_SAME = ("model", "weight_hash", "layer", "pool", "dimension")  # equal if vectors are comparable
+_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
 
 
 class Store:

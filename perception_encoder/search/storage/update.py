@@ -75,13 +75,15 @@ def writable_store(
     rebuild: bool = False,
     directory: Path | None = None,
     precision: PrecisionChoice = "auto",
+    dimensions: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Iterator[tuple[Store, Encoder]]:
     """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
     `model`: by default the index's own, or the default model for a new index. `every`: seconds between the frames of a
     video. `rebuild` starts from scratch, by default with the old index's model and rate. `directory`: where the index
-    is stored, by default the directory itself. Raises OutputError, SearchIndexError (a damaged index, or one of another
-    model, rate or directory), and what `load` raises.
+    is stored, by default the directory itself. `dimensions`: by default the index's own. Raises OutputError,
+    SearchIndexError (a damaged index, or one of another model, rate or directory), and what `load` raises.
     """
     root, directory = prepare_location(media, directory)
     with Store.for_writing(directory):
@@ -92,7 +94,14 @@ def writable_store(
             store.check_name(name)
         source = model.source if isinstance(model, Encoder) else model or earlier.get("source") or default_model()
         source = portable_name(source)
-        encoder = as_encoder(model if isinstance(model, Encoder) else source, precision=precision)
+        if dimensions is None and source == earlier.get("source"):
+            dimensions = earlier.get("dimensions")
+        encoder = as_encoder(
+            model if isinstance(model, Encoder) else source,
+            precision=precision,
+            dimensions=dimensions,
+            trust_remote_code=trust_remote_code,
+        )
         settings = encoder.describe(encoder.feature())
         if store is None:
             config = MomentConfig(every=every or earlier.get("moments", {}).get("every") or MomentConfig.every)

@@ -113,7 +113,7 @@ class MediaLibrary:
 
     def warm_up(self) -> None:
         """Encode a text in advance, as the first one takes ten times as long."""
-        if self.encoder.tokenizer is not None:
+        if self.encoder.reads_texts:
             self.model_thread.submit(self.encoder.encode_texts, "a")
 
     def newest(self, limits: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
@@ -273,7 +273,12 @@ class MediaLibrary:
 
 
 def open_library(
-    media: Path, model: str | None = None, directory: Path | None = None, precision: PrecisionChoice = "auto"
+    media: Path,
+    model: str | None = None,
+    directory: Path | None = None,
+    precision: PrecisionChoice = "auto",
+    dimensions: int | None = None,
+    trust_remote_code: bool = False,
 ) -> MediaLibrary:
     """Open a directory's library; create an empty index in the directory, or in `directory`, if there is none.
 
@@ -281,12 +286,24 @@ def open_library(
     another process may write the index.
     """
     if not Store.exists(directory or media):
-        with writable_store(media, model, directory=directory, precision=precision):
+        with writable_store(
+            media,
+            model,
+            directory=directory,
+            precision=precision,
+            dimensions=dimensions,
+            trust_remote_code=trust_remote_code,
+        ):
             pass
     index = Store.open(directory or media)
     check_root(index, media)
     index.check_name(model or index.settings["model"])
-    encoder = as_encoder(model or index.settings["source"], precision=precision)
+    encoder = as_encoder(
+        model or index.settings["source"],
+        precision=precision,
+        dimensions=dimensions or index.settings.get("dimensions"),
+        trust_remote_code=trust_remote_code,
+    )
     index.check(encoder.describe(encoder.feature()), model)
     library = MediaLibrary(index, encoder)
     library.warm_up()

@@ -1,0 +1,388 @@
+"""Other libraries' models in index, search, serving, classification and Python: the vectors are the library's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import perception_encoder as pe
+from perception_encoder.errors import ConfigError, MissingExtraError, SearchIndexError
+from perception_encoder.models import external
+from perception_encoder.models.defaults import chosen_model
+from perception_encoder.models.registry import library_model_name, portable_name
+from perception_encoder.search.storage.store import Store
+from perception_encoder.search.terms import text_query
+from perception_encoder.search.web.library import Filter, open_library
+from perception_encoder.vectors import unit_rows
+from tests.clips import clip
+from tests.models.external import embedders
+
+TEXTS = ["a red mug", "photo of the dog", "cat"]
+PREFIX = {"timm": "timm:local-dir:", "open_clip": "open_clip:local-dir:"}
+SAVE: dict[str, Callable[[Path], Path]] = {
+    "timm": embedders.save_timm,
+    "open_clip": embedders.save_open_clip,
+    "hf-CLIP": lambda path: embedders.save_two_towers("CLIP", path),
+    "hf-Siglip": lambda path: embedders.save_two_towers("Siglip", path),
+    "hf-Siglip2": lambda path: embedders.save_two_towers("Siglip2", path),
+    "st-CLIP": embedders.save_sentence_clip,
+    "st-Siglip": lambda path: embedders.save_sentence_clip(path, "Siglip"),
+    "st-texts": embedders.save_sentence_texts,
+    "st-vlm": embedders.save_sentence_vlm,
+}
+OF_IMAGES = [kind for kind in SAVE if kind != "st-texts"]
+OF_BOTH = [kind for kind in OF_IMAGES if kind != "timm"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of a kind of model, saved once."""
+    root, done = tmp_path_factory.mktemp("models"), {}
+
+    def find(kind: str) -> Path:
+        if kind not in done:
+            done[kind] = SAVE[kind](root / kind.lower())
+        return done[kind]
+
+    return find
+
+
+def name_of(kind: str, directory: Path) -> str:
+    library = kind.partition("-")[0]
+    return PREFIX.get(library, f"{library}:") + str(directory)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who has chosen nothing."""
+    monkeypatch.delenv("PE_MODEL", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five images of several shapes and colours."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, size in enumerate([(60, 40), (40, 60), (50, 50), (80, 32), (33, 47)]):
+        pixels = rng.integers(0, 256, (*size[::-1], 3)) // (1 + number)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def opened(photos: Path) -> list[Image.Image]:
+    return [Image.open(path).convert("RGB") for path in sorted(photos.glob("*.png"))]
+
+
+@torch.inference_mode()
+def librarys_own(kind: str, directory: Path, images: list[Image.Image], texts: list[str]) -> tuple[Any, Any, Any]:
+    """Unit vectors of images (as documents) and texts (as queries), and the library's logits per image, if any."""
+    logits = None
+    if kind == "timm":
+        import timm
+
+        model = timm.create_model(f"local-dir:{directory}", pretrained=True, num_classes=0).eval()
+        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+        found, asked = model(torch.stack([transform(image) for image in images])), torch.empty(0, 1)
+    elif kind == "open_clip":
+        import open_clip
+
+        model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{directory}")
+        model.eval()
+        batch = torch.stack([transform(image) for image in images])
+        ids = open_clip.get_tokenizer(f"local-dir:{directory}")(texts)
+        found, asked, scale = model(batch, ids)
+        logits = scale * found @ asked.T
+    elif kind.startswith("hf"):
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+        model = AutoModel.from_pretrained(directory).eval()
+        pixels = AutoImageProcessor.from_pretrained(directory)(images=images, return_tensors="pt")
+        padding = True if kind == "hf-CLIP" else "max_length"
+        ids = AutoTokenizer.from_pretrained(directory)(texts, padding=padding, max_length=16, return_tensors="pt")
+        output = model(**ids, **pixels)
+        found, asked, logits = output.image_embeds, output.text_embeds, output.logits_per_image
+    else:
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(directory), device="cpu")
+        found = model.encode_document(images, convert_to_tensor=True) if images else torch.empty(0, 1)
+        asked = model.encode_query(texts, convert_to_tensor=True)
+    return F.normalize(found, dim=-1).numpy(), F.normalize(asked, dim=-1).numpy(), logits
+
+
+@pytest.mark.parametrize("kind", SAVE)
+def test_vectors_are_the_librarys_own(kind: str, saved: Callable[[str], Path], photos: Path) -> None:
+    images = [] if kind == "st-texts" else opened(photos)
+    found, asked, _ = librarys_own(kind, saved(kind), images, TEXTS)
+    encoder = pe.load(name_of(kind, saved(kind)))
+    if images:
+        np.testing.assert_allclose(encoder.encode_images(images), found, atol=1e-5)
+        np.testing.assert_allclose(encoder.encode(sorted(photos.glob("*.png"))), found, atol=1e-5)
+    else:
+        with pytest.raises(ConfigError, match="reads texts only"):
+            encoder.encode_images(opened(photos))
+    if kind == "timm":
+        with pytest.raises(ConfigError, match="has no text tower"):
+            encoder.encode_texts(TEXTS)
+    else:
+        np.testing.assert_allclose(encoder.encode_texts(TEXTS), asked, atol=1e-5)
+    assert encoder.name == f"{kind.partition('-')[0]}:{saved(kind).name}"
+
+
+@pytest.mark.parametrize("kind", ["st-CLIP", "st-texts", "st-vlm"])
+def test_queries_documents_and_neither_have_the_librarys_prompts(kind: str, saved: Callable[[str], Path]) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model, encoder = SentenceTransformer(str(saved(kind)), device="cpu"), pe.load(f"st:{saved(kind)}")
+    for method in ("encode", "encode_query", "encode_document"):
+        wanted = getattr(model, method)(TEXTS, normalize_embeddings=True)
+        np.testing.assert_allclose(getattr(encoder, method)(TEXTS), wanted, atol=1e-5, err_msg=method)
+    assert np.abs(encoder.encode_query(TEXTS) - encoder.encode(TEXTS)).max() > 1e-3
+    short = encoder.cut(7)
+    wanted = model.encode_query(TEXTS, truncate_dim=7, normalize_embeddings=True)
+    np.testing.assert_allclose(short.encode_query(TEXTS), wanted, atol=1e-5)
+    assert short.dimension == 7 and encoder.dimension > 7
+    with pytest.raises(ConfigError, match=f"dimensions is 999; .* has 1 to {encoder.dimension}"):
+        encoder.cut(999)
+
+
+@pytest.mark.parametrize("kind", OF_IMAGES)
+def test_index_and_search(kind: str, saved: Callable[[str], Path], photos: Path, run_pe: Any) -> None:
+    name = name_of(kind, saved(kind))
+    run = run_pe("index", photos, "-m", name)
+    assert run.status == 0, run.stderr
+    found, asked, _ = librarys_own(kind, saved(kind), opened(photos), TEXTS[:1])
+    paths = [str(photos / f"{number}.png") for number in range(5)]
+    for query, vector in (() if kind == "timm" else (("a red mug", asked[0]),)) + ((paths[2], found[2]),):
+        run = run_pe("search", query, photos, "--json")
+        assert run.status == 0, run.stderr
+        (result,) = json.loads(run.stdout)["queries"]
+        scores = {hit["path"]: hit["score"] for hit in result["hits"]}
+        expected = dict(zip(paths, (found @ vector).tolist(), strict=True))
+        expected.pop(query, None)
+        assert scores == pytest.approx(expected, abs=1e-5)
+        assert [hit["path"] for hit in result["hits"]] == sorted(expected, key=lambda path: -expected[path])
+    if kind == "timm":
+        run = run_pe("search", "a red mug", photos)
+        assert run.status != 0 and "has no text tower" in run.stderr and run.stderr.count("\n") == 1
+    settings = Store.open(photos).settings
+    assert settings["source"] == name and settings["model"] == library_model_name(name)
+    other = "hf-CLIP" if kind != "hf-CLIP" else "hf-Siglip"
+    run = run_pe("search", paths[0], photos, "-m", name_of(other, saved(other)))
+    assert run.status != 0 and "was made with model" in run.stderr
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "hf-Siglip", "st-vlm", "timm"])
+def test_the_api_and_the_page(kind: str, saved: Callable[[str], Path], photos: Path) -> None:
+    pytest.importorskip("fastapi")
+    from fastapi.testclient import TestClient
+
+    from perception_encoder.serving.api import create_app
+    from perception_encoder.serving.requests import ApiConfig
+    from tests.serving.servers import data_uri
+
+    name, images = name_of(kind, saved(kind)), opened(photos)
+    found, asked, _ = librarys_own(kind, saved(kind), images, TEXTS)
+    library = open_library(photos, name)
+    library.update()
+    assert not library.progress.error and library.count(Filter()) == 5
+    if kind == "timm":
+        with pytest.raises(ConfigError, match="has no text tower"):
+            library.find(text_query("a red mug"), Filter(), 0, 5)
+    else:
+        rows = library.find(text_query(TEXTS[0]), Filter(), 0, 5)
+        assert [row["score"] for row in rows] == pytest.approx(sorted(found @ asked[0], reverse=True), abs=1e-5)
+    with TestClient(create_app(library.encoder, ApiConfig(source=name)), base_url="http://localhost") as client:
+        answer = client.post("/v1/embeddings", json={"input": [*map(data_uri, images)], "modality": "image"})
+        assert answer.status_code == 200, answer.text
+        vectors = [row["embedding"] for row in answer.json()["data"]]
+        np.testing.assert_allclose(vectors, found, atol=1e-5)
+        assert str(saved(kind)) not in answer.text and answer.json()["model"] == library.encoder.name
+        (entry,) = client.get("/v1/models").json()["data"]
+        assert ("embed" in entry["capabilities"]) == (kind != "timm")
+        answer = client.post("/v1/embeddings", json={"input": TEXTS, "model": name})
+        assert (answer.status_code == 400) == (kind == "timm")
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "hf-CLIP", "hf-Siglip", "st-vlm"])
+def test_classification_has_the_models_own_scale(kind: str, saved: Callable[[str], Path], photos: Path) -> None:
+    labels = ["dog", "cat"]
+    found, asked, logits = librarys_own(kind, saved(kind), opened(photos), labels)
+    if logits is None:
+        logits = torch.from_numpy(20 * found @ asked.T)
+    wanted = logits.sigmoid() if kind == "hf-Siglip" else logits.softmax(dim=1)
+    result = pe.classify(photos, labels, prompts="name", model=name_of(kind, saved(kind)))
+    got = [[dict(file.labels)[label] for label in labels] for file in result]
+    np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
+
+
+def test_videos_are_read_whole_where_the_model_reads_them(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip(30))
+    from perception_encoder.inference.media import open_media, resolve
+
+    frames: Any = open_media(resolve(path), 4)
+    encoder = pe.load(f"st:{saved('st-vlm')}")
+    rate = 3 / (frames.times[-1] - frames.times[0])
+    metadata = {"total_num_frames": 4, "frames_indices": [0, 1, 2, 3], "fps": rate}
+    video = {"array": np.stack([np.asarray(image) for image in frames.images]), "video_metadata": metadata}
+    options = {"processing_kwargs": {"video": {"do_sample_frames": False}}, "normalize_embeddings": True}
+    wanted = encoder.model.encode([{"video": video}], **options)[0]
+    np.testing.assert_allclose(encoder.encode(path, frames=4), wanted, atol=1e-5)
+    by_frames = pe.load(f"st:{saved('st-CLIP')}")
+    mean = unit_rows(by_frames.encode_images(frames.images, normalize=False).mean(axis=0))
+    np.testing.assert_allclose(by_frames.encode(path, frames=4), mean, atol=1e-5)
+
+
+def test_an_index_keeps_its_dimensions_and_rejects_others(
+    saved: Callable[[str], Path], photos: Path, run_pe: Any, tmp_path: Path
+) -> None:
+    name = f"st:{saved('st-vlm')}"
+    assert run_pe("index", photos, "-m", name, "--dimensions", "16").status == 0
+    assert Store.open(photos).settings["dimension"] == 16 == Store.open(photos).settings["dimensions"]
+    for options in ([], ["-m", name], ["--dimensions", "16"]):
+        run = run_pe("search", "a dog", photos, *options)
+        assert run.status == 0, run.stderr
+    run = run_pe("search", "a dog", photos, "--dimensions", "8")
+    assert run.status != 0 and "dimension 16, not 8" in run.stderr
+    assert run_pe("index", photos).status == 0  # an update keeps them
+    out = tmp_path / "photos.parquet"
+    assert run_pe("embed", photos, "-o", out, "-m", name, "--dimensions", "16").status == 0
+    direct = run_pe("search", "a dog", out, "-m", name, "--json")
+    indexed = run_pe("search", "a dog", photos, "--json")
+    scores = [[hit["score"] for hit in json.loads(run.stdout)["queries"][0]["hits"]] for run in (direct, indexed)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_an_index_of_other_prompts_is_another(saved: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copied = tmp_path / "model"
+    shutil.copytree(saved("st-vlm"), copied)
+    pe.open_index(photos, f"st:{copied}").update()
+    config = copied / "config_sentence_transformers.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps({**values, "prompts": {"query": "text : ", "document": ""}}))
+    with pytest.raises(SearchIndexError, match="was made with prompts"):
+        pe.open_index(photos).search("a dog")
+
+
+def test_a_relative_directory_means_the_same_elsewhere(
+    saved: Callable[[str], Path], photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    directory = saved("hf-CLIP")
+    monkeypatch.chdir(directory.parent)
+    index = pe.open_index(photos, f"transformers:{directory.name}")
+    index.update()
+    monkeypatch.chdir(tmp_path)
+    assert pe.open_index(photos).source == f"hf:{directory}"
+    assert len(pe.open_index(photos).search("a dog", top=2)) == 2
+
+
+def test_names_of_libraries_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for made in ("openai", "vit", "org/model"):
+        (tmp_path / made).mkdir(parents=True)
+    (tmp_path / "w.pt").touch()
+    assert portable_name("open_clip:ViT-B-32,openai") == "open_clip:ViT-B-32,openai"
+    assert portable_name("open_clip:ViT-B-32,w.pt") == f"open_clip:ViT-B-32,{tmp_path}/w.pt"
+    assert portable_name("timm:vit") == "timm:vit"
+    assert portable_name("timm:local-dir:vit") == f"timm:local-dir:{tmp_path}/vit"
+    assert portable_name("transformers:org/model") == f"hf:{tmp_path}/org/model"
+    assert portable_name("st:google/embeddinggemma-300m") == "st:google/embeddinggemma-300m"
+    assert portable_name("vit") == f"{tmp_path}/vit" and portable_name("builtin") == "builtin"
+    assert library_model_name("timm:local-dir:vit") == "timm:vit"
+    assert library_model_name("open_clip:ViT-B-32,w.pt") == "open_clip:ViT-B-32,w.pt"
+
+
+@pytest.mark.parametrize("kind", SAVE)
+def test_a_missing_library_names_the_extra(
+    kind: str, saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = name_of(kind, saved(kind))
+    module = {"st": "sentence_transformers", "hf": "transformers"}.get(name.partition(":")[0], name.partition(":")[0])
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"is not installed; .*perception-encoder\[encoders\]"):
+        pe.load(name)
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("library", ["hf", "st"])
+def test_a_models_own_code_runs_only_if_trusted_and_that_is_not_stored(
+    library: str, saved: Callable[[str], Path], photos: Path, tmp_path: Path, run_pe: Any, config: None
+) -> None:
+    import shutil
+
+    model, mark = tmp_path / "model", tmp_path / "mark"
+    shutil.copytree(saved("hf-CLIP" if library == "hf" else "st-CLIP"), model)
+    if library == "hf":
+        (model / "own.py").write_text(
+            f"from transformers import CLIPConfig, CLIPModel\nopen({str(mark)!r}, 'w').close()\n"
+            "class OwnConfig(CLIPConfig):\n    model_type = 'own'\n"
+            "class OwnModel(CLIPModel):\n    config_class = OwnConfig\n"
+        )
+        changes = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
+        edited = model / "config.json"
+        edited.write_text(json.dumps(json.loads(edited.read_text()) | changes))
+    else:
+        (model / "own.py").write_text(
+            "from sentence_transformers.base.modules import Transformer\n"
+            f"open({str(mark)!r}, 'w').close()\nclass Own(Transformer):\n    pass\n"
+        )
+        edited = model / "modules.json"
+        (module,) = json.loads(edited.read_text())
+        edited.write_text(json.dumps([module | {"type": "own.Own"}]))
+    name = f"{library}:{model}"
+    for command in (["index", photos, "-m", name], ["search", "a dog", photos, "-m", name], ["models", "use", name]):
+        run = run_pe(*command)
+        assert run.status != 0 and run.stderr.count("\n") == 1, run.stderr
+        assert "--trust-remote-code" in run.stderr or command[0] == "models", run.stderr
+        assert not mark.exists()
+    assert run_pe("index", photos, "-m", name, "--trust-remote-code").status == 0 and mark.exists()
+    mark.unlink()
+    run = run_pe("search", "a dog", photos)
+    assert run.status != 0 and "add --trust-remote-code" in run.stderr and not mark.exists()
+    assert run_pe("search", "a dog", photos, "--trust-remote-code").status == 0
+
+
+@pytest.mark.parametrize("kind", OF_IMAGES)
+def test_models_use(kind: str, saved: Callable[[str], Path], photos: Path, run_pe: Any, config: None) -> None:
+    name = name_of(kind, saved(kind))
+    run = run_pe("models", "use", name)
+    assert run.status == 0, run.stderr
+    assert chosen_model() == name
+    run = run_pe("search", photos / "0.png", photos)
+    assert run.status == 0 and "1.png" in run.stdout, run.stderr
+    run = run_pe("models", "use", name, "--precision", "int8")
+    assert run.status != 0 and "runs in torch only" in run.stderr
+
+
+@pytest.mark.security
+def test_a_text_that_looks_like_a_file_is_a_text(saved: Callable[[str], Path], photos: Path) -> None:
+    """sentence-transformers opens strings that name images."""
+    encoder = pe.load(f"st:{saved('st-CLIP')}")
+    path = str(photos / "0.png")
+    as_text = encoder.encode_texts([path, "http://127.0.0.1:9/x.png"])
+    assert np.abs(as_text[0] - encoder.encode_images([Image.open(path)])[0]).max() > 1e-3
+
+
+def test_another_precision_and_device(saved: Callable[[str], Path], photos: Path) -> None:
+    name = name_of("hf-CLIP", saved("hf-CLIP"))
+    exact, rounded = pe.load(name), pe.load(name, precision="bfloat16")
+    assert (exact.runtime.precision, rounded.runtime.precision) == ("float32", "bfloat16")
+    cosines = (exact.encode_images(opened(photos)) * rounded.encode_images(opened(photos))).sum(axis=1)
+    assert cosines.min() > 0.99 and cosines.max() < 1 + 1e-5
+    with pytest.raises(ConfigError, match="runs in torch only"):
+        pe.load(name, runtime="openvino")
+    assert external.is_two_tower(exact.model)

@@ -1,0 +1,223 @@
+"""Tiny random models that embed, saved as each library has them on the hub: tokenizers know a few words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+WORDS = (
+    *(
+        "a",
+        "b",
+        "red",
+        "green",
+        "blue",
+        "dog",
+        "cat",
+        "mug",
+        "photo",
+        "of",
+        "the",
+        "query",
+        "document",
+        "task",
+        "search",
+    ),
+    *("result", "title", "none", "text", ":", "|"),
+)
+SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>"]
+SPECIAL += ["<|vision_start|>", "<|vision_end|>"]
+CHAT = (
+    "{% for m in messages %}<|im_start|> {{ m['role'] }} "
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif c['type'] == 'video' %}<|video_pad|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}"
+    " <|im_end|>{% endfor %}"
+)
+
+
+def tokenizer(length: int = 16) -> Any:
+    """A tokenizer of words, which ends each text with <eos>."""
+    transformers = pytest.importorskip("transformers")
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, processors
+
+    words = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
+    core = tokenizers.Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing("$A <eos>", special_tokens=[("<eos>", 2)])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        extra_special_tokens=SPECIAL[4:],
+        model_max_length=length,
+    )
+
+
+def _seeded(make: Callable[[], Any]) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make().eval()
+
+
+def save_two_towers(kind: str, directory: Path) -> Path:
+    """Save a CLIP, Siglip or Siglip2 (whose images keep their aspect ratio), with its processor."""
+    transformers = pytest.importorskip("transformers")
+    tower = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    text = {**tower, "vocab_size": len(SPECIAL) + len(WORDS), "max_position_embeddings": 16}
+    text |= {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
+    vision = {**tower, "patch_size": 8, **({"num_patches": 16} if kind == "Siglip2" else {"image_size": 32})}
+    options = {"projection_dim": 20} if kind == "CLIP" else {}
+    if kind == "Siglip2":
+        text["projection_size"] = 24
+    config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=vision, **options)
+    model = _seeded(lambda: getattr(transformers, f"{kind}Model")(config))
+    if kind != "CLIP":
+        with torch.no_grad():
+            model.logit_scale.fill_(2.0)
+            model.logit_bias.fill_(-3.0)
+    model.save_pretrained(directory)
+    sizes = {
+        "CLIP": {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
+        "Siglip": {"size": {"height": 32, "width": 32}},
+        "Siglip2": {"patch_size": 8, "max_num_patches": 16},
+    }[kind]
+    getattr(transformers, f"{kind}ImageProcessor")(**sizes).save_pretrained(directory)
+    tokenizer().save_pretrained(directory)
+    return directory
+
+
+def save_open_clip(directory: Path) -> Path:
+    """Save an open_clip model as `hf-hub:` has them."""
+    open_clip = pytest.importorskip("open_clip")
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "layers": 1, "heads": 2}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    model = _seeded(lambda: open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text))
+    directory.mkdir(exist_ok=True)
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    save_file(model.state_dict(), directory / "open_clip_model.safetensors")
+    return directory
+
+
+def save_timm(directory: Path) -> Path:
+    """Save a timm model as the hub has them."""
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import save_file
+
+    model = _seeded(lambda: timm.create_model("test_vit", num_classes=0))
+    directory.mkdir(exist_ok=True)
+    config = {"architecture": "test_vit", "num_classes": 0, "pretrained_cfg": {"input_size": [3, 160, 160]}}
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file(model.state_dict(), directory / "model.safetensors")
+    return directory
+
+
+def save_sentence_clip(directory: Path, kind: str = "CLIP") -> Path:
+    """Save a two-tower model of texts and images as sentence-transformers has them, with prompts."""
+    library = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.base.modules import Transformer
+
+    inner = save_two_towers(kind, directory.with_name(directory.name + "-inner"))
+    prompts = {"query": "query : ", "document": "document : "}
+    library.SentenceTransformer(modules=[Transformer(str(inner))], prompts=prompts, device="cpu").save(str(directory))
+    return directory
+
+
+def save_sentence_texts(directory: Path) -> Path:
+    """Save a model of texts like EmbeddingGemma: bidirectional Gemma 3, mean, two projections, prompts, unit length."""
+    library, transformers = pytest.importorskip("sentence_transformers"), pytest.importorskip("transformers")
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    inner = directory.with_name(directory.name + "-inner")
+    config = transformers.Gemma3TextConfig(
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=12,
+        max_position_embeddings=64,
+        use_bidirectional_attention=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    _seeded(lambda: transformers.Gemma3TextModel(config)).save_pretrained(inner)
+    tokenizer(64).save_pretrained(inner)
+    modules = [
+        Transformer(str(inner)),
+        Pooling(24, "mean"),
+        _seeded(lambda: Dense(24, 48, bias=False, activation_function=torch.nn.Identity())),
+        _seeded(lambda: Dense(48, 24, bias=False, activation_function=torch.nn.Identity())),
+        Normalize(),
+    ]
+    prompts = {"query": "task : search result | query : ", "document": "title : none | text : "}
+    library.SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save(str(directory))
+    return directory
+
+
+def save_sentence_vlm(directory: Path) -> Path:
+    """Save a model of texts, images and videos like Qwen3-VL-Embedding: last token, unit length, Matryoshka."""
+    library, transformers = pytest.importorskip("sentence_transformers"), pytest.importorskip("transformers")
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    inner = directory.with_name(directory.name + "-inner")
+    names = {name: number for number, name in enumerate(SPECIAL)}
+    config = transformers.Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(SPECIAL) + len(WORDS),
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "max_position_embeddings": 512,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+            "pad_token_id": 0,
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 24,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "patch_size": 8,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0],
+        },
+        image_token_id=names["<|image_pad|>"],
+        video_token_id=names["<|video_pad|>"],
+        vision_start_token_id=names["<|vision_start|>"],
+        vision_end_token_id=names["<|vision_end|>"],
+    )
+    _seeded(lambda: transformers.Qwen3VLModel(config)).save_pretrained(inner)
+    patches = {"patch_size": 8, "temporal_patch_size": 2, "merge_size": 2}
+    size = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
+    processor = transformers.Qwen3VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**patches, size=size),
+        tokenizer=tokenizer(512),
+        video_processor=transformers.Qwen3VLVideoProcessor(
+            **patches, size={"shortest_edge": 4 * 16 * 16, "longest_edge": 8 * 64 * 64}
+        ),
+        chat_template=CHAT,
+    )
+    processor.save_pretrained(inner)
+    modules = [Transformer(str(inner)), Pooling(32, "lasttoken"), Normalize()]
+    prompts = {"query": "search : ", "document": ""}
+    library.SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save(str(directory))
+    return directory
