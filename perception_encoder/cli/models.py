@@ -26,6 +26,7 @@ from perception_encoder.models.registry import (
     find_model,
     library_of,
     list_models,
+    needs_code,
     portable_name,
     shown_name,
     split_library,
@@ -130,7 +131,7 @@ def use(
     from perception_encoder.models.checkpoints.find import find_weights
     from perception_encoder.runtime.choice import choose
 
-    kind = kind_of(model)
+    kind = kind_of(model, trust_remote_code)
     if precision is not None:
         if kind != "model":
             raise ConfigError(f"{model} has no text tower; --precision is for models with one")
@@ -197,7 +198,7 @@ def _as_compiled_row(entry: dict[str, Any]) -> tuple[object, ...]:
     return (*named, layer, f"{entry['bytes'] / 1e6:.0f}", used, usable)
 
 
-def kind_of(name: str) -> DefaultKind:
+def kind_of(name: str, trust_remote_code: bool = False) -> DefaultKind:
     """Return what a model is for; UnknownModelError and CheckpointError if it is not a model."""
     from perception_encoder.dense_prediction import dense_model
     from perception_encoder.dense_prediction.published_detectors import published_detector
@@ -212,7 +213,7 @@ def kind_of(name: str) -> DefaultKind:
         return builtin[name]
     if name == DETECTORS:
         raise UnknownModelError(f"{DETECTORS} has several detectors; download one, then: pe models use FILE")
-    if (library := library_of(name)) and (library != "hf" or _is_encoder(split_library(name)[1])):
+    if (library := library_of(name)) and (library != "hf" or _is_encoder(name, trust_remote_code)):
         return "model"
     if library or name in OTHER_MODELS or name.startswith(("http://", "https://", "python:")):
         return "language"
@@ -233,17 +234,24 @@ def kind_of(name: str) -> DefaultKind:
     return "model" if find_entry(name).text is not None else "spatial"
 
 
-def _is_encoder(name: str) -> bool:
-    """Return whether a model of transformers has embeddings of images and texts, or is a vision tower."""
+def _is_encoder(name: str, trust_remote_code: bool) -> bool:
+    """Return whether a model of transformers has embeddings of images and texts, or is a vision tower.
+
+    ConfigError for a model that needs its own code without trust.
+    """
     try:
         from transformers import AutoConfig, AutoModel
 
         from perception_encoder.models.external import is_two_tower
 
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(split_library(name)[1], trust_remote_code=trust_remote_code)
+        if own := getattr(config, "auto_map", {}):
+            return "AutoModelForCausalLM" not in own
         is_vision_tower = hasattr(config, "patch_size") and hasattr(config, "image_size")
         return is_vision_tower or is_two_tower(AutoModel._model_mapping[type(config)])
-    except Exception:  # of a missing library, hub or file; a language model says more when it is loaded
+    except Exception as error:  # of a missing library, hub or file; a language model says more when it is loaded
+        if "trust_remote_code" in str(error):
+            raise ConfigError(needs_code(name)) from None
         return False
 
 

@@ -7,7 +7,9 @@ hooks, because the last of the library's `hidden_states` is normed for some mode
 from __future__ import annotations
 
 import inspect
+import logging
 import math
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +36,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.initialization import drawn_from
+from perception_encoder.models.registry import needs_code
 from perception_encoder.models.tower import Tower
 from perception_encoder.records import from_fields
 
@@ -78,9 +81,7 @@ class Adapter(ABC):
             raise
         except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
             if "trust_remote_code" in str(error):
-                raise ConfigError(
-                    f"{self.name} runs code of its own; read it, and if you trust it, add --trust-remote-code"
-                ) from None
+                raise ConfigError(needs_code(self.name)) from None
             kind = UnknownModelError if "not found in" in str(error) else WeightsUnavailableError
             directory = "DIRECTORY" if self.library in ("hf", "st") else "local-dir:DIRECTORY"
             reason = one_line(error, first=True)
@@ -380,7 +381,19 @@ class SentenceTransformersModel(Adapter):
 
         if self.random:
             raise ConfigError(f"{self.name}: sentence-transformers has no random weights; use hf: for its vision tower")
-        return SentenceTransformer(self.listed, trust_remote_code=self.trusted, device="cpu")
+        from transformers.utils import logging as reports
+
+        handler = _MissingWeights()
+        reports.add_handler(handler)  # the only place that says which weights the library has drawn at random
+        try:
+            model = SentenceTransformer(self.listed, trust_remote_code=self.trusted, device="cpu")
+        finally:
+            reports.remove_handler(handler)
+        if handler.names:
+            raise CheckpointError(
+                f"{self.name} lacks the weights {handler.names[0]} and {len(handler.names) - 1} others"
+            )
+        return model
 
     @property
     def reads_images(self) -> bool:  # type: ignore[override]
@@ -431,6 +444,18 @@ class SentenceTransformersModel(Adapter):
         with self._encoding:
             encode: Any = getattr(self.model, names[role])
             return encode(inputs, convert_to_tensor=True, show_progress_bar=False, **options)
+
+
+class _MissingWeights(logging.Handler):
+    """Collects the names of weights that transformers reports as missing from a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.names: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = re.findall(r"^(\S+)\s*\|\W*(?:\d+m)*MISSING", record.getMessage(), re.MULTILINE)
+        self.names += [name for name in found if "pooler" not in name]
 
 
 def _may_name_media(text: str) -> bool:

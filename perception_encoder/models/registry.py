@@ -238,6 +238,11 @@ def library_of(model: str) -> str:
     return split_library(model)[0].removeprefix("random:").partition(":")[0]
 
 
+def needs_code(model: str) -> str:
+    """Return the error for a model that runs code of its own."""
+    return f"{model} runs code of its own; read it, and if you trust it, add --trust-remote-code"
+
+
 def library_model_name(model: str) -> str:
     """Return the name to show of another library's model: of a directory or file, only its last part."""
     before, path = split_library(portable_name(model))
