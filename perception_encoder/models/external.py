@@ -390,9 +390,7 @@ class SentenceTransformersModel(Adapter):
         finally:
             reports.remove_handler(handler)
         if handler.names:
-            raise CheckpointError(
-                f"{self.name} lacks the weights {handler.names[0]} and {len(handler.names) - 1} others"
-            )
+            raise CheckpointError(f"{self.name} lacks weights, such as {handler.names[0]}")
         return model
 
     @property

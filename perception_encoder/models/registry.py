@@ -220,8 +220,12 @@ def same_name(one: str, other: str) -> bool:
 def portable_name(model: str) -> str:
     """Return a model's name, or its path made absolute, so that it means the same in any directory."""
     before, path = split_library(model)
-    is_path = before.endswith(("local-dir:", "hf:", "st:", ",")) or (not before and canonical_name(model) is None)
-    return f"{before}{Path(path).absolute()}" if is_path and Path(path).exists() else before + path
+    if before.endswith(","):
+        found = Path(path).is_file()  # and not the name of weights beside a directory of that name
+    else:
+        may_be = before.endswith(("local-dir:", "hf:", "st:")) or (not before and canonical_name(model) is None)
+        found = may_be and Path(path).exists()
+    return f"{before}{Path(path).absolute()}" if found else before + path
 
 
 def split_library(model: str) -> tuple[str, str]:

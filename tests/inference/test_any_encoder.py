@@ -198,6 +198,7 @@ def test_the_api_and_the_page(kind: str, saved: Callable[[str], Path], photos: P
     found, asked, _ = librarys_own(kind, saved(kind), images, TEXTS)
     library = open_library(photos, name)
     library.update()
+    library.refresh()
     assert not library.progress.error and library.count(Filter()) == 5
     if kind == "timm":
         with pytest.raises(ConfigError, match="has no text tower"):
