@@ -277,11 +277,13 @@ class TransformersModel(Adapter):
     def _create(self) -> Any:
         from transformers import AutoConfig, AutoModel
 
-        trust = {"trust_remote_code": self.trusted}
         if self.random:
             with drawn_from(torch.Generator().manual_seed(0)):
-                return AutoModel.from_config(AutoConfig.from_pretrained(self.listed, **trust), **trust)
-        model, loading = AutoModel.from_pretrained(self.listed, output_loading_info=True, **trust)
+                config = AutoConfig.from_pretrained(self.listed, trust_remote_code=self.trusted)
+                return AutoModel.from_config(config, trust_remote_code=self.trusted)
+        model, loading = AutoModel.from_pretrained(
+            self.listed, output_loading_info=True, trust_remote_code=self.trusted
+        )
         missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
         if missing:
             raise CheckpointError(f"{self.name} lacks the weights {missing[0]} and {len(missing) - 1} others")

@@ -114,8 +114,8 @@ def test_arrays_of_strings_are_texts(encoder: Encoder, texts: object) -> None:
     ("arguments", "message"),
     [
         ({"precision": "int8"}, "vectors are float32"),
-        ({"prompt": "query: "}, "has no prompts"),
-        ({"prompt_name": "query"}, "has no prompts"),
+        ({"prompt": "query: "}, "encode_query and encode_document use the model's own"),
+        ({"prompt_name": "query"}, "encode_query and encode_document use the model's own"),
         ({"truncate_dim": 0}, "at least 1"),
         ({"device": "nonsense"}, "cannot be used"),
         ({"device": "meta"}, "this encoder computes on cpu; load one with device='meta'"),
