@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import argument, option
-from perception_encoder.errors import ConfigError, UnknownModelError
+from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
 from perception_encoder.models.defaults import BUILTIN_DEFAULTS, VARIABLE, DefaultKind, chosen_model, store_choice
 from perception_encoder.models.registry import (
     BUILTIN,
@@ -237,7 +237,7 @@ def kind_of(name: str, trust_remote_code: bool = False) -> DefaultKind:
 def _is_encoder(name: str, trust_remote_code: bool) -> bool:
     """Return whether a model of transformers has embeddings of images and texts, or is a vision tower.
 
-    ConfigError for a model that needs its own code without trust.
+    WeightsUnavailableError for a model that needs its own code without trust.
     """
     try:
         from transformers import AutoConfig, AutoModel
@@ -251,7 +251,7 @@ def _is_encoder(name: str, trust_remote_code: bool) -> bool:
         return is_vision_tower or is_two_tower(AutoModel._model_mapping[type(config)])
     except Exception as error:  # of a missing library, hub or file; a language model says more when it is loaded
         if "trust_remote_code" in str(error):
-            raise ConfigError(needs_code(name)) from None
+            raise WeightsUnavailableError(needs_code(name)) from None
         return False
 
 

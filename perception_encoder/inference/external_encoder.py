@@ -103,27 +103,16 @@ class OutputEncoder(_ExternalEncoder):
         self.adapter = adapter
         super().__init__(adapter.name, _OutputRuntime(adapter, device or choose_device(), dtype))
         self.transform = _LibraryTransform(adapter.transform("crop"), "crop")
-        self.weight_hash = adapter.weight_hash
+        self.reads_images, self.reads_videos = adapter.reads_images, adapter.reads_videos
+        self.weight_hash, self.logit_bias = adapter.weight_hash, adapter.logit_bias
 
     @property
     def reads_texts(self) -> bool:
         return self.adapter.reads_texts
 
-    @property
-    def reads_images(self) -> bool:
-        return self.adapter.reads_images
-
-    @property
-    def reads_videos(self) -> bool:
-        return self.adapter.reads_videos
-
     @cached_property
     def logit_scale(self) -> float | None:
         return self.adapter.logit_scale if self.reads_texts else None
-
-    @property
-    def logit_bias(self) -> float | None:
-        return self.adapter.logit_bias
 
     @property
     def about(self) -> dict[str, str]:

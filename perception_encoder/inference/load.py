@@ -72,7 +72,7 @@ def load(
 
     `dimensions`: length of vectors, for models trained for it (Matryoshka). `trust_remote_code`: run code that comes
     with a model of (sentence-)transformers. Raises UnknownModelError, CheckpointError, WeightsUnavailableError,
-    ConfigError for what does not fit together and for code without trust, and MissingExtraError without the library.
+    ConfigError for what does not fit together, and MissingExtraError without the library.
     """
     encoder = _load(name, device, dtype, towers, runtime, precision, trust_remote_code)
     return encoder if dimensions is None else encoder.cut(dimensions)
@@ -140,7 +140,7 @@ def as_encoder(
             raise ConfigError(
                 f"the given encoder computes in {model.runtime.precision}, not {precision}; omit precision"
             )
-        return model if dimensions in (None, model.dimension) else model.cut(cast(int, dimensions))
+        return model if dimensions in (None, model.dimension) else model.cut(dimensions)
     name = model or default_model()
     if precision == "auto":
         precision = cast(PrecisionChoice, chosen_precision(str(name)) or "auto")

@@ -68,8 +68,8 @@ class Adapter(ABC):
     def model(self) -> Any:
         """The library's module.
 
-        Raises UnknownModelError, CheckpointError, WeightsUnavailableError, ConfigError for a model that needs its own
-        code, and MissingExtraError without the library.
+        Raises UnknownModelError, CheckpointError, WeightsUnavailableError (also for a model that needs its own code),
+        and MissingExtraError without the library.
         """
         try:
             return self._create()
@@ -81,7 +81,7 @@ class Adapter(ABC):
             raise
         except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
             if "trust_remote_code" in str(error):
-                raise ConfigError(needs_code(self.name)) from None
+                raise WeightsUnavailableError(needs_code(self.name)) from None
             kind = UnknownModelError if "not found in" in str(error) else WeightsUnavailableError
             directory = "DIRECTORY" if self.library in ("hf", "st") else "local-dir:DIRECTORY"
             reason = one_line(error, first=True)
@@ -304,7 +304,8 @@ class TransformersModel(Adapter):
         return AutoImageProcessor.from_pretrained(self.listed, trust_remote_code=self.trusted)
 
     def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
-        processor, options = self._image_processor, {"return_tensors": "pt"}
+        processor = self._image_processor
+        options: dict[str, Any] = {"return_tensors": "pt"}
         if mode == "squash" and getattr(processor, "do_center_crop", False):
             crop = processor.crop_size
             options |= {"do_center_crop": False, "size": {"height": crop["height"], "width": crop["width"]}}
