@@ -290,8 +290,7 @@ class Encoder(SentenceInterface):
             "transform": self.transform.mode,
             "dimension": self.width(feature),
         }
-        cut = {} if self.dimensions is None else {"dimensions": self.dimensions}
-        return description | cut | self._describe_grid()
+        return description | self._describe_grid() | ({"dimensions": self.dimensions} if self.dimensions else {})
 
     def _describe_grid(self) -> dict[str, Any]:
         height, width = (self.transform.size,) * 2 if isinstance(self.transform.size, int) else self.transform.size
@@ -471,8 +470,7 @@ class Encoder(SentenceInterface):
 
         A model with prompts takes them as queries, to compare with images, which are documents.
         """
-        feature = replace(self.feature(normalize=normalize), role="query")
-        return self._encode(texts, "text", feature, batch_size, None)
+        return self._encode(texts, "text", replace(self.feature(normalize=normalize), role="query"), batch_size, None)
 
     def _encode(
         self,
